@@ -1,1 +1,4 @@
+//! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
+pub mod core;
+pub mod types;
