@@ -20,4 +20,4 @@ pub use follower::{Followed, Follower, RawMessage, Start};
 pub use publisher::{Guard, Outgoing, PublishError, Publisher};
 pub use revision_map::{RevisionMap, Step};
 pub use streams::{Bucket, FORMAT, SetupError};
-pub use subjects::KeyTooLong;
+pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
