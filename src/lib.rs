@@ -1,4 +1,6 @@
 //! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
+pub mod api;
 pub mod core;
+pub mod error;
 pub mod types;
