@@ -1,5 +1,8 @@
 //! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
+pub mod api;
 pub mod core;
+pub mod error;
 pub mod jetstream;
+pub mod nats_server;
 pub mod types;

@@ -134,7 +134,11 @@ mod tests {
     use super::*;
 
     fn entry(revision: i64) -> RevisionEvents {
-        RevisionEvents { revision: Revision(revision), sequence: Sequence(revision as u64), events: Box::new([]) }
+        RevisionEvents {
+            revision: Revision(revision),
+            sequence: Sequence(revision as u64),
+            events: Box::new([]),
+        }
     }
 
     fn revisions(log: &EventLog, from: i64) -> Vec<i64> {

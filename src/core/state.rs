@@ -67,7 +67,9 @@ impl State {
                 // A key changed twice in one revision has the state before that revision as `previous` both times;
                 // only its last event tells the state after.
                 let is_last = self.index.get(&event.version.key).is_none_or(|history| {
-                    history.at(event.version.mod_revision).is_none_or(|last| Arc::ptr_eq(last, &event.version))
+                    history
+                        .at(event.version.mod_revision)
+                        .is_none_or(|last| Arc::ptr_eq(last, &event.version))
                 });
                 if is_last {
                     count += i64::from(event.previous.is_some()) - i64::from(!event.version.is_tombstone());
@@ -242,10 +244,12 @@ impl Writer {
             if lost.is_empty() {
                 continue;
             }
-            garbage.extend(lost.iter().map(|version| Garbage {
-                is_tombstone: version.is_tombstone(),
-                sequence: version.sequence,
-            }));
+            garbage.extend(
+                lost.iter().map(|version| Garbage {
+                    is_tombstone: version.is_tombstone(),
+                    sequence: version.sequence,
+                }),
+            );
             self.next.index.replace(&key, left);
         }
         garbage

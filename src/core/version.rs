@@ -201,7 +201,11 @@ mod tests {
         assert!(history.at(Revision(1)).is_none());
         for revision in 2..2005 {
             let expect = (revision / 2 * 2).min(2000);
-            assert_eq!(history.at(Revision(revision)).map(|v| v.mod_revision.0), Some(expect), "at {revision}");
+            assert_eq!(
+                history.at(Revision(revision)).map(|v| v.mod_revision.0),
+                Some(expect),
+                "at {revision}"
+            );
         }
     }
 
@@ -229,7 +233,10 @@ mod tests {
     fn compaction_keeps_the_base_and_all_above() {
         let (left, lost) = history(10).compact(Revision(7));
         let left = left.expect("live key");
-        assert_eq!(left.versions().map(|v| v.mod_revision.0).collect::<Vec<_>>(), [20, 18, 16, 14, 12, 10, 8, 6]);
+        assert_eq!(
+            left.versions().map(|v| v.mod_revision.0).collect::<Vec<_>>(),
+            [20, 18, 16, 14, 12, 10, 8, 6]
+        );
         assert_eq!(lost.iter().map(|v| v.mod_revision.0).collect::<Vec<_>>(), [4, 2]);
     }
 
