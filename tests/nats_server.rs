@@ -1,5 +1,7 @@
 //! The supervisor of the embedded nats-server, against a real one.
 
+#![expect(clippy::unwrap_used, reason = "clippy takes only test functions for tests, not their helpers")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn binary() -> PathBuf {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/nats-server");
     let path = std::env::var_os("JETWAY_NATS_SERVER").map_or(fetched, PathBuf::from);
-    assert!(path.is_file(), "no nats-server at {}: set JETWAY_NATS_SERVER, or fetch one with make", path.display());
+    assert!(
+        path.is_file(),
+        "no nats-server at {}: set JETWAY_NATS_SERVER, or fetch one with make",
+        path.display()
+    );
     path
 }
 
@@ -35,16 +41,26 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// The next run after `generation`, with its port.
 async fn running_after(server: &NatsServer, generation: u64) -> (u16, u64) {
     let mut status = server.status();
-    let newer = status.wait_for(|status| matches!(status, Status::Running { generation: now, .. } if *now > generation));
-    let newer = tokio::time::timeout(PATIENCE, newer).await.expect("it comes back").expect("the supervisor lives").clone();
+    let newer = status
+        .wait_for(|status| matches!(status, Status::Running { generation: now, .. } if *now > generation));
+    let newer = tokio::time::timeout(PATIENCE, newer)
+        .await
+        .expect("it comes back")
+        .expect("the supervisor lives")
+        .clone();
     let Status::Running { port, generation } = newer else { unreachable!("the wait was for this one") };
     (port, generation)
 }
 
 /// The process that holds the store.
 fn server_pid(dir: &Path) -> u32 {
-    let record = fs::read_to_string(dir.join("nats-server.lock")).unwrap();
-    record.split_whitespace().next().unwrap().parse().unwrap()
+    loop {
+        // It is empty for a moment while it is written anew.
+        let record = fs::read_to_string(dir.join("nats-server.lock")).unwrap();
+        if let Some((pid, _)) = record.split_once(' ').filter(|_| record.ends_with('\n')) {
+            return pid.parse().unwrap();
+        }
+    }
 }
 
 /// Whether the process exists and is more than a zombie.
@@ -58,12 +74,17 @@ fn signal(pid: u32, name: &str) {
 }
 
 fn ports_files(dir: &Path) -> usize {
-    fs::read_dir(dir).unwrap().filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "ports")).count()
+    fs::read_dir(dir)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|e| e == "ports"))
+        .count()
 }
 
 /// Starts on `dir` and expects a refusal.
 async fn refusal(settings: Settings) -> Error {
-    let outcome = tokio::time::timeout(PATIENCE, NatsServer::start(settings)).await.expect("a refusal does not take long");
+    let outcome = tokio::time::timeout(PATIENCE, NatsServer::start(settings))
+        .await
+        .expect("a refusal does not take long");
     outcome.expect_err("the start is refused")
 }
 
@@ -150,21 +171,21 @@ async fn a_port_taken_meanwhile_is_replaced_and_told() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
-    // Tries without a pause, and so comes before the supervisor, which makes one.
-    let pid = server_pid(dir.path());
-    let thief = std::thread::spawn(move || {
-        let started = Instant::now();
-        loop {
-            match std::net::TcpListener::bind(("127.0.0.1", port)) {
-                Ok(listener) => return listener,
-                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}"),
-            }
+    // The supervisor pauses longer after each kill, so that the thief comes first in the end.
+    let mut stolen = None;
+    eventually("the port is taken", || {
+        stolen = std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+        let pid = server_pid(dir.path());
+        if stolen.is_none() && is_alive(pid) {
+            signal(pid, "KILL");
         }
-    });
-    signal(pid, "KILL");
-    let stolen = thief.join().unwrap();
-    let (now_on, _) = running_after(&server, 1).await;
-    assert_ne!(now_on, stolen.local_addr().unwrap().port());
+        stolen.is_some()
+    })
+    .await;
+    let mut status = server.status();
+    let elsewhere =
+        status.wait_for(|status| matches!(status, Status::Running { port: now, .. } if *now != port));
+    tokio::time::timeout(PATIENCE, elsewhere).await.expect("it comes back").expect("the supervisor lives");
     connect(&server).await;
     server.stop().await.unwrap();
 }
@@ -174,7 +195,10 @@ async fn a_second_instance_on_a_data_directory_is_refused() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let error = refusal(settings(dir.path())).await;
-    assert!(matches!(&error, Error::Locked { holder, .. } if *holder == std::process::id().to_string()), "{error}");
+    assert!(
+        matches!(&error, Error::Locked { holder, .. } if *holder == std::process::id().to_string()),
+        "{error}"
+    );
     assert!(server.port().is_some(), "the first one is not disturbed");
     server.stop().await.unwrap();
     NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
@@ -229,11 +253,14 @@ async fn a_configuration_that_the_server_refuses_is_shown() {
 async fn an_extra_configuration_is_merged_in() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
-    fs::write(&extra, "accounts { OTHER { users: [ { user: guest, password: secret } ] } }\nmax_connections: 77\n").unwrap();
-    let server = NatsServer::start(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await.unwrap();
-    connect(&server).await;
-    let guest = async_nats::ConnectOptions::with_user_and_password("guest".into(), "secret".into());
-    guest.connect(server.client_url().unwrap()).await.unwrap();
+    fs::write(&extra, "max_connections: 1\n").unwrap();
+    let server =
+        NatsServer::start(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) })
+            .await
+            .unwrap();
+    let _first = connect(&server).await;
+    let options = async_nats::ConnectOptions::with_token(server.token().to_owned());
+    options.connect(server.client_url().unwrap()).await.expect_err("the user's limit holds");
     server.stop().await.unwrap();
 }
 
@@ -254,38 +281,16 @@ async fn a_start_called_off_leaves_no_process() {
     let path = dir.path().to_owned();
     let record = path.join("nats-server.lock");
     let start = tokio::spawn(NatsServer::start(settings(&path)));
-    eventually("the process exists", || fs::read_to_string(&record).is_ok_and(|text| text.ends_with('\n'))).await;
+    eventually("the process exists", || fs::read_to_string(&record).is_ok_and(|text| text.ends_with('\n')))
+        .await;
     let pid = server_pid(&path);
     start.abort();
     drop(start.await);
     eventually("the process is gone", || !is_alive(pid)).await;
 }
 
-/// Another jetway, as far as its supervisor goes: this test binary, told by the environment to run a server for ever.
-struct OtherJetway(std::process::Child);
-
+/// Tells this test binary to act as a jetway that runs a server on the directory for ever.
 const OTHER_DIR: &str = "JETWAY_TEST_OTHER_DIR";
-
-impl OtherJetway {
-    async fn start(dir: &Path) -> Self {
-        let other = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_server_stops_cleanly_when_its_jetway_is_killed"])
-            .env(OTHER_DIR, dir)
-            .env("JETWAY_NATS_SERVER", binary())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let this = Self(other);
-        eventually("the other one's server is ready", || dir.exists() && ports_files(dir) == 1).await;
-        this
-    }
-
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
 
 #[tokio::test]
 async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
@@ -294,45 +299,73 @@ async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
         std::future::pending::<()>().await;
     }
     let dir = TempDir::new().unwrap();
-    let other = OtherJetway::start(dir.path()).await;
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_server_stops_cleanly_when_its_jetway_is_killed"])
+        .env(OTHER_DIR, dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the other one's server is ready", || ports_files(dir.path()) == 1).await;
     let pid = server_pid(dir.path());
-    other.kill();
+    other.kill().unwrap();
+    other.wait().unwrap();
     eventually("the server is gone", || !is_alive(pid)).await;
     assert_eq!(ports_files(dir.path()), 0, "a clean stop removes the ports file");
     NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
 }
 
+/// A server on the store in `dir` that no jetway watches any more, stopped in its tracks: as if it took its time to write
+/// its index. It holds the store's lock in the way a supervisor has its child hold it.
+async fn left_over(dir: &Path) -> std::process::Child {
+    NatsServer::start(settings(dir)).await.unwrap().stop().await.unwrap();
+    let lock_path = dir.join("nats-server.lock");
+    let lock = fs::File::open(&lock_path).unwrap();
+    lock.try_lock().unwrap();
+    let server = Command::new(binary())
+        .arg("-c")
+        .arg(dir.join("nats-server.conf").canonicalize().unwrap())
+        .stdout(lock)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = server.id();
+    eventually("the server is ready", || ports_files(dir) == 1).await;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let start_ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
+    fs::write(&lock_path, format!("{pid} {start_ticks}\n")).unwrap();
+    signal(pid, "STOP");
+    server
+}
+
 #[tokio::test]
 async fn a_server_left_over_is_waited_for() {
     let dir = TempDir::new().unwrap();
-    let other = OtherJetway::start(dir.path()).await;
-    let pid = server_pid(dir.path());
-    // As if it took its time to write its index.
-    signal(pid, "STOP");
-    other.kill();
+    let mut old = left_over(dir.path()).await;
     let start = tokio::spawn(NatsServer::start(settings(dir.path())));
-    eventually("the new jetway has taken the directory", || {
-        let holder = fs::read_to_string(dir.path().join("jetway.lock")).unwrap();
-        holder.trim() == std::process::id().to_string()
+    // It is asked to stop, and cannot yet.
+    let status = format!("/proc/{}/status", old.id());
+    eventually("the signal is pending", || {
+        let status = fs::read_to_string(&status).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (libc::SIGTERM - 1)) != 0
     })
     .await;
-    assert!(is_alive(pid) && !start.is_finished());
-    signal(pid, "CONT");
+    assert!(!start.is_finished());
+    signal(old.id(), "CONT");
     let server = start.await.unwrap().unwrap();
-    assert!(!is_alive(pid));
+    assert!(old.try_wait().unwrap().expect("it is gone").success());
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_server_left_over_that_hangs_is_killed() {
+    use std::os::unix::process::ExitStatusExt;
     let dir = TempDir::new().unwrap();
-    let other = OtherJetway::start(dir.path()).await;
-    let pid = server_pid(dir.path());
-    signal(pid, "STOP");
-    other.kill();
+    let mut old = left_over(dir.path()).await;
     let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
     let server = NatsServer::start(hurried).await.unwrap();
-    assert!(!is_alive(pid));
+    assert_eq!(old.try_wait().unwrap().expect("it is gone").signal(), Some(libc::SIGKILL));
     server.stop().await.unwrap();
 }
 

@@ -41,7 +41,9 @@ pub(super) fn find(flag: Option<&Path>) -> Result<PathBuf, Error> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(NAME)));
     let search = std::env::var_os("PATH");
     first_executable(beside, search.as_deref()).ok_or_else(|| Error::BinaryNotFound {
-        searched: format!("neither --nats-server nor {ENV} is set, and none is beside the jetway executable or on PATH"),
+        searched: format!(
+            "neither --nats-server nor {ENV} is set, and none is beside the jetway executable or on PATH"
+        ),
     })
 }
 
@@ -49,7 +51,9 @@ fn named(path: PathBuf, by: &str) -> Result<PathBuf, Error> {
     if is_executable(&path) {
         return Ok(path);
     }
-    Err(Error::BinaryNotFound { searched: format!("{by} names {}, which is not an executable file", path.display()) })
+    Err(Error::BinaryNotFound {
+        searched: format!("{by} names {}, which is not an executable file", path.display()),
+    })
 }
 
 fn first_executable(beside: Option<PathBuf>, search: Option<&OsStr>) -> Option<PathBuf> {
@@ -72,7 +76,8 @@ pub(super) async fn check_version(path: &Path) -> Result<String, Error> {
         .map_err(unusable)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let Some((version, found)) = Version::parse(&text) else {
-        let output = if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr).into() } else { text };
+        let output =
+            if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr).into() } else { text };
         return Err(Error::UnknownVersion { path: path.to_owned(), output });
     };
     if version < MINIMUM.0 {

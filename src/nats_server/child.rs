@@ -91,7 +91,11 @@ impl Child {
             if tokio::time::timeout(wait, self.ended()).await.is_ok() {
                 return Ending::Clean;
             }
-            tracing::info!(pid = self.pid, "waiting for nats-server to stop, {} s so far", started.elapsed().as_secs());
+            tracing::info!(
+                pid = self.pid,
+                "waiting for nats-server to stop, {} s so far",
+                started.elapsed().as_secs()
+            );
         }
         tracing::error!(pid = self.pid, "nats-server did not stop within {patience:?}; killing it");
         self.process.start_kill().ok();
@@ -119,7 +123,11 @@ fn die_with(parent: u32) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // A parent that ended before the call above sends nothing any more.
-    if std::os::unix::process::parent_id() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
 }
 
 /// Sends a signal to one process.

@@ -39,7 +39,8 @@ pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
          # --nats-config names.\n",
     );
     let port = start.port.map_or("-1".into(), |port| port.to_string());
-    let quoted = |path: &Path| quote(path.to_str().expect("the data directory's path is checked when it is opened"));
+    let quoted =
+        |path: &Path| quote(path.to_str().expect("the data directory's path is checked when it is opened"));
     let sync = match settings.sync {
         SyncMode::Always => "  sync_interval: always\n",
         SyncMode::Lazy => "",

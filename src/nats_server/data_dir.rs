@@ -167,7 +167,10 @@ impl DataDir {
             if !asked {
                 asked = true;
                 let pid = ours.map(|holder| holder.pid);
-                tracing::warn!(pid, "a nats-server of an earlier jetway still holds the store; waiting for its end");
+                tracing::warn!(
+                    pid,
+                    "a nats-server of an earlier jetway still holds the store; waiting for its end"
+                );
                 if let Some(holder) = ours {
                     child::signal(holder.pid, libc::SIGTERM).ok();
                 }
@@ -248,7 +251,8 @@ impl Holder {
 
     fn is_running(&self, config: &Path) -> bool {
         let command_line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        let names_config = command_line.split(|&byte| byte == 0).any(|arg| arg == config.as_os_str().as_bytes());
+        let names_config =
+            command_line.split(|&byte| byte == 0).any(|arg| arg == config.as_os_str().as_bytes());
         names_config && start_ticks(self.pid) == Some(self.start_ticks)
     }
 }
@@ -270,7 +274,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         let refused = DataDir::open(dir.path()).unwrap_err();
-        assert!(matches!(&refused, Error::Locked { holder, .. } if *holder == std::process::id().to_string()), "{refused}");
+        assert!(
+            matches!(&refused, Error::Locked { holder, .. } if *holder == std::process::id().to_string()),
+            "{refused}"
+        );
         drop(first);
         DataDir::open(dir.path()).unwrap();
     }
@@ -291,7 +298,10 @@ mod tests {
         data.claim_mode(Mode::Standalone).unwrap();
         data.claim_mode(Mode::Standalone).unwrap();
         let refused = data.claim_mode(Mode::Clustered).unwrap_err().to_string();
-        assert!(refused.contains("created standalone") && refused.contains("delete its streams"), "{refused}");
+        assert!(
+            refused.contains("created standalone") && refused.contains("delete its streams"),
+            "{refused}"
+        );
 
         fs::remove_file(dir.path().join("mode")).unwrap();
         fs::create_dir_all(dir.path().join("nats/jetstream/$SYS/_js_")).unwrap();

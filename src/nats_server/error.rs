@@ -75,7 +75,9 @@ pub enum Error {
     #[error("the start was called off")]
     Stopped,
 
-    #[error("nats-server did not stop within {after:?} and was killed; nothing durable is lost, the next start takes longer")]
+    #[error(
+        "nats-server did not stop within {after:?} and was killed; nothing durable is lost, the next start takes longer"
+    )]
     StopTimeout { after: Duration },
 
     #[error("cannot start the supervisor thread: {0}")]

@@ -11,7 +11,8 @@ use super::Error;
 use super::data_dir::Mode;
 
 /// Keys that jetway sets, with all names nats-server knows for them. Letting a file override them would break what the
-/// supervisor relies on: where the server listens, who may connect, where the store is, where the log goes.
+/// supervisor relies on: where the server listens, who may connect, where the store is, where the log goes. The last
+/// ones would leave the account that holds jetway's streams without JetStream.
 const OWNED: &[&str] = &[
     "listen",
     "port",
@@ -24,7 +25,6 @@ const OWNED: &[&str] = &[
     "store_dir",
     "storedir",
     "ports_file_dir",
-    "prof_port",
     "log_file",
     "logfile",
     "logtime",
@@ -33,6 +33,13 @@ const OWNED: &[&str] = &[
     "remote_syslog",
     "max_payload",
     "max_control_line",
+    "accounts",
+    "operator",
+    "operators",
+    "resolver",
+    "trusted",
+    "trusted_keys",
+    "no_auth_user",
 ];
 
 #[derive(Debug)]
@@ -48,10 +55,12 @@ impl ExtraConfig {
         let mut keys = Vec::new();
         collect_keys(&path, 0, &mut keys).map_err(refused)?;
         if let Some(key) = keys.iter().find(|key| OWNED.contains(&key.as_str())) {
-            return Err(refused(format!("it sets `{key}`, which jetway sets itself; remove it there")));
+            return Err(refused(format!("it sets `{key}`, which is jetway's to set; remove it there")));
         }
         if path.to_str().is_none_or(|path| path.contains(['"', '\'', '\\', '\n'])) {
-            return Err(refused("its path must be valid UTF-8 without quotes, backslashes and line breaks".into()));
+            return Err(refused(
+                "its path must be valid UTF-8 without quotes, backslashes and line breaks".into(),
+            ));
         }
         Ok(Self { path, clustered: keys.iter().any(|key| key == "cluster") })
     }
@@ -198,19 +207,21 @@ impl<'a> Scanner<'a> {
     /// Skips a map or list, from its opening bracket to the closing one.
     fn skip_nested(&mut self) {
         let mut depth = 0_usize;
-        // A quote opens a string only where a key or value may begin: it may stand inside a bare word.
-        let mut word_starts = true;
+        // A quote or a comment sign means something only where a word may begin; `nats://it's` is one word.
+        let mut previous = ' ';
         while let Some(c) = self.rest.chars().next() {
-            if self.at_comment() && word_starts {
+            let between = previous.is_whitespace() || matches!(previous, ',' | ';' | '{' | '}' | '[' | ']');
+            if between && self.at_comment() {
                 self.take_while(|c| c != '\n');
                 continue;
             }
-            if matches!(c, '"' | '\'') && word_starts {
+            if matches!(c, '"' | '\'') && (between || matches!(previous, ':' | '=')) {
                 self.quoted();
+                previous = c;
                 continue;
             }
             self.take(c.len_utf8());
-            word_starts = c.is_whitespace() || matches!(c, ',' | ';' | ':' | '=' | '{' | '}' | '[' | ']');
+            previous = c;
             match c {
                 '{' | '[' => depth += 1,
                 '}' | ']' => depth = depth.saturating_sub(1),
@@ -234,10 +245,19 @@ mod tests {
     #[test]
     fn top_level_keys_in_every_spelling() {
         assert_eq!(keys("port: 4222\nhost=1.2.3.4; debug true\n"), ["port", "host", "debug"]);
-        assert_eq!(keys("Cluster { name: a, routes: [ nats://u:p@h:1 ] } \n trace: false"), ["cluster", "trace"]);
-        assert_eq!(keys("{\"leafnodes\": {\"remotes\": [{\"url\": \"nats://a\"}]}, \"cluster\": {}}"), ["leafnodes", "cluster"]);
+        assert_eq!(
+            keys("Cluster { name: a, routes: [ nats://u:p@h:1 ] } \n trace: false"),
+            ["cluster", "trace"]
+        );
+        assert_eq!(
+            keys("{\"leafnodes\": {\"remotes\": [{\"url\": \"nats://a\"}]}, \"cluster\": {}}"),
+            ["leafnodes", "cluster"]
+        );
         assert_eq!(keys("# cluster {}\n// cluster {}\nhttp: 8222 # cluster: 1\n"), ["http"]);
-        assert_eq!(keys("accounts { A { users: [{user: a, password: \"}\"}] } }\ncluster: $X"), ["accounts", "cluster"]);
+        assert_eq!(
+            keys("accounts { A { users: [{user: a, password: \"}\"}] } }\ncluster: $X"),
+            ["accounts", "cluster"]
+        );
         assert_eq!(keys("text (\ncluster {}\n)\nhttp: 1"), ["text", "http"]);
         assert_eq!(keys("accounts {\n # don't stop {\n A: {}\n}\n'cluster' {}"), ["accounts", "cluster"]);
         assert_eq!(keys("password: it's\ncluster {}"), ["password", "cluster"]);

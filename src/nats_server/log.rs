@@ -33,7 +33,8 @@ fn parse(line: &str) -> (Level, &str) {
         ("[DBG] ", Level::Debug),
         ("[TRC] ", Level::Trace),
     ];
-    let after_pid = line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, rest)| rest);
+    let after_pid =
+        line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, rest)| rest);
     for (mark, level) in MARKS {
         if let Some(text) = after_pid.strip_prefix(mark) {
             return (level, text);
@@ -68,7 +69,11 @@ impl Tail {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let complaints: Vec<&str> =
             lines.iter().filter(|(level, _)| *level >= Level::Warn).map(|(_, text)| text.as_str()).collect();
-        let chosen = if complaints.is_empty() { lines.iter().map(|(_, text)| text.as_str()).collect() } else { complaints };
+        let chosen = if complaints.is_empty() {
+            lines.iter().map(|(_, text)| text.as_str()).collect()
+        } else {
+            complaints
+        };
         if chosen.is_empty() {
             return "(it logged nothing)".into();
         }
@@ -85,7 +90,11 @@ impl Tail {
 }
 
 /// Reads lines until the child closes its end.
-pub(super) async fn forward(lines: impl AsyncRead + Unpin, tail: Tail, write_error: watch::Sender<Option<String>>) {
+pub(super) async fn forward(
+    lines: impl AsyncRead + Unpin,
+    tail: Tail,
+    write_error: watch::Sender<Option<String>>,
+) {
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
     loop {
@@ -127,7 +136,10 @@ mod tests {
         assert_eq!(parse("[12] [INF] Server is ready"), (Level::Info, "Server is ready"));
         assert_eq!(parse("[12] [FTL] no"), (Level::Error, "no"));
         assert_eq!(parse("[12] [DBG] [x] y"), (Level::Debug, "[x] y"));
-        assert_eq!(parse("nats-server: a.conf:1:2: unknown field"), (Level::Error, "nats-server: a.conf:1:2: unknown field"));
+        assert_eq!(
+            parse("nats-server: a.conf:1:2: unknown field"),
+            (Level::Error, "nats-server: a.conf:1:2: unknown field")
+        );
         assert_eq!(parse(""), (Level::Error, ""));
     }
 

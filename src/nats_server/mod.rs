@@ -62,7 +62,7 @@ pub struct Settings {
     pub binary: Option<PathBuf>,
     /// Holds the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,
-    /// A nats-server configuration file of the user's to include (`--nats-config`): leaf nodes, accounts, routes. It may
+    /// A nats-server configuration file of the user's to include (`--nats-config`): leaf nodes, monitoring, routes. It may
     /// not set what jetway sets itself.
     pub extra_config: Option<PathBuf>,
     pub sync: SyncMode,
@@ -147,7 +147,8 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
-        let outputs = supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
+        let outputs =
+            supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))

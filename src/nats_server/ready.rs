@@ -47,7 +47,10 @@ pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
 /// its end is looked at; it is not written atomically, so one that cannot be parsed is read again.
 fn port_of(dir: &Path, pid: u32) -> Option<u16> {
     let end = format!("_{pid}.ports");
-    let file = std::fs::read_dir(dir).ok()?.flatten().find(|entry| entry.file_name().to_string_lossy().ends_with(&end))?;
+    let file = std::fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().ends_with(&end))?;
     let ports: Ports = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
     ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
 }
@@ -58,6 +61,7 @@ async fn first_line(port: u16) -> io::Result<Info> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     let mut line = String::new();
     BufReader::new(stream.take(LONGEST)).read_line(&mut line).await?;
-    let json = line.strip_prefix("INFO ").ok_or_else(|| io::Error::other(format!("not a NATS server: {line:?}")))?;
+    let json =
+        line.strip_prefix("INFO ").ok_or_else(|| io::Error::other(format!("not a NATS server: {line:?}")))?;
     Ok(serde_json::from_str(json)?)
 }

@@ -30,7 +30,12 @@ pub(super) struct Outputs {
 type StartedSender = oneshot::Sender<Result<Started, Error>>;
 
 /// The supervisor thread, from the first look at the data directory to the end of the child.
-pub(super) fn thread(settings: Settings, outputs: Outputs, stop: watch::Receiver<bool>, started: StartedSender) {
+pub(super) fn thread(
+    settings: Settings,
+    outputs: Outputs,
+    stop: watch::Receiver<bool>,
+    started: StartedSender,
+) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(run(settings, outputs, stop, started)),
         Err(error) => {
