@@ -166,6 +166,42 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
     server.stop().await.unwrap();
 }
 
+/// A store that has refused one write refuses all, in silence, until its server is restarted.
+#[tokio::test]
+async fn a_store_that_refuses_writes_is_told_and_made_writable_again() {
+    let dir = TempDir::new().unwrap();
+    let server = NatsServer::start(settings(dir.path())).await.unwrap();
+    let client = connect(&server).await;
+    ask(&client, "$JS.API.STREAM.CREATE.kept", r#"{"name":"kept","subjects":["kept.>"],"storage":"file"}"#)
+        .await;
+    assert_eq!(*server.write_error().borrow(), None);
+
+    // Stands for the full disk: no file of this process may grow beyond 100 kB. The next process is not limited.
+    let pid = server_pid(dir.path()).to_string();
+    assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=100000"]).status().unwrap().success());
+    let mut write_error = server.write_error();
+    let value = "x".repeat(1000);
+    let noticed = async {
+        while write_error.borrow().is_none() {
+            client.publish("kept.one", value.clone().into()).await.unwrap();
+            client.flush().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, noticed).await.expect("the write error is told");
+    let text = write_error.borrow_and_update().clone().unwrap();
+    assert!(text.contains("file too large"), "{text}");
+
+    let mut status = server.status();
+    let cause = status.wait_for(|status| matches!(status, Status::Restarting { .. }));
+    let cause = tokio::time::timeout(PATIENCE, cause).await.expect("it is restarted").unwrap().clone();
+    assert!(matches!(&cause, Status::Restarting { cause, .. } if cause.contains(&text)), "{cause:?}");
+    running_after(&server, 1).await;
+    assert_eq!(*server.write_error().borrow(), None);
+    let ack = ask(&client, "kept.one", "value").await;
+    assert!(ack["seq"].as_u64() > Some(1), "{ack}");
+    server.stop().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_port_taken_meanwhile_is_replaced_and_told() {
     let dir = TempDir::new().unwrap();

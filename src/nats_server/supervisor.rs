@@ -227,7 +227,7 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     const POLL: Duration = Duration::from_secs(2);
     /// Enough for a few blocks and the index; less would be full again at once.
-    const ROOM_BYTES: u64 = 64 << 20;
+    const ROOM_BYTES: u64 = 32 << 20;
     let mut write_error = outputs.write_error.subscribe();
     let error = match write_error.wait_for(Option::is_some).await {
         Ok(error) => error.clone().unwrap_or_default(),
