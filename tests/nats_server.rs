@@ -122,6 +122,9 @@ async fn it_starts_answers_and_stops_without_a_trace() {
 
     let pid = server_pid(dir.path());
     assert!(is_alive(pid));
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let group = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(2).unwrap();
+    assert_eq!(group, pid.to_string(), "alone in its process group, out of reach of Ctrl-C");
     server.stop().await.unwrap();
     assert!(!is_alive(pid));
     assert_eq!(ports_files(dir.path()), 0);

@@ -78,6 +78,7 @@ pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
         max_batch = settings.max_batch_messages,
     )
     .expect("writing to a string cannot fail");
+    // At the end, so that the user's values win where both may set one (`max_pending`, `write_deadline`).
     if let Some(extra) = start.extra {
         text.push_str(&extra.include_line(start.dir));
     }

@@ -26,18 +26,18 @@ enum Level {
 /// only when all is lost.
 fn parse(line: &str) -> (Level, &str) {
     const MARKS: [(&str, Level); 6] = [
-        ("[INF] ", Level::Info),
-        ("[WRN] ", Level::Warn),
-        ("[ERR] ", Level::Error),
-        ("[FTL] ", Level::Error),
-        ("[DBG] ", Level::Debug),
-        ("[TRC] ", Level::Trace),
+        ("[INF]", Level::Info),
+        ("[WRN]", Level::Warn),
+        ("[ERR]", Level::Error),
+        ("[FTL]", Level::Error),
+        ("[DBG]", Level::Debug),
+        ("[TRC]", Level::Trace),
     ];
     let after_pid =
         line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, rest)| rest);
     for (mark, level) in MARKS {
         if let Some(text) = after_pid.strip_prefix(mark) {
-            return (level, text);
+            return (level, text.strip_prefix(' ').unwrap_or(text));
         }
     }
     (Level::Error, line)
@@ -64,19 +64,24 @@ impl Tail {
         lines.push_back((level, text.to_owned()));
     }
 
+    /// The newest complaints; empty if there are none.
+    pub(super) fn complaints(&self) -> String {
+        self.newest(Level::Warn)
+    }
+
     /// The newest complaints, or the newest lines if there are none.
     pub(super) fn summary(&self) -> String {
+        [Level::Warn, Level::Trace]
+            .into_iter()
+            .map(|least| self.newest(least))
+            .find(|text| !text.is_empty())
+            .unwrap_or_else(|| "(it logged nothing)".into())
+    }
+
+    fn newest(&self, least: Level) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let complaints: Vec<&str> =
-            lines.iter().filter(|(level, _)| *level >= Level::Warn).map(|(_, text)| text.as_str()).collect();
-        let chosen = if complaints.is_empty() {
-            lines.iter().map(|(_, text)| text.as_str()).collect()
-        } else {
-            complaints
-        };
-        if chosen.is_empty() {
-            return "(it logged nothing)".into();
-        }
+        let chosen: Vec<&str> =
+            lines.iter().filter(|(level, _)| *level >= least).map(|(_, text)| text.as_str()).collect();
         chosen[chosen.len().saturating_sub(SHOWN)..].join("; ")
     }
 
@@ -140,6 +145,7 @@ mod tests {
             parse("nats-server: a.conf:1:2: unknown field"),
             (Level::Error, "nats-server: a.conf:1:2: unknown field")
         );
+        assert_eq!(parse("[12] [INF]"), (Level::Info, ""));
         assert_eq!(parse(""), (Level::Error, ""));
     }
 
@@ -161,5 +167,7 @@ mod tests {
         }
         assert!(!tail.mentions(&(KEPT - 1).to_string()) && tail.mentions(&KEPT.to_string()));
         assert_eq!(tail.summary().split("; ").count(), SHOWN);
+        assert_eq!(tail.complaints(), "");
+        assert_eq!(Tail::default().summary(), "(it logged nothing)");
     }
 }

@@ -80,13 +80,17 @@ struct Plan<'a> {
     token: String,
 }
 
-/// Why a run of the child is over.
-struct Fall {
-    cause: String,
-    /// What to report if it was the first start.
+/// Why a child did not come to serve.
+struct Failure {
     error: Error,
     /// The port was taken by somebody else.
     port_taken: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, port_taken: false }
+    }
 }
 
 /// Starts the child again and again. Returns only with an error, and only before the first start has succeeded.
@@ -107,8 +111,12 @@ async fn supervise(
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
     loop {
-        let (fall, ran) = match bring_up(&plan, port, outputs, child).await {
-            Err(fall) => (fall, Duration::ZERO),
+        let (cause, ran) = match bring_up(&plan, port, outputs, child).await {
+            Err(Failure { error, .. }) if started.is_some() => return Err(error),
+            Err(Failure { error, port_taken }) => {
+                port = port.filter(|_| !port_taken);
+                (error.to_string(), Duration::ZERO)
+            }
             Ok(now_on) => {
                 generation += 1;
                 attempt = 0;
@@ -123,9 +131,6 @@ async fn supervise(
                 (watch_over(&plan, outputs, child).await, since.elapsed())
             }
         };
-        if started.is_some() {
-            return Err(fall.error);
-        }
         if let Some(running) = child {
             running.stop(settings.stop_timeout).await;
             *child = None;
@@ -133,12 +138,9 @@ async fn supervise(
         if ran >= HEALTHY_RUN {
             pause = FIRST_PAUSE;
         }
-        if fall.port_taken {
-            port = None;
-        }
         attempt += 1;
-        tracing::error!(cause = fall.cause, attempt, "nats-server is down; starting it again in {pause:?}");
-        outputs.status.send_replace(Status::Restarting { cause: fall.cause, attempt });
+        tracing::error!(cause, attempt, "nats-server is down; starting it again in {pause:?}");
+        outputs.status.send_replace(Status::Restarting { cause, attempt });
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
@@ -150,9 +152,9 @@ async fn bring_up(
     port: Option<u16>,
     outputs: &Outputs,
     child: &mut Option<Child>,
-) -> Result<u16, Fall> {
+) -> Result<u16, Failure> {
     const REPORT: Duration = Duration::from_secs(5);
-    let child = child.insert(spawn(plan, port, outputs).await.map_err(Fall::from_error)?);
+    let child = child.insert(spawn(plan, port, outputs).await?);
     let started = Instant::now();
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
@@ -164,15 +166,15 @@ async fn bring_up(
         tokio::select! {
             ready = &mut serving => return match ready {
                 Ready::Serving { port } => Ok(port),
-                Ready::WithoutJetStream => Err(Fall::from_error(Error::NoJetStream { log: tail.summary() })),
+                Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }.into()),
             },
             status = child.ended() => {
                 let port_taken = port.is_some() && tail.mentions("address already in use");
-                return Err(Fall { port_taken, ..Fall::from_error(Error::Exited { status, log: tail.summary() }) });
+                return Err(Failure { error: Error::Exited { status, log: tail.summary() }, port_taken });
             }
             () = tokio::time::sleep(timeout) => {
                 let after = plan.settings.ready_timeout;
-                return Err(Fall::from_error(Error::NotReady { after, log: tail.summary() }));
+                return Err(Error::NotReady { after, log: tail.summary() }.into());
             }
             _ = report.tick() => tracing::info!(
                 pid,
@@ -210,15 +212,17 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
     Ok(child)
 }
 
-/// Waits for the end of a child that serves, or for the moment to replace one whose store has refused a write.
-async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) -> Fall {
+/// Waits for the end of a child that serves, or for the moment to replace one whose store has refused a write. Returns the
+/// cause.
+async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) -> String {
     let child = child.as_mut().expect("a child that serves is in its place");
     let tail = child.tail().clone();
     tokio::select! {
-        status = child.ended() => Fall::from_error(Error::Exited { status, log: tail.summary() }),
-        error = store_writable_again(plan, outputs) => {
-            Fall::from_error(Error::Exited { status: "stopped, to make its store writable again".into(), log: error })
-        }
+        status = child.ended() => match tail.complaints() {
+            none if none.is_empty() => status,
+            complaints => format!("{status}; it complained: {complaints}"),
+        },
+        error = store_writable_again(plan, outputs) => format!("stopped to make its store writable again: {error}"),
     }
 }
 
@@ -247,12 +251,6 @@ fn room(data_dir: &DataDir) -> u64 {
     /// Where the file system does not tell what is free.
     const UNKNOWN: u64 = 1 << 40;
     data_dir.free_bytes().map_or(UNKNOWN, |free| data_dir.store_bytes() + free / 10 * 9)
-}
-
-impl Fall {
-    fn from_error(error: Error) -> Self {
-        Self { cause: error.to_string(), error, port_taken: false }
-    }
 }
 
 fn random_token() -> String {
