@@ -5,4 +5,5 @@ pub mod core;
 pub mod error;
 pub mod jetstream;
 pub mod nats_server;
+pub mod proto;
 pub mod types;
