@@ -127,7 +127,12 @@ pub(super) async fn forward(
             Level::Error => tracing::error!(target: "nats_server", "{text}"),
         }
         if level >= Level::Warn && is_write_error(text) {
-            write_error.send_replace(Some(text.to_owned()));
+            // The first line names the file and the reason; what follows from it says less.
+            write_error.send_if_modified(|error| {
+                let first = error.is_none();
+                error.get_or_insert_with(|| text.to_owned());
+                first
+            });
         }
     }
 }

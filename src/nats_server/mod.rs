@@ -184,7 +184,7 @@ impl NatsServer {
         self.status.clone()
     }
 
-    /// The server's last complaint that its store can no longer be written (full disk, I/O error). From then on it leaves
+    /// The server's first complaint that its store can no longer be written (full disk, I/O error). From then on it leaves
     /// publishes unanswered until it is restarted, which the supervisor does once there is room again. `None` when well.
     pub fn write_error(&self) -> watch::Receiver<Option<String>> {
         self.write_error.clone()
