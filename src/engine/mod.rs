@@ -25,14 +25,13 @@ mod write;
 
 pub use meta::{Alarm, AlarmKind};
 
-use crate::applier::Floor;
 use crate::core::{Reader, State};
 use crate::error::EtcdError;
-use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, RevisionMap, SetupError};
+use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
-use crate::types::{Revision, Sequence};
+use crate::types::Sequence;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -117,18 +116,11 @@ pub(crate) struct Inner {
     locks: locks::WriteLocks,
     leases: LeaseTable,
     attachments: Attachments,
-    /// The map and floor as of the last publication, for whoever records a new floor.
-    history: Mutex<HistoryView>,
+    maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     garbage: mpsc::UnboundedSender<compactor::Job>,
     stop: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct HistoryView {
-    map: RevisionMap,
-    floor: Option<Floor>,
 }
 
 impl Engine {
@@ -145,6 +137,7 @@ impl Engine {
         bucket.set_up(&api, settings.endpoint.replicas).await?;
         let (read_index, read_index_requests) = mpsc::channel(64 * 1024);
         let (garbage, garbage_jobs) = mpsc::unbounded_channel();
+        let (maps, map_requests) = mpsc::channel(16);
         let attachments = Attachments::default();
         let inner = Arc::new(Inner {
             reader,
@@ -164,14 +157,14 @@ impl Engine {
             locks: locks::WriteLocks::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
-            history: Mutex::default(),
+            maps,
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
             stop: CancellationToken::new(),
             settings,
         });
-        follow::spawn(&inner, writer, follow_keys, follow_meta);
+        follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests);
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);
@@ -295,16 +288,8 @@ impl Inner {
         self.read_index().await
     }
 
-    fn history(&self) -> std::sync::MutexGuard<'_, HistoryView> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn next_operation(&self) -> u64 {
         // Relaxed: the numbers only have to differ.
         self.next_operation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn compacted(&self) -> Option<Revision> {
-        self.reader.snapshot().compacted
     }
 }
