@@ -6,4 +6,5 @@ pub mod error;
 pub mod jetstream;
 pub mod nats_server;
 pub mod proto;
+pub mod txn;
 pub mod types;
