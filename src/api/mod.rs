@@ -1,0 +1,3 @@
+//! The gRPC edge: everything that knows tonic.
+
+pub mod status;

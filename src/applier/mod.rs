@@ -1,0 +1,319 @@
+//! Turns the records of the key stream into changes of the core: the only caller of [`core::Writer`].
+//!
+//! Pure: no task, no clock, no NATS. Records come in ascending order; a transaction of several messages is held back
+//! until it is whole. Invariants:
+//! - A1: the core changes only by records, in sequence order, so every instance derives the same revisions.
+//! - A2: messages of a torn batch (its later messages missing) spend a revision each and change nothing.
+//! - A3: at and below the compaction floor messages stand alone, at the revisions that the floor's steps give them;
+//!   those of one revision are still applied together.
+
+use crate::core::{Change, Garbage, Writer};
+use crate::jetstream::record::{Body, OperationId, Record};
+use crate::jetstream::{RevisionMap, Step};
+use crate::lease::Attachments;
+use crate::types::{LeaseId, Revision, Sequence};
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// What a compaction leaves to know of the history below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// The compacted revision.
+    pub revision: Revision,
+    /// Last sequence of that revision.
+    pub sequence: Sequence,
+    /// What the surviving messages at or below `sequence` need to keep their revisions.
+    pub steps: Vec<Step>,
+}
+
+/// A write that became part of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// The write.
+    pub operation: OperationId,
+    /// The revision it made.
+    pub revision: Revision,
+}
+
+/// The state of applying.
+#[derive(Debug)]
+pub struct Applier {
+    writer: Writer,
+    map: RevisionMap,
+    floor: Option<Floor>,
+    /// Floors whose sequence is not reached yet.
+    coming_floors: VecDeque<Floor>,
+    /// The messages so far of a transaction that is not whole.
+    partial: Vec<Record>,
+    /// Changes of one revision at or below the floor, gathered until the next revision begins.
+    gathering: Option<(Revision, Sequence, Vec<Change>)>,
+    attachments: Attachments,
+    barriers: VecDeque<Sequence>,
+    torn: Vec<Sequence>,
+    garbage: Vec<Garbage>,
+    done: Vec<Done>,
+}
+
+impl Applier {
+    /// Applies to `writer`'s store, which is empty, and keeps `attachments` up to date.
+    pub fn new(writer: Writer, attachments: Attachments, floor: Option<Floor>) -> Applier {
+        let mut applier = Applier {
+            writer,
+            map: RevisionMap::default(),
+            floor: None,
+            coming_floors: VecDeque::new(),
+            partial: Vec::new(),
+            gathering: None,
+            attachments,
+            barriers: VecDeque::new(),
+            torn: Vec::new(),
+            garbage: Vec::new(),
+            done: Vec::new(),
+        };
+        applier.begin(floor);
+        applier
+    }
+
+    /// Forgets everything and begins from the first message again.
+    pub fn reset(&mut self) {
+        let floor = self.coming_floors.drain(..).next_back().or(self.floor.take());
+        self.writer.reset();
+        self.attachments.clear();
+        self.map = RevisionMap::default();
+        self.partial.clear();
+        self.gathering = None;
+        self.barriers.clear();
+        self.torn.clear();
+        self.garbage.clear();
+        self.begin(floor);
+    }
+
+    fn begin(&mut self, floor: Option<Floor>) {
+        if let Some(floor) = &floor {
+            self.writer.set_floor(floor.revision);
+            self.map = RevisionMap::new(floor.steps.clone());
+        }
+        self.floor = floor;
+    }
+
+    /// The position applied up to.
+    pub fn position(&self) -> Sequence {
+        self.writer.state().position
+    }
+
+    /// The floor in force.
+    pub fn floor(&self) -> Option<&Floor> {
+        self.floor.as_ref()
+    }
+
+    /// Sequences to revisions, as far as applied.
+    pub fn map(&self) -> &RevisionMap {
+        &self.map
+    }
+
+    /// Takes the next record.
+    pub fn take(&mut self, record: Record) {
+        if self.is_below_floor(record.sequence) {
+            self.take_below_floor(record);
+            return;
+        }
+        self.flush_gathering();
+        if self.continues_partial(&record) {
+            self.partial.push(record);
+        } else {
+            self.tear_partial();
+            match &record.body {
+                Body::Change { place: 1, .. } => self.partial.push(record),
+                Body::Change { .. } => {
+                    // The rest of a batch whose beginning is gone.
+                    self.torn.push(record.sequence);
+                    self.skip(record.sequence);
+                }
+                Body::Barrier => {
+                    self.map.spend_nothing(record.sequence);
+                    self.barriers.push_back(record.sequence);
+                    self.skip(record.sequence);
+                }
+                Body::Foreign => {
+                    tracing::warn!(sequence = %record.sequence, "a message that jetway did not write counts as an empty revision");
+                    self.skip(record.sequence);
+                }
+            }
+        }
+        if self.partial_is_whole() {
+            self.apply_partial();
+        }
+        self.raise_due_floors();
+    }
+
+    /// Learns that there is no message up to `position` beyond those taken.
+    pub fn advance(&mut self, position: Sequence) {
+        if position <= self.position() || self.partial.last().is_some_and(|last| position <= last.sequence) {
+            return;
+        }
+        if self.is_below_floor(position) {
+            self.flush_gathering();
+            self.skip(position);
+            return;
+        }
+        self.flush_gathering();
+        self.tear_partial();
+        self.skip(position);
+        self.raise_due_floors();
+    }
+
+    /// Gives up on a transaction whose end will not come; answers whether there was one.
+    pub fn tear(&mut self) -> bool {
+        let torn = !self.partial.is_empty();
+        self.tear_partial();
+        self.raise_due_floors();
+        torn
+    }
+
+    /// The last message of a transaction that is not whole yet.
+    pub fn waiting_for_more(&self) -> Option<Sequence> {
+        self.partial.last().map(|record| record.sequence)
+    }
+
+    /// Raises the compaction floor, now or when its sequence is reached.
+    pub fn raise_floor(&mut self, floor: Floor) {
+        self.coming_floors.push_back(floor);
+        self.raise_due_floors();
+    }
+
+    /// Makes visible what has been applied.
+    pub fn publish(&mut self) {
+        self.flush_gathering();
+        self.writer.publish();
+    }
+
+    /// Writes that have become visible with the last publication.
+    pub fn take_done(&mut self) -> Vec<Done> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Messages that nothing needs any more: superseded ones, old barriers, the remains of torn batches.
+    pub fn take_garbage(&mut self) -> Vec<Garbage> {
+        std::mem::take(&mut self.garbage)
+    }
+
+    /// Messages of torn batches, to be removed; until then they stand in their subjects' way.
+    pub fn take_torn(&mut self) -> Vec<Sequence> {
+        std::mem::take(&mut self.torn)
+    }
+
+    fn is_below_floor(&self, sequence: Sequence) -> bool {
+        self.floor.as_ref().is_some_and(|floor| sequence <= floor.sequence)
+    }
+
+    fn take_below_floor(&mut self, record: Record) {
+        let sequence = record.sequence;
+        let revision = self.map.revision(sequence);
+        match record.body {
+            Body::Change { key, kind, .. } => {
+                let change = Change { key, sequence, kind };
+                match &mut self.gathering {
+                    Some((gathered, last, changes)) if *gathered == revision => {
+                        *last = sequence;
+                        changes.push(change);
+                    }
+                    _ => {
+                        self.flush_gathering();
+                        self.gathering = Some((revision, sequence, vec![change]));
+                    }
+                }
+            }
+            Body::Barrier => self.garbage.push(Garbage { is_tombstone: false, sequence }),
+            Body::Foreign => {}
+        }
+    }
+
+    fn flush_gathering(&mut self) {
+        if let Some((revision, sequence, changes)) = self.gathering.take() {
+            self.apply(revision, sequence, changes);
+        }
+    }
+
+    fn continues_partial(&self, record: &Record) -> bool {
+        let Some(last) = self.partial.last() else { return false };
+        match (&last.body, &record.body) {
+            (
+                Body::Change { operation, place, count, .. },
+                Body::Change { operation: next_operation, place: next_place, count: next_count, .. },
+            ) => {
+                operation == next_operation
+                    && *next_place == place + 1
+                    && next_count == count
+                    && record.sequence == last.sequence.next()
+            }
+            _ => false,
+        }
+    }
+
+    fn partial_is_whole(&self) -> bool {
+        self.partial
+            .last()
+            .is_some_and(|last| matches!(last.body, Body::Change { place, count, .. } if place == count))
+    }
+
+    fn apply_partial(&mut self) {
+        let records = std::mem::take(&mut self.partial);
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
+        let (first, last) = (first.sequence, last.sequence);
+        self.map.batch(first, last.0 - first.0 + 1);
+        let revision = self.map.revision(last);
+        let mut operation_of_all = None;
+        let changes = records
+            .into_iter()
+            .filter_map(|record| match record.body {
+                Body::Change { key, kind, operation, .. } => {
+                    operation_of_all = Some(operation);
+                    Some(Change { key, sequence: record.sequence, kind })
+                }
+                Body::Barrier | Body::Foreign => None,
+            })
+            .collect();
+        self.apply(revision, last, changes);
+        self.done.extend(operation_of_all.map(|operation| Done { operation, revision }));
+    }
+
+    fn apply(&mut self, revision: Revision, position: Sequence, changes: Vec<Change>) {
+        let lease_of = |writer: &Writer, key: &Bytes| {
+            writer.state().get(key).map_or(LeaseId::NONE, |version| version.lease)
+        };
+        let before: Vec<(Bytes, LeaseId)> = changes
+            .iter()
+            .map(|change| (change.key.clone(), lease_of(&self.writer, &change.key)))
+            .collect();
+        self.garbage.extend(self.writer.apply(revision, position, changes));
+        for (key, held) in before {
+            let holds = lease_of(&self.writer, &key);
+            self.attachments.moved(&key, held, holds);
+        }
+    }
+
+    fn tear_partial(&mut self) {
+        let Some(last) = self.partial.last().map(|record| record.sequence) else { return };
+        tracing::warn!(%last, messages = self.partial.len(), "a transaction was cut off before its end; nobody was told of it, it is removed");
+        self.torn.extend(self.partial.drain(..).map(|record| record.sequence));
+        self.skip(last);
+    }
+
+    fn skip(&mut self, position: Sequence) {
+        self.writer.advance(self.map.revision(position), position);
+    }
+
+    fn raise_due_floors(&mut self) {
+        while let Some(floor) = self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position) {
+            if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
+                continue;
+            }
+            self.garbage.extend(self.writer.compact(floor.revision));
+            self.map.prune(floor.sequence, floor.steps.clone());
+            while let Some(sequence) = self.barriers.pop_front_if(|barrier| *barrier <= floor.sequence) {
+                self.garbage.push(Garbage { is_tombstone: false, sequence });
+            }
+            self.floor = Some(floor);
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The ordered index from keys to their histories: a B+tree whose nodes are shared and never changed once another
+//! owner can see them.
+//!
+//! A clone of the tree is one reference count and stays as it is whatever the writer does afterwards. The writer
+//! changes its own copy: [`Arc::make_mut`] copies exactly those nodes on a path that a clone still holds, so a batch
+//! of changes between two publications copies each touched node once. Every inner node keeps the number of live keys
+//! below each child, so counting a range takes two descents and no walk.
+
+use super::version::{History, KeyVersion};
+use crate::types::{KeyRange, Revision};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Entries in a full leaf and children of a full inner node.
+const FANOUT: usize = if cfg!(test) { 6 } else { 48 };
+
+/// A persistent ordered map from key to [`History`].
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    root: Arc<Node>,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Leaf(Vec<History>),
+    Inner(Vec<Child>),
+}
+
+impl Default for Node {
+    fn default() -> Node {
+        Node::Leaf(Vec::new())
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Child {
+    /// No key of this subtree is below it. Exact at creation; a removal may leave it lower than the lowest key.
+    lower: Bytes,
+    live: usize,
+    node: Arc<Node>,
+}
+
+impl Child {
+    fn new(lower: Bytes, node: Node) -> Child {
+        Child { lower, live: node.live(), node: Arc::new(node) }
+    }
+}
+
+impl Node {
+    fn len(&self) -> usize {
+        match self {
+            Node::Leaf(entries) => entries.len(),
+            Node::Inner(children) => children.len(),
+        }
+    }
+
+    fn live(&self) -> usize {
+        match self {
+            Node::Leaf(entries) => entries.iter().filter(|entry| entry.is_live()).count(),
+            Node::Inner(children) => children.iter().map(|child| child.live).sum(),
+        }
+    }
+
+    /// Cuts a node that has grown past the fanout; the upper half comes back with its lower bound.
+    fn split(&mut self) -> Option<Child> {
+        if self.len() <= FANOUT {
+            return None;
+        }
+        let middle = self.len() / 2;
+        Some(match self {
+            Node::Leaf(entries) => {
+                let upper = entries.split_off(middle);
+                Child::new(upper[0].key().clone(), Node::Leaf(upper))
+            }
+            Node::Inner(children) => {
+                let upper = children.split_off(middle);
+                Child::new(upper[0].lower.clone(), Node::Inner(upper))
+            }
+        })
+    }
+
+    /// Appends the content of a right-hand neighbour of the same height.
+    fn append(&mut self, right: &Node) {
+        match (self, right) {
+            (Node::Leaf(left), Node::Leaf(right)) => left.extend_from_slice(right),
+            (Node::Inner(left), Node::Inner(right)) => left.extend_from_slice(right),
+            _ => unreachable!("all leaves of the tree are at one depth"),
+        }
+    }
+}
+
+/// Which child of an inner node covers `key`.
+fn child_of(children: &[Child], key: &[u8]) -> usize {
+    children.partition_point(|child| child.lower.as_ref() <= key).saturating_sub(1)
+}
+
+fn position(entries: &[History], key: &[u8]) -> Result<usize, usize> {
+    entries.binary_search_by(|entry| entry.key().as_ref().cmp(key))
+}
+
+impl Index {
+    /// The versions of a key.
+    pub fn get(&self, key: &[u8]) -> Option<&History> {
+        let mut node = self.root.as_ref();
+        loop {
+            match node {
+                Node::Inner(children) => node = &children[child_of(children, key)].node,
+                Node::Leaf(entries) => return position(entries, key).ok().map(|at| &entries[at]),
+            }
+        }
+    }
+
+    /// The number of live keys.
+    pub fn live(&self) -> usize {
+        self.root.live()
+    }
+
+    /// Adds a version to its key; answers the version that was newest before.
+    pub fn insert(&mut self, version: Arc<KeyVersion>) -> Option<Arc<KeyVersion>> {
+        let mut previous = None;
+        let root = Arc::make_mut(&mut self.root);
+        insert(root, version, &mut previous);
+        if let Some(upper) = root.split() {
+            let lower = std::mem::take(root);
+            *root = Node::Inner(vec![Child::new(Bytes::new(), lower), upper]);
+        }
+        previous
+    }
+
+    /// Replaces a key's history, or takes the key out where `history` is `None`.
+    pub fn replace(&mut self, key: &[u8], history: Option<History>) {
+        let root = Arc::make_mut(&mut self.root);
+        replace(root, key, history);
+        while let Node::Inner(children) = &mut *root {
+            match children.len() {
+                0 => *root = Node::default(),
+                1 => {
+                    let only = children.pop().expect("one child").node;
+                    *root = Arc::unwrap_or_clone(only);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    /// The histories of the keys in a range, in key order, deleted keys included.
+    pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a History> + 'a {
+        let mut walk = Walk { inner: Vec::new(), leaf: [].iter() };
+        if !range.is_empty() {
+            walk.seek(&self.root, range.start());
+        }
+        walk.take_while(move |entry| !range.ends_before(entry.key()))
+    }
+
+    /// The versions readable in a range at `revision`, in key order.
+    pub fn live_range<'a>(
+        &'a self,
+        range: &'a KeyRange,
+        revision: Revision,
+    ) -> impl Iterator<Item = &'a Arc<KeyVersion>> + 'a {
+        self.range(range).filter_map(move |entry| entry.live_at(revision))
+    }
+
+    /// The number of keys in a range that are live now; logarithmic in the size of the store.
+    pub fn count(&self, range: &KeyRange) -> usize {
+        match range {
+            KeyRange::Single(key) => usize::from(self.get(key).is_some_and(History::is_live)),
+            _ if range.is_empty() => 0,
+            KeyRange::Span { start, end } => {
+                let below_end = end.as_ref().map_or_else(|| self.live(), |end| self.live_below(end));
+                below_end - self.live_below(start)
+            }
+        }
+    }
+
+    fn live_below(&self, key: &[u8]) -> usize {
+        let mut below = 0;
+        let mut node = self.root.as_ref();
+        loop {
+            match node {
+                Node::Inner(children) => {
+                    let at = child_of(children, key);
+                    below += children[..at].iter().map(|child| child.live).sum::<usize>();
+                    node = &children[at].node;
+                }
+                Node::Leaf(entries) => {
+                    let at = position(entries, key).unwrap_or_else(|at| at);
+                    return below + entries[..at].iter().filter(|entry| entry.is_live()).count();
+                }
+            }
+        }
+    }
+}
+
+fn insert(node: &mut Node, version: Arc<KeyVersion>, previous: &mut Option<Arc<KeyVersion>>) {
+    match node {
+        Node::Leaf(entries) => match position(entries, &version.key) {
+            Ok(at) => {
+                *previous = Some(Arc::clone(entries[at].newest()));
+                entries[at] = entries[at].with(version);
+            }
+            Err(at) => entries.insert(at, History::new(version)),
+        },
+        Node::Inner(children) => {
+            let at = child_of(children, &version.key);
+            let is_live = !version.is_tombstone();
+            let child = &mut children[at];
+            let below = Arc::make_mut(&mut child.node);
+            insert(below, version, previous);
+            if let Some(upper) = below.split() {
+                child.live = below.live();
+                children.insert(at + 1, upper);
+            } else {
+                let was_live = previous.as_ref().is_some_and(|previous| !previous.is_tombstone());
+                child.live = child.live + usize::from(is_live) - usize::from(was_live);
+            }
+        }
+    }
+}
+
+fn replace(node: &mut Node, key: &[u8], history: Option<History>) {
+    match node {
+        Node::Leaf(entries) => match (position(entries, key), history) {
+            (Ok(at), Some(history)) => entries[at] = history,
+            (Ok(at), None) => {
+                entries.remove(at);
+            }
+            (Err(at), Some(history)) => entries.insert(at, history),
+            (Err(_), None) => {}
+        },
+        Node::Inner(children) => {
+            let at = child_of(children, key);
+            let below = Arc::make_mut(&mut children[at].node);
+            replace(below, key, history);
+            let upper = below.split();
+            children[at].live = below.live();
+            match upper {
+                Some(upper) => children.insert(at + 1, upper),
+                None => merge_small(children, at),
+            }
+        }
+    }
+}
+
+/// Keeps nodes from thinning out: a small child is joined with a neighbour where both fit into one.
+fn merge_small(children: &mut Vec<Child>, at: usize) {
+    let len = children[at].node.len();
+    if len == 0 {
+        let gone = children.remove(at);
+        if at == 0 && !children.is_empty() {
+            children[0].lower = gone.lower;
+        }
+        return;
+    }
+    if len > FANOUT / 4 {
+        return;
+    }
+    let left = if at + 1 < children.len() { at } else { at.saturating_sub(1) };
+    if left + 1 < children.len() && children[left].node.len() + children[left + 1].node.len() <= FANOUT {
+        let right = children.remove(left + 1);
+        children[left].live += right.live;
+        Arc::make_mut(&mut children[left].node).append(&right.node);
+    }
+}
+
+/// A walk in key order: the untouched right-hand siblings on the path, and the rest of the present leaf.
+struct Walk<'a> {
+    inner: Vec<std::slice::Iter<'a, Child>>,
+    leaf: std::slice::Iter<'a, History>,
+}
+
+impl<'a> Walk<'a> {
+    fn seek(&mut self, mut node: &'a Node, key: &[u8]) {
+        loop {
+            match node {
+                Node::Inner(children) => {
+                    let at = child_of(children, key);
+                    self.inner.push(children[at + 1..].iter());
+                    node = &children[at].node;
+                }
+                Node::Leaf(entries) => {
+                    let at = position(entries, key).unwrap_or_else(|at| at);
+                    self.leaf = entries[at..].iter();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = &'a History;
+
+    fn next(&mut self) -> Option<&'a History> {
+        loop {
+            if let Some(entry) = self.leaf.next() {
+                return Some(entry);
+            }
+            let mut child = loop {
+                match self.inner.last_mut()?.next() {
+                    Some(child) => break child,
+                    None => {
+                        self.inner.pop();
+                    }
+                }
+            };
+            loop {
+                match child.node.as_ref() {
+                    Node::Inner(children) => {
+                        let mut rest = children.iter();
+                        let Some(first) = rest.next() else { break };
+                        self.inner.push(rest);
+                        child = first;
+                    }
+                    Node::Leaf(entries) => {
+                        self.leaf = entries.iter();
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LeaseId, Sequence};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn version(key: &[u8], revision: i64, live: bool) -> Arc<KeyVersion> {
+        Arc::new(KeyVersion {
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::new(),
+            create_revision: Revision(i64::from(live)),
+            mod_revision: Revision(revision),
+            version: i64::from(live),
+            lease: LeaseId::NONE,
+            sequence: Sequence(revision as u64),
+        })
+    }
+
+    /// Heights agree, bounds hold, counts are right, no node is over-full.
+    fn check(node: &Node, lower: &[u8], upper: Option<&[u8]>) -> usize {
+        assert!(node.len() <= FANOUT);
+        let inside = |key: &[u8]| key >= lower && upper.is_none_or(|upper| key < upper);
+        match node {
+            Node::Leaf(entries) => {
+                assert!(entries.iter().all(|entry| inside(entry.key())));
+                assert!(entries.windows(2).all(|pair| pair[0].key() < pair[1].key()));
+                0
+            }
+            Node::Inner(children) => {
+                assert!(!children.is_empty());
+                let mut heights = children.iter().enumerate().map(|(at, child)| {
+                    assert_eq!(child.live, child.node.live());
+                    assert!(at == 0 || inside(&child.lower));
+                    let bound = if at == 0 { lower } else { child.lower.as_ref() };
+                    let next = children.get(at + 1).map(|next| next.lower.as_ref()).or(upper);
+                    check(&child.node, bound, next)
+                });
+                let height = heights.next().expect("children");
+                assert!(heights.all(|other| other == height));
+                height + 1
+            }
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Put(Vec<u8>),
+        Delete(Vec<u8>),
+        Remove(Vec<u8>),
+        Keep,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let key = || prop::collection::vec(0u8..4, 1..5);
+        prop_oneof![
+            4 => key().prop_map(Step::Put),
+            2 => key().prop_map(Step::Delete),
+            2 => key().prop_map(Step::Remove),
+            1 => Just(Step::Keep),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_an_ordered_map_and_clones_stay_as_they_were(
+            steps in prop::collection::vec(step(), 1..300),
+            bounds in prop::collection::vec((prop::collection::vec(0u8..4, 0..5), prop::collection::vec(0u8..4, 0..5)), 1..8),
+        ) {
+            let mut index = Index::default();
+            let mut model: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+            let mut kept = Vec::new();
+            for (at, step) in steps.into_iter().enumerate() {
+                let revision = at as i64 + 2;
+                match step {
+                    Step::Put(key) => {
+                        index.insert(version(&key, revision, true));
+                        model.insert(key, true);
+                    }
+                    Step::Delete(key) => {
+                        index.insert(version(&key, revision, false));
+                        model.insert(key, false);
+                    }
+                    Step::Remove(key) => {
+                        index.replace(&key, None);
+                        model.remove(&key);
+                    }
+                    Step::Keep => kept.push((index.clone(), model.clone())),
+                }
+                check(&index.root, &[], None);
+            }
+            kept.push((index, model));
+            for (index, model) in kept {
+                let all: Vec<_> = index.range(&KeyRange::all()).map(|e| (e.key().to_vec(), e.is_live())).collect();
+                prop_assert_eq!(&all, &model.clone().into_iter().collect::<Vec<_>>());
+                prop_assert_eq!(index.live(), model.values().filter(|live| **live).count());
+                for (start, end) in &bounds {
+                    let range = KeyRange::from_wire(Bytes::copy_from_slice(start), &Bytes::copy_from_slice(end));
+                    let expect: Vec<_> = model.iter().filter(|(key, _)| range.contains(key)).collect();
+                    let got: Vec<_> = index.range(&range).map(|e| e.key().to_vec()).collect();
+                    prop_assert_eq!(got, expect.iter().map(|(key, _)| key.to_vec()).collect::<Vec<_>>());
+                    prop_assert_eq!(index.count(&range), expect.iter().filter(|(_, live)| **live).count());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The log of events since the compaction floor, one entry a revision.
+//!
+//! Entries sit in chunks of write-once slots. The writer fills the next slot of the last chunk in place; a reader
+//! holds an [`EventLog`], which says how many entries it may look at, all of them filled before it was published.
+//! The list of chunks is copied only when a chunk is added or forgotten, once in [`CHUNK`] revisions.
+
+use super::version::KeyVersion;
+use crate::types::{Revision, Sequence};
+use std::sync::{Arc, OnceLock};
+
+/// Revisions in one chunk.
+const CHUNK: usize = if cfg!(test) { 4 } else { 512 };
+
+/// One change of one key.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The version it made; a tombstone stands for a delete.
+    pub version: Arc<KeyVersion>,
+    /// The live version before the revision of this event, if there was one. Readable by clients only while the
+    /// revision before this one is not compacted.
+    pub previous: Option<Arc<KeyVersion>>,
+}
+
+/// All changes of one revision, in the order in which its transaction made them.
+#[derive(Debug)]
+pub struct RevisionEvents {
+    /// The revision.
+    pub revision: Revision,
+    /// The last message of the transaction.
+    pub sequence: Sequence,
+    /// Never empty.
+    pub events: Box<[Event]>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    slots: [OnceLock<Arc<RevisionEvents>>; CHUNK],
+}
+
+impl Chunk {
+    fn new() -> Arc<Chunk> {
+        Arc::new(Chunk { slots: [const { OnceLock::new() }; CHUNK] })
+    }
+}
+
+/// A view of the log with a fixed end. Cloning shares everything.
+#[derive(Clone, Debug)]
+pub struct EventLog {
+    chunks: Arc<Vec<Arc<Chunk>>>,
+    /// First slot of the first chunk that is still part of the log.
+    start: usize,
+    /// One past the last entry, counted from the first slot of the first chunk.
+    end: usize,
+}
+
+impl Default for EventLog {
+    fn default() -> EventLog {
+        EventLog { chunks: Arc::new(Vec::new()), start: 0, end: 0 }
+    }
+}
+
+impl EventLog {
+    /// Number of revisions in the log.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether the log holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn entry(&self, at: usize) -> &Arc<RevisionEvents> {
+        self.chunks[at / CHUNK].slots[at % CHUNK].get().expect("slots below the end are filled (I1)")
+    }
+
+    /// Position of the first entry at or after `revision`.
+    fn lower_bound(&self, revision: Revision) -> usize {
+        let (mut low, mut high) = (self.start, self.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.entry(middle).revision < revision {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The entries from `revision` on, oldest first.
+    pub fn since(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<RevisionEvents>> + '_ {
+        (self.lower_bound(revision)..self.end).map(|at| self.entry(at))
+    }
+
+    /// The number of entries from `revision` on.
+    pub fn len_since(&self, revision: Revision) -> usize {
+        self.end - self.lower_bound(revision)
+    }
+
+    /// The entry of exactly this revision.
+    pub fn get(&self, revision: Revision) -> Option<&Arc<RevisionEvents>> {
+        self.since(revision).next().filter(|entry| entry.revision == revision)
+    }
+
+    /// Adds the newest revision. Only the writer's own copy is ever appended to; earlier copies end before the slot
+    /// that this fills.
+    pub(super) fn push(&mut self, entry: RevisionEvents) {
+        debug_assert!(self.is_empty() || self.entry(self.end - 1).revision < entry.revision);
+        if self.end == self.chunks.len() * CHUNK {
+            Arc::make_mut(&mut self.chunks).push(Chunk::new());
+        }
+        let slot = &self.chunks[self.end / CHUNK].slots[self.end % CHUNK];
+        slot.set(Arc::new(entry)).expect("there is one writer, and it fills each slot once");
+        self.end += 1;
+    }
+
+    /// Forgets the entries before `revision`; answers them, oldest first.
+    pub(super) fn forget_before(&mut self, revision: Revision) -> Vec<Arc<RevisionEvents>> {
+        let keep_from = self.lower_bound(revision);
+        let forgotten = (self.start..keep_from).map(|at| Arc::clone(self.entry(at))).collect();
+        let whole = keep_from / CHUNK;
+        self.start = keep_from - whole * CHUNK;
+        self.end -= whole * CHUNK;
+        if whole > 0 {
+            Arc::make_mut(&mut self.chunks).drain(..whole);
+        }
+        forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(revision: i64) -> RevisionEvents {
+        RevisionEvents {
+            revision: Revision(revision),
+            sequence: Sequence(revision as u64),
+            events: Box::new([]),
+        }
+    }
+
+    fn revisions(log: &EventLog, from: i64) -> Vec<i64> {
+        log.since(Revision(from)).map(|entry| entry.revision.0).collect()
+    }
+
+    #[test]
+    fn a_copy_ends_where_it_was_taken() {
+        let mut log = EventLog::default();
+        (2..8).for_each(|n| log.push(entry(n)));
+        let copy = log.clone();
+        (8..20).for_each(|n| log.push(entry(n)));
+        assert_eq!(revisions(&copy, 5), [5, 6, 7]);
+        assert_eq!(revisions(&log, 18), [18, 19]);
+    }
+
+    #[test]
+    fn gaps_in_revisions_are_stepped_over() {
+        let mut log = EventLog::default();
+        [2, 5, 6, 11, 12, 13].into_iter().for_each(|n| log.push(entry(n)));
+        assert_eq!(revisions(&log, 3), [5, 6, 11, 12, 13]);
+        assert_eq!(revisions(&log, 7), [11, 12, 13]);
+        assert!(log.get(Revision(7)).is_none() && log.get(Revision(11)).is_some());
+    }
+
+    #[test]
+    fn forgetting_keeps_the_rest_and_older_copies() {
+        let mut log = EventLog::default();
+        (2..30).for_each(|n| log.push(entry(n)));
+        let copy = log.clone();
+        for cut in [3, 4, 9, 9, 17, 29] {
+            log.forget_before(Revision(cut));
+            assert_eq!(revisions(&log, 0), (cut..30).collect::<Vec<_>>());
+        }
+        assert_eq!(log.forget_before(Revision(99)).len(), 1);
+        assert!(log.is_empty());
+        log.push(entry(30));
+        assert_eq!(revisions(&log, 0), [30]);
+        assert_eq!(revisions(&copy, 0), (2..30).collect::<Vec<_>>());
+    }
+}

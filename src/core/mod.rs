@@ -1,0 +1,27 @@
+//! The store in memory: every key's versions since the compaction floor, and the log of events since it.
+//!
+//! Bytes and revisions go in, snapshots and events come out; there is no I/O here, no async, no NATS, no protobuf.
+//!
+//! There is one [`Writer`] and any number of [`Reader`]s. The writer prepares a successor of the published [`State`]
+//! and swaps one pointer; a reader loads that pointer and from then on holds an immutable picture of the whole store
+//! at one revision. Neither ever waits for the other: a reader asleep in the middle of a range keeps its picture
+//! alive and costs memory, nothing else.
+//!
+//! Invariants:
+//! - I1: everything a published `State` refers to is complete before it is published, and is never changed after,
+//!   except that log slots behind its end may be filled; nobody who holds the state looks there.
+//! - I2: revisions of published states never go back, nor does the compaction floor (a [`Writer::reset`] after the
+//!   stream itself lost its tail is the one exception, and ends every watch).
+//! - I3: all changes of one revision become visible together.
+//! - I4: the index holds, for each key, every version above the floor and the newest one at or below it, unless that
+//!   is a delete from before the floor.
+
+mod index;
+mod log;
+mod state;
+mod version;
+
+pub use index::Index;
+pub use log::{Event, EventLog, RevisionEvents};
+pub use state::{Change, ChangeKind, Garbage, Reader, State, Writer};
+pub use version::{History, KeyVersion};

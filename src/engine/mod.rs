@@ -1,0 +1,295 @@
+//! The engine: what turns a planned request into messages, and messages into the state that answers it.
+//!
+//! - `follow` runs the two followers. The meta stream is loaded first (it holds the compaction floor, without which
+//!   the key stream cannot be read), then the key stream; only when both are complete is anything published.
+//! - `write` plans, publishes and waits for the message to come back through the log: a write is answered when its
+//!   revision is visible here, so a client reads its own writes and a watch never runs behind an answer.
+//! - `read_index` makes reads linearizable.
+//! - `compactor` frees the space of what the floor has hidden; `leases` ends leases.
+//!
+//! Invariants:
+//! - E1: nothing is published while a part of either stream is missing.
+//! - E2: a write whose acknowledgement did not come is never published again: the log decides, or the client is told
+//!   that the outcome is unknown.
+//! - E3: an answer that rests on a snapshot (a failed compare included) is given only when the snapshot is known to
+//!   be no older than the request.
+
+mod compactor;
+mod follow;
+mod leases;
+mod locks;
+mod meta;
+mod read_index;
+mod waiters;
+mod write;
+
+pub use meta::{Alarm, AlarmKind};
+
+use crate::core::{Reader, State};
+use crate::error::EtcdError;
+use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
+use crate::lease::{Attachments, LeaseTable};
+use crate::types::Sequence;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How long a call may wait for NATS, as etcd bounds a proposal: 5 s and two election timeouts.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// How a read is made linearizable where other instances may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinearizableReads {
+    /// By a committed entry, which proves who leads.
+    #[default]
+    Quorum,
+    /// By the word of whoever believes to lead; can be stale for about a second around a partition.
+    Leader,
+}
+
+/// What the engine needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// NATS and the bucket.
+    pub endpoint: Endpoint,
+    /// Nobody else can write to the bucket: the embedded server admits only us. What is visible here is then all
+    /// there is, and reads need no round trip.
+    pub sole_writer: bool,
+    /// For reads where others may write.
+    pub linearizable_reads: LinearizableReads,
+}
+
+/// The engine could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// NATS.
+    #[error(transparent)]
+    Connect(#[from] crate::jetstream::ConnectError),
+    /// The bucket.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+/// How far the engine is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Loading what the streams hold.
+    Loading {
+        /// Messages of the key stream applied, and the last one to apply.
+        position: Sequence,
+        /// The last one to apply, once known.
+        target: Option<Sequence>,
+    },
+    /// Everything is loaded.
+    Serving,
+    /// No more calls.
+    Stopped,
+}
+
+/// A handle on the engine; clones share it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    settings: Settings,
+    reader: Reader,
+    published: Arc<Notify>,
+    bucket: Bucket,
+    api: Api,
+    publisher: Publisher,
+    link: watch::Receiver<Link>,
+    phase: watch::Sender<Phase>,
+    /// Whether the key stream is being followed now; the cause where not.
+    following: watch::Sender<Result<(), String>>,
+    writer_id: u64,
+    next_operation: AtomicU64,
+    pending: waiters::PendingWrites,
+    positions: waiters::PositionWaiters,
+    meta_positions: waiters::PositionWaiters,
+    meta: meta::MetaTable,
+    locks: locks::WriteLocks,
+    leases: LeaseTable,
+    attachments: Attachments,
+    maps: mpsc::Sender<follow::MapRequest>,
+    read_index: mpsc::Sender<read_index::Waiter>,
+    compaction: tokio::sync::Mutex<()>,
+    garbage: mpsc::UnboundedSender<compactor::Job>,
+    stop: CancellationToken,
+}
+
+impl Engine {
+    /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication. Calls may
+    /// come at once; they wait until all is loaded.
+    pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
+        let (writer, reader) = reader_writer;
+        // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
+        let calls = Connection::open(&settings.endpoint, "jetway calls").await?;
+        let follow_keys = Connection::open(&settings.endpoint, "jetway keys").await?;
+        let follow_meta = Connection::open(&settings.endpoint, "jetway meta").await?;
+        let bucket = Bucket::new(&settings.endpoint.bucket);
+        let api = Api::new(calls.client.clone());
+        bucket.set_up(&api, settings.endpoint.replicas).await?;
+        let (read_index, read_index_requests) = mpsc::channel(64 * 1024);
+        let (garbage, garbage_jobs) = mpsc::unbounded_channel();
+        let (maps, map_requests) = mpsc::channel(16);
+        let attachments = Attachments::default();
+        let inner = Arc::new(Inner {
+            reader,
+            published,
+            bucket,
+            api,
+            publisher: Publisher::new(calls.client.clone(), REQUEST_TIMEOUT),
+            link: calls.link.clone(),
+            phase: watch::Sender::new(Phase::Loading { position: Sequence::NONE, target: None }),
+            following: watch::Sender::new(Err("still starting".into())),
+            writer_id: rand::random(),
+            next_operation: AtomicU64::new(1),
+            pending: waiters::PendingWrites::default(),
+            positions: waiters::PositionWaiters::default(),
+            meta_positions: waiters::PositionWaiters::default(),
+            meta: meta::MetaTable::default(),
+            locks: locks::WriteLocks::default(),
+            leases: LeaseTable::default(),
+            attachments: attachments.clone(),
+            maps,
+            read_index,
+            compaction: tokio::sync::Mutex::default(),
+            garbage,
+            stop: CancellationToken::new(),
+            settings,
+        });
+        follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests);
+        read_index::spawn(&inner, read_index_requests);
+        compactor::spawn(&inner, garbage_jobs);
+        leases::spawn(&inner);
+        Ok(Engine { inner })
+    }
+
+    /// Reads of what is published, without asking how fresh it is.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
+    }
+
+    /// How far the engine is.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.inner.phase.subscribe()
+    }
+
+    /// The leases there are.
+    pub fn leases(&self) -> &LeaseTable {
+        &self.inner.leases
+    }
+
+    /// The keys on each lease.
+    pub fn attachments(&self) -> &Attachments {
+        &self.inner.attachments
+    }
+
+    /// A state no older than this call: it holds every write answered before, through any instance.
+    pub async fn linearizable(&self) -> Result<Arc<State>, EtcdError> {
+        self.inner.linearizable().await
+    }
+
+    /// A state as it is here and now, once there is one.
+    pub async fn serializable(&self) -> Result<Arc<State>, EtcdError> {
+        self.inner.wait_loaded().await?;
+        Ok(self.inner.reader.snapshot())
+    }
+
+    /// Bytes that JetStream holds for both streams.
+    pub async fn stored_bytes(&self) -> Result<u64, EtcdError> {
+        let (keys, meta) = tokio::join!(
+            self.inner.api.stream_info(&self.inner.bucket.keys),
+            self.inner.api.stream_info(&self.inner.bucket.meta)
+        );
+        let bytes = |info: Result<crate::jetstream::StreamInfo, crate::jetstream::ApiError>| {
+            info.map(|info| info.state.bytes).map_err(|error| EtcdError::Unavailable(error.to_string()))
+        };
+        Ok(bytes(keys)? + bytes(meta)?)
+    }
+
+    /// An id that all instances on the bucket share, made when the bucket was.
+    pub fn cluster_id(&self) -> u64 {
+        self.inner.meta.cluster_id()
+    }
+
+    /// Refuses further calls and lets go of NATS.
+    pub fn stop(&self) {
+        self.inner.phase.send_replace(Phase::Stopped);
+        self.inner.stop.cancel();
+    }
+}
+
+impl Inner {
+    /// Waits until everything is loaded, but not for ever.
+    async fn wait_loaded(&self) -> Result<(), EtcdError> {
+        if *self.phase.borrow() == Phase::Serving {
+            return Ok(());
+        }
+        let mut phase = self.phase.subscribe();
+        let settled = phase.wait_for(|phase| !matches!(phase, Phase::Loading { .. }));
+        match tokio::time::timeout(REQUEST_TIMEOUT, settled).await {
+            Ok(Ok(phase)) if *phase == Phase::Serving => Ok(()),
+            Ok(_) => Err(EtcdError::Stopped),
+            Err(_) => Err(self.not_loaded()),
+        }
+    }
+
+    fn not_loaded(&self) -> EtcdError {
+        let progress = match &*self.phase.borrow() {
+            Phase::Loading { position, target: Some(target) } => {
+                format!("still loading the bucket: {position} of {target} messages")
+            }
+            _ => "still loading the bucket".to_owned(),
+        };
+        let cause = self.following.borrow().as_ref().err().cloned().unwrap_or_default();
+        EtcdError::Unavailable(format!("{progress} ({cause})"))
+    }
+
+    /// Waits until the key stream is followed, no longer than until `deadline`.
+    async fn wait_following(&self, deadline: tokio::time::Instant) -> Result<(), EtcdError> {
+        if self.following.borrow().is_ok() {
+            return Ok(());
+        }
+        let mut following = self.following.subscribe();
+        let up = following.wait_for(Result::is_ok);
+        match tokio::time::timeout_at(deadline, up).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(EtcdError::Stopped),
+            Err(_) => Err(self.unavailable()),
+        }
+    }
+
+    /// Why nothing works at the moment.
+    fn unavailable(&self) -> EtcdError {
+        let link = self.link.borrow().clone();
+        match (&*self.following.borrow(), link) {
+            (_, Link { connected: false, cause, .. }) => {
+                EtcdError::Unavailable(format!("NATS is unreachable: {}", cause.unwrap_or_default()))
+            }
+            (Err(cause), _) => EtcdError::Unavailable(format!("the stream cannot be followed: {cause}")),
+            (Ok(()), _) => EtcdError::Timeout,
+        }
+    }
+
+    async fn linearizable(&self) -> Result<Arc<State>, EtcdError> {
+        self.wait_loaded().await?;
+        if self.settings.sole_writer {
+            // Whatever has been answered was visible here before it was answered, and nobody else writes.
+            self.wait_following(tokio::time::Instant::now() + REQUEST_TIMEOUT).await?;
+            return Ok(self.reader.snapshot());
+        }
+        self.read_index().await
+    }
+
+    fn next_operation(&self) -> u64 {
+        // Relaxed: the numbers only have to differ.
+        self.next_operation.fetch_add(1, Ordering::Relaxed)
+    }
+}

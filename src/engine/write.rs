@@ -1,0 +1,241 @@
+//! Writes: plan on a snapshot, publish with guards, wait for the log.
+
+use super::waiters::Committed;
+use super::{Inner, REQUEST_TIMEOUT};
+use crate::core::{ChangeKind, State};
+use crate::error::EtcdError;
+use crate::jetstream::record::{self, OperationId};
+use crate::jetstream::{Guard, Outgoing, PublishError};
+use crate::proto::etcdserverpb::request_op;
+use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
+use crate::txn::{self, Plan, Planned, Request, Response};
+use crate::types::Sequence;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Pause before another try where nothing was stored.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+impl super::Engine {
+    /// Carries out a request that may write. The answer is given when its revision is visible, or when a state no
+    /// older than this call shows that nothing is to be written.
+    pub async fn execute(&self, request: Request) -> Result<Response, EtcdError> {
+        let inner = &self.inner;
+        let keys = written_keys(&request);
+        let planner = |state: &Arc<State>| txn::plan(state, inner.as_ref(), request.clone());
+        inner.write(&keys, planner).await
+    }
+}
+
+impl txn::LeaseTable for Inner {
+    fn exists(&self, id: crate::types::LeaseId) -> bool {
+        self.leases.get(id).is_some()
+    }
+}
+
+/// What became of one attempt to publish.
+enum Attempt {
+    Committed(Committed),
+    /// A guard did not hold: the plan was made on an old state.
+    Conflict,
+    /// Nothing was stored; the same may work a little later.
+    Again(PublishError),
+    Failed(EtcdError),
+}
+
+/// A guard that a conflict has shown to be wrong: where the store knows nothing of a key, a message may be left whose
+/// removal is still to come, or a tombstone we remember may be gone already.
+type Corrections = HashMap<Bytes, Sequence>;
+
+impl Inner {
+    /// Plans with `planner` on fresh states until the plan is carried out, needs nothing written, or fails.
+    pub(super) async fn write(
+        &self,
+        keys: &[Bytes],
+        planner: impl Fn(&Arc<State>) -> Result<Planned, EtcdError>,
+    ) -> Result<Response, EtcdError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.wait_loaded().await?;
+        let mut held = self.locks.keys(keys.iter()).await;
+        let mut alone = false;
+        let mut fresh = if self.settings.sole_writer { Some(self.linearizable().await?) } else { None };
+        let mut corrections = Corrections::new();
+        loop {
+            let is_fresh = fresh.is_some();
+            let state = fresh.take().unwrap_or_else(|| self.reader.snapshot());
+            let plan = match planner(&state) {
+                Ok(Planned::Write(plan)) => plan,
+                Ok(Planned::Answer(response)) if is_fresh => return Ok(response),
+                Err(error) if is_fresh => return Err(error),
+                Ok(Planned::Answer(_)) | Err(_) => {
+                    fresh = Some(self.linearizable().await?);
+                    continue;
+                }
+            };
+            let needs_stream = plan.whole_stream.is_some() || !plan.guards.is_empty();
+            if needs_stream && !alone {
+                drop(held);
+                held = self.locks.stream().await;
+                alone = true;
+                if self.settings.sole_writer {
+                    fresh = Some(self.linearizable().await?);
+                }
+                continue;
+            }
+            match self.publish(&plan, &state, needs_stream, &corrections, deadline).await {
+                Attempt::Committed(Committed { revision, state }) => {
+                    drop(held);
+                    return plan.answer(revision, &state);
+                }
+                Attempt::Failed(error) => return Err(error),
+                Attempt::Conflict => {
+                    if Instant::now() >= deadline {
+                        return Err(EtcdError::Timeout);
+                    }
+                    let now = self.read_index().await?;
+                    corrections = self.correct(&plan, &now).await?;
+                    fresh = Some(now);
+                }
+                Attempt::Again(error) => {
+                    if Instant::now() + RETRY_PAUSE >= deadline {
+                        return Err(EtcdError::Unavailable(error.to_string()));
+                    }
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                    fresh = Some(self.linearizable().await?);
+                }
+            }
+        }
+    }
+
+    async fn publish(
+        &self,
+        plan: &Plan,
+        state: &State,
+        needs_stream: bool,
+        corrections: &Corrections,
+        deadline: Instant,
+    ) -> Attempt {
+        let operation = OperationId { writer: self.writer_id, operation: self.next_operation() };
+        let stream_guard = needs_stream.then_some(Guard::Stream(state.position));
+        let messages = match self.messages(plan, operation, stream_guard, corrections) {
+            Ok(messages) => messages,
+            Err(error) => return Attempt::Failed(error),
+        };
+        let mut seen = self.pending.expect(operation.operation);
+        let publication = async {
+            let mut messages = messages;
+            if messages.len() == 1 {
+                self.publisher.publish(messages.remove(0)).await
+            } else {
+                self.publisher.publish_batch(&operation.to_string(), messages).await
+            }
+        };
+        let outcome = tokio::select! {
+            // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
+            committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
+            published = publication => published,
+            () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
+        };
+        match outcome {
+            Ok(_) | Err(PublishError::Unknown(_)) => {
+                match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
+                    Ok(Ok(committed)) => Attempt::Committed(committed),
+                    Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
+                    Err(_) => Attempt::Failed(self.unavailable()),
+                }
+            }
+            Err(PublishError::Conflict(_)) => Attempt::Conflict,
+            Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
+            Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
+            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => Attempt::Failed(EtcdError::RequestTooLarge),
+            Err(error @ PublishError::Refused { .. }) => Attempt::Failed(EtcdError::Unavailable(error.to_string())),
+        }
+    }
+
+    fn messages(
+        &self,
+        plan: &Plan,
+        operation: OperationId,
+        stream_guard: Option<Guard>,
+        corrections: &Corrections,
+    ) -> Result<Vec<Outgoing>, EtcdError> {
+        let count = plan.writes.len();
+        let mut stream_guard = stream_guard;
+        let is_stream_guarded = stream_guard.is_some();
+        plan.writes
+            .iter()
+            .enumerate()
+            .map(|(at, write)| {
+                let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
+                let mut headers = vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
+                let payload = match &write.kind {
+                    ChangeKind::Put { value, .. } => value.clone(),
+                    ChangeKind::Delete => {
+                        headers.push((record::KV_OPERATION, "DEL".to_owned()));
+                        Bytes::new()
+                    }
+                };
+                let guard = if is_stream_guarded {
+                    stream_guard.take()
+                } else {
+                    write.guard.map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
+                };
+                Ok(Outgoing { subject, headers, payload, guard, ttl: None })
+            })
+            .collect()
+    }
+
+    /// Finds, for keys that do not live, which message their subjects really end with. Only what the state includes
+    /// already is taken for a correction: a newer message would mean that the key is not what the plan thinks.
+    async fn correct(&self, plan: &Plan, state: &State) -> Result<Corrections, EtcdError> {
+        let mut corrections = Corrections::new();
+        for write in &plan.writes {
+            if state.get(&write.key).is_some() {
+                continue;
+            }
+            let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
+            let last = self
+                .api
+                .last_message(&self.bucket.keys, &subject)
+                .await
+                .map_err(|error| EtcdError::Unavailable(error.to_string()))?
+                .map_or(Sequence::NONE, |message| Sequence(message.seq));
+            if last <= state.position {
+                corrections.insert(write.key.clone(), last);
+            }
+        }
+        Ok(corrections)
+    }
+}
+
+impl From<crate::jetstream::KeyTooLong> for EtcdError {
+    fn from(error: crate::jetstream::KeyTooLong) -> EtcdError {
+        EtcdError::KeyTooLong { size: error.0, limit: crate::jetstream::MAX_SUBJECT_BYTES }
+    }
+}
+
+/// The keys a request may write one by one, in either branch. Ranges are not among them: a request that deletes one
+/// runs alone.
+fn written_keys(request: &Request) -> Vec<Bytes> {
+    let mut keys = Vec::new();
+    match request {
+        Request::Put(put) => keys.push(put.key.clone()),
+        Request::DeleteRange(delete) => keys.push(delete.key.clone()),
+        Request::Txn(txn) => written_by_txn(txn, &mut keys),
+    }
+    keys
+}
+
+fn written_by_txn(txn: &TxnRequest, keys: &mut Vec<Bytes>) {
+    for RequestOp { request } in txn.success.iter().chain(&txn.failure) {
+        match request {
+            Some(request_op::Request::RequestPut(put)) => keys.push(put.key.clone()),
+            Some(request_op::Request::RequestDeleteRange(delete)) => keys.push(delete.key.clone()),
+            Some(request_op::Request::RequestTxn(txn)) => written_by_txn(txn, keys),
+            Some(request_op::Request::RequestRange(_)) | None => {}
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! JetStream's request-reply API, as raw JSON.
+
+use crate::types::Sequence;
+use async_nats::client::RequestErrorKind;
+use async_nats::{Client, HeaderMap, Request};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::time::Duration;
+use thiserror::Error;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a request brought no answer to use.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// JetStream said no.
+    #[error("JetStream: {description} (code {err_code})")]
+    Refused {
+        /// HTTP-like class.
+        code: u16,
+        /// JetStream's own number.
+        err_code: u32,
+        /// Its text.
+        description: String,
+    },
+    /// No answer in time; a request denied by permissions looks the same.
+    #[error("no answer to {0} (is the request permitted?)")]
+    TimedOut(String),
+    /// Nobody listens there: no JetStream in this account, or the stream has no leader.
+    #[error("nobody answers {0}: no JetStream in this NATS account, or the stream has no leader now")]
+    NoResponders(String),
+    /// The connection failed.
+    #[error("{0}")]
+    Connection(String),
+    /// An answer that cannot be read.
+    #[error("unexpected answer to {0}: {1}")]
+    Malformed(String, serde_json::Error),
+}
+
+impl ApiError {
+    /// JetStream's number for "no such stream".
+    pub const STREAM_NOT_FOUND: u32 = 10059;
+    const MESSAGE_NOT_FOUND: u32 = 10037;
+    const NO_MESSAGE: u32 = 10043;
+    const BEYOND_LAST: u32 = 10057;
+
+    /// JetStream's own error number, if it answered with one.
+    pub fn err_code(&self) -> Option<u32> {
+        match self {
+            ApiError::Refused { err_code, .. } => Some(*err_code),
+            _ => None,
+        }
+    }
+}
+
+/// What JetStream says of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StreamInfo {
+    /// When it was created, as the server writes it; another value means another stream.
+    pub created: String,
+    /// Its settings, unread ones included.
+    pub config: Value,
+    /// Its content.
+    pub state: StreamState,
+    /// The server's clock at the answer, RFC 3339.
+    #[serde(default)]
+    pub ts: Option<String>,
+    #[serde(default)]
+    cluster: Option<Cluster>,
+}
+
+/// Content of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StreamState {
+    /// Number of messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The oldest one.
+    pub first_seq: u64,
+    /// The newest position, whether or not a message is there.
+    pub last_seq: u64,
+    /// What the server knows to have lost to damage.
+    #[serde(default)]
+    pub lost: Option<Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Cluster {
+    #[serde(default)]
+    leader: Option<String>,
+}
+
+impl StreamInfo {
+    /// Position of the newest message.
+    pub fn last(&self) -> Sequence {
+        Sequence(self.state.last_seq)
+    }
+
+    /// Whether a leader answered. Members of a group without one answer too, from what they happen to hold.
+    pub fn is_from_leader(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
+    }
+}
+
+/// A message read by its position or subject.
+#[derive(Clone, Debug, Deserialize)]
+pub struct StoredMessage {
+    /// Its position.
+    pub seq: u64,
+    /// When it was stored.
+    pub time: String,
+}
+
+#[derive(Deserialize)]
+struct MessageAnswer {
+    message: StoredMessage,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    #[serde(default)]
+    error: Option<ErrorBody>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: u16,
+    #[serde(default)]
+    err_code: u32,
+    #[serde(default)]
+    description: String,
+}
+
+/// JetStream's API over one connection.
+#[derive(Clone, Debug)]
+pub struct Api {
+    client: Client,
+}
+
+impl Api {
+    /// Requests go through `client`.
+    pub fn new(client: Client) -> Api {
+        Api { client }
+    }
+
+    /// Sends a request below `$JS.API` and reads its answer.
+    pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
+        self.call_with_timeout(request, body, TIMEOUT).await
+    }
+
+    async fn call_with_timeout<T: DeserializeOwned>(
+        &self,
+        request: &str,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<T, ApiError> {
+        let subject = format!("$JS.API.{request}");
+        let payload = if body.is_null() { String::new() } else { body.to_string() };
+        let message = Request::new().payload(payload.into()).timeout(Some(timeout)).headers(HeaderMap::new());
+        let answer =
+            self.client.send_request(subject.clone(), message).await.map_err(|error| match error.kind() {
+                RequestErrorKind::TimedOut => ApiError::TimedOut(subject.clone()),
+                RequestErrorKind::NoResponders => ApiError::NoResponders(subject.clone()),
+                _ => ApiError::Connection(error.to_string()),
+            })?;
+        let malformed = |error| ApiError::Malformed(subject.clone(), error);
+        let refusal: ErrorAnswer = serde_json::from_slice(&answer.payload).map_err(malformed)?;
+        if let Some(ErrorBody { code, err_code, description }) = refusal.error {
+            return Err(ApiError::Refused { code, err_code, description });
+        }
+        serde_json::from_slice(&answer.payload).map_err(malformed)
+    }
+
+    /// Settings and content of a stream.
+    pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
+    }
+
+    /// The message at a position, from the stream's leader; `None` where there is none.
+    pub async fn message(&self, stream: &str, sequence: Sequence) -> Result<Option<StoredMessage>, ApiError> {
+        self.find(stream, &json!({ "seq": sequence.0 })).await
+    }
+
+    /// The newest message of a subject, from the stream's leader.
+    pub async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ApiError> {
+        self.find(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    async fn find(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, ApiError> {
+        match self.call::<MessageAnswer>(&format!("STREAM.MSG.GET.{stream}"), query).await {
+            Ok(answer) => Ok(Some(answer.message)),
+            Err(error)
+                if matches!(
+                    error.err_code(),
+                    Some(ApiError::MESSAGE_NOT_FOUND | ApiError::NO_MESSAGE | ApiError::BEYOND_LAST)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes one message; a message that is gone already counts as removed. Never erases in place: that overwrites
+    /// the block file and is not crash-safe.
+    pub async fn delete_message(&self, stream: &str, sequence: Sequence) -> Result<(), ApiError> {
+        let body = json!({ "seq": sequence.0, "no_erase": true });
+        match self.call::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {
+            Ok(_) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.err_code(),
+                    Some(ApiError::NO_MESSAGE | ApiError::BEYOND_LAST | ApiError::MESSAGE_NOT_FOUND)
+                ) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

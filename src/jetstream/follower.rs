@@ -1,0 +1,409 @@
+//! Follows a stream from a position on, and notices when the stream is no longer the one it followed.
+//!
+//! JetStream has no memory of what a reader has seen. After a power loss a stream can end earlier than it did and then
+//! reuse sequences; a consumer asked to start behind the end just waits, and later delivers the wrong messages
+//! without a word. So before every (re)creation of the consumer, and now and then while it runs, the follower checks
+//! that the stream is the same one, that it reaches at least to where we are, and that the last message we saw is
+//! still what we saw. If not, it says [`Followed::Lost`] and begins again from the first message.
+//!
+//! Progress is the consumer's position, not a message: the stream's last sequence may belong to no message at all.
+
+use super::api::{Api, ApiError, StreamInfo};
+use super::connect::{Connection, Link};
+use crate::types::Sequence;
+use async_nats::{HeaderMap, Message, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// An idle consumer reports its position this often.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Silence after which a consumer counts as gone.
+const SILENCE: Duration = Duration::from_millis(1_750);
+/// Distance of the checks while all is well.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// Messages handed over at once.
+const BATCH: usize = 4096;
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// One message as the consumer delivered it.
+#[derive(Clone, Debug)]
+pub struct RawMessage {
+    /// Position.
+    pub sequence: Sequence,
+    /// Server time it was stored at, nanoseconds since 1970.
+    pub time: i64,
+    /// Subject without the prefix.
+    pub subject: String,
+    /// Headers, if it has any.
+    pub headers: Option<HeaderMap>,
+    /// Content; shares the connection's read buffer.
+    pub payload: Bytes,
+}
+
+/// What a follower reports, in order.
+#[derive(Debug)]
+pub enum Followed {
+    /// A consumer stands. The stream reached to `last` just before it was made.
+    Up {
+        /// The stream's last sequence then.
+        last: Sequence,
+    },
+    /// More messages, ascending.
+    Messages(Vec<RawMessage>),
+    /// There is nothing more up to here.
+    Position(Sequence),
+    /// The stream is not what it was: forget all of it. Everything comes again from its first message.
+    Lost(String),
+    /// No messages for now, and why.
+    Down(String),
+}
+
+/// Where a follower begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// Everything up to here is known.
+    pub position: Sequence,
+}
+
+/// Follows one stream in a task of its own.
+#[derive(Debug)]
+pub struct Follower {
+    api: Api,
+    connection: Connection,
+    stream: String,
+    prefix: String,
+    position: Sequence,
+    created: Option<String>,
+    /// The newest message seen, to recognise the stream by.
+    fingerprint: Option<(Sequence, i64)>,
+    reports: mpsc::Sender<Followed>,
+}
+
+#[derive(Deserialize)]
+struct ConsumerAnswer {
+    name: String,
+    num_pending: u64,
+}
+
+/// A run of the consumer ended.
+enum Break {
+    /// Nobody reads the reports any more.
+    Closed,
+    /// The stream changed.
+    Lost(String),
+    /// Try again.
+    Retry(String),
+}
+
+impl From<ApiError> for Break {
+    fn from(error: ApiError) -> Break {
+        if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) {
+            return Break::Retry(format!("the stream is gone: {error}"));
+        }
+        Break::Retry(error.to_string())
+    }
+}
+
+impl Follower {
+    /// Starts following `stream`, whose subjects begin with `prefix`. The connection should be used for nothing that
+    /// must not wait behind a long replay.
+    pub fn spawn(
+        connection: Connection,
+        stream: &str,
+        prefix: &str,
+        start: Start,
+        capacity: usize,
+    ) -> mpsc::Receiver<Followed> {
+        let (reports, receiver) = mpsc::channel(capacity);
+        let follower = Follower {
+            api: Api::new(connection.client.clone()),
+            connection,
+            stream: stream.to_owned(),
+            prefix: prefix.to_owned(),
+            position: start.position,
+            created: None,
+            fingerprint: None,
+            reports,
+        };
+        tokio::spawn(follower.run());
+        receiver
+    }
+
+    async fn run(mut self) {
+        let mut pause = RETRY_MIN;
+        loop {
+            let began = Instant::now();
+            match self.follow().await {
+                Ok(()) | Err(Break::Closed) => return,
+                Err(Break::Lost(reason)) => {
+                    tracing::error!(target: "jetway::jetstream", stream = self.stream, reason, "the stream is not what it was; loading it afresh");
+                    self.position = Sequence::NONE;
+                    self.fingerprint = None;
+                    self.created = None;
+                    if self.reports.send(Followed::Lost(reason)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(Break::Retry(cause)) => {
+                    tracing::debug!(target: "jetway::jetstream", stream = self.stream, cause, "not following");
+                    if self.reports.send(Followed::Down(cause)).await.is_err() {
+                        return;
+                    }
+                    if began.elapsed() > RETRY_MAX {
+                        pause = RETRY_MIN;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// The epoch check: is this still the stream that we know up to our position?
+    async fn check(&mut self) -> Result<StreamInfo, Break> {
+        let info = self.api.stream_info(&self.stream).await?;
+        if !info.is_from_leader() {
+            return Err(Break::Retry("the stream has no leader".into()));
+        }
+        if let Some(lost) = &info.state.lost {
+            tracing::error!(target: "jetway::jetstream", stream = self.stream, %lost, "NATS reports messages lost to damage in this stream");
+        }
+        match &self.created {
+            Some(created) if *created != info.created => {
+                return Err(Break::Lost(format!("it was created anew at {}", info.created)));
+            }
+            _ => self.created = Some(info.created.clone()),
+        }
+        if info.last() < self.position {
+            return Err(Break::Lost(format!(
+                "it ends at sequence {} and we had seen {}: its tail is lost",
+                info.last(),
+                self.position
+            )));
+        }
+        if let Some((sequence, time)) = self.fingerprint
+            && let Some(message) = self.api.message(&self.stream, sequence).await?
+            && parse_time(&message.time).is_some_and(|stored| stored != time)
+        {
+            return Err(Break::Lost(format!("sequence {sequence} now holds another message")));
+        }
+        Ok(info)
+    }
+
+    async fn follow(&mut self) -> Result<(), Break> {
+        let mut link = self.connection.link.clone();
+        let generation = {
+            let standing = link.wait_for(|link| link.connected).await.map_err(|_| Break::Closed)?;
+            standing.generation
+        };
+        let last = self.check().await?.last();
+        let client = self.connection.client.clone();
+        let inbox = client.new_inbox();
+        let mut messages = client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
+        let consumer = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
+        let config = json!({
+            "stream_name": self.stream,
+            "config": {
+                "name": consumer,
+                "deliver_subject": inbox,
+                "deliver_policy": "by_start_sequence",
+                "opt_start_seq": self.position.next().0,
+                "ack_policy": "none",
+                "replay_policy": "instant",
+                "max_deliver": 1,
+                "mem_storage": true,
+                "num_replicas": 1,
+                "flow_control": true,
+                "idle_heartbeat": HEARTBEAT.as_nanos() as u64,
+                "inactive_threshold": 30_000_000_000_u64,
+            }
+        });
+        let created: ConsumerAnswer =
+            self.api.call(&format!("CONSUMER.CREATE.{}.{consumer}", self.stream), &config).await?;
+        self.report(Followed::Up { last }).await?;
+        if created.num_pending == 0 {
+            self.advance(last).await?;
+        }
+        let outcome = self.consume(&mut messages, last, generation).await;
+        // Best effort: an abandoned consumer takes itself away when it finds nobody listening.
+        let api = self.api.clone();
+        let delete = format!("CONSUMER.DELETE.{}.{}", self.stream, created.name);
+        tokio::spawn(async move {
+            if let Err(error) = api.call::<serde_json::Value>(&delete, &serde_json::Value::Null).await {
+                tracing::debug!(target: "jetway::jetstream", %error, "consumer left behind");
+            }
+        });
+        outcome
+    }
+
+    async fn consume(&mut self, messages: &mut Subscriber, last: Sequence, generation: u64) -> Result<(), Break> {
+        let mut link = self.connection.link.clone();
+        let mut expected_delivery = 1;
+        let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let first = tokio::select! {
+                biased;
+                message = tokio::time::timeout(SILENCE, messages.next()) => match message {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return Err(Break::Retry("the subscription ended".into())),
+                    Err(_) => return Err(Break::Retry("no heartbeat from the consumer".into())),
+                },
+                broken = broken(&mut link, generation) => return Err(broken),
+                _ = check.tick() => {
+                    self.check().await?;
+                    continue;
+                }
+                () = self.reports.closed() => return Err(Break::Closed),
+            };
+            let mut batch = Vec::new();
+            let mut position = None;
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match self.take(message, &mut expected_delivery).await? {
+                    Taken::Message(message, pending) => {
+                        self.position = message.sequence;
+                        self.fingerprint = Some((message.sequence, message.time));
+                        batch.push(message);
+                        if pending == 0 && self.position < last {
+                            // What lies between the last message and the end we saw before is gone for good.
+                            self.position = last;
+                            position = Some(last);
+                        }
+                    }
+                    Taken::Position(at) if at > self.position => {
+                        self.position = at;
+                        position = Some(at);
+                    }
+                    Taken::Position(_) | Taken::Nothing => {}
+                }
+                next = if batch.len() < BATCH { messages.next().now_or_never().flatten() } else { None };
+            }
+            if !batch.is_empty() {
+                self.report(Followed::Messages(batch)).await?;
+            }
+            if let Some(position) = position {
+                self.report(Followed::Position(position)).await?;
+            }
+        }
+    }
+
+    async fn take(&self, message: Message, expected_delivery: &mut u64) -> Result<Taken, Break> {
+        if let Some(status) = message.status {
+            if status.as_u16() != 100 {
+                return Err(Break::Retry(format!("consumer status {status}: {:?}", message.description)));
+            }
+            let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name));
+            let stalled = header("Nats-Consumer-Stalled").map(|subject| subject.as_str().to_owned());
+            if let Some(subject) = message.reply.as_ref().map(ToString::to_string).or(stalled) {
+                let answered = self.connection.client.publish(subject, Bytes::new()).await;
+                answered.map_err(|error| Break::Retry(error.to_string()))?;
+                return Ok(Taken::Nothing);
+            }
+            let number = |name: &str| header(name).and_then(|value| value.as_str().parse::<u64>().ok());
+            if number("Nats-Last-Consumer").is_some_and(|delivered| delivered + 1 != *expected_delivery) {
+                return Err(Break::Retry("deliveries are missing".into()));
+            }
+            return Ok(number("Nats-Last-Stream").map_or(Taken::Nothing, |last| Taken::Position(Sequence(last))));
+        }
+        let delivery = message.reply.as_deref().and_then(Delivery::parse);
+        let Some(delivery) = delivery else {
+            return Err(Break::Retry("a message without delivery data".into()));
+        };
+        if delivery.number != *expected_delivery {
+            return Err(Break::Retry("deliveries are missing".into()));
+        }
+        *expected_delivery += 1;
+        let subject = message.subject.strip_prefix(self.prefix.as_str()).unwrap_or_default().to_owned();
+        let Delivery { sequence, time, pending, .. } = delivery;
+        let Message { headers, payload, .. } = message;
+        Ok(Taken::Message(RawMessage { sequence, time, subject, headers, payload }, pending))
+    }
+
+    async fn advance(&mut self, to: Sequence) -> Result<(), Break> {
+        if to > self.position {
+            self.position = to;
+            self.report(Followed::Position(to)).await?;
+        }
+        Ok(())
+    }
+
+    async fn report(&self, report: Followed) -> Result<(), Break> {
+        self.reports.send(report).await.map_err(|_| Break::Closed)
+    }
+}
+
+/// Waits until the connection is not the one of `generation` any more.
+async fn broken(link: &mut watch::Receiver<Link>, generation: u64) -> Break {
+    match link.wait_for(|link| !link.connected || link.generation != generation).await {
+        Ok(link) => Break::Retry(link.cause.clone().unwrap_or_else(|| "NATS reconnected".into())),
+        Err(_) => Break::Closed,
+    }
+}
+
+enum Taken {
+    Message(RawMessage, u64),
+    Position(Sequence),
+    Nothing,
+}
+
+/// What the reply subject of a delivery tells.
+struct Delivery {
+    sequence: Sequence,
+    number: u64,
+    time: i64,
+    pending: u64,
+}
+
+impl Delivery {
+    /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<number>.<time>.<pending>`, or the longer form that has
+    /// domain and account in front of the stream.
+    fn parse(reply: &str) -> Option<Delivery> {
+        let tokens: Vec<&str> = reply.split('.').collect();
+        let at = match tokens.len() {
+            9 => 5,
+            11.. => 7,
+            _ => return None,
+        };
+        let number = |at: usize| tokens.get(at)?.parse::<u64>().ok();
+        Some(Delivery {
+            sequence: Sequence(number(at)?),
+            number: number(at + 1)?,
+            time: number(at + 2)? as i64,
+            pending: number(at + 3)?,
+        })
+    }
+}
+
+/// Nanoseconds since 1970 of an RFC 3339 time in UTC, the form in which JetStream writes times.
+pub(super) fn parse_time(text: &str) -> Option<i64> {
+    use time::format_description::well_known::Rfc3339;
+    let time = time::OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_delivery_subjects_are_read() {
+        for reply in ["$JS.ACK.S.c.1.17.3.1700.9", "$JS.ACK.dom.acct.S.c.1.17.3.1700.9", "$JS.ACK._.acct.S.c.1.17.3.1700.9.xyz"] {
+            let delivery = Delivery::parse(reply).expect(reply);
+            assert_eq!((delivery.sequence, delivery.number, delivery.time, delivery.pending), (Sequence(17), 3, 1700, 9));
+        }
+        assert!(Delivery::parse("_INBOX.x").is_none());
+    }
+
+    #[test]
+    fn times_are_exact_to_the_nanosecond() {
+        assert_eq!(parse_time("1970-01-01T00:00:01.000000002Z"), Some(1_000_000_002));
+        assert_eq!(parse_time("yesterday"), None);
+    }
+}

@@ -1,0 +1,153 @@
+//! Sequences to revisions: the one place where the two meet.
+//!
+//! Every sequence spends one revision, whether or not a message is there, with two exceptions: the messages of a
+//! complete batch before its last one, and read barriers. A step says from which sequence on how many sequences have
+//! spent none, so `revision = sequence - offset`, and the map is monotone. All messages of a batch come out at the
+//! revision of its last message.
+//!
+//! Above the compaction floor the steps follow from the messages. At and below it messages vanish, so the steps that
+//! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]).
+
+use crate::types::{Revision, Sequence};
+
+/// From this sequence on, so many sequences have spent no revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// First sequence that the offset holds for.
+    pub from: Sequence,
+    /// Sequence minus revision.
+    pub offset: u64,
+}
+
+/// The map, as far as messages have been seen.
+#[derive(Clone, Debug, Default)]
+pub struct RevisionMap {
+    steps: Vec<Step>,
+}
+
+impl RevisionMap {
+    /// A map that begins with the steps of a floor record.
+    pub fn new(steps: Vec<Step>) -> RevisionMap {
+        debug_assert!(steps.is_sorted_by(|a, b| a.from < b.from && a.offset != b.offset));
+        RevisionMap { steps }
+    }
+
+    fn offset(&self, sequence: Sequence) -> u64 {
+        match self.steps.partition_point(|step| step.from <= sequence) {
+            0 => 0,
+            at => self.steps[at - 1].offset,
+        }
+    }
+
+    /// The revision that a message at `sequence` belongs to, and that the store is at when everything up to it is
+    /// applied.
+    pub fn revision(&self, sequence: Sequence) -> Revision {
+        Revision((sequence.0 - self.offset(sequence)) as i64)
+    }
+
+    /// The last sequence whose revision is at most `revision`, among the sequences up to `position`.
+    pub fn last_sequence(&self, revision: Revision, position: Sequence) -> Sequence {
+        let (mut low, mut high) = (0, position.0);
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if self.revision(Sequence(middle)) <= revision {
+                low = middle;
+            } else {
+                high = middle - 1;
+            }
+        }
+        Sequence(low)
+    }
+
+    /// Records that `count` messages from `first` on are one complete batch: all of them make one revision.
+    pub fn batch(&mut self, first: Sequence, count: u64) {
+        for at in 1..count {
+            self.spend_nothing(Sequence(first.0 + at));
+        }
+    }
+
+    /// Records that the message at `sequence`, the newest so far, spends no revision.
+    pub fn spend_nothing(&mut self, sequence: Sequence) {
+        let offset = self.offset(sequence) + 1;
+        debug_assert!(self.steps.last().is_none_or(|last| last.from < sequence));
+        self.steps.push(Step { from: sequence, offset });
+    }
+
+    /// Whether any step lies at or below `sequence`; where none does, no steps need to be carried.
+    pub fn has_steps(&self, sequence: Sequence) -> bool {
+        self.steps.first().is_some_and(|step| step.from <= sequence)
+    }
+
+    /// The fewest steps that give each of `survivors` (ascending) and `floor` itself the revisions they have now.
+    pub fn steps_for(&self, survivors: impl Iterator<Item = Sequence>, floor: Sequence) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for sequence in survivors.take_while(|sequence| *sequence < floor).chain([floor]) {
+            let offset = self.offset(sequence);
+            if offset != steps.last().map_or(0, |last| last.offset) {
+                steps.push(Step { from: sequence, offset });
+            }
+        }
+        steps
+    }
+
+    /// Replaces what lies at or below `floor` by the steps of a floor record.
+    pub fn prune(&mut self, floor: Sequence, mut steps: Vec<Step>) {
+        let above = self.steps.partition_point(|step| step.from <= floor);
+        steps.extend_from_slice(&self.steps[above..]);
+        self.steps = steps;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn revisions(map: &RevisionMap, sequences: impl Iterator<Item = u64>) -> Vec<i64> {
+        sequences.map(|sequence| map.revision(Sequence(sequence)).0).collect()
+    }
+
+    #[test]
+    fn single_writes_keep_revision_and_sequence_equal() {
+        assert_eq!(revisions(&RevisionMap::default(), 2..6), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_batch_makes_one_revision_and_a_barrier_none() {
+        let mut map = RevisionMap::default();
+        map.batch(Sequence(4), 3);
+        map.spend_nothing(Sequence(8));
+        assert_eq!(revisions(&map, 2..11), [2, 3, 4, 4, 4, 5, 5, 6, 7]);
+        assert_eq!(map.last_sequence(Revision(4), Sequence(10)), Sequence(6));
+        assert_eq!(map.last_sequence(Revision(5), Sequence(10)), Sequence(8));
+        assert_eq!(map.last_sequence(Revision(9), Sequence(10)), Sequence(10));
+    }
+
+    proptest! {
+        #[test]
+        fn pruning_changes_no_survivor_and_nothing_above(
+            shape in prop::collection::vec((0u8..3, 2u64..5), 1..60),
+            keep in prop::collection::vec(any::<bool>(), 300),
+            cut in 0usize..60,
+        ) {
+            let mut map = RevisionMap::default();
+            let mut next = 2;
+            let mut ends = vec![1];
+            for (kind, count) in shape {
+                match kind {
+                    0 => next += 1,
+                    1 => { map.batch(Sequence(next), count); next += count; }
+                    _ => { map.spend_nothing(Sequence(next)); next += 1; }
+                }
+                ends.push(next - 1);
+            }
+            let floor = Sequence(ends[cut.min(ends.len() - 1)]);
+            let survivors: Vec<_> = (2..floor.0).filter(|s| keep[*s as usize]).map(Sequence).collect();
+            let mut pruned = map.clone();
+            pruned.prune(floor, map.steps_for(survivors.iter().copied(), floor));
+            for sequence in survivors.into_iter().chain((floor.0..next + 5).map(Sequence)) {
+                prop_assert_eq!(pruned.revision(sequence), map.revision(sequence), "at {}", sequence);
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Which keys hang on which lease, by each key's newest version.
+
+use crate::types::LeaseId;
+use bytes::Bytes;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Written by the applier, read by lease calls; never on the path of a read or a watch.
+#[derive(Clone, Debug, Default)]
+pub struct Attachments {
+    keys: Arc<Mutex<HashMap<LeaseId, BTreeSet<Bytes>>>>,
+}
+
+impl Attachments {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, BTreeSet<Bytes>>> {
+        // Each change is complete before the lock is let go, so a panic elsewhere leaves nothing half done.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A key that hung on `from` hangs on `to` now; either may be no lease.
+    pub fn moved(&self, key: &Bytes, from: LeaseId, to: LeaseId) {
+        if !from.is_some() && !to.is_some() {
+            return;
+        }
+        let mut keys = self.lock();
+        if from != to
+            && let Some(attached) = keys.get_mut(&from)
+        {
+            attached.remove(key);
+            if attached.is_empty() {
+                keys.remove(&from);
+            }
+        }
+        if to.is_some() {
+            keys.entry(to).or_default().insert(key.clone());
+        }
+    }
+
+    /// The keys of a lease, ascending.
+    pub fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
+        self.lock().get(&lease).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Every lease that keys hang on.
+    pub fn leases(&self) -> Vec<LeaseId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_hangs_on_its_newest_lease_only() {
+        let attachments = Attachments::default();
+        let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+        attachments.moved(&a, LeaseId::NONE, LeaseId(1));
+        attachments.moved(&b, LeaseId::NONE, LeaseId(1));
+        attachments.moved(&a, LeaseId(1), LeaseId(1));
+        assert_eq!(attachments.keys(LeaseId(1)), [a.clone(), b.clone()]);
+        attachments.moved(&a, LeaseId(1), LeaseId(2));
+        attachments.moved(&b, LeaseId(1), LeaseId::NONE);
+        assert_eq!(attachments.keys(LeaseId(1)), [] as [Bytes; 0]);
+        assert_eq!(attachments.leases(), [LeaseId(2)]);
+    }
+}

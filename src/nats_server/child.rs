@@ -1,0 +1,140 @@
+//! One nats-server process: spawned so that it cannot outlive the supervisor (N3, N4), signalled, and waited for.
+
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::net::unix::pipe;
+use tokio::process::{Child as Process, Command};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Ending;
+use super::data_dir::StoreLock;
+use super::log::{self, Tail};
+
+#[derive(Debug)]
+pub(super) struct Child {
+    process: Process,
+    pid: u32,
+    tail: Tail,
+    log: JoinHandle<()>,
+}
+
+impl Child {
+    /// Starts the binary. Must be called on the supervisor thread: the parent-death signal is tied to the calling thread.
+    pub(super) fn spawn(
+        binary: &Path,
+        config: &Path,
+        store_lock: StoreLock,
+        write_error: watch::Sender<Option<String>>,
+    ) -> io::Result<Self> {
+        let (log_reader, log_writer) = io::pipe()?;
+        let mut command = Command::new(binary);
+        command
+            .arg("-c")
+            .arg(config)
+            // The reading end of its own log. nats-server reads no input; but when jetway is killed, and with it the only
+            // other reader, a Go program that writes to its standard error dies of SIGPIPE: it would die while logging
+            // that it was asked to stop, instead of stopping cleanly. The pipe has room for those lines.
+            .stdin(Stdio::from(log_reader.try_clone()?))
+            .stdout(Stdio::from(store_lock.into_file()))
+            .stderr(Stdio::from(log_writer))
+            .process_group(0);
+        let parent = std::process::id();
+        let die_with_parent = move || die_with(parent);
+        #[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
+        // SAFETY: the closure makes two system calls that are async-signal-safe and touches no memory of the parent: it
+        // takes no lock and allocates nothing, not for its errors either (they are made from numbers).
+        unsafe {
+            command.pre_exec(die_with_parent)
+        };
+        let process = command.spawn()?;
+        let pid = process.id().expect("a process that was not waited for has an id");
+        let tail = Tail::default();
+        let lines = pipe::Receiver::from_owned_fd(log_reader.into())?;
+        let log = tokio::spawn(log::forward(lines, tail.clone(), write_error));
+        Ok(Self { process, pid, tail, log })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// Waits for its end, and then for its last lines. Cancel-safe; may be called again.
+    pub(super) async fn ended(&mut self) -> String {
+        /// A process that the child left behind could hold the log open; nats-server starts none.
+        const LAST_LINES: Duration = Duration::from_secs(2);
+        let status = self.process.wait().await;
+        if !self.log.is_finished() {
+            tokio::time::timeout(LAST_LINES, &mut self.log).await.ok();
+        }
+        match status {
+            Ok(status) => describe(status),
+            Err(error) => format!("its end could not be waited for: {error}"),
+        }
+    }
+
+    /// Asks it to stop and waits; kills it after `patience`. Cancel-safe; may be called again.
+    pub(super) async fn stop(&mut self, patience: Duration) -> Ending {
+        const REPORT: Duration = Duration::from_secs(5);
+        let started = Instant::now();
+        // Until it is waited for, its pid cannot be given to another process. Signalling one that has ended is no error.
+        signal(self.pid, libc::SIGTERM).ok();
+        while started.elapsed() < patience {
+            let wait = REPORT.min(patience.saturating_sub(started.elapsed()));
+            if tokio::time::timeout(wait, self.ended()).await.is_ok() {
+                return Ending::Clean;
+            }
+            tracing::info!(
+                pid = self.pid,
+                "waiting for nats-server to stop, {} s so far",
+                started.elapsed().as_secs()
+            );
+        }
+        tracing::error!(pid = self.pid, "nats-server did not stop within {patience:?}; killing it");
+        self.process.start_kill().ok();
+        self.ended().await;
+        Ending::Killed
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (_, Some(signal)) => format!("killed by signal {signal}"),
+        _ => status.to_string(),
+    }
+}
+
+/// Runs in the child between fork and exec: has the kernel send it SIGTERM when the thread that forked it ends. SIGTERM, not
+/// SIGKILL: a killed jetway still gets a clean stop of its store.
+fn die_with(parent: u32) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "prctl has no counterpart in std")]
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
+    let outcome = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) };
+    if outcome != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A parent that ended before the call above sends nothing any more.
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+/// Sends a signal to one process.
+pub(super) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
+    #[expect(unsafe_code, reason = "kill has no counterpart in std")]
+    // SAFETY: kill touches no memory; `pid` is positive, so that it means one process.
+    let outcome = unsafe { libc::kill(pid, signal) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,318 @@
+//! The data directory: its locks (N1, N2), the mode of its store (N5) and the room that is left.
+
+use std::ffi::CString;
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::Error;
+use super::child;
+
+#[derive(Debug)]
+pub(super) struct DataDir {
+    /// Absolute, without symbolic links: it is compared with the command line of a process.
+    path: PathBuf,
+    /// Held for as long as this lives (N1). The file stays: removing it would let two holders lock two files.
+    _lock: File,
+}
+
+/// The right to run a server on the store (N2). Handed to the child as its standard output, and so released by the kernel
+/// when the child is gone. Opened read-only, so that nothing the child prints can overwrite the record inside.
+#[derive(Debug)]
+pub(super) struct StoreLock(File);
+
+impl StoreLock {
+    pub(super) fn into_file(self) -> File {
+        self.0
+    }
+}
+
+/// How a store is run (N5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Standalone,
+    Clustered,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Clustered => "clustered",
+        }
+    }
+}
+
+impl DataDir {
+    /// Creates the directory if need be and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |action| move |source| Error::DataDir { action, path: path.to_owned(), source };
+        if !path.is_dir() {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(failed("create the data directory"))?;
+            }
+            DirBuilder::new().mode(0o700).create(path).map_err(failed("create the data directory"))?;
+        }
+        let path = path.canonicalize().map_err(failed("open the data directory"))?;
+        if path.to_str().is_none() {
+            return Err(Error::PathNotText { path });
+        }
+        let lock_path = path.join("jetway.lock");
+        let mut lock = private_file().truncate(false).open(&lock_path).map_err(failed("write to"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&lock_path).unwrap_or_default();
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "unknown" } else { holder }.to_owned();
+                return Err(Error::Locked { path, holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        }
+        lock.set_len(0).map_err(failed("write to"))?;
+        writeln!(lock, "{}", std::process::id()).map_err(failed("write to"))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.path.join("nats-server.conf")
+    }
+
+    /// JetStream appends `jetstream/` to it.
+    pub(super) fn store_path(&self) -> PathBuf {
+        self.path.join("nats")
+    }
+
+    fn store_lock_path(&self) -> PathBuf {
+        self.path.join("nats-server.lock")
+    }
+
+    pub(super) fn error(&self, action: &'static str, path: &Path, source: io::Error) -> Error {
+        debug_assert!(path.starts_with(&self.path));
+        Error::DataDir { action, path: path.to_owned(), source }
+    }
+
+    /// Writes a file that only this user may read, replacing one that may have had other permissions.
+    pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
+        let replace = || {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            private_file().create_new(true).open(path)?.write_all(text.as_bytes())
+        };
+        replace().map_err(|source| self.error("write", path, source))
+    }
+
+    /// Removes the ports files of servers that were killed. Best effort: a reader looks for one process's file only.
+    pub(super) fn remove_ports_files(&self) {
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "ports") {
+                fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+
+    /// Records how the store is run, or refuses to run it the other way (N5).
+    pub(super) fn claim_mode(&self, wanted: Mode) -> Result<(), Error> {
+        let path = self.path.join("mode");
+        let recorded = match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.mode_of_store(),
+            Err(source) => return Err(self.error("read", &path, source)),
+        };
+        match recorded {
+            Some(recorded) if recorded != wanted.name() => {
+                Err(Error::ModeMismatch { path: self.path.clone(), recorded, wanted: wanted.name().into() })
+            }
+            _ => self.write_private(&path, &format!("{}\n", wanted.name())),
+        }
+    }
+
+    /// What an existing store without a record looks like: a clustered server keeps its Raft groups in it.
+    fn mode_of_store(&self) -> Option<String> {
+        let store = self.store_path().join("jetstream");
+        let mode = if store.join("$SYS/_js_").exists() { Mode::Clustered } else { Mode::Standalone };
+        store.exists().then(|| mode.name().to_owned())
+    }
+
+    /// Takes the store's lock. A server left over from an earlier jetway holds it for as long as it writes its index: it
+    /// is asked to stop, and killed after `patience`.
+    pub(super) async fn lock_store(&self, patience: Duration) -> Result<StoreLock, Error> {
+        const POLL: Duration = Duration::from_millis(20);
+        /// A killed process is gone once the kernel has torn it down; longer means it hangs in the kernel.
+        const AFTER_KILL: Duration = Duration::from_secs(10);
+
+        let path = self.store_lock_path();
+        let failed = |source| self.error("lock", &path, source);
+        private_file().truncate(false).open(&path).map_err(failed)?;
+        let file = File::open(&path).map_err(failed)?;
+        let started = Instant::now();
+        let (mut asked, mut killed) = (false, false);
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(StoreLock(file)),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            let holder = Holder::read(&path);
+            let ours = holder.as_ref().filter(|holder| holder.is_running(&self.config_path()));
+            if !asked {
+                asked = true;
+                let pid = ours.map(|holder| holder.pid);
+                tracing::warn!(
+                    pid,
+                    "a nats-server of an earlier jetway still holds the store; waiting for its end"
+                );
+                if let Some(holder) = ours {
+                    child::signal(holder.pid, libc::SIGTERM).ok();
+                }
+            }
+            if !killed && started.elapsed() >= patience {
+                killed = true;
+                if let Some(holder) = ours {
+                    tracing::error!(pid = holder.pid, "it did not end within {patience:?}; killing it");
+                    child::signal(holder.pid, libc::SIGKILL).ok();
+                }
+            }
+            if started.elapsed() >= patience + AFTER_KILL {
+                let holder = holder.map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
+                return Err(Error::StoreHeld { lock: path, holder, after: started.elapsed() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Records in the store's lock file which process holds it.
+    pub(super) fn record_holder(&self, pid: u32) -> io::Result<()> {
+        let start_ticks = start_ticks(pid).unwrap_or_default();
+        let mut file = private_file().truncate(true).open(self.store_lock_path())?;
+        writeln!(file, "{pid} {start_ticks}")
+    }
+
+    /// Bytes an ordinary user may still write on the file system, or `None` if it does not say.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let path = CString::new(self.path.as_os_str().as_bytes()).ok()?;
+        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+        #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
+        // SAFETY: `path` is a NUL-terminated string and `stat` has room for one struct; both outlive the call.
+        let outcome = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+        if outcome != 0 {
+            return None;
+        }
+        #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
+        // SAFETY: statvfs returned 0, so it has filled the struct.
+        let stat = unsafe { stat.assume_init() };
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Bytes in the files of the store; a file that vanishes meanwhile counts nothing.
+    pub(super) fn store_bytes(&self) -> u64 {
+        fn walk(dir: &Path) -> u64 {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            let bytes_of = |entry: fs::DirEntry| match entry.metadata() {
+                Ok(meta) if meta.is_dir() => walk(&entry.path()),
+                Ok(meta) => meta.len(),
+                Err(_) => 0,
+            };
+            entries.map(bytes_of).sum()
+        }
+        walk(&self.store_path())
+    }
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(0o600);
+    options
+}
+
+/// The process that the store's lock file names. A pid alone may have been given to another process since: the start time
+/// and the command line must fit too.
+#[derive(Debug)]
+struct Holder {
+    pid: u32,
+    start_ticks: u64,
+}
+
+impl Holder {
+    fn read(path: &Path) -> Option<Self> {
+        let text = fs::read_to_string(path).ok()?;
+        let (pid, start_ticks) = text.trim().split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, start_ticks: start_ticks.parse().ok()? })
+    }
+
+    fn is_running(&self, config: &Path) -> bool {
+        let command_line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let names_config =
+            command_line.split(|&byte| byte == 0).any(|arg| arg == config.as_os_str().as_bytes());
+        names_config && start_ticks(self.pid) == Some(self.start_ticks)
+    }
+}
+
+/// When a process started, in clock ticks since boot.
+fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name, in parentheses, may itself hold spaces and parentheses. The start time is field 22 of all, the
+    // twentieth after the name.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_locked_directory_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let refused = DataDir::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&refused, Error::Locked { holder, .. } if *holder == std::process::id().to_string()),
+            "{refused}"
+        );
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn the_directory_is_created_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = dir.path().join("parent/data");
+        DataDir::open(&wanted).unwrap();
+        assert_eq!(wanted.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_store_keeps_the_mode_it_was_created_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        data.claim_mode(Mode::Standalone).unwrap();
+        data.claim_mode(Mode::Standalone).unwrap();
+        let refused = data.claim_mode(Mode::Clustered).unwrap_err().to_string();
+        assert!(
+            refused.contains("created standalone") && refused.contains("delete its streams"),
+            "{refused}"
+        );
+
+        fs::remove_file(dir.path().join("mode")).unwrap();
+        fs::create_dir_all(dir.path().join("nats/jetstream/$SYS/_js_")).unwrap();
+        data.claim_mode(Mode::Standalone).unwrap_err();
+        data.claim_mode(Mode::Clustered).unwrap();
+    }
+
+    #[test]
+    fn another_process_is_not_taken_for_the_holder() {
+        let me = std::process::id();
+        let holder = Holder { pid: me, start_ticks: start_ticks(me).unwrap() };
+        assert!(!holder.is_running(Path::new("/no/such/nats-server.conf")));
+    }
+}

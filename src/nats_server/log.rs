@@ -1,0 +1,178 @@
+//! The child's log lines: forwarded to `tracing`, remembered for error texts, and watched for a store that can no longer
+//! be written.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::sync::watch;
+
+/// Lines kept for error texts.
+const KEPT: usize = 50;
+/// Lines shown in an error text.
+const SHOWN: usize = 8;
+
+/// In rising order of weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Splits `[<pid>] [INF] text`. A line without a mark comes from the Go runtime or the configuration parser, which write
+/// only when all is lost.
+fn parse(line: &str) -> (Level, &str) {
+    const MARKS: [(&str, Level); 6] = [
+        ("[INF]", Level::Info),
+        ("[WRN]", Level::Warn),
+        ("[ERR]", Level::Error),
+        ("[FTL]", Level::Error),
+        ("[DBG]", Level::Debug),
+        ("[TRC]", Level::Trace),
+    ];
+    let after_pid =
+        line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, rest)| rest);
+    for (mark, level) in MARKS {
+        if let Some(text) = after_pid.strip_prefix(mark) {
+            return (level, text.strip_prefix(' ').unwrap_or(text));
+        }
+    }
+    (Level::Error, line)
+}
+
+/// Whether the line says that a store refuses writes from now on.
+fn is_write_error(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["critical write error", "no space left on device", "disk quota exceeded", "will be disabled"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
+/// The last lines of one run of the child.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tail(Arc<Mutex<VecDeque<(Level, String)>>>);
+
+impl Tail {
+    fn push(&self, level: Level, text: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == KEPT {
+            lines.pop_front();
+        }
+        lines.push_back((level, text.to_owned()));
+    }
+
+    /// The newest complaints; empty if there are none.
+    pub(super) fn complaints(&self) -> String {
+        self.newest(Level::Warn)
+    }
+
+    /// The newest complaints, or the newest lines if there are none.
+    pub(super) fn summary(&self) -> String {
+        [Level::Warn, Level::Trace]
+            .into_iter()
+            .map(|least| self.newest(least))
+            .find(|text| !text.is_empty())
+            .unwrap_or_else(|| "(it logged nothing)".into())
+    }
+
+    fn newest(&self, least: Level) -> String {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let chosen: Vec<&str> =
+            lines.iter().filter(|(level, _)| *level >= least).map(|(_, text)| text.as_str()).collect();
+        chosen[chosen.len().saturating_sub(SHOWN)..].join("; ")
+    }
+
+    pub(super) fn last(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).back().map(|(_, text)| text.clone())
+    }
+
+    pub(super) fn mentions(&self, text: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|(_, line)| line.contains(text))
+    }
+}
+
+/// Reads lines until the child closes its end.
+pub(super) async fn forward(
+    lines: impl AsyncRead + Unpin,
+    tail: Tail,
+    write_error: watch::Sender<Option<String>>,
+) {
+    let mut lines = BufReader::new(lines);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match lines.read_until(b'\n', &mut line).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the log of nats-server any more");
+                return;
+            }
+        }
+        let line = String::from_utf8_lossy(&line);
+        let (level, text) = parse(line.trim_end());
+        // The start banner, drawn in lines and bars.
+        if !text.contains(|c: char| c.is_ascii_alphanumeric()) {
+            continue;
+        }
+        tail.push(level, text);
+        match level {
+            Level::Trace => tracing::trace!(target: "nats_server", "{text}"),
+            Level::Debug => tracing::debug!(target: "nats_server", "{text}"),
+            Level::Info => tracing::info!(target: "nats_server", "{text}"),
+            Level::Warn => tracing::warn!(target: "nats_server", "{text}"),
+            Level::Error => tracing::error!(target: "nats_server", "{text}"),
+        }
+        if level >= Level::Warn && is_write_error(text) {
+            // The first line names the file and the reason; what follows from it says less.
+            write_error.send_if_modified(|error| {
+                let first = error.is_none();
+                error.get_or_insert_with(|| text.to_owned());
+                first
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_read_from_the_marks() {
+        assert_eq!(parse("[12] [INF] Server is ready"), (Level::Info, "Server is ready"));
+        assert_eq!(parse("[12] [FTL] no"), (Level::Error, "no"));
+        assert_eq!(parse("[12] [DBG] [x] y"), (Level::Debug, "[x] y"));
+        assert_eq!(
+            parse("nats-server: a.conf:1:2: unknown field"),
+            (Level::Error, "nats-server: a.conf:1:2: unknown field")
+        );
+        assert_eq!(parse("[12] [INF]"), (Level::Info, ""));
+        assert_eq!(parse(""), (Level::Error, ""));
+    }
+
+    #[tokio::test]
+    async fn complaints_come_first_and_write_errors_are_noticed() {
+        let text = "[1] [INF] Starting\n[1] [INF]  _ |\n[1] [ERR] JetStream resource: critical write error: no space\n[1] [INF] Bye\n";
+        let (tail, (write_error, noticed)) = (Tail::default(), watch::channel(None));
+        forward(text.as_bytes(), tail.clone(), write_error).await;
+        assert_eq!(tail.summary(), "JetStream resource: critical write error: no space");
+        assert_eq!(tail.last().as_deref(), Some("Bye"));
+        assert_eq!(noticed.borrow().as_deref(), Some("JetStream resource: critical write error: no space"));
+    }
+
+    #[test]
+    fn only_the_newest_lines_are_kept() {
+        let tail = Tail::default();
+        for number in 0..2 * KEPT {
+            tail.push(Level::Info, &number.to_string());
+        }
+        assert!(!tail.mentions(&(KEPT - 1).to_string()) && tail.mentions(&KEPT.to_string()));
+        assert_eq!(tail.summary().split("; ").count(), SHOWN);
+        assert_eq!(tail.complaints(), "");
+        assert_eq!(Tail::default().summary(), "(it logged nothing)");
+    }
+}

@@ -1,0 +1,67 @@
+//! Knowing when the child serves: it writes its ports file once its listener is open, which it opens after JetStream has
+//! recovered, and says in its first line whether it has JetStream.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::TcpStream;
+
+/// What the first line of a server says, as far as it matters here.
+#[derive(Debug, Deserialize)]
+struct Info {
+    #[serde(default)]
+    jetstream: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Ports {
+    nats: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    Serving { port: u16 },
+    WithoutJetStream,
+}
+
+/// Waits until the process serves. Never gives up: the caller watches the process and the clock.
+pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
+    const POLL: Duration = Duration::from_millis(10);
+    loop {
+        if let Some(port) = port_of(dir, pid) {
+            match tokio::time::timeout(Duration::from_secs(5), first_line(port)).await {
+                Ok(Ok(Info { jetstream: true })) => return Ready::Serving { port },
+                Ok(Ok(_)) => return Ready::WithoutJetStream,
+                Ok(Err(error)) => tracing::debug!(%error, port, "nats-server does not answer yet"),
+                Err(_) => tracing::debug!(port, "nats-server does not answer yet"),
+            }
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// The port in the process's ports file. The file is named after the executable, which may be a link or a script, so only
+/// its end is looked at; it is not written atomically, so one that cannot be parsed is read again.
+fn port_of(dir: &Path, pid: u32) -> Option<u16> {
+    let end = format!("_{pid}.ports");
+    let file = std::fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().ends_with(&end))?;
+    let ports: Ports = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
+    ports.nats.first()?.rsplit_once(':')?.1.parse().ok()
+}
+
+/// Reads the `INFO {…}` line of the server on `port`.
+async fn first_line(port: u16) -> io::Result<Info> {
+    const LONGEST: u64 = 64 << 10;
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST)).read_line(&mut line).await?;
+    let json =
+        line.strip_prefix("INFO ").ok_or_else(|| io::Error::other(format!("not a NATS server: {line:?}")))?;
+    Ok(serde_json::from_str(json)?)
+}

@@ -1,0 +1,259 @@
+//! The loop that keeps one nats-server running.
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::child::Child;
+use super::config::{self, Start};
+use super::data_dir::{DataDir, Mode};
+use super::extra_config::ExtraConfig;
+use super::ready::{Ready, ready};
+use super::{Ending, Error, Settings, Started, Status, binary};
+
+/// Pause before a new start, doubled with each start that did not last.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A run of this length is taken as healthy: the next pause is the first one again.
+const HEALTHY_RUN: Duration = Duration::from_secs(30);
+
+/// Where the supervisor tells what happens.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) status: watch::Sender<Status>,
+    pub(super) write_error: watch::Sender<Option<String>>,
+    pub(super) ending: watch::Sender<Option<Ending>>,
+}
+
+type StartedSender = oneshot::Sender<Result<Started, Error>>;
+
+/// The supervisor thread, from the first look at the data directory to the end of the child.
+pub(super) fn thread(
+    settings: Settings,
+    outputs: Outputs,
+    stop: watch::Receiver<bool>,
+    started: StartedSender,
+) {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(settings, outputs, stop, started)),
+        Err(error) => {
+            started.send(Err(Error::Thread(error))).ok();
+        }
+    }
+}
+
+async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<bool>, started: StartedSender) {
+    let stop_timeout = settings.stop_timeout;
+    let mut started = Some(started);
+    let mut data_dir = None;
+    // The child lives here, outside the future that a stop drops, so that no stop can lose it.
+    let mut child = None;
+    let outcome = tokio::select! {
+        biased;
+        // An error means that the handle is gone, which is a stop as well.
+        _ = stop.wait_for(|stop| *stop) => Error::Stopped,
+        outcome = supervise(&settings, &outputs, &mut data_dir, &mut child, &mut started) => match outcome {
+            Err(error) => error,
+        },
+    };
+    let ending = match child {
+        Some(mut child) => child.stop(stop_timeout).await,
+        None => Ending::Clean,
+    };
+    // The directory is free before anybody hears of the end (N1).
+    drop(data_dir);
+    outputs.status.send_replace(Status::Stopped);
+    outputs.ending.send_replace(Some(ending));
+    if let Some(started) = started {
+        started.send(Err(outcome)).ok();
+    }
+}
+
+/// What stays the same from one start of the child to the next.
+struct Plan<'a> {
+    settings: &'a Settings,
+    data_dir: &'a DataDir,
+    binary: PathBuf,
+    extra: Option<ExtraConfig>,
+    token: String,
+}
+
+/// Why a child did not come to serve.
+struct Failure {
+    error: Error,
+    /// The port was taken by somebody else.
+    port_taken: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, port_taken: false }
+    }
+}
+
+/// Starts the child again and again. Returns only with an error, and only before the first start has succeeded.
+async fn supervise(
+    settings: &Settings,
+    outputs: &Outputs,
+    data_dir: &mut Option<DataDir>,
+    child: &mut Option<Child>,
+    started: &mut Option<StartedSender>,
+) -> Result<Infallible, Error> {
+    let binary = binary::find(settings.binary.as_deref())?;
+    let version = binary::check_version(&binary).await?;
+    let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
+    let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
+    data_dir.claim_mode(extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode))?;
+    let plan = Plan { settings, data_dir, binary, extra, token: random_token() };
+
+    let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let (cause, ran) = match bring_up(&plan, port, outputs, child).await {
+            Err(Failure { error, .. }) if started.is_some() => return Err(error),
+            Err(Failure { error, port_taken }) => {
+                port = port.filter(|_| !port_taken);
+                (error.to_string(), Duration::ZERO)
+            }
+            Ok(now_on) => {
+                generation += 1;
+                attempt = 0;
+                port = Some(now_on);
+                tracing::info!(port = now_on, generation, version, "nats-server is ready");
+                outputs.status.send_replace(Status::Running { port: now_on, generation });
+                if let Some(started) = started.take() {
+                    let up = Started { token: plan.token.clone(), version: version.clone() };
+                    started.send(Ok(up)).ok();
+                }
+                let since = Instant::now();
+                (watch_over(&plan, outputs, child).await, since.elapsed())
+            }
+        };
+        if let Some(running) = child {
+            running.stop(settings.stop_timeout).await;
+            *child = None;
+        }
+        if ran >= HEALTHY_RUN {
+            pause = FIRST_PAUSE;
+        }
+        attempt += 1;
+        tracing::error!(cause, attempt, "nats-server is down; starting it again in {pause:?}");
+        outputs.status.send_replace(Status::Restarting { cause, attempt });
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Starts one child, leaves it in `child`, and waits until it serves. Returns its port.
+async fn bring_up(
+    plan: &Plan<'_>,
+    port: Option<u16>,
+    outputs: &Outputs,
+    child: &mut Option<Child>,
+) -> Result<u16, Failure> {
+    const REPORT: Duration = Duration::from_secs(5);
+    let child = child.insert(spawn(plan, port, outputs).await?);
+    let started = Instant::now();
+    let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
+    let pid = child.pid();
+    let tail = child.tail().clone();
+    let serving = ready(plan.data_dir.path(), pid);
+    tokio::pin!(serving);
+    loop {
+        let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());
+        tokio::select! {
+            ready = &mut serving => return match ready {
+                Ready::Serving { port } => Ok(port),
+                Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }.into()),
+            },
+            status = child.ended() => {
+                let port_taken = port.is_some() && tail.mentions("address already in use");
+                return Err(Failure { error: Error::Exited { status, log: tail.summary() }, port_taken });
+            }
+            () = tokio::time::sleep(timeout) => {
+                let after = plan.settings.ready_timeout;
+                return Err(Error::NotReady { after, log: tail.summary() }.into());
+            }
+            _ = report.tick() => tracing::info!(
+                pid,
+                last_line = tail.last(),
+                "waiting for nats-server to recover its store, {} s so far",
+                started.elapsed().as_secs()
+            ),
+        }
+    }
+}
+
+/// Writes the configuration and starts the process on the store, which must be free (N2).
+async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<Child, Error> {
+    let Plan { settings, data_dir, .. } = *plan;
+    let lock = data_dir.lock_store(settings.stop_timeout).await?;
+    data_dir.remove_ports_files();
+    let max_file_store_bytes = settings.max_file_store_bytes.unwrap_or_else(|| room(data_dir));
+    let start = Start {
+        dir: data_dir.path(),
+        store: &data_dir.store_path(),
+        port,
+        token: &plan.token,
+        max_file_store_bytes,
+        extra: plan.extra.as_ref(),
+    };
+    let config_path = data_dir.config_path();
+    data_dir.write_private(&config_path, &config::render(settings, &start))?;
+    outputs.write_error.send_replace(None);
+    let child = Child::spawn(&plan.binary, &config_path, lock, outputs.write_error.clone())
+        .map_err(|source| Error::Spawn { path: plan.binary.clone(), source })?;
+    if let Err(error) = data_dir.record_holder(child.pid()) {
+        // Only a later jetway, after a crash of this one, would miss it: it could wait but not hasten the end.
+        tracing::warn!(%error, "cannot record the process id of nats-server");
+    }
+    Ok(child)
+}
+
+/// Waits for the end of a child that serves, or for the moment to replace one whose store has refused a write. Returns the
+/// cause.
+async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) -> String {
+    let child = child.as_mut().expect("a child that serves is in its place");
+    let tail = child.tail().clone();
+    tokio::select! {
+        status = child.ended() => match tail.complaints() {
+            none if none.is_empty() => status,
+            complaints => format!("{status}; it complained: {complaints}"),
+        },
+        error = store_writable_again(plan, outputs) => format!("stopped to make its store writable again: {error}"),
+    }
+}
+
+/// Waits for a write error, and then until a restart promises to help: at once there is little hope, and on a full disk there
+/// is none until there is room. Returns the error.
+async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
+    const POLL: Duration = Duration::from_secs(2);
+    /// Enough for a few blocks and the index; less would be full again at once.
+    const ROOM_BYTES: u64 = 32 << 20;
+    let mut write_error = outputs.write_error.subscribe();
+    let error = match write_error.wait_for(Option::is_some).await {
+        Ok(error) => error.clone().unwrap_or_default(),
+        Err(_) => std::future::pending().await,
+    };
+    tracing::error!(error, "nats-server cannot write its store; it will be restarted once there is room");
+    loop {
+        tokio::time::sleep(POLL).await;
+        if plan.data_dir.free_bytes().is_none_or(|free| free >= ROOM_BYTES) {
+            return error;
+        }
+    }
+}
+
+/// See [`Settings::max_file_store_bytes`].
+fn room(data_dir: &DataDir) -> u64 {
+    /// Where the file system does not tell what is free.
+    const UNKNOWN: u64 = 1 << 40;
+    data_dir.free_bytes().map_or(UNKNOWN, |free| data_dir.store_bytes() + free / 10 * 9)
+}
+
+fn random_token() -> String {
+    use rand::Rng;
+    format!("{:032x}", rand::rng().random::<u128>())
+}

@@ -1,0 +1,78 @@
+//! The numbers and ranges every module speaks in. Depends on nothing of ours.
+
+mod key_range;
+
+pub use key_range::KeyRange;
+
+use std::fmt;
+
+/// A point in the store's history as an etcd client sees it. An empty store is at revision 1, the first write makes 2,
+/// and every write transaction moves it by exactly one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub i64);
+
+impl Revision {
+    /// The revision of a store that nobody has written to.
+    pub const EMPTY_STORE: Revision = Revision(1);
+
+    /// The revision that the next write makes.
+    #[must_use]
+    pub const fn next(self) -> Revision {
+        Revision(self.0 + 1)
+    }
+
+    /// The revision just before this one, the one `prev_kv` of its events is read at.
+    #[must_use]
+    pub const fn prev(self) -> Revision {
+        Revision(self.0 - 1)
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The position of a message in a JetStream stream. Related to [`Revision`] by `jetstream::RevisionMap` alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// What a guard expects of a subject that holds no message, and the position before any message.
+    pub const NONE: Sequence = Sequence(0);
+
+    /// The position of the next message.
+    #[must_use]
+    pub const fn next(self) -> Sequence {
+        Sequence(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An etcd lease id; 0 stands for "no lease" on the wire and in a stored version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub i64);
+
+impl LeaseId {
+    /// No lease.
+    pub const NONE: LeaseId = LeaseId(0);
+
+    /// Whether this names a lease at all.
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.0 != 0
+    }
+}
+
+impl fmt::Display for LeaseId {
+    /// Lowercase hex without padding, the form etcd's tools print.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
