@@ -9,7 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::keys::{b, prefix_end};
+use super::keys::{b, prefix_end, prefix_start};
 use super::within;
 
 /// Anything that a call can answer.
@@ -208,7 +208,7 @@ pub fn get(key: impl AsRef<[u8]>) -> RangeRequest {
 
 /// A read of all keys that start with `prefix`.
 pub fn all(prefix: impl AsRef<[u8]>) -> RangeRequest {
-    RangeRequest { range_end: prefix_end(&prefix), key: b(prefix), ..Default::default() }
+    RangeRequest { key: prefix_start(&prefix), range_end: prefix_end(prefix), ..Default::default() }
 }
 
 pub fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> PutRequest {
@@ -217,7 +217,7 @@ pub fn put(key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> PutRequest {
 
 /// A delete of all keys that start with `prefix`.
 pub fn delete_all(prefix: impl AsRef<[u8]>) -> DeleteRangeRequest {
-    DeleteRangeRequest { range_end: prefix_end(&prefix), key: b(prefix), prev_kv: false }
+    DeleteRangeRequest { key: prefix_start(&prefix), range_end: prefix_end(prefix), prev_kv: false }
 }
 
 pub fn delete(key: impl AsRef<[u8]>) -> DeleteRangeRequest {

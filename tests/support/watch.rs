@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
 use super::client::{Client, revision};
-use super::keys::{b, prefix_end};
+use super::keys::{b, prefix_end, prefix_start};
 use super::within;
 
 /// A watch stream. Dropping it cancels the call.
@@ -161,7 +161,7 @@ pub fn watch_key(key: impl AsRef<[u8]>) -> WatchCreateRequest {
 
 /// A watch of all keys under `prefix` from now on.
 pub fn watch_all(prefix: impl AsRef<[u8]>) -> WatchCreateRequest {
-    WatchCreateRequest { range_end: prefix_end(&prefix), key: b(prefix), ..Default::default() }
+    WatchCreateRequest { key: prefix_start(&prefix), range_end: prefix_end(prefix), ..Default::default() }
 }
 
 /// Whether clients take `message` for a progress answer.
