@@ -3,6 +3,8 @@
 //! Each test names the rules it covers; `tests/RULES.md` is the table the other way round. The same tests pass on
 //! etcd itself with `JETWAY_TEST_TARGET=etcd`, which is how they were checked to state the truth.
 
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
