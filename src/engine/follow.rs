@@ -162,7 +162,7 @@ impl Task {
                     self.keys_target = Some(last);
                     tracing::info!(messages_to = %last, "loading the key stream");
                 }
-                self.inner.following.send_replace(Ok(()));
+                drop(self.inner.following.send_replace(Ok(())));
             }
             Followed::Messages(messages) => {
                 for message in messages {
@@ -172,14 +172,14 @@ impl Task {
             }
             Followed::Position(position) => applier.advance(position),
             Followed::Lost(reason) => {
-                self.inner.following.send_replace(Err(reason));
+                drop(self.inner.following.send_replace(Err(reason)));
                 applier.reset();
                 self.is_loaded = false;
                 self.keys_target = None;
                 self.inner.phase.send_replace(Phase::Loading { position: Sequence::NONE, target: None });
             }
             Followed::Down(cause) => {
-                self.inner.following.send_replace(Err(cause));
+                drop(self.inner.following.send_replace(Err(cause)));
             }
         }
     }
