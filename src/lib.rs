@@ -9,5 +9,6 @@ pub mod jetstream;
 pub mod lease;
 pub mod nats_server;
 pub mod proto;
+pub mod telemetry;
 pub mod txn;
 pub mod types;

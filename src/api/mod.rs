@@ -1,3 +1,6 @@
 //! The gRPC edge: everything that knows tonic.
 
 pub mod status;
+pub mod header;
+pub mod kv;
+pub mod lease;

@@ -30,6 +30,26 @@ impl super::Engine {
     }
 }
 
+impl super::Engine {
+    /// Answers a request that writes nothing from what is known here, however old that is.
+    pub async fn answer_locally(&self, request: Request) -> Result<Response, EtcdError> {
+        let state = self.serializable().await?;
+        match txn::plan(&state, self.inner.as_ref(), request)? {
+            Planned::Answer(response) => Ok(response),
+            Planned::Write(_) => Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into())),
+        }
+    }
+
+    /// Refuses what adds data while there is no room.
+    pub fn check_space(&self) -> Result<(), EtcdError> {
+        let alarms = self.inner.meta.alarms();
+        if alarms.iter().any(|alarm| alarm.kind == super::AlarmKind::NoSpace) {
+            return Err(EtcdError::NoSpace);
+        }
+        Ok(())
+    }
+}
+
 impl txn::LeaseTable for Inner {
     fn exists(&self, id: crate::types::LeaseId) -> bool {
         self.leases.get(id).is_some()
