@@ -129,9 +129,11 @@ impl Engine {
     pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
         let (writer, reader) = reader_writer;
         // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
-        let calls = Connection::open(&settings.endpoint, "jetway calls").await?;
-        let follow_keys = Connection::open(&settings.endpoint, "jetway keys").await?;
-        let follow_meta = Connection::open(&settings.endpoint, "jetway meta").await?;
+        let (calls, follow_keys, follow_meta) = tokio::try_join!(
+            Connection::open(&settings.endpoint, "jetway calls"),
+            Connection::open(&settings.endpoint, "jetway keys"),
+            Connection::open(&settings.endpoint, "jetway meta"),
+        )?;
         let bucket = Bucket::new(&settings.endpoint.bucket);
         let api = Api::new(calls.client.clone());
         bucket.set_up(&api, settings.endpoint.replicas).await?;
