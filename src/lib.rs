@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod applier;
+pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod error;
@@ -12,3 +13,4 @@ pub mod proto;
 pub mod telemetry;
 pub mod txn;
 pub mod types;
+pub mod version;

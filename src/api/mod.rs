@@ -4,3 +4,6 @@ pub mod status;
 pub mod header;
 pub mod kv;
 pub mod lease;
+pub mod cluster;
+pub mod maintenance;
+pub mod unimplemented;

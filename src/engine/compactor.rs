@@ -59,9 +59,7 @@ impl super::Engine {
         let state = inner.linearizable().await?;
         let result = inner.raise_floor(state, revision).await;
         if physical && matches!(result, Ok(_) | Err(EtcdError::Compacted)) {
-            let (done, finished) = oneshot::channel();
-            inner.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
-            finished.await.map_err(|_| EtcdError::Stopped)?;
+            inner.finish_removals().await?;
         }
         result
     }
@@ -101,6 +99,12 @@ impl Inner {
                 Err(error) => return Err(meta::failed(error)),
             }
         }
+    }
+
+    pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
+        let (done, finished) = oneshot::channel();
+        self.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
+        finished.await.map_err(|_| EtcdError::Stopped)
     }
 
     async fn remove(&self, sequences: impl Iterator<Item = Sequence>) {

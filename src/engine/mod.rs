@@ -60,6 +60,8 @@ pub struct Settings {
     pub sole_writer: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
+    /// The store's directory where it is on this machine, to tell its size on disk.
+    pub store_dir: Option<std::path::PathBuf>,
 }
 
 /// The engine could not start.
@@ -87,6 +89,29 @@ pub enum Phase {
     Serving,
     /// No more calls.
     Stopped,
+}
+
+/// Bytes of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of the messages there are.
+    pub in_use: u64,
+    /// Of the files that hold them, where they are ours to see.
+    pub allocated: u64,
+}
+
+/// Bytes of the files below a directory; files that go away meanwhile do not count.
+fn disk_usage(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// A handle on the engine; clones share it.
@@ -120,6 +145,7 @@ pub(crate) struct Inner {
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     garbage: mpsc::UnboundedSender<compactor::Job>,
+    bytes_in_use: AtomicU64,
     stop: CancellationToken,
 }
 
@@ -163,6 +189,7 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
+            bytes_in_use: AtomicU64::new(0),
             stop: CancellationToken::new(),
             settings,
         });
@@ -204,16 +231,30 @@ impl Engine {
         Ok(self.inner.reader.snapshot())
     }
 
-    /// Bytes that JetStream holds for both streams.
-    pub async fn stored_bytes(&self) -> Result<u64, EtcdError> {
-        let (keys, meta) = tokio::join!(
-            self.inner.api.stream_info(&self.inner.bucket.keys),
-            self.inner.api.stream_info(&self.inner.bucket.meta)
-        );
-        let bytes = |info: Result<crate::jetstream::StreamInfo, crate::jetstream::ApiError>| {
-            info.map(|info| info.state.bytes).map_err(|error| EtcdError::Unavailable(error.to_string()))
-        };
-        Ok(bytes(keys)? + bytes(meta)?)
+    /// How much is stored. Answers the last known figures where NATS does not answer now.
+    pub async fn size(&self) -> Size {
+        let inner = &self.inner;
+        let (keys, meta) =
+            tokio::join!(inner.api.stream_info(&inner.bucket.keys), inner.api.stream_info(&inner.bucket.meta));
+        if let (Ok(keys), Ok(meta)) = (keys, meta) {
+            let in_use = keys.state.bytes + meta.state.bytes;
+            // Relaxed: a figure for people, nothing hangs on its order.
+            inner.bytes_in_use.store(in_use, Ordering::Relaxed);
+        }
+        let in_use = inner.bytes_in_use.load(Ordering::Relaxed);
+        let store = inner.settings.store_dir.clone();
+        let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
+    }
+
+    /// Whether NATS can be reached and the stream is followed; why not otherwise.
+    pub fn health(&self) -> Result<(), String> {
+        self.inner.following.borrow().clone()
+    }
+
+    /// Waits until the messages that compactions have left so far are removed.
+    pub async fn finish_removals(&self) -> Result<(), EtcdError> {
+        self.inner.finish_removals().await
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.
