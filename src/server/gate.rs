@@ -14,7 +14,7 @@ use tower::{Service, ServiceExt};
 #[derive(Clone, Debug)]
 pub(super) enum Stage {
     /// What is being done.
-    Starting(&'static str),
+    Starting(String),
     /// Everything is wired.
     Ready(Router),
 }
@@ -75,10 +75,10 @@ impl Service<Request<Body>> for Gate {
                 Some(router) => router.oneshot(request).await,
                 None => {
                     let doing = match &*stage.borrow() {
-                        Stage::Starting(doing) => *doing,
-                        Stage::Ready(_) => "stopping",
+                        Stage::Starting(doing) => doing.clone(),
+                        Stage::Ready(_) => "stopping".to_owned(),
                     };
-                    Ok(not_yet(&request, doing))
+                    Ok(not_yet(&request, &doing))
                 }
             }
         })

@@ -14,3 +14,10 @@ pub struct Operations {
     /// Txn calls.
     pub txns: IntCounter,
 }
+
+/// Sends the log to standard error.
+pub fn init(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}

@@ -1,0 +1,187 @@
+//! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
+
+mod gate;
+mod shutdown;
+
+use crate::api::cluster::ClusterService;
+use crate::api::header::HeaderSource;
+use crate::api::kv::{KvService, Limits};
+use crate::api::lease::LeaseService;
+use crate::api::maintenance::MaintenanceService;
+use crate::api::unimplemented::UnimplementedServices;
+use crate::api::watch::{self as watch_api, WatchService};
+use crate::cli::{Settings, Storage};
+use crate::core::Writer;
+use crate::engine::{self, Engine, Phase};
+use crate::jetstream::{Auth, Endpoint};
+use crate::nats_server::{self, NatsServer};
+use crate::proto::etcdserverpb::auth_server::AuthServer;
+use crate::proto::etcdserverpb::cluster_server::ClusterServer;
+use crate::proto::etcdserverpb::kv_server::KvServer;
+use crate::proto::etcdserverpb::lease_server::LeaseServer;
+use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::etcdserverpb::watch_server::WatchServer;
+use crate::proto::v3electionpb::election_server::ElectionServer;
+use crate::proto::v3lockpb::lock_server::LockServer;
+use crate::telemetry::Operations;
+use crate::watch::WatchHub;
+use gate::{Gate, Stage};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+/// What etcd adds to the request limit for the size of a gRPC message.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// jetway could not start, or could not go on.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// A listener.
+    #[error("--listen-client-urls {url}: {source}; is another server running there?")]
+    Listen {
+        /// The URL.
+        url: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The embedded nats-server.
+    #[error(transparent)]
+    NatsServer(#[from] nats_server::Error),
+    /// NATS or the bucket.
+    #[error(transparent)]
+    Engine(#[from] engine::StartError),
+    /// The process itself.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// Serves until a signal says to stop.
+pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    let shutdown = CancellationToken::new();
+    let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
+    let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
+    let mut listeners = Vec::new();
+    for listen in &settings.listen {
+        let listener = tokio::net::TcpListener::bind(listen.address)
+            .await
+            .map_err(|source| ServeError::Listen { url: listen.url.clone(), source })?;
+        let app = axum::Router::new().fallback_service(Gate::new(gate.clone()));
+        let stop = shutdown.clone();
+        listeners.push(tokio::spawn(async move {
+            drop(axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await);
+        }));
+    }
+    tokio::select! {
+        outcome = run(&settings, &stage, &shutdown) => outcome,
+        () = signals.wait() => Ok(()),
+    }
+}
+
+async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &CancellationToken) -> Result<(), ServeError> {
+    let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
+    starting("starting nats-server".into());
+    let (nats, endpoint, store_dir) = match &settings.storage {
+        Storage::External(endpoint) => (None, endpoint.clone(), None),
+        Storage::Embedded { data_dir, binary, config, sync, bucket } => {
+            let mut nats = nats_server::Settings::new(data_dir);
+            nats.binary.clone_from(binary);
+            nats.extra_config.clone_from(config);
+            nats.sync = *sync;
+            let nats = NatsServer::start(nats).await?;
+            let endpoint = Endpoint {
+                servers: nats.client_url().into_iter().collect(),
+                auth: Auth::Token(nats.token().to_owned()),
+                bucket: bucket.clone(),
+                replicas: 1,
+                ca_file: None,
+                client_cert: None,
+            };
+            (Some(nats), endpoint, Some(data_dir.clone()))
+        }
+    };
+    starting("connecting to NATS".into());
+    let engine_settings = engine::Settings {
+        endpoint,
+        sole_writer: nats.is_some(),
+        linearizable_reads: settings.linearizable_reads,
+        store_dir,
+    };
+    let published = Arc::new(Notify::new());
+    let engine = Engine::start(engine_settings, Writer::new(), Arc::clone(&published)).await?;
+    let mut phase = engine.phase();
+    loop {
+        let now = phase.borrow_and_update().clone();
+        match now {
+            Phase::Loading { position, target: Some(target) } => {
+                starting(format!("loading the bucket: {position} of {target} messages"));
+            }
+            Phase::Loading { .. } => starting("loading the bucket".into()),
+            Phase::Serving => break,
+            Phase::Stopped => return Ok(()),
+        }
+        if phase.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+    let hub = WatchHub::spawn(engine.reader().clone(), published);
+    stage.send_replace(Stage::Ready(grpc_routes(settings, &engine, &hub, shutdown).into_axum_router()));
+    for listen in &settings.listen {
+        tracing::info!(address = %listen.address, "serving client traffic");
+    }
+    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    shutdown.cancelled().await;
+    engine.stop();
+    if let Some(nats) = nats {
+        nats.stop().await?;
+    }
+    Ok(())
+}
+
+fn grpc_routes(settings: &Settings, engine: &Engine, hub: &WatchHub, shutdown: &CancellationToken) -> Routes {
+    let header = HeaderSource {
+        cluster_id: engine.cluster_id(),
+        member_id: member_id(settings),
+        // There are no elections here; clients only want a term to be there.
+        raft_term: 2,
+    };
+    let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
+    let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+    let counter = |name: &str, help: &str| prometheus::IntCounter::new(name, help).expect("a legal name");
+    let operations = Operations {
+        ranges: counter("etcd_mvcc_range_total", "Ranges"),
+        puts: counter("etcd_mvcc_put_total", "Puts"),
+        deletes: counter("etcd_mvcc_delete_total", "Deletes"),
+        txns: counter("etcd_mvcc_txn_total", "Txns"),
+    };
+    let watch_settings = watch_api::Settings {
+        progress_interval: settings.progress_interval,
+        max_request_bytes: settings.max_request_bytes,
+    };
+    let kv = KvService::new(engine.clone(), header, limits, operations);
+    let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let watch = WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone());
+    let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
+    let cluster = ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
+    let rest = UnimplementedServices { engine: engine.clone(), header };
+    let mut routes = Routes::builder();
+    routes
+        .add_service(KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
+        .add_service(WatchServer::new(watch).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
+        .add_service(LeaseServer::new(lease).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
+        .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
+        .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
+        .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
+        .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
+        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes));
+    routes.routes()
+}
+
+/// The same for every start of the same instance: from its name and where clients find it.
+fn member_id(settings: &Settings) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&settings.name, &settings.advertise).hash(&mut hasher);
+    hasher.finish() | 1
+}
