@@ -11,3 +11,4 @@ pub mod nats_server;
 pub mod proto;
 pub mod txn;
 pub mod types;
+pub mod watch;
