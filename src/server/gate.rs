@@ -59,18 +59,14 @@ impl Service<Request<Body>> for Gate {
             return Box::pin(router.clone().oneshot(request));
         }
         Box::pin(async move {
-            let ready = tokio::time::timeout(
-                crate::engine::REQUEST_TIMEOUT,
-                stage.wait_for(|stage| matches!(stage, Stage::Ready(_))),
-            )
-            .await;
-            let router = match ready {
-                Ok(Ok(stage)) => match &*stage {
+            let ready = async {
+                let stage = stage.wait_for(|stage| matches!(stage, Stage::Ready(_))).await.ok()?;
+                match &*stage {
                     Stage::Ready(router) => Some(router.clone()),
                     Stage::Starting(_) => None,
-                },
-                _ => None,
+                }
             };
+            let router = tokio::time::timeout(crate::engine::REQUEST_TIMEOUT, ready).await.ok().flatten();
             match router {
                 Some(router) => router.oneshot(request).await,
                 None => {

@@ -20,7 +20,6 @@ use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
-use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::Operations;
@@ -169,7 +168,7 @@ fn grpc_routes(settings: &Settings, engine: &Engine, hub: &WatchHub, shutdown: &
     let mut routes = Routes::builder();
     routes
         .add_service(KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
-        .add_service(WatchServer::new(watch).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
+        .add_service(watch)
         .add_service(LeaseServer::new(lease).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
