@@ -1,10 +1,16 @@
 //! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
 pub mod api;
+pub mod applier;
+pub mod cli;
 pub mod core;
+pub mod engine;
 pub mod error;
 pub mod jetstream;
+pub mod lease;
 pub mod nats_server;
 pub mod proto;
+pub mod telemetry;
 pub mod txn;
 pub mod types;
+pub mod version;

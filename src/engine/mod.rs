@@ -25,14 +25,13 @@ mod write;
 
 pub use meta::{Alarm, AlarmKind};
 
-use crate::applier::Floor;
 use crate::core::{Reader, State};
 use crate::error::EtcdError;
-use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, RevisionMap, SetupError};
+use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
-use crate::types::{Revision, Sequence};
+use crate::types::Sequence;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -61,6 +60,8 @@ pub struct Settings {
     pub sole_writer: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
+    /// The store's directory where it is on this machine, to tell its size on disk.
+    pub store_dir: Option<std::path::PathBuf>,
 }
 
 /// The engine could not start.
@@ -90,6 +91,29 @@ pub enum Phase {
     Stopped,
 }
 
+/// Bytes of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of the messages there are.
+    pub in_use: u64,
+    /// Of the files that hold them, where they are ours to see.
+    pub allocated: u64,
+}
+
+/// Bytes of the files below a directory; files that go away meanwhile do not count.
+fn disk_usage(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
+}
+
 /// A handle on the engine; clones share it.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -117,18 +141,12 @@ pub(crate) struct Inner {
     locks: locks::WriteLocks,
     leases: LeaseTable,
     attachments: Attachments,
-    /// The map and floor as of the last publication, for whoever records a new floor.
-    history: Mutex<HistoryView>,
+    maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     garbage: mpsc::UnboundedSender<compactor::Job>,
+    bytes_in_use: AtomicU64,
     stop: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct HistoryView {
-    map: RevisionMap,
-    floor: Option<Floor>,
 }
 
 impl Engine {
@@ -137,14 +155,17 @@ impl Engine {
     pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
         let (writer, reader) = reader_writer;
         // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
-        let calls = Connection::open(&settings.endpoint, "jetway calls").await?;
-        let follow_keys = Connection::open(&settings.endpoint, "jetway keys").await?;
-        let follow_meta = Connection::open(&settings.endpoint, "jetway meta").await?;
+        let (calls, follow_keys, follow_meta) = tokio::try_join!(
+            Connection::open(&settings.endpoint, "jetway calls"),
+            Connection::open(&settings.endpoint, "jetway keys"),
+            Connection::open(&settings.endpoint, "jetway meta"),
+        )?;
         let bucket = Bucket::new(&settings.endpoint.bucket);
         let api = Api::new(calls.client.clone());
         bucket.set_up(&api, settings.endpoint.replicas).await?;
         let (read_index, read_index_requests) = mpsc::channel(64 * 1024);
         let (garbage, garbage_jobs) = mpsc::unbounded_channel();
+        let (maps, map_requests) = mpsc::channel(16);
         let attachments = Attachments::default();
         let inner = Arc::new(Inner {
             reader,
@@ -164,14 +185,15 @@ impl Engine {
             locks: locks::WriteLocks::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
-            history: Mutex::default(),
+            maps,
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
+            bytes_in_use: AtomicU64::new(0),
             stop: CancellationToken::new(),
             settings,
         });
-        follow::spawn(&inner, writer, follow_keys, follow_meta);
+        follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests);
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);
@@ -209,16 +231,30 @@ impl Engine {
         Ok(self.inner.reader.snapshot())
     }
 
-    /// Bytes that JetStream holds for both streams.
-    pub async fn stored_bytes(&self) -> Result<u64, EtcdError> {
-        let (keys, meta) = tokio::join!(
-            self.inner.api.stream_info(&self.inner.bucket.keys),
-            self.inner.api.stream_info(&self.inner.bucket.meta)
-        );
-        let bytes = |info: Result<crate::jetstream::StreamInfo, crate::jetstream::ApiError>| {
-            info.map(|info| info.state.bytes).map_err(|error| EtcdError::Unavailable(error.to_string()))
-        };
-        Ok(bytes(keys)? + bytes(meta)?)
+    /// How much is stored. Answers the last known figures where NATS does not answer now.
+    pub async fn size(&self) -> Size {
+        let inner = &self.inner;
+        let (keys, meta) =
+            tokio::join!(inner.api.stream_info(&inner.bucket.keys), inner.api.stream_info(&inner.bucket.meta));
+        if let (Ok(keys), Ok(meta)) = (keys, meta) {
+            let in_use = keys.state.bytes + meta.state.bytes;
+            // Relaxed: a figure for people, nothing hangs on its order.
+            inner.bytes_in_use.store(in_use, Ordering::Relaxed);
+        }
+        let in_use = inner.bytes_in_use.load(Ordering::Relaxed);
+        let store = inner.settings.store_dir.clone();
+        let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
+    }
+
+    /// Whether NATS can be reached and the stream is followed; why not otherwise.
+    pub fn health(&self) -> Result<(), String> {
+        self.inner.following.borrow().clone()
+    }
+
+    /// Waits until the messages that compactions have left so far are removed.
+    pub async fn finish_removals(&self) -> Result<(), EtcdError> {
+        self.inner.finish_removals().await
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.
@@ -295,16 +331,8 @@ impl Inner {
         self.read_index().await
     }
 
-    fn history(&self) -> std::sync::MutexGuard<'_, HistoryView> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn next_operation(&self) -> u64 {
         // Relaxed: the numbers only have to differ.
         self.next_operation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn compacted(&self) -> Option<Revision> {
-        self.reader.snapshot().compacted
     }
 }

@@ -23,15 +23,10 @@ pub(super) struct PendingWrites {
 
 impl PendingWrites {
     /// To be called before the write is published, or the log may be faster.
-    pub(super) fn expect(&self, operation: u64) -> oneshot::Receiver<Committed> {
+    pub(super) fn expect(&self, operation: u64) -> PendingWrite<'_> {
         let (sender, receiver) = oneshot::channel();
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).insert(operation, sender);
-        receiver
-    }
-
-    /// Nobody waits for this write any more.
-    pub(super) fn forget(&self, operation: u64) {
-        self.writes.lock().unwrap_or_else(PoisonError::into_inner).remove(&operation);
+        PendingWrite { writes: self, operation, receiver }
     }
 
     /// Tells whoever waits that the write is visible.
@@ -43,6 +38,21 @@ impl PendingWrites {
                 drop(sender.send(Committed { revision, state: Arc::clone(state) }));
             }
         }
+    }
+}
+
+/// A write that is waited for, until this is dropped: a client that goes away must leave nothing behind.
+#[derive(Debug)]
+pub(super) struct PendingWrite<'a> {
+    writes: &'a PendingWrites,
+    operation: u64,
+    /// Resolves when the write is visible.
+    pub(super) receiver: oneshot::Receiver<Committed>,
+}
+
+impl Drop for PendingWrite<'_> {
+    fn drop(&mut self) {
+        self.writes.writes.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.operation);
     }
 }
 

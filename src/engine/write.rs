@@ -30,6 +30,26 @@ impl super::Engine {
     }
 }
 
+impl super::Engine {
+    /// Answers a request that writes nothing from what is known here, however old that is.
+    pub async fn answer_locally(&self, request: Request) -> Result<Response, EtcdError> {
+        let state = self.serializable().await?;
+        match txn::plan(&state, self.inner.as_ref(), request)? {
+            Planned::Answer(response) => Ok(response),
+            Planned::Write(_) => Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into())),
+        }
+    }
+
+    /// Refuses what adds data while there is no room.
+    pub fn check_space(&self) -> Result<(), EtcdError> {
+        let alarms = self.inner.meta.alarms();
+        if alarms.iter().any(|alarm| alarm.kind == super::AlarmKind::NoSpace) {
+            return Err(EtcdError::NoSpace);
+        }
+        Ok(())
+    }
+}
+
 impl txn::LeaseTable for Inner {
     fn exists(&self, id: crate::types::LeaseId) -> bool {
         self.leases.get(id).is_some()
@@ -124,7 +144,7 @@ impl Inner {
             Ok(messages) => messages,
             Err(error) => return Attempt::Failed(error),
         };
-        let expected = self.pending.expect(operation.operation);
+        let mut seen = self.pending.expect(operation.operation);
         let publication = async {
             let mut messages = messages;
             if messages.len() == 1 {
@@ -133,32 +153,26 @@ impl Inner {
                 self.publisher.publish_batch(&operation.to_string(), messages).await
             }
         };
-        let mut seen = expected;
         let outcome = tokio::select! {
             // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
-            committed = &mut seen => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
+            committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
             published = publication => published,
             () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
         };
-        let verdict = match outcome {
+        match outcome {
             Ok(_) | Err(PublishError::Unknown(_)) => {
-                return match tokio::time::timeout_at(deadline, seen).await {
+                match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
                     Ok(Ok(committed)) => Attempt::Committed(committed),
                     Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
-                    Err(_) => {
-                        self.pending.forget(operation.operation);
-                        Attempt::Failed(self.unavailable())
-                    }
-                };
+                    Err(_) => Attempt::Failed(self.unavailable()),
+                }
             }
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
             Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
             Err(PublishError::Refused { err_code: 10054 | 0, .. }) => Attempt::Failed(EtcdError::RequestTooLarge),
             Err(error @ PublishError::Refused { .. }) => Attempt::Failed(EtcdError::Unavailable(error.to_string())),
-        };
-        self.pending.forget(operation.operation);
-        verdict
+        }
     }
 
     fn messages(

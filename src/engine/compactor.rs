@@ -1,0 +1,142 @@
+//! Compaction: the floor rises at once, the space comes back in the background.
+//!
+//! Superseded messages are removed one by one in ascending order: a purge by subject would hold the stream's locks
+//! for as long as it takes to scan everything between two versions of a hot key. Values go before tombstones: a
+//! tombstone that vanished first could, after a crash, uncover an older value of its key. What a crash leaves undone
+//! is found again by the next start, which sees superseded messages below the floor while loading.
+
+use super::{Inner, meta};
+use crate::applier::Floor;
+use crate::core::{Garbage, State};
+use crate::error::EtcdError;
+use crate::jetstream::{PublishError, RevisionMap};
+use crate::types::{Revision, Sequence};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Removals under way at once; more would starve STREAM.INFO, which reads depend on.
+const CONCURRENCY: usize = 32;
+
+/// Work for the remover.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Nothing needs these messages.
+    Garbage(Vec<Garbage>),
+    /// A message of a torn batch; it stands in its subject's way.
+    Torn(Sequence),
+    /// Answer when everything before this is done.
+    Fence(oneshot::Sender<()>),
+}
+
+pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let inner = Arc::downgrade(inner);
+    tokio::spawn(async move {
+        while let Some(job) = jobs.recv().await {
+            let Some(inner) = inner.upgrade() else { return };
+            match job {
+                Job::Garbage(mut garbage) => {
+                    garbage.sort_unstable();
+                    let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
+                    tracing::debug!(values = tombstones, tombstones = garbage.len() - tombstones, "removing compacted messages");
+                    let (values, tombstones) = garbage.split_at(tombstones);
+                    inner.remove(values.iter().map(|garbage| garbage.sequence)).await;
+                    inner.remove(tombstones.iter().map(|garbage| garbage.sequence)).await;
+                }
+                Job::Torn(sequence) => inner.remove([sequence].into_iter()).await,
+                Job::Fence(done) => drop(done.send(())),
+            }
+        }
+    });
+}
+
+impl super::Engine {
+    /// Raises the compaction floor; answers the state in which reads below it are refused. With `physical` it also
+    /// waits until the space is free.
+    pub async fn compact(&self, revision: Revision, physical: bool) -> Result<Arc<State>, EtcdError> {
+        let inner = &self.inner;
+        let state = inner.linearizable().await?;
+        let result = inner.raise_floor(state, revision).await;
+        if physical && matches!(result, Ok(_) | Err(EtcdError::Compacted)) {
+            inner.finish_removals().await?;
+        }
+        result
+    }
+}
+
+impl Inner {
+    async fn raise_floor(&self, state: Arc<State>, revision: Revision) -> Result<Arc<State>, EtcdError> {
+        let _one_at_a_time = self.compaction.lock().await;
+        let check = |state: &State| {
+            // A store that was never compacted behaves as if compacted at -1.
+            if revision <= state.compacted.unwrap_or(Revision(-1)) {
+                return Err(EtcdError::Compacted);
+            }
+            if revision > state.revision { Err(EtcdError::FutureRevision) } else { Ok(()) }
+        };
+        check(&state)?;
+        loop {
+            let known = self.meta.floor_entry();
+            let state = self.reader.snapshot();
+            check(&state)?;
+            let (ask, answer) = oneshot::channel();
+            self.maps.send(ask).await.map_err(|_| EtcdError::Stopped)?;
+            let map = answer.await.map_err(|_| EtcdError::Stopped)?;
+            let floor = tokio::task::spawn_blocking({
+                let state = Arc::clone(&state);
+                move || floor_at(&state, &map, revision)
+            })
+            .await
+            .map_err(|error| EtcdError::Unknown(error.to_string()))?;
+            match self.put_floor(&floor, known).await {
+                Ok(entry) => {
+                    self.wait_meta(entry).await?;
+                    return Ok(self.reader.snapshot());
+                }
+                // Another instance was faster; its floor may be above ours or below.
+                Err(PublishError::Conflict(_)) => self.refresh_meta().await?,
+                Err(error) => return Err(meta::failed(error)),
+            }
+        }
+    }
+
+    pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
+        let (done, finished) = oneshot::channel();
+        self.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
+        finished.await.map_err(|_| EtcdError::Stopped)
+    }
+
+    async fn remove(&self, sequences: impl Iterator<Item = Sequence>) {
+        futures_util::stream::iter(sequences)
+            .for_each_concurrent(CONCURRENCY, |sequence| async move {
+                let mut pause = Duration::from_millis(100);
+                while let Err(error) = self.api.delete_message(&self.bucket.keys, sequence).await {
+                    if self.stop.is_cancelled() {
+                        return;
+                    }
+                    tracing::debug!(%sequence, %error, "a compacted message is not removed yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            })
+            .await;
+    }
+}
+
+/// The floor's record: which sequence it stands for, and what the survivors below it need to keep their revisions.
+fn floor_at(state: &State, map: &RevisionMap, revision: Revision) -> Floor {
+    let sequence = map.last_sequence(revision, state.position);
+    if !map.has_steps(sequence) {
+        return Floor { revision, sequence, steps: Vec::new() };
+    }
+    let mut survivors: Vec<Sequence> = state
+        .index
+        .range(&crate::types::KeyRange::all())
+        .flat_map(|history| history.versions())
+        .map(|version| version.sequence)
+        .filter(|survivor| *survivor <= sequence)
+        .collect();
+    survivors.sort_unstable();
+    Floor { revision, sequence, steps: map.steps_for(survivors.into_iter(), sequence) }
+}
