@@ -170,7 +170,8 @@ fn txn_7_8_every_target_and_result() {
     store.put(with_lease(put("k", "m"), 5)).unwrap();
     store.put(with_lease(put("k", "m"), 5)).unwrap();
     // create 3, mod 4, version 2, lease 5, value m.
-    let numbers: [(fn(i64) -> TargetUnion, i64); 4] = [
+    type Target = fn(i64) -> TargetUnion;
+    let numbers: [(Target, i64); 4] = [
         (TargetUnion::CreateRevision, 3),
         (TargetUnion::ModRevision, 4),
         (TargetUnion::Version, 2),
