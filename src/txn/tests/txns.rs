@@ -163,6 +163,8 @@ fn del_3_nothing_to_delete_changes_nothing() {
     assert_eq!(store.revision(), 3);
 }
 
+type Target = fn(i64) -> TargetUnion;
+
 #[test]
 fn txn_7_8_every_target_and_result() {
     let mut store = Store::new();
@@ -170,7 +172,6 @@ fn txn_7_8_every_target_and_result() {
     store.put(with_lease(put("k", "m"), 5)).unwrap();
     store.put(with_lease(put("k", "m"), 5)).unwrap();
     // create 3, mod 4, version 2, lease 5, value m.
-    type Target = fn(i64) -> TargetUnion;
     let numbers: [(Target, i64); 4] = [
         (TargetUnion::CreateRevision, 3),
         (TargetUnion::ModRevision, 4),
