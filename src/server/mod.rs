@@ -27,6 +27,7 @@ use crate::watch::WatchHub;
 use gate::{Gate, Stage};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,9 @@ use tonic::service::Routes;
 
 /// What etcd adds to the request limit for the size of a gRPC message.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// How long calls may take to end when the server stops; etcd gives them as much.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// jetway could not start, or could not go on.
 #[derive(Debug, Error)]
@@ -73,13 +77,39 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
             drop(axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await);
         }));
     }
-    tokio::select! {
-        outcome = run(&settings, &stage, &shutdown) => outcome,
-        () = signals.wait() => Ok(()),
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signals.wait().await;
+        stop.cancel();
+    });
+    let started = tokio::select! {
+        started = start(&settings, &stage, &shutdown) => started?,
+        // What has been started stops as it is dropped; nobody has been served yet.
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    shutdown.cancelled().await;
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
+    if drained.is_err() {
+        tracing::info!("connections that did not end in time are dropped");
     }
+    started.engine.stop();
+    if let Some(nats) = started.nats {
+        nats.stop().await?;
+    }
+    Ok(())
 }
 
-async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &CancellationToken) -> Result<(), ServeError> {
+/// What has to be stopped in the end.
+struct Started {
+    engine: Engine,
+    nats: Option<NatsServer>,
+}
+
+async fn start(
+    settings: &Settings,
+    stage: &watch::Sender<Stage>,
+    shutdown: &CancellationToken,
+) -> Result<Started, ServeError> {
     let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
@@ -118,11 +148,10 @@ async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &Cance
                 starting(format!("loading the bucket: {position} of {target} messages"));
             }
             Phase::Loading { .. } => starting("loading the bucket".into()),
-            Phase::Serving => break,
-            Phase::Stopped => return Ok(()),
+            Phase::Serving | Phase::Stopped => break,
         }
         if phase.changed().await.is_err() {
-            return Ok(());
+            break;
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
@@ -131,12 +160,7 @@ async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &Cance
         tracing::info!(address = %listen.address, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    shutdown.cancelled().await;
-    engine.stop();
-    if let Some(nats) = nats {
-        nats.stop().await?;
-    }
-    Ok(())
+    Ok(Started { engine, nats })
 }
 
 fn grpc_routes(settings: &Settings, engine: &Engine, hub: &WatchHub, shutdown: &CancellationToken) -> Routes {
