@@ -39,7 +39,11 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) 
                 Job::Garbage(mut garbage) => {
                     garbage.sort_unstable();
                     let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
-                    tracing::debug!(values = tombstones, tombstones = garbage.len() - tombstones, "removing compacted messages");
+                    tracing::debug!(
+                        values = tombstones,
+                        tombstones = garbage.len() - tombstones,
+                        "removing compacted messages"
+                    );
                     let (values, tombstones) = garbage.split_at(tombstones);
                     inner.remove(values.iter().map(|garbage| garbage.sequence)).await;
                     inner.remove(tombstones.iter().map(|garbage| garbage.sequence)).await;

@@ -60,7 +60,10 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         }
         let since = |history: &History, changes: &mut Vec<Revision>| {
             changes.extend(
-                history.versions().map(|version| version.mod_revision).take_while(|revision| *revision >= from),
+                history
+                    .versions()
+                    .map(|version| version.mod_revision)
+                    .take_while(|revision| *revision >= from),
             );
         };
         since(history, &mut changes);

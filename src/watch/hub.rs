@@ -66,8 +66,11 @@ impl Interest {
         if let [only] = entry.events.as_ref() {
             return wants(only).then_some(Matched::All);
         }
-        let places: Vec<u32> =
-            (0..).zip(entry.events.iter()).filter(|(_, event)| wants(event)).map(|(place, _)| place).collect();
+        let places: Vec<u32> = (0..)
+            .zip(entry.events.iter())
+            .filter(|(_, event)| wants(event))
+            .map(|(place, _)| place)
+            .collect();
         Matched::new(&places, entry.events.len())
     }
 }
@@ -114,8 +117,13 @@ impl WatchHub {
         let state = reader.snapshot();
         let router = Router::new(&state);
         let routed = watch::Sender::new(state.revision);
-        let shared =
-            Shared { reader, published, router: Mutex::new(router), routed, metrics: Arc::new(Metrics::default()) };
+        let shared = Shared {
+            reader,
+            published,
+            router: Mutex::new(router),
+            routed,
+            metrics: Arc::new(Metrics::default()),
+        };
         WatchHub { shared: Arc::new(shared), _task: Arc::new(stop.drop_guard()) }
     }
 
@@ -365,7 +373,9 @@ impl Router {
     }
 
     fn remove(&mut self, slot: u32) {
-        let Some(Watcher { interest: Interest { range, .. }, place, .. }) = self.watchers[slot as usize].take() else {
+        let Some(Watcher { interest: Interest { range, .. }, place, .. }) =
+            self.watchers[slot as usize].take()
+        else {
             return;
         };
         self.free.push(slot);
@@ -481,7 +491,9 @@ impl Router {
     fn skip_compacted(&mut self, state: &State) {
         let missed = self.routed.next();
         for slot in 0..self.watchers.len() {
-            let Some(Watcher { mailbox, watch_id, ticket, from, .. }) = &self.watchers[slot] else { continue };
+            let Some(Watcher { mailbox, watch_id, ticket, from, .. }) = &self.watchers[slot] else {
+                continue;
+            };
             let from = missed.max(*from);
             if state.is_compacted(from) {
                 mailbox.insist(Item::Lagging { watch_id: *watch_id, ticket: *ticket, from });
