@@ -76,7 +76,9 @@ impl WatchService {
     ) -> WatchService {
         let progress_interval = settings.progress_interval.max(SHORTEST_PROGRESS_INTERVAL);
         let settings = Settings { progress_interval, ..settings };
-        WatchService { shared: Arc::new(Shared { hub, reader, header, settings, shutdown, has_leader: None }) }
+        WatchService {
+            shared: Arc::new(Shared { hub, reader, header, settings, shutdown, has_leader: None }),
+        }
     }
 
     /// Ends calls that ask for a leader (WAT-44) when `has_leader` has been false for three seconds.
@@ -84,8 +86,14 @@ impl WatchService {
     pub fn with_leader(self, has_leader: watch::Receiver<bool>) -> WatchService {
         let Shared { hub, reader, header, settings, shutdown, .. } = self.shared.as_ref();
         let (hub, reader, shutdown) = (hub.clone(), reader.clone(), shutdown.clone());
-        let shared =
-            Shared { hub, reader, header: *header, settings: *settings, shutdown, has_leader: Some(has_leader) };
+        let shared = Shared {
+            hub,
+            reader,
+            header: *header,
+            settings: *settings,
+            shutdown,
+            has_leader: Some(has_leader),
+        };
         WatchService { shared: Arc::new(shared) }
     }
 }
@@ -104,7 +112,8 @@ impl Shared {
                 () = leader_lost(has_leader) => EtcdError::NoLeader,
             }
         };
-        let requests = request.into_inner().filter_map(|request| std::future::ready(read(request).transpose()));
+        let requests =
+            request.into_inner().filter_map(|request| std::future::ready(read(request).transpose()));
         let stream = WatchStream::new(
             self.hub.clone(),
             self.reader.clone(),
@@ -141,7 +150,9 @@ fn read(request: Result<WatchRequest, Status>) -> Result<Option<Request>, EtcdEr
         _ => EtcdError::Unknown(status.message().to_owned()),
     })?;
     Ok(request.request_union.map(|request| match request {
-        RequestUnion::CreateRequest(create) => read_create(create).map_or_else(Request::Refuse, Request::Create),
+        RequestUnion::CreateRequest(create) => {
+            read_create(create).map_or_else(Request::Refuse, Request::Create)
+        }
         RequestUnion::CancelRequest(cancel) => Request::Cancel(cancel.watch_id),
         RequestUnion::ProgressRequest(_) => Request::Progress,
     }))

@@ -88,7 +88,8 @@ pub(super) fn weight(entry: &RevisionEvents) -> usize {
 
 fn encode(event: &Event, previous: Option<&Arc<KeyVersion>>) -> Bytes {
     let version = &event.version;
-    let kind = if version.is_tombstone() { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
+    let kind =
+        if version.is_tombstone() { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
     // A tombstone has nothing but its key and revision, as WAT-21 wants it.
     let event = mvccpb::Event {
         r#type: kind.into(),

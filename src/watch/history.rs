@@ -60,7 +60,10 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         }
         let since = |history: &History, changes: &mut Vec<Revision>| {
             changes.extend(
-                history.versions().map(|version| version.mod_revision).take_while(|revision| *revision >= from),
+                history
+                    .versions()
+                    .map(|version| version.mod_revision)
+                    .take_while(|revision| *revision >= from),
             );
         };
         since(history, &mut changes);
@@ -84,4 +87,14 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         })
         .collect();
     Some(Slice { revisions, next })
+}
+
+/// Reads through the index, or through the log.
+#[cfg(test)]
+pub(super) fn read_by(state: &State, interest: &Interest, from: Revision, index: bool) -> Slice {
+    if index {
+        read_index(state, interest, from, usize::MAX).expect("any number of keys will do")
+    } else {
+        read_log(state, interest, from)
+    }
 }

@@ -66,8 +66,11 @@ impl Interest {
         if let [only] = entry.events.as_ref() {
             return wants(only).then_some(Matched::All);
         }
-        let places: Vec<u32> =
-            (0..).zip(entry.events.iter()).filter(|(_, event)| wants(event)).map(|(place, _)| place).collect();
+        let places: Vec<u32> = (0..)
+            .zip(entry.events.iter())
+            .filter(|(_, event)| wants(event))
+            .map(|(place, _)| place)
+            .collect();
         Matched::new(&places, entry.events.len())
     }
 }
@@ -114,8 +117,13 @@ impl WatchHub {
         let state = reader.snapshot();
         let router = Router::new(&state);
         let routed = watch::Sender::new(state.revision);
-        let shared =
-            Shared { reader, published, router: Mutex::new(router), routed, metrics: Arc::new(Metrics::default()) };
+        let shared = Shared {
+            reader,
+            published,
+            router: Mutex::new(router),
+            routed,
+            metrics: Arc::new(Metrics::default()),
+        };
         WatchHub { shared: Arc::new(shared), _task: Arc::new(stop.drop_guard()) }
     }
 
@@ -208,6 +216,8 @@ impl WatchHub {
                 router.deliver(registration.slot, &batch, matched, weight(entry));
             }
         }
+        // The one stream that got something is awake: it is here.
+        router.awake.clear();
         Ok(registration)
     }
 
@@ -233,6 +243,16 @@ impl WatchHub {
             router.progress_wanted.push((Arc::clone(mailbox), scope));
             self.wake();
         }
+    }
+
+    /// Whether no trace of any stream is left.
+    #[cfg(test)]
+    pub(super) fn is_unwatched(&self) -> bool {
+        let mut router = self.shared.router();
+        let mut spans = 0;
+        router.spans.stab(b"a", &mut |_| spans += 1);
+        let is_free = router.watchers.len() == router.free.len();
+        is_free && spans == 0 && router.keys.is_empty() && router.streams.is_empty()
     }
 
     /// Routes everything published so far.
@@ -267,7 +287,7 @@ impl Shared {
         for mailbox in awake {
             mailbox.wake();
         }
-        self.routed.send_replace(routed);
+        self.routed.send_if_modified(|known| std::mem::replace(known, routed) != routed);
         more
     }
 }
@@ -365,7 +385,9 @@ impl Router {
     }
 
     fn remove(&mut self, slot: u32) {
-        let Some(Watcher { interest: Interest { range, .. }, place, .. }) = self.watchers[slot as usize].take() else {
+        let Some(Watcher { interest: Interest { range, .. }, place, .. }) =
+            self.watchers[slot as usize].take()
+        else {
             return;
         };
         self.free.push(slot);
@@ -481,7 +503,9 @@ impl Router {
     fn skip_compacted(&mut self, state: &State) {
         let missed = self.routed.next();
         for slot in 0..self.watchers.len() {
-            let Some(Watcher { mailbox, watch_id, ticket, from, .. }) = &self.watchers[slot] else { continue };
+            let Some(Watcher { mailbox, watch_id, ticket, from, .. }) = &self.watchers[slot] else {
+                continue;
+            };
             let from = missed.max(*from);
             if state.is_compacted(from) {
                 mailbox.insist(Item::Lagging { watch_id: *watch_id, ticket: *ticket, from });

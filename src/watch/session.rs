@@ -372,7 +372,11 @@ impl Session {
             Item::Progress { scope: ProgressScope::Due, revision, before } => {
                 for (watch_id, watcher) in &mut self.watchers {
                     if std::mem::replace(&mut watcher.is_due, false) && watcher.has_all(revision, before) {
-                        self.answers.push_back(Response { revision, watch_id: *watch_id, body: Body::Progress });
+                        self.answers.push_back(Response {
+                            revision,
+                            watch_id: *watch_id,
+                            body: Body::Progress,
+                        });
                     }
                 }
                 None

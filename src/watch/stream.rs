@@ -61,7 +61,8 @@ impl WatchStream {
         let session = Session::new(hub, reader);
         let mailbox = Arc::clone(session.mailbox());
         let call = Arc::new(Call { session: Mutex::new(Some(session)), room: Notify::new() });
-        let reading = tokio::spawn(read_requests(Arc::clone(&call), Arc::clone(&mailbox), Box::pin(requests)));
+        let reading =
+            tokio::spawn(read_requests(Arc::clone(&call), Arc::clone(&mailbox), Box::pin(requests)));
         let period = progress_interval.mul_f64(1.0 + rand::random::<f64>() / 10.0);
         let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
