@@ -88,3 +88,13 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         .collect();
     Some(Slice { revisions, next })
 }
+
+/// Reads through the index, or through the log.
+#[cfg(test)]
+pub(super) fn read_by(state: &State, interest: &Interest, from: Revision, index: bool) -> Slice {
+    if index {
+        read_index(state, interest, from, usize::MAX).expect("any number of keys will do")
+    } else {
+        read_log(state, interest, from)
+    }
+}

@@ -216,6 +216,8 @@ impl WatchHub {
                 router.deliver(registration.slot, &batch, matched, weight(entry));
             }
         }
+        // The one stream that got something is awake: it is here.
+        router.awake.clear();
         Ok(registration)
     }
 
@@ -241,6 +243,16 @@ impl WatchHub {
             router.progress_wanted.push((Arc::clone(mailbox), scope));
             self.wake();
         }
+    }
+
+    /// Whether no trace of any stream is left.
+    #[cfg(test)]
+    pub(super) fn is_unwatched(&self) -> bool {
+        let mut router = self.shared.router();
+        let mut spans = 0;
+        router.spans.stab(b"a", &mut |_| spans += 1);
+        let is_free = router.watchers.len() == router.free.len();
+        is_free && spans == 0 && router.keys.is_empty() && router.streams.is_empty()
     }
 
     /// Routes everything published so far.
@@ -275,7 +287,7 @@ impl Shared {
         for mailbox in awake {
             mailbox.wake();
         }
-        self.routed.send_replace(routed);
+        self.routed.send_if_modified(|known| std::mem::replace(known, routed) != routed);
         more
     }
 }

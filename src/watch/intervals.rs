@@ -261,7 +261,7 @@ mod tests {
         for n in [0, 77, 9_999] {
             assert_eq!(stabbed(&intervals, &prefix(n, b'/')), [n]);
         }
-        assert_eq!(stabbed(&intervals, b"/q"), []);
+        assert!(stabbed(&intervals, b"/q").is_empty());
         for n in 0..10_000 {
             assert_eq!(intervals.remove(&prefix(n, b'/'), &Some(prefix(n, b'0'))), Some(n));
         }

@@ -20,6 +20,10 @@ mod mailbox;
 mod metrics;
 mod session;
 mod stream;
+#[cfg(test)]
+mod stress;
+#[cfg(test)]
+mod tests;
 
 pub use hub::WatchHub;
 pub use metrics::{Counter, Metrics};
