@@ -39,7 +39,11 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) 
                 Job::Garbage(mut garbage) => {
                     garbage.sort_unstable();
                     let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
-                    tracing::debug!(values = tombstones, tombstones = garbage.len() - tombstones, "removing compacted messages");
+                    tracing::debug!(
+                        values = tombstones,
+                        tombstones = garbage.len() - tombstones,
+                        "removing compacted messages"
+                    );
                     let (values, tombstones) = garbage.split_at(tombstones);
                     inner.remove(values.iter().map(|garbage| garbage.sequence)).await;
                     inner.remove(tombstones.iter().map(|garbage| garbage.sequence)).await;
@@ -59,9 +63,7 @@ impl super::Engine {
         let state = inner.linearizable().await?;
         let result = inner.raise_floor(state, revision).await;
         if physical && matches!(result, Ok(_) | Err(EtcdError::Compacted)) {
-            let (done, finished) = oneshot::channel();
-            inner.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
-            finished.await.map_err(|_| EtcdError::Stopped)?;
+            inner.finish_removals().await?;
         }
         result
     }
@@ -101,6 +103,12 @@ impl Inner {
                 Err(error) => return Err(meta::failed(error)),
             }
         }
+    }
+
+    pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
+        let (done, finished) = oneshot::channel();
+        self.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
+        finished.await.map_err(|_| EtcdError::Stopped)
     }
 
     async fn remove(&self, sequences: impl Iterator<Item = Sequence>) {

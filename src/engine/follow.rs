@@ -15,6 +15,7 @@ use tokio::time::Instant;
 const AHEAD: usize = 16;
 /// An unfinished transaction at the end of the stream is given up when nothing has followed it for so long.
 const TORN_AFTER: Duration = Duration::from_secs(5);
+const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
 /// The least that a lease found at start still lives: its holder had nobody to renew it with meanwhile.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 
@@ -70,8 +71,15 @@ impl Task {
             self.take_meta(report);
             self.inner.meta_positions.reach(self.meta_position);
         }
-        if let Err(error) = self.inner.ensure_cluster_id().await {
-            tracing::warn!(%error, "no cluster id could be recorded");
+        while self.inner.meta.cluster_id() == 0 {
+            if let Err(error) = self.inner.ensure_cluster_id().await {
+                tracing::warn!(%error, "no cluster id could be recorded yet");
+            }
+            match tokio::time::timeout(CLUSTER_ID_RETRY, self.meta.recv()).await {
+                Ok(Some(report)) => self.take_meta(report),
+                Ok(None) => return,
+                Err(_) => {}
+            }
         }
         let applier = Applier::new(writer, self.inner.attachments.clone(), self.inner.meta.floor());
         self.applier = Some(applier);
@@ -162,7 +170,7 @@ impl Task {
                     self.keys_target = Some(last);
                     tracing::info!(messages_to = %last, "loading the key stream");
                 }
-                self.inner.following.send_replace(Ok(()));
+                drop(self.inner.following.send_replace(Ok(())));
             }
             Followed::Messages(messages) => {
                 for message in messages {
@@ -172,14 +180,14 @@ impl Task {
             }
             Followed::Position(position) => applier.advance(position),
             Followed::Lost(reason) => {
-                self.inner.following.send_replace(Err(reason));
+                drop(self.inner.following.send_replace(Err(reason)));
                 applier.reset();
                 self.is_loaded = false;
                 self.keys_target = None;
                 self.inner.phase.send_replace(Phase::Loading { position: Sequence::NONE, target: None });
             }
             Followed::Down(cause) => {
-                self.inner.following.send_replace(Err(cause));
+                drop(self.inner.following.send_replace(Err(cause)));
             }
         }
     }

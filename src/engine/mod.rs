@@ -29,9 +29,11 @@ use crate::core::{Reader, State};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
+use crate::telemetry::write_histogram;
 use crate::types::Sequence;
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus::{Histogram, IntCounter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -60,6 +62,8 @@ pub struct Settings {
     pub sole_writer: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
+    /// The store's directory where it is on this machine, to tell its size on disk.
+    pub store_dir: Option<std::path::PathBuf>,
 }
 
 /// The engine could not start.
@@ -87,6 +91,29 @@ pub enum Phase {
     Serving,
     /// No more calls.
     Stopped,
+}
+
+/// Bytes of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of the messages there are.
+    pub in_use: u64,
+    /// Of the files that hold them, where they are ours to see.
+    pub allocated: u64,
+}
+
+/// Bytes of the files below a directory; files that go away meanwhile do not count.
+fn disk_usage(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// A handle on the engine; clones share it.
@@ -120,18 +147,28 @@ pub(crate) struct Inner {
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     garbage: mpsc::UnboundedSender<compactor::Job>,
+    bytes_in_use: AtomicU64,
+    write_durations: Histogram,
+    applied_durations: Histogram,
+    failed_writes: IntCounter,
     stop: CancellationToken,
 }
 
 impl Engine {
     /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication. Calls may
     /// come at once; they wait until all is loaded.
-    pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
+    pub async fn start(
+        settings: Settings,
+        reader_writer: (crate::core::Writer, Reader),
+        published: Arc<Notify>,
+    ) -> Result<Engine, StartError> {
         let (writer, reader) = reader_writer;
         // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
-        let calls = Connection::open(&settings.endpoint, "jetway calls").await?;
-        let follow_keys = Connection::open(&settings.endpoint, "jetway keys").await?;
-        let follow_meta = Connection::open(&settings.endpoint, "jetway meta").await?;
+        let (calls, follow_keys, follow_meta) = tokio::try_join!(
+            Connection::open(&settings.endpoint, "jetway calls"),
+            Connection::open(&settings.endpoint, "jetway keys"),
+            Connection::open(&settings.endpoint, "jetway meta"),
+        )?;
         let bucket = Bucket::new(&settings.endpoint.bucket);
         let api = Api::new(calls.client.clone());
         bucket.set_up(&api, settings.endpoint.replicas).await?;
@@ -161,6 +198,20 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
+            bytes_in_use: AtomicU64::new(0),
+            write_durations: write_histogram(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
+            ),
+            applied_durations: write_histogram(
+                "etcd_disk_backend_commit_duration_seconds",
+                "Time from the publication of a write until it was visible.",
+            ),
+            failed_writes: IntCounter::new(
+                "etcd_server_proposals_failed_total",
+                "Writes that were not carried out.",
+            )
+            .expect("a legal name"),
             stop: CancellationToken::new(),
             settings,
         });
@@ -202,16 +253,48 @@ impl Engine {
         Ok(self.inner.reader.snapshot())
     }
 
-    /// Bytes that JetStream holds for both streams.
-    pub async fn stored_bytes(&self) -> Result<u64, EtcdError> {
+    /// How much is stored. Answers the last known figures where NATS does not answer now.
+    pub async fn size(&self) -> Size {
+        let inner = &self.inner;
         let (keys, meta) = tokio::join!(
-            self.inner.api.stream_info(&self.inner.bucket.keys),
-            self.inner.api.stream_info(&self.inner.bucket.meta)
+            inner.api.stream_info(&inner.bucket.keys),
+            inner.api.stream_info(&inner.bucket.meta)
         );
-        let bytes = |info: Result<crate::jetstream::StreamInfo, crate::jetstream::ApiError>| {
-            info.map(|info| info.state.bytes).map_err(|error| EtcdError::Unavailable(error.to_string()))
-        };
-        Ok(bytes(keys)? + bytes(meta)?)
+        if let (Ok(keys), Ok(meta)) = (keys, meta) {
+            let in_use = keys.state.bytes + meta.state.bytes;
+            // Relaxed: a figure for people, nothing hangs on its order.
+            inner.bytes_in_use.store(in_use, Ordering::Relaxed);
+        }
+        let in_use = inner.bytes_in_use.load(Ordering::Relaxed);
+        let store = inner.settings.store_dir.clone();
+        let on_disk =
+            tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
+    }
+
+    /// Whether NATS can be reached and the stream is followed; why not otherwise.
+    pub fn health(&self) -> Result<(), String> {
+        self.inner.following.borrow().clone()
+    }
+
+    /// Until JetStream acknowledged a write.
+    pub fn write_durations(&self) -> &Histogram {
+        &self.inner.write_durations
+    }
+
+    /// Until a write was visible.
+    pub fn applied_durations(&self) -> &Histogram {
+        &self.inner.applied_durations
+    }
+
+    /// Writes that NATS did not take or did not confirm.
+    pub fn failed_writes(&self) -> &IntCounter {
+        &self.inner.failed_writes
+    }
+
+    /// Waits until the messages that compactions have left so far are removed.
+    pub async fn finish_removals(&self) -> Result<(), EtcdError> {
+        self.inner.finish_removals().await
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.

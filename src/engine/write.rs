@@ -30,6 +30,28 @@ impl super::Engine {
     }
 }
 
+impl super::Engine {
+    /// Answers a request that writes nothing from what is known here, however old that is.
+    pub async fn answer_locally(&self, request: Request) -> Result<Response, EtcdError> {
+        let state = self.serializable().await?;
+        match txn::plan(&state, self.inner.as_ref(), request)? {
+            Planned::Answer(response) => Ok(response),
+            Planned::Write(_) => {
+                Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into()))
+            }
+        }
+    }
+
+    /// Refuses what adds data while there is no room.
+    pub fn check_space(&self) -> Result<(), EtcdError> {
+        let alarms = self.inner.meta.alarms();
+        if alarms.iter().any(|alarm| alarm.kind == super::AlarmKind::NoSpace) {
+            return Err(EtcdError::NoSpace);
+        }
+        Ok(())
+    }
+}
+
 impl txn::LeaseTable for Inner {
     fn exists(&self, id: crate::types::LeaseId) -> bool {
         self.leases.get(id).is_some()
@@ -90,7 +112,10 @@ impl Inner {
                     drop(held);
                     return plan.answer(revision, &state);
                 }
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => {
+                    self.failed_writes.inc();
+                    return Err(error);
+                }
                 Attempt::Conflict => {
                     if Instant::now() >= deadline {
                         return Err(EtcdError::Timeout);
@@ -125,7 +150,9 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let mut seen = self.pending.expect(operation.operation);
+        let _until_visible = self.applied_durations.start_timer();
         let publication = async {
+            let _until_acknowledged = self.write_durations.start_timer();
             let mut messages = messages;
             if messages.len() == 1 {
                 self.publisher.publish(messages.remove(0)).await
@@ -150,8 +177,12 @@ impl Inner {
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
             Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
-            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => Attempt::Failed(EtcdError::RequestTooLarge),
-            Err(error @ PublishError::Refused { .. }) => Attempt::Failed(EtcdError::Unavailable(error.to_string())),
+            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
+                Attempt::Failed(EtcdError::RequestTooLarge)
+            }
+            Err(error @ PublishError::Refused { .. }) => {
+                Attempt::Failed(EtcdError::Unavailable(error.to_string()))
+            }
         }
     }
 
@@ -170,7 +201,8 @@ impl Inner {
             .enumerate()
             .map(|(at, write)| {
                 let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
-                let mut headers = vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
+                let mut headers =
+                    vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
                 let payload = match &write.kind {
                     ChangeKind::Put { value, .. } => value.clone(),
                     ChangeKind::Delete => {
@@ -181,7 +213,9 @@ impl Inner {
                 let guard = if is_stream_guarded {
                     stream_guard.take()
                 } else {
-                    write.guard.map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
+                    write
+                        .guard
+                        .map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
                 };
                 Ok(Outgoing { subject, headers, payload, guard, ttl: None })
             })

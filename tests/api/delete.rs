@@ -57,11 +57,10 @@ async fn deleting_nothing_succeeds_without_a_revision_or_an_event() {
         assert_eq!((answer.deleted, answer.prev_kvs.len(), revision(&answer.header)), (0, 0, 3));
     }
     client.put("b", "x").await;
-    assert_eq!(watch.next().await.events.iter().map(outline).collect::<Vec<_>>(), [(
-        EventType::Put,
-        "b".into(),
-        4
-    )]);
+    assert_eq!(
+        watch.next().await.events.iter().map(outline).collect::<Vec<_>>(),
+        [(EventType::Put, "b".into(), 4)]
+    );
 }
 
 /// DEL-4

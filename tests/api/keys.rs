@@ -13,10 +13,46 @@ async fn every_byte_string_is_a_key_and_sorts_by_its_bytes() {
     let client = server.client().await;
     let long = vec![b'l'; 3000];
     let mut keys: Vec<Vec<u8>> = [
-        &b"\0"[..], b"\0\0", b"\0a", b" ", b" a ", b"*", b">", b".", "..".as_bytes(), b"a", b"a.", b"a..b",
-        b".a", b"a/", b"a//b", b"a///", b"/", b"//", b"/a", b"a*b", b"a.>", b">.a", b"=", b"=2E", b"a=b", b"a\0b",
-        b"$KV.x", b"a\r\n", b"\t", b"\x7f", b"\x80", b"\xff", b"\xff\xff", b"\xc3\x28", "ключ".as_bytes(), b"A",
-        b"aa", b"a\xff", b"a\0", &long,
+        &b"\0"[..],
+        b"\0\0",
+        b"\0a",
+        b" ",
+        b" a ",
+        b"*",
+        b">",
+        b".",
+        "..".as_bytes(),
+        b"a",
+        b"a.",
+        b"a..b",
+        b".a",
+        b"a/",
+        b"a//b",
+        b"a///",
+        b"/",
+        b"//",
+        b"/a",
+        b"a*b",
+        b"a.>",
+        b">.a",
+        b"=",
+        b"=2E",
+        b"a=b",
+        b"a\0b",
+        b"$KV.x",
+        b"a\r\n",
+        b"\t",
+        b"\x7f",
+        b"\x80",
+        b"\xff",
+        b"\xff\xff",
+        b"\xc3\x28",
+        "ключ".as_bytes(),
+        b"A",
+        b"aa",
+        b"a\xff",
+        b"a\0",
+        &long,
     ]
     .iter()
     .map(|key| key.to_vec())
@@ -29,7 +65,8 @@ async fn every_byte_string_is_a_key_and_sorts_by_its_bytes() {
         assert_eq!((&kv.key[..], &kv.value[..], kv.version), (&key[..], &key[..], 1));
     }
     let whole = RangeRequest { key: b(b"\0"), range_end: b(TO_THE_END), ..Default::default() };
-    let listed: Vec<_> = client.range(whole.clone()).await.unwrap().kvs.iter().map(|kv| kv.key.to_vec()).collect();
+    let listed: Vec<_> =
+        client.range(whole.clone()).await.unwrap().kvs.iter().map(|kv| kv.key.to_vec()).collect();
     keys.sort();
     assert_eq!(listed, keys);
 

@@ -11,9 +11,16 @@ use crate::support::server::Server;
 #[tokio::test]
 async fn contradictory_requests_are_refused_in_order() {
     let client = Server::shared().await.client().await;
-    let everything_wrong =
-        PutRequest { key: b(""), value: b("v"), lease: 1, ignore_value: true, ignore_lease: true, prev_kv: false };
-    let refuse = async |request, text| refused(client.put_request(request).await, Code::InvalidArgument, text);
+    let everything_wrong = PutRequest {
+        key: b(""),
+        value: b("v"),
+        lease: 1,
+        ignore_value: true,
+        ignore_lease: true,
+        prev_kv: false,
+    };
+    let refuse =
+        async |request, text| refused(client.put_request(request).await, Code::InvalidArgument, text);
     refuse(everything_wrong.clone(), "etcdserver: key is not provided").await;
     let keyed = PutRequest { key: b("missing"), ..everything_wrong };
     refuse(keyed.clone(), "etcdserver: value is provided").await;
@@ -84,7 +91,8 @@ async fn a_value_is_any_bytes() {
 async fn a_key_belongs_to_the_lease_of_its_newest_put() {
     let client = Server::shared().await.client().await;
     let key = unique("lease-of-key");
-    let (one, two) = (client.lease_grant(0, 600).await.unwrap().id, client.lease_grant(0, 600).await.unwrap().id);
+    let (one, two) =
+        (client.lease_grant(0, 600).await.unwrap().id, client.lease_grant(0, 600).await.unwrap().id);
     let owned = async || {
         let mut owners = Vec::new();
         for lease in [one, two] {

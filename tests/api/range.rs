@@ -42,10 +42,18 @@ async fn a_sort_option_outside_its_enum_is_refused() {
     let client = Server::shared().await.client().await;
     let text = "etcdserver: invalid sort option";
     for wrong in [3, 99, -1] {
-        refused(client.range(RangeRequest { sort_order: wrong, ..get("a") }).await, Code::InvalidArgument, text);
+        refused(
+            client.range(RangeRequest { sort_order: wrong, ..get("a") }).await,
+            Code::InvalidArgument,
+            text,
+        );
     }
     for wrong in [5, 99, -1] {
-        refused(client.range(RangeRequest { sort_target: wrong, ..get("a") }).await, Code::InvalidArgument, text);
+        refused(
+            client.range(RangeRequest { sort_target: wrong, ..get("a") }).await,
+            Code::InvalidArgument,
+            text,
+        );
     }
 }
 
@@ -154,7 +162,8 @@ async fn revision_filters_are_inclusive_and_act_before_the_limit_but_not_on_coun
 /// RNG-9, RNG-11
 #[tokio::test]
 async fn a_sorted_read_sorts_the_whole_range_before_it_cuts() {
-    let pairs = [("a", "3"), ("b", "2"), ("c", "1"), ("d", "4"), ("e", "0"), ("b", "2"), ("d", "4"), ("d", "4")];
+    let pairs =
+        [("a", "3"), ("b", "2"), ("c", "1"), ("d", "4"), ("e", "0"), ("b", "2"), ("d", "4"), ("d", "4")];
     let (client, at) = with_pairs("sort", &pairs).await;
     let sorted = async |order: SortOrder, target: SortTarget, limit| {
         let (sort_order, sort_target) = (order.into(), target.into());

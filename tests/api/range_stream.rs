@@ -14,7 +14,11 @@ fn merge((chunks, ended): (Vec<RangeResponse>, Option<tonic::Status>)) -> RangeR
     assert!(ended.is_none(), "{ended:?}");
     let (last, others) = chunks.split_last().expect("at least one message");
     for chunk in others {
-        assert_eq!((&chunk.header, chunk.more, chunk.count), (&None, false, 0), "only the last one tells these");
+        assert_eq!(
+            (&chunk.header, chunk.more, chunk.count),
+            (&None, false, 0),
+            "only the last one tells these"
+        );
     }
     let kvs = chunks.iter().flat_map(|chunk| chunk.kvs.clone()).collect();
     RangeResponse { kvs, ..last.clone() }
@@ -108,7 +112,8 @@ async fn writes_during_the_stream_are_invisible() {
     }
     let mut stream: tonic::Streaming<RangeStreamResponse> =
         client.server_stream("/etcdserverpb.KV/RangeStream", all(&at)).await.unwrap();
-    let mut next = async || within("a chunk", stream.message()).await.unwrap().map(|m| m.range_response.unwrap());
+    let mut next =
+        async || within("a chunk", stream.message()).await.unwrap().map(|m| m.range_response.unwrap());
     // 16 MiB do not fit into what the connection buffers, so the stream is still in the middle.
     let mut chunks = vec![next().await.expect("a first chunk")];
     client.delete_range(delete_all(&at)).await.unwrap();

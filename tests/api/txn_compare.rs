@@ -34,7 +34,9 @@ async fn each_target_compares_with_each_result() {
             cases.push((target(given), order));
         }
     }
-    for (given, order) in [("ml", Greater), ("m", Greater), ("", Greater), ("mm", Equal), ("mma", Less), ("n", Less)] {
+    for (given, order) in
+        [("ml", Greater), ("m", Greater), ("", Greater), ("mm", Equal), ("mma", Less), ("n", Less)]
+    {
         cases.push((TargetUnion::Value(b(given)), order));
     }
     cases.push((TargetUnion::Value(b(b"\xff")), Less));
@@ -94,10 +96,8 @@ async fn a_missing_key_is_zero_for_numbers_and_false_for_values() {
 async fn a_compare_of_a_range_must_hold_for_each_key_in_it() {
     let client = Server::shared().await.client().await;
     let at = unique("range-compare");
-    let over = |result: CompareResult, given| Compare {
-        range_end: prefix_end(&at),
-        ..compare(&at, result, given)
-    };
+    let over =
+        |result: CompareResult, given| Compare { range_end: prefix_end(&at), ..compare(&at, result, given) };
     assert!(holds(&client, vec![over(Equal, TargetUnion::CreateRevision(0))]).await, "nothing there");
     assert!(!holds(&client, vec![over(Greater, TargetUnion::CreateRevision(0))]).await);
     assert!(!holds(&client, vec![over(NotEqual, TargetUnion::Value(b("x")))]).await);
@@ -134,15 +134,16 @@ async fn a_union_that_does_not_fit_the_target_means_zero() {
         assert!(!holds(&client, vec![misfit(CompareTarget::Version, Equal, union)]).await);
     }
     let number = Some(TargetUnion::Version(1));
-    assert!(holds(&client, vec![misfit(CompareTarget::Value, Greater, number.clone())]).await, "against no bytes");
+    assert!(
+        holds(&client, vec![misfit(CompareTarget::Value, Greater, number.clone())]).await,
+        "against no bytes"
+    );
     assert!(!holds(&client, vec![misfit(CompareTarget::Value, Equal, number)]).await);
 
     let unknown_result = Compare { result: 9, ..compare(&key, Equal, TargetUnion::Version(99)) };
     assert!(holds(&client, vec![unknown_result]).await, "an unknown result is true");
-    let unknown_target = |result: CompareResult| Compare {
-        target: 9,
-        ..compare(&key, result, TargetUnion::Version(99))
-    };
+    let unknown_target =
+        |result: CompareResult| Compare { target: 9, ..compare(&key, result, TargetUnion::Version(99)) };
     assert!(holds(&client, vec![unknown_target(Equal)]).await, "an unknown target is equal");
     assert!(!holds(&client, vec![unknown_target(Less)]).await);
     assert!(!holds(&client, vec![unknown_target(NotEqual)]).await);

@@ -41,9 +41,11 @@ async fn the_taken_path_is_checked_against_the_state_before_and_fails_as_a_whole
         refused(client.txn(run(vec![put_first.clone(), op_failing.clone()])).await, code, text);
         let nested = op(run(vec![op_failing.clone()]));
         refused(client.txn(run(vec![put_first.clone(), nested])).await, code, text);
-        let otherwise = TxnRequest { compare: vec![never()], success: vec![], failure: vec![op_failing.clone()] };
+        let otherwise =
+            TxnRequest { compare: vec![never()], success: vec![], failure: vec![op_failing.clone()] };
         refused(client.txn(otherwise).await, code, text);
-        let not_taken = TxnRequest { compare: vec![never()], success: vec![op_failing.clone()], failure: vec![] };
+        let not_taken =
+            TxnRequest { compare: vec![never()], success: vec![op_failing.clone()], failure: vec![] };
         assert!(!client.txn(not_taken).await.unwrap().succeeded);
         let inner = TxnRequest { compare: vec![never()], success: vec![op_failing], failure: vec![] };
         client.txn(run(vec![op(inner)])).await.unwrap();
@@ -59,10 +61,7 @@ async fn the_taken_path_is_checked_against_the_state_before_and_fails_as_a_whole
 async fn a_key_put_by_the_transaction_itself_is_not_there_for_the_check() {
     let client = Server::shared().await.client().await;
     let key = unique("own");
-    let ops = vec![
-        op(run(vec![op(delete(&key))])),
-        op(PutRequest { ignore_value: true, ..put(&key, "") }),
-    ];
+    let ops = vec![op(run(vec![op(delete(&key))])), op(PutRequest { ignore_value: true, ..put(&key, "") })];
     let answer = client.txn(run(ops)).await;
     refused(answer, Code::InvalidArgument, "etcdserver: duplicate key given in txn request");
     let ops = vec![op(PutRequest { ignore_value: true, ..put(&key, "") })];
@@ -83,7 +82,11 @@ async fn each_op_sees_the_ones_before_it() {
         op(PutRequest { prev_kv: true, ..put(key("c"), "4") }),
         op(RangeRequest { limit: 2, ..all(&at) }),
         op(DeleteRangeRequest { prev_kv: true, ..delete(key("a")) }),
-        op(RangeRequest { sort_order: SortOrder::Descend.into(), sort_target: SortTarget::Key.into(), ..all(&at) }),
+        op(RangeRequest {
+            sort_order: SortOrder::Descend.into(),
+            sort_target: SortTarget::Key.into(),
+            ..all(&at)
+        }),
         op(RangeRequest { count_only: true, ..all(&at) }),
         op(get(key("a"))),
         op(delete(key("a"))),
@@ -92,9 +95,8 @@ async fn each_op_sees_the_ones_before_it() {
     assert!(answer.succeeded);
     assert_eq!(answer.responses.len(), 9);
     let written = revision(&answer.header);
-    let names = |index| -> Vec<String> {
-        range_of(&answer, index).kvs.iter().map(|kv| name(&at, &kv.key)).collect()
-    };
+    let names =
+        |index| -> Vec<String> { range_of(&answer, index).kvs.iter().map(|kv| name(&at, &kv.key)).collect() };
     assert_eq!(names(0), ["a", "c"]);
     assert_eq!(put_of(&answer, 1).prev_kv, None);
     let prev = put_of(&answer, 2).prev_kv.as_ref().unwrap();

@@ -96,7 +96,8 @@ async fn checks_run_in_a_fixed_order() {
     let many = (0..129).map(|_| nameless()).collect();
     refuse(TxnRequest { compare: vec![exists("")], success: many, failure: vec![] }, TOO_MANY).await;
     let empty_op = vec![RequestOp { request: None }];
-    refuse(TxnRequest { compare: vec![exists("")], success: empty_op.clone(), failure: vec![] }, NO_KEY).await;
+    refuse(TxnRequest { compare: vec![exists("")], success: empty_op.clone(), failure: vec![] }, NO_KEY)
+        .await;
     let text = "etcdserver: key not found";
     refuse(TxnRequest { compare: vec![], success: empty_op, failure: vec![nameless()] }, text).await;
     refuse(TxnRequest { compare: vec![], success: twice(), failure: vec![nameless()] }, NO_KEY).await;
@@ -175,7 +176,11 @@ async fn sharing_that_is_no_violation_is_accepted_and_runs_in_order() {
 
     client.txn(run(vec![put("a"), op(all(&at)), op(all(&at))])).await.unwrap();
     let answer = client.txn(run(vec![then(vec![put("b")]), then(vec![delete("b")])])).await.unwrap();
-    assert_eq!(delete_of(txn_of(&answer, 1), 0).deleted, 1, "put in one nested transaction, deleted in the next");
+    assert_eq!(
+        delete_of(txn_of(&answer, 1), 0).deleted,
+        1,
+        "put in one nested transaction, deleted in the next"
+    );
     assert_eq!(client.list(&at).await, ["a"]);
 }
 

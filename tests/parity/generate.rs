@@ -13,8 +13,32 @@ const HOT: [&[u8]; 6] = [b"a", b"b", b"c", b"a/b", b"a/c", b"/x/y"];
 
 /// Keys that are hard to map onto something else.
 const ODD: [&[u8]; 26] = [
-    b"\0", b"\0\0", b"a\0", b"a\0b", b" ", b"a b", b".", b"..", b"a.b", b"*", b">", b"a*", b"a.>", b"/", b"//", b"a/",
-    b"a//b", b"a///b", b"=", b"=2E", b"\x7f", b"\x80", b"\xff", b"\xff\xff", b"a\xff", b"\xc3\xbc/\xe2\x82\xac",
+    b"\0",
+    b"\0\0",
+    b"a\0",
+    b"a\0b",
+    b" ",
+    b"a b",
+    b".",
+    b"..",
+    b"a.b",
+    b"*",
+    b">",
+    b"a*",
+    b"a.>",
+    b"/",
+    b"//",
+    b"a/",
+    b"a//b",
+    b"a///b",
+    b"=",
+    b"=2E",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\xff\xff",
+    b"a\xff",
+    b"\xc3\xbc/\xe2\x82\xac",
 ];
 
 const LEASES: [i64; 6] = [1, 2, 3, 7000, -4, i64::MAX];
@@ -254,7 +278,8 @@ impl Generator {
         watch.fragment = self.chance(20);
         watch.progress_notify = self.chance(20);
         if self.chance(20) {
-            watch.filters = (0..self.random.random_range(1..3)).map(|_| self.random.random_range(0..3)).collect();
+            watch.filters =
+                (0..self.random.random_range(1..3)).map(|_| self.random.random_range(0..3)).collect();
         }
         watch
     }

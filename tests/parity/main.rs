@@ -33,7 +33,8 @@ use pair::Pair;
 use session::Session;
 
 fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name)
+        .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// Runs one session on fresh servers; a difference is shrunk and fails the test.
@@ -82,7 +83,11 @@ async fn a_planted_difference_is_found() {
     let session = |lines: &str| Session::parse(lines, "planted");
     let plants = [
         // An answer that differs.
-        (r#"{"put":{"key":"a","value":"1"}}"#, r#"{"put":{"key":"a","value":"2"}}"#, r#"{"range":{"key":"a"}}"#),
+        (
+            r#"{"put":{"key":"a","value":"1"}}"#,
+            r#"{"put":{"key":"a","value":"2"}}"#,
+            r#"{"range":{"key":"a"}}"#,
+        ),
         // A revision that differs.
         (r#"{"put":{"key":"a"}}"#, r#"{"delete":{"key":"a"}}"#, r#"{"range":{"key":"b"}}"#),
         // An event that differs, in a field that no answer shows before the watch is compared.

@@ -74,7 +74,8 @@ impl Pair {
             let (right_history, right) = self.right.watchers.received();
             if left_history != right_history {
                 let op = format!("{one} (all events, from the first that differs)");
-                let same = left_history.events.iter().zip(&right_history.events).take_while(|(a, b)| a == b).count();
+                let same =
+                    left_history.events.iter().zip(&right_history.events).take_while(|(a, b)| a == b).count();
                 let (left, right) = (&left_history.events[same..], &right_history.events[same..]);
                 return differ(op, format!("{left:#?}"), format!("{right:#?}"));
             }

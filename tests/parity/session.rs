@@ -274,7 +274,11 @@ impl Put {
 
 impl Delete {
     pub fn request(&self) -> pb::DeleteRangeRequest {
-        pb::DeleteRangeRequest { key: (&self.key).into(), range_end: (&self.end).into(), prev_kv: self.prev_kv }
+        pb::DeleteRangeRequest {
+            key: (&self.key).into(),
+            range_end: (&self.end).into(),
+            prev_kv: self.prev_kv,
+        }
     }
 }
 

@@ -246,9 +246,14 @@ impl Stream {
     fn owed(&self, history: &[Event], current: i64) -> Option<String> {
         self.watchers.iter().find_map(|(id, watcher)| {
             if watcher.compacted {
-                return watcher.received.end.is_none().then(|| format!("watcher {id} is due a compaction cancel"));
+                return watcher
+                    .received
+                    .end
+                    .is_none()
+                    .then(|| format!("watcher {id} is due a compaction cancel"));
             }
-            let due = history.iter().filter(|event| watcher.wants(event) && pair(event).mod_revision <= current);
+            let due =
+                history.iter().filter(|event| watcher.wants(event) && pair(event).mod_revision <= current);
             let (due, got) = (due.count(), watcher.received.events.len());
             (got < due).then(|| format!("watcher {id} got {got} of {due} events up to {current}"))
         })

@@ -79,8 +79,7 @@ impl Client {
 
     async fn grpc(&self) -> Answer<tonic::client::Grpc<Channel>> {
         // Answers may be as large as the store.
-        let mut grpc =
-            tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
         Ok(grpc)
     }

@@ -7,7 +7,11 @@
 //! because a loaded machine is no failure.
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 #![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
-#![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
 
 pub mod client;
 pub mod http;

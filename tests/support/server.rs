@@ -45,8 +45,10 @@ impl Target {
 
 /// A binary of etcd's: the path in the environment variable, else the one that the Makefile builds.
 pub fn peer(variable: &str, name: &str) -> PathBuf {
-    let path = std::env::var_os(variable)
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name), PathBuf::from);
+    let path = std::env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name),
+        PathBuf::from,
+    );
     assert!(path.exists(), "no {name} at {}: build it or name it in {variable}", path.display());
     path
 }
