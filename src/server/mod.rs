@@ -151,7 +151,7 @@ async fn start(
         store_dir,
     };
     let published = Arc::new(Notify::new());
-    let engine = Engine::start(engine_settings, Writer::new(), Arc::clone(&published)).await?;
+    let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
     let mut phase = engine.phase();
     loop {
         let now = phase.borrow_and_update().clone();
