@@ -149,6 +149,9 @@ async fn start(
         sole_writer: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
+        store_error: nats.as_ref().map(NatsServer::write_error),
+        quota_bytes: settings.quota_bytes,
+        member_id: member_id(settings),
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
