@@ -207,7 +207,8 @@ async fn grpc_routes(
     let kv = KvService::new(engine.clone(), header, limits, operations);
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
     let watch =
-        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone());
+        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
+            .with_leader(engine.has_leader());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
