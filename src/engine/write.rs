@@ -41,15 +41,6 @@ impl super::Engine {
             }
         }
     }
-
-    /// Refuses what adds data while there is no room.
-    pub fn check_space(&self) -> Result<(), EtcdError> {
-        let alarms = self.inner.meta.alarms();
-        if alarms.iter().any(|alarm| alarm.kind == super::AlarmKind::NoSpace) {
-            return Err(EtcdError::NoSpace);
-        }
-        Ok(())
-    }
 }
 
 impl txn::LeaseTable for Inner {
@@ -164,6 +155,10 @@ impl Inner {
             // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
             committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
             published = publication => published,
+            // A store that fails does not answer; what it was just writing may or may not be there after its restart.
+            error = self.store_fails() => {
+                return Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")));
+            }
             () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
         };
         match outcome {
