@@ -138,12 +138,16 @@ impl Server {
 
     /// The nats-server that jetway runs as its child.
     pub fn nats_pid(&self) -> u32 {
+        self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
+    }
+
+    /// As [`Self::nats_pid`], `None` while there is none.
+    pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .find(|&pid| parent_of(pid) == Some(parent) && name_of(pid).as_deref() == Some("nats-server"))
-            .unwrap_or_else(|| panic!("jetway {parent} has no nats-server\n{}", self.log()))
     }
 
     /// What the process has printed so far.
