@@ -38,7 +38,9 @@ async fn filters_drop_their_kind_of_event() {
         ..watch_all(&at)
     };
     let (noput, nodelete) = (FilterType::Noput.into(), FilterType::Nodelete.into());
-    for (id, filters) in [(1, &[noput][..]), (2, &[nodelete]), (3, &[noput, nodelete]), (4, &[7]), (5, &[noput, noput])] {
+    for (id, filters) in
+        [(1, &[noput][..]), (2, &[nodelete]), (3, &[noput, nodelete]), (4, &[7]), (5, &[noput, noput])]
+    {
         watch.watch(filtered(id, filters)).await;
     }
     client.put(format!("{at}a"), "x").await;
@@ -164,7 +166,8 @@ async fn every_watch_gets_every_event_once_and_in_order() {
                 match n % 5 {
                     4 => drop(client.delete(format!("k/{writer}/{}", n - 1)).await),
                     3 => {
-                        let ops = (0..3).map(|m| op(put(format!("k/{writer}/{}", n + m * 1000), "x"))).collect();
+                        let ops =
+                            (0..3).map(|m| op(put(format!("k/{writer}/{}", n + m * 1000), "x"))).collect();
                         client.txn(run(ops)).await.unwrap();
                     }
                     _ => drop(client.put(format!("k/{writer}/{}", n % 10), "x").await),
@@ -241,7 +244,12 @@ async fn a_large_answer_is_cut_into_adjacent_pieces_if_asked_for() {
     let written = revision(&client.txn(both()).await.unwrap().header);
     let (mut whole, mut pieces) = (Vec::new(), Vec::new());
     let done = |messages: &[WatchResponse]| {
-        messages.iter().flat_map(|message| &message.events).filter(|event| outline(event).2 == written).count() == 2
+        messages
+            .iter()
+            .flat_map(|message| &message.events)
+            .filter(|event| outline(event).2 == written)
+            .count()
+            == 2
     };
     while !done(&whole) || !done(&pieces) {
         let message = watch.next().await;
@@ -255,7 +263,8 @@ async fn a_large_answer_is_cut_into_adjacent_pieces_if_asked_for() {
     assert!(whole.iter().all(|message| !message.fragment));
     let sizes: Vec<_> = whole.iter().map(|message| message.events.len()).collect();
     assert_eq!(sizes, [2, 2], "without the option an answer has any size");
-    let pieces: Vec<_> = pieces.into_iter().skip_while(|piece| outline(&piece.events[0]).2 < written).collect();
+    let pieces: Vec<_> =
+        pieces.into_iter().skip_while(|piece| outline(&piece.events[0]).2 < written).collect();
     assert_eq!(pieces.iter().map(|piece| piece.fragment).collect::<Vec<_>>(), [true, false]);
     for piece in &pieces {
         assert_eq!((piece.events.len(), revision(&piece.header)), (1, written));
@@ -293,7 +302,8 @@ async fn pieces_of_history_join_to_whole_revisions() {
 async fn a_slow_reader_hurts_nobody_and_catches_up() {
     let server = Server::start().await;
     let client = server.client().await;
-    let request = WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(watch_all("k/"))) };
+    let request =
+        WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(watch_all("k/"))) };
     // The call's own stream, since `WatchStream` reads ahead.
     let outgoing = tokio_stream::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
     let slow_client = server.client().await;

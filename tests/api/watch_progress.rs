@@ -160,11 +160,17 @@ async fn periodic_progress_never_overtakes_an_event() {
             let told = revision(&message.header);
             if !is_progress(&message) {
                 let outlines = message.events.iter().map(|event| outline(event).2);
-                assert_eq!(outlines.collect::<Vec<_>>(), due.drain(..message.events.len()).collect::<Vec<_>>());
+                assert_eq!(
+                    outlines.collect::<Vec<_>>(),
+                    due.drain(..message.events.len()).collect::<Vec<_>>()
+                );
             } else if due.is_empty() && told == client.revision().await {
                 break;
             } else {
-                assert!(due.first().is_none_or(|&due| told < due), "progress {told}, but {due:?} are to come");
+                assert!(
+                    due.first().is_none_or(|&due| told < due),
+                    "progress {told}, but {due:?} are to come"
+                );
             }
         }
     }

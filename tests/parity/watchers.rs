@@ -152,7 +152,8 @@ impl Watchers {
         self.settle(current).await?;
         for n in 0..self.streams.len() {
             let stream = &mut self.streams[n];
-            let mut unproven = stream.watchers.iter().filter(|(_, watcher)| watcher.may_read_history(current));
+            let mut unproven =
+                stream.watchers.iter().filter(|(_, watcher)| watcher.may_read_history(current));
             if unproven.clone().next().is_some() && stream.answers_progress(current) {
                 self.progress(n, current).await;
                 self.streams[n].watchers.values_mut().for_each(|watcher| watcher.proven = true);
