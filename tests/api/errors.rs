@@ -33,9 +33,9 @@ async fn errors_are_plain_statuses_with_etcds_text() {
 #[tokio::test]
 async fn garbage_is_refused() {
     let client = Server::shared().await.client().await;
-    // Field 1 of a LeaseGrantRequest is a number, of a RangeRequest bytes.
-    let garbage = LeaseGrantRequest { ttl: 5, id: 6 };
-    let answer: Answer<RangeResponse> = client.unary("/etcdserverpb.KV/Range", garbage).await;
+    // Field 1 of a TxnRequest is a compare, which these bytes are not.
+    let garbage = get(b"\xff\xff\xff");
+    let answer: Answer<TxnResponse> = client.unary("/etcdserverpb.KV/Txn", garbage).await;
     assert_eq!(answer.unwrap_err().code(), Code::Internal);
     client.get("a").await.unwrap();
 }

@@ -68,7 +68,7 @@ const SESSION: &[(&str, &str)] = &[
     ("get a --rev 99", ""),
     ("get --prefix a", ""),
     ("get --prefix a --keys-only", ""),
-    ("get --prefix a --count-only --write-out fields", ""),
+    ("get --prefix a --count-only -w json", ""),
     ("get --prefix a --limit 1 -w json", ""),
     ("get --prefix a --order DESCEND --sort-by VALUE", ""),
     ("get --from-key a/1 -w json", ""),
