@@ -9,8 +9,8 @@ use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
     DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
-    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use tonic::{Request, Response, Status};
@@ -29,8 +29,8 @@ impl MaintenanceService {
         MaintenanceService { engine, header, quota_bytes }
     }
 
-    fn header(&self) -> Option<crate::proto::etcdserverpb::ResponseHeader> {
-        Some(self.header.at(self.engine.reader().revision()))
+    fn header(&self) -> ResponseHeader {
+        self.header.at(self.engine.reader().revision())
     }
 }
 
@@ -78,7 +78,7 @@ impl Maintenance for MaintenanceService {
             }
             (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) | (Err(_), _) => Vec::new(),
         };
-        Ok(Response::new(AlarmResponse { header: self.header(), alarms }))
+        Ok(Response::new(AlarmResponse { header: Some(self.header()), alarms }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -97,7 +97,7 @@ impl Maintenance for MaintenanceService {
             format!("memberID:{} alarm:{kind}", alarm.member)
         }));
         Ok(Response::new(StatusResponse {
-            header: self.header(),
+            header: Some(self.header()),
             version: ETCD_VERSION.to_owned(),
             db_size: size.allocated as i64,
             db_size_in_use: size.in_use as i64,
@@ -172,7 +172,7 @@ impl Maintenance for MaintenanceService {
             Err(_) => return Err(EtcdError::UnknownMethod.into()),
         }
         let version = CLUSTER_VERSION.rsplit_once('.').map_or(CLUSTER_VERSION, |(minor, _)| minor).to_owned();
-        Ok(Response::new(DowngradeResponse { header: self.header(), version }))
+        Ok(Response::new(DowngradeResponse { header: Some(self.header()), version }))
     }
 }
 

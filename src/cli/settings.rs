@@ -13,7 +13,7 @@ use thiserror::Error;
 /// The least interval of progress notifications, as in etcd.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// etcd's default quota.
-pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
@@ -133,8 +133,7 @@ impl TryFrom<Args> for Settings {
             args.advertise_client_urls.clone()
         };
         let log_filter = match args.log_level.as_str() {
-            "panic" | "fatal" => "error".to_owned(),
-            "dpanic" => "error".to_owned(),
+            "dpanic" | "panic" | "fatal" => "error".to_owned(),
             // The client library tells of each connection at info; what matters of it we log ourselves.
             level @ ("debug" | "info" | "warn" | "error") => {
                 format!("{level},async_nats=warn,h2=warn,hyper=warn,tower=warn")

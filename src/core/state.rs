@@ -184,6 +184,9 @@ impl Writer {
         let mut events: Vec<Event> = Vec::with_capacity(if is_logged { changes.len() } else { 0 });
         let mut touched = Vec::new();
         for change in changes {
+            // All versions of a key share one copy of it.
+            let key = self.next.index.get(&change.key).map(|history| history.key().clone());
+            let change = Change { key: key.unwrap_or_else(|| change.key.clone()), ..change };
             let version = Arc::new(version_of(change, revision));
             if below_floor {
                 touched.push(version.key.clone());

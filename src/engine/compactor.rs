@@ -137,7 +137,7 @@ fn floor_at(state: &State, map: &RevisionMap, revision: Revision) -> Floor {
     let mut survivors: Vec<Sequence> = state
         .index
         .range(&crate::types::KeyRange::all())
-        .flat_map(|history| history.versions())
+        .flat_map(crate::core::History::versions)
         .map(|version| version.sequence)
         .filter(|survivor| *survivor <= sequence)
         .collect();

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long the delete marker of an entry stays, for instances that are slow to see it.
-const MARKER_TTL: Duration = Duration::from_secs(3600);
+const MARKER_TTL: Duration = Duration::from_hours(1);
 /// Steps of a floor in one entry; what exceeds it is stored in entries of its own first.
 const STEPS_PER_ENTRY: usize = 20_000;
 

@@ -55,7 +55,7 @@ impl Outgoing {
         match &self.guard {
             None => {}
             Some(Guard::Subject(sequence)) => {
-                map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str())
+                map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());
             }
             Some(Guard::Other(subject, sequence)) => {
                 map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());

@@ -67,16 +67,14 @@ impl Service<Request<Body>> for Gate {
                 }
             };
             let router = tokio::time::timeout(crate::engine::REQUEST_TIMEOUT, ready).await.ok().flatten();
-            match router {
-                Some(router) => router.oneshot(request).await,
-                None => {
-                    let doing = match &*stage.borrow() {
-                        Stage::Starting(doing) => doing.clone(),
-                        Stage::Ready(_) => "stopping".to_owned(),
-                    };
-                    Ok(not_yet(&request, &doing))
-                }
+            if let Some(router) = router {
+                return router.oneshot(request).await;
             }
+            let doing = match &*stage.borrow() {
+                Stage::Starting(doing) => doing.clone(),
+                Stage::Ready(_) => "stopping".to_owned(),
+            };
+            Ok(not_yet(&request, &doing))
         })
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct Http2Settings {
 /// An open port.
 #[derive(Debug)]
 pub(super) struct Listener {
-    listener: TcpListener,
+    port: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     http2: Http2Settings,
 }
@@ -87,12 +87,12 @@ impl Listener {
             Some(files) if listen.tls => Some(Arc::new(tls_config(files)?)),
             _ => None,
         };
-        let listener = TcpListener::bind(listen.address).await.map_err(|source| ListenError::Bind {
+        let port = TcpListener::bind(listen.address).await.map_err(|source| ListenError::Bind {
             flag,
             url: listen.url.clone(),
             source,
         })?;
-        Ok(Listener { listener, tls, http2 })
+        Ok(Listener { port, tls, http2 })
     }
 
     /// Serves connections until `stop`, and then until those there are have ended.
@@ -106,7 +106,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.port.accept() => accepted,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
