@@ -74,9 +74,9 @@ impl Applier {
         applier
     }
 
-    /// Forgets everything and begins from the first message again.
-    pub fn reset(&mut self) {
-        let floor = self.coming_floors.drain(..).next_back().or(self.floor.take());
+    /// Forgets everything and begins from the first message again, with the floor that is recorded now.
+    pub fn reset(&mut self, floor: Option<Floor>) {
+        self.coming_floors.clear();
         self.writer.reset();
         self.attachments.clear();
         self.map = RevisionMap::default();
@@ -85,6 +85,7 @@ impl Applier {
         self.barriers.clear();
         self.torn.clear();
         self.garbage.clear();
+        self.done.clear();
         self.begin(floor);
     }
 
