@@ -102,6 +102,11 @@ impl Applier {
         self.writer.state().position
     }
 
+    /// The position that the next publication will show.
+    pub fn reached(&self) -> Sequence {
+        self.gathering.as_ref().map_or(self.position(), |(_, last, _)| *last)
+    }
+
     /// The floor in force.
     pub fn floor(&self) -> Option<&Floor> {
         self.floor.as_ref()

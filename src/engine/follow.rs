@@ -4,7 +4,7 @@ use super::{Inner, Phase, compactor};
 use crate::applier::Applier;
 use crate::core::Writer;
 use crate::jetstream::record::{self, Record};
-use crate::jetstream::{Connection, Followed, Follower, RawMessage, RevisionMap, Start};
+use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ const AHEAD: usize = 16;
 /// An unfinished transaction at the end of the stream is given up when nothing has followed it for so long.
 const TORN_AFTER: Duration = Duration::from_secs(5);
 const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
+const FILL_RETRY: Duration = Duration::from_millis(100);
 /// The least that a lease still lives after a start or an outage: its holder had nobody to renew it with meanwhile.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 
@@ -42,6 +43,7 @@ pub(super) fn spawn(
         keys_target: None,
         is_up: false,
         is_loaded: false,
+        is_filling: false,
         torn_since: None,
     };
     tokio::spawn(task.run(writer, maps));
@@ -61,6 +63,37 @@ fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followe
 fn serve(inner: &Inner) {
     inner.leases.leave_at_least(LEASE_GRACE);
     drop(inner.following.send_replace(Ok(())));
+}
+
+/// Lengthens the key stream to `floor` with messages that mean nothing. Several instances may do so at once.
+async fn fill(inner: Arc<Inner>, floor: Sequence) {
+    let epoch = inner.epoch();
+    let (mut last, mut failed) = (None, false);
+    while inner.epoch() == epoch && !inner.stop.is_cancelled() {
+        if failed {
+            tokio::time::sleep(FILL_RETRY).await;
+        }
+        let end = match last {
+            Some(last) => last,
+            None => match inner.api.stream_info(&inner.bucket.keys).await {
+                Ok(info) => info.last(),
+                Err(error) => {
+                    tracing::warn!(%error, "the stream cannot be lengthened to the compaction floor yet");
+                    failed = true;
+                    continue;
+                }
+            },
+        };
+        if end >= floor {
+            return;
+        }
+        if last.is_none() {
+            tracing::warn!(%end, %floor, "the key stream ends below the compaction floor: its tail is lost");
+        }
+        let published = inner.publisher.publish(inner.barrier(Some(Guard::Stream(end)))).await;
+        failed = published.is_err();
+        last = published.ok();
+    }
 }
 
 /// Why following ended.
@@ -83,6 +116,8 @@ struct Task {
     /// Whether the key stream has a consumer now.
     is_up: bool,
     is_loaded: bool,
+    /// Whether the stream is being lengthened to the floor.
+    is_filling: bool,
     torn_since: Option<(Sequence, Instant)>,
 }
 
@@ -185,6 +220,7 @@ impl Task {
         self.keys_target = None;
         self.is_up = false;
         self.is_loaded = false;
+        self.is_filling = false;
         self.torn_since = None;
     }
 
@@ -283,8 +319,8 @@ impl Task {
         if !garbage.is_empty() {
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
-        let position = applier.position();
         if !self.is_loaded {
+            let position = applier.reached();
             inner.phase.send_if_modified(|phase| {
                 let progress = Phase::Loading { position, target: self.keys_target };
                 let changed = !matches!(phase, Phase::Stopped) && *phase != progress;
@@ -297,8 +333,18 @@ impl Task {
             if self.keys_target.is_none_or(|target| position < target) {
                 return;
             }
+            // The stream has lost what the floor was made of. Nothing that comes may have a revision below the floor.
+            if let Some(floor) = applier.floor().map(|floor| floor.sequence).filter(|floor| position < *floor)
+            {
+                if !self.is_filling {
+                    self.is_filling = true;
+                    tokio::spawn(fill(Arc::clone(inner), floor));
+                }
+                return;
+            }
         }
         applier.publish();
+        let position = applier.position();
         let state = inner.reader.snapshot();
         if !self.is_loaded {
             self.is_loaded = true;

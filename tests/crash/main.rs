@@ -9,10 +9,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod compaction;
 mod journal;
 mod kills;
 
+mod leases;
 mod load;
+mod tail;
 
 mod watcher;
 
