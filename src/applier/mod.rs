@@ -74,9 +74,9 @@ impl Applier {
         applier
     }
 
-    /// Forgets everything and begins from the first message again.
-    pub fn reset(&mut self) {
-        let floor = self.coming_floors.drain(..).next_back().or(self.floor.take());
+    /// Forgets everything and begins from the first message again, with the floor that is recorded now.
+    pub fn reset(&mut self, floor: Option<Floor>) {
+        self.coming_floors.clear();
         self.writer.reset();
         self.attachments.clear();
         self.map = RevisionMap::default();
@@ -85,6 +85,7 @@ impl Applier {
         self.barriers.clear();
         self.torn.clear();
         self.garbage.clear();
+        self.done.clear();
         self.begin(floor);
     }
 
@@ -99,6 +100,11 @@ impl Applier {
     /// The position applied up to.
     pub fn position(&self) -> Sequence {
         self.writer.state().position
+    }
+
+    /// The position that the next publication will show.
+    pub fn reached(&self) -> Sequence {
+        self.gathering.as_ref().map_or(self.position(), |(_, last, _)| *last)
     }
 
     /// The floor in force.

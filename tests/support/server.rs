@@ -138,12 +138,25 @@ impl Server {
 
     /// The nats-server that jetway runs as its child.
     pub fn nats_pid(&self) -> u32 {
+        self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
+    }
+
+    /// Whether jetway's nats-server runs at the moment.
+    pub fn has_nats(&self) -> bool {
+        self.find_nats_pid().is_some()
+    }
+
+    /// As [`Self::nats_pid`], `None` while there is none.
+    pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(|&pid| parent_of(pid) == Some(parent) && name_of(pid).as_deref() == Some("nats-server"))
-            .unwrap_or_else(|| panic!("jetway {parent} has no nats-server\n{}", self.log()))
+            .find(|&pid| {
+                parent_of(pid) == Some(parent)
+                    && name_of(pid).as_deref() == Some("nats-server")
+                    && !is_zombie(pid)
+            })
     }
 
     /// What the process has printed so far.
@@ -261,6 +274,12 @@ fn parent_of(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
+/// Whether the process has ended and its parent has not noticed yet.
+fn is_zombie(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
+}
+
 fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
 }
@@ -297,13 +316,13 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
 ///
 /// It lies below the range from which the kernel gives ports to outgoing connections, since one of those
 /// could take it between two starts of the server. A locked file per port keeps test processes apart.
-struct Port {
-    number: u16,
+pub struct Port {
+    pub number: u16,
     _lock: File,
 }
 
 impl Port {
-    fn claim() -> Self {
+    pub fn claim() -> Self {
         let dir = std::env::temp_dir().join("jetway-test-ports");
         fs::create_dir_all(&dir).unwrap();
         loop {
