@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod applier;
+pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod error;
@@ -9,6 +10,9 @@ pub mod jetstream;
 pub mod lease;
 pub mod nats_server;
 pub mod proto;
+pub mod server;
+pub mod telemetry;
 pub mod txn;
 pub mod types;
+pub mod version;
 pub mod watch;

@@ -228,7 +228,7 @@ struct Frame {
 impl Frame {
     fn new(response: Response, header: HeaderSource) -> Frame {
         let mut head = WatchResponse {
-            header: Some(header.header(response.revision)),
+            header: Some(header.at(response.revision)),
             watch_id: response.watch_id,
             ..WatchResponse::default()
         };

@@ -74,9 +74,9 @@ impl Applier {
         applier
     }
 
-    /// Forgets everything and begins from the first message again.
-    pub fn reset(&mut self) {
-        let floor = self.coming_floors.drain(..).next_back().or(self.floor.take());
+    /// Forgets everything and begins from the first message again, with the floor that is recorded now.
+    pub fn reset(&mut self, floor: Option<Floor>) {
+        self.coming_floors.clear();
         self.writer.reset();
         self.attachments.clear();
         self.map = RevisionMap::default();
@@ -85,6 +85,7 @@ impl Applier {
         self.barriers.clear();
         self.torn.clear();
         self.garbage.clear();
+        self.done.clear();
         self.begin(floor);
     }
 
@@ -99,6 +100,11 @@ impl Applier {
     /// The position applied up to.
     pub fn position(&self) -> Sequence {
         self.writer.state().position
+    }
+
+    /// The position that the next publication will show.
+    pub fn reached(&self) -> Sequence {
+        self.gathering.as_ref().map_or(self.position(), |(_, last, _)| *last)
     }
 
     /// The floor in force.
@@ -281,10 +287,8 @@ impl Applier {
         let lease_of = |writer: &Writer, key: &Bytes| {
             writer.state().get(key).map_or(LeaseId::NONE, |version| version.lease)
         };
-        let before: Vec<(Bytes, LeaseId)> = changes
-            .iter()
-            .map(|change| (change.key.clone(), lease_of(&self.writer, &change.key)))
-            .collect();
+        let before: Vec<(Bytes, LeaseId)> =
+            changes.iter().map(|change| (change.key.clone(), lease_of(&self.writer, &change.key))).collect();
         self.garbage.extend(self.writer.apply(revision, position, changes));
         for (key, held) in before {
             let holds = lease_of(&self.writer, &key);
@@ -304,7 +308,9 @@ impl Applier {
     }
 
     fn raise_due_floors(&mut self) {
-        while let Some(floor) = self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position) {
+        while let Some(floor) =
+            self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position)
+        {
             if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
                 continue;
             }

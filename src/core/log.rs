@@ -21,6 +21,15 @@ pub struct Event {
     pub previous: Option<Arc<KeyVersion>>,
 }
 
+impl Event {
+    /// What a client may see as the value before: nothing of a creation, also where the transaction that created the
+    /// key had deleted it first.
+    pub fn visible_previous(&self) -> Option<&Arc<KeyVersion>> {
+        let is_creation = self.version.create_revision == self.version.mod_revision;
+        self.previous.as_ref().filter(|_| !is_creation)
+    }
+}
+
 /// All changes of one revision, in the order in which its transaction made them.
 #[derive(Debug)]
 pub struct RevisionEvents {
@@ -158,7 +167,9 @@ mod tests {
     #[test]
     fn gaps_in_revisions_are_stepped_over() {
         let mut log = EventLog::default();
-        [2, 5, 6, 11, 12, 13].into_iter().for_each(|n| log.push(entry(n)));
+        for revision in [2, 5, 6, 11, 12, 13] {
+            log.push(entry(revision));
+        }
         assert_eq!(revisions(&log, 3), [5, 6, 11, 12, 13]);
         assert_eq!(revisions(&log, 7), [11, 12, 13]);
         assert!(log.get(Revision(7)).is_none() && log.get(Revision(11)).is_some());

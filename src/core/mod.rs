@@ -13,12 +13,14 @@
 //! - I2: revisions of published states never go back, nor does the compaction floor (a [`Writer::reset`] after the
 //!   stream itself lost its tail is the one exception, and ends every watch).
 //! - I3: all changes of one revision become visible together.
-//! - I4: the index holds, for each key, every version above the floor and the newest one at or below it, unless that
-//!   is a delete from before the floor.
+//! - I4: the index holds, for each key, every version from the floor on and, where there is none at the floor itself,
+//!   the newest one below it, unless that is a delete.
 
 mod index;
 mod log;
 mod state;
+#[cfg(test)]
+mod tests;
 mod version;
 
 pub use index::Index;

@@ -129,23 +129,20 @@ impl History {
     }
 
     /// What is left of the history after a compaction at `floor`, and the versions it lost. `None` is left where
-    /// the key had been deleted before the floor and not written again. A delete made exactly at the floor stays,
-    /// since a watch that starts there must still see it.
+    /// the key had been deleted before the floor and not written again. All that happened exactly at the floor stays,
+    /// since a watch that starts there must still see it, after a restart too.
     pub fn compact(&self, floor: Revision) -> (Option<History>, Vec<Arc<KeyVersion>>) {
         let mut kept = Vec::new();
         let mut lost = Vec::new();
         let mut base_found = false;
         for version in self.versions() {
-            if version.mod_revision > floor {
-                kept.push(Arc::clone(version));
-                continue;
-            }
-            let is_base = !std::mem::replace(&mut base_found, true);
-            if is_base && (!version.is_tombstone() || version.mod_revision == floor) {
+            let is_base = !base_found && !version.is_tombstone();
+            if version.mod_revision >= floor || is_base {
                 kept.push(Arc::clone(version));
             } else {
                 lost.push(Arc::clone(version));
             }
+            base_found |= version.mod_revision <= floor;
         }
         if lost.is_empty() {
             return (Some(self.clone()), lost);

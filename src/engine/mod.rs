@@ -20,6 +20,7 @@ mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod space;
 mod waiters;
 mod write;
 
@@ -29,9 +30,11 @@ use crate::core::{Reader, State};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
+use crate::telemetry::write_histogram;
 use crate::types::Sequence;
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus::{Histogram, IntCounter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -60,6 +63,14 @@ pub struct Settings {
     pub sole_writer: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
+    /// The store's directory where it is on this machine, to tell its size on disk.
+    pub store_dir: Option<std::path::PathBuf>,
+    /// Why the embedded server's store refuses writes, while it does.
+    pub store_error: Option<watch::Receiver<Option<String>>>,
+    /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
+    pub quota_bytes: i64,
+    /// Who raises it.
+    pub member_id: u64,
 }
 
 /// The engine could not start.
@@ -87,6 +98,29 @@ pub enum Phase {
     Serving,
     /// No more calls.
     Stopped,
+}
+
+/// Bytes of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Of the messages there are.
+    pub in_use: u64,
+    /// Of the files that hold them, where they are ours to see.
+    pub allocated: u64,
+}
+
+/// Bytes of the files below a directory; files that go away meanwhile do not count.
+fn disk_usage(dir: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// A handle on the engine; clones share it.
@@ -119,19 +153,31 @@ pub(crate) struct Inner {
     maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
-    garbage: mpsc::UnboundedSender<compactor::Job>,
+    garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
+    /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
+    epoch: AtomicU64,
+    bytes_in_use: AtomicU64,
+    write_durations: Histogram,
+    applied_durations: Histogram,
+    failed_writes: IntCounter,
     stop: CancellationToken,
 }
 
 impl Engine {
     /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication. Calls may
     /// come at once; they wait until all is loaded.
-    pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
+    pub async fn start(
+        settings: Settings,
+        reader_writer: (crate::core::Writer, Reader),
+        published: Arc<Notify>,
+    ) -> Result<Engine, StartError> {
         let (writer, reader) = reader_writer;
         // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
-        let calls = Connection::open(&settings.endpoint, "jetway calls").await?;
-        let follow_keys = Connection::open(&settings.endpoint, "jetway keys").await?;
-        let follow_meta = Connection::open(&settings.endpoint, "jetway meta").await?;
+        let (calls, follow_keys, follow_meta) = tokio::try_join!(
+            Connection::open(&settings.endpoint, "jetway calls"),
+            Connection::open(&settings.endpoint, "jetway keys"),
+            Connection::open(&settings.endpoint, "jetway meta"),
+        )?;
         let bucket = Bucket::new(&settings.endpoint.bucket);
         let api = Api::new(calls.client.clone());
         bucket.set_up(&api, settings.endpoint.replicas).await?;
@@ -144,7 +190,7 @@ impl Engine {
             published,
             bucket,
             api,
-            publisher: Publisher::new(calls.client.clone(), REQUEST_TIMEOUT),
+            publisher: Publisher::new(&calls, REQUEST_TIMEOUT),
             link: calls.link.clone(),
             phase: watch::Sender::new(Phase::Loading { position: Sequence::NONE, target: None }),
             following: watch::Sender::new(Err("still starting".into())),
@@ -161,6 +207,21 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
+            epoch: AtomicU64::new(0),
+            bytes_in_use: AtomicU64::new(0),
+            write_durations: write_histogram(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
+            ),
+            applied_durations: write_histogram(
+                "etcd_disk_backend_commit_duration_seconds",
+                "Time from the publication of a write until it was visible.",
+            ),
+            failed_writes: IntCounter::new(
+                "etcd_server_proposals_failed_total",
+                "Writes that were not carried out.",
+            )
+            .expect("a legal name"),
             stop: CancellationToken::new(),
             settings,
         });
@@ -168,6 +229,7 @@ impl Engine {
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);
+        space::spawn(&inner);
         Ok(Engine { inner })
     }
 
@@ -202,16 +264,53 @@ impl Engine {
         Ok(self.inner.reader.snapshot())
     }
 
-    /// Bytes that JetStream holds for both streams.
-    pub async fn stored_bytes(&self) -> Result<u64, EtcdError> {
-        let (keys, meta) = tokio::join!(
-            self.inner.api.stream_info(&self.inner.bucket.keys),
-            self.inner.api.stream_info(&self.inner.bucket.meta)
-        );
-        let bytes = |info: Result<crate::jetstream::StreamInfo, crate::jetstream::ApiError>| {
-            info.map(|info| info.state.bytes).map_err(|error| EtcdError::Unavailable(error.to_string()))
-        };
-        Ok(bytes(keys)? + bytes(meta)?)
+    /// How much is stored. Answers the last known figures where NATS does not answer now.
+    pub async fn size(&self) -> Size {
+        let inner = &self.inner;
+        let in_use = inner.measure().await;
+        let store = inner.settings.store_dir.clone();
+        let on_disk =
+            tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
+    }
+
+    /// Whether NATS can be reached and the stream is followed; why not otherwise.
+    pub fn health(&self) -> Result<(), String> {
+        self.inner.following.borrow().clone()
+    }
+
+    /// Whether there is, in etcd's terms, a leader: whether the stream is followed now.
+    pub fn has_leader(&self) -> watch::Receiver<bool> {
+        let mut following = self.inner.following.subscribe();
+        let (has_leader, receiver) = watch::channel(following.borrow().is_ok());
+        tokio::spawn(async move {
+            while following.changed().await.is_ok() {
+                if has_leader.send(following.borrow_and_update().is_ok()).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Until JetStream acknowledged a write.
+    pub fn write_durations(&self) -> &Histogram {
+        &self.inner.write_durations
+    }
+
+    /// Until a write was visible.
+    pub fn applied_durations(&self) -> &Histogram {
+        &self.inner.applied_durations
+    }
+
+    /// Writes that NATS did not take or did not confirm.
+    pub fn failed_writes(&self) -> &IntCounter {
+        &self.inner.failed_writes
+    }
+
+    /// Waits until the messages that compactions have left so far are removed.
+    pub async fn finish_removals(&self) -> Result<(), EtcdError> {
+        self.inner.finish_removals().await
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.
@@ -286,6 +385,10 @@ impl Inner {
             return Ok(self.reader.snapshot());
         }
         self.read_index().await
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn next_operation(&self) -> u64 {

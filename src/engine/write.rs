@@ -30,6 +30,19 @@ impl super::Engine {
     }
 }
 
+impl super::Engine {
+    /// Answers a request that writes nothing from what is known here, however old that is.
+    pub async fn answer_locally(&self, request: Request) -> Result<Response, EtcdError> {
+        let state = self.serializable().await?;
+        match txn::plan(&state, self.inner.as_ref(), request)? {
+            Planned::Answer(response) => Ok(response),
+            Planned::Write(_) => {
+                Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into()))
+            }
+        }
+    }
+}
+
 impl txn::LeaseTable for Inner {
     fn exists(&self, id: crate::types::LeaseId) -> bool {
         self.leases.get(id).is_some()
@@ -46,8 +59,8 @@ enum Attempt {
     Failed(EtcdError),
 }
 
-/// A guard that a conflict has shown to be wrong: where the store knows nothing of a key, a message may be left whose
-/// removal is still to come, or a tombstone we remember may be gone already.
+/// Guards that a conflict has shown to be wrong: of a deleted key the tombstone may be gone already, or may still be
+/// there though compaction has made us forget it; and a message of a torn batch counts for its subject until removed.
 type Corrections = HashMap<Bytes, Sequence>;
 
 impl Inner {
@@ -63,6 +76,7 @@ impl Inner {
         let mut alone = false;
         let mut fresh = if self.settings.sole_writer { Some(self.linearizable().await?) } else { None };
         let mut corrections = Corrections::new();
+        let mut conflicts = 0;
         loop {
             let is_fresh = fresh.is_some();
             let state = fresh.take().unwrap_or_else(|| self.reader.snapshot());
@@ -90,10 +104,18 @@ impl Inner {
                     drop(held);
                     return plan.answer(revision, &state);
                 }
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => {
+                    self.failed_writes.inc();
+                    return Err(error);
+                }
                 Attempt::Conflict => {
                     if Instant::now() >= deadline {
                         return Err(EtcdError::Timeout);
+                    }
+                    conflicts += 1;
+                    if conflicts > 2 {
+                        // Others are at the same keys, or something is in the way that will be removed soon.
+                        tokio::time::sleep(RETRY_PAUSE.min(Duration::from_millis(conflicts))).await;
                     }
                     let now = self.read_index().await?;
                     corrections = self.correct(&plan, &now).await?;
@@ -125,7 +147,9 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let mut seen = self.pending.expect(operation.operation);
+        let _until_visible = self.applied_durations.start_timer();
         let publication = async {
+            let _until_acknowledged = self.write_durations.start_timer();
             let mut messages = messages;
             if messages.len() == 1 {
                 self.publisher.publish(messages.remove(0)).await
@@ -137,21 +161,45 @@ impl Inner {
             // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
             committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
             published = publication => published,
+            // A store that fails does not answer; what it was just writing may or may not be there after its restart.
+            error = self.store_fails() => {
+                return Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")));
+            }
             () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
         };
         match outcome {
-            Ok(_) | Err(PublishError::Unknown(_)) => {
-                match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
-                    Ok(Ok(committed)) => Attempt::Committed(committed),
-                    Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
-                    Err(_) => Attempt::Failed(self.unavailable()),
+            Err(PublishError::Unknown(cause)) => {
+                let log_tells = async {
+                    match self.read_index().await {
+                        Ok(_) => {}
+                        // Nothing more can be learned before the deadline.
+                        Err(_) => tokio::time::sleep_until(deadline).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    committed = &mut seen.receiver => committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
+                    // It is not in the log, but a message on its way could still come: the outcome stays unknown (E2).
+                    () = log_tells => Attempt::Failed(EtcdError::Unavailable(format!(
+                        "it is unknown whether this was carried out: {cause}"
+                    ))),
+                    () = tokio::time::sleep_until(deadline) => Attempt::Failed(self.unavailable()),
                 }
             }
+            Ok(_) => match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
+                Ok(Ok(committed)) => Attempt::Committed(committed),
+                Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
+                Err(_) => Attempt::Failed(self.unavailable()),
+            },
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
             Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
-            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => Attempt::Failed(EtcdError::RequestTooLarge),
-            Err(error @ PublishError::Refused { .. }) => Attempt::Failed(EtcdError::Unavailable(error.to_string())),
+            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
+                Attempt::Failed(EtcdError::RequestTooLarge)
+            }
+            Err(error @ PublishError::Refused { .. }) => {
+                Attempt::Failed(EtcdError::Unavailable(error.to_string()))
+            }
         }
     }
 
@@ -170,7 +218,8 @@ impl Inner {
             .enumerate()
             .map(|(at, write)| {
                 let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
-                let mut headers = vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
+                let mut headers =
+                    vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
                 let payload = match &write.kind {
                     ChangeKind::Put { value, .. } => value.clone(),
                     ChangeKind::Delete => {
@@ -181,21 +230,20 @@ impl Inner {
                 let guard = if is_stream_guarded {
                     stream_guard.take()
                 } else {
-                    write.guard.map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
+                    write
+                        .guard
+                        .map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
                 };
                 Ok(Outgoing { subject, headers, payload, guard, ttl: None })
             })
             .collect()
     }
 
-    /// Finds, for keys that do not live, which message their subjects really end with. Only what the state includes
-    /// already is taken for a correction: a newer message would mean that the key is not what the plan thinks.
+    /// Finds which messages the subjects of a refused plan really end with. Only one that the state includes already
+    /// is taken for a correction: with a newer one the key is not what the plan thinks.
     async fn correct(&self, plan: &Plan, state: &State) -> Result<Corrections, EtcdError> {
         let mut corrections = Corrections::new();
         for write in &plan.writes {
-            if state.get(&write.key).is_some() {
-                continue;
-            }
             let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
             let last = self
                 .api

@@ -26,8 +26,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_millis(1_750);
 /// Distance of the checks while all is well.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// Messages handed over at once.
+/// Messages handed over at once, and about how many bytes of them: what waits for the applier is bounded by both.
 const BATCH: usize = 4096;
+const BATCH_BYTES: usize = 4 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -205,7 +206,8 @@ impl Follower {
         let last = self.check().await?.last();
         let client = self.connection.client.clone();
         let inbox = client.new_inbox();
-        let mut messages = client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
+        let mut messages =
+            client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
         let consumer = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
         let config = json!({
             "stream_name": self.stream,
@@ -242,7 +244,12 @@ impl Follower {
         outcome
     }
 
-    async fn consume(&mut self, messages: &mut Subscriber, last: Sequence, generation: u64) -> Result<(), Break> {
+    async fn consume(
+        &mut self,
+        messages: &mut Subscriber,
+        last: Sequence,
+        generation: u64,
+    ) -> Result<(), Break> {
         let mut link = self.connection.link.clone();
         let mut expected_delivery = 1;
         let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
@@ -263,6 +270,7 @@ impl Follower {
                 () = self.reports.closed() => return Err(Break::Closed),
             };
             let mut batch = Vec::new();
+            let mut bytes = 0;
             let mut position = None;
             let mut next = Some(first);
             while let Some(message) = next {
@@ -270,6 +278,7 @@ impl Follower {
                     Taken::Message(message, pending) => {
                         self.position = message.sequence;
                         self.fingerprint = Some((message.sequence, message.time));
+                        bytes += message.payload.len();
                         batch.push(message);
                         if pending == 0 && self.position < last {
                             // What lies between the last message and the end we saw before is gone for good.
@@ -283,7 +292,11 @@ impl Follower {
                     }
                     Taken::Position(_) | Taken::Nothing => {}
                 }
-                next = if batch.len() < BATCH { messages.next().now_or_never().flatten() } else { None };
+                next = if batch.len() < BATCH && bytes < BATCH_BYTES {
+                    messages.next().now_or_never().flatten()
+                } else {
+                    None
+                };
             }
             if !batch.is_empty() {
                 self.report(Followed::Messages(batch)).await?;
@@ -310,7 +323,9 @@ impl Follower {
             if number("Nats-Last-Consumer").is_some_and(|delivered| delivered + 1 != *expected_delivery) {
                 return Err(Break::Retry("deliveries are missing".into()));
             }
-            return Ok(number("Nats-Last-Stream").map_or(Taken::Nothing, |last| Taken::Position(Sequence(last))));
+            return Ok(
+                number("Nats-Last-Stream").map_or(Taken::Nothing, |last| Taken::Position(Sequence(last)))
+            );
         }
         let delivery = message.reply.as_deref().and_then(Delivery::parse);
         let Some(delivery) = delivery else {
@@ -394,9 +409,16 @@ mod tests {
 
     #[test]
     fn both_forms_of_delivery_subjects_are_read() {
-        for reply in ["$JS.ACK.S.c.1.17.3.1700.9", "$JS.ACK.dom.acct.S.c.1.17.3.1700.9", "$JS.ACK._.acct.S.c.1.17.3.1700.9.xyz"] {
+        for reply in [
+            "$JS.ACK.S.c.1.17.3.1700.9",
+            "$JS.ACK.dom.acct.S.c.1.17.3.1700.9",
+            "$JS.ACK._.acct.S.c.1.17.3.1700.9.xyz",
+        ] {
             let delivery = Delivery::parse(reply).expect(reply);
-            assert_eq!((delivery.sequence, delivery.number, delivery.time, delivery.pending), (Sequence(17), 3, 1700, 9));
+            assert_eq!(
+                (delivery.sequence, delivery.number, delivery.time, delivery.pending),
+                (Sequence(17), 3, 1700, 9)
+            );
         }
         assert!(Delivery::parse("_INBOX.x").is_none());
     }

@@ -1,5 +1,6 @@
 //! Publishing with guards, one message or an atomic batch, and what can be said when it fails.
 
+use super::connect::{Connection, Link};
 use crate::types::Sequence;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Request};
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 const EXPECTED_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -19,6 +20,10 @@ const TTL: &str = "Nats-TTL";
 
 /// Batches of ours that may be open at once; JetStream allows 50 a stream over all clients.
 const OPEN_BATCHES: usize = 16;
+
+/// How long after a reconnection an acknowledgement is still waited for: what was in our buffers when the connection
+/// broke is sent then.
+const LATE: Duration = Duration::from_millis(200);
 
 /// What must hold for a message to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +59,9 @@ impl Outgoing {
         }
         match &self.guard {
             None => {}
-            Some(Guard::Subject(sequence)) => map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str()),
+            Some(Guard::Subject(sequence)) => {
+                map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());
+            }
             Some(Guard::Other(subject, sequence)) => {
                 map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());
                 map.insert(EXPECTED_SUBJECT, subject.as_str());
@@ -115,14 +122,30 @@ struct AckError {
 #[derive(Debug)]
 pub struct Publisher {
     client: Client,
+    link: watch::Receiver<Link>,
     batches: Semaphore,
     timeout: Duration,
 }
 
 impl Publisher {
-    /// Messages go through `client`; an acknowledgement is waited for no longer than `timeout`.
-    pub fn new(client: Client, timeout: Duration) -> Publisher {
-        Publisher { client, batches: Semaphore::new(OPEN_BATCHES), timeout }
+    /// Messages go through `connection`; an acknowledgement is waited for no longer than `timeout`, and not for the
+    /// one that was lost with a connection.
+    pub fn new(connection: &Connection, timeout: Duration) -> Publisher {
+        Publisher {
+            client: connection.client.clone(),
+            link: connection.link.clone(),
+            batches: Semaphore::new(OPEN_BATCHES),
+            timeout,
+        }
+    }
+
+    /// Resolves some time after the connection of `generation` was replaced by another one.
+    async fn replaced(&self, generation: u64) {
+        let mut link = self.link.clone();
+        if link.wait_for(|link| link.connected && link.generation != generation).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LATE).await;
     }
 
     /// Publishes one message; answers its position.
@@ -134,7 +157,8 @@ impl Publisher {
     /// Publishes several messages that are stored together or not at all; answers the position of the last. They are
     /// stored at consecutive positions. `id` must be unique, at most 64 bytes.
     pub async fn publish_batch(&self, id: &str, messages: Vec<Outgoing>) -> Result<Sequence, PublishError> {
-        let _open = self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
+        let _open =
+            self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
         let last = messages.len();
         for (at, message) in messages.into_iter().enumerate() {
             let place = at + 1;
@@ -154,9 +178,21 @@ impl Publisher {
         Err(PublishError::NotStored("an empty batch".into()))
     }
 
-    async fn request(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Sequence, PublishError> {
+    async fn request(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Sequence, PublishError> {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        let answer = self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
+        let generation = self.link.borrow().generation;
+        let answer = tokio::select! {
+            answer = self.client.send_request(subject, request) => answer,
+            () = self.replaced(generation) => {
+                return Err(PublishError::Unknown("the connection to NATS broke and was made anew".into()));
+            }
+        };
+        let answer = answer.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => {
                 PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
             }
@@ -182,7 +218,9 @@ impl From<AckError> for PublishError {
             // Store failed, resources exceeded.
             (10077 | 10047 | 10023 | 10002 | 10122, _) => PublishError::NoSpace(description),
             // Too many open batches, queue full, no leader, an abandoned batch: nothing is stored, a new try may pass.
-            (10210 | 10167 | 10008 | 10009 | 10176 | 10063, _) | (_, 429 | 503) => PublishError::NotStored(description),
+            (10210 | 10167 | 10008 | 10009 | 10176 | 10063, _) | (_, 429 | 503) => {
+                PublishError::NotStored(description)
+            }
             _ => PublishError::Refused { err_code, description },
         }
     }

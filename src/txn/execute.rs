@@ -131,7 +131,7 @@ impl<'a> Execution<'a> {
         path: &mut Iter<'_, bool>,
     ) -> Result<TxnResponse, EtcdError> {
         let mut response = self.nested(txn, path)?;
-        response.header = header(self.current());
+        response.header = Some(header(self.current()));
         Ok(response)
     }
 
@@ -207,7 +207,7 @@ impl<'a> Execution<'a> {
         };
         self.view.write(request.key.clone(), Some(Arc::new(version)));
         let prev_kv = previous.as_deref().filter(|_| request.prev_kv).map(key_value);
-        Ok(PutResponse { header: header(self.revision), prev_kv })
+        Ok(PutResponse { header: Some(header(self.revision)), prev_kv })
     }
 
     pub(super) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
@@ -234,7 +234,7 @@ impl<'a> Execution<'a> {
         } else {
             Vec::new()
         };
-        DeleteRangeResponse { header: header(self.current()), deleted: found.len() as i64, prev_kvs }
+        DeleteRangeResponse { header: Some(header(self.current())), deleted: found.len() as i64, prev_kvs }
     }
 
     /// What the first write of a key expects to find; JetStream takes no second expectation for a key in one batch.

@@ -31,8 +31,8 @@ pub fn key_value(version: &KeyVersion) -> KeyValue {
 }
 
 /// A header as the planner fills it; the ids are the edge's business.
-pub(super) fn header(revision: Revision) -> Option<ResponseHeader> {
-    Some(ResponseHeader { revision: revision.0, ..ResponseHeader::default() })
+pub(super) fn header(revision: Revision) -> ResponseHeader {
+    ResponseHeader { revision: revision.0, ..ResponseHeader::default() }
 }
 
 /// Whether a request wants keys in the order in which they are stored. An order of `NONE` counts whatever its target.
@@ -77,7 +77,7 @@ pub fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, Etc
 /// Reads a range of a view; `current` goes into the header.
 pub(super) fn read(view: &View<'_>, request: &RangeRequest, current: Revision) -> RangeResponse {
     let range = KeyRange::from_wire(request.key.clone(), &request.range_end);
-    let mut response = RangeResponse { header: header(current), ..RangeResponse::default() };
+    let mut response = RangeResponse { header: Some(header(current)), ..RangeResponse::default() };
     if request.count_only {
         response.count = view.count(&range) as i64;
         return response;
@@ -219,16 +219,16 @@ impl Iterator for RangeStream {
         sort(&mut found, &self.request);
         let kvs = found.into_iter().map(|version| shown(version, &self.request)).collect();
         let is_cut = next.is_some();
-        match (next, self.left, rest) {
-            (Some(start), None | Some(1..), KeyRange::Span { end, .. }) => {
-                self.rest = Some(KeyRange::Span { start, end });
-                Some(RangeResponse { kvs, ..RangeResponse::default() })
-            }
-            _ => {
-                let count = if is_cut { view.count(&self.range) } else { self.delivered };
-                let header = header(self.state.revision);
-                Some(RangeResponse { header, kvs, more: is_cut, count: count as i64 })
-            }
+        if let (Some(start), None | Some(1..), KeyRange::Span { end, .. }) = (next, self.left, rest) {
+            self.rest = Some(KeyRange::Span { start, end });
+            return Some(RangeResponse { kvs, ..RangeResponse::default() });
         }
+        let count = if is_cut { view.count(&self.range) } else { self.delivered };
+        Some(RangeResponse {
+            header: Some(header(self.state.revision)),
+            kvs,
+            more: is_cut,
+            count: count as i64,
+        })
     }
 }

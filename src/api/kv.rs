@@ -1,0 +1,171 @@
+//! The KV service: static checks, then the engine.
+
+use super::header::HeaderSource;
+use crate::core::State;
+use crate::engine::Engine;
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::kv_server::Kv;
+use crate::proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+};
+use crate::telemetry::Operations;
+use crate::txn::{self, Request as Write, Response as Written};
+use crate::types::Revision;
+use prost::Message;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Limits of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Largest write, in encoded bytes.
+    pub max_request_bytes: usize,
+    /// Most operations on any path through a transaction.
+    pub max_txn_ops: usize,
+}
+
+/// The KV service of an instance.
+#[derive(Clone, Debug)]
+pub struct KvService {
+    engine: Engine,
+    header: HeaderSource,
+    limits: Limits,
+    operations: Operations,
+}
+
+impl KvService {
+    /// Serves `engine`.
+    pub fn new(engine: Engine, header: HeaderSource, limits: Limits, operations: Operations) -> KvService {
+        KvService { engine, header, limits, operations }
+    }
+
+    async fn state(&self, serializable: bool) -> Result<Arc<State>, EtcdError> {
+        if serializable { self.engine.serializable().await } else { self.engine.linearizable().await }
+    }
+
+    fn check_size(&self, request: &impl Message) -> Result<(), EtcdError> {
+        if request.encoded_len() > self.limits.max_request_bytes {
+            return Err(EtcdError::RequestTooLarge);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, request: Write) -> Result<Written, EtcdError> {
+        // Room is checked before anything else, as etcd does it; only what adds data needs room.
+        if needs_room(&request) {
+            self.engine.check_space()?;
+        }
+        self.engine.execute(request).await
+    }
+}
+
+/// Whether a request may add data, in any branch.
+fn needs_room(request: &Write) -> bool {
+    match request {
+        Write::Put(_) => true,
+        Write::DeleteRange(_) => false,
+        Write::Txn(txn) => txn_puts(txn),
+    }
+}
+
+fn txn_puts(txn: &TxnRequest) -> bool {
+    use crate::proto::etcdserverpb::request_op::Request as Op;
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+        Some(Op::RequestPut(_)) => true,
+        Some(Op::RequestTxn(txn)) => txn_puts(txn),
+        _ => false,
+    })
+}
+
+/// A response of another kind than its request would be a bug in the planner.
+fn mixed_up() -> EtcdError {
+    EtcdError::Unknown("jetway: the answer does not fit the request".into())
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    type RangeStreamStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        txn::check_range(&request)?;
+        self.operations.ranges.inc();
+        let state = self.state(request.serializable).await?;
+        let mut response = txn::range(&state, &request)?;
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        txn::check_range_stream(&request)?;
+        self.operations.ranges.inc();
+        let state = self.state(request.serializable).await?;
+        let chunks = txn::RangeStream::new(state, request)?;
+        let header = self.header;
+        let stream = chunks.map(move |mut range| {
+            if range.header.is_some() {
+                header.fill(&mut range.header);
+            }
+            Ok(RangeStreamResponse { range_response: Some(range) })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(stream))))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        txn::check_put(&request)?;
+        self.check_size(&request)?;
+        self.operations.puts.inc();
+        let Written::Put(mut response) = self.write(Write::Put(request)).await? else {
+            return Err(mixed_up().into());
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        txn::check_delete_range(&request)?;
+        self.operations.deletes.inc();
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request)).await? else {
+            return Err(mixed_up().into());
+        };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        txn::check_txn(&request, self.limits.max_txn_ops)?;
+        self.operations.txns.inc();
+        if !txn::is_read_only(&request) {
+            self.check_size(&request)?;
+        }
+        let written = if txn::is_serializable(&request) {
+            self.engine.answer_locally(Write::Txn(request)).await?
+        } else {
+            self.write(Write::Txn(request)).await?
+        };
+        let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
+        self.header.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let state = self.engine.compact(Revision(request.revision), request.physical).await?;
+        Ok(Response::new(CompactionResponse { header: Some(self.header.at(state.revision)) }))
+    }
+}

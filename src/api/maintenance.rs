@@ -1,0 +1,187 @@
+//! The Maintenance service.
+
+use super::header::HeaderSource;
+use crate::engine::{Alarm, AlarmKind, Engine};
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
+use crate::proto::etcdserverpb::maintenance_server::Maintenance;
+use crate::proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
+};
+use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use tonic::{Request, Response, Status};
+
+/// The Maintenance service of an instance.
+#[derive(Clone, Debug)]
+pub struct MaintenanceService {
+    engine: Engine,
+    header: HeaderSource,
+    quota_bytes: i64,
+}
+
+impl MaintenanceService {
+    /// Serves `engine`; the quota is only reported.
+    pub fn new(engine: Engine, header: HeaderSource, quota_bytes: i64) -> MaintenanceService {
+        MaintenanceService { engine, header, quota_bytes }
+    }
+
+    fn header(&self) -> ResponseHeader {
+        self.header.at(self.engine.reader().revision())
+    }
+}
+
+fn wire_alarm(alarm: Alarm) -> AlarmMember {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => AlarmType::Nospace,
+        AlarmKind::Corrupt => AlarmType::Corrupt,
+    };
+    AlarmMember { member_id: alarm.member, alarm: kind as i32 }
+}
+
+fn alarm_kind(alarm: i32) -> Option<AlarmKind> {
+    match AlarmType::try_from(alarm) {
+        Ok(AlarmType::Nospace) => Some(AlarmKind::NoSpace),
+        Ok(AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
+        Ok(AlarmType::None) | Err(_) => None,
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
+
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        let AlarmRequest { action, member_id, alarm } = request.into_inner();
+        let kind = alarm_kind(alarm);
+        let alarms = match (AlarmAction::try_from(action), kind) {
+            (Ok(AlarmAction::Get), kind) => {
+                let raised = self.engine.alarms().into_iter();
+                raised.filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).map(wire_alarm).collect()
+            }
+            (Ok(AlarmAction::Activate), Some(kind)) => {
+                let alarm = Alarm { member: member_id, kind };
+                self.engine.set_alarm(alarm, true).await?;
+                vec![wire_alarm(alarm)]
+            }
+            (Ok(AlarmAction::Deactivate), Some(kind)) => {
+                let alarm = Alarm { member: member_id, kind };
+                if self.engine.alarms().contains(&alarm) {
+                    self.engine.set_alarm(alarm, false).await?;
+                    vec![wire_alarm(alarm)]
+                } else {
+                    Vec::new()
+                }
+            }
+            (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) | (Err(_), _) => Vec::new(),
+        };
+        Ok(Response::new(AlarmResponse { header: Some(self.header()), alarms }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let size = self.engine.size().await;
+        let state = self.engine.reader().snapshot();
+        let mut errors: Vec<String> = Vec::new();
+        if let Err(cause) = self.engine.health() {
+            errors.push(EtcdError::NoLeader.to_string());
+            errors.push(cause);
+        }
+        errors.extend(self.engine.alarms().into_iter().map(|alarm| {
+            let kind = match alarm.kind {
+                AlarmKind::NoSpace => "NOSPACE",
+                AlarmKind::Corrupt => "CORRUPT",
+            };
+            format!("memberID:{} alarm:{kind}", alarm.member)
+        }));
+        Ok(Response::new(StatusResponse {
+            header: Some(self.header()),
+            version: ETCD_VERSION.to_owned(),
+            db_size: size.allocated as i64,
+            db_size_in_use: size.in_use as i64,
+            db_size_quota: self.quota_bytes,
+            leader: self.header.member_id,
+            // The nearest thing there is: positions in the stream.
+            raft_index: state.position.0,
+            raft_applied_index: state.position.0,
+            raft_term: self.header.raft_term,
+            errors,
+            is_learner: false,
+            storage_version: CLUSTER_VERSION.to_owned(),
+            downgrade_info: Some(DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
+        // Space comes back by itself: JetStream rewrites blocks as messages are removed. What can be waited for is the
+        // removal of what compactions have left.
+        self.engine.finish_removals().await?;
+        Ok(Response::new(DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        Err(EtcdError::Unimplemented("jetway does not implement Hash yet").into())
+    }
+
+    async fn hash_kv(&self, _: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        Err(EtcdError::Unimplemented("jetway does not implement HashKV yet").into())
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(EtcdError::Unimplemented(
+            "jetway does not implement Snapshot yet; back up the JetStream streams instead",
+        )
+        .into())
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
+        if request.into_inner().target_id == self.header.member_id {
+            return Ok(Response::new(MoveLeaderResponse { header: None }));
+        }
+        Err(EtcdError::BadLeaderTransferee.into())
+    }
+
+    async fn downgrade(
+        &self,
+        request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
+        let DowngradeRequest { action, version } = request.into_inner();
+        match DowngradeAction::try_from(action) {
+            Ok(DowngradeAction::Cancel) => {}
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+                let wanted = major_minor(&version).ok_or(EtcdError::WrongDowngradeVersionFormat)?;
+                let current = major_minor(CLUSTER_VERSION).ok_or(EtcdError::ClusterVersionUnavailable)?;
+                if wanted != (current.0, current.1 - 1) {
+                    return Err(EtcdError::InvalidDowngradeTargetVersion.into());
+                }
+                if action == DowngradeAction::Enable as i32 {
+                    return Err(EtcdError::Unimplemented(
+                        "jetway has no older storage version to downgrade to",
+                    )
+                    .into());
+                }
+            }
+            Err(_) => return Err(EtcdError::UnknownMethod.into()),
+        }
+        let version = CLUSTER_VERSION.rsplit_once('.').map_or(CLUSTER_VERSION, |(minor, _)| minor).to_owned();
+        Ok(Response::new(DowngradeResponse { header: Some(self.header()), version }))
+    }
+}
+
+/// Major and minor of a version with two or three parts.
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    let found = (parts.next()??, parts.next()??);
+    match (parts.next(), parts.next()) {
+        (None | Some(Some(_)), None) => Some(found),
+        _ => None,
+    }
+}

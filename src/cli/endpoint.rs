@@ -1,0 +1,99 @@
+//! `--endpoint`: a NATS URL in kine's form.
+
+use crate::jetstream::Auth;
+use url::Url;
+
+/// What a URL says; `None` where it does not.
+#[derive(Debug)]
+pub(super) struct ParsedEndpoint {
+    pub(super) servers: Vec<String>,
+    pub(super) auth: Auth,
+    pub(super) bucket: Option<String>,
+    pub(super) replicas: Option<usize>,
+}
+
+/// Reads an endpoint. Several hosts share one user part and one query, as in kine: the list is split at its commas.
+pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
+    let (scheme, rest) = endpoint.split_once("://").ok_or("it has no scheme; expected nats://host:port")?;
+    let scheme = match scheme {
+        "nats" | "jetstream" => "nats",
+        "tls" | "ws" | "wss" => scheme,
+        other => return Err(format!("scheme {other} is unknown; expected nats, jetstream, tls, ws or wss")),
+    };
+    let (hosts, query) = rest.split_once('?').map_or((rest, ""), |(hosts, query)| (hosts, query));
+    let mut parsed =
+        ParsedEndpoint { servers: Vec::new(), auth: Auth::Anonymous, bucket: None, replicas: None };
+    for host in hosts.trim_end_matches('/').split(',') {
+        let host = host.split_once("://").map_or(host, |(_, host)| host);
+        let url = Url::parse(&format!("{scheme}://{host}")).map_err(|error| format!("{host}: {error}"))?;
+        let name = url.host_str().filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| format!("{host:?} names no host; expected host:port"))?;
+        let decode = |text: &str| percent_decode(text);
+        match (url.username(), url.password()) {
+            ("", None) => {}
+            (token, None) => parsed.auth = Auth::Token(decode(token)),
+            (user, Some(password)) => parsed.auth = Auth::Password(decode(user), decode(password)),
+        }
+        parsed.servers.push(format!("{scheme}://{name}:{}", url.port().unwrap_or(4222)));
+    }
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match key.as_ref() {
+            "bucket" => {
+                let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                if value.is_empty() || !value.chars().all(legal) {
+                    return Err(format!("bucket={value}: a bucket name has letters, digits, - and _ only"));
+                }
+                parsed.bucket = Some(value.into_owned());
+            }
+            "replicas" => {
+                let replicas = value.parse().ok().filter(|replicas| (1..=5).contains(replicas));
+                parsed.replicas =
+                    Some(replicas.ok_or_else(|| format!("replicas={value}: expected 1, 3 or 5"))?);
+            }
+            // kine's own knobs that have no meaning here.
+            "noEmbed" | "revHistory" | "slowMethod" | "dontListen" | "stdoutLogging" => {}
+            other => return Err(format!("parameter {other} is unknown; there are bucket and replicas")),
+        }
+    }
+    Ok(parsed)
+}
+
+fn percent_decode(text: &str) -> String {
+    url::form_urlencoded::parse(format!("v={}", text.replace('+', "%2B")).as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_credentials_and_query_are_taken_apart() {
+        let parsed = parse("nats://me:p%40ss+1@a:4222,b?bucket=k8s&replicas=3").expect("a good endpoint");
+        assert_eq!(parsed.servers, ["nats://a:4222", "nats://b:4222"]);
+        assert!(
+            matches!(&parsed.auth, Auth::Password(user, password) if user == "me" && password == "p@ss+1")
+        );
+        assert_eq!((parsed.bucket.as_deref(), parsed.replicas), (Some("k8s"), Some(3)));
+        assert!(
+            matches!(parse("jetstream://s3cret@h:1").expect("token").auth, Auth::Token(token) if token == "s3cret")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (endpoint, word) in [
+            ("localhost:4222", "scheme"),
+            ("http://a", "http"),
+            ("nats://", "host"),
+            ("nats://a?replicas=9", "replicas=9"),
+            ("nats://a?bucket=a.b", "a.b"),
+            ("nats://a?colour=red", "colour"),
+        ] {
+            let error = parse(endpoint).expect_err(endpoint);
+            assert!(error.contains(word), "{endpoint}: {error}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The command line: the only reader of flags and environment.
+//!
+//! `args` is what clap parses, `settings` what the rest of the program gets: checked once, with every default filled in.
+
+mod args;
+mod duration;
+mod endpoint;
+mod settings;
+
+pub use args::{Args, normalize};
+pub use settings::{ListenUrl, Settings, SettingsError, Storage, TlsFiles};

@@ -1,0 +1,318 @@
+//! Checked settings.
+
+use super::args::{Args, LogFormat, Reads, Sync};
+use super::endpoint;
+use crate::engine::LinearizableReads;
+use crate::jetstream::{Auth, Endpoint};
+use crate::nats_server::SyncMode;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The least interval of progress notifications, as in etcd.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// etcd's default quota.
+const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+
+/// Flags that do not go together or mean nothing.
+#[derive(Debug, Error)]
+#[error("{flag} {value}: {reason}")]
+pub struct SettingsError {
+    flag: &'static str,
+    value: String,
+    reason: String,
+}
+
+fn refuse<T>(
+    flag: &'static str,
+    value: impl Into<String>,
+    reason: impl Into<String>,
+) -> Result<T, SettingsError> {
+    Err(SettingsError { flag, value: value.into(), reason: reason.into() })
+}
+
+/// Where the data is.
+#[derive(Clone, Debug)]
+pub enum Storage {
+    /// With a nats-server of our own.
+    Embedded {
+        /// Its directory.
+        data_dir: PathBuf,
+        /// Its executable.
+        binary: Option<PathBuf>,
+        /// More configuration for it.
+        config: Option<PathBuf>,
+        /// Its durability.
+        sync: SyncMode,
+        /// Name of the bucket.
+        bucket: String,
+    },
+    /// With somebody else's NATS.
+    External(Endpoint),
+}
+
+/// An address to serve on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenUrl {
+    /// As given.
+    pub url: String,
+    /// What it names.
+    pub address: SocketAddr,
+    /// Whether it asks for TLS.
+    pub tls: bool,
+}
+
+/// Files for TLS on the client port.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Certificate chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities of client certificates.
+    pub trusted_ca: Option<PathBuf>,
+    /// Whether a client must have one.
+    pub require_client_cert: bool,
+}
+
+/// Everything the program needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Member name.
+    pub name: String,
+    /// Where the data is.
+    pub storage: Storage,
+    /// Client listeners, never empty.
+    pub listen: Vec<ListenUrl>,
+    /// What the member list names.
+    pub advertise: Vec<String>,
+    /// Listeners for metrics and health.
+    pub listen_metrics: Vec<ListenUrl>,
+    /// TLS of the client listeners.
+    pub tls: Option<TlsFiles>,
+    /// Largest write.
+    pub max_request_bytes: usize,
+    /// Largest transaction.
+    pub max_txn_ops: usize,
+    /// HTTP/2 streams of a connection.
+    pub max_concurrent_streams: u32,
+    /// Bytes of data; negative for no limit.
+    pub quota_bytes: i64,
+    /// Interval of progress notifications.
+    pub progress_interval: Duration,
+    /// Server pings.
+    pub keepalive_interval: Duration,
+    /// Their time-out.
+    pub keepalive_timeout: Duration,
+    /// Log filter.
+    pub log_filter: String,
+    /// Whether the log is JSON.
+    pub log_json: bool,
+    /// Source of linearizability.
+    pub linearizable_reads: LinearizableReads,
+}
+
+impl TryFrom<Args> for Settings {
+    type Error = SettingsError;
+
+    fn try_from(args: Args) -> Result<Settings, SettingsError> {
+        let tls = tls_files(&args)?;
+        let listen = listen_urls("--listen-client-urls", &args.listen_client_urls, tls.is_some())?;
+        if listen.is_empty() {
+            return refuse(
+                "--listen-client-urls",
+                "",
+                "names no URL; leave it out for http://127.0.0.1:2379",
+            );
+        }
+        let listen_metrics = listen_urls("--listen-metrics-urls", &args.listen_metrics_urls, tls.is_some())?;
+        let advertise = if args.advertise_client_urls.is_empty() {
+            args.listen_client_urls.clone()
+        } else {
+            args.advertise_client_urls.clone()
+        };
+        let log_filter = match args.log_level.as_str() {
+            "dpanic" | "panic" | "fatal" => "error".to_owned(),
+            // The client library tells of each connection at info; what matters of it we log ourselves.
+            level @ ("debug" | "info" | "warn" | "error") => {
+                format!("{level},async_nats=warn,h2=warn,hyper=warn,tower=warn")
+            }
+            filter => filter.to_owned(),
+        };
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log_filter) {
+            return refuse(
+                "--log-level",
+                args.log_level,
+                format!("{error}; expected debug, info, warn or error"),
+            );
+        }
+        Ok(Settings {
+            storage: storage(&args)?,
+            name: args.name,
+            listen,
+            advertise,
+            listen_metrics,
+            tls,
+            max_request_bytes: args.max_request_bytes as usize,
+            max_txn_ops: args.max_txn_ops as usize,
+            max_concurrent_streams: args.max_concurrent_streams,
+            quota_bytes: if args.quota_backend_bytes == 0 {
+                DEFAULT_QUOTA_BYTES
+            } else {
+                args.quota_backend_bytes
+            },
+            progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
+            keepalive_interval: args.grpc_keepalive_interval.0,
+            keepalive_timeout: args.grpc_keepalive_timeout.0,
+            log_filter,
+            log_json: args.log_format == LogFormat::Json,
+            linearizable_reads: match args.linearizable_reads {
+                Reads::Quorum => LinearizableReads::Quorum,
+                Reads::Leader => LinearizableReads::Leader,
+            },
+        })
+    }
+}
+
+fn storage(args: &Args) -> Result<Storage, SettingsError> {
+    let Some(text) = &args.endpoint else {
+        let data_dir =
+            args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
+        let sync = match args.sync {
+            Sync::Always => SyncMode::Always,
+            Sync::Lazy => SyncMode::Lazy,
+        };
+        return Ok(Storage::Embedded {
+            data_dir,
+            binary: args.nats_server.clone(),
+            config: args.nats_config.clone(),
+            sync,
+            bucket: args.bucket.clone(),
+        });
+    };
+    let parsed = match endpoint::parse(text) {
+        Ok(parsed) => parsed,
+        // The URL may hold a password; the reason names the part that is wrong.
+        Err(reason) => return refuse("--endpoint", "", reason),
+    };
+    let auth = match (&args.nats_creds, &args.nats_token) {
+        (Some(_), Some(_)) => {
+            return refuse("--nats-creds", "", "and --nats-token exclude each other; give one of them");
+        }
+        (Some(file), None) => Auth::CredentialsFile(file.clone()),
+        (None, Some(token)) => Auth::Token(token.clone()),
+        (None, None) => parsed.auth,
+    };
+    Ok(Storage::External(Endpoint {
+        servers: parsed.servers,
+        auth,
+        bucket: parsed.bucket.unwrap_or_else(|| args.bucket.clone()),
+        replicas: parsed.replicas.unwrap_or(1),
+        ca_file: args.nats_ca_file.clone(),
+        client_cert: args.nats_cert_file.clone().zip(args.nats_key_file.clone()),
+    }))
+}
+
+fn tls_files(args: &Args) -> Result<Option<TlsFiles>, SettingsError> {
+    let (cert, key) = match (&args.cert_file, &args.key_file) {
+        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
+        (None, None) if args.trusted_ca_file.is_none() && !args.client_cert_auth => return Ok(None),
+        (Some(cert), None) => {
+            return refuse("--cert-file", cert.display().to_string(), "needs its key: give --key-file too");
+        }
+        (None, Some(key)) => {
+            return refuse(
+                "--key-file",
+                key.display().to_string(),
+                "needs its certificate: give --cert-file too",
+            );
+        }
+        (None, None) => {
+            return refuse("--client-cert-auth", "true", "needs TLS: give --cert-file and --key-file");
+        }
+    };
+    if args.client_cert_auth && args.trusted_ca_file.is_none() {
+        return refuse(
+            "--client-cert-auth",
+            "true",
+            "needs the authorities to check against: give --trusted-ca-file",
+        );
+    }
+    let trusted_ca = args.trusted_ca_file.clone();
+    // As in etcd, naming authorities is enough to ask for certificates from them.
+    let require_client_cert = args.client_cert_auth || trusted_ca.is_some();
+    Ok(Some(TlsFiles { cert, key, trusted_ca, require_client_cert }))
+}
+
+fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec<ListenUrl>, SettingsError> {
+    let mut listen = Vec::new();
+    for url in urls.iter().filter(|url| !url.is_empty()) {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return refuse(flag, url, "is no URL; expected http://address:port");
+        };
+        let tls = match scheme {
+            "http" => false,
+            "https" if has_tls => true,
+            "https" => {
+                return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://");
+            }
+            "unix" | "unixs" => {
+                return refuse(flag, url, "unix sockets are not served yet; use http://address:port");
+            }
+            _ => return refuse(flag, url, "has an unknown scheme; expected http or https"),
+        };
+        let rest = rest.trim_end_matches('/');
+        let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
+        if host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
+            return refuse(flag, url, "must name an IP address, not a host name; 0.0.0.0 stands for all");
+        }
+        let address = match rest.to_socket_addrs().map(|mut addresses| addresses.next()) {
+            Ok(Some(address)) => address,
+            Ok(None) => return refuse(flag, url, "names no address; expected http://address:port"),
+            Err(error) => return refuse(flag, url, format!("{error}; expected http://address:port")),
+        };
+        listen.push(ListenUrl { url: url.clone(), address, tls });
+    }
+    Ok(listen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn settings(args: &[&str]) -> Result<Settings, SettingsError> {
+        Args::try_parse_from(std::iter::once("jetway").chain(args.iter().copied()))
+            .expect("clap is content")
+            .try_into()
+    }
+
+    #[test]
+    fn defaults_are_an_embedded_server_on_loopback() {
+        let settings = settings(&[]).expect("defaults");
+        assert_eq!(settings.listen[0].address.to_string(), "127.0.0.1:2379");
+        assert!(
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
+        );
+        assert_eq!(settings.quota_bytes, 2 << 30);
+    }
+
+    #[test]
+    fn mistakes_name_flag_value_and_remedy() {
+        for (args, words) in [
+            (
+                &["--listen-client-urls", "127.0.0.1:1"][..],
+                &["--listen-client-urls", "127.0.0.1:1", "http://"][..],
+            ),
+            (&["--listen-client-urls", "https://127.0.0.1:1"], &["--cert-file"]),
+            (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
+            (&["--cert-file", "c"], &["--cert-file", "--key-file"]),
+            (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),
+            (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+        ] {
+            let error = settings(args).expect_err("a mistake").to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
+    }
+}

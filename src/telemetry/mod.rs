@@ -1,0 +1,14 @@
+//! The log and the metrics. Metric names are etcd's where a dashboard or alert for etcd reads them.
+
+mod grpc;
+mod metrics;
+
+pub use grpc::{CountCalls, GrpcCalls};
+pub use metrics::{Metrics, Operations, write_histogram};
+
+/// Sends the log to standard error.
+pub fn init(filter: &str, json: bool) {
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json { log.json().init() } else { log.init() }
+}
