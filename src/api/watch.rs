@@ -105,7 +105,8 @@ impl Shared {
         if has_leader.as_ref().is_some_and(|has_leader| !*has_leader.borrow()) {
             return Err(EtcdError::NoLeader);
         }
-        let shutdown = self.shutdown.clone();
+        // A token of its own, so that calls do not meet at one lock whenever they look at it.
+        let shutdown = self.shutdown.child_token();
         let ending = async move {
             tokio::select! {
                 () = shutdown.cancelled() => EtcdError::Stopped,

@@ -248,7 +248,7 @@ impl WatchHub {
     /// Whether no trace of any stream is left.
     #[cfg(test)]
     pub(super) fn is_unwatched(&self) -> bool {
-        let mut router = self.shared.router();
+        let router = self.shared.router();
         let mut spans = 0;
         router.spans.stab(b"a", &mut |_| spans += 1);
         let is_free = router.watchers.len() == router.free.len();

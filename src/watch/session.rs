@@ -134,6 +134,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "options of the wire and two marks of the ticker")]
 struct Watcher {
     interest: Interest,
     prev_kv: bool,

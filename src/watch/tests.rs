@@ -3,7 +3,7 @@
 
 use super::hub::{Interest, Refused, WatchHub};
 use super::mailbox::{DELIVERIES, Item};
-use super::session::{Body, Create, NO_WATCHER, Request, Response, Session, Step};
+use super::session::{Body, Create, Request, Response, Session, Step};
 use crate::core::{Change, ChangeKind, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::proto::mvccpb;
