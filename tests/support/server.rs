@@ -138,15 +138,16 @@ impl Server {
 
     /// The nats-server that jetway runs as its child.
     pub fn nats_pid(&self) -> u32 {
-        self.find_nats().unwrap_or_else(|| panic!("jetway has no nats-server\n{}", self.log()))
+        self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
     }
 
     /// Whether jetway's nats-server runs at the moment.
     pub fn has_nats(&self) -> bool {
-        self.find_nats().is_some()
+        self.find_nats_pid().is_some()
     }
 
-    fn find_nats(&self) -> Option<u32> {
+    /// As [`Self::nats_pid`], `None` while there is none.
+    pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
         fs::read_dir("/proc")
             .unwrap()
