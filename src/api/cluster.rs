@@ -6,7 +6,8 @@ use crate::error::EtcdError;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
-    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+    MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
+    MemberUpdateResponse,
 };
 use crate::types::Revision;
 use tonic::{Request, Response, Status};
@@ -25,7 +26,12 @@ pub struct ClusterService {
 
 impl ClusterService {
     /// An instance of this name that clients reach at these URLs.
-    pub fn new(engine: Engine, header: HeaderSource, name: String, client_urls: Vec<String>) -> ClusterService {
+    pub fn new(
+        engine: Engine,
+        header: HeaderSource,
+        name: String,
+        client_urls: Vec<String>,
+    ) -> ClusterService {
         ClusterService { engine, header, name, client_urls }
     }
 
@@ -46,7 +52,10 @@ impl ClusterService {
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
-    async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
+    async fn member_list(
+        &self,
+        request: Request<MemberListRequest>,
+    ) -> Result<Response<MemberListResponse>, Status> {
         if request.into_inner().linearizable {
             self.engine.linearizable().await?;
         }
@@ -54,7 +63,10 @@ impl Cluster for ClusterService {
         Ok(Response::new(MemberListResponse { header, members: vec![self.member()] }))
     }
 
-    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+    async fn member_add(
+        &self,
+        request: Request<MemberAddRequest>,
+    ) -> Result<Response<MemberAddResponse>, Status> {
         let urls = request.into_inner().peer_ur_ls;
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(EtcdError::MemberBadUrls.into());
@@ -62,15 +74,24 @@ impl Cluster for ClusterService {
         if urls.iter().any(|url| url == PEER_URL) {
             return Err(EtcdError::PeerUrlExists.into());
         }
-        Err(EtcdError::Unimplemented("jetway adds no members: start another instance on the same NATS bucket").into())
+        Err(EtcdError::Unimplemented(
+            "jetway adds no members: start another instance on the same NATS bucket",
+        )
+        .into())
     }
 
-    async fn member_remove(&self, request: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
         self.check_known(request.into_inner().id)?;
         Err(EtcdError::NotEnoughStartedMembers.into())
     }
 
-    async fn member_update(&self, request: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
         self.check_known(request.into_inner().id)?;
         Err(EtcdError::Unimplemented("jetway members have no peer URLs to update").into())
     }
@@ -87,7 +108,11 @@ impl Cluster for ClusterService {
 /// Scheme, host and port, and nothing behind them.
 fn is_peer_url(text: &str) -> bool {
     let Ok(url) = url::Url::parse(text) else { return false };
-    let has_place = matches!(url.scheme(), "unix" | "unixs") || (url.host().is_some() && text.rsplit_once(':').is_some_and(|(_, port)| port.trim_end_matches('/').parse::<u16>().is_ok()));
+    let has_place = matches!(url.scheme(), "unix" | "unixs")
+        || (url.host().is_some()
+            && text
+                .rsplit_once(':')
+                .is_some_and(|(_, port)| port.trim_end_matches('/').parse::<u16>().is_ok()));
     matches!(url.scheme(), "http" | "https" | "unix" | "unixs") && has_place && matches!(url.path(), "" | "/")
 }
 

@@ -85,7 +85,8 @@ fn mixed_up() -> EtcdError {
 
 #[tonic::async_trait]
 impl Kv for KvService {
-    type RangeStreamStream = std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+    type RangeStreamStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
@@ -97,7 +98,10 @@ impl Kv for KvService {
         Ok(Response::new(response))
     }
 
-    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(
+        &self,
+        request: Request<RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let request = request.into_inner();
         txn::check_range_stream(&request)?;
         self.operations.ranges.inc();
@@ -118,12 +122,17 @@ impl Kv for KvService {
         txn::check_put(&request)?;
         self.check_size(&request)?;
         self.operations.puts.inc();
-        let Written::Put(mut response) = self.write(Write::Put(request)).await? else { return Err(mixed_up().into()) };
+        let Written::Put(mut response) = self.write(Write::Put(request)).await? else {
+            return Err(mixed_up().into());
+        };
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }
 
-    async fn delete_range(&self, request: Request<DeleteRangeRequest>) -> Result<Response<DeleteRangeResponse>, Status> {
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
         let request = request.into_inner();
         txn::check_delete_range(&request)?;
         self.operations.deletes.inc();
@@ -151,7 +160,10 @@ impl Kv for KvService {
         Ok(Response::new(response))
     }
 
-    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+    async fn compact(
+        &self,
+        request: Request<CompactionRequest>,
+    ) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;
         Ok(Response::new(CompactionResponse { header: Some(self.header.at(state.revision)) }))

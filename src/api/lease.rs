@@ -41,7 +41,10 @@ impl LeaseService {
 impl Lease for LeaseService {
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
 
-    async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         self.engine.check_space()?;
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
@@ -49,7 +52,10 @@ impl Lease for LeaseService {
         Ok(Response::new(LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))
     }
 
-    async fn lease_revoke(&self, request: Request<LeaseRevokeRequest>) -> Result<Response<LeaseRevokeResponse>, Status> {
+    async fn lease_revoke(
+        &self,
+        request: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
         let state = self.engine.revoke_lease(LeaseId(request.into_inner().id)).await?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
     }
@@ -109,7 +115,10 @@ impl Lease for LeaseService {
         Ok(Response::new(response))
     }
 
-    async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
+    async fn lease_leases(
+        &self,
+        _: Request<LeaseLeasesRequest>,
+    ) -> Result<Response<LeaseLeasesResponse>, Status> {
         let leases = self.engine.all_leases().await?;
         let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id.0 }).collect();
         let header = Some(self.header.at(self.engine.reader().revision()));

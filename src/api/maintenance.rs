@@ -7,9 +7,10 @@ use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
 use crate::proto::etcdserverpb::maintenance_server::Maintenance;
 use crate::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest,
-    MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse,
+    DowngradeInfo, DowngradeRequest, DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
+    StatusRequest, StatusResponse,
 };
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use tonic::{Request, Response, Status};
@@ -28,8 +29,8 @@ impl MaintenanceService {
         MaintenanceService { engine, header, quota_bytes }
     }
 
-    fn header(&self) -> Option<crate::proto::etcdserverpb::ResponseHeader> {
-        Some(self.header.at(self.engine.reader().revision()))
+    fn header(&self) -> ResponseHeader {
+        self.header.at(self.engine.reader().revision())
     }
 }
 
@@ -77,7 +78,7 @@ impl Maintenance for MaintenanceService {
             }
             (Ok(AlarmAction::Activate | AlarmAction::Deactivate), None) | (Err(_), _) => Vec::new(),
         };
-        Ok(Response::new(AlarmResponse { header: self.header(), alarms }))
+        Ok(Response::new(AlarmResponse { header: Some(self.header()), alarms }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -96,7 +97,7 @@ impl Maintenance for MaintenanceService {
             format!("memberID:{} alarm:{kind}", alarm.member)
         }));
         Ok(Response::new(StatusResponse {
-            header: self.header(),
+            header: Some(self.header()),
             version: ETCD_VERSION.to_owned(),
             db_size: size.allocated as i64,
             db_size_in_use: size.in_use as i64,
@@ -113,7 +114,10 @@ impl Maintenance for MaintenanceService {
         }))
     }
 
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(
+        &self,
+        _: Request<DefragmentRequest>,
+    ) -> Result<Response<DefragmentResponse>, Status> {
         // Space comes back by itself: JetStream rewrites blocks as messages are removed. What can be waited for is the
         // removal of what compactions have left.
         self.engine.finish_removals().await?;
@@ -129,17 +133,26 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(EtcdError::Unimplemented("jetway does not implement Snapshot yet; back up the JetStream streams instead").into())
+        Err(EtcdError::Unimplemented(
+            "jetway does not implement Snapshot yet; back up the JetStream streams instead",
+        )
+        .into())
     }
 
-    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+    async fn move_leader(
+        &self,
+        request: Request<MoveLeaderRequest>,
+    ) -> Result<Response<MoveLeaderResponse>, Status> {
         if request.into_inner().target_id == self.header.member_id {
             return Ok(Response::new(MoveLeaderResponse { header: None }));
         }
         Err(EtcdError::BadLeaderTransferee.into())
     }
 
-    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+    async fn downgrade(
+        &self,
+        request: Request<DowngradeRequest>,
+    ) -> Result<Response<DowngradeResponse>, Status> {
         let DowngradeRequest { action, version } = request.into_inner();
         match DowngradeAction::try_from(action) {
             Ok(DowngradeAction::Cancel) => {}
@@ -150,13 +163,16 @@ impl Maintenance for MaintenanceService {
                     return Err(EtcdError::InvalidDowngradeTargetVersion.into());
                 }
                 if action == DowngradeAction::Enable as i32 {
-                    return Err(EtcdError::Unimplemented("jetway has no older storage version to downgrade to").into());
+                    return Err(EtcdError::Unimplemented(
+                        "jetway has no older storage version to downgrade to",
+                    )
+                    .into());
                 }
             }
             Err(_) => return Err(EtcdError::UnknownMethod.into()),
         }
         let version = CLUSTER_VERSION.rsplit_once('.').map_or(CLUSTER_VERSION, |(minor, _)| minor).to_owned();
-        Ok(Response::new(DowngradeResponse { header: self.header(), version }))
+        Ok(Response::new(DowngradeResponse { header: Some(self.header()), version }))
     }
 }
 

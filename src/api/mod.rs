@@ -1,9 +1,10 @@
 //! The gRPC edge: everything that knows tonic.
 
-pub mod status;
+pub mod cluster;
 pub mod header;
 pub mod kv;
 pub mod lease;
-pub mod cluster;
 pub mod maintenance;
+pub mod status;
 pub mod unimplemented;
+pub mod watch;

@@ -4,18 +4,23 @@ use super::header::HeaderSource;
 use crate::engine::Engine;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::auth_server::Auth;
-use crate::proto::etcdserverpb::{self as pb, AuthStatusRequest, AuthStatusResponse, AuthenticateRequest, AuthenticateResponse};
-use crate::proto::v3electionpb::election_server::Election;
+use crate::proto::etcdserverpb::{
+    self as pb, AuthStatusRequest, AuthStatusResponse, AuthenticateRequest, AuthenticateResponse,
+};
 use crate::proto::v3electionpb as election;
-use crate::proto::v3lockpb::lock_server::Lock;
+use crate::proto::v3electionpb::election_server::Election;
 use crate::proto::v3lockpb as lock;
+use crate::proto::v3lockpb::lock_server::Lock;
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
 
 const NO_AUTH: EtcdError = EtcdError::Unimplemented("jetway does not implement users and roles yet");
-const NO_LOCK: EtcdError = EtcdError::Unimplemented("jetway does not implement the Lock service yet; clients' own lock recipes work");
-const NO_ELECTION: EtcdError =
-    EtcdError::Unimplemented("jetway does not implement the Election service yet; clients' own election recipes work");
+const NO_LOCK: EtcdError = EtcdError::Unimplemented(
+    "jetway does not implement the Lock service yet; clients' own lock recipes work",
+);
+const NO_ELECTION: EtcdError = EtcdError::Unimplemented(
+    "jetway does not implement the Election service yet; clients' own election recipes work",
+);
 
 /// Auth, Lock and Election.
 #[derive(Clone, Debug)]
@@ -46,16 +51,25 @@ macro_rules! refuse {
 
 #[tonic::async_trait]
 impl Auth for UnimplementedServices {
-    async fn auth_status(&self, _: Request<AuthStatusRequest>) -> Result<Response<AuthStatusResponse>, Status> {
+    async fn auth_status(
+        &self,
+        _: Request<AuthStatusRequest>,
+    ) -> Result<Response<AuthStatusResponse>, Status> {
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(AuthStatusResponse { header, enabled: false, auth_revision: 1 }))
     }
 
-    async fn authenticate(&self, _: Request<AuthenticateRequest>) -> Result<Response<AuthenticateResponse>, Status> {
+    async fn authenticate(
+        &self,
+        _: Request<AuthenticateRequest>,
+    ) -> Result<Response<AuthenticateResponse>, Status> {
         Err(EtcdError::AuthNotEnabled.into())
     }
 
-    async fn auth_disable(&self, _: Request<pb::AuthDisableRequest>) -> Result<Response<pb::AuthDisableResponse>, Status> {
+    async fn auth_disable(
+        &self,
+        _: Request<pb::AuthDisableRequest>,
+    ) -> Result<Response<pb::AuthDisableResponse>, Status> {
         // Disabling what is off is no error in etcd.
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(pb::AuthDisableResponse { header }))

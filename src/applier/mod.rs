@@ -281,10 +281,8 @@ impl Applier {
         let lease_of = |writer: &Writer, key: &Bytes| {
             writer.state().get(key).map_or(LeaseId::NONE, |version| version.lease)
         };
-        let before: Vec<(Bytes, LeaseId)> = changes
-            .iter()
-            .map(|change| (change.key.clone(), lease_of(&self.writer, &change.key)))
-            .collect();
+        let before: Vec<(Bytes, LeaseId)> =
+            changes.iter().map(|change| (change.key.clone(), lease_of(&self.writer, &change.key))).collect();
         self.garbage.extend(self.writer.apply(revision, position, changes));
         for (key, held) in before {
             let holds = lease_of(&self.writer, &key);
@@ -304,7 +302,9 @@ impl Applier {
     }
 
     fn raise_due_floors(&mut self) {
-        while let Some(floor) = self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position) {
+        while let Some(floor) =
+            self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position)
+        {
             if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
                 continue;
             }

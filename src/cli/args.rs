@@ -20,7 +20,12 @@ pub struct Args {
     pub data_dir: Option<PathBuf>,
 
     /// Comma-separated URLs to serve clients on.
-    #[arg(long, env = "ETCD_LISTEN_CLIENT_URLS", value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_CLIENT_URLS",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:2379"
+    )]
     pub listen_client_urls: Vec<String>,
 
     /// Comma-separated URLs that the member list names for this member; the listen URLs if not given.
@@ -176,12 +181,15 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from(normalize(std::iter::once("jetway").chain(args.iter().copied()).map(str::to_owned)))
+        Args::try_parse_from(normalize(
+            std::iter::once("jetway").chain(args.iter().copied()).map(str::to_owned),
+        ))
     }
 
     #[test]
     fn one_dash_is_as_good_as_two() {
-        let args = parse(&["serve", "-name", "a", "--data-dir=d", "-quota-backend-bytes=-1"]).expect("etcd's own forms");
+        let args = parse(&["serve", "-name", "a", "--data-dir=d", "-quota-backend-bytes=-1"])
+            .expect("etcd's own forms");
         assert_eq!((args.name.as_str(), args.quota_backend_bytes), ("a", -1));
     }
 

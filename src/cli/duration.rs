@@ -37,7 +37,9 @@ mod tests {
 
     #[test]
     fn go_durations_are_read() {
-        for (text, milliseconds) in [("5s", 5000), ("100ms", 100), ("1m30s", 90_000), ("1.5h", 5_400_000), ("0", 0)] {
+        for (text, milliseconds) in
+            [("5s", 5000), ("100ms", 100), ("1m30s", 90_000), ("1.5h", 5_400_000), ("0", 0)]
+        {
             assert_eq!(parse(text), Ok(GoDuration(Duration::from_millis(milliseconds))), "{text}");
         }
     }

@@ -21,7 +21,8 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
         other => return Err(format!("scheme {other} is unknown; expected nats, jetstream, tls, ws or wss")),
     };
     let (hosts, query) = rest.split_once('?').map_or((rest, ""), |(hosts, query)| (hosts, query));
-    let mut parsed = ParsedEndpoint { servers: Vec::new(), auth: Auth::Anonymous, bucket: None, replicas: None };
+    let mut parsed =
+        ParsedEndpoint { servers: Vec::new(), auth: Auth::Anonymous, bucket: None, replicas: None };
     for host in hosts.trim_end_matches('/').split(',') {
         let host = host.split_once("://").map_or(host, |(_, host)| host);
         let url = Url::parse(&format!("{scheme}://{host}")).map_err(|error| format!("{host}: {error}"))?;
@@ -46,7 +47,8 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
             }
             "replicas" => {
                 let replicas = value.parse().ok().filter(|replicas| (1..=5).contains(replicas));
-                parsed.replicas = Some(replicas.ok_or_else(|| format!("replicas={value}: expected 1, 3 or 5"))?);
+                parsed.replicas =
+                    Some(replicas.ok_or_else(|| format!("replicas={value}: expected 1, 3 or 5"))?);
             }
             // kine's own knobs that have no meaning here.
             "noEmbed" | "revHistory" | "slowMethod" | "dontListen" | "stdoutLogging" => {}
@@ -71,9 +73,13 @@ mod tests {
     fn hosts_credentials_and_query_are_taken_apart() {
         let parsed = parse("nats://me:p%40ss+1@a:4222,b?bucket=k8s&replicas=3").expect("a good endpoint");
         assert_eq!(parsed.servers, ["nats://a:4222", "nats://b:4222"]);
-        assert!(matches!(&parsed.auth, Auth::Password(user, password) if user == "me" && password == "p@ss+1"));
+        assert!(
+            matches!(&parsed.auth, Auth::Password(user, password) if user == "me" && password == "p@ss+1")
+        );
         assert_eq!((parsed.bucket.as_deref(), parsed.replicas), (Some("k8s"), Some(3)));
-        assert!(matches!(parse("jetstream://s3cret@h:1").expect("token").auth, Auth::Token(token) if token == "s3cret"));
+        assert!(
+            matches!(parse("jetstream://s3cret@h:1").expect("token").auth, Auth::Token(token) if token == "s3cret")
+        );
     }
 
     #[test]

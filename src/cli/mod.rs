@@ -8,4 +8,4 @@ mod endpoint;
 mod settings;
 
 pub use args::{Args, normalize};
-pub use settings::{ListenUrl, SettingsError, Settings, Storage, TlsFiles};
+pub use settings::{ListenUrl, Settings, SettingsError, Storage, TlsFiles};

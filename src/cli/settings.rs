@@ -13,7 +13,7 @@ use thiserror::Error;
 /// The least interval of progress notifications, as in etcd.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// etcd's default quota.
-pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
@@ -24,7 +24,11 @@ pub struct SettingsError {
     reason: String,
 }
 
-fn refuse<T>(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> Result<T, SettingsError> {
+fn refuse<T>(
+    flag: &'static str,
+    value: impl Into<String>,
+    reason: impl Into<String>,
+) -> Result<T, SettingsError> {
     Err(SettingsError { flag, value: value.into(), reason: reason.into() })
 }
 
@@ -116,7 +120,11 @@ impl TryFrom<Args> for Settings {
         let tls = tls_files(&args)?;
         let listen = listen_urls("--listen-client-urls", &args.listen_client_urls, tls.is_some())?;
         if listen.is_empty() {
-            return refuse("--listen-client-urls", "", "names no URL; leave it out for http://127.0.0.1:2379");
+            return refuse(
+                "--listen-client-urls",
+                "",
+                "names no URL; leave it out for http://127.0.0.1:2379",
+            );
         }
         let listen_metrics = listen_urls("--listen-metrics-urls", &args.listen_metrics_urls, tls.is_some())?;
         let advertise = if args.advertise_client_urls.is_empty() {
@@ -125,14 +133,19 @@ impl TryFrom<Args> for Settings {
             args.advertise_client_urls.clone()
         };
         let log_filter = match args.log_level.as_str() {
-            "panic" | "fatal" => "error".to_owned(),
-            "dpanic" => "error".to_owned(),
+            "dpanic" | "panic" | "fatal" => "error".to_owned(),
             // The client library tells of each connection at info; what matters of it we log ourselves.
-            level @ ("debug" | "info" | "warn" | "error") => format!("{level},async_nats=warn,h2=warn,hyper=warn,tower=warn"),
+            level @ ("debug" | "info" | "warn" | "error") => {
+                format!("{level},async_nats=warn,h2=warn,hyper=warn,tower=warn")
+            }
             filter => filter.to_owned(),
         };
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log_filter) {
-            return refuse("--log-level", args.log_level, format!("{error}; expected debug, info, warn or error"));
+            return refuse(
+                "--log-level",
+                args.log_level,
+                format!("{error}; expected debug, info, warn or error"),
+            );
         }
         Ok(Settings {
             storage: storage(&args)?,
@@ -144,7 +157,11 @@ impl TryFrom<Args> for Settings {
             max_request_bytes: args.max_request_bytes as usize,
             max_txn_ops: args.max_txn_ops as usize,
             max_concurrent_streams: args.max_concurrent_streams,
-            quota_bytes: if args.quota_backend_bytes == 0 { DEFAULT_QUOTA_BYTES } else { args.quota_backend_bytes },
+            quota_bytes: if args.quota_backend_bytes == 0 {
+                DEFAULT_QUOTA_BYTES
+            } else {
+                args.quota_backend_bytes
+            },
             progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
             keepalive_interval: args.grpc_keepalive_interval.0,
             keepalive_timeout: args.grpc_keepalive_timeout.0,
@@ -160,7 +177,8 @@ impl TryFrom<Args> for Settings {
 
 fn storage(args: &Args) -> Result<Storage, SettingsError> {
     let Some(text) = &args.endpoint else {
-        let data_dir = args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
+        let data_dir =
+            args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
         let sync = match args.sync {
             Sync::Always => SyncMode::Always,
             Sync::Lazy => SyncMode::Lazy,
@@ -204,14 +222,22 @@ fn tls_files(args: &Args) -> Result<Option<TlsFiles>, SettingsError> {
             return refuse("--cert-file", cert.display().to_string(), "needs its key: give --key-file too");
         }
         (None, Some(key)) => {
-            return refuse("--key-file", key.display().to_string(), "needs its certificate: give --cert-file too");
+            return refuse(
+                "--key-file",
+                key.display().to_string(),
+                "needs its certificate: give --cert-file too",
+            );
         }
         (None, None) => {
             return refuse("--client-cert-auth", "true", "needs TLS: give --cert-file and --key-file");
         }
     };
     if args.client_cert_auth && args.trusted_ca_file.is_none() {
-        return refuse("--client-cert-auth", "true", "needs the authorities to check against: give --trusted-ca-file");
+        return refuse(
+            "--client-cert-auth",
+            "true",
+            "needs the authorities to check against: give --trusted-ca-file",
+        );
     }
     let trusted_ca = args.trusted_ca_file.clone();
     // As in etcd, naming authorities is enough to ask for certificates from them.
@@ -228,8 +254,12 @@ fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec
         let tls = match scheme {
             "http" => false,
             "https" if has_tls => true,
-            "https" => return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://"),
-            "unix" | "unixs" => return refuse(flag, url, "unix sockets are not served yet; use http://address:port"),
+            "https" => {
+                return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://");
+            }
+            "unix" | "unixs" => {
+                return refuse(flag, url, "unix sockets are not served yet; use http://address:port");
+            }
             _ => return refuse(flag, url, "has an unknown scheme; expected http or https"),
         };
         let rest = rest.trim_end_matches('/');
@@ -253,21 +283,28 @@ mod tests {
     use clap::Parser;
 
     fn settings(args: &[&str]) -> Result<Settings, SettingsError> {
-        Args::try_parse_from(std::iter::once("jetway").chain(args.iter().copied())).expect("clap is content").try_into()
+        Args::try_parse_from(std::iter::once("jetway").chain(args.iter().copied()))
+            .expect("clap is content")
+            .try_into()
     }
 
     #[test]
     fn defaults_are_an_embedded_server_on_loopback() {
         let settings = settings(&[]).expect("defaults");
         assert_eq!(settings.listen[0].address.to_string(), "127.0.0.1:2379");
-        assert!(matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway")));
+        assert!(
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
+        );
         assert_eq!(settings.quota_bytes, 2 << 30);
     }
 
     #[test]
     fn mistakes_name_flag_value_and_remedy() {
         for (args, words) in [
-            (&["--listen-client-urls", "127.0.0.1:1"][..], &["--listen-client-urls", "127.0.0.1:1", "http://"][..]),
+            (
+                &["--listen-client-urls", "127.0.0.1:1"][..],
+                &["--listen-client-urls", "127.0.0.1:1", "http://"][..],
+            ),
             (&["--listen-client-urls", "https://127.0.0.1:1"], &["--cert-file"]),
             (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
             (&["--cert-file", "c"], &["--cert-file", "--key-file"]),

@@ -422,7 +422,7 @@ mod tests {
                     let range = KeyRange::from_wire(Bytes::copy_from_slice(start), &Bytes::copy_from_slice(end));
                     let expect: Vec<_> = model.iter().filter(|(key, _)| range.contains(key)).collect();
                     let got: Vec<_> = index.range(&range).map(|e| e.key().to_vec()).collect();
-                    prop_assert_eq!(got, expect.iter().map(|(key, _)| key.to_vec()).collect::<Vec<_>>());
+                    prop_assert_eq!(got, expect.iter().map(|(key, _)| (*key).clone()).collect::<Vec<_>>());
                     prop_assert_eq!(index.count(&range), expect.iter().filter(|(_, live)| **live).count());
                 }
             }

@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn gaps_in_revisions_are_stepped_over() {
         let mut log = EventLog::default();
-        [2, 5, 6, 11, 12, 13].into_iter().for_each(|n| log.push(entry(n)));
+        for revision in [2, 5, 6, 11, 12, 13] {
+            log.push(entry(revision));
+        }
         assert_eq!(revisions(&log, 3), [5, 6, 11, 12, 13]);
         assert_eq!(revisions(&log, 7), [11, 12, 13]);
         assert!(log.get(Revision(7)).is_none() && log.get(Revision(11)).is_some());

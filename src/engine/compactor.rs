@@ -39,7 +39,11 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) 
                 Job::Garbage(mut garbage) => {
                     garbage.sort_unstable();
                     let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
-                    tracing::debug!(values = tombstones, tombstones = garbage.len() - tombstones, "removing compacted messages");
+                    tracing::debug!(
+                        values = tombstones,
+                        tombstones = garbage.len() - tombstones,
+                        "removing compacted messages"
+                    );
                     let (values, tombstones) = garbage.split_at(tombstones);
                     inner.remove(values.iter().map(|garbage| garbage.sequence)).await;
                     inner.remove(tombstones.iter().map(|garbage| garbage.sequence)).await;
@@ -133,7 +137,7 @@ fn floor_at(state: &State, map: &RevisionMap, revision: Revision) -> Floor {
     let mut survivors: Vec<Sequence> = state
         .index
         .range(&crate::types::KeyRange::all())
-        .flat_map(|history| history.versions())
+        .flat_map(crate::core::History::versions)
         .map(|version| version.sequence)
         .filter(|survivor| *survivor <= sequence)
         .collect();

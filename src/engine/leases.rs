@@ -5,6 +5,7 @@ use crate::core::State;
 use crate::error::EtcdError;
 use crate::jetstream::PublishError;
 use crate::lease::Lease;
+use crate::proto::etcdserverpb::DeleteRangeResponse;
 use crate::txn::{self, Planned};
 use crate::types::{LeaseId, Sequence};
 use bytes::Bytes;
@@ -13,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The least TTL, as etcd computes it from its default heartbeat and election timeouts.
-pub const MIN_TTL: i64 = 2;
+const MIN_TTL: i64 = 2;
 /// The greatest.
-pub const MAX_TTL: i64 = 9_000_000_000;
+const MAX_TTL: i64 = 9_000_000_000;
 /// How often deadlines are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases ended at one look, so that a flood of them does not crowd out everything else.
@@ -166,10 +167,11 @@ impl Inner {
         if !keys.is_empty() {
             let planner = |state: &Arc<State>| {
                 // Only what still hangs on it: a put may have moved a key meanwhile.
-                let attached = keys.iter().filter(|key| state.get(key).is_some_and(|version| version.lease == id));
+                let attached =
+                    keys.iter().filter(|key| state.get(key).is_some_and(|version| version.lease == id));
                 Ok(match txn::plan_delete_keys(state, attached.cloned()) {
                     Some(plan) => Planned::Write(plan),
-                    None => Planned::Answer(txn::Response::DeleteRange(Default::default())),
+                    None => Planned::Answer(txn::Response::DeleteRange(DeleteRangeResponse::default())),
                 })
             };
             self.write(&keys, planner).await?;

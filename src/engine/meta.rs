@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long the delete marker of an entry stays, for instances that are slow to see it.
-const MARKER_TTL: Duration = Duration::from_secs(3600);
+const MARKER_TTL: Duration = Duration::from_hours(1);
 /// Steps of a floor in one entry; what exceeds it is stored in entries of its own first.
 const STEPS_PER_ENTRY: usize = 20_000;
 
@@ -270,12 +270,18 @@ impl Inner {
             steps = rest;
             step_entries += 1;
         }
-        let entry = FloorEntry { revision: floor.revision.0, sequence: floor.sequence.0, step_entries, steps };
+        let entry =
+            FloorEntry { revision: floor.revision.0, sequence: floor.sequence.0, step_entries, steps };
         self.put_meta(FLOOR, &entry, known).await
     }
 
     /// Grants or renews a lease.
-    pub(super) async fn put_lease(&self, id: LeaseId, ttl: i64, known: Sequence) -> Result<Sequence, PublishError> {
+    pub(super) async fn put_lease(
+        &self,
+        id: LeaseId,
+        ttl: i64,
+        known: Sequence,
+    ) -> Result<Sequence, PublishError> {
         self.put_meta(&lease_key(id), &LeaseEntry { ttl }, known).await
     }
 
@@ -293,7 +299,12 @@ impl Inner {
         self.delete_meta(&key, known).await
     }
 
-    async fn put_meta(&self, key: &str, entry: &impl Serialize, known: Sequence) -> Result<Sequence, PublishError> {
+    async fn put_meta(
+        &self,
+        key: &str,
+        entry: &impl Serialize,
+        known: Sequence,
+    ) -> Result<Sequence, PublishError> {
         let payload = serde_json::to_vec(entry).expect("entries are plain data");
         self.publisher
             .publish(Outgoing {

@@ -29,9 +29,11 @@ use crate::core::{Reader, State};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
+use crate::telemetry::write_histogram;
 use crate::types::Sequence;
-use std::sync::atomic::{AtomicU64, Ordering};
+use prometheus::{Histogram, IntCounter};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, watch};
@@ -146,13 +148,20 @@ pub(crate) struct Inner {
     compaction: tokio::sync::Mutex<()>,
     garbage: mpsc::UnboundedSender<compactor::Job>,
     bytes_in_use: AtomicU64,
+    write_durations: Histogram,
+    applied_durations: Histogram,
+    failed_writes: IntCounter,
     stop: CancellationToken,
 }
 
 impl Engine {
     /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication. Calls may
     /// come at once; they wait until all is loaded.
-    pub async fn start(settings: Settings, reader_writer: (crate::core::Writer, Reader), published: Arc<Notify>) -> Result<Engine, StartError> {
+    pub async fn start(
+        settings: Settings,
+        reader_writer: (crate::core::Writer, Reader),
+        published: Arc<Notify>,
+    ) -> Result<Engine, StartError> {
         let (writer, reader) = reader_writer;
         // One connection for calls, one for each replay: a long replay must not stand in the way of an ack.
         let (calls, follow_keys, follow_meta) = tokio::try_join!(
@@ -190,6 +199,19 @@ impl Engine {
             compaction: tokio::sync::Mutex::default(),
             garbage,
             bytes_in_use: AtomicU64::new(0),
+            write_durations: write_histogram(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
+            ),
+            applied_durations: write_histogram(
+                "etcd_disk_backend_commit_duration_seconds",
+                "Time from the publication of a write until it was visible.",
+            ),
+            failed_writes: IntCounter::new(
+                "etcd_server_proposals_failed_total",
+                "Writes that were not carried out.",
+            )
+            .expect("a legal name"),
             stop: CancellationToken::new(),
             settings,
         });
@@ -234,8 +256,10 @@ impl Engine {
     /// How much is stored. Answers the last known figures where NATS does not answer now.
     pub async fn size(&self) -> Size {
         let inner = &self.inner;
-        let (keys, meta) =
-            tokio::join!(inner.api.stream_info(&inner.bucket.keys), inner.api.stream_info(&inner.bucket.meta));
+        let (keys, meta) = tokio::join!(
+            inner.api.stream_info(&inner.bucket.keys),
+            inner.api.stream_info(&inner.bucket.meta)
+        );
         if let (Ok(keys), Ok(meta)) = (keys, meta) {
             let in_use = keys.state.bytes + meta.state.bytes;
             // Relaxed: a figure for people, nothing hangs on its order.
@@ -243,13 +267,29 @@ impl Engine {
         }
         let in_use = inner.bytes_in_use.load(Ordering::Relaxed);
         let store = inner.settings.store_dir.clone();
-        let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        let on_disk =
+            tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
         Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
     }
 
     /// Whether NATS can be reached and the stream is followed; why not otherwise.
     pub fn health(&self) -> Result<(), String> {
         self.inner.following.borrow().clone()
+    }
+
+    /// Until JetStream acknowledged a write.
+    pub fn write_durations(&self) -> &Histogram {
+        &self.inner.write_durations
+    }
+
+    /// Until a write was visible.
+    pub fn applied_durations(&self) -> &Histogram {
+        &self.inner.applied_durations
+    }
+
+    /// Writes that NATS did not take or did not confirm.
+    pub fn failed_writes(&self) -> &IntCounter {
+        &self.inner.failed_writes
     }
 
     /// Waits until the messages that compactions have left so far are removed.

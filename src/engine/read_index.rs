@@ -45,7 +45,8 @@ impl Inner {
     async fn read_index_once(&self) -> Result<Arc<State>, EtcdError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         self.wait_following(deadline).await?;
-        let position = tokio::time::timeout_at(deadline, self.stream_end()).await.map_err(|_| self.unavailable())??;
+        let position =
+            tokio::time::timeout_at(deadline, self.stream_end()).await.map_err(|_| self.unavailable())??;
         tokio::time::timeout_at(deadline, self.positions.wait(position))
             .await
             .map_err(|_| self.unavailable())?
@@ -55,7 +56,9 @@ impl Inner {
 
     async fn stream_end(&self) -> Result<Sequence, EtcdError> {
         let unavailable = |error: &dyn std::fmt::Display| EtcdError::Unavailable(error.to_string());
-        if self.settings.endpoint.replicas > 1 && self.settings.linearizable_reads == LinearizableReads::Quorum {
+        if self.settings.endpoint.replicas > 1
+            && self.settings.linearizable_reads == LinearizableReads::Quorum
+        {
             let barrier = Outgoing {
                 subject: format!("{}{}", self.bucket.keys_prefix, record::BARRIER),
                 headers: Vec::new(),

@@ -35,7 +35,7 @@ impl PendingWrites {
         for (operation, revision) in operations {
             if let Some(sender) = writes.remove(&operation) {
                 // The other side may have given up; then nobody needs to know.
-                drop(sender.send(Committed { revision, state: Arc::clone(state) }));
+                sender.send(Committed { revision, state: Arc::clone(state) }).ok();
             }
         }
     }
@@ -75,7 +75,7 @@ impl PositionWaiters {
         let (sender, receiver) = oneshot::channel();
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.reached >= position {
-            drop(sender.send(()));
+            sender.send(()).ok();
         } else {
             let id = table.next_id;
             table.next_id += 1;
@@ -90,7 +90,7 @@ impl PositionWaiters {
         table.reached = position;
         let later = table.waiting.split_off(&(position.next(), 0));
         for sender in std::mem::replace(&mut table.waiting, later).into_values() {
-            drop(sender.send(()));
+            sender.send(()).ok();
         }
     }
 }

@@ -36,7 +36,9 @@ impl super::Engine {
         let state = self.serializable().await?;
         match txn::plan(&state, self.inner.as_ref(), request)? {
             Planned::Answer(response) => Ok(response),
-            Planned::Write(_) => Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into())),
+            Planned::Write(_) => {
+                Err(EtcdError::Unknown("jetway: a local answer to a request that writes".into()))
+            }
         }
     }
 
@@ -110,7 +112,10 @@ impl Inner {
                     drop(held);
                     return plan.answer(revision, &state);
                 }
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => {
+                    self.failed_writes.inc();
+                    return Err(error);
+                }
                 Attempt::Conflict => {
                     if Instant::now() >= deadline {
                         return Err(EtcdError::Timeout);
@@ -145,7 +150,9 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let mut seen = self.pending.expect(operation.operation);
+        let _until_visible = self.applied_durations.start_timer();
         let publication = async {
+            let _until_acknowledged = self.write_durations.start_timer();
             let mut messages = messages;
             if messages.len() == 1 {
                 self.publisher.publish(messages.remove(0)).await
@@ -170,8 +177,12 @@ impl Inner {
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
             Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
-            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => Attempt::Failed(EtcdError::RequestTooLarge),
-            Err(error @ PublishError::Refused { .. }) => Attempt::Failed(EtcdError::Unavailable(error.to_string())),
+            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
+                Attempt::Failed(EtcdError::RequestTooLarge)
+            }
+            Err(error @ PublishError::Refused { .. }) => {
+                Attempt::Failed(EtcdError::Unavailable(error.to_string()))
+            }
         }
     }
 
@@ -190,7 +201,8 @@ impl Inner {
             .enumerate()
             .map(|(at, write)| {
                 let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
-                let mut headers = vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
+                let mut headers =
+                    vec![(record::HEADER, record::header(&write.kind, at + 1, count, operation))];
                 let payload = match &write.kind {
                     ChangeKind::Put { value, .. } => value.clone(),
                     ChangeKind::Delete => {
@@ -201,7 +213,9 @@ impl Inner {
                 let guard = if is_stream_guarded {
                     stream_guard.take()
                 } else {
-                    write.guard.map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
+                    write
+                        .guard
+                        .map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
                 };
                 Ok(Outgoing { subject, headers, payload, guard, ttl: None })
             })

@@ -100,7 +100,9 @@ impl StreamInfo {
 
     /// Whether a leader answered. Members of a group without one answer too, from what they happen to hold.
     pub fn is_from_leader(&self) -> bool {
-        self.cluster.as_ref().is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
+        self.cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
     }
 }
 

@@ -69,7 +69,9 @@ pub struct Link {
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The server answered and refused us.
-    #[error("NATS at {servers} refused the credentials given: {source}; check --endpoint, --nats-creds and --nats-token")]
+    #[error(
+        "NATS at {servers} refused the credentials given: {source}; check --endpoint, --nats-creds and --nats-token"
+    )]
     Authorization {
         /// The servers tried.
         servers: String,
@@ -136,16 +138,17 @@ impl Connection {
         if let Some((cert, key)) = &endpoint.client_cert {
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
-        let client = async_nats::connect_with_options(endpoint.servers.clone(), options).await.map_err(|source| {
-            let servers = endpoint.servers.join(",");
-            if source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation
-                || source.kind() == async_nats::ConnectErrorKind::Authentication
-            {
-                ConnectError::Authorization { servers, source }
-            } else {
-                ConnectError::Unreachable { servers, source }
-            }
-        })?;
+        let client =
+            async_nats::connect_with_options(endpoint.servers.clone(), options).await.map_err(|source| {
+                let servers = endpoint.servers.join(",");
+                if source.kind() == async_nats::ConnectErrorKind::AuthorizationViolation
+                    || source.kind() == async_nats::ConnectErrorKind::Authentication
+                {
+                    ConnectError::Authorization { servers, source }
+                } else {
+                    ConnectError::Unreachable { servers, source }
+                }
+            })?;
         Ok(Connection { client, link })
     }
 }

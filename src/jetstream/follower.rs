@@ -205,7 +205,8 @@ impl Follower {
         let last = self.check().await?.last();
         let client = self.connection.client.clone();
         let inbox = client.new_inbox();
-        let mut messages = client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
+        let mut messages =
+            client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
         let consumer = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
         let config = json!({
             "stream_name": self.stream,
@@ -242,7 +243,12 @@ impl Follower {
         outcome
     }
 
-    async fn consume(&mut self, messages: &mut Subscriber, last: Sequence, generation: u64) -> Result<(), Break> {
+    async fn consume(
+        &mut self,
+        messages: &mut Subscriber,
+        last: Sequence,
+        generation: u64,
+    ) -> Result<(), Break> {
         let mut link = self.connection.link.clone();
         let mut expected_delivery = 1;
         let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
@@ -310,7 +316,9 @@ impl Follower {
             if number("Nats-Last-Consumer").is_some_and(|delivered| delivered + 1 != *expected_delivery) {
                 return Err(Break::Retry("deliveries are missing".into()));
             }
-            return Ok(number("Nats-Last-Stream").map_or(Taken::Nothing, |last| Taken::Position(Sequence(last))));
+            return Ok(
+                number("Nats-Last-Stream").map_or(Taken::Nothing, |last| Taken::Position(Sequence(last)))
+            );
         }
         let delivery = message.reply.as_deref().and_then(Delivery::parse);
         let Some(delivery) = delivery else {
@@ -394,9 +402,16 @@ mod tests {
 
     #[test]
     fn both_forms_of_delivery_subjects_are_read() {
-        for reply in ["$JS.ACK.S.c.1.17.3.1700.9", "$JS.ACK.dom.acct.S.c.1.17.3.1700.9", "$JS.ACK._.acct.S.c.1.17.3.1700.9.xyz"] {
+        for reply in [
+            "$JS.ACK.S.c.1.17.3.1700.9",
+            "$JS.ACK.dom.acct.S.c.1.17.3.1700.9",
+            "$JS.ACK._.acct.S.c.1.17.3.1700.9.xyz",
+        ] {
             let delivery = Delivery::parse(reply).expect(reply);
-            assert_eq!((delivery.sequence, delivery.number, delivery.time, delivery.pending), (Sequence(17), 3, 1700, 9));
+            assert_eq!(
+                (delivery.sequence, delivery.number, delivery.time, delivery.pending),
+                (Sequence(17), 3, 1700, 9)
+            );
         }
         assert!(Delivery::parse("_INBOX.x").is_none());
     }

@@ -15,7 +15,7 @@ mod streams;
 mod subjects;
 
 pub use api::{Api, ApiError, StoredMessage, StreamInfo};
-pub use connect::{Auth, Connection, ConnectError, Endpoint, Link};
+pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use follower::{Followed, Follower, RawMessage, Start};
 pub use publisher::{Guard, Outgoing, PublishError, Publisher};
 pub use revision_map::{RevisionMap, Step};

@@ -54,7 +54,9 @@ impl Outgoing {
         }
         match &self.guard {
             None => {}
-            Some(Guard::Subject(sequence)) => map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str()),
+            Some(Guard::Subject(sequence)) => {
+                map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());
+            }
             Some(Guard::Other(subject, sequence)) => {
                 map.insert(EXPECTED_SUBJECT_SEQUENCE, sequence.to_string().as_str());
                 map.insert(EXPECTED_SUBJECT, subject.as_str());
@@ -134,7 +136,8 @@ impl Publisher {
     /// Publishes several messages that are stored together or not at all; answers the position of the last. They are
     /// stored at consecutive positions. `id` must be unique, at most 64 bytes.
     pub async fn publish_batch(&self, id: &str, messages: Vec<Outgoing>) -> Result<Sequence, PublishError> {
-        let _open = self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
+        let _open =
+            self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
         let last = messages.len();
         for (at, message) in messages.into_iter().enumerate() {
             let place = at + 1;
@@ -154,17 +157,25 @@ impl Publisher {
         Err(PublishError::NotStored("an empty batch".into()))
     }
 
-    async fn request(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Sequence, PublishError> {
+    async fn request(
+        &self,
+        subject: String,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<Sequence, PublishError> {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        let answer = self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => {
-                PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
-            }
-            RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                PublishError::Refused { err_code: 0, description: error.to_string() }
-            }
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => PublishError::Unknown(error.to_string()),
-        })?;
+        let answer =
+            self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
+                RequestErrorKind::NoResponders => PublishError::NotStored(
+                    "no stream leader answers (NATS starting or JetStream off?)".into(),
+                ),
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                    PublishError::Refused { err_code: 0, description: error.to_string() }
+                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                    PublishError::Unknown(error.to_string())
+                }
+            })?;
         let ack: Ack = serde_json::from_slice(&answer.payload)
             .map_err(|error| PublishError::Unknown(format!("unreadable acknowledgement: {error}")))?;
         match ack.error {
@@ -182,7 +193,9 @@ impl From<AckError> for PublishError {
             // Store failed, resources exceeded.
             (10077 | 10047 | 10023 | 10002 | 10122, _) => PublishError::NoSpace(description),
             // Too many open batches, queue full, no leader, an abandoned batch: nothing is stored, a new try may pass.
-            (10210 | 10167 | 10008 | 10009 | 10176 | 10063, _) | (_, 429 | 503) => PublishError::NotStored(description),
+            (10210 | 10167 | 10008 | 10009 | 10176 | 10063, _) | (_, 429 | 503) => {
+                PublishError::NotStored(description)
+            }
             _ => PublishError::Refused { err_code, description },
         }
     }

@@ -147,7 +147,10 @@ mod tests {
             lease: LeaseId(-5),
         };
         let (kind, place, count, operation) = round_trip(&put).expect("a change");
-        assert!(matches!(kind, ChangeKind::Put { create_revision: Some(Revision(7)), version: 3, lease: LeaseId(-5), .. }));
+        assert!(matches!(
+            kind,
+            ChangeKind::Put { create_revision: Some(Revision(7)), version: 3, lease: LeaseId(-5), .. }
+        ));
         assert_eq!((place, count, operation), (2, 3, OPERATION));
     }
 
@@ -155,13 +158,24 @@ mod tests {
     fn a_creation_names_itself_and_a_delete_nothing() {
         let put =
             ChangeKind::Put { value: Bytes::new(), create_revision: None, version: 1, lease: LeaseId::NONE };
-        assert!(matches!(round_trip(&put), Some((ChangeKind::Put { create_revision: None, version: 1, .. }, ..))));
+        assert!(matches!(
+            round_trip(&put),
+            Some((ChangeKind::Put { create_revision: None, version: 1, .. }, ..))
+        ));
         assert!(matches!(round_trip(&ChangeKind::Delete), Some((ChangeKind::Delete, ..))));
     }
 
     #[test]
     fn what_somebody_else_wrote_changes_nothing() {
-        for text in ["", "1 1 0 1/1", "1 1 0 2/1 a.b", "x 1 0 1/1 a.b", "1 1 0 1/1 a.b c", "1 -1 0 1/1 a.b", "1 1 0 0/1 a.b"] {
+        for text in [
+            "",
+            "1 1 0 1/1",
+            "1 1 0 2/1 a.b",
+            "x 1 0 1/1 a.b",
+            "1 1 0 1/1 a.b c",
+            "1 -1 0 1/1 a.b",
+            "1 1 0 0/1 a.b",
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert(HEADER, text);
             assert!(matches!(decode("a", Some(&headers), &Bytes::new()), Body::Foreign), "{text}");

@@ -23,7 +23,9 @@ pub enum SetupError {
         found: Option<String>,
     },
     /// Settings that cannot be put right and would break a promise.
-    #[error("stream {stream} has {setting} = {found}, which jetway cannot use and JetStream does not let it change; expected {expected}")]
+    #[error(
+        "stream {stream} has {setting} = {found}, which jetway cannot use and JetStream does not let it change; expected {expected}"
+    )]
     Unusable {
         /// The stream.
         stream: String,
@@ -123,8 +125,16 @@ impl Bucket {
 }
 
 /// Settings that an update can put right.
-const REPAIRABLE: &[&str] =
-    &["discard", "max_msgs", "max_age", "max_msgs_per_subject", "allow_direct", "allow_atomic", "allow_msg_ttl", "num_replicas"];
+const REPAIRABLE: &[&str] = &[
+    "discard",
+    "max_msgs",
+    "max_age",
+    "max_msgs_per_subject",
+    "allow_direct",
+    "allow_atomic",
+    "allow_msg_ttl",
+    "num_replicas",
+];
 /// Settings that it cannot.
 const FIXED: &[&str] = &["storage", "retention", "deny_delete", "deny_purge"];
 

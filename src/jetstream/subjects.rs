@@ -3,13 +3,10 @@
 //! A key is cut at its slashes and each piece becomes a token: letters, digits, `-` and `_` stand for themselves, any
 //! other byte is `=XX` in upper-case hex, an empty piece is a lone `=`. So names stay readable to `nats kv` tools,
 //! prefix filters work, and no token can be empty, `*` or `>`. A token in which `=` is followed by anything but two
-//! such digits or the token's end belongs to no key; jetway's own subjects begin with one, [`RESERVED`].
+//! such digits or the token's end belongs to no key; jetway's own subjects begin with one, `=_`.
 
 use bytes::Bytes;
 use thiserror::Error;
-
-/// First token of subjects in the bucket that are no keys.
-pub const RESERVED: &str = "=_";
 
 /// Longest subject that fits into a protocol line of nats-server's default 4096 bytes beside a reply subject and sizes.
 pub const MAX_SUBJECT_BYTES: usize = 3900;
@@ -26,7 +23,7 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// The subject of a key below `prefix`, which ends in a dot.
-pub fn subject_of(prefix: &str, key: &[u8]) -> Result<String, KeyTooLong> {
+pub(super) fn subject_of(prefix: &str, key: &[u8]) -> Result<String, KeyTooLong> {
     let mut subject = String::with_capacity(prefix.len() + key.len() + 8);
     subject.push_str(prefix);
     for (at, segment) in key.split(|byte| *byte == b'/').enumerate() {
@@ -50,7 +47,7 @@ pub fn subject_of(prefix: &str, key: &[u8]) -> Result<String, KeyTooLong> {
 }
 
 /// The key of a subject with its prefix taken off; `None` for a subject that no key has.
-pub fn key_of(subject: &str) -> Option<Bytes> {
+pub(super) fn key_of(subject: &str) -> Option<Bytes> {
     let mut key = Vec::with_capacity(subject.len());
     for (at, token) in subject.split('.').enumerate() {
         if at > 0 {

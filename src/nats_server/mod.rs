@@ -90,8 +90,8 @@ impl Settings {
             max_payload_bytes: 8 << 20,
             max_batch_messages: 100_000,
             max_file_store_bytes: None,
-            ready_timeout: Duration::from_secs(600),
-            stop_timeout: Duration::from_secs(60),
+            ready_timeout: Duration::from_mins(10),
+            stop_timeout: Duration::from_mins(1),
         }
     }
 }

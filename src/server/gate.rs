@@ -59,28 +59,22 @@ impl Service<Request<Body>> for Gate {
             return Box::pin(router.clone().oneshot(request));
         }
         Box::pin(async move {
-            let ready = tokio::time::timeout(
-                crate::engine::REQUEST_TIMEOUT,
-                stage.wait_for(|stage| matches!(stage, Stage::Ready(_))),
-            )
-            .await;
-            let router = match ready {
-                Ok(Ok(stage)) => match &*stage {
+            let ready = async {
+                let stage = stage.wait_for(|stage| matches!(stage, Stage::Ready(_))).await.ok()?;
+                match &*stage {
                     Stage::Ready(router) => Some(router.clone()),
                     Stage::Starting(_) => None,
-                },
-                _ => None,
-            };
-            match router {
-                Some(router) => router.oneshot(request).await,
-                None => {
-                    let doing = match &*stage.borrow() {
-                        Stage::Starting(doing) => doing.clone(),
-                        Stage::Ready(_) => "stopping".to_owned(),
-                    };
-                    Ok(not_yet(&request, &doing))
                 }
+            };
+            let router = tokio::time::timeout(crate::engine::REQUEST_TIMEOUT, ready).await.ok().flatten();
+            if let Some(router) = router {
+                return router.oneshot(request).await;
             }
+            let doing = match &*stage.borrow() {
+                Stage::Starting(doing) => doing.clone(),
+                Stage::Ready(_) => "stopping".to_owned(),
+            };
+            Ok(not_yet(&request, &doing))
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
 mod gate;
+mod http;
+mod listener;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
@@ -20,14 +22,16 @@ use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
-use crate::proto::etcdserverpb::watch_server::WatchServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
-use crate::telemetry::Operations;
+use crate::telemetry::{CountCalls, Metrics, Operations};
 use crate::watch::WatchHub;
 use gate::{Gate, Stage};
+use http::Probes;
+use listener::{Http2Settings, ListenError, Listener};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,17 +40,15 @@ use tonic::service::Routes;
 /// What etcd adds to the request limit for the size of a gRPC message.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
+/// How long calls may take to end when the server stops; etcd gives them as much.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+
 /// jetway could not start, or could not go on.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// A listener.
-    #[error("--listen-client-urls {url}: {source}; is another server running there?")]
-    Listen {
-        /// The URL.
-        url: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
@@ -63,25 +65,64 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
+    let (metrics_stage, metrics_gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
+    let http2 = Http2Settings {
+        max_concurrent_streams: settings.max_concurrent_streams,
+        keepalive_interval: settings.keepalive_interval,
+        keepalive_timeout: settings.keepalive_timeout,
+    };
     let mut listeners = Vec::new();
-    for listen in &settings.listen {
-        let listener = tokio::net::TcpListener::bind(listen.address)
-            .await
-            .map_err(|source| ServeError::Listen { url: listen.url.clone(), source })?;
-        let app = axum::Router::new().fallback_service(Gate::new(gate.clone()));
-        let stop = shutdown.clone();
-        listeners.push(tokio::spawn(async move {
-            drop(axum::serve(listener, app).with_graceful_shutdown(async move { stop.cancelled().await }).await);
-        }));
+    for (flag, urls, gate) in [
+        ("--listen-client-urls", &settings.listen, &gate),
+        ("--listen-metrics-urls", &settings.listen_metrics, &metrics_gate),
+    ] {
+        for listen in urls {
+            let listener = Listener::bind(flag, listen, settings.tls.as_ref(), http2).await?;
+            listeners.push((listener, Gate::new(gate.clone())));
+        }
     }
-    tokio::select! {
-        outcome = run(&settings, &stage, &shutdown) => outcome,
-        () = signals.wait() => Ok(()),
+    let listeners: Vec<_> = listeners
+        .into_iter()
+        .map(|(listener, gate)| tokio::spawn(listener.serve(gate, shutdown.clone())))
+        .collect();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signals.wait().await;
+        stop.cancel();
+    });
+    let started = tokio::select! {
+        started = start(&settings, &stage, &metrics_stage, &shutdown) => started?,
+        // What has been started stops as it is dropped; nobody has been served yet.
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    shutdown.cancelled().await;
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
+    if drained.is_err() {
+        tracing::info!("connections that did not end in time are dropped");
     }
+    started.engine.stop();
+    if let Some(nats) = started.nats {
+        nats.stop().await?;
+    }
+    Ok(())
 }
 
-async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &CancellationToken) -> Result<(), ServeError> {
-    let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
+/// What has to be stopped in the end.
+struct Started {
+    engine: Engine,
+    nats: Option<NatsServer>,
+}
+
+async fn start(
+    settings: &Settings,
+    stage: &watch::Sender<Stage>,
+    metrics_stage: &watch::Sender<Stage>,
+    shutdown: &CancellationToken,
+) -> Result<Started, ServeError> {
+    let starting = |doing: String| {
+        metrics_stage.send_replace(Stage::Starting(doing.clone()));
+        stage.send_replace(Stage::Starting(doing));
+    };
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -110,7 +151,7 @@ async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &Cance
         store_dir,
     };
     let published = Arc::new(Notify::new());
-    let engine = Engine::start(engine_settings, Writer::new(), Arc::clone(&published)).await?;
+    let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
     let mut phase = engine.phase();
     loop {
         let now = phase.borrow_and_update().clone();
@@ -119,64 +160,75 @@ async fn run(settings: &Settings, stage: &watch::Sender<Stage>, shutdown: &Cance
                 starting(format!("loading the bucket: {position} of {target} messages"));
             }
             Phase::Loading { .. } => starting("loading the bucket".into()),
-            Phase::Serving => break,
-            Phase::Stopped => return Ok(()),
+            Phase::Serving | Phase::Stopped => break,
         }
         if phase.changed().await.is_err() {
-            return Ok(());
+            break;
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
-    stage.send_replace(Stage::Ready(grpc_routes(settings, &engine, &hub, shutdown).into_axum_router()));
-    for listen in &settings.listen {
-        tracing::info!(address = %listen.address, "serving client traffic");
-    }
-    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    shutdown.cancelled().await;
-    engine.stop();
-    if let Some(nats) = nats {
-        nats.stop().await?;
-    }
-    Ok(())
-}
-
-fn grpc_routes(settings: &Settings, engine: &Engine, hub: &WatchHub, shutdown: &CancellationToken) -> Routes {
     let header = HeaderSource {
         cluster_id: engine.cluster_id(),
         member_id: member_id(settings),
         // There are no elections here; clients only want a term to be there.
         raft_term: 2,
     };
+    let metrics = Arc::new(Metrics::new(&engine, hub.clone(), header.member_id, settings.quota_bytes));
+    let calls = CountCalls { calls: metrics.grpc() };
+    let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
+    let probes = Probes { engine: engine.clone(), metrics };
+    let client = http::client_routes(probes.clone()).merge(grpc).fallback(http::not_found).layer(calls);
+    stage.send_replace(Stage::Ready(client));
+    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes).fallback(http::not_found)));
+    for listen in &settings.listen {
+        tracing::info!(address = %listen.address, "serving client traffic");
+    }
+    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    Ok(Started { engine, nats })
+}
+
+async fn grpc_routes(
+    settings: &Settings,
+    engine: &Engine,
+    hub: &WatchHub,
+    header: HeaderSource,
+    operations: Operations,
+    shutdown: &CancellationToken,
+) -> axum::Router {
     let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
     let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-    let counter = |name: &str, help: &str| prometheus::IntCounter::new(name, help).expect("a legal name");
-    let operations = Operations {
-        ranges: counter("etcd_mvcc_range_total", "Ranges"),
-        puts: counter("etcd_mvcc_put_total", "Puts"),
-        deletes: counter("etcd_mvcc_delete_total", "Deletes"),
-        txns: counter("etcd_mvcc_txn_total", "Txns"),
-    };
     let watch_settings = watch_api::Settings {
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };
     let kv = KvService::new(engine.clone(), header, limits, operations);
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
-    let watch = WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone());
+    let watch =
+        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
-    let cluster = ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
+    let cluster =
+        ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
     let rest = UnimplementedServices { engine: engine.clone(), header };
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let mut routes = Routes::builder();
     routes
-        .add_service(KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
-        .add_service(WatchServer::new(watch).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
-        .add_service(LeaseServer::new(lease).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX))
+        .add_service(
+            KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX),
+        )
+        .add_service(watch)
+        .add_service(
+            LeaseServer::new(lease)
+                .max_decoding_message_size(message_bytes)
+                .max_encoding_message_size(usize::MAX),
+        )
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
         .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
         .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes));
-    routes.routes()
+        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(health);
+    routes.routes().into_axum_router().reset_fallback()
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

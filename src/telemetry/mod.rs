@@ -1,19 +1,10 @@
-//! Counters that the services keep.
+//! The log and the metrics. Metric names are etcd's where a dashboard or alert for etcd reads them.
 
-use prometheus::IntCounter;
+mod grpc;
+mod metrics;
 
-/// Operations on the store, those of clients' calls.
-#[derive(Clone, Debug)]
-pub struct Operations {
-    /// Range calls.
-    pub ranges: IntCounter,
-    /// Put calls.
-    pub puts: IntCounter,
-    /// DeleteRange calls.
-    pub deletes: IntCounter,
-    /// Txn calls.
-    pub txns: IntCounter,
-}
+pub use grpc::{CountCalls, GrpcCalls};
+pub use metrics::{Metrics, Operations, write_histogram};
 
 /// Sends the log to standard error.
 pub fn init(filter: &str, json: bool) {

@@ -21,8 +21,8 @@ pub(super) struct Model {
     pub(super) floor: i64,
 }
 
-fn header(revision: i64) -> Option<ResponseHeader> {
-    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+fn header(revision: i64) -> ResponseHeader {
+    ResponseHeader { revision, ..ResponseHeader::default() }
 }
 
 fn in_range(candidate: &Bytes, key: &Bytes, end: &Bytes) -> bool {
@@ -141,7 +141,7 @@ impl Model {
         if has_changed {
             self.maps.push(map);
         }
-        response.header = header(self.revision());
+        response.header = Some(header(self.revision()));
         Ok(response)
     }
 
@@ -228,7 +228,7 @@ impl Run<'_> {
         self.map.insert(pair.key.clone(), pair);
         self.has_changed = true;
         let prev_kv = if request.prev_kv { previous } else { None };
-        Ok(PutResponse { header: header(revision), prev_kv })
+        Ok(PutResponse { header: Some(header(revision)), prev_kv })
     }
 
     fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
@@ -239,14 +239,17 @@ impl Run<'_> {
         }
         let deleted = found.len() as i64;
         let prev_kvs = if request.prev_kv { found } else { Vec::new() };
-        DeleteRangeResponse { header: header(self.revision()), deleted, prev_kvs }
+        DeleteRangeResponse { header: Some(header(self.revision())), deleted, prev_kvs }
     }
 }
 
 fn answer(map: &Map, request: &RangeRequest, current: i64) -> RangeResponse {
     let mut pairs = select(map, &request.key, &request.range_end);
-    let mut response =
-        RangeResponse { header: header(current), count: pairs.len() as i64, ..RangeResponse::default() };
+    let mut response = RangeResponse {
+        header: Some(header(current)),
+        count: pairs.len() as i64,
+        ..RangeResponse::default()
+    };
     if request.count_only {
         return response;
     }

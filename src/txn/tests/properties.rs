@@ -93,7 +93,15 @@ fn delete_request() -> impl Strategy<Value = DeleteRangeRequest> {
     })
 }
 
-fn compare() -> impl Strategy<Value = Compare> {
+/// "All of these exist", or "none of these does": holds often, unlike one drawn at random.
+fn existence() -> impl Strategy<Value = Compare> {
+    (key(), end(), 0i32..2).prop_map(|(key, range_end, result)| {
+        let target_union = Some(TargetUnion::Version(0));
+        Compare { key, range_end, result, target: 0, target_union }
+    })
+}
+
+fn any_compare() -> impl Strategy<Value = Compare> {
     let small = || prop_oneof![2 => Just(0i64), 3 => 0i64..15];
     let union = prop_oneof![
         small().prop_map(TargetUnion::Version),
@@ -102,7 +110,6 @@ fn compare() -> impl Strategy<Value = Compare> {
         value().prop_map(TargetUnion::Value),
         small().prop_map(TargetUnion::Lease),
     ];
-    // 0 and 3 also where the drawn number fits no enum would hide a compare that is read wrongly, so those are rare.
     let target = prop_oneof![10 => Just(None), 1 => (0i32..6).prop_map(Some)];
     let result = prop_oneof![12 => 0i32..4, 1 => Just(7i32)];
     let end = prop_oneof![3 => Just(Bytes::new()), 1 => end()];
@@ -118,6 +125,10 @@ fn compare() -> impl Strategy<Value = Compare> {
             Compare { key, range_end, result, target: target.unwrap_or(fitting), target_union }
         },
     )
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    prop_oneof![any_compare(), existence()]
 }
 
 fn txn_request() -> impl Strategy<Value = TxnRequest> {

@@ -1,0 +1,125 @@
+# The only list of commands; `make help` prints it. What a command needs and the machine lacks is fetched or built once
+# into the target folder, pinned; only Rust and make must be there before.
+
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+export PEERS := $(TARGET)/peers
+BIN := $(PEERS)/bin
+
+# Where the tests and benchmarks find the real programs. Set one to use another build of it.
+export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
+export JETWAY_TEST_ETCD ?= $(BIN)/etcd
+export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+# The build of etcd-client, a dev-dependency, looks for protoc here.
+export PATH := $(BIN):$(PATH)
+
+NATS := $(JETWAY_NATS_SERVER)
+TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BIN)/protoc
+KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
+BENCH_PEERS := $(addprefix $(BIN)/,kine t4)
+
+CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-cargo)
+
+# Settings of single commands, to be given on make's command line.
+DATA ?= $(TARGET)/data
+FLAGS ?=
+TESTS ?=
+MINUTES ?= 30
+BACKEND ?= jetway
+
+.PHONY: help
+help: ## print this list
+	@echo "make COMMAND [SETTING=value]"; echo
+	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo; echo "Settings: DATA=folder and FLAGS='...' for run, TESTS='cargo test arguments' for test, MINUTES=n for the long ones,"
+	@echo "BACKEND=jetway|etcd for kubernetes, CARGO_TARGET_DIR=folder for all."
+
+# --- build and serve ---
+
+.PHONY: build
+build: | $(CARGO) ## build the server (release) and the nats-server it embeds
+build: $(NATS)
+	$(CARGO) build --release --locked
+
+.PHONY: run
+run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
+	exec $(TARGET)/release/jetway --data-dir $(DATA) --nats-server $(NATS) $(FLAGS)
+
+# --- what must hold for each change ---
+
+.PHONY: check
+check: fmt clippy doc test ## all that CI runs
+
+.PHONY: fmt
+fmt: | $(CARGO) ## check the formatting (cargo fmt mends it)
+	$(CARGO) fmt --check
+
+.PHONY: clippy
+clippy: $(BIN)/protoc | $(CARGO) ## lint everything, tests and benchmarks too; a warning fails
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: doc
+doc: | $(CARGO) ## build the documentation; a broken link fails
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+
+.PHONY: test
+test: $(TEST_PEERS) | $(CARGO) ## run the tests against a real nats-server, etcd and etcdctl
+	$(CARGO) test --locked $(TESTS)
+
+# --- what takes longer ---
+
+.PHONY: parity-long
+parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and etcd, for MINUTES
+	JETWAY_TEST_MINUTES=$(MINUTES) $(CARGO) test --locked --release --test parity -- --ignored --nocapture
+
+.PHONY: crash-long
+crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway and nats-server under load again and again, for MINUTES
+	JETWAY_TEST_MINUTES=$(MINUTES) $(CARGO) test --locked --release --test restart -- --ignored --nocapture
+
+.PHONY: kubernetes
+kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserver on jetway (or BACKEND=etcd)
+kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
+	$(BIN)/kubernetes-driver --backend $(BACKEND) --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
+		--jetway $(TARGET)/release/jetway $(FLAGS)
+
+.PHONY: bench
+bench: $(TEST_PEERS) | $(CARGO) ## measure jetway beside etcd
+	$(CARGO) bench --locked $(FLAGS)
+
+.PHONY: docker
+docker: ## build the image with buildah and start it
+	docker/test.sh
+
+# --- the programs jetway runs on and is compared with ---
+
+.PHONY: peers
+peers: $(TEST_PEERS) ## fetch or build what the tests need, and no more
+
+.PHONY: bench-peers
+bench-peers: $(BENCH_PEERS) ## build kine and t4, to be measured beside jetway
+
+.PHONY: clean-peers
+clean-peers: ## remove all that was fetched and built beside cargo
+	rm -rf $(PEERS)
+
+$(BIN)/nats-server: $(wildcard tests/peers/nats/*) tests/peers/build.sh
+$(BIN)/etcd $(BIN)/etcdctl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
+$(BIN)/kine: $(wildcard tests/peers/kine/*) tests/peers/build.sh
+$(BIN)/t4: $(wildcard tests/peers/t4/*) tests/peers/build.sh
+$(KUBERNETES): tests/kubernetes/go.mod tests/kubernetes/go.sum tests/peers/build.sh
+$(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
+
+$(addprefix $(BIN)/,nats-server etcd etcdctl kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
+	@echo "building $(@F) into $(@D)"
+	@tests/peers/build.sh $(@F) $@
+
+$(BIN)/protoc:
+	@tests/peers/protoc.sh $@
+
+.PHONY: no-cargo
+no-cargo:
+	@echo "make: no cargo here: install Rust 1.89 or newer (rustup) and try again" >&2; exit 1

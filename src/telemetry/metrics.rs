@@ -1,0 +1,177 @@
+//! The registry: counters that parts of the server keep, and gauges read when somebody asks.
+
+use super::grpc::GrpcCalls;
+use crate::engine::Engine;
+use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use crate::watch::WatchHub;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Operations on the store, those of clients' calls.
+#[derive(Clone, Debug)]
+pub struct Operations {
+    /// Range calls.
+    pub ranges: IntCounter,
+    /// Put calls.
+    pub puts: IntCounter,
+    /// DeleteRange calls.
+    pub deletes: IntCounter,
+    /// Txn calls.
+    pub txns: IntCounter,
+}
+
+/// A histogram with the buckets of etcd's disk metrics: 1 ms doubled thirteen times.
+pub fn write_histogram(name: &str, help: &str) -> Histogram {
+    let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("legal buckets");
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a legal name")
+}
+
+/// Everything that `/metrics` tells.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    operations: Operations,
+    grpc: GrpcCalls,
+    hub: WatchHub,
+    revision: IntGauge,
+    compacted: IntGauge,
+    keys: IntGauge,
+    position: IntGauge,
+    size: IntGauge,
+    size_in_use: IntGauge,
+    has_leader: IntGauge,
+    streams: IntGauge,
+    watchers: IntGauge,
+    slow_watchers: IntGauge,
+    pending_events: IntGauge,
+    events: IntCounter,
+    leases: IntGauge,
+    fds: IntGauge,
+}
+
+/// Metrics made and registered in one go.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn register<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.0.register(Box::new(collector.clone())).expect("each name is registered once");
+        collector
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help).expect("a legal name"))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help).expect("a legal name"))
+    }
+
+    /// A gauge that is 1 and carries a text in its label.
+    fn info(&self, name: &str, help: &str, label: &str, value: &str) {
+        let info = IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+        self.register(info).with_label_values(&[value]).set(1);
+    }
+}
+
+impl Metrics {
+    /// Metrics of a server with this engine, hub, member id and quota.
+    pub fn new(engine: &Engine, hub: WatchHub, member_id: u64, quota_bytes: i64) -> Metrics {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.register_process();
+        make.info("etcd_server_version", "Which version is running.", "server_version", ETCD_VERSION);
+        let cluster = CLUSTER_VERSION.rsplit_once('.').map_or(CLUSTER_VERSION, |(minor, _)| minor);
+        make.info("etcd_cluster_version", "Which version the cluster has.", "cluster_version", cluster);
+        make.info("etcd_server_id", "Member id in hexadecimal.", "server_id", &format!("{member_id:x}"));
+        make.info("jetway_build_info", "Version of jetway.", "version", env!("CARGO_PKG_VERSION"));
+        make.gauge("etcd_server_quota_backend_bytes", "Quota of the store in bytes.").set(quota_bytes);
+        make.gauge("etcd_server_is_leader", "1: every instance serves everything.").set(1);
+        make.gauge("etcd_server_is_learner", "0: every instance is a full member.").set(0);
+        make.counter("etcd_server_leader_changes_seen_total", "Leader changes; jetway has none of its own.");
+        make.register(engine.write_durations().clone());
+        make.register(engine.applied_durations().clone());
+        make.register(engine.failed_writes().clone());
+        let operations = Operations {
+            ranges: make.counter("etcd_mvcc_range_total", "Range calls."),
+            puts: make.counter("etcd_mvcc_put_total", "Put calls."),
+            deletes: make.counter("etcd_mvcc_delete_total", "DeleteRange calls."),
+            txns: make.counter("etcd_mvcc_txn_total", "Txn calls."),
+        };
+        let grpc = GrpcCalls::new();
+        grpc.collectors().into_iter().for_each(|collector| drop(make.register(collector)));
+        make.gauge("os_fd_limit", "Most file descriptors the process may open.").set(descriptor_limit());
+        Metrics {
+            operations,
+            grpc,
+            hub,
+            revision: make.gauge("etcd_debugging_mvcc_current_revision", "Current revision."),
+            compacted: make.gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision."),
+            keys: make.gauge("etcd_debugging_mvcc_keys_total", "Live keys."),
+            position: make
+                .gauge("etcd_server_proposals_applied_total", "Last applied position of the stream."),
+            size: make.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the store on disk."),
+            size_in_use: make.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the messages kept."),
+            has_leader: make.gauge("etcd_server_has_leader", "Whether the stream is followed now."),
+            streams: make.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams."),
+            watchers: make.gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
+            slow_watchers: make.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind."),
+            pending_events: make.gauge("etcd_debugging_mvcc_pending_events_total", "Deliveries under way."),
+            events: make.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers."),
+            leases: make.gauge("jetway_leases", "Leases there are."),
+            fds: make.gauge("os_fd_used", "Open file descriptors."),
+            registry,
+        }
+    }
+
+    /// Counters for the KV service.
+    pub fn operations(&self) -> Operations {
+        self.operations.clone()
+    }
+
+    /// Counters of calls.
+    pub fn grpc(&self) -> GrpcCalls {
+        self.grpc.clone()
+    }
+
+    /// The text that Prometheus reads.
+    pub async fn text(&self, engine: &Engine) -> Vec<u8> {
+        let state = engine.reader().snapshot();
+        let size = engine.size().await;
+        let watch = self.hub.metrics();
+        self.revision.set(state.revision.0);
+        self.compacted.set(state.compacted.map_or(-1, |compacted| compacted.0));
+        self.keys.set(state.index.live() as i64);
+        self.position.set(state.position.0 as i64);
+        self.size.set(size.allocated as i64);
+        self.size_in_use.set(size.in_use as i64);
+        self.has_leader.set(i64::from(engine.health().is_ok()));
+        self.streams.set(watch.streams.get() as i64);
+        self.watchers.set(watch.watchers.get() as i64);
+        self.slow_watchers.set(watch.slow_watchers.get() as i64);
+        self.pending_events.set(watch.pending.get() as i64);
+        self.events.inc_by(watch.events_sent.get().saturating_sub(self.events.get()));
+        self.leases.set(engine.leases().len() as i64);
+        self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics cannot be encoded");
+        }
+        text
+    }
+}
+
+impl Maker<'_> {
+    fn register_process(&self) {
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        self.0.register(Box::new(process)).expect("registered once");
+    }
+}
+
+/// The soft limit, from the kernel's own table.
+fn descriptor_limit() -> i64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok()).unwrap_or(-1)
+}

@@ -1,0 +1,100 @@
+//! Reading past events for a watcher that is behind.
+
+use super::batch::Matched;
+use super::hub::Interest;
+use crate::core::{History, RevisionEvents, State};
+use crate::types::Revision;
+use std::sync::Arc;
+
+/// Most revisions with matches in one slice, as in etcd.
+pub(super) const REVISIONS: usize = if cfg!(test) { 5 } else { 1000 };
+/// Events looked at for one slice, so that a stream with much to catch up on does other things in between.
+const EVENTS: usize = if cfg!(test) { 16 } else { 16 * 1024 };
+
+/// A stretch of history as one watcher sees it.
+#[derive(Debug)]
+pub(super) struct Slice {
+    /// Revisions with matches, ascending.
+    pub(super) revisions: Vec<(Arc<RevisionEvents>, Matched)>,
+    /// Everything before this is in the slice or in earlier ones.
+    pub(super) next: Revision,
+}
+
+/// Reads on from `from`, which must not be compacted.
+///
+/// A narrow range with a long way to go is read through the index: its few keys know at which revisions they changed.
+/// Else the log is read.
+pub(super) fn read(state: &State, interest: &Interest, from: Revision) -> Slice {
+    let behind = state.log.len_since(from);
+    if behind > EVENTS && state.index.count(&interest.range) < behind / 4 {
+        if let Some(slice) = read_index(state, interest, from, behind / 4) {
+            return slice;
+        }
+    }
+    read_log(state, interest, from)
+}
+
+fn read_log(state: &State, interest: &Interest, from: Revision) -> Slice {
+    let mut revisions = Vec::new();
+    let mut seen = 0;
+    for entry in state.log.since(from) {
+        if revisions.len() == REVISIONS || seen >= EVENTS {
+            return Slice { revisions, next: entry.revision };
+        }
+        seen += entry.events.len();
+        if let Some(matched) = interest.matched(entry) {
+            revisions.push((Arc::clone(entry), matched));
+        }
+    }
+    Slice { revisions, next: state.revision.next() }
+}
+
+/// Gives up where the range turns out to have more than `most_keys` keys, deleted ones included.
+fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usize) -> Option<Slice> {
+    let mut changes = Vec::new();
+    let mut keys = 0;
+    for history in state.index.range(&interest.range) {
+        keys += 1;
+        if keys > most_keys {
+            return None;
+        }
+        let since = |history: &History, changes: &mut Vec<Revision>| {
+            changes.extend(
+                history
+                    .versions()
+                    .map(|version| version.mod_revision)
+                    .take_while(|revision| *revision >= from),
+            );
+        };
+        since(history, &mut changes);
+    }
+    let is_all = changes.len() <= REVISIONS;
+    if !is_all {
+        changes.select_nth_unstable(REVISIONS);
+        changes.truncate(REVISIONS);
+    }
+    changes.sort_unstable();
+    changes.dedup();
+    let next = match changes.last() {
+        Some(last) if !is_all => last.next(),
+        _ => state.revision.next(),
+    };
+    let revisions = changes
+        .into_iter()
+        .filter_map(|revision| {
+            let entry = state.log.get(revision)?;
+            Some((Arc::clone(entry), interest.matched(entry)?))
+        })
+        .collect();
+    Some(Slice { revisions, next })
+}
+
+/// Reads through the index, or through the log.
+#[cfg(test)]
+pub(super) fn read_by(state: &State, interest: &Interest, from: Revision, index: bool) -> Slice {
+    if index {
+        read_index(state, interest, from, usize::MAX).expect("any number of keys will do")
+    } else {
+        read_log(state, interest, from)
+    }
+}

@@ -1,0 +1,270 @@
+//! The ranges of watchers, searched by key.
+//!
+//! A treap ordered by `(start, end)` whose nodes know the furthest end below them. Finding the intervals around a
+//! key skips every subtree that ends before the key and everything that starts behind it: with disjoint prefixes,
+//! thousands of them, that is one descent. Adding and removing touch one path, whatever the interval covers; a map
+//! from boundary to covering intervals would answer a little faster, but a watch on everything would then cost an
+//! entry for each prefix that anybody watches.
+
+use bytes::Bytes;
+use std::cmp::Ordering;
+
+/// A map from half-open intervals of keys to values.
+#[derive(Debug)]
+pub(super) struct Intervals<T> {
+    root: Link<T>,
+    /// State of the generator of priorities. Nobody gains from guessing them: a bad shape takes a bad order of
+    /// priorities, and those do not depend on the keys.
+    seed: u64,
+}
+
+type Link<T> = Option<Box<Node<T>>>;
+
+/// The end of an interval; `None` is behind every key.
+type End = Option<Bytes>;
+
+#[derive(Debug)]
+struct Node<T> {
+    start: Bytes,
+    end: End,
+    /// The furthest end in this subtree.
+    reach: End,
+    /// A parent's is not below its children's.
+    priority: u64,
+    value: T,
+    left: Link<T>,
+    right: Link<T>,
+}
+
+fn cmp_end(a: &End, b: &End) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => a.cmp(b),
+        (None, None) => Ordering::Equal,
+        (None, Some(_)) => Ordering::Greater,
+        (Some(_), None) => Ordering::Less,
+    }
+}
+
+fn is_before(key: &[u8], end: &End) -> bool {
+    end.as_ref().is_none_or(|end| key < end.as_ref())
+}
+
+impl<T> Node<T> {
+    fn cmp(&self, start: &Bytes, end: &End) -> Ordering {
+        self.start.cmp(start).then_with(|| cmp_end(&self.end, end))
+    }
+
+    fn update(&mut self) {
+        let mut reach = &self.end;
+        for child in [&self.left, &self.right].into_iter().flatten() {
+            if cmp_end(&child.reach, reach).is_gt() {
+                reach = &child.reach;
+            }
+        }
+        self.reach = reach.clone();
+    }
+}
+
+impl<T> Default for Intervals<T> {
+    fn default() -> Intervals<T> {
+        Intervals { root: None, seed: 0x9e37_79b9_7f4a_7c15 }
+    }
+}
+
+impl<T: Default> Intervals<T> {
+    /// The value of exactly this interval, which must not be empty; a default one where it has none yet.
+    pub(super) fn entry(&mut self, start: &Bytes, end: &End) -> &mut T {
+        if self.get_mut(start, end).is_none() {
+            let node = Box::new(Node {
+                start: start.clone(),
+                end: end.clone(),
+                reach: end.clone(),
+                priority: self.next_priority(),
+                value: T::default(),
+                left: None,
+                right: None,
+            });
+            self.root = Some(insert(self.root.take(), node));
+        }
+        self.get_mut(start, end).expect("the interval is there or was just added")
+    }
+}
+
+impl<T> Intervals<T> {
+    /// The value of exactly this interval.
+    pub(super) fn get_mut(&mut self, start: &Bytes, end: &End) -> Option<&mut T> {
+        let mut node = self.root.as_deref_mut()?;
+        loop {
+            node = match node.cmp(start, end) {
+                Ordering::Equal => return Some(&mut node.value),
+                Ordering::Greater => node.left.as_deref_mut()?,
+                Ordering::Less => node.right.as_deref_mut()?,
+            };
+        }
+    }
+
+    /// Takes an interval out.
+    pub(super) fn remove(&mut self, start: &Bytes, end: &End) -> Option<T> {
+        remove(&mut self.root, start, end)
+    }
+
+    /// Shows the values of all intervals that hold `key`.
+    pub(super) fn stab<'a>(&'a self, key: &[u8], visit: &mut impl FnMut(&'a T)) {
+        stab(&self.root, key, visit);
+    }
+
+    fn next_priority(&mut self) -> u64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        self.seed
+    }
+}
+
+fn stab<'a, T>(link: &'a Link<T>, key: &[u8], visit: &mut impl FnMut(&'a T)) {
+    let Some(node) = link else { return };
+    if !is_before(key, &node.reach) {
+        return;
+    }
+    stab(&node.left, key, visit);
+    if node.start.as_ref() <= key {
+        if is_before(key, &node.end) {
+            visit(&node.value);
+        }
+        stab(&node.right, key, visit);
+    }
+}
+
+fn insert<T>(link: Link<T>, mut new: Box<Node<T>>) -> Box<Node<T>> {
+    let Some(mut node) = link else { return new };
+    if new.priority > node.priority {
+        (new.left, new.right) = split(Some(node), &new.start, &new.end);
+        new.update();
+        return new;
+    }
+    let side = if node.cmp(&new.start, &new.end).is_gt() { &mut node.left } else { &mut node.right };
+    *side = Some(insert(side.take(), new));
+    node.update();
+    node
+}
+
+/// Parts a tree into what lies before an interval and what lies behind it.
+fn split<T>(link: Link<T>, start: &Bytes, end: &End) -> (Link<T>, Link<T>) {
+    let Some(mut node) = link else { return (None, None) };
+    if node.cmp(start, end).is_gt() {
+        let (left, right) = split(node.left.take(), start, end);
+        node.left = right;
+        node.update();
+        (left, Some(node))
+    } else {
+        let (left, right) = split(node.right.take(), start, end);
+        node.right = left;
+        node.update();
+        (Some(node), right)
+    }
+}
+
+/// Joins two trees, all of the first before all of the second.
+fn merge<T>(left: Link<T>, right: Link<T>) -> Link<T> {
+    match (left, right) {
+        (None, only) | (only, None) => only,
+        (Some(mut left), Some(mut right)) => Some(if left.priority > right.priority {
+            left.right = merge(left.right.take(), Some(right));
+            left.update();
+            left
+        } else {
+            right.left = merge(Some(left), right.left.take());
+            right.update();
+            right
+        }),
+    }
+}
+
+fn remove<T>(link: &mut Link<T>, start: &Bytes, end: &End) -> Option<T> {
+    let node = link.as_mut()?;
+    let removed = match node.cmp(start, end) {
+        Ordering::Greater => remove(&mut node.left, start, end),
+        Ordering::Less => remove(&mut node.right, start, end),
+        Ordering::Equal => {
+            let node = link.take()?;
+            *link = merge(node.left, node.right);
+            return Some(node.value);
+        }
+    };
+    if removed.is_some() {
+        node.update();
+    }
+    removed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn depth<T>(link: &Link<T>) -> usize {
+        link.as_ref().map_or(0, |node| 1 + depth(&node.left).max(depth(&node.right)))
+    }
+
+    fn stabbed(intervals: &Intervals<u32>, key: &[u8]) -> Vec<u32> {
+        let mut found = Vec::new();
+        intervals.stab(key, &mut |value| found.push(*value));
+        found.sort_unstable();
+        found
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0_u8..4, 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn finds_what_a_list_finds(
+            steps in prop::collection::vec((any::<bool>(), key(), prop::option::of(key())), 1..120),
+            probes in prop::collection::vec(key(), 1..20),
+        ) {
+            let mut intervals = Intervals::<u32>::default();
+            let mut list = BTreeMap::new();
+            for (number, (adds, start, end)) in steps.into_iter().enumerate() {
+                if end.as_ref().is_some_and(|end| *end <= start) {
+                    continue;
+                }
+                let (from, to) = (Bytes::from(start.clone()), end.clone().map(Bytes::from));
+                if adds {
+                    *intervals.entry(&from, &to) = number as u32;
+                    list.insert((start, end), number as u32);
+                } else {
+                    prop_assert_eq!(intervals.remove(&from, &to), list.remove(&(start, end)));
+                }
+            }
+            for probe in probes {
+                let mut expect: Vec<u32> = list
+                    .iter()
+                    .filter(|((start, end), _)| *start <= probe && end.as_ref().is_none_or(|end| probe < *end))
+                    .map(|(_, value)| *value)
+                    .collect();
+                expect.sort_unstable();
+                prop_assert_eq!(stabbed(&intervals, &probe), expect);
+            }
+        }
+    }
+
+    #[test]
+    fn sorted_prefixes_make_a_flat_tree_and_few_are_looked_at() {
+        let mut intervals = Intervals::<u32>::default();
+        let prefix = |n: u32, last: u8| Bytes::from([format!("/p/{n:05}").as_bytes(), &[last]].concat());
+        for n in 0..10_000 {
+            *intervals.entry(&prefix(n, b'/'), &Some(prefix(n, b'0'))) = n;
+        }
+        assert!(depth(&intervals.root) < 60, "depth {}", depth(&intervals.root));
+        for n in [0, 77, 9_999] {
+            assert_eq!(stabbed(&intervals, &prefix(n, b'/')), [n]);
+        }
+        assert!(stabbed(&intervals, b"/q").is_empty());
+        for n in 0..10_000 {
+            assert_eq!(intervals.remove(&prefix(n, b'/'), &Some(prefix(n, b'0'))), Some(n));
+        }
+        assert!(intervals.root.is_none());
+    }
+}

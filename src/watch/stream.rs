@@ -1,0 +1,159 @@
+//! A Watch call as an asynchronous stream of responses.
+//!
+//! The stream is pulled: a response is made when the connection has room for it. Requests are read by a task of their
+//! own, so that a client that reads slowly can still cancel. Dropping the stream, which is what the end of the call
+//! does, takes all its watchers with it at once.
+
+use super::hub::WatchHub;
+use super::session::{Request, Response, Session, Step};
+use crate::core::Reader;
+use crate::error::EtcdError;
+use futures_util::{Stream, StreamExt};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+/// The responses of one Watch call. Ends with an error and never without one.
+pub struct WatchStream {
+    call: Arc<Call>,
+    mailbox: Arc<super::mailbox::Mailbox>,
+    ticker: Interval,
+    /// Ends the call from outside, with a reason.
+    ending: Pin<Box<dyn Future<Output = EtcdError> + Send>>,
+    requests: AbortHandle,
+    is_over: bool,
+}
+
+struct Call {
+    session: Mutex<Option<Session>>,
+    /// Told when answers have been taken.
+    room: Notify,
+}
+
+impl Call {
+    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        // The session of a call that panicked is only dropped any more.
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for WatchStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchStream").field("is_over", &self.is_over).finish_non_exhaustive()
+    }
+}
+
+impl WatchStream {
+    /// Starts a call. The end of `requests` changes nothing (WAT-14), an error in them ends the call, and so does
+    /// `ending`. Progress is told every `progress_interval`, plus up to a tenth, different for each call.
+    pub fn new(
+        hub: WatchHub,
+        reader: Reader,
+        requests: impl Stream<Item = Result<Request, EtcdError>> + Send + 'static,
+        progress_interval: Duration,
+        ending: impl Future<Output = EtcdError> + Send + 'static,
+    ) -> WatchStream {
+        let session = Session::new(hub, reader);
+        let mailbox = Arc::clone(session.mailbox());
+        let call = Arc::new(Call { session: Mutex::new(Some(session)), room: Notify::new() });
+        let reading =
+            tokio::spawn(read_requests(Arc::clone(&call), Arc::clone(&mailbox), Box::pin(requests)));
+        let period = progress_interval.mul_f64(1.0 + rand::random::<f64>() / 10.0);
+        let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        WatchStream {
+            call,
+            mailbox,
+            ticker,
+            ending: Box::pin(ending),
+            requests: reading.abort_handle(),
+            is_over: false,
+        }
+    }
+
+    fn end(&mut self, error: EtcdError) -> Poll<Option<Result<Response, EtcdError>>> {
+        self.is_over = true;
+        self.requests.abort();
+        drop(self.call.session().take());
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Stream for WatchStream {
+    type Item = Result<Response, EtcdError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(error) = self.ending.as_mut().poll(cx) {
+            return self.end(error);
+        }
+        let has_ticked = self.ticker.poll_tick(cx).is_ready();
+        // First the waker, then the look: what comes in between wakes us.
+        self.mailbox.register(cx.waker());
+        let step = {
+            let mut session = self.call.session();
+            let Some(session) = session.as_mut() else { return Poll::Ready(None) };
+            if has_ticked {
+                session.tick();
+            }
+            let had_room = session.has_room();
+            let step = session.next();
+            if !had_room && session.has_room() {
+                self.call.room.notify_one();
+            }
+            step
+        };
+        if has_ticked {
+            // The ticker has to be asked again before it wakes us.
+            cx.waker().wake_by_ref();
+        }
+        match step {
+            Step::Respond(response) => Poll::Ready(Some(Ok(response))),
+            Step::Idle => Poll::Pending,
+            Step::Yield => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::End(error) => self.end(error),
+        }
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        self.requests.abort();
+        drop(self.call.session().take());
+    }
+}
+
+async fn read_requests<S>(call: Arc<Call>, mailbox: Arc<super::mailbox::Mailbox>, mut requests: Pin<Box<S>>)
+where
+    S: Stream<Item = Result<Request, EtcdError>>,
+{
+    while let Some(request) = requests.next().await {
+        loop {
+            let has_room = call.session().as_ref().is_none_or(Session::has_room);
+            if has_room {
+                break;
+            }
+            call.room.notified().await;
+        }
+        let has_failed = request.is_err();
+        match (call.session().as_mut(), request) {
+            (Some(session), Ok(request)) => session.handle(request),
+            (Some(session), Err(error)) => session.fail(error),
+            (None, _) => return,
+        }
+        mailbox.wake();
+        if has_failed {
+            return;
+        }
+    }
+}

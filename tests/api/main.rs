@@ -1,0 +1,31 @@
+//! The contract, rule by rule: what a client can observe of an etcd server, tested on a running one.
+//!
+//! Each test names the rules it covers; `tests/RULES.md` is the table the other way round. The same tests pass on
+//! etcd itself with `JETWAY_TEST_TARGET=etcd`, which is how they were checked to state the truth.
+
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compact;
+mod delete;
+mod errors;
+mod etcd_client;
+mod etcdctl;
+mod header;
+mod keys;
+mod lease;
+mod limits;
+mod maintenance;
+mod put;
+mod range;
+mod range_stream;
+mod restart;
+mod txn_compare;
+mod txn_execution;
+mod txn_validation;
+mod watch_create;
+mod watch_events;
+mod watch_progress;
+mod web;

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+const token = "driver-token"
+
+// stack is one control plane on one storage endpoint: what runs, and the clients to it.
+type stack struct {
+	options options
+	// Logs, certificates and the data of the storage endpoint.
+	dir string
+
+	storagePort   int
+	apiserverPort int
+	storage       *process
+	apiserver     *process
+	controllers   *process
+
+	client     *kubernetes.Clientset
+	dynamic    *dynamic.DynamicClient
+	extensions *apiextensions.Clientset
+	// A client of the storage endpoint itself, to see behind the apiserver's caches.
+	etcd *clientv3.Client
+}
+
+func newStack(options options, dir string) (*stack, error) {
+	s := &stack{options: options, dir: dir}
+	var err error
+	for _, port := range []*int{&s.storagePort, &s.apiserverPort} {
+		if *port, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.writeCredentials()
+}
+
+func (s *stack) storageURL() string      { return fmt.Sprintf("http://127.0.0.1:%d", s.storagePort) }
+func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *stack) writeCredentials() error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return err
+	}
+	kubeconfig := fmt.Sprintf(`apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:%d", certificate-authority: %q}}]
+users: [{name: u, user: {token: %s}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, s.apiserverPort, s.path("certs/apiserver.crt"), token)
+	for name, text := range map[string][]byte{
+		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
+		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+		"tokens.csv": []byte(token + ",driver,driver,system:masters\n"),
+		"kubeconfig": []byte(kubeconfig),
+	} {
+		if err := os.WriteFile(s.path(name), text, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startStorage starts the storage endpoint, on the same data and port each time, without waiting for it.
+func (s *stack) startStorage() error {
+	var err error
+	data := s.path("data")
+	urls := []string{"--listen-client-urls", s.storageURL(), "--advertise-client-urls", s.storageURL(), "--data-dir", data}
+	switch s.options.backend {
+	case "jetway":
+		args := append(urls, "--nats-server", s.options.natsServer)
+		s.storage, err = start(s.dir, "jetway", nil, s.options.jetway, append(args, s.options.jetwayFlags...)...)
+	case "etcd":
+		peers, portErr := freePort()
+		if portErr != nil {
+			return portErr
+		}
+		peerURL := fmt.Sprintf("http://127.0.0.1:%d", peers)
+		args := append(urls, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
+			"--initial-cluster", "default="+peerURL, "--watch-progress-notify-interval", "5s", "--log-level", "warn")
+		s.storage, err = start(s.dir, "etcd", nil, s.options.etcd, args...)
+	default:
+		err = fmt.Errorf("--backend %s: give jetway or etcd", s.options.backend)
+	}
+	return err
+}
+
+// storageReady waits until the storage endpoint answers a linearizable read.
+func (s *stack) storageReady(ctx context.Context) error {
+	if s.etcd == nil {
+		client, err := clientv3.New(clientv3.Config{
+			Endpoints: []string{s.storageURL()}, DialTimeout: time.Minute, Logger: zap.NewNop(),
+		})
+		if err != nil {
+			return err
+		}
+		s.etcd = client
+	}
+	return until(ctx, time.Minute, s.options.backend+" is ready", func(ctx context.Context) error {
+		if !s.storage.running() {
+			return fmt.Errorf("it has ended: %v", s.storage.err)
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := s.etcd.Get(ctx, "health")
+		return err
+	})
+}
+
+// startControlPlane starts kube-apiserver and the few controllers that the steps need, and waits for both.
+func (s *stack) startControlPlane(ctx context.Context) error {
+	if err := s.startAPIServer(ctx); err != nil {
+		return err
+	}
+	var err error
+	s.controllers, err = start(s.dir, "kube-controller-manager", nil, s.options.program("kube-controller-manager"),
+		"--kubeconfig", s.path("kubeconfig"), "--bind-address=127.0.0.1", "--secure-port=0",
+		"--controllers=namespace-controller,garbage-collector-controller,deployment-controller,replicaset-controller",
+		// A leader that cannot renew its lease ends: longer than any outage that the driver makes.
+		"--leader-elect-lease-duration=120s", "--leader-elect-renew-deadline=100s",
+		"--kube-api-qps=500", "--kube-api-burst=500",
+	)
+	return err
+}
+
+func (s *stack) startAPIServer(ctx context.Context) error {
+	var err error
+	s.apiserver, err = start(s.dir, "kube-apiserver", []string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
+		s.options.program("kube-apiserver"),
+		"--etcd-servers", s.storageURL(),
+		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.apiserverPort),
+		"--cert-dir", s.path("certs"), "--token-auth-file", s.path("tokens.csv"), "--authorization-mode=RBAC",
+		"--service-account-key-file", s.path("sa.pub"), "--service-account-signing-key-file", s.path("sa.key"),
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24",
+		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
+		fmt.Sprintf("--event-ttl=%s", eventTTL), fmt.Sprintf("--etcd-compaction-interval=%s", compactionInterval),
+	)
+	if err != nil {
+		return err
+	}
+	config := &rest.Config{
+		Host:        fmt.Sprintf("https://127.0.0.1:%d", s.apiserverPort),
+		BearerToken: token,
+		QPS:         -1,
+		TLSClientConfig: rest.TLSClientConfig{
+			CAFile: s.path("certs/apiserver.crt"),
+		},
+	}
+	return until(ctx, 2*time.Minute, "kube-apiserver is ready", func(ctx context.Context) error {
+		if !s.apiserver.running() {
+			return fmt.Errorf("it has ended: %v", s.apiserver.err)
+		}
+		if s.client == nil {
+			// Its certificate is there a moment after its start.
+			if _, err := os.Stat(config.CAFile); err != nil {
+				return err
+			}
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				return err
+			}
+			s.client, s.dynamic, s.extensions = client, dynamic.NewForConfigOrDie(config), apiextensions.NewForConfigOrDie(config)
+		}
+		return s.apiserverReady(ctx)
+	})
+}
+
+func (s *stack) apiserverReady(ctx context.Context) error {
+	_, err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").DoRaw(ctx)
+	return err
+}
+
+// unharmed tells whether the control plane that was started is still the one that runs, and has nothing to hide.
+func (s *stack) unharmed() error {
+	for _, p := range []*process{s.apiserver, s.controllers} {
+		if !p.running() {
+			return fmt.Errorf("%s has ended: %v", p.name, p.err)
+		}
+	}
+	log, err := os.ReadFile(s.path("kube-apiserver.log"))
+	if err != nil {
+		return err
+	}
+	for _, line := range strings.Split(string(log), "\n") {
+		if strings.Contains(line, "panic") || strings.Contains(line, "consistency check failed") {
+			return fmt.Errorf("kube-apiserver logged: %s", line)
+		}
+	}
+	return nil
+}
+
+// stop ends all programs in order; the storage endpoint must end cleanly and take its children with it.
+func (s *stack) stop() error {
+	var problems []error
+	for _, p := range []*process{s.controllers, s.apiserver} {
+		if p != nil && p.running() {
+			// How these end is not our business.
+			_ = p.stop(20 * time.Second)
+		}
+	}
+	if s.etcd != nil {
+		s.etcd.Close()
+	}
+	if s.storage != nil {
+		nats := child(s.storage.pid(), "nats-server")
+		if err := s.storage.stop(30 * time.Second); err != nil {
+			problems = append(problems, err)
+		}
+		if nats != 0 && !gone(nats) {
+			problems = append(problems, fmt.Errorf("nats-server (pid %d) outlived jetway", nats))
+		}
+	}
+	return errors.Join(problems...)
+}

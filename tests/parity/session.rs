@@ -1,0 +1,388 @@
+//! Sessions as values, and their text: one operation a line, as JSON without the fields that are zero.
+
+use std::fmt;
+
+use bytes::Bytes;
+use jetway::proto::etcdserverpb as pb;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Operations that run one after the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Session(pub Vec<Op>);
+
+/// One request, or a point where the watchers must have caught up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    Range(Range),
+    RangeStream(Range),
+    Put(Put),
+    Delete(Delete),
+    Txn(Txn),
+    Compact(Compact),
+    Grant(Grant),
+    Revoke(Lease),
+    TimeToLive(Lease),
+    KeepAlive(Lease),
+    Leases,
+    Watch(Watch),
+    CancelWatch(WatchRef),
+    Progress(WatchRef),
+    /// Waits for all events that are due and compares them.
+    Settle,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Range {
+    pub key: Blob,
+    pub end: Blob,
+    pub limit: i64,
+    pub revision: Rev,
+    pub order: i32,
+    pub target: i32,
+    pub serializable: bool,
+    pub keys_only: bool,
+    pub count_only: bool,
+    pub min_mod: Rev,
+    pub max_mod: Rev,
+    pub min_create: Rev,
+    pub max_create: Rev,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Put {
+    pub key: Blob,
+    pub value: Blob,
+    pub lease: i64,
+    pub prev_kv: bool,
+    pub ignore_value: bool,
+    pub ignore_lease: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Delete {
+    pub key: Blob,
+    pub end: Blob,
+    pub prev_kv: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Txn {
+    pub compare: Vec<Compare>,
+    pub success: Vec<TxnOp>,
+    pub failure: Vec<TxnOp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TxnOp {
+    Range(Range),
+    Put(Put),
+    Delete(Delete),
+    Txn(Txn),
+    /// A oneof without a member.
+    Nothing,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Compare {
+    pub key: Blob,
+    pub end: Blob,
+    pub result: i32,
+    pub target: i32,
+    pub given: Option<Given>,
+}
+
+/// The union of a compare, which need not fit its target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Given {
+    Version(i64),
+    Create(Rev),
+    Mod(Rev),
+    Value(Blob),
+    Lease(i64),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Compact {
+    pub revision: Rev,
+    pub physical: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Grant {
+    pub id: i64,
+    pub ttl: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lease {
+    pub id: i64,
+    pub keys: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watch {
+    pub stream: usize,
+    pub key: Blob,
+    pub end: Blob,
+    pub start: Rev,
+    pub progress_notify: bool,
+    pub filters: Vec<i32>,
+    pub prev_kv: bool,
+    pub id: i64,
+    pub fragment: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchRef {
+    pub stream: usize,
+    pub id: i64,
+}
+
+/// Bytes that read as text: each byte is the character of its number.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Blob(pub Vec<u8>);
+
+impl From<Blob> for String {
+    fn from(blob: Blob) -> Self {
+        blob.0.into_iter().map(char::from).collect()
+    }
+}
+
+impl TryFrom<String> for Blob {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes: Result<_, _> = text.chars().map(u8::try_from).collect();
+        Ok(Self(bytes.map_err(|_| format!("{text:?} holds a character above 255"))?))
+    }
+}
+
+impl From<&Blob> for Bytes {
+    fn from(blob: &Blob) -> Self {
+        blob.0.clone().into()
+    }
+}
+
+/// A revision, absolute or relative to what the session has seen, so that it keeps its meaning when operations
+/// before it are dropped.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Rev {
+    /// The field is not set.
+    #[default]
+    Unset,
+    At(i64),
+    /// Current plus this.
+    Now(i64),
+    /// The compacted revision plus this.
+    Floor(i64),
+}
+
+impl From<Rev> for String {
+    fn from(rev: Rev) -> Self {
+        match rev {
+            Rev::Unset => Self::new(),
+            Rev::At(revision) => revision.to_string(),
+            Rev::Now(plus) => format!("now{plus:+}"),
+            Rev::Floor(plus) => format!("floor{plus:+}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Rev {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse::<i64>().map_err(|error| format!("{text:?}: {error}"));
+        if text.is_empty() {
+            Ok(Self::Unset)
+        } else if let Some(plus) = text.strip_prefix("now") {
+            Ok(Self::Now(number(plus)?))
+        } else if let Some(plus) = text.strip_prefix("floor") {
+            Ok(Self::Floor(number(plus)?))
+        } else {
+            Ok(Self::At(number(&text)?))
+        }
+    }
+}
+
+/// What relative revisions are relative to.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    pub current: i64,
+    pub floor: i64,
+}
+
+impl Marks {
+    pub fn resolve(self, rev: Rev) -> i64 {
+        match rev {
+            Rev::Unset => 0,
+            Rev::At(revision) => revision,
+            Rev::Now(plus) => self.current + plus,
+            Rev::Floor(plus) => self.floor + plus,
+        }
+    }
+}
+
+impl Range {
+    pub fn request(&self, marks: Marks) -> pb::RangeRequest {
+        pb::RangeRequest {
+            key: (&self.key).into(),
+            range_end: (&self.end).into(),
+            limit: self.limit,
+            revision: marks.resolve(self.revision),
+            sort_order: self.order,
+            sort_target: self.target,
+            serializable: self.serializable,
+            keys_only: self.keys_only,
+            count_only: self.count_only,
+            min_mod_revision: marks.resolve(self.min_mod),
+            max_mod_revision: marks.resolve(self.max_mod),
+            min_create_revision: marks.resolve(self.min_create),
+            max_create_revision: marks.resolve(self.max_create),
+        }
+    }
+}
+
+impl Put {
+    pub fn request(&self) -> pb::PutRequest {
+        pb::PutRequest {
+            key: (&self.key).into(),
+            value: (&self.value).into(),
+            lease: self.lease,
+            prev_kv: self.prev_kv,
+            ignore_value: self.ignore_value,
+            ignore_lease: self.ignore_lease,
+        }
+    }
+}
+
+impl Delete {
+    pub fn request(&self) -> pb::DeleteRangeRequest {
+        pb::DeleteRangeRequest {
+            key: (&self.key).into(),
+            range_end: (&self.end).into(),
+            prev_kv: self.prev_kv,
+        }
+    }
+}
+
+impl Txn {
+    pub fn request(&self, marks: Marks) -> pb::TxnRequest {
+        let ops = |ops: &[TxnOp]| ops.iter().map(|op| op.request(marks)).collect();
+        pb::TxnRequest {
+            compare: self.compare.iter().map(|compare| compare.request(marks)).collect(),
+            success: ops(&self.success),
+            failure: ops(&self.failure),
+        }
+    }
+}
+
+impl TxnOp {
+    fn request(&self, marks: Marks) -> pb::RequestOp {
+        use pb::request_op::Request;
+        let request = match self {
+            Self::Range(range) => Some(Request::RequestRange(range.request(marks))),
+            Self::Put(put) => Some(Request::RequestPut(put.request())),
+            Self::Delete(delete) => Some(Request::RequestDeleteRange(delete.request())),
+            Self::Txn(txn) => Some(Request::RequestTxn(txn.request(marks))),
+            Self::Nothing => None,
+        };
+        pb::RequestOp { request }
+    }
+}
+
+impl Compare {
+    fn request(&self, marks: Marks) -> pb::Compare {
+        use pb::compare::TargetUnion;
+        let target_union = self.given.as_ref().map(|given| match given {
+            Given::Version(version) => TargetUnion::Version(*version),
+            Given::Create(rev) => TargetUnion::CreateRevision(marks.resolve(*rev)),
+            Given::Mod(rev) => TargetUnion::ModRevision(marks.resolve(*rev)),
+            Given::Value(value) => TargetUnion::Value(value.into()),
+            Given::Lease(lease) => TargetUnion::Lease(*lease),
+        });
+        pb::Compare {
+            result: self.result,
+            target: self.target,
+            key: (&self.key).into(),
+            range_end: (&self.end).into(),
+            target_union,
+        }
+    }
+}
+
+impl Watch {
+    pub fn request(&self, marks: Marks) -> pb::WatchCreateRequest {
+        pb::WatchCreateRequest {
+            key: (&self.key).into(),
+            range_end: (&self.end).into(),
+            start_revision: marks.resolve(self.start),
+            progress_notify: self.progress_notify,
+            filters: self.filters.clone(),
+            prev_kv: self.prev_kv,
+            watch_id: self.id,
+            fragment: self.fragment,
+        }
+    }
+}
+
+impl Session {
+    /// Reads a script. Empty lines and lines that start with `#` are comments.
+    pub fn parse(text: &str, origin: &str) -> Self {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let op = |(n, line)| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{origin}, line {}: {error}", n + 1))
+        };
+        Self(lines.map(op).collect())
+    }
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|op| writeln!(f, "{op}"))
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = serde_json::to_value(self).expect("an operation has a text form");
+        drop_zeros(&mut value);
+        write!(f, "{value}")
+    }
+}
+
+/// Removes the fields that say nothing, at every depth.
+fn drop_zeros(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(drop_zeros);
+            // A variant's payload is kept even if empty: it is an object, and only plain values are dropped.
+            let variant = fields.len() == 1;
+            fields.retain(|_, field| match field {
+                Value::Null | Value::Bool(false) => variant,
+                Value::Number(number) => variant || number.as_i64() != Some(0),
+                Value::String(text) => variant || !text.is_empty(),
+                Value::Array(items) => variant || !items.is_empty(),
+                _ => true,
+            });
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_zeros),
+        _ => {}
+    }
+}

@@ -1,0 +1,266 @@
+//! The watchers of one side: what each has received, and what it still owes.
+//!
+//! An observer watches everything from the start. Since every revision has an event, the observer tells when the
+//! history is complete up to a revision, and the history tells how many events each other watcher owes. Counting
+//! replaces waiting for silence.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use jetway::proto::etcdserverpb::watch_create_request::FilterType;
+use jetway::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
+use jetway::proto::mvccpb::Event;
+use jetway::proto::mvccpb::event::EventType;
+
+use crate::answer::mask;
+use crate::support::client::{Client, revision};
+use crate::support::keys::TO_THE_END;
+use crate::support::watch::*;
+
+/// How long an event that is due may take.
+const DUE: Duration = Duration::from_secs(10);
+
+pub const STREAMS: usize = 3;
+
+/// What a watcher has got, in a form in which equal behaviour is equal.
+#[derive(Clone, Default, PartialEq)]
+pub struct Received {
+    pub events: Vec<Event>,
+    /// The message that ended the watcher.
+    pub end: Option<WatchResponse>,
+}
+
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for event in &self.events {
+            writeln!(f, "    {event:?}")?;
+        }
+        write!(f, "    end: {:?}", self.end)
+    }
+}
+
+/// One registered watch id of one stream.
+#[derive(Debug)]
+struct Watcher {
+    request: WatchCreateRequest,
+    /// The first revision whose events are due.
+    start: i64,
+    /// It started below the compacted revision, so it is due a cancel instead of events.
+    compacted: bool,
+    received: Received,
+}
+
+#[derive(Debug)]
+struct Stream {
+    stream: WatchStream,
+    watchers: BTreeMap<i64, Watcher>,
+    /// Those that ended, by the order in which they did.
+    ended: Vec<(i64, Received)>,
+    progress: Vec<i64>,
+}
+
+#[derive(Debug)]
+pub struct Watchers {
+    observer: WatchStream,
+    history: Vec<Event>,
+    streams: Vec<Stream>,
+}
+
+/// A rule that this side alone breaks.
+pub type Broken = String;
+
+impl Watchers {
+    pub async fn open(client: &Client) -> Self {
+        let mut observer = WatchStream::open(client);
+        let everything = WatchCreateRequest { prev_kv: true, ..watch_all("") };
+        observer.watch(everything).await;
+        let stream = || Stream {
+            stream: WatchStream::open(client),
+            watchers: BTreeMap::new(),
+            ended: Vec::new(),
+            progress: Vec::new(),
+        };
+        Self { observer, history: Vec::new(), streams: (0..STREAMS).map(|_| stream()).collect() }
+    }
+
+    /// Creates a watcher and returns the created answer, ids of the server masked.
+    pub async fn create(&mut self, stream: usize, request: WatchCreateRequest, floor: i64) -> WatchResponse {
+        let stream = &mut self.streams[stream];
+        stream.stream.request(request.clone());
+        let mut answer = loop {
+            let message = stream.stream.next().await;
+            if message.created {
+                break message;
+            }
+            stream.take(message).expect("messages keep the rules");
+        };
+        if !answer.canceled {
+            let start = match request.start_revision {
+                0 => revision(&answer.header) + 1,
+                start => start,
+            };
+            let compacted = request.start_revision != 0 && start < floor;
+            let watcher = Watcher { request, start, compacted, received: Received::default() };
+            stream.watchers.insert(answer.watch_id, watcher);
+        }
+        mask(&mut answer.header);
+        answer
+    }
+
+    /// Cancels a watcher and returns the acknowledgement, if there is to be one.
+    pub async fn cancel(&mut self, stream: usize, id: i64) -> Option<WatchResponse> {
+        let stream = &mut self.streams[stream];
+        stream.stream.cancel(id);
+        // A second cancel of the id gets no answer, which shows later: it would be an unexpected message.
+        let mut watcher = stream.watchers.remove(&id)?;
+        loop {
+            let mut message = stream.stream.next().await;
+            if message.watch_id == id && message.canceled {
+                mask(&mut message.header);
+                watcher.received.end = None;
+                stream.ended.push((id, watcher.received));
+                return Some(message);
+            }
+            if message.watch_id != id || !is_progress(&message) {
+                stream.take(message).expect("messages keep the rules");
+            }
+        }
+    }
+
+    /// Asks for progress on a settled stream. `None` where the protocol has no answer.
+    pub async fn progress(&mut self, stream: usize, current: i64) -> Option<i64> {
+        let stream = &mut self.streams[stream];
+        let unsynced = |watcher: &Watcher| watcher.compacted || watcher.request.start_revision > current;
+        if stream.watchers.is_empty() || stream.watchers.values().any(unsynced) {
+            stream.stream.ask_progress();
+            return None;
+        }
+        let (answer, before) = stream.stream.progress_and_before().await;
+        for message in before {
+            stream.take(message).expect("messages keep the rules");
+        }
+        Some(revision(&answer.header))
+    }
+
+    /// Waits until every watcher has got what it is due up to `current`.
+    pub async fn settle(&mut self, current: i64) -> Result<(), Broken> {
+        self.observe(current).await?;
+        for (n, stream) in self.streams.iter_mut().enumerate() {
+            loop {
+                while let Some(message) = stream.stream.arrived() {
+                    stream.take(message).map_err(|broken| format!("stream {n}: {broken}"))?;
+                }
+                let Some(owed) = stream.owed(&self.history, current) else { break };
+                match tokio::time::timeout(DUE, stream.stream.next()).await {
+                    Ok(message) => stream.take(message).map_err(|broken| format!("stream {n}: {broken}"))?,
+                    Err(_) => return Err(format!("stream {n}: {owed}")),
+                }
+            }
+            if let Some(unasked) = stream.progress.first() {
+                return Err(format!("stream {n}: progress {unasked} where none was to be answered"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the history up to `current`.
+    async fn observe(&mut self, current: i64) -> Result<(), Broken> {
+        let last = |history: &[Event]| history.last().map_or(1, |event| pair(event).mod_revision);
+        while last(&self.history) < current {
+            let Ok(message) = tokio::time::timeout(DUE, self.observer.next()).await else {
+                return Err(format!("the observer is at {}, not {current}", last(&self.history)));
+            };
+            check_batch(&message, last(&self.history))?;
+            self.history.extend(message.events);
+        }
+        Ok(())
+    }
+
+    /// All that was received so far: the history and each watcher.
+    pub fn received(&self) -> (Received, Vec<(usize, i64, Received)>) {
+        let history = Received { events: self.history.clone(), end: None };
+        let mut all = Vec::new();
+        for (n, stream) in self.streams.iter().enumerate() {
+            all.extend(stream.ended.iter().map(|(id, received)| (n, *id, received.clone())));
+            all.extend(stream.watchers.iter().map(|(id, watcher)| (n, *id, watcher.received.clone())));
+        }
+        (history, all)
+    }
+}
+
+impl Stream {
+    /// Files a message with its watcher.
+    fn take(&mut self, mut message: WatchResponse) -> Result<(), Broken> {
+        if is_progress(&message) {
+            // A periodic one goes to one watcher and depends on the clock.
+            if message.watch_id == -1 {
+                self.progress.push(revision(&message.header));
+            }
+            return Ok(());
+        }
+        let Some(watcher) = self.watchers.get_mut(&message.watch_id) else {
+            return Err(format!("a message for nobody: {message:?}"));
+        };
+        if message.canceled {
+            mask(&mut message.header);
+            watcher.received.end = Some(message);
+            return Ok(());
+        }
+        let last = watcher.received.events.last().map_or(0, |event| pair(event).mod_revision);
+        check_batch(&message, last)?;
+        watcher.received.events.extend(message.events);
+        Ok(())
+    }
+
+    /// What the first watcher in debt still owes.
+    fn owed(&self, history: &[Event], current: i64) -> Option<String> {
+        self.watchers.iter().find_map(|(id, watcher)| {
+            if watcher.compacted {
+                return watcher
+                    .received
+                    .end
+                    .is_none()
+                    .then(|| format!("watcher {id} is due a compaction cancel"));
+            }
+            let due =
+                history.iter().filter(|event| watcher.wants(event) && pair(event).mod_revision <= current);
+            let (due, got) = (due.count(), watcher.received.events.len());
+            (got < due).then(|| format!("watcher {id} got {got} of {due} events up to {current}"))
+        })
+    }
+}
+
+impl Watcher {
+    fn wants(&self, event: &Event) -> bool {
+        let request = &self.request;
+        let kv = pair(event);
+        let start = if request.key.is_empty() { &b"\0"[..] } else { &request.key };
+        let in_range = match &request.range_end[..] {
+            b"" => kv.key == start,
+            TO_THE_END => &kv.key[..] >= start,
+            end => &kv.key[..] >= start && &kv.key[..] < end,
+        };
+        let dropped_by = match event.r#type() {
+            EventType::Put => FilterType::Noput,
+            EventType::Delete => FilterType::Nodelete,
+        };
+        in_range && kv.mod_revision >= self.start && !request.filters.contains(&dropped_by.into())
+    }
+}
+
+/// Checks that a batch is whole and goes on after revision `last`.
+fn check_batch(message: &WatchResponse, last: i64) -> Result<(), Broken> {
+    let mut before = last;
+    for (n, event) in message.events.iter().enumerate() {
+        let revision = pair(event).mod_revision;
+        if revision < before || (n == 0 && revision == before) {
+            return Err(format!("revision {revision} after {before}, split or out of order: {message:?}"));
+        }
+        before = revision;
+    }
+    if message.events.is_empty() || revision(&message.header) < before {
+        return Err(format!("no batch of events: {message:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! What the integration tests share: real servers, a client that can say anything, and a few keys.
+//!
+//! The same tests run against jetway and against a real etcd: `JETWAY_TEST_TARGET=etcd` chooses the latter.
+//! Where both disagree, etcd is right.
+//!
+//! Nothing here waits for a fixed time. Each wait is for a condition and has a bound, which is generous,
+//! because a loaded machine is no failure.
+#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+pub mod client;
+pub mod http;
+pub mod keys;
+pub mod lease;
+pub mod server;
+pub mod watch;
+
+use std::time::Duration;
+
+/// The longest that a single answer or condition may take before the test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Awaits `future` for at most [`PATIENCE`] and panics with `what` after that.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("gave up after {PATIENCE:?} waiting for {what}"),
+    }
+}
+
+/// Asks `probe` again and again until it yields a value.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}

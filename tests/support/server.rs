@@ -1,0 +1,317 @@
+//! A jetway or an etcd process of our own: fresh directory, free port, gone when the test is.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
+
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::eventually;
+
+/// Which server a test talks to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Target {
+    Jetway,
+    Etcd,
+}
+
+impl Target {
+    /// The one named by `JETWAY_TEST_TARGET`, jetway by default.
+    pub fn from_env() -> Self {
+        Self::named(&std::env::var("JETWAY_TEST_TARGET").unwrap_or_else(|_| "jetway".into()))
+    }
+
+    pub fn named(name: &str) -> Self {
+        match name {
+            "jetway" => Self::Jetway,
+            "etcd" => Self::Etcd,
+            other => panic!("unknown target {other:?}: say jetway or etcd"),
+        }
+    }
+
+    fn binary(self) -> PathBuf {
+        match self {
+            Self::Jetway => env!("CARGO_BIN_EXE_jetway").into(),
+            Self::Etcd => peer("JETWAY_TEST_ETCD", "etcd"),
+        }
+    }
+}
+
+/// A binary of etcd's: the path in the environment variable, else the one that the Makefile builds.
+pub fn peer(variable: &str, name: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name),
+        PathBuf::from,
+    );
+    assert!(path.exists(), "no {name} at {}: build it or name it in {variable}", path.display());
+    path
+}
+
+/// A running server. Dropping it kills the process and removes its data.
+pub struct Server {
+    target: Target,
+    args: Vec<String>,
+    client_port: Port,
+    peer_port: Port,
+    child: Option<Child>,
+    // Last, so that the directory goes after the process.
+    dir: TempDir,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}", self.target, self.endpoint())
+    }
+}
+
+impl Server {
+    /// A fresh server of the target under test.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// As [`Server::start`], with more flags.
+    pub async fn start_with(args: &[&str]) -> Self {
+        Self::launch(Target::from_env(), args).await
+    }
+
+    /// A fresh server of the given kind.
+    pub async fn launch(target: Target, args: &[&str]) -> Self {
+        let mut server = Self {
+            target,
+            args: args.iter().map(ToString::to_string).collect(),
+            client_port: Port::claim(),
+            peer_port: Port::claim(),
+            child: None,
+            dir: tempfile::Builder::new().prefix("jetway-test-").tempdir().unwrap(),
+        };
+        server.run().await;
+        server
+    }
+
+    /// One server for all tests of the process that keep to a prefix of their own.
+    pub async fn shared() -> Arc<Self> {
+        static SHARED: tokio::sync::Mutex<Option<Arc<Server>>> = tokio::sync::Mutex::const_new(None);
+        extern "C" fn stop() {
+            if let Ok(mut shared) = SHARED.try_lock() {
+                drop(shared.take());
+            }
+        }
+        let mut shared = SHARED.lock().await;
+        if let Some(server) = &*shared {
+            return server.clone();
+        }
+        // A static is never dropped, and the server has a directory to remove.
+        #[expect(unsafe_code, reason = "the standard library has no hook for the end of a process")]
+        // SAFETY: `stop` is a function without captures that stays valid until the process ends.
+        unsafe {
+            libc::atexit(stop);
+        }
+        shared.insert(Arc::new(Self::start().await)).clone()
+    }
+
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port.number)
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// The nats-server that jetway runs as its child.
+    pub fn nats_pid(&self) -> u32 {
+        let parent = self.pid();
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .find(|&pid| parent_of(pid) == Some(parent) && name_of(pid).as_deref() == Some("nats-server"))
+            .unwrap_or_else(|| panic!("jetway {parent} has no nats-server\n{}", self.log()))
+    }
+
+    /// What the process has printed so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.endpoint()).await
+    }
+
+    /// Kills the process as a power cut of its own would: no handler runs.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Asks the process to stop and waits until it has.
+    pub async fn stop(&mut self) -> ExitStatus {
+        let pid = self.pid();
+        signal(pid, libc::SIGTERM);
+        let child = self.child.as_mut().expect("the server runs");
+        let status = eventually("the server to stop", async || child.try_wait().unwrap()).await;
+        self.child = None;
+        status
+    }
+
+    /// Starts the process again on the same directory and port.
+    pub async fn restart(&mut self) {
+        assert!(self.child.is_none(), "stop it first");
+        self.run().await;
+    }
+
+    async fn run(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let mut command = Command::new(self.target.binary());
+        command
+            .args(["--listen-client-urls", &self.endpoint(), "--advertise-client-urls", &self.endpoint()])
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let given = |flag: &str| self.args.iter().any(|arg| arg == flag);
+        if !given("--watch-progress-notify-interval") {
+            command.args(["--watch-progress-notify-interval", "1s"]);
+        }
+        match self.target {
+            Target::Etcd => {
+                let peer = format!("http://127.0.0.1:{}", self.peer_port.number);
+                command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+                command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]);
+            }
+            Target::Jetway if !given("--sync") => {
+                command.args(["--sync", "lazy"]);
+            }
+            Target::Jetway => {}
+        }
+        command.args(&self.args);
+        self.child = Some(spawn(command).expect("start the server"));
+        self.serves().await;
+    }
+
+    /// Waits until the server answers a read, and fails at once if it ends instead.
+    async fn serves(&mut self) {
+        let client = Client::lazy(&self.endpoint());
+        let log = self.log_path();
+        let child = self.child.as_mut().expect("the server runs");
+        eventually("the server to serve", async || {
+            if let Some(status) = child.try_wait().unwrap() {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+            }
+            client.get("health").await.ok()
+        })
+        .await;
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        // jetway has a child of its own, so it gets the chance to end it; etcd has none.
+        if self.target == Target::Jetway && !std::thread::panicking() {
+            signal(child.id(), libc::SIGTERM);
+            for _ in 0..500 {
+                if !matches!(child.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+        // Failing to kill what is already dead is fine.
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// Sends `signal` to one process.
+pub fn signal(pid: u32, signal: i32) {
+    #[expect(unsafe_code, reason = "the standard library sends no signal but SIGKILL")]
+    // SAFETY: kill(2) takes two numbers and touches no memory of ours.
+    let result = unsafe { libc::kill(pid as libc::pid_t, signal) };
+    assert_eq!(result, 0, "signal {signal} to {pid}: {}", io::Error::last_os_error());
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+fn name_of(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
+}
+
+/// Starts a process that the kernel kills when this one ends, however it ends.
+///
+/// The kernel ties that promise to the thread that started the child, and test threads come and go, so one
+/// thread that lives as long as the process starts them all.
+pub fn spawn(mut command: Command) -> io::Result<Child> {
+    type Job = (Command, mpsc::Sender<io::Result<Child>>);
+    static SPAWNER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in queue {
+                drop(answer.send(command.spawn()));
+            }
+        });
+        Mutex::new(jobs)
+    });
+    #[expect(unsafe_code, reason = "only the child itself can ask for this signal")]
+    // SAFETY: prctl is async-signal-safe and the closure allocates nothing.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+    let (answer, child) = mpsc::channel();
+    SPAWNER.lock().unwrap().send((command, answer)).expect("the spawner lives");
+    child.recv().expect("the spawner answers")
+}
+
+/// A TCP port that no other test process takes while this value lives.
+///
+/// It lies below the range from which the kernel gives ports to outgoing connections, since one of those
+/// could take it between two starts of the server. A locked file per port keeps test processes apart.
+struct Port {
+    number: u16,
+    _lock: File,
+}
+
+impl Port {
+    fn claim() -> Self {
+        let dir = std::env::temp_dir().join("jetway-test-ports");
+        fs::create_dir_all(&dir).unwrap();
+        loop {
+            let number = rand::random_range(10_000..32_000);
+            let lock = File::create(dir.join(number.to_string())).unwrap();
+            if lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", number)).is_ok() {
+                return Self { number, _lock: lock };
+            }
+        }
+    }
+}
