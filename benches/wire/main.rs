@@ -32,6 +32,7 @@ use workload::Workload;
 
 /// Runs the same workloads with one etcd client against each peer and prints a table of the outcome.
 #[derive(Parser, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[command(name = "wire")]
 struct Options {
     /// Short samples and one round: for a look, not for a claim.

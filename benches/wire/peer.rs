@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// For a start and for a stop, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Room for the history of the longest sample; etcd's default of 2 GiB may end one.
 const QUOTA_BYTES: &str = "17179869184";

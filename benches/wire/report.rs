@@ -2,7 +2,7 @@
 
 use crate::load::{Outcome, Timing};
 use crate::machine::Facts;
-use crate::peer::{Installation, Peer};
+use crate::peer::{Installation, Kind, Peer};
 use crate::workload::Workload;
 use serde_json::{Value, json};
 use std::fmt::{self, Write};
@@ -28,6 +28,8 @@ pub(crate) struct Report {
     timing: Timing,
     rounds: usize,
     peers: Vec<Description>,
+    /// Index of the peer that the others are compared with: etcd, if it takes part.
+    base: usize,
     rows: Vec<Row>,
 }
 
@@ -111,7 +113,15 @@ impl Report {
             version: String::new(),
             durability: String::new(),
         };
-        Self { facts, timing, rounds, peers: installations.iter().map(unknown).collect(), rows: Vec::new() }
+        let base = installations.iter().position(|peer| peer.kind == Kind::Etcd).unwrap_or(0);
+        Self {
+            facts,
+            timing,
+            rounds,
+            peers: installations.iter().map(unknown).collect(),
+            base,
+            rows: Vec::new(),
+        }
     }
 
     /// Notes what a peer says of itself once it runs.
@@ -198,7 +208,7 @@ impl Report {
         writeln!(
             text,
             "\nIn parentheses the ratio to {}. CPU is user and system time an operation.\n",
-            self.peers[0].label
+            self.peers[self.base].label
         )?;
         writeln!(
             text,
@@ -206,16 +216,16 @@ impl Report {
         )?;
         writeln!(text, "|---|---|--:|--:|--:|--:|--:|--:|--:|")?;
         for row in &self.rows {
-            let base = row.samples.first().and_then(|samples| Sample::of_rounds(samples));
+            let base = Sample::of_rounds(&row.samples[self.base]);
             for (at, (peer, samples)) in self.peers.iter().zip(&row.samples).enumerate() {
                 let (Some(sample), Some(base)) = (Sample::of_rounds(samples), &base) else { continue };
                 let cell = |of: fn(&Sample) -> f64| {
                     let shown = figure(of(&sample));
-                    if at == 0 { shown } else { format!("{shown} ({:.2})", of(&sample) / of(base)) }
+                    if at == self.base { shown } else { format!("{shown} ({:.2})", of(&sample) / of(base)) }
                 };
                 writeln!(
                     text,
-                    "| {} | {} | {} | {:.0} % | {} | {} | {} | {} | {} |",
+                    "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                     if at == 0 { row.workload } else { "" },
                     peer.label,
                     cell(|sample| sample.rate),
@@ -246,10 +256,13 @@ impl Report {
 }
 
 /// How far the rounds lie apart: from the slowest to the fastest, in percent of the slowest.
-fn spread(samples: &[Sample]) -> f64 {
+fn spread(samples: &[Sample]) -> String {
+    if samples.len() < 2 {
+        return "-".into();
+    }
     let rates = || samples.iter().map(|sample| sample.rate);
     let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
-    100.0 * (most - least) / least
+    format!("{:.0} %", 100.0 * (most - least) / least)
 }
 
 fn micros(duration: Duration) -> f64 {

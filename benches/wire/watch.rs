@@ -23,7 +23,7 @@ const WRITER_CONNECTIONS: usize = 2;
 const WRITES_PER_MILLISECOND: u32 = 1;
 
 /// For the watchers to catch up after the last write.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What the writers of a phase did.
 #[derive(Default)]
