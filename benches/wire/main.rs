@@ -11,6 +11,7 @@
     clippy::print_stderr,
     reason = "the result goes to stdout, the progress to stderr"
 )]
+#![expect(clippy::cast_precision_loss, reason = "figures of three digits")]
 
 mod kv;
 mod load;
