@@ -79,13 +79,12 @@ impl State {
         usize::try_from(count).expect("a range cannot lose more keys than it had")
     }
 
-    /// The value that `prev_kv` of an event shows: nothing for a creation, and nothing once the revision before the
-    /// event is compacted.
+    /// The value that `prev_kv` of an event shows: nothing once the revision before the event is compacted.
     pub fn previous_of<'a>(&self, event: &'a Event) -> Option<&'a Arc<KeyVersion>> {
         if self.is_compacted(event.version.mod_revision.prev()) {
             return None;
         }
-        event.previous.as_ref()
+        event.visible_previous()
     }
 }
 
@@ -184,6 +183,9 @@ impl Writer {
         let mut events: Vec<Event> = Vec::with_capacity(if is_logged { changes.len() } else { 0 });
         let mut touched = Vec::new();
         for change in changes {
+            // All versions of a key share one copy of it.
+            let key = self.next.index.get(&change.key).map(|history| history.key().clone());
+            let change = Change { key: key.unwrap_or_else(|| change.key.clone()), ..change };
             let version = Arc::new(version_of(change, revision));
             if below_floor {
                 touched.push(version.key.clone());

@@ -182,6 +182,8 @@ impl Task {
             Followed::Lost(reason) => {
                 drop(self.inner.following.send_replace(Err(reason)));
                 applier.reset();
+                // Whoever waits for a position waits for it in the stream that comes now.
+                self.inner.positions.reach(Sequence::NONE);
                 self.is_loaded = false;
                 self.keys_target = None;
                 self.inner.phase.send_replace(Phase::Loading { position: Sequence::NONE, target: None });

@@ -20,6 +20,7 @@ mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod space;
 mod waiters;
 mod write;
 
@@ -64,6 +65,12 @@ pub struct Settings {
     pub linearizable_reads: LinearizableReads,
     /// The store's directory where it is on this machine, to tell its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
+    /// Why the embedded server's store refuses writes, while it does.
+    pub store_error: Option<watch::Receiver<Option<String>>>,
+    /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
+    pub quota_bytes: i64,
+    /// Who raises it.
+    pub member_id: u64,
 }
 
 /// The engine could not start.
@@ -219,6 +226,7 @@ impl Engine {
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);
+        space::spawn(&inner);
         Ok(Engine { inner })
     }
 
@@ -256,16 +264,7 @@ impl Engine {
     /// How much is stored. Answers the last known figures where NATS does not answer now.
     pub async fn size(&self) -> Size {
         let inner = &self.inner;
-        let (keys, meta) = tokio::join!(
-            inner.api.stream_info(&inner.bucket.keys),
-            inner.api.stream_info(&inner.bucket.meta)
-        );
-        if let (Ok(keys), Ok(meta)) = (keys, meta) {
-            let in_use = keys.state.bytes + meta.state.bytes;
-            // Relaxed: a figure for people, nothing hangs on its order.
-            inner.bytes_in_use.store(in_use, Ordering::Relaxed);
-        }
-        let in_use = inner.bytes_in_use.load(Ordering::Relaxed);
+        let in_use = inner.measure().await;
         let store = inner.settings.store_dir.clone();
         let on_disk =
             tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
@@ -275,6 +274,20 @@ impl Engine {
     /// Whether NATS can be reached and the stream is followed; why not otherwise.
     pub fn health(&self) -> Result<(), String> {
         self.inner.following.borrow().clone()
+    }
+
+    /// Whether there is, in etcd's terms, a leader: whether the stream is followed now.
+    pub fn has_leader(&self) -> watch::Receiver<bool> {
+        let mut following = self.inner.following.subscribe();
+        let (has_leader, receiver) = watch::channel(following.borrow().is_ok());
+        tokio::spawn(async move {
+            while following.changed().await.is_ok() {
+                if has_leader.send(following.borrow_and_update().is_ok()).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
     }
 
     /// Until JetStream acknowledged a write.

@@ -41,15 +41,6 @@ impl super::Engine {
             }
         }
     }
-
-    /// Refuses what adds data while there is no room.
-    pub fn check_space(&self) -> Result<(), EtcdError> {
-        let alarms = self.inner.meta.alarms();
-        if alarms.iter().any(|alarm| alarm.kind == super::AlarmKind::NoSpace) {
-            return Err(EtcdError::NoSpace);
-        }
-        Ok(())
-    }
 }
 
 impl txn::LeaseTable for Inner {
@@ -68,8 +59,8 @@ enum Attempt {
     Failed(EtcdError),
 }
 
-/// A guard that a conflict has shown to be wrong: where the store knows nothing of a key, a message may be left whose
-/// removal is still to come, or a tombstone we remember may be gone already.
+/// Guards that a conflict has shown to be wrong: of a deleted key the tombstone may be gone already, or may still be
+/// there though compaction has made us forget it; and a message of a torn batch counts for its subject until removed.
 type Corrections = HashMap<Bytes, Sequence>;
 
 impl Inner {
@@ -85,6 +76,7 @@ impl Inner {
         let mut alone = false;
         let mut fresh = if self.settings.sole_writer { Some(self.linearizable().await?) } else { None };
         let mut corrections = Corrections::new();
+        let mut conflicts = 0;
         loop {
             let is_fresh = fresh.is_some();
             let state = fresh.take().unwrap_or_else(|| self.reader.snapshot());
@@ -119,6 +111,11 @@ impl Inner {
                 Attempt::Conflict => {
                     if Instant::now() >= deadline {
                         return Err(EtcdError::Timeout);
+                    }
+                    conflicts += 1;
+                    if conflicts > 2 {
+                        // Others are at the same keys, or something is in the way that will be removed soon.
+                        tokio::time::sleep(RETRY_PAUSE.min(Duration::from_millis(conflicts))).await;
                     }
                     let now = self.read_index().await?;
                     corrections = self.correct(&plan, &now).await?;
@@ -164,6 +161,10 @@ impl Inner {
             // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
             committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
             published = publication => published,
+            // A store that fails does not answer; what it was just writing may or may not be there after its restart.
+            error = self.store_fails() => {
+                return Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")));
+            }
             () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
         };
         match outcome {
@@ -222,14 +223,11 @@ impl Inner {
             .collect()
     }
 
-    /// Finds, for keys that do not live, which message their subjects really end with. Only what the state includes
-    /// already is taken for a correction: a newer message would mean that the key is not what the plan thinks.
+    /// Finds which messages the subjects of a refused plan really end with. Only one that the state includes already
+    /// is taken for a correction: with a newer one the key is not what the plan thinks.
     async fn correct(&self, plan: &Plan, state: &State) -> Result<Corrections, EtcdError> {
         let mut corrections = Corrections::new();
         for write in &plan.writes {
-            if state.get(&write.key).is_some() {
-                continue;
-            }
             let subject = record::subject(&self.bucket.keys_prefix, &write.key)?;
             let last = self
                 .api

@@ -26,8 +26,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_millis(1_750);
 /// Distance of the checks while all is well.
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
-/// Messages handed over at once.
+/// Messages handed over at once, and about how many bytes of them: what waits for the applier is bounded by both.
 const BATCH: usize = 4096;
+const BATCH_BYTES: usize = 4 << 20;
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -269,6 +270,7 @@ impl Follower {
                 () = self.reports.closed() => return Err(Break::Closed),
             };
             let mut batch = Vec::new();
+            let mut bytes = 0;
             let mut position = None;
             let mut next = Some(first);
             while let Some(message) = next {
@@ -276,6 +278,7 @@ impl Follower {
                     Taken::Message(message, pending) => {
                         self.position = message.sequence;
                         self.fingerprint = Some((message.sequence, message.time));
+                        bytes += message.payload.len();
                         batch.push(message);
                         if pending == 0 && self.position < last {
                             // What lies between the last message and the end we saw before is gone for good.
@@ -289,7 +292,11 @@ impl Follower {
                     }
                     Taken::Position(_) | Taken::Nothing => {}
                 }
-                next = if batch.len() < BATCH { messages.next().now_or_never().flatten() } else { None };
+                next = if batch.len() < BATCH && bytes < BATCH_BYTES {
+                    messages.next().now_or_never().flatten()
+                } else {
+                    None
+                };
             }
             if !batch.is_empty() {
                 self.report(Followed::Messages(batch)).await?;

@@ -74,7 +74,8 @@ pub(super) fn key_of(subject: &str) -> Option<Bytes> {
             });
         }
     }
-    Some(key.into())
+    // Without the spare room, which would live as long as the key.
+    Some(key.into_boxed_slice().into())
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {

@@ -149,6 +149,9 @@ async fn start(
         sole_writer: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
+        store_error: nats.as_ref().map(NatsServer::write_error),
+        quota_bytes: settings.quota_bytes,
+        member_id: member_id(settings),
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -204,7 +207,8 @@ async fn grpc_routes(
     let kv = KvService::new(engine.clone(), header, limits, operations);
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
     let watch =
-        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone());
+        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
+            .with_leader(engine.has_leader());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());

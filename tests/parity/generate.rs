@@ -75,7 +75,11 @@ impl Generator {
             180..200 => Op::RangeStream(self.range()),
             200..430 => Op::Put(self.put()),
             430..530 => Op::Delete(self.delete()),
-            530..740 => Op::Txn(self.txn(2)),
+            530..740 => {
+                let mut txn = self.txn(2);
+                spare_etcd(&mut txn);
+                Op::Txn(txn)
+            }
             740..760 => Op::Compact(self.compact()),
             760..795 => Op::Grant(self.grant()),
             795..810 => Op::Revoke(self.lease()),
@@ -282,5 +286,30 @@ impl Generator {
 
     fn watch_ref(&mut self) -> WatchRef {
         WatchRef { stream: self.random.random_range(0..STREAMS), id: self.random.random_range(0..8) }
+    }
+}
+
+/// Takes out of a transaction what kills etcd 3.7.3: a put that keeps the value or lease of a key that the
+/// transaction has deleted before. Its check looks at the state before the transaction, the put then finds no key,
+/// and etcd panics, at every restart again. Only a delete to the end of the keyspace gets past the check for
+/// duplicate keys, so a transaction has either such deletes or such puts.
+fn spare_etcd(txn: &mut Txn) {
+    let mut sweeps = false;
+    visit(txn, &mut |op| sweeps |= matches!(op, TxnOp::Delete(delete) if delete.end.0 == TO_THE_END));
+    if sweeps {
+        visit(txn, &mut |op| {
+            if let TxnOp::Put(put) = op {
+                (put.ignore_value, put.ignore_lease) = (false, false);
+            }
+        });
+    }
+}
+
+fn visit(txn: &mut Txn, see: &mut impl FnMut(&mut TxnOp)) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        see(op);
+        if let TxnOp::Txn(inner) = op {
+            visit(inner, see);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Makes a session that shows a difference short: drops what it shows it without.
 
+use std::time::{Duration, Instant};
+
 use crate::pair::{Difference, Pair};
 use crate::session::Session;
 
-/// Each attempt starts two servers, so there is an end to them.
-const ATTEMPTS: usize = 150;
+/// Each attempt starts two servers and may wait long for an event that does not come, so there is an end to them.
+const TIME: Duration = Duration::from_secs(120);
 
 /// Drops ever smaller pieces for as long as some difference remains.
 pub async fn shrink(session: Session, first: Difference) -> (Session, Difference) {
@@ -12,12 +14,11 @@ pub async fn shrink(session: Session, first: Difference) -> (Session, Difference
     ops.truncate(first.index + 1);
     let mut shown = first;
     let mut piece = ops.len().div_ceil(2);
-    let mut attempts = 0;
+    let end = Instant::now() + TIME;
     while piece > 0 {
         let mut at = 0;
         let mut dropped = false;
-        while at < ops.len() && attempts < ATTEMPTS {
-            attempts += 1;
+        while at < ops.len() && Instant::now() < end {
             let mut fewer = ops.clone();
             fewer.drain(at..(at + piece).min(ops.len()));
             let session = Session(fewer);
@@ -31,7 +32,7 @@ pub async fn shrink(session: Session, first: Difference) -> (Session, Difference
                 }
             }
         }
-        if attempts == ATTEMPTS {
+        if Instant::now() >= end {
             break;
         }
         // A pass that dropped something may have made earlier pieces droppable.

@@ -73,7 +73,7 @@ impl Side {
             }
             Op::Compact(compact) => {
                 // A compaction may overtake a watcher that still reads history, on etcd too.
-                self.watchers.settle(marks.current).await?;
+                self.watchers.leave_history(marks.current).await?;
                 let request = jetway::proto::etcdserverpb::CompactionRequest {
                     revision: marks.resolve(compact.revision),
                     physical: compact.physical,

@@ -46,6 +46,8 @@ struct Watcher {
     request: WatchCreateRequest,
     /// The first revision whose events are due.
     start: i64,
+    /// It is known to have read its history.
+    proven: bool,
     /// It started below the compacted revision, so it is due a cancel instead of events.
     compacted: bool,
     received: Received,
@@ -101,7 +103,7 @@ impl Watchers {
                 start => start,
             };
             let compacted = request.start_revision != 0 && start < floor;
-            let watcher = Watcher { request, start, compacted, received: Received::default() };
+            let watcher = Watcher { request, start, proven: false, compacted, received: Received::default() };
             stream.watchers.insert(answer.watch_id, watcher);
         }
         mask(&mut answer.header);
@@ -131,8 +133,7 @@ impl Watchers {
     /// Asks for progress on a settled stream. `None` where the protocol has no answer.
     pub async fn progress(&mut self, stream: usize, current: i64) -> Option<i64> {
         let stream = &mut self.streams[stream];
-        let unsynced = |watcher: &Watcher| watcher.compacted || watcher.request.start_revision > current;
-        if stream.watchers.is_empty() || stream.watchers.values().any(unsynced) {
+        if !stream.answers_progress(current) {
             stream.stream.ask_progress();
             return None;
         }
@@ -141,6 +142,29 @@ impl Watchers {
             stream.take(message).expect("messages keep the rules");
         }
         Some(revision(&answer.header))
+    }
+
+    /// Makes sure that no watcher reads history any more, so that a compaction cannot overtake one.
+    ///
+    /// A watcher that has got an event has read its history. Where there was none for it, an answer to a progress
+    /// request proves it; where the stream gives no such answer, nothing does, and the watcher is cancelled.
+    pub async fn leave_history(&mut self, current: i64) -> Result<(), Broken> {
+        self.settle(current).await?;
+        for n in 0..self.streams.len() {
+            let stream = &mut self.streams[n];
+            let mut unproven =
+                stream.watchers.iter().filter(|(_, watcher)| watcher.may_read_history(current));
+            if unproven.clone().next().is_some() && stream.answers_progress(current) {
+                self.progress(n, current).await;
+                self.streams[n].watchers.values_mut().for_each(|watcher| watcher.proven = true);
+            } else {
+                let unproven: Vec<_> = unproven.by_ref().map(|(id, _)| *id).collect();
+                for id in unproven {
+                    self.cancel(n, id).await;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until every watcher has got what it is due up to `current`.
@@ -190,6 +214,12 @@ impl Watchers {
 }
 
 impl Stream {
+    /// Whether the protocol has an answer to a progress request, once all events are sent.
+    fn answers_progress(&self, current: i64) -> bool {
+        let unsynced = |watcher: &Watcher| watcher.compacted || watcher.request.start_revision > current;
+        !self.watchers.is_empty() && !self.watchers.values().any(unsynced)
+    }
+
     /// Files a message with its watcher.
     fn take(&mut self, mut message: WatchResponse) -> Result<(), Broken> {
         if is_progress(&message) {
@@ -232,6 +262,14 @@ impl Stream {
 }
 
 impl Watcher {
+    fn may_read_history(&self, current: i64) -> bool {
+        let past = 1..=current;
+        !self.compacted
+            && !self.proven
+            && past.contains(&self.request.start_revision)
+            && self.received.events.is_empty()
+    }
+
     fn wants(&self, event: &Event) -> bool {
         let request = &self.request;
         let kv = pair(event);
