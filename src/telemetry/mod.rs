@@ -1,10 +1,15 @@
 //! The log and the metrics. Metric names are etcd's where a dashboard or alert for etcd reads them.
 
+mod frames;
 mod grpc;
+mod health;
 mod metrics;
 
 pub use grpc::{CountCalls, GrpcCalls};
+pub use health::Health;
 pub use metrics::{Metrics, Operations, write_histogram};
+
+pub(crate) use metrics::descriptor_limit;
 
 /// Sends the log to standard error.
 pub fn init(filter: &str, json: bool) {
