@@ -78,7 +78,8 @@ impl Pair {
                 return differ(op, String::new(), String::new());
             }
             for n in 0..left.len().max(right.len()) {
-                let (Some((stream, id, one_got)), Some((_, _, other_got))) = (left.get(n), right.get(n)) else {
+                let (Some((stream, id, one_got)), Some((_, _, other_got))) = (left.get(n), right.get(n))
+                else {
                     let op = format!("{one} (how many watchers there were)");
                     return differ(op, left.len().to_string(), right.len().to_string());
                 };
