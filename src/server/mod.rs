@@ -3,6 +3,7 @@
 mod gate;
 mod http;
 mod listener;
+mod port;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
@@ -183,7 +184,7 @@ async fn start(
     stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes.clone())));
     metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes)));
     for listen in &settings.listen {
-        tracing::info!(address = %listen.address, "serving client traffic");
+        tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     Ok(Started { engine, nats })
