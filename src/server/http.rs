@@ -120,7 +120,7 @@ pub(super) fn starting<B>(request: &http::Request<B>, doing: &str) -> Response {
     match request.uri().path() {
         "/livez" => checked(StatusCode::OK, "ok\n"),
         "/health" => unhealthy(&format!("starting: {doing}")),
-        _ => checked(StatusCode::SERVICE_UNAVAILABLE, format!("[-]start failed: {doing}\n")),
+        _ => checked(StatusCode::SERVICE_UNAVAILABLE, format!("[-]start failed: {doing}\n\n")),
     }
 }
 
@@ -282,7 +282,7 @@ async fn run_checks(endpoint: &str, checks: &[Check], probes: &Probes, request: 
     }
     if failed {
         tracing::warn!(checks = lines.trim_end(), "/{endpoint}: not healthy");
-        return checked(StatusCode::SERVICE_UNAVAILABLE, lines);
+        return checked(StatusCode::SERVICE_UNAVAILABLE, format!("{lines}\n"));
     }
     checked(StatusCode::OK, if is_verbose { format!("{lines}ok\n") } else { "ok\n".to_owned() })
 }

@@ -339,6 +339,10 @@ where
             let mut response = answer.await?;
             if outcome(response.headers()).is_some() {
                 translate(response.headers_mut());
+                if call.method.kind == UNARY {
+                    // The status of a call that has one answer counts as that answer, as it does in etcd.
+                    call.method.sent.messages.inc();
+                }
                 call.end(outcome(response.headers()).unwrap_or(Code::Unknown));
                 return Ok(response);
             }
