@@ -131,6 +131,9 @@ async fn start(
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.sync = *sync;
+            // A message is one key's value, which a request can be full of; its header fits into the overhead.
+            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
