@@ -20,7 +20,7 @@ const MAX_EMBEDDED_REQUEST_BYTES: u32 = 63 << 20;
 
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
-#[error("{flag} {value}: {reason}")]
+#[error("{flag}{}{value}: {reason}", if value.is_empty() { "" } else { " " })]
 pub struct SettingsError {
     flag: &'static str,
     value: String,
@@ -367,7 +367,7 @@ mod tests {
             (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),
             (&["--endpoint", "nats://"], &["--endpoint", "host"]),
             (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
-            (&["--nats-token", "t"], &["--nats-token", "--endpoint"]),
+            (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
             (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
         ] {
             let error = settings(args).expect_err("a mistake").to_string();
