@@ -348,13 +348,6 @@ mod tests {
     }
 
     #[test]
-    fn flags_without_effect_are_told() {
-        let given = ["--heartbeat-interval", "100", "--data-dir", "d", "--endpoint", "nats://h"];
-        let settings = settings(&given).expect("harmless");
-        assert_eq!(settings.without_effect, ["--heartbeat-interval", "--data-dir"]);
-    }
-
-    #[test]
     fn mistakes_name_flag_value_and_remedy() {
         for (args, words) in [
             (
@@ -373,5 +366,12 @@ mod tests {
             let error = settings(args).expect_err("a mistake").to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
+    }
+
+    #[test]
+    fn flags_without_effect_are_told() {
+        let given = ["--heartbeat-interval", "100", "--data-dir", "d", "--endpoint", "nats://h"];
+        let settings = settings(&given).expect("harmless");
+        assert_eq!(settings.without_effect, ["--heartbeat-interval", "--data-dir"]);
     }
 }
