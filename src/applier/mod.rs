@@ -1,4 +1,4 @@
-//! Turns the records of the key stream into changes of the core: the only caller of [`core::Writer`].
+//! Turns the records of the key stream into changes of the core: the only caller of [`Writer`].
 //!
 //! Pure: no task, no clock, no NATS. Records come in ascending order; a transaction of several messages is held back
 //! until it is whole. Invariants:
