@@ -74,9 +74,9 @@ impl Applier {
         applier
     }
 
-    /// Forgets everything and begins from the first message again.
-    pub fn reset(&mut self) {
-        let floor = self.coming_floors.drain(..).next_back().or(self.floor.take());
+    /// Forgets everything and begins from the first message again, with the floor that is recorded now.
+    pub fn reset(&mut self, floor: Option<Floor>) {
+        self.coming_floors.clear();
         self.writer.reset();
         self.attachments.clear();
         self.map = RevisionMap::default();
@@ -85,13 +85,14 @@ impl Applier {
         self.barriers.clear();
         self.torn.clear();
         self.garbage.clear();
+        self.done.clear();
         self.begin(floor);
     }
 
     fn begin(&mut self, floor: Option<Floor>) {
         if let Some(floor) = &floor {
             self.writer.set_floor(floor.revision);
-            self.map = RevisionMap::new(floor.steps.clone());
+            self.map = RevisionMap::new(floor.sequence, floor.steps.clone());
         }
         self.floor = floor;
     }
@@ -99,6 +100,11 @@ impl Applier {
     /// The position applied up to.
     pub fn position(&self) -> Sequence {
         self.writer.state().position
+    }
+
+    /// The position that the next publication will show.
+    pub fn reached(&self) -> Sequence {
+        self.gathering.as_ref().map_or(self.position(), |(_, last, _)| *last)
     }
 
     /// The floor in force.
@@ -151,9 +157,8 @@ impl Applier {
         if position <= self.position() || self.partial.last().is_some_and(|last| position <= last.sequence) {
             return;
         }
-        if self.is_below_floor(position) {
-            self.flush_gathering();
-            self.skip(position);
+        if self.floor.as_ref().is_some_and(|floor| position < floor.sequence) {
+            // The map tells no revision of a sequence that is gone; there is more to come, up to the floor's own.
             return;
         }
         self.flush_gathering();
@@ -225,6 +230,11 @@ impl Applier {
             }
             Body::Barrier => self.garbage.push(Garbage { is_tombstone: false, sequence }),
             Body::Foreign => {}
+        }
+        // It may be the last message of all, and then nothing else says that its revision is whole.
+        if self.floor.as_ref().is_some_and(|floor| sequence == floor.sequence) {
+            self.flush_gathering();
+            self.skip(sequence);
         }
     }
 

@@ -30,10 +30,10 @@ pub(super) enum Job {
     Fence(oneshot::Sender<()>),
 }
 
-pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, Job)>) {
     let inner = Arc::downgrade(inner);
     tokio::spawn(async move {
-        while let Some(job) = jobs.recv().await {
+        while let Some((epoch, job)) = jobs.recv().await {
             let Some(inner) = inner.upgrade() else { return };
             match job {
                 Job::Garbage(mut garbage) => {
@@ -45,10 +45,10 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<Job>) 
                         "removing compacted messages"
                     );
                     let (values, tombstones) = garbage.split_at(tombstones);
-                    inner.remove(values.iter().map(|garbage| garbage.sequence)).await;
-                    inner.remove(tombstones.iter().map(|garbage| garbage.sequence)).await;
+                    inner.remove(epoch, values.iter().map(|garbage| garbage.sequence)).await;
+                    inner.remove(epoch, tombstones.iter().map(|garbage| garbage.sequence)).await;
                 }
-                Job::Torn(sequence) => inner.remove([sequence].into_iter()).await,
+                Job::Torn(sequence) => inner.remove(epoch, [sequence].into_iter()).await,
                 Job::Fence(done) => drop(done.send(())),
             }
         }
@@ -107,18 +107,34 @@ impl Inner {
 
     pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
         let (done, finished) = oneshot::channel();
-        self.garbage.send(Job::Fence(done)).map_err(|_| EtcdError::Stopped)?;
+        self.garbage.send((self.epoch(), Job::Fence(done))).map_err(|_| EtcdError::Stopped)?;
         finished.await.map_err(|_| EtcdError::Stopped)
     }
 
-    async fn remove(&self, sequences: impl Iterator<Item = Sequence>) {
+    /// Removes messages, for as long as the stream is the one in which they were found: in another one other messages
+    /// may have their sequences.
+    async fn remove(&self, epoch: u64, sequences: impl Iterator<Item = Sequence>) {
         futures_util::stream::iter(sequences)
             .for_each_concurrent(CONCURRENCY, |sequence| async move {
+                let mut following = self.following.subscribe();
                 let mut pause = Duration::from_millis(100);
-                while let Err(error) = self.api.delete_message(&self.bucket.keys, sequence).await {
-                    if self.stop.is_cancelled() {
+                loop {
+                    // Being followed means to have been compared with what we know.
+                    tokio::select! {
+                        followed = following.wait_for(Result::is_ok) => drop(followed),
+                        () = self.stop.cancelled() => return,
+                    }
+                    if self.epoch() != epoch {
                         return;
                     }
+                    // The client would keep the request for the next connection, which may lead to another store.
+                    if !self.api.is_connected() {
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                    let Err(error) = self.api.delete_message(&self.bucket.keys, sequence).await else {
+                        return;
+                    };
                     tracing::debug!(%sequence, %error, "a compacted message is not removed yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(5));

@@ -4,9 +4,11 @@ use super::{Inner, Phase, compactor};
 use crate::applier::Applier;
 use crate::core::Writer;
 use crate::jetstream::record::{self, Record};
-use crate::jetstream::{Connection, Followed, Follower, RawMessage, RevisionMap, Start};
+use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -16,7 +18,8 @@ const AHEAD: usize = 16;
 /// An unfinished transaction at the end of the stream is given up when nothing has followed it for so long.
 const TORN_AFTER: Duration = Duration::from_secs(5);
 const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
-/// The least that a lease found at start still lives: its holder had nobody to renew it with meanwhile.
+const FILL_RETRY: Duration = Duration::from_millis(100);
+/// The least that a lease still lives after a start or an outage: its holder had nobody to renew it with meanwhile.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 
 /// Asks the applier for its map, which only a compaction needs.
@@ -32,26 +35,89 @@ pub(super) fn spawn(
     let task = Task {
         inner: Arc::clone(inner),
         keys_connection: keys,
-        meta: Follower::spawn(meta, &inner.bucket.meta, &inner.bucket.meta_prefix, Start::default(), AHEAD),
+        meta: follow_meta(inner, &meta),
+        meta_connection: meta,
         meta_target: None,
         meta_position: Sequence::NONE,
         applier: None,
         keys_target: None,
+        is_up: false,
         is_loaded: false,
+        is_filling: false,
         torn_since: None,
     };
     tokio::spawn(task.run(writer, maps));
 }
 
+fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
+    let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
+    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+}
+
+fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
+    let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
+    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+}
+
+/// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
+fn serve(inner: &Inner) {
+    inner.leases.leave_at_least(LEASE_GRACE);
+    drop(inner.following.send_replace(Ok(())));
+}
+
+/// Lengthens the key stream to `floor` with messages that mean nothing. Several instances may do so at once.
+async fn fill(inner: Arc<Inner>, floor: Sequence) {
+    let epoch = inner.epoch();
+    let (mut last, mut failed) = (None, false);
+    while inner.epoch() == epoch && !inner.stop.is_cancelled() {
+        if failed {
+            tokio::time::sleep(FILL_RETRY).await;
+        }
+        let end = match last {
+            Some(last) => last,
+            None => match inner.api.stream_info(&inner.bucket.keys).await {
+                Ok(info) => info.last(),
+                Err(error) => {
+                    tracing::warn!(%error, "the stream cannot be lengthened to the compaction floor yet");
+                    failed = true;
+                    continue;
+                }
+            },
+        };
+        if end >= floor {
+            return;
+        }
+        if last.is_none() {
+            tracing::warn!(%end, %floor, "the key stream ends below the compaction floor: its tail is lost");
+        }
+        let published = inner.publisher.publish(inner.barrier(Some(Guard::Stream(end)))).await;
+        failed = published.is_err();
+        last = published.ok();
+    }
+}
+
+/// Why following ended.
+enum End {
+    /// Nobody needs it any more.
+    Closed,
+    /// One of the streams is not what it was.
+    Lost(String),
+}
+
 struct Task {
     inner: Arc<Inner>,
     keys_connection: Connection,
+    meta_connection: Connection,
     meta: mpsc::Receiver<Followed>,
     meta_target: Option<Sequence>,
     meta_position: Sequence,
     applier: Option<Applier>,
     keys_target: Option<Sequence>,
+    /// Whether the key stream has a consumer now.
+    is_up: bool,
     is_loaded: bool,
+    /// Whether the stream is being lengthened to the floor.
+    is_filling: bool,
     torn_since: Option<(Sequence, Instant)>,
 }
 
@@ -65,10 +131,25 @@ impl Task {
     }
 
     async fn follow(&mut self, writer: Writer, mut maps: mpsc::Receiver<MapRequest>) {
+        let mut writer = Some(writer);
+        loop {
+            match self.follow_until_lost(&mut writer, &mut maps).await {
+                Err(End::Closed) => return,
+                Err(End::Lost(reason)) => self.forget(reason),
+                Ok(never) => match never {},
+            }
+        }
+    }
+
+    async fn follow_until_lost(
+        &mut self,
+        writer: &mut Option<Writer>,
+        maps: &mut mpsc::Receiver<MapRequest>,
+    ) -> Result<Infallible, End> {
         // The floor comes from the meta stream, so that one goes first.
         while self.meta_target.is_none_or(|target| self.meta_position < target) {
-            let Some(report) = self.meta.recv().await else { return };
-            self.take_meta(report);
+            let report = self.meta.recv().await.ok_or(End::Closed)?;
+            self.take_meta(report)?;
             self.inner.meta_positions.reach(self.meta_position);
         }
         while self.inner.meta.cluster_id() == 0 {
@@ -76,38 +157,31 @@ impl Task {
                 tracing::warn!(%error, "no cluster id could be recorded yet");
             }
             match tokio::time::timeout(CLUSTER_ID_RETRY, self.meta.recv()).await {
-                Ok(Some(report)) => self.take_meta(report),
-                Ok(None) => return,
+                Ok(Some(report)) => self.take_meta(report)?,
+                Ok(None) => return Err(End::Closed),
                 Err(_) => {}
             }
         }
-        let applier = Applier::new(writer, self.inner.attachments.clone(), self.inner.meta.floor());
-        self.applier = Some(applier);
-        let inner = Arc::clone(&self.inner);
-        let mut keys = Follower::spawn(
-            self.keys_connection.clone(),
-            &inner.bucket.keys,
-            &inner.bucket.keys_prefix,
-            Start::default(),
-            AHEAD,
-        );
+        let floor = self.inner.meta.floor();
+        match (&mut self.applier, writer.take()) {
+            (Some(applier), _) => applier.reset(floor),
+            (None, Some(writer)) => {
+                self.applier = Some(Applier::new(writer, self.inner.attachments.clone(), floor));
+            }
+            (None, None) => unreachable!("the writer is taken for the applier, which stays"),
+        }
+        let mut keys = follow_keys(&self.inner, &self.keys_connection);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
             tokio::select! {
-                report = keys.recv() => match report {
-                    Some(report) => {
-                        self.take_keys(report);
-                        // Whatever else is there already goes into the same publication.
-                        while let Ok(report) = keys.try_recv() {
-                            self.take_keys(report);
-                        }
+                report = keys.recv() => {
+                    self.take_keys(report.ok_or(End::Closed)?)?;
+                    // Whatever else is there already goes into the same publication.
+                    while let Ok(report) = keys.try_recv() {
+                        self.take_keys(report)?;
                     }
-                    None => return,
-                },
-                report = self.meta.recv() => match report {
-                    Some(report) => self.take_meta(report),
-                    None => return,
-                },
+                }
+                report = self.meta.recv() => self.take_meta(report.ok_or(End::Closed)?)?,
                 asked = maps.recv() => if let (Some(asked), Some(applier)) = (asked, &self.applier) {
                     drop(asked.send(applier.map().clone()));
                 },
@@ -119,7 +193,38 @@ impl Task {
         }
     }
 
-    fn take_meta(&mut self, report: Followed) {
+    /// Goes back to the beginning. Both streams do, whichever of them is not what it was: the floor in the one says
+    /// how to read the other. Nothing is shown until all is loaded again.
+    fn forget(&mut self, reason: String) {
+        tracing::error!(reason, "the bucket is loaded afresh, and every watch ends");
+        let inner = &self.inner;
+        drop(inner.following.send_replace(Err(reason)));
+        inner.phase.send_if_modified(|phase| {
+            let is_serving = !matches!(phase, Phase::Stopped);
+            if is_serving {
+                *phase = Phase::Loading { position: Sequence::NONE, target: None };
+            }
+            is_serving
+        });
+        // Release: a remover that sees the new epoch must not go on with sequences of the old one. It looks only while
+        // the stream is followed, and `following` has a lock of its own; this is for the jobs still queued.
+        inner.epoch.fetch_add(1, Ordering::Release);
+        inner.meta.clear();
+        inner.leases.clear();
+        // Whoever waits for a position waits for it in the streams that come now.
+        inner.positions.reach(Sequence::NONE);
+        inner.meta_positions.reach(Sequence::NONE);
+        self.meta = follow_meta(inner, &self.meta_connection);
+        self.meta_target = None;
+        self.meta_position = Sequence::NONE;
+        self.keys_target = None;
+        self.is_up = false;
+        self.is_loaded = false;
+        self.is_filling = false;
+        self.torn_since = None;
+    }
+
+    fn take_meta(&mut self, report: Followed) -> Result<(), End> {
         match report {
             Followed::Up { last } => {
                 self.meta_target = Some(last);
@@ -138,39 +243,34 @@ impl Task {
                 }
             }
             Followed::Position(position) => self.meta_position = position,
-            Followed::Lost(reason) => {
-                tracing::error!(reason, "the meta stream is loaded afresh");
-                self.meta_position = Sequence::NONE;
-                self.meta_target = None;
-                self.inner.meta.clear();
-                self.inner.leases.clear();
-            }
+            Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => tracing::debug!(cause, "the meta stream is not followed"),
         }
+        Ok(())
     }
 
-    /// How long ago a meta message was stored, as far as it counts against a lease. While following live it is taken
-    /// for new: the clocks of two machines do not matter then. In a replay at least [`LEASE_GRACE`] is left to it,
-    /// by never counting more than what a lease has beyond it.
+    /// How long ago a meta message was stored. While following live it is taken for new: the clocks of two machines do
+    /// not matter then.
     fn age(&self, message: &RawMessage) -> Duration {
         let is_replay = self.meta_target.is_none_or(|target| message.sequence <= target);
         if !is_replay {
             return Duration::ZERO;
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let age = now.saturating_sub(Duration::from_nanos(u64::try_from(message.time).unwrap_or_default()));
-        age.saturating_sub(LEASE_GRACE)
+        now.saturating_sub(Duration::from_nanos(u64::try_from(message.time).unwrap_or_default()))
     }
 
-    fn take_keys(&mut self, report: Followed) {
-        let Some(applier) = &mut self.applier else { return };
+    fn take_keys(&mut self, report: Followed) -> Result<(), End> {
+        let Some(applier) = &mut self.applier else { return Ok(()) };
         match report {
             Followed::Up { last } => {
-                if !self.is_loaded {
+                self.is_up = true;
+                if self.is_loaded {
+                    serve(&self.inner);
+                } else {
                     self.keys_target = Some(last);
                     tracing::info!(messages_to = %last, "loading the key stream");
                 }
-                drop(self.inner.following.send_replace(Ok(())));
             }
             Followed::Messages(messages) => {
                 for message in messages {
@@ -179,26 +279,21 @@ impl Task {
                 }
             }
             Followed::Position(position) => applier.advance(position),
-            Followed::Lost(reason) => {
-                drop(self.inner.following.send_replace(Err(reason)));
-                applier.reset();
-                // Whoever waits for a position waits for it in the stream that comes now.
-                self.inner.positions.reach(Sequence::NONE);
-                self.is_loaded = false;
-                self.keys_target = None;
-                self.inner.phase.send_replace(Phase::Loading { position: Sequence::NONE, target: None });
-            }
+            Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => {
+                self.is_up = false;
                 drop(self.inner.following.send_replace(Err(cause)));
             }
         }
+        Ok(())
     }
 
     /// At the end of the load, and whenever nothing has followed it for long, an unfinished transaction is one that
     /// its writer did not live to finish.
     fn look_for_torn_tail(&mut self) {
         let Some(applier) = &mut self.applier else { return };
-        let Some(last) = applier.waiting_for_more() else {
+        // While NATS is away the rest cannot come; when it is back it may complete the transaction itself.
+        let Some(last) = applier.waiting_for_more().filter(|_| self.is_up) else {
             self.torn_since = None;
             return;
         };
@@ -218,14 +313,14 @@ impl Task {
         let Some(applier) = &mut self.applier else { return };
         let inner = &self.inner;
         for sequence in applier.take_torn() {
-            drop(inner.garbage.send(compactor::Job::Torn(sequence)));
+            drop(inner.garbage.send((inner.epoch(), compactor::Job::Torn(sequence))));
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {
-            drop(inner.garbage.send(compactor::Job::Garbage(garbage)));
+            drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
-        let position = applier.position();
         if !self.is_loaded {
+            let position = applier.reached();
             inner.phase.send_if_modified(|phase| {
                 let progress = Phase::Loading { position, target: self.keys_target };
                 let changed = !matches!(phase, Phase::Stopped) && *phase != progress;
@@ -238,8 +333,18 @@ impl Task {
             if self.keys_target.is_none_or(|target| position < target) {
                 return;
             }
+            // The stream has lost what the floor was made of. Nothing that comes may have a revision below the floor.
+            if let Some(floor) = applier.floor().map(|floor| floor.sequence).filter(|floor| position < *floor)
+            {
+                if !self.is_filling {
+                    self.is_filling = true;
+                    tokio::spawn(fill(Arc::clone(inner), floor));
+                }
+                return;
+            }
         }
         applier.publish();
+        let position = applier.position();
         let state = inner.reader.snapshot();
         if !self.is_loaded {
             self.is_loaded = true;
@@ -251,10 +356,14 @@ impl Task {
                 }
                 starting
             });
+            if self.is_up {
+                serve(inner);
+            }
         }
         inner.published.notify_one();
-        inner.positions.reach(position);
+        // Before the position: whoever finds a write missing at a position that is reached takes it for not there.
         let own = applier.take_done().into_iter().filter(|done| done.operation.writer == inner.writer_id);
         inner.pending.complete(own.map(|done| (done.operation.operation, done.revision)), &state);
+        inner.positions.reach(position);
     }
 }

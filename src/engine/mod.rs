@@ -153,7 +153,9 @@ pub(crate) struct Inner {
     maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
-    garbage: mpsc::UnboundedSender<compactor::Job>,
+    garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
+    /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
+    epoch: AtomicU64,
     bytes_in_use: AtomicU64,
     write_durations: Histogram,
     applied_durations: Histogram,
@@ -188,7 +190,7 @@ impl Engine {
             published,
             bucket,
             api,
-            publisher: Publisher::new(calls.client.clone(), REQUEST_TIMEOUT),
+            publisher: Publisher::new(&calls, REQUEST_TIMEOUT),
             link: calls.link.clone(),
             phase: watch::Sender::new(Phase::Loading { position: Sequence::NONE, target: None }),
             following: watch::Sender::new(Err("still starting".into())),
@@ -205,6 +207,7 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             garbage,
+            epoch: AtomicU64::new(0),
             bytes_in_use: AtomicU64::new(0),
             write_durations: write_histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
@@ -387,6 +390,10 @@ impl Inner {
             return Ok(self.reader.snapshot());
         }
         self.read_index().await
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn next_operation(&self) -> u64 {

@@ -7,7 +7,7 @@
 use super::{Inner, LinearizableReads, REQUEST_TIMEOUT};
 use crate::core::State;
 use crate::error::EtcdError;
-use crate::jetstream::{Outgoing, record};
+use crate::jetstream::{Guard, Outgoing, record};
 use crate::types::Sequence;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -54,19 +54,23 @@ impl Inner {
         Ok(self.reader.snapshot())
     }
 
+    /// A message that takes a place in the stream and is no key, no event and no revision.
+    pub(super) fn barrier(&self, guard: Option<Guard>) -> Outgoing {
+        Outgoing {
+            subject: format!("{}{}", self.bucket.keys_prefix, record::BARRIER),
+            headers: Vec::new(),
+            payload: Bytes::new(),
+            guard,
+            ttl: None,
+        }
+    }
+
     async fn stream_end(&self) -> Result<Sequence, EtcdError> {
         let unavailable = |error: &dyn std::fmt::Display| EtcdError::Unavailable(error.to_string());
         if self.settings.endpoint.replicas > 1
             && self.settings.linearizable_reads == LinearizableReads::Quorum
         {
-            let barrier = Outgoing {
-                subject: format!("{}{}", self.bucket.keys_prefix, record::BARRIER),
-                headers: Vec::new(),
-                payload: Bytes::new(),
-                guard: None,
-                ttl: None,
-            };
-            return self.publisher.publish(barrier).await.map_err(|error| unavailable(&error));
+            return self.publisher.publish(self.barrier(None)).await.map_err(|error| unavailable(&error));
         }
         let info = self.api.stream_info(&self.bucket.keys).await.map_err(|error| unavailable(&error))?;
         if !info.is_from_leader() {

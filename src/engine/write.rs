@@ -168,13 +168,29 @@ impl Inner {
             () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
         };
         match outcome {
-            Ok(_) | Err(PublishError::Unknown(_)) => {
-                match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
-                    Ok(Ok(committed)) => Attempt::Committed(committed),
-                    Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
-                    Err(_) => Attempt::Failed(self.unavailable()),
+            Err(PublishError::Unknown(cause)) => {
+                let log_tells = async {
+                    match self.read_index().await {
+                        Ok(_) => {}
+                        // Nothing more can be learned before the deadline.
+                        Err(_) => tokio::time::sleep_until(deadline).await,
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    committed = &mut seen.receiver => committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
+                    // It is not in the log, but a message on its way could still come: the outcome stays unknown (E2).
+                    () = log_tells => Attempt::Failed(EtcdError::Unavailable(format!(
+                        "it is unknown whether this was carried out: {cause}"
+                    ))),
+                    () = tokio::time::sleep_until(deadline) => Attempt::Failed(self.unavailable()),
                 }
             }
+            Ok(_) => match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
+                Ok(Ok(committed)) => Attempt::Committed(committed),
+                Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
+                Err(_) => Attempt::Failed(self.unavailable()),
+            },
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
             Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),

@@ -1,5 +1,6 @@
 //! Publishing with guards, one message or an atomic batch, and what can be said when it fails.
 
+use super::connect::{Connection, Link};
 use crate::types::Sequence;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Request};
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 const EXPECTED_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -19,6 +20,10 @@ const TTL: &str = "Nats-TTL";
 
 /// Batches of ours that may be open at once; JetStream allows 50 a stream over all clients.
 const OPEN_BATCHES: usize = 16;
+
+/// How long after a reconnection an acknowledgement is still waited for: what was in our buffers when the connection
+/// broke is sent then.
+const LATE: Duration = Duration::from_millis(200);
 
 /// What must hold for a message to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,14 +122,30 @@ struct AckError {
 #[derive(Debug)]
 pub struct Publisher {
     client: Client,
+    link: watch::Receiver<Link>,
     batches: Semaphore,
     timeout: Duration,
 }
 
 impl Publisher {
-    /// Messages go through `client`; an acknowledgement is waited for no longer than `timeout`.
-    pub fn new(client: Client, timeout: Duration) -> Publisher {
-        Publisher { client, batches: Semaphore::new(OPEN_BATCHES), timeout }
+    /// Messages go through `connection`; an acknowledgement is waited for no longer than `timeout`, and not for the
+    /// one that was lost with a connection.
+    pub fn new(connection: &Connection, timeout: Duration) -> Publisher {
+        Publisher {
+            client: connection.client.clone(),
+            link: connection.link.clone(),
+            batches: Semaphore::new(OPEN_BATCHES),
+            timeout,
+        }
+    }
+
+    /// Resolves some time after the connection of `generation` was replaced by another one.
+    async fn replaced(&self, generation: u64) {
+        let mut link = self.link.clone();
+        if link.wait_for(|link| link.connected && link.generation != generation).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LATE).await;
     }
 
     /// Publishes one message; answers its position.
@@ -164,18 +185,22 @@ impl Publisher {
         payload: Bytes,
     ) -> Result<Sequence, PublishError> {
         let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        let answer =
-            self.client.send_request(subject, request).await.map_err(|error| match error.kind() {
-                RequestErrorKind::NoResponders => PublishError::NotStored(
-                    "no stream leader answers (NATS starting or JetStream off?)".into(),
-                ),
-                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                    PublishError::Refused { err_code: 0, description: error.to_string() }
-                }
-                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-                    PublishError::Unknown(error.to_string())
-                }
-            })?;
+        let generation = self.link.borrow().generation;
+        let answer = tokio::select! {
+            answer = self.client.send_request(subject, request) => answer,
+            () = self.replaced(generation) => {
+                return Err(PublishError::Unknown("the connection to NATS broke and was made anew".into()));
+            }
+        };
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => {
+                PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
+            }
+            RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                PublishError::Refused { err_code: 0, description: error.to_string() }
+            }
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => PublishError::Unknown(error.to_string()),
+        })?;
         let ack: Ack = serde_json::from_slice(&answer.payload)
             .map_err(|error| PublishError::Unknown(format!("unreadable acknowledgement: {error}")))?;
         match ack.error {

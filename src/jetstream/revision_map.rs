@@ -6,7 +6,9 @@
 //! revision of its last message.
 //!
 //! Above the compaction floor the steps follow from the messages. At and below it messages vanish, so the steps that
-//! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]).
+//! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]). Invariant: from the
+//! floor's sequence on the map is exact for every sequence; below it only for the survivors, and what it says of a
+//! sequence between two of them is no revision at all, and not monotone.
 
 use crate::types::{Revision, Sequence};
 
@@ -23,13 +25,15 @@ pub struct Step {
 #[derive(Clone, Debug, Default)]
 pub struct RevisionMap {
     steps: Vec<Step>,
+    /// From here on it holds for every sequence.
+    floor: Sequence,
 }
 
 impl RevisionMap {
     /// A map that begins with the steps of a floor record.
-    pub fn new(steps: Vec<Step>) -> RevisionMap {
+    pub fn new(floor: Sequence, steps: Vec<Step>) -> RevisionMap {
         debug_assert!(steps.is_sorted_by(|a, b| a.from < b.from && a.offset != b.offset));
-        RevisionMap { steps }
+        RevisionMap { steps, floor }
     }
 
     fn offset(&self, sequence: Sequence) -> u64 {
@@ -45,9 +49,10 @@ impl RevisionMap {
         Revision((sequence.0 - self.offset(sequence)) as i64)
     }
 
-    /// The last sequence whose revision is at most `revision`, among the sequences up to `position`.
+    /// The last sequence whose revision is at most `revision`, which is not below the floor's, among the sequences up to
+    /// `position`.
     pub fn last_sequence(&self, revision: Revision, position: Sequence) -> Sequence {
-        let (mut low, mut high) = (0, position.0);
+        let (mut low, mut high) = (self.floor.0, position.0);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if self.revision(Sequence(middle)) <= revision {
@@ -95,6 +100,7 @@ impl RevisionMap {
         let above = self.steps.partition_point(|step| step.from <= floor);
         steps.extend_from_slice(&self.steps[above..]);
         self.steps = steps;
+        self.floor = floor;
     }
 }
 
@@ -147,6 +153,11 @@ mod tests {
             pruned.prune(floor, map.steps_for(survivors.iter().copied(), floor));
             for sequence in survivors.into_iter().chain((floor.0..next + 5).map(Sequence)) {
                 prop_assert_eq!(pruned.revision(sequence), map.revision(sequence), "at {}", sequence);
+            }
+            let end = Sequence(next + 5);
+            for revision in map.revision(floor).0..=map.revision(end).0 {
+                let revision = Revision(revision);
+                prop_assert_eq!(pruned.last_sequence(revision, end), map.last_sequence(revision, end), "of {}", revision);
             }
         }
     }

@@ -45,6 +45,15 @@ impl LeaseTable {
         self.lock().insert(id, Lease { id, ttl, deadline, entry });
     }
 
+    /// Sees to it that each lease has `grace` left, or its whole time where that is less.
+    pub fn leave_at_least(&self, grace: Duration) {
+        let now = Instant::now();
+        for lease in self.lock().values_mut() {
+            let whole = Duration::from_secs(lease.ttl as u64);
+            lease.deadline = lease.deadline.max(now + whole.min(grace));
+        }
+    }
+
     /// The lease's entry was deleted.
     pub fn remove(&self, id: LeaseId) {
         self.lock().remove(&id);

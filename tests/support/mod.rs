@@ -17,6 +17,7 @@ pub mod client;
 pub mod http;
 pub mod keys;
 pub mod lease;
+pub mod nats;
 pub mod server;
 pub mod watch;
 

@@ -4,15 +4,16 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::client::Client;
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,16 +84,31 @@ impl Server {
 
     /// A fresh server of the given kind.
     pub async fn launch(target: Target, args: &[&str]) -> Self {
-        let mut server = Self {
+        let mut server = Self::new(target, args);
+        server.run().await;
+        server
+    }
+
+    fn new(target: Target, args: &[&str]) -> Self {
+        Self {
             target,
             args: args.iter().map(ToString::to_string).collect(),
             client_port: Port::claim(),
             peer_port: Port::claim(),
             child: None,
             dir: tempfile::Builder::new().prefix("jetway-test-").tempdir().unwrap(),
-        };
-        server.run().await;
-        server
+        }
+    }
+
+    /// Starts jetway with flags, or in a place, in which it cannot serve; returns how it ended and what it said. The flags
+    /// come last and so win over those that every test server gets.
+    pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
+        let mut server = Self::new(Target::Jetway, args);
+        server.spawn();
+        let child = server.child.as_mut().expect("it has just been started");
+        let status = eventually("jetway to give up", async || child.try_wait().unwrap()).await;
+        server.child = None;
+        (status, server.log())
     }
 
     /// One server for all tests of the process that keep to a prefix of their own.
@@ -138,12 +154,25 @@ impl Server {
 
     /// The nats-server that jetway runs as its child.
     pub fn nats_pid(&self) -> u32 {
+        self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
+    }
+
+    /// Whether jetway's nats-server runs at the moment.
+    pub fn has_nats(&self) -> bool {
+        self.find_nats_pid().is_some()
+    }
+
+    /// As [`Self::nats_pid`], `None` while there is none.
+    pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
         fs::read_dir("/proc")
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(|&pid| parent_of(pid) == Some(parent) && name_of(pid).as_deref() == Some("nats-server"))
-            .unwrap_or_else(|| panic!("jetway {parent} has no nats-server\n{}", self.log()))
+            .find(|&pid| {
+                parent_of(pid) == Some(parent)
+                    && name_of(pid).as_deref() == Some("nats-server")
+                    && !is_zombie(pid)
+            })
     }
 
     /// What the process has printed so far.
@@ -180,6 +209,11 @@ impl Server {
     }
 
     async fn run(&mut self) {
+        self.spawn();
+        self.serves().await;
+    }
+
+    fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(self.target.binary());
         command
@@ -206,22 +240,28 @@ impl Server {
         }
         command.args(&self.args);
         self.child = Some(spawn(command).expect("start the server"));
-        self.serves().await;
     }
 
     /// Waits until the server answers a read, and fails at once if it ends instead.
     async fn serves(&mut self) {
         let client = Client::lazy(&self.endpoint());
-        let log = self.log_path();
-        let child = self.child.as_mut().expect("the server runs");
-        eventually("the server to serve", async || {
-            if let Some(status) = child.try_wait().unwrap() {
-                let log = fs::read_to_string(&log).unwrap_or_default();
-                panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+        let serving = async {
+            loop {
+                if let Some(status) = self.child.as_mut().expect("the server runs").try_wait().unwrap() {
+                    return Err(format!("ended with {status}"));
+                }
+                match tokio::time::timeout(Duration::from_secs(1), client.get("health")).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    // Asked again, in case the server has ended meanwhile.
+                    Err(_) => {}
+                }
             }
-            client.get("health").await.ok()
-        })
-        .await;
+        };
+        let served = tokio::time::timeout(PATIENCE, serving).await;
+        if let Err(problem) = served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}"))) {
+            panic!("{self:?} {problem}\n{}", self.log());
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -239,7 +279,7 @@ impl Drop for Server {
                 if !matches!(child.try_wait(), Ok(None)) {
                     return;
                 }
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
         // Failing to kill what is already dead is fine.
@@ -259,6 +299,12 @@ pub fn signal(pid: u32, signal: i32) {
 fn parent_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+}
+
+/// Whether the process has ended and its parent has not noticed yet.
+fn is_zombie(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
 }
 
 fn name_of(pid: u32) -> Option<String> {
@@ -297,13 +343,13 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
 ///
 /// It lies below the range from which the kernel gives ports to outgoing connections, since one of those
 /// could take it between two starts of the server. A locked file per port keeps test processes apart.
-struct Port {
-    number: u16,
+pub struct Port {
+    pub number: u16,
     _lock: File,
 }
 
 impl Port {
-    fn claim() -> Self {
+    pub fn claim() -> Self {
         let dir = std::env::temp_dir().join("jetway-test-ports");
         fs::create_dir_all(&dir).unwrap();
         loop {

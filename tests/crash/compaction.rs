@@ -1,0 +1,47 @@
+//! A compaction goes on where a crash has interrupted it.
+
+use jetway::proto::etcdserverpb::RangeRequest;
+
+use crate::support::client::{all, get, refused};
+use crate::support::eventually;
+use crate::support::server::{Server, signal};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_crash_left_undone_is_removed_after_the_restart() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    let writers = (0..16).map(|writer| {
+        let client = client.clone();
+        async move {
+            for at in 0..150 {
+                client.put(format!("/{writer}/{}", at % 3), "v".repeat(1000)).await;
+            }
+            client.delete(format!("/{writer}/0")).await;
+        }
+    });
+    futures_util::future::join_all(writers).await;
+    let full = client.status().await.unwrap().db_size_in_use;
+    assert!(full > 16 * 150 * 1000);
+    let end = client.revision().await;
+    let kvs = client.range(all("")).await.unwrap().kvs;
+    client.compact(end).await.unwrap();
+    // The answer comes before the space is free: most of the removing is still to be done.
+    let nats = server.nats_pid();
+    signal(nats, libc::SIGKILL);
+    server.kill9();
+    server.restart().await;
+
+    let client = server.client().await;
+    let rest = 16 * 2 * 1500 + 20_000;
+    eventually("the space to be free", async || {
+        (client.status().await.ok()?.db_size_in_use < rest).then_some(())
+    })
+    .await;
+    let now = client.range(all("")).await.unwrap();
+    assert_eq!(now.kvs, kvs);
+    assert_eq!(now.header.unwrap().revision, end);
+    let compacted = "etcdserver: mvcc: required revision has been compacted";
+    let below = RangeRequest { revision: end - 1, ..get("/1/1") };
+    refused(client.range(below).await, tonic::Code::OutOfRange, compacted);
+    refused(client.compact(end).await, tonic::Code::OutOfRange, compacted);
+}

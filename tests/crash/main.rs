@@ -1,0 +1,35 @@
+//! What survives when processes die at the worst moment: `kill -9` of jetway, of nats-server and of both under load,
+//! and stores that come back older than they were.
+//!
+//! Each test prints its seed; `JETWAY_CRASH_SEED` runs one again (the moments of the kills still differ a little,
+//! since the machine is part of the game). `JETWAY_CRASH_SECONDS` makes the runs under load longer.
+#![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compaction;
+mod journal;
+mod kills;
+
+mod leases;
+mod load;
+mod tail;
+
+mod watcher;
+
+use std::time::Duration;
+
+/// How long load runs, in each test that has it.
+fn load_time() -> Duration {
+    let seconds = std::env::var("JETWAY_CRASH_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(20))
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("JETWAY_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random);
+    println!("JETWAY_CRASH_SEED={seed}");
+    seed
+}
