@@ -346,12 +346,25 @@ async fn the_clients_version_is_counted_and_must_be_text() {
     metrics.is("etcd_server_client_requests_total", &told, 1.0);
 }
 
+/// HTTP-1
+#[tokio::test]
+async fn grpc_is_spoken_by_http_2_only() {
+    let server = Server::shared().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let request = "POST /etcdserverpb.KV/Range HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                   Content-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 Not Found\r\n"), "{answer}");
+}
+
 /// A client may open and cancel watches by the thousand on one connection; that is no attack.
 #[tokio::test]
 async fn thousands_of_watches_are_cancelled_at_once() {
     let server = Server::start().await;
     let client = server.client().await;
-    for _ in 0..4 {
+    for _ in 0..2 {
         let mut streams: Vec<WatchStream> = (0..2_500).map(|_| WatchStream::open(&client)).collect();
         for stream in &streams {
             stream.request(WatchCreateRequest { key: b("a"), ..Default::default() });
@@ -359,9 +372,6 @@ async fn thousands_of_watches_are_cancelled_at_once() {
         for stream in &mut streams {
             assert!(stream.next().await.created);
         }
-        drop(streams);
-        // These are reset before the server has looked at them, most likely.
-        drop((0..2_500).map(|_| WatchStream::open(&client)).collect::<Vec<_>>());
     }
     client.put("a", "b").await;
     eventually("all watches to be gone", async || {
@@ -369,6 +379,57 @@ async fn thousands_of_watches_are_cancelled_at_once() {
         (metrics.value("etcd_debugging_mvcc_watch_stream_total", &[]) < 0.5).then_some(())
     })
     .await;
+}
+
+/// The same with calls that are cancelled before the server has looked at them: all in one write, frame by frame.
+#[tokio::test]
+async fn thousands_of_calls_are_cancelled_before_they_begin() {
+    const CALLS: u32 = 5_000;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    const END_HEADERS: u8 = 4;
+    const ACK: u8 = 1;
+    const CANCEL: u32 = 8;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    // Header fields by their index in the static table, with a literal value where the table has none.
+    let literal = |index: &[u8], value: &str| [index, &[value.len() as u8], value.as_bytes()].concat();
+    let (post, http) = (vec![0x83], vec![0x86]);
+    let path = literal(&[0x04], "/etcdserverpb.Watch/Watch");
+    let authority = literal(&[0x01], "localhost");
+    let content_type = literal(&[0x0f, 0x10], "application/grpc");
+    let headers = [post, http, path, authority, content_type].concat();
+
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let mut request = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+    for call in 0..CALLS {
+        request.extend(frame(HEADERS, END_HEADERS, 2 * call + 1, &headers));
+        request.extend(frame(RST_STREAM, 0, 2 * call + 1, &CANCEL.to_be_bytes()));
+    }
+    request.extend(frame(PING, 0, 0, b"still up"));
+    let (mut reading, mut writing) = stream.split();
+    let write = async { writing.write_all(&request).await.unwrap() };
+    let read = async {
+        loop {
+            let mut head = [0; 9];
+            reading.read_exact(&mut head).await.expect("the connection goes on");
+            let [a, b, c, kind, flags, ..] = head;
+            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+            reading.read_exact(&mut payload).await.unwrap();
+            assert_ne!(kind, GOAWAY, "the server takes this for an attack: {payload:?}");
+            if (kind, flags) == (PING, ACK) {
+                return payload;
+            }
+        }
+    };
+    let (_, payload) = within("an answer to a ping", async { tokio::join!(write, read) }).await;
+    assert_eq!(payload, b"still up");
 }
 
 /// Kubernetes' preflight only connects (and so does every port scan).
