@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::{Delete, Put};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::support::client::*;
@@ -97,13 +98,16 @@ async fn survives(kill: impl AsyncFn(&mut Server)) {
     let mut last_seen = 1;
     for round in 0..3 {
         let mut writers = tokio::task::JoinSet::new();
+        let enough = CancellationToken::new();
         for writer in 0..8 {
-            let client = Client::lazy(&server.endpoint());
-            writers.spawn(async move { write_until_refused(&client, &format!("{round}/{writer}/")).await });
+            let (client, enough) = (Client::lazy(&server.endpoint()), enough.clone());
+            writers.spawn(async move { write_pairs(&client, &format!("{round}/{writer}/"), &enough).await });
         }
         let watched = server.client().await;
         eventually("enough writes", async || (watched.revision().await > last_seen + 200).then_some(())).await;
         kill(&mut server).await;
+        // Where the server itself lives on, the writers may have noticed nothing.
+        enough.cancel();
         let answered: Vec<_> = writers.join_all().await;
 
         let client = server.client().await;
@@ -135,10 +139,14 @@ async fn survives(kill: impl AsyncFn(&mut Server)) {
     }
 }
 
-/// Writes pairs of keys under `prefix` and returns those that were answered, with their revisions.
-async fn write_until_refused(client: &Client, prefix: &str) -> (String, Vec<(usize, i64)>) {
+/// Writes pairs of keys under `prefix`, until it is enough or one is refused, and returns those that were answered,
+/// with their revisions.
+async fn write_pairs(client: &Client, prefix: &str, enough: &CancellationToken) -> (String, Vec<(usize, i64)>) {
     let mut answered = Vec::new();
     for n in 0.. {
+        if enough.is_cancelled() {
+            break;
+        }
         let pair = ["a", "b"].map(|name| op(put(format!("{prefix}{n}/{name}"), "x")));
         match client.txn(run(pair.to_vec())).await {
             Ok(answer) => answered.push((n, revision(&answer.header))),

@@ -4,15 +4,16 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::client::Client;
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -225,16 +226,23 @@ impl Server {
     /// Waits until the server answers a read, and fails at once if it ends instead.
     async fn serves(&mut self) {
         let client = Client::lazy(&self.endpoint());
-        let log = self.log_path();
-        let child = self.child.as_mut().expect("the server runs");
-        eventually("the server to serve", async || {
-            if let Some(status) = child.try_wait().unwrap() {
-                let log = fs::read_to_string(&log).unwrap_or_default();
-                panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+        let serving = async {
+            loop {
+                if let Some(status) = self.child.as_mut().expect("the server runs").try_wait().unwrap() {
+                    return Err(format!("ended with {status}"));
+                }
+                match tokio::time::timeout(Duration::from_secs(1), client.get("health")).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    // Asked again, in case the server has ended meanwhile.
+                    Err(_) => {}
+                }
             }
-            client.get("health").await.ok()
-        })
-        .await;
+        };
+        let served = tokio::time::timeout(PATIENCE, serving).await;
+        if let Err(problem) = served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}"))) {
+            panic!("{self:?} {problem}\n{}", self.log());
+        }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -252,7 +260,7 @@ impl Drop for Server {
                 if !matches!(child.try_wait(), Ok(None)) {
                     return;
                 }
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
         // Failing to kill what is already dead is fine.
