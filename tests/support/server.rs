@@ -12,7 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use tempfile::TempDir;
 
 use super::client::Client;
-use super::eventually;
+use super::{PATIENCE, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -241,14 +241,23 @@ impl Server {
         let client = Client::lazy(&self.endpoint());
         let log = self.log_path();
         let child = self.child.as_mut().expect("the server runs");
-        eventually("the server to serve", async || {
-            if let Some(status) = child.try_wait().unwrap() {
-                let log = fs::read_to_string(&log).unwrap_or_default();
-                panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+        let mut last = String::new();
+        let serves = async {
+            loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    let log = fs::read_to_string(&log).unwrap_or_default();
+                    panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+                }
+                match client.get("health").await {
+                    Ok(_) => return,
+                    Err(status) => last = status.to_string(),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
-            client.get("health").await.ok()
-        })
-        .await;
+        };
+        if tokio::time::timeout(PATIENCE, serves).await.is_err() {
+            panic!("the server does not serve: {last}\n{}", fs::read_to_string(&log).unwrap_or_default());
+        }
     }
 
     fn log_path(&self) -> PathBuf {
