@@ -146,7 +146,6 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let request = request.into_inner();
         txn::check_txn(&request, self.limits.max_txn_ops)?;
-        self.operations.txns.inc();
         if !txn::is_read_only(&request) {
             self.check_size(&request)?;
         }
@@ -156,6 +155,7 @@ impl Kv for KvService {
             self.write(Write::Txn(request)).await?
         };
         let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
+        self.operations.count_txn(&response);
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }

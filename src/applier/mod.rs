@@ -92,7 +92,7 @@ impl Applier {
     fn begin(&mut self, floor: Option<Floor>) {
         if let Some(floor) = &floor {
             self.writer.set_floor(floor.revision);
-            self.map = RevisionMap::new(floor.steps.clone());
+            self.map = RevisionMap::new(floor.sequence, floor.steps.clone());
         }
         self.floor = floor;
     }
@@ -157,9 +157,8 @@ impl Applier {
         if position <= self.position() || self.partial.last().is_some_and(|last| position <= last.sequence) {
             return;
         }
-        if self.is_below_floor(position) {
-            self.flush_gathering();
-            self.skip(position);
+        if self.floor.as_ref().is_some_and(|floor| position < floor.sequence) {
+            // The map tells no revision of a sequence that is gone; there is more to come, up to the floor's own.
             return;
         }
         self.flush_gathering();
@@ -231,6 +230,11 @@ impl Applier {
             }
             Body::Barrier => self.garbage.push(Garbage { is_tombstone: false, sequence }),
             Body::Foreign => {}
+        }
+        // It may be the last message of all, and then nothing else says that its revision is whole.
+        if self.floor.as_ref().is_some_and(|floor| sequence == floor.sequence) {
+            self.flush_gathering();
+            self.skip(sequence);
         }
     }
 

@@ -8,4 +8,4 @@ mod endpoint;
 mod settings;
 
 pub use args::{Args, normalize};
-pub use settings::{ListenUrl, Settings, SettingsError, Storage, TlsFiles};
+pub use settings::{ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsFiles};

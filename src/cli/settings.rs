@@ -52,13 +52,22 @@ pub enum Storage {
     External(Endpoint),
 }
 
+/// Where a URL says to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A port.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
 /// An address to serve on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
     /// As given.
     pub url: String,
     /// What it names.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// Whether it asks for TLS.
     pub tls: bool,
 }
@@ -252,16 +261,21 @@ fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec
             return refuse(flag, url, "is no URL; expected http://address:port");
         };
         let tls = match scheme {
-            "http" => false,
-            "https" if has_tls => true,
-            "https" => {
+            "http" | "unix" => false,
+            "https" | "unixs" if has_tls => true,
+            "https" | "unixs" => {
                 return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://");
             }
-            "unix" | "unixs" => {
-                return refuse(flag, url, "unix sockets are not served yet; use http://address:port");
-            }
-            _ => return refuse(flag, url, "has an unknown scheme; expected http or https"),
+            _ => return refuse(flag, url, "has an unknown scheme; expected http, https, unix or unixs"),
         };
+        if scheme.starts_with("unix") {
+            // As in etcd, the path is all that follows, relative or not, and whatever looks like a port is part of it.
+            if rest.is_empty() {
+                return refuse(flag, url, "names no socket; expected unix:///path/to/socket");
+            }
+            listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Unix(rest.into()), tls });
+            continue;
+        }
         let rest = rest.trim_end_matches('/');
         let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
         if host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
@@ -272,7 +286,7 @@ fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec
             Ok(None) => return refuse(flag, url, "names no address; expected http://address:port"),
             Err(error) => return refuse(flag, url, format!("{error}; expected http://address:port")),
         };
-        listen.push(ListenUrl { url: url.clone(), address, tls });
+        listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Tcp(address), tls });
     }
     Ok(listen)
 }
@@ -291,11 +305,17 @@ mod tests {
     #[test]
     fn defaults_are_an_embedded_server_on_loopback() {
         let settings = settings(&[]).expect("defaults");
-        assert_eq!(settings.listen[0].address.to_string(), "127.0.0.1:2379");
+        assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
         assert!(
             matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
         );
         assert_eq!(settings.quota_bytes, 2 << 30);
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_path() {
+        let settings = settings(&["--listen-client-urls", "unix:///run/jetway.sock:2379"]).expect("a path");
+        assert_eq!(settings.listen[0].address, ListenAddress::Unix("/run/jetway.sock:2379".into()));
     }
 
     #[test]
@@ -306,6 +326,7 @@ mod tests {
                 &["--listen-client-urls", "127.0.0.1:1", "http://"][..],
             ),
             (&["--listen-client-urls", "https://127.0.0.1:1"], &["--cert-file"]),
+            (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
             (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
             (&["--cert-file", "c"], &["--cert-file", "--key-file"]),
             (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),

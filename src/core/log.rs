@@ -21,6 +21,15 @@ pub struct Event {
     pub previous: Option<Arc<KeyVersion>>,
 }
 
+impl Event {
+    /// What a client may see as the value before: nothing of a creation, also where the transaction that created the
+    /// key had deleted it first.
+    pub fn visible_previous(&self) -> Option<&Arc<KeyVersion>> {
+        let is_creation = self.version.create_revision == self.version.mod_revision;
+        self.previous.as_ref().filter(|_| !is_creation)
+    }
+}
+
 /// All changes of one revision, in the order in which its transaction made them.
 #[derive(Debug)]
 pub struct RevisionEvents {

@@ -79,13 +79,12 @@ impl State {
         usize::try_from(count).expect("a range cannot lose more keys than it had")
     }
 
-    /// The value that `prev_kv` of an event shows: nothing for a creation, and nothing once the revision before the
-    /// event is compacted.
+    /// The value that `prev_kv` of an event shows: nothing once the revision before the event is compacted.
     pub fn previous_of<'a>(&self, event: &'a Event) -> Option<&'a Arc<KeyVersion>> {
         if self.is_compacted(event.version.mod_revision.prev()) {
             return None;
         }
-        event.previous.as_ref()
+        event.visible_previous()
     }
 }
 

@@ -155,7 +155,8 @@ fn check(state: &State, model: &Model) {
             .filter(|message| message.revision >= start)
             .map(|message| {
                 let readable = model.floor.is_none_or(|floor| floor < message.revision);
-                let previous = message.previous.clone().filter(|_| readable);
+                let is_creation = message.version.create_revision == message.revision;
+                let previous = message.previous.clone().filter(|_| readable && !is_creation);
                 (message.revision, message.change.sequence, message.version.clone(), previous)
             })
             .collect();

@@ -7,8 +7,9 @@
 //!
 //! Above the compaction floor the steps follow from the messages. At and below it messages vanish, so the steps that
 //! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]). Others may still be
-//! there, where a crash came before their removal. What they come out at is not their true revision, but the map stays
-//! monotone for them too, and none of them comes out at the floor's revision.
+//! there, where a crash came before their removal. Invariant: from the floor's sequence on the map is exact for every
+//! sequence; below it only for the survivors. What it says of a sequence between two of them is not its true revision,
+//! but the map is monotone all the same, and nothing from before the floor's revision comes out at it.
 
 use crate::types::{Revision, Sequence};
 
@@ -25,13 +26,15 @@ pub struct Step {
 #[derive(Clone, Debug, Default)]
 pub struct RevisionMap {
     steps: Vec<Step>,
+    /// From here on it holds for every sequence.
+    floor: Sequence,
 }
 
 impl RevisionMap {
     /// A map that begins with the steps of a floor record.
-    pub fn new(steps: Vec<Step>) -> RevisionMap {
+    pub fn new(floor: Sequence, steps: Vec<Step>) -> RevisionMap {
         debug_assert!(steps.is_sorted_by(|a, b| a.from < b.from && a.offset != b.offset));
-        RevisionMap { steps }
+        RevisionMap { steps, floor }
     }
 
     /// The offset that holds for `sequence`, and the step after it.
@@ -55,9 +58,10 @@ impl RevisionMap {
         Revision(revision.min(most) as i64)
     }
 
-    /// The last sequence whose revision is at most `revision`, among the sequences up to `position`.
+    /// The last sequence whose revision is at most `revision`, which is not below the floor's, among the sequences up to
+    /// `position`.
     pub fn last_sequence(&self, revision: Revision, position: Sequence) -> Sequence {
-        let (mut low, mut high) = (0, position.0);
+        let (mut low, mut high) = (self.floor.0, position.0);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
             if self.revision(Sequence(middle)) <= revision {
@@ -110,6 +114,7 @@ impl RevisionMap {
         let above = self.steps.partition_point(|step| step.from <= floor);
         steps.extend_from_slice(&self.steps[above..]);
         self.steps = steps;
+        self.floor = floor;
     }
 }
 
@@ -168,6 +173,11 @@ mod tests {
                 prop_assert!(pruned.revision(sequence) <= pruned.revision(sequence.next()), "at {}", sequence);
                 let is_at_floor = map.revision(sequence) == map.revision(floor);
                 prop_assert!(is_at_floor || pruned.revision(sequence) < map.revision(floor), "at {}", sequence);
+            }
+            let end = Sequence(next + 5);
+            for revision in map.revision(floor).0..=map.revision(end).0 {
+                let revision = Revision(revision);
+                prop_assert_eq!(pruned.last_sequence(revision, end), map.last_sequence(revision, end), "of {}", revision);
             }
         }
     }

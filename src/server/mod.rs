@@ -3,6 +3,7 @@
 mod gate;
 mod http;
 mod listener;
+mod port;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
@@ -180,11 +181,10 @@ async fn start(
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
-    let client = http::client_routes(probes.clone()).merge(grpc).fallback(http::not_found).layer(calls);
-    stage.send_replace(Stage::Ready(client));
-    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes).fallback(http::not_found)));
+    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes.clone())));
+    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes)));
     for listen in &settings.listen {
-        tracing::info!(address = %listen.address, "serving client traffic");
+        tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     Ok(Started { engine, nats })

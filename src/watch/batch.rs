@@ -52,7 +52,7 @@ impl Batch {
     fn event(&self, place: usize, with_previous: bool) -> Bytes {
         let event = &self.entry.events[place];
         let encoded = &self.encoded[place];
-        match &event.previous {
+        match event.visible_previous() {
             Some(previous) if with_previous && self.shows_previous => {
                 encoded.with_previous.get_or_init(|| encode(event, Some(previous))).clone()
             }

@@ -1,1 +1,133 @@
-//! To come.
+//! Status, alarms, members, authentication status, health service.
+
+use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
+use jetway::proto::etcdserverpb::*;
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use crate::support::client::*;
+use crate::support::server::Server;
+
+/// STS-1, CLI-7: kube-apiserver decides by the version whether it may ask for progress.
+#[tokio::test]
+async fn status_tells_a_version_a_leader_and_sizes() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.put("a", vec![b'v'; 100_000]).await;
+    // The size follows the write, a moment later.
+    let grown = async || client.status().await.ok().filter(|status| status.db_size > 100_000);
+    let status = crate::support::eventually("the size to show the write", grown).await;
+    let version: Vec<u64> = status.version.split('.').map(|part| part.parse().unwrap()).collect();
+    let [major, minor, patch] = version[..] else { panic!("{} is no plain semver", status.version) };
+    assert!((major, minor, patch) >= (3, 6, 0), "{}", status.version);
+    assert!(status.db_size >= status.db_size_in_use && status.db_size_in_use > 0, "{status:?}");
+    assert_ne!(status.leader, 0);
+    assert_eq!(status.leader, status.header.as_ref().unwrap().member_id);
+    assert_ne!(status.raft_term, 0);
+    assert!(status.raft_index > 0 && status.raft_applied_index > 0);
+    assert_eq!((status.is_learner, status.errors.len()), (false, 0));
+    assert_eq!(status.db_size_quota, 2 << 30);
+    let storage: Vec<u64> = status.storage_version.split('.').map(|part| part.parse().unwrap()).collect();
+    assert_eq!(storage[..2], [major, minor]);
+    assert_eq!(status.downgrade_info, Some(DowngradeInfo::default()));
+}
+
+/// ALM-1, ALM-3
+#[tokio::test]
+async fn there_are_no_alarms_and_disarming_none_is_fine() {
+    let client = Server::shared().await.client().await;
+    for alarm in [0, 1, 2] {
+        let answer = client.alarm(AlarmRequest { alarm, ..Default::default() }).await.unwrap();
+        assert_eq!(answer.alarms, []);
+        let disarm = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id: 0, alarm };
+        assert_eq!(client.alarm(disarm).await.unwrap().alarms, []);
+    }
+}
+
+/// ALM-5, ALM-6, DEL-6, LSE-4
+#[tokio::test]
+async fn a_full_quota_refuses_what_adds_and_allows_what_frees() {
+    let server = Server::start_with(&["--quota-backend-bytes", "8000000"]).await;
+    let client = server.client().await;
+    client.lease_grant(1, 600).await.unwrap();
+    let value = vec![b'v'; 1 << 20];
+    let text = "etcdserver: mvcc: database space exceeded";
+    let mut stored = 0;
+    let status = loop {
+        match client.put_request(put(format!("k/{stored}"), &value)).await {
+            Ok(_) => stored += 1,
+            Err(status) => break status,
+        }
+        assert!(stored < 64, "the quota holds");
+    };
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, text));
+    // The alarm is what refuses from now on, however small the write.
+    refused(client.put_request(put("small", "x")).await, Code::ResourceExhausted, text);
+    refused(client.lease_grant(2, 600).await, Code::ResourceExhausted, text);
+    let not_taken = TxnRequest { failure: vec![op(put("small", "x"))], ..Default::default() };
+    refused(client.txn(not_taken).await, Code::ResourceExhausted, text);
+    let alarms = client.alarm(AlarmRequest::default()).await.unwrap().alarms;
+    let [alarm] = &alarms[..] else { panic!("one alarm, not {alarms:?}") };
+    assert_eq!(alarm.alarm(), AlarmType::Nospace);
+    assert_eq!(client.status().await.unwrap().errors.len(), 1);
+
+    client.get("k/0").await.unwrap();
+    client.txn(run(vec![op(get("k/0")), op(delete("k/0"))])).await.unwrap();
+    client.delete_range(delete_all("k/")).await.unwrap();
+    client.lease_revoke(1).await.unwrap();
+    let last = client.revision().await;
+    client.compact_request(CompactionRequest { revision: last, physical: true }).await.unwrap();
+    client.defragment().await.unwrap();
+    refused(client.put_request(put("small", "x")).await, Code::ResourceExhausted, text);
+
+    let disarm = AlarmRequest {
+        action: AlarmAction::Deactivate.into(),
+        member_id: alarm.member_id,
+        alarm: AlarmType::Nospace.into(),
+    };
+    assert_eq!(client.alarm(disarm).await.unwrap().alarms, alarms);
+    client.put("small", "x").await;
+}
+
+/// CLU-1, CLU-2, CLU-3, HDR-4
+#[tokio::test]
+async fn the_member_list_names_the_endpoint_of_this_server() {
+    let server = Server::shared().await;
+    let client = server.client().await;
+    let linearizable = client.members().await.unwrap();
+    let local: MemberListResponse = client
+        .unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: false })
+        .await
+        .unwrap();
+    assert_eq!(linearizable.members, local.members);
+    let [member] = &local.members[..] else { panic!("one member, not {:?}", local.members) };
+    let header = local.header.as_ref().unwrap();
+    assert_eq!((member.id, header.revision), (header.member_id, 0));
+    assert_eq!((&member.name[..], member.is_learner), ("default", false));
+    assert_eq!(member.client_ur_ls, [server.endpoint()]);
+}
+
+/// AUT-4, AUT-5
+#[tokio::test]
+async fn authentication_is_off() {
+    let client = Server::shared().await.client().await;
+    let status = client.auth_status().await.unwrap();
+    assert_eq!((status.enabled, status.auth_revision), (false, 1));
+}
+
+/// Section 1.1: the health service knows the empty name only.
+#[tokio::test]
+async fn the_health_service_serves() {
+    let client = Server::shared().await.client().await;
+    let check = |service: &str| HealthCheckRequest { service: service.into() };
+    let answer: HealthCheckResponse = client.unary("/grpc.health.v1.Health/Check", check("")).await.unwrap();
+    assert_eq!(answer.status(), ServingStatus::Serving);
+    let answer: Answer<HealthCheckResponse> =
+        client.unary("/grpc.health.v1.Health/Check", check("etcdserverpb.KV")).await;
+    refused(answer, Code::NotFound, "unknown service");
+    let mut stream: tonic::Streaming<HealthCheckResponse> =
+        client.server_stream("/grpc.health.v1.Health/Watch", check("")).await.unwrap();
+    let first = crate::support::within("the health", stream.message()).await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+}

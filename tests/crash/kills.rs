@@ -45,7 +45,7 @@ impl Victim {
 
 /// Kills jetway's nats-server, once there is one again.
 async fn kill_nats(server: &Server) {
-    signal(eventually("a nats-server to kill", async || server.find_nats()).await, libc::SIGKILL);
+    signal(eventually("a nats-server to kill", async || server.find_nats_pid()).await, libc::SIGKILL);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

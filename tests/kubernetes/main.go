@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// Short, to see both happen; long enough for the steps that read history to be done within one interval.
-	eventTTL           = 15 * time.Second
+	// Short, to see both happen, but not below 20 s, where the apiserver gives each Event a lease of its own; long enough for the steps that read history to be done within one interval.
+	eventTTL           = 20 * time.Second
 	compactionInterval = 30 * time.Second
 )
 
@@ -84,6 +84,15 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "keep data and logs when all is well too")
 	flag.Parse()
 	o.jetwayFlags = strings.Fields(jetwayFlags)
+
+	for _, path := range []*string{&o.bin, &o.etcd, &o.jetway, &o.natsServer} {
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			fmt.Printf("FAILED: %v\n", err)
+			os.Exit(1)
+		}
+		*path = absolute
+	}
 
 	// What client-go has to say belongs into a log, not between the lines of the report.
 	klog.LogToStderr(false)

@@ -206,20 +206,22 @@ func (s *stack) unharmed() error {
 		return err
 	}
 	for _, line := range strings.Split(string(log), "\n") {
-		if strings.Contains(line, "panic") || strings.Contains(line, "consistency check failed") {
-			return fmt.Errorf("kube-apiserver logged: %s", line)
+		for _, sign := range []string{"Observed a panic", "panicked: true", "panic:", "onsistency check failed"} {
+			if strings.Contains(line, sign) {
+				return fmt.Errorf("kube-apiserver logged: %s", line)
+			}
 		}
 	}
 	return nil
 }
 
-// stop ends all programs in order; the storage endpoint must end cleanly and take its children with it.
+// stop ends all programs; how the control plane ends is not our business, but jetway must end cleanly and take its
+// nats-server with it.
 func (s *stack) stop() error {
 	var problems []error
 	for _, p := range []*process{s.controllers, s.apiserver} {
 		if p != nil && p.running() {
-			// How these end is not our business.
-			_ = p.stop(20 * time.Second)
+			p.kill()
 		}
 	}
 	if s.etcd != nil {
@@ -227,7 +229,8 @@ func (s *stack) stop() error {
 	}
 	if s.storage != nil {
 		nats := child(s.storage.pid(), "nats-server")
-		if err := s.storage.stop(30 * time.Second); err != nil {
+		// etcd ends by the signal itself.
+		if err := s.storage.stop(30 * time.Second); err != nil && s.options.backend == "jetway" {
 			problems = append(problems, err)
 		}
 		if nats != 0 && !gone(nats) {

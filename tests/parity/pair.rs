@@ -6,6 +6,7 @@ use crate::answer::Answer;
 use crate::session::{Op, Session};
 use crate::side::Side;
 use crate::support::server::{Server, Target};
+use crate::watchers::Received;
 
 #[derive(Debug)]
 pub struct Pair {
@@ -73,20 +74,29 @@ impl Pair {
             let (left_history, left) = self.left.watchers.received();
             let (right_history, right) = self.right.watchers.received();
             if left_history != right_history {
-                let op = format!("{one} (all events, from the first that differs)");
-                let same =
-                    left_history.events.iter().zip(&right_history.events).take_while(|(a, b)| a == b).count();
-                let (left, right) = (&left_history.events[same..], &right_history.events[same..]);
-                return differ(op, format!("{left:#?}"), format!("{right:#?}"));
+                let op = format!("{one} (the history: {})", first_difference(&left_history, &right_history));
+                return differ(op, String::new(), String::new());
             }
-            let watchers = left.len().max(right.len());
-            for n in 0..watchers {
-                if left.get(n) != right.get(n) {
-                    let op = format!("{one} (a watcher: stream, id, what it got)");
-                    return differ(op, format!("{:?}", left.get(n)), format!("{:?}", right.get(n)));
+            for n in 0..left.len().max(right.len()) {
+                let (Some((stream, id, one_got)), Some((_, _, other_got))) = (left.get(n), right.get(n))
+                else {
+                    let op = format!("{one} (how many watchers there were)");
+                    return differ(op, left.len().to_string(), right.len().to_string());
+                };
+                if left[n] != right[n] {
+                    let difference = first_difference(one_got, other_got);
+                    let op = format!("{one} (watcher {id} of stream {stream}: {difference})");
+                    return differ(op, format!("{:?}", one_got.end), format!("{:?}", other_got.end));
                 }
             }
         }
         Ok(())
     }
+}
+
+/// The first event that two watchers did not both get.
+fn first_difference(left: &Received, right: &Received) -> String {
+    let same = left.events.iter().zip(&right.events).take_while(|(left, right)| left == right).count();
+    let (left, right) = (left.events.get(same), right.events.get(same));
+    format!("event {same}\n  left  {left:?}\n  right {right:?}")
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -153,11 +154,16 @@ impl Server {
 
     /// The nats-server that jetway runs as its child.
     pub fn nats_pid(&self) -> u32 {
-        self.find_nats().unwrap_or_else(|| panic!("jetway has no nats-server\n{}", self.log()))
+        self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
     }
 
-    /// The nats-server that jetway runs as its child, if it runs at the moment.
-    pub fn find_nats(&self) -> Option<u32> {
+    /// Whether jetway's nats-server runs at the moment.
+    pub fn has_nats(&self) -> bool {
+        self.find_nats_pid().is_some()
+    }
+
+    /// As [`Self::nats_pid`], `None` while there is none.
+    pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
         fs::read_dir("/proc")
             .unwrap()
@@ -239,24 +245,22 @@ impl Server {
     /// Waits until the server answers a read, and fails at once if it ends instead.
     async fn serves(&mut self) {
         let client = Client::lazy(&self.endpoint());
-        let log = self.log_path();
-        let child = self.child.as_mut().expect("the server runs");
-        let mut last = String::new();
-        let serves = async {
+        let serving = async {
             loop {
-                if let Some(status) = child.try_wait().unwrap() {
-                    let log = fs::read_to_string(&log).unwrap_or_default();
-                    panic!("the server ended with {status} (signal {:?})\n{log}", status.signal());
+                if let Some(status) = self.child.as_mut().expect("the server runs").try_wait().unwrap() {
+                    return Err(format!("ended with {status}"));
                 }
-                match client.get("health").await {
-                    Ok(_) => return,
-                    Err(status) => last = status.to_string(),
+                match tokio::time::timeout(Duration::from_secs(1), client.get("health")).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    // Asked again, in case the server has ended meanwhile.
+                    Err(_) => {}
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, serves).await.is_err() {
-            panic!("the server does not serve: {last}\n{}", fs::read_to_string(&log).unwrap_or_default());
+        let served = tokio::time::timeout(PATIENCE, serving).await;
+        if let Err(problem) = served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}"))) {
+            panic!("{self:?} {problem}\n{}", self.log());
         }
     }
 
@@ -275,7 +279,7 @@ impl Drop for Server {
                 if !matches!(child.try_wait(), Ok(None)) {
                     return;
                 }
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
         // Failing to kill what is already dead is fine.
