@@ -356,7 +356,7 @@ mod tests {
         let settings = settings(&[]).expect("defaults");
         assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
         assert!(
-            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.jetway")
         );
         assert_eq!(settings.quota_bytes, 2 << 30);
     }

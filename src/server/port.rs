@@ -16,7 +16,10 @@ pub(super) type Stream = Either<TcpStream, UnixStream>;
 #[derive(Debug)]
 pub(super) enum Port {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "held to remove the socket's file in the end")] SocketFile,
+    ),
 }
 
 impl Port {

@@ -258,9 +258,9 @@ async fn a_renewed_lease_lives_on() {
     // Renewed for as long as it takes the other one, granted at the same time, to expire.
     let event = loop {
         assert_eq!(keep_alive.renew(kept).await.ttl, 2);
-        match tokio::time::timeout(Duration::from_millis(300), watch.next_but_progress()).await {
-            Ok(message) => break outline(&message.events[0]),
-            Err(_) => {}
+        if let Ok(message) = tokio::time::timeout(Duration::from_millis(300), watch.next_but_progress()).await
+        {
+            break outline(&message.events[0]);
         }
     };
     assert_eq!(event.1, format!("{at}lost"));

@@ -327,12 +327,17 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
         Mutex::new(jobs)
     });
     #[expect(unsafe_code, reason = "only the child itself can ask for this signal")]
-    // SAFETY: prctl is async-signal-safe and the closure allocates nothing.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+    let die_with_us = || {
+        // SAFETY: prctl with this option takes plain numbers and touches no memory of ours.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
-        });
+        }
+    };
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
+    unsafe {
+        command.pre_exec(die_with_us);
     }
     let (answer, child) = mpsc::channel();
     SPAWNER.lock().unwrap().send((command, answer)).expect("the spawner lives");
