@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::client::*;
 use crate::support::eventually;
 use crate::support::keys::*;
-use crate::support::server::{Server, Target, signal};
+use crate::support::server::{Server, Target, alive, signal};
 use crate::support::watch::*;
 
 /// Everything of the store that a client can read.
@@ -213,15 +213,7 @@ async fn nats_server_ends_with_jetway() {
         return;
     }
     let mut server = Server::start().await;
-    let gone = async |pid: u32| {
-        let status = format!("/proc/{pid}/status");
-        // A process that is dead but not yet collected is gone too.
-        let dead = |status: String| status.lines().any(|line| line.starts_with("State:\tZ"));
-        eventually("nats-server to end", async || {
-            std::fs::read_to_string(&status).map_or(Some(()), |s| dead(s).then_some(()))
-        })
-        .await;
-    };
+    let gone = async |pid| eventually("nats-server to end", async || (!alive(pid)).then_some(())).await;
     let nats = server.nats_pid();
     server.stop().await;
     gone(nats).await;
