@@ -1,4 +1,4 @@
-//! Turns the records of the key stream into changes of the core: the only caller of [`core::Writer`].
+//! Turns the records of the key stream into changes of the core: the only caller of [`Writer`].
 //!
 //! Pure: no task, no clock, no NATS. Records come in ascending order; a transaction of several messages is held back
 //! until it is whole. Invariants:
@@ -92,7 +92,7 @@ impl Applier {
     fn begin(&mut self, floor: Option<Floor>) {
         if let Some(floor) = &floor {
             self.writer.set_floor(floor.revision);
-            self.map = RevisionMap::new(floor.steps.clone());
+            self.map = RevisionMap::new(floor.sequence, floor.steps.clone());
         }
         self.floor = floor;
     }
@@ -157,9 +157,12 @@ impl Applier {
         if position <= self.position() || self.partial.last().is_some_and(|last| position <= last.sequence) {
             return;
         }
-        if self.is_below_floor(position) {
-            self.flush_gathering();
-            self.skip(position);
+        if self.floor.as_ref().is_some_and(|floor| position < floor.sequence) {
+            // Of a sequence that is gone the map tells no revision, so this one must not move.
+            match &mut self.gathering {
+                Some((_, last, _)) => *last = position,
+                None => self.writer.advance(self.writer.state().revision, position),
+            }
             return;
         }
         self.flush_gathering();
@@ -231,6 +234,11 @@ impl Applier {
             }
             Body::Barrier => self.garbage.push(Garbage { is_tombstone: false, sequence }),
             Body::Foreign => {}
+        }
+        // It may be the last message of all, and then nothing else says that its revision is whole.
+        if self.floor.as_ref().is_some_and(|floor| sequence == floor.sequence) {
+            self.flush_gathering();
+            self.skip(sequence);
         }
     }
 

@@ -15,9 +15,12 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// etcd's default quota.
 const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
+/// nats-server takes messages of at most 64 MiB, headers included.
+const MAX_EMBEDDED_REQUEST_BYTES: u32 = 63 << 20;
+
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
-#[error("{flag} {value}: {reason}")]
+#[error("{flag}{}{value}: {reason}", if value.is_empty() { "" } else { " " })]
 pub struct SettingsError {
     flag: &'static str,
     value: String,
@@ -52,13 +55,22 @@ pub enum Storage {
     External(Endpoint),
 }
 
+/// Where a URL says to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A port.
+    Tcp(SocketAddr),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
 /// An address to serve on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
     /// As given.
     pub url: String,
     /// What it names.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// Whether it asks for TLS.
     pub tls: bool,
 }
@@ -111,6 +123,8 @@ pub struct Settings {
     pub log_json: bool,
     /// Source of linearizability.
     pub linearizable_reads: LinearizableReads,
+    /// Flags that were given and mean nothing here, to be told so in the log.
+    pub without_effect: Vec<&'static str>,
 }
 
 impl TryFrom<Args> for Settings {
@@ -149,6 +163,7 @@ impl TryFrom<Args> for Settings {
         }
         Ok(Settings {
             storage: storage(&args)?,
+            without_effect: without_effect(&args),
             name: args.name,
             listen,
             advertise,
@@ -156,7 +171,11 @@ impl TryFrom<Args> for Settings {
             tls,
             max_request_bytes: args.max_request_bytes as usize,
             max_txn_ops: args.max_txn_ops as usize,
-            max_concurrent_streams: args.max_concurrent_streams,
+            // As in grpc-go, where no streams at all would make no sense either.
+            max_concurrent_streams: match args.max_concurrent_streams {
+                0 => u32::MAX,
+                limit => limit,
+            },
             quota_bytes: if args.quota_backend_bytes == 0 {
                 DEFAULT_QUOTA_BYTES
             } else {
@@ -175,8 +194,47 @@ impl TryFrom<Args> for Settings {
     }
 }
 
+fn without_effect(args: &Args) -> Vec<&'static str> {
+    let external = args.endpoint.is_some();
+    [
+        ("--grpc-keepalive-min-time", args.grpc_keepalive_min_time.is_some()),
+        ("--heartbeat-interval", args.heartbeat_interval.is_some()),
+        ("--election-timeout", args.election_timeout.is_some()),
+        ("--snapshot-count", args.snapshot_count.is_some()),
+        // These are about an embedded server.
+        ("--data-dir", external && args.data_dir.is_some()),
+        ("--nats-server", external && args.nats_server.is_some()),
+        ("--nats-config", external && args.nats_config.is_some()),
+        ("--sync", external && args.sync == Sync::Lazy),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect()
+}
+
 fn storage(args: &Args) -> Result<Storage, SettingsError> {
+    if let Err(reason) = endpoint::check_bucket(&args.bucket) {
+        return refuse("--bucket", args.bucket.clone(), reason);
+    }
     let Some(text) = &args.endpoint else {
+        // Whoever gives these means a NATS that is there, and must not find the data in another one.
+        for (flag, given) in [
+            ("--nats-creds", args.nats_creds.is_some()),
+            ("--nats-token", args.nats_token.is_some()),
+            ("--nats-ca-file", args.nats_ca_file.is_some()),
+            ("--nats-cert-file", args.nats_cert_file.is_some()),
+        ] {
+            if given {
+                return refuse(flag, "", "is for a NATS that is there already: give --endpoint too");
+            }
+        }
+        if args.max_request_bytes > MAX_EMBEDDED_REQUEST_BYTES {
+            return refuse(
+                "--max-request-bytes",
+                args.max_request_bytes.to_string(),
+                format!("is more than nats-server takes; give at most {MAX_EMBEDDED_REQUEST_BYTES}"),
+            );
+        }
         let data_dir =
             args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
         let sync = match args.sync {
@@ -252,16 +310,21 @@ fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec
             return refuse(flag, url, "is no URL; expected http://address:port");
         };
         let tls = match scheme {
-            "http" => false,
-            "https" if has_tls => true,
-            "https" => {
+            "http" | "unix" => false,
+            "https" | "unixs" if has_tls => true,
+            "https" | "unixs" => {
                 return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://");
             }
-            "unix" | "unixs" => {
-                return refuse(flag, url, "unix sockets are not served yet; use http://address:port");
-            }
-            _ => return refuse(flag, url, "has an unknown scheme; expected http or https"),
+            _ => return refuse(flag, url, "has an unknown scheme; expected http, https, unix or unixs"),
         };
+        if scheme.starts_with("unix") {
+            // As in etcd, the path is all that follows, relative or not, and whatever looks like a port is part of it.
+            if rest.is_empty() {
+                return refuse(flag, url, "names no socket; expected unix:///path/to/socket");
+            }
+            listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Unix(rest.into()), tls });
+            continue;
+        }
         let rest = rest.trim_end_matches('/');
         let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
         if host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
@@ -272,7 +335,7 @@ fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec
             Ok(None) => return refuse(flag, url, "names no address; expected http://address:port"),
             Err(error) => return refuse(flag, url, format!("{error}; expected http://address:port")),
         };
-        listen.push(ListenUrl { url: url.clone(), address, tls });
+        listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Tcp(address), tls });
     }
     Ok(listen)
 }
@@ -291,11 +354,17 @@ mod tests {
     #[test]
     fn defaults_are_an_embedded_server_on_loopback() {
         let settings = settings(&[]).expect("defaults");
-        assert_eq!(settings.listen[0].address.to_string(), "127.0.0.1:2379");
+        assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
         assert!(
-            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.jetway")
         );
         assert_eq!(settings.quota_bytes, 2 << 30);
+    }
+
+    #[test]
+    fn a_unix_socket_is_a_path() {
+        let settings = settings(&["--listen-client-urls", "unix:///run/jetway.sock:2379"]).expect("a path");
+        assert_eq!(settings.listen[0].address, ListenAddress::Unix("/run/jetway.sock:2379".into()));
     }
 
     #[test]
@@ -306,13 +375,24 @@ mod tests {
                 &["--listen-client-urls", "127.0.0.1:1", "http://"][..],
             ),
             (&["--listen-client-urls", "https://127.0.0.1:1"], &["--cert-file"]),
+            (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
             (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
             (&["--cert-file", "c"], &["--cert-file", "--key-file"]),
             (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),
             (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+            (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
+            (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
+            (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
         ] {
             let error = settings(args).expect_err("a mistake").to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
+    }
+
+    #[test]
+    fn flags_without_effect_are_told() {
+        let given = ["--heartbeat-interval", "100", "--data-dir", "d", "--endpoint", "nats://h"];
+        let settings = settings(&given).expect("harmless");
+        assert_eq!(settings.without_effect, ["--heartbeat-interval", "--data-dir"]);
     }
 }

@@ -127,6 +127,11 @@ impl Inner {
                     if self.epoch() != epoch {
                         return;
                     }
+                    // The client would keep the request for the next connection, which may lead to another store.
+                    if !self.api.is_connected() {
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
                     let Err(error) = self.api.delete_message(&self.bucket.keys, sequence).await else {
                         return;
                     };

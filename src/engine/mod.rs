@@ -308,6 +308,11 @@ impl Engine {
         &self.inner.failed_writes
     }
 
+    /// Writes that are published and not visible yet.
+    pub fn pending_writes(&self) -> usize {
+        self.inner.pending.len()
+    }
+
     /// Waits until the messages that compactions have left so far are removed.
     pub async fn finish_removals(&self) -> Result<(), EtcdError> {
         self.inner.finish_removals().await

@@ -29,6 +29,11 @@ impl PendingWrites {
         PendingWrite { writes: self, operation, receiver }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Tells whoever waits that the write is visible.
     pub(super) fn complete(&self, operations: impl Iterator<Item = (u64, Revision)>, state: &Arc<State>) {
         let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);

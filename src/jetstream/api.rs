@@ -147,6 +147,11 @@ impl Api {
         Api { client }
     }
 
+    /// Whether a request would be sent now rather than kept for the next connection.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
     /// Sends a request below `$JS.API` and reads its answer.
     pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
         self.call_with_timeout(request, body, TIMEOUT).await

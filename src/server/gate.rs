@@ -1,9 +1,11 @@
 //! The port is open before there is anything to serve: calls wait here for the start to finish, but not for ever.
+//! Probes and people do not wait; they are told how far the start is.
 
+use super::http::{is_grpc, starting};
 use crate::error::EtcdError;
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -31,19 +33,6 @@ impl Gate {
     }
 }
 
-fn not_yet(request: &Request<Body>, doing: &str) -> Response<Body> {
-    let is_grpc = request
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc {
-        return tonic::Status::from(EtcdError::Unavailable(format!("still starting: {doing}"))).into_http();
-    }
-    let mut response = Response::new(Body::from(format!("[-]start failed: {doing}\n")));
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    response
-}
-
 impl Service<Request<Body>> for Gate {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -59,6 +48,9 @@ impl Service<Request<Body>> for Gate {
             return Box::pin(router.clone().oneshot(request));
         }
         Box::pin(async move {
+            if !is_grpc(&request) {
+                return Ok(starting(&request, &doing(&stage)));
+            }
             let ready = async {
                 let stage = stage.wait_for(|stage| matches!(stage, Stage::Ready(_))).await.ok()?;
                 match &*stage {
@@ -70,11 +62,17 @@ impl Service<Request<Body>> for Gate {
             if let Some(router) = router {
                 return router.oneshot(request).await;
             }
-            let doing = match &*stage.borrow() {
-                Stage::Starting(doing) => doing.clone(),
-                Stage::Ready(_) => "stopping".to_owned(),
-            };
-            Ok(not_yet(&request, &doing))
+            let reason = format!("still starting: {}", doing(&stage));
+            Ok(tonic::Status::from(EtcdError::Unavailable(reason)).into_http())
         })
+    }
+}
+
+/// What the start is at.
+fn doing(stage: &watch::Receiver<Stage>) -> String {
+    match &*stage.borrow() {
+        Stage::Starting(doing) => doing.clone(),
+        // It became ready just now, or the start was given up.
+        Stage::Ready(_) => "nearly done".to_owned(),
     }
 }

@@ -1,4 +1,6 @@
 //! What is served beside gRPC on the client port, and alone on the metrics ports: version, health and metrics.
+//!
+//! Statuses, headers and bodies are etcd's, down to the content type that Go's server guesses for `/health`.
 
 use crate::engine::{AlarmKind, Engine, Phase};
 use crate::telemetry::Metrics;
@@ -6,13 +8,16 @@ use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::any;
 use axum::{Router, middleware};
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use serde_json::json;
+use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use tower::Service;
 
 /// What the handlers ask.
 #[derive(Clone, Debug)]
@@ -69,11 +74,54 @@ pub(super) fn metrics_routes(probes: Probes) -> Router {
         .route("/readyz", any(readyz))
         .route("/readyz/{check}", any(readyz))
         .with_state(probes)
+        .fallback(not_found)
 }
 
-/// The routes of the client port beside gRPC.
-pub(super) fn client_routes(probes: Probes) -> Router {
-    metrics_routes(probes).route("/version", any(version)).layer(middleware::from_fn(cross_origin))
+/// The routes of a client port: `grpc` for calls, and what etcd serves there to everybody else.
+pub(super) fn client_routes(grpc: Router, probes: Probes) -> Router {
+    let web = metrics_routes(probes)
+        .route("/version", any(version))
+        .route("/debug/vars", any(variables))
+        .layer(middleware::from_fn(cross_origin));
+    Router::new().fallback_service(Split { grpc, web })
+}
+
+/// Whether a request is a gRPC call. Other requests for the path of a method are answered as those for any unknown path.
+pub(super) fn is_grpc<B>(request: &http::Request<B>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    request.version() == Version::HTTP_2
+        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// Tells gRPC from the rest of a port's traffic.
+#[derive(Clone, Debug)]
+struct Split {
+    grpc: Router,
+    web: Router,
+}
+
+impl Service<Request> for Split {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = <Router as Service<Request>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // A router is always ready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        if is_grpc(&request) { self.grpc.call(request) } else { self.web.call(request) }
+    }
+}
+
+/// The answer while the server starts. A server that loads a large bucket is alive, and must not be restarted for it.
+pub(super) fn starting<B>(request: &http::Request<B>, doing: &str) -> Response {
+    match request.uri().path() {
+        "/livez" => checked(StatusCode::OK, "ok\n"),
+        "/health" => unhealthy(&format!("starting: {doing}")),
+        _ => checked(StatusCode::SERVICE_UNAVAILABLE, format!("[-]start failed: {doing}\n\n")),
+    }
 }
 
 /// Lets any page's scripts read the answers, as etcd does unless told otherwise.
@@ -104,11 +152,18 @@ fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>)
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// A text that browsers are told not to take for anything else.
+fn checked(status: StatusCode, body: impl Into<Body>) -> Response {
+    let mut response = answer(status, TEXT, body);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
 fn only_get(request: &Request) -> Option<Response> {
     if request.method() == Method::GET {
         return None;
     }
-    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
+    let mut response = checked(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
     Some(response)
 }
@@ -126,9 +181,17 @@ async fn version(request: Request) -> Response {
     if let Some(refusal) = only_get(&request) {
         return refusal;
     }
-    let versions =
-        json!({ "etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION, "storage": CLUSTER_VERSION });
-    answer(StatusCode::OK, JSON, versions.to_string())
+    // By hand, since the order of the fields is etcd's and not that of a map.
+    let versions = format!(
+        r#"{{"etcdserver":"{ETCD_VERSION}","etcdcluster":"{CLUSTER_VERSION}","storage":"{CLUSTER_VERSION}"}}"#
+    );
+    answer(StatusCode::OK, JSON, versions)
+}
+
+/// Of Go's variables the one that tells something here; the command line is left out, as it may hold a token.
+async fn variables() -> Response {
+    let variables = json!({ "file_descriptor_limit": crate::telemetry::descriptor_limit() });
+    answer(StatusCode::OK, "application/json; charset=utf-8", variables.to_string())
 }
 
 async fn metrics(State(probes): State<Probes>) -> Response {
@@ -145,13 +208,20 @@ async fn health(State(probes): State<Probes>, request: Request) -> Response {
     }
     let excluded = query(&request, "exclude");
     let serializable = query(&request, "serializable").iter().any(|value| value == "true");
-    match check_health(&probes.engine, &excluded, serializable).await {
-        Ok(()) => answer(StatusCode::OK, JSON, r#"{"health":"true","reason":""}"#),
+    let health = check_health(&probes.engine, &excluded, serializable).await;
+    probes.metrics.health().observe(health.is_ok());
+    match health {
+        Ok(()) => answer(StatusCode::OK, TEXT, r#"{"health":"true","reason":""}"#),
         Err(reason) => {
-            let body = json!({ "health": "false", "reason": reason });
-            answer(StatusCode::SERVICE_UNAVAILABLE, JSON, body.to_string())
+            tracing::warn!(reason, "/health: not healthy");
+            unhealthy(&reason)
         }
     }
+}
+
+fn unhealthy(reason: &str) -> Response {
+    let body = json!({ "health": "false", "reason": reason });
+    checked(StatusCode::SERVICE_UNAVAILABLE, format!("{body}\n"))
 }
 
 async fn check_health(engine: &Engine, excluded: &[String], serializable: bool) -> Result<(), String> {
@@ -192,7 +262,7 @@ async fn run_checks(endpoint: &str, checks: &[Check], probes: &Probes, request: 
     if let Some(name) = request.uri().path().strip_prefix(&format!("/{endpoint}/")) {
         chosen.retain(|check| check.name() == name);
         if chosen.is_empty() {
-            return not_found().await.into_response();
+            return not_found().await;
         }
     }
     let excluded = query(&request, "exclude");
@@ -202,6 +272,7 @@ async fn run_checks(endpoint: &str, checks: &[Check], probes: &Probes, request: 
     let mut failed = false;
     for check in chosen {
         let outcome = check.run(&probes.engine).await;
+        probes.metrics.health().observe_check(endpoint, check.name(), outcome.is_ok());
         failed |= outcome.is_err();
         let written = match outcome {
             Ok(()) => writeln!(lines, "[+]{} ok", check.name()),
@@ -210,12 +281,13 @@ async fn run_checks(endpoint: &str, checks: &[Check], probes: &Probes, request: 
         written.expect("a string takes all that is written to it");
     }
     if failed {
-        return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, lines);
+        tracing::warn!(checks = lines.trim_end(), "/{endpoint}: not healthy");
+        return checked(StatusCode::SERVICE_UNAVAILABLE, format!("{lines}\n"));
     }
-    answer(StatusCode::OK, TEXT, if is_verbose { format!("{lines}ok\n") } else { "ok\n".to_owned() })
+    checked(StatusCode::OK, if is_verbose { format!("{lines}ok\n") } else { "ok\n".to_owned() })
 }
 
 /// For every other path.
-pub(super) async fn not_found() -> impl IntoResponse {
-    answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
+async fn not_found() -> Response {
+    checked(StatusCode::NOT_FOUND, "404 page not found\n")
 }

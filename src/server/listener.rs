@@ -1,5 +1,6 @@
 //! Ports: gRPC over HTTP/2 and plain HTTP/1.1 on one and the same, with or without TLS.
 
+use super::port::Port;
 use crate::cli::{ListenUrl, TlsFiles};
 use axum::body::Body;
 use http::{Request, Response};
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
@@ -70,7 +70,7 @@ pub(super) struct Http2Settings {
 /// An open port.
 #[derive(Debug)]
 pub(super) struct Listener {
-    port: TcpListener,
+    port: Port,
     tls: Option<Arc<ServerConfig>>,
     http2: Http2Settings,
 }
@@ -87,7 +87,7 @@ impl Listener {
             Some(files) if listen.tls => Some(Arc::new(tls_config(files)?)),
             _ => None,
         };
-        let port = TcpListener::bind(listen.address).await.map_err(|source| ListenError::Bind {
+        let port = Port::open(&listen.address).await.map_err(|source| ListenError::Bind {
             flag,
             url: listen.url.clone(),
             source,
@@ -109,15 +109,13 @@ impl Listener {
                 accepted = self.port.accept() => accepted,
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            // Answers are small and waited for; a port that cannot be told so still works.
-            stream.set_nodelay(true).ok();
             let (builder, service, watcher) = (builder.clone(), service.clone(), graceful.watcher());
             match &self.tls {
                 None => drop(tokio::spawn(connection(builder, stream, service, watcher))),
@@ -133,6 +131,8 @@ impl Listener {
                 }
             }
         }
+        // A client that connects now is told at once, rather than left waiting for an answer.
+        drop(self.port);
         graceful.shutdown().await;
     }
 

@@ -3,6 +3,7 @@
 mod gate;
 mod http;
 mod listener;
+mod port;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
@@ -131,6 +132,9 @@ async fn start(
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.sync = *sync;
+            // A message is one key's value, which a request can be full of; its header fits into the overhead.
+            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -180,11 +184,10 @@ async fn start(
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
-    let client = http::client_routes(probes.clone()).merge(grpc).fallback(http::not_found).layer(calls);
-    stage.send_replace(Stage::Ready(client));
-    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes).fallback(http::not_found)));
+    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes.clone())));
+    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes)));
     for listen in &settings.listen {
-        tracing::info!(address = %listen.address, "serving client traffic");
+        tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     Ok(Started { engine, nats })
@@ -204,7 +207,7 @@ async fn grpc_routes(
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };
-    let kv = KvService::new(engine.clone(), header, limits, operations);
+    let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())

@@ -1,17 +1,21 @@
 //! Counts gRPC calls by method and outcome, and puts tonic's own refusals into grpc-go's words.
 //!
-//! The outcome of a call stands in the headers of an answer without a body, else in the trailers after it.
+//! The outcome of a call stands in the headers of an answer without a body, else in the trailers after it. Messages
+//! are counted by their frames, as they pass in either direction.
 
+use super::frames::{CountedRequest, FrameCounter, Traffic};
 use crate::error::EtcdError;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
@@ -122,18 +126,44 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
+/// Calls that etcd times as requests to its store, and the names it has for them.
+const TIMED: &[(&str, &str)] = &[
+    ("Range", "Range"),
+    ("Put", "Put"),
+    ("DeleteRange", "DeleteRange"),
+    ("Txn", "Txn"),
+    ("Compact", "Compaction"),
+    ("LeaseGrant", "LeaseGrant"),
+    ("LeaseRevoke", "LeaseRevoke"),
+];
+
+/// Label of calls whose client does not tell its version, and of those that tell something else.
+const UNKNOWN_VERSION: &str = "unknown";
+
 #[derive(Debug)]
 struct Method {
+    kind: &'static str,
     started: IntCounter,
     handled: Vec<IntCounter>,
+    received: Traffic,
+    sent: Traffic,
+    /// Durations of calls that failed, and of those that did not.
+    durations: Option<[Histogram; 2]>,
 }
 
-/// Counters of every method.
+#[derive(Debug)]
+struct Counters {
+    collectors: Vec<IntCounterVec>,
+    bytes: [IntCounter; 2],
+    durations: HistogramVec,
+    clients: IntCounterVec,
+    methods: HashMap<String, Arc<Method>>,
+}
+
+/// Counters of every method. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct GrpcCalls {
-    started: IntCounterVec,
-    handled: IntCounterVec,
-    methods: Arc<HashMap<String, Method>>,
+    counters: Arc<Counters>,
 }
 
 impl GrpcCalls {
@@ -145,32 +175,75 @@ impl GrpcCalls {
         };
         let started = vec("grpc_server_started_total", "Calls started.", &labels[..3]);
         let handled = vec("grpc_server_handled_total", "Calls ended, by code.", &labels);
+        let received = vec("grpc_server_msg_received_total", "Messages received.", &labels[..3]);
+        let sent = vec("grpc_server_msg_sent_total", "Messages sent.", &labels[..3]);
+        let clients = vec(
+            "etcd_server_client_requests_total",
+            "Calls, by the version that the client says it has.",
+            &["type", "client_api_version"],
+        );
+        let bytes = |name: &str, help: &str| IntCounter::new(name, help).expect("a legal name");
+        let received_bytes =
+            bytes("etcd_network_client_grpc_received_bytes_total", "Bytes of calls' messages.");
+        let sent_bytes = bytes("etcd_network_client_grpc_sent_bytes_total", "Bytes of answers' messages.");
+        let buckets = prometheus::exponential_buckets(0.001, 2.0, 14).expect("legal buckets");
+        let durations = HistogramVec::new(
+            HistogramOpts::new("etcd_server_request_duration_seconds", "Time until a request was answered.")
+                .buckets(buckets),
+            &["type", "success"],
+        )
+        .expect("a legal name");
         let mut methods = HashMap::new();
         for (service, names) in METHODS {
             for (name, kind) in *names {
+                let labels = [*kind, *service, *name];
+                let timed = TIMED.iter().find(|(method, _)| method == name);
                 let method = Method {
-                    started: started.with_label_values(&[*kind, *service, *name]),
+                    kind: if *kind == UNARY { "unary" } else { "stream" },
+                    started: started.with_label_values(&labels),
                     handled: CODES
                         .iter()
                         .map(|code| handled.with_label_values(&[*kind, *service, *name, *code]))
                         .collect(),
+                    received: Traffic {
+                        messages: received.with_label_values(&labels),
+                        bytes: received_bytes.clone(),
+                    },
+                    sent: Traffic { messages: sent.with_label_values(&labels), bytes: sent_bytes.clone() },
+                    durations: timed.map(|(_, kind)| {
+                        ["false", "true"].map(|success| durations.with_label_values(&[*kind, success]))
+                    }),
                 };
-                methods.insert(format!("/{service}/{name}"), method);
+                methods.insert(format!("/{service}/{name}"), Arc::new(method));
             }
         }
-        GrpcCalls { started, handled, methods: Arc::new(methods) }
+        let counters = Counters {
+            collectors: vec![started, handled, received, sent, clients.clone()],
+            bytes: [received_bytes, sent_bytes],
+            durations,
+            clients,
+            methods,
+        };
+        GrpcCalls { counters: Arc::new(counters) }
     }
 
-    pub(super) fn collectors(&self) -> Vec<IntCounterVec> {
-        vec![self.started.clone(), self.handled.clone()]
+    pub(super) fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let boxed = |collector: &IntCounterVec| Box::new(collector.clone()) as Box<dyn Collector>;
+        let mut collectors: Vec<_> = self.counters.collectors.iter().map(boxed).collect();
+        for bytes in &self.counters.bytes {
+            collectors.push(Box::new(bytes.clone()));
+        }
+        collectors.push(Box::new(self.counters.durations.clone()));
+        collectors
     }
 
-    fn start(&self, path: &str) -> Call {
-        let handled = self.methods.get(path).map(|method| {
-            method.started.inc();
-            method.handled.clone()
-        });
-        Call { handled }
+    fn count_client(&self, method: &Method, version: Option<&str>) {
+        // The label is the client's to choose, but the number of series is not.
+        let is_version = |version: &&str| {
+            version.len() <= 8 && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        };
+        let version = version.filter(is_version).unwrap_or(UNKNOWN_VERSION);
+        self.counters.clients.with_label_values(&[method.kind, version]).inc();
     }
 }
 
@@ -183,14 +256,24 @@ impl Default for GrpcCalls {
 /// A call under way. One that is dropped without an outcome was cancelled by its client.
 #[derive(Debug)]
 struct Call {
-    handled: Option<Vec<IntCounter>>,
+    method: Arc<Method>,
+    started: Instant,
+    has_ended: bool,
 }
 
 impl Call {
+    fn start(method: &Arc<Method>) -> Call {
+        method.started.inc();
+        Call { method: Arc::clone(method), started: Instant::now(), has_ended: false }
+    }
+
     fn end(&mut self, code: Code) {
-        if let Some(counter) = self.handled.take().and_then(|handled| handled.into_iter().nth(code as usize))
-        {
-            counter.inc();
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        self.method.handled[code as usize].inc();
+        if let Some(durations) = &self.method.durations {
+            durations[usize::from(code == Code::Ok)].observe(self.started.elapsed().as_secs_f64());
         }
     }
 }
@@ -223,49 +306,56 @@ pub struct CountingService<S> {
     calls: GrpcCalls,
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
 impl<S> Service<Request<Body>> for CountingService<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    S::Error: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+    type Future = Answer<S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        if !is_grpc(request.headers()) {
-            return Box::pin(self.inner.call(request));
-        }
         // tonic answers a method it does not know without a word.
-        if !self.calls.methods.contains_key(request.uri().path()) {
-            let refusal = unknown(request.uri().path()).into_http();
-            return Box::pin(async move { Ok(refusal) });
-        }
+        let Some(method) = self.calls.counters.methods.get(request.uri().path()) else {
+            return refuse(unknown(request.uri().path()));
+        };
         let version = request.headers().get("client-api-version");
-        if version.is_some_and(|version| std::str::from_utf8(version.as_bytes()).is_err()) {
-            let refusal = Status::from(EtcdError::InvalidClientApiVersion).into_http();
-            return Box::pin(async move { Ok(refusal) });
-        }
-        let mut call = self.calls.start(request.uri().path());
+        let version = version.map(|version| std::str::from_utf8(version.as_bytes()));
+        let Ok(version) = version.transpose() else {
+            return refuse(EtcdError::InvalidClientApiVersion.into());
+        };
+        self.calls.count_client(method, version);
+        let mut call = Call::start(method);
+        let frames = FrameCounter::new(method.received.clone());
+        let request = request.map(|body| Body::new(CountedRequest::new(body, frames)));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = answer.await?;
-            if let Some(code) = outcome(response.headers()) {
+            if outcome(response.headers()).is_some() {
                 translate(response.headers_mut());
-                call.end(outcome(response.headers()).unwrap_or(code));
+                if call.method.kind == UNARY {
+                    // The status of a call that has one answer counts as that answer, as it does in etcd.
+                    call.method.sent.messages.inc();
+                }
+                call.end(outcome(response.headers()).unwrap_or(Code::Unknown));
                 return Ok(response);
             }
-            Ok(response.map(|body| Body::new(CountedBody { body, call })))
+            let frames = FrameCounter::new(call.method.sent.clone());
+            Ok(response.map(|body| Body::new(CountedAnswer { body, call, frames })))
         })
     }
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+fn refuse<E: Send + 'static>(status: Status) -> Answer<E> {
+    Box::pin(std::future::ready(Ok(status.into_http())))
 }
 
 /// grpc-go's answer to what is not there; clients tell missing features by it.
@@ -304,14 +394,15 @@ fn translate(headers: &mut HeaderMap) {
     }
 }
 
-/// A body that tells its call's outcome at the end.
+/// The body of an answer; it tells its call's outcome at the end.
 #[derive(Debug)]
-struct CountedBody {
+struct CountedAnswer {
     body: Body,
     call: Call,
+    frames: FrameCounter,
 }
 
-impl HttpBody for CountedBody {
+impl HttpBody for CountedAnswer {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -320,12 +411,14 @@ impl HttpBody for CountedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &mut polled
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            translate(trailers);
-            if let Some(code) = outcome(trailers) {
-                self.call.end(code);
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(data) = frame.data_ref() {
+                self.frames.pass(data);
+            } else if let Some(trailers) = frame.trailers_mut() {
+                translate(trailers);
+                if let Some(code) = outcome(trailers) {
+                    self.call.end(code);
+                }
             }
         }
         polled

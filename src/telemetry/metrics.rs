@@ -1,25 +1,52 @@
 //! The registry: counters that parts of the server keep, and gauges read when somebody asks.
 
 use super::grpc::GrpcCalls;
+use super::health::Health;
 use crate::engine::Engine;
+use crate::proto::etcdserverpb::response_op::Response;
+use crate::proto::etcdserverpb::{ResponseOp, TxnResponse};
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::watch::WatchHub;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use std::sync::{Mutex, PoisonError};
 
 /// Operations on the store, those of clients' calls.
 #[derive(Clone, Debug)]
 pub struct Operations {
-    /// Range calls.
+    /// Ranges, alone and in transactions.
     pub ranges: IntCounter,
-    /// Put calls.
+    /// Puts, alone and in transactions.
     pub puts: IntCounter,
-    /// DeleteRange calls.
+    /// Deletions, alone and in transactions. One of many keys is one.
     pub deletes: IntCounter,
-    /// Txn calls.
+    /// Transactions of more than one operation, as etcd counts them.
     pub txns: IntCounter,
+}
+
+impl Operations {
+    /// Counts what a transaction has done: the operations of the branch that was taken, at any depth.
+    pub fn count_txn(&self, response: &TxnResponse) {
+        if self.count_branch(response) > 1 {
+            self.txns.inc();
+        }
+    }
+
+    fn count_branch(&self, response: &TxnResponse) -> usize {
+        let count = |op: &ResponseOp| {
+            match &op.response {
+                Some(Response::ResponseRange(_)) => self.ranges.inc(),
+                Some(Response::ResponsePut(_)) => self.puts.inc(),
+                Some(Response::ResponseDeleteRange(_)) => self.deletes.inc(),
+                Some(Response::ResponseTxn(nested)) => return self.count_branch(nested),
+                None => return 0,
+            }
+            1
+        };
+        response.responses.iter().map(count).sum()
+    }
 }
 
 /// A histogram with the buckets of etcd's disk metrics: 1 ms doubled thirteen times.
@@ -34,11 +61,14 @@ pub struct Metrics {
     registry: Registry,
     operations: Operations,
     grpc: GrpcCalls,
+    health: Health,
     hub: WatchHub,
     revision: IntGauge,
     compacted: IntGauge,
     keys: IntGauge,
-    position: IntGauge,
+    committed: IntGauge,
+    applied: IntGauge,
+    pending: IntGauge,
     size: IntGauge,
     size_in_use: IntGauge,
     has_leader: IntGauge,
@@ -49,6 +79,8 @@ pub struct Metrics {
     events: IntCounter,
     leases: IntGauge,
     fds: IntGauge,
+    /// Held while the figures of one scrape are taken and written, so that none of it is counted twice.
+    scrape: Mutex<()>,
 }
 
 /// Metrics made and registered in one go.
@@ -94,23 +126,31 @@ impl Metrics {
         make.register(engine.applied_durations().clone());
         make.register(engine.failed_writes().clone());
         let operations = Operations {
-            ranges: make.counter("etcd_mvcc_range_total", "Range calls."),
-            puts: make.counter("etcd_mvcc_put_total", "Put calls."),
-            deletes: make.counter("etcd_mvcc_delete_total", "DeleteRange calls."),
-            txns: make.counter("etcd_mvcc_txn_total", "Txn calls."),
+            ranges: make.counter("etcd_mvcc_range_total", "Ranges."),
+            puts: make.counter("etcd_mvcc_put_total", "Puts."),
+            deletes: make.counter("etcd_mvcc_delete_total", "Deletions."),
+            txns: make.counter("etcd_mvcc_txn_total", "Transactions of more than one operation."),
         };
         let grpc = GrpcCalls::new();
-        grpc.collectors().into_iter().for_each(|collector| drop(make.register(collector)));
+        let health = Health::new();
+        for collector in grpc.collectors().into_iter().chain(health.collectors()) {
+            registry.register(collector).expect("each name is registered once");
+        }
         make.gauge("os_fd_limit", "Most file descriptors the process may open.").set(descriptor_limit());
         Metrics {
             operations,
             grpc,
+            health,
             hub,
             revision: make.gauge("etcd_debugging_mvcc_current_revision", "Current revision."),
             compacted: make.gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision."),
             keys: make.gauge("etcd_debugging_mvcc_keys_total", "Live keys."),
-            position: make
+            // A message is heard of when it is committed, so what is committed here is what is applied.
+            committed: make
+                .gauge("etcd_server_proposals_committed_total", "Last position of the stream heard of."),
+            applied: make
                 .gauge("etcd_server_proposals_applied_total", "Last applied position of the stream."),
+            pending: make.gauge("etcd_server_proposals_pending", "Writes that are not visible yet."),
             size: make.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the store on disk."),
             size_in_use: make.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the messages kept."),
             has_leader: make.gauge("etcd_server_has_leader", "Whether the stream is followed now."),
@@ -122,6 +162,7 @@ impl Metrics {
             leases: make.gauge("jetway_leases", "Leases there are."),
             fds: make.gauge("os_fd_used", "Open file descriptors."),
             registry,
+            scrape: Mutex::default(),
         }
     }
 
@@ -135,15 +176,23 @@ impl Metrics {
         self.grpc.clone()
     }
 
+    /// Counters of probes.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// The text that Prometheus reads.
     pub async fn text(&self, engine: &Engine) -> Vec<u8> {
-        let state = engine.reader().snapshot();
         let size = engine.size().await;
+        let _scrape = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = engine.reader().snapshot();
         let watch = self.hub.metrics();
         self.revision.set(state.revision.0);
         self.compacted.set(state.compacted.map_or(-1, |compacted| compacted.0));
         self.keys.set(state.index.live() as i64);
-        self.position.set(state.position.0 as i64);
+        self.committed.set(state.position.0 as i64);
+        self.applied.set(state.position.0 as i64);
+        self.pending.set(engine.pending_writes() as i64);
         self.size.set(size.allocated as i64);
         self.size_in_use.set(size.in_use as i64);
         self.has_leader.set(i64::from(engine.health().is_ok()));
@@ -170,8 +219,43 @@ impl Maker<'_> {
 }
 
 /// The soft limit, from the kernel's own table.
-fn descriptor_limit() -> i64 {
+pub(crate) fn descriptor_limit() -> i64 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find(|line| line.starts_with("Max open files"));
     line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok()).unwrap_or(-1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operations() -> Operations {
+        let counter = || IntCounter::new("name", "help").expect("a legal name");
+        Operations { ranges: counter(), puts: counter(), deletes: counter(), txns: counter() }
+    }
+
+    fn txn(responses: Vec<Response>) -> TxnResponse {
+        let responses =
+            responses.into_iter().map(|response| ResponseOp { response: Some(response) }).collect();
+        TxnResponse { responses, ..TxnResponse::default() }
+    }
+
+    #[test]
+    fn a_transaction_counts_by_its_operations() {
+        let put = || Response::ResponsePut(crate::proto::etcdserverpb::PutResponse::default());
+        let range = || Response::ResponseRange(crate::proto::etcdserverpb::RangeResponse::default());
+        let delete =
+            || Response::ResponseDeleteRange(crate::proto::etcdserverpb::DeleteRangeResponse::default());
+        for (response, counts) in [
+            (txn(vec![]), [0, 0, 0, 0]),
+            (txn(vec![put()]), [0, 1, 0, 0]),
+            (txn(vec![put(), put(), range(), delete()]), [1, 2, 1, 1]),
+            (txn(vec![Response::ResponseTxn(txn(vec![put(), range()]))]), [1, 1, 0, 1]),
+        ] {
+            let operations = operations();
+            operations.count_txn(&response);
+            let Operations { ranges, puts, deletes, txns } = &operations;
+            assert_eq!([ranges, puts, deletes, txns].map(IntCounter::get), counts, "{response:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::batch::Matched;
 use super::hub::Interest;
-use crate::core::{History, RevisionEvents, State};
+use crate::core::{RevisionEvents, State};
 use crate::types::Revision;
 use std::sync::Arc;
 
@@ -26,10 +26,11 @@ pub(super) struct Slice {
 /// Else the log is read.
 pub(super) fn read(state: &State, interest: &Interest, from: Revision) -> Slice {
     let behind = state.log.len_since(from);
-    if behind > EVENTS && state.index.count(&interest.range) < behind / 4 {
-        if let Some(slice) = read_index(state, interest, from, behind / 4) {
-            return slice;
-        }
+    if behind > EVENTS
+        && state.index.count(&interest.range) < behind / 4
+        && let Some(slice) = read_index(state, interest, from, behind / 4)
+    {
+        return slice;
     }
     read_log(state, interest, from)
 }
@@ -58,15 +59,8 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         if keys > most_keys {
             return None;
         }
-        let since = |history: &History, changes: &mut Vec<Revision>| {
-            changes.extend(
-                history
-                    .versions()
-                    .map(|version| version.mod_revision)
-                    .take_while(|revision| *revision >= from),
-            );
-        };
-        since(history, &mut changes);
+        let revisions = history.versions().map(|version| version.mod_revision);
+        changes.extend(revisions.take_while(|revision| *revision >= from));
     }
     let is_all = changes.len() <= REVISIONS;
     if !is_all {

@@ -25,9 +25,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Deliveries after which the hub lets others have the router.
-const SLICE_DELIVERIES: usize = 512;
+const SLICE_DELIVERIES: usize = if cfg!(test) { 7 } else { 512 };
 /// Revisions after which the hub lets others have the router.
-const SLICE_REVISIONS: usize = 512;
+const SLICE_REVISIONS: usize = if cfg!(test) { 5 } else { 512 };
 /// Events that a registration reads from the log while it holds the router; a watcher further behind goes on
 /// catching up by itself.
 const REPLAY_EVENTS: usize = if cfg!(test) { 4 } else { 1024 };
@@ -248,7 +248,7 @@ impl WatchHub {
     /// Whether no trace of any stream is left.
     #[cfg(test)]
     pub(super) fn is_unwatched(&self) -> bool {
-        let mut router = self.shared.router();
+        let router = self.shared.router();
         let mut spans = 0;
         router.spans.stab(b"a", &mut |_| spans += 1);
         let is_free = router.watchers.len() == router.free.len();

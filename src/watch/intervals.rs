@@ -110,7 +110,7 @@ impl<T> Intervals<T> {
 
     /// Shows the values of all intervals that hold `key`.
     pub(super) fn stab<'a>(&'a self, key: &[u8], visit: &mut impl FnMut(&'a T)) {
-        stab(&self.root, key, visit);
+        stab(self.root.as_deref(), key, visit);
     }
 
     fn next_priority(&mut self) -> u64 {
@@ -121,20 +121,21 @@ impl<T> Intervals<T> {
     }
 }
 
-fn stab<'a, T>(link: &'a Link<T>, key: &[u8], visit: &mut impl FnMut(&'a T)) {
-    let Some(node) = link else { return };
+fn stab<'a, T>(node: Option<&'a Node<T>>, key: &[u8], visit: &mut impl FnMut(&'a T)) {
+    let Some(node) = node else { return };
     if !is_before(key, &node.reach) {
         return;
     }
-    stab(&node.left, key, visit);
+    stab(node.left.as_deref(), key, visit);
     if node.start.as_ref() <= key {
         if is_before(key, &node.end) {
             visit(&node.value);
         }
-        stab(&node.right, key, visit);
+        stab(node.right.as_deref(), key, visit);
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "nodes are moved between links, not out of their boxes")]
 fn insert<T>(link: Link<T>, mut new: Box<Node<T>>) -> Box<Node<T>> {
     let Some(mut node) = link else { return new };
     if new.priority > node.priority {
@@ -203,8 +204,8 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn depth<T>(link: &Link<T>) -> usize {
-        link.as_ref().map_or(0, |node| 1 + depth(&node.left).max(depth(&node.right)))
+    fn depth<T>(node: Option<&Node<T>>) -> usize {
+        node.map_or(0, |node| 1 + depth(node.left.as_deref()).max(depth(node.right.as_deref())))
     }
 
     fn stabbed(intervals: &Intervals<u32>, key: &[u8]) -> Vec<u32> {
@@ -257,7 +258,7 @@ mod tests {
         for n in 0..10_000 {
             *intervals.entry(&prefix(n, b'/'), &Some(prefix(n, b'0'))) = n;
         }
-        assert!(depth(&intervals.root) < 60, "depth {}", depth(&intervals.root));
+        assert!(depth(intervals.root.as_deref()) < 60, "depth {}", depth(intervals.root.as_deref()));
         for n in [0, 77, 9_999] {
             assert_eq!(stabbed(&intervals, &prefix(n, b'/')), [n]);
         }

@@ -23,7 +23,7 @@ mod stream;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use hub::WatchHub;
 pub use metrics::{Counter, Metrics};

@@ -134,6 +134,7 @@ pub(super) struct Session {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "options of the wire and two marks of the ticker")]
 struct Watcher {
     interest: Interest,
     prev_kv: bool,
@@ -459,5 +460,43 @@ impl Drop for Session {
             _ => None,
         }));
         self.hub.close(&self.mailbox);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Store, create, drain, prefix};
+    use super::*;
+
+    #[test]
+    fn a_mark_put_down_while_a_watcher_was_on_its_way_to_join_does_not_count() {
+        let mut store = Store::new();
+        let mut session = store.session();
+        session.handle(Request::Create(create(prefix("b"), 0)));
+        drain(&mut session);
+        (2..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
+        session.handle(Request::Progress);
+        store.hub.route();
+        // It read history up to revision 2 before the hub went on to 4 and told progress; it joins just now.
+        let interest = Interest { range: prefix("a"), no_put: false, no_delete: false };
+        let from = Revision(3);
+        let registration = store
+            .hub
+            .join(session.mailbox(), session.epoch, 7, &interest, from)
+            .expect("close enough to replay");
+        let watcher = Watcher {
+            interest,
+            prev_kv: false,
+            fragment: false,
+            progress_notify: false,
+            start: Revision(2),
+            phase: Phase::Live { registration, from },
+            is_fresh: false,
+            is_due: false,
+        };
+        session.watchers.insert(7, watcher);
+        store.hub.metrics().watchers.add(1);
+        let told: Vec<_> = drain(&mut session).iter().map(|told| (told.watch_id, told.revision.0)).collect();
+        assert_eq!(told, [(7, 3), (7, 4)]);
     }
 }

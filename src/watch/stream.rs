@@ -18,6 +18,9 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
+/// Responses in a row after which a busy stream looks at its ticker and for the end of the call.
+const LOOK_AFTER: usize = 64;
+
 /// The responses of one Watch call. Ends with an error and never without one.
 pub struct WatchStream {
     call: Arc<Call>,
@@ -26,6 +29,8 @@ pub struct WatchStream {
     /// Ends the call from outside, with a reason.
     ending: Pin<Box<dyn Future<Output = EtcdError> + Send>>,
     requests: AbortHandle,
+    /// Responses since the stream last looked around.
+    unlooked: usize,
     is_over: bool,
 }
 
@@ -72,8 +77,30 @@ impl WatchStream {
             ticker,
             ending: Box::pin(ending),
             requests: reading.abort_handle(),
+            unlooked: 0,
             is_over: false,
         }
+    }
+
+    fn step(&self) -> Step {
+        let mut session = self.call.session();
+        let Some(session) = session.as_mut() else { return Step::End(EtcdError::WatchCanceled) };
+        let had_room = session.has_room();
+        let step = session.next();
+        if !had_room && session.has_room() {
+            self.call.room.notify_one();
+        }
+        step
+    }
+
+    /// Looks for what is rare: the end of the call from outside, and the ticker.
+    fn look_around(&mut self, cx: &mut Context<'_>) -> Poll<EtcdError> {
+        while self.ticker.poll_tick(cx).is_ready() {
+            if let Some(session) = self.call.session().as_mut() {
+                session.tick();
+            }
+        }
+        self.ending.as_mut().poll(cx)
     }
 
     fn end(&mut self, error: EtcdError) -> Poll<Option<Result<Response, EtcdError>>> {
@@ -91,37 +118,30 @@ impl Stream for WatchStream {
         if self.is_over {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(error) = self.ending.as_mut().poll(cx) {
-            return self.end(error);
-        }
-        let has_ticked = self.ticker.poll_tick(cx).is_ready();
-        // First the waker, then the look: what comes in between wakes us.
-        self.mailbox.register(cx.waker());
-        let step = {
-            let mut session = self.call.session();
-            let Some(session) = session.as_mut() else { return Poll::Ready(None) };
-            if has_ticked {
-                session.tick();
+        let mut has_looked = false;
+        loop {
+            if self.unlooked == LOOK_AFTER && !has_looked {
+                if let Poll::Ready(error) = self.look_around(cx) {
+                    return self.end(error);
+                }
+                has_looked = true;
             }
-            let had_room = session.has_room();
-            let step = session.next();
-            if !had_room && session.has_room() {
-                self.call.room.notify_one();
+            // First the waker, then the look: what comes in between wakes us.
+            self.mailbox.register(cx.waker());
+            match self.step() {
+                Step::Respond(response) => {
+                    self.unlooked = if has_looked { 1 } else { self.unlooked + 1 };
+                    return Poll::Ready(Some(Ok(response)));
+                }
+                Step::End(error) => return self.end(error),
+                // Nobody sleeps without having said what is to wake him.
+                Step::Idle | Step::Yield if !has_looked => self.unlooked = LOOK_AFTER,
+                Step::Idle => return Poll::Pending,
+                Step::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
-            step
-        };
-        if has_ticked {
-            // The ticker has to be asked again before it wakes us.
-            cx.waker().wake_by_ref();
-        }
-        match step {
-            Step::Respond(response) => Poll::Ready(Some(Ok(response))),
-            Step::Idle => Poll::Pending,
-            Step::Yield => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Step::End(error) => self.end(error),
         }
     }
 }

@@ -197,7 +197,7 @@ fn check(record: &Record, written: &[Seen], is_complete: bool) {
 }
 
 fn run(seed: u64) {
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut store = Store::new();
     let (hub, reader) = (store.hub.clone(), store.reader.clone());
     let (current, is_over) = (AtomicI64::new(1), AtomicBool::new(false));
@@ -233,8 +233,12 @@ fn run(seed: u64) {
     });
     let (mut count, mut received, mut compacted, mut progress) = (0, 0, 0, 0);
     for (open, closed) in &records {
-        open.iter().for_each(|record| check(record, &written, true));
-        closed.iter().for_each(|record| check(record, &written, false));
+        for record in open {
+            check(record, &written, true);
+        }
+        for record in closed {
+            check(record, &written, false);
+        }
         for record in open.iter().chain(closed) {
             count += 1;
             received += record.seen.len();
@@ -242,7 +246,7 @@ fn run(seed: u64) {
             progress += record.progress.len();
         }
     }
-    println!("{count} watchers, {received} events, {compacted} compacted, {progress} progress");
+    eprintln!("{count} watchers, {received} events, {compacted} compacted, {progress} progress");
     assert!(count > 50 && received > 1000 && compacted > 0 && progress > 0, "the run showed too little");
     assert!(store.hub.is_unwatched());
 }

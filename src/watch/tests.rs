@@ -3,7 +3,7 @@
 
 use super::hub::{Interest, Refused, WatchHub};
 use super::mailbox::{DELIVERIES, Item};
-use super::session::{Body, Create, NO_WATCHER, Request, Response, Session, Step};
+use super::session::{Body, Create, Request, Response, Session, Step};
 use crate::core::{Change, ChangeKind, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::proto::mvccpb;
@@ -15,13 +15,20 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-pub(super) struct Store {
-    pub(super) writer: Writer,
-    pub(super) reader: Reader,
-    pub(super) hub: WatchHub,
+pub(crate) struct Store {
+    pub(crate) writer: Writer,
+    pub(crate) reader: Reader,
+    pub(crate) hub: WatchHub,
 }
 
 impl Store {
+    /// A store whose hub has a task.
+    pub(crate) fn spawn() -> Store {
+        let (writer, reader) = Writer::new();
+        let hub = WatchHub::spawn(reader.clone(), Arc::new(Notify::new()));
+        Store { writer, reader, hub }
+    }
+
     pub(super) fn new() -> Store {
         let (writer, reader) = Writer::new();
         let hub = WatchHub::idle(reader.clone(), Arc::new(Notify::new()), CancellationToken::new());
@@ -29,7 +36,7 @@ impl Store {
     }
 
     /// Writes without a look at the watchers. A key without a value is deleted.
-    pub(super) fn write(&mut self, changes: &[(&str, Option<&str>)]) -> i64 {
+    pub(crate) fn write(&mut self, changes: &[(&str, Option<&str>)]) -> i64 {
         let revision = self.writer.state().revision.next();
         let sequence = Sequence(revision.0 as u64);
         let mut done: Vec<Change> = Vec::new();
@@ -53,7 +60,7 @@ impl Store {
         revision.0
     }
 
-    pub(super) fn put(&mut self, key: &str, value: &str) -> i64 {
+    pub(crate) fn put(&mut self, key: &str, value: &str) -> i64 {
         self.write(&[(key, Some(value))])
     }
 
@@ -68,7 +75,7 @@ impl Store {
         self.write(&[(key, None)])
     }
 
-    pub(super) fn compact(&mut self, floor: i64) {
+    pub(crate) fn compact(&mut self, floor: i64) {
         self.writer.compact(Revision(floor));
         self.writer.publish();
     }

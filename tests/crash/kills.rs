@@ -33,15 +33,19 @@ impl Victim {
                 server.kill9();
                 server.restart().await;
             }
-            Self::Nats => signal(server.nats_pid(), libc::SIGKILL),
+            Self::Nats => kill_nats(server).await,
             Self::Both => {
-                let nats = server.nats_pid();
-                signal(nats, libc::SIGKILL);
+                kill_nats(server).await;
                 server.kill9();
                 server.restart().await;
             }
         }
     }
+}
+
+/// Kills jetway's nats-server, once there is one again.
+async fn kill_nats(server: &Server) {
+    signal(eventually("a nats-server to kill", async || server.find_nats_pid()).await, libc::SIGKILL);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -82,7 +86,6 @@ async fn crash(victims: &[Victim], args: &[&str]) {
         for _ in 0..if rng.random_bool(0.2) { 2 } else { 1 } {
             let victim = victims[rng.random_range(0..victims.len())];
             println!("{:?}: kill {victim:?}", began.elapsed());
-            eventually("a nats-server to kill", async || server.has_nats().then_some(())).await;
             victim.kill(&mut server).await;
             kills += 1;
         }

@@ -159,28 +159,34 @@ impl Nats {
         .await;
     }
 
-    /// One request below `$JS.API`, over a connection of its own without TLS or credentials.
+    /// One request below `$JS.API`, over a connection of its own without TLS or credentials. While a cluster has no
+    /// leader nobody answers, so it is asked again.
     pub async fn api(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
+        let again = std::time::Duration::from_secs(1);
+        eventually("an answer of JetStream's API", async || {
+            tokio::time::timeout(again, self.ask(request, body)).await.ok()
+        })
+        .await
+    }
+
+    async fn ask(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
         let mut stream = BufReader::new(TcpStream::connect(self.address()).await.unwrap());
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let commands = format!(
             "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\nPUB $JS.API.{request} answer {}\r\n{body}\r\n",
             body.len()
         );
-        super::within("an answer of JetStream's API", async {
-            stream.get_mut().write_all(commands.as_bytes()).await.unwrap();
-            let mut line = String::new();
-            loop {
+        stream.get_mut().write_all(commands.as_bytes()).await.unwrap();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "nats-server hung up");
+            if line.starts_with("MSG ") {
                 line.clear();
-                assert_ne!(stream.read_line(&mut line).await.unwrap(), 0, "nats-server hung up");
-                if line.starts_with("MSG ") {
-                    line.clear();
-                    stream.read_line(&mut line).await.unwrap();
-                    return serde_json::from_str(&line).expect("an answer in JSON");
-                }
+                stream.read_line(&mut line).await.unwrap();
+                return serde_json::from_str(&line).expect("an answer in JSON");
             }
-        })
-        .await
+        }
     }
 }
 

@@ -84,16 +84,31 @@ impl Server {
 
     /// A fresh server of the given kind.
     pub async fn launch(target: Target, args: &[&str]) -> Self {
-        let mut server = Self {
+        let mut server = Self::new(target, args);
+        server.run().await;
+        server
+    }
+
+    fn new(target: Target, args: &[&str]) -> Self {
+        Self {
             target,
             args: args.iter().map(ToString::to_string).collect(),
             client_port: Port::claim(),
             peer_port: Port::claim(),
             child: None,
             dir: tempfile::Builder::new().prefix("jetway-test-").tempdir().unwrap(),
-        };
-        server.run().await;
-        server
+        }
+    }
+
+    /// Starts jetway with flags, or in a place, in which it cannot serve; returns how it ended and what it said. The flags
+    /// come last and so win over those that every test server gets.
+    pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
+        let mut server = Self::new(Target::Jetway, args);
+        server.spawn();
+        let child = server.child.as_mut().expect("it has just been started");
+        let status = eventually("jetway to give up", async || child.try_wait().unwrap()).await;
+        server.child = None;
+        (status, server.log())
     }
 
     /// One server for all tests of the process that keep to a prefix of their own.
@@ -194,6 +209,11 @@ impl Server {
     }
 
     async fn run(&mut self) {
+        self.spawn();
+        self.serves().await;
+    }
+
+    fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(self.target.binary());
         command
@@ -220,7 +240,6 @@ impl Server {
         }
         command.args(&self.args);
         self.child = Some(spawn(command).expect("start the server"));
-        self.serves().await;
     }
 
     /// Waits until the server answers a read, and fails at once if it ends instead.
@@ -313,12 +332,17 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
         Mutex::new(jobs)
     });
     #[expect(unsafe_code, reason = "only the child itself can ask for this signal")]
-    // SAFETY: prctl is async-signal-safe and the closure allocates nothing.
-    unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+    let die_with_us = || {
+        // SAFETY: prctl with this option takes plain numbers and touches no memory of ours.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
-        });
+        }
+    };
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
+    unsafe {
+        command.pre_exec(die_with_us);
     }
     let (answer, child) = mpsc::channel();
     SPAWNER.lock().unwrap().send((command, answer)).expect("the spawner lives");

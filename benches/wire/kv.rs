@@ -1,0 +1,376 @@
+//! Reads, writes and transactions.
+//!
+//! A value says which key it belongs to and which write it is, so that every answer can be checked without remembering
+//! what was written.
+
+use crate::load::{Bench, Caller, Failure, Outcome};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+const PREFIX: &str = "/registry/configmaps/bench/";
+const VALUE_BYTES: usize = 1024;
+
+/// Keys in the store of a workload that reads, and keys that puts go to.
+const KEYS: u64 = 10_000;
+
+/// Keys of a page: what Kubernetes' clients ask for.
+const PAGE: u64 = 500;
+
+/// Every so many answers are compared byte by byte; of the others only the head of the value.
+const COMPARE_EVERY: u64 = 64;
+
+/// Writers that fill the store before a workload.
+const FILLERS: u64 = 100;
+
+fn key(number: u64) -> Vec<u8> {
+    format!("{PREFIX}{number:08}").into_bytes()
+}
+
+/// The `write`th value of a key: the key's number, the write's, then bytes that do not compress.
+fn value(number: u64, write: u64) -> Vec<u8> {
+    let mut bytes = vec![0; VALUE_BYTES];
+    let (head, body) = bytes.split_at_mut(16);
+    head[..8].copy_from_slice(&number.to_be_bytes());
+    head[8..].copy_from_slice(&write.to_be_bytes());
+    SmallRng::seed_from_u64(number.rotate_left(32) ^ write).fill(body);
+    bytes
+}
+
+/// Fails unless `kv` is key `number` with one of its values; `wholly` compares all of it.
+fn check(kv: &KeyValue, number: u64, wholly: bool) -> Result<(), Failure> {
+    let found = kv.value();
+    let (Some(head), Some(write)) =
+        (found.first_chunk::<8>(), found.get(8..).and_then(|rest| rest.first_chunk::<8>()))
+    else {
+        return Err(format!("key {number} holds {} bytes", found.len()).into());
+    };
+    let right = kv.key() == key(number)
+        && *head == number.to_be_bytes()
+        && found.len() == VALUE_BYTES
+        && (!wholly || found == value(number, u64::from_be_bytes(*write)));
+    if right { Ok(()) } else { Err(format!("the answer for key {number} is another key or value").into()) }
+}
+
+/// Puts the first value of keys 0 to `count`.
+async fn fill(bench: &Bench, count: u64) -> Result<(), Failure> {
+    let connections = bench.connect(4).await?;
+    let mut filling = tokio::task::JoinSet::new();
+    for filler in 0..FILLERS.min(count) {
+        let mut kv = connections[filler as usize % connections.len()].kv_client();
+        filling.spawn(async move {
+            for number in (filler..count).step_by(FILLERS as usize) {
+                kv.put(key(number), value(number, 0), None).await?;
+            }
+            Ok::<_, Failure>(())
+        });
+    }
+    while let Some(done) = filling.join_next().await {
+        done??;
+    }
+    Ok(())
+}
+
+/// Puts, round and round over the keys that belong to this client alone.
+struct Putter {
+    kv: KvClient,
+    client: u64,
+    clients: u64,
+    write: u64,
+}
+
+impl Putter {
+    fn number(&self) -> u64 {
+        (self.client + self.clients * self.write) % KEYS
+    }
+
+    /// The last put is there, whole.
+    async fn verify(&mut self) -> Result<(), Failure> {
+        if self.write == 0 {
+            return Ok(());
+        }
+        self.write -= 1;
+        let number = self.number();
+        let answer = self.kv.get(key(number), None).await?;
+        let there = answer.kvs().first().is_some_and(|kv| kv.value() == value(number, self.write));
+        if there {
+            Ok(())
+        } else {
+            Err(format!("the put of key {number} was answered and is not there").into())
+        }
+    }
+}
+
+impl Caller for Putter {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let number = self.number();
+        self.kv.put(key(number), value(number, self.write), None).await?;
+        self.write += 1;
+        Ok(())
+    }
+}
+
+pub(crate) async fn put(bench: &Bench) -> Result<Outcome, Failure> {
+    let clients = bench.kv_clients().await?;
+    let count = clients.len() as u64;
+    let putters =
+        clients.into_iter().zip(0..).map(|(kv, client)| Putter { kv, client, clients: count, write: 0 });
+    let (outcome, putters) = bench.closed_loop(putters.collect()).await?;
+    for mut putter in putters {
+        putter.verify().await?;
+    }
+    Ok(outcome)
+}
+
+/// Reads random keys.
+struct Getter {
+    kv: KvClient,
+    random: SmallRng,
+    calls: u64,
+}
+
+impl Caller for Getter {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let number = self.random.random_range(0..KEYS);
+        let answer = self.kv.get(key(number), None).await?;
+        self.calls += 1;
+        let kv = answer.kvs().first().ok_or_else(|| format!("key {number} is not there"))?;
+        check(kv, number, self.calls.is_multiple_of(COMPARE_EVERY))
+    }
+}
+
+fn getters(clients: Vec<KvClient>) -> impl Iterator<Item = Getter> {
+    clients.into_iter().zip(1..).map(|(kv, seed)| Getter {
+        kv,
+        random: SmallRng::seed_from_u64(seed),
+        calls: 0,
+    })
+}
+
+pub(crate) async fn get(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, KEYS).await?;
+    let getters = getters(bench.kv_clients().await?);
+    Ok(bench.closed_loop(getters.collect()).await?.0)
+}
+
+/// Reads, and now and then a put. Which one follows from the random numbers of the reads.
+struct Mixer {
+    getter: Getter,
+    putter: Putter,
+}
+
+impl Caller for Mixer {
+    async fn call(&mut self) -> Result<(), Failure> {
+        if self.getter.random.random_ratio(7, 10) {
+            self.getter.call().await
+        } else {
+            self.putter.call().await
+        }
+    }
+}
+
+pub(crate) async fn mixed(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, KEYS).await?;
+    let clients = bench.kv_clients().await?;
+    let count = clients.len() as u64;
+    let mixers = getters(clients).zip(0..).map(|(getter, client)| {
+        let putter = Putter { kv: getter.kv.clone(), client, clients: count, write: 0 };
+        Mixer { getter, putter }
+    });
+    let (outcome, mixers) = bench.closed_loop(mixers.collect()).await?;
+    for mut mixer in mixers {
+        mixer.putter.verify().await?;
+    }
+    Ok(outcome)
+}
+
+/// Reads pages as Kubernetes does: from somewhere to the end of the prefix, with a limit.
+struct Ranger(Getter);
+
+impl Caller for Ranger {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let first = self.0.random.random_range(0..=KEYS - PAGE);
+        let end = GetOptions::new().with_range(prefix_end()).with_limit(PAGE as i64);
+        let answer = self.0.kv.get(key(first), Some(end)).await?;
+        self.0.calls += 1;
+        let left = KEYS - first;
+        if answer.kvs().len() as u64 != PAGE
+            || answer.count() as u64 != left
+            || answer.more() != (left > PAGE)
+        {
+            let (found, count, more) = (answer.kvs().len(), answer.count(), answer.more());
+            return Err(format!("page from {first}: {found} keys, count {count}, more {more}").into());
+        }
+        let wholly = self.0.calls.is_multiple_of(COMPARE_EVERY);
+        for (kv, number) in answer.kvs().iter().zip(first..) {
+            check(kv, number, wholly)?;
+        }
+        Ok(())
+    }
+}
+
+fn prefix_end() -> Vec<u8> {
+    let mut end = PREFIX.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+pub(crate) async fn range(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, KEYS).await?;
+    let rangers = getters(bench.kv_clients().await?).map(Ranger);
+    Ok(bench.closed_loop(rangers.collect()).await?.0)
+}
+
+/// Counts all keys.
+struct Counter(KvClient);
+
+impl Caller for Counter {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let answer = self.0.get(PREFIX, Some(GetOptions::new().with_prefix().with_count_only())).await?;
+        if answer.count() as u64 == KEYS && answer.kvs().is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} keys counted, {} sent", answer.count(), answer.kvs().len()).into())
+        }
+    }
+}
+
+pub(crate) async fn count(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, KEYS).await?;
+    let counters = bench.kv_clients().await?.into_iter().map(Counter);
+    Ok(bench.closed_loop(counters.collect()).await?.0)
+}
+
+/// What Kubernetes writes with: a put guarded by the key's revision, or else a look at the key.
+async fn guarded(kv: &mut KvClient, number: u64, revision: i64, write: u64) -> Result<TxnResponse, Failure> {
+    let txn = Txn::new()
+        .when([Compare::mod_revision(key(number), CompareOp::Equal, revision)])
+        .and_then([TxnOp::put(key(number), value(number, write), None)])
+        .or_else([TxnOp::get(key(number), None)]);
+    Ok(kv.txn(txn).await?)
+}
+
+/// The revision at which the write happened.
+fn revision(answer: &TxnResponse) -> Result<i64, Failure> {
+    Ok(answer.header().ok_or("an answer without a header")?.revision())
+}
+
+/// Creates keys that nobody else creates.
+struct Creator {
+    kv: KvClient,
+    client: u64,
+    clients: u64,
+    created: u64,
+}
+
+impl Caller for Creator {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let number = self.client + self.clients * self.created;
+        if !guarded(&mut self.kv, number, 0, 0).await?.succeeded() {
+            return Err(format!("key {number} was there before it was created").into());
+        }
+        self.created += 1;
+        Ok(())
+    }
+}
+
+pub(crate) async fn create(bench: &Bench) -> Result<Outcome, Failure> {
+    let clients = bench.kv_clients().await?;
+    let count = clients.len() as u64;
+    let creators =
+        clients.into_iter().zip(0..).map(|(kv, client)| Creator { kv, client, clients: count, created: 0 });
+    let (outcome, mut creators) = bench.closed_loop(creators.collect()).await?;
+    let created: u64 = creators.iter().map(|creator| creator.created).sum();
+    let all = GetOptions::new().with_prefix().with_count_only();
+    let there = creators[0].kv.get(PREFIX, Some(all)).await?.count() as u64;
+    if there == created { Ok(outcome) } else { Err(format!("{created} keys created, {there} there").into()) }
+}
+
+/// Updates a key of its own.
+struct Updater {
+    kv: KvClient,
+    number: u64,
+    revision: i64,
+    write: u64,
+}
+
+impl Caller for Updater {
+    async fn call(&mut self) -> Result<(), Failure> {
+        let answer = guarded(&mut self.kv, self.number, self.revision, self.write + 1).await?;
+        if !answer.succeeded() {
+            return Err(format!("key {} has but one writer, and its guard failed", self.number).into());
+        }
+        self.revision = revision(&answer)?;
+        self.write += 1;
+        Ok(())
+    }
+}
+
+pub(crate) async fn update(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, bench.clients as u64).await?;
+    let mut updaters = Vec::new();
+    for (mut kv, number) in bench.kv_clients().await?.into_iter().zip(0..) {
+        let answer = kv.get(key(number), None).await?;
+        let revision = answer.kvs().first().ok_or("a key was not filled in")?.mod_revision();
+        updaters.push(Updater { kv, number, revision, write: 0 });
+    }
+    let (outcome, updaters) = bench.closed_loop(updaters).await?;
+    for mut updater in updaters {
+        let answer = updater.kv.get(key(updater.number), None).await?;
+        let kv = answer.kvs().first().ok_or("an updated key is not there")?;
+        if kv.mod_revision() != updater.revision || kv.value() != value(updater.number, updater.write) {
+            return Err(format!("key {} is not as it was updated last", updater.number).into());
+        }
+    }
+    Ok(outcome)
+}
+
+/// Updates the one key that all update, until it wins.
+struct Rival {
+    kv: KvClient,
+    revision: i64,
+    wins: u64,
+    losses: u64,
+}
+
+impl Caller for Rival {
+    async fn call(&mut self) -> Result<(), Failure> {
+        loop {
+            let answer = guarded(&mut self.kv, 0, self.revision, self.wins).await?;
+            if answer.succeeded() {
+                self.revision = revision(&answer)?;
+                self.wins += 1;
+                return Ok(());
+            }
+            self.losses += 1;
+            let Some(TxnOpResponse::Get(seen)) = answer.op_responses().pop() else {
+                return Err("a failed guard was not answered with the key".into());
+            };
+            let kv = seen.kvs().first().ok_or("the hot key is not there")?;
+            if kv.mod_revision() <= self.revision {
+                return Err(format!("the guard failed at the key's own revision, {}", self.revision).into());
+            }
+            self.revision = kv.mod_revision();
+        }
+    }
+}
+
+pub(crate) async fn hot_key(bench: &Bench) -> Result<Outcome, Failure> {
+    fill(bench, 1).await?;
+    let rivals =
+        bench.kv_clients().await?.into_iter().map(|kv| Rival { kv, revision: 0, wins: 0, losses: 0 });
+    let (mut outcome, mut rivals) = bench.closed_loop(rivals.collect()).await?;
+    let wins: u64 = rivals.iter().map(|rival| rival.wins).sum();
+    let losses: u64 = rivals.iter().map(|rival| rival.losses).sum();
+    let answer = rivals[0].kv.get(key(0), None).await?;
+    let version = answer.kvs().first().ok_or("the hot key is not there")?.version();
+    if version as u64 != wins + 1 {
+        return Err(format!("{wins} guarded writes were answered, and the key has version {version}").into());
+    }
+    outcome.note = format!("{:.1} lost guards a success", losses as f64 / wins as f64);
+    Ok(outcome)
+}

@@ -1,0 +1,252 @@
+//! Many watchers of one prefix, and writers under it.
+//!
+//! Every watcher must see every write once, in order, with the value before it, as Kubernetes asks for it. A value carries the
+//! time at which its put was sent, so that the lag of an event is the whole way: put, durability, delivery, decoding. What a
+//! phase costs is counted until the last watcher has seen the last write, so a peer that delivers late pays for it.
+
+use crate::load::{Bench, Failure, Latencies, Meter, Outcome};
+use etcd_client::{Client, KvClient, WatchOptions, WatchStream};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+const PREFIX: &str = "/registry/pods/bench/";
+const VALUE_BYTES: usize = 300;
+const KEYS: u64 = 100;
+const WATCHERS_PER_CONNECTION: usize = 10;
+const WRITERS: usize = 16;
+const WRITER_CONNECTIONS: usize = 2;
+
+/// Writes a millisecond in the workload that measures lag.
+const WRITES_PER_MILLISECOND: u32 = 1;
+
+/// For the watchers to catch up after the last write.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What the writers of a phase did.
+#[derive(Default)]
+struct Written {
+    count: u64,
+    last: i64,
+    sum: i64,
+}
+
+impl Written {
+    fn add(&mut self, revision: i64) {
+        self.count += 1;
+        self.last = self.last.max(revision);
+        self.sum += revision;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.last = self.last.max(other.last);
+        self.sum += other.sum;
+    }
+}
+
+/// What one watcher has seen since this was last taken from it.
+#[derive(Default)]
+struct Seen {
+    count: u64,
+    sum: i64,
+    lags: Vec<Duration>,
+}
+
+/// One watcher as the rest of the program sees it.
+#[derive(Default)]
+struct Watcher {
+    /// The newest revision it saw, stored after `seen` is complete up to it.
+    revision: AtomicI64,
+    seen: Mutex<Seen>,
+}
+
+impl Watcher {
+    /// Reads the stream until it ends, which is an error, or the task is aborted.
+    async fn follow(&self, mut stream: WatchStream, epoch: Instant) -> Result<(), Failure> {
+        let mut last = 0;
+        while let Some(answer) = stream.message().await? {
+            if answer.canceled() {
+                return Err(format!("the watch was cancelled: {}", answer.cancel_reason()).into());
+            }
+            let now = epoch.elapsed();
+            {
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                for event in answer.events() {
+                    let kv = event.kv().ok_or("an event without a key")?;
+                    if kv.mod_revision() <= last {
+                        return Err(
+                            format!("revision {} was delivered after {last}", kv.mod_revision()).into()
+                        );
+                    }
+                    last = kv.mod_revision();
+                    let before = event.prev_kv().map_or(0, etcd_client::KeyValue::version);
+                    if before + 1 != kv.version() {
+                        return Err(
+                            format!("version {} came with version {before} before it", kv.version()).into()
+                        );
+                    }
+                    let sent = kv.value().first_chunk::<8>().ok_or("an event with another value")?;
+                    seen.count += 1;
+                    seen.sum += last;
+                    seen.lags.push(now.saturating_sub(Duration::from_nanos(u64::from_be_bytes(*sent))));
+                }
+            }
+            // Pairs with the acquire of the drain, which takes `seen` once it has read the last revision.
+            self.revision.store(last, Ordering::Release);
+        }
+        Err("the watch stream ended".into())
+    }
+}
+
+/// Watchers, writers' connections, and the clock of the values.
+struct Stage {
+    watchers: Vec<Arc<Watcher>>,
+    following: JoinSet<Result<(), Failure>>,
+    writers: Vec<KvClient>,
+    epoch: Instant,
+}
+
+impl Stage {
+    async fn set(bench: &Bench) -> Result<Self, Failure> {
+        let connections = bench.connect(bench.clients.div_ceil(WATCHERS_PER_CONNECTION)).await?;
+        let epoch = Instant::now();
+        let mut watchers = Vec::new();
+        let mut following = JoinSet::new();
+        for at in 0..bench.clients {
+            let stream = watch(&connections[at % connections.len()]).await?;
+            let watcher = Arc::new(Watcher::default());
+            watchers.push(Arc::clone(&watcher));
+            following.spawn(async move { watcher.follow(stream, epoch).await });
+        }
+        let connections = bench.connect(WRITER_CONNECTIONS).await?;
+        let writers =
+            (0..WRITERS).map(|writer| connections[writer % WRITER_CONNECTIONS].kv_client()).collect();
+        Ok(Self { watchers, following, writers, epoch })
+    }
+
+    /// Every writer puts as soon as its last put is answered.
+    async fn unthrottled(&self, length: Duration) -> Result<Written, Failure> {
+        let until = Instant::now() + length;
+        let epoch = self.epoch;
+        let mut writing = JoinSet::new();
+        for (mut kv, writer) in self.writers.iter().cloned().zip(0..) {
+            writing.spawn(async move {
+                let mut written = Written::default();
+                while Instant::now() < until {
+                    written.add(put(&mut kv, writer + WRITERS as u64 * written.count, epoch).await?);
+                }
+                Ok::<_, Failure>(written)
+            });
+        }
+        collect(writing).await
+    }
+
+    /// A fixed number of puts a millisecond, whether or not those before are answered.
+    async fn throttled(&self, length: Duration) -> Result<Written, Failure> {
+        let until = Instant::now() + length;
+        let epoch = self.epoch;
+        let mut tick = tokio::time::interval(Duration::from_millis(1) / WRITES_PER_MILLISECOND);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut writing = JoinSet::new();
+        for number in 0.. {
+            tick.tick().await;
+            if Instant::now() >= until {
+                break;
+            }
+            let mut kv = self.writers[number as usize % WRITERS].clone();
+            writing.spawn(async move {
+                let mut written = Written::default();
+                written.add(put(&mut kv, number, epoch).await?);
+                Ok::<_, Failure>(written)
+            });
+        }
+        collect(writing).await
+    }
+
+    /// Waits until every watcher has seen the last write, then checks that each saw all of them, and gives the lags.
+    async fn drain(&mut self, written: &Written) -> Result<Vec<Duration>, Failure> {
+        let start = Instant::now();
+        let behind = |watcher: &&Arc<Watcher>| watcher.revision.load(Ordering::Acquire) < written.last;
+        loop {
+            if let Some(ended) = self.following.try_join_next() {
+                ended??;
+            }
+            let left = self.watchers.iter().filter(behind).count();
+            if left == 0 {
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(format!("{left} watchers have not seen revision {}", written.last).into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut lags = Vec::new();
+        for watcher in &self.watchers {
+            let seen = std::mem::take(&mut *watcher.seen.lock().unwrap_or_else(PoisonError::into_inner));
+            // Revisions rise strictly, so the same number of them with the same sum and end are the same ones.
+            if seen.count != written.count || seen.sum != written.sum {
+                return Err(format!("a watcher saw {} of {} writes", seen.count, written.count).into());
+            }
+            lags.extend(seen.lags);
+        }
+        Ok(lags)
+    }
+}
+
+async fn watch(connection: &Client) -> Result<WatchStream, Failure> {
+    let options = WatchOptions::new().with_prefix().with_prev_key();
+    let mut stream = connection.watch_client().watch(PREFIX, Some(options)).await?;
+    match stream.message().await? {
+        Some(answer) if answer.created() && !answer.canceled() => Ok(stream),
+        other => Err(format!("the watch was not created: {other:?}").into()),
+    }
+}
+
+/// Writes the time into a key, and gives the revision.
+async fn put(kv: &mut KvClient, number: u64, epoch: Instant) -> Result<i64, Failure> {
+    let key = format!("{PREFIX}{:08}", number % KEYS);
+    let mut value = vec![b'v'; VALUE_BYTES];
+    value[..8].copy_from_slice(&(epoch.elapsed().as_nanos() as u64).to_be_bytes());
+    let answer = kv.put(key, value, None).await?;
+    Ok(answer.header().ok_or("an answer without a header")?.revision())
+}
+
+async fn collect(mut writing: JoinSet<Result<Written, Failure>>) -> Result<Written, Failure> {
+    let mut all = Written::default();
+    while let Some(written) = writing.join_next().await {
+        all.merge(&written??);
+    }
+    Ok(all)
+}
+
+pub(crate) async fn fan_out(bench: &Bench) -> Result<Outcome, Failure> {
+    let mut stage = Stage::set(bench).await?;
+    let written = stage.unthrottled(bench.timing.warm_up).await?;
+    stage.drain(&written).await?;
+    let meter = Meter::start(bench.process)?;
+    let written = stage.unthrottled(bench.timing.sample).await?;
+    finish(stage, &written, meter).await
+}
+
+pub(crate) async fn lag(bench: &Bench) -> Result<Outcome, Failure> {
+    let mut stage = Stage::set(bench).await?;
+    let written = stage.throttled(bench.timing.warm_up).await?;
+    stage.drain(&written).await?;
+    let meter = Meter::start(bench.process)?;
+    let written = stage.throttled(bench.timing.sample).await?;
+    finish(stage, &written, meter).await
+}
+
+async fn finish(mut stage: Stage, written: &Written, meter: Meter) -> Result<Outcome, Failure> {
+    let lags = stage.drain(written).await?;
+    let mut outcome = meter.stop()?;
+    outcome.operations = lags.len() as u64;
+    outcome.latencies = Latencies::of(lags);
+    let (watchers, events) = (stage.watchers.len(), outcome.operations);
+    outcome.note =
+        format!("{} writes, {events} of {} events", written.count, written.count * watchers as u64);
+    Ok(outcome)
+}

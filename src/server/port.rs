@@ -1,0 +1,101 @@
+//! What connections come in by: a TCP port or a unix socket.
+
+use crate::cli::ListenAddress;
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream as BlockingUnixStream;
+use std::path::{Path, PathBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
+
+/// A connection.
+pub(super) type Stream = Either<TcpStream, UnixStream>;
+
+/// An open port or socket. Dropping it closes it; the file of a socket goes with it.
+#[derive(Debug)]
+pub(super) enum Port {
+    Tcp(TcpListener),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "held to remove the socket's file in the end")] SocketFile,
+    ),
+}
+
+impl Port {
+    pub(super) async fn open(address: &ListenAddress) -> io::Result<Port> {
+        match address {
+            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Port::Tcp),
+            ListenAddress::Unix(path) => {
+                remove_stale(path)?;
+                let listener = UnixListener::bind(path)?;
+                Ok(Port::Unix(listener, SocketFile(path.clone())))
+            }
+        }
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Port::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Answers are small and waited for; a port that cannot be told so still works.
+                stream.set_nodelay(true).ok();
+                Ok(Either::Left(stream))
+            }
+            Port::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+        }
+    }
+}
+
+/// The file that a socket leaves behind unless somebody removes it.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It does no harm: the next start removes it.
+        fs::remove_file(&self.0).ok();
+    }
+}
+
+/// Removes the socket of a process that was killed. One that somebody listens on, or a file of another kind, stays, and
+/// binding says that the address is in use.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if !is_socket {
+        return Ok(());
+    }
+    match BlockingUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let address = ListenAddress::Unix(path.clone());
+        // The standard library leaves the file, as a killed process does.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("free"));
+        let port = Port::open(&address).await.expect("nobody listens");
+        let error = Port::open(&address).await.expect_err("in use");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(port);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        fs::write(&path, "precious").expect("written");
+        let error = Port::open(&ListenAddress::Unix(path.clone())).await.expect_err("not ours");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    }
+}
