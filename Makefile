@@ -30,13 +30,15 @@ FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
 BACKEND ?= jetway
+INSTALL ?=
 
 .PHONY: help
 help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo; echo "Settings: DATA=folder and FLAGS='...' for run, TESTS='cargo test arguments' for test, MINUTES=n for the long ones,"
-	@echo "BACKEND=jetway|etcd for kubernetes, CARGO_TARGET_DIR=folder for all."
+	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
+	@echo "test is to run, MINUTES=n for the long ones (30), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
+	@echo "install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
 
@@ -74,11 +76,11 @@ test: $(TEST_PEERS) | $(CARGO) ## run the tests against a real nats-server, etcd
 
 .PHONY: parity-long
 parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and etcd, for MINUTES
-	JETWAY_TEST_MINUTES=$(MINUTES) $(CARGO) test --locked --release --test parity -- --ignored --nocapture
+	JETWAY_PARITY_SECONDS=$$(($(MINUTES) * 60)) $(CARGO) test --locked --test parity random -- --nocapture
 
 .PHONY: crash-long
-crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway and nats-server under load again and again, for MINUTES
-	JETWAY_TEST_MINUTES=$(MINUTES) $(CARGO) test --locked --release --test restart -- --ignored --nocapture
+crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under load, each for MINUTES
+	JETWAY_CRASH_SECONDS=$$(($(MINUTES) * 60)) $(CARGO) test --locked --test crash kills -- --nocapture --test-threads 1
 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserver on jetway (or BACKEND=etcd)
@@ -87,12 +89,12 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 		--jetway $(TARGET)/release/jetway $(FLAGS)
 
 .PHONY: bench
-bench: $(TEST_PEERS) | $(CARGO) ## measure jetway beside etcd
-	$(CARGO) bench --locked $(FLAGS)
+bench: $(TEST_PEERS) | $(CARGO) ## measure jetway beside etcd (FLAGS='--quick' for a look)
+	$(CARGO) bench --locked --bench wire -- $(FLAGS)
 
 .PHONY: docker
-docker: ## build the image with buildah and start it
-	docker/test.sh
+docker: $(if $(or $(INSTALL),$(shell command -v buildah)),build $(JETWAY_TEST_ETCDCTL)) ## build the image with buildah and start it
+	docker/test.sh $(INSTALL) $(TARGET)/release/jetway $(NATS) $(JETWAY_TEST_ETCDCTL)
 
 # --- the programs jetway runs on and is compared with ---
 

@@ -14,6 +14,10 @@ install -m 755 "$jetway" "$root/usr/local/bin/jetway"
 install -m 755 "$nats" "$root/usr/local/bin/nats-server"
 # A manifest that starts etcd by name starts jetway when only the image is exchanged.
 ln -sf jetway "$root/usr/local/bin/etcd"
+# Line tables are most of the size. The names stay, for the backtrace of a panic.
+if command -v strip >/dev/null; then
+    strip --strip-debug "$root/usr/local/bin/jetway"
+fi
 
 for program in "$jetway" "$nats"; do
     # Lines are `name => path (address)` or `path (address)`, and none of these for a static program.

@@ -9,12 +9,12 @@ if [[ ${1:-} == --install ]]; then
     shift
     command -v buildah >/dev/null || apt-get install --yes --no-install-recommends buildah
 fi
-[[ $# == 3 ]] || { echo "usage: docker/test.sh [--install] JETWAY NATS-SERVER ETCDCTL" >&2; exit 1; }
-jetway=$(realpath "$1") nats=$(realpath "$2") etcdctl=$(realpath "$3")
 if ! command -v buildah >/dev/null; then
     echo "skipped: no buildah here (Debian: apt-get install buildah, or make docker INSTALL=--install)"
     exit
 fi
+[[ $# == 3 ]] || { echo "usage: docker/test.sh [--install] JETWAY NATS-SERVER ETCDCTL" >&2; exit 1; }
+jetway=$(realpath "$1") nats=$(realpath "$2") etcdctl=$(realpath "$3")
 
 work=$(mktemp -d)
 # A store of its own, so that nothing is left on the machine and none of its images is needed.

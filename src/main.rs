@@ -1,16 +1,18 @@
 //! `jetway`: parse, run, exit code.
 
-use clap::Parser;
-use jetway::cli::{Args, Settings, normalize};
+use jetway::cli::{Args, Settings};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::parse_from(normalize(std::env::args()));
+    let args = Args::read(std::env::args_os());
     let settings = match Settings::try_from(args) {
         Ok(settings) => settings,
         Err(error) => return fail(&error),
     };
     jetway::telemetry::init(&settings.log_filter, settings.log_json);
+    for flag in &settings.without_effect {
+        tracing::info!(flag, "this flag has no effect here");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

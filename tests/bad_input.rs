@@ -1,6 +1,11 @@
 //! Mistakes of those who start jetway, and a disk that is full: each is told in words that name the remedy, and ends in
 //! an exit or an etcd error, never in a panic or a hang.
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and is read from top to bottom"
+)]
 
 #[path = "support/mod.rs"]
 mod support;

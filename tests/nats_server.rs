@@ -1,5 +1,11 @@
 //! The supervisor of the embedded nats-server, against a real one.
 
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and is read from top to bottom"
+)]
 #![expect(clippy::unwrap_used, reason = "clippy takes only test functions for tests, not their helpers")]
 
 use std::fs;

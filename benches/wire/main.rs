@@ -40,7 +40,7 @@ struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// Only the workloads whose names contain one of these.
+    /// Only the workloads of these names, or whose names start with one of them and a dash.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
@@ -116,7 +116,7 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     let chosen: Vec<&Workload> = Workload::ALL
         .iter()
         .filter(|workload| {
-            options.only.is_empty() || options.only.iter().any(|part| workload.name.contains(part))
+            options.only.is_empty() || options.only.iter().any(|name| workload.is_called(name))
         })
         .collect();
     if chosen.is_empty() {

@@ -85,6 +85,11 @@ impl Workload {
         Self { name, what, unit, clients, shape }
     }
 
+    /// `put-100` is called `put-100` and `put`.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+
     /// Prepares the store, loads the peer, checks its answers.
     pub(crate) async fn run(&self, bench: &Bench) -> Result<Outcome, Failure> {
         match self.shape {

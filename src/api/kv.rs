@@ -5,13 +5,15 @@ use crate::core::State;
 use crate::engine::Engine;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::kv_server::Kv;
+use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, RequestOp, TxnRequest, TxnResponse,
 };
 use crate::telemetry::Operations;
 use crate::txn::{self, Request as Write, Response as Written};
 use crate::types::Revision;
+use crate::watch::WatchHub;
 use prost::Message;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -32,12 +34,19 @@ pub struct KvService {
     header: HeaderSource,
     limits: Limits,
     operations: Operations,
+    hub: WatchHub,
 }
 
 impl KvService {
     /// Serves `engine`.
-    pub fn new(engine: Engine, header: HeaderSource, limits: Limits, operations: Operations) -> KvService {
-        KvService { engine, header, limits, operations }
+    pub fn new(
+        engine: Engine,
+        header: HeaderSource,
+        limits: Limits,
+        operations: Operations,
+        hub: WatchHub,
+    ) -> KvService {
+        KvService { engine, header, limits, operations, hub }
     }
 
     async fn state(&self, serializable: bool) -> Result<Arc<State>, EtcdError> {
@@ -53,29 +62,42 @@ impl KvService {
 
     async fn write(&self, request: Write) -> Result<Written, EtcdError> {
         // Room is checked before anything else, as etcd does it; only what adds data needs room.
-        if needs_room(&request) {
-            self.engine.check_space()?;
+        let cost = cost(&request);
+        if cost > 0 {
+            self.engine.claim_space(cost).await?;
         }
         self.engine.execute(request).await
     }
 }
 
-/// Whether a request may add data, in any branch.
-fn needs_room(request: &Write) -> bool {
+/// Bytes that a request may add, as etcd estimates them: of a transaction the larger branch, whichever is taken. Zero
+/// where nothing is put.
+fn cost(request: &Write) -> u64 {
     match request {
-        Write::Put(_) => true,
-        Write::DeleteRange(_) => false,
-        Write::Txn(txn) => txn_puts(txn),
+        Write::Put(put) => put_cost(put),
+        Write::DeleteRange(_) => 0,
+        Write::Txn(txn) => txn_cost(txn),
     }
 }
 
-fn txn_puts(txn: &TxnRequest) -> bool {
-    use crate::proto::etcdserverpb::request_op::Request as Op;
-    txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
-        Some(Op::RequestPut(_)) => true,
-        Some(Op::RequestTxn(txn)) => txn_puts(txn),
-        _ => false,
-    })
+/// What etcd adds for what it stores beside key and value.
+const PUT_OVERHEAD_BYTES: u64 = 256;
+
+fn put_cost(put: &PutRequest) -> u64 {
+    PUT_OVERHEAD_BYTES + (put.key.len() + put.value.len()) as u64
+}
+
+fn txn_cost(txn: &TxnRequest) -> u64 {
+    let branch = |ops: &[RequestOp]| -> u64 {
+        ops.iter()
+            .map(|op| match &op.request {
+                Some(Op::RequestPut(put)) => put_cost(put),
+                Some(Op::RequestTxn(txn)) => txn_cost(txn),
+                _ => 0,
+            })
+            .sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// A response of another kind than its request would be a bug in the planner.
@@ -165,6 +187,8 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
+        // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
+        self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;
         Ok(Response::new(CompactionResponse { header: Some(self.header.at(state.revision)) }))
     }

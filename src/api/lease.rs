@@ -15,6 +15,9 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+/// What a grant counts against the quota.
+const GRANT_COST_BYTES: u64 = 64;
+
 /// The Lease service of an instance.
 #[derive(Clone, Debug)]
 pub struct LeaseService {
@@ -46,7 +49,7 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
-        self.engine.check_space()?;
+        self.engine.claim_space(GRANT_COST_BYTES).await?;
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))

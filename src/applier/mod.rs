@@ -1,4 +1,4 @@
-//! Turns the records of the key stream into changes of the core: the only caller of [`core::Writer`].
+//! Turns the records of the key stream into changes of the core: the only caller of [`Writer`].
 //!
 //! Pure: no task, no clock, no NATS. Records come in ascending order; a transaction of several messages is held back
 //! until it is whole. Invariants:
@@ -158,7 +158,11 @@ impl Applier {
             return;
         }
         if self.floor.as_ref().is_some_and(|floor| position < floor.sequence) {
-            // The map tells no revision of a sequence that is gone; there is more to come, up to the floor's own.
+            // Of a sequence that is gone the map tells no revision, so this one must not move.
+            match &mut self.gathering {
+                Some((_, last, _)) => *last = position,
+                None => self.writer.advance(self.writer.state().revision, position),
+            }
             return;
         }
         self.flush_gathering();

@@ -1,7 +1,8 @@
 //! Flags as clap sees them. Names, defaults and meanings are etcd's where etcd has the notion.
 
 use super::duration::{self, GoDuration};
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// The etcd v3 API over NATS JetStream.
@@ -49,7 +50,7 @@ pub struct Args {
     pub trusted_ca_file: Option<PathBuf>,
 
     /// Refuse clients without a certificate from --trusted-ca-file.
-    #[arg(long, env = "ETCD_CLIENT_CERT_AUTH", num_args = 0..=1, default_missing_value = "true", default_value_t = false, require_equals = true, action = clap::ArgAction::Set)]
+    #[arg(long, env = "ETCD_CLIENT_CERT_AUTH", num_args = 0..=1, default_missing_value = "true", default_value_t = false, require_equals = true, action = clap::ArgAction::Set, value_parser = go_bool)]
     pub client_cert_auth: bool,
 
     /// Largest write request in bytes.
@@ -60,7 +61,7 @@ pub struct Args {
     #[arg(long, env = "ETCD_MAX_TXN_OPS", default_value_t = 128)]
     pub max_txn_ops: u32,
 
-    /// Most concurrent streams of one client connection.
+    /// Most concurrent streams of one client connection; 0 for no limit.
     #[arg(long, env = "ETCD_MAX_CONCURRENT_STREAMS", default_value_t = u32::MAX)]
     pub max_concurrent_streams: u32,
 
@@ -80,6 +81,22 @@ pub struct Args {
     #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = duration::parse)]
     pub grpc_keepalive_timeout: GoDuration,
 
+    /// Accepted and without effect: clients may ping as often as they like.
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_MIN_TIME", hide = true, value_parser = duration::parse)]
+    pub grpc_keepalive_min_time: Option<GoDuration>,
+
+    /// Accepted and without effect: elections are NATS's business.
+    #[arg(long, env = "ETCD_HEARTBEAT_INTERVAL", hide = true)]
+    pub heartbeat_interval: Option<u64>,
+
+    /// Accepted and without effect: elections are NATS's business.
+    #[arg(long, env = "ETCD_ELECTION_TIMEOUT", hide = true)]
+    pub election_timeout: Option<u64>,
+
+    /// Accepted and without effect: there is no Raft log to cut.
+    #[arg(long, env = "ETCD_SNAPSHOT_COUNT", hide = true)]
+    pub snapshot_count: Option<u64>,
+
     /// debug, info, warn, error, panic or fatal; or a filter in the form of the tracing crate.
     #[arg(long, env = "ETCD_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
@@ -90,7 +107,7 @@ pub struct Args {
 
     /// URL of an existing NATS, as kine takes it: `nats://[user:password@|token@]host:port[,host:port…][?bucket=NAME&replicas=N]`;
     /// also jetstream:// and tls://. Without it jetway runs its own nats-server.
-    #[arg(long, env = "JETWAY_ENDPOINT", help_heading = "jetway")]
+    #[arg(long, env = "JETWAY_ENDPOINT", hide_env_values = true, help_heading = "jetway")]
     pub endpoint: Option<String>,
 
     /// Bucket that holds the data; a bucket= in --endpoint wins.
@@ -163,17 +180,56 @@ pub enum Reads {
     Leader,
 }
 
+impl Args {
+    /// The command line and environment as etcd would read them; ends the process with a message where they are wrong,
+    /// and after `--help` and `--version`.
+    pub fn read(args: impl Iterator<Item = OsString>) -> Args {
+        Args::try_read(args, |name| std::env::var_os(name)).unwrap_or_else(|error| error.exit())
+    }
+
+    fn try_read(
+        args: impl Iterator<Item = OsString>,
+        variable: impl Fn(&OsStr) -> Option<OsString>,
+    ) -> Result<Args, clap::Error> {
+        let command = without_empty_variables(Args::command(), variable);
+        let mut matches = command.try_get_matches_from(normalize(args))?;
+        Args::from_arg_matches_mut(&mut matches)
+    }
+}
+
+/// As in etcd a variable that is set to nothing is not set; clap would take it for a value.
+fn without_empty_variables(
+    command: clap::Command,
+    variable: impl Fn(&OsStr) -> Option<OsString>,
+) -> clap::Command {
+    command.mut_args(|arg| {
+        let is_empty = arg.get_env().and_then(&variable).is_some_and(|value| value.is_empty());
+        if is_empty { arg.env(None::<&'static str>) } else { arg }
+    })
+}
+
 /// Lets etcd's single-dash flags through clap, and drops an explicit `serve`, which is what jetway does anyway.
-pub fn normalize(args: impl Iterator<Item = String>) -> Vec<String> {
+fn normalize(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     args.enumerate()
         .filter(|(at, arg)| !(*at == 1 && arg == "serve"))
-        .map(|(at, arg)| match arg.strip_prefix('-') {
-            Some(rest) if at > 0 && rest.len() > 1 && rest.starts_with(|c: char| c.is_ascii_lowercase()) => {
-                format!("-{arg}")
+        .map(|(at, arg)| match arg.as_encoded_bytes() {
+            [b'-', b'a'..=b'z', _, ..] if at > 0 => {
+                let mut long = OsString::from("-");
+                long.push(arg);
+                long
             }
             _ => arg,
         })
         .collect()
+}
+
+/// What Go takes for a boolean.
+fn go_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -181,9 +237,42 @@ mod tests {
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Args, clap::Error> {
-        Args::try_parse_from(normalize(
-            std::iter::once("jetway").chain(args.iter().copied()).map(str::to_owned),
-        ))
+        let args = std::iter::once("jetway").chain(args.iter().copied()).map(OsString::from);
+        Args::try_read(args, |_| None)
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_not_set() {
+        let variable = |name: &OsStr| match name.to_str() {
+            Some("ETCD_NAME") => Some(OsString::from("a")),
+            Some("ETCD_DATA_DIR") => Some(OsString::new()),
+            _ => None,
+        };
+        let command = without_empty_variables(Args::command(), variable);
+        let of = |id: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == id).expect("a flag");
+            arg.get_env().is_some()
+        };
+        assert_eq!(["name", "data_dir", "cert_file"].map(of), [true, false, true]);
+    }
+
+    #[test]
+    fn booleans_are_go_s() {
+        for (arg, expected) in
+            [("--client-cert-auth", true), ("--client-cert-auth=1", true), ("-client-cert-auth=F", false)]
+        {
+            assert_eq!(parse(&[arg]).expect(arg).client_cert_auth, expected, "{arg}");
+        }
+        let error = parse(&["--client-cert-auth=yes"]).expect_err("no boolean").to_string();
+        assert!(error.contains("--client-cert-auth") && error.contains("yes"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_argument_that_is_no_text_is_an_error() {
+        use std::os::unix::ffi::OsStringExt;
+        let args = [OsString::from("jetway"), OsString::from_vec(b"--name=\xff".to_vec())];
+        Args::try_read(args.into_iter(), |_| None).expect_err("no text");
     }
 
     #[test]

@@ -39,14 +39,11 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
         match key.as_ref() {
             "bucket" => {
-                let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-                if value.is_empty() || !value.chars().all(legal) {
-                    return Err(format!("bucket={value}: a bucket name has letters, digits, - and _ only"));
-                }
+                check_bucket(&value).map_err(|reason| format!("bucket={value}: {reason}"))?;
                 parsed.bucket = Some(value.into_owned());
             }
             "replicas" => {
-                let replicas = value.parse().ok().filter(|replicas| (1..=5).contains(replicas));
+                let replicas = value.parse().ok().filter(|replicas| matches!(replicas, 1 | 3 | 5));
                 parsed.replicas =
                     Some(replicas.ok_or_else(|| format!("replicas={value}: expected 1, 3 or 5"))?);
             }
@@ -56,6 +53,15 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
         }
     }
     Ok(parsed)
+}
+
+/// Whether JetStream takes this for the name of a bucket.
+pub(super) fn check_bucket(name: &str) -> Result<(), &'static str> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !name.is_empty() && name.chars().all(legal) {
+        return Ok(());
+    }
+    Err("a bucket name has letters, digits, - and _ only")
 }
 
 fn percent_decode(text: &str) -> String {
@@ -89,6 +95,7 @@ mod tests {
             ("http://a", "http"),
             ("nats://", "host"),
             ("nats://a?replicas=9", "replicas=9"),
+            ("nats://a?replicas=2", "1, 3 or 5"),
             ("nats://a?bucket=a.b", "a.b"),
             ("nats://a?colour=red", "colour"),
         ] {

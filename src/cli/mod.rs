@@ -7,5 +7,5 @@ mod duration;
 mod endpoint;
 mod settings;
 
-pub use args::{Args, normalize};
+pub use args::Args;
 pub use settings::{ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsFiles};

@@ -15,9 +15,12 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// etcd's default quota.
 const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
+/// nats-server takes messages of at most 64 MiB, headers included.
+const MAX_EMBEDDED_REQUEST_BYTES: u32 = 63 << 20;
+
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
-#[error("{flag} {value}: {reason}")]
+#[error("{flag}{}{value}: {reason}", if value.is_empty() { "" } else { " " })]
 pub struct SettingsError {
     flag: &'static str,
     value: String,
@@ -120,6 +123,8 @@ pub struct Settings {
     pub log_json: bool,
     /// Source of linearizability.
     pub linearizable_reads: LinearizableReads,
+    /// Flags that were given and mean nothing here, to be told so in the log.
+    pub without_effect: Vec<&'static str>,
 }
 
 impl TryFrom<Args> for Settings {
@@ -158,6 +163,7 @@ impl TryFrom<Args> for Settings {
         }
         Ok(Settings {
             storage: storage(&args)?,
+            without_effect: without_effect(&args),
             name: args.name,
             listen,
             advertise,
@@ -165,7 +171,11 @@ impl TryFrom<Args> for Settings {
             tls,
             max_request_bytes: args.max_request_bytes as usize,
             max_txn_ops: args.max_txn_ops as usize,
-            max_concurrent_streams: args.max_concurrent_streams,
+            // As in grpc-go, where no streams at all would make no sense either.
+            max_concurrent_streams: match args.max_concurrent_streams {
+                0 => u32::MAX,
+                limit => limit,
+            },
             quota_bytes: if args.quota_backend_bytes == 0 {
                 DEFAULT_QUOTA_BYTES
             } else {
@@ -184,8 +194,47 @@ impl TryFrom<Args> for Settings {
     }
 }
 
+fn without_effect(args: &Args) -> Vec<&'static str> {
+    let external = args.endpoint.is_some();
+    [
+        ("--grpc-keepalive-min-time", args.grpc_keepalive_min_time.is_some()),
+        ("--heartbeat-interval", args.heartbeat_interval.is_some()),
+        ("--election-timeout", args.election_timeout.is_some()),
+        ("--snapshot-count", args.snapshot_count.is_some()),
+        // These are about an embedded server.
+        ("--data-dir", external && args.data_dir.is_some()),
+        ("--nats-server", external && args.nats_server.is_some()),
+        ("--nats-config", external && args.nats_config.is_some()),
+        ("--sync", external && args.sync == Sync::Lazy),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect()
+}
+
 fn storage(args: &Args) -> Result<Storage, SettingsError> {
+    if let Err(reason) = endpoint::check_bucket(&args.bucket) {
+        return refuse("--bucket", args.bucket.clone(), reason);
+    }
     let Some(text) = &args.endpoint else {
+        // Whoever gives these means a NATS that is there, and must not find the data in another one.
+        for (flag, given) in [
+            ("--nats-creds", args.nats_creds.is_some()),
+            ("--nats-token", args.nats_token.is_some()),
+            ("--nats-ca-file", args.nats_ca_file.is_some()),
+            ("--nats-cert-file", args.nats_cert_file.is_some()),
+        ] {
+            if given {
+                return refuse(flag, "", "is for a NATS that is there already: give --endpoint too");
+            }
+        }
+        if args.max_request_bytes > MAX_EMBEDDED_REQUEST_BYTES {
+            return refuse(
+                "--max-request-bytes",
+                args.max_request_bytes.to_string(),
+                format!("is more than nats-server takes; give at most {MAX_EMBEDDED_REQUEST_BYTES}"),
+            );
+        }
         let data_dir =
             args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
         let sync = match args.sync {
@@ -307,7 +356,7 @@ mod tests {
         let settings = settings(&[]).expect("defaults");
         assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
         assert!(
-            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir == PathBuf::from("default.jetway"))
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.jetway")
         );
         assert_eq!(settings.quota_bytes, 2 << 30);
     }
@@ -331,9 +380,19 @@ mod tests {
             (&["--cert-file", "c"], &["--cert-file", "--key-file"]),
             (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),
             (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+            (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
+            (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
+            (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
         ] {
             let error = settings(args).expect_err("a mistake").to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{error}");
         }
+    }
+
+    #[test]
+    fn flags_without_effect_are_told() {
+        let given = ["--heartbeat-interval", "100", "--data-dir", "d", "--endpoint", "nats://h"];
+        let settings = settings(&given).expect("harmless");
+        assert_eq!(settings.without_effect, ["--heartbeat-interval", "--data-dir"]);
     }
 }

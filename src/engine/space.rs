@@ -6,14 +6,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How often the size is compared with the quota.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the size is asked of JetStream.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Engine {
-    /// Refuses what adds data while there is no room.
-    pub fn check_space(&self) -> Result<(), EtcdError> {
-        let is_full = self.alarms().iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
-        if is_full || self.inner.store_error().is_some() { Err(EtcdError::NoSpace) } else { Ok(()) }
+    /// Refuses a write of about `cost` bytes where there is no room for it. The write that would use up the quota
+    /// raises the NOSPACE alarm.
+    pub async fn claim_space(&self, cost: u64) -> Result<(), EtcdError> {
+        let inner = &self.inner;
+        if inner.meta.alarms().iter().any(|alarm| alarm.kind == AlarmKind::NoSpace)
+            || inner.store_error().is_some()
+        {
+            return Err(EtcdError::NoSpace);
+        }
+        // Relaxed: an estimate that the next measurement replaces; writes under way may pass the quota by a little.
+        let claimed = inner.bytes_in_use.fetch_add(cost, Ordering::Relaxed) + cost;
+        if inner.quota().is_some_and(|quota| claimed >= quota) {
+            inner.bytes_in_use.fetch_sub(cost, Ordering::Relaxed);
+            self.set_alarm(inner.no_space_alarm(), true).await?;
+            return Err(EtcdError::NoSpace);
+        }
+        Ok(())
     }
 }
 
@@ -45,20 +58,21 @@ impl Inner {
         self.bytes_in_use.load(Ordering::Relaxed)
     }
 
-    async fn is_over_quota(&self) -> bool {
-        self.wait_loaded().await.is_ok()
-            && u64::try_from(self.settings.quota_bytes).is_ok_and(|quota| quota > 0)
-            && self.measure().await >= self.settings.quota_bytes as u64
+    fn quota(&self) -> Option<u64> {
+        u64::try_from(self.settings.quota_bytes).ok().filter(|quota| *quota > 0)
+    }
+
+    fn no_space_alarm(&self) -> Alarm {
+        Alarm { member: self.settings.member_id, kind: AlarmKind::NoSpace }
     }
 }
 
-/// Raises the NOSPACE alarm when the quota is used up. Lowering it is the operator's, as in etcd.
+/// Measures the store now and then, so that the estimate stays near the truth.
 pub(super) fn spawn(inner: &Arc<Inner>) {
     let weak = Arc::downgrade(inner);
     let stop = inner.stop.clone();
-    let alarm = Alarm { member: inner.settings.member_id, kind: AlarmKind::NoSpace };
     tokio::spawn(async move {
-        let mut tick = tokio::time::interval(CHECK_INTERVAL);
+        let mut tick = tokio::time::interval(MEASURE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -66,14 +80,8 @@ pub(super) fn spawn(inner: &Arc<Inner>) {
                 _ = tick.tick() => {}
             }
             let Some(inner) = weak.upgrade() else { return };
-            if !inner.meta.alarms().contains(&alarm) && inner.is_over_quota().await {
-                tracing::warn!(
-                    quota_bytes = inner.settings.quota_bytes,
-                    "the quota is used up: raising the NOSPACE alarm"
-                );
-                if let Err(error) = (Engine { inner }).set_alarm(alarm, true).await {
-                    tracing::warn!(%error, "the alarm cannot be raised yet");
-                }
+            if inner.wait_loaded().await.is_ok() {
+                inner.measure().await;
             }
         }
     });

@@ -6,9 +6,10 @@
 //! revision of its last message.
 //!
 //! Above the compaction floor the steps follow from the messages. At and below it messages vanish, so the steps that
-//! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]). Invariant: from the
-//! floor's sequence on the map is exact for every sequence; below it only for the survivors, and what it says of a
-//! sequence between two of them is no revision at all, and not monotone.
+//! the surviving ones still need are carried by the floor's record ([`RevisionMap::steps_for`]). Others may still be
+//! there, where a crash came before their removal. Invariant: from the floor's sequence on the map is exact for every
+//! sequence; below it only for the survivors. What it says of a sequence between two of them is not its true revision,
+//! but the map is monotone all the same, and nothing from before the floor's revision comes out at it.
 
 use crate::types::{Revision, Sequence};
 
@@ -36,17 +37,25 @@ impl RevisionMap {
         RevisionMap { steps, floor }
     }
 
+    /// The offset that holds for `sequence`, and the step after it.
+    fn at(&self, sequence: Sequence) -> (u64, Option<&Step>) {
+        let next = self.steps.partition_point(|step| step.from <= sequence);
+        let offset = if next == 0 { 0 } else { self.steps[next - 1].offset };
+        (offset, self.steps.get(next))
+    }
+
     fn offset(&self, sequence: Sequence) -> u64 {
-        match self.steps.partition_point(|step| step.from <= sequence) {
-            0 => 0,
-            at => self.steps[at - 1].offset,
-        }
+        self.at(sequence).0
     }
 
     /// The revision that a message at `sequence` belongs to, and that the store is at when everything up to it is
     /// applied.
     pub fn revision(&self, sequence: Sequence) -> Revision {
-        Revision((sequence.0 - self.offset(sequence)) as i64)
+        let (offset, next) = self.at(sequence);
+        let revision = sequence.0 - offset;
+        // Where steps have been left out, what lies between two of them must not overtake the second.
+        let most = next.map_or(revision, |next| next.from.0 - next.offset);
+        Revision(revision.min(most) as i64)
     }
 
     /// The last sequence whose revision is at most `revision`, which is not below the floor's, among the sequences up to
@@ -83,10 +92,15 @@ impl RevisionMap {
         self.steps.first().is_some_and(|step| step.from <= sequence)
     }
 
-    /// The fewest steps that give each of `survivors` (ascending) and `floor` itself the revisions they have now.
+    /// The fewest steps that give each of `survivors` (ascending) and `floor` itself the revisions they have now, and
+    /// everything before the floor's revision a lower one.
     pub fn steps_for(&self, survivors: impl Iterator<Item = Sequence>, floor: Sequence) -> Vec<Step> {
+        let below = self.last_sequence(Revision(self.revision(floor).0 - 1), floor);
+        let mut kept: Vec<Sequence> =
+            survivors.take_while(|sequence| *sequence < floor).chain([floor]).collect();
+        kept.insert(kept.partition_point(|sequence| *sequence < below), below);
         let mut steps: Vec<Step> = Vec::new();
-        for sequence in survivors.take_while(|sequence| *sequence < floor).chain([floor]) {
+        for sequence in kept {
             let offset = self.offset(sequence);
             if offset != steps.last().map_or(0, |last| last.offset) {
                 steps.push(Step { from: sequence, offset });
@@ -153,6 +167,12 @@ mod tests {
             pruned.prune(floor, map.steps_for(survivors.iter().copied(), floor));
             for sequence in survivors.into_iter().chain((floor.0..next + 5).map(Sequence)) {
                 prop_assert_eq!(pruned.revision(sequence), map.revision(sequence), "at {}", sequence);
+            }
+            // Whatever else is still there keeps its place, and away from the floor.
+            for sequence in (2..floor.0).map(Sequence) {
+                prop_assert!(pruned.revision(sequence) <= pruned.revision(sequence.next()), "at {}", sequence);
+                let is_at_floor = map.revision(sequence) == map.revision(floor);
+                prop_assert!(is_at_floor || pruned.revision(sequence) < map.revision(floor), "at {}", sequence);
             }
             let end = Sequence(next + 5);
             for revision in map.revision(floor).0..=map.revision(end).0 {

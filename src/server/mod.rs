@@ -132,6 +132,9 @@ async fn start(
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.sync = *sync;
+            // A message is one key's value, which a request can be full of; its header fits into the overhead.
+            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -205,7 +208,7 @@ async fn grpc_routes(
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };
-    let kv = KvService::new(engine.clone(), header, limits, operations);
+    let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())

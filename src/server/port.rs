@@ -16,7 +16,10 @@ pub(super) type Stream = Either<TcpStream, UnixStream>;
 #[derive(Debug)]
 pub(super) enum Port {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "held to remove the socket's file in the end")] SocketFile,
+    ),
 }
 
 impl Port {
@@ -26,7 +29,7 @@ impl Port {
             ListenAddress::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::bind(path)?;
-                Ok(Port::Unix { listener, _file: SocketFile(path.clone()) })
+                Ok(Port::Unix(listener, SocketFile(path.clone())))
             }
         }
     }
@@ -39,7 +42,7 @@ impl Port {
                 stream.set_nodelay(true).ok();
                 Ok(Either::Left(stream))
             }
-            Port::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+            Port::Unix(listener, _) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! shortcut, as domain types of our own would repeat Range, Put, DeleteRange and Txn field by field and would have
 //! to be translated twice for every call. Headers hold the revision alone; the ids are filled in at the edge.
 //!
-//! A write takes two steps. [`plan`] decides on a snapshot what is to be written, and guards everything that decision
+//! A write takes two steps. [`plan()`] decides on a snapshot what is to be written, and guards everything that decision
 //! hangs on. Once the writes are committed at a revision, which proves that no guarded key had changed,
 //! [`Plan::answer`] runs the operations again for the response. Where a guard has failed the plan is void, and the
 //! caller plans again on a newer snapshot.

@@ -115,7 +115,10 @@ async fn a_delete_made_at_the_floor_is_still_replayed() {
     let events = watch.events(4).await;
     let outlines: Vec<_> = events.iter().map(outline).collect();
     let event = |kind, key: &str, revision| (kind, key.to_owned(), revision);
-    assert_eq!(outlines, [event(Delete, "a", 4), event(Put, "c", 4), event(Delete, "b", 4), event(Put, "b", 5)]);
+    assert_eq!(
+        outlines,
+        [event(Delete, "a", 4), event(Put, "c", 4), event(Delete, "b", 4), event(Put, "b", 5)]
+    );
     assert!(events.iter().all(|event| event.prev_kv.is_none()), "at the floor nothing came before");
 }
 

@@ -17,7 +17,8 @@ fn etcdctl(server: &Server, args: &str, input: &str) -> String {
     let output = child.wait_with_output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&server.address(), "ADDRESS");
     // etcdctl's own log lines are JSON with times in them.
-    let errors: Vec<_> = text(&output.stderr).lines().filter(|line| !line.starts_with('{')).map(String::from).collect();
+    let errors: Vec<_> =
+        text(&output.stderr).lines().filter(|line| !line.starts_with('{')).map(String::from).collect();
     let stdout = text(&output.stdout);
     let stdout = serde_json::from_str(&stdout).map_or(stdout, |mut json: Value| {
         mask(&mut json);
@@ -34,8 +35,18 @@ fn split(args: &str) -> Vec<&str> {
 /// Hides ids, sizes and Raft's counters in JSON output.
 fn mask(value: &mut Value) {
     const HIDDEN: [&str; 12] = [
-        "cluster_id", "member_id", "raft_term", "ID", "leader", "raftIndex", "raftTerm", "raftAppliedIndex", "dbSize",
-        "dbSizeInUse", "took", "peerURLs",
+        "cluster_id",
+        "member_id",
+        "raft_term",
+        "ID",
+        "leader",
+        "raftIndex",
+        "raftTerm",
+        "raftAppliedIndex",
+        "dbSize",
+        "dbSizeInUse",
+        "took",
+        "peerURLs",
     ];
     match value {
         Value::Object(fields) => {

@@ -51,7 +51,9 @@ async fn an_id_in_use_is_refused_until_it_is_revoked() {
 #[tokio::test]
 async fn the_ttl_has_bounds() {
     let client = client().await;
-    for (asked, granted) in [(i64::MIN, 2), (-1, 2), (0, 2), (1, 2), (2, 2), (3, 3), (9_000_000_000, 9_000_000_000)] {
+    for (asked, granted) in
+        [(i64::MIN, 2), (-1, 2), (0, 2), (1, 2), (2, 2), (3, 3), (9_000_000_000, 9_000_000_000)]
+    {
         let lease = client.lease_grant(0, asked).await.unwrap();
         assert_eq!(lease.ttl, granted, "asked for {asked}");
         assert_eq!(client.lease_time_to_live(lease.id, false).await.unwrap().granted_ttl, granted);
@@ -246,7 +248,8 @@ async fn each_expired_lease_is_a_revision_of_its_own() {
 async fn a_renewed_lease_lives_on() {
     let client = client().await;
     let at = unique("renewed");
-    let (kept, lost) = (client.lease_grant(0, 2).await.unwrap().id, client.lease_grant(0, 2).await.unwrap().id);
+    let (kept, lost) =
+        (client.lease_grant(0, 2).await.unwrap().id, client.lease_grant(0, 2).await.unwrap().id);
     put_leased(&client, &format!("{at}kept"), kept).await;
     put_leased(&client, &format!("{at}lost"), lost).await;
     let mut watch = WatchStream::open(&client);
@@ -255,9 +258,9 @@ async fn a_renewed_lease_lives_on() {
     // Renewed for as long as it takes the other one, granted at the same time, to expire.
     let event = loop {
         assert_eq!(keep_alive.renew(kept).await.ttl, 2);
-        match tokio::time::timeout(Duration::from_millis(300), watch.next_but_progress()).await {
-            Ok(message) => break outline(&message.events[0]),
-            Err(_) => {}
+        if let Ok(message) = tokio::time::timeout(Duration::from_millis(300), watch.next_but_progress()).await
+        {
+            break outline(&message.events[0]);
         }
     };
     assert_eq!(event.1, format!("{at}lost"));

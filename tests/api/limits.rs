@@ -71,7 +71,10 @@ async fn keys_and_leases_have_no_limit_of_their_own() {
     let lease = client.lease_grant(0, 600).await.unwrap().id;
     for chunk in 0..10 {
         let key = |n: usize| format!("{at}{}/{}", "k".repeat(200), chunk * 100 + n);
-        client.txn(run((0..100).map(|n| op(PutRequest { lease, ..put(key(n), "x") })).collect())).await.unwrap();
+        client
+            .txn(run((0..100).map(|n| op(PutRequest { lease, ..put(key(n), "x") })).collect()))
+            .await
+            .unwrap();
     }
     assert_eq!(client.lease_time_to_live(lease, true).await.unwrap().keys.len(), 1000);
     client.lease_revoke(lease).await.unwrap();

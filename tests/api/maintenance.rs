@@ -96,8 +96,10 @@ async fn the_member_list_names_the_endpoint_of_this_server() {
     let server = Server::shared().await;
     let client = server.client().await;
     let linearizable = client.members().await.unwrap();
-    let local: MemberListResponse =
-        client.unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: false }).await.unwrap();
+    let local: MemberListResponse = client
+        .unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: false })
+        .await
+        .unwrap();
     assert_eq!(linearizable.members, local.members);
     let [member] = &local.members[..] else { panic!("one member, not {:?}", local.members) };
     let header = local.header.as_ref().unwrap();

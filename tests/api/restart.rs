@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::support::client::*;
 use crate::support::eventually;
 use crate::support::keys::*;
-use crate::support::server::{Server, Target, signal};
+use crate::support::server::{Server, Target, alive, signal};
 use crate::support::watch::*;
 
 /// Everything of the store that a client can read.
@@ -32,7 +32,8 @@ async fn a_restart_keeps_keys_history_leases_and_watches_with_prev_kv() {
     let old = client.range(RangeRequest { revision: 4, ..all("") }).await.unwrap().kvs;
     let status = server.stop().await;
     // etcd ends itself with the signal it got.
-    let asked = status.success() || (server.target() == Target::Etcd && status.signal() == Some(libc::SIGTERM));
+    let asked =
+        status.success() || (server.target() == Target::Etcd && status.signal() == Some(libc::SIGTERM));
     assert!(asked, "a stop that is asked for is no failure: {status}");
     server.restart().await;
 
@@ -49,7 +50,8 @@ async fn a_restart_keeps_keys_history_leases_and_watches_with_prev_kv() {
     let outlines: Vec<_> = events.iter().map(outline).collect();
     let event = |kind, key: &str, revision| (kind, key.to_owned(), revision);
     assert_eq!(outlines, [event(Put, "a", 4), event(Put, "b", 4), event(Put, "c", 4), event(Delete, "b", 5)]);
-    let previous: Vec<_> = events.iter().map(|event| event.prev_kv.as_ref().map(|kv| kv.mod_revision)).collect();
+    let previous: Vec<_> =
+        events.iter().map(|event| event.prev_kv.as_ref().map(|kv| kv.mod_revision)).collect();
     assert_eq!(previous, [Some(2), None, None, Some(4)]);
 
     client.lease_revoke(7).await.unwrap();
@@ -104,7 +106,8 @@ async fn survives(kill: impl AsyncFn(&mut Server)) {
             writers.spawn(async move { write_pairs(&client, &format!("{round}/{writer}/"), &enough).await });
         }
         let watched = server.client().await;
-        eventually("enough writes", async || (watched.revision().await > last_seen + 200).then_some(())).await;
+        eventually("enough writes", async || (watched.revision().await > last_seen + 200).then_some(()))
+            .await;
         kill(&mut server).await;
         // Where the server itself lives on, the writers may have noticed nothing.
         enough.cancel();
@@ -141,7 +144,11 @@ async fn survives(kill: impl AsyncFn(&mut Server)) {
 
 /// Writes pairs of keys under `prefix`, until it is enough or one is refused, and returns those that were answered,
 /// with their revisions.
-async fn write_pairs(client: &Client, prefix: &str, enough: &CancellationToken) -> (String, Vec<(usize, i64)>) {
+async fn write_pairs(
+    client: &Client,
+    prefix: &str,
+    enough: &CancellationToken,
+) -> (String, Vec<(usize, i64)>) {
     let mut answered = Vec::new();
     for n in 0.. {
         if enough.is_cancelled() {
@@ -206,13 +213,7 @@ async fn nats_server_ends_with_jetway() {
         return;
     }
     let mut server = Server::start().await;
-    let gone = async |pid: u32| {
-        let status = format!("/proc/{pid}/status");
-        // A process that is dead but not yet collected is gone too.
-        let dead = |status: String| status.lines().any(|line| line.starts_with("State:\tZ"));
-        eventually("nats-server to end", async || std::fs::read_to_string(&status).map_or(Some(()), |s| dead(s).then_some(())))
-            .await;
-    };
+    let gone = async |pid| eventually("nats-server to end", async || (!alive(pid)).then_some(())).await;
     let nats = server.nats_pid();
     server.stop().await;
     gone(nats).await;

@@ -21,11 +21,13 @@ async fn puts_gets_and_deletes() {
     }
     let previous = client.put(key("a"), "A", Some(PutOptions::new().with_prev_key())).await.unwrap();
     assert_eq!(previous.prev_key().unwrap().value(), b"a");
-    let options = GetOptions::new().with_prefix().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(2);
+    let options =
+        GetOptions::new().with_prefix().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(2);
     let answer = client.get(at.clone(), Some(options)).await.unwrap();
     let values: Vec<_> = answer.kvs().iter().map(|kv| kv.value_str().unwrap()).collect();
     assert_eq!((values, answer.count(), answer.more()), (vec!["c", "b"], 3, true));
-    let count = client.get(at.clone(), Some(GetOptions::new().with_prefix().with_count_only())).await.unwrap();
+    let count =
+        client.get(at.clone(), Some(GetOptions::new().with_prefix().with_count_only())).await.unwrap();
     assert_eq!(count.count(), 3);
     let options = DeleteOptions::new().with_prefix().with_prev_key();
     let deleted = client.delete(at, Some(options)).await.unwrap();
@@ -100,7 +102,9 @@ async fn maintenance_and_cluster_answer() {
 #[tokio::test]
 async fn errors_keep_their_code_and_text() {
     let mut client = connect().await;
-    let Err(Error::GRpcStatus(status)) = client.get("a", Some(GetOptions::new().with_revision(i64::MAX))).await else {
+    let Err(Error::GRpcStatus(status)) =
+        client.get("a", Some(GetOptions::new().with_revision(i64::MAX))).await
+    else {
         panic!("a future revision is an error");
     };
     assert_eq!(status.code(), tonic::Code::OutOfRange);

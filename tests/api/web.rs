@@ -87,7 +87,8 @@ async fn metrics_have_the_names_that_dashboards_use() {
     assert!(value("etcd_debugging_mvcc_current_revision") >= 2.0);
     assert!(value("etcd_disk_wal_fsync_duration_seconds_count") >= 0.0);
     let labelled = |name: &str, labels: &[&str]| -> f64 {
-        let of_series = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        let of_series =
+            |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
         let line = answer.body.lines().find(of_series);
         let line = line.unwrap_or_else(|| panic!("no {name} with {labels:?} in\n{}", answer.body));
         line.rsplit(' ').next().unwrap().parse().unwrap()

@@ -2,7 +2,7 @@
 
 use jetway::proto::etcdserverpb::RangeRequest;
 
-use crate::support::client::{all, get, refused};
+use crate::support::client::{all, delete_all, get, refused};
 use crate::support::eventually;
 use crate::support::server::{Server, signal};
 
@@ -44,4 +44,33 @@ async fn what_a_crash_left_undone_is_removed_after_the_restart() {
     let below = RangeRequest { revision: end - 1, ..get("/1/1") };
     refused(client.range(below).await, tonic::Code::OutOfRange, compacted);
     refused(client.compact(end).await, tonic::Code::OutOfRange, compacted);
+}
+
+/// A revision of many keys takes many places in the stream, and of those few are left after a compaction. Each
+/// compaction computes its floor on what the one before it has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revisions_stay_what_they_are_over_compactions_and_restarts() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    for at in 0..100 {
+        client.put(format!("/batch/{at}"), "v").await;
+    }
+    client.delete_range(delete_all("/batch/")).await.unwrap();
+    for round in 0..4 {
+        let client = server.client().await;
+        client.put(format!("/kept/{round}"), "v").await;
+        client.put("/gone", "v").await;
+        let end = client.delete("/gone").await;
+        // Floors at the newest revision and below it.
+        client.compact(end - round % 2).await.unwrap();
+        let kvs = client.range(all("")).await.unwrap().kvs;
+        server.kill9();
+        server.restart().await;
+
+        let client = server.client().await;
+        let now = client.range(all("")).await.unwrap();
+        assert_eq!(now.header.unwrap().revision, end, "round {round}");
+        assert_eq!(now.kvs, kvs, "round {round}");
+        assert_eq!(client.put("/next", "v").await, end + 1, "round {round}");
+    }
 }

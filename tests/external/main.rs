@@ -1,7 +1,12 @@
 //! jetway as a shim over a NATS that others run: several instances on one bucket, one server or a cluster of three,
 //! credentials and TLS.
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and is read from top to bottom"
+)]
 #![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 #[path = "../support/mod.rs"]
 mod support;
