@@ -9,7 +9,6 @@
     reason = "a test fails by panicking, and is read from top to bottom"
 )]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
-#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
 
 #[path = "support/mod.rs"]
 mod support;
