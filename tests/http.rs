@@ -294,7 +294,7 @@ async fn calls_are_counted_by_method_and_code() {
     let grown = |name: &str| after.value(name, &[]) - before.value(name, &[]);
     // Two alone and three in transactions; only one transaction had more than one operation.
     assert_eq!((grown("etcd_mvcc_put_total") as u64, grown("etcd_mvcc_txn_total") as u64), (5, 1));
-    let sent = prost::Message::encoded_len(&put("a", "value")) as f64;
+    let sent = f64::from(u32::try_from(prost::Message::encoded_len(&put("a", "value"))).unwrap());
     assert!(grown("etcd_network_client_grpc_received_bytes_total") >= 2.0 * sent);
     assert!(grown("etcd_network_client_grpc_sent_bytes_total") > 0.0);
     let count = |success| [("type", "Put"), ("success", success)];
@@ -434,7 +434,7 @@ async fn thousands_of_calls_are_cancelled_before_they_begin() {
             }
         }
     };
-    let (_, payload) = within("an answer to a ping", async { tokio::join!(write, read) }).await;
+    let ((), payload) = within("an answer to a ping", async { tokio::join!(write, read) }).await;
     assert_eq!(payload, b"still up");
 }
 
@@ -442,7 +442,6 @@ async fn thousands_of_calls_are_cancelled_before_they_begin() {
 #[tokio::test]
 async fn connections_that_say_nothing_leave_no_trace_in_the_log() {
     let server = Server::start().await;
-    let before = server.log().lines().count();
     for _ in 0..20 {
         drop(TcpStream::connect(server.address()).await.unwrap());
         let mut stream = TcpStream::connect(server.address()).await.unwrap();
@@ -453,8 +452,12 @@ async fn connections_that_say_nothing_leave_no_trace_in_the_log() {
     }
     server.client().await.put("a", "b").await;
     if server.target() == Target::Jetway {
-        let log = server.log();
-        assert_eq!(log.lines().count(), before, "{log}");
+        // The last line of the start may be written after the first call is answered.
+        let after = eventually("the end of the start", async || {
+            server.log().split_once("ready to serve client requests").map(|(_, after)| after.to_owned())
+        });
+        let after = after.await;
+        assert_eq!(after.lines().skip(1).collect::<Vec<_>>(), Vec::<&str>::new());
     }
 }
 

@@ -184,8 +184,9 @@ async fn start(
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
-    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes.clone())));
-    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes)));
+    // The probes first: nobody who has been served may be told that the server is not ready.
+    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
+    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes)));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }

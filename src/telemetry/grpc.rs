@@ -373,25 +373,31 @@ fn outcome(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// tonic's refusal of a large message in etcd's words and with its code.
+/// Refusals that tonic words in its own way, put into grpc-go's words and code.
 fn translate(headers: &mut HeaderMap) {
-    let Some(status) = Status::from_header_map(headers) else { return };
-    let numbers = status
-        .message()
-        .strip_prefix("Error, decoded message length too large: found ")
-        .and_then(|rest| rest.strip_suffix(" bytes"))
-        .and_then(|rest| rest.split_once(" bytes, the limit is: "));
-    let Some((size, limit)) =
-        numbers.and_then(|(size, limit)| Some((size.parse().ok()?, limit.parse().ok()?)))
+    let Some(status) = Status::from_header_map(headers).and_then(|status| in_words_of_grpc_go(&status))
     else {
         return;
     };
-    let status = Status::from(EtcdError::MessageTooLarge { size, limit });
     headers.remove(Status::GRPC_STATUS);
     headers.remove(Status::GRPC_MESSAGE);
     if status.add_header(headers).is_err() {
-        headers.insert(Status::GRPC_STATUS, HeaderValue::from_static("8"));
+        headers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
     }
+}
+
+fn in_words_of_grpc_go(status: &Status) -> Option<Status> {
+    // The health service's answer to a name it does not know.
+    if (status.code(), status.message()) == (Code::NotFound, "service not registered") {
+        return Some(Status::not_found("unknown service"));
+    }
+    let (size, limit) = status
+        .message()
+        .strip_prefix("Error, decoded message length too large: found ")?
+        .strip_suffix(" bytes")?
+        .split_once(" bytes, the limit is: ")?;
+    let (size, limit) = (size.parse().ok()?, limit.parse().ok()?);
+    Some(EtcdError::MessageTooLarge { size, limit }.into())
 }
 
 /// The body of an answer; it tells its call's outcome at the end.
@@ -430,5 +436,42 @@ impl HttpBody for CountedAnswer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_named_as_grpc_go_names_it() {
+        for (path, text) in [
+            ("/etcdserverpb.KV/Rnage", "unknown method Rnage for service etcdserverpb.KV"),
+            ("/etcdserverpb.VK/Range", "unknown service etcdserverpb.VK"),
+            ("/nothing", "malformed method name: \"/nothing\""),
+        ] {
+            let status = unknown(path);
+            assert_eq!((status.code(), status.message()), (Code::Unimplemented, text));
+        }
+    }
+
+    #[test]
+    fn only_tonics_own_refusals_are_reworded() {
+        let too_large = "Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes";
+        for (status, expected) in [
+            (
+                Status::out_of_range(too_large),
+                Some((Code::ResourceExhausted, "grpc: received message larger than max (20 vs. 10)")),
+            ),
+            (Status::not_found("service not registered"), Some((Code::NotFound, "unknown service"))),
+            (Status::not_found("etcdserver: requested lease not found"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            status.add_header(&mut headers).expect("a legal message");
+            translate(&mut headers);
+            let answer = Status::from_header_map(&headers).expect("still a status");
+            let expected = expected.unwrap_or((status.code(), status.message()));
+            assert_eq!((answer.code(), answer.message()), expected);
+        }
     }
 }
