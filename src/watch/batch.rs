@@ -2,6 +2,7 @@
 
 use crate::core::{Event, KeyVersion, RevisionEvents, State};
 use crate::proto::mvccpb;
+use crate::txn::key_value;
 use crate::types::Revision;
 use bytes::Bytes;
 use prost::Message;
@@ -97,15 +98,4 @@ fn encode(event: &Event, previous: Option<&Arc<KeyVersion>>) -> Bytes {
         prev_kv: previous.map(|previous| key_value(previous)),
     };
     event.encode_to_vec().into()
-}
-
-fn key_value(version: &KeyVersion) -> mvccpb::KeyValue {
-    mvccpb::KeyValue {
-        key: version.key.clone(),
-        create_revision: version.create_revision.0,
-        mod_revision: version.mod_revision.0,
-        version: version.version,
-        value: version.value.clone(),
-        lease: version.lease.0,
-    }
 }
