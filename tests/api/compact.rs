@@ -177,7 +177,7 @@ async fn floor_and_revision_survive_a_restart() {
     assert_eq!(client.put("a", "x").await, 8);
 }
 
-/// CMP-11, STS-1: the space comes back, in use at once or soon, on disk with a defragmentation.
+/// CMP-11, STS-1, MNT-1: the space comes back, in use at once or soon, on disk with a defragmentation.
 #[tokio::test]
 async fn compaction_frees_space() {
     let server = Server::start().await;

@@ -94,7 +94,7 @@ async fn each_answer_reports_its_own_revision() {
     assert_eq!(client.defragment().await.unwrap().header, None);
 }
 
-/// HDR-5
+/// HDR-5, TXN-17
 #[tokio::test]
 async fn nested_headers_carry_the_revision_alone_and_that_of_a_nested_txn_nothing() {
     let server = Server::start().await;
@@ -115,7 +115,7 @@ async fn nested_headers_carry_the_revision_alone_and_that_of_a_nested_txn_nothin
     assert_ne!(outer.cluster_id, 0);
 }
 
-/// HDR-6
+/// HDR-6, TXN-17
 #[tokio::test]
 async fn a_nested_read_reports_the_new_revision_once_an_earlier_op_changed_something() {
     let server = Server::start().await;

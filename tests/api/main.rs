@@ -27,6 +27,7 @@ mod put;
 mod range;
 mod range_stream;
 mod restart;
+mod rules;
 mod stock_client;
 mod txn_compare;
 mod txn_execution;

@@ -45,7 +45,7 @@ async fn there_are_no_alarms_and_disarming_none_is_fine() {
     }
 }
 
-/// ALM-5, ALM-6, DEL-6, LSE-4
+/// ALM-5, ALM-6, TXN-21, LIM-5, DEL-6, LSE-4
 #[tokio::test]
 async fn a_full_quota_refuses_what_adds_and_allows_what_frees() {
     let server = Server::start_with(&["--quota-backend-bytes", "8000000"]).await;
@@ -130,4 +130,86 @@ async fn the_health_service_serves() {
         client.server_stream("/grpc.health.v1.Health/Watch", check("")).await.unwrap();
     let first = crate::support::within("the health", stream.message()).await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
+}
+
+/// ALM-1, ALM-2, ALM-3, ALM-6
+#[tokio::test]
+async fn an_alarm_is_raised_for_any_member_and_stays_until_it_is_lowered_for_that_member() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let ask = |action: AlarmAction, member_id, alarm: AlarmType| {
+        client.alarm(AlarmRequest { action: action.into(), member_id, alarm: alarm.into() })
+    };
+    let nospace = AlarmMember { member_id: 5, alarm: AlarmType::Nospace.into() };
+    assert_eq!(ask(AlarmAction::Activate, 5, AlarmType::None).await.unwrap().alarms, []);
+    for _ in 0..2 {
+        assert_eq!(ask(AlarmAction::Activate, 5, AlarmType::Nospace).await.unwrap().alarms, [nospace]);
+    }
+    assert_eq!(ask(AlarmAction::Get, 0, AlarmType::None).await.unwrap().alarms, [nospace]);
+    assert_eq!(ask(AlarmAction::Get, 99, AlarmType::Nospace).await.unwrap().alarms, [nospace]);
+    assert_eq!(ask(AlarmAction::Get, 5, AlarmType::Corrupt).await.unwrap().alarms, []);
+    let text = "etcdserver: mvcc: database space exceeded";
+    refused(client.put_request(put("a", "x")).await, Code::ResourceExhausted, text);
+    assert_eq!(ask(AlarmAction::Deactivate, 6, AlarmType::Nospace).await.unwrap().alarms, []);
+    assert_eq!(ask(AlarmAction::Deactivate, 5, AlarmType::Nospace).await.unwrap().alarms, [nospace]);
+    client.put("a", "x").await;
+}
+
+/// CLU-4, CLU-5
+#[tokio::test]
+async fn membership_changes_that_make_no_sense_are_refused() {
+    let client = Server::shared().await.client().await;
+    let no_urls = MemberAddRequest::default();
+    let answer: Answer<MemberAddResponse> = client.unary("/etcdserverpb.Cluster/MemberAdd", no_urls).await;
+    refused(answer, Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+    let text = "etcdserver: member not found";
+    let answer: Answer<MemberRemoveResponse> =
+        client.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id: 77 }).await;
+    refused(answer, Code::NotFound, text);
+    let update = MemberUpdateRequest { id: 77, peer_ur_ls: vec!["http://127.0.0.1:1".into()] };
+    let answer: Answer<MemberUpdateResponse> = client.unary("/etcdserverpb.Cluster/MemberUpdate", update).await;
+    refused(answer, Code::NotFound, text);
+    let promote = async |id| -> Answer<MemberPromoteResponse> {
+        client.unary("/etcdserverpb.Cluster/MemberPromote", MemberPromoteRequest { id }).await
+    };
+    refused(promote(77).await, Code::NotFound, text);
+    let own = client.status().await.unwrap().leader;
+    let voter = "etcdserver: can only promote a learner member";
+    refused(promote(own).await, Code::FailedPrecondition, voter);
+}
+
+/// MNT-6, MNT-7, HDR-4
+#[tokio::test]
+async fn leadership_and_version_stay_where_they_are() {
+    let client = Server::shared().await.client().await;
+    let status = client.status().await.unwrap();
+    let transfer = async |target_id| -> Answer<MoveLeaderResponse> {
+        client.unary("/etcdserverpb.Maintenance/MoveLeader", MoveLeaderRequest { target_id }).await
+    };
+    assert_eq!(transfer(status.leader).await.unwrap().header, None);
+    refused(transfer(77).await, Code::FailedPrecondition, "etcdserver: bad leader transferee");
+    let downgrade = async |action, version: &str| -> Answer<DowngradeResponse> {
+        let version = version.to_owned();
+        client.unary("/etcdserverpb.Maintenance/Downgrade", DowngradeRequest { action, version }).await
+    };
+    let validate = downgrade_request::DowngradeAction::Validate.into();
+    let wrong_format = "etcdserver: wrong downgrade target version format";
+    refused(downgrade(validate, "nonsense").await, Code::InvalidArgument, wrong_format);
+    let wrong_version = "etcdserver: invalid downgrade target version";
+    refused(downgrade(validate, "3.0.0").await, Code::InvalidArgument, wrong_version);
+    refused(downgrade(9, "3.6.0").await, Code::Unknown, "etcdserver: unknown method");
+}
+
+/// MD-2: there is a leader, so asking for one changes nothing.
+#[tokio::test]
+async fn calls_that_want_a_leader_find_one() {
+    let server = Server::shared().await;
+    let client = server.client().await.with_metadata("hasleader", "true");
+    let key = crate::support::keys::unique("hasleader");
+    let mut watch = crate::support::watch::WatchStream::open(&client);
+    watch.watch(crate::support::watch::watch_key(&key)).await;
+    client.put(&key, "x").await;
+    assert_eq!(watch.events(1).await.len(), 1);
+    let mut keep_alive = crate::support::lease::KeepAlive::open(&client);
+    assert_eq!(keep_alive.renew(123_123).await.ttl, 0);
 }

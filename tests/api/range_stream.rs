@@ -156,3 +156,16 @@ async fn a_compaction_never_leaves_a_stream_short_without_an_error() {
         }
     }
 }
+
+/// RST-2
+#[tokio::test]
+async fn a_stream_sees_every_write_answered_before_it() {
+    let server = Server::shared().await;
+    let (writer, reader) = (server.client().await, server.client().await);
+    let key = unique("stream-fresh");
+    for _ in 0..50 {
+        let written = writer.put(&key, "x").await;
+        let merged = merge(reader.range_stream(get(&key)).await);
+        assert_eq!(merged.kvs[0].mod_revision, written);
+    }
+}

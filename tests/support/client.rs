@@ -6,7 +6,8 @@ use http::uri::PathAndQuery;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Extensions, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::keys::{b, prefix_end, prefix_start};
@@ -18,17 +19,30 @@ pub type Answer<T> = Result<T, Status>;
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,
+    metadata: MetadataMap,
 }
 
 impl Client {
     pub async fn connect(endpoint: &str) -> Self {
         let endpoint = Endpoint::new(endpoint.to_owned()).unwrap();
-        Self { channel: within("a connection", endpoint.connect()).await.unwrap() }
+        let channel = within("a connection", endpoint.connect()).await.unwrap();
+        Self { channel, metadata: MetadataMap::new() }
     }
 
     /// A client that connects with its first call, and again when the connection breaks.
     pub fn lazy(endpoint: &str) -> Self {
-        Self { channel: Endpoint::new(endpoint.to_owned()).unwrap().connect_lazy() }
+        let channel = Endpoint::new(endpoint.to_owned()).unwrap().connect_lazy();
+        Self { channel, metadata: MetadataMap::new() }
+    }
+
+    /// A client that sends this with each call.
+    pub fn with_metadata(mut self, name: &'static str, value: &'static str) -> Self {
+        self.metadata.insert(name, value.parse().unwrap());
+        self
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        Request::from_parts(self.metadata.clone(), Extensions::default(), message)
     }
 
     /// One call of `/package.Service/Method`.
@@ -40,7 +54,7 @@ impl Client {
         let call = async {
             let mut grpc = self.grpc().await?;
             let codec = ProstCodec::<Q, R>::default();
-            grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await
+            grpc.unary(self.request(message), PathAndQuery::from_static(path), codec).await
         };
         within(path, call).await.map(tonic::Response::into_inner)
     }
@@ -54,7 +68,7 @@ impl Client {
         let call = async {
             let mut grpc = self.grpc().await?;
             let codec = ProstCodec::<Q, R>::default();
-            grpc.server_streaming(Request::new(message), PathAndQuery::from_static(path), codec).await
+            grpc.server_streaming(self.request(message), PathAndQuery::from_static(path), codec).await
         };
         within(path, call).await.map(tonic::Response::into_inner)
     }
@@ -72,7 +86,7 @@ impl Client {
     {
         let mut grpc = self.grpc().await?;
         let codec = ProstCodec::<Q, R>::default();
-        grpc.streaming(Request::new(messages), PathAndQuery::from_static(path), codec)
+        grpc.streaming(self.request(messages), PathAndQuery::from_static(path), codec)
             .await
             .map(tonic::Response::into_inner)
     }
