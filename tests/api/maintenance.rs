@@ -167,7 +167,8 @@ async fn membership_changes_that_make_no_sense_are_refused() {
         client.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id: 77 }).await;
     refused(answer, Code::NotFound, text);
     let update = MemberUpdateRequest { id: 77, peer_ur_ls: vec!["http://127.0.0.1:1".into()] };
-    let answer: Answer<MemberUpdateResponse> = client.unary("/etcdserverpb.Cluster/MemberUpdate", update).await;
+    let answer: Answer<MemberUpdateResponse> =
+        client.unary("/etcdserverpb.Cluster/MemberUpdate", update).await;
     refused(answer, Code::NotFound, text);
     let promote = async |id| -> Answer<MemberPromoteResponse> {
         client.unary("/etcdserverpb.Cluster/MemberPromote", MemberPromoteRequest { id }).await

@@ -16,7 +16,9 @@ fn claimed(tests: &Path) -> BTreeSet<Claim> {
         let mut rules = Vec::new();
         for line in fs::read_to_string(&path).unwrap().lines() {
             if let Some(comment) = line.strip_prefix("///") {
-                rules.extend(comment.split([' ', ',', ':', '.']).filter(|word| is_rule(word)).map(String::from));
+                rules.extend(
+                    comment.split([' ', ',', ':', '.']).filter(|word| is_rule(word)).map(String::from),
+                );
             } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| !line.starts_with(' ')) {
                 let name = rest.split('(').next().unwrap();
                 let claim = |rule| (rule, format!("api::{module}::{name}"));
@@ -37,7 +39,8 @@ fn tabled(tests: &Path) -> BTreeSet<Claim> {
     };
     let rows = text.lines().filter_map(row);
     let claims = |(rule, shown_by): (String, String)| {
-        let tests = shown_by.split('`').filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
+        let tests =
+            shown_by.split('`').filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
         tests.map(|test| (rule.clone(), test.to_owned())).collect::<Vec<_>>()
     };
     rows.flat_map(claims).collect()
@@ -60,5 +63,8 @@ fn the_table_of_rules_and_the_comments_of_the_tests_agree() {
     assert!(claimed.len() > 100, "the comments are found");
     let missing: Vec<_> = claimed.difference(&tabled).collect();
     let stale: Vec<_> = tabled.difference(&claimed).collect();
-    assert!(missing.is_empty() && stale.is_empty(), "missing in RULES.md: {missing:#?}\nwithout a test: {stale:#?}");
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "missing in RULES.md: {missing:#?}\nwithout a test: {stale:#?}"
+    );
 }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
-use tonic::transport::{Channel, Endpoint};
 use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
