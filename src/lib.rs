@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod applier;
+pub mod auth;
 pub mod cli;
 pub mod core;
 pub mod engine;

@@ -16,6 +16,9 @@ macro_rules! package {
     };
 }
 
+/// All of `proto/`, as an encoded `FileDescriptorSet`: for what works on messages of any type.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 package!(authpb, "authpb");
 package!(etcdserverpb, "etcdserverpb");
 package!(mvccpb, "mvccpb");
