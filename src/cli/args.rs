@@ -142,8 +142,9 @@ pub struct Args {
     #[arg(long, env = "JETWAY_NATS_CONFIG", help_heading = "jetway")]
     pub nats_config: Option<PathBuf>,
 
-    /// When the embedded server's writes are on disk: always (before they are answered) or lazy (within two minutes; a
-    /// power failure can take back answered writes).
+    /// When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before
+    /// they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered
+    /// writes).
     #[arg(long, env = "JETWAY_SYNC", default_value = "always", help_heading = "jetway")]
     pub sync: Sync,
 
@@ -165,6 +166,8 @@ pub enum LogFormat {
 /// Durability of the embedded server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Sync {
+    /// Before the answer, together with others.
+    Group,
     /// Before the answer.
     Always,
     /// Some time later.

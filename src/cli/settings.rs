@@ -238,6 +238,7 @@ fn storage(args: &Args) -> Result<Storage, SettingsError> {
         let data_dir =
             args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
         let sync = match args.sync {
+            Sync::Group => SyncMode::Group,
             Sync::Always => SyncMode::Always,
             Sync::Lazy => SyncMode::Lazy,
         };

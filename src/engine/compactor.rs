@@ -46,6 +46,9 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                     );
                     let (values, tombstones) = garbage.split_at(tombstones);
                     inner.remove(epoch, values.iter().map(|garbage| garbage.sequence)).await;
+                    if !tombstones.is_empty() {
+                        inner.settle_removals().await;
+                    }
                     inner.remove(epoch, tombstones.iter().map(|garbage| garbage.sequence)).await;
                 }
                 Job::Torn(sequence) => inner.remove(epoch, [sequence].into_iter()).await,
@@ -102,6 +105,17 @@ impl Inner {
                 Err(PublishError::Conflict(_)) => self.refresh_meta().await?,
                 Err(error) => return Err(meta::failed(error)),
             }
+        }
+    }
+
+    /// Brings the removals so far to the disk, where that is on us. Until then a power cut can undo them, and they must not
+    /// come back without the tombstones that hide them. A failure is no more than that: the next start removes again.
+    async fn settle_removals(&self) {
+        let Some(store) = self.settings.synced_store.clone() else { return };
+        match tokio::task::spawn_blocking(move || crate::durability::sync_all(&store)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "removals are not on the disk yet"),
+            Err(error) => tracing::warn!(%error, "removals are not on the disk yet"),
         }
     }
 

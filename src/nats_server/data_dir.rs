@@ -87,7 +87,7 @@ impl DataDir {
 
     /// JetStream appends `jetstream/` to it.
     pub(super) fn store_path(&self) -> PathBuf {
-        self.path.join("nats")
+        store_path(&self.path)
     }
 
     fn store_lock_path(&self) -> PathBuf {
@@ -226,6 +226,11 @@ impl DataDir {
         }
         walk(&self.store_path())
     }
+}
+
+/// The JetStream store of a data directory.
+pub(super) fn store_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("nats")
 }
 
 fn private_file() -> OpenOptions {

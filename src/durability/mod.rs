@@ -1,0 +1,186 @@
+//! Group durability: many acknowledged messages made durable by one sync of the store's files.
+//!
+//! nats-server acknowledges a message after `write(2)` and leaves it to the kernel when it reaches the disk. A sync of the
+//! same file through any descriptor settles that, for all messages written before it. So jetway lets messages queue
+//! while one sync runs, and brings the whole queue to the disk with the next.
+//!
+//! What is relied on, of the store (checked on nats-server 2.15):
+//! - D1: a message is in a `<n>.blk` file of its stream's `msgs` folder before it is acknowledged or delivered.
+//! - D2: messages are appended to the block with the highest number, and numbers only grow. Other blocks change only by
+//!   being rewritten as a whole: another file is renamed into their place.
+//! - D3: a start of the server replays each block up to the first record that is damaged.
+//!
+//! From D1 and D2: after a sync of every block that is not older than the newest one of the sync before, of all that were
+//! rewritten since, and then of the folder where files came or went, whatever was delivered before that sync is on the disk.
+//! The folder goes last: a rename must not become durable before the content of the file that it puts in place.
+//!
+//! A folder that is not found or holds no block is no reason to guess: then the whole file system is synced instead.
+
+mod gate;
+
+pub use gate::gate;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// A file system stamps a folder with a clock that may be this coarse: within that time of its last change, another change
+/// may leave the stamp as it is.
+const STAMP_GRAIN: Duration = Duration::from_millis(100);
+
+/// What tells a block's file from another one, and from itself before it was changed; `None` where a later change could
+/// leave no trace in it.
+type Identity = Option<(u64, SystemTime)>;
+
+/// The files of one stream.
+#[derive(Debug)]
+pub struct StreamFiles {
+    store: PathBuf,
+    stream: String,
+    known: Option<Folder>,
+}
+
+/// What the last sync found.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    file: File,
+    /// The folder's stamp before it was listed; `None` where a later change could have the same.
+    stamp: Option<SystemTime>,
+    blocks: BTreeMap<u64, Identity>,
+    /// The newest block. Kept open, so that the kernel reports to us what it could not write.
+    newest: Option<(u64, File)>,
+}
+
+/// Brings the whole file system of `store` to the disk, renames and removals included.
+pub fn sync_all(store: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(store)?)?)
+}
+
+impl StreamFiles {
+    /// The files of `stream` in the JetStream store below `store`.
+    pub fn new(store: &Path, stream: &str) -> StreamFiles {
+        StreamFiles { store: store.to_owned(), stream: stream.to_owned(), known: None }
+    }
+
+    /// Forgets what is known of the files; the next sync is one of the whole file system. For a server that was started
+    /// again, which may have changed any of them.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Returns when all that was written before is durable. After an error nobody knows what is: the kernel forgets what it
+    /// could not write.
+    pub fn sync(&mut self) -> io::Result<()> {
+        match &mut self.known {
+            Some(folder) => folder.sync(),
+            None => self.sync_all(),
+        }
+    }
+
+    fn sync_all(&mut self) -> io::Result<()> {
+        // Listed first: what changes between the listing and the sync is found changed by the next one.
+        let folder = self.find().map(|path| Folder::open(&path)).transpose()?;
+        sync_all(&self.store)?;
+        self.known = folder.filter(|folder| folder.newest.is_some());
+        Ok(())
+    }
+
+    /// The folder of the stream's blocks, below the account's.
+    fn find(&self) -> Option<PathBuf> {
+        let accounts = std::fs::read_dir(self.store.join("jetstream")).ok()?;
+        let mut found =
+            accounts.flatten().map(|account| account.path().join("streams").join(&self.stream).join("msgs"));
+        let path = found.find(|path| path.is_dir())?;
+        // The same name in two accounts: which is ours?
+        found.all(|other| !other.is_dir()).then_some(path)
+    }
+}
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Folder> {
+        let mut folder = Folder {
+            path: path.to_owned(),
+            file: File::open(path)?,
+            stamp: None,
+            blocks: BTreeMap::new(),
+            newest: None,
+        };
+        folder.list()?;
+        Ok(folder)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let has_changed = self.stamp.is_none_or(|stamp| {
+            // A folder that cannot be asked is one to be listed, which will say why.
+            self.file.metadata().and_then(|metadata| metadata.modified()).ok() != Some(stamp)
+        });
+        if !has_changed {
+            return self.newest.as_ref().map_or(Ok(()), |(_, file)| file.sync_data());
+        }
+        let before = self.newest.take();
+        if let Some((_, file)) = &before {
+            file.sync_data()?;
+        }
+        for path in self.list()? {
+            match File::open(&path) {
+                Ok(file) => file.sync_data()?,
+                // Its messages have all been removed since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.file.sync_all()
+    }
+
+    /// Looks at what is there; answers the files that are new or have changed. The newest block counts among them, as it
+    /// may grow at any time.
+    fn list(&mut self) -> io::Result<Vec<PathBuf>> {
+        let stamp = self.file.metadata()?.modified()?;
+        let now = SystemTime::now();
+        let mut blocks = BTreeMap::new();
+        let mut changed = Vec::new();
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            let Some(number) = block_number(&path) else { continue };
+            let metadata = match path.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let modified = metadata.modified()?;
+            let identity = is_settled(modified, now).then_some((metadata.ino(), modified));
+            if identity.is_none() || self.blocks.get(&number) != Some(&identity) {
+                changed.push(path);
+            }
+            blocks.insert(number, identity);
+        }
+        self.newest = match blocks.last_key_value() {
+            Some((&number, _)) => {
+                let path = self.path.join(format!("{number}.blk"));
+                let file = File::open(&path)?;
+                changed.push(path);
+                Some((number, file))
+            }
+            None => None,
+        };
+        self.blocks = blocks;
+        self.stamp = is_settled(stamp, now).then_some(stamp);
+        Ok(changed)
+    }
+}
+
+/// Whether a change from `now` on would show in a stamp.
+fn is_settled(stamp: SystemTime, now: SystemTime) -> bool {
+    now.duration_since(stamp).is_ok_and(|age| age > STAMP_GRAIN)
+}
+
+fn block_number(path: &Path) -> Option<u64> {
+    if path.extension()? != "blk" {
+        return None;
+    }
+    path.file_stem()?.to_str()?.parse().ok()
+}
