@@ -14,7 +14,7 @@
 //! rewritten since, and then of the folder where files came or went, whatever was delivered before that sync is on the disk.
 //! The folder goes last: a rename must not become durable before the content of the file that it puts in place.
 //!
-//! A folder that is not found or holds no block is no reason to guess: then the whole file system is synced instead.
+//! A folder that is not found or holds no block is no reason to guess: then the whole store is synced instead.
 
 mod gate;
 
@@ -55,9 +55,29 @@ struct Folder {
     newest: Option<(u64, File)>,
 }
 
-/// Brings the whole file system of `store` to the disk, renames and removals included.
+/// Brings all files of `store` to the disk, and which there are. Files before the folder that names them, for the same reason
+/// as above. (`syncfs` would bring along what other programs have written to the same file system.)
 pub fn sync_all(store: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(store)?)?)
+    sync_below(store)?;
+    store.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn sync_below(folder: &Path) -> io::Result<()> {
+    let opened = File::open(folder)?;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let synced = if path.is_dir() {
+            sync_below(&path)
+        } else {
+            File::open(&path).and_then(|file| file.sync_data())
+        };
+        match synced {
+            // Gone since it was listed, which is for the folder to tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            synced => synced?,
+        }
+    }
+    opened.sync_all()
 }
 
 impl StreamFiles {
@@ -66,7 +86,7 @@ impl StreamFiles {
         StreamFiles { store: store.to_owned(), stream: stream.to_owned(), known: None }
     }
 
-    /// Forgets what is known of the files; the next sync is one of the whole file system. For a server that was started
+    /// Forgets what is known of the files; the next sync is one of the whole store. For a server that was started
     /// again, which may have changed any of them.
     pub fn forget(&mut self) {
         self.known = None;

@@ -1,6 +1,7 @@
 //! `kill -9` at random moments under load.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -64,9 +65,36 @@ async fn either_or_both_die_and_every_write_is_synced() {
 }
 
 async fn crash(victims: &[Victim], args: &[&str]) {
-    let seed = super::seed();
-    let mut rng = StdRng::seed_from_u64(seed);
+    let began = Instant::now();
+    let rounds = Rounds { pause: 50..2500, goes_on: |_| began.elapsed() < super::load_time() };
     let mut server = Server::start_with(args).await;
+    under_load(&mut server, super::seed(), rounds, async |server, rng| {
+        // Now and then again before all is well.
+        for _ in 0..if rng.random_bool(0.2) { 2 } else { 1 } {
+            let victim = victims[rng.random_range(0..victims.len())];
+            println!("{:?}: kill {victim:?}", began.elapsed());
+            victim.kill(server).await;
+        }
+    })
+    .await;
+}
+
+/// How often something bad happens, and when.
+pub struct Rounds<F: Fn(u32) -> bool> {
+    /// Milliseconds between recovery and the next time.
+    pub pause: Range<u64>,
+    /// Asked before each round, with the number of those that were.
+    pub goes_on: F,
+}
+
+/// Lets `harm` come over a server under load, round by round, and then checks that all that was answered is there.
+pub async fn under_load(
+    server: &mut Server,
+    seed: u64,
+    rounds: Rounds<impl Fn(u32) -> bool>,
+    mut harm: impl AsyncFnMut(&mut Server, &mut StdRng),
+) {
+    let mut rng = StdRng::seed_from_u64(seed);
     let endpoint = server.endpoint();
     let load = Load::new(vec![endpoint.clone()]);
     let watchers = [Watcher::start(&endpoint), Watcher::start(&endpoint)];
@@ -79,16 +107,11 @@ async fn crash(victims: &[Victim], args: &[&str]) {
 
     let client = Client::lazy(&endpoint);
     let began = Instant::now();
-    let mut kills = 0;
-    while began.elapsed() < super::load_time() {
-        tokio::time::sleep(Duration::from_millis(rng.random_range(50..2500))).await;
-        // Now and then again before all is well.
-        for _ in 0..if rng.random_bool(0.2) { 2 } else { 1 } {
-            let victim = victims[rng.random_range(0..victims.len())];
-            println!("{:?}: kill {victim:?}", began.elapsed());
-            victim.kill(&mut server).await;
-            kills += 1;
-        }
+    let mut round = 0;
+    while (rounds.goes_on)(round) {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(rounds.pause.clone()))).await;
+        harm(server, &mut rng).await;
+        round += 1;
         // Whoever survived finds back by itself.
         let died = Instant::now();
         eventually("a write after the kill", async || client.put_request(probe()).await.ok()).await;
@@ -99,9 +122,9 @@ async fn crash(victims: &[Victim], args: &[&str]) {
         ended.expect("a client found something wrong");
     }
     let (answered, asked) = load.journal.len();
-    println!("{kills} kills, {asked} writes, {answered} of them answered");
+    println!("{round} rounds, {asked} writes, {answered} of them answered");
     assert!(answered > 100, "too little was answered to show anything");
-    verify(&server, &load, &watchers, &leased).await;
+    verify(server, &load, &watchers, &leased).await;
 }
 
 /// A put that is not part of the history that is checked.

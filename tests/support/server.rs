@@ -89,6 +89,11 @@ impl Server {
         server
     }
 
+    /// A server of the target under test that is yet to be started, by [`Server::restart`].
+    pub fn prepare(args: &[&str]) -> Self {
+        Self::new(Target::from_env(), args)
+    }
+
     fn new(target: Target, args: &[&str]) -> Self {
         Self {
             target,
