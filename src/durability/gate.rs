@@ -24,7 +24,8 @@ pub fn gate(
                     files.forget();
                 }
             }
-            let is_news = |report: &Followed| matches!(report, Followed::Up { .. } | Followed::Messages(_));
+            // A position counts too: what it passes over has spent its revisions, which nothing else may get after a cut.
+            let is_news = |report: &Followed| !matches!(report, Followed::Down(_));
             if batch.iter().any(is_news)
                 && let Err(error) = files.sync()
             {

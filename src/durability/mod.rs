@@ -14,6 +14,11 @@
 //! rewritten since, and then of the folder where files came or went, whatever was delivered before that sync is on the disk.
 //! The folder goes last: a rename must not become durable before the content of the file that it puts in place.
 //!
+//! For the same reason nothing may be renamed between the listing of the folder and its sync. Removals are what makes the
+//! server rewrite blocks, and they are ours: a [`Quiet`] keeps them and the syncs of the folder apart. What the server does
+//! by itself every two minutes it syncs at once, and we once more before anything is passed on; a power cut within the
+//! moment between the two syncs needs a file system that puts a rename before the data it names (ext4 and btrfs do not).
+//!
 //! A folder that is not found or holds no block is no reason to guess: then the whole store is synced instead.
 
 mod gate;
@@ -25,11 +30,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// A file system stamps a folder with a clock that may be this coarse: within that time of its last change, another change
 /// may leave the stamp as it is.
 const STAMP_GRAIN: Duration = Duration::from_millis(100);
+
+/// Held by whoever makes the server rewrite blocks, and by whoever syncs the folder that they are in.
+pub type Quiet = Arc<tokio::sync::Mutex<()>>;
 
 /// What tells a block's file from another one, and from itself before it was changed; `None` where a later change could
 /// leave no trace in it.
@@ -40,6 +49,7 @@ type Identity = Option<(u64, SystemTime)>;
 pub struct StreamFiles {
     store: PathBuf,
     stream: String,
+    quiet: Quiet,
     known: Option<Folder>,
 }
 
@@ -52,7 +62,7 @@ struct Folder {
     stamp: Option<SystemTime>,
     blocks: BTreeMap<u64, Identity>,
     /// The newest block. Kept open, so that the kernel reports to us what it could not write.
-    newest: Option<(u64, File)>,
+    newest: Option<File>,
 }
 
 /// Brings all files of `store` to the disk, and which there are. Files before the folder that names them, for the same reason
@@ -81,9 +91,9 @@ fn sync_below(folder: &Path) -> io::Result<()> {
 }
 
 impl StreamFiles {
-    /// The files of `stream` in the JetStream store below `store`.
-    pub fn new(store: &Path, stream: &str) -> StreamFiles {
-        StreamFiles { store: store.to_owned(), stream: stream.to_owned(), known: None }
+    /// The files of `stream` in the JetStream store below `store`. Whoever removes messages of it holds `quiet` meanwhile.
+    pub fn new(store: &Path, stream: &str, quiet: Quiet) -> StreamFiles {
+        StreamFiles { store: store.to_owned(), stream: stream.to_owned(), quiet, known: None }
     }
 
     /// Forgets what is known of the files; the next sync is one of the whole store. For a server that was started
@@ -93,15 +103,20 @@ impl StreamFiles {
     }
 
     /// Returns when all that was written before is durable. After an error nobody knows what is: the kernel forgets what it
-    /// could not write.
+    /// could not write. Blocks, and must not be called on a thread of the runtime.
     pub fn sync(&mut self) -> io::Result<()> {
         match &mut self.known {
-            Some(folder) => folder.sync(),
+            Some(folder) if !folder.has_changed() => folder.sync_newest(),
+            Some(folder) => {
+                let _quiet = self.quiet.blocking_lock();
+                folder.sync()
+            }
             None => self.sync_all(),
         }
     }
 
     fn sync_all(&mut self) -> io::Result<()> {
+        let _quiet = self.quiet.blocking_lock();
         // Listed first: what changes between the listing and the sync is found changed by the next one.
         let folder = self.find().map(|path| Folder::open(&path)).transpose()?;
         sync_all(&self.store)?;
@@ -133,27 +148,24 @@ impl Folder {
         Ok(folder)
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        let has_changed = self.stamp.is_none_or(|stamp| {
+    /// Whether files may have come, gone, or been replaced since the last listing.
+    fn has_changed(&self) -> bool {
+        self.stamp.is_none_or(|stamp| {
             // A folder that cannot be asked is one to be listed, which will say why.
             self.file.metadata().and_then(|metadata| metadata.modified()).ok() != Some(stamp)
-        });
-        if !has_changed {
-            return self.newest.as_ref().map_or(Ok(()), |(_, file)| file.sync_data());
-        }
-        let before = self.newest.take();
-        if let Some((_, file)) = &before {
-            file.sync_data()?;
-        }
-        for path in self.list()? {
-            match File::open(&path) {
-                Ok(file) => file.sync_data()?,
-                // Its messages have all been removed since.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.file.sync_all()
+        })
+    }
+
+    fn sync_newest(&self) -> io::Result<()> {
+        self.newest.as_ref().map_or(Ok(()), File::sync_data)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_newest()?;
+        sync_files(self.list()?)?;
+        self.file.sync_all()?;
+        // What the server replaced meanwhile by itself.
+        if self.has_changed() { sync_files(self.list()?) } else { Ok(()) }
     }
 
     /// Looks at what is there; answers the files that are new or have changed. The newest block counts among them, as it
@@ -183,7 +195,7 @@ impl Folder {
                 let path = self.path.join(format!("{number}.blk"));
                 let file = File::open(&path)?;
                 changed.push(path);
-                Some((number, file))
+                Some(file)
             }
             None => None,
         };
@@ -191,6 +203,18 @@ impl Folder {
         self.stamp = is_settled(stamp, now).then_some(stamp);
         Ok(changed)
     }
+}
+
+fn sync_files(paths: Vec<PathBuf>) -> io::Result<()> {
+    for path in paths {
+        match File::open(&path) {
+            Ok(file) => file.sync_data()?,
+            // Its messages have all been removed since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Whether a change from `now` on would show in a stamp.

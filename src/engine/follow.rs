@@ -60,7 +60,7 @@ fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mp
     match &inner.settings.synced_store {
         None => reports,
         Some(store) => {
-            let files = durability::StreamFiles::new(store, stream);
+            let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
             durability::gate(reports, files, inner.store_failed.clone(), AHEAD)
         }
     }

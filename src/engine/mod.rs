@@ -27,6 +27,7 @@ mod write;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::core::{Reader, State};
+use crate::durability::Quiet;
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
@@ -164,6 +165,8 @@ pub(crate) struct Inner {
     failed_writes: IntCounter,
     /// Why the store could not be brought to the disk; nothing can be answered after that.
     store_failed: watch::Sender<Option<String>>,
+    /// Keeps removals and certain syncs apart.
+    quiet: Quiet,
     stop: CancellationToken,
 }
 
@@ -227,6 +230,7 @@ impl Engine {
             )
             .expect("a legal name"),
             store_failed: watch::Sender::new(None),
+            quiet: Quiet::default(),
             stop: CancellationToken::new(),
             settings,
         });

@@ -66,7 +66,7 @@ async fn either_or_both_die_and_every_write_is_synced() {
 
 async fn crash(victims: &[Victim], args: &[&str]) {
     let began = Instant::now();
-    let rounds = Rounds { pause: 50..2500, goes_on: |_| began.elapsed() < super::load_time() };
+    let rounds = Rounds { pause: 50..2500, largest: 3000, goes_on: |_| began.elapsed() < super::load_time() };
     let mut server = Server::start_with(args).await;
     under_load(&mut server, super::seed(), rounds, async |server, rng| {
         // Now and then again before all is well.
@@ -83,6 +83,8 @@ async fn crash(victims: &[Victim], args: &[&str]) {
 pub struct Rounds<F: Fn(u32) -> bool> {
     /// Milliseconds between recovery and the next time.
     pub pause: Range<u64>,
+    /// Bytes of the largest value.
+    pub largest: usize,
     /// Asked before each round, with the number of those that were.
     pub goes_on: F,
 }
@@ -96,7 +98,7 @@ pub async fn under_load(
 ) {
     let mut rng = StdRng::seed_from_u64(seed);
     let endpoint = server.endpoint();
-    let load = Load::new(vec![endpoint.clone()]);
+    let load = Load::new(vec![endpoint.clone()]).with_values_to(rounds.largest);
     let watchers = [Watcher::start(&endpoint), Watcher::start(&endpoint)];
     let watchers = Arc::new(watchers.map(tokio::sync::Mutex::new).into_iter().collect::<Vec<_>>());
     let leased: Arc<Mutex<Vec<Leased>>> = Arc::default();
@@ -159,7 +161,16 @@ async fn verify(
     // What is stored is what the events say, now and at each revision that is still there.
     let now = client.range(all("")).await.unwrap();
     assert_eq!(revision(&now.header), end);
-    assert_eq!(now.kvs, state.into_values().collect::<Vec<_>>());
+    let replayed: Vec<_> = state.into_values().collect();
+    let differing = now.kvs.iter().filter(|kv| !replayed.contains(kv)).map(|kv| ("only stored", kv));
+    let differing = differing.chain(
+        replayed.iter().filter(|kv| !now.kvs.contains(kv)).map(|kv| ("only in the events", kv)),
+    );
+    for (place, kv) in differing {
+        println!("{place}: {:?} created {} modified {}", kv.key, kv.create_revision, kv.mod_revision);
+    }
+    assert_eq!(now.kvs.len(), replayed.len(), "what is stored is not what the events say");
+    assert!(now.kvs == replayed, "what is stored is not what the events say");
     let floor = load.compacted().max(1);
     println!("compacted at {floor} of {end}");
     for at in [floor, floor.midpoint(end), end - 1] {
