@@ -7,9 +7,12 @@ mod port;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
+use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
+use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
@@ -210,6 +213,7 @@ async fn grpc_routes(
     };
     let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
             .with_leader(engine.has_leader());
@@ -232,9 +236,13 @@ async fn grpc_routes(
         )
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(AuthServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(
+            LockServer::new(LockService::new(local.clone())).max_decoding_message_size(message_bytes),
+        )
+        .add_service(
+            ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
+        )
         .add_service(health);
     routes.routes().into_axum_router().reset_fallback()
 }
