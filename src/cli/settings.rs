@@ -117,6 +117,8 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// Their time-out.
     pub keepalive_timeout: Duration,
+    /// Least time between pings of a client.
+    pub keepalive_min_time: Duration,
     /// Log filter.
     pub log_filter: String,
     /// Whether the log is JSON.
@@ -184,6 +186,7 @@ impl TryFrom<Args> for Settings {
             progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
             keepalive_interval: args.grpc_keepalive_interval.0,
             keepalive_timeout: args.grpc_keepalive_timeout.0,
+            keepalive_min_time: args.grpc_keepalive_min_time.0,
             log_filter,
             log_json: args.log_format == LogFormat::Json,
             linearizable_reads: match args.linearizable_reads {
@@ -197,7 +200,6 @@ impl TryFrom<Args> for Settings {
 fn without_effect(args: &Args) -> Vec<&'static str> {
     let external = args.endpoint.is_some();
     [
-        ("--grpc-keepalive-min-time", args.grpc_keepalive_min_time.is_some()),
         ("--heartbeat-interval", args.heartbeat_interval.is_some()),
         ("--election-timeout", args.election_timeout.is_some()),
         ("--snapshot-count", args.snapshot_count.is_some()),
