@@ -81,9 +81,9 @@ pub struct Args {
     #[arg(long, env = "ETCD_GRPC_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = duration::parse)]
     pub grpc_keepalive_timeout: GoDuration,
 
-    /// Least interval between a client's own pings; who keeps pinging more often is sent away.
-    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_MIN_TIME", default_value = "5s", value_parser = duration::parse)]
-    pub grpc_keepalive_min_time: GoDuration,
+    /// Accepted and without effect: clients may ping as often as they like.
+    #[arg(long, env = "ETCD_GRPC_KEEPALIVE_MIN_TIME", hide = true, value_parser = duration::parse)]
+    pub grpc_keepalive_min_time: Option<GoDuration>,
 
     /// Accepted and without effect: elections are NATS's business.
     #[arg(long, env = "ETCD_HEARTBEAT_INTERVAL", hide = true)]

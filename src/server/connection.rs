@@ -38,6 +38,9 @@ pub(super) struct Http2Settings {
     pub(super) keepalive_timeout: Duration,
     /// Least time between the client's own pings.
     pub(super) keepalive_min_time: Duration,
+    /// Whether pings are counted over TLS. etcd leaves TLS to Go's HTTP server, which lets clients ping as they like, unless
+    /// the port is for gRPC alone.
+    pub(super) counts_pings_over_tls: bool,
 }
 
 impl Http2Settings {
@@ -60,7 +63,7 @@ impl Http2Settings {
 pub(super) struct Connections {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
-    keepalive_min_time: Duration,
+    settings: Http2Settings,
     stop: CancellationToken,
 }
 
@@ -78,7 +81,11 @@ impl Connections {
             .keep_alive_timeout(settings.keepalive_timeout)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(None);
-        Connections { http1, http2, keepalive_min_time: settings.keepalive_min_time, stop }
+        Connections { http1, http2, settings, stop }
+    }
+
+    pub(super) fn counts_pings_over_tls(&self) -> bool {
+        self.settings.counts_pings_over_tls
     }
 
     /// When no connection may begin any more.
@@ -120,7 +127,7 @@ impl Connections {
                 Ok(serving.await?)
             }
             Protocol::Http2 if counts_pings => {
-                self.serve_http2(PingGuard::new(io, self.keepalive_min_time), service).await
+                self.serve_http2(PingGuard::new(io, self.settings.keepalive_min_time), service).await
             }
             Protocol::Http2 => self.serve_http2(io, service).await,
         }

@@ -39,7 +39,7 @@ pub(super) async fn read<I: AsyncRead + Unpin>(mut io: I) -> io::Result<(Protoco
 
 /// What these first bytes are, if they are enough to tell.
 fn tell(bytes: &[u8]) -> io::Result<Option<Protocol>> {
-    let Some((first, rest)) = bytes.split_at_checked(PREFACE.len()) else {
+    let Some(rest) = bytes.strip_prefix(PREFACE.as_slice()) else {
         return match bytes.first() {
             _ if PREFACE.starts_with(bytes) => Ok(None),
             // Each method of HTTP/1 is a word. TLS and other noise get no answer, as in etcd.
@@ -47,9 +47,6 @@ fn tell(bytes: &[u8]) -> io::Result<Option<Protocol>> {
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "neither HTTP/1 nor HTTP/2")),
         };
     };
-    if first != PREFACE {
-        return Ok(Some(Protocol::Http1));
-    }
     match rest {
         [_, _, _, SETTINGS, _, _, _, _, _] => Ok(Some(Protocol::Http2)),
         [_, _, _, kind, ..] if *kind != SETTINGS => {
@@ -132,6 +129,7 @@ mod tests {
         assert_eq!(tell(b"PU").expect("PUT"), Some(Protocol::Http1));
         assert_eq!(tell(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("GET"), Some(Protocol::Http1));
         tell(b"\x16\x03\x01").expect_err("a TLS handshake");
+        tell(&[0x16; LONGEST]).expect_err("more of it");
         http2[27] = 0;
         tell(&http2).expect_err("data before settings");
     }

@@ -7,6 +7,7 @@ use crate::auth::CertificateName;
 use crate::cli::ListenUrl;
 use axum::body::Body;
 use http::{Request, Response};
+use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, rustls};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+use tower::util::MapRequest;
 
 /// How long a client may take over its TLS handshake, as in etcd.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,11 +127,7 @@ where
     S::Future: Send,
 {
     let Some(tls) = tls else {
-        let service = tower::util::MapRequest::new(service, |request: Request<_>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Transport::Plain);
-            request
-        });
+        let service = MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
         return report(connections.serve(stream, service, true).await);
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls));
@@ -142,16 +140,24 @@ where
         },
     };
     let name = certificate_name(&tls, stream.get_ref().1);
-    let service = tower::util::MapRequest::new(service, move |request: Request<_>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Transport::Tls);
-        if let Some(name) = &name {
-            request.extensions_mut().insert(name.clone());
-        }
-        request
+    let service = MapRequest::new(service, move |request: Request<_>| {
+        extended(request, Transport::Tls, name.as_ref())
     });
-    // Over TLS etcd serves gRPC with Go's own HTTP server, which lets clients ping as they like.
-    report(connections.serve(stream, service, false).await);
+    report(connections.serve(stream, service, connections.counts_pings_over_tls()).await);
+}
+
+/// A request that knows how it came in.
+fn extended(
+    request: Request<Incoming>,
+    transport: Transport,
+    name: Option<&CertificateName>,
+) -> Request<Body> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(transport);
+    if let Some(name) = name {
+        request.extensions_mut().insert(name.clone());
+    }
+    request
 }
 
 /// The files are read when the client has shown that it speaks TLS.

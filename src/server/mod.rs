@@ -18,7 +18,7 @@ use crate::api::lease::LeaseService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
-use crate::cli::{Settings, Storage};
+use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
 use crate::jetstream::{Auth, Endpoint};
@@ -40,7 +40,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tls::{Tls, TlsError, TlsSettings};
+use tls::{Tls, TlsError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -82,16 +82,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         keepalive_interval: settings.keepalive_interval,
         keepalive_timeout: settings.keepalive_timeout,
         keepalive_min_time: settings.keepalive_min_time,
+        counts_pings_over_tls: !settings.listen_client_http.is_empty(),
     };
     let tls = match &settings.tls {
         None => None,
-        Some(files) => Some(Arc::new(Tls::new(TlsSettings {
-            cert: files.cert.clone(),
-            key: files.key.clone(),
-            trusted_ca: files.trusted_ca.clone(),
-            client_cert_auth: files.require_client_cert,
-            ..TlsSettings::default()
-        })?)),
+        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
@@ -260,6 +255,15 @@ async fn grpc_routes(
         .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
         .add_service(health);
     routes.routes().into_axum_router().reset_fallback()
+}
+
+/// What clients may call the ports by.
+fn hosts(listen: &[ListenUrl]) -> Vec<String> {
+    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+        ListenAddress::Tcp(address) => Some(address.ip().to_string()),
+        ListenAddress::Unix(_) => None,
+    });
+    hosts.collect()
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

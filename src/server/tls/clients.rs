@@ -1,22 +1,110 @@
 //! Which client certificates are taken, and whose they are.
 
-use super::files::{certificates, number};
-use super::{TlsError, TlsSettings};
+use super::TlsError;
+use super::files::{Revoked, certificates, number};
+use crate::cli::TlsSettings;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
 use tokio_rustls::rustls::client::verify_server_name;
-use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+/// What is asked of clients.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    asked: bool,
+    named: bool,
+    trusted_ca: Option<PathBuf>,
+    pub(super) allowed: Allowed,
+}
+
+/// The names that clients may have.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Allowed {
+    #[default]
+    All,
+    /// The common name is one of these.
+    CommonNames(Vec<String>),
+    /// The certificate is good for one of these hosts.
+    Hosts(Vec<ServerName<'static>>),
+}
+
+impl Clients {
+    pub(super) fn new(settings: &TlsSettings) -> Result<Clients, TlsError> {
+        let (names, hosts) = (&settings.allowed_cn, &settings.allowed_hostname);
+        for (flag, given) in [
+            ("--client-crl-file", settings.crl_file.is_some()),
+            ("--client-cert-allowed-cn", !names.is_empty()),
+            ("--client-cert-allowed-hostname", !hosts.is_empty()),
+        ] {
+            if given && !settings.require_client_cert {
+                tracing::warn!(
+                    flag,
+                    "clients are not asked for a certificate: this flag needs --client-cert-auth"
+                );
+            }
+        }
+        let allowed = match (names.is_empty(), hosts.is_empty()) {
+            (true, true) => Allowed::All,
+            (false, true) => Allowed::CommonNames(names.clone()),
+            (true, false) => {
+                Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?)
+            }
+            (false, false) => {
+                return Err(TlsError::new(
+                    "--client-cert-allowed-cn",
+                    names.join(","),
+                    "does not go together with --client-cert-allowed-hostname; give one of them",
+                ));
+            }
+        };
+        Ok(Clients {
+            asked: settings.require_client_cert,
+            named: settings.client_cert_auth,
+            trusted_ca: settings.trusted_ca.clone(),
+            allowed,
+        })
+    }
+
+    /// Whether the common name of a client's certificate says who the client is.
+    pub(super) fn are_named(&self) -> bool {
+        self.named
+    }
+
+    /// What checks that somebody trusted has signed a client's certificate; `None` if clients are not asked for one.
+    pub(super) fn chain_check(
+        &self,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+        if !self.asked {
+            return Ok(None);
+        }
+        let file = self.trusted_ca.as_deref();
+        let roots = Arc::new(roots(file)?);
+        let check = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+        match check {
+            Ok(check) => Ok(Some(check)),
+            Err(error) => Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error)),
+        }
+    }
+}
+
+fn host(name: &String) -> Result<ServerName<'static>, TlsError> {
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(bare.to_owned()).map_err(|_| {
+        TlsError::new("--client-cert-allowed-hostname", name, "is neither a host name nor an address")
+    })
+}
+
 /// The authorities in a file, or those of the system, which is what etcd asks when it is given none.
-pub(super) fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
+fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     let Some(path) = file else {
         let system = rustls_native_certs::load_native_certs();
@@ -36,46 +124,30 @@ pub(super) fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// Checks a client's certificate: its chain, the names it may have, and that nobody has revoked it.
+/// Checks a client's certificate: its chain, its name, and that nobody has revoked it.
 #[derive(Debug)]
 pub(super) struct ClientCheck {
-    chain: Arc<dyn ClientCertVerifier>,
-    allowed_cn: Vec<String>,
-    allowed_hostname: Vec<ServerName<'static>>,
-    /// Whether there are names to compare with; a list of host names none of which can be one allows nobody.
-    names_count: bool,
-    revoked: Option<Result<HashSet<Vec<u8>>, String>>,
+    pub(super) chain: Arc<dyn ClientCertVerifier>,
+    pub(super) allowed: Allowed,
+    /// `None` without a revocation list.
+    pub(super) revoked: Option<Revoked>,
 }
 
 impl ClientCheck {
-    pub(super) fn new(
-        chain: Arc<dyn ClientCertVerifier>,
-        settings: &TlsSettings,
-        revoked: Option<Result<HashSet<Vec<u8>>, String>>,
-    ) -> ClientCheck {
-        let hosts = settings.allowed_hostname.iter();
-        ClientCheck {
-            chain,
-            allowed_cn: settings.allowed_cn.clone(),
-            allowed_hostname: hosts.filter_map(|host| ServerName::try_from(host.clone()).ok()).collect(),
-            names_count: !settings.allowed_cn.is_empty() || !settings.allowed_hostname.is_empty(),
-            revoked,
-        }
-    }
-
-    fn check_names(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
-        if !self.names_count {
+    fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        let is_allowed = match &self.allowed {
+            Allowed::All => true,
+            Allowed::CommonNames(names) => common_name(leaf).is_some_and(|name| names.contains(&name)),
+            Allowed::Hosts(hosts) => {
+                let parsed = ParsedCertificate::try_from(leaf)?;
+                hosts.iter().any(|host| verify_server_name(&parsed, host).is_ok())
+            }
+        };
+        if is_allowed {
             return Ok(());
         }
-        let has_name = common_name(leaf).is_some_and(|name| self.allowed_cn.contains(&name));
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        if has_name || self.allowed_hostname.iter().any(|host| verify_server_name(&parsed, host).is_ok()) {
-            return Ok(());
-        }
-        tracing::warn!(
-            name = common_name(leaf),
-            "client certificate authentication failed: its name is not one of the allowed ones"
-        );
+        let name = common_name(leaf);
+        tracing::warn!(name, "client certificate authentication failed: its name is not an allowed one");
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 
@@ -119,7 +191,7 @@ impl ClientCertVerifier for ClientCheck {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.check_names(end_entity)?;
+        self.check_name(end_entity)?;
         self.check_revoked(std::iter::once(end_entity).chain(intermediates))?;
         Ok(verified)
     }

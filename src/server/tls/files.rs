@@ -1,15 +1,18 @@
 //! The files that are read again and again: certificate, key, revocation list.
 
-use super::{TlsError, TlsSettings, explain};
+use super::{TlsError, explain};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use std::collections::HashSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::sign::CertifiedKey;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
+
+/// Serial numbers of the revoked certificates, or why they are not known.
+pub(super) type Revoked = Result<HashSet<Vec<u8>>, String>;
 
 /// What the files hold, or why that is not known. Kept and compared as bytes: times and sizes of files may miss a change.
 #[derive(PartialEq, Eq)]
@@ -26,25 +29,27 @@ impl fmt::Debug for Files {
     }
 }
 
-impl Files {
-    /// Reads them; blocks.
-    pub(super) fn read(settings: &TlsSettings) -> Files {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
-        Files {
-            cert: read(&settings.cert),
-            key: read(&settings.key),
-            crl: settings.crl_file.as_deref().map(read),
-        }
-    }
+/// Where they are.
+#[derive(Clone, Debug)]
+pub(super) struct Paths {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) crl: Option<PathBuf>,
+}
 
+impl Paths {
+    /// Reads them; blocks.
+    pub(super) fn read(&self) -> Files {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| error.to_string());
+        Files { cert: read(&self.cert), key: read(&self.key), crl: self.crl.as_deref().map(read) }
+    }
+}
+
+impl Files {
     /// The certificate with its key.
-    pub(super) fn pair(
-        &self,
-        settings: &TlsSettings,
-        provider: &CryptoProvider,
-    ) -> Result<Arc<CertifiedKey>, TlsError> {
-        let bad_cert = |reason: String| TlsError::of_file("--cert-file", &settings.cert, reason);
-        let bad_key = |reason: String| TlsError::of_file("--key-file", &settings.key, reason);
+    pub(super) fn pair(&self, paths: &Paths, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+        let bad_cert = |reason: String| TlsError::of_file("--cert-file", &paths.cert, reason);
+        let bad_key = |reason: String| TlsError::of_file("--key-file", &paths.key, reason);
         let cert = self.cert.as_ref().map_err(|reason| bad_cert(reason.clone()))?;
         let key = self.key.as_ref().map_err(|reason| bad_key(reason.clone()))?;
         let chain = certificates(cert).map_err(bad_cert)?;
@@ -62,12 +67,11 @@ impl Files {
         Ok(Arc::new(pair))
     }
 
-    /// Serial numbers of the revoked certificates, or why they are not known; `None` if there is no list to heed.
-    pub(super) fn revoked(&self, settings: &TlsSettings) -> Option<Result<HashSet<Vec<u8>>, String>> {
-        let crl = self.crl.as_ref()?;
+    /// Who is revoked; `None` if there is no list to heed.
+    pub(super) fn revoked(&self, paths: &Paths) -> Option<Revoked> {
+        let (crl, path) = self.crl.as_ref().zip(paths.crl.as_ref())?;
         let serials = crl.as_ref().map_err(String::clone).and_then(|bytes| serials(bytes));
         if let Err(reason) = &serials {
-            let path = settings.crl_file.as_deref().unwrap_or(Path::new(""));
             tracing::warn!(
                 path = %path.display(),
                 reason,

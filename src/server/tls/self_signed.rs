@@ -13,17 +13,15 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Paths of a certificate and its key in `fixtures/client` of the data directory, where etcd has them; made for `hosts`
-/// (names and addresses) unless both are there.
-pub(in crate::server) fn create(
-    data_dir: &Path,
+/// Paths of a certificate and its key in `dir`; made for `hosts` (names and addresses) unless both are there.
+pub(super) fn create(
+    dir: &Path,
     hosts: Vec<String>,
     validity_years: u32,
 ) -> Result<(PathBuf, PathBuf), TlsError> {
     if validity_years == 0 {
         return Err(TlsError::new("--self-signed-cert-validity", "0", "should be greater than 0"));
     }
-    let dir = data_dir.join("fixtures").join("client");
     let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
     if cert_path.exists() && key_path.exists() {
         return Ok((cert_path, key_path));
@@ -31,7 +29,7 @@ pub(in crate::server) fn create(
     let failed = |reason: String| TlsError::of_file("--auto-tls", &cert_path, reason);
     let (cert, key) = generate(hosts, validity_years).map_err(|error| failed(error.to_string()))?;
     let write = || {
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         // The key first: a certificate without its key would be taken for a pair after a crash in between.
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&key_path)?;
