@@ -166,8 +166,9 @@ async fn connection<I, S>(
     let service = tower::util::MapRequest::new(service, |request: Request<hyper::body::Incoming>| {
         request.map(Body::new)
     });
-    let serving =
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
+    let serving = builder
+        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .into_owned();
     if let Err(error) = watcher.watch(serving).await {
         // A port scan, a health check that only connects, a client that was killed: nothing that needs attention.
         tracing::debug!(%error, "a connection ended with an error");
