@@ -1,7 +1,7 @@
 //! Ports: gRPC over HTTP/2 and plain HTTP/1.1 on one and the same, with or without TLS.
 
 use super::port::Port;
-use crate::cli::{ListenUrl, TlsFiles};
+use crate::cli::{ListenUrl, TlsSettings};
 use axum::body::Body;
 use http::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -80,7 +80,7 @@ impl Listener {
     pub(super) async fn bind(
         flag: &'static str,
         listen: &ListenUrl,
-        tls: Option<&TlsFiles>,
+        tls: Option<&TlsSettings>,
         http2: Http2Settings,
     ) -> Result<Listener, ListenError> {
         let tls = match tls {
@@ -175,7 +175,7 @@ async fn connection<I, S>(
     }
 }
 
-fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenError> {
+fn tls_config(files: &TlsSettings) -> Result<ServerConfig, ListenError> {
     let refused = |flag, path: &Path, reason: String| ListenError::Tls {
         flag,
         path: path.display().to_string(),
@@ -191,13 +191,16 @@ fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenError> {
             Err(error) => Err(refused(flag, path, error.to_string())),
         }
     };
-    let chain = certificates("--cert-file", &files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key)
-        .map_err(|error| refused("--key-file", &files.key, error.to_string()))?;
+    let (Some(cert), Some(key)) = (&files.cert, &files.key) else {
+        return Err(refused("--auto-tls", Path::new(""), "is not there yet: give --cert-file".into()));
+    };
+    let chain = certificates("--cert-file", cert)?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| refused("--key-file", key, error.to_string()))?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| refused("--cert-file", &files.cert, error.to_string()))?;
+        .map_err(|error| refused("--cert-file", cert, error.to_string()))?;
     let builder = match &files.trusted_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -217,7 +220,7 @@ fn tls_config(files: &TlsFiles) -> Result<ServerConfig, ListenError> {
     };
     let mut config = builder
         .with_single_cert(chain, key)
-        .map_err(|error| refused("--cert-file", &files.cert, error.to_string()))?;
+        .map_err(|error| refused("--cert-file", cert, error.to_string()))?;
     // gRPC clients insist on h2 being chosen; curl and probes speak HTTP/1.1.
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)

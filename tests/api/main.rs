@@ -18,6 +18,7 @@ mod compact;
 mod delete;
 mod errors;
 mod etcdctl;
+mod hash;
 mod header;
 mod keys;
 mod lease;
