@@ -24,6 +24,7 @@ use crate::api::watch::{self as watch_api, WatchService};
 use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
+use crate::gateway::Gateway;
 use crate::jetstream::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -207,7 +208,9 @@ async fn start(
     let probes = Probes { engine: engine.clone(), metrics };
     // The probes first: nobody who has been served may be told that the server is not ready.
     metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
-    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes)));
+    let grpc = grpc.layer(calls);
+    let gateway = Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES);
+    stage.send_replace(Stage::Ready(http::client_routes(grpc, Some(gateway), probes)));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
