@@ -1,5 +1,6 @@
 //! Ports: gRPC over HTTP/2 and plain HTTP/1.1 on one and the same, with or without TLS.
 
+use super::opening::Opening;
 use super::port::Port;
 use crate::cli::{ListenUrl, TlsFiles};
 use axum::body::Body;
@@ -31,6 +32,8 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 const PENDING_RESETS: usize = 100_000;
 /// How long a client may take over its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to say which protocol it speaks; HTTP/1.1 gives a request's head as long.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -166,6 +169,7 @@ async fn connection<I, S>(
     let service = tower::util::MapRequest::new(service, |request: Request<hyper::body::Incoming>| {
         request.map(Body::new)
     });
+    let stream = Opening::new(stream, OPENING_TIMEOUT);
     let serving =
         builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
     if let Err(error) = watcher.watch(serving).await {

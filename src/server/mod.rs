@@ -1,8 +1,10 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
+mod descriptors;
 mod gate;
 mod http;
 mod listener;
+mod opening;
 mod port;
 mod shutdown;
 
@@ -63,6 +65,9 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    if let Err(error) = descriptors::raise_limit() {
+        tracing::warn!(%error, "the limit of open files cannot be raised; there may be room for few connections");
+    }
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
