@@ -62,7 +62,7 @@ fn setting(name: &str, default: u64) -> u64 {
 async fn check(session: Session, origin: &str) {
     let Err(first) = Pair::check(&session).await else { return };
     let time = Duration::from_secs(setting("JETWAY_PARITY_SHRINK", 180));
-    eprintln!("{origin}: {first}\nshrinking for {time:?} at most, from\n{session}");
+    eprintln!("{origin}: {first}\nshrinking for {time:?} at most");
     let (short, difference) = shrink::shrink(session, first, time).await;
     panic!("{origin}\n{difference}\nas a script:\n{short}");
 }
