@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tonic::Code;
 
 use super::client::Client;
 use super::{PATIENCE, eventually};
@@ -252,6 +253,8 @@ impl Server {
                 }
                 match tokio::time::timeout(Duration::from_secs(1), client.get("health")).await {
                     Ok(Ok(_)) => return Ok(()),
+                    // Auth is on, and the probe is nobody.
+                    Ok(Err(status)) if status.code() == Code::InvalidArgument => return Ok(()),
                     Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
                     // Asked again, in case the server has ended meanwhile.
                     Err(_) => {}
