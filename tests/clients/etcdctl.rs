@@ -23,8 +23,23 @@ async fn watches() {
 }
 
 #[tokio::test]
+async fn concurrency() {
+    session("etcdctl/concurrency.txt", &[]).await;
+}
+
+#[tokio::test]
 async fn maintenance() {
     session("etcdctl/maintenance.txt", &[]).await;
+}
+
+#[tokio::test]
+async fn auth() {
+    session("etcdctl/auth.txt", &[]).await;
+}
+
+#[tokio::test]
+async fn mirror() {
+    session("etcdctl/mirror.txt", &[]).await;
 }
 
 #[tokio::test]

@@ -121,6 +121,14 @@ pub fn hide_numbers(text: &str) -> String {
     hidden
 }
 
+/// Hides the ports of other addresses of this machine: that for peers.
+pub fn hide_ports(text: &str) -> String {
+    const HOST: &str = "http://127.0.0.1:";
+    let mut parts = text.split(HOST);
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |hidden, part| hidden + HOST + "PORT" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
 /// Makes table rows independent of the widths of their columns, which follow ids and numbers.
 pub fn narrow_tables(text: &str) -> String {
     let mut narrowed = String::new();
@@ -151,7 +159,7 @@ pub fn protobuf(bytes: &[u8]) -> String {
         }
         value => format!("{number}: {value:?}"),
     });
-    lines.collect::<Vec<_>>().join("\n")
+    lines.map(|line| line + "\n").collect()
 }
 
 #[derive(Debug)]
@@ -206,5 +214,5 @@ fn what_a_server_chooses_is_hidden_and_nothing_else() {
     assert_eq!(hide_fields("\"RaftTerm\" : 2\n\"Revision\" : 3\n", &[]), "\"RaftTerm\" : -\n\"Revision\" : 3\n");
     assert_eq!(hide_numbers("took = 1.25ms, 20 kB, 3.7.3, a1"), "took = N, N , N, a1");
     assert_eq!(narrow_tables("+-----+\n| a   |\n a  b\n"), "+-+\n| a |\n a  b\n");
-    assert_eq!(protobuf(b"\x0a\x04\x18\x05\x20\x09\x10\x01"), "header with Some((3, Number(5)))\n2: Number(1)");
+    assert_eq!(protobuf(b"\x0a\x04\x18\x05\x20\x09\x10\x01"), "header with Some((3, Number(5)))\n2: Number(1)\n");
 }

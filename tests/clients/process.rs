@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use crate::support::server::{signal, spawn};
 
 /// The longest that a client may take for one step. Some steps wait for a lease to expire.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What [`Process::lines`] ends in when the program says no more.
+pub const GAVE_UP: &str = "<and no more>\n";
 
 /// How a program ended.
 #[derive(Debug)]
@@ -122,7 +125,7 @@ impl Printed {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let printed = std::mem::take(&mut state.bytes);
-                return format!("{}\nand no more in {PATIENCE:?}", String::from_utf8_lossy(&printed));
+                return String::from_utf8_lossy(&printed).into_owned() + GAVE_UP;
             }
             state = self.shared.1.wait_timeout(state, left).unwrap().0;
         }
