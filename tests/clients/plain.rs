@@ -121,12 +121,13 @@ pub fn hide_numbers(text: &str) -> String {
     hidden
 }
 
-/// Hides the ports of other addresses of this machine: that for peers.
-pub fn hide_ports(text: &str) -> String {
+/// Hides the address for peers, which no client of these sessions uses.
+pub fn hide_peers(text: &str) -> String {
     const HOST: &str = "http://127.0.0.1:";
+    let text = text.replace("http://localhost:2380", "PEERS");
     let mut parts = text.split(HOST);
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |hidden, part| hidden + HOST + "PORT" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+    parts.fold(first, |hidden, part| hidden + "PEERS" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 /// Makes table rows independent of the widths of their columns, which follow ids and numbers.
