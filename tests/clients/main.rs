@@ -10,6 +10,8 @@
 mod support;
 
 mod etcdctl;
+mod go;
 mod plain;
 mod process;
+mod program;
 mod script;
