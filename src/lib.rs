@@ -8,6 +8,7 @@ pub mod core;
 pub mod durability;
 pub mod engine;
 pub mod error;
+pub mod gateway;
 pub mod jetstream;
 pub mod lease;
 pub mod nats_server;

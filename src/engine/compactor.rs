@@ -31,6 +31,8 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 pub(super) enum Job {
     /// Nothing needs these messages.
     Garbage(Vec<Garbage>),
+    /// The floor has risen to this revision; the state before it. To be hashed.
+    Compacted(Arc<State>, Revision),
     /// A message of a torn batch; it stands in its subject's way.
     Torn(Sequence),
     /// Answer when everything before this is done.
@@ -58,6 +60,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                     }
                     inner.remove(epoch, tombstones).await;
                 }
+                Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
                 Job::Torn(sequence) => inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await,
                 Job::Fence(done) => drop(done.send(())),
             }
