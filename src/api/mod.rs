@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod header;
+pub mod health;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;
