@@ -13,10 +13,13 @@ mod shutdown;
 mod tls;
 
 use crate::api::cluster::ClusterService;
+use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
 use crate::api::health::HealthService;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
+use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
@@ -247,6 +250,7 @@ async fn grpc_routes(
     };
     let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
             .with_leader(engine.has_leader());
@@ -261,9 +265,9 @@ async fn grpc_routes(
         .add_service(limited!(LeaseServer::new(lease), message_bytes))
         .add_service(limited!(MaintenanceServer::new(maintenance), message_bytes))
         .add_service(limited!(ClusterServer::new(cluster), message_bytes))
-        .add_service(limited!(AuthServer::new(rest.clone()), message_bytes))
-        .add_service(limited!(LockServer::new(rest.clone()), message_bytes))
-        .add_service(limited!(ElectionServer::new(rest), message_bytes))
+        .add_service(limited!(AuthServer::new(rest), message_bytes))
+        .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
+        .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
         .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
     routes.routes().into_axum_router().reset_fallback()
 }
