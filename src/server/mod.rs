@@ -6,6 +6,7 @@ mod listener;
 mod port;
 mod shutdown;
 
+use crate::api::call::HeedMetadata;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
@@ -244,7 +245,8 @@ async fn grpc_routes(
             ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
         )
         .add_service(health);
-    routes.routes().into_axum_router().reset_fallback()
+    let heed_metadata = HeedMetadata { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(heed_metadata)
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.
