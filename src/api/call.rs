@@ -1,13 +1,9 @@
-//! What the metadata of a call asks for, whatever the call is: that there be a leader (`hasleader`), and an end to it
-//! all at some time (`grpc-timeout`).
-//!
-//! A call whose time is over is dropped, as is one whose client has gone away, and with it all that it held.
+//! Calls that ask for a leader (`hasleader` in their metadata), whatever they are.
 
 use crate::error::EtcdError;
 use axum::body::Body;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response};
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,39 +32,35 @@ pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
     }
 }
 
-/// The layer that heeds the metadata of every call.
+/// The layer that refuses calls that want a leader while there is none.
 #[derive(Clone, Debug)]
-pub struct HeedMetadata {
+pub struct RequireLeader {
     /// Whether there is a leader now.
     pub has_leader: watch::Receiver<bool>,
 }
 
-impl<S> Layer<S> for HeedMetadata {
-    type Service = Heeding<S>;
+impl<S> Layer<S> for RequireLeader {
+    type Service = LeaderRequired<S>;
 
-    fn layer(&self, inner: S) -> Heeding<S> {
-        Heeding { inner, has_leader: self.has_leader.clone() }
+    fn layer(&self, inner: S) -> LeaderRequired<S> {
+        LeaderRequired { inner, has_leader: self.has_leader.clone() }
     }
 }
 
-/// A service behind [`HeedMetadata`].
+/// A service behind [`RequireLeader`].
 #[derive(Clone, Debug)]
-pub struct Heeding<S> {
+pub struct LeaderRequired<S> {
     inner: S,
     has_leader: watch::Receiver<bool>,
 }
 
-type Refusal<E> = Ready<Result<Response<Body>, E>>;
-type Timed<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
-
-impl<S, B> Service<Request<B>> for Heeding<S>
+impl<S, B> Service<Request<B>> for LeaderRequired<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Either<Refusal<S::Error>, Timed<S::Error>>>;
+    type Future = Either<S::Future, Ready<Result<Self::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -77,52 +69,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if wants_leader(request.headers()) && !*self.has_leader.borrow() {
             let refusal = Status::from(EtcdError::NoLeader).into_http();
-            return Either::Right(Either::Left(ready(Ok(refusal))));
+            return Either::Right(ready(Ok(refusal)));
         }
-        let limit = request.headers().get("grpc-timeout").and_then(|text| timeout(text.to_str().ok()?));
-        let answer = self.inner.call(request);
-        match limit {
-            None => Either::Left(answer),
-            Some(limit) => Either::Right(Either::Right(Box::pin(async move {
-                tokio::time::timeout(limit, answer)
-                    .await
-                    .unwrap_or_else(|_| Ok(Status::from(EtcdError::ContextDeadlineExceeded).into_http()))
-            }))),
-        }
-    }
-}
-
-/// gRPC's form of a duration: up to eight digits and a unit. `None` for anything else.
-fn timeout(text: &str) -> Option<Duration> {
-    let unit = text.chars().next_back()?;
-    let digits = &text[..text.len() - unit.len_utf8()];
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        'H' => Duration::from_secs(number * 3600),
-        'M' => Duration::from_secs(number * 60),
-        'S' => Duration::from_secs(number),
-        'm' => Duration::from_millis(number),
-        'u' => Duration::from_micros(number),
-        'n' => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_digits_and_a_unit() {
-        assert_eq!(timeout("1H"), Some(Duration::from_hours(1)));
-        assert_eq!(timeout("99999999S"), Some(Duration::from_secs(99_999_999)));
-        assert_eq!(timeout("15m"), Some(Duration::from_millis(15)));
-        assert_eq!(timeout("7n"), Some(Duration::from_nanos(7)));
-        for text in ["", "S", "5", "5s", "-5S", "+5S", "999999999S", "5ü"] {
-            assert_eq!(timeout(text), None, "{text}");
-        }
+        Either::Left(self.inner.call(request))
     }
 }

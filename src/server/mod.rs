@@ -11,7 +11,7 @@ mod port;
 mod shutdown;
 mod tls;
 
-use crate::api::call::HeedMetadata;
+use crate::api::call::RequireLeader;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
@@ -266,8 +266,8 @@ async fn grpc_routes(
             ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
         )
         .add_service(health);
-    let heed_metadata = HeedMetadata { has_leader: engine.has_leader() };
-    routes.routes().into_axum_router().reset_fallback().layer(heed_metadata)
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
 }
 
 /// What clients may call the ports by.
