@@ -61,11 +61,7 @@ impl KvService {
     }
 
     async fn write(&self, request: Write) -> Result<Written, EtcdError> {
-        // Room is checked before anything else, as etcd does it; only what adds data needs room.
-        let cost = cost(&request);
-        if cost > 0 {
-            self.engine.claim_space(cost).await?;
-        }
+        self.engine.admit(cost(&request))?;
         self.engine.execute(request).await
     }
 }
@@ -141,6 +137,8 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let request = request.into_inner();
+        // Before anything else, as in etcd: even a put that makes no sense raises the alarm.
+        self.engine.claim_space(put_cost(&request)).await?;
         txn::check_put(&request)?;
         self.check_size(&request)?;
         self.operations.puts.inc();
@@ -167,13 +165,14 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let request = request.into_inner();
+        self.engine.claim_space(txn_cost(&request)).await?;
         txn::check_txn(&request, self.limits.max_txn_ops)?;
-        if !txn::is_read_only(&request) {
-            self.check_size(&request)?;
-        }
         let written = if txn::is_serializable(&request) {
             self.engine.answer_locally(Write::Txn(request)).await?
+        } else if txn::is_read_only(&request) {
+            self.engine.execute(Write::Txn(request)).await?
         } else {
+            self.check_size(&request)?;
             self.write(Write::Txn(request)).await?
         };
         let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
@@ -187,6 +186,7 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
+        self.engine.admit(0)?;
         // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
         self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;

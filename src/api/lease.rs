@@ -1,7 +1,9 @@
 //! The Lease service.
 
+use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
 use crate::engine::Engine;
+use crate::error::EtcdError;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -11,6 +13,7 @@ use crate::proto::etcdserverpb::{
 use crate::types::LeaseId;
 use std::pin::Pin;
 use std::time::Instant;
+use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,12 +27,14 @@ pub struct LeaseService {
     engine: Engine,
     header: HeaderSource,
     shutdown: CancellationToken,
+    has_leader: watch::Receiver<bool>,
 }
 
 impl LeaseService {
-    /// Serves `engine` until `shutdown`.
+    /// Serves `engine` until `shutdown`. Streams that ask for a leader end without one.
     pub fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
-        LeaseService { engine, header, shutdown }
+        let has_leader = engine.has_leader();
+        LeaseService { engine, header, shutdown, has_leader }
     }
 
     async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
@@ -50,6 +55,7 @@ impl Lease for LeaseService {
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         self.engine.claim_space(GRANT_COST_BYTES).await?;
+        self.engine.admit(GRANT_COST_BYTES)?;
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))
@@ -59,6 +65,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.engine.admit(0)?;
         let state = self.engine.revoke_lease(LeaseId(request.into_inner().id)).await?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
     }
@@ -67,20 +74,29 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let has_leader = wants_leader(request.metadata().as_ref()).then(|| self.has_leader.clone());
         let mut requests = request.into_inner();
         let service = self.clone();
         let responses = async_stream::stream! {
+            let mut leader_lost = std::pin::pin!(leader_lost(has_leader));
             loop {
                 let request = tokio::select! {
                     () = service.shutdown.cancelled() => {
-                        yield Err(crate::error::EtcdError::Stopped.into());
+                        yield Err(EtcdError::Stopped.into());
+                        return;
+                    }
+                    () = &mut leader_lost => {
+                        yield Err(EtcdError::NoLeader.into());
                         return;
                     }
                     request = requests.next() => request,
                 };
                 match request {
                     Some(Ok(request)) => {
-                        let response = service.keep_alive(request.id).await;
+                        let response = tokio::select! {
+                            () = &mut leader_lost => Err(EtcdError::NoLeader.into()),
+                            response = service.keep_alive(request.id) => response,
+                        };
                         let failed = response.is_err();
                         yield response;
                         if failed {

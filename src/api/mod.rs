@@ -1,5 +1,6 @@
 //! The gRPC edge: everything that knows tonic.
 
+pub mod call;
 pub mod cluster;
 pub mod election;
 pub mod header;

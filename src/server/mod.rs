@@ -12,6 +12,7 @@ mod port;
 mod shutdown;
 mod tls;
 
+use crate::api::call::RequireLeader;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
@@ -269,7 +270,8 @@ async fn grpc_routes(
         .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
         .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
         .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
-    routes.routes().into_axum_router().reset_fallback()
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
 }
 
 /// What clients may call the ports by.

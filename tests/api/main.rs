@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarms;
 mod compact;
 mod delete;
 mod election;
