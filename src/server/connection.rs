@@ -23,10 +23,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// not an attack.
 const PENDING_RESETS: usize = 100_000;
 /// How long the first bytes of a client may take to come; grpc-go gives as much.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+const GREETING_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives as much to
 /// heads, and never ends idle connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const HEAD_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// What connections may do.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +47,12 @@ impl Http2Settings {
     /// Zero means what it means to grpc-go: its own defaults. It never pings more than once a second.
     pub(super) fn with_defaults(mut self) -> Http2Settings {
         if self.keepalive_interval.is_zero() || self.keepalive_timeout.is_zero() {
-            self.keepalive_interval = Duration::from_secs(2 * 60 * 60);
+            self.keepalive_interval = Duration::from_hours(2);
             self.keepalive_timeout = Duration::from_secs(20);
         }
         self.keepalive_interval = self.keepalive_interval.max(Duration::from_secs(1));
         if self.keepalive_min_time.is_zero() {
-            self.keepalive_min_time = Duration::from_secs(5 * 60);
+            self.keepalive_min_time = Duration::from_mins(5);
         }
         self
     }
