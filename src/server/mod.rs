@@ -12,15 +12,19 @@ mod shutdown;
 mod tls;
 
 use crate::api::cluster::ClusterService;
+use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
+use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
 use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
+use crate::gateway::Gateway;
 use crate::jetstream::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -204,7 +208,9 @@ async fn start(
     let probes = Probes { engine: engine.clone(), metrics };
     // The probes first: nobody who has been served may be told that the server is not ready.
     metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
-    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes)));
+    let grpc = grpc.layer(calls);
+    let gateway = Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES);
+    stage.send_replace(Stage::Ready(http::client_routes(grpc, Some(gateway), probes)));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
@@ -228,6 +234,7 @@ async fn grpc_routes(
     };
     let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
             .with_leader(engine.has_leader());
@@ -250,9 +257,13 @@ async fn grpc_routes(
         )
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(AuthServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(
+            LockServer::new(LockService::new(local.clone())).max_decoding_message_size(message_bytes),
+        )
+        .add_service(
+            ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
+        )
         .add_service(health);
     routes.routes().into_axum_router().reset_fallback()
 }

@@ -16,6 +16,7 @@ mod support;
 
 mod compact;
 mod delete;
+mod election;
 mod errors;
 mod etcdctl;
 mod hash;
@@ -23,6 +24,7 @@ mod header;
 mod keys;
 mod lease;
 mod limits;
+mod lock;
 mod maintenance;
 mod put;
 mod range;
