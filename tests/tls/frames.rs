@@ -1,7 +1,5 @@
 //! HTTP/2 as it is on the wire, for what no polite client does.
 
-use std::time::Duration;
-
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -115,18 +113,5 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Wire<I> {
         assert_eq!(goaway.payload[4..8], [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
         assert_eq!(&goaway.payload[8..], b"too_many_pings");
         assert_eq!(self.next().await, None, "nothing follows");
-    }
-
-    /// Whether nothing of this kind comes for so long.
-    pub async fn is_quiet(&mut self, kind: u8, time: Duration) -> bool {
-        let next = async {
-            loop {
-                match self.read().await {
-                    Some(frame) if frame.kind != kind => {}
-                    _ => return,
-                }
-            }
-        };
-        tokio::time::timeout(time, next).await.is_err()
     }
 }

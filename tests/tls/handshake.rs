@@ -99,7 +99,8 @@ async fn tls_1_1_is_refused() {
         let mut said = Vec::new();
         within("an alert", stream.read_to_end(&mut said)).await.unwrap();
         let [21, _, _, 0, 2, 2, alert] = said[..] else { panic!("{target:?}: no fatal alert: {said:?}") };
-        assert_eq!(alert, 70, "{target:?}: protocol_version");
+        // Of a version that is not taken, or of a hello that lacks what TLS 1.2 brought.
+        assert!([70, 40].contains(&alert), "{target:?}: {alert}");
     }
 }
 
@@ -145,12 +146,13 @@ async fn plain_text_and_tls_do_not_mix() {
     for target in BOTH {
         let secure = Secure::start(target, Material::new(), &CERT).await;
         let plain = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[9; 600]].concat();
+        // etcd makes up its mind at the end of a line.
+        let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[9; 600], b"\r\n"].concat();
         for (address, words) in [
             (secure.address(), &plain[..]),
             (secure.server.address(), &hello),
-            (secure.address(), b"\0\0\0\0\0\0\0\0"),
-            (secure.server.address(), b"\0\0\0\0\0\0\0\0"),
+            (secure.address(), b"\0\0\0\0\0\0\0\0\r\n"),
+            (secure.server.address(), b"\0\0\0\0\0\0\0\0\r\n"),
         ] {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             stream.write_all(words).await.unwrap();
