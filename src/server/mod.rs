@@ -107,7 +107,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
+            let listener = Listener::bind(
+                flag,
+                listen,
+                tls.as_ref(),
+                http2,
+                limit.cloned(),
+                settings.socket_reuse_port,
+            )?;
             listeners.push((listener, Gate::new(gate.clone(), purpose)));
         }
     }

@@ -30,6 +30,11 @@ impl Client {
         Self { channel, metadata: MetadataMap::new() }
     }
 
+    /// A client over a channel that somebody has set up.
+    pub fn over(channel: Channel) -> Self {
+        Self { channel, metadata: MetadataMap::new() }
+    }
+
     /// A client that connects with its first call, and again when the connection breaks.
     pub fn lazy(endpoint: &str) -> Self {
         let channel = Endpoint::new(endpoint.to_owned()).unwrap().connect_lazy();
