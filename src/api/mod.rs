@@ -1,7 +1,9 @@
 //! The gRPC edge: everything that knows tonic.
 
+pub mod auth;
 pub mod cluster;
 pub mod header;
+pub mod identity;
 pub mod kv;
 pub mod lease;
 pub mod maintenance;

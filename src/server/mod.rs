@@ -6,6 +6,7 @@ mod listener;
 mod port;
 mod shutdown;
 
+use crate::api::auth::AuthService;
 use crate::api::cluster::ClusterService;
 use crate::api::header::HeaderSource;
 use crate::api::kv::{KvService, Limits};
@@ -13,6 +14,7 @@ use crate::api::lease::LeaseService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
+use crate::auth::{self, TokenSettings};
 use crate::cli::{Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
@@ -56,6 +58,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
+    /// The kind of tokens, or their keys.
+    #[error("--auth-token: {0}")]
+    Token(#[from] auth::TokenError),
     /// The process itself.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -156,6 +161,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
+        auth: auth_settings(settings)?,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -212,11 +218,13 @@ async fn grpc_routes(
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
-            .with_leader(engine.has_leader());
+            .with_leader(engine.has_leader())
+            .with_users(engine.clone());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
-    let rest = UnimplementedServices { engine: engine.clone(), header };
+    let auth = AuthService::new(engine.clone(), header);
+    let rest = UnimplementedServices;
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let mut routes = Routes::builder();
@@ -232,11 +240,20 @@ async fn grpc_routes(
         )
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
+        .add_service(AuthServer::new(auth).max_decoding_message_size(message_bytes))
+        .add_service(LockServer::new(rest).max_decoding_message_size(message_bytes))
         .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
         .add_service(health);
     routes.routes().into_axum_router().reset_fallback()
+}
+
+fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {
+    Ok(auth::Settings {
+        token: TokenSettings::parse(&settings.auth_token)?,
+        token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
+        bcrypt_cost: settings.bcrypt_cost,
+        client_cert_auth: settings.tls.as_ref().is_some_and(|tls| tls.client_cert_auth),
+    })
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod compact;
 mod delete;
 mod errors;
