@@ -154,11 +154,9 @@ async fn a_hash_of_the_clients_own_is_taken_for_a_change_only() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
-    // "secret"
-    let hash = "$2a$04$EvkPBmLJKYJVTuJxCFnGCedDFmN5ZfFJ0uFQmkM7cIcd4FjzNyoSC";
-    let made = bcrypt::hash("secret", 4).unwrap().replacen("$2b$", "$2a$", 1);
-    assert_eq!(made.len(), hash.len());
-    let hashed_password = base64::engine::general_purpose::STANDARD.encode(made);
+    // As Go writes it.
+    let hash = bcrypt::hash("secret", 4).unwrap().replacen("$2b$", "$2a$", 1);
+    let hashed_password = base64::engine::general_purpose::STANDARD.encode(hash);
     let add = AuthUserAddRequest {
         name: "u".into(),
         password: "plain".into(),

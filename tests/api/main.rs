@@ -15,6 +15,8 @@
 mod support;
 
 mod auth;
+mod auth_calls;
+mod auth_keys;
 mod compact;
 mod delete;
 mod errors;
