@@ -15,6 +15,9 @@
 mod support;
 
 mod alarms;
+mod auth;
+mod auth_calls;
+mod auth_keys;
 mod compact;
 mod delete;
 mod election;
