@@ -61,7 +61,10 @@ impl KvService {
     }
 
     async fn write(&self, request: Write) -> Result<Written, EtcdError> {
-        // Room is checked before anything else, as etcd does it; only what adds data needs room.
+        // The alarms are heeded before anything else, as etcd does it; only what adds data needs room.
+        if !matches!(&request, Write::Txn(txn) if txn::is_read_only(txn)) {
+            self.engine.refuse_if_corrupt()?;
+        }
         let cost = cost(&request);
         if cost > 0 {
             self.engine.claim_space(cost).await?;
@@ -187,6 +190,7 @@ impl Kv for KvService {
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
         let request = request.into_inner();
+        self.engine.refuse_if_corrupt()?;
         // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
         self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;

@@ -49,6 +49,7 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         let LeaseGrantRequest { ttl, id } = request.into_inner();
+        self.engine.refuse_if_corrupt()?;
         self.engine.claim_space(GRANT_COST_BYTES).await?;
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
@@ -59,6 +60,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.engine.refuse_if_corrupt()?;
         let state = self.engine.revoke_lease(LeaseId(request.into_inner().id)).await?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
     }

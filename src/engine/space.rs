@@ -10,6 +10,12 @@ use std::time::Duration;
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Engine {
+    /// Refuses every change of data while the CORRUPT alarm is raised. Reads go on.
+    pub fn refuse_if_corrupt(&self) -> Result<(), EtcdError> {
+        let corrupt = self.inner.meta.alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
+        if corrupt { Err(EtcdError::Corrupt) } else { Ok(()) }
+    }
+
     /// Refuses a write of about `cost` bytes where there is no room for it. The write that would use up the quota
     /// raises the NOSPACE alarm.
     pub async fn claim_space(&self, cost: u64) -> Result<(), EtcdError> {

@@ -391,6 +391,14 @@ fn in_words_of_grpc_go(status: &Status) -> Option<Status> {
     if (status.code(), status.message()) == (Code::NotFound, "service not registered") {
         return Some(Status::not_found("unknown service"));
     }
+    if let Some(reason) = status.message().strip_prefix("failed to decode Protobuf message: ") {
+        let reason = if reason.ends_with("invalid string value: data is not UTF-8 encoded") {
+            "string field contains invalid UTF-8"
+        } else {
+            "proto: cannot parse invalid wire-format data"
+        };
+        return Some(Status::internal(format!("grpc: error unmarshalling request: {reason}")));
+    }
     let (size, limit) = status
         .message()
         .strip_prefix("Error, decoded message length too large: found ")?
@@ -464,6 +472,22 @@ mod tests {
                 Some((Code::ResourceExhausted, "grpc: received message larger than max (20 vs. 10)")),
             ),
             (Status::not_found("service not registered"), Some((Code::NotFound, "unknown service"))),
+            (
+                Status::internal("failed to decode Protobuf message: invalid varint"),
+                Some((
+                    Code::Internal,
+                    "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+                )),
+            ),
+            (
+                Status::internal(
+                    "failed to decode Protobuf message: AuthUserGetRequest.name: invalid string value: data is not UTF-8 encoded",
+                ),
+                Some((
+                    Code::Internal,
+                    "grpc: error unmarshalling request: string field contains invalid UTF-8",
+                )),
+            ),
             (Status::not_found("etcdserver: requested lease not found"), None),
         ] {
             let mut headers = HeaderMap::new();

@@ -84,7 +84,7 @@ impl Topics {
     }
 }
 
-const LANDED: &str = "maintenance,malformed,kills,expiry";
+const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks";
 
 #[derive(Debug)]
 pub struct Generator {
@@ -267,7 +267,8 @@ impl Generator {
     /// A request in wrong bytes: an ordinary one with a few of them changed, cut off, or added.
     fn malformed(&mut self) -> Op {
         let marks = Marks { current: 50, floor: 10 };
-        let (method, mut bytes) = match self.random.random_range(0..6) {
+        let kinds = if self.topics.auth { 6 } else { 5 };
+        let (method, mut bytes) = match self.random.random_range(0..kinds) {
             0 => ("KV/Range", self.range().request(marks).encode_to_vec()),
             1 => ("KV/Put", self.put().request().encode_to_vec()),
             2 => ("KV/DeleteRange", self.delete().request().encode_to_vec()),
