@@ -92,6 +92,8 @@ pub struct Generator {
     keys: Vec<Blob>,
     topics: Topics,
     setup: Setup,
+    /// Every compaction waits for its end, since the hash of a store that is being compacted is anything with etcd.
+    hash: bool,
     /// This session is about auth.
     auth: bool,
 }
@@ -115,7 +117,8 @@ impl Generator {
             external: random.random_bool(0.3) && topics.kills,
             jwt: random.random_bool(0.3) && auth,
         };
-        Self { random, keys, topics, setup, auth }
+        let hash = random.random_bool(0.6) && topics.hash;
+        Self { random, keys, topics, setup, hash, auth }
     }
 
     pub fn session(&mut self, ops: usize) -> Session {
@@ -189,7 +192,7 @@ impl Generator {
                 steps.push(maintenance("Alarm", request("DEACTIVATE")).into());
             }
             20..30 if self.topics.maintenance => steps.push(one(self.maintenance())),
-            30..50 if self.topics.hash => steps.push(one(Op::HashKv(HashKv { revision: self.rev() }))),
+            30..50 if self.hash => steps.push(one(Op::HashKv(HashKv { revision: self.rev() }))),
             50..60 if self.topics.locks => steps.push(one(self.locks())),
             60..66 if self.topics.locks => steps.push(one(Op::Contend(self.contend()))),
             66..90 if self.auth => {
@@ -589,7 +592,7 @@ impl Generator {
 
     fn compact(&mut self) -> Compact {
         let revision = if self.chance(70) { Rev::Now(-self.random.random_range(0..30)) } else { self.rev() };
-        Compact { revision, physical: self.chance(30) }
+        Compact { revision, physical: self.hash || self.chance(30) }
     }
 
     /// Leases that no session outlives; what expires depends on the clock.
