@@ -9,6 +9,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod curl;
 mod etcdctl;
 mod go;
 mod plain;

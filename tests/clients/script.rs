@@ -237,7 +237,7 @@ impl Side {
         for (own, name) in &self.own {
             told = told.replace(own, name);
         }
-        plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told)))
+        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told))))
     }
 
     /// Puts the variables in, the longest names first, since one may begin another.
