@@ -16,3 +16,4 @@ mod plain;
 mod process;
 mod program;
 mod script;
+mod scripted;
