@@ -100,6 +100,11 @@ async fn huge_headers() {
         let answer = String::from_utf8_lossy(&answer[..read.unwrap_or(0)]).into_owned();
         println!("HTTP/1.1 with a header of {size}: {:?}", answer.lines().next());
     }
+    for size in [8_000, 20_000, 100_000, 500_000, 1_000_000, 4_000_000, 20_000_000] {
+        let value: &'static str = "v".repeat(size).leak();
+        let client = server.client().await.with_metadata("token", value);
+        println!("metadata of {size}: {:?}", client.get("k").await.err());
+    }
     memory.stayed_below("huge headers", 100);
     bystander.finish().await;
 }
