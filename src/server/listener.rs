@@ -27,9 +27,12 @@ use tower::Service;
 /// Flow-control windows: a watch that delivers large values must not wait for a round trip every 64 KiB.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client resets before they were looked at. A client that cancels thousands of watches at once is
-/// not an attack.
-const PENDING_RESETS: usize = 100_000;
+/// Streams that a client resets before they were looked at. A client that cancels thousands of calls at once is not an
+/// attack, and those of an attacker hold a kilobyte each.
+const PENDING_RESETS: usize = 10_000;
+/// The most that a request's headers may hold; etcd allows more, but a token or a trace can be longer than the 16 KiB
+/// that hyper allows.
+const HEADER_BYTES: u32 = 1 << 20;
 /// How long a client may take over its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to say which protocol it speaks; HTTP/1.1 gives a request's head as long.
@@ -149,6 +152,7 @@ impl Listener {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(Some(self.http2.keepalive_interval).filter(|interval| !interval.is_zero()))
             .keep_alive_timeout(self.http2.keepalive_timeout)
+            .max_header_list_size(HEADER_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(None);
         builder.http1().timer(TokioTimer::new());

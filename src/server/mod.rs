@@ -1,11 +1,11 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
-mod descriptors;
 mod gate;
 mod http;
 mod listener;
 mod opening;
 mod port;
+mod process;
 mod shutdown;
 
 use crate::api::cluster::ClusterService;
@@ -65,7 +65,8 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
-    if let Err(error) = descriptors::raise_limit() {
+    process::return_freed_memory();
+    if let Err(error) = process::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files cannot be raised; there may be room for few connections");
     }
     let shutdown = CancellationToken::new();

@@ -58,11 +58,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Opening<I> {
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Opening<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
