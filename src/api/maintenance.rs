@@ -12,6 +12,7 @@ use crate::proto::etcdserverpb::{
     HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse,
 };
+use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use tonic::{Request, Response, Status};
 
@@ -125,11 +126,18 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
-        Err(EtcdError::Unimplemented("jetway does not implement Hash yet").into())
+        let (hash, state) = self.engine.hash().await?;
+        Ok(Response::new(HashResponse { header: Some(self.header.at(state.revision)), hash }))
     }
 
-    async fn hash_kv(&self, _: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
-        Err(EtcdError::Unimplemented("jetway does not implement HashKV yet").into())
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let (hash, state) = self.engine.hash_kv(Revision(request.into_inner().revision)).await?;
+        Ok(Response::new(HashKvResponse {
+            header: Some(self.header.at(state.revision)),
+            hash: hash.hash,
+            compact_revision: hash.compacted.0,
+            hash_revision: hash.revision.0,
+        }))
     }
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {

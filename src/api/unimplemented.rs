@@ -7,22 +7,12 @@ use crate::proto::etcdserverpb::auth_server::Auth;
 use crate::proto::etcdserverpb::{
     self as pb, AuthStatusRequest, AuthStatusResponse, AuthenticateRequest, AuthenticateResponse,
 };
-use crate::proto::v3electionpb as election;
-use crate::proto::v3electionpb::election_server::Election;
-use crate::proto::v3lockpb as lock;
-use crate::proto::v3lockpb::lock_server::Lock;
 use std::pin::Pin;
 use tonic::{Request, Response, Status};
 
 const NO_AUTH: EtcdError = EtcdError::Unimplemented("jetway does not implement users and roles yet");
-const NO_LOCK: EtcdError = EtcdError::Unimplemented(
-    "jetway does not implement the Lock service yet; clients' own lock recipes work",
-);
-const NO_ELECTION: EtcdError = EtcdError::Unimplemented(
-    "jetway does not implement the Election service yet; clients' own election recipes work",
-);
 
-/// Auth, Lock and Election.
+/// Auth.
 #[derive(Clone, Debug)]
 pub struct UnimplementedServices {
     /// Source of revisions.
@@ -90,26 +80,5 @@ impl Auth for UnimplementedServices {
         role_delete(pb::AuthRoleDeleteRequest) -> pb::AuthRoleDeleteResponse;
         role_grant_permission(pb::AuthRoleGrantPermissionRequest) -> pb::AuthRoleGrantPermissionResponse;
         role_revoke_permission(pb::AuthRoleRevokePermissionRequest) -> pb::AuthRoleRevokePermissionResponse;
-    }
-}
-
-#[tonic::async_trait]
-impl Lock for UnimplementedServices {
-    refuse! { NO_LOCK;
-        lock(lock::LockRequest) -> lock::LockResponse;
-        unlock(lock::UnlockRequest) -> lock::UnlockResponse;
-    }
-}
-
-#[tonic::async_trait]
-impl Election for UnimplementedServices {
-    type ObserveStream = tokio_stream::Empty<Result<election::LeaderResponse, Status>>;
-
-    refuse! { NO_ELECTION;
-        campaign(election::CampaignRequest) -> election::CampaignResponse;
-        proclaim(election::ProclaimRequest) -> election::ProclaimResponse;
-        leader(election::LeaderRequest) -> election::LeaderResponse;
-        observe(election::LeaderRequest) -> Self::ObserveStream;
-        resign(election::ResignRequest) -> election::ResignResponse;
     }
 }

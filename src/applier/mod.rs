@@ -7,7 +7,7 @@
 //! - A3: at and below the compaction floor messages stand alone, at the revisions that the floor's steps give them;
 //!   those of one revision are still applied together.
 
-use crate::core::{Change, Garbage, Writer};
+use crate::core::{Change, Garbage, State, Writer};
 use crate::jetstream::record::{Body, OperationId, Record};
 use crate::jetstream::{RevisionMap, Step};
 use crate::lease::Attachments;
@@ -51,6 +51,7 @@ pub struct Applier {
     barriers: VecDeque<Sequence>,
     torn: Vec<Sequence>,
     garbage: Vec<Garbage>,
+    compactions: Vec<(State, Revision)>,
     done: Vec<Done>,
 }
 
@@ -68,6 +69,7 @@ impl Applier {
             barriers: VecDeque::new(),
             torn: Vec::new(),
             garbage: Vec::new(),
+            compactions: Vec::new(),
             done: Vec::new(),
         };
         applier.begin(floor);
@@ -85,6 +87,7 @@ impl Applier {
         self.barriers.clear();
         self.torn.clear();
         self.garbage.clear();
+        self.compactions.clear();
         self.done.clear();
         self.begin(floor);
     }
@@ -206,6 +209,11 @@ impl Applier {
         std::mem::take(&mut self.garbage)
     }
 
+    /// Floors that have risen, each with the state before it.
+    pub fn take_compactions(&mut self) -> Vec<(State, Revision)> {
+        std::mem::take(&mut self.compactions)
+    }
+
     /// Messages of torn batches, to be removed; until then they stand in their subjects' way.
     pub fn take_torn(&mut self) -> Vec<Sequence> {
         std::mem::take(&mut self.torn)
@@ -219,8 +227,8 @@ impl Applier {
         let sequence = record.sequence;
         let revision = self.map.revision(sequence);
         match record.body {
-            Body::Change { key, kind, .. } => {
-                let change = Change { key, sequence, kind };
+            Body::Change { key, kind, place, .. } => {
+                let change = Change { key, sequence, place, kind };
                 match &mut self.gathering {
                     Some((gathered, last, changes)) if *gathered == revision => {
                         *last = sequence;
@@ -280,9 +288,9 @@ impl Applier {
         let changes = records
             .into_iter()
             .filter_map(|record| match record.body {
-                Body::Change { key, kind, operation, .. } => {
+                Body::Change { key, kind, place, operation, .. } => {
                     operation_of_all = Some(operation);
-                    Some(Change { key, sequence: record.sequence, kind })
+                    Some(Change { key, sequence: record.sequence, place, kind })
                 }
                 Body::Barrier | Body::Foreign => None,
             })
@@ -322,6 +330,7 @@ impl Applier {
             if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
                 continue;
             }
+            self.compactions.push((self.writer.state().clone(), floor.revision));
             self.garbage.extend(self.writer.compact(floor.revision));
             self.map.prune(floor.sequence, floor.steps.clone());
             while let Some(sequence) = self.barriers.pop_front_if(|barrier| *barrier <= floor.sequence) {

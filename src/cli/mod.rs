@@ -8,4 +8,6 @@ mod endpoint;
 mod settings;
 
 pub use args::Args;
-pub use settings::{ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsFiles};
+pub use settings::{
+    AutoCompaction, ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsSettings, TlsVersion,
+};

@@ -75,17 +75,55 @@ pub struct ListenUrl {
     pub tls: bool,
 }
 
-/// Files for TLS on the client port.
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V12,
+    /// TLS 1.3.
+    V13,
+}
+
+/// TLS of the client listeners.
 #[derive(Clone, Debug)]
-pub struct TlsFiles {
-    /// Certificate chain.
-    pub cert: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
+pub struct TlsSettings {
+    /// Certificate chain, and `None` only where `auto_tls` makes one.
+    pub cert: Option<PathBuf>,
+    /// Its key, given exactly if `cert` is.
+    pub key: Option<PathBuf>,
     /// Authorities of client certificates.
     pub trusted_ca: Option<PathBuf>,
-    /// Whether a client must have one.
+    /// Whether a client must have a certificate: with `--client-cert-auth`, and as in etcd with authorities alone.
     pub require_client_cert: bool,
+    /// `--client-cert-auth` itself: only then is a certificate's common name a user.
+    pub client_cert_auth: bool,
+    /// Revoked client certificates.
+    pub crl_file: Option<PathBuf>,
+    /// Common names that client certificates may have; empty for any.
+    pub allowed_cn: Vec<String>,
+    /// Host names of which a client certificate must have one; empty for any.
+    pub allowed_hostname: Vec<String>,
+    /// Go's names of the cipher suites to offer for TLS 1.2; empty for the library's choice.
+    pub cipher_suites: Vec<String>,
+    /// Oldest version taken.
+    pub min_version: TlsVersion,
+    /// Newest version taken; `None` for the newest there is.
+    pub max_version: Option<TlsVersion>,
+    /// Whether to serve with a certificate made by jetway, kept in `auto_tls_dir`.
+    pub auto_tls: bool,
+    /// Where such a certificate and its key are kept.
+    pub auto_tls_dir: PathBuf,
+    /// How long such a certificate is valid, in years of 365 days.
+    pub self_signed_cert_validity_years: u32,
+}
+
+/// When to compact without being asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// What is older than this goes.
+    Periodic(Duration),
+    /// All but this many revisions go.
+    Revision(i64),
 }
 
 /// Everything the program needs to know.
@@ -101,8 +139,10 @@ pub struct Settings {
     pub advertise: Vec<String>,
     /// Listeners for metrics and health.
     pub listen_metrics: Vec<ListenUrl>,
-    /// TLS of the client listeners.
-    pub tls: Option<TlsFiles>,
+    /// Listeners for HTTP without gRPC; if there are any, `listen` has gRPC only.
+    pub listen_client_http: Vec<ListenUrl>,
+    /// TLS of all listeners.
+    pub tls: Option<TlsSettings>,
     /// Largest write.
     pub max_request_bytes: usize,
     /// Largest transaction.
@@ -117,6 +157,34 @@ pub struct Settings {
     pub keepalive_interval: Duration,
     /// Their time-out.
     pub keepalive_timeout: Duration,
+    /// Least time between two pings of a client; one that pings faster is sent away.
+    pub keepalive_min_time: Duration,
+    /// Whether ports are opened with SO_REUSEPORT.
+    pub socket_reuse_port: bool,
+    /// Whether ports are opened with SO_REUSEADDR.
+    pub socket_reuse_address: bool,
+    /// Origins that browsers may call from; `*` for any.
+    pub cors: Vec<String>,
+    /// Values of `Host` that plain HTTP requests may have; `*` or none for any.
+    pub host_whitelist: Vec<String>,
+    /// Whether /debug/pprof is there.
+    pub enable_pprof: bool,
+    /// Whether there are histograms of the gRPC calls, as with `--metrics=extensive`.
+    pub metrics_extensive: bool,
+    /// Whether /v3 is there.
+    pub enable_grpc_gateway: bool,
+    /// When to compact without being asked; `None` for never.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// `simple`, or `jwt` with its options.
+    pub auth_token: String,
+    /// How long a simple token lives without use, in seconds.
+    pub auth_token_ttl: u32,
+    /// Cost of a password's hash, 4 to 31.
+    pub bcrypt_cost: u32,
+    /// Most learners that a cluster may have.
+    pub max_learners: u32,
+    /// Unary calls that take longer are told in the log; zero for none.
+    pub warning_unary_request_duration: Duration,
     /// Log filter.
     pub log_filter: String,
     /// Whether the log is JSON.
@@ -168,6 +236,7 @@ impl TryFrom<Args> for Settings {
             listen,
             advertise,
             listen_metrics,
+            listen_client_http: Vec::new(),
             tls,
             max_request_bytes: args.max_request_bytes as usize,
             max_txn_ops: args.max_txn_ops as usize,
@@ -184,6 +253,20 @@ impl TryFrom<Args> for Settings {
             progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
             keepalive_interval: args.grpc_keepalive_interval.0,
             keepalive_timeout: args.grpc_keepalive_timeout.0,
+            keepalive_min_time: args.grpc_keepalive_min_time.map_or(Duration::from_secs(5), |time| time.0),
+            socket_reuse_port: false,
+            socket_reuse_address: false,
+            cors: vec!["*".into()],
+            host_whitelist: vec!["*".into()],
+            enable_pprof: false,
+            metrics_extensive: false,
+            enable_grpc_gateway: true,
+            auto_compaction: None,
+            auth_token: "simple".into(),
+            auth_token_ttl: 300,
+            bcrypt_cost: 10,
+            max_learners: 1,
+            warning_unary_request_duration: Duration::from_millis(300),
             log_filter,
             log_json: args.log_format == LogFormat::Json,
             linearizable_reads: match args.linearizable_reads {
@@ -197,7 +280,6 @@ impl TryFrom<Args> for Settings {
 fn without_effect(args: &Args) -> Vec<&'static str> {
     let external = args.endpoint.is_some();
     [
-        ("--grpc-keepalive-min-time", args.grpc_keepalive_min_time.is_some()),
         ("--heartbeat-interval", args.heartbeat_interval.is_some()),
         ("--election-timeout", args.election_timeout.is_some()),
         ("--snapshot-count", args.snapshot_count.is_some()),
@@ -272,7 +354,7 @@ fn storage(args: &Args) -> Result<Storage, SettingsError> {
     }))
 }
 
-fn tls_files(args: &Args) -> Result<Option<TlsFiles>, SettingsError> {
+fn tls_files(args: &Args) -> Result<Option<TlsSettings>, SettingsError> {
     let (cert, key) = match (&args.cert_file, &args.key_file) {
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
         (None, None) if args.trusted_ca_file.is_none() && !args.client_cert_auth => return Ok(None),
@@ -300,7 +382,22 @@ fn tls_files(args: &Args) -> Result<Option<TlsFiles>, SettingsError> {
     let trusted_ca = args.trusted_ca_file.clone();
     // As in etcd, naming authorities is enough to ask for certificates from them.
     let require_client_cert = args.client_cert_auth || trusted_ca.is_some();
-    Ok(Some(TlsFiles { cert, key, trusted_ca, require_client_cert }))
+    Ok(Some(TlsSettings {
+        cert: Some(cert),
+        key: Some(key),
+        trusted_ca,
+        require_client_cert,
+        client_cert_auth: args.client_cert_auth,
+        crl_file: None,
+        allowed_cn: Vec::new(),
+        allowed_hostname: Vec::new(),
+        cipher_suites: Vec::new(),
+        min_version: TlsVersion::V12,
+        max_version: None,
+        auto_tls: false,
+        auto_tls_dir: PathBuf::new(),
+        self_signed_cert_validity_years: 1,
+    }))
 }
 
 fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec<ListenUrl>, SettingsError> {

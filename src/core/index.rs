@@ -338,6 +338,7 @@ mod tests {
             version: i64::from(live),
             lease: LeaseId::NONE,
             sequence: Sequence(revision as u64),
+            place: 1,
         })
     }
 

@@ -113,6 +113,8 @@ pub struct Change {
     pub key: Bytes,
     /// The message.
     pub sequence: Sequence,
+    /// Place among the changes of its revision, counted from 1; those that compaction has removed count too.
+    pub place: u32,
     /// What happens to the key.
     pub kind: ChangeKind,
 }
@@ -265,7 +267,7 @@ impl Writer {
 }
 
 fn version_of(change: Change, revision: Revision) -> KeyVersion {
-    let Change { key, sequence, kind } = change;
+    let Change { key, sequence, place, kind } = change;
     match kind {
         ChangeKind::Put { value, create_revision, version, lease } => KeyVersion {
             key,
@@ -275,6 +277,7 @@ fn version_of(change: Change, revision: Revision) -> KeyVersion {
             version,
             lease,
             sequence,
+            place,
         },
         ChangeKind::Delete => KeyVersion {
             key,
@@ -284,6 +287,7 @@ fn version_of(change: Change, revision: Revision) -> KeyVersion {
             version: 0,
             lease: LeaseId::NONE,
             sequence,
+            place,
         },
     }
 }

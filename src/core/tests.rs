@@ -66,7 +66,7 @@ impl Model {
         let before = self.map(self.revision);
         let mut map = before.clone();
         let mut sent = Vec::new();
-        for (key, is_put) in changes {
+        for ((key, is_put), place) in changes.into_iter().zip(1..) {
             let sequence = Sequence(self.messages.len() as u64 + 10);
             let present = map.get(&key);
             let version = KeyVersion {
@@ -81,6 +81,7 @@ impl Model {
                 version: if is_put { present.map_or(1, |present| present.version + 1) } else { 0 },
                 lease: if is_put { LeaseId(sequence.0 as i64 % 3) } else { LeaseId::NONE },
                 sequence,
+                place,
             };
             let kind = if is_put {
                 map.insert(key.clone(), version.clone());
@@ -94,7 +95,7 @@ impl Model {
                 map.remove(&key);
                 ChangeKind::Delete
             };
-            let change = Change { key: key.clone(), sequence, kind };
+            let change = Change { key: key.clone(), sequence, place, kind };
             sent.push(change.clone());
             self.messages.push(Message { revision, change, previous: before.get(&key).cloned(), version });
         }

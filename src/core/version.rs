@@ -21,6 +21,8 @@ pub struct KeyVersion {
     pub lease: LeaseId,
     /// The message that carries this version.
     pub sequence: Sequence,
+    /// Place among the changes of its revision, counted from 1.
+    pub place: u32,
 }
 
 impl KeyVersion {
@@ -181,6 +183,7 @@ mod tests {
             version: i64::from(!tombstone),
             lease: LeaseId::NONE,
             sequence: Sequence(revision as u64),
+            place: 1,
         })
     }
 

@@ -24,6 +24,8 @@ const CONCURRENCY: usize = 32;
 pub(super) enum Job {
     /// Nothing needs these messages.
     Garbage(Vec<Garbage>),
+    /// The floor has risen to this revision; the state before it. To be hashed.
+    Compacted(Arc<State>, Revision),
     /// A message of a torn batch; it stands in its subject's way.
     Torn(Sequence),
     /// Answer when everything before this is done.
@@ -48,6 +50,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                     inner.remove(epoch, values.iter().map(|garbage| garbage.sequence)).await;
                     inner.remove(epoch, tombstones.iter().map(|garbage| garbage.sequence)).await;
                 }
+                Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
                 Job::Torn(sequence) => inner.remove(epoch, [sequence].into_iter()).await,
                 Job::Fence(done) => drop(done.send(())),
             }

@@ -211,6 +211,7 @@ impl Task {
         inner.epoch.fetch_add(1, Ordering::Release);
         inner.meta.clear();
         inner.leases.clear();
+        inner.hashes.clear();
         // Whoever waits for a position waits for it in the streams that come now.
         inner.positions.reach(Sequence::NONE);
         inner.meta_positions.reach(Sequence::NONE);
@@ -314,6 +315,12 @@ impl Task {
         let inner = &self.inner;
         for sequence in applier.take_torn() {
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Torn(sequence))));
+        }
+        for (before, floor) in applier.take_compactions() {
+            // What was compacted before this instance was there is no longer there to be hashed.
+            if self.is_loaded {
+                drop(inner.garbage.send((inner.epoch(), compactor::Job::Compacted(Arc::new(before), floor))));
+            }
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {

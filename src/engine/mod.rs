@@ -16,6 +16,7 @@
 
 mod compactor;
 mod follow;
+mod hash;
 mod leases;
 mod locks;
 mod meta;
@@ -24,6 +25,7 @@ mod space;
 mod waiters;
 mod write;
 
+pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::core::{Reader, State};
@@ -153,6 +155,7 @@ pub(crate) struct Inner {
     maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
+    hashes: hash::HashCache,
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
@@ -206,6 +209,7 @@ impl Engine {
             maps,
             read_index,
             compaction: tokio::sync::Mutex::default(),
+            hashes: hash::HashCache::default(),
             garbage,
             epoch: AtomicU64::new(0),
             bytes_in_use: AtomicU64::new(0),

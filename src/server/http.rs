@@ -3,6 +3,7 @@
 //! Statuses, headers and bodies are etcd's, down to the content type that Go's server guesses for `/health`.
 
 use crate::engine::{AlarmKind, Engine, Phase};
+use crate::gateway::{self, Gateway};
 use crate::telemetry::Metrics;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use axum::body::Body;
@@ -78,12 +79,21 @@ pub(super) fn metrics_routes(probes: Probes) -> Router {
 }
 
 /// The routes of a client port: `grpc` for calls, and what etcd serves there to everybody else.
-pub(super) fn client_routes(grpc: Router, probes: Probes) -> Router {
+pub(super) fn client_routes(grpc: Router, gateway: Option<Gateway>, probes: Probes) -> Router {
     let web = metrics_routes(probes)
         .route("/version", any(version))
         .route("/debug/vars", any(variables))
+        .layer(middleware::from_fn_with_state(gateway, through_gateway))
         .layer(middleware::from_fn(cross_origin));
     Router::new().fallback_service(Split { grpc, web })
+}
+
+/// Answers what is for the gateway.
+async fn through_gateway(State(gateway): State<Option<Gateway>>, request: Request, next: Next) -> Response {
+    match gateway {
+        Some(gateway) if request.uri().path().starts_with(gateway::PREFIX) => gateway.answer(request).await,
+        _ => next.run(request).await,
+    }
 }
 
 /// Whether a request is a gRPC call. Other requests for the path of a method are answered as those for any unknown path.

@@ -1,23 +1,31 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
+mod connection;
 mod gate;
+mod greeting;
 mod http;
+mod limits;
 mod listener;
-mod opening;
+mod pings;
 mod port;
 mod process;
 mod shutdown;
+mod tls;
 
 use crate::api::cluster::ClusterService;
+use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
+use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
-use crate::cli::{Settings, Storage};
+use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
+use crate::gateway::Gateway;
 use crate::jetstream::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -29,13 +37,15 @@ use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::{CountCalls, Metrics, Operations};
 use crate::watch::WatchHub;
+use connection::Http2Settings;
 use gate::{Gate, Stage};
 use http::Probes;
-use listener::{Http2Settings, ListenError, Listener};
+use listener::{ListenError, Listener};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tls::{Tls, TlsError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -52,6 +62,9 @@ pub enum ServeError {
     /// A port.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A certificate or a flag of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
@@ -66,9 +79,6 @@ pub enum ServeError {
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     process::return_freed_memory();
-    if let Err(error) = process::raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files cannot be raised; there may be room for few connections");
-    }
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
@@ -77,14 +87,22 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         max_concurrent_streams: settings.max_concurrent_streams,
         keepalive_interval: settings.keepalive_interval,
         keepalive_timeout: settings.keepalive_timeout,
+        keepalive_min_time: settings.keepalive_min_time,
+        counts_pings_over_tls: !settings.listen_client_http.is_empty(),
     };
+    let tls = match &settings.tls {
+        None => None,
+        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
+    };
+    let connections = limits::connections();
     let mut listeners = Vec::new();
-    for (flag, urls, gate) in [
-        ("--listen-client-urls", &settings.listen, &gate),
-        ("--listen-metrics-urls", &settings.listen_metrics, &metrics_gate),
+    for (flag, urls, gate, limit) in [
+        ("--listen-client-urls", &settings.listen, &gate, Some(&connections)),
+        // Probes get through when clients have taken all there is.
+        ("--listen-metrics-urls", &settings.listen_metrics, &metrics_gate, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, settings.tls.as_ref(), http2).await?;
+            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
             listeners.push((listener, Gate::new(gate.clone())));
         }
     }
@@ -192,7 +210,9 @@ async fn start(
     let probes = Probes { engine: engine.clone(), metrics };
     // The probes first: nobody who has been served may be told that the server is not ready.
     metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
-    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes)));
+    let grpc = grpc.layer(calls);
+    let gateway = Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES);
+    stage.send_replace(Stage::Ready(http::client_routes(grpc, Some(gateway), probes)));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
@@ -216,6 +236,7 @@ async fn grpc_routes(
     };
     let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
             .with_leader(engine.has_leader());
@@ -238,11 +259,24 @@ async fn grpc_routes(
         )
         .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
         .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(LockServer::new(rest.clone()).max_decoding_message_size(message_bytes))
-        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(AuthServer::new(rest).max_decoding_message_size(message_bytes))
+        .add_service(
+            LockServer::new(LockService::new(local.clone())).max_decoding_message_size(message_bytes),
+        )
+        .add_service(
+            ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
+        )
         .add_service(health);
     routes.routes().into_axum_router().reset_fallback()
+}
+
+/// What clients may call the ports by.
+fn hosts(listen: &[ListenUrl]) -> Vec<String> {
+    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+        ListenAddress::Tcp(address) => Some(address.ip().to_string()),
+        ListenAddress::Unix(_) => None,
+    });
+    hosts.collect()
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

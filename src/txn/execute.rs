@@ -204,6 +204,7 @@ impl<'a> Execution<'a> {
             version: number,
             lease,
             sequence: Sequence::NONE,
+            place: 0,
         };
         self.view.write(request.key.clone(), Some(Arc::new(version)));
         let prev_kv = previous.as_deref().filter(|_| request.prev_kv).map(key_value);

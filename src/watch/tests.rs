@@ -40,7 +40,7 @@ impl Store {
         let revision = self.writer.state().revision.next();
         let sequence = Sequence(revision.0 as u64);
         let mut done: Vec<Change> = Vec::new();
-        for (key, value) in changes {
+        for ((key, value), place) in changes.iter().zip(1..) {
             let kind = match value {
                 None => ChangeKind::Delete,
                 Some(value) => {
@@ -53,7 +53,7 @@ impl Store {
                     }
                 }
             };
-            done.push(Change { key: Bytes::copy_from_slice(key.as_bytes()), sequence, kind });
+            done.push(Change { key: Bytes::copy_from_slice(key.as_bytes()), sequence, place, kind });
         }
         self.writer.apply(revision, sequence, done);
         self.writer.publish();

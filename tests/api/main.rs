@@ -16,12 +16,15 @@ mod support;
 
 mod compact;
 mod delete;
+mod election;
 mod errors;
 mod etcdctl;
+mod hash;
 mod header;
 mod keys;
 mod lease;
 mod limits;
+mod lock;
 mod maintenance;
 mod put;
 mod range;

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
-use jetway::proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, WatchCreateRequest};
+use jetway::proto::etcdserverpb::{
+    CompactionRequest, HashKvRequest, HashKvResponse, PutRequest, RangeRequest, TxnRequest,
+    WatchCreateRequest,
+};
 use jetway::proto::mvccpb::event::EventType;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::support::client::{Client, all, compare, get, op, put, refused, revision, run};
+use crate::support::client::{Client, all, compare, delete, get, op, put, refused, revision, run};
 use crate::support::eventually;
 use crate::support::lease::KeepAlive;
 use crate::support::nats::Nats;
@@ -288,4 +291,29 @@ async fn one_instance_comes_and_goes_while_another_writes() {
         }
     }
     all_agree(&clients[..]).await;
+}
+
+/// What corruption checks and `etcdctl endpoint hashkv` compare.
+#[tokio::test]
+async fn instances_hash_alike() {
+    let nats = Nats::start().await;
+    let (_servers, clients) = instances(&nats.endpoint(), 2).await;
+    for n in 0..20 {
+        clients[n % 2].put(format!("/k{}", n % 7), format!("{n}")).await;
+    }
+    clients[0].txn(run(vec![op(put("/a", "1")), op(delete("/k3"))])).await.unwrap();
+    clients[1].compact_request(CompactionRequest { revision: 12, physical: true }).await.unwrap();
+    let hashes = async |client: &Client| {
+        let mut hashes = Vec::new();
+        for revision in 12..=22 {
+            let request = HashKvRequest { revision };
+            let answer: HashKvResponse =
+                client.unary("/etcdserverpb.Maintenance/HashKV", request).await.ok()?;
+            hashes.push((answer.hash, answer.compact_revision, answer.hash_revision));
+        }
+        Some(hashes)
+    };
+    let expected = hashes(&clients[1]).await.expect("it was written to last");
+    let alike = async || hashes(&clients[0]).await.filter(|hashes| *hashes == expected);
+    eventually("both instances to hash alike", alike).await;
 }

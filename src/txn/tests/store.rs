@@ -59,10 +59,15 @@ impl Store {
     pub(super) fn commit(&mut self, plan: &Plan) -> Revision {
         let mut position = self.writer.state().position;
         let mut changes = Vec::new();
-        for write in &plan.writes {
+        for (write, place) in plan.writes.iter().zip(1..) {
             position = position.next();
             self.messages.insert(position, write.key.clone());
-            changes.push(Change { key: write.key.clone(), sequence: position, kind: write.kind.clone() });
+            changes.push(Change {
+                key: write.key.clone(),
+                sequence: position,
+                place,
+                kind: write.kind.clone(),
+            });
         }
         let revision = self.writer.state().revision.next();
         let garbage = self.writer.apply(revision, position, changes);
