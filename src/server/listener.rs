@@ -127,7 +127,8 @@ where
     S::Future: Send,
 {
     let Some(tls) = tls else {
-        let service = MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
+        let service =
+            MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
         return report(connections.serve(stream, service, true).await);
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls));
@@ -140,9 +141,8 @@ where
         },
     };
     let name = certificate_name(&tls, stream.get_ref().1);
-    let service = MapRequest::new(service, move |request: Request<_>| {
-        extended(request, Transport::Tls, name.as_ref())
-    });
+    let service =
+        MapRequest::new(service, move |request: Request<_>| extended(request, Transport::Tls, name.as_ref()));
     report(connections.serve(stream, service, connections.counts_pings_over_tls()).await);
 }
 

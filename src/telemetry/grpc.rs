@@ -338,7 +338,7 @@ where
         Box::pin(async move {
             let mut response = answer.await?;
             if outcome(response.headers()).is_some() {
-                translate(response.headers_mut());
+                translate(response.headers_mut(), call.method.kind == UNARY);
                 if call.method.kind == UNARY {
                     // The status of a call that has one answer counts as that answer, as it does in etcd.
                     call.method.sent.messages.inc();
@@ -374,9 +374,9 @@ fn outcome(headers: &HeaderMap) -> Option<Code> {
 }
 
 /// Refusals that tonic words in its own way, put into grpc-go's words and code.
-fn translate(headers: &mut HeaderMap) {
-    let Some(status) = Status::from_header_map(headers).and_then(|status| in_words_of_grpc_go(&status))
-    else {
+fn translate(headers: &mut HeaderMap, is_unary: bool) {
+    let status = Status::from_header_map(headers);
+    let Some(status) = status.and_then(|status| in_words_of_grpc_go(&status, is_unary)) else {
         return;
     };
     headers.remove(Status::GRPC_STATUS);
@@ -386,13 +386,42 @@ fn translate(headers: &mut HeaderMap) {
     }
 }
 
-fn in_words_of_grpc_go(status: &Status) -> Option<Status> {
+fn in_words_of_grpc_go(status: &Status, is_unary: bool) -> Option<Status> {
     // The health service's answer to a name it does not know.
     if (status.code(), status.message()) == (Code::NotFound, "service not registered") {
         return Some(Status::not_found("unknown service"));
     }
-    let (size, limit) = status
-        .message()
+    let text = status.message();
+    if let Some(reason) = text.strip_prefix("failed to decode Protobuf message: ") {
+        let reason = if reason.ends_with("recursion limit reached") {
+            "exceeded maximum recursion depth"
+        } else {
+            "cannot parse invalid wire-format data"
+        };
+        let what =
+            if is_unary { "error unmarshalling request" } else { "failed to unmarshal the received message" };
+        return Some(Status::internal(format!("grpc: {what}: proto: {reason}")));
+    }
+    if text.starts_with("protocol error: received message with compressed-flag but no grpc-encoding") {
+        return Some(Status::internal("grpc: compressed flag set with identity or empty encoding"));
+    }
+    if let Some(flag) = text.strip_prefix("protocol error: received message with invalid compression flag: ")
+    {
+        let flag = flag.split(' ').next().unwrap_or_default();
+        return Some(Status::internal(format!("grpc: received unexpected payload format {flag}")));
+    }
+    if text == "Unexpected EOF decoding stream." {
+        let code = if is_unary { Code::Unknown } else { Code::Internal };
+        return Some(Status::new(code, "unexpected EOF"));
+    }
+    if let Some(encoding) = text
+        .strip_prefix("Content is compressed with `")
+        .and_then(|text| text.strip_suffix("` which isn't supported"))
+    {
+        let text = format!("grpc: Decompressor is not installed for grpc-encoding {encoding:?}");
+        return Some(Status::unimplemented(text));
+    }
+    let (size, limit) = text
         .strip_prefix("Error, decoded message length too large: found ")?
         .strip_suffix(" bytes")?
         .split_once(" bytes, the limit is: ")?;
@@ -421,7 +450,7 @@ impl HttpBody for CountedAnswer {
             if let Some(data) = frame.data_ref() {
                 self.frames.pass(data);
             } else if let Some(trailers) = frame.trailers_mut() {
-                translate(trailers);
+                translate(trailers, self.call.method.kind == UNARY);
                 if let Some(code) = outcome(trailers) {
                     self.call.end(code);
                 }
@@ -460,6 +489,14 @@ mod tests {
         let too_large = "Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes";
         for (status, expected) in [
             (
+                Status::internal("failed to decode Protobuf message: TxnRequest.compare: invalid varint"),
+                Some((
+                    Code::Internal,
+                    "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+                )),
+            ),
+            (Status::internal("Unexpected EOF decoding stream."), Some((Code::Unknown, "unexpected EOF"))),
+            (
                 Status::out_of_range(too_large),
                 Some((Code::ResourceExhausted, "grpc: received message larger than max (20 vs. 10)")),
             ),
@@ -468,7 +505,7 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             status.add_header(&mut headers).expect("a legal message");
-            translate(&mut headers);
+            translate(&mut headers, true);
             let answer = Status::from_header_map(&headers).expect("still a status");
             let expected = expected.unwrap_or((status.code(), status.message()));
             assert_eq!((answer.code(), answer.message()), expected);

@@ -54,9 +54,7 @@ impl Clients {
         let allowed = match (names.is_empty(), hosts.is_empty()) {
             (true, true) => Allowed::All,
             (false, true) => Allowed::CommonNames(names.clone()),
-            (true, false) => {
-                Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?)
-            }
+            (true, false) => Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?),
             (false, false) => {
                 return Err(TlsError::new(
                     "--client-cert-allowed-cn",
