@@ -7,6 +7,7 @@ pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod error;
+pub mod gateway;
 pub mod jetstream;
 pub mod lease;
 pub mod nats_server;

@@ -28,7 +28,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{Codec, CompressionEncoding, EncodeBuf, Encoder};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Status, Streaming};
@@ -373,7 +373,9 @@ where
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let most_bytes = shared.settings.max_request_bytes + GRPC_OVERHEAD;
-            let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(most_bytes);
+            let mut grpc = Grpc::new(WatchCodec)
+                .max_decoding_message_size(most_bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             Ok(grpc.streaming(Method(shared), request).await)
         })
     }

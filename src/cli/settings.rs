@@ -253,7 +253,7 @@ impl TryFrom<Args> for Settings {
             progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
             keepalive_interval: args.grpc_keepalive_interval.0,
             keepalive_timeout: args.grpc_keepalive_timeout.0,
-            keepalive_min_time: Duration::from_secs(5),
+            keepalive_min_time: args.grpc_keepalive_min_time.map_or(Duration::from_secs(5), |time| time.0),
             socket_reuse_port: false,
             socket_reuse_address: false,
             cors: vec!["*".into()],
@@ -280,7 +280,6 @@ impl TryFrom<Args> for Settings {
 fn without_effect(args: &Args) -> Vec<&'static str> {
     let external = args.endpoint.is_some();
     [
-        ("--grpc-keepalive-min-time", args.grpc_keepalive_min_time.is_some()),
         ("--heartbeat-interval", args.heartbeat_interval.is_some()),
         ("--election-timeout", args.election_timeout.is_some()),
         ("--snapshot-count", args.snapshot_count.is_some()),

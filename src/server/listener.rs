@@ -1,98 +1,72 @@
 //! Ports: gRPC over HTTP/2 and plain HTTP/1.1 on one and the same, with or without TLS.
 
-use super::port::Port;
-use crate::cli::{ListenUrl, TlsSettings};
+use super::connection::{Connections, Http2Settings};
+use super::port::{Port, Stream};
+use super::tls::{Tls, common_name};
+use crate::auth::CertificateName;
+use crate::cli::ListenUrl;
 use axum::body::Body;
 use http::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, rustls};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
+use tower::util::MapRequest;
 
-/// Flow-control windows: a watch that delivers large values must not wait for a round trip every 64 KiB.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client resets before they were looked at. A client that cancels thousands of watches at once is
-/// not an attack.
-const PENDING_RESETS: usize = 100_000;
-/// How long a client may take over its TLS handshake.
+/// How long a client may take over its TLS handshake, as in etcd.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which mostly means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A port cannot be opened.
+/// A port cannot be opened: in use, not ours, not allowed.
 #[derive(Debug, Error)]
-pub enum ListenError {
-    /// In use, not ours, not allowed.
-    #[error("{flag} {url}: {source}; give another address, or stop what runs there")]
-    Bind {
-        /// The flag that names the address.
-        flag: &'static str,
-        /// The URL.
-        url: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A certificate or key.
-    #[error("{flag} {path}: {reason}")]
-    Tls {
-        /// The flag that names the file.
-        flag: &'static str,
-        /// The file.
-        path: String,
-        /// Why.
-        reason: String,
-    },
+#[error("{flag} {url}: {source}; give another address, or stop what runs there")]
+pub struct ListenError {
+    flag: &'static str,
+    url: String,
+    source: io::Error,
 }
 
-/// What connections may do.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Http2Settings {
-    pub(super) max_concurrent_streams: u32,
-    pub(super) keepalive_interval: Duration,
-    pub(super) keepalive_timeout: Duration,
+/// How a connection came in: an extension of each request on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    Plain,
+    Tls,
 }
 
 /// An open port.
 #[derive(Debug)]
 pub(super) struct Listener {
     port: Port,
-    tls: Option<Arc<ServerConfig>>,
+    url: String,
+    tls: Option<Arc<Tls>>,
     http2: Http2Settings,
+    limit: Option<Arc<Semaphore>>,
 }
 
 impl Listener {
-    /// Opens a port; connections queue from here on.
+    /// Opens a port; connections queue from here on. `tls` counts if the URL asks for it. `limit` bounds the connections
+    /// of all listeners that share it; those beyond it stay in the queue.
     pub(super) async fn bind(
         flag: &'static str,
         listen: &ListenUrl,
-        tls: Option<&TlsSettings>,
+        tls: Option<&Arc<Tls>>,
         http2: Http2Settings,
+        limit: Option<Arc<Semaphore>>,
     ) -> Result<Listener, ListenError> {
-        let tls = match tls {
-            Some(files) if listen.tls => Some(Arc::new(tls_config(files)?)),
-            _ => None,
-        };
-        let port = Port::open(&listen.address).await.map_err(|source| ListenError::Bind {
-            flag,
-            url: listen.url.clone(),
-            source,
-        })?;
-        Ok(Listener { port, tls, http2 })
+        let tls = tls.filter(|_| listen.tls).cloned();
+        let url = listen.url.clone();
+        match Port::open(&listen.address).await {
+            Ok(port) => Ok(Listener { port, url, tls, http2: http2.with_defaults(), limit }),
+            Err(source) => Err(ListenError { flag, url, source }),
+        }
     }
 
     /// Serves connections until `stop`, and then until those there are have ended.
@@ -101,126 +75,105 @@ impl Listener {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let graceful = GracefulShutdown::new();
-        let builder = self.connection_builder();
+        let Listener { port, url, tls, http2, limit } = self;
+        let connections = Connections::new(http2, stop.clone());
+        // Closed when the last connection has let go of its receiver.
+        let (all, open) = watch::channel(());
+        let mut is_failing = false;
         loop {
-            let accepted = tokio::select! {
+            let next = async {
+                let permit = match &limit {
+                    Some(limit) => {
+                        let permit = Arc::clone(limit).acquire_owned().await;
+                        Some(permit.expect("the semaphore is never closed"))
+                    }
+                    None => None,
+                };
+                (permit, port.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.port.accept() => accepted,
+                next = next => next,
             };
             let stream = match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
+                    // Once for a row of failures: there are twenty a second.
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, url, "connections cannot be accepted");
+                    }
+                    drop(permit);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            let (builder, service, watcher) = (builder.clone(), service.clone(), graceful.watcher());
-            match &self.tls {
-                None => drop(tokio::spawn(connection(builder, stream, service, watcher))),
-                Some(config) => {
-                    let acceptor = TlsAcceptor::from(Arc::clone(config));
-                    tokio::spawn(async move {
-                        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                            Ok(Ok(stream)) => connection(builder, stream, service, watcher).await,
-                            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
-                            Err(_) => tracing::debug!("TLS handshake took too long"),
-                        }
-                    });
-                }
-            }
+            is_failing = false;
+            let (connections, service, tls) = (connections.clone(), service.clone(), tls.clone());
+            let open = open.clone();
+            tokio::spawn(async move {
+                connection(&connections, stream, tls, service).await;
+                drop((open, permit));
+            });
         }
         // A client that connects now is told at once, rather than left waiting for an answer.
-        drop(self.port);
-        graceful.shutdown().await;
-    }
-
-    fn connection_builder(&self) -> Builder<TokioExecutor> {
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(self.http2.max_concurrent_streams)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Some(self.http2.keepalive_interval).filter(|interval| !interval.is_zero()))
-            .keep_alive_timeout(self.http2.keepalive_timeout)
-            .max_pending_accept_reset_streams(PENDING_RESETS)
-            .max_local_error_reset_streams(None);
-        builder.http1().timer(TokioTimer::new());
-        builder
+        drop((port, open));
+        all.closed().await;
     }
 }
 
-async fn connection<I, S>(
-    builder: Builder<TokioExecutor>,
-    stream: I,
-    service: S,
-    watcher: hyper_util::server::graceful::Watcher,
-) where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+async fn connection<S>(connections: &Connections, stream: Stream, tls: Option<Arc<Tls>>, service: S)
+where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let service = tower::util::MapRequest::new(service, |request: Request<hyper::body::Incoming>| {
-        request.map(Body::new)
-    });
-    let serving =
-        builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).into_owned();
-    if let Err(error) = watcher.watch(serving).await {
+    let Some(tls) = tls else {
+        let service =
+            MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
+        return report(connections.serve(stream, service, true).await);
+    };
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls));
+    let stream = tokio::select! {
+        () = connections.stopped() => return,
+        shaken = handshake => match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!("TLS handshake took too long"),
+        },
+    };
+    let name = certificate_name(&tls, stream.get_ref().1);
+    let service =
+        MapRequest::new(service, move |request: Request<_>| extended(request, Transport::Tls, name.as_ref()));
+    report(connections.serve(stream, service, connections.counts_pings_over_tls()).await);
+}
+
+/// A request that knows how it came in.
+fn extended(
+    request: Request<Incoming>,
+    transport: Transport,
+    name: Option<&CertificateName>,
+) -> Request<Body> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(transport);
+    if let Some(name) = name {
+        request.extensions_mut().insert(name.clone());
+    }
+    request
+}
+
+/// The files are read when the client has shown that it speaks TLS.
+async fn handshake(stream: Stream, tls: &Tls) -> io::Result<TlsStream<Stream>> {
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+    hello.into_stream(tls.config().await).await
+}
+
+fn certificate_name(tls: &Tls, connection: &rustls::ServerConnection) -> Option<CertificateName> {
+    let leaf = connection.peer_certificates().filter(|_| tls.names_clients())?.first()?;
+    common_name(leaf).map(|name| CertificateName(name.into()))
+}
+
+fn report(served: Result<(), impl std::error::Error>) {
+    if let Err(error) = served {
         // A port scan, a health check that only connects, a client that was killed: nothing that needs attention.
         tracing::debug!(%error, "a connection ended with an error");
     }
-}
-
-fn tls_config(files: &TlsSettings) -> Result<ServerConfig, ListenError> {
-    let refused = |flag, path: &Path, reason: String| ListenError::Tls {
-        flag,
-        path: path.display().to_string(),
-        reason,
-    };
-    let certificates = |flag, path: &Path| -> Result<Vec<CertificateDer<'static>>, ListenError> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        match certificates {
-            Ok(certificates) if certificates.is_empty() => {
-                Err(refused(flag, path, "holds no PEM certificate".into()))
-            }
-            Ok(certificates) => Ok(certificates),
-            Err(error) => Err(refused(flag, path, error.to_string())),
-        }
-    };
-    let (Some(cert), Some(key)) = (&files.cert, &files.key) else {
-        return Err(refused("--auto-tls", Path::new(""), "is not there yet: give --cert-file".into()));
-    };
-    let chain = certificates("--cert-file", cert)?;
-    let key =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| refused("--key-file", key, error.to_string()))?;
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| refused("--cert-file", cert, error.to_string()))?;
-    let builder = match &files.trusted_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("--trusted-ca-file", path)? {
-                roots
-                    .add(certificate)
-                    .map_err(|error| refused("--trusted-ca-file", path, error.to_string()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier =
-                if files.require_client_cert { verifier } else { verifier.allow_unauthenticated() };
-            builder.with_client_cert_verifier(
-                verifier.build().map_err(|error| refused("--trusted-ca-file", path, error.to_string()))?,
-            )
-        }
-    };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| refused("--cert-file", cert, error.to_string()))?;
-    // gRPC clients insist on h2 being chosen; curl and probes speak HTTP/1.1.
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }

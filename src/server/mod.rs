@@ -1,23 +1,33 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
+mod access;
+mod connection;
 mod gate;
+mod greeting;
 mod http;
+mod limits;
 mod listener;
+mod pings;
 mod port;
 mod shutdown;
+mod tls;
 
 use crate::api::auth::AuthService;
 use crate::api::cluster::ClusterService;
+use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
+use crate::api::health::HealthService;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
+use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
-use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
 use crate::auth::{self, TokenSettings};
-use crate::cli::{Settings, Storage};
+use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
+use crate::gateway::Gateway;
 use crate::jetstream::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer};
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -25,19 +35,24 @@ use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::{CountCalls, Metrics, Operations};
 use crate::watch::WatchHub;
-use gate::{Gate, Stage};
-use http::Probes;
-use listener::{Http2Settings, ListenError, Listener};
+use access::Access;
+use connection::Http2Settings;
+use gate::{Gate, Purpose, Served, Stage};
+use http::{Probes, Web};
+use listener::{ListenError, Listener};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
+use tls::{Tls, TlsError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 /// What etcd adds to the request limit for the size of a gRPC message.
@@ -52,6 +67,9 @@ pub enum ServeError {
     /// A port.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A certificate or a flag of TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
@@ -71,20 +89,29 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
-    let (metrics_stage, metrics_gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
     let http2 = Http2Settings {
         max_concurrent_streams: settings.max_concurrent_streams,
         keepalive_interval: settings.keepalive_interval,
         keepalive_timeout: settings.keepalive_timeout,
+        keepalive_min_time: settings.keepalive_min_time,
+        counts_pings_over_tls: !settings.listen_client_http.is_empty(),
     };
+    let tls = match &settings.tls {
+        None => None,
+        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
+    };
+    let connections = limits::connections();
     let mut listeners = Vec::new();
-    for (flag, urls, gate) in [
-        ("--listen-client-urls", &settings.listen, &gate),
-        ("--listen-metrics-urls", &settings.listen_metrics, &metrics_gate),
+    let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
+    for (flag, urls, purpose, limit) in [
+        ("--listen-client-urls", &settings.listen, for_clients, Some(&connections)),
+        ("--listen-client-http-urls", &settings.listen_client_http, Purpose::Http, Some(&connections)),
+        // Probes get through when clients have taken all there is.
+        ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, settings.tls.as_ref(), http2).await?;
-            listeners.push((listener, Gate::new(gate.clone())));
+            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
+            listeners.push((listener, Gate::new(gate.clone(), purpose)));
         }
     }
     let listeners: Vec<_> = listeners
@@ -97,7 +124,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         stop.cancel();
     });
     let started = tokio::select! {
-        started = start(&settings, &stage, &metrics_stage, &shutdown) => started?,
+        started = start(&settings, &stage, &shutdown) => started?,
         // What has been started stops as it is dropped; nobody has been served yet.
         () = shutdown.cancelled() => return Ok(()),
     };
@@ -122,13 +149,9 @@ struct Started {
 async fn start(
     settings: &Settings,
     stage: &watch::Sender<Stage>,
-    metrics_stage: &watch::Sender<Stage>,
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
-    let starting = |doing: String| {
-        metrics_stage.send_replace(Stage::Starting(doing.clone()));
-        stage.send_replace(Stage::Starting(doing));
-    };
+    let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -190,14 +213,30 @@ async fn start(
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
-    // The probes first: nobody who has been served may be told that the server is not ready.
-    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
-    stage.send_replace(Stage::Ready(http::client_routes(grpc.layer(calls), probes)));
+    let grpc = grpc.layer(calls);
+    let gateway = settings
+        .enable_grpc_gateway
+        .then(|| Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES));
+    let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
+    let web = Web::new(access, gateway, probes.clone(), settings.enable_pprof);
+    // All at once: nobody who has been served may be told that the server is not ready.
+    stage.send_replace(Stage::Ready(Served { grpc, web, probes: http::metrics_routes(probes) }));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     Ok(Started { engine, nats })
+}
+
+/// What holds for the messages of every service. Answers are not compressed, even to those who compress what they ask: it
+/// would cost every client of grpc-go's time that offers to take it.
+macro_rules! limited {
+    ($service:expr, $message_bytes:expr) => {
+        $service
+            .max_decoding_message_size($message_bytes)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+    };
 }
 
 async fn grpc_routes(
@@ -216,6 +255,7 @@ async fn grpc_routes(
     };
     let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
             .with_leader(engine.has_leader())
@@ -224,27 +264,27 @@ async fn grpc_routes(
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
     let auth = AuthService::new(engine.clone(), header);
-    let rest = UnimplementedServices;
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let mut routes = Routes::builder();
     routes
-        .add_service(
-            KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX),
-        )
+        .add_service(limited!(KvServer::new(kv), message_bytes))
         .add_service(watch)
-        .add_service(
-            LeaseServer::new(lease)
-                .max_decoding_message_size(message_bytes)
-                .max_encoding_message_size(usize::MAX),
-        )
-        .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
-        .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(auth).max_decoding_message_size(message_bytes))
-        .add_service(LockServer::new(rest).max_decoding_message_size(message_bytes))
-        .add_service(ElectionServer::new(rest).max_decoding_message_size(message_bytes))
-        .add_service(health);
+        .add_service(limited!(LeaseServer::new(lease), message_bytes))
+        .add_service(limited!(MaintenanceServer::new(maintenance), message_bytes))
+        .add_service(limited!(ClusterServer::new(cluster), message_bytes))
+        .add_service(limited!(AuthServer::new(auth), message_bytes))
+        .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
+        .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
+        .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
     routes.routes().into_axum_router().reset_fallback()
+}
+
+/// What clients may call the ports by.
+fn hosts(listen: &[ListenUrl]) -> Vec<String> {
+    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+        ListenAddress::Tcp(address) => Some(address.ip().to_string()),
+        ListenAddress::Unix(_) => None,
+    });
+    hosts.collect()
 }
 
 fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {

@@ -1,13 +1,19 @@
 //! What connections come in by: a TCP port or a unix socket.
 
 use crate::cli::ListenAddress;
+use socket2::{SockRef, TcpKeepalive};
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
+
+/// Finds out in some minutes that a client's machine is gone; the numbers are etcd's.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(30));
 
 /// A connection.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
@@ -25,7 +31,12 @@ pub(super) enum Port {
 impl Port {
     pub(super) async fn open(address: &ListenAddress) -> io::Result<Port> {
         match address {
-            ListenAddress::Tcp(address) => TcpListener::bind(address).await.map(Port::Tcp),
+            ListenAddress::Tcp(address) => {
+                let listener = TcpListener::bind(address).await?;
+                // Connections inherit it from their listener. A port that cannot be told so still works.
+                SockRef::from(&listener).set_tcp_keepalive(&KEEPALIVE).ok();
+                Ok(Port::Tcp(listener))
+            }
             ListenAddress::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::bind(path)?;

@@ -246,10 +246,10 @@ async fn health_is_for_everybody() {
     let server = Server::start().await;
     let client = server.client().await;
     enable(&client).await;
-    let check = tonic_health::pb::HealthCheckRequest { service: String::new() };
-    let answer: tonic_health::pb::HealthCheckResponse =
+    let check = jetway::proto::health::HealthCheckRequest { service: String::new() };
+    let answer: jetway::proto::health::HealthCheckResponse =
         client.unary("/grpc.health.v1.Health/Check", check).await.unwrap();
-    assert_eq!(answer.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    assert_eq!(answer.status(), jetway::proto::health::health_check_response::ServingStatus::Serving);
     let health = crate::support::http::http(&server.address(), "GET", "/health").await;
     assert!(health.body.contains("\"health\":\"true\""), "{}", health.body);
 }

@@ -1,10 +1,15 @@
 //! Answers in a form in which equal behaviour is equal.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use jetway::proto::etcdserverpb::range_request::SortTarget;
 use jetway::proto::etcdserverpb::request_op::Request;
 use jetway::proto::etcdserverpb::response_op::Response;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
+use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 /// What a request got.
@@ -21,6 +26,13 @@ pub enum Answer {
     KeepAlive(LeaseKeepAliveResponse),
     Leases(LeaseLeasesResponse),
     Watch(WatchResponse),
+    HashKv(HashKvResponse),
+    /// The answer of a call by name, or what remains of it to be compared.
+    Message(Value),
+    /// Of an operation that makes several calls.
+    Several(Vec<Answer>),
+    /// The call waits for something that the session does not bring about.
+    Blocked,
     /// The request has no answer of its own.
     Silence,
     Error(Code, String),
@@ -30,8 +42,36 @@ impl Answer {
     pub fn of<T>(answer: Result<T, Status>, wrap: impl FnOnce(T) -> Self) -> Self {
         match answer {
             Ok(message) => wrap(message),
-            Err(status) => Self::Error(status.code(), status.message().to_owned()),
+            Err(status) => Self::error(&status),
         }
+    }
+
+    pub fn put(answer: Result<PutResponse, Status>) -> Self {
+        Self::of(answer, |mut m| {
+            mask(&mut m.header);
+            Self::Put(m)
+        })
+    }
+
+    pub fn grant(answer: Result<LeaseGrantResponse, Status>) -> Self {
+        Self::of(answer, |mut m| {
+            mask(&mut m.header);
+            Self::Grant(m)
+        })
+    }
+
+    pub fn revoke(answer: Result<LeaseRevokeResponse, Status>) -> Self {
+        Self::of(answer, |mut m| {
+            mask(&mut m.header);
+            Self::Revoke(m)
+        })
+    }
+
+    pub fn error(status: &Status) -> Self {
+        // What follows is a text of Go's protobuf, which is made to differ from build to build.
+        let unreadable = "grpc: error unmarshalling request";
+        let text = if status.message().starts_with(unreadable) { unreadable } else { status.message() };
+        Self::Error(status.code(), text.to_owned())
     }
 
     pub fn header(&self) -> Option<&ResponseHeader> {
@@ -47,7 +87,8 @@ impl Answer {
             Self::KeepAlive(m) => m.header.as_ref(),
             Self::Leases(m) => m.header.as_ref(),
             Self::Watch(m) => m.header.as_ref(),
-            Self::Silence | Self::Error(..) => None,
+            Self::HashKv(m) => m.header.as_ref(),
+            Self::Message(_) | Self::Several(_) | Self::Blocked | Self::Silence | Self::Error(..) => None,
         }
     }
 }
@@ -124,4 +165,68 @@ pub fn txn(request: &TxnRequest, mut response: TxnResponse) -> TxnResponse {
         };
     }
     response
+}
+
+/// The method that `/package.Service/Method` without its first slash names.
+pub fn method(name: &str) -> MethodDescriptor {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(jetway::proto::DESCRIPTORS).expect("the descriptors of proto/ are whole")
+    });
+    let (service, name) = name.split_once('/').expect("a service and a method");
+    let service = POOL.get_service_by_name(service).unwrap_or_else(|| panic!("no service {service}"));
+    let method = service.methods().find(|method| method.name() == name);
+    method.unwrap_or_else(|| panic!("no method {name}"))
+}
+
+/// The bytes of a message in protobuf's JSON.
+pub fn encode(descriptor: MessageDescriptor, request: &Value) -> Bytes {
+    let request = if request.is_null() { &json!({}) } else { request };
+    let message = DynamicMessage::deserialize(descriptor, request).expect("a request in protobuf's JSON");
+    prost::Message::encode_to_vec(&message).into()
+}
+
+/// The answer of a call as protobuf's JSON, without what differs between any two clusters.
+pub fn message(descriptor: MessageDescriptor, bytes: Bytes) -> Answer {
+    let name = descriptor.name().to_owned();
+    let message = match DynamicMessage::decode(descriptor, bytes) {
+        Ok(message) => message,
+        Err(error) => return Answer::Error(Code::DataLoss, format!("{name}: {error}")),
+    };
+    let mut value = serde_json::to_value(message).expect("a message has a JSON form");
+    mask_value(&mut value);
+    if name == "StatusResponse" {
+        mask_status(&mut value);
+    }
+    Answer::Message(value)
+}
+
+fn mask_value(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match name.as_str() {
+                    // A field that is zero is not there at all.
+                    "clusterId" | "memberId" | "raftTerm" | "ID" | "token" => *field = json!("some"),
+                    "peerURLs" | "clientURLs" => *field = json!(field.as_array().map(Vec::len)),
+                    _ => mask_value(field),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(mask_value),
+        _ => {}
+    }
+}
+
+/// Sizes and raft's numbers are each server's own; so is its version.
+fn mask_status(status: &mut Value) {
+    for name in ["version", "dbSize", "dbSizeInUse", "leader", "raftIndex", "raftAppliedIndex"] {
+        if let Some(field) = status.get_mut(name) {
+            *field = json!("some");
+        }
+    }
+    // The text form of a message is made to differ from build to build, by a second space.
+    for error in status.get_mut("errors").and_then(Value::as_array_mut).into_iter().flatten() {
+        let words = error.as_str().unwrap_or_default().split_whitespace();
+        *error = json!(words.collect::<Vec<_>>().join(" "));
+    }
 }

@@ -1,8 +1,13 @@
 //! Random sessions over few keys, leases and revisions, so that requests meet each other all the time.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use jetway::proto::etcdserverpb as pb;
+use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
 
 use crate::session::*;
 use crate::support::keys::{TO_THE_END, prefix_end};
@@ -43,10 +48,52 @@ const ODD: [&[u8]; 26] = [
 
 const LEASES: [i64; 6] = [1, 2, 3, 7000, -4, i64::MAX];
 
+/// The user who sees and may do everything. Sessions leave the password and roles alone, since the harness itself
+/// is root while auth is on.
+pub const ROOT: (&str, &str) = ("root", "root");
+
+const USERS: [&str; 4] = ["root", "u", "v", "w"];
+const ROLES: [&str; 4] = ["r", "s", "t", "root"];
+const PASSWORDS: [&str; 3] = ["p", "q", ""];
+
+/// What sessions are about beside KV, watches and leases: `JETWAY_PARITY_TOPICS` names some, or all by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Topics {
+    pub hash: bool,
+    pub maintenance: bool,
+    pub locks: bool,
+    pub auth: bool,
+    pub malformed: bool,
+    pub kills: bool,
+    pub expiry: bool,
+}
+
+impl Topics {
+    pub fn get() -> Self {
+        let named = std::env::var("JETWAY_PARITY_TOPICS").unwrap_or_else(|_| LANDED.into());
+        let is = |topic| named.split(',').any(|name| name == topic);
+        Self {
+            hash: is("hash"),
+            maintenance: is("maintenance"),
+            locks: is("locks"),
+            auth: is("auth"),
+            malformed: is("malformed"),
+            kills: is("kills"),
+            expiry: is("expiry"),
+        }
+    }
+}
+
+const LANDED: &str = "maintenance,malformed,kills,expiry";
+
 #[derive(Debug)]
 pub struct Generator {
     random: StdRng,
     keys: Vec<Blob>,
+    topics: Topics,
+    setup: Setup,
+    /// This session is about auth.
+    auth: bool,
 }
 
 impl Generator {
@@ -62,11 +109,114 @@ impl Generator {
             let length = random.random_range(1..20);
             keys.push(Blob((0..length).map(|_| random.random()).collect()));
         }
-        Self { random, keys }
+        let topics = Topics::get();
+        let auth = random.random_bool(0.3) && topics.auth;
+        let setup = Setup {
+            external: random.random_bool(0.3) && topics.kills,
+            jwt: random.random_bool(0.3) && auth,
+        };
+        Self { random, keys, topics, setup, auth }
     }
 
     pub fn session(&mut self, ops: usize) -> Session {
-        Session((0..ops).map(|_| self.op()).collect())
+        let mut steps = Vec::with_capacity(ops);
+        if self.auth {
+            self.prologue(&mut steps);
+        }
+        while steps.len() < ops {
+            self.steps(&mut steps);
+        }
+        // What takes seconds comes a few times a session, however long it is.
+        let kills = if self.topics.kills { self.random.random_range(0..3) } else { 0 };
+        for _ in 0..kills {
+            let op = Op::Kill(self.victim());
+            self.insert(&mut steps, op);
+        }
+        if self.topics.expiry && self.chance(50) {
+            let op = Op::Expire(self.expire());
+            self.insert(&mut steps, op);
+        }
+        Session { setup: self.setup, steps }
+    }
+
+    fn insert(&mut self, steps: &mut Vec<Step>, op: Op) {
+        let at = self.random.random_range(0..=steps.len());
+        steps.insert(at, Step { client: self.client(), op });
+    }
+
+    fn client(&mut self) -> usize {
+        self.random.random_range(0..STREAMS)
+    }
+
+    /// Turns auth on, with users who may do a little.
+    fn prologue(&mut self, steps: &mut Vec<Step>) {
+        let call = |method: &str, request| {
+            Step::from(Op::Call(Call::new(&format!("etcdserverpb.Auth/{method}"), request)))
+        };
+        steps.push(call("UserAdd", json!({"name": ROOT.0, "password": ROOT.1})));
+        steps.push(call("UserGrantRole", json!({"user": "root", "role": "root"})));
+        for (user, role) in [("u", "r"), ("v", "s")] {
+            steps.push(call("UserAdd", json!({"name": user, "password": "p"})));
+            steps.push(call("RoleAdd", json!({"name": role})));
+            steps.push(call("UserGrantRole", json!({"user": user, "role": role})));
+            for _ in 0..2 {
+                let permission = self.permission();
+                steps.push(call("RoleGrantPermission", json!({"name": role, "perm": permission})));
+            }
+        }
+        if self.chance(80) {
+            steps.push(call("AuthEnable", json!({})));
+        }
+        logins(steps);
+    }
+
+    /// One operation, or a few that belong together.
+    fn steps(&mut self, steps: &mut Vec<Step>) {
+        let client = self.client();
+        let one = |op| Step { client, op };
+        match self.random.random_range(0..1000) {
+            0..15 if self.topics.malformed => steps.push(one(self.malformed())),
+            15..20 if self.topics.maintenance => {
+                let alarm = *["NOSPACE", "NOSPACE", "CORRUPT"].choose(&mut self.random).expect("some alarms");
+                let member = self.random.random_range(0..3);
+                let request = |action| json!({"action": action, "memberID": member.to_string(), "alarm": alarm});
+                steps.push(one(maintenance("Alarm", request("ACTIVATE"))));
+                for _ in 0..self.random.random_range(0..8) {
+                    let client = self.client();
+                    steps.push(Step { client, op: self.op() });
+                }
+                // The first client, who most often may.
+                steps.push(maintenance("Alarm", request("DEACTIVATE")).into());
+            }
+            20..30 if self.topics.maintenance => steps.push(one(self.maintenance())),
+            30..50 if self.topics.hash => steps.push(one(Op::HashKv(HashKv { revision: self.rev() }))),
+            50..60 if self.topics.locks => steps.push(one(self.locks())),
+            60..66 if self.topics.locks => steps.push(one(Op::Contend(self.contend()))),
+            66..90 if self.auth => {
+                steps.push(one(self.auth()));
+                // A change makes every JWT old.
+                if self.setup.jwt && self.chance(80) {
+                    logins(steps);
+                }
+            }
+            90..100 if self.auth => steps.push(one(self.identity())),
+            100..102 => steps.push(one(Op::Reopen(self.watch_ref()))),
+            102..104 => steps.push(one(Op::WatchNothing(self.watch_ref()))),
+            104..107 => {
+                let count = *[126, 127, 128, 129].choose(&mut self.random).expect("some counts");
+                steps.push(one(Op::Many(Big { key: self.key(), count })));
+            }
+            107..109 => {
+                // Around the two limits of a request's size, and what makes fragments.
+                let count = match self.random.random_range(0..4) {
+                    0 => 1_572_864 - self.random.random_range(0..60),
+                    1 => 2_097_152 - self.random.random_range(0..30),
+                    _ => self.random.random_range(100_000..1_500_000),
+                };
+                steps.push(one(Op::Big(Big { key: self.key(), count })));
+            }
+            _ => steps.push(one(self.op())),
+        }
     }
 
     fn op(&mut self) -> Op {
@@ -83,11 +233,7 @@ impl Generator {
             }
             200..430 => Op::Put(self.put()),
             430..530 => Op::Delete(self.delete()),
-            530..740 => {
-                let mut txn = self.txn(2);
-                spare_etcd(&mut txn);
-                Op::Txn(txn)
-            }
+            530..740 => Op::Txn(self.spared_txn()),
             740..760 => Op::Compact(self.compact()),
             760..795 => Op::Grant(self.grant()),
             795..810 => Op::Revoke(self.lease()),
@@ -99,6 +245,189 @@ impl Generator {
             950..975 => Op::Progress(self.watch_ref()),
             _ => Op::Settle,
         }
+    }
+
+    fn spared_txn(&mut self) -> Txn {
+        let mut txn = self.txn(2);
+        spare_etcd(&mut txn);
+        txn
+    }
+
+    fn victim(&mut self) -> Victim {
+        *[Victim::Server, Victim::Nats, Victim::Both].choose(&mut self.random).expect("some victims")
+    }
+
+    fn expire(&mut self) -> Expire {
+        let keys = (0..self.random.random_range(0..4)).map(|_| self.key()).collect();
+        let kill = (self.topics.kills && self.chance(25)).then(|| self.victim());
+        let ttl = self.random.random_range(-1..3);
+        Expire { id: self.random.random_range(10..13), ttl, keys, renew: self.chance(30), kill }
+    }
+
+    /// A request in wrong bytes: an ordinary one with a few of them changed, cut off, or added.
+    fn malformed(&mut self) -> Op {
+        let marks = Marks { current: 50, floor: 10 };
+        let (method, mut bytes) = match self.random.random_range(0..6) {
+            0 => ("KV/Range", self.range().request(marks).encode_to_vec()),
+            1 => ("KV/Put", self.put().request().encode_to_vec()),
+            2 => ("KV/DeleteRange", self.delete().request().encode_to_vec()),
+            3 => ("KV/Txn", self.spared_txn().request(marks).encode_to_vec()),
+            4 => {
+                let lease = self.lease();
+                let request = pb::LeaseTimeToLiveRequest { id: lease.id, keys: lease.keys };
+                ("Lease/LeaseTimeToLive", request.encode_to_vec())
+            }
+            _ => {
+                let request = pb::AuthUserGetRequest { name: "u\u{fc}".into() };
+                ("Auth/UserGet", request.encode_to_vec())
+            }
+        };
+        for _ in 0..self.random.random_range(1..4) {
+            let at = self.random.random_range(0..=bytes.len());
+            match self.random.random_range(0..4) {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, self.random.random()),
+                2 => {
+                    // Unknown fields of each wire type, groups and field 0 among them.
+                    let tag = self.random.random_range(0..=255);
+                    bytes.splice(at..at, [tag, 1, 1]);
+                }
+                _ if at < bytes.len() => bytes[at] = self.random.random(),
+                _ => {}
+            }
+        }
+        if method == "KV/Txn" && pb::TxnRequest::decode(&bytes[..]).is_ok_and(|txn| kills_etcd(&txn)) {
+            bytes.clear();
+        }
+        Op::Raw(Raw { method: format!("etcdserverpb.{method}"), bytes: Blob(bytes) })
+    }
+
+    fn maintenance(&mut self) -> Op {
+        let id = self.random.random_range(0..4_u64).to_string();
+        let urls = *[&["http://"][..], &[], &["127.0.0.1:1"], &["http://a"]].choose(&mut self.random).expect("some");
+        match self.random.random_range(0..9) {
+            0 => maintenance("Status", json!({})),
+            1 => maintenance("Defragment", json!({})),
+            2 => maintenance("Alarm", json!({"alarm": self.random.random_range(0..4)})),
+            3 => {
+                let action = self.random.random_range(0..3);
+                // Without a type nothing is raised; the raising ones are made elsewhere.
+                let alarm = if action == 1 { 0 } else { self.random.random_range(0..4) };
+                maintenance("Alarm", json!({"action": action, "memberID": id, "alarm": alarm}))
+            }
+            4 => cluster("MemberList", json!({"linearizable": self.chance(50)})),
+            5 => cluster("MemberAdd", json!({"peerURLs": urls, "isLearner": self.chance(50)})),
+            6 => cluster("MemberRemove", json!({"ID": id})),
+            7 => cluster("MemberUpdate", json!({"ID": id, "peerURLs": urls})),
+            _ => cluster("MemberPromote", json!({"ID": id})),
+        }
+    }
+
+    fn locks(&mut self) -> Op {
+        let name = BASE64.encode(self.key().0);
+        let lease = self.lease().id;
+        let key = format!("{}/{lease:x}", *["a", "b", ""].choose(&mut self.random).expect("some"));
+        let key = BASE64.encode(key);
+        let rev = self.random.random_range(0..60_i64).to_string();
+        let leader = json!({"name": name, "key": key, "rev": rev, "lease": lease.to_string()});
+        let (method, request) = match self.random.random_range(0..7) {
+            0..2 => ("v3lockpb.Lock/Unlock", json!({"key": key})),
+            2 => ("v3electionpb.Election/Leader", json!({"name": name})),
+            3 => ("v3electionpb.Election/Resign", json!({"leader": leader})),
+            4 => ("v3electionpb.Election/Proclaim", json!({"leader": leader, "value": name})),
+            5 => ("v3electionpb.Election/Resign", json!({})),
+            _ => ("v3electionpb.Election/Proclaim", json!({"value": name})),
+        };
+        Op::Call(Call::new(method, request))
+    }
+
+    fn contend(&mut self) -> Contend {
+        use Ending::*;
+        let endings = [Release, Revoke, Delete, Cancel, Lose];
+        Contend {
+            election: self.chance(50),
+            name: self.key(),
+            leases: (self.lease().id, self.lease().id),
+            values: (self.value(), self.value()),
+            ending: *endings.choose(&mut self.random).expect("some endings"),
+        }
+    }
+
+    /// Who the client is from now on.
+    fn identity(&mut self) -> Op {
+        match self.random.random_range(0..10) {
+            0 => Op::Token(String::new()),
+            1 => Op::Token(["no token", "abcdefghijklmnop.7", "a.b.c"].choose(&mut self.random).expect("some").to_string()),
+            _ => {
+                let name = self.user();
+                let password = if name == ROOT.0 && self.chance(90) { ROOT.1.into() } else { self.password() };
+                Op::Login(Login { name, password })
+            }
+        }
+    }
+
+    fn user(&mut self) -> String {
+        (*USERS.choose(&mut self.random).expect("some users")).into()
+    }
+
+    fn role(&mut self) -> String {
+        (*ROLES.choose(&mut self.random).expect("some roles")).into()
+    }
+
+    fn password(&mut self) -> String {
+        if self.chance(2) {
+            return "x".repeat(self.random.random_range(71..74));
+        }
+        let weights = if self.chance(70) { &PASSWORDS[..1] } else { &PASSWORDS[..] };
+        (*weights.choose(&mut self.random).expect("some passwords")).into()
+    }
+
+    fn permission(&mut self) -> Value {
+        let (key, end) = self.key_range(40);
+        let kind = self.random.random_range(0..3);
+        json!({"permType": kind, "key": BASE64.encode(key.0), "range_end": BASE64.encode(end.0)})
+    }
+
+    fn auth(&mut self) -> Op {
+        let (user, role) = (self.user(), self.role());
+        let (method, request) = match self.random.random_range(0..100) {
+            0..6 => ("AuthEnable", json!({})),
+            6..8 => ("AuthDisable", json!({})),
+            8..14 => ("AuthStatus", json!({})),
+            14..26 => {
+                let password = if user == ROOT.0 { ROOT.1.into() } else { self.password() };
+                let no_password = user != ROOT.0 && self.chance(10);
+                let user = if self.chance(3) { String::new() } else { user };
+                ("UserAdd", json!({"name": user, "password": password, "options": {"no_password": no_password}}))
+            }
+            26..32 => ("UserGet", json!({"name": user})),
+            32..35 => ("UserList", json!({})),
+            35..39 => ("UserDelete", json!({"name": user})),
+            39..45 if user != ROOT.0 => {
+                let password = self.password();
+                ("UserChangePassword", json!({"name": user, "password": password}))
+            }
+            39..57 => ("UserGrantRole", json!({"user": user, "role": role})),
+            57..62 => ("UserRevokeRole", json!({"name": user, "role": role})),
+            62..70 => {
+                let role = if self.chance(3) { String::new() } else { role };
+                ("RoleAdd", json!({"name": role}))
+            }
+            70..76 => ("RoleGet", json!({"role": role})),
+            76..79 => ("RoleList", json!({})),
+            79..82 => ("RoleDelete", json!({"role": role})),
+            82..95 => {
+                let permission = self.permission();
+                ("RoleGrantPermission", json!({"name": role, "perm": permission}))
+            }
+            95..99 => {
+                let (key, end) = self.key_range(40);
+                let (key, end) = (BASE64.encode(key.0), BASE64.encode(end.0));
+                ("RoleRevokePermission", json!({"role": role, "key": key, "range_end": end}))
+            }
+            _ => ("RoleGrantPermission", json!({"name": role})),
+        };
+        Op::Call(Call::new(&format!("etcdserverpb.Auth/{method}"), request))
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -151,6 +480,7 @@ impl Generator {
             12..16 => Rev::Floor(self.random.random_range(-2..6)),
             16 => Rev::Now(self.random.random_range(1..4)),
             17 => Rev::At(self.random.random_range(-2..5)),
+            18 if self.chance(10) => Rev::At(*[i64::MAX, i64::MIN].choose(&mut self.random).expect("some")),
             18 => Rev::Now(0),
             _ => Rev::Unset,
         }
@@ -160,7 +490,11 @@ impl Generator {
         let (key, end) = self.key_range(30);
         let mut range = Range { key, end, ..Range::default() };
         if self.chance(30) {
-            range.limit = self.random.random_range(-1..6);
+            range.limit = match self.random.random_range(0..50) {
+                0 => i64::MAX,
+                1 => i64::MIN,
+                _ => self.random.random_range(-1..6),
+            };
         }
         if self.chance(30) {
             range.revision = self.rev();
@@ -265,7 +599,7 @@ impl Generator {
             2 => i64::MAX,
             _ => self.random.random_range(5_000..10_000),
         };
-        Grant { id: self.lease().id, ttl }
+        Grant { id: if self.chance(5) { 0 } else { self.lease().id }, ttl }
     }
 
     fn lease(&mut self) -> Lease {
@@ -319,5 +653,39 @@ fn visit(txn: &mut Txn, see: &mut impl FnMut(&mut TxnOp)) {
         if let TxnOp::Txn(inner) = op {
             visit(inner, see);
         }
+    }
+}
+
+/// Whether a transaction, which somebody has tampered with, may do what [`spare_etcd`] prevents.
+fn kills_etcd(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request;
+    let (mut sweeps, mut keeps) = (false, false);
+    let mut left = vec![txn];
+    while let Some(txn) = left.pop() {
+        for op in txn.success.iter().chain(&txn.failure) {
+            match &op.request {
+                Some(Request::RequestDeleteRange(_)) => sweeps = true,
+                Some(Request::RequestPut(put)) => keeps |= put.ignore_value || put.ignore_lease,
+                Some(Request::RequestTxn(inner)) => left.push(inner),
+                _ => {}
+            }
+        }
+    }
+    sweeps && keeps
+}
+
+fn maintenance(method: &str, request: Value) -> Op {
+    Op::Call(Call::new(&format!("etcdserverpb.Maintenance/{method}"), request))
+}
+
+fn cluster(method: &str, request: Value) -> Op {
+    Op::Call(Call::new(&format!("etcdserverpb.Cluster/{method}"), request))
+}
+
+/// Each client is somebody.
+fn logins(steps: &mut Vec<Step>) {
+    for (client, (name, password)) in [ROOT, ("u", "p"), ("v", "p")].into_iter().enumerate() {
+        let login = Login { name: name.into(), password: password.into() };
+        steps.push(Step { client, op: Op::Login(login) });
     }
 }

@@ -7,7 +7,19 @@
 //! - `JETWAY_PARITY_SEED`: replay the sessions from this seed (it is printed with each difference);
 //! - `JETWAY_PARITY_OPS`: operations of a session;
 //! - `JETWAY_PARITY_SECONDS`: how long to go on with new sessions;
+//! - `JETWAY_PARITY_SHRINK`: the longest that a session is shrunk, in seconds;
 //! - `JETWAY_PARITY_PAIR`: the two servers, `etcd,jetway` by default. `etcd,etcd` tests this harness.
+//!
+//! - `JETWAY_PARITY_PAIRS`: how many sessions run beside each other;
+//! - `JETWAY_PARITY_TOPICS`: what sessions are about beside KV, watches and leases, all by default: maintenance,
+//!   malformed, kills, expiry, hash, locks, auth.
+//!
+//! Left out, since etcd 3.7.3 itself fails on it:
+//!
+//! - a transaction that deletes to the end of the keyspace and puts such a key with `ignore_value` or `ignore_lease`:
+//!   etcd panics, at every restart again;
+//! - a range stream with a sort target but no order: etcd repeats and skips keys;
+//! - an alarm request with an unknown action: etcd panics.
 //!
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal
 //! elements of a sorted range, remaining lease times, how events are batched (but one revision is never split).
@@ -24,6 +36,7 @@
 mod support;
 
 mod answer;
+mod contend;
 mod generate;
 mod pair;
 mod session;
@@ -32,8 +45,10 @@ mod side;
 mod watchers;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use generate::Generator;
 use pair::Pair;
 use session::Session;
@@ -45,27 +60,37 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Runs one session on fresh servers; a difference is shrunk and fails the test.
 async fn check(session: Session, origin: &str) {
-    let Err(first) = Pair::start().await.run(&session, &session).await else { return };
-    eprintln!("{origin}: {first}\nshrinking…");
-    let (short, difference) = shrink::shrink(session, first).await;
+    let Err(first) = Pair::check(&session).await else { return };
+    let time = Duration::from_secs(setting("JETWAY_PARITY_SHRINK", 180));
+    eprintln!("{origin}: {first}\nshrinking for {time:?} at most");
+    let (short, difference) = shrink::shrink(session, first, time).await;
     panic!("{origin}\n{difference}\nas a script:\n{short}");
 }
 
 #[tokio::test]
 async fn random_sessions_get_the_same_answers() {
-    let ops = setting("JETWAY_PARITY_OPS", 250) as usize;
-    let end = Instant::now() + Duration::from_secs(setting("JETWAY_PARITY_SECONDS", 20));
-    let mut seed = setting("JETWAY_PARITY_SEED", u64::from(rand::random::<u32>()));
-    let first = seed;
-    loop {
-        let session = Generator::new(seed).session(ops);
-        check(session, &format!("JETWAY_PARITY_SEED={seed} JETWAY_PARITY_OPS={ops}")).await;
-        seed += 1;
-        if Instant::now() > end {
-            eprintln!("{} sessions of {ops} operations, from seed {first}", seed - first);
-            return;
+    let ops = setting("JETWAY_PARITY_OPS", 500) as usize;
+    let end = Instant::now() + Duration::from_secs(setting("JETWAY_PARITY_SECONDS", 60));
+    let first = setting("JETWAY_PARITY_SEED", u64::from(rand::random::<u32>()));
+    let began = Instant::now();
+    let (next, done) = (AtomicU64::new(first), AtomicU64::new(0));
+    // Sessions wait for timers of the servers more than they compute.
+    let workers = (0..setting("JETWAY_PARITY_PAIRS", 3)).map(async |_| {
+        while Instant::now() < end {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let session = Generator::new(seed).session(ops);
+            let steps = session.steps.len() as u64;
+            check(session, &format!("JETWAY_PARITY_SEED={seed} JETWAY_PARITY_OPS={ops}")).await;
+            done.fetch_add(steps, Ordering::Relaxed);
         }
-    }
+    });
+    join_all(workers).await;
+    let (done, took) = (done.into_inner(), began.elapsed().as_secs_f64());
+    let sessions = next.into_inner() - first;
+    eprintln!(
+        "{sessions} sessions of {ops} operations from seed {first}: {done} in {took:.0} s, {:.0} a second",
+        done as f64 / took
+    );
 }
 
 #[tokio::test]
@@ -77,7 +102,7 @@ async fn scripts_get_the_same_answers() {
     for path in paths {
         let name = path.display().to_string();
         let session = Session::parse(&std::fs::read_to_string(&path).unwrap(), &name);
-        if let Err(difference) = Pair::start().await.run(&session, &session).await {
+        if let Err(difference) = Pair::check(&session).await {
             panic!("{name}: {difference}");
         }
     }
@@ -103,8 +128,8 @@ async fn a_planted_difference_is_found() {
         let watch = r#"{"watch":{"stream":0,"key":"w"}}"#;
         let left = session(&format!("{watch}\n{one}\n{shows}"));
         let right = session(&format!("{watch}\n{other}\n{shows}"));
-        Pair::start().await.run(&left, &left).await.expect("no difference to itself");
-        let difference = Pair::start().await.run(&left, &right).await.expect_err("the difference is seen");
+        Pair::start(left.setup).await.run(&left, &left).await.expect("no difference to itself");
+        let difference = Pair::start(left.setup).await.run(&left, &right).await.expect_err("the difference is seen");
         assert!(difference.index >= 1, "{difference}");
     }
 }

@@ -1,11 +1,14 @@
 //! Two servers that run the same session.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
-use crate::session::{Op, Session};
+use crate::session::{Op, Session, Setup, Step};
 use crate::side::Side;
-use crate::support::server::{Server, Target};
+use crate::support::server::Target;
 use crate::watchers::Received;
 
 #[derive(Debug)]
@@ -41,26 +44,60 @@ impl Pair {
     }
 
     /// Fresh servers.
-    pub async fn start() -> Self {
+    pub async fn start(setup: Setup) -> Self {
         let (left, right) = Self::targets();
-        let (left, right) = tokio::join!(Server::launch(left, &[]), Server::launch(right, &[]));
-        let (left, right) = tokio::join!(Side::start(left), Side::start(right));
+        let (left, right) = tokio::join!(Side::start(left, setup), Side::start(right, setup));
         Self { left, right }
     }
 
-    /// Runs both sessions, which are the same but in a test of this harness, and then compares all events.
-    pub async fn run(mut self, left: &Session, right: &Session) -> Result<(), Difference> {
-        assert_eq!(left.0.len(), right.0.len());
-        let end = left.0.len();
-        for (index, (one, other)) in left.0.iter().zip(&right.0).enumerate() {
-            self.step(index, one, other).await?;
-        }
-        self.step(end, &Op::Settle, &Op::Settle).await
+    /// Runs a session on a fresh pair. A panic is a difference like any other: a server that does not answer.
+    pub async fn check(session: &Session) -> Result<(), Difference> {
+        let at = Arc::new(AtomicUsize::new(0));
+        let (reached, own) = (Arc::clone(&at), session.clone());
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { Self::start(own.setup).await.run_from(&own, &own, &reached).await })
+        };
+        // A thread of its own, so that several sessions may run beside each other.
+        tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| {
+            let index = at.load(Ordering::Relaxed);
+            let op = session.steps.get(index).map_or("the end".into(), ToString::to_string);
+            let panic = error.into_panic();
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+            // Without the servers' logs.
+            let text = text.lines().next().unwrap_or_default();
+            Err(Difference { index, op, left: text.into(), right: String::new(), names: Self::targets() })
+        })
     }
 
-    async fn step(&mut self, index: usize, one: &Op, other: &Op) -> Result<(), Difference> {
+    /// Runs both sessions, which are the same but in a test of this harness, and then compares all events.
+    pub async fn run(self, left: &Session, right: &Session) -> Result<(), Difference> {
+        self.run_from(left, right, &AtomicUsize::new(0)).await
+    }
+
+    async fn run_from(mut self, left: &Session, right: &Session, at: &AtomicUsize) -> Result<(), Difference> {
+        assert_eq!(left.steps.len(), right.steps.len());
+        let end = left.steps.len();
+        for (index, (one, other)) in left.steps.iter().zip(&right.steps).enumerate() {
+            // Read by nobody before this task has ended.
+            at.store(index, Ordering::Relaxed);
+            self.step(index, one, other).await?;
+        }
+        let settle = Op::Settle.into();
+        self.step(end, &settle, &settle).await
+    }
+
+    async fn step(&mut self, index: usize, one: &Step, other: &Step) -> Result<(), Difference> {
         let names = (self.left.server.target(), self.right.server.target());
-        let (left, right) = tokio::join!(self.left.run(one), self.right.run(other));
+        let (mut left, mut right) = tokio::join!(self.left.run(one), self.right.run(other));
+        // A compaction that is still at work shows in a hash where it leaves nothing.
+        let compacting = matches!(one.op, Op::HashKv(_)) && self.left.compacting;
+        let end = Instant::now() + Duration::from_secs(5);
+        while compacting && left != right && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            (left, right) = tokio::join!(self.left.run(one), self.right.run(other));
+        }
         let differ = |op: String, left, right| Err(Difference { index, op, left, right, names });
         let show = |answer: Result<Answer, String>| match answer {
             Ok(answer) => format!("{answer:#?}"),
@@ -70,7 +107,7 @@ impl Pair {
             return differ(one.to_string(), show(left), show(right));
         }
         // The events are compared where both sides are known to have all of them.
-        if matches!(one, Op::Settle | Op::Compact(_)) {
+        if matches!(one.op, Op::Settle | Op::Compact(_) | Op::Kill(_)) {
             let (left_history, left) = self.left.watchers.received();
             let (right_history, right) = self.right.watchers.received();
             if left_history != right_history {

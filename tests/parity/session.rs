@@ -1,4 +1,5 @@
-//! Sessions as values, and their text: one operation a line, as JSON without the fields that are zero.
+//! Sessions as values, and their text: one operation a line, as JSON without the fields that are zero, and before it
+//! the number of the client unless that is 0.
 
 use std::fmt;
 
@@ -7,9 +8,35 @@ use jetway::proto::etcdserverpb as pb;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Operations that run one after the other.
+/// Operations that run one after the other, on servers of one kind of setup.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Session(pub Vec<Op>);
+pub struct Session {
+    pub setup: Setup,
+    pub steps: Vec<Step>,
+}
+
+/// How the servers of a session are started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Setup {
+    /// jetway's nats-server is not its child, so that each of the two can die without the other.
+    pub external: bool,
+    /// Tokens are JWTs.
+    pub jwt: bool,
+}
+
+/// An operation and the client that runs it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    pub client: usize,
+    pub op: Op,
+}
+
+impl From<Op> for Step {
+    fn from(op: Op) -> Self {
+        Self { client: 0, op }
+    }
+}
 
 /// One request, or a point where the watchers must have caught up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,19 +45,122 @@ pub enum Op {
     Range(Range),
     RangeStream(Range),
     Put(Put),
+    /// A put of a value of this many bytes.
+    Big(Big),
     Delete(Delete),
     Txn(Txn),
+    /// A transaction of this many puts.
+    Many(Big),
     Compact(Compact),
     Grant(Grant),
     Revoke(Lease),
     TimeToLive(Lease),
     KeepAlive(Lease),
     Leases,
+    /// A lease that is granted, gets keys, and is waited for until it has expired.
+    Expire(Expire),
     Watch(Watch),
     CancelWatch(WatchRef),
     Progress(WatchRef),
+    /// A message without a request.
+    WatchNothing(WatchRef),
+    /// Ends a watch stream and opens another one.
+    Reopen(WatchRef),
     /// Waits for all events that are due and compares them.
     Settle,
+    HashKv(HashKv),
+    /// A call by name, with its request in protobuf's JSON.
+    Call(Call),
+    /// A call by name, with any bytes.
+    Raw(Raw),
+    /// Authenticate; the client keeps the token if there is one.
+    Login(Login),
+    /// The client uses this as its token, or none if empty.
+    Token(String),
+    /// Two clients want a lock or a leadership.
+    Contend(Contend),
+    /// Kills servers and starts them again. Watches end with that.
+    Kill(Victim),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Big {
+    pub key: Blob,
+    pub count: usize,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Expire {
+    pub id: i64,
+    pub ttl: i64,
+    pub keys: Vec<Blob>,
+    pub renew: bool,
+    /// What dies before the lease does.
+    pub kill: Option<Victim>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HashKv {
+    pub revision: Rev,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    pub method: String,
+    #[serde(default)]
+    pub request: Value,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Raw {
+    pub method: String,
+    #[serde(default)]
+    pub bytes: Blob,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Login {
+    pub name: String,
+    pub password: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Contend {
+    pub election: bool,
+    pub name: Blob,
+    pub leases: (i64, i64),
+    pub values: (Blob, Blob),
+    pub ending: Ending,
+}
+
+/// How the first of two who want the same gives way.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Unlock or Resign.
+    #[default]
+    Release,
+    /// Its lease is revoked.
+    Revoke,
+    /// Its key is deleted.
+    Delete,
+    /// The second one gives up.
+    Cancel,
+    /// The second one loses its key first, and then the first releases.
+    Lose,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Victim {
+    Server,
+    Nats,
+    Both,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -272,6 +402,21 @@ impl Put {
     }
 }
 
+impl Big {
+    pub fn put(&self) -> pb::PutRequest {
+        pb::PutRequest { key: (&self.key).into(), value: vec![b'x'; self.count].into(), ..Default::default() }
+    }
+
+    pub fn puts(&self) -> pb::TxnRequest {
+        let put = |n: usize| {
+            let key = [&self.key.0[..], n.to_string().as_bytes()].concat();
+            let put = pb::PutRequest { key: key.into(), ..Default::default() };
+            pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
+        };
+        pb::TxnRequest { success: (0..self.count).map(put).collect(), ..Default::default() }
+    }
+}
+
 impl Delete {
     pub fn request(&self) -> pb::DeleteRangeRequest {
         pb::DeleteRangeRequest {
@@ -342,20 +487,52 @@ impl Watch {
     }
 }
 
+impl Call {
+    /// Fields that are zero are left out, so that a call equals what its text says.
+    pub fn new(method: &str, mut request: Value) -> Self {
+        drop_zeros(&mut request);
+        Self { method: method.to_owned(), request }
+    }
+}
+
 impl Session {
     /// Reads a script. Empty lines and lines that start with `#` are comments.
     pub fn parse(text: &str, origin: &str) -> Self {
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-        let op = |(n, line)| {
-            serde_json::from_str(line).unwrap_or_else(|error| panic!("{origin}, line {}: {error}", n + 1))
-        };
-        Self(lines.map(op).collect())
+        let mut session = Self::default();
+        for (n, line) in text.lines().enumerate() {
+            let bad = |error: serde_json::Error| { format!("{origin}, line {}: {error}", n + 1) };
+            if line.is_empty() || line.starts_with('#') {
+            } else if let Some(setup) = line.strip_prefix("setup ") {
+                session.setup = serde_json::from_str(setup).map_err(bad).unwrap();
+            } else {
+                let (client, op) = match line.split_once(' ') {
+                    Some((number, op)) if number.parse::<usize>().is_ok() => (number.parse().unwrap(), op),
+                    _ => (0, line),
+                };
+                let op = serde_json::from_str(op).map_err(bad).unwrap();
+                session.steps.push(Step { client, op });
+            }
+        }
+        session
     }
 }
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|op| writeln!(f, "{op}"))
+        if self.setup != Setup::default() {
+            let setup = serde_json::to_string(&self.setup).expect("a setup has a text form");
+            writeln!(f, "setup {setup}")?;
+        }
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.client {
+            0 => write!(f, "{}", self.op),
+            client => write!(f, "{client} {}", self.op),
+        }
     }
 }
 

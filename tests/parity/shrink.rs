@@ -5,27 +5,26 @@ use std::time::{Duration, Instant};
 use crate::pair::{Difference, Pair};
 use crate::session::Session;
 
-/// Each attempt starts two servers and may wait long for an event that does not come, so there is an end to them.
-const TIME: Duration = Duration::from_secs(120);
-
 /// Drops ever smaller pieces for as long as some difference remains.
-pub async fn shrink(session: Session, first: Difference) -> (Session, Difference) {
-    let mut ops = session.0;
+///
+/// Each attempt starts two servers and may wait long for an event that does not come, so `time` puts an end to them.
+pub async fn shrink(session: Session, first: Difference, time: Duration) -> (Session, Difference) {
+    let Session { setup, steps: mut ops } = session;
     ops.truncate(first.index + 1);
     let mut shown = first;
     let mut piece = ops.len().div_ceil(2);
-    let end = Instant::now() + TIME;
+    let end = Instant::now() + time;
     while piece > 0 {
         let mut at = 0;
         let mut dropped = false;
         while at < ops.len() && Instant::now() < end {
             let mut fewer = ops.clone();
             fewer.drain(at..(at + piece).min(ops.len()));
-            let session = Session(fewer);
-            match Pair::start().await.run(&session, &session).await {
+            let session = Session { setup, steps: fewer };
+            match Pair::check(&session).await {
                 Ok(()) => at += piece,
                 Err(difference) => {
-                    ops = session.0;
+                    ops = session.steps;
                     ops.truncate(difference.index + 1);
                     shown = difference;
                     dropped = true;
@@ -40,5 +39,5 @@ pub async fn shrink(session: Session, first: Difference) -> (Session, Difference
             piece /= 2;
         }
     }
-    (Session(ops), shown)
+    (Session { setup, steps: ops }, shown)
 }

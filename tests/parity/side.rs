@@ -1,43 +1,84 @@
 //! One of the two servers and what the session has seen of it.
 
+use bytes::Bytes;
+use jetway::proto::etcdserverpb as pb;
+use prost::Message;
+use tempfile::NamedTempFile;
+use tonic::Status;
+
 use crate::answer::{self, Answer, mask};
-use crate::session::{Marks, Op};
+use crate::contend;
+use crate::generate::{ROOT, Topics};
+use crate::session::*;
 use crate::support::client::{Client, revision};
 use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::watchers::Watchers;
+use crate::support::nats::Nats;
+use crate::support::server::{Server, Target, alive, signal};
+use crate::support::eventually;
+use crate::watchers::{STREAMS, Watchers};
 
 #[derive(Debug)]
 pub struct Side {
     pub server: Server,
-    client: Client,
-    keep_alive: KeepAlive,
+    /// A nats-server that is not jetway's child.
+    nats: Option<Nats>,
+    /// The key of the JWTs; the server reads it at each start.
+    _secret: NamedTempFile,
+    /// The harness's own client, root while auth is on.
+    pub steward: Client,
+    pub clients: Vec<Client>,
+    keep_alives: Vec<KeepAlive>,
     pub watchers: Watchers,
     pub marks: Marks,
+    /// The last compaction may still be at work.
+    pub compacting: bool,
 }
 
 impl Side {
-    pub async fn start(server: Server) -> Self {
-        let client = server.client().await;
-        let keep_alive = KeepAlive::open(&client);
-        let watchers = Watchers::open(&client).await;
-        Self { server, client, keep_alive, watchers, marks: Marks { current: 1, floor: 0 } }
+    pub async fn start(target: Target, setup: Setup) -> Self {
+        let mut args = Vec::new();
+        if Topics::get().auth {
+            // bcrypt at its cheapest: its cost is no behaviour.
+            args.extend(["--bcrypt-cost".to_owned(), "4".to_owned()]);
+        }
+        let nats = match target {
+            Target::Jetway if setup.external => Some(Nats::start().await),
+            _ => None,
+        };
+        if let Some(nats) = &nats {
+            args.extend(["--endpoint".to_owned(), nats.endpoint()]);
+        }
+        let secret = NamedTempFile::new().unwrap();
+        if setup.jwt {
+            std::fs::write(secret.path(), "not secret at all, but long enough for HS256").unwrap();
+            let token = format!("jwt,sign-method=HS256,priv-key={},ttl=10m", secret.path().display());
+            args.extend(["--auth-token".to_owned(), token]);
+        }
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let server = Server::launch(target, &args).await;
+        let steward = server.client().await;
+        let clients = clients(&server).await;
+        let keep_alives = clients.iter().map(KeepAlive::open).collect();
+        let watchers = Watchers::open(&steward, &clients, 1).await;
+        let marks = Marks { current: 1, floor: 0 };
+        Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks, compacting: false }
     }
 
     /// Runs one operation. The error is a rule that this side broke by itself.
-    pub async fn run(&mut self, op: &Op) -> Result<Answer, String> {
-        let answer = self.ask(op).await?;
+    pub async fn run(&mut self, step: &Step) -> Result<Answer, String> {
+        let answer = self.ask(step.client, &step.op).await?;
         if let Some(header) = answer.header() {
             self.marks.current = self.marks.current.max(header.revision);
         }
-        if let (Op::Compact(compact), Answer::Compact(_)) = (op, &answer) {
+        if let (Op::Compact(compact), Answer::Compact(_)) = (&step.op, &answer) {
             self.marks.floor = self.marks.resolve(compact.revision);
+            self.compacting = !compact.physical;
         }
         Ok(answer)
     }
 
-    async fn ask(&mut self, op: &Op) -> Result<Answer, String> {
-        let client = &self.client;
+    async fn ask(&mut self, n: usize, op: &Op) -> Result<Answer, String> {
+        let client = &self.clients[n];
         let marks = self.marks;
         Ok(match op {
             Op::Range(range) => {
@@ -48,7 +89,7 @@ impl Side {
             Op::RangeStream(range) => {
                 let (chunks, ended) = client.range_stream(range.request(marks)).await;
                 match (ended, chunks.split_last()) {
-                    (Some(status), _) => Answer::Error(status.code(), status.message().to_owned()),
+                    (Some(status), _) => Answer::error(&status),
                     (None, None) => return Err("a range stream without a message".into()),
                     (None, Some((last, _))) => {
                         let mut merged = last.clone();
@@ -58,23 +99,18 @@ impl Side {
                     }
                 }
             }
-            Op::Put(put) => Answer::of(client.put_request(put.request()).await, |mut m| {
-                mask(&mut m.header);
-                Answer::Put(m)
-            }),
+            Op::Put(put) => Answer::put(client.put_request(put.request()).await),
+            Op::Big(big) => Answer::put(client.put_request(big.put()).await),
             Op::Delete(delete) => Answer::of(client.delete_range(delete.request()).await, |mut m| {
                 mask(&mut m.header);
                 Answer::Delete(m)
             }),
-            Op::Txn(txn) => {
-                let request = txn.request(marks);
-                let answer = client.txn(request.clone()).await;
-                Answer::of(answer, |m| Answer::Txn(answer::txn(&request, m)))
-            }
+            Op::Txn(txn) => txn_of(client, txn.request(marks)).await,
+            Op::Many(many) => txn_of(client, many.puts()).await,
             Op::Compact(compact) => {
                 // A compaction may overtake a watcher that still reads history, on etcd too.
                 self.watchers.leave_history(marks.current).await?;
-                let request = jetway::proto::etcdserverpb::CompactionRequest {
+                let request = pb::CompactionRequest {
                     revision: marks.resolve(compact.revision),
                     physical: compact.physical,
                 };
@@ -83,14 +119,17 @@ impl Side {
                     Answer::Compact(m)
                 })
             }
-            Op::Grant(grant) => Answer::of(client.lease_grant(grant.id, grant.ttl).await, |mut m| {
-                mask(&mut m.header);
-                Answer::Grant(m)
-            }),
-            Op::Revoke(lease) => Answer::of(client.lease_revoke(lease.id).await, |mut m| {
-                mask(&mut m.header);
-                Answer::Revoke(m)
-            }),
+            // The server chooses the id.
+            Op::Grant(Grant { id: 0, ttl }) => match client.lease_grant(0, *ttl).await {
+                Err(status) => Answer::error(&status),
+                Ok(mut granted) => {
+                    let revoked = Answer::revoke(client.lease_revoke(granted.id).await);
+                    granted.id = granted.id.signum();
+                    Answer::Several(vec![Answer::grant(Ok(granted)), revoked])
+                }
+            },
+            Op::Grant(grant) => Answer::grant(client.lease_grant(grant.id, grant.ttl).await),
+            Op::Revoke(lease) => Answer::revoke(client.lease_revoke(lease.id).await),
             Op::TimeToLive(lease) => {
                 Answer::of(client.lease_time_to_live(lease.id, lease.keys).await, |mut m| {
                     mask(&mut m.header);
@@ -100,39 +139,245 @@ impl Side {
                     Answer::TimeToLive(m)
                 })
             }
-            Op::KeepAlive(lease) => {
-                let mut answer = self.keep_alive.renew(lease.id).await;
-                mask(&mut answer.header);
-                Answer::KeepAlive(answer)
-            }
+            Op::KeepAlive(lease) => self.keep_alive(n, lease.id).await?,
             Op::Leases => Answer::of(client.leases().await, |mut m| {
                 mask(&mut m.header);
                 m.leases.sort_by_key(|lease| lease.id);
                 Answer::Leases(m)
             }),
+            Op::Expire(expire) => self.expire(n, expire).await?,
             Op::Watch(watch) => {
-                Answer::Watch(self.watchers.create(watch.stream, watch.request(marks), marks.floor).await)
+                let client = &self.clients[watch.stream];
+                self.watchers.create(client, watch.stream, watch.request(marks), marks.floor).await?
             }
             Op::CancelWatch(watch) => {
                 // Events that wait to be sent are dropped with the watcher, on etcd too.
                 self.watchers.settle(marks.current).await?;
-                self.watchers.cancel(watch.stream, watch.id).await.map_or(Answer::Silence, Answer::Watch)
+                self.watchers.cancel(watch.stream, watch.id).await?.map_or(Answer::Silence, Answer::Watch)
             }
             Op::Progress(watch) => {
                 self.watchers.settle(marks.current).await?;
-                let told = self.watchers.progress(watch.stream, marks.current).await;
+                let told = self.watchers.progress(watch.stream, marks.current).await?;
                 if told.is_some_and(|told| told != marks.current) {
                     return Err(format!("progress {told:?} at revision {}", marks.current));
                 }
                 Answer::Silence
             }
+            Op::WatchNothing(watch) => {
+                self.watchers.nothing(watch.stream);
+                Answer::Silence
+            }
+            Op::Reopen(watch) => {
+                self.watchers.reopen(watch.stream, &self.clients[watch.stream]);
+                Answer::Silence
+            }
             Op::Settle => {
                 // The store may have moved without an answer that tells.
-                let current = revision(&client.get("\0").await.map_err(|status| status.to_string())?.header);
-                self.marks.current = self.marks.current.max(current);
+                self.catch_up().await?;
                 self.watchers.settle(self.marks.current).await?;
                 Answer::Silence
             }
+            Op::HashKv(hash) => {
+                let request = pb::HashKvRequest { revision: marks.resolve(hash.revision) };
+                let answer = client.unary("/etcdserverpb.Maintenance/HashKV", request).await;
+                Answer::of(answer, |mut m: pb::HashKvResponse| {
+                    mask(&mut m.header);
+                    Answer::HashKv(m)
+                })
+            }
+            Op::Call(call) => {
+                let method = answer::method(&call.method);
+                let body = answer::encode(method.input(), &call.request);
+                let path = format!("/{}", call.method);
+                let answer = if method.is_server_streaming() {
+                    client.raw_first(&path, body).await.map(Option::unwrap_or_default)
+                } else {
+                    client.raw(&path, body).await
+                };
+                let enabled = call.method == "etcdserverpb.Auth/AuthEnable" && answer.is_ok();
+                let changed = call.method.starts_with("etcdserverpb.Auth/") && self.steward.token().is_some();
+                if enabled || changed {
+                    login(&mut self.steward).await?;
+                }
+                Answer::of(answer, |m| answer::message(method.output(), m))
+            }
+            Op::Raw(raw) => raw_answer(client, raw).await,
+            Op::Login(login) => {
+                let request =
+                    pb::AuthenticateRequest { name: login.name.clone(), password: login.password.clone() };
+                let answer = client.unary("/etcdserverpb.Auth/Authenticate", request).await;
+                Answer::of(answer, |m: pb::AuthenticateResponse| {
+                    self.clients[n].set_token(Some(&m.token));
+                    self.keep_alives[n] = KeepAlive::open(&self.clients[n]);
+                    Answer::Silence
+                })
+            }
+            Op::Token(token) => {
+                self.clients[n].set_token((!token.is_empty()).then_some(token));
+                self.keep_alives[n] = KeepAlive::open(&self.clients[n]);
+                Answer::Silence
+            }
+            Op::Contend(contend) => {
+                let answers = contend::run(self, n, contend).await?;
+                self.catch_up().await?;
+                Answer::Several(answers)
+            }
+            Op::Kill(victim) => {
+                self.catch_up().await?;
+                self.watchers.settle(self.marks.current).await?;
+                self.kill(*victim).await?;
+                Answer::Silence
+            }
         })
+    }
+
+    /// Learns the revision where no answer tells it.
+    async fn catch_up(&mut self) -> Result<(), String> {
+        let answer = self.steward.get("\0").await.map_err(|status| status.to_string())?;
+        self.marks.current = self.marks.current.max(revision(&answer.header));
+        Ok(())
+    }
+
+    async fn keep_alive(&mut self, n: usize, id: i64) -> Result<Answer, String> {
+        self.keep_alives[n].send(id);
+        match self.keep_alives[n].message().await {
+            Some(Ok(mut answer)) => {
+                mask(&mut answer.header);
+                Ok(Answer::KeepAlive(answer))
+            }
+            Some(Err(status)) => {
+                self.keep_alives[n] = KeepAlive::open(&self.clients[n]);
+                Ok(Answer::error(&status))
+            }
+            None => Err("a keep-alive stream ended with OK".into()),
+        }
+    }
+
+    /// Nothing else happens meanwhile, so that the expiry has the same revision on both sides.
+    async fn expire(&mut self, n: usize, expire: &Expire) -> Result<Answer, String> {
+        let granted = self.clients[n].lease_grant(expire.id, expire.ttl).await;
+        if granted.is_err() {
+            return Ok(Answer::grant(granted));
+        }
+        let mut answers = vec![Answer::grant(granted)];
+        for key in &expire.keys {
+            let put = pb::PutRequest { key: key.into(), lease: expire.id, ..Default::default() };
+            answers.push(Answer::put(self.clients[n].put_request(put).await));
+        }
+        if expire.renew {
+            answers.push(self.keep_alive(n, expire.id).await?);
+        }
+        if let Some(victim) = expire.kill {
+            self.catch_up().await?;
+            self.watchers.settle(self.marks.current).await?;
+            self.kill(victim).await?;
+        }
+        eventually("a lease to expire", async || {
+            let left = self.steward.lease_time_to_live(expire.id, false).await.ok()?;
+            (left.ttl == -1).then_some(())
+        })
+        .await;
+        self.catch_up().await?;
+        Ok(Answer::Several(answers))
+    }
+
+    /// Kills and waits until the server serves again. All watch streams are new after that, and all that the server
+    /// still has of its history is compared anew.
+    async fn kill(&mut self, victim: Victim) -> Result<(), String> {
+        match (self.server.target(), victim) {
+            (Target::Etcd, _) | (Target::Jetway, Victim::Server) => {
+                self.server.kill9();
+                self.server.restart().await;
+            }
+            (Target::Jetway, Victim::Nats) => self.kill_nats().await,
+            (Target::Jetway, Victim::Both) => {
+                let nats = self.server.find_nats_pid();
+                self.server.kill9();
+                match (&mut self.nats, nats) {
+                    (Some(nats), _) => {
+                        nats.kill9();
+                        nats.restart().await;
+                    }
+                    // It ends with jetway by itself, unless this is faster.
+                    (None, Some(pid)) if alive(pid) => signal(pid, libc::SIGKILL),
+                    (None, _) => {}
+                }
+                self.server.restart().await;
+            }
+        }
+        let tokens: Vec<_> = self.clients.iter().map(Client::token).collect();
+        let steward = self.steward.token();
+        self.steward = self.server.client().await;
+        // etcd forgets its simple tokens when it ends.
+        if steward.is_some() {
+            login(&mut self.steward).await?;
+        }
+        self.clients = clients(&self.server).await;
+        for (client, token) in self.clients.iter_mut().zip(tokens) {
+            client.set_token(token.as_deref());
+        }
+        self.keep_alives = self.clients.iter().map(KeepAlive::open).collect();
+        self.watchers = Watchers::open(&self.steward, &self.clients, self.marks.floor.max(1)).await;
+        self.watchers.settle(self.marks.current).await
+    }
+
+    async fn kill_nats(&mut self) {
+        if let Some(nats) = &mut self.nats {
+            nats.kill9();
+            nats.restart().await;
+        } else {
+            let pid = self.server.nats_pid();
+            signal(pid, libc::SIGKILL);
+            eventually("another nats-server", async || {
+                self.server.find_nats_pid().filter(|&next| next != pid)
+            })
+            .await;
+        }
+        eventually("jetway to serve again", async || self.steward.get("\0").await.ok()).await;
+    }
+}
+
+async fn clients(server: &Server) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for _ in 0..STREAMS {
+        clients.push(server.client().await);
+    }
+    clients
+}
+
+/// Makes a client root, if auth is on.
+async fn login(steward: &mut Client) -> Result<(), String> {
+    let request = pb::AuthenticateRequest { name: ROOT.0.into(), password: ROOT.1.into() };
+    let answer = steward.unary("/etcdserverpb.Auth/Authenticate", request).await;
+    match answer {
+        Ok(pb::AuthenticateResponse { token, .. }) => steward.set_token(Some(&token)),
+        Err(status) if status.message() == "etcdserver: authentication is not enabled" => steward.set_token(None),
+        Err(status) => return Err(format!("root cannot log in: {status}")),
+    }
+    Ok(())
+}
+
+async fn txn_of(client: &Client, request: pb::TxnRequest) -> Answer {
+    let answer = client.txn(request.clone()).await;
+    Answer::of(answer, |m| Answer::Txn(answer::txn(&request, m)))
+}
+
+/// A request that can be read is answered, and compared, as if it had been sent in the ordinary way.
+async fn raw_answer(client: &Client, raw: &Raw) -> Answer {
+    let body: Bytes = (&raw.bytes).into();
+    let answer = client.raw(&format!("/{}", raw.method), body.clone()).await;
+    let read = |status: prost::DecodeError| Status::data_loss(status.to_string());
+    match raw.method.as_str() {
+        "etcdserverpb.KV/Range" => {
+            let request = pb::RangeRequest::decode(body).unwrap_or_default();
+            let answer = answer.and_then(|m| pb::RangeResponse::decode(m).map_err(read));
+            Answer::of(answer, |m| Answer::Range(answer::range(&request, m)))
+        }
+        "etcdserverpb.KV/Txn" => {
+            let request = pb::TxnRequest::decode(body).unwrap_or_default();
+            let answer = answer.and_then(|m| pb::TxnResponse::decode(m).map_err(read));
+            Answer::of(answer, |m| Answer::Txn(answer::txn(&request, m)))
+        }
+        other => Answer::of(answer, |m| answer::message(answer::method(other).output(), m)),
     }
 }

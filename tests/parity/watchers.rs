@@ -13,7 +13,7 @@ use jetway::proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use jetway::proto::mvccpb::Event;
 use jetway::proto::mvccpb::event::EventType;
 
-use crate::answer::mask;
+use crate::answer::{Answer, mask};
 use crate::support::client::{Client, revision};
 use crate::support::keys::TO_THE_END;
 use crate::support::watch::*;
@@ -21,6 +21,7 @@ use crate::support::watch::*;
 /// How long an event that is due may take.
 const DUE: Duration = Duration::from_secs(10);
 
+/// Each client has one watch stream.
 pub const STREAMS: usize = 3;
 
 /// What a watcher has got, in a form in which equal behaviour is equal.
@@ -50,6 +51,14 @@ struct Watcher {
     proven: bool,
     /// It started below the compacted revision, so it is due a cancel instead of events.
     compacted: bool,
+    /// How much of the history has been looked at, and how many events of it were for this watcher.
+    looked_at: usize,
+    due: usize,
+    got: usize,
+    /// The revision of the last event, and whether more events of that revision may follow.
+    last: i64,
+    fragment: bool,
+    /// What has come since the last comparison.
     received: Received,
 }
 
@@ -57,7 +66,7 @@ struct Watcher {
 struct Stream {
     stream: WatchStream,
     watchers: BTreeMap<i64, Watcher>,
-    /// Those that ended, by the order in which they did.
+    /// Those that ended since the last comparison, by the order in which they did.
     ended: Vec<(i64, Received)>,
     progress: Vec<i64>,
 }
@@ -65,7 +74,10 @@ struct Stream {
 #[derive(Debug)]
 pub struct Watchers {
     observer: WatchStream,
+    /// Every event since the start, or what the compactions before the last kill had left.
     history: Vec<Event>,
+    /// How much of the history has been compared.
+    compared: usize,
     streams: Vec<Stream>,
 }
 
@@ -73,75 +85,103 @@ pub struct Watchers {
 pub type Broken = String;
 
 impl Watchers {
-    pub async fn open(client: &Client) -> Self {
-        let mut observer = WatchStream::open(client);
-        let everything = WatchCreateRequest { prev_kv: true, ..watch_all("") };
+    /// No watchers but the observer, who begins at `start_revision`.
+    pub async fn open(observer: &Client, clients: &[Client], start_revision: i64) -> Self {
+        let mut observer = WatchStream::open(observer);
+        let everything = WatchCreateRequest { start_revision, prev_kv: true, ..watch_all("") };
         observer.watch(everything).await;
-        let stream = || Stream {
-            stream: WatchStream::open(client),
-            watchers: BTreeMap::new(),
-            ended: Vec::new(),
-            progress: Vec::new(),
-        };
-        Self { observer, history: Vec::new(), streams: (0..STREAMS).map(|_| stream()).collect() }
+        let streams = clients.iter().map(Stream::open).collect();
+        Self { observer, history: Vec::new(), compared: 0, streams }
     }
 
-    /// Creates a watcher and returns the created answer, ids of the server masked.
-    pub async fn create(&mut self, stream: usize, request: WatchCreateRequest, floor: i64) -> WatchResponse {
-        let stream = &mut self.streams[stream];
+    /// Ends a stream and its watchers and opens another.
+    pub fn reopen(&mut self, stream: usize, client: &Client) {
+        self.streams[stream] = Stream::open(client);
+    }
+
+    /// Sends a message that asks for nothing, which has no answer.
+    pub fn nothing(&self, stream: usize) {
+        self.streams[stream].stream.send(None);
+    }
+
+    /// Creates a watcher and returns the created answer, ids of the server masked; or the status that ended the stream
+    /// instead, which is then opened again.
+    pub async fn create(
+        &mut self,
+        client: &Client,
+        stream: usize,
+        request: WatchCreateRequest,
+        floor: i64,
+    ) -> Result<Answer, Broken> {
+        let n = stream;
+        let stream = &mut self.streams[n];
         stream.stream.request(request.clone());
         let mut answer = loop {
-            let message = stream.stream.next().await;
-            if message.created {
-                break message;
+            match stream.stream.message().await {
+                Some(Ok(message)) if message.created => break message,
+                Some(Ok(message)) => stream.take(message)?,
+                Some(Err(status)) => {
+                    self.reopen(n, client);
+                    return Ok(Answer::error(&status));
+                }
+                None => return Err(format!("stream {n} ended with OK")),
             }
-            stream.take(message).expect("messages keep the rules");
         };
         if !answer.canceled {
             let start = match request.start_revision {
                 0 => revision(&answer.header) + 1,
                 start => start,
             };
-            let compacted = request.start_revision != 0 && start < floor;
-            let watcher = Watcher { request, start, proven: false, compacted, received: Received::default() };
+            let watcher = Watcher {
+                start,
+                proven: false,
+                compacted: request.start_revision != 0 && start < floor,
+                request,
+                looked_at: self.history.partition_point(|event| pair(event).mod_revision < start),
+                due: 0,
+                got: 0,
+                last: 0,
+                fragment: false,
+                received: Received::default(),
+            };
             stream.watchers.insert(answer.watch_id, watcher);
         }
         mask(&mut answer.header);
-        answer
+        Ok(Answer::Watch(answer))
     }
 
     /// Cancels a watcher and returns the acknowledgement, if there is to be one.
-    pub async fn cancel(&mut self, stream: usize, id: i64) -> Option<WatchResponse> {
+    pub async fn cancel(&mut self, stream: usize, id: i64) -> Result<Option<WatchResponse>, Broken> {
         let stream = &mut self.streams[stream];
         stream.stream.cancel(id);
         // A second cancel of the id gets no answer, which shows later: it would be an unexpected message.
-        let mut watcher = stream.watchers.remove(&id)?;
+        let Some(mut watcher) = stream.watchers.remove(&id) else { return Ok(None) };
         loop {
             let mut message = stream.stream.next().await;
             if message.watch_id == id && message.canceled {
                 mask(&mut message.header);
                 watcher.received.end = None;
                 stream.ended.push((id, watcher.received));
-                return Some(message);
+                return Ok(Some(message));
             }
             if message.watch_id != id || !is_progress(&message) {
-                stream.take(message).expect("messages keep the rules");
+                stream.take(message)?;
             }
         }
     }
 
     /// Asks for progress on a settled stream. `None` where the protocol has no answer.
-    pub async fn progress(&mut self, stream: usize, current: i64) -> Option<i64> {
+    pub async fn progress(&mut self, stream: usize, current: i64) -> Result<Option<i64>, Broken> {
         let stream = &mut self.streams[stream];
         if !stream.answers_progress(current) {
             stream.stream.ask_progress();
-            return None;
+            return Ok(None);
         }
         let (answer, before) = stream.stream.progress_and_before().await;
         for message in before {
-            stream.take(message).expect("messages keep the rules");
+            stream.take(message)?;
         }
-        Some(revision(&answer.header))
+        Ok(Some(revision(&answer.header)))
     }
 
     /// Makes sure that no watcher reads history any more, so that a compaction cannot overtake one.
@@ -155,12 +195,12 @@ impl Watchers {
             let mut unproven =
                 stream.watchers.iter().filter(|(_, watcher)| watcher.may_read_history(current));
             if unproven.clone().next().is_some() && stream.answers_progress(current) {
-                self.progress(n, current).await;
+                self.progress(n, current).await?;
                 self.streams[n].watchers.values_mut().for_each(|watcher| watcher.proven = true);
             } else {
                 let unproven: Vec<_> = unproven.by_ref().map(|(id, _)| *id).collect();
                 for id in unproven {
-                    self.cancel(n, id).await;
+                    self.cancel(n, id).await?;
                 }
             }
         }
@@ -175,7 +215,7 @@ impl Watchers {
                 while let Some(message) = stream.stream.arrived() {
                     stream.take(message).map_err(|broken| format!("stream {n}: {broken}"))?;
                 }
-                let Some(owed) = stream.owed(&self.history, current) else { break };
+                let Some(owed) = stream.owed(&self.history) else { break };
                 match tokio::time::timeout(DUE, stream.stream.next()).await {
                     Ok(message) => stream.take(message).map_err(|broken| format!("stream {n}: {broken}"))?,
                     Err(_) => return Err(format!("stream {n}: {owed}")),
@@ -195,25 +235,39 @@ impl Watchers {
             let Ok(message) = tokio::time::timeout(DUE, self.observer.next()).await else {
                 return Err(format!("the observer is at {}, not {current}", last(&self.history)));
             };
-            check_batch(&message, last(&self.history))?;
+            check_batch(&message, last(&self.history), false)?;
             self.history.extend(message.events);
         }
         Ok(())
     }
 
-    /// All that was received so far: the history and each watcher.
-    pub fn received(&self) -> (Received, Vec<(usize, i64, Received)>) {
-        let history = Received { events: self.history.clone(), end: None };
+    /// All that was received since the last call: the history and each watcher.
+    pub fn received(&mut self) -> (Received, Vec<(usize, i64, Received)>) {
+        let history = Received { events: self.history[self.compared..].to_vec(), end: None };
+        self.compared = self.history.len();
         let mut all = Vec::new();
-        for (n, stream) in self.streams.iter().enumerate() {
-            all.extend(stream.ended.iter().map(|(id, received)| (n, *id, received.clone())));
-            all.extend(stream.watchers.iter().map(|(id, watcher)| (n, *id, watcher.received.clone())));
+        for (n, stream) in self.streams.iter_mut().enumerate() {
+            all.extend(stream.ended.drain(..).map(|(id, received)| (n, id, received)));
+            let watchers = stream.watchers.iter_mut();
+            all.extend(watchers.map(|(id, watcher)| {
+                let events = std::mem::take(&mut watcher.received.events);
+                (n, *id, Received { events, end: watcher.received.end.clone() })
+            }));
         }
         (history, all)
     }
 }
 
 impl Stream {
+    fn open(client: &Client) -> Self {
+        Self {
+            stream: WatchStream::open(client),
+            watchers: BTreeMap::new(),
+            ended: Vec::new(),
+            progress: Vec::new(),
+        }
+    }
+
     /// Whether the protocol has an answer to a progress request, once all events are sent.
     fn answers_progress(&self, current: i64) -> bool {
         let unsynced = |watcher: &Watcher| watcher.compacted || watcher.request.start_revision > current;
@@ -237,26 +291,25 @@ impl Stream {
             watcher.received.end = Some(message);
             return Ok(());
         }
-        let last = watcher.received.events.last().map_or(0, |event| pair(event).mod_revision);
-        check_batch(&message, last)?;
+        watcher.last = check_batch(&message, watcher.last, watcher.fragment)?;
+        watcher.fragment = message.fragment;
+        watcher.got += message.events.len();
         watcher.received.events.extend(message.events);
         Ok(())
     }
 
-    /// What the first watcher in debt still owes.
-    fn owed(&self, history: &[Event], current: i64) -> Option<String> {
-        self.watchers.iter().find_map(|(id, watcher)| {
+    /// What the first watcher in debt still owes of `history`.
+    fn owed(&mut self, history: &[Event]) -> Option<String> {
+        self.watchers.iter_mut().find_map(|(id, watcher)| {
             if watcher.compacted {
-                return watcher
-                    .received
-                    .end
-                    .is_none()
-                    .then(|| format!("watcher {id} is due a compaction cancel"));
+                let cancelled = watcher.received.end.is_some();
+                return (!cancelled).then(|| format!("watcher {id} is due a compaction cancel"));
             }
-            let due =
-                history.iter().filter(|event| watcher.wants(event) && pair(event).mod_revision <= current);
-            let (due, got) = (due.count(), watcher.received.events.len());
-            (got < due).then(|| format!("watcher {id} got {got} of {due} events up to {current}"))
+            let fresh = history.get(watcher.looked_at..).unwrap_or_default();
+            watcher.due += fresh.iter().filter(|event| watcher.wants(event)).count();
+            watcher.looked_at += fresh.len();
+            let (due, got) = (watcher.due, watcher.got);
+            (got < due).then(|| format!("watcher {id} got {got} of {due} events"))
         })
     }
 }
@@ -267,7 +320,7 @@ impl Watcher {
         !self.compacted
             && !self.proven
             && past.contains(&self.request.start_revision)
-            && self.received.events.is_empty()
+            && self.got == 0
     }
 
     fn wants(&self, event: &Event) -> bool {
@@ -287,12 +340,13 @@ impl Watcher {
     }
 }
 
-/// Checks that a batch is whole and goes on after revision `last`.
-fn check_batch(message: &WatchResponse, last: i64) -> Result<(), Broken> {
+/// Checks that a batch is whole and goes on after revision `last`, or within it if it is a fragment's continuation.
+/// Returns the batch's last revision.
+fn check_batch(message: &WatchResponse, last: i64, continues: bool) -> Result<i64, Broken> {
     let mut before = last;
     for (n, event) in message.events.iter().enumerate() {
         let revision = pair(event).mod_revision;
-        if revision < before || (n == 0 && revision == before) {
+        if revision < before || (n == 0 && revision == before && !continues) {
             return Err(format!("revision {revision} after {before}, split or out of order: {message:?}"));
         }
         before = revision;
@@ -300,5 +354,5 @@ fn check_batch(message: &WatchResponse, last: i64) -> Result<(), Broken> {
     if message.events.is_empty() || revision(&message.header) < before {
         return Err(format!("no batch of events: {message:?}"));
     }
-    Ok(())
+    Ok(before)
 }

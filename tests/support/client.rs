@@ -1,10 +1,11 @@
 //! A client over bare protobuf messages: it can send what a polite client library refuses to, and shows answers
 //! and errors as they are on the wire.
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status, Streaming};
@@ -44,8 +45,21 @@ impl Client {
     /// The same client with a token, in place of the one it had.
     pub fn with_token(&self, token: &str) -> Self {
         let mut client = self.clone();
-        client.metadata.insert("token", token.parse().unwrap());
+        client.set_token(Some(token));
         client
+    }
+
+    /// Sends this token, or none, with each call from now on.
+    pub fn set_token(&mut self, token: Option<&str>) {
+        match token {
+            Some(token) => drop(self.metadata.insert("token", token.parse().unwrap())),
+            None => drop(self.metadata.remove("token")),
+        }
+    }
+
+    /// What it sends as its token.
+    pub fn token(&self) -> Option<String> {
+        Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -64,6 +78,23 @@ impl Client {
             grpc.unary(self.request(message), PathAndQuery::from_static(path), codec).await
         };
         within(path, call).await.map(tonic::Response::into_inner)
+    }
+
+    /// One call of any method, with any bytes for a message.
+    pub async fn raw(&self, path: &str, body: Bytes) -> Answer<Bytes> {
+        let path = PathAndQuery::try_from(path).unwrap();
+        let call = async { self.grpc().await?.unary(self.request(body), path.clone(), Plain).await };
+        within(path.as_str(), call).await.map(tonic::Response::into_inner)
+    }
+
+    /// As [`Self::raw`], for the first message of a call that answers with a stream. The call ends with that.
+    pub async fn raw_first(&self, path: &str, body: Bytes) -> Answer<Option<Bytes>> {
+        let path = PathAndQuery::try_from(path).unwrap();
+        let call = async {
+            let call = self.grpc().await?.server_streaming(self.request(body), path.clone(), Plain).await;
+            call?.into_inner().message().await
+        };
+        within(path.as_str(), call).await
     }
 
     /// One call that answers with a stream.
@@ -103,6 +134,44 @@ impl Client {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("no connection: {error}")))?;
         Ok(grpc)
+    }
+}
+
+/// Messages as the bytes that they are.
+#[derive(Clone, Copy, Debug)]
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        *self
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Encoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        to.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for Plain {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(from.copy_to_bytes(from.remaining())))
     }
 }
 

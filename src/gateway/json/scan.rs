@@ -1,0 +1,294 @@
+//! Finds where one JSON value ends in a body that arrives in pieces, and what is wrong with it.
+//!
+//! The words are those of Go's decoder, which stands before etcd's gateway. Memory is bounded by [`MAX_DEPTH`]; nothing
+//! recurses.
+
+/// Containers within each other, as many as Go's decoder takes.
+const MAX_DEPTH: usize = 10_000;
+
+/// What is expected next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Value,
+    ValueOrArrayEnd,
+    Key,
+    KeyOrObjectEnd,
+    AfterValue,
+    InString,
+    Escape,
+    /// Hexadecimal digits still to come.
+    Unicode(u8),
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+    /// A literal, and how many of its letters have come.
+    Literal(&'static str, usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Container {
+    ObjectKey,
+    ObjectValue,
+    Array,
+}
+
+/// Where a value stands after a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    More,
+    /// The byte was the last of the value.
+    End,
+    /// The value, a bare number or literal, ended before the byte.
+    EndedBefore,
+}
+
+/// Takes the bytes of one value.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    state: State,
+    containers: Vec<Container>,
+    has_begun: bool,
+}
+
+impl Scanner {
+    pub(super) fn new() -> Scanner {
+        Scanner { state: State::Value, containers: Vec::new(), has_begun: false }
+    }
+
+    /// Whether anything but space has come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Whether the value is whole if nothing more comes.
+    pub(super) fn can_end(&self) -> bool {
+        self.containers.is_empty()
+            && matches!(
+                self.state,
+                State::AfterValue | State::Zero | State::Integer | State::Fraction | State::ExponentDigits
+            )
+    }
+
+    pub(super) fn push(&mut self, byte: u8) -> Result<Step, String> {
+        let is_space = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        self.has_begun |= !is_space;
+        let next = match (self.state, byte) {
+            (State::Value | State::ValueOrArrayEnd | State::Key | State::KeyOrObjectEnd, _) if is_space => {
+                self.state
+            }
+            (State::ValueOrArrayEnd, b']') | (State::KeyOrObjectEnd, b'}') => return Ok(self.close()),
+            (State::Value | State::ValueOrArrayEnd, _) => self.begin(byte)?,
+            (State::Key | State::KeyOrObjectEnd, b'"') | (State::InString, 0x20..) if byte != b'\\' => {
+                if self.state == State::InString && byte == b'"' {
+                    return Ok(self.ended());
+                }
+                State::InString
+            }
+            (State::Key | State::KeyOrObjectEnd, _) => {
+                return Err(wrong(byte, "looking for beginning of object key string"));
+            }
+            (State::InString, b'\\') => State::Escape,
+            (State::InString, _) => return Err(wrong(byte, "in string literal")),
+            (State::Escape, b'u') => State::Unicode(4),
+            (State::Escape, b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"') => State::InString,
+            (State::Escape, _) => return Err(wrong(byte, "in string escape code")),
+            (State::Unicode(left), _) if byte.is_ascii_hexdigit() => {
+                if left == 1 {
+                    State::InString
+                } else {
+                    State::Unicode(left - 1)
+                }
+            }
+            (State::Unicode(_), _) => return Err(wrong(byte, "in \\u hexadecimal character escape")),
+            (State::Minus, b'0') => State::Zero,
+            (State::Minus, b'1'..=b'9') | (State::Integer, b'0'..=b'9') => State::Integer,
+            (State::Minus, _) => return Err(wrong(byte, "in numeric literal")),
+            (State::Zero | State::Integer, b'.') => State::Point,
+            (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
+            (State::Point | State::Fraction, b'0'..=b'9') => State::Fraction,
+            (State::Point, _) => return Err(wrong(byte, "after decimal point in numeric literal")),
+            (State::Exponent, b'+' | b'-') => State::ExponentSign,
+            (State::Exponent | State::ExponentSign | State::ExponentDigits, b'0'..=b'9') => {
+                State::ExponentDigits
+            }
+            (State::Exponent | State::ExponentSign, _) => {
+                return Err(wrong(byte, "in exponent of numeric literal"));
+            }
+            (State::Literal(literal, at), _) if literal.as_bytes()[at] == byte => {
+                if at + 1 == literal.len() {
+                    return Ok(self.ended());
+                }
+                State::Literal(literal, at + 1)
+            }
+            (State::Literal(literal, at), _) => {
+                let expected = char::from(literal.as_bytes()[at]);
+                return Err(wrong(byte, &format!("in literal {literal} (expecting '{expected}')")));
+            }
+            (
+                State::AfterValue | State::Zero | State::Integer | State::Fraction | State::ExponentDigits,
+                _,
+            ) => {
+                return self.after_value(byte, is_space);
+            }
+        };
+        self.state = next;
+        Ok(Step::More)
+    }
+
+    fn begin(&mut self, byte: u8) -> Result<State, String> {
+        Ok(match byte {
+            b'{' => {
+                self.open(byte, Container::ObjectKey)?;
+                State::KeyOrObjectEnd
+            }
+            b'[' => {
+                self.open(byte, Container::Array)?;
+                State::ValueOrArrayEnd
+            }
+            b'"' => State::InString,
+            b'-' => State::Minus,
+            b'0' => State::Zero,
+            b'1'..=b'9' => State::Integer,
+            b't' => State::Literal("true", 1),
+            b'f' => State::Literal("false", 1),
+            b'n' => State::Literal("null", 1),
+            _ => return Err(wrong(byte, "looking for beginning of value")),
+        })
+    }
+
+    fn open(&mut self, byte: u8, container: Container) -> Result<(), String> {
+        if self.containers.len() == MAX_DEPTH {
+            return Err(wrong(byte, "exceeded max depth"));
+        }
+        self.containers.push(container);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Step {
+        self.containers.pop();
+        self.ended()
+    }
+
+    /// A value whose end shows in itself has ended.
+    fn ended(&mut self) -> Step {
+        self.state = State::AfterValue;
+        if self.containers.is_empty() { Step::End } else { Step::More }
+    }
+
+    fn after_value(&mut self, byte: u8, is_space: bool) -> Result<Step, String> {
+        let Some(container) = self.containers.last_mut() else { return Ok(Step::EndedBefore) };
+        self.state = match (*container, byte) {
+            _ if is_space => State::AfterValue,
+            (Container::ObjectKey, b':') => {
+                *container = Container::ObjectValue;
+                State::Value
+            }
+            (Container::ObjectKey, _) => return Err(wrong(byte, "after object key")),
+            (Container::ObjectValue, b',') => {
+                *container = Container::ObjectKey;
+                State::Key
+            }
+            (Container::Array, b',') => State::Value,
+            (Container::ObjectValue, b'}') | (Container::Array, b']') => return Ok(self.close()),
+            (Container::ObjectValue, _) => return Err(wrong(byte, "after object key:value pair")),
+            (Container::Array, _) => return Err(wrong(byte, "after array element")),
+        };
+        Ok(Step::More)
+    }
+}
+
+/// Go quotes the byte as if it were a character of its own.
+fn wrong(byte: u8, context: &str) -> String {
+    let quoted = match byte {
+        b'\'' => "\\'".to_owned(),
+        b'"' => "\"".to_owned(),
+        b'\\' => "\\\\".to_owned(),
+        0x07 => "\\a".to_owned(),
+        0x08 => "\\b".to_owned(),
+        0x0b => "\\v".to_owned(),
+        0x0c => "\\f".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        b'\t' => "\\t".to_owned(),
+        0x20..=0x7e => char::from(byte).to_string(),
+        0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
+        0x00..=0x1f | 0x7f => format!("\\x{byte:02x}"),
+        0x80..=0xa0 | 0xad => format!("\\u00{byte:02x}"),
+    };
+    format!("invalid character '{quoted}' {context}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of the first value, or what is wrong.
+    fn scan(text: &[u8]) -> Result<&[u8], String> {
+        let mut scanner = Scanner::new();
+        for (at, &byte) in text.iter().enumerate() {
+            match scanner.push(byte)? {
+                Step::More => {}
+                Step::End => return Ok(&text[..=at]),
+                Step::EndedBefore => return Ok(&text[..at]),
+            }
+        }
+        if scanner.can_end() { Ok(text) } else { Err("unexpected EOF".to_owned()) }
+    }
+
+    #[test]
+    fn a_value_ends_where_go_ends_it() {
+        for (text, value) in [
+            (r#"{"a":[1,{"b":"]}"}],"c":null} rest"#, r#"{"a":[1,{"b":"]}"}],"c":null}"#),
+            ("{}{}", "{}"),
+            ("[ ]x", "[ ]"),
+            (r#""a\"b\u00e9" "#, r#""a\"b\u00e9""#),
+            ("12.50e-3,", "12.50e-3"),
+            ("0", "0"),
+            ("true", "true"),
+            ("null null", "null"),
+            (" -1 ", " -1"),
+        ] {
+            assert_eq!(scan(text.as_bytes()), Ok(value.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_gos_words() {
+        for (text, error) in [
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("{x", "invalid character 'x' looking for beginning of object key string"),
+            ("{\"a\" 1", "invalid character '1' after object key"),
+            ("{\"a\":1 2", "invalid character '2' after object key:value pair"),
+            ("{\"a\":1,}", "invalid character '}' looking for beginning of object key string"),
+            ("[1 2]", "invalid character '2' after array element"),
+            ("[1,]", "invalid character ']' looking for beginning of value"),
+            ("{'", "invalid character '\\'' looking for beginning of object key string"),
+            ("[\"\n", "invalid character '\\n' in string literal"),
+            ("\"\\x", "invalid character 'x' in string escape code"),
+            ("\"\\u12g", "invalid character 'g' in \\u hexadecimal character escape"),
+            ("-x", "invalid character 'x' in numeric literal"),
+            ("1.x", "invalid character 'x' after decimal point in numeric literal"),
+            ("1ex", "invalid character 'x' in exponent of numeric literal"),
+            ("[01]", "invalid character '1' after array element"),
+            ("trux", "invalid character 'x' in literal true (expecting 'e')"),
+            ("nul\u{7f}", "invalid character '\\x7f' in literal null (expecting 'l')"),
+            ("é", "invalid character 'Ã' looking for beginning of value"),
+            ("{", "unexpected EOF"),
+            ("\"abc", "unexpected EOF"),
+            ("1.", "unexpected EOF"),
+        ] {
+            assert_eq!(scan(text.as_bytes()), Err(error.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let deep = "[".repeat(MAX_DEPTH + 1);
+        assert_eq!(scan(deep.as_bytes()), Err("invalid character '[' exceeded max depth".to_owned()));
+    }
+}

@@ -1,0 +1,198 @@
+//! etcd's JSON gateway: `/v3/*` over plain HTTP, and over WebSockets.
+//!
+//! A request's body is JSON, which becomes the protobuf message of the method that its path stands for; that goes to the
+//! very services that gRPC clients call, in this process; their answers become JSON again. Nothing here knows what any
+//! method does: types come from the descriptors, and the only table is the one of [paths](routes).
+//!
+//! ```text
+//! body -> Values -> protobuf -> frames -> services -> frames -> protobuf -> JSON
+//!         `Values` and `to_protobuf`      `call`                `from_protobuf`, `result_line`
+//! ```
+//!
+//! A method with one answer is answered once its request's body has ended. One with a stream of answers is answered with
+//! a line for each, as they come, while its requests are still read: a watch is created before the client has said all
+//! that it has to say. Either way a client that goes away drops the call.
+
+mod call;
+mod json;
+mod metadata;
+mod routes;
+mod websocket;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use call::Answers;
+use futures_util::stream;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use json::Values;
+use routes::Route;
+use std::convert::Infallible;
+use tonic::{Code, Status};
+
+/// JSON needs more bytes than protobuf for the same message: four for three in base64, more with space between.
+const JSON_GROWTH: usize = 4;
+
+/// Where the gateway is found, and its older name.
+pub const PREFIX: &str = "/v3/";
+/// See [`PREFIX`].
+pub const OLD_PREFIX: &str = "/v3beta/";
+
+/// Answers requests for paths that begin with [`PREFIX`].
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    services: Router,
+    max_json_bytes: usize,
+}
+
+impl Gateway {
+    /// A gateway to gRPC services that take messages of at most `max_message_bytes`.
+    pub fn new(services: Router, max_message_bytes: usize) -> Gateway {
+        Gateway { services, max_json_bytes: max_message_bytes.saturating_mul(JSON_GROWTH) }
+    }
+
+    /// The answer to a request, which may ask for a WebSocket.
+    pub async fn answer(&self, request: Request<Body>) -> Response {
+        if websocket::is_wanted(&request) {
+            websocket::serve(self.clone(), request).await
+        } else {
+            self.transcode(request).await
+        }
+    }
+
+    async fn transcode(&self, request: Request<Body>) -> Response {
+        let Some(route) = routes::find(request.uri().path()) else {
+            return refusal(&Status::not_found("Not Found"));
+        };
+        if request.method() != Method::POST {
+            return refusal(&Status::unimplemented("Method Not Allowed"));
+        }
+        let answered = if route.streams_answers {
+            self.stream(route, request).await
+        } else {
+            self.once(route, request).await
+        };
+        answered.unwrap_or_else(|status| refusal(&status))
+    }
+
+    /// One request, one answer.
+    async fn once(&self, route: &'static Route, request: Request<Body>) -> Result<Response, Status> {
+        let mut answers = self.call_with_one(route, request).await?;
+        let message = answers.next().await?.unwrap_or_default();
+        // The status comes last.
+        answers.next().await?;
+        Ok(success(Body::from(json::from_protobuf(&route.answer, message)?)))
+    }
+
+    async fn stream(&self, route: &'static Route, request: Request<Body>) -> Result<Response, Status> {
+        let mut answers = if route.streams_requests {
+            self.call_with_many(route, request).await?
+        } else {
+            self.call_with_one(route, request).await?
+        };
+        let first = match next_line(route, &mut answers).await {
+            Ok(Some(first)) => first,
+            Ok(None) => return Ok(Response::new(Body::empty())),
+            Err(status) => {
+                let mut response = refusal(&status);
+                *response.body_mut() = Body::from(json::error_line(&status));
+                return Ok(response);
+            }
+        };
+        let lines = async_stream::stream! {
+            yield Ok::<_, Infallible>(first);
+            loop {
+                match next_line(route, &mut answers).await {
+                    Ok(Some(line)) => yield Ok(line),
+                    Ok(None) => break,
+                    Err(status) => {
+                        yield Ok(json::error_line(&status));
+                        break;
+                    }
+                }
+            }
+        };
+        Ok(success(Body::from_stream(lines)))
+    }
+
+    /// Calls with the first value of the body, once all of the body has come.
+    async fn call_with_one(&self, route: &Route, request: Request<Body>) -> Result<Answers, Status> {
+        let metadata = metadata::of_call(request.headers())?;
+        let mut values = Values::new(request.into_body(), self.max_json_bytes);
+        let message = match values.next().await? {
+            Some(value) => json::to_protobuf(&route.request, &value)?,
+            None => Vec::new(),
+        };
+        values.drain().await?;
+        let body = Body::from(call::framed(&message));
+        call::start(self.services.clone(), &route.method, metadata, body).await
+    }
+
+    /// Calls with every value of the body as it comes. A value that cannot be read ends the requests, as does the end of
+    /// the body; the answers to those before it still come.
+    async fn call_with_many(&self, route: &'static Route, request: Request<Body>) -> Result<Answers, Status> {
+        let metadata = metadata::of_call(request.headers())?;
+        let values = Values::new(request.into_body(), self.max_json_bytes);
+        let messages = stream::unfold(values, async move |mut values| {
+            let message = match values.next().await {
+                Ok(Some(value)) => json::to_protobuf(&route.request, &value),
+                Ok(None) => return None,
+                Err(status) => Err(status),
+            };
+            match message {
+                Ok(message) => Some((Ok::<_, Infallible>(call::framed(&message)), values)),
+                Err(status) => {
+                    tracing::debug!(%status, "a stream's request cannot be read");
+                    None
+                }
+            }
+        });
+        call::start(self.services.clone(), &route.method, metadata, Body::from_stream(messages)).await
+    }
+}
+
+/// The line for the next message of an answer; none at its end.
+async fn next_line(route: &Route, answers: &mut Answers) -> Result<Option<String>, Status> {
+    let message = answers.next().await?;
+    message.map(|message| json::result_line(&route.answer, message)).transpose()
+}
+
+fn success(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("grpc-metadata-content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// The answer of a call that failed before anything was said.
+fn refusal(status: &Status) -> Response {
+    let mut response = Response::new(Body::from(json::error(status)));
+    *response.status_mut() = http_status(status.code());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status.code() == Code::Unauthenticated
+        && let Ok(challenge) = HeaderValue::try_from(status.message())
+    {
+        headers.insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        // The client has gone; nobody agreed on a name for that.
+        Code::Cancelled => StatusCode::from_u16(499).expect("a legal status"),
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

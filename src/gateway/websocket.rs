@@ -1,0 +1,125 @@
+//! The gateway over a WebSocket: messages in are the request's body, lines of the answer are messages out.
+//!
+//! Browsers cannot set headers there, so a token comes as a subprotocol (`Bearer, <token>`) or as the cookie `token`.
+//! The request ends when the connection does, and the connection when the answer does.
+
+use super::Gateway;
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http_body_util::BodyExt;
+use std::convert::Infallible;
+use tokio::sync::mpsc;
+
+/// Headers of the handshake that are the request's.
+const FORWARDED: [header::HeaderName; 2] = [header::ORIGIN, header::REFERER];
+
+/// Whether a request asks for a WebSocket.
+pub(super) fn is_wanted(request: &Request<Body>) -> bool {
+    let has = |name: header::HeaderName, token: &str| {
+        let values = request.headers().get_all(name);
+        values
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|element| element.trim().eq_ignore_ascii_case(token)))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+/// Takes the handshake, and serves the connection until one side ends it.
+pub(super) async fn serve(gateway: Gateway, request: Request<Body>) -> Response {
+    let (mut head, _) = request.into_parts();
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
+        Ok(upgrade) => upgrade,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let mut inner = Request::new(Body::empty());
+    *inner.method_mut() = Method::POST;
+    *inner.uri_mut() = head.uri.clone();
+    *inner.headers_mut() = headers(&head.headers);
+    let upgrade = upgrade.protocols(["Bearer"]).max_message_size(gateway.max_json_bytes);
+    upgrade.on_upgrade(async move |socket| talk(gateway, inner, socket).await)
+}
+
+fn headers(handshake: &HeaderMap) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in FORWARDED {
+        if let Some(value) = handshake.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    if let Some(token) = token(handshake)
+        && let Ok(authorization) = HeaderValue::try_from(format!("Bearer {token}"))
+    {
+        headers.insert(header::AUTHORIZATION, authorization);
+    }
+    headers
+}
+
+fn token(handshake: &HeaderMap) -> Option<&str> {
+    let cookies = handshake.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut cookies = cookies.flat_map(|cookies| cookies.split(';'));
+    let cookie = cookies.find_map(|cookie| cookie.trim().strip_prefix("token="));
+    // Some browsers leave the space out.
+    let protocol = || {
+        let protocols = handshake.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
+        protocols.split_once("Bearer,").map(|(_, token)| token.trim_matches(' '))
+    };
+    cookie.or_else(protocol)
+}
+
+async fn talk(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
+    let (mut outgoing, mut incoming) = socket.split();
+    let (texts, body) = mpsc::channel::<Bytes>(1);
+    let body = stream::unfold(body, async |mut body| {
+        body.recv().await.map(|text| (Ok::<_, Infallible>(text), body))
+    });
+    let request = request.map(|_| Body::from_stream(body));
+    // Ends with the connection only, since a call goes on when its requests have ended.
+    let reading = async {
+        while let Some(Ok(message)) = incoming.next().await {
+            let mut line = match message {
+                Message::Text(text) => BytesMut::from(text.as_bytes()),
+                Message::Binary(bytes) => bytes.into(),
+                // Pings are answered by the protocol's implementation.
+                Message::Ping(_) | Message::Pong(_) => continue,
+                Message::Close(_) => break,
+            };
+            line.extend_from_slice(b"\n");
+            // A call that takes no more requests may still have answers.
+            texts.send(line.freeze()).await.ok();
+        }
+    };
+    let answering = async {
+        let mut answer = gateway.transcode(request).await.into_body();
+        let mut buffer = BytesMut::new();
+        while let Some(Ok(frame)) = answer.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            buffer.extend_from_slice(&data);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line = buffer.split_to(end + 1);
+                if !send(&mut outgoing, &line[..end]).await {
+                    return;
+                }
+            }
+        }
+        if !buffer.is_empty() {
+            send(&mut outgoing, &buffer).await;
+        }
+    };
+    tokio::select! {
+        () = answering => {}
+        () = reading => {}
+    }
+    // It is over either way; a client that has gone needs no farewell.
+    outgoing.close().await.ok();
+}
+
+async fn send(outgoing: &mut (impl SinkExt<Message> + Unpin), line: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(line).into_owned();
+    outgoing.send(Message::Text(text.into())).await.is_ok()
+}

@@ -1,0 +1,158 @@
+//! One connection: what it speaks, and for how long it may say nothing.
+
+use super::greeting::{self, Protocol};
+use super::pings::PingGuard;
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+/// What a client may send ahead on a stream, and on all of a connection. Enough for the largest request in one go or two.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Streams that a client resets before they were looked at. A client that cancels thousands of watches at once is
+/// not an attack.
+const PENDING_RESETS: usize = 100_000;
+/// How long the first bytes of a client may take to come; grpc-go gives as much.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(2 * 60);
+/// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives as much to
+/// heads, and never ends idle connections.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// What connections may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Http2Settings {
+    pub(super) max_concurrent_streams: u32,
+    /// Idle time before the client is pinged.
+    pub(super) keepalive_interval: Duration,
+    /// Time it has to answer.
+    pub(super) keepalive_timeout: Duration,
+    /// Least time between the client's own pings.
+    pub(super) keepalive_min_time: Duration,
+    /// Whether pings are counted over TLS. etcd leaves TLS to Go's HTTP server, which lets clients ping as they like, unless
+    /// the port is for gRPC alone.
+    pub(super) counts_pings_over_tls: bool,
+}
+
+impl Http2Settings {
+    /// Zero means what it means to grpc-go: its own defaults. It never pings more than once a second.
+    pub(super) fn with_defaults(mut self) -> Http2Settings {
+        if self.keepalive_interval.is_zero() || self.keepalive_timeout.is_zero() {
+            self.keepalive_interval = Duration::from_secs(2 * 60 * 60);
+            self.keepalive_timeout = Duration::from_secs(20);
+        }
+        self.keepalive_interval = self.keepalive_interval.max(Duration::from_secs(1));
+        if self.keepalive_min_time.is_zero() {
+            self.keepalive_min_time = Duration::from_secs(5 * 60);
+        }
+        self
+    }
+}
+
+/// Serves connections.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    settings: Http2Settings,
+    stop: CancellationToken,
+}
+
+impl Connections {
+    pub(super) fn new(settings: Http2Settings, stop: CancellationToken) -> Connections {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(settings.max_concurrent_streams)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(settings.keepalive_interval)
+            .keep_alive_timeout(settings.keepalive_timeout)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(None);
+        Connections { http1, http2, settings, stop }
+    }
+
+    pub(super) fn counts_pings_over_tls(&self) -> bool {
+        self.settings.counts_pings_over_tls
+    }
+
+    /// When no connection may begin any more.
+    pub(super) async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Serves a connection until it ends; once the server stops, until the requests on it have ended.
+    ///
+    /// `counts_pings` says whether the client may be sent away for its pings.
+    pub(super) async fn serve<I, S>(
+        &self,
+        io: I,
+        service: S,
+        counts_pings: bool,
+    ) -> Result<(), ConnectionError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let (protocol, io) = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            greeting = tokio::time::timeout(GREETING_TIMEOUT, greeting::read(io)) => match greeting {
+                Ok(greeting) => greeting?,
+                Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            },
+        };
+        let service = TowerToHyperService::new(service);
+        match protocol {
+            Protocol::Http1 => {
+                // WebSockets begin as HTTP/1.
+                let mut serving =
+                    pin!(self.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
+                tokio::select! {
+                    served = serving.as_mut() => return Ok(served?),
+                    () = self.stop.cancelled() => serving.as_mut().graceful_shutdown(),
+                }
+                Ok(serving.await?)
+            }
+            Protocol::Http2 if counts_pings => {
+                self.serve_http2(PingGuard::new(io, self.settings.keepalive_min_time), service).await
+            }
+            Protocol::Http2 => self.serve_http2(io, service).await,
+        }
+    }
+
+    async fn serve_http2<I, S>(&self, io: I, service: TowerToHyperService<S>) -> Result<(), ConnectionError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let mut serving = pin!(self.http2.serve_connection(TokioIo::new(io), service));
+        tokio::select! {
+            served = serving.as_mut() => return Ok(served?),
+            () = self.stop.cancelled() => serving.as_mut().graceful_shutdown(),
+        }
+        Ok(serving.await?)
+    }
+}
+
+/// Why a connection ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectionError {
+    #[error("{0}")]
+    Greeting(#[from] io::Error),
+    #[error("{0}")]
+    Http(#[from] hyper::Error),
+}

@@ -1,0 +1,214 @@
+//! Bytes on the port that are no HTTP at all, and HTTP/2 that is meant to exhaust a server.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::bystander::Bystander;
+use crate::process::Memory;
+use crate::raw::*;
+use crate::support::server::Server;
+use crate::support::{PATIENCE, within};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+
+/// Random bytes, alone and behind what opens an HTTP/2 connection. Whatever they mean, the server has to be done with
+/// them once the client has said all it will.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_is_dropped() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    let mut rng = StdRng::seed_from_u64(1);
+    let settings = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+    for n in 0..300 {
+        let mut garbage = vec![0; rng.random_range(1..4096)];
+        rng.fill_bytes(&mut garbage);
+        let before: &[u8] = match n % 4 {
+            0 => b"",
+            1 => b"GET /health HTTP/1.1\r\n",
+            2 => PREFACE,
+            _ => &settings,
+        };
+        let mut connection = Connection::open(&server).await;
+        connection.send(before).await;
+        connection.send(&garbage).await;
+        drop(connection.stream.shutdown().await);
+        let mut rest = Vec::new();
+        // Closed or reset; the server may have had enough before it had read everything.
+        drop(within("the end of the connection", connection.stream.read_to_end(&mut rest)).await);
+    }
+    memory.stayed_below("garbage", 50);
+    bystander.finish().await;
+}
+
+/// Well-formed frames with nonsense in them: wrong streams, flags, lengths and payloads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_without_sense_end_their_connection_and_no_other() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    let mut rng = StdRng::seed_from_u64(2);
+    for _ in 0..300 {
+        let mut connection = Connection::http2(&server).await;
+        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        let mut frames = Vec::new();
+        for _ in 0..50 {
+            let mut payload = vec![0; rng.random_range(0..64)];
+            rng.fill_bytes(&mut payload);
+            let stream = if rng.random_bool(0.5) { 1 } else { rng.random_range(0..8) };
+            frames.extend(frame(rng.random_range(0..12), rng.random(), stream, &payload));
+        }
+        connection.send(&frames).await;
+        drop(connection.stream.shutdown().await);
+        connection.ended().await;
+    }
+    memory.stayed_below("frames without sense", 50);
+    bystander.finish().await;
+}
+
+/// RFC 9113: a frame may not be longer than the server has allowed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oversized_frame_is_refused_by_its_head() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    for kind in [DATA, HEADERS, SETTINGS, PING, CONTINUATION, 77] {
+        let mut connection = Connection::http2(&server).await;
+        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        let mut head = frame(kind, 0, 1, &[]);
+        head[..3].fill(0xff);
+        connection.send(&head).await;
+        connection.send(&[0; 100]).await;
+        let code = connection.ended().await;
+        println!("oversized frame of type {kind}: {code:?}");
+    }
+    bystander.finish().await;
+}
+
+/// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes that stand
+/// for many megabytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bomb_of_indexed_headers_is_not_unfolded() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        let mut connection = Connection::http2(&server).await;
+        // With incremental indexing, so that it becomes entry 62.
+        let mut insert = vec![0x40];
+        integer(&mut insert, 0, 7, 1);
+        insert.push(b'x');
+        integer(&mut insert, 0, 7, 4000);
+        insert.extend([b'v'; 4000]);
+        let first = [call(RANGE), insert].concat();
+        connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &first)).await;
+        for stream in (3..20).step_by(2) {
+            let bomb = [call(RANGE), vec![0x80 | 62; 15_000]].concat();
+            if !connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &bomb)).await {
+                break;
+            }
+        }
+        let alive = connection.is_alive().await;
+        connections.push((connection, alive));
+    }
+    let alive = connections.iter().filter(|(_, alive)| *alive).count();
+    println!("{alive} of {} connections outlive the bomb", connections.len());
+    memory.stayed_below("HPACK bombs", 100);
+    bystander.finish().await;
+}
+
+/// Headers that never end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_continuations_is_cut_off() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    for payload in [vec![], field("x", b"y"), field("x", &[b'y'; 16_000])] {
+        let mut connection = Connection::http2(&server).await;
+        connection.send(&frame(HEADERS, 0, 1, &call(RANGE))).await;
+        let more: Vec<u8> = frame(CONTINUATION, 0, 1, &payload);
+        let batch = more.repeat((256 << 10) / more.len());
+        let mut sent = 0;
+        while connection.send(&batch).await {
+            sent += batch.len();
+            assert!(sent < 256 << 20, "continuations of {} bytes go on for ever", payload.len());
+        }
+        println!("continuations of {} bytes: cut off after {sent}", payload.len());
+    }
+    memory.stayed_below("continuations", 100);
+    bystander.finish().await;
+}
+
+/// Calls that are cancelled as soon as they are made, two hundred thousand on one connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rapid_resets_hurt_nobody() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    let mut connection = Connection::http2(&server).await;
+    let headers = call(RANGE);
+    let mut sent = 0;
+    'calls: for batch in 0..200 {
+        let mut frames = Vec::new();
+        for n in 0..1000 {
+            let stream = 1 + 2 * (batch * 1000 + n);
+            frames.extend(frame(HEADERS, END_HEADERS, stream, &headers));
+            frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        }
+        if !connection.send(&frames).await {
+            break 'calls;
+        }
+        sent += 1000;
+    }
+    println!("{sent} calls made and cancelled; the connection lives on: {}", connection.is_alive().await);
+    memory.stayed_below("rapid resets", 200);
+    bystander.finish().await;
+}
+
+/// Frames that want an answer, from a client that never reads one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_reads_do_not_pile_up() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    for (what, frames) in [
+        ("pings", frame(PING, 0, 0, &[7; 8])),
+        ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("settings that resize the table", frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 16, 0])),
+        ("windows", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("streams that are closed", frame(RST_STREAM, 0, 1, &[0; 4])),
+    ] {
+        let memory = Memory::of(&server);
+        let mut connection = Connection::http2(&server).await;
+        connection.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &call(RANGE))).await;
+        let batch = frames.repeat((64 << 10) / frames.len());
+        let mut sent = 0;
+        // It stops reading, or closes, or takes it all without keeping any.
+        while sent < 32 << 20 {
+            let sending = tokio::time::timeout(Duration::from_secs(2), connection.stream.write_all(&batch));
+            let Ok(Ok(())) = sending.await else { break };
+            sent += batch.len();
+        }
+        memory.stayed_below(&format!("{sent} bytes of {what}"), 50);
+    }
+    bystander.finish().await;
+}
+
+/// Part of the preface, and then silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_preface_holds_nothing_up() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let memory = Memory::of(&server);
+    let mut connections = Vec::new();
+    for n in 0..200 {
+        let mut connection = Connection::open(&server).await;
+        connection.send(&PREFACE[..n % PREFACE.len()]).await;
+        connections.push(connection);
+    }
+    memory.stayed_below("half prefaces", 50);
+    bystander.finish().await;
+    assert!(PATIENCE > Duration::ZERO);
+}

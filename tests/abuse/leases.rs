@@ -1,0 +1,91 @@
+//! Very many leases, and very many calls that keep one alive.
+
+use jetway::proto::etcdserverpb::*;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use crate::bystander::Bystander;
+use crate::process::Memory;
+use crate::support::client::*;
+use crate::support::lease::KeepAlive;
+use crate::support::server::Server;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_streams_that_keep_one_lease_alive() {
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let client = server.client().await;
+    let lease = client.lease_grant(0, 60).await.unwrap().id;
+    let memory = Memory::of(&server);
+    let mut streams: Vec<_> = (0..1000).map(|_| KeepAlive::open(&client)).collect();
+    for _ in 0..3 {
+        for stream in &streams {
+            stream.send(lease);
+        }
+        for stream in &mut streams {
+            assert_eq!(stream.message().await.unwrap().unwrap().ttl, 60);
+        }
+    }
+    memory.stayed_below("1,000 keep-alive streams", 100);
+    drop(streams);
+    // What they held is free again, so that as many more do no harm.
+    let mut streams: Vec<_> = (0..1000).map(|_| KeepAlive::open(&client)).collect();
+    for stream in &mut streams {
+        assert_eq!(stream.renew(lease).await.ttl, 60);
+    }
+    memory.stayed_below("1,000 more", 100);
+    bystander.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_leases_with_a_key_each_come_and_go() {
+    const LEASES: i64 = 5000;
+    let server = Server::start().await;
+    let bystander = Bystander::start(&server).await;
+    let client = server.client().await;
+    let memory = Memory::of(&server);
+    let mut tasks = JoinSet::new();
+    for worker in 0..50 {
+        let client = client.clone();
+        tasks.spawn(async move {
+            for id in (1 + worker..=LEASES).step_by(50) {
+                client.lease_grant(id, 3600).await.unwrap();
+                let request = PutRequest { lease: id, ..put(format!("/leased/{id}"), "v") };
+                client.put_request(request).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(client.leases().await.unwrap().leases.len(), LEASES as usize);
+    memory.stayed_below("5,000 leases", 100);
+    let mut tasks = JoinSet::new();
+    for worker in 0..50 {
+        let client = client.clone();
+        tasks.spawn(async move {
+            for id in (1 + worker..=LEASES).step_by(50) {
+                client.lease_revoke(id).await.unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    assert_eq!(client.leases().await.unwrap().leases.len(), 0);
+    assert_eq!(client.list("/leased/").await.len(), 0);
+    bystander.finish().await;
+}
+
+/// LEA: what no lease can be is refused.
+#[tokio::test]
+async fn a_lease_of_centuries_is_refused() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for ttl in [9_000_000_001, i64::MAX] {
+        let status = client.lease_grant(0, ttl).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::OutOfRange, "etcdserver: too large lease TTL"));
+    }
+    for ttl in [0, -1, i64::MIN] {
+        println!("ttl {ttl}: {:?}", client.lease_grant(0, ttl).await);
+    }
+    for id in [-1, i64::MIN, i64::MAX] {
+        println!("id {id}: {:?}", client.lease_grant(id, 60).await);
+    }
+}

@@ -1,0 +1,321 @@
+//! Sessions as text: commands of etcdctl and curl, run on a fresh etcd and on a fresh server under test. All that they
+//! print, and their exit codes, must be equal.
+//!
+//! A line is one of
+//!
+//! - `etcdctl ARGS` or `curl PATH ARGS`, which must succeed; with `! ` before it, which must fail. Lines below it that begin
+//!   with `|` are its input. A word may be quoted with `'` or `"`; `$NAME` is a variable, `$ADDRESS` and `$OTHER` the server
+//!   and a second one of the same kind, `$TMP` a folder.
+//! - `~` before a command hides the numbers it prints, and `sorted` the order of its lines.
+//! - `differs TEXT` after a command: the server under test by design says something else, with TEXT in it.
+//! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
+//! - `hide FIELD`: the value of this JSON field is each server's own.
+//! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME LINE` writes to
+//!   its input, `interrupt NAME` sends SIGINT and waits for its end as `end NAME` does.
+//! - `stop`, `serve`: the server ends, and serves again.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tokio::runtime::Handle;
+
+use crate::plain::{self, Ids};
+use crate::process::{self, Ended, Process};
+use crate::support::server::{Server, Target, peer};
+
+/// A line of the script with its number and, where it is a command, its input.
+struct Line {
+    number: usize,
+    text: String,
+    input: String,
+    /// What the server under test says by design, where that is not etcd's answer.
+    differs: Option<String>,
+}
+
+fn parse(script: &str) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for (number, text) in script.lines().enumerate() {
+        let text = text.trim_start();
+        if let Some(input) = text.strip_prefix('|') {
+            let line = lines.last_mut().expect("input has its command above it");
+            line.input += input.strip_prefix(' ').unwrap_or(input);
+            line.input += "\n";
+        } else if let Some(differs) = text.strip_prefix("differs ") {
+            lines.last_mut().expect("a difference has its command above it").differs = Some(differs.into());
+        } else if !text.is_empty() && !text.starts_with('#') {
+            lines.push(Line { number: number + 1, text: text.into(), input: String::new(), differs: None });
+        }
+    }
+    lines
+}
+
+/// Runs the script in `tests/clients/NAME` on both servers and compares.
+pub async fn session(name: &str, flags: &[&str]) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
+    let script = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let target = Target::from_env();
+    let (expected, told) = tokio::join!(run(Target::Etcd, &script, flags), run(target, &script, flags));
+    let mut report = String::new();
+    for (line, (expected, told)) in parse(&script).iter().zip(expected.iter().zip(&told)) {
+        let unexpected = line.text.split(' ').next().is_some_and(|verb| match verb {
+            "await" => expected.ends_with(process::GAVE_UP),
+            "etcdctl" | "curl" | "~" | "sorted" | "!" => {
+                expected.ends_with("exit Some(0)") == line.text.contains("! ")
+            }
+            _ => false,
+        });
+        if unexpected {
+            writeln!(report, "--- {name}:{}: {}\nunexpected:\n{expected}", line.number, line.text).unwrap();
+        }
+        let by_design = line.differs.as_ref().filter(|_| target != Target::Etcd);
+        if by_design.map_or(expected != told, |text| !told.contains(text)) {
+            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text).unwrap();
+        }
+    }
+    if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
+        for (line, told) in parse(&script).iter().zip(&expected) {
+            println!("{name}:{}: {}\n{told}", line.number, line.text);
+        }
+    }
+    assert!(report.is_empty(), "etcd and the server under test differ:\n{report}");
+}
+
+/// What each line of the script printed on a fresh server.
+async fn run(target: Target, script: &str, flags: &[&str]) -> Vec<String> {
+    let needs_other = script.contains("$OTHER");
+    let server = Server::launch(target, flags).await;
+    let other = if needs_other { Some(Server::launch(target, flags).await) } else { None };
+    let lines = parse(script);
+    let runtime = Handle::current();
+    let job = tokio::task::spawn_blocking(move || {
+        let mut side = Side::new(server, other, runtime);
+        lines.iter().map(|line| side.step(line)).collect()
+    });
+    job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// One server with what the script has made so far.
+struct Side {
+    server: Server,
+    runtime: Handle,
+    ids: Ids,
+    /// Text that is the server's own, and the name under which it is compared.
+    own: Vec<(String, String)>,
+    variables: HashMap<String, String>,
+    hidden: Vec<String>,
+    background: HashMap<String, Process>,
+    /// The output of the last command as it was printed, for `let`.
+    last: String,
+    /// For files of the session, and gone with it.
+    folder: tempfile::TempDir,
+    _other: Option<Server>,
+}
+
+impl Side {
+    fn new(server: Server, other: Option<Server>, runtime: Handle) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut own = vec![(server.address(), "ADDRESS".into())];
+        let mut variables = HashMap::from([
+            ("ADDRESS".into(), server.address()),
+            ("TMP".into(), folder.path().to_str().unwrap().to_owned()),
+        ]);
+        own.push((folder.path().to_str().unwrap().into(), "TMP".into()));
+        if let Some(other) = &other {
+            own.push((other.address(), "OTHER".into()));
+            variables.insert("OTHER".into(), other.address());
+        }
+        Self {
+            server,
+            runtime,
+            ids: Ids::default(),
+            own,
+            variables,
+            hidden: Vec::new(),
+            background: HashMap::new(),
+            last: String::new(),
+            folder,
+            _other: other,
+        }
+    }
+
+    fn step(&mut self, line: &Line) -> String {
+        let text = self.fill(&line.text);
+        let (verb, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let at = || format!("line {}: {}", line.number, line.text);
+        match verb {
+            "let" => {
+                let (name, how) = rest.split_once(" = ").unwrap_or_else(|| panic!("{}", at()));
+                let value = pick(&self.last, how);
+                let told = value.as_ref().map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
+                self.variables.insert(name.into(), value.unwrap_or_else(|| "nothing".into()));
+                told
+            }
+            "hide" => {
+                self.hidden.push(rest.into());
+                String::new()
+            }
+            "stop" => {
+                self.runtime.block_on(self.server.stop());
+                String::new()
+            }
+            "serve" => {
+                self.runtime.block_on(self.server.restart());
+                String::new()
+            }
+            "start" => {
+                let (name, command) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
+                let process = Process::start(self.command(command));
+                self.background.insert(name.into(), process);
+                String::new()
+            }
+            "await" => {
+                let (name, count) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
+                let count = count.parse().unwrap_or_else(|_| panic!("{}", at()));
+                self.last = self.process(name).lines(count);
+                self.own_hidden(&self.last.clone())
+            }
+            "tell" => {
+                let (name, text) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
+                self.process(name).say(&format!("{text}\n"));
+                String::new()
+            }
+            "interrupt" | "end" => {
+                let mut process = self.background.remove(rest).unwrap_or_else(|| panic!("{}", at()));
+                if verb == "interrupt" {
+                    process.interrupt();
+                }
+                let ended = process.end();
+                format!("{}exit {:?}", self.told(&ended), ended.code)
+            }
+            _ => self.run(&text, &self.fill(&line.input)),
+        }
+    }
+
+    fn process(&mut self, name: &str) -> &mut Process {
+        self.background.get_mut(name).unwrap_or_else(|| panic!("no {name} was started"))
+    }
+
+    /// Runs a command to its end.
+    fn run(&mut self, text: &str, input: &str) -> String {
+        let mut command = text;
+        let (mut numbers, mut sorted) = (false, false);
+        while let Some((mark @ ("~" | "sorted" | "!"), rest)) = command.split_once(' ') {
+            numbers |= mark == "~";
+            sorted |= mark == "sorted";
+            command = rest;
+        }
+        let mut ended = Process::run(self.command(command), input);
+        if command.contains("-w protobuf") {
+            ended.stdout = plain::protobuf(&ended.stdout).into_bytes();
+        }
+        let mut told = self.told(&ended);
+        if numbers {
+            told = plain::hide_numbers(&told);
+        }
+        if sorted {
+            let mut lines: Vec<_> = told.split_inclusive('\n').collect();
+            lines.sort_unstable();
+            told = lines.concat();
+        }
+        format!("{told}exit {:?}", ended.code)
+    }
+
+    fn told(&mut self, ended: &Ended) -> String {
+        self.last = String::from_utf8_lossy(&ended.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        // etcdctl's own log lines are JSON with times in them.
+        let errors = stderr.split_inclusive('\n').filter(|line| !line.starts_with('{'));
+        let told = self.last.clone() + &errors.collect::<String>();
+        self.own_hidden(&told)
+    }
+
+    fn own_hidden(&mut self, told: &str) -> String {
+        let mut told = plain::hide_fields(told, &self.hidden);
+        for (own, name) in &self.own {
+            told = told.replace(own, name);
+        }
+        plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told)))
+    }
+
+    /// Puts the variables in, the longest names first, since one may begin another.
+    fn fill(&self, text: &str) -> String {
+        let mut names: Vec<_> = self.variables.iter().collect();
+        names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${name}"), value))
+    }
+
+    fn command(&self, text: &str) -> Command {
+        let mut words = split(text).into_iter();
+        match words.next().as_deref() {
+            Some("etcdctl") => {
+                let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
+                command.current_dir(self.folder.path());
+                // A flag on the command line and its variable together are refused.
+                if text.contains("--endpoints") {
+                    command.args(words);
+                } else {
+                    command.env("ETCDCTL_ENDPOINTS", self.server.endpoint()).args(words);
+                }
+                command
+            }
+            Some("curl") => {
+                let path = words.next().expect("curl has a path");
+                let mut command = Command::new("curl");
+                command.args(["--silent", "--show-error", "--no-buffer", "--max-time", "30"]);
+                command.args(["--write-out", "\n%{http_code} %{content_type}\n"]);
+                command.arg(format!("{}{path}", self.server.endpoint())).args(words);
+                command
+            }
+            other => panic!("{other:?} is no command of a script"),
+        }
+    }
+}
+
+/// The part of `printed` that `how` names.
+fn pick(printed: &str, how: &str) -> Option<String> {
+    match how.split_once(' ')? {
+        ("word", number) => printed.split_whitespace().nth(number.parse::<usize>().ok()? - 1).map(Into::into),
+        ("json", field) => {
+            let json: serde_json::Value = serde_json::from_str(printed.lines().next()?).ok()?;
+            match json.get(field)? {
+                serde_json::Value::String(text) => Some(text.clone()),
+                other => Some(other.to_string()),
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Splits at spaces; a quoted part is taken as it is.
+fn split(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in text.chars() {
+        match quote {
+            Some(end) if c == end => quote = None,
+            Some(_) => word.get_or_insert_default().push(c),
+            None if c == '\'' || c == '"' => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            None if c == ' ' => words.extend(word.take()),
+            None => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn a_script_is_read_line_by_line() {
+    let lines = parse("# a comment\n\netcdctl txn\n  | put a 1\n  |\nstop\n");
+    let read: Vec<_> = lines.iter().map(|line| (line.number, &line.text[..], &line.input[..])).collect();
+    assert_eq!(read, [(3, "etcdctl txn", "put a 1\n\n"), (6, "stop", "")]);
+    assert_eq!(split("get '' \"a b\" x'y z'  w"), ["get", "", "a b", "xy z", "w"]);
+    assert_eq!(pick("lease 1f granted", "word 2").as_deref(), Some("1f"));
+    assert_eq!(pick("{\"ID\":\"7\"}\n200", "json ID").as_deref(), Some("7"));
+}
