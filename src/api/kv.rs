@@ -64,11 +64,7 @@ impl KvService {
     }
 
     async fn write(&self, request: Write, caller: &Caller) -> Result<Written, EtcdError> {
-        // Room is checked before anything else, as etcd does it; only what adds data needs room.
-        let cost = cost(&request);
-        if cost > 0 {
-            self.engine.claim_space(cost).await?;
-        }
+        self.engine.admit(cost(&request))?;
         self.engine.execute(request, caller).await
     }
 }
@@ -153,6 +149,8 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
+        // Before anything else, as in etcd: even a put that makes no sense raises the alarm.
+        self.engine.claim_space(put_cost(&request)).await?;
         txn::check_put(&request)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.check_size(&request)?;
@@ -181,14 +179,15 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
+        self.engine.claim_space(txn_cost(&request)).await?;
         txn::check_txn(&request, self.limits.max_txn_ops)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
-        if !txn::is_read_only(&request) {
-            self.check_size(&request)?;
-        }
         let written = if txn::is_serializable(&request) {
             self.engine.answer_locally(Write::Txn(request), &caller).await?
+        } else if txn::is_read_only(&request) {
+            self.engine.execute(Write::Txn(request), &caller).await?
         } else {
+            self.check_size(&request)?;
             self.write(Write::Txn(request), &caller).await?
         };
         let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
@@ -203,6 +202,7 @@ impl Kv for KvService {
     ) -> Result<Response<CompactionResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let request = request.into_inner();
+        self.engine.admit(0)?;
         // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
         self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;

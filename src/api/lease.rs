@@ -1,9 +1,11 @@
 //! The Lease service.
 
+use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
 use super::identity::{caller, credentials, require_identity};
 use crate::auth::Credentials;
 use crate::engine::Engine;
+use crate::error::EtcdError;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -13,6 +15,7 @@ use crate::proto::etcdserverpb::{
 use crate::types::LeaseId;
 use std::pin::Pin;
 use std::time::Instant;
+use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,12 +29,14 @@ pub struct LeaseService {
     engine: Engine,
     header: HeaderSource,
     shutdown: CancellationToken,
+    has_leader: watch::Receiver<bool>,
 }
 
 impl LeaseService {
-    /// Serves `engine` until `shutdown`.
+    /// Serves `engine` until `shutdown`. Streams that ask for a leader end without one.
     pub fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
-        LeaseService { engine, header, shutdown }
+        let has_leader = engine.has_leader();
+        LeaseService { engine, header, shutdown, has_leader }
     }
 
     async fn keep_alive(&self, id: i64, credentials: &Credentials) -> Result<LeaseKeepAliveResponse, Status> {
@@ -55,6 +60,7 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         self.engine.claim_space(GRANT_COST_BYTES).await?;
+        self.engine.admit(GRANT_COST_BYTES)?;
         require_identity(&self.engine, &request).await?;
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
@@ -66,6 +72,7 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        self.engine.admit(0)?;
         let caller = caller(&self.engine, &request).await?;
         self.engine.auth().check_identified(&caller)?;
         let state = self.engine.revoke_lease(LeaseId(request.into_inner().id), &caller).await?;
@@ -76,21 +83,30 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let has_leader = wants_leader(request.metadata().as_ref()).then(|| self.has_leader.clone());
         let credentials = credentials(request.metadata(), request.extensions());
         let mut requests = request.into_inner();
         let service = self.clone();
         let responses = async_stream::stream! {
+            let mut leader_lost = std::pin::pin!(leader_lost(has_leader));
             loop {
                 let request = tokio::select! {
                     () = service.shutdown.cancelled() => {
-                        yield Err(crate::error::EtcdError::Stopped.into());
+                        yield Err(EtcdError::Stopped.into());
+                        return;
+                    }
+                    () = &mut leader_lost => {
+                        yield Err(EtcdError::NoLeader.into());
                         return;
                     }
                     request = requests.next() => request,
                 };
                 match request {
                     Some(Ok(request)) => {
-                        let response = service.keep_alive(request.id, &credentials).await;
+                        let response = tokio::select! {
+                            () = &mut leader_lost => Err(EtcdError::NoLeader.into()),
+                            response = service.keep_alive(request.id, &credentials) => response,
+                        };
                         let failed = response.is_err();
                         yield response;
                         if failed {

@@ -1,6 +1,7 @@
 //! The gRPC edge: everything that knows tonic.
 
 pub mod auth;
+pub mod call;
 pub mod cluster;
 pub mod election;
 pub mod header;

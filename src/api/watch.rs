@@ -3,6 +3,7 @@
 //! It is written by hand where tonic would generate it, because its responses are not prost messages: they carry
 //! events that are encoded already, once for all watchers, and only their frame is made here.
 
+use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
 use super::identity::credentials;
 use super::status::cancel_reason;
@@ -40,8 +41,6 @@ const GRPC_OVERHEAD: usize = 512 << 10;
 const EVENTS_FIELD: u32 = 11;
 /// The shortest interval of progress notifications.
 const SHORTEST_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a call that asked for a leader outlives it.
-const LEADER_LOSS: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
 
 /// The Watch service of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -111,8 +110,7 @@ impl WatchService {
 
 impl Shared {
     fn open(&self, request: tonic::Request<Streaming<WatchRequest>>) -> Result<Responses, EtcdError> {
-        let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
-        let has_leader = self.has_leader.clone().filter(|_| wants_leader);
+        let has_leader = self.has_leader.clone().filter(|_| wants_leader(request.metadata().as_ref()));
         if has_leader.as_ref().is_some_and(|has_leader| !*has_leader.borrow()) {
             return Err(EtcdError::NoLeader);
         }
@@ -146,19 +144,6 @@ impl Shared {
             header: self.header,
             most_bytes: self.settings.max_request_bytes + GRPC_OVERHEAD,
         })
-    }
-}
-
-async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
-    let Some(mut has_leader) = has_leader else { return std::future::pending().await };
-    loop {
-        if has_leader.wait_for(|has_leader| !has_leader).await.is_err() {
-            // Nobody will tell any more; the server is going down.
-            return std::future::pending().await;
-        }
-        if tokio::time::timeout(LEADER_LOSS, has_leader.wait_for(|has_leader| *has_leader)).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -13,6 +13,7 @@ mod shutdown;
 mod tls;
 
 use crate::api::auth::AuthService;
+use crate::api::call::RequireLeader;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
@@ -110,7 +111,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
+            let listener = Listener::bind(
+                flag,
+                listen,
+                tls.as_ref(),
+                http2,
+                limit.cloned(),
+                settings.socket_reuse_port,
+            )?;
             listeners.push((listener, Gate::new(gate.clone(), purpose)));
         }
     }
@@ -275,7 +283,8 @@ async fn grpc_routes(
         .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
         .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
         .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
-    routes.routes().into_axum_router().reset_fallback()
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
 }
 
 /// What clients may call the ports by.

@@ -14,6 +14,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarms;
 mod auth;
 mod auth_calls;
 mod auth_keys;
@@ -21,7 +22,6 @@ mod compact;
 mod delete;
 mod election;
 mod errors;
-mod etcdctl;
 mod hash;
 mod header;
 mod keys;
