@@ -3,22 +3,12 @@
 mod frames;
 mod grpc;
 mod health;
+mod log;
 mod metrics;
 
 pub use grpc::{CountCalls, GrpcCalls};
 pub use health::Health;
+pub use log::{LogError, LogFormat, LogOutput, LogRotation, LogSettings, init};
 pub use metrics::{Metrics, Operations, write_histogram};
 
 pub(crate) use metrics::descriptor_limit;
-
-use std::io::IsTerminal;
-
-/// Sends the log to standard error.
-pub fn init(filter: &str, json: bool) {
-    let filter = tracing_subscriber::EnvFilter::new(filter);
-    // A log that is kept in a file or sent on has no use for colours.
-    let colours = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    if json { log.json().init() } else { log.init() }
-}
