@@ -60,6 +60,13 @@ impl Client {
         Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
     }
 
+    /// The same client with a token, in place of the one it had.
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut client = self.clone();
+        client.metadata.insert("token", token.parse().unwrap());
+        client
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         Request::from_parts(self.metadata.clone(), Extensions::default(), message)
     }
