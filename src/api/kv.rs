@@ -115,7 +115,7 @@ impl Kv for KvService {
         txn::check_range(&request)?;
         self.operations.ranges.inc();
         let state = self.state(request.serializable).await?;
-        let mut response = txn::range(&state, &request)?;
+        let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }

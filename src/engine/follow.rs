@@ -2,8 +2,8 @@
 
 use super::{Inner, Phase, compactor};
 use crate::applier::Applier;
-use crate::core::Writer;
-use crate::jetstream::record::{self, Record};
+use crate::core::{ChangeKind, Writer};
+use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
@@ -238,7 +238,11 @@ impl Task {
                 for message in messages {
                     let floor = self.inner.take_meta(&message, self.age(&message));
                     if let (Some(floor), Some(applier)) = (floor, &mut self.applier) {
+                        let begun = Instant::now();
                         applier.raise_floor(floor);
+                        if self.is_loaded {
+                            self.inner.counters.floor_rose(begun.elapsed());
+                        }
                     }
                     self.meta_position = message.sequence;
                 }
@@ -276,6 +280,11 @@ impl Task {
             Followed::Messages(messages) => {
                 for message in messages {
                     let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
+                    if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &body
+                        && self.is_loaded
+                    {
+                        self.inner.counters.put(key.len() + value.len());
+                    }
                     applier.take(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
@@ -324,6 +333,9 @@ impl Task {
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {
+            if self.is_loaded {
+                inner.counters.compacted(garbage.len());
+            }
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
         if !self.is_loaded {

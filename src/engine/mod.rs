@@ -15,6 +15,7 @@
 //!   be no older than the request.
 
 mod compactor;
+mod counters;
 mod follow;
 mod hash;
 mod leases;
@@ -25,6 +26,7 @@ mod space;
 mod waiters;
 mod write;
 
+pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
@@ -163,6 +165,7 @@ pub(crate) struct Inner {
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
+    counters: Counters,
     stop: CancellationToken,
 }
 
@@ -226,6 +229,7 @@ impl Engine {
                 "Writes that were not carried out.",
             )
             .expect("a legal name"),
+            counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
         });
@@ -235,6 +239,11 @@ impl Engine {
         leases::spawn(&inner);
         space::spawn(&inner);
         Ok(Engine { inner })
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads of what is published, without asking how fresh it is.
