@@ -117,7 +117,7 @@ impl Kv for KvService {
         let state = self.state(request.serializable).await?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
-        let mut response = txn::range(&state, &request)?;
+        let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }

@@ -16,6 +16,7 @@
 
 mod auth;
 mod compactor;
+mod counters;
 mod follow;
 mod hash;
 mod leases;
@@ -26,6 +27,7 @@ mod space;
 mod waiters;
 mod write;
 
+pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
@@ -168,6 +170,7 @@ pub(crate) struct Inner {
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
+    counters: Counters,
     stop: CancellationToken,
 }
 
@@ -232,6 +235,7 @@ impl Engine {
                 "Writes that were not carried out.",
             )
             .expect("a legal name"),
+            counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
         });
@@ -241,6 +245,11 @@ impl Engine {
         leases::spawn(&inner);
         space::spawn(&inner);
         Ok(Engine { inner })
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads of what is published, without asking how fresh it is.

@@ -219,7 +219,13 @@ async fn start(
         // There are no elections here; clients only want a term to be there.
         raft_term: 2,
     };
-    let metrics = Arc::new(Metrics::new(&engine, hub.clone(), header.member_id, settings.quota_bytes));
+    let metrics = Arc::new(Metrics::new(
+        &engine,
+        hub.clone(),
+        header.member_id,
+        settings.quota_bytes,
+        settings.metrics_extensive,
+    ));
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
