@@ -89,7 +89,9 @@ impl Clients {
         let check = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
         match check {
             Ok(check) => Ok(Some(check)),
-            Err(error) => Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error)),
+            Err(error) => {
+                Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error.to_string()))
+            }
         }
     }
 }
