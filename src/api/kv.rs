@@ -179,7 +179,8 @@ impl Kv for KvService {
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.check_size(&request)?;
         self.operations.deletes.inc();
-        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await? else {
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await?
+        else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);

@@ -92,11 +92,8 @@ impl Engine {
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
-<<<<<<< HEAD
                     inner.counters.renewed();
-=======
                     turn.done(began);
->>>>>>> abuse
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
