@@ -21,6 +21,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 package!(authpb, "authpb");
 package!(etcdserverpb, "etcdserverpb");
+package!(health, "grpc.health.v1");
 package!(mvccpb, "mvccpb");
 package!(v3electionpb, "v3electionpb");
 package!(v3lockpb, "v3lockpb");

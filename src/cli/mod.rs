@@ -5,7 +5,7 @@
 //! default filled in. `help` prints the table.
 
 mod config_file;
-mod duration;
+pub(crate) mod duration;
 mod endpoint;
 mod flags;
 mod given;

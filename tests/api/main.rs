@@ -14,6 +14,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarms;
+mod auth;
+mod auth_calls;
+mod auth_keys;
 mod compact;
 mod delete;
 mod election;

@@ -72,7 +72,8 @@ pub async fn session(name: &str, flags: &[&str]) {
         }
         let by_design = line.differs.as_ref().filter(|_| target != Target::Etcd);
         if by_design.map_or(expected != told, |text| !told.contains(text)) {
-            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text).unwrap();
+            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text)
+                .unwrap();
         }
     }
     if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
@@ -149,7 +150,9 @@ impl Side {
             "let" => {
                 let (name, how) = rest.split_once(" = ").unwrap_or_else(|| panic!("{}", at()));
                 let value = pick(&self.last, how);
-                let told = value.as_ref().map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
+                let told = value
+                    .as_ref()
+                    .map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
                 self.variables.insert(name.into(), value.unwrap_or_else(|| "nothing".into()));
                 told
             }
