@@ -7,6 +7,7 @@ mod greeting;
 mod http;
 mod limits;
 mod listener;
+mod notify;
 mod pings;
 mod port;
 mod process;
@@ -241,6 +242,7 @@ async fn start(
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    notify::ready();
     Ok(Started { engine, nats })
 }
 
