@@ -1,10 +1,11 @@
 //! The two followers of an engine, and the one task that applies what they bring.
 
-use super::{Inner, Phase, compactor};
+use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
-use crate::core::Writer;
+use crate::auth::AuthStore;
+use crate::core::{ChangeKind, Writer};
 use crate::durability;
-use crate::jetstream::record::{self, Record};
+use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
@@ -164,6 +165,10 @@ impl Task {
             self.take_meta(report)?;
             self.inner.meta_positions.reach(self.meta_position);
         }
+        // Users that were known before are kept until here: nobody may do more while they are read again.
+        if self.inner.meta.entry(meta::AUTH) == Sequence::NONE {
+            self.inner.auth.replace(AuthStore::default());
+        }
         while self.inner.meta.cluster_id() == 0 {
             if let Err(error) = self.inner.ensure_cluster_id().await {
                 tracing::warn!(%error, "no cluster id could be recorded yet");
@@ -250,7 +255,11 @@ impl Task {
                 for message in messages {
                     let floor = self.inner.take_meta(&message, self.age(&message));
                     if let (Some(floor), Some(applier)) = (floor, &mut self.applier) {
+                        let begun = Instant::now();
                         applier.raise_floor(floor);
+                        if self.is_loaded {
+                            self.inner.counters.floor_rose(begun.elapsed());
+                        }
                     }
                     self.meta_position = message.sequence;
                 }
@@ -288,6 +297,11 @@ impl Task {
             Followed::Messages(messages) => {
                 for message in messages {
                     let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
+                    if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &body
+                        && self.is_loaded
+                    {
+                        self.inner.counters.put(key.len() + value.len());
+                    }
                     applier.take(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
@@ -336,6 +350,9 @@ impl Task {
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {
+            if self.is_loaded {
+                inner.counters.compacted(garbage.len());
+            }
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
         if !self.is_loaded {

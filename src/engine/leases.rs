@@ -1,6 +1,7 @@
 //! Lease calls, and the ending of leases whose time is over.
 
 use super::{Engine, Inner, REQUEST_TIMEOUT, meta};
+use crate::auth::Caller;
 use crate::core::State;
 use crate::error::EtcdError;
 use crate::jetstream::PublishError;
@@ -44,6 +45,7 @@ impl Engine {
             match inner.put_lease(chosen, ttl, known).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+                    inner.counters.granted(ttl);
                     return Ok((chosen, ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.resolve_lease_conflict(chosen, known).await?,
@@ -52,12 +54,15 @@ impl Engine {
         }
     }
 
-    /// Ends a lease and deletes its keys; answers a state in which they are gone.
-    pub async fn revoke_lease(&self, id: LeaseId) -> Result<Arc<State>, EtcdError> {
+    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; answers a state in which
+    /// they are gone.
+    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Arc<State>, EtcdError> {
         self.inner.wait_ready().await?;
+        self.check_lease_write(caller, id)?;
         loop {
             let lease = self.inner.known_lease(id).await?.ok_or(EtcdError::LeaseNotFound)?;
             if self.inner.end_lease(lease).await? {
+                self.inner.counters.revoked();
                 return self.inner.delete_keys_of(id).await;
             }
         }
@@ -67,20 +72,28 @@ impl Engine {
     pub async fn keep_lease_alive(&self, id: LeaseId) -> Result<Option<i64>, EtcdError> {
         let inner = &self.inner;
         inner.wait_ready().await?;
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let asked = Instant::now();
         loop {
+            let mut turn = inner.renewals.turn(id).await;
             let Some(lease) = inner.known_lease(id).await? else { return Ok(None) };
             if lease.deadline <= Instant::now() {
                 // Over, but not ended yet: it cannot be revived.
-                if Instant::now() > deadline {
+                drop(turn);
+                if asked.elapsed() > REQUEST_TIMEOUT {
                     return Err(EtcdError::Timeout);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
+            if turn.is_done_since(asked) {
+                return Ok(Some(lease.ttl));
+            }
+            let began = Instant::now();
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+                    inner.counters.renewed();
+                    turn.done(began);
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
@@ -123,7 +136,7 @@ impl Engine {
 }
 
 impl Inner {
-    async fn wait_ready(&self) -> Result<(), EtcdError> {
+    pub(super) async fn wait_ready(&self) -> Result<(), EtcdError> {
         self.wait_loaded().await?;
         self.wait_following(tokio::time::Instant::now() + REQUEST_TIMEOUT).await
     }
@@ -180,8 +193,13 @@ impl Inner {
     }
 
     async fn look_at_leases(&self) -> Result<(), EtcdError> {
+        // Their ends are writes, which a corrupt store takes no more of.
+        if self.meta.alarms().iter().any(|alarm| alarm.kind == meta::AlarmKind::Corrupt) {
+            return Ok(());
+        }
         for lease in self.leases.expired(Instant::now()).into_iter().take(ENDED_AT_ONCE) {
             if self.end_lease(lease).await? {
+                self.counters.expired();
                 self.delete_keys_of(lease.id).await?;
             }
         }

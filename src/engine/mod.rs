@@ -14,20 +14,25 @@
 //! - E3: an answer that rests on a snapshot (a failed compare included) is given only when the snapshot is known to
 //!   be no older than the request.
 
+mod auth;
 mod compactor;
+mod counters;
 mod follow;
 mod hash;
 mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod renewals;
 mod space;
 mod waiters;
 mod write;
 
+pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
+use crate::auth::Auth;
 use crate::core::{Reader, State};
 use crate::durability::Quiet;
 use crate::error::EtcdError;
@@ -76,6 +81,8 @@ pub struct Settings {
     pub quota_bytes: i64,
     /// Who raises it.
     pub member_id: u64,
+    /// For users and their tokens.
+    pub auth: crate::auth::Settings,
 }
 
 /// The engine could not start.
@@ -153,8 +160,10 @@ pub(crate) struct Inner {
     meta_positions: waiters::PositionWaiters,
     meta: meta::MetaTable,
     locks: locks::WriteLocks,
+    renewals: renewals::Renewals,
     leases: LeaseTable,
     attachments: Attachments,
+    auth: Auth,
     maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
@@ -170,6 +179,7 @@ pub(crate) struct Inner {
     store_failed: watch::Sender<Option<String>>,
     /// Keeps removals and certain syncs apart.
     quiet: Quiet,
+    counters: Counters,
     stop: CancellationToken,
 }
 
@@ -211,8 +221,10 @@ impl Engine {
             meta_positions: waiters::PositionWaiters::default(),
             meta: meta::MetaTable::default(),
             locks: locks::WriteLocks::default(),
+            renewals: renewals::Renewals::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
+            auth: Auth::new(settings.auth.clone()),
             maps,
             read_index,
             compaction: tokio::sync::Mutex::default(),
@@ -235,6 +247,7 @@ impl Engine {
             .expect("a legal name"),
             store_failed: watch::Sender::new(None),
             quiet: Quiet::default(),
+            counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
         });
@@ -244,6 +257,11 @@ impl Engine {
         leases::spawn(&inner);
         space::spawn(&inner);
         Ok(Engine { inner })
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads of what is published, without asking how fresh it is.
@@ -264,6 +282,11 @@ impl Engine {
     /// The keys on each lease.
     pub fn attachments(&self) -> &Attachments {
         &self.inner.attachments
+    }
+
+    /// Users, roles and what they may do.
+    pub fn auth(&self) -> &Auth {
+        &self.inner.auth
     }
 
     /// A state no older than this call: it holds every write answered before, through any instance.

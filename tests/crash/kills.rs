@@ -51,7 +51,7 @@ async fn kill_nats(server: &Server) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jetway_dies() {
-    crash(&[Victim::Jetway], &[]).await;
+    crash(&[Victim::Jetway], &["--sync", "group"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,6 +21,9 @@
 //! - a range stream with a sort target but no order: etcd repeats and skips keys;
 //! - an alarm request with an unknown action: etcd panics.
 //!
+//! Left out, since jetway differs there and says so: a known field in another wire type than its own, which is an
+//! unknown field to etcd and an unreadable message to jetway; how a message cannot be read.
+//!
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal
 //! elements of a sorted range, remaining lease times, how events are batched (but one revision is never split).
 
@@ -129,7 +132,8 @@ async fn a_planted_difference_is_found() {
         let left = session(&format!("{watch}\n{one}\n{shows}"));
         let right = session(&format!("{watch}\n{other}\n{shows}"));
         Pair::start(left.setup).await.run(&left, &left).await.expect("no difference to itself");
-        let difference = Pair::start(left.setup).await.run(&left, &right).await.expect_err("the difference is seen");
+        let difference =
+            Pair::start(left.setup).await.run(&left, &right).await.expect_err("the difference is seen");
         assert!(difference.index >= 1, "{difference}");
     }
 }
