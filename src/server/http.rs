@@ -143,7 +143,7 @@ impl Web {
         let is_refused = has_name
             && self.gateway.is_some()
             && request.uri().path().starts_with(gateway::PREFIX)
-            && has_users(&self.engine);
+            && self.engine.auth().is_enabled();
         is_refused.then(|| checked(StatusCode::BAD_REQUEST, text))
     }
 
@@ -155,11 +155,6 @@ impl Web {
             _ => plain_path(path),
         }
     }
-}
-
-/// Whether auth is on. It cannot be switched on yet.
-fn has_users(_: &Engine) -> bool {
-    false
 }
 
 /// A path without empty parts and dots; none if it is so already.

@@ -9,9 +9,12 @@ mod limits;
 mod listener;
 mod pings;
 mod port;
+mod process;
 mod shutdown;
 mod tls;
 
+use crate::api::auth::AuthService;
+use crate::api::call::RequireLeader;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
@@ -21,8 +24,8 @@ use crate::api::lease::LeaseService;
 use crate::api::local::Local;
 use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
-use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
+use crate::auth::{self, TokenSettings};
 use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
@@ -75,6 +78,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
+    /// The kind of tokens, or their keys.
+    #[error("--auth-token: {0}")]
+    Token(#[from] auth::TokenError),
     /// The process itself.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -82,6 +88,7 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    process::return_freed_memory();
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
@@ -106,7 +113,14 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
+            let listener = Listener::bind(
+                flag,
+                listen,
+                tls.as_ref(),
+                http2,
+                limit.cloned(),
+                settings.socket_reuse_port,
+            )?;
             listeners.push((listener, Gate::new(gate.clone(), purpose)));
         }
     }
@@ -180,6 +194,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
+        auth: auth_settings(settings)?,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -259,11 +274,12 @@ async fn grpc_routes(
     let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
-            .with_leader(engine.has_leader());
+            .with_leader(engine.has_leader())
+            .with_users(engine.clone());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
-    let rest = UnimplementedServices { engine: engine.clone(), header };
+    let auth = AuthService::new(engine.clone(), header);
     let mut routes = Routes::builder();
     routes
         .add_service(limited!(KvServer::new(kv), message_bytes))
@@ -271,11 +287,12 @@ async fn grpc_routes(
         .add_service(limited!(LeaseServer::new(lease), message_bytes))
         .add_service(limited!(MaintenanceServer::new(maintenance), message_bytes))
         .add_service(limited!(ClusterServer::new(cluster), message_bytes))
-        .add_service(limited!(AuthServer::new(rest), message_bytes))
+        .add_service(limited!(AuthServer::new(auth), message_bytes))
         .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
         .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
         .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
-    routes.routes().into_axum_router().reset_fallback()
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
 }
 
 /// What clients may call the ports by.
@@ -285,6 +302,15 @@ fn hosts(listen: &[ListenUrl]) -> Vec<String> {
         ListenAddress::Unix(_) => None,
     });
     hosts.collect()
+}
+
+fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {
+    Ok(auth::Settings {
+        token: TokenSettings::parse(&settings.auth_token)?,
+        token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
+        bcrypt_cost: settings.bcrypt_cost,
+        client_cert_auth: settings.tls.as_ref().is_some_and(|tls| tls.client_cert_auth),
+    })
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

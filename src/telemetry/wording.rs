@@ -95,6 +95,8 @@ fn translated(status: &Status, kind: Kind) -> Option<Status> {
     if let Some(rest) = text.strip_prefix("failed to decode Protobuf message: ") {
         let reason = if rest.ends_with("data is not UTF-8 encoded") {
             "string field contains invalid UTF-8"
+        } else if rest.ends_with("recursion limit reached") {
+            "proto: exceeded maximum recursion depth"
         } else {
             "proto: cannot parse invalid wire-format data"
         };
