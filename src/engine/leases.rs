@@ -72,21 +72,31 @@ impl Engine {
     pub async fn keep_lease_alive(&self, id: LeaseId) -> Result<Option<i64>, EtcdError> {
         let inner = &self.inner;
         inner.wait_ready().await?;
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let asked = Instant::now();
         loop {
+            let mut turn = inner.renewals.turn(id).await;
             let Some(lease) = inner.known_lease(id).await? else { return Ok(None) };
             if lease.deadline <= Instant::now() {
                 // Over, but not ended yet: it cannot be revived.
-                if Instant::now() > deadline {
+                drop(turn);
+                if asked.elapsed() > REQUEST_TIMEOUT {
                     return Err(EtcdError::Timeout);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
+            if turn.is_done_since(asked) {
+                return Ok(Some(lease.ttl));
+            }
+            let began = Instant::now();
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+<<<<<<< HEAD
                     inner.counters.renewed();
+=======
+                    turn.done(began);
+>>>>>>> abuse
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,

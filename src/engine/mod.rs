@@ -23,6 +23,7 @@ mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod renewals;
 mod space;
 mod waiters;
 mod write;
@@ -156,6 +157,7 @@ pub(crate) struct Inner {
     meta_positions: waiters::PositionWaiters,
     meta: meta::MetaTable,
     locks: locks::WriteLocks,
+    renewals: renewals::Renewals,
     leases: LeaseTable,
     attachments: Attachments,
     auth: Auth,
@@ -212,6 +214,7 @@ impl Engine {
             meta_positions: waiters::PositionWaiters::default(),
             meta: meta::MetaTable::default(),
             locks: locks::WriteLocks::default(),
+            renewals: renewals::Renewals::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
             auth: Auth::new(settings.auth.clone()),
