@@ -156,6 +156,16 @@ async fn other_paths_are_not_found() {
     assert_eq!(post(&server, "/v3/kv/%72ange", r#"{"key":"YQ=="}"#).await.status, 200);
 }
 
+/// GW-1
+#[tokio::test]
+async fn the_gateway_can_be_switched_off() {
+    let server = Server::start_with(&["--enable-grpc-gateway=false"]).await;
+    for path in ["/v3/kv/range", "/v3/", "/v3", "/v3beta/kv/range"] {
+        let answer = send(&server, "POST", path, &[], "").await;
+        assert_eq!((answer.status, &*answer.body), (404, "404pagenotfound\n"), "{path}");
+    }
+}
+
 /// GW-2: the text itself, but for the numbers that are the server's own.
 #[tokio::test]
 async fn answers_are_proto_names_and_numbers_in_quotes() {
@@ -331,6 +341,70 @@ async fn headers_become_metadata() {
     assert_eq!(with(&[("Authorization", "nonsense")]).await.0, 200);
 }
 
+/// GW-1, GW-6, MD-1: auth from beginning to end, by JSON alone.
+#[tokio::test]
+async fn a_token_comes_as_authorization() {
+    let server = Server::start().await;
+    let (key, end) = (base64("a"), base64("b"));
+    for (path, body) in [
+        ("user/add", r#"{"name":"root","password":"r"}"#.to_owned()),
+        ("user/grant", r#"{"user":"root","role":"root"}"#.to_owned()),
+        ("user/add", r#"{"name":"<&>","password":"p"}"#.to_owned()),
+        ("user/changepw", r#"{"name":"<&>","password":"q"}"#.to_owned()),
+        ("role/add", r#"{"name":"reader"}"#.to_owned()),
+        (
+            "role/grant",
+            format!(r#"{{"name":"reader","perm":{{"permType":"READ","key":"{key}","range_end":"{end}"}}}}"#),
+        ),
+        ("user/grant", r#"{"user":"<&>","role":"reader"}"#.to_owned()),
+        ("enable", String::new()),
+    ] {
+        if path == "user/grant" && body.contains("root") {
+            ok(&server, "/v3/auth/role/add", r#"{"name":"root"}"#).await;
+        }
+        ok(&server, &format!("/v3/auth/{path}"), &body).await;
+    }
+    let range = format!(r#"{{"key":"{key}"}}"#);
+    refused(&server, "/v3/kv/range", &range, 400, 3, "etcdserver: user name is empty").await;
+    let wrong = r#"{"name":"<&>","password":"p"}"#;
+    let message = "etcdserver: authentication failed, invalid user ID or password";
+    refused(&server, "/v3/auth/authenticate", wrong, 400, 3, message).await;
+    let answer = ok(&server, "/v3/auth/authenticate", r#"{"name":"<&>","password":"q"}"#).await;
+    let token = answer["token"].as_str().unwrap();
+    let bearer = format!("Bearer {token}");
+    for headers in [("Authorization", token), ("Authorization", &*bearer), ("Grpc-Metadata-Token", token)] {
+        assert_eq!(
+            send(&server, "POST", "/v3/kv/range", &[headers], &range).await.status,
+            200,
+            "{headers:?}"
+        );
+    }
+    let header = [("Authorization", token)];
+    let put = send(&server, "POST", "/v3/kv/put", &header, &range).await;
+    assert_eq!((put.status, &*put.body), (403, r#"{"code":7,"message":"etcdserver: permission denied"}"#));
+    let nobody = send(&server, "POST", "/v3/kv/range", &[("Authorization", "nobody")], &range).await;
+    assert_eq!(
+        (nobody.status, &*nobody.body),
+        (401, r#"{"code":16,"message":"etcdserver: invalid auth token"}"#)
+    );
+    assert_eq!(nobody.header("www-authenticate"), Some("etcdserver: invalid auth token"));
+
+    let create = format!(r#"{{"create_request":{{"key":"{key}"}}}}"#);
+    let protocol = format!("Bearer, {token}");
+    let cookie = format!("a=b; token={token}");
+    for (header, is_allowed) in [
+        (("Sec-WebSocket-Protocol", &*protocol), true),
+        (("Cookie", &*cookie), true),
+        (("X-Other", token), false),
+    ] {
+        let (mut socket, _) = Socket::open(&server, "/v3/watch", &[header]).await;
+        socket.say(Socket::TEXT, &create).await;
+        let (_, answer) = socket.hears().await;
+        let is_created = answer.ends_with(r#""created":true}}"#);
+        assert_eq!(is_created, is_allowed, "{header:?}: {answer}");
+    }
+}
+
 /// A request whose body goes on while the answer comes.
 struct Talk {
     stream: TcpStream,
@@ -431,8 +505,8 @@ async fn a_stream_ends_with_its_error() {
     talk.say(r#"{"create_request":{"key":"YQ=="}}"#).await;
     talk.hears("HTTP/1.1 200 OK").await;
     talk.hears(r#""created":true}}"#).await;
-    talk.hears(error).await;
     talk.end().await;
+    talk.hears(error).await;
     assert!(talk.ends().await.ends_with("0\r\n\r\n"));
     // Before the first answer there is still a status to give.
     let mut talk = Talk::start(&server, "/v3/watch", &[("Grpc-Timeout", "300m")]).await;
