@@ -154,9 +154,9 @@ impl Web {
     }
 }
 
-/// Whether auth is on. It cannot be switched on yet.
-fn has_users(_: &Engine) -> bool {
-    false
+/// Whether auth is on.
+fn has_users(engine: &Engine) -> bool {
+    engine.auth().is_enabled()
 }
 
 /// A path without empty parts and dots; none if it is so already.

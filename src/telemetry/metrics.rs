@@ -78,6 +78,7 @@ pub struct Metrics {
     pending_events: IntGauge,
     events: IntCounter,
     leases: IntGauge,
+    auth_revision: IntGauge,
     fds: IntGauge,
     /// Held while the figures of one scrape are taken and written, so that none of it is counted twice.
     scrape: Mutex<()>,
@@ -160,6 +161,7 @@ impl Metrics {
             pending_events: make.gauge("etcd_debugging_mvcc_pending_events_total", "Deliveries under way."),
             events: make.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers."),
             leases: make.gauge("jetway_leases", "Leases there are."),
+            auth_revision: make.gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
             fds: make.gauge("os_fd_used", "Open file descriptors."),
             registry,
             scrape: Mutex::default(),
@@ -201,6 +203,7 @@ impl Metrics {
         self.slow_watchers.set(watch.slow_watchers.get() as i64);
         self.pending_events.set(watch.pending.get() as i64);
         self.events.inc_by(watch.events_sent.get().saturating_sub(self.events.get()));
+        self.auth_revision.set(engine.auth().store().revision() as i64);
         self.leases.set(engine.leases().len() as i64);
         self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
         let mut text = Vec::new();
