@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{Client, get, refused};
+use crate::support::client::{Client, get, op, refused, run};
 use crate::support::server::Server;
 use crate::support::watch::WatchStream;
 
@@ -162,7 +162,12 @@ async fn a_signed_token_is_good_until_users_change() {
     refused(nameless.user_list().await, Code::InvalidArgument, "etcdserver: user name is empty");
     // Nothing says that it must end.
     sign(json!({"username": "root", "revision": revision})).get("k").await.unwrap();
-    sign(json!({"username": "root", "revision": revision + 9, "aud": "x", "iss": 5})).get("k").await.unwrap();
+    sign(json!({"username": "root", "revision": revision, "aud": "x", "iss": 5})).get("k").await.unwrap();
+    // A revision that is still to come is another one than that of the answer to a read; a write asks for no more.
+    let early = sign(json!({"username": "root", "revision": revision + 9}));
+    refused(early.get("k").await, Code::InvalidArgument, OLD);
+    refused(early.txn(run(vec![op(get("k"))])).await, Code::InvalidArgument, OLD);
+    early.put("k", "early").await;
     // Revision 0 is what nobody has.
     let old = sign(json!({"username": "root", "revision": 0}));
     refused(old.get("k").await, Code::InvalidArgument, "etcdserver: user name is empty");
