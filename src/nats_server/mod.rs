@@ -70,8 +70,7 @@ pub struct Settings {
     pub max_payload_bytes: u32,
     /// Largest number of messages in one atomic batch.
     pub max_batch_messages: u32,
-    /// Most bytes JetStream may store. `None`: what the store holds at the start plus nine tenths of the free disk, so
-    /// that the server answers with an error before the file system is full (a write error would stop the stream).
+    /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
     /// How long the server may take to recover its store before the start is given up.
     pub ready_timeout: Duration,
@@ -200,6 +199,11 @@ impl NatsServer {
             _ => Ok(()),
         }
     }
+}
+
+/// Where the store of a data directory is.
+pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join("nats")
 }
 
 /// The address of the embedded server on `port`.

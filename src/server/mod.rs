@@ -167,7 +167,7 @@ async fn start(
                 ca_file: None,
                 client_cert: None,
             };
-            (Some(nats), endpoint, Some(data_dir.clone()))
+            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)))
         }
     };
     starting("connecting to NATS".into());
