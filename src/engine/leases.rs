@@ -1,6 +1,7 @@
 //! Lease calls, and the ending of leases whose time is over.
 
 use super::{Engine, Inner, REQUEST_TIMEOUT, meta};
+use crate::auth::Caller;
 use crate::core::State;
 use crate::error::EtcdError;
 use crate::jetstream::PublishError;
@@ -52,9 +53,11 @@ impl Engine {
         }
     }
 
-    /// Ends a lease and deletes its keys; answers a state in which they are gone.
-    pub async fn revoke_lease(&self, id: LeaseId) -> Result<Arc<State>, EtcdError> {
+    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; answers a state in which
+    /// they are gone.
+    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Arc<State>, EtcdError> {
         self.inner.wait_ready().await?;
+        self.check_lease_write(caller, id)?;
         loop {
             let lease = self.inner.known_lease(id).await?.ok_or(EtcdError::LeaseNotFound)?;
             if self.inner.end_lease(lease).await? {
@@ -123,7 +126,7 @@ impl Engine {
 }
 
 impl Inner {
-    async fn wait_ready(&self) -> Result<(), EtcdError> {
+    pub(super) async fn wait_ready(&self) -> Result<(), EtcdError> {
         self.wait_loaded().await?;
         self.wait_following(tokio::time::Instant::now() + REQUEST_TIMEOUT).await
     }

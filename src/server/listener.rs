@@ -53,17 +53,18 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Opens a port; connections queue from here on. `tls` counts if the URL asks for it. `limit` bounds the connections
-    /// of all listeners that share it; those beyond it stay in the queue.
-    pub(super) async fn bind(
+    /// of all listeners that share it; those beyond it stay in the queue. `shared` lets other processes open the same port.
+    pub(super) fn bind(
         flag: &'static str,
         listen: &ListenUrl,
         tls: Option<&Arc<Tls>>,
         http2: Http2Settings,
         limit: Option<Arc<Semaphore>>,
+        shared: bool,
     ) -> Result<Listener, ListenError> {
         let tls = tls.filter(|_| listen.tls).cloned();
         let url = listen.url.clone();
-        match Port::open(&listen.address).await {
+        match Port::open(&listen.address, shared) {
             Ok(port) => Ok(Listener { port, url, tls, http2: http2.with_defaults(), limit }),
             Err(source) => Err(ListenError { flag, url, source }),
         }

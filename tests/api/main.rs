@@ -15,11 +15,13 @@
 mod support;
 
 mod alarms;
+mod auth;
+mod auth_calls;
+mod auth_keys;
 mod compact;
 mod delete;
 mod election;
 mod errors;
-mod etcdctl;
 mod hash;
 mod header;
 mod keys;

@@ -84,7 +84,7 @@ impl Topics {
     }
 }
 
-const LANDED: &str = "maintenance,malformed,kills,expiry";
+const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks";
 
 #[derive(Debug)]
 pub struct Generator {
@@ -92,6 +92,8 @@ pub struct Generator {
     keys: Vec<Blob>,
     topics: Topics,
     setup: Setup,
+    /// Every compaction waits for its end, since the hash of a store that is being compacted is anything with etcd.
+    hash: bool,
     /// This session is about auth.
     auth: bool,
 }
@@ -111,9 +113,12 @@ impl Generator {
         }
         let topics = Topics::get();
         let auth = random.random_bool(0.3) && topics.auth;
-        let setup =
-            Setup { external: random.random_bool(0.3) && topics.kills, jwt: random.random_bool(0.3) && auth };
-        Self { random, keys, topics, setup, auth }
+        let setup = Setup {
+            external: random.random_bool(0.3) && topics.kills,
+            jwt: random.random_bool(0.3) && auth,
+        };
+        let hash = random.random_bool(0.6) && topics.hash;
+        Self { random, keys, topics, setup, hash, auth }
     }
 
     pub fn session(&mut self, ops: usize) -> Session {
@@ -188,7 +193,7 @@ impl Generator {
                 steps.push(maintenance("Alarm", request("DEACTIVATE")).into());
             }
             20..30 if self.topics.maintenance => steps.push(one(self.maintenance())),
-            30..50 if self.topics.hash => steps.push(one(Op::HashKv(HashKv { revision: self.rev() }))),
+            30..50 if self.hash => steps.push(one(Op::HashKv(HashKv { revision: self.rev() }))),
             50..60 if self.topics.locks => steps.push(one(self.locks())),
             60..66 if self.topics.locks => steps.push(one(Op::Contend(self.contend()))),
             66..90 if self.auth => {
@@ -266,7 +271,8 @@ impl Generator {
     /// A request in wrong bytes: an ordinary one with a few of them changed, cut off, or added.
     fn malformed(&mut self) -> Op {
         let marks = Marks { current: 50, floor: 10 };
-        let (method, mut bytes) = match self.random.random_range(0..6) {
+        let kinds = if self.topics.auth { 6 } else { 5 };
+        let (method, mut bytes) = match self.random.random_range(0..kinds) {
             0 => ("KV/Range", self.range().request(marks).encode_to_vec()),
             1 => ("KV/Put", self.put().request().encode_to_vec()),
             2 => ("KV/DeleteRange", self.delete().request().encode_to_vec()),
@@ -597,7 +603,7 @@ impl Generator {
 
     fn compact(&mut self) -> Compact {
         let revision = if self.chance(70) { Rev::Now(-self.random.random_range(0..30)) } else { self.rev() };
-        Compact { revision, physical: self.chance(30) }
+        Compact { revision, physical: self.hash || self.chance(30) }
     }
 
     /// Leases that no session outlives; what expires depends on the clock.

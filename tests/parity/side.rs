@@ -30,8 +30,6 @@ pub struct Side {
     keep_alives: Vec<KeepAlive>,
     pub watchers: Watchers,
     pub marks: Marks,
-    /// The last compaction may still be at work.
-    pub compacting: bool,
 }
 
 impl Side {
@@ -42,7 +40,8 @@ impl Side {
             args.extend(["--bcrypt-cost".to_owned(), "4".to_owned()]);
         }
         let nats = match target {
-            Target::Jetway if setup.external => Some(Nats::start().await),
+            // Room for what etcd takes.
+            Target::Jetway if setup.external => Some(Nats::start_with("max_payload: 4MB").await),
             _ => None,
         };
         if let Some(nats) = &nats {
@@ -70,7 +69,6 @@ impl Side {
             keep_alives,
             watchers,
             marks,
-            compacting: false,
         }
     }
 
@@ -82,7 +80,6 @@ impl Side {
         }
         if let (Op::Compact(compact), Answer::Compact(_)) = (&step.op, &answer) {
             self.marks.floor = self.marks.resolve(compact.revision);
-            self.compacting = !compact.physical;
         }
         Ok(answer)
     }
@@ -284,7 +281,8 @@ impl Side {
         }
         eventually("a lease to expire", async || {
             let left = self.steward.lease_time_to_live(expire.id, false).await.ok()?;
-            (left.ttl == -1).then_some(())
+            // An overdue lease may also have a time of -1 left.
+            (left.granted_ttl == 0).then_some(())
         })
         .await;
         self.catch_up().await?;

@@ -42,8 +42,8 @@ impl TlsError {
         TlsError { flag, value: value.into(), reason: reason.into() }
     }
 
-    fn of_file(flag: &'static str, path: &Path, reason: impl ToString) -> TlsError {
-        TlsError::new(flag, path.display().to_string(), reason.to_string())
+    fn of_file(flag: &'static str, path: &Path, reason: impl Into<String>) -> TlsError {
+        TlsError::new(flag, path.display().to_string(), reason)
     }
 }
 
