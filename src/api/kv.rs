@@ -170,7 +170,8 @@ impl Kv for KvService {
         txn::check_delete_range(&request)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.operations.deletes.inc();
-        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await? else {
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await?
+        else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);

@@ -1,6 +1,7 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
 mod access;
+mod auto_compaction;
 mod connection;
 mod gate;
 mod greeting;
@@ -213,6 +214,9 @@ async fn start(
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
+    if let Some(mode) = settings.auto_compaction {
+        auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
+    }
     let header = HeaderSource {
         cluster_id: engine.cluster_id(),
         member_id: member_id(settings),

@@ -18,6 +18,7 @@ mod alarms;
 mod auth;
 mod auth_calls;
 mod auth_keys;
+mod auto_compaction;
 mod compact;
 mod delete;
 mod election;
