@@ -6,6 +6,7 @@ pub mod auth;
 pub mod cli;
 pub mod core;
 pub mod durability;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod gateway;

@@ -115,11 +115,6 @@ impl Engine {
         Ok(self.inner.leases.by_deadline())
     }
 
-    /// Alarms that are raised.
-    pub fn alarms(&self) -> Vec<meta::Alarm> {
-        self.inner.meta.alarms()
-    }
-
     /// Raises or lowers an alarm.
     pub async fn set_alarm(&self, alarm: meta::Alarm, raised: bool) -> Result<(), EtcdError> {
         let inner = &self.inner;
@@ -131,6 +126,11 @@ impl Engine {
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
                 Err(error) => return Err(meta::failed(error)),
             }
+        }
+        inner.alarm_settled(alarm);
+        if !raised {
+            // Whoever lowers it has made room, and expects that to count at once.
+            inner.measure().await;
         }
         Ok(())
     }
