@@ -70,7 +70,7 @@ impl Jwt {
         let ttl = match given("ttl") {
             None => DEFAULT_TTL,
             Some(ttl) => {
-                duration::parse(ttl).map_err(|reason| TokenError::Options(format!("ttl {ttl}: {reason}")))?.0
+                duration::parse(ttl).map_err(|reason| TokenError::Options(format!("ttl {ttl}: {reason}")))?
             }
         };
         let read = |option: &'static str| -> Result<Option<Vec<u8>>, TokenError> {
