@@ -660,7 +660,7 @@ fn tls(
         max_version,
         auto_tls,
         auto_tls_dir: data_dir.join("fixtures").join("client"),
-        self_signed_cert_validity_years: small(given.unsigned("self-signed-cert-validity").max(1)),
+        self_signed_cert_validity_years: small(given.unsigned("self-signed-cert-validity")),
     }))
 }
 

@@ -106,7 +106,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let tls = match &settings.tls {
         None => None,
-        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
+        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?)),
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
@@ -310,8 +310,8 @@ async fn grpc_routes(
 }
 
 /// What clients may call the ports by.
-fn hosts(listen: &[ListenUrl]) -> Vec<String> {
-    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
+    let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),
         ListenAddress::Unix(_) => None,
     });
