@@ -621,12 +621,17 @@ fn tls(
             )));
         }
     }
-    let Some(secure) = listen.into_iter().flatten().find(|url| url.tls) else { return Ok(None) };
+    let flags = ["--listen-client-urls", "--listen-client-http-urls", "--listen-metrics-urls"];
+    let mut secure = flags
+        .into_iter()
+        .zip(listen)
+        .filter_map(|(flag, urls)| Some((flag, urls.iter().find(|url| url.tls)?)));
+    let Some((flag, secure)) = secure.next() else { return Ok(None) };
     let auto_tls = given.is_true("auto-tls");
     match (&cert, &key) {
         (None, None) if !auto_tls => {
             return refuse(format!(
-                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme",
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme in {flag}",
                 secure.url
             ));
         }
@@ -658,7 +663,11 @@ fn tls(
         max_version,
         auto_tls,
         auto_tls_dir: data_dir.join("fixtures").join("client"),
-        self_signed_cert_validity_years: small(given.unsigned("self-signed-cert-validity").max(1)),
+        // Nothing is a mistake on the command line and the default in a config file, as in etcd.
+        self_signed_cert_validity_years: match small(given.unsigned("self-signed-cert-validity")) {
+            0 if given.from_file => 1,
+            years => years,
+        },
     }))
 }
 
