@@ -10,6 +10,7 @@ mod listener;
 mod notify;
 mod pings;
 mod port;
+mod process;
 mod shutdown;
 mod tls;
 
@@ -88,6 +89,7 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    process::return_freed_memory();
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
@@ -218,7 +220,13 @@ async fn start(
         // There are no elections here; clients only want a term to be there.
         raft_term: 2,
     };
-    let metrics = Arc::new(Metrics::new(&engine, hub.clone(), header.member_id, settings.quota_bytes));
+    let metrics = Arc::new(Metrics::new(
+        &engine,
+        hub.clone(),
+        header.member_id,
+        settings.quota_bytes,
+        settings.metrics_extensive,
+    ));
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };

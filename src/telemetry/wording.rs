@@ -95,6 +95,8 @@ fn translated(status: &Status, kind: Kind) -> Option<Status> {
     if let Some(rest) = text.strip_prefix("failed to decode Protobuf message: ") {
         let reason = if rest.ends_with("data is not UTF-8 encoded") {
             "string field contains invalid UTF-8"
+        } else if rest.ends_with("recursion limit reached") {
+            "proto: exceeded maximum recursion depth"
         } else {
             "proto: cannot parse invalid wire-format data"
         };
@@ -121,6 +123,11 @@ fn translated(status: &Status, kind: Kind) -> Option<Status> {
     }
     if let Some(rest) = text.strip_prefix("Error decompressing: ") {
         let (reason, _) = rest.rsplit_once(", while ")?;
+        let reason = match reason {
+            "unexpected end of file" => "unexpected EOF",
+            "invalid gzip header" => "gzip: invalid header",
+            reason => reason,
+        };
         return Some(Status::internal(format!("grpc: failed to decompress the message: {reason}")));
     }
     Some(match (text, kind) {

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::bystander::Bystander;
 use crate::process::Memory;
 use crate::raw::*;
-use crate::support::server::Server;
-use crate::support::{PATIENCE, within};
+use crate::support::server::{Server, Target};
+use crate::support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
@@ -81,8 +81,9 @@ async fn an_oversized_frame_is_refused_by_its_head() {
         head[..3].fill(0xff);
         connection.send(&head).await;
         connection.send(&[0; 100]).await;
+        // FRAME_SIZE_ERROR; etcd closes without a word.
         let code = connection.ended().await;
-        println!("oversized frame of type {kind}: {code:?}");
+        assert!(matches!(code, None | Some(6)), "type {kind}: {code:?}");
     }
     bystander.finish().await;
 }
@@ -134,7 +135,11 @@ async fn a_flood_of_continuations_is_cut_off() {
         let mut sent = 0;
         while connection.send(&batch).await {
             sent += batch.len();
-            assert!(sent < 256 << 20, "continuations of {} bytes go on for ever", payload.len());
+            if sent > 64 << 20 {
+                // Go reads empty ones for as long as they come.
+                assert_eq!(server.target(), Target::Etcd, "continuations of {} bytes go on", payload.len());
+                break;
+            }
         }
         println!("continuations of {} bytes: cut off after {sent}", payload.len());
     }
@@ -142,29 +147,32 @@ async fn a_flood_of_continuations_is_cut_off() {
     bystander.finish().await;
 }
 
-/// Calls that are cancelled as soon as they are made, two hundred thousand on one connection.
+/// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_hurt_nobody() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
-    let mut connection = Connection::http2(&server).await;
     let headers = call(RANGE);
-    let mut sent = 0;
-    'calls: for batch in 0..200 {
-        let mut frames = Vec::new();
-        for n in 0..1000 {
-            let stream = 1 + 2 * (batch * 1000 + n);
-            frames.extend(frame(HEADERS, END_HEADERS, stream, &headers));
-            frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    for _ in 0..2 {
+        let mut connection = Connection::http2(&server).await;
+        let mut sent = 0;
+        while sent < 100_000 {
+            let mut frames = Vec::new();
+            for n in sent..sent + 1000 {
+                frames.extend(frame(HEADERS, END_HEADERS, 1 + 2 * n, &headers));
+                frames.extend(frame(RST_STREAM, 0, 1 + 2 * n, &8_u32.to_be_bytes()));
+            }
+            if !connection.send(&frames).await {
+                break;
+            }
+            sent += 1000;
         }
-        if !connection.send(&frames).await {
-            break 'calls;
-        }
-        sent += 1000;
+        let alive = connection.is_alive().await;
+        println!("{sent} calls made and cancelled; the connection lives on: {alive}");
+        println!("{} MiB", memory.grown() >> 20);
     }
-    println!("{sent} calls made and cancelled; the connection lives on: {}", connection.is_alive().await);
-    memory.stayed_below("rapid resets", 200);
+    memory.stayed_below("rapid resets", 250);
     bystander.finish().await;
 }
 
@@ -210,5 +218,4 @@ async fn half_a_preface_holds_nothing_up() {
     }
     memory.stayed_below("half prefaces", 50);
     bystander.finish().await;
-    assert!(PATIENCE > Duration::ZERO);
 }

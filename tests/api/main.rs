@@ -22,7 +22,6 @@ mod compact;
 mod delete;
 mod election;
 mod errors;
-mod etcdctl;
 mod hash;
 mod header;
 mod keys;

@@ -155,6 +155,30 @@ async fn an_alarm_is_raised_for_any_member_and_stays_until_it_is_lowered_for_tha
     client.put("a", "x").await;
 }
 
+/// ALM-7
+#[tokio::test]
+async fn a_corrupt_store_changes_no_more_and_can_be_read() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let revision = client.put("a", "x").await;
+    client.lease_grant(1, 6000).await.unwrap();
+    let set = |action: AlarmAction| {
+        client.alarm(AlarmRequest { action: action.into(), member_id: 5, alarm: AlarmType::Corrupt.into() })
+    };
+    set(AlarmAction::Activate).await.unwrap();
+    let text = "etcdserver: corrupt cluster";
+    refused(client.put_request(put("a", "y")).await, Code::DataLoss, text);
+    refused(client.delete_range(delete("a")).await, Code::DataLoss, text);
+    refused(client.txn(run(vec![op(delete("a"))])).await, Code::DataLoss, text);
+    refused(client.compact(revision).await, Code::DataLoss, text);
+    refused(client.lease_grant(2, 6000).await, Code::DataLoss, text);
+    refused(client.lease_revoke(1).await, Code::DataLoss, text);
+    assert_eq!(client.kv("a").await.unwrap().value, "x");
+    client.txn(run(vec![op(get("a"))])).await.unwrap();
+    set(AlarmAction::Deactivate).await.unwrap();
+    assert_eq!(client.put("a", "y").await, revision + 1);
+}
+
 /// CLU-4, CLU-5
 #[tokio::test]
 async fn membership_changes_that_make_no_sense_are_refused() {

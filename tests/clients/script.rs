@@ -11,7 +11,7 @@
 //! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
 //! - `hide FIELD`: the value of this JSON field is each server's own.
 //! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME LINE` writes to
-//!   its input, `interrupt NAME` sends SIGINT and waits for its end as `end NAME` does.
+//!   its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
 //! - `stop`, `serve`: the server ends, and serves again.
 
 use std::collections::HashMap;
@@ -185,10 +185,10 @@ impl Side {
                 self.process(name).say(&format!("{text}\n"));
                 String::new()
             }
-            "interrupt" | "end" => {
+            "terminate" | "end" => {
                 let mut process = self.background.remove(rest).unwrap_or_else(|| panic!("{}", at()));
-                if verb == "interrupt" {
-                    process.interrupt();
+                if verb == "terminate" {
+                    process.terminate();
                 }
                 let ended = process.end();
                 format!("{}exit {:?}", self.told(&ended), ended.code)
@@ -240,7 +240,7 @@ impl Side {
         for (own, name) in &self.own {
             told = told.replace(own, name);
         }
-        plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told)))
+        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told))))
     }
 
     /// Puts the variables in, the longest names first, since one may begin another.

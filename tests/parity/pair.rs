@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use crate::answer::Answer;
 use crate::session::{Op, Session, Setup, Step};
@@ -90,14 +89,7 @@ impl Pair {
 
     async fn step(&mut self, index: usize, one: &Step, other: &Step) -> Result<(), Difference> {
         let names = (self.left.server.target(), self.right.server.target());
-        let (mut left, mut right) = tokio::join!(self.left.run(one), self.right.run(other));
-        // A compaction that is still at work shows in a hash where it leaves nothing.
-        let compacting = matches!(one.op, Op::HashKv(_)) && self.left.compacting;
-        let end = Instant::now() + Duration::from_secs(5);
-        while compacting && left != right && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            (left, right) = tokio::join!(self.left.run(one), self.right.run(other));
-        }
+        let (left, right) = tokio::join!(self.left.run(one), self.right.run(other));
         let differ = |op: String, left, right| Err(Difference { index, op, left, right, names });
         let show = |answer: Result<Answer, String>| match answer {
             Ok(answer) => format!("{answer:#?}"),

@@ -30,8 +30,6 @@ pub struct Side {
     keep_alives: Vec<KeepAlive>,
     pub watchers: Watchers,
     pub marks: Marks,
-    /// The last compaction may still be at work.
-    pub compacting: bool,
 }
 
 impl Side {
@@ -42,7 +40,8 @@ impl Side {
             args.extend(["--bcrypt-cost".to_owned(), "4".to_owned()]);
         }
         let nats = match target {
-            Target::Jetway if setup.external => Some(Nats::start().await),
+            // Room for what etcd takes.
+            Target::Jetway if setup.external => Some(Nats::start_with("max_payload: 4MB").await),
             _ => None,
         };
         if let Some(nats) = &nats {
@@ -61,17 +60,7 @@ impl Side {
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
         let watchers = Watchers::open(&steward, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self {
-            server,
-            nats,
-            _secret: secret,
-            steward,
-            clients,
-            keep_alives,
-            watchers,
-            marks,
-            compacting: false,
-        }
+        Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
     }
 
     /// Runs one operation. The error is a rule that this side broke by itself.
@@ -82,7 +71,6 @@ impl Side {
         }
         if let (Op::Compact(compact), Answer::Compact(_)) = (&step.op, &answer) {
             self.marks.floor = self.marks.resolve(compact.revision);
-            self.compacting = !compact.physical;
         }
         Ok(answer)
     }
@@ -284,7 +272,8 @@ impl Side {
         }
         eventually("a lease to expire", async || {
             let left = self.steward.lease_time_to_live(expire.id, false).await.ok()?;
-            (left.ttl == -1).then_some(())
+            // An overdue lease may also have a time of -1 left.
+            (left.granted_ttl == 0).then_some(())
         })
         .await;
         self.catch_up().await?;
