@@ -187,9 +187,7 @@ pub struct Settings {
     pub auth_token_ttl: u32,
     /// Cost of a password's hash, 4 to 31.
     pub bcrypt_cost: u32,
-    /// Most learners that a cluster may have.
-    pub max_learners: u32,
-    /// Unary calls that take longer are told in the log; zero for none.
+    /// Unary calls that take longer are told in the log.
     pub warning_unary_request_duration: Duration,
     /// Form and place of the log.
     pub log: LogSettings,
@@ -257,8 +255,11 @@ impl Settings {
             auth_token: given.text_or_default("auth-token").to_owned(),
             auth_token_ttl: small(given.unsigned("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(given, &mut notices),
-            max_learners: small(given.integer("max-learners").unsigned_abs()),
-            warning_unary_request_duration: given.duration("warning-unary-request-duration"),
+            // As in etcd, nothing means the default.
+            warning_unary_request_duration: match given.duration("warning-unary-request-duration") {
+                Duration::ZERO => Duration::from_millis(300),
+                duration => duration,
+            },
             log,
             linearizable_reads: match given.text_or_default("linearizable-reads") {
                 "leader" => LinearizableReads::Leader,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::program::{Ended, Place, Program};
+use crate::program::{Ended, Place, Program, etcdctl};
+use crate::support::eventually;
 use crate::support::server::Port;
 
 /// Names in etcd's help that etcd itself does not know.
@@ -120,4 +121,21 @@ async fn every_flag_is_accepted_or_refused_as_the_table_says() {
     let told = server.line("these flags have no effect here").expect("a line in the log");
     let told: BTreeSet<_> = told["flags"].as_str().unwrap().split(' ').map(str::to_owned).collect();
     assert_eq!(told, idle);
+}
+
+/// The flag `--warning-unary-request-duration`, in the form of etcd's line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_calls_are_told_by_both() {
+    for program in [Program::Etcd, Program::Link] {
+        let place = Place::new();
+        let port = Port::claim();
+        let url = format!("http://127.0.0.1:{}", port.number);
+        let mut command = place.command(program);
+        command.args(["--warning-unary-request-duration=1ns", "--listen-peer-urls=http://127.0.0.1:0"]);
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--data-dir", "data"]);
+        let server = place.start(command).await;
+        etcdctl(&[format!("--endpoints={url}")], &["put", "a", "b"]);
+        let line = eventually("the line", async || server.line("request stats")).await;
+        assert!(line["level"] == "warn" && line["time spent"].is_string(), "{program:?}: {line}");
+    }
 }
