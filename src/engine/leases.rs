@@ -86,14 +86,15 @@ impl Engine {
                 continue;
             }
             if turn.is_done_since(asked) {
+                inner.counters.renewed();
                 return Ok(Some(lease.ttl));
             }
             let began = Instant::now();
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
-                    inner.counters.renewed();
                     turn.done(began);
+                    inner.counters.renewed();
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
