@@ -239,7 +239,7 @@ async fn start(
         settings.quota_bytes,
         settings.metrics_extensive,
     ));
-    let calls = CountCalls { calls: metrics.grpc() };
+    let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
     let grpc = grpc.layer(calls);
