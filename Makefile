@@ -14,14 +14,21 @@ BIN := $(PEERS)/bin
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
+# The clients of languages that have no binaries, with all that they need.
+export JETWAY_TEST_CLIENTS_NODE ?= $(PEERS)/clients-node
+export JETWAY_TEST_CLIENTS_PYTHON ?= $(PEERS)/clients-python
 # The build of etcd-client, a dev-dependency, looks for protoc here.
 export PATH := $(BIN):$(PATH)
 
 NATS := $(JETWAY_NATS_SERVER)
-TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BIN)/protoc
+TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
+SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
 BENCH_PEERS := $(addprefix $(BIN)/,kine t4)
 
+# What the machine itself must have.
+CURL := $(or $(shell command -v curl),no-curl)
 CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-cargo)
 
 # Settings of single commands, to be given on make's command line.
@@ -69,8 +76,12 @@ doc: | $(CARGO) ## build the documentation; a broken link fails
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
 .PHONY: test
-test: $(TEST_PEERS) | $(CARGO) ## run the tests against a real nats-server, etcd and etcdctl
+test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
 	$(CARGO) test --locked $(TESTS)
+
+.PHONY: clients
+clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
+	$(CARGO) test --locked --test clients -- --ignored
 
 # --- what takes longer ---
 
@@ -111,16 +122,27 @@ clean-peers: ## remove all that was fetched and built beside cargo
 $(BIN)/nats-server: $(wildcard tests/peers/nats/*) tests/peers/build.sh
 $(BIN)/etcd $(BIN)/etcdctl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
 $(BIN)/kine: $(wildcard tests/peers/kine/*) tests/peers/build.sh
+$(BIN)/clients-go: $(wildcard tests/clients/go/*) tests/peers/build.sh
 $(BIN)/t4: $(wildcard tests/peers/t4/*) tests/peers/build.sh
 $(KUBERNETES): tests/kubernetes/go.mod tests/kubernetes/go.sum tests/peers/build.sh
 $(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
 
-$(addprefix $(BIN)/,nats-server etcd etcdctl kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
+$(addprefix $(BIN)/,nats-server etcd etcdctl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
 	@echo "building $(@F) into $(@D)"
 	@tests/peers/build.sh $(@F) $@
 
 $(BIN)/protoc:
 	@tests/peers/protoc.sh $@
+
+$(PEERS)/clients-node: $(wildcard tests/clients/node/package*.json)
+$(PEERS)/clients-python: $(wildcard tests/clients/python/requirements.txt)
+$(PEERS)/clients-node $(PEERS)/clients-python: tests/peers/clients.sh tests/peers/lib.sh
+	@echo "installing $(@F) into $(@D)"
+	@tests/peers/clients.sh $(@F) $@
+
+.PHONY: no-curl
+no-curl:
+	@echo "make: no curl here: install it (Debian: apt-get install curl) and try again" >&2; exit 1
 
 .PHONY: no-cargo
 no-cargo:

@@ -4,10 +4,14 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["kv.proto", "auth.proto", "rpc.proto", "lock.proto", "election.proto"];
+    let files = ["kv.proto", "auth.proto", "rpc.proto", "lock.proto", "election.proto", "health.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().build_client(false).bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .bytes(".")
+        .extern_path(".etcdserverpb.TxnRequest", "crate::proto::etcdserverpb::TxnRequest")
+        .compile_fds(descriptors)?;
     Ok(())
 }

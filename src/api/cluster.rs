@@ -1,6 +1,7 @@
 //! The Cluster service: one member, this instance.
 
 use super::header::HeaderSource;
+use super::identity::{require_admin, require_identity};
 use crate::engine::Engine;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
@@ -56,9 +57,10 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberListRequest>,
     ) -> Result<Response<MemberListResponse>, Status> {
-        if request.into_inner().linearizable {
+        if request.get_ref().linearizable {
             self.engine.linearizable().await?;
         }
+        require_identity(&self.engine, &request).await?;
         let header = Some(self.header.at(Revision(0)));
         Ok(Response::new(MemberListResponse { header, members: vec![self.member()] }))
     }
@@ -67,10 +69,11 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberAddRequest>,
     ) -> Result<Response<MemberAddResponse>, Status> {
-        let urls = request.into_inner().peer_ur_ls;
+        let urls = &request.get_ref().peer_ur_ls;
         if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
             return Err(EtcdError::MemberBadUrls.into());
         }
+        require_admin(&self.engine, &request).await?;
         if urls.iter().any(|url| url == PEER_URL) {
             return Err(EtcdError::PeerUrlExists.into());
         }
@@ -84,6 +87,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         self.check_known(request.into_inner().id)?;
         Err(EtcdError::NotEnoughStartedMembers.into())
     }
@@ -92,6 +96,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         self.check_known(request.into_inner().id)?;
         Err(EtcdError::Unimplemented("jetway members have no peer URLs to update").into())
     }
@@ -100,6 +105,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         self.check_known(request.into_inner().id)?;
         Err(EtcdError::MemberNotLearner.into())
     }

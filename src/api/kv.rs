@@ -1,6 +1,8 @@
 //! The KV service: static checks, then the engine.
 
 use super::header::HeaderSource;
+use super::identity::{self, require_admin};
+use crate::auth::Caller;
 use crate::core::State;
 use crate::engine::Engine;
 use crate::error::EtcdError;
@@ -16,6 +18,7 @@ use crate::types::Revision;
 use crate::watch::WatchHub;
 use prost::Message;
 use std::sync::Arc;
+use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
 /// Limits of a request.
@@ -60,16 +63,9 @@ impl KvService {
         Ok(())
     }
 
-    async fn write(&self, request: Write) -> Result<Written, EtcdError> {
-        // The alarms are heeded before anything else, as etcd does it; only what adds data needs room.
-        if !matches!(&request, Write::Txn(txn) if txn::is_read_only(txn)) {
-            self.engine.refuse_if_corrupt()?;
-        }
-        let cost = cost(&request);
-        if cost > 0 {
-            self.engine.claim_space(cost).await?;
-        }
-        self.engine.execute(request).await
+    async fn write(&self, request: Write, caller: &Caller) -> Result<Written, EtcdError> {
+        self.engine.admit(cost(&request))?;
+        self.engine.execute(request, caller).await
     }
 }
 
@@ -122,10 +118,13 @@ impl Kv for KvService {
         std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
         txn::check_range(&request)?;
         self.operations.ranges.inc();
+        // The state first: what is written after the caller has lost a permission is not in it.
         let state = self.state(request.serializable).await?;
+        let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
+        self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
         let mut response = txn::range(&state, &request)?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
@@ -135,10 +134,12 @@ impl Kv for KvService {
         &self,
         request: Request<RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
         txn::check_range_stream(&request)?;
         self.operations.ranges.inc();
         let state = self.state(request.serializable).await?;
+        let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
+        self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
         let chunks = txn::RangeStream::new(state, request)?;
         let header = self.header;
         let stream = chunks.map(move |mut range| {
@@ -147,15 +148,22 @@ impl Kv for KvService {
             }
             Ok(RangeStreamResponse { range_response: Some(range) })
         });
-        Ok(Response::new(Box::pin(tokio_stream::iter(stream))))
+        // Whoever reads slowly is told in the end if users have changed meanwhile.
+        let engine = self.engine.clone();
+        let end = futures_util::stream::once(async move { engine.auth().check_unchanged(&caller) })
+            .filter_map(|unchanged| unchanged.err().map(|error| Err(error.into())));
+        Ok(Response::new(Box::pin(tokio_stream::iter(stream).chain(end))))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
+        // Before anything else, as in etcd: even a put that makes no sense raises the alarm.
+        self.engine.claim_space(put_cost(&request)).await?;
         txn::check_put(&request)?;
+        let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.check_size(&request)?;
         self.operations.puts.inc();
-        let Written::Put(mut response) = self.write(Write::Put(request)).await? else {
+        let Written::Put(mut response) = self.write(Write::Put(request), &caller).await? else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);
@@ -166,11 +174,12 @@ impl Kv for KvService {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
         txn::check_delete_range(&request)?;
+        let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.check_size(&request)?;
         self.operations.deletes.inc();
-        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request)).await? else {
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await? else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);
@@ -178,15 +187,17 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, extensions, request) = request.into_parts();
+        self.engine.claim_space(txn_cost(&request)).await?;
         txn::check_txn(&request, self.limits.max_txn_ops)?;
-        if !txn::is_read_only(&request) {
-            self.check_size(&request)?;
-        }
+        let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         let written = if txn::is_serializable(&request) {
-            self.engine.answer_locally(Write::Txn(request)).await?
+            self.engine.answer_locally(Write::Txn(request), &caller).await?
+        } else if txn::is_read_only(&request) {
+            self.engine.execute(Write::Txn(request), &caller).await?
         } else {
-            self.write(Write::Txn(request)).await?
+            self.check_size(&request)?;
+            self.write(Write::Txn(request), &caller).await?
         };
         let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
         self.operations.count_txn(&response);
@@ -198,8 +209,9 @@ impl Kv for KvService {
         &self,
         request: Request<CompactionRequest>,
     ) -> Result<Response<CompactionResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         let request = request.into_inner();
-        self.engine.refuse_if_corrupt()?;
+        self.engine.admit(0)?;
         // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
         self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;

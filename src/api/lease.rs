@@ -1,7 +1,11 @@
 //! The Lease service.
 
+use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
+use super::identity::{caller, credentials, require_identity};
+use crate::auth::Credentials;
 use crate::engine::Engine;
+use crate::error::EtcdError;
 use crate::proto::etcdserverpb::lease_server::Lease;
 use crate::proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -11,6 +15,7 @@ use crate::proto::etcdserverpb::{
 use crate::types::LeaseId;
 use std::pin::Pin;
 use std::time::Instant;
+use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -24,15 +29,21 @@ pub struct LeaseService {
     engine: Engine,
     header: HeaderSource,
     shutdown: CancellationToken,
+    has_leader: watch::Receiver<bool>,
 }
 
 impl LeaseService {
-    /// Serves `engine` until `shutdown`.
+    /// Serves `engine` until `shutdown`. Streams that ask for a leader end without one.
     pub fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
-        LeaseService { engine, header, shutdown }
+        let has_leader = engine.has_leader();
+        LeaseService { engine, header, shutdown, has_leader }
     }
 
-    async fn keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    async fn keep_alive(&self, id: i64, credentials: &Credentials) -> Result<LeaseKeepAliveResponse, Status> {
+        // Each time: a token can run out while the call goes on.
+        let caller = self.engine.identify(credentials).await?;
+        self.engine.auth().check_identified(&caller)?;
+        self.engine.check_lease_write(&caller, LeaseId(id))?;
         // Taken before the renewal, so that no client sees a renewal at a revision after the lease's end.
         let header = self.header.at(self.engine.reader().revision());
         let ttl = self.engine.keep_lease_alive(LeaseId(id)).await?.unwrap_or(0);
@@ -48,9 +59,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
-        let LeaseGrantRequest { ttl, id } = request.into_inner();
-        self.engine.refuse_if_corrupt()?;
         self.engine.claim_space(GRANT_COST_BYTES).await?;
+        self.engine.admit(GRANT_COST_BYTES)?;
+        require_identity(&self.engine, &request).await?;
+        let LeaseGrantRequest { ttl, id } = request.into_inner();
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(LeaseGrantResponse { header, id: id.0, ttl, error: String::new() }))
@@ -60,8 +72,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        self.engine.refuse_if_corrupt()?;
-        let state = self.engine.revoke_lease(LeaseId(request.into_inner().id)).await?;
+        self.engine.admit(0)?;
+        let caller = caller(&self.engine, &request).await?;
+        self.engine.auth().check_identified(&caller)?;
+        let state = self.engine.revoke_lease(LeaseId(request.into_inner().id), &caller).await?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
     }
 
@@ -69,20 +83,30 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let has_leader = wants_leader(request.metadata().as_ref()).then(|| self.has_leader.clone());
+        let credentials = credentials(request.metadata(), request.extensions());
         let mut requests = request.into_inner();
         let service = self.clone();
         let responses = async_stream::stream! {
+            let mut leader_lost = std::pin::pin!(leader_lost(has_leader));
             loop {
                 let request = tokio::select! {
                     () = service.shutdown.cancelled() => {
-                        yield Err(crate::error::EtcdError::Stopped.into());
+                        yield Err(EtcdError::Stopped.into());
+                        return;
+                    }
+                    () = &mut leader_lost => {
+                        yield Err(EtcdError::NoLeader.into());
                         return;
                     }
                     request = requests.next() => request,
                 };
                 match request {
                     Some(Ok(request)) => {
-                        let response = service.keep_alive(request.id).await;
+                        let response = tokio::select! {
+                            () = &mut leader_lost => Err(EtcdError::NoLeader.into()),
+                            response = service.keep_alive(request.id, &credentials) => response,
+                        };
                         let failed = response.is_err();
                         yield response;
                         if failed {
@@ -104,9 +128,14 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        self.engine.auth().check_identified(&caller)?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
         let lease = self.engine.lease(LeaseId(id)).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
+        if keys {
+            self.engine.check_leases_read(&caller, std::iter::once(LeaseId(id)))?;
+        }
         let response = match lease {
             Some(lease) => LeaseTimeToLiveResponse {
                 header,
@@ -122,9 +151,12 @@ impl Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _: Request<LeaseLeasesRequest>,
+        request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        self.engine.auth().check_identified(&caller)?;
         let leases = self.engine.all_leases().await?;
+        self.engine.check_leases_read(&caller, leases.iter().map(|lease| lease.id))?;
         let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id.0 }).collect();
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(LeaseLeasesResponse { header, leases }))

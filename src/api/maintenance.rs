@@ -1,6 +1,7 @@
 //! The Maintenance service.
 
 use super::header::HeaderSource;
+use super::identity::{require_admin, require_identity};
 use crate::engine::{Alarm, AlarmKind, Engine};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -56,6 +57,11 @@ impl Maintenance for MaintenanceService {
     type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        if request.get_ref().action == AlarmAction::Get as i32 {
+            require_identity(&self.engine, &request).await?;
+        } else {
+            require_admin(&self.engine, &request).await?;
+        }
         let AlarmRequest { action, member_id, alarm } = request.into_inner();
         let kind = alarm_kind(alarm);
         let alarms = match (AlarmAction::try_from(action), kind) {
@@ -82,7 +88,8 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(AlarmResponse { header: Some(self.header()), alarms }))
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        require_identity(&self.engine, &request).await?;
         let size = self.engine.size().await;
         let state = self.engine.reader().snapshot();
         let mut errors: Vec<String> = Vec::new();
@@ -117,20 +124,23 @@ impl Maintenance for MaintenanceService {
 
     async fn defragment(
         &self,
-        _: Request<DefragmentRequest>,
+        request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         // Space comes back by itself: JetStream rewrites blocks as messages are removed. What can be waited for is the
         // removal of what compactions have left.
         self.engine.finish_removals().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         let (hash, state) = self.engine.hash().await?;
         Ok(Response::new(HashResponse { header: Some(self.header.at(state.revision)), hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         let (hash, state) = self.engine.hash_kv(Revision(request.into_inner().revision)).await?;
         Ok(Response::new(HashKvResponse {
             header: Some(self.header.at(state.revision)),
@@ -140,7 +150,11 @@ impl Maintenance for MaintenanceService {
         }))
     }
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        require_admin(&self.engine, &request).await?;
         Err(EtcdError::Unimplemented(
             "jetway does not implement Snapshot yet; back up the JetStream streams instead",
         )
@@ -151,6 +165,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         if request.into_inner().target_id == self.header.member_id {
             return Ok(Response::new(MoveLeaderResponse { header: None }));
         }
@@ -161,6 +176,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<DowngradeRequest>,
     ) -> Result<Response<DowngradeResponse>, Status> {
+        require_admin(&self.engine, &request).await?;
         let DowngradeRequest { action, version } = request.into_inner();
         match DowngradeAction::try_from(action) {
             Ok(DowngradeAction::Cancel) => {}

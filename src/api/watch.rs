@@ -3,9 +3,13 @@
 //! It is written by hand where tonic would generate it, because its responses are not prost messages: they carry
 //! events that are encoded already, once for all watchers, and only their frame is made here.
 
+use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
+use super::identity::credentials;
 use super::status::cancel_reason;
+use crate::auth::Credentials;
 use crate::core::Reader;
+use crate::engine::Engine;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::watch_create_request::FilterType;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
@@ -25,7 +29,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codec::{Codec, CompressionEncoding, EncodeBuf, Encoder};
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError, http};
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Status, Streaming};
@@ -37,8 +41,6 @@ const GRPC_OVERHEAD: usize = 512 << 10;
 const EVENTS_FIELD: u32 = 11;
 /// The shortest interval of progress notifications.
 const SHORTEST_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a call that asked for a leader outlives it.
-const LEADER_LOSS: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
 
 /// The Watch service of one server. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,7 +48,7 @@ pub struct WatchService {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shared {
     hub: WatchHub,
     reader: Reader,
@@ -54,6 +56,8 @@ struct Shared {
     settings: Settings,
     shutdown: CancellationToken,
     has_leader: Option<watch::Receiver<bool>>,
+    /// Knows who may read what. Without it, as in tests, everybody may read everything.
+    engine: Option<Engine>,
 }
 
 /// What can be chosen about watches.
@@ -77,31 +81,36 @@ impl WatchService {
         let progress_interval = settings.progress_interval.max(SHORTEST_PROGRESS_INTERVAL);
         let settings = Settings { progress_interval, ..settings };
         WatchService {
-            shared: Arc::new(Shared { hub, reader, header, settings, shutdown, has_leader: None }),
+            shared: Arc::new(Shared {
+                hub,
+                reader,
+                header,
+                settings,
+                shutdown,
+                has_leader: None,
+                engine: None,
+            }),
         }
     }
 
     /// Ends calls that ask for a leader (WAT-44) when `has_leader` has been false for three seconds.
     #[must_use]
     pub fn with_leader(self, has_leader: watch::Receiver<bool>) -> WatchService {
-        let Shared { hub, reader, header, settings, shutdown, .. } = self.shared.as_ref();
-        let (hub, reader, shutdown) = (hub.clone(), reader.clone(), shutdown.clone());
-        let shared = Shared {
-            hub,
-            reader,
-            header: *header,
-            settings: *settings,
-            shutdown,
-            has_leader: Some(has_leader),
-        };
+        let shared = Shared { has_leader: Some(has_leader), ..Arc::unwrap_or_clone(self.shared) };
+        WatchService { shared: Arc::new(shared) }
+    }
+
+    /// Checks who may read what by the users of `engine`.
+    #[must_use]
+    pub fn with_users(self, engine: Engine) -> WatchService {
+        let shared = Shared { engine: Some(engine), ..Arc::unwrap_or_clone(self.shared) };
         WatchService { shared: Arc::new(shared) }
     }
 }
 
 impl Shared {
     fn open(&self, request: tonic::Request<Streaming<WatchRequest>>) -> Result<Responses, EtcdError> {
-        let wants_leader = request.metadata().get("hasleader").is_some_and(|value| value == "true");
-        let has_leader = self.has_leader.clone().filter(|_| wants_leader);
+        let has_leader = self.has_leader.clone().filter(|_| wants_leader(request.metadata().as_ref()));
         if has_leader.as_ref().is_some_and(|has_leader| !*has_leader.borrow()) {
             return Err(EtcdError::NoLeader);
         }
@@ -113,8 +122,15 @@ impl Shared {
                 () = leader_lost(has_leader) => EtcdError::NoLeader,
             }
         };
-        let requests =
-            request.into_inner().filter_map(|request| std::future::ready(read(request).transpose()));
+        let users = self.engine.clone().map(|engine| Users {
+            engine,
+            credentials: credentials(request.metadata(), request.extensions()),
+        });
+        let users = users.map(Arc::new);
+        let requests = request
+            .into_inner()
+            .then(move |request| read(request, users.clone()))
+            .filter_map(|request| std::future::ready(request.transpose()));
         let stream = WatchStream::new(
             self.hub.clone(),
             self.reader.clone(),
@@ -131,42 +147,43 @@ impl Shared {
     }
 }
 
-async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
-    let Some(mut has_leader) = has_leader else { return std::future::pending().await };
-    loop {
-        if has_leader.wait_for(|has_leader| !has_leader).await.is_err() {
-            // Nobody will tell any more; the server is going down.
-            return std::future::pending().await;
-        }
-        if tokio::time::timeout(LEADER_LOSS, has_leader.wait_for(|has_leader| *has_leader)).await.is_err() {
-            return;
-        }
-    }
+/// Those who may be the caller of a watch, and what it has said about itself.
+struct Users {
+    engine: Engine,
+    credentials: Credentials,
 }
 
 /// Reads a request; nothing where it asks for nothing (WAT-1).
-fn read(request: Result<WatchRequest, Status>) -> Result<Option<Request>, EtcdError> {
+async fn read(
+    request: Result<WatchRequest, Status>,
+    users: Option<Arc<Users>>,
+) -> Result<Option<Request>, EtcdError> {
     let request = request.map_err(|status| match status.code() {
         tonic::Code::Cancelled => EtcdError::WatchCanceled,
         _ => EtcdError::Unknown(status.message().to_owned()),
     })?;
-    Ok(request.request_union.map(|request| match request {
-        RequestUnion::CreateRequest(create) => {
-            read_create(create).map_or_else(Request::Refuse, Request::Create)
+    Ok(match request.request_union {
+        Some(RequestUnion::CreateRequest(create)) => {
+            Some(read_create(create, users).await.map_or_else(Request::Refuse, Request::Create))
         }
-        RequestUnion::CancelRequest(cancel) => Request::Cancel(cancel.watch_id),
-        RequestUnion::ProgressRequest(_) => Request::Progress,
-    }))
+        Some(RequestUnion::CancelRequest(cancel)) => Some(Request::Cancel(cancel.watch_id)),
+        Some(RequestUnion::ProgressRequest(_)) => Some(Request::Progress),
+        None => None,
+    })
 }
 
-fn read_create(create: WatchCreateRequest) -> Result<Create, EtcdError> {
+async fn read_create(create: WatchCreateRequest, users: Option<Arc<Users>>) -> Result<Create, EtcdError> {
     if create.start_revision < 0 {
         return Err(EtcdError::Compacted);
     }
     // An empty key stands for the lowest one there can be (WAT-2).
     let key = if create.key.is_empty() { Bytes::from_static(&[0]) } else { create.key };
+    if let Some(users) = users {
+        let Users { engine, credentials } = users.as_ref();
+        let caller = engine.identify(credentials).await?;
+        engine.auth().access(&caller).read(&key, &create.range_end)?;
+    }
     let range = KeyRange::from_wire(key, &create.range_end);
-    authorise(&range)?;
     let filters = |kind: FilterType| create.filters.contains(&kind.into());
     Ok(Create {
         no_put: filters(FilterType::Noput),
@@ -178,12 +195,6 @@ fn read_create(create: WatchCreateRequest) -> Result<Create, EtcdError> {
         progress_notify: create.progress_notify,
         fragment: create.fragment,
     })
-}
-
-/// Whether the caller may read a range. Everybody may, as long as there are no users.
-#[expect(clippy::unnecessary_wraps, reason = "the place where users will be checked")]
-fn authorise(_range: &KeyRange) -> Result<(), EtcdError> {
-    Ok(())
 }
 
 /// The responses of a call in their wire form.
@@ -347,7 +358,9 @@ where
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let most_bytes = shared.settings.max_request_bytes + GRPC_OVERHEAD;
-            let mut grpc = Grpc::new(WatchCodec).max_decoding_message_size(most_bytes);
+            let mut grpc = Grpc::new(WatchCodec)
+                .max_decoding_message_size(most_bytes)
+                .accept_compressed(CompressionEncoding::Gzip);
             Ok(grpc.streaming(Method(shared), request).await)
         })
     }

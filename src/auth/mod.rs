@@ -1,6 +1,67 @@
 //! Users, roles and permissions.
+//!
+//! ```text
+//! meta stream -> engine -> Auth: AuthStore (users and roles, one value) + each user's merged permissions
+//!                            |
+//! metadata, certificate -> Caller (who, at which auth revision) -> Access (what that one may do now)
+//! ```
+//!
+//! Users and roles are one entry of the meta stream, exchanged by compare-and-swap, so that they and their revision are
+//! the same on every instance and after every restart. Simple tokens are an entry each, which JetStream expires; whether
+//! one is good follows from the revision it was issued at, so that nothing has to be deleted when a password changes.
+//!
+//! Invariants:
+//! - A1: while auth is off, a check costs one load of an atomic and looks at nothing a client has sent.
+//! - A2: a check is made against the newest store known here, and by a revision that is no older than what is answered:
+//!   a read takes its snapshot first. Another instance's change counts here as soon as it has arrived, which is later
+//!   than its answer by one delivery of NATS.
+
+mod access;
+mod jwt;
+mod password;
+mod permission;
+mod request;
+mod store;
+mod token;
+
+pub use access::{Access, Auth, Caller, Credentials};
+pub use password::{fits, hash};
+pub use permission::{Permission, READ, READ_WRITE, WRITE};
+pub use request::check as check_request;
+pub use store::{AuthStore, ROOT};
+pub use token::{SimpleToken, TokenError, TokenSettings};
 
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Cost of a password's hash where none is chosen.
+pub const DEFAULT_BCRYPT_COST: u32 = 10;
+/// How long a simple token lives without use where nothing else is chosen.
+pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
+
+/// What can be chosen about auth.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Kind of tokens.
+    pub token: TokenSettings,
+    /// How long a simple token lives without use; zero for the default.
+    pub token_ttl: Duration,
+    /// Cost of a password's hash, 4 to 31; the default for anything else.
+    pub bcrypt_cost: u32,
+    /// Whether the common name of a client's certificate is a user's name.
+    pub client_cert_auth: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            token: TokenSettings::Simple,
+            token_ttl: DEFAULT_TOKEN_TTL,
+            bcrypt_cost: DEFAULT_BCRYPT_COST,
+            client_cert_auth: false,
+        }
+    }
+}
 
 /// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]

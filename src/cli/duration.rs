@@ -10,7 +10,7 @@ const UNITS: [(&str, f64); 7] =
     [("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
 
 /// Reads a duration. Negative ones make no sense anywhere here.
-pub(super) fn parse(text: &str) -> Result<GoDuration, String> {
+pub(crate) fn parse(text: &str) -> Result<GoDuration, String> {
     let wrong = || "expected a duration with its unit, such as 5s, 100ms or 1m30s".to_owned();
     if text == "0" {
         return Ok(GoDuration(Duration::ZERO));

@@ -3,7 +3,7 @@
 //! `args` is what clap parses, `settings` what the rest of the program gets: checked once, with every default filled in.
 
 mod args;
-mod duration;
+pub(crate) mod duration;
 mod endpoint;
 mod settings;
 

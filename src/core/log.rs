@@ -2,10 +2,12 @@
 //!
 //! Entries sit in chunks of write-once slots. The writer fills the next slot of the last chunk in place; a reader
 //! holds an [`EventLog`], which says how many entries it may look at, all of them filled before it was published.
-//! The list of chunks is copied only when a chunk is added or forgotten, once in [`CHUNK`] revisions.
+//! The list of chunks is copied only when a chunk is added, once in [`CHUNK`] revisions, and by a compaction, which also
+//! copies the chunk in which the log begins from then on.
 
 use super::version::KeyVersion;
 use crate::types::{Revision, Sequence};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// Revisions in one chunk.
@@ -49,6 +51,12 @@ struct Chunk {
 impl Chunk {
     fn new() -> Arc<Chunk> {
         Arc::new(Chunk { slots: [const { OnceLock::new() }; CHUNK] })
+    }
+
+    /// A copy that holds these slots alone.
+    fn only(&self, slots: Range<usize>) -> Arc<Chunk> {
+        let entry = |at: usize| if slots.contains(&at) { self.slots[at].clone() } else { OnceLock::new() };
+        Arc::new(Chunk { slots: std::array::from_fn(entry) })
     }
 }
 
@@ -127,12 +135,18 @@ impl EventLog {
     /// Forgets the entries before `revision`; answers them, oldest first.
     pub(super) fn forget_before(&mut self, revision: Revision) -> Vec<Arc<RevisionEvents>> {
         let keep_from = self.lower_bound(revision);
-        let forgotten = (self.start..keep_from).map(|at| Arc::clone(self.entry(at))).collect();
+        let forgotten: Vec<_> = (self.start..keep_from).map(|at| Arc::clone(self.entry(at))).collect();
         let whole = keep_from / CHUNK;
         self.start = keep_from - whole * CHUNK;
         self.end -= whole * CHUNK;
-        if whole > 0 {
-            Arc::make_mut(&mut self.chunks).drain(..whole);
+        if !forgotten.is_empty() {
+            let chunks = Arc::make_mut(&mut self.chunks);
+            chunks.drain(..whole);
+            // The entries share their chunk with forgotten ones, whose values may be large. Copies of the log that are
+            // read keep the chunk that they have.
+            if let Some(first) = chunks.first_mut() {
+                *first = first.only(self.start..self.end.min(CHUNK));
+            }
         }
         forgotten
     }
@@ -189,5 +203,18 @@ mod tests {
         log.push(entry(30));
         assert_eq!(revisions(&log, 0), [30]);
         assert_eq!(revisions(&copy, 0), (2..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_freed_though_its_chunk_is_not() {
+        let mut log = EventLog::default();
+        (2..12).for_each(|n| log.push(entry(n)));
+        for (cut, pushed) in [(3, 12), (5, 13), (8, 14), (11, 15), (15, 16)] {
+            let forgotten: Vec<_> = log.forget_before(Revision(cut)).iter().map(Arc::downgrade).collect();
+            assert!(!forgotten.is_empty());
+            assert!(forgotten.iter().all(|entry| entry.upgrade().is_none()), "before {cut}");
+            log.push(entry(pushed));
+            assert_eq!(revisions(&log, 0), (cut..=pushed).collect::<Vec<_>>());
+        }
     }
 }

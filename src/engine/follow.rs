@@ -1,7 +1,8 @@
 //! The two followers of an engine, and the one task that applies what they bring.
 
-use super::{Inner, Phase, compactor};
+use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
+use crate::auth::AuthStore;
 use crate::core::Writer;
 use crate::jetstream::record::{self, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
@@ -151,6 +152,10 @@ impl Task {
             let report = self.meta.recv().await.ok_or(End::Closed)?;
             self.take_meta(report)?;
             self.inner.meta_positions.reach(self.meta_position);
+        }
+        // Users that were known before are kept until here: nobody may do more while they are read again.
+        if self.inner.meta.entry(meta::AUTH) == Sequence::NONE {
+            self.inner.auth.replace(AuthStore::default());
         }
         while self.inner.meta.cluster_id() == 0 {
             if let Err(error) = self.inner.ensure_cluster_id().await {

@@ -1,6 +1,7 @@
 //! Lease calls, and the ending of leases whose time is over.
 
 use super::{Engine, Inner, REQUEST_TIMEOUT, meta};
+use crate::auth::Caller;
 use crate::core::State;
 use crate::error::EtcdError;
 use crate::jetstream::PublishError;
@@ -52,9 +53,11 @@ impl Engine {
         }
     }
 
-    /// Ends a lease and deletes its keys; answers a state in which they are gone.
-    pub async fn revoke_lease(&self, id: LeaseId) -> Result<Arc<State>, EtcdError> {
+    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; answers a state in which
+    /// they are gone.
+    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Arc<State>, EtcdError> {
         self.inner.wait_ready().await?;
+        self.check_lease_write(caller, id)?;
         loop {
             let lease = self.inner.known_lease(id).await?.ok_or(EtcdError::LeaseNotFound)?;
             if self.inner.end_lease(lease).await? {
@@ -89,10 +92,21 @@ impl Engine {
         }
     }
 
-    /// One lease and, where asked for, its keys.
+    /// One lease. Who is told that it is gone finds no key of it any more.
     pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, EtcdError> {
         self.inner.wait_ready().await?;
-        self.inner.known_lease(id).await
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let lease = self.inner.known_lease(id).await?;
+            if lease.is_some() || self.inner.attachments.keys(id).is_empty() {
+                return Ok(lease);
+            }
+            // Its end and the deletion of its keys are two writes, and this is between them.
+            if Instant::now() > deadline {
+                return Err(EtcdError::Timeout);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// All leases, those that end first in front.
@@ -123,7 +137,7 @@ impl Engine {
 }
 
 impl Inner {
-    async fn wait_ready(&self) -> Result<(), EtcdError> {
+    pub(super) async fn wait_ready(&self) -> Result<(), EtcdError> {
         self.wait_loaded().await?;
         self.wait_following(tokio::time::Instant::now() + REQUEST_TIMEOUT).await
     }
@@ -180,6 +194,10 @@ impl Inner {
     }
 
     async fn look_at_leases(&self) -> Result<(), EtcdError> {
+        // Their ends are writes, which a corrupt store takes no more of.
+        if self.meta.alarms().iter().any(|alarm| alarm.kind == meta::AlarmKind::Corrupt) {
+            return Ok(());
+        }
         for lease in self.leases.expired(Instant::now()).into_iter().take(ENDED_AT_ONCE) {
             if self.end_lease(lease).await? {
                 self.delete_keys_of(lease.id).await?;

@@ -1,9 +1,10 @@
-//! Entries of the meta stream: leases, the compaction floor, alarms, the cluster's id. None of them spends a revision.
+//! Entries of the meta stream: leases, the compaction floor, alarms, users and roles, tokens, the cluster's id. None of them spends a revision.
 //!
 //! Every entry is JSON under a readable key, so that `nats kv` shows it. One message is kept per key.
 
 use super::Inner;
 use crate::applier::Floor;
+use crate::auth::{AuthStore, SimpleToken};
 use crate::error::EtcdError;
 use crate::jetstream::record::KV_OPERATION;
 use crate::jetstream::{Guard, Outgoing, PublishError, RawMessage, Step};
@@ -24,6 +25,8 @@ const FLOOR: &str = "floor";
 const STEPS: &str = "steps";
 const LEASE: &str = "lease";
 const ALARM: &str = "alarm";
+pub(super) const AUTH: &str = "auth";
+const TOKEN: &str = "token";
 
 /// Kinds of alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +74,8 @@ enum MetaRecord {
     Lease(LeaseId, i64),
     LeaseGone(LeaseId),
     Alarm(Alarm, bool),
+    Auth(AuthStore),
+    Token(String, SimpleToken),
     /// Part of a floor that is still to come.
     Steps,
 }
@@ -168,7 +173,8 @@ impl Inner {
     pub(super) fn take_meta(&self, message: &RawMessage, age: Duration) -> Option<Floor> {
         let is_delete = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some())
             || message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Marker-Reason").is_some());
-        {
+        // Tokens come and go without a guard and without a trace.
+        if !message.subject.starts_with(TOKEN) {
             let mut table = self.meta.lock();
             table.entries.insert(message.subject.clone(), message.sequence);
         }
@@ -186,6 +192,8 @@ impl Inner {
             MetaRecord::LeaseGone(id) => self.leases.remove(id),
             MetaRecord::Alarm(alarm, true) => drop(table.alarms.insert(alarm)),
             MetaRecord::Alarm(alarm, false) => drop(table.alarms.remove(&alarm)),
+            MetaRecord::Auth(store) => self.auth.replace(store),
+            MetaRecord::Token(token, entry) => self.auth.tokens().remember(&token, entry, age),
             MetaRecord::Steps => {}
             MetaRecord::Floor(floor) => {
                 table.floor = Some(floor.clone());
@@ -219,6 +227,11 @@ impl Inner {
                 };
                 let member = u64::from_str_radix(member, 16).ok()?;
                 MetaRecord::Alarm(Alarm { member, kind }, !is_delete)
+            }
+            (AUTH, None, None) => MetaRecord::Auth(serde_json::from_slice(&message.payload).ok()?),
+            (TOKEN, Some(letters), Some(position)) => {
+                let entry = serde_json::from_slice(&message.payload).ok()?;
+                MetaRecord::Token(format!("{letters}.{position}"), entry)
             }
             (STEPS, Some(revision), Some(at)) => {
                 if !is_delete {
@@ -297,6 +310,30 @@ impl Inner {
         let key = alarm_key(alarm);
         let known = self.meta.entry(&key);
         self.delete_meta(&key, known).await
+    }
+
+    /// Exchanges users and roles.
+    pub(super) async fn put_auth(
+        &self,
+        store: &AuthStore,
+        known: Sequence,
+    ) -> Result<Sequence, PublishError> {
+        self.put_meta(AUTH, store, known).await
+    }
+
+    /// Writes the entry of a token, or writes it again. It goes away by itself.
+    pub(super) async fn put_token(
+        &self,
+        token: &str,
+        entry: &SimpleToken,
+        ttl: Duration,
+    ) -> Result<Sequence, PublishError> {
+        let payload = serde_json::to_vec(entry).expect("entries are plain data");
+        let subject = format!("{}{TOKEN}.{token}", self.bucket.meta_prefix);
+        let ttl = Some(Duration::from_secs(ttl.as_secs_f64().ceil() as u64));
+        self.publisher
+            .publish(Outgoing { subject, headers: Vec::new(), payload: payload.into(), guard: None, ttl })
+            .await
     }
 
     async fn put_meta(

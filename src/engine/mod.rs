@@ -14,6 +14,7 @@
 //! - E3: an answer that rests on a snapshot (a failed compare included) is given only when the snapshot is known to
 //!   be no older than the request.
 
+mod auth;
 mod compactor;
 mod follow;
 mod hash;
@@ -28,6 +29,7 @@ mod write;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
+use crate::auth::Auth;
 use crate::core::{Reader, State};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
@@ -73,6 +75,8 @@ pub struct Settings {
     pub quota_bytes: i64,
     /// Who raises it.
     pub member_id: u64,
+    /// For users and their tokens.
+    pub auth: crate::auth::Settings,
 }
 
 /// The engine could not start.
@@ -152,6 +156,7 @@ pub(crate) struct Inner {
     locks: locks::WriteLocks,
     leases: LeaseTable,
     attachments: Attachments,
+    auth: Auth,
     maps: mpsc::Sender<follow::MapRequest>,
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
@@ -206,6 +211,7 @@ impl Engine {
             locks: locks::WriteLocks::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
+            auth: Auth::new(settings.auth.clone()),
             maps,
             read_index,
             compaction: tokio::sync::Mutex::default(),
@@ -255,6 +261,11 @@ impl Engine {
     /// The keys on each lease.
     pub fn attachments(&self) -> &Attachments {
         &self.inner.attachments
+    }
+
+    /// Users, roles and what they may do.
+    pub fn auth(&self) -> &Auth {
+        &self.inner.auth
     }
 
     /// A state no older than this call: it holds every write answered before, through any instance.

@@ -10,20 +10,27 @@ use std::time::Duration;
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Engine {
-    /// Refuses every change of data while the CORRUPT alarm is raised. Reads go on.
-    pub fn refuse_if_corrupt(&self) -> Result<(), EtcdError> {
-        let corrupt = self.inner.meta.alarms().iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
-        if corrupt { Err(EtcdError::Corrupt) } else { Ok(()) }
+    /// Refuses a write as the alarms want it: everything after CORRUPT, whatever adds data after NOSPACE. `cost` is
+    /// about how many bytes the write adds, 0 for one that adds none.
+    pub fn admit(&self, cost: u64) -> Result<(), EtcdError> {
+        let inner = &self.inner;
+        let alarms = inner.meta.alarms();
+        let is_raised = |kind| alarms.iter().any(|alarm| alarm.kind == kind);
+        if is_raised(AlarmKind::Corrupt) {
+            return Err(EtcdError::Corrupt);
+        }
+        if cost > 0 && (is_raised(AlarmKind::NoSpace) || inner.store_error().is_some()) {
+            return Err(EtcdError::NoSpace);
+        }
+        Ok(())
     }
 
     /// Refuses a write of about `cost` bytes where there is no room for it. The write that would use up the quota
     /// raises the NOSPACE alarm.
     pub async fn claim_space(&self, cost: u64) -> Result<(), EtcdError> {
         let inner = &self.inner;
-        if inner.meta.alarms().iter().any(|alarm| alarm.kind == AlarmKind::NoSpace)
-            || inner.store_error().is_some()
-        {
-            return Err(EtcdError::NoSpace);
+        if cost == 0 {
+            return Ok(());
         }
         // Relaxed: an estimate that the next measurement replaces; writes under way may pass the quota by a little.
         let claimed = inner.bytes_in_use.fetch_add(cost, Ordering::Relaxed) + cost;

@@ -2,6 +2,7 @@
 
 use super::waiters::Committed;
 use super::{Inner, REQUEST_TIMEOUT};
+use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, OperationId};
@@ -21,19 +22,23 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 impl super::Engine {
     /// Carries out a request that may write. The answer is given when its revision is visible, or when a state no
-    /// older than this call shows that nothing is to be written.
-    pub async fn execute(&self, request: Request) -> Result<Response, EtcdError> {
+    /// older than this call shows that nothing is to be written. Whether the caller may do it is checked with each plan.
+    pub async fn execute(&self, request: Request, caller: &Caller) -> Result<Response, EtcdError> {
         let inner = &self.inner;
         let keys = written_keys(&request);
-        let planner = |state: &Arc<State>| txn::plan(state, inner.as_ref(), request.clone());
+        let planner = |state: &Arc<State>| {
+            inner.check_request(caller, &request)?;
+            txn::plan(state, inner.as_ref(), request.clone())
+        };
         inner.write(&keys, planner).await
     }
 }
 
 impl super::Engine {
     /// Answers a request that writes nothing from what is known here, however old that is.
-    pub async fn answer_locally(&self, request: Request) -> Result<Response, EtcdError> {
+    pub async fn answer_locally(&self, request: Request, caller: &Caller) -> Result<Response, EtcdError> {
         let state = self.serializable().await?;
+        self.inner.check_request(caller, &request)?;
         match txn::plan(&state, self.inner.as_ref(), request)? {
             Planned::Answer(response) => Ok(response),
             Planned::Write(_) => {

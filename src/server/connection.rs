@@ -19,14 +19,17 @@ use tower::Service;
 /// What a client may send ahead on a stream, and on all of a connection. Enough for the largest request in one go or two.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client resets before they were looked at. A client that cancels thousands of watches at once is
-/// not an attack.
-const PENDING_RESETS: usize = 100_000;
-/// How long the first bytes of a client may take to come; grpc-go gives as much.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(2 * 60);
-/// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives as much to
-/// heads, and never ends idle connections.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Streams that a client resets before they were looked at. A client that cancels thousands of calls at once is not an
+/// attack, and those of an attacker hold a kilobyte each.
+const PENDING_RESETS: usize = 10_000;
+/// The most that a call's headers may hold: a token or a trace can be longer than the 16 KiB that hyper allows.
+const HEADER_BYTES: u32 = 1 << 20;
+/// How long the first bytes of a client may take to come. grpc-go gives them two minutes, and the plain port of etcd waits
+/// for ever.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives heads five
+/// minutes and never ends idle connections; clients have to be ready for the end of those anyway.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What connections may do.
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +50,12 @@ impl Http2Settings {
     /// Zero means what it means to grpc-go: its own defaults. It never pings more than once a second.
     pub(super) fn with_defaults(mut self) -> Http2Settings {
         if self.keepalive_interval.is_zero() || self.keepalive_timeout.is_zero() {
-            self.keepalive_interval = Duration::from_secs(2 * 60 * 60);
+            self.keepalive_interval = Duration::from_hours(2);
             self.keepalive_timeout = Duration::from_secs(20);
         }
         self.keepalive_interval = self.keepalive_interval.max(Duration::from_secs(1));
         if self.keepalive_min_time.is_zero() {
-            self.keepalive_min_time = Duration::from_secs(5 * 60);
+            self.keepalive_min_time = Duration::from_mins(5);
         }
         self
     }
@@ -79,6 +82,7 @@ impl Connections {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .keep_alive_interval(settings.keepalive_interval)
             .keep_alive_timeout(settings.keepalive_timeout)
+            .max_header_list_size(HEADER_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(None);
         Connections { http1, http2, settings, stop }

@@ -1,24 +1,25 @@
-//! What is served beside gRPC on the client port, and alone on the metrics ports: version, health and metrics.
+//! What is served beside gRPC on the client port, and in part on the metrics ports: the JSON gateway, version, health
+//! and metrics.
 //!
 //! Statuses, headers and bodies are etcd's, down to the content type that Go's server guesses for `/health`.
 
+use super::access::Access;
+use super::listener::Transport;
+use crate::auth::CertificateName;
 use crate::engine::{AlarmKind, Engine, Phase};
 use crate::gateway::{self, Gateway};
 use crate::telemetry::Metrics;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::any;
-use axum::{Router, middleware};
-use http::{HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::json;
-use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tower::Service;
+use tower::ServiceExt;
 
 /// What the handlers ask.
 #[derive(Clone, Debug)]
@@ -78,51 +79,146 @@ pub(super) fn metrics_routes(probes: Probes) -> Router {
         .fallback(not_found)
 }
 
-/// The routes of a client port: `grpc` for calls, and what etcd serves there to everybody else.
-pub(super) fn client_routes(grpc: Router, gateway: Option<Gateway>, probes: Probes) -> Router {
-    let web = metrics_routes(probes)
-        .route("/version", any(version))
-        .route("/debug/vars", any(variables))
-        .layer(middleware::from_fn_with_state(gateway, through_gateway))
-        .layer(middleware::from_fn(cross_origin));
-    Router::new().fallback_service(Split { grpc, web })
-}
-
-/// Answers what is for the gateway.
-async fn through_gateway(State(gateway): State<Option<Gateway>>, request: Request, next: Next) -> Response {
-    match gateway {
-        Some(gateway) if request.uri().path().starts_with(gateway::PREFIX) => gateway.answer(request).await,
-        _ => next.run(request).await,
-    }
-}
-
-/// Whether a request is a gRPC call. Other requests for the path of a method are answered as those for any unknown path.
-pub(super) fn is_grpc<B>(request: &http::Request<B>) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE);
-    request.version() == Version::HTTP_2
-        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
-}
-
-/// Tells gRPC from the rest of a port's traffic.
+/// What etcd serves on a client port to those who do not speak gRPC.
 #[derive(Clone, Debug)]
-struct Split {
-    grpc: Router,
-    web: Router,
+pub(super) struct Web {
+    access: Arc<Access>,
+    gateway: Option<Gateway>,
+    engine: Engine,
+    router: Router,
+    has_profiles: bool,
 }
 
-impl Service<Request> for Split {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = <Router as Service<Request>>::Future;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // A router is always ready.
-        Poll::Ready(Ok(()))
+impl Web {
+    /// The gateway may be switched off. `profiles` adds the page about Go's profiles.
+    pub(super) fn new(access: Access, gateway: Option<Gateway>, probes: Probes, profiles: bool) -> Web {
+        let engine = probes.engine.clone();
+        let mut router =
+            metrics_routes(probes).route("/version", any(version)).route("/debug/vars", any(variables));
+        if profiles {
+            router = router
+                .route("/debug/pprof/", any(profile_index))
+                .route("/debug/pprof/{profile}", any(unknown_profile));
+        }
+        Web { access: Arc::new(access), gateway, engine, router, has_profiles: profiles }
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        if is_grpc(&request) { self.grpc.call(request) } else { self.web.call(request) }
+    /// The answer to a request.
+    pub(super) async fn answer(self, mut request: Request) -> Response {
+        if let Some(rest) = request.uri().path().strip_prefix(gateway::OLD_PREFIX) {
+            let path = format!("{}{rest}", gateway::PREFIX);
+            set_path(&mut request, &path);
+        }
+        let refusal = if request.extensions().get::<Transport>() == Some(&Transport::Tls) {
+            self.refuse_certificate(&request)
+        } else {
+            self.access.refusal(&request)
+        };
+        if let Some(refusal) = refusal {
+            return refusal;
+        }
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let mut response = if request.method() == Method::OPTIONS {
+            Response::new(Body::empty())
+        } else if let Some(path) = self.moved(request.uri().path()) {
+            redirect(&request, &path)
+        } else {
+            match self.gateway.filter(|_| request.uri().path().starts_with(gateway::PREFIX)) {
+                Some(gateway) => gateway.answer(request).await,
+                None => self.router.oneshot(request).await.unwrap_or_else(|never| match never {}),
+            }
+        };
+        self.access.allow_origin(origin.as_ref(), response.headers_mut());
+        response
     }
+
+    /// Calls through the gateway are not made in the name that a client's certificate has, so a client that shows one is
+    /// told, rather than taken for somebody else.
+    fn refuse_certificate(&self, request: &Request) -> Option<Response> {
+        let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
+        let has_name = request.extensions().get::<CertificateName>().is_some();
+        let is_refused = has_name
+            && self.gateway.is_some()
+            && request.uri().path().starts_with(gateway::PREFIX)
+            && has_users(&self.engine);
+        is_refused.then(|| checked(StatusCode::BAD_REQUEST, text))
+    }
+
+    /// Where a path leads that is not in its plain form, as Go's server has it.
+    fn moved(&self, path: &str) -> Option<String> {
+        match path {
+            "/v3" if self.gateway.is_some() => Some("/v3/".to_owned()),
+            "/debug/pprof" if self.has_profiles => Some("/debug/pprof/".to_owned()),
+            _ => plain_path(path),
+        }
+    }
+}
+
+/// Whether auth is on. It cannot be switched on yet.
+fn has_users(_: &Engine) -> bool {
+    false
+}
+
+/// A path without empty parts and dots; none if it is so already.
+fn plain_path(path: &str) -> Option<String> {
+    if !path.starts_with('/') || !(path.contains("//") || path.contains("/.")) {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let mut plain = format!("/{}", parts.join("/"));
+    if path.ends_with('/') && plain != "/" {
+        plain.push('/');
+    }
+    (plain != path).then_some(plain)
+}
+
+fn set_path(request: &mut Request, path: &str) {
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    if let Ok(uri) = format!("{path}{query}").parse() {
+        *request.uri_mut() = uri;
+    }
+}
+
+fn redirect(request: &Request, path: &str) -> Response {
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let to = format!("{path}{query}");
+    let mut response = if request.method() == Method::GET {
+        let link = to.replace('&', "&amp;").replace('"', "&#34;").replace('<', "&lt;").replace('>', "&gt;");
+        let page = format!("<a href=\"{link}\">Temporary Redirect</a>.\n\n");
+        answer(StatusCode::TEMPORARY_REDIRECT, "text/html; charset=utf-8", page)
+    } else {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        response
+    };
+    if let Ok(location) = HeaderValue::try_from(to) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+/// What `--enable-pprof` has to show: Go's profiles are of Go's runtime.
+async fn profile_index() -> Response {
+    let page = "<html>\n<head>\n<title>/debug/pprof/</title>\n</head>\n<body>\n/debug/pprof/\n<br>\n<p>jetway is not \
+                written in Go and has none of its profiles. Counters are at <a href='/metrics'>/metrics</a>; \
+                where the time goes, tools of the system such as perf tell.</p>\n</body>\n</html>\n";
+    let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", page);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// For the name of every profile, in the form in which Go's tools expect it.
+async fn unknown_profile() -> Response {
+    let mut response = checked(StatusCode::NOT_FOUND, "Unknown profile\n");
+    response.headers_mut().insert("x-go-pprof", HeaderValue::from_static("1"));
+    response
 }
 
 /// The answer while the server starts. A server that loads a large bucket is alive, and must not be restarted for it.
@@ -132,24 +228,6 @@ pub(super) fn starting<B>(request: &http::Request<B>, doing: &str) -> Response {
         "/health" => unhealthy(&format!("starting: {doing}")),
         _ => checked(StatusCode::SERVICE_UNAVAILABLE, format!("[-]start failed: {doing}\n\n")),
     }
-}
-
-/// Lets any page's scripts read the answers, as etcd does unless told otherwise.
-async fn cross_origin(request: Request, next: Next) -> Response {
-    let mut response = if request.method() == Method::OPTIONS {
-        Response::new(Body::empty())
-    } else {
-        next.run(request).await
-    };
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "POST, GET, OPTIONS, PUT, DELETE"),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "accept, content-type, authorization"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Body>) -> Response {
@@ -163,7 +241,7 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A text that browsers are told not to take for anything else.
-fn checked(status: StatusCode, body: impl Into<Body>) -> Response {
+pub(super) fn checked(status: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = answer(status, TEXT, body);
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response

@@ -53,17 +53,18 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Opens a port; connections queue from here on. `tls` counts if the URL asks for it. `limit` bounds the connections
-    /// of all listeners that share it; those beyond it stay in the queue.
-    pub(super) async fn bind(
+    /// of all listeners that share it; those beyond it stay in the queue. `shared` lets other processes open the same port.
+    pub(super) fn bind(
         flag: &'static str,
         listen: &ListenUrl,
         tls: Option<&Arc<Tls>>,
         http2: Http2Settings,
         limit: Option<Arc<Semaphore>>,
+        shared: bool,
     ) -> Result<Listener, ListenError> {
         let tls = tls.filter(|_| listen.tls).cloned();
         let url = listen.url.clone();
-        match Port::open(&listen.address).await {
+        match Port::open(&listen.address, shared) {
             Ok(port) => Ok(Listener { port, url, tls, http2: http2.with_defaults(), limit }),
             Err(source) => Err(ListenError { flag, url, source }),
         }
@@ -127,7 +128,8 @@ where
     S::Future: Send,
 {
     let Some(tls) = tls else {
-        let service = MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
+        let service =
+            MapRequest::new(service, |request: Request<_>| extended(request, Transport::Plain, None));
         return report(connections.serve(stream, service, true).await);
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls));
@@ -140,9 +142,8 @@ where
         },
     };
     let name = certificate_name(&tls, stream.get_ref().1);
-    let service = MapRequest::new(service, move |request: Request<_>| {
-        extended(request, Transport::Tls, name.as_ref())
-    });
+    let service =
+        MapRequest::new(service, move |request: Request<_>| extended(request, Transport::Tls, name.as_ref()));
     report(connections.serve(stream, service, connections.counts_pings_over_tls()).await);
 }
 

@@ -1,5 +1,6 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
+mod access;
 mod connection;
 mod gate;
 mod greeting;
@@ -8,19 +9,23 @@ mod limits;
 mod listener;
 mod pings;
 mod port;
+mod process;
 mod shutdown;
 mod tls;
 
+use crate::api::auth::AuthService;
+use crate::api::call::RequireLeader;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
+use crate::api::health::HealthService;
 use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
 use crate::api::local::Local;
 use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
-use crate::api::unimplemented::UnimplementedServices;
 use crate::api::watch::{self as watch_api, WatchService};
+use crate::auth::{self, TokenSettings};
 use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
 use crate::engine::{self, Engine, Phase};
@@ -32,13 +37,15 @@ use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
 use crate::proto::etcdserverpb::lease_server::LeaseServer;
 use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use crate::telemetry::{CountCalls, Metrics, Operations};
 use crate::watch::WatchHub;
+use access::Access;
 use connection::Http2Settings;
-use gate::{Gate, Stage};
-use http::Probes;
+use gate::{Gate, Purpose, Served, Stage};
+use http::{Probes, Web};
 use listener::{ListenError, Listener};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -47,6 +54,7 @@ use thiserror::Error;
 use tls::{Tls, TlsError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 /// What etcd adds to the request limit for the size of a gRPC message.
@@ -70,6 +78,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
+    /// The kind of tokens, or their keys.
+    #[error("--auth-token: {0}")]
+    Token(#[from] auth::TokenError),
     /// The process itself.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -77,10 +88,10 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+    process::return_freed_memory();
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
-    let (metrics_stage, metrics_gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
     let http2 = Http2Settings {
         max_concurrent_streams: settings.max_concurrent_streams,
         keepalive_interval: settings.keepalive_interval,
@@ -94,14 +105,23 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
-    for (flag, urls, gate, limit) in [
-        ("--listen-client-urls", &settings.listen, &gate, Some(&connections)),
+    let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
+    for (flag, urls, purpose, limit) in [
+        ("--listen-client-urls", &settings.listen, for_clients, Some(&connections)),
+        ("--listen-client-http-urls", &settings.listen_client_http, Purpose::Http, Some(&connections)),
         // Probes get through when clients have taken all there is.
-        ("--listen-metrics-urls", &settings.listen_metrics, &metrics_gate, None),
+        ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(flag, listen, tls.as_ref(), http2, limit.cloned()).await?;
-            listeners.push((listener, Gate::new(gate.clone())));
+            let listener = Listener::bind(
+                flag,
+                listen,
+                tls.as_ref(),
+                http2,
+                limit.cloned(),
+                settings.socket_reuse_port,
+            )?;
+            listeners.push((listener, Gate::new(gate.clone(), purpose)));
         }
     }
     let listeners: Vec<_> = listeners
@@ -114,7 +134,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         stop.cancel();
     });
     let started = tokio::select! {
-        started = start(&settings, &stage, &metrics_stage, &shutdown) => started?,
+        started = start(&settings, &stage, &shutdown) => started?,
         // What has been started stops as it is dropped; nobody has been served yet.
         () = shutdown.cancelled() => return Ok(()),
     };
@@ -139,13 +159,9 @@ struct Started {
 async fn start(
     settings: &Settings,
     stage: &watch::Sender<Stage>,
-    metrics_stage: &watch::Sender<Stage>,
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
-    let starting = |doing: String| {
-        metrics_stage.send_replace(Stage::Starting(doing.clone()));
-        stage.send_replace(Stage::Starting(doing));
-    };
+    let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -178,6 +194,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
+        auth: auth_settings(settings)?,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -206,16 +223,30 @@ async fn start(
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
-    // The probes first: nobody who has been served may be told that the server is not ready.
-    metrics_stage.send_replace(Stage::Ready(http::metrics_routes(probes.clone())));
     let grpc = grpc.layer(calls);
-    let gateway = Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES);
-    stage.send_replace(Stage::Ready(http::client_routes(grpc, Some(gateway), probes)));
+    let gateway = settings
+        .enable_grpc_gateway
+        .then(|| Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES));
+    let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
+    let web = Web::new(access, gateway, probes.clone(), settings.enable_pprof);
+    // All at once: nobody who has been served may be told that the server is not ready.
+    stage.send_replace(Stage::Ready(Served { grpc, web, probes: http::metrics_routes(probes) }));
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     Ok(Started { engine, nats })
+}
+
+/// What holds for the messages of every service. Answers are not compressed, even to those who compress what they ask: it
+/// would cost every client of grpc-go's time that offers to take it.
+macro_rules! limited {
+    ($service:expr, $message_bytes:expr) => {
+        $service
+            .max_decoding_message_size($message_bytes)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+    };
 }
 
 async fn grpc_routes(
@@ -237,35 +268,25 @@ async fn grpc_routes(
     let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
         WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
-            .with_leader(engine.has_leader());
+            .with_leader(engine.has_leader())
+            .with_users(engine.clone());
     let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
-    let rest = UnimplementedServices { engine: engine.clone(), header };
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let auth = AuthService::new(engine.clone(), header);
     let mut routes = Routes::builder();
     routes
-        .add_service(
-            KvServer::new(kv).max_decoding_message_size(message_bytes).max_encoding_message_size(usize::MAX),
-        )
+        .add_service(limited!(KvServer::new(kv), message_bytes))
         .add_service(watch)
-        .add_service(
-            LeaseServer::new(lease)
-                .max_decoding_message_size(message_bytes)
-                .max_encoding_message_size(usize::MAX),
-        )
-        .add_service(MaintenanceServer::new(maintenance).max_decoding_message_size(message_bytes))
-        .add_service(ClusterServer::new(cluster).max_decoding_message_size(message_bytes))
-        .add_service(AuthServer::new(rest).max_decoding_message_size(message_bytes))
-        .add_service(
-            LockServer::new(LockService::new(local.clone())).max_decoding_message_size(message_bytes),
-        )
-        .add_service(
-            ElectionServer::new(ElectionService::new(local, header)).max_decoding_message_size(message_bytes),
-        )
-        .add_service(health);
-    routes.routes().into_axum_router().reset_fallback()
+        .add_service(limited!(LeaseServer::new(lease), message_bytes))
+        .add_service(limited!(MaintenanceServer::new(maintenance), message_bytes))
+        .add_service(limited!(ClusterServer::new(cluster), message_bytes))
+        .add_service(limited!(AuthServer::new(auth), message_bytes))
+        .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
+        .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
+        .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
 }
 
 /// What clients may call the ports by.
@@ -275,6 +296,15 @@ fn hosts(listen: &[ListenUrl]) -> Vec<String> {
         ListenAddress::Unix(_) => None,
     });
     hosts.collect()
+}
+
+fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {
+    Ok(auth::Settings {
+        token: TokenSettings::parse(&settings.auth_token)?,
+        token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
+        bcrypt_cost: settings.bcrypt_cost,
+        client_cert_auth: settings.tls.as_ref().is_some_and(|tls| tls.client_cert_auth),
+    })
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.

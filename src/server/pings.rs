@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// Least interval between pings while no stream is open.
-const IDLE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+const IDLE_INTERVAL: Duration = Duration::from_hours(2);
 const MAX_STRIKES: u8 = 2;
 /// How long the connection stays after the GOAWAY. Closing it with something unread would reset it, and the client might
 /// never see why.
@@ -214,7 +214,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> PingGuard<I> {
             && self.outgoing.between_frames()
         {
             // What comes of it shows in the next read.
-            let _: Poll<_> = ending.poll_tell(&mut self.io, context);
+            drop(ending.poll_tell(&mut self.io, context));
         }
     }
 }

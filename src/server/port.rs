@@ -8,12 +8,15 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
 /// Finds out in some minutes that a client's machine is gone; the numbers are etcd's.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(30));
+
+/// Connections that wait to be accepted; the system's own limit is lower.
+const BACKLOG: u32 = 65_535;
 
 /// A connection.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
@@ -29,10 +32,16 @@ pub(super) enum Port {
 }
 
 impl Port {
-    pub(super) async fn open(address: &ListenAddress) -> io::Result<Port> {
+    /// Opens a TCP port, together with others if `shared` and they agree, or a unix socket.
+    pub(super) fn open(address: &ListenAddress, shared: bool) -> io::Result<Port> {
         match address {
             ListenAddress::Tcp(address) => {
-                let listener = TcpListener::bind(address).await?;
+                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                // A port whose last connections linger is free.
+                socket.set_reuseaddr(true)?;
+                socket.set_reuseport(shared)?;
+                socket.bind(*address)?;
+                let listener = socket.listen(BACKLOG)?;
                 // Connections inherit it from their listener. A port that cannot be told so still works.
                 SockRef::from(&listener).set_tcp_keepalive(&KEEPALIVE).ok();
                 Ok(Port::Tcp(listener))
@@ -93,11 +102,21 @@ mod tests {
         let address = ListenAddress::Unix(path.clone());
         // The standard library leaves the file, as a killed process does.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("free"));
-        let port = Port::open(&address).await.expect("nobody listens");
-        let error = Port::open(&address).await.expect_err("in use");
+        let port = Port::open(&address, false).expect("nobody listens");
+        let error = Port::open(&address, false).expect_err("in use");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(port);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_port_is_shared_by_those_who_agree() {
+        let any = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+        let Ok(Port::Tcp(first)) = Port::open(&any, true) else { panic!("no port") };
+        let same = ListenAddress::Tcp(first.local_addr().expect("an address"));
+        Port::open(&same, true).expect("shared");
+        let error = Port::open(&same, false).expect_err("not shared");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[tokio::test]
@@ -105,7 +124,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("file");
         fs::write(&path, "precious").expect("written");
-        let error = Port::open(&ListenAddress::Unix(path.clone())).await.expect_err("not ours");
+        let error = Port::open(&ListenAddress::Unix(path.clone()), false).expect_err("not ours");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
     }

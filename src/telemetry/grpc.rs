@@ -1,30 +1,35 @@
-//! Counts gRPC calls by method and outcome, and puts tonic's own refusals into grpc-go's words.
+//! The outermost layer of every gRPC call: counts calls by method and outcome, ends those whose time is over, and puts
+//! tonic's own refusals into grpc-go's words.
 //!
 //! The outcome of a call stands in the headers of an answer without a body, else in the trailers after it. Messages
-//! are counted by their frames, as they pass in either direction.
+//! are counted by their frames, as they pass in either direction. Calls that grpc-go refuses by their headers alone are
+//! not counted, as in etcd.
 
+use super::deadline;
 use super::frames::{CountedRequest, FrameCounter, Traffic};
+use super::wording::{self, Kind, put_status, translate, unknown};
 use crate::error::EtcdError;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, Method as HttpMethod, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-const UNARY: &str = "unary";
-const SERVER_STREAM: &str = "server_stream";
-const BIDI_STREAM: &str = "bidi_stream";
+const UNARY: Kind = Kind::Unary;
+const SERVER_STREAM: Kind = Kind::ServerStream;
+const BIDI_STREAM: Kind = Kind::BidiStream;
 
 /// Every method, so that each has its series from the start.
-const METHODS: &[(&str, &[(&str, &str)])] = &[
+const METHODS: &[(&str, &[(&str, Kind)])] = &[
     (
         "etcdserverpb.KV",
         &[
@@ -103,7 +108,7 @@ const METHODS: &[(&str, &[(&str, &str)])] = &[
             ("Resign", UNARY),
         ],
     ),
-    ("grpc.health.v1.Health", &[("Check", UNARY), ("Watch", SERVER_STREAM)]),
+    ("grpc.health.v1.Health", &[("Check", UNARY), ("List", UNARY), ("Watch", SERVER_STREAM)]),
 ];
 
 const CODES: [&str; 17] = [
@@ -127,14 +132,39 @@ const CODES: [&str; 17] = [
 ];
 
 /// Calls that etcd times as requests to its store, and the names it has for them.
-const TIMED: &[(&str, &str)] = &[
-    ("Range", "Range"),
-    ("Put", "Put"),
-    ("DeleteRange", "DeleteRange"),
-    ("Txn", "Txn"),
-    ("Compact", "Compaction"),
-    ("LeaseGrant", "LeaseGrant"),
-    ("LeaseRevoke", "LeaseRevoke"),
+const TIMED: &[(&str, &str, &str)] = &[
+    ("etcdserverpb.KV", "Range", "Range"),
+    ("etcdserverpb.KV", "Put", "Put"),
+    ("etcdserverpb.KV", "DeleteRange", "DeleteRange"),
+    ("etcdserverpb.KV", "Txn", "Txn"),
+    ("etcdserverpb.KV", "Compact", "Compaction"),
+    ("etcdserverpb.Lease", "LeaseGrant", "LeaseGrant"),
+    ("etcdserverpb.Lease", "LeaseRevoke", "LeaseRevoke"),
+    ("etcdserverpb.Maintenance", "Alarm", "Alarm"),
+    ("etcdserverpb.Auth", "AuthEnable", "AuthEnable"),
+    ("etcdserverpb.Auth", "AuthDisable", "AuthDisable"),
+    ("etcdserverpb.Auth", "AuthStatus", "AuthStatus"),
+    ("etcdserverpb.Auth", "Authenticate", "Authenticate"),
+    ("etcdserverpb.Auth", "UserAdd", "AuthUserAdd"),
+    ("etcdserverpb.Auth", "UserGet", "AuthUserGet"),
+    ("etcdserverpb.Auth", "UserList", "AuthUserList"),
+    ("etcdserverpb.Auth", "UserDelete", "AuthUserDelete"),
+    ("etcdserverpb.Auth", "UserChangePassword", "AuthUserChangePassword"),
+    ("etcdserverpb.Auth", "UserGrantRole", "AuthUserGrantRole"),
+    ("etcdserverpb.Auth", "UserRevokeRole", "AuthUserRevokeRole"),
+    ("etcdserverpb.Auth", "RoleAdd", "AuthRoleAdd"),
+    ("etcdserverpb.Auth", "RoleGet", "AuthRoleGet"),
+    ("etcdserverpb.Auth", "RoleList", "AuthRoleList"),
+    ("etcdserverpb.Auth", "RoleDelete", "AuthRoleDelete"),
+    ("etcdserverpb.Auth", "RoleGrantPermission", "AuthRoleGrantPermission"),
+    ("etcdserverpb.Auth", "RoleRevokePermission", "AuthRoleRevokePermission"),
+];
+
+/// Calls that etcd times as work of its storage, with the series, its first bucket in seconds and how many there are.
+const STORAGE_WORK: &[(&str, &str, &str, f64, usize)] = &[
+    ("Defragment", "etcd_disk_backend_defrag_duration_seconds", "Time that Defragment took.", 0.1, 13),
+    ("Hash", "etcd_mvcc_hash_duration_seconds", "Time that Hash took.", 0.01, 15),
+    ("HashKV", "etcd_mvcc_hash_rev_duration_seconds", "Time that HashKV took.", 0.01, 15),
 ];
 
 /// Label of calls whose client does not tell its version, and of those that tell something else.
@@ -142,20 +172,69 @@ const UNKNOWN_VERSION: &str = "unknown";
 
 #[derive(Debug)]
 struct Method {
-    kind: &'static str,
+    kind: Kind,
     started: IntCounter,
     handled: Vec<IntCounter>,
     received: Traffic,
     sent: Traffic,
-    /// Durations of calls that failed, and of those that did not.
-    durations: Option<[Histogram; 2]>,
+    /// Durations as a request to the store, by its name there and whether it succeeded: etcd shows those there were.
+    durations: Option<Durations>,
+    /// Durations of every call, where they are wanted.
+    handling: Option<Histogram>,
+    /// Durations as work of the storage.
+    storage_work: Option<Histogram>,
+}
+
+impl Method {
+    fn observe(&self, code: Code, elapsed: Duration) {
+        let seconds = elapsed.as_secs_f64();
+        if let Some(durations) = &self.durations
+            && let Some(success) = success(durations.name, code)
+        {
+            durations.series(success).observe(seconds);
+        }
+        if let Some(handling) = &self.handling {
+            handling.observe(seconds);
+        }
+        if let Some(work) = self.storage_work.as_ref().filter(|_| code == Code::Ok) {
+            work.observe(seconds);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Durations {
+    name: &'static str,
+    all: HistogramVec,
+    /// Of what failed, and of what did not.
+    series: [OnceLock<Histogram>; 2],
+}
+
+impl Durations {
+    fn series(&self, success: bool) -> &Histogram {
+        let label = if success { "true" } else { "false" };
+        self.series[usize::from(success)].get_or_init(|| self.all.with_label_values(&[self.name, label]))
+    }
+}
+
+/// Whether etcd counts a request to its store as a success; none for what is refused before it gets there. What a request
+/// says about itself once it is carried out, as that there is no such lease, is a success of the store.
+fn success(name: &str, code: Code) -> Option<bool> {
+    match code {
+        Code::Ok => Some(true),
+        Code::InvalidArgument | Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => None,
+        _ if name == "Range" => Some(false),
+        Code::NotFound | Code::FailedPrecondition | Code::OutOfRange | Code::AlreadyExists => Some(true),
+        _ => Some(false),
+    }
 }
 
 #[derive(Debug)]
 struct Counters {
     collectors: Vec<IntCounterVec>,
     bytes: [IntCounter; 2],
-    durations: HistogramVec,
+    durations: Vec<HistogramVec>,
+    storage_work: Vec<Histogram>,
     clients: IntCounterVec,
     methods: HashMap<String, Arc<Method>>,
 }
@@ -167,8 +246,8 @@ pub struct GrpcCalls {
 }
 
 impl GrpcCalls {
-    /// All at zero.
-    pub fn new() -> GrpcCalls {
+    /// All at zero. `extensive` adds a histogram of every method's durations.
+    pub fn new(extensive: bool) -> GrpcCalls {
         let labels = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         let vec = |name: &str, help: &str, labels: &[&str]| {
             IntCounterVec::new(Opts::new(name, help), labels).expect("a legal name")
@@ -193,34 +272,53 @@ impl GrpcCalls {
             &["type", "success"],
         )
         .expect("a legal name");
+        let handling = HistogramVec::new(
+            HistogramOpts::new("grpc_server_handling_seconds", "Time until a call ended."),
+            &labels[..3],
+        )
+        .expect("a legal name");
+        let storage_work: Vec<Histogram> = STORAGE_WORK
+            .iter()
+            .map(|(_, name, help, first, count)| {
+                let buckets = prometheus::exponential_buckets(*first, 2.0, *count).expect("legal buckets");
+                Histogram::with_opts(HistogramOpts::new(*name, *help).buckets(buckets)).expect("a legal name")
+            })
+            .collect();
         let mut methods = HashMap::new();
         for (service, names) in METHODS {
             for (name, kind) in *names {
-                let labels = [*kind, *service, *name];
-                let timed = TIMED.iter().find(|(method, _)| method == name);
+                let labels = [kind.label(), *service, *name];
+                let timed = TIMED.iter().find(|(of, method, _)| (of, method) == (service, name));
+                let work = STORAGE_WORK.iter().position(|(method, ..)| method == name);
                 let method = Method {
-                    kind: if *kind == UNARY { "unary" } else { "stream" },
+                    kind: *kind,
                     started: started.with_label_values(&labels),
                     handled: CODES
                         .iter()
-                        .map(|code| handled.with_label_values(&[*kind, *service, *name, *code]))
+                        .map(|code| handled.with_label_values(&[kind.label(), *service, *name, *code]))
                         .collect(),
                     received: Traffic {
                         messages: received.with_label_values(&labels),
                         bytes: received_bytes.clone(),
                     },
                     sent: Traffic { messages: sent.with_label_values(&labels), bytes: sent_bytes.clone() },
-                    durations: timed.map(|(_, kind)| {
-                        ["false", "true"].map(|success| durations.with_label_values(&[*kind, success]))
+                    durations: timed.map(|(.., name)| Durations {
+                        name: *name,
+                        all: durations.clone(),
+                        series: [const { OnceLock::new() }; 2],
                     }),
+                    handling: extensive.then(|| handling.with_label_values(&labels)),
+                    storage_work: work.map(|at| storage_work[at].clone()),
                 };
                 methods.insert(format!("/{service}/{name}"), Arc::new(method));
             }
         }
+        let durations = if extensive { vec![durations, handling] } else { vec![durations] };
         let counters = Counters {
             collectors: vec![started, handled, received, sent, clients.clone()],
             bytes: [received_bytes, sent_bytes],
             durations,
+            storage_work,
             clients,
             methods,
         };
@@ -233,7 +331,12 @@ impl GrpcCalls {
         for bytes in &self.counters.bytes {
             collectors.push(Box::new(bytes.clone()));
         }
-        collectors.push(Box::new(self.counters.durations.clone()));
+        for durations in &self.counters.durations {
+            collectors.push(Box::new(durations.clone()));
+        }
+        for work in &self.counters.storage_work {
+            collectors.push(Box::new(work.clone()));
+        }
         collectors
     }
 
@@ -243,13 +346,8 @@ impl GrpcCalls {
             version.len() <= 8 && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         };
         let version = version.filter(is_version).unwrap_or(UNKNOWN_VERSION);
-        self.counters.clients.with_label_values(&[method.kind, version]).inc();
-    }
-}
-
-impl Default for GrpcCalls {
-    fn default() -> GrpcCalls {
-        GrpcCalls::new()
+        let kind = if method.kind == Kind::Unary { "unary" } else { "stream" };
+        self.counters.clients.with_label_values(&[kind, version]).inc();
     }
 }
 
@@ -272,9 +370,7 @@ impl Call {
             return;
         }
         self.method.handled[code as usize].inc();
-        if let Some(durations) = &self.method.durations {
-            durations[usize::from(code == Code::Ok)].observe(self.started.elapsed().as_secs_f64());
-        }
+        self.method.observe(code, self.started.elapsed());
     }
 }
 
@@ -321,14 +417,22 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let deadline = match deadline::of_call(request.headers()) {
+            Ok(deadline) => deadline,
+            Err(reason) => return answered(wording::wrong_timeout(&reason)),
+        };
+        if request.method() != HttpMethod::POST {
+            return answered(wording::wrong_http_method(request.method()));
+        }
         // tonic answers a method it does not know without a word.
         let Some(method) = self.calls.counters.methods.get(request.uri().path()) else {
-            return refuse(unknown(request.uri().path()));
+            let is_service = |name: &str| METHODS.iter().any(|(known, _)| *known == name);
+            return answered(unknown(request.uri().path(), is_service).into_http());
         };
         let version = request.headers().get("client-api-version");
         let version = version.map(|version| std::str::from_utf8(version.as_bytes()));
         let Ok(version) = version.transpose() else {
-            return refuse(EtcdError::InvalidClientApiVersion.into());
+            return answered(Status::from(EtcdError::InvalidClientApiVersion).into_http());
         };
         self.calls.count_client(method, version);
         let mut call = Call::start(method);
@@ -336,10 +440,19 @@ where
         let request = request.map(|body| Body::new(CountedRequest::new(body, frames)));
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = match deadline {
+                None => answer.await?,
+                Some(deadline) => {
+                    tokio::select! {
+                        biased;
+                        () = tokio::time::sleep_until(deadline) => deadline::exceeded().into_http(),
+                        response = answer => response?,
+                    }
+                }
+            };
             if outcome(response.headers()).is_some() {
-                translate(response.headers_mut());
-                if call.method.kind == UNARY {
+                translate(response.headers_mut(), call.method.kind);
+                if call.method.kind == Kind::Unary {
                     // The status of a call that has one answer counts as that answer, as it does in etcd.
                     call.method.sent.messages.inc();
                 }
@@ -347,65 +460,20 @@ where
                 return Ok(response);
             }
             let frames = FrameCounter::new(call.method.sent.clone());
-            Ok(response.map(|body| Body::new(CountedAnswer { body, call, frames })))
+            let time_is_over = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+            Ok(response.map(|body| Body::new(CountedAnswer { body, call, frames, time_is_over })))
         })
     }
 }
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
-fn refuse<E: Send + 'static>(status: Status) -> Answer<E> {
-    Box::pin(std::future::ready(Ok(status.into_http())))
-}
-
-/// grpc-go's answer to what is not there; clients tell missing features by it.
-fn unknown(path: &str) -> Status {
-    Status::unimplemented(match path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) {
-        Some((service, method)) if METHODS.iter().any(|(known, _)| *known == service) => {
-            format!("unknown method {method} for service {service}")
-        }
-        Some((service, _)) => format!("unknown service {service}"),
-        None => format!("malformed method name: {path:?}"),
-    })
+fn answered<E: Send + 'static>(response: Response<Body>) -> Answer<E> {
+    Box::pin(std::future::ready(Ok(response)))
 }
 
 fn outcome(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
-}
-
-/// Refusals that tonic words in its own way, put into grpc-go's words and code.
-fn translate(headers: &mut HeaderMap) {
-    let Some(status) = Status::from_header_map(headers).and_then(|status| in_words_of_grpc_go(&status))
-    else {
-        return;
-    };
-    headers.remove(Status::GRPC_STATUS);
-    headers.remove(Status::GRPC_MESSAGE);
-    if status.add_header(headers).is_err() {
-        headers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
-    }
-}
-
-fn in_words_of_grpc_go(status: &Status) -> Option<Status> {
-    // The health service's answer to a name it does not know.
-    if (status.code(), status.message()) == (Code::NotFound, "service not registered") {
-        return Some(Status::not_found("unknown service"));
-    }
-    if let Some(reason) = status.message().strip_prefix("failed to decode Protobuf message: ") {
-        let reason = if reason.ends_with("invalid string value: data is not UTF-8 encoded") {
-            "string field contains invalid UTF-8"
-        } else {
-            "proto: cannot parse invalid wire-format data"
-        };
-        return Some(Status::internal(format!("grpc: error unmarshalling request: {reason}")));
-    }
-    let (size, limit) = status
-        .message()
-        .strip_prefix("Error, decoded message length too large: found ")?
-        .strip_suffix(" bytes")?
-        .split_once(" bytes, the limit is: ")?;
-    let (size, limit) = (size.parse().ok()?, limit.parse().ok()?);
-    Some(EtcdError::MessageTooLarge { size, limit }.into())
 }
 
 /// The body of an answer; it tells its call's outcome at the end.
@@ -414,6 +482,20 @@ struct CountedAnswer {
     body: Body,
     call: Call,
     frames: FrameCounter,
+    time_is_over: Option<Pin<Box<Sleep>>>,
+}
+
+impl CountedAnswer {
+    /// The end that a deadline puts to an answer; the rest of it is dropped, and so is the call behind it.
+    fn cut(&mut self) -> Frame<Bytes> {
+        self.body = Body::empty();
+        self.time_is_over = None;
+        let status = deadline::exceeded();
+        self.call.end(status.code());
+        let mut trailers = HeaderMap::new();
+        put_status(&mut trailers, &status);
+        Frame::trailers(trailers)
+    }
 }
 
 impl HttpBody for CountedAnswer {
@@ -425,13 +507,22 @@ impl HttpBody for CountedAnswer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
-            if let Some(data) = frame.data_ref() {
-                self.frames.pass(data);
-            } else if let Some(trailers) = frame.trailers_mut() {
-                translate(trailers);
-                if let Some(code) = outcome(trailers) {
-                    self.call.end(code);
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.frames.pass(data);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    translate(trailers, self.call.method.kind);
+                    if let Some(code) = outcome(trailers) {
+                        self.call.end(code);
+                    }
+                }
+            }
+            Poll::Ready(_) => {}
+            Poll::Pending => {
+                let sleep = self.time_is_over.as_mut();
+                if sleep.is_some_and(|sleep| sleep.as_mut().poll(context).is_ready()) {
+                    return Poll::Ready(Some(Ok(self.cut())));
                 }
             }
         }
@@ -444,58 +535,5 @@ impl HttpBody for CountedAnswer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_there_is_named_as_grpc_go_names_it() {
-        for (path, text) in [
-            ("/etcdserverpb.KV/Rnage", "unknown method Rnage for service etcdserverpb.KV"),
-            ("/etcdserverpb.VK/Range", "unknown service etcdserverpb.VK"),
-            ("/nothing", "malformed method name: \"/nothing\""),
-        ] {
-            let status = unknown(path);
-            assert_eq!((status.code(), status.message()), (Code::Unimplemented, text));
-        }
-    }
-
-    #[test]
-    fn only_tonics_own_refusals_are_reworded() {
-        let too_large = "Error, decoded message length too large: found 20 bytes, the limit is: 10 bytes";
-        for (status, expected) in [
-            (
-                Status::out_of_range(too_large),
-                Some((Code::ResourceExhausted, "grpc: received message larger than max (20 vs. 10)")),
-            ),
-            (Status::not_found("service not registered"), Some((Code::NotFound, "unknown service"))),
-            (
-                Status::internal("failed to decode Protobuf message: invalid varint"),
-                Some((
-                    Code::Internal,
-                    "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
-                )),
-            ),
-            (
-                Status::internal(
-                    "failed to decode Protobuf message: AuthUserGetRequest.name: invalid string value: data is not UTF-8 encoded",
-                ),
-                Some((
-                    Code::Internal,
-                    "grpc: error unmarshalling request: string field contains invalid UTF-8",
-                )),
-            ),
-            (Status::not_found("etcdserver: requested lease not found"), None),
-        ] {
-            let mut headers = HeaderMap::new();
-            status.add_header(&mut headers).expect("a legal message");
-            translate(&mut headers);
-            let answer = Status::from_header_map(&headers).expect("still a status");
-            let expected = expected.unwrap_or((status.code(), status.message()));
-            assert_eq!((answer.code(), answer.message()), expected);
-        }
     }
 }

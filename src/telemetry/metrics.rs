@@ -131,7 +131,7 @@ impl Metrics {
             deletes: make.counter("etcd_mvcc_delete_total", "Deletions."),
             txns: make.counter("etcd_mvcc_txn_total", "Transactions of more than one operation."),
         };
-        let grpc = GrpcCalls::new();
+        let grpc = GrpcCalls::new(false);
         let health = Health::new();
         for collector in grpc.collectors().into_iter().chain(health.collectors()) {
             registry.register(collector).expect("each name is registered once");

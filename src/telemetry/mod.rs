@@ -1,13 +1,16 @@
 //! The log and the metrics. Metric names are etcd's where a dashboard or alert for etcd reads them.
 
+mod deadline;
 mod frames;
 mod grpc;
 mod health;
 mod metrics;
+mod wording;
 
 pub use grpc::{CountCalls, GrpcCalls};
 pub use health::Health;
 pub use metrics::{Metrics, Operations, write_histogram};
+pub use wording::not_grpc;
 
 pub(crate) use metrics::descriptor_limit;
 

@@ -1,8 +1,6 @@
 //! HTTP/2 and gRPC by hand, for what no library sends.
 
-use bytes::{Buf, BufMut, Bytes};
-use prost::DecodeError;
-use prost::encoding::{DecodeContext, WireType};
+use bytes::{Buf as _, BufMut as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -88,7 +86,6 @@ pub fn message(compressed: u8, announced: u32, bytes: &[u8]) -> Vec<u8> {
 pub struct Frame {
     pub kind: u8,
     pub flags: u8,
-    pub stream: u32,
     pub payload: Vec<u8>,
 }
 
@@ -124,10 +121,10 @@ impl Connection {
             self.stream.read_exact(&mut head).await.ok()?;
             let mut head = &head[..];
             let len = head.get_uint(3) as usize;
-            let (kind, flags, stream) = (head.get_u8(), head.get_u8(), head.get_u32());
+            let (kind, flags) = (head.get_u8(), head.get_u8());
             let mut payload = vec![0; len];
             self.stream.read_exact(&mut payload).await.ok()?;
-            Some(Frame { kind, flags, stream, payload })
+            Some(Frame { kind, flags, payload })
         })
         .await
     }
@@ -155,33 +152,5 @@ impl Connection {
             }
         }
         code
-    }
-}
-
-/// Bytes in place of a request's or an answer's message.
-#[derive(Clone, Debug, Default)]
-pub struct Raw(pub Bytes);
-
-impl prost::Message for Raw {
-    fn encode_raw(&self, buf: &mut impl BufMut) {
-        buf.put_slice(&self.0);
-    }
-
-    fn merge_field(
-        &mut self,
-        _: u32,
-        _: WireType,
-        _: &mut impl Buf,
-        _: DecodeContext,
-    ) -> Result<(), DecodeError> {
-        unreachable!("it is only sent")
-    }
-
-    fn encoded_len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn clear(&mut self) {
-        self.0.clear();
     }
 }

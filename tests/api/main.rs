@@ -14,11 +14,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alarms;
+mod auth;
+mod auth_calls;
+mod auth_keys;
 mod compact;
 mod delete;
 mod election;
 mod errors;
-mod etcdctl;
 mod hash;
 mod header;
 mod keys;

@@ -2,9 +2,9 @@
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;
+use jetway::proto::health::health_check_response::ServingStatus;
+use jetway::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::Code;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::support::client::*;
 use crate::support::server::Server;

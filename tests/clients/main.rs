@@ -9,9 +9,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod curl;
 mod etcdctl;
 mod go;
 mod plain;
 mod process;
 mod program;
 mod script;
+mod scripted;

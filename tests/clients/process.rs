@@ -58,8 +58,9 @@ impl Process {
         self.stdout.take_lines(count)
     }
 
-    pub fn interrupt(&mut self) {
-        signal(self.child.id(), libc::SIGINT);
+    /// Not by SIGINT, which those that were started in the background may have been told to ignore.
+    pub fn terminate(&mut self) {
+        signal(self.child.id(), libc::SIGTERM);
     }
 
     /// Ends its input and waits for its end; the output is what [`Self::lines`] has not handed out.

@@ -56,7 +56,8 @@ async fn run(target: Target, command: fn(&Server) -> Command) -> String {
 fn difference(expected: &str, told: &str) -> String {
     let (left, right): (Vec<_>, Vec<_>) = (expected.lines().collect(), told.lines().collect());
     let same = left.iter().zip(&right).take_while(|(left, right)| left == right).count();
-    let same_end = left[same..].iter().rev().zip(right[same..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let same_end =
+        left[same..].iter().rev().zip(right[same..].iter().rev()).take_while(|(a, b)| a == b).count();
     let step = left[..same].iter().rfind(|line| line.starts_with('#')).unwrap_or(&"");
     format!(
         "{step}\netcd:\n{}\n\nunder test:\n{}",

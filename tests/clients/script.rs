@@ -11,7 +11,7 @@
 //! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
 //! - `hide FIELD`: the value of this JSON field is each server's own.
 //! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME LINE` writes to
-//!   its input, `interrupt NAME` sends SIGINT and waits for its end as `end NAME` does.
+//!   its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
 //! - `stop`, `serve`: the server ends, and serves again.
 
 use std::collections::HashMap;
@@ -72,7 +72,8 @@ pub async fn session(name: &str, flags: &[&str]) {
         }
         let by_design = line.differs.as_ref().filter(|_| target != Target::Etcd);
         if by_design.map_or(expected != told, |text| !told.contains(text)) {
-            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text).unwrap();
+            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text)
+                .unwrap();
         }
     }
     if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
@@ -149,7 +150,9 @@ impl Side {
             "let" => {
                 let (name, how) = rest.split_once(" = ").unwrap_or_else(|| panic!("{}", at()));
                 let value = pick(&self.last, how);
-                let told = value.as_ref().map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
+                let told = value
+                    .as_ref()
+                    .map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
                 self.variables.insert(name.into(), value.unwrap_or_else(|| "nothing".into()));
                 told
             }
@@ -182,10 +185,10 @@ impl Side {
                 self.process(name).say(&format!("{text}\n"));
                 String::new()
             }
-            "interrupt" | "end" => {
+            "terminate" | "end" => {
                 let mut process = self.background.remove(rest).unwrap_or_else(|| panic!("{}", at()));
-                if verb == "interrupt" {
-                    process.interrupt();
+                if verb == "terminate" {
+                    process.terminate();
                 }
                 let ended = process.end();
                 format!("{}exit {:?}", self.told(&ended), ended.code)
@@ -237,7 +240,7 @@ impl Side {
         for (own, name) in &self.own {
             told = told.replace(own, name);
         }
-        plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told)))
+        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told))))
     }
 
     /// Puts the variables in, the longest names first, since one may begin another.

@@ -14,3 +14,4 @@ mod support;
 mod access;
 mod cluster;
 mod instances;
+mod leader;

@@ -42,7 +42,9 @@ impl Contend {
     fn request(&self, lease: i64, value: &[u8]) -> Bytes {
         let name = (&self.name).into();
         if self.election {
-            election::CampaignRequest { name, lease, value: Bytes::copy_from_slice(value) }.encode_to_vec().into()
+            election::CampaignRequest { name, lease, value: Bytes::copy_from_slice(value) }
+                .encode_to_vec()
+                .into()
         } else {
             lock::LockRequest { name, lease }.encode_to_vec().into()
         }
@@ -88,7 +90,8 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
         answers.push(named(&clients[1], "v3electionpb.Election/Leader", request.clone()).await);
         if matches!(answers.last(), Some(Answer::Message(_))) {
             let method = answer::method("v3electionpb.Election/Observe");
-            let seen = clients[1].raw_first("/v3electionpb.Election/Observe", request.encode_to_vec().into()).await;
+            let seen =
+                clients[1].raw_first("/v3electionpb.Election/Observe", request.encode_to_vec().into()).await;
             answers.push(Answer::of(seen, |m| answer::message(method.output(), m.unwrap_or_default())));
         }
     }
@@ -101,7 +104,9 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
     };
     let key = contend.key(leases.0);
     let release = async || match leader.clone() {
-        Some(leader) => named(&clients[0], "v3electionpb.Election/Resign", election::ResignRequest { leader }).await,
+        Some(leader) => {
+            named(&clients[0], "v3electionpb.Election/Resign", election::ResignRequest { leader }).await
+        }
         None => named(&clients[0], "v3lockpb.Lock/Unlock", lock::UnlockRequest { key: key.clone() }).await,
     };
     let released = match contend.ending {

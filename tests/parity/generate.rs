@@ -84,7 +84,7 @@ impl Topics {
     }
 }
 
-const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks";
+const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks,auth";
 
 #[derive(Debug)]
 pub struct Generator {
@@ -182,7 +182,8 @@ impl Generator {
             15..20 if self.topics.maintenance => {
                 let alarm = *["NOSPACE", "NOSPACE", "CORRUPT"].choose(&mut self.random).expect("some alarms");
                 let member = self.random.random_range(0..3);
-                let request = |action| json!({"action": action, "memberID": member.to_string(), "alarm": alarm});
+                let request =
+                    |action| json!({"action": action, "memberID": member.to_string(), "alarm": alarm});
                 steps.push(one(maintenance("Alarm", request("ACTIVATE"))));
                 for _ in 0..self.random.random_range(0..8) {
                     let client = self.client();
@@ -324,7 +325,8 @@ impl Generator {
 
     fn maintenance(&mut self) -> Op {
         let id = self.random.random_range(0..4_u64).to_string();
-        let urls = *[&["http://"][..], &[], &["127.0.0.1:1"], &["http://a"]].choose(&mut self.random).expect("some");
+        let urls =
+            *[&["http://"][..], &[], &["127.0.0.1:1"], &["http://a"]].choose(&mut self.random).expect("some");
         match self.random.random_range(0..9) {
             0 => maintenance("Status", json!({})),
             1 => maintenance("Defragment", json!({})),
@@ -377,10 +379,16 @@ impl Generator {
     fn identity(&mut self) -> Op {
         match self.random.random_range(0..10) {
             0 => Op::Token(String::new()),
-            1 => Op::Token(["no token", "abcdefghijklmnop.7", "a.b.c"].choose(&mut self.random).expect("some").to_string()),
+            1 => Op::Token(
+                ["no token", "abcdefghijklmnop.7", "a.b.c"]
+                    .choose(&mut self.random)
+                    .expect("some")
+                    .to_string(),
+            ),
             _ => {
                 let name = self.user();
-                let password = if name == ROOT.0 && self.chance(90) { ROOT.1.into() } else { self.password() };
+                let password =
+                    if name == ROOT.0 && self.chance(90) { ROOT.1.into() } else { self.password() };
                 Op::Login(Login { name, password })
             }
         }
@@ -418,7 +426,10 @@ impl Generator {
                 let password = if user == ROOT.0 { ROOT.1.into() } else { self.password() };
                 let no_password = user != ROOT.0 && self.chance(10);
                 let user = if self.chance(3) { String::new() } else { user };
-                ("UserAdd", json!({"name": user, "password": password, "options": {"no_password": no_password}}))
+                (
+                    "UserAdd",
+                    json!({"name": user, "password": password, "options": {"no_password": no_password}}),
+                )
             }
             26..32 => ("UserGet", json!({"name": user})),
             32..35 => ("UserList", json!({})),

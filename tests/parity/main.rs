@@ -132,7 +132,8 @@ async fn a_planted_difference_is_found() {
         let left = session(&format!("{watch}\n{one}\n{shows}"));
         let right = session(&format!("{watch}\n{other}\n{shows}"));
         Pair::start(left.setup).await.run(&left, &left).await.expect("no difference to itself");
-        let difference = Pair::start(left.setup).await.run(&left, &right).await.expect_err("the difference is seen");
+        let difference =
+            Pair::start(left.setup).await.run(&left, &right).await.expect_err("the difference is seen");
         assert!(difference.index >= 1, "{difference}");
     }
 }

@@ -500,7 +500,7 @@ impl Session {
     pub fn parse(text: &str, origin: &str) -> Self {
         let mut session = Self::default();
         for (n, line) in text.lines().enumerate() {
-            let bad = |error: serde_json::Error| { format!("{origin}, line {}: {error}", n + 1) };
+            let bad = |error: serde_json::Error| format!("{origin}, line {}: {error}", n + 1);
             if line.is_empty() || line.starts_with('#') {
             } else if let Some(setup) = line.strip_prefix("setup ") {
                 session.setup = serde_json::from_str(setup).map_err(bad).unwrap();

@@ -11,10 +11,10 @@ use crate::contend;
 use crate::generate::{ROOT, Topics};
 use crate::session::*;
 use crate::support::client::{Client, revision};
+use crate::support::eventually;
 use crate::support::lease::KeepAlive;
 use crate::support::nats::Nats;
 use crate::support::server::{Server, Target, alive, signal};
-use crate::support::eventually;
 use crate::watchers::{STREAMS, Watchers};
 
 #[derive(Debug)]
@@ -60,7 +60,16 @@ impl Side {
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
         let watchers = Watchers::open(&steward, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
+        Self {
+            server,
+            nats,
+            _secret: secret,
+            steward,
+            clients,
+            keep_alives,
+            watchers,
+            marks,
+        }
     }
 
     /// Runs one operation. The error is a rule that this side broke by itself.
@@ -350,7 +359,9 @@ async fn login(steward: &mut Client) -> Result<(), String> {
     let answer = steward.unary("/etcdserverpb.Auth/Authenticate", request).await;
     match answer {
         Ok(pb::AuthenticateResponse { token, .. }) => steward.set_token(Some(&token)),
-        Err(status) if status.message() == "etcdserver: authentication is not enabled" => steward.set_token(None),
+        Err(status) if status.message() == "etcdserver: authentication is not enabled" => {
+            steward.set_token(None)
+        }
         Err(status) => return Err(format!("root cannot log in: {status}")),
     }
     Ok(())

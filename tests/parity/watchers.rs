@@ -317,10 +317,7 @@ impl Stream {
 impl Watcher {
     fn may_read_history(&self, current: i64) -> bool {
         let past = 1..=current;
-        !self.compacted
-            && !self.proven
-            && past.contains(&self.request.start_revision)
-            && self.got == 0
+        !self.compacted && !self.proven && past.contains(&self.request.start_revision) && self.got == 0
     }
 
     fn wants(&self, event: &Event) -> bool {

@@ -44,6 +44,7 @@ case $peer in
 etcd) go_build "$output" "$here/etcd" go.etcd.io/etcd/server/v3 -ldflags '-s -w' ;;
 etcdctl) go_build "$output" "$here/etcd" go.etcd.io/etcd/etcdctl/v3 -ldflags '-s -w' ;;
 kine) go_build "$output" "$here/kine" github.com/k3s-io/kine -tags nats -ldflags '-s -w' ;;
+clients-go) go_build "$output" "$here/../clients/go" . ;;
 t4) go_build "$output" "$here/t4" github.com/t4db/t4/cmd/t4 -ldflags '-s -w' ;;
 kube-apiserver | kube-controller-manager | kubectl)
     go_build "$output" "$here/../kubernetes" "k8s.io/kubernetes/cmd/$peer" -ldflags "$(kubernetes_version)"

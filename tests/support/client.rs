@@ -30,6 +30,11 @@ impl Client {
         Self { channel, metadata: MetadataMap::new() }
     }
 
+    /// A client over a channel that somebody has set up.
+    pub fn over(channel: Channel) -> Self {
+        Self { channel, metadata: MetadataMap::new() }
+    }
+
     /// A client that connects with its first call, and again when the connection breaks.
     pub fn lazy(endpoint: &str) -> Self {
         let channel = Endpoint::new(endpoint.to_owned()).unwrap().connect_lazy();
@@ -53,6 +58,13 @@ impl Client {
     /// What it sends as its token.
     pub fn token(&self) -> Option<String> {
         Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
+    }
+
+    /// The same client with a token, in place of the one it had.
+    pub fn with_token(&self, token: &str) -> Self {
+        let mut client = self.clone();
+        client.metadata.insert("token", token.parse().unwrap());
+        client
     }
 
     fn request<T>(&self, message: T) -> Request<T> {

@@ -13,6 +13,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+pub mod auth;
 pub mod client;
 pub mod http;
 pub mod keys;

@@ -58,11 +58,24 @@ pub fn peer(variable: &str, name: &str) -> PathBuf {
 pub struct Server {
     target: Target,
     args: Vec<String>,
+    also_on: Vec<String>,
+    descriptors: Option<u64>,
     client_port: Port,
     peer_port: Port,
     child: Option<Child>,
     // Last, so that the directory goes after the process.
     dir: TempDir,
+}
+
+/// How a server is started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Launch<'a> {
+    /// More flags.
+    pub args: &'a [&'a str],
+    /// More client URLs, beside the plain one that every test server has.
+    pub also_on: &'a [&'a str],
+    /// Most file descriptors that it may have, if not as many as this process.
+    pub descriptors: Option<u64>,
 }
 
 impl fmt::Debug for Server {
@@ -84,15 +97,23 @@ impl Server {
 
     /// A fresh server of the given kind.
     pub async fn launch(target: Target, args: &[&str]) -> Self {
-        let mut server = Self::new(target, args);
+        Self::launch_as(target, Launch { args, ..Launch::default() }).await
+    }
+
+    /// As [`Server::launch`], with all there is to say.
+    pub async fn launch_as(target: Target, launch: Launch<'_>) -> Self {
+        let mut server = Self::new(target, launch);
         server.run().await;
         server
     }
 
-    fn new(target: Target, args: &[&str]) -> Self {
+    fn new(target: Target, launch: Launch<'_>) -> Self {
+        let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         Self {
             target,
-            args: args.iter().map(ToString::to_string).collect(),
+            args: owned(launch.args),
+            also_on: owned(launch.also_on),
+            descriptors: launch.descriptors,
             client_port: Port::claim(),
             peer_port: Port::claim(),
             child: None,
@@ -103,10 +124,15 @@ impl Server {
     /// Starts jetway with flags, or in a place, in which it cannot serve; returns how it ended and what it said. The flags
     /// come last and so win over those that every test server gets.
     pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
-        let mut server = Self::new(Target::Jetway, args);
+        Self::fails_to_start_as(Target::Jetway, Launch { args, ..Launch::default() }).await
+    }
+
+    /// As [`Server::fails_to_start`], for either server.
+    pub async fn fails_to_start_as(target: Target, launch: Launch<'_>) -> (ExitStatus, String) {
+        let mut server = Self::new(target, launch);
         server.spawn();
         let child = server.child.as_mut().expect("it has just been started");
-        let status = eventually("jetway to give up", async || child.try_wait().unwrap()).await;
+        let status = eventually("the server to give up", async || child.try_wait().unwrap()).await;
         server.child = None;
         (status, server.log())
     }
@@ -216,8 +242,10 @@ impl Server {
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new(self.target.binary());
+        let mut listen = self.also_on.clone();
+        listen.insert(0, self.endpoint());
         command
-            .args(["--listen-client-urls", &self.endpoint(), "--advertise-client-urls", &self.endpoint()])
+            .args(["--listen-client-urls", &listen.join(","), "--advertise-client-urls", &self.endpoint()])
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
             .stdin(Stdio::null())
@@ -239,6 +267,9 @@ impl Server {
             Target::Jetway => {}
         }
         command.args(&self.args);
+        if let Some(descriptors) = self.descriptors {
+            limit_descriptors(&mut command, descriptors);
+        }
         self.child = Some(spawn(command).expect("start the server"));
     }
 
@@ -316,6 +347,24 @@ fn is_zombie(pid: u32) -> bool {
 
 fn name_of(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim().to_owned())
+}
+
+/// Lets the process open so many files and no more; it cannot raise the limit itself.
+fn limit_descriptors(command: &mut Command, descriptors: u64) {
+    let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: descriptors };
+    #[expect(unsafe_code, reason = "only the child can limit itself")]
+    let limit_child = move || {
+        // SAFETY: setrlimit reads the limits during the call only.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    #[expect(unsafe_code, reason = "as above")]
+    // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
+    unsafe {
+        command.pre_exec(limit_child);
+    }
 }
 
 /// Starts a process that the kernel kills when this one ends, however it ends.

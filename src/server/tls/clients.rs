@@ -54,9 +54,7 @@ impl Clients {
         let allowed = match (names.is_empty(), hosts.is_empty()) {
             (true, true) => Allowed::All,
             (false, true) => Allowed::CommonNames(names.clone()),
-            (true, false) => {
-                Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?)
-            }
+            (true, false) => Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?),
             (false, false) => {
                 return Err(TlsError::new(
                     "--client-cert-allowed-cn",
@@ -91,7 +89,9 @@ impl Clients {
         let check = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
         match check {
             Ok(check) => Ok(Some(check)),
-            Err(error) => Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error)),
+            Err(error) => {
+                Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error.to_string()))
+            }
         }
     }
 }

@@ -47,7 +47,11 @@ impl Paths {
 
 impl Files {
     /// The certificate with its key.
-    pub(super) fn pair(&self, paths: &Paths, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    pub(super) fn pair(
+        &self,
+        paths: &Paths,
+        provider: &CryptoProvider,
+    ) -> Result<Arc<CertifiedKey>, TlsError> {
         let bad_cert = |reason: String| TlsError::of_file("--cert-file", &paths.cert, reason);
         let bad_key = |reason: String| TlsError::of_file("--key-file", &paths.key, reason);
         let cert = self.cert.as_ref().map_err(|reason| bad_cert(reason.clone()))?;

@@ -14,8 +14,8 @@ mod suites;
 
 pub(super) use clients::common_name;
 
-use clients::{ClientCheck, Clients};
 use crate::cli::{TlsSettings, TlsVersion};
+use clients::{ClientCheck, Clients};
 use files::{Files, Paths};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ impl TlsError {
         TlsError { flag, value: value.into(), reason: reason.into() }
     }
 
-    fn of_file(flag: &'static str, path: &Path, reason: impl ToString) -> TlsError {
-        TlsError::new(flag, path.display().to_string(), reason.to_string())
+    fn of_file(flag: &'static str, path: &Path, reason: impl Into<String>) -> TlsError {
+        TlsError::new(flag, path.display().to_string(), reason)
     }
 }
 
@@ -198,9 +198,13 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
 /// What rustls says, with the words of a person who has to do something about it.
 fn explain(error: &rustls::Error) -> String {
     match error {
-        rustls::Error::InconsistentKeys(_) => "private key does not match public key of --cert-file".to_owned(),
+        rustls::Error::InconsistentKeys(_) => {
+            "private key does not match public key of --cert-file".to_owned()
+        }
         rustls::Error::General(reason) => {
-            format!("{reason}; give an RSA key of at least 2048 bits, or an ECDSA key (P-256, P-384) or Ed25519 key")
+            format!(
+                "{reason}; give an RSA key of at least 2048 bits, or an ECDSA key (P-256, P-384) or Ed25519 key"
+            )
         }
         other => other.to_string(),
     }

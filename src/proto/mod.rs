@@ -1,7 +1,9 @@
 //! etcd's messages and services, generated from `proto/`.
 
+mod txn;
+
 macro_rules! package {
-    ($name:ident, $package:literal) => {
+    ($name:ident, $package:literal $(, $own:path)?) => {
         #[allow(
             clippy::all,
             clippy::pedantic,
@@ -11,6 +13,7 @@ macro_rules! package {
             reason = "generated"
         )]
         pub mod $name {
+            $(pub use $own;)?
             tonic::include_proto!($package);
         }
     };
@@ -20,7 +23,8 @@ macro_rules! package {
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 package!(authpb, "authpb");
-package!(etcdserverpb, "etcdserverpb");
+package!(etcdserverpb, "etcdserverpb", super::txn::TxnRequest);
+package!(health, "grpc.health.v1");
 package!(mvccpb, "mvccpb");
 package!(v3electionpb, "v3electionpb");
 package!(v3lockpb, "v3lockpb");

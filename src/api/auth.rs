@@ -1,0 +1,277 @@
+//! The Auth service.
+
+use super::header::HeaderSource;
+use super::identity::caller;
+use crate::auth::{self, AuthStore, Permission, READ_WRITE, ROOT};
+use crate::engine::Engine;
+use crate::error::EtcdError;
+use crate::proto::authpb;
+use crate::proto::etcdserverpb::auth_server::Auth;
+use crate::proto::etcdserverpb::{
+    AuthDisableRequest, AuthDisableResponse, AuthEnableRequest, AuthEnableResponse, AuthRoleAddRequest,
+    AuthRoleAddResponse, AuthRoleDeleteRequest, AuthRoleDeleteResponse, AuthRoleGetRequest,
+    AuthRoleGetResponse, AuthRoleGrantPermissionRequest, AuthRoleGrantPermissionResponse,
+    AuthRoleListRequest, AuthRoleListResponse, AuthRoleRevokePermissionRequest,
+    AuthRoleRevokePermissionResponse, AuthStatusRequest, AuthStatusResponse, AuthUserAddRequest,
+    AuthUserAddResponse, AuthUserChangePasswordRequest, AuthUserChangePasswordResponse,
+    AuthUserDeleteRequest, AuthUserDeleteResponse, AuthUserGetRequest, AuthUserGetResponse,
+    AuthUserGrantRoleRequest, AuthUserGrantRoleResponse, AuthUserListRequest, AuthUserListResponse,
+    AuthUserRevokeRoleRequest, AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse,
+    ResponseHeader,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tonic::{Request, Response, Status};
+
+/// The Auth service of an instance.
+#[derive(Clone, Debug)]
+pub struct AuthService {
+    engine: Engine,
+    header: HeaderSource,
+}
+
+impl AuthService {
+    /// Serves `engine`.
+    pub fn new(engine: Engine, header: HeaderSource) -> AuthService {
+        AuthService { engine, header }
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(self.header.at(self.engine.reader().revision()))
+    }
+
+    /// A change of users or roles, as an administrator.
+    async fn change<T>(
+        &self,
+        request: Request<T>,
+        change: impl Fn(&T, &mut AuthStore) -> Result<(), EtcdError>,
+    ) -> Result<Option<ResponseHeader>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        let request = request.into_inner();
+        self.engine.change_auth(&caller, |store| change(&request, store)).await?;
+        Ok(self.header())
+    }
+
+    async fn hash(&self, password: String) -> Result<String, EtcdError> {
+        auth::hash(password, self.engine.auth().bcrypt_cost()).await
+    }
+}
+
+/// A hash that a client has made itself, as etcd takes it: in base64, and not looked at further.
+fn given_hash(text: &str) -> Result<String, EtcdError> {
+    let hash = STANDARD.decode(text).map_err(|_| EtcdError::NoPasswordUser)?;
+    Ok(String::from_utf8(hash).unwrap_or_default())
+}
+
+fn wire_permission(permission: &Permission) -> authpb::Permission {
+    authpb::Permission {
+        perm_type: permission.kind,
+        key: permission.key.clone(),
+        range_end: permission.range_end.clone(),
+    }
+}
+
+#[tonic::async_trait]
+impl Auth for AuthService {
+    async fn auth_enable(
+        &self,
+        request: Request<AuthEnableRequest>,
+    ) -> Result<Response<AuthEnableResponse>, Status> {
+        let header = self.change(request, |_, store| store.enable()).await?;
+        Ok(Response::new(AuthEnableResponse { header }))
+    }
+
+    async fn auth_disable(
+        &self,
+        request: Request<AuthDisableRequest>,
+    ) -> Result<Response<AuthDisableResponse>, Status> {
+        let header = self
+            .change(request, |_, store| {
+                store.disable();
+                Ok(())
+            })
+            .await?;
+        Ok(Response::new(AuthDisableResponse { header }))
+    }
+
+    async fn auth_status(
+        &self,
+        request: Request<AuthStatusRequest>,
+    ) -> Result<Response<AuthStatusResponse>, Status> {
+        // Anybody may ask, but a token that is there must be good.
+        caller(&self.engine, &request).await?;
+        let store = self.engine.auth_store().await?;
+        Ok(Response::new(AuthStatusResponse {
+            header: self.header(),
+            enabled: store.is_enabled(),
+            auth_revision: store.revision(),
+        }))
+    }
+
+    async fn authenticate(
+        &self,
+        request: Request<AuthenticateRequest>,
+    ) -> Result<Response<AuthenticateResponse>, Status> {
+        let AuthenticateRequest { name, password } = request.into_inner();
+        let token = self.engine.authenticate(&name, &password).await?;
+        Ok(Response::new(AuthenticateResponse { header: self.header(), token }))
+    }
+
+    async fn user_add(
+        &self,
+        mut request: Request<AuthUserAddRequest>,
+    ) -> Result<Response<AuthUserAddResponse>, Status> {
+        let has_password = !request.get_ref().options.is_some_and(|options| options.no_password);
+        let password = std::mem::take(&mut request.get_mut().password);
+        // Before anything is checked, as in etcd.
+        let hash = if has_password { Some(self.hash(password).await?) } else { None };
+        let header =
+            self.change(request, |request, store| store.add_user(&request.name, hash.as_deref())).await?;
+        Ok(Response::new(AuthUserAddResponse { header }))
+    }
+
+    async fn user_get(
+        &self,
+        request: Request<AuthUserGetRequest>,
+    ) -> Result<Response<AuthUserGetResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        let store = self.engine.auth_store().await?;
+        let name = request.into_inner().name;
+        if caller.user().unwrap_or_default() != name {
+            store.check_admin(caller.user())?;
+        }
+        let roles = store.roles_of(&name)?.iter().cloned().collect();
+        Ok(Response::new(AuthUserGetResponse { header: self.header(), roles }))
+    }
+
+    async fn user_list(
+        &self,
+        request: Request<AuthUserListRequest>,
+    ) -> Result<Response<AuthUserListResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        let store = self.engine.auth_store().await?;
+        store.check_admin(caller.user())?;
+        let users = store.users().cloned().collect();
+        Ok(Response::new(AuthUserListResponse { header: self.header(), users }))
+    }
+
+    async fn user_delete(
+        &self,
+        request: Request<AuthUserDeleteRequest>,
+    ) -> Result<Response<AuthUserDeleteResponse>, Status> {
+        let header = self.change(request, |request, store| store.delete_user(&request.name)).await?;
+        Ok(Response::new(AuthUserDeleteResponse { header }))
+    }
+
+    async fn user_change_password(
+        &self,
+        mut request: Request<AuthUserChangePasswordRequest>,
+    ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
+        let password = std::mem::take(&mut request.get_mut().password);
+        let hash = if password.is_empty() { None } else { Some(self.hash(password).await?) };
+        let header = self
+            .change(request, |request, store| {
+                // That there is such a user comes first.
+                store.roles_of(&request.name)?;
+                let hash = hash.clone().map_or_else(|| given_hash(&request.hashed_password), Ok)?;
+                store.change_password(&request.name, &hash)
+            })
+            .await?;
+        Ok(Response::new(AuthUserChangePasswordResponse { header }))
+    }
+
+    async fn user_grant_role(
+        &self,
+        request: Request<AuthUserGrantRoleRequest>,
+    ) -> Result<Response<AuthUserGrantRoleResponse>, Status> {
+        let header =
+            self.change(request, |request, store| store.grant_role(&request.user, &request.role)).await?;
+        Ok(Response::new(AuthUserGrantRoleResponse { header }))
+    }
+
+    async fn user_revoke_role(
+        &self,
+        request: Request<AuthUserRevokeRoleRequest>,
+    ) -> Result<Response<AuthUserRevokeRoleResponse>, Status> {
+        let header =
+            self.change(request, |request, store| store.revoke_role(&request.name, &request.role)).await?;
+        Ok(Response::new(AuthUserRevokeRoleResponse { header }))
+    }
+
+    async fn role_add(
+        &self,
+        request: Request<AuthRoleAddRequest>,
+    ) -> Result<Response<AuthRoleAddResponse>, Status> {
+        let header = self.change(request, |request, store| store.add_role(&request.name)).await?;
+        Ok(Response::new(AuthRoleAddResponse { header }))
+    }
+
+    async fn role_get(
+        &self,
+        request: Request<AuthRoleGetRequest>,
+    ) -> Result<Response<AuthRoleGetResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        let store = self.engine.auth_store().await?;
+        let role = request.into_inner().role;
+        if !store.has_role(caller.user().unwrap_or_default(), &role) {
+            store.check_admin(caller.user())?;
+        }
+        let permissions = store.permissions_of(&role)?;
+        let perm = if role == ROOT {
+            let (key, range_end) = (Bytes::new(), Bytes::from_static(&[0]));
+            vec![authpb::Permission { perm_type: READ_WRITE, key, range_end }]
+        } else {
+            permissions.iter().map(wire_permission).collect()
+        };
+        Ok(Response::new(AuthRoleGetResponse { header: self.header(), perm }))
+    }
+
+    async fn role_list(
+        &self,
+        request: Request<AuthRoleListRequest>,
+    ) -> Result<Response<AuthRoleListResponse>, Status> {
+        let caller = caller(&self.engine, &request).await?;
+        let store = self.engine.auth_store().await?;
+        store.check_admin(caller.user())?;
+        let roles = store.roles().cloned().collect();
+        Ok(Response::new(AuthRoleListResponse { header: self.header(), roles }))
+    }
+
+    async fn role_delete(
+        &self,
+        request: Request<AuthRoleDeleteRequest>,
+    ) -> Result<Response<AuthRoleDeleteResponse>, Status> {
+        let header = self.change(request, |request, store| store.delete_role(&request.role)).await?;
+        Ok(Response::new(AuthRoleDeleteResponse { header }))
+    }
+
+    async fn role_grant_permission(
+        &self,
+        request: Request<AuthRoleGrantPermissionRequest>,
+    ) -> Result<Response<AuthRoleGrantPermissionResponse>, Status> {
+        let header = self
+            .change(request, |AuthRoleGrantPermissionRequest { name, perm }, store| {
+                let granted = perm.as_ref().map(|perm| Permission {
+                    kind: perm.perm_type,
+                    key: perm.key.clone(),
+                    range_end: perm.range_end.clone(),
+                });
+                store.grant_permission(name, granted)
+            })
+            .await?;
+        Ok(Response::new(AuthRoleGrantPermissionResponse { header }))
+    }
+
+    async fn role_revoke_permission(
+        &self,
+        request: Request<AuthRoleRevokePermissionRequest>,
+    ) -> Result<Response<AuthRoleRevokePermissionResponse>, Status> {
+        let header = self
+            .change(request, |AuthRoleRevokePermissionRequest { role, key, range_end }, store| {
+                store.revoke_permission(role, key, range_end)
+            })
+            .await?;
+        Ok(Response::new(AuthRoleRevokePermissionResponse { header }))
+    }
+}

@@ -1,0 +1,48 @@
+//! Who sends a request, as its metadata and its connection say.
+
+use crate::auth::{Caller, Credentials};
+use crate::engine::Engine;
+use crate::error::EtcdError;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request};
+
+/// Reads credentials. The token is looked for under two names; a certificate does not count where the JSON gateway
+/// has passed the request on, since it is the gateway's.
+pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
+    let token = metadata.get("token").or_else(|| metadata.get("authorization")).map(|value| {
+        let text = value.to_str().unwrap_or_default();
+        text.strip_prefix("Bearer ").unwrap_or(text).to_owned()
+    });
+    let is_gateway = metadata.contains_key("grpcgateway-accept");
+    let certificate = extensions.get().filter(|_| !is_gateway).cloned();
+    Credentials { token, certificate }
+}
+
+/// Who a request comes from; nobody while auth is off, which costs nothing to say.
+pub async fn identify(
+    engine: &Engine,
+    metadata: &MetadataMap,
+    extensions: &Extensions,
+) -> Result<Caller, EtcdError> {
+    if !engine.auth().is_enabled() {
+        return Ok(Caller::default());
+    }
+    engine.identify(&credentials(metadata, extensions)).await
+}
+
+/// As [`identify`], of a request that is still whole.
+pub async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
+    identify(engine, request.metadata(), request.extensions()).await
+}
+
+/// Refuses a request from anybody without the role `root`, while auth is on.
+pub async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+    let caller = caller(engine, request).await?;
+    engine.auth().check_admin(&caller)
+}
+
+/// Refuses a request from nobody, while auth is on.
+pub async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+    let caller = caller(engine, request).await?;
+    engine.auth().check_identified(&caller)
+}

@@ -1,0 +1,212 @@
+//! From a request's credentials to what they permit now.
+
+use super::permission::Permissions;
+use super::store::ROOT;
+use super::token::Tokens;
+use super::{AuthStore, CertificateName, Settings};
+use crate::error::EtcdError;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What a request says about who sends it.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The token, where there is one, however wrong.
+    pub token: Option<String>,
+    /// Name in the certificate of the connection.
+    pub certificate: Option<CertificateName>,
+}
+
+/// Who a request came from; nobody while auth is off, or where it does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Caller(Option<Identity>);
+
+#[derive(Clone, Debug)]
+struct Identity {
+    user: Arc<str>,
+    /// The auth revision at which the user was recognized.
+    revision: u64,
+}
+
+impl Caller {
+    pub(super) fn new(user: Arc<str>, revision: u64) -> Caller {
+        Caller(Some(Identity { user, revision }))
+    }
+
+    /// Name of the user.
+    pub fn user(&self) -> Option<&str> {
+        self.0.as_ref().map(|identity| identity.user.as_ref())
+    }
+}
+
+/// What a caller may do.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Everything: auth is off, or the user has the role `root`.
+    Unlimited,
+    /// What the user's roles permit.
+    Limited(Arc<Permissions>),
+    /// Nothing, for this reason.
+    None(EtcdError),
+}
+
+impl Access {
+    /// Whether there is nothing to check.
+    pub fn is_unlimited(&self) -> bool {
+        matches!(self, Access::Unlimited)
+    }
+
+    /// Whether all of a range, as on the wire, may be read.
+    pub fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+        self.check(|permissions| permissions.may_read(key, range_end))
+    }
+
+    /// Whether all of a range, as on the wire, may be written.
+    pub fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+        self.check(|permissions| permissions.may_write(key, range_end))
+    }
+
+    fn check(&self, is_permitted: impl Fn(&Permissions) -> bool) -> Result<(), EtcdError> {
+        match self {
+            Access::Unlimited => Ok(()),
+            Access::Limited(permissions) if is_permitted(permissions) => Ok(()),
+            Access::Limited(_) => Err(EtcdError::PermissionDenied),
+            Access::None(error) => Err(error.clone()),
+        }
+    }
+}
+
+/// The store with what follows from it.
+#[derive(Debug)]
+struct Snapshot {
+    store: Arc<AuthStore>,
+    access: HashMap<String, Access>,
+}
+
+impl Snapshot {
+    fn new(store: Arc<AuthStore>) -> Snapshot {
+        let access_of = |user: &String| {
+            if store.has_role(user, ROOT) {
+                return Access::Unlimited;
+            }
+            let roles = store.roles_of(user).into_iter().flatten();
+            let permissions = roles.filter_map(|role| store.permissions_of(role).ok()).flatten();
+            Access::Limited(Arc::new(Permissions::merge(permissions)))
+        };
+        let access = store.users().map(|user| (user.clone(), access_of(user))).collect();
+        Snapshot { store, access }
+    }
+}
+
+/// Users, roles and tokens as they are known here.
+pub struct Auth {
+    settings: Settings,
+    tokens: Tokens,
+    /// What the snapshot says, for those who need no more. Set behind it with Release and read with Acquire: who sees
+    /// auth enabled finds a snapshot at least as new.
+    enabled: AtomicBool,
+    snapshot: ArcSwap<Snapshot>,
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth").field("enabled", &self.enabled).finish_non_exhaustive()
+    }
+}
+
+impl Auth {
+    /// Without users, and off.
+    pub fn new(settings: Settings) -> Auth {
+        Auth {
+            tokens: Tokens::new(&settings),
+            settings,
+            enabled: AtomicBool::new(false),
+            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::default())),
+        }
+    }
+
+    /// Cost of a password's hash.
+    pub fn bcrypt_cost(&self) -> u32 {
+        self.settings.bcrypt_cost
+    }
+
+    /// Where tokens come from.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    /// Whether permissions are checked (A1).
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Acquire)
+    }
+
+    /// All users and roles.
+    pub fn store(&self) -> Arc<AuthStore> {
+        Arc::clone(&self.snapshot.load().store)
+    }
+
+    /// The users and roles are these from now on.
+    pub fn replace(&self, store: AuthStore) {
+        let enabled = store.is_enabled();
+        self.snapshot.store(Arc::new(Snapshot::new(Arc::new(store))));
+        self.enabled.store(enabled, Ordering::Release);
+    }
+
+    /// Who a request comes from: its token says, and without one the certificate of its connection.
+    pub fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
+        if !self.is_enabled() {
+            return Ok(Caller::default());
+        }
+        let store = self.store();
+        match (&credentials.token, &credentials.certificate) {
+            (Some(token), _) => self.tokens.caller(token, &store).ok_or(EtcdError::InvalidAuthToken),
+            (None, Some(CertificateName(name))) if self.settings.client_cert_auth => {
+                Ok(Caller::new(Arc::clone(name), store.revision()))
+            }
+            (None, _) => Ok(Caller::default()),
+        }
+    }
+
+    /// What a caller may do with keys now.
+    pub fn access(&self, caller: &Caller) -> Access {
+        if !self.is_enabled() {
+            return Access::Unlimited;
+        }
+        let snapshot = self.snapshot.load();
+        if !snapshot.store.is_enabled() {
+            return Access::Unlimited;
+        }
+        let Some(identity) = &caller.0 else { return Access::None(EtcdError::UserEmpty) };
+        if identity.revision < snapshot.store.revision() {
+            return Access::None(EtcdError::AuthOldRevision);
+        }
+        snapshot
+            .access
+            .get(identity.user.as_ref())
+            .cloned()
+            .unwrap_or(Access::None(EtcdError::PermissionDenied))
+    }
+
+    /// Whether a caller has the role `root`. The revision does not matter here, as it does not in etcd.
+    pub fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
+        if self.is_enabled() { self.store().check_admin(caller.user()) } else { Ok(()) }
+    }
+
+    /// Whether a caller is anybody at all.
+    pub fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
+        if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
+    }
+
+    /// Whether users and roles are still those that a caller was recognized by.
+    pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
+        match &caller.0 {
+            Some(identity) if identity.revision != self.snapshot.load().store.revision() => {
+                Err(EtcdError::AuthOldRevision)
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Users and roles: the model, and every change to it.
+//!
+//! A change is a method that either succeeds or leaves the store as it was. The checks come in etcd's order, since a
+//! client sees the first one that fails.
+
+use super::permission::Permission;
+use crate::error::EtcdError;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The user that must exist before auth can be enabled.
+pub const ROOT: &str = "root";
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct User {
+    /// Hash of the password, in bcrypt's own form. One that is no such hash fits no password.
+    password: String,
+    /// Known by a certificate only.
+    no_password: bool,
+    roles: BTreeSet<String>,
+    /// Tokens issued at an earlier auth revision are void: the user was made, or got this password, at this one.
+    tokens_since: u64,
+}
+
+/// All users and roles, as one value: what is stored is always from one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthStore {
+    enabled: bool,
+    revision: u64,
+    /// Tokens issued at an earlier auth revision are void: auth was disabled at this one.
+    tokens_since: u64,
+    users: BTreeMap<String, User>,
+    roles: BTreeMap<String, Vec<Permission>>,
+}
+
+impl Default for AuthStore {
+    /// As it is before the first change: off, at revision 1.
+    fn default() -> AuthStore {
+        AuthStore {
+            enabled: false,
+            revision: 1,
+            tokens_since: 0,
+            users: BTreeMap::new(),
+            roles: BTreeMap::new(),
+        }
+    }
+}
+
+impl AuthStore {
+    /// Whether permissions are checked at all.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Grows with every change of a user or a role.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Names of the users, ascending.
+    pub fn users(&self) -> impl Iterator<Item = &String> {
+        self.users.keys()
+    }
+
+    /// Names of the roles, ascending.
+    pub fn roles(&self) -> impl Iterator<Item = &String> {
+        self.roles.keys()
+    }
+
+    /// The roles of a user, ascending.
+    pub fn roles_of(&self, user: &str) -> Result<&BTreeSet<String>, EtcdError> {
+        self.users.get(user).map(|user| &user.roles).ok_or(EtcdError::UserNotFound)
+    }
+
+    /// Permissions of a role. Those of `root` are not kept there.
+    pub fn permissions_of(&self, role: &str) -> Result<&[Permission], EtcdError> {
+        self.roles.get(role).map(Vec::as_slice).ok_or(EtcdError::RoleNotFound)
+    }
+
+    /// Whether a user has a role.
+    pub fn has_role(&self, user: &str, role: &str) -> bool {
+        self.users.get(user).is_some_and(|user| user.roles.contains(role))
+    }
+
+    /// The hash that a user's password must fit.
+    pub fn password_hash(&self, user: &str) -> Result<&str, EtcdError> {
+        if !self.enabled {
+            return Err(EtcdError::AuthNotEnabled);
+        }
+        match self.users.get(user) {
+            None => Err(EtcdError::AuthFailed),
+            Some(User { no_password: true, .. }) => Err(EtcdError::NoPasswordUser),
+            Some(user) => Ok(&user.password),
+        }
+    }
+
+    /// Whether a simple token that was issued to a user at an auth revision is good.
+    pub fn accepts_token_of(&self, user: &str, issued: u64) -> bool {
+        self.enabled
+            && issued >= self.tokens_since
+            && self.users.get(user).is_some_and(|user| issued >= user.tokens_since)
+    }
+
+    /// The root role is needed for whatever changes users, roles, members or the whole store.
+    pub fn check_admin(&self, user: Option<&str>) -> Result<(), EtcdError> {
+        if !self.enabled {
+            return Ok(());
+        }
+        let user = user.filter(|user| !user.is_empty()).ok_or(EtcdError::UserEmpty)?;
+        let roles = self.roles_of(user)?;
+        if roles.contains(ROOT) { Ok(()) } else { Err(EtcdError::PermissionDenied) }
+    }
+
+    /// Starts to check permissions. No change of the revision.
+    pub fn enable(&mut self) -> Result<(), EtcdError> {
+        if self.enabled {
+            return Ok(());
+        }
+        let root = self.users.get(ROOT).ok_or(EtcdError::RootUserNotExist)?;
+        if !root.roles.contains(ROOT) {
+            return Err(EtcdError::RootRoleNotExist);
+        }
+        self.enabled = true;
+        Ok(())
+    }
+
+    /// Ends it, and with it every token.
+    pub fn disable(&mut self) {
+        if self.enabled {
+            self.enabled = false;
+            self.revision += 1;
+            self.tokens_since = self.revision;
+        }
+    }
+
+    /// Adds a user; `None` for one without a password.
+    pub fn add_user(&mut self, name: &str, password_hash: Option<&str>) -> Result<(), EtcdError> {
+        if name.is_empty() {
+            return Err(EtcdError::UserEmpty);
+        }
+        if self.users.contains_key(name) {
+            return Err(EtcdError::UserExists);
+        }
+        self.revision += 1;
+        let user = User {
+            password: password_hash.unwrap_or_default().to_owned(),
+            no_password: password_hash.is_none(),
+            roles: BTreeSet::new(),
+            tokens_since: self.revision,
+        };
+        self.users.insert(name.to_owned(), user);
+        Ok(())
+    }
+
+    /// Removes a user.
+    pub fn delete_user(&mut self, name: &str) -> Result<(), EtcdError> {
+        if self.enabled && name == ROOT {
+            return Err(EtcdError::InvalidAuthManagement);
+        }
+        self.users.remove(name).ok_or(EtcdError::UserNotFound)?;
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Gives a user another password. One who has none keeps none.
+    pub fn change_password(&mut self, name: &str, password_hash: &str) -> Result<(), EtcdError> {
+        let user = self.users.get_mut(name).ok_or(EtcdError::UserNotFound)?;
+        self.revision += 1;
+        user.tokens_since = self.revision;
+        if !user.no_password {
+            password_hash.clone_into(&mut user.password);
+        }
+        Ok(())
+    }
+
+    /// Gives a user a role; one that is held already changes nothing. The role `root` need not exist.
+    pub fn grant_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
+        let user = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
+        if role != ROOT && !self.roles.contains_key(role) {
+            return Err(EtcdError::RoleNotFound);
+        }
+        if user.roles.insert(role.to_owned()) {
+            self.revision += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a role from a user.
+    pub fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
+        if self.enabled && user == ROOT && role == ROOT {
+            return Err(EtcdError::InvalidAuthManagement);
+        }
+        let user = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
+        if !user.roles.remove(role) {
+            return Err(EtcdError::RoleNotGranted);
+        }
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Adds a role.
+    pub fn add_role(&mut self, name: &str) -> Result<(), EtcdError> {
+        if name.is_empty() {
+            return Err(EtcdError::RoleEmpty);
+        }
+        if self.roles.contains_key(name) {
+            return Err(EtcdError::RoleExists);
+        }
+        self.roles.insert(name.to_owned(), Vec::new());
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Removes a role, from all users too.
+    pub fn delete_role(&mut self, name: &str) -> Result<(), EtcdError> {
+        if self.enabled && name == ROOT {
+            return Err(EtcdError::InvalidAuthManagement);
+        }
+        self.roles.remove(name).ok_or(EtcdError::RoleNotFound)?;
+        for user in self.users.values_mut() {
+            user.roles.remove(name);
+        }
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Gives a role a permission. One for the same range is replaced, though, as in etcd, only where it is the first
+    /// of those that begin at its key.
+    pub fn grant_permission(&mut self, role: &str, granted: Option<Permission>) -> Result<(), EtcdError> {
+        let granted = granted.ok_or(EtcdError::PermissionNotGiven)?;
+        if !granted.is_valid() {
+            return Err(EtcdError::InvalidAuthManagement);
+        }
+        let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
+        let first = permissions.partition_point(|given| given.key < granted.key);
+        match permissions.get_mut(first) {
+            Some(given) if (&given.key, &given.range_end) == (&granted.key, &granted.range_end) => {
+                given.kind = granted.kind;
+            }
+            _ => {
+                let behind = permissions.partition_point(|given| given.key <= granted.key);
+                permissions.insert(behind, granted);
+            }
+        }
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// Takes the permission for exactly this range from a role.
+    pub fn revoke_permission(&mut self, role: &str, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+        let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
+        let before = permissions.len();
+        permissions.retain(|given| given.key != key || given.range_end != range_end);
+        if permissions.len() == before {
+            return Err(EtcdError::PermissionNotGranted);
+        }
+        self.revision += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! Calls that ask for a leader while NATS is away: an instance that cannot follow the stream has none.
+
+use jetway::proto::etcdserverpb::*;
+use tonic::Code;
+
+use crate::support::client::{Answer, Client, get, refused};
+use crate::support::eventually;
+use crate::support::lease::KeepAlive;
+use crate::support::nats::Nats;
+use crate::support::server::Server;
+use crate::support::watch::{WatchStream, watch_all};
+
+const NO_LEADER: &str = "etcdserver: no leader";
+
+#[tokio::test]
+async fn without_nats_there_is_no_leader() {
+    let mut nats = Nats::start().await;
+    let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let plain = server.client().await;
+    let strict: Client = plain.clone().with_metadata("hasleader", "true");
+    plain.lease_grant(1, 600).await.unwrap();
+    plain.put("/k", "v").await;
+    let (mut keep_alive, mut patient) = (KeepAlive::open(&strict), KeepAlive::open(&plain));
+    assert_eq!(keep_alive.renew(1).await.ttl, 600);
+    assert_eq!(patient.renew(1).await.ttl, 600);
+    let mut watch = WatchStream::open(&strict);
+    watch.watch(watch_all("/")).await;
+    let mut patient_watch = WatchStream::open(&plain);
+    patient_watch.watch(watch_all("/")).await;
+
+    nats.kill9();
+    // From here on every call that wants a leader is refused at once, whatever it is.
+    eventually("a refusal", async || strict.range(get("/k")).await.err()).await;
+    let local = RangeRequest { serializable: true, ..get("/k") };
+    refused(strict.range(local.clone()).await, Code::Unavailable, NO_LEADER);
+    refused(strict.put_request(PutRequest::default()).await, Code::Unavailable, NO_LEADER);
+    refused(strict.status().await, Code::Unavailable, NO_LEADER);
+    let members: Answer<MemberListResponse> =
+        strict.unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: false }).await;
+    refused(members, Code::Unavailable, NO_LEADER);
+    // Without the wish, what is known here is told.
+    assert_eq!(plain.range(local).await.unwrap().kvs.len(), 1);
+    assert_eq!(plain.status().await.unwrap().errors[0], NO_LEADER);
+    // Streams outlive their leader by three seconds.
+    let ended = watch.message().await.expect("an end with a status").expect_err("the end");
+    assert_eq!((ended.code(), ended.message()), (Code::Unavailable, NO_LEADER));
+    let ended = keep_alive.message().await.expect("an end with a status").expect_err("the end");
+    assert_eq!((ended.code(), ended.message()), (Code::Unavailable, NO_LEADER));
+    let mut refused_stream = KeepAlive::open(&strict);
+    let ended = refused_stream.message().await.expect("an end with a status").expect_err("the end");
+    assert_eq!((ended.code(), ended.message()), (Code::Unavailable, NO_LEADER));
+
+    nats.restart().await;
+    eventually("a leader", async || strict.range(get("/k")).await.ok()).await;
+    assert_eq!(patient.renew(1).await.ttl, 600);
+    plain.put("/k", "w").await;
+    assert_eq!(patient_watch.events(1).await.len(), 1);
+}
