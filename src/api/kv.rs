@@ -125,7 +125,7 @@ impl Kv for KvService {
         let state = self.state(request.serializable).await?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
-        let mut response = txn::range(&state, &request)?;
+        let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -179,7 +179,8 @@ impl Kv for KvService {
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.check_size(&request)?;
         self.operations.deletes.inc();
-        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await? else {
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await?
+        else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);

@@ -13,7 +13,7 @@ use crate::jetstream::{PublishError, RevisionMap};
 use crate::types::{Revision, Sequence};
 use futures_util::StreamExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Removals under way at once; more would starve STREAM.INFO, which reads depend on.
@@ -39,6 +39,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
             let Some(inner) = inner.upgrade() else { return };
             match job {
                 Job::Garbage(mut garbage) => {
+                    let begun = Instant::now();
                     garbage.sort_unstable();
                     let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
                     tracing::debug!(
@@ -49,6 +50,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                     let (values, tombstones) = garbage.split_at(tombstones);
                     inner.remove(epoch, values.iter().map(|garbage| garbage.sequence)).await;
                     inner.remove(epoch, tombstones.iter().map(|garbage| garbage.sequence)).await;
+                    inner.counters.removed(begun.elapsed());
                 }
                 Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
                 Job::Torn(sequence) => inner.remove(epoch, [sequence].into_iter()).await,

@@ -3,8 +3,8 @@
 use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
 use crate::auth::AuthStore;
-use crate::core::Writer;
-use crate::jetstream::record::{self, Record};
+use crate::core::{ChangeKind, Writer};
+use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
@@ -243,7 +243,11 @@ impl Task {
                 for message in messages {
                     let floor = self.inner.take_meta(&message, self.age(&message));
                     if let (Some(floor), Some(applier)) = (floor, &mut self.applier) {
+                        let begun = Instant::now();
                         applier.raise_floor(floor);
+                        if self.is_loaded {
+                            self.inner.counters.floor_rose(begun.elapsed());
+                        }
                     }
                     self.meta_position = message.sequence;
                 }
@@ -281,6 +285,11 @@ impl Task {
             Followed::Messages(messages) => {
                 for message in messages {
                     let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
+                    if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &body
+                        && self.is_loaded
+                    {
+                        self.inner.counters.put(key.len() + value.len());
+                    }
                     applier.take(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
@@ -329,6 +338,9 @@ impl Task {
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {
+            if self.is_loaded {
+                inner.counters.compacted(garbage.len());
+            }
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
         if !self.is_loaded {

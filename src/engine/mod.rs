@@ -16,16 +16,19 @@
 
 mod auth;
 mod compactor;
+mod counters;
 mod follow;
 mod hash;
 mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod renewals;
 mod space;
 mod waiters;
 mod write;
 
+pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
@@ -154,6 +157,7 @@ pub(crate) struct Inner {
     meta_positions: waiters::PositionWaiters,
     meta: meta::MetaTable,
     locks: locks::WriteLocks,
+    renewals: renewals::Renewals,
     leases: LeaseTable,
     attachments: Attachments,
     auth: Auth,
@@ -168,6 +172,7 @@ pub(crate) struct Inner {
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
+    counters: Counters,
     stop: CancellationToken,
 }
 
@@ -209,6 +214,7 @@ impl Engine {
             meta_positions: waiters::PositionWaiters::default(),
             meta: meta::MetaTable::default(),
             locks: locks::WriteLocks::default(),
+            renewals: renewals::Renewals::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
             auth: Auth::new(settings.auth.clone()),
@@ -232,6 +238,7 @@ impl Engine {
                 "Writes that were not carried out.",
             )
             .expect("a legal name"),
+            counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
         });
@@ -241,6 +248,11 @@ impl Engine {
         leases::spawn(&inner);
         space::spawn(&inner);
         Ok(Engine { inner })
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads of what is published, without asking how fresh it is.

@@ -7,6 +7,7 @@ mod greeting;
 mod http;
 mod limits;
 mod listener;
+mod notify;
 mod pings;
 mod port;
 mod process;
@@ -219,7 +220,13 @@ async fn start(
         // There are no elections here; clients only want a term to be there.
         raft_term: 2,
     };
-    let metrics = Arc::new(Metrics::new(&engine, hub.clone(), header.member_id, settings.quota_bytes));
+    let metrics = Arc::new(Metrics::new(
+        &engine,
+        hub.clone(),
+        header.member_id,
+        settings.quota_bytes,
+        settings.metrics_extensive,
+    ));
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
@@ -235,6 +242,7 @@ async fn start(
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    notify::ready();
     Ok(Started { engine, nats })
 }
 

@@ -113,10 +113,8 @@ impl Generator {
         }
         let topics = Topics::get();
         let auth = random.random_bool(0.3) && topics.auth;
-        let setup = Setup {
-            external: random.random_bool(0.3) && topics.kills,
-            jwt: random.random_bool(0.3) && auth,
-        };
+        let setup =
+            Setup { external: random.random_bool(0.3) && topics.kills, jwt: random.random_bool(0.3) && auth };
         let hash = random.random_bool(0.6) && topics.hash;
         Self { random, keys, topics, setup, hash, auth }
     }
