@@ -562,8 +562,9 @@ fn storage(given: &Given, data_dir: PathBuf) -> Result<Storage, SettingsError> {
             binary: path(given, "nats-server"),
             config: path(given, "nats-config"),
             sync: match given.text_or_default("sync") {
+                "always" => SyncMode::Always,
                 "lazy" => SyncMode::Lazy,
-                _ => SyncMode::Always,
+                _ => SyncMode::Group,
             },
             bucket,
         });
