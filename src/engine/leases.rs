@@ -103,10 +103,21 @@ impl Engine {
         }
     }
 
-    /// One lease and, where asked for, its keys.
+    /// One lease. Who is told that it is gone finds no key of it any more.
     pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, EtcdError> {
         self.inner.wait_ready().await?;
-        self.inner.known_lease(id).await
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let lease = self.inner.known_lease(id).await?;
+            if lease.is_some() || self.inner.attachments.keys(id).is_empty() {
+                return Ok(lease);
+            }
+            // Its end and the deletion of its keys are two writes, and this is between them.
+            if Instant::now() > deadline {
+                return Err(EtcdError::Timeout);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// All leases, those that end first in front.
