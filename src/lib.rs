@@ -7,6 +7,9 @@ pub mod cli;
 pub mod core;
 pub mod engine;
 pub mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod jetstream;
 pub mod lease;

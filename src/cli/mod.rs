@@ -7,6 +7,16 @@ pub(crate) mod duration;
 mod endpoint;
 mod settings;
 
+/// For fuzzing: values of flags of any text.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(endpoint) = endpoint::parse(&text) {
+        assert!(!endpoint.servers.is_empty());
+    }
+    drop(duration::parse(&text));
+}
+
 pub use args::Args;
 pub use settings::{
     AutoCompaction, ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsSettings, TlsVersion,
