@@ -36,6 +36,7 @@ DATA ?= $(TARGET)/data
 FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
+CUTS ?= 200
 BACKEND ?= jetway
 INSTALL ?=
 
@@ -44,7 +45,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
 	@echo "install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
@@ -110,6 +111,10 @@ fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ 
 			-artifact_prefix=$(TARGET)/fuzz/found/$$target/ -dict=tests/fuzz/dictionary -max_len=4096 -timeout=20 \
 			-rss_limit_mb=4096 -print_final_stats=1 -max_total_time=$$(($(MINUTES) * 60)) -verbosity=1; \
 	done
+
+.PHONY: powercut
+powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)
+	JETWAY_POWER_CUTS=$(CUTS) $(CARGO) test --locked --test crash powercut -- --ignored --nocapture --test-threads 1
 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserver on jetway (or BACKEND=etcd)

@@ -45,6 +45,7 @@ impl Engine {
             match inner.put_lease(chosen, ttl, known).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+                    inner.counters.granted(ttl);
                     return Ok((chosen, ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.resolve_lease_conflict(chosen, known).await?,
@@ -61,6 +62,7 @@ impl Engine {
         loop {
             let lease = self.inner.known_lease(id).await?.ok_or(EtcdError::LeaseNotFound)?;
             if self.inner.end_lease(lease).await? {
+                self.inner.counters.revoked();
                 return self.inner.delete_keys_of(id).await;
             }
         }
@@ -84,6 +86,7 @@ impl Engine {
                 continue;
             }
             if turn.is_done_since(asked) {
+                inner.counters.renewed();
                 return Ok(Some(lease.ttl));
             }
             let began = Instant::now();
@@ -91,6 +94,7 @@ impl Engine {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
                     turn.done(began);
+                    inner.counters.renewed();
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
@@ -196,6 +200,7 @@ impl Inner {
         }
         for lease in self.leases.expired(Instant::now()).into_iter().take(ENDED_AT_ONCE) {
             if self.end_lease(lease).await? {
+                self.counters.expired();
                 self.delete_keys_of(lease.id).await?;
             }
         }

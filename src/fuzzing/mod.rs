@@ -89,7 +89,8 @@ mod tests {
         b"nats://", b"@", b"?bucket=", b"&replicas=3", b"1h", b"5m30s", b"include", b"cluster {", b"#", b"\n",
         b"floor", b"steps.5.0", b"lease.0000000000000007", b"{\"ttl\":5}", b"token.ab.1", b"auth", b"cluster",
         b"{\"revision\":5,\"sequence\":6,\"step_entries\":0,\"steps\":[[6,1]]}", b"[[5,1],[2,1]]",
-        b"alarm.0000000000000000.nospace", b"0 1 0 1/1 a.b", b"=.registry.pods", b"=_.barrier",
+        b"alarm.0000000000000000.nospace", b"listen-client-urls: ", b"http://a:1", b"unixs://", b"- ", b"&a [*a]",
+        b"  ", b": |\n", b"0 1 0 1/1 a.b", b"=.registry.pods", b"=_.barrier",
         b"\x0a\x01k\x12\x01v", b"\x0a\x03\x0a\x01k", b"\x12\x05\x0a\x03\x0a\x01k", b"\x1a\x00", b"\x05\x00",
         b"\x01", b"\x02", b"\x03", b"\x00", b"\xff", b"\xfe\x01", b"\x80",
     ];
