@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The least TTL, as etcd computes it from its default heartbeat and election timeouts.
 const MIN_TTL: i64 = 2;
 /// The greatest.
-const MAX_TTL: i64 = 9_000_000_000;
+pub(super) const MAX_TTL: i64 = 9_000_000_000;
 /// How often deadlines are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases ended at one look, so that a flood of them does not crowd out everything else.

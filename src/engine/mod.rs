@@ -28,6 +28,8 @@ mod space;
 mod waiters;
 mod write;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use meta::fuzz as fuzz_meta;
 pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};

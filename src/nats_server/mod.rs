@@ -44,6 +44,8 @@ mod ready;
 mod supervisor;
 
 pub use error::Error;
+#[cfg(any(fuzzing, test))]
+pub(crate) use extra_config::fuzz as fuzz_config;
 
 /// How the server brings acknowledged messages to stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
