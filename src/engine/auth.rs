@@ -21,9 +21,13 @@ impl Engine {
             if !inner.settings.sole_writer && !inner.auth.tokens().is_settled(token) {
                 inner.refresh_meta().await?;
             }
+        }
+        let caller = inner.auth.identify(credentials)?;
+        // Only now: a token that has run out must not come to life again because somebody tries it.
+        if let Some(token) = &credentials.token {
             inner.renew_token(token);
         }
-        inner.auth.identify(credentials)
+        Ok(caller)
     }
 
     /// Users and roles, no older than this call.

@@ -241,7 +241,7 @@ async fn tokens_are_signed_by_every_kind_of_key() {
     let p384 = pair("p384", &KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
     let ed = pair("ed", &KeyPair::generate_for(&PKCS_ED25519).unwrap());
     let fixture = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/jwt").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/jwt").join(name);
         path.to_str().unwrap().to_owned()
     };
     let rsa = (fixture("rsa.key"), fixture("rsa.pub"));
