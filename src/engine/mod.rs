@@ -28,12 +28,15 @@ mod space;
 mod waiters;
 mod write;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use meta::fuzz as fuzz_meta;
 pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;
 use crate::core::{Reader, State};
+use crate::durability::Quiet;
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
@@ -72,6 +75,8 @@ pub struct Settings {
     pub linearizable_reads: LinearizableReads,
     /// The store's directory where it is on this machine, to tell its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
+    /// The JetStream store, where its messages are made durable from here (see [`crate::durability`]).
+    pub synced_store: Option<std::path::PathBuf>,
     /// Why the embedded server's store refuses writes, while it does.
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
@@ -118,20 +123,6 @@ pub struct Size {
     pub allocated: u64,
 }
 
-/// Bytes of the files below a directory; files that go away meanwhile do not count.
-fn disk_usage(dir: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
-            Ok(metadata) => metadata.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 /// A handle on the engine; clones share it.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -168,10 +159,14 @@ pub(crate) struct Inner {
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
-    bytes_in_use: AtomicU64,
+    room: space::Room,
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
+    /// Why the store could not be brought to the disk; nothing can be answered after that.
+    store_failed: watch::Sender<Option<String>>,
+    /// Keeps removals and certain syncs apart.
+    quiet: Quiet,
     counters: Counters,
     stop: CancellationToken,
 }
@@ -224,7 +219,7 @@ impl Engine {
             hashes: hash::HashCache::default(),
             garbage,
             epoch: AtomicU64::new(0),
-            bytes_in_use: AtomicU64::new(0),
+            room: space::Room::default(),
             write_durations: write_histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
                 "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
@@ -238,6 +233,8 @@ impl Engine {
                 "Writes that were not carried out.",
             )
             .expect("a legal name"),
+            store_failed: watch::Sender::new(None),
+            quiet: Quiet::default(),
             counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
@@ -296,8 +293,10 @@ impl Engine {
         let inner = &self.inner;
         let in_use = inner.measure().await;
         let store = inner.settings.store_dir.clone();
-        let on_disk =
-            tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| crate::disk::usage(&dir)))
+            .await
+            .ok()
+            .flatten();
         Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
     }
 
@@ -340,14 +339,28 @@ impl Engine {
         self.inner.pending.len()
     }
 
-    /// Waits until the messages that compactions have left so far are removed.
+    /// Waits until the messages that compactions have left so far are removed, and their room is known to be free.
     pub async fn finish_removals(&self) -> Result<(), EtcdError> {
-        self.inner.finish_removals().await
+        self.inner.finish_removals().await?;
+        self.inner.measure().await;
+        Ok(())
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.
     pub fn cluster_id(&self) -> u64 {
         self.inner.meta.cluster_id()
+    }
+
+    /// Resolves, with the reason, when the store can no longer be made durable: what the kernel failed to write is gone, and
+    /// only a new start from the disk tells what is there.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.store_failed.subscribe();
+        if let Ok(reason) = failed.wait_for(Option::is_some).await
+            && let Some(reason) = reason.clone()
+        {
+            return reason;
+        }
+        std::future::pending().await
     }
 
     /// Refuses further calls and lets go of NATS.
