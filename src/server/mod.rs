@@ -171,6 +171,7 @@ async fn start(
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
     let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
+    let auth = auth_settings(settings)?;
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -204,7 +205,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
-        auth: auth_settings(settings)?,
+        auth,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
