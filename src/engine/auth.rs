@@ -129,7 +129,7 @@ impl Inner {
             TokenSettings::None => Err(EtcdError::AuthFailed),
             TokenSettings::Jwt(jwt) => jwt.sign(user, revision),
             TokenSettings::Simple => {
-                let token = tokens.invent(self.reader.snapshot().position.0);
+                let token = SimpleToken::invent(self.reader.snapshot().position.0);
                 let entry = SimpleToken { user: user.to_owned(), revision };
                 let stored = self.put_token(&token, &entry, tokens.entry_ttl()).await;
                 self.wait_meta(stored.map_err(meta::failed)?).await?;

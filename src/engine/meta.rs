@@ -431,7 +431,8 @@ pub(crate) fn fuzz(data: &[u8]) {
         let is_delete = choices.byte() % 4 == 0;
         let subject = match choices.byte() {
             at @ 0..=199 => {
-                let names = ["floor", "steps.5.0", "lease.7", "auth", "token.ab.1", "alarm.1.nospace", "cluster"];
+                let names =
+                    ["floor", "steps.5.0", "lease.7", "auth", "token.ab.1", "alarm.1.nospace", "cluster"];
                 names[usize::from(at) % names.len()].to_owned()
             }
             _ => choices.text(),

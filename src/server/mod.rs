@@ -81,7 +81,9 @@ pub enum ServeError {
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk.
-    #[error("the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there")]
+    #[error(
+        "the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there"
+    )]
     Durability(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
@@ -106,7 +108,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let tls = match &settings.tls {
         None => None,
-        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?)),
+        Some(tls) => {
+            Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?))
+        }
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();

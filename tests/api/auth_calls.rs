@@ -265,8 +265,7 @@ async fn locks_and_elections_need_the_permissions_of_their_keys() {
     };
     let key = lock(&user, "mine").await.unwrap().key;
     let held = root.kv(&key).await.unwrap();
-    for (who, text) in
-        [(&client, EMPTY), (&client.with_token("abcdefghijklmnop.7"), TOKEN), (&user, DENIED)]
+    for (who, text) in [(&client, EMPTY), (&client.with_token("abcdefghijklmnop.7"), TOKEN), (&user, DENIED)]
     {
         refused(lock(who, "other").await, Code::Unknown, text);
         refused(unlock(who, b"other/1").await, Code::Unknown, text);

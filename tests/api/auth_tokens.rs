@@ -127,7 +127,8 @@ async fn a_signed_token_is_good_until_users_change() {
     // root's is older than the user it has added.
     refused(root.get("k").await, Code::InvalidArgument, OLD);
     refused(root.range(RangeRequest { serializable: true, ..get("k") }).await, Code::InvalidArgument, OLD);
-    let answer = WatchStream::open(&root).create(WatchCreateRequest { key: "k".into(), ..Default::default() }).await;
+    let answer =
+        WatchStream::open(&root).create(WatchCreateRequest { key: "k".into(), ..Default::default() }).await;
     assert_eq!(answer.cancel_reason, format!("rpc error: code = InvalidArgument desc = {OLD}"));
     // But root it is, and somebody.
     root.user_add("v", "v").await.unwrap();
