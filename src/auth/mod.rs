@@ -37,7 +37,7 @@ use std::time::Duration;
 /// Cost of a password's hash where none is chosen.
 pub const DEFAULT_BCRYPT_COST: u32 = 10;
 /// How long a simple token lives without use where nothing else is chosen.
-pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
+pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
 
 /// What can be chosen about auth.
 #[derive(Clone, Debug)]

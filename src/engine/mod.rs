@@ -28,10 +28,10 @@ mod space;
 mod waiters;
 mod write;
 
-#[cfg(any(fuzzing, test))]
-pub(crate) use meta::fuzz as fuzz_meta;
 pub use counters::Counters;
 pub use hash::KvHash;
+#[cfg(any(fuzzing, test))]
+pub(crate) use meta::fuzz as fuzz_meta;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;

@@ -15,7 +15,9 @@ async fn the_common_name_of_a_certificate_is_a_user() {
     for target in BOTH {
         let secure = Secure::start(target, Material::new(), &MUTUAL).await;
         let named = |name| {
-            secure.client().with_certificate(secure.material.authority.issue(Says { name, ..Says::default() }))
+            secure
+                .client()
+                .with_certificate(secure.material.authority.issue(Says { name, ..Says::default() }))
         };
         let plain = secure.server.client().await;
         let root = enable(&plain).await;
@@ -59,10 +61,6 @@ async fn a_certificate_that_is_only_asked_for_names_nobody() {
         enable(&secure.server.client().await).await;
         let says = Says { name: "root", ..Says::default() };
         let client = secure.client().with_certificate(secure.material.authority.issue(says));
-        refused(
-            client.grpc().await.get("k").await,
-            Code::InvalidArgument,
-            "etcdserver: user name is empty",
-        );
+        refused(client.grpc().await.get("k").await, Code::InvalidArgument, "etcdserver: user name is empty");
     }
 }
