@@ -80,7 +80,7 @@ async fn the_gateway_does_not_take_names_from_certificates() {
             let mut stream = named(&secure, name).connect().await.unwrap();
             let body = "{\"key\":\"YS9rZXk=\"}";
             let request = format!(
-                "POST /v3/kv/range HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                "POST /v3/kv/range HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
             stream.write_all(request.as_bytes()).await.unwrap();
