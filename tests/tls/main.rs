@@ -20,6 +20,7 @@ mod renewal;
 mod secure;
 mod slow;
 mod start;
+mod users;
 
 use support::server::Target;
 
