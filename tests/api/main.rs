@@ -36,6 +36,7 @@ mod range_stream;
 mod restart;
 mod rules;
 mod stock_client;
+mod teardown;
 mod txn_compare;
 mod txn_execution;
 mod txn_validation;
