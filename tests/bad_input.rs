@@ -32,9 +32,11 @@ async fn refused(args: &[&str], words: &[&str]) {
 
 #[tokio::test]
 async fn flags_that_mean_nothing_are_named() {
-    refused(&["--no-such-flag"], &["--no-such-flag"]).await;
-    refused(&["--max-txn-ops", "many"], &["--max-txn-ops", "many"]).await;
-    refused(&["--listen-client-urls", "localhost:1"], &["--listen-client-urls", "http://"]).await;
+    // In the words of Go's flags, which know one dash.
+    refused(&["--no-such-flag"], &["-no-such-flag", "--help"]).await;
+    refused(&["--max-txn-ops", "many"], &["-max-txn-ops", "many", "expected a number"]).await;
+    refused(&["--listen-client-urls", "localhost:1"], &["-listen-client-urls", "localhost:1", "http://"])
+        .await;
     refused(&["--endpoint", "http://127.0.0.1:1"], &["--endpoint", "nats"]).await;
     refused(&["--endpoint", "nats://127.0.0.1:1?colour=red"], &["--endpoint", "colour"]).await;
 }

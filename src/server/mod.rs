@@ -80,6 +80,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
+    /// The disk.
+    #[error("the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there")]
+    Durability(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -103,7 +106,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let tls = match &settings.tls {
         None => None,
-        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
+        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?)),
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
@@ -140,7 +143,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         // What has been started stops as it is dropped; nobody has been served yet.
         () = shutdown.cancelled() => return Ok(()),
     };
-    shutdown.cancelled().await;
+    let failure = tokio::select! {
+        () = shutdown.cancelled() => None,
+        reason = started.engine.failed() => Some(ServeError::Durability(reason)),
+    };
+    shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
         tracing::info!("connections that did not end in time are dropped");
@@ -149,7 +156,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     if let Some(nats) = started.nats {
         nats.stop().await?;
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 /// What has to be stopped in the end.
@@ -193,6 +200,7 @@ async fn start(
         sole_writer: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
+        synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
@@ -231,7 +239,7 @@ async fn start(
         settings.quota_bytes,
         settings.metrics_extensive,
     ));
-    let calls = CountCalls { calls: metrics.grpc() };
+    let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
     let grpc = grpc.layer(calls);
@@ -302,8 +310,8 @@ async fn grpc_routes(
 }
 
 /// What clients may call the ports by.
-fn hosts(listen: &[ListenUrl]) -> Vec<String> {
-    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
+    let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),
         ListenAddress::Unix(_) => None,
     });
