@@ -238,7 +238,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         own("nats-key-file", Text, "", "Key of --nats-cert-file (PEM)."),
         own("nats-server", Text, "", "The nats-server to run, at least 2.14.4; looked for beside jetway and in PATH if not given."),
         own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
-        own("sync", Choice(&["always", "lazy"]), "always", "When the embedded server's writes are on disk: always (before they are answered) or lazy (within two minutes; a power failure can take back answered writes)."),
+        own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
         own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),
     ]),
 ];

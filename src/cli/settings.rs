@@ -254,7 +254,8 @@ impl Settings {
             metrics_extensive: given.text("metrics") == Some("extensive"),
             enable_grpc_gateway: given.is_true("enable-grpc-gateway"),
             auto_compaction: auto_compaction(given)?,
-            auth_token: given.text_or_default("auth-token").to_owned(),
+            // Given as empty it is a kind of its own.
+            auth_token: given.text("auth-token").unwrap_or("simple").to_owned(),
             auth_token_ttl: small(given.unsigned("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(given, &mut notices),
             max_learners: small(given.integer("max-learners").unsigned_abs()),
@@ -562,8 +563,9 @@ fn storage(given: &Given, data_dir: PathBuf) -> Result<Storage, SettingsError> {
             binary: path(given, "nats-server"),
             config: path(given, "nats-config"),
             sync: match given.text_or_default("sync") {
+                "always" => SyncMode::Always,
                 "lazy" => SyncMode::Lazy,
-                _ => SyncMode::Always,
+                _ => SyncMode::Group,
             },
             bucket,
         });

@@ -4,6 +4,7 @@ use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
 use crate::auth::AuthStore;
 use crate::core::{ChangeKind, Writer};
+use crate::durability;
 use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
@@ -52,12 +53,23 @@ pub(super) fn spawn(
 
 fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
-    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
+}
+
+/// Where it is on us to make messages durable, they are before anybody sees them.
+fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mpsc::Receiver<Followed> {
+    match &inner.settings.synced_store {
+        None => reports,
+        Some(store) => {
+            let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
+            durability::gate(reports, files, inner.store_failed.clone(), AHEAD)
+        }
+    }
 }
 
 fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
-    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
 }
 
 /// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.

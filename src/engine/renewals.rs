@@ -22,10 +22,7 @@ pub(super) struct Renewals {
 
 impl Default for Renewals {
     fn default() -> Renewals {
-        Renewals {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        }
+        Renewals { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 }
 

@@ -18,6 +18,7 @@ mod alarms;
 mod auth;
 mod auth_calls;
 mod auth_keys;
+mod auth_tokens;
 mod compact;
 mod delete;
 mod election;

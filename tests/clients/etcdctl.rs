@@ -46,6 +46,11 @@ async fn mirror() {
 }
 
 #[tokio::test]
+async fn space() {
+    session("etcdctl/space.txt", &["--quota-backend-bytes", "1"]).await;
+}
+
+#[tokio::test]
 async fn offline() {
     session("etcdctl/offline.txt", &[]).await;
 }

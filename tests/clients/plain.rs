@@ -150,13 +150,13 @@ pub fn narrow_tables(text: &str) -> String {
     narrowed
 }
 
-/// The gateway's JSON without the spaces between its parts. Go's JSON encoding of protobuf messages, and the texts of its
-/// errors, have a space here or another there on purpose, by a hash of the program that they are built into.
+/// Takes away the spaces between the parts of the gateway's JSON and of an alarm in a status. Go's protobuf library has one
+/// here or another there on purpose, by a hash of the program that it is built into, and so in the texts of its errors.
 pub fn without_spaces(text: &str) -> String {
     let mut plain = String::new();
     for line in text.split_inclusive('\n') {
         if !line.starts_with('{') {
-            plain += line;
+            plain += &line.replace("  alarm:", " alarm:");
             continue;
         }
         let (mut in_string, mut escaped) = (false, false);

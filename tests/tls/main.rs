@@ -19,6 +19,7 @@ mod renewal;
 mod secure;
 mod slow;
 mod start;
+mod users;
 
 use support::server::Target;
 
