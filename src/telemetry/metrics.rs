@@ -110,7 +110,6 @@ pub struct Metrics {
     leases: IntGauge,
     auth_revision: IntGauge,
     fds: IntGauge,
-    auth_revision: IntGauge,
     alarms: IntGaugeVec,
     tasks: IntGauge,
     /// Held while the figures of one scrape are taken and written, so that none of it is counted twice.
@@ -214,7 +213,6 @@ impl Metrics {
             leases: make.gauge("jetway_leases", "Leases there are."),
             auth_revision: make.gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
             fds: make.gauge("os_fd_used", "Open file descriptors."),
-            auth_revision: make.gauge("etcd_debugging_auth_revision", "Revision of the users and roles."),
             alarms: make.register(alarms.expect("a legal name")),
             tasks: make.gauge("go_goroutines", "Tasks that there are; there are no goroutines here."),
             registry,
@@ -261,7 +259,6 @@ impl Metrics {
         self.leases.set(engine.leases().len() as i64);
         self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
         self.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as i64);
-        self.auth_revision.set(engine.auth().store().revision() as i64);
         self.alarms.reset();
         for alarm in engine.alarms() {
             let kind = match alarm.kind {
