@@ -19,6 +19,7 @@ mod auth;
 mod auth_calls;
 mod auth_keys;
 mod auth_tokens;
+mod auto_compaction;
 mod compact;
 mod delete;
 mod election;

@@ -13,6 +13,7 @@ mod support;
 mod clients;
 mod frames;
 mod handshake;
+mod identity;
 mod material;
 mod pings;
 mod renewal;
