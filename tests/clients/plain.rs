@@ -244,6 +244,12 @@ fn what_a_server_chooses_is_hidden_and_nothing_else() {
     );
     assert_eq!(hide_numbers("took = 1.25ms, 20 kB, 3.7.3, a1"), "took = N, N , N, a1");
     assert_eq!(narrow_tables("+-----+\n| a   |\n a  b\n"), "+-+\n| a |\n a  b\n");
-    assert_eq!(without_spaces("{\"a\": \"b \\\" c\", \"d\": 1}\n200 ok"), "{\"a\":\"b \\\" c\",\"d\":1}\n200 ok");
-    assert_eq!(protobuf(b"\x0a\x04\x18\x05\x20\x09\x10\x01"), "header with Some((3, Number(5)))\n2: Number(1)\n");
+    assert_eq!(
+        without_spaces("{\"a\": \"b \\\" c\", \"d\": 1}\n200 ok"),
+        "{\"a\":\"b \\\" c\",\"d\":1}\n200 ok"
+    );
+    assert_eq!(
+        protobuf(b"\x0a\x04\x18\x05\x20\x09\x10\x01"),
+        "header with Some((3, Number(5)))\n2: Number(1)\n"
+    );
 }

@@ -8,7 +8,9 @@ use crate::support::server::{Server, peer};
 
 fn program(interpreter: &str, path: &str, server: &Server) -> Command {
     let mut command = Command::new(interpreter);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(path)).arg(server.endpoint());
+    command
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(path))
+        .arg(server.endpoint());
     command
 }
 
