@@ -36,6 +36,7 @@ DATA ?= $(TARGET)/data
 FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
+CUTS ?= 200
 BACKEND ?= jetway
 INSTALL ?=
 
@@ -44,7 +45,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
 	@echo "install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
@@ -92,6 +93,10 @@ parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and 
 .PHONY: crash-long
 crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under load, each for MINUTES
 	JETWAY_CRASH_SECONDS=$$(($(MINUTES) * 60)) $(CARGO) test --locked --test crash kills -- --nocapture --test-threads 1
+
+.PHONY: powercut
+powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)
+	JETWAY_POWER_CUTS=$(CUTS) $(CARGO) test --locked --test crash powercut -- --ignored --nocapture --test-threads 1
 
 .PHONY: kubernetes
 kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserver on jetway (or BACKEND=etcd)

@@ -5,6 +5,7 @@ pub mod applier;
 pub mod auth;
 pub mod cli;
 pub mod core;
+pub mod durability;
 pub mod engine;
 pub mod error;
 pub mod gateway;

@@ -1,32 +1,58 @@
 //! `jetway`: parse, run, exit code.
 
-use jetway::cli::{Args, Settings};
+use jetway::cli::{self, Invocation, Personality};
+use jetway::telemetry;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let args = Args::read(std::env::args_os());
-    let settings = match Settings::try_from(args) {
-        Ok(settings) => settings,
-        Err(error) => return fail(&error),
-    };
-    jetway::telemetry::init(&settings.log_filter, settings.log_json);
-    for flag in &settings.without_effect {
-        tracing::info!(flag, "this flag has no effect here");
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error),
-    };
-    match runtime.block_on(jetway::server::serve(settings)) {
+    let mut args = std::env::args_os();
+    let personality = Personality::of(args.next().as_ref());
+    match run(personality, args) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err((status, error)) => {
+            fail(personality, &*error);
+            ExitCode::from(status)
+        }
     }
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
-    #[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
-    {
-        eprintln!("jetway: {error}");
+type Failure = (u8, Box<dyn std::error::Error>);
+
+fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    let settings = match cli::read(personality, args, std::env::vars_os()) {
+        Ok(Invocation::Serve(settings)) => *settings,
+        Ok(Invocation::Print(text)) => {
+            #[expect(clippy::print_stdout, reason = "it was asked for")]
+            {
+                print!("{text}");
+            }
+            return Ok(());
+        }
+        Err(error) => return Err((error.status, error.into())),
+    };
+    telemetry::init(&settings.log).map_err(|error| (1, error.into()))?;
+    for notice in &settings.notices {
+        if notice.warns {
+            tracing::warn!("{}", notice.text);
+        } else {
+            tracing::info!("{}", notice.text);
+        }
     }
-    ExitCode::FAILURE
+    if !settings.without_effect.is_empty() {
+        let flags: Vec<_> = settings.without_effect.iter().map(|flag| format!("--{flag}")).collect();
+        tracing::info!(flags = flags.join(" "), "these flags have no effect here");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| (1, error.into()))?;
+    runtime.block_on(jetway::server::serve(settings)).map_err(|error| (1, error.into()))
+}
+
+#[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
+fn fail(personality: Personality, error: &dyn std::error::Error) {
+    let name = match personality {
+        Personality::Jetway => "jetway",
+        Personality::Etcd => "etcd",
+    };
+    eprintln!("{name}: {error}");
 }

@@ -57,7 +57,7 @@ impl KvService {
     }
 
     fn check_size(&self, request: &impl Message) -> Result<(), EtcdError> {
-        if request.encoded_len() > self.limits.max_request_bytes {
+        if replicated_len(request) > self.limits.max_request_bytes {
             return Err(EtcdError::RequestTooLarge);
         }
         Ok(())
@@ -67,6 +67,14 @@ impl KvService {
         self.engine.admit(cost(&request))?;
         self.engine.execute(request, caller).await
     }
+}
+
+/// Bytes of a request in etcd's log: behind a tag and its length, and with a header that holds the number of the
+/// request, which is mostly above 2^63.
+fn replicated_len(request: &impl Message) -> usize {
+    const HEADER: usize = 14;
+    let len = request.encoded_len();
+    HEADER + 1 + prost::length_delimiter_len(len) + len
 }
 
 /// Bytes that a request may add, as etcd estimates them: of a transaction the larger branch, whichever is taken. Zero
@@ -117,7 +125,7 @@ impl Kv for KvService {
         let state = self.state(request.serializable).await?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
-        let mut response = txn::range(&state, &request)?;
+        let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -169,8 +177,10 @@ impl Kv for KvService {
         let (metadata, extensions, request) = request.into_parts();
         txn::check_delete_range(&request)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
+        self.check_size(&request)?;
         self.operations.deletes.inc();
-        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await? else {
+        let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await?
+        else {
             return Err(mixed_up().into());
         };
         self.header.fill(&mut response.header);

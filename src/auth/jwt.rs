@@ -70,7 +70,7 @@ impl Jwt {
         let ttl = match given("ttl") {
             None => DEFAULT_TTL,
             Some(ttl) => {
-                duration::parse(ttl).map_err(|reason| TokenError::Options(format!("ttl {ttl}: {reason}")))?.0
+                duration::parse(ttl).map_err(|reason| TokenError::Options(format!("ttl {ttl}: {reason}")))?
             }
         };
         let read = |option: &'static str| -> Result<Option<Vec<u8>>, TokenError> {
@@ -181,9 +181,8 @@ fn private_key(method: Algorithm, pem: &[u8]) -> Result<(EncodingKey, DecodingKe
                 PrivateKeyDer::Sec1(sec1) => wrap_sec1(method, sec1.secret_sec1_der()),
                 other => other.secret_der().to_vec(),
             };
-            let pair =
-                signature::EcdsaKeyPair::from_pkcs8(algorithm, &pkcs8, &rand::SystemRandom::new())
-                    .map_err(|error| refused(&error))?;
+            let pair = signature::EcdsaKeyPair::from_pkcs8(algorithm, &pkcs8, &rand::SystemRandom::new())
+                .map_err(|error| refused(&error))?;
             Ok((EncodingKey::from_ec_der(&pkcs8), DecodingKey::from_ec_der(pair.public_key().as_ref())))
         }
         (Algorithm::EdDSA, key) => {

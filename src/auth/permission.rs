@@ -156,8 +156,12 @@ mod tests {
         ];
         let merged = Permissions::merge(granted.iter());
         assert!(merged.may_read(b"a", b"f") && merged.may_read(b"c", b"") && merged.may_read(b"b", b"e"));
-        assert!(!merged.may_read(b"a", b"f\0") && !merged.may_read(b"a", b"\0") && !merged.may_read(b"f", b""));
-        assert!(merged.may_write(b"x", b"\0") && merged.may_write(b"y", b"z") && !merged.may_write(b"w", b"\0"));
+        assert!(
+            !merged.may_read(b"a", b"f\0") && !merged.may_read(b"a", b"\0") && !merged.may_read(b"f", b"")
+        );
+        assert!(
+            merged.may_write(b"x", b"\0") && merged.may_write(b"y", b"z") && !merged.may_write(b"w", b"\0")
+        );
         assert!(!merged.may_write(b"a", b"") && !merged.may_read(b"x", b""));
     }
 

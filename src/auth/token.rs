@@ -132,7 +132,8 @@ impl Tokens {
         const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let letters = Choose::new(ALPHABET).expect("the alphabet has letters");
         let rng = rand::rng();
-        let mut token: String = letters.sample_iter(rng).take(LETTERS).map(|&letter| letter as char).collect();
+        let mut token: String =
+            letters.sample_iter(rng).take(LETTERS).map(|&letter| letter as char).collect();
         token.push('.');
         token.push_str(&position.to_string());
         token

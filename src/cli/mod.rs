@@ -1,13 +1,117 @@
 //! The command line: the only reader of flags and environment.
 //!
-//! `args` is what clap parses, `settings` what the rest of the program gets: checked once, with every default filled in.
+//! `flags` is the table of all flags, etcd's and our own; `given` reads command line, environment and config file into
+//! one text for each flag, by etcd's rules; `settings` is what the rest of the program gets: checked once, with every
+//! default filled in. `help` prints the table.
 
-mod args;
+mod config_file;
 pub(crate) mod duration;
 mod endpoint;
+mod flags;
+mod given;
+mod help;
+mod logging;
 mod settings;
+mod urls;
+mod values;
 
-pub use args::Args;
 pub use settings::{
     AutoCompaction, ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsSettings, TlsVersion,
 };
+
+use given::{Given, Request};
+use std::ffi::OsString;
+use std::path::Path;
+use thiserror::Error;
+
+/// By which name we are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Personality {
+    /// Our own.
+    Jetway,
+    /// As `etcd`, through a link: defaults, version and refusals are etcd's then.
+    Etcd,
+}
+
+/// Something to say once there is a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether somebody should look at it.
+    pub warns: bool,
+    /// A sentence.
+    pub text: String,
+}
+
+impl Notice {
+    fn warning(text: String) -> Notice {
+        Notice { warns: true, text }
+    }
+
+    fn information(text: String) -> Notice {
+        Notice { warns: false, text }
+    }
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Serve.
+    Serve(Box<Settings>),
+    /// Print this and be done.
+    Print(String),
+}
+
+/// A command line with which nothing can be done.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct CommandLineError {
+    /// Status of the process: 2 for a mistake in the command line itself, 1 for any other, as with etcd.
+    pub status: u8,
+    message: String,
+}
+
+impl CommandLineError {
+    fn usage(message: String) -> CommandLineError {
+        CommandLineError { status: 2, message }
+    }
+
+    fn refused(message: String) -> CommandLineError {
+        CommandLineError { status: 1, message }
+    }
+}
+
+impl Personality {
+    /// By the name in the first argument.
+    pub fn of(program: Option<&OsString>) -> Personality {
+        match program.and_then(|program| Path::new(program).file_stem()) {
+            Some(name) if name == "etcd" => Personality::Etcd,
+            _ => Personality::Jetway,
+        }
+    }
+}
+
+/// Reads a command line, without the name of the program, and the environment.
+pub fn read(
+    personality: Personality,
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Invocation, CommandLineError> {
+    let mut args = args.into_iter().peekable();
+    if let Some(command) = args.next_if(|arg| arg == "serve" || arg == "gateway" || arg == "grpc-proxy")
+        && command != "serve"
+    {
+        return Err(CommandLineError::refused(format!(
+            "{} is not part of jetway: let clients connect to jetway itself, or run etcd's own {}",
+            command.display(),
+            command.display()
+        )));
+    }
+    match Given::read(args, environment.into_iter())? {
+        Request::Help => Ok(Invocation::Print(help::help(personality))),
+        Request::Version => Ok(Invocation::Print(help::version(personality))),
+        Request::Serve(given) => match Settings::new(&given, personality) {
+            Ok(settings) => Ok(Invocation::Serve(Box::new(settings))),
+            Err(error) => Err(CommandLineError::refused(error.to_string())),
+        },
+    }
+}

@@ -1,38 +1,44 @@
 //! Checked settings.
 
-use super::args::{Args, LogFormat, Reads, Sync};
-use super::endpoint;
+use super::flags::ALLOWED_CN;
+use super::given::Given;
+use super::urls::{self, EtcdUrl};
+use super::values;
+use super::{Notice, Personality, duration, endpoint, logging};
 use crate::engine::LinearizableReads;
 use crate::jetstream::{Auth, Endpoint};
 use crate::nats_server::SyncMode;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use crate::telemetry::LogSettings;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
 /// The least interval of progress notifications, as in etcd.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// What Kubernetes asks for, which most who start jetway by its own name run.
+const OWN_PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// etcd's default quota.
 const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 /// nats-server takes messages of at most 64 MiB, headers included.
-const MAX_EMBEDDED_REQUEST_BYTES: u32 = 63 << 20;
+const MAX_EMBEDDED_REQUEST_BYTES: u64 = 63 << 20;
+/// Range and default of bcrypt's cost.
+const BCRYPT_COSTS: std::ops::RangeInclusive<u64> = 4..=31;
+const DEFAULT_BCRYPT_COST: u32 = 10;
+/// etcd's longest election.
+const MAX_ELECTION_MS: u64 = 50_000;
+/// Where the embedded server keeps its own below `--data-dir`; who has data has this.
+const STORE: &str = "nats";
 
 /// Flags that do not go together or mean nothing.
 #[derive(Debug, Error)]
-#[error("{flag}{}{value}: {reason}", if value.is_empty() { "" } else { " " })]
-pub struct SettingsError {
-    flag: &'static str,
-    value: String,
-    reason: String,
-}
+#[error("{0}")]
+pub struct SettingsError(pub(super) String);
 
-fn refuse<T>(
-    flag: &'static str,
-    value: impl Into<String>,
-    reason: impl Into<String>,
-) -> Result<T, SettingsError> {
-    Err(SettingsError { flag, value: value.into(), reason: reason.into() })
+/// In etcd's words, where there are any.
+fn refuse<T>(reason: impl Into<String>) -> Result<T, SettingsError> {
+    Err(SettingsError(reason.into()))
 }
 
 /// Where the data is.
@@ -185,313 +191,650 @@ pub struct Settings {
     pub max_learners: u32,
     /// Unary calls that take longer are told in the log; zero for none.
     pub warning_unary_request_duration: Duration,
-    /// Log filter.
-    pub log_filter: String,
-    /// Whether the log is JSON.
-    pub log_json: bool,
+    /// Form and place of the log.
+    pub log: LogSettings,
     /// Source of linearizability.
     pub linearizable_reads: LinearizableReads,
     /// Flags that were given and mean nothing here, to be told so in the log.
     pub without_effect: Vec<&'static str>,
+    /// What else is to be told in the log.
+    pub notices: Vec<Notice>,
 }
 
-impl TryFrom<Args> for Settings {
-    type Error = SettingsError;
-
-    fn try_from(args: Args) -> Result<Settings, SettingsError> {
-        let tls = tls_files(&args)?;
-        let listen = listen_urls("--listen-client-urls", &args.listen_client_urls, tls.is_some())?;
-        if listen.is_empty() {
-            return refuse(
-                "--listen-client-urls",
-                "",
-                "names no URL; leave it out for http://127.0.0.1:2379",
-            );
-        }
-        let listen_metrics = listen_urls("--listen-metrics-urls", &args.listen_metrics_urls, tls.is_some())?;
-        let advertise = if args.advertise_client_urls.is_empty() {
-            args.listen_client_urls.clone()
-        } else {
-            args.advertise_client_urls.clone()
-        };
-        let log_filter = match args.log_level.as_str() {
-            "dpanic" | "panic" | "fatal" => "error".to_owned(),
-            // The client library tells of each connection at info; what matters of it we log ourselves.
-            level @ ("debug" | "info" | "warn" | "error") => {
-                format!("{level},async_nats=warn,h2=warn,hyper=warn,tower=warn")
-            }
-            filter => filter.to_owned(),
-        };
-        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&log_filter) {
-            return refuse(
-                "--log-level",
-                args.log_level,
-                format!("{error}; expected debug, info, warn or error"),
-            );
+impl Settings {
+    /// Checks what was given and fills in what was not.
+    pub(super) fn new(given: &Given, personality: Personality) -> Result<Settings, SettingsError> {
+        let mut notices = given.notices.clone();
+        let log = logging::settings(given, personality, &mut notices)?;
+        check_without_effect(given)?;
+        let name = given.text_or_default("name").to_owned();
+        let data_dir = data_dir(given, personality, &name);
+        let client_urls = client_urls(given, personality)?;
+        let listen = listen_urls("--listen-client-urls", &client_urls)?;
+        let listen_client_http =
+            listen_urls("--listen-client-http-urls", &url_list(given, "listen-client-http-urls"))?;
+        let listen_metrics = listen_urls("--listen-metrics-urls", &url_list(given, "listen-metrics-urls"))?;
+        check_addresses(&listen, &listen_client_http)?;
+        let advertise = advertise(given, personality, &client_urls)?;
+        let tls = tls(given, &data_dir, [&listen, &listen_client_http, &listen_metrics], &mut notices)?;
+        let storage = storage(given, data_dir)?;
+        if let Storage::Embedded { data_dir, .. } = &storage {
+            check_bootstrap(given, &name, data_dir)?;
         }
         Ok(Settings {
-            storage: storage(&args)?,
-            without_effect: without_effect(&args),
-            name: args.name,
+            without_effect: without_effect(given, &storage),
+            storage,
+            name,
             listen,
             advertise,
             listen_metrics,
-            listen_client_http: Vec::new(),
+            listen_client_http,
             tls,
-            max_request_bytes: args.max_request_bytes as usize,
-            max_txn_ops: args.max_txn_ops as usize,
+            max_request_bytes: usize::try_from(given.unsigned("max-request-bytes")).unwrap_or(usize::MAX),
+            max_txn_ops: usize::try_from(given.unsigned("max-txn-ops")).unwrap_or(usize::MAX),
             // As in grpc-go, where no streams at all would make no sense either.
-            max_concurrent_streams: match args.max_concurrent_streams {
+            max_concurrent_streams: match small(given.unsigned("max-concurrent-streams")) {
                 0 => u32::MAX,
                 limit => limit,
             },
-            quota_bytes: if args.quota_backend_bytes == 0 {
-                DEFAULT_QUOTA_BYTES
-            } else {
-                args.quota_backend_bytes
+            quota_bytes: match given.integer("quota-backend-bytes") {
+                0 => DEFAULT_QUOTA_BYTES,
+                bytes => bytes,
             },
-            progress_interval: args.watch_progress_notify_interval.0.max(MIN_PROGRESS_INTERVAL),
-            keepalive_interval: args.grpc_keepalive_interval.0,
-            keepalive_timeout: args.grpc_keepalive_timeout.0,
-            keepalive_min_time: args.grpc_keepalive_min_time.map_or(Duration::from_secs(5), |time| time.0),
-            socket_reuse_port: false,
-            socket_reuse_address: false,
-            cors: vec!["*".into()],
-            host_whitelist: vec!["*".into()],
-            enable_pprof: false,
-            metrics_extensive: false,
-            enable_grpc_gateway: true,
-            auto_compaction: None,
-            auth_token: "simple".into(),
-            auth_token_ttl: 300,
-            bcrypt_cost: 10,
-            max_learners: 1,
-            warning_unary_request_duration: Duration::from_millis(300),
-            log_filter,
-            log_json: args.log_format == LogFormat::Json,
-            linearizable_reads: match args.linearizable_reads {
-                Reads::Quorum => LinearizableReads::Quorum,
-                Reads::Leader => LinearizableReads::Leader,
+            progress_interval: progress_interval(given, personality),
+            keepalive_interval: given.duration("grpc-keepalive-interval"),
+            keepalive_timeout: given.duration("grpc-keepalive-timeout"),
+            keepalive_min_time: given.duration("grpc-keepalive-min-time"),
+            socket_reuse_port: given.is_true("socket-reuse-port"),
+            socket_reuse_address: given.is_true("socket-reuse-address"),
+            cors: given.texts("cors"),
+            host_whitelist: given.texts("host-whitelist"),
+            enable_pprof: given.is_true("enable-pprof"),
+            // As in etcd any other word means basic.
+            metrics_extensive: given.text("metrics") == Some("extensive"),
+            enable_grpc_gateway: given.is_true("enable-grpc-gateway"),
+            auto_compaction: auto_compaction(given)?,
+            auth_token: given.text_or_default("auth-token").to_owned(),
+            auth_token_ttl: small(given.unsigned("auth-token-ttl")),
+            bcrypt_cost: bcrypt_cost(given, &mut notices),
+            max_learners: small(given.integer("max-learners").unsigned_abs()),
+            warning_unary_request_duration: given.duration("warning-unary-request-duration"),
+            log,
+            linearizable_reads: match given.text_or_default("linearizable-reads") {
+                "leader" => LinearizableReads::Leader,
+                _ => LinearizableReads::Quorum,
             },
+            notices,
         })
     }
 }
 
-fn without_effect(args: &Args) -> Vec<&'static str> {
-    let external = args.endpoint.is_some();
-    [
-        ("--heartbeat-interval", args.heartbeat_interval.is_some()),
-        ("--election-timeout", args.election_timeout.is_some()),
-        ("--snapshot-count", args.snapshot_count.is_some()),
-        // These are about an embedded server.
-        ("--data-dir", external && args.data_dir.is_some()),
-        ("--nats-server", external && args.nats_server.is_some()),
-        ("--nats-config", external && args.nats_config.is_some()),
-        ("--sync", external && args.sync == Sync::Lazy),
-    ]
-    .into_iter()
-    .filter_map(|(flag, given)| given.then_some(flag))
-    .collect()
+fn small(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn storage(args: &Args) -> Result<Storage, SettingsError> {
-    if let Err(reason) = endpoint::check_bucket(&args.bucket) {
-        return refuse("--bucket", args.bucket.clone(), reason);
+fn data_dir(given: &Given, personality: Personality, name: &str) -> PathBuf {
+    match (given.text_or_default("data-dir"), personality) {
+        ("", Personality::Jetway) => PathBuf::from(format!("{name}.jetway")),
+        ("", Personality::Etcd) => PathBuf::from(format!("{name}.etcd")),
+        (path, _) => PathBuf::from(path),
     }
-    let Some(text) = &args.endpoint else {
-        // Whoever gives these means a NATS that is there, and must not find the data in another one.
-        for (flag, given) in [
-            ("--nats-creds", args.nats_creds.is_some()),
-            ("--nats-token", args.nats_token.is_some()),
-            ("--nats-ca-file", args.nats_ca_file.is_some()),
-            ("--nats-cert-file", args.nats_cert_file.is_some()),
-        ] {
-            if given {
-                return refuse(flag, "", "is for a NATS that is there already: give --endpoint too");
+}
+
+/// The file's or the flag's URLs were checked when they came in; so were the defaults.
+fn url_list(given: &Given, flag: &'static str) -> Vec<EtcdUrl> {
+    match given.text_or_default(flag) {
+        "" => Vec::new(),
+        text => urls::parse_list(text).expect("checked URLs"),
+    }
+}
+
+fn client_urls(given: &Given, personality: Personality) -> Result<Vec<EtcdUrl>, SettingsError> {
+    if given.text("listen-client-urls").is_some_and(|text| !text.is_empty())
+        || personality == Personality::Etcd
+    {
+        return Ok(url_list(given, "listen-client-urls"));
+    }
+    urls::parse_list("http://127.0.0.1:2379").map_err(SettingsError)
+}
+
+fn listen_urls(flag: &str, urls: &[EtcdUrl]) -> Result<Vec<ListenUrl>, SettingsError> {
+    urls.iter()
+        .map(EtcdUrl::listen)
+        .collect::<Result<_, _>>()
+        .map_err(|reason| SettingsError(format!("{flag}: {reason}")))
+}
+
+fn check_addresses(listen: &[ListenUrl], http: &[ListenUrl]) -> Result<(), SettingsError> {
+    for (at, one) in listen.iter().enumerate() {
+        if http.iter().any(|other| urls::same_address(one, other)) {
+            return refuse(format!(
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {}",
+                one.url
+            ));
+        }
+        if let Some(other) = listen[at + 1..].iter().find(|other| urls::same_address(one, other)) {
+            return refuse(format!(
+                "--listen-client-urls: {} and {} are one port, which serves with TLS or without: leave one out",
+                one.url, other.url
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn advertise(
+    given: &Given,
+    personality: Personality,
+    listen: &[EtcdUrl],
+) -> Result<Vec<String>, SettingsError> {
+    let advertise = url_list(given, "advertise-client-urls");
+    if let Some(reason) = advertise.iter().find_map(|url| url.check_advertised().err()) {
+        return refuse(format!(
+            "--advertise-client-urls {:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+             \"unixs:/path/to/socket\" ({reason})",
+            given.text_or_default("advertise-client-urls")
+        ));
+    }
+    let text = |urls: &[EtcdUrl]| urls.iter().map(|url| url.text.clone()).collect();
+    if !advertise.is_empty() {
+        return Ok(text(&advertise));
+    }
+    if personality == Personality::Etcd {
+        // etcd does not ask this of a config file.
+        let alone = given.is_set("listen-client-urls") && !given.is_set("advertise-client-urls");
+        if alone && !given.from_file {
+            return refuse("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+        }
+        return Ok(vec!["http://localhost:2379".to_owned()]);
+    }
+    Ok(text(listen))
+}
+
+fn progress_interval(given: &Given, personality: Personality) -> Duration {
+    let given_interval = given.is_set("watch-progress-notify-interval");
+    match given.duration("watch-progress-notify-interval") {
+        _ if !given_interval && personality == Personality::Jetway => OWN_PROGRESS_INTERVAL,
+        // Nothing means etcd's default there.
+        Duration::ZERO => Duration::from_secs(600),
+        interval => interval.max(MIN_PROGRESS_INTERVAL),
+    }
+}
+
+fn bcrypt_cost(given: &Given, notices: &mut Vec<Notice>) -> u32 {
+    let cost = given.unsigned("bcrypt-cost");
+    if BCRYPT_COSTS.contains(&cost) {
+        return small(cost);
+    }
+    notices.push(Notice::warning(format!(
+        "--bcrypt-cost {cost} is not between 4 and 31: {DEFAULT_BCRYPT_COST} is used"
+    )));
+    DEFAULT_BCRYPT_COST
+}
+
+fn auto_compaction(given: &Given) -> Result<Option<AutoCompaction>, SettingsError> {
+    let mode = match given.text("auto-compaction-mode").unwrap_or("periodic") {
+        "" => return refuse("undefined auto-compaction-mode: expected periodic or revision"),
+        mode @ ("periodic" | "revision") => mode,
+        mode => {
+            return refuse(format!("unknown auto-compaction-mode {mode:?}: expected periodic or revision"));
+        }
+    };
+    let retention = given.text_or_default("auto-compaction-retention");
+    // A bare number is hours or revisions; with a unit it is a duration, and as revisions its nanoseconds.
+    let number = retention.strip_prefix('+').unwrap_or(retention);
+    let (revisions, period) = match number.parse::<u32>() {
+        Ok(number) => (i64::from(number), Duration::from_secs(u64::from(number) * 3600)),
+        Err(_) => match number.parse::<i64>() {
+            Ok(number) if number >= 0 && mode == "revision" => (number, Duration::MAX),
+            _ => match duration::parse(retention) {
+                Ok(period) => (i64::try_from(period.as_nanos()).unwrap_or(i64::MAX), period),
+                Err(reason) => {
+                    return refuse(format!(
+                        "--auto-compaction-retention: error parsing CompactionRetention: time: invalid duration \
+                         {retention:?} ({reason})"
+                    ));
+                }
+            },
+        },
+    };
+    Ok(match mode {
+        _ if revisions == 0 => None,
+        "revision" => Some(AutoCompaction::Revision(revisions)),
+        _ => Some(AutoCompaction::Periodic(period)),
+    })
+}
+
+/// Flags without effect are checked all the same: a command line that etcd refuses is mistaken, whatever it is for.
+fn check_without_effect(given: &Given) -> Result<(), SettingsError> {
+    listen_urls("--listen-peer-urls", &url_list(given, "listen-peer-urls"))?;
+    for url in url_list(given, "initial-advertise-peer-urls") {
+        if let Err(reason) = url.check_advertised() {
+            return refuse(format!(
+                "--initial-advertise-peer-urls {:?} must be \"host:port\" ({reason})",
+                given.text_or_default("initial-advertise-peer-urls")
+            ));
+        }
+    }
+    if given.text("discovery-fallback") == Some("proxy") {
+        return refuse("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"");
+    }
+    let (tick, election) = (given.unsigned("heartbeat-interval"), given.unsigned("election-timeout"));
+    if tick == 0 {
+        return refuse("--heartbeat-interval must be >0 (set to 0ms)");
+    }
+    if election == 0 {
+        return refuse("--election-timeout must be >0 (set to 0ms)");
+    }
+    if tick.saturating_mul(5) > election {
+        return refuse(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{tick}ms]"
+        ));
+    }
+    if election > MAX_ELECTION_MS {
+        return refuse(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {MAX_ELECTION_MS}ms"
+        ));
+    }
+    if given.duration("compact-hash-check-time").is_zero() {
+        return refuse("--compact-hash-check-time must be >0 (set to 0s)");
+    }
+    let gates = values::feature_gates(given.text_or_default("feature-gates")).expect("checked gates");
+    let is_on = |gate: &str| {
+        let of = |name: &str| gates.iter().rev().find(|(gate, _)| *gate == name).map(|(_, on)| *on);
+        of(gate).or(of("AllAlpha")).unwrap_or(false)
+    };
+    if is_on("LeaseCheckpointPersist") && !is_on("LeaseCheckpoint") {
+        return refuse(
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
+        );
+    }
+    let rate = given.integer("distributed-tracing-sampling-rate");
+    if given.is_true("enable-distributed-tracing") && !(0..=1_000_000).contains(&rate) {
+        return refuse(format!(
+            "distributed tracing configurition is not valid: --distributed-tracing-sampling-rate {rate} is not between \
+             0 and 1000000"
+        ));
+    }
+    Ok(())
+}
+
+/// An embedded server is a cluster of one. Whoever asks for more, or for members that are elsewhere, must not get several
+/// stores that know nothing of each other.
+fn check_bootstrap(given: &Given, name: &str, data_dir: &Path) -> Result<(), SettingsError> {
+    const REMEDY: &str = "the embedded nats-server is a cluster of one; for several jetway over one store, run a NATS \
+                          cluster and give each of them --endpoint nats://…";
+    let given_text = |flag: &str| given.text(flag).filter(|text| !text.is_empty());
+    let cluster = given_text("initial-cluster");
+    let discovers = ["discovery-srv", "discovery-endpoints"].map(|flag| given_text(flag).is_some());
+    if [cluster.is_some(), discovers[0], discovers[1]].into_iter().filter(|given| *given).count() > 1 {
+        return refuse(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        );
+    }
+    if given_text("discovery-token").is_some() != discovers[1] {
+        return refuse("both --discovery-token and --discovery-endpoints must be set");
+    }
+    for flag in ["discovery-srv", "discovery-endpoints"] {
+        if let Some(value) = given_text(flag) {
+            return refuse(format!("--{flag} {value}: there are no members to discover: {REMEDY}"));
+        }
+    }
+    if let Some(cluster) = cluster {
+        let mut members: Vec<&str> = Vec::new();
+        for member in cluster.split(',') {
+            let Some((member, url)) = member.trim().split_once('=') else {
+                return refuse(format!(
+                    "--initial-cluster {cluster}: {member:?} is no member; expected name=http://host:port"
+                ));
+            };
+            urls::parse_list(url)
+                .map_err(|reason| SettingsError(format!("error setting up initial cluster: {reason}")))?;
+            if !members.contains(&member) {
+                members.push(member);
             }
         }
-        if args.max_request_bytes > MAX_EMBEDDED_REQUEST_BYTES {
-            return refuse(
-                "--max-request-bytes",
-                args.max_request_bytes.to_string(),
-                format!("is more than nats-server takes; give at most {MAX_EMBEDDED_REQUEST_BYTES}"),
-            );
+        if members.len() > 1 {
+            return refuse(format!(
+                "--initial-cluster {cluster}: names {} members, and {REMEDY}",
+                members.len()
+            ));
         }
-        let data_dir =
-            args.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.jetway", args.name)));
-        let sync = match args.sync {
-            Sync::Always => SyncMode::Always,
-            Sync::Lazy => SyncMode::Lazy,
-        };
+        if !members.contains(&name) {
+            return refuse(format!(
+                "couldn't find local name {name:?} in the initial cluster configuration: --initial-cluster {cluster}"
+            ));
+        }
+    }
+    if data_dir.join("member").exists() {
+        return refuse(format!(
+            "--data-dir {}: holds the data of an etcd, which jetway does not read and will not hide behind an empty \
+             store; give an empty directory, or move this one away",
+            data_dir.display()
+        ));
+    }
+    if given.text("initial-cluster-state") == Some("existing") && !data_dir.join(STORE).exists() {
+        return refuse(format!(
+            "--initial-cluster-state existing: --data-dir {} holds no data, and there is no cluster to get it from: {REMEDY}; \
+             to start with an empty store give new",
+            data_dir.display()
+        ));
+    }
+    Ok(())
+}
+
+fn without_effect(given: &Given, storage: &Storage) -> Vec<&'static str> {
+    let external = matches!(storage, Storage::External(_));
+    // These are about an embedded server.
+    let embedded = ["data-dir", "nats-server", "nats-config", "sync", "initial-cluster-state"];
+    let embedded = embedded.into_iter().filter(|flag| external && given.is_set(flag));
+    // One member is what there is.
+    let cluster = given.is_set("initial-cluster").then_some("initial-cluster");
+    given.without_effect().map(|flag| flag.name).chain(embedded).chain(cluster).collect()
+}
+
+fn path(given: &Given, flag: &str) -> Option<PathBuf> {
+    given.text(flag).filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+fn storage(given: &Given, data_dir: PathBuf) -> Result<Storage, SettingsError> {
+    let bucket = given.text_or_default("bucket").to_owned();
+    if let Err(reason) = endpoint::check_bucket(&bucket) {
+        return refuse(format!("--bucket {bucket}: {reason}"));
+    }
+    let optional = |flag: &str| given.text(flag).filter(|text| !text.is_empty());
+    let Some(text) = optional("endpoint") else {
+        // Whoever gives these means a NATS that is there, and must not find the data in another one.
+        for flag in ["nats-creds", "nats-token", "nats-ca-file", "nats-cert-file", "nats-key-file"] {
+            if optional(flag).is_some() {
+                return refuse(format!("--{flag}: is for a NATS that is there already: give --endpoint too"));
+            }
+        }
+        let largest = given.unsigned("max-request-bytes");
+        if largest > MAX_EMBEDDED_REQUEST_BYTES {
+            return refuse(format!(
+                "--max-request-bytes {largest}: is more than nats-server takes; give at most {MAX_EMBEDDED_REQUEST_BYTES}"
+            ));
+        }
         return Ok(Storage::Embedded {
             data_dir,
-            binary: args.nats_server.clone(),
-            config: args.nats_config.clone(),
-            sync,
-            bucket: args.bucket.clone(),
+            binary: path(given, "nats-server"),
+            config: path(given, "nats-config"),
+            sync: match given.text_or_default("sync") {
+                "always" => SyncMode::Always,
+                "lazy" => SyncMode::Lazy,
+                _ => SyncMode::Group,
+            },
+            bucket,
         });
     };
-    let parsed = match endpoint::parse(text) {
-        Ok(parsed) => parsed,
-        // The URL may hold a password; the reason names the part that is wrong.
-        Err(reason) => return refuse("--endpoint", "", reason),
-    };
-    let auth = match (&args.nats_creds, &args.nats_token) {
+    // The URL may hold a password; the reason names the part that is wrong.
+    let parsed = endpoint::parse(text).map_err(|reason| SettingsError(format!("--endpoint: {reason}")))?;
+    let auth = match (path(given, "nats-creds"), optional("nats-token")) {
         (Some(_), Some(_)) => {
-            return refuse("--nats-creds", "", "and --nats-token exclude each other; give one of them");
+            return refuse("--nats-creds: and --nats-token exclude each other; give one of them");
         }
-        (Some(file), None) => Auth::CredentialsFile(file.clone()),
-        (None, Some(token)) => Auth::Token(token.clone()),
+        (Some(file), None) => Auth::CredentialsFile(file),
+        (None, Some(token)) => Auth::Token(token.to_owned()),
         (None, None) => parsed.auth,
+    };
+    let client_cert = match (path(given, "nats-cert-file"), path(given, "nats-key-file")) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => return refuse("--nats-cert-file: needs its key: give --nats-key-file too"),
+        (None, Some(_)) => {
+            return refuse("--nats-key-file: needs its certificate: give --nats-cert-file too");
+        }
     };
     Ok(Storage::External(Endpoint {
         servers: parsed.servers,
         auth,
-        bucket: parsed.bucket.unwrap_or_else(|| args.bucket.clone()),
+        bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas.unwrap_or(1),
-        ca_file: args.nats_ca_file.clone(),
-        client_cert: args.nats_cert_file.clone().zip(args.nats_key_file.clone()),
+        ca_file: path(given, "nats-ca-file"),
+        client_cert,
     }))
 }
 
-fn tls_files(args: &Args) -> Result<Option<TlsSettings>, SettingsError> {
-    let (cert, key) = match (&args.cert_file, &args.key_file) {
-        (Some(cert), Some(key)) => (cert.clone(), key.clone()),
-        (None, None) if args.trusted_ca_file.is_none() && !args.client_cert_auth => return Ok(None),
-        (Some(cert), None) => {
-            return refuse("--cert-file", cert.display().to_string(), "needs its key: give --key-file too");
+fn tls(
+    given: &Given,
+    data_dir: &Path,
+    listen: [&Vec<ListenUrl>; 3],
+    notices: &mut Vec<Notice>,
+) -> Result<Option<TlsSettings>, SettingsError> {
+    let (min_version, max_version) = tls_versions(given)?;
+    let (cert, key) = (path(given, "cert-file"), path(given, "key-file"));
+    let client_cert_auth = given.is_true("client-cert-auth");
+    let has_files = cert.is_some() || key.is_some();
+    let [clients, http, _] = listen;
+    for url in clients.iter().chain(http).filter(|url| !url.tls) {
+        if has_files {
+            notices.push(Notice::warning(format!(
+                "scheme is http or unix while key and cert files are present; ignoring key and cert files for {}",
+                url.url
+            )));
         }
-        (None, Some(key)) => {
-            return refuse(
-                "--key-file",
-                key.display().to_string(),
-                "needs its certificate: give --cert-file too",
-            );
+        if client_cert_auth {
+            notices.push(Notice::warning(format!(
+                "scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for {}",
+                url.url
+            )));
         }
-        (None, None) => {
-            return refuse("--client-cert-auth", "true", "needs TLS: give --cert-file and --key-file");
+    }
+    let Some(secure) = listen.into_iter().flatten().find(|url| url.tls) else { return Ok(None) };
+    let auto_tls = given.is_true("auto-tls");
+    match (&cert, &key) {
+        (None, None) if !auto_tls => {
+            return refuse(format!(
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme",
+                secure.url
+            ));
+        }
+        (Some(_), None) | (None, Some(_)) => {
+            let text = |path: &Option<PathBuf>| {
+                path.as_ref().map_or(String::new(), |path| path.display().to_string())
+            };
+            return refuse(format!(
+                "KeyFile and CertFile must both be present[key: {}, cert: {}]: give --cert-file and --key-file",
+                text(&key),
+                text(&cert)
+            ));
+        }
+        _ => {}
+    }
+    let trusted_ca = path(given, "trusted-ca-file");
+    Ok(Some(TlsSettings {
+        // As in etcd, naming authorities is enough to ask for certificates from them.
+        require_client_cert: client_cert_auth || trusted_ca.is_some(),
+        cert,
+        key,
+        trusted_ca,
+        client_cert_auth,
+        crl_file: path(given, "client-crl-file"),
+        allowed_cn: given.texts(ALLOWED_CN),
+        allowed_hostname: given.texts("client-cert-allowed-hostname"),
+        cipher_suites: given.texts("cipher-suites"),
+        min_version,
+        max_version,
+        auto_tls,
+        auto_tls_dir: data_dir.join("fixtures").join("client"),
+        self_signed_cert_validity_years: small(given.unsigned("self-signed-cert-validity").max(1)),
+    }))
+}
+
+fn tls_versions(given: &Given) -> Result<(TlsVersion, Option<TlsVersion>), SettingsError> {
+    let version = |flag: &'static str, text: &str| match text {
+        "" => Ok(None),
+        "TLS1.2" => Ok(Some(TlsVersion::V12)),
+        "TLS1.3" => Ok(Some(TlsVersion::V13)),
+        other => {
+            refuse(format!("--{flag}: unexpected TLS version {other:?} (must be one of: TLS1.2, TLS1.3)"))
         }
     };
-    if args.client_cert_auth && args.trusted_ca_file.is_none() {
+    // Nothing leaves the choice to the library, whose oldest is 1.2 as well.
+    let oldest = version("tls-min-version", given.text("tls-min-version").unwrap_or("TLS1.2"))?;
+    let newest = version("tls-max-version", given.text("tls-max-version").unwrap_or_default())?;
+    if let (Some(TlsVersion::V13), Some(TlsVersion::V12)) = (oldest, newest) {
         return refuse(
-            "--client-cert-auth",
-            "true",
-            "needs the authorities to check against: give --trusted-ca-file",
+            "min version (TLS1.3) is greater than max version (TLS1.2): --tls-min-version, --tls-max-version",
         );
     }
-    let trusted_ca = args.trusted_ca_file.clone();
-    // As in etcd, naming authorities is enough to ask for certificates from them.
-    let require_client_cert = args.client_cert_auth || trusted_ca.is_some();
-    Ok(Some(TlsSettings {
-        cert: Some(cert),
-        key: Some(key),
-        trusted_ca,
-        require_client_cert,
-        client_cert_auth: args.client_cert_auth,
-        crl_file: None,
-        allowed_cn: Vec::new(),
-        allowed_hostname: Vec::new(),
-        cipher_suites: Vec::new(),
-        min_version: TlsVersion::V12,
-        max_version: None,
-        auto_tls: false,
-        auto_tls_dir: PathBuf::new(),
-        self_signed_cert_validity_years: 1,
-    }))
-}
-
-fn listen_urls(flag: &'static str, urls: &[String], has_tls: bool) -> Result<Vec<ListenUrl>, SettingsError> {
-    let mut listen = Vec::new();
-    for url in urls.iter().filter(|url| !url.is_empty()) {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return refuse(flag, url, "is no URL; expected http://address:port");
-        };
-        let tls = match scheme {
-            "http" | "unix" => false,
-            "https" | "unixs" if has_tls => true,
-            "https" | "unixs" => {
-                return refuse(flag, url, "asks for TLS: give --cert-file and --key-file, or use http://");
-            }
-            _ => return refuse(flag, url, "has an unknown scheme; expected http, https, unix or unixs"),
-        };
-        if scheme.starts_with("unix") {
-            // As in etcd, the path is all that follows, relative or not, and whatever looks like a port is part of it.
-            if rest.is_empty() {
-                return refuse(flag, url, "names no socket; expected unix:///path/to/socket");
-            }
-            listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Unix(rest.into()), tls });
-            continue;
-        }
-        let rest = rest.trim_end_matches('/');
-        let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host).trim_matches(['[', ']']);
-        if host.parse::<std::net::IpAddr>().is_err() && host != "localhost" {
-            return refuse(flag, url, "must name an IP address, not a host name; 0.0.0.0 stands for all");
-        }
-        let address = match rest.to_socket_addrs().map(|mut addresses| addresses.next()) {
-            Ok(Some(address)) => address,
-            Ok(None) => return refuse(flag, url, "names no address; expected http://address:port"),
-            Err(error) => return refuse(flag, url, format!("{error}; expected http://address:port")),
-        };
-        listen.push(ListenUrl { url: url.clone(), address: ListenAddress::Tcp(address), tls });
+    if oldest == Some(TlsVersion::V13) && !given.texts("cipher-suites").is_empty() {
+        return refuse("--cipher-suites: cipher suites cannot be configured when only TLS1.3 is enabled");
     }
-    Ok(listen)
+    Ok((oldest.unwrap_or(TlsVersion::V12), newest))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::given::Request;
     use super::*;
-    use clap::Parser;
+
+    fn settings_of(personality: Personality, args: &[&str]) -> Result<Settings, SettingsError> {
+        let args = args.iter().map(std::ffi::OsString::from);
+        match Given::read(args, std::iter::empty()) {
+            Ok(Request::Serve(given)) => Settings::new(&given, personality),
+            other => panic!("{other:?}"),
+        }
+    }
 
     fn settings(args: &[&str]) -> Result<Settings, SettingsError> {
-        Args::try_parse_from(std::iter::once("jetway").chain(args.iter().copied()))
-            .expect("clap is content")
-            .try_into()
+        settings_of(Personality::Jetway, args)
     }
 
     #[test]
     fn defaults_are_an_embedded_server_on_loopback() {
         let settings = settings(&[]).expect("defaults");
         assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
+        assert_eq!(settings.advertise, ["http://127.0.0.1:2379"]);
         assert!(
             matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.jetway")
         );
-        assert_eq!(settings.quota_bytes, 2 << 30);
+        assert_eq!((settings.quota_bytes, settings.progress_interval), (2 << 30, Duration::from_secs(5)));
+        assert!(settings.tls.is_none() && settings.notices.is_empty() && settings.without_effect.is_empty());
     }
 
     #[test]
-    fn a_unix_socket_is_a_path() {
-        let settings = settings(&["--listen-client-urls", "unix:///run/jetway.sock:2379"]).expect("a path");
-        assert_eq!(settings.listen[0].address, ListenAddress::Unix("/run/jetway.sock:2379".into()));
+    fn called_as_etcd_the_defaults_are_etcd_s() {
+        let settings = settings_of(Personality::Etcd, &[]).expect("defaults");
+        assert_eq!(settings.advertise, ["http://localhost:2379"]);
+        assert!(
+            matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.etcd")
+        );
+        assert_eq!(settings.progress_interval, Duration::from_secs(600));
+        let error = settings_of(Personality::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
+            .expect_err("etcd refuses it")
+            .to_string();
+        assert!(error.contains("--advertise-client-urls is required"), "{error}");
     }
 
     #[test]
-    fn mistakes_name_flag_value_and_remedy() {
-        for (args, words) in [
-            (
-                &["--listen-client-urls", "127.0.0.1:1"][..],
-                &["--listen-client-urls", "127.0.0.1:1", "http://"][..],
-            ),
-            (&["--listen-client-urls", "https://127.0.0.1:1"], &["--cert-file"]),
-            (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
-            (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
-            (&["--cert-file", "c"], &["--cert-file", "--key-file"]),
-            (&["--client-cert-auth", "--cert-file", "c", "--key-file", "k"], &["--trusted-ca-file"]),
-            (&["--endpoint", "nats://"], &["--endpoint", "host"]),
-            (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
-            (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
-            (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
+    fn auto_compaction_is_read_as_etcd_reads_it() {
+        use AutoCompaction::{Periodic, Revision};
+        let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
+        for (mode, retention, expected) in [
+            ("periodic", "0", None),
+            ("periodic", "5", Some(hours(5))),
+            ("periodic", "5m", Some(Periodic(Duration::from_secs(300)))),
+            ("revision", "1000", Some(Revision(1000))),
+            ("revision", "0", None),
+            ("revision", "1s", Some(Revision(1_000_000_000))),
         ] {
-            let error = settings(args).expect_err("a mistake").to_string();
-            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
+            assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");
         }
     }
 
     #[test]
+    fn mistakes_name_flag_value_and_remedy() {
+        let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+        for (args, words) in [
+            (
+                &["--listen-client-urls", "https://127.0.0.1:1"][..],
+                &["--cert-file", "https://127.0.0.1:1"][..],
+            ),
+            (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
+            (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
+            (
+                &["--listen-client-urls", "http://127.0.0.1:1,https://127.0.0.1:1"],
+                &["one port", "--listen-client-urls"],
+            ),
+            (
+                &["--listen-client-urls=http://127.0.0.1:1", "--listen-client-http-urls=http://127.0.0.1:1"],
+                &["cannot bind both"],
+            ),
+            (
+                &["--cert-file", "c", "--listen-client-urls", "https://127.0.0.1:1"],
+                &["must both be present", "--key-file"],
+            ),
+            (
+                &["--advertise-client-urls", "http://:1"],
+                &["--advertise-client-urls", "unexpected empty host"],
+            ),
+            (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+            (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
+            (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
+            (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
+            (&["--name", "a", "--initial-cluster", two], &["--initial-cluster", "2 members", "--endpoint"]),
+            (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
+            (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),
+            (&["--initial-cluster-state", "existing"], &["existing", "default.jetway", "new"]),
+            (&["--discovery-srv", "example.test"], &["--discovery-srv", "--endpoint"]),
+            (&["--discovery-token", "t"], &["both --discovery-token and --discovery-endpoints"]),
+            (&["--discovery-fallback", "proxy"], &["v2 proxy is deprecated"]),
+            (&["--auto-compaction-mode", "weekly"], &["unknown auto-compaction-mode \"weekly\""]),
+            (&["--auto-compaction-retention", "a"], &["error parsing CompactionRetention"]),
+            (&["--heartbeat-interval", "500"], &["--election-timeout[1000ms] should be at least"]),
+            (&["--tls-min-version", "1"], &["unexpected TLS version"]),
+            (&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"], &["is greater than max"]),
+            (&["--feature-gates", "LeaseCheckpointPersist=true"], &["requires enabling feature gate"]),
+            (&["--log-level", "loud"], &["unrecognized level"]),
+            (&["--log-format", "xml"], &["unknown log format: xml"]),
+            (&["--logger", "capnslog"], &["--logger=capnslog is removed"]),
+            (&["--log-outputs", "default,stdout"], &["multi logoutput for \"default\""]),
+            (&["--enable-log-rotation"], &["--log-outputs requires a single file path"]),
+        ] {
+            let error = settings(args).expect_err("a mistake").to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{args:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_refused_only_where_there_would_be_several() {
+        let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+        settings(&["--endpoint", "nats://h", "--name", "a", "--initial-cluster", two])
+            .expect("one store for all");
+        settings(&["--name", "a", "--initial-cluster", "a=http://127.0.0.1:1,a=http://127.0.0.2:1"])
+            .expect("one member");
+    }
+
+    #[test]
+    fn the_data_of_an_etcd_is_not_hidden() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join("member")).expect("made");
+        let path = dir.path().display().to_string();
+        let error = settings(&["--data-dir", &path]).expect_err("not ours").to_string();
+        assert!(error.contains(&path) && error.contains("data of an etcd"), "{error}");
+    }
+
+    #[test]
+    fn certificates_for_a_port_without_tls_are_told() {
+        let settings = settings(&["--cert-file", "c", "--client-cert-auth"]).expect("as etcd");
+        let told: Vec<_> = settings.notices.iter().map(|notice| notice.text.as_str()).collect();
+        assert!(settings.tls.is_none());
+        assert!(
+            told[0].contains("ignoring key and cert files") && told[1].contains("ignoring client cert auth")
+        );
+    }
+
+    #[test]
     fn flags_without_effect_are_told() {
-        // All that the environment of a test run may set is given here too.
         let given = [
             "--heartbeat-interval",
             "100",
+            "--peer-cert-file",
+            "c",
             "--data-dir",
             "d",
             "--nats-server",
@@ -500,6 +843,9 @@ mod tests {
             "nats://h",
         ];
         let settings = settings(&given).expect("harmless");
-        assert_eq!(settings.without_effect, ["--heartbeat-interval", "--data-dir", "--nats-server"]);
+        assert_eq!(
+            settings.without_effect,
+            ["heartbeat-interval", "peer-cert-file", "data-dir", "nats-server"]
+        );
     }
 }

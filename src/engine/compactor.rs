@@ -13,11 +13,18 @@ use crate::jetstream::{PublishError, RevisionMap};
 use crate::types::{Revision, Sequence};
 use futures_util::StreamExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Removals under way at once; more would starve STREAM.INFO, which reads depend on.
 const CONCURRENCY: usize = 32;
+
+/// Removals between which syncs that must not meet one have their turn.
+const SLICE: usize = 128;
+
+/// Pauses after removals that failed.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Work for the remover.
 #[derive(Debug)]
@@ -39,6 +46,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
             let Some(inner) = inner.upgrade() else { return };
             match job {
                 Job::Garbage(mut garbage) => {
+                    let begun = Instant::now();
                     garbage.sort_unstable();
                     let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
                     tracing::debug!(
@@ -47,11 +55,15 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                         "removing compacted messages"
                     );
                     let (values, tombstones) = garbage.split_at(tombstones);
-                    inner.remove(epoch, values.iter().map(|garbage| garbage.sequence)).await;
-                    inner.remove(epoch, tombstones.iter().map(|garbage| garbage.sequence)).await;
+                    inner.remove(epoch, values).await;
+                    if !tombstones.is_empty() {
+                        inner.settle_removals().await;
+                    }
+                    inner.remove(epoch, tombstones).await;
+                    inner.counters.removed(begun.elapsed());
                 }
                 Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
-                Job::Torn(sequence) => inner.remove(epoch, [sequence].into_iter()).await,
+                Job::Torn(sequence) => inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await,
                 Job::Fence(done) => drop(done.send(())),
             }
         }
@@ -108,6 +120,17 @@ impl Inner {
         }
     }
 
+    /// Brings the removals so far to the disk, where that is on us. Until then a power cut can undo them, and they must not
+    /// come back without the tombstones that hide them. A failure is no more than that: the next start removes again.
+    async fn settle_removals(&self) {
+        let Some(store) = self.settings.synced_store.clone() else { return };
+        match tokio::task::spawn_blocking(move || crate::durability::sync_all(&store)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "removals are not on the disk yet"),
+            Err(error) => tracing::warn!(%error, "removals are not on the disk yet"),
+        }
+    }
+
     pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
         let (done, finished) = oneshot::channel();
         self.garbage.send((self.epoch(), Job::Fence(done))).map_err(|_| EtcdError::Stopped)?;
@@ -116,34 +139,56 @@ impl Inner {
 
     /// Removes messages, for as long as the stream is the one in which they were found: in another one other messages
     /// may have their sequences.
-    async fn remove(&self, epoch: u64, sequences: impl Iterator<Item = Sequence>) {
-        futures_util::stream::iter(sequences)
-            .for_each_concurrent(CONCURRENCY, |sequence| async move {
-                let mut following = self.following.subscribe();
-                let mut pause = Duration::from_millis(100);
-                loop {
-                    // Being followed means to have been compared with what we know.
-                    tokio::select! {
-                        followed = following.wait_for(Result::is_ok) => drop(followed),
-                        () = self.stop.cancelled() => return,
-                    }
-                    if self.epoch() != epoch {
-                        return;
-                    }
-                    // The client would keep the request for the next connection, which may lead to another store.
-                    if !self.api.is_connected() {
-                        tokio::time::sleep(pause).await;
-                        continue;
-                    }
-                    let Err(error) = self.api.delete_message(&self.bucket.keys, sequence).await else {
-                        return;
-                    };
-                    tracing::debug!(%sequence, %error, "a compacted message is not removed yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(5));
+    async fn remove(&self, epoch: u64, garbage: &[Garbage]) {
+        let mut waiting: Vec<Sequence> = garbage.iter().rev().map(|garbage| garbage.sequence).collect();
+        let mut following = self.following.subscribe();
+        let mut pause = RETRY_MIN;
+        while !waiting.is_empty() {
+            // Being followed means to have been compared with what we know.
+            tokio::select! {
+                followed = following.wait_for(Result::is_ok) => drop(followed),
+                () = self.stop.cancelled() => return,
+            }
+            if self.epoch() != epoch {
+                return;
+            }
+            let slice = waiting.split_off(waiting.len().saturating_sub(SLICE));
+            let failed = {
+                // A write that begins a new block waits for a slice of these, not for all.
+                let _quiet = self.quiet.lock().await;
+                tokio::select! {
+                    failed = self.remove_slice(&slice) => failed,
+                    // What comes next needs the quiet, and would wait for answers that do not come.
+                    _ = following.wait_for(Result::is_err) => slice,
                 }
-            })
-            .await;
+            };
+            if failed.is_empty() {
+                pause = RETRY_MIN;
+            } else {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_MAX);
+            }
+            waiting.extend(failed);
+        }
+    }
+
+    /// Answers those that could not be removed, last first as they came.
+    async fn remove_slice(&self, slice: &[Sequence]) -> Vec<Sequence> {
+        let removals = slice.iter().rev().map(|&sequence| async move {
+            // The client would keep the request for the next connection, which may lead to another store.
+            if !self.api.is_connected() {
+                return Some(sequence);
+            }
+            let removed = self.api.delete_message(&self.bucket.keys, sequence).await;
+            removed
+                .inspect_err(|error| tracing::debug!(%sequence, %error, "a compacted message is not removed yet"))
+                .err()
+                .map(|_| sequence)
+        });
+        let removals: Vec<_> = removals.collect();
+        let failed: Vec<Option<Sequence>> =
+            futures_util::stream::iter(removals).buffered(CONCURRENCY).collect().await;
+        failed.into_iter().rev().flatten().collect()
     }
 }
 

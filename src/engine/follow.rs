@@ -3,8 +3,9 @@
 use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
 use crate::auth::AuthStore;
-use crate::core::Writer;
-use crate::jetstream::record::{self, Record};
+use crate::core::{ChangeKind, Writer};
+use crate::durability;
+use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
@@ -52,12 +53,23 @@ pub(super) fn spawn(
 
 fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
-    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
+}
+
+/// Where it is on us to make messages durable, they are before anybody sees them.
+fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mpsc::Receiver<Followed> {
+    match &inner.settings.synced_store {
+        None => reports,
+        Some(store) => {
+            let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
+            durability::gate(reports, files, inner.store_failed.clone(), AHEAD)
+        }
+    }
 }
 
 fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
-    Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD)
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
 }
 
 /// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
@@ -243,7 +255,11 @@ impl Task {
                 for message in messages {
                     let floor = self.inner.take_meta(&message, self.age(&message));
                     if let (Some(floor), Some(applier)) = (floor, &mut self.applier) {
+                        let begun = Instant::now();
                         applier.raise_floor(floor);
+                        if self.is_loaded {
+                            self.inner.counters.floor_rose(begun.elapsed());
+                        }
                     }
                     self.meta_position = message.sequence;
                 }
@@ -281,6 +297,11 @@ impl Task {
             Followed::Messages(messages) => {
                 for message in messages {
                     let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
+                    if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &body
+                        && self.is_loaded
+                    {
+                        self.inner.counters.put(key.len() + value.len());
+                    }
                     applier.take(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
@@ -329,6 +350,9 @@ impl Task {
         }
         let garbage = applier.take_garbage();
         if !garbage.is_empty() {
+            if self.is_loaded {
+                inner.counters.compacted(garbage.len());
+            }
             drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
         }
         if !self.is_loaded {

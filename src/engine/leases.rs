@@ -45,6 +45,7 @@ impl Engine {
             match inner.put_lease(chosen, ttl, known).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+                    inner.counters.granted(ttl);
                     return Ok((chosen, ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.resolve_lease_conflict(chosen, known).await?,
@@ -61,6 +62,7 @@ impl Engine {
         loop {
             let lease = self.inner.known_lease(id).await?.ok_or(EtcdError::LeaseNotFound)?;
             if self.inner.end_lease(lease).await? {
+                self.inner.counters.revoked();
                 return self.inner.delete_keys_of(id).await;
             }
         }
@@ -70,20 +72,29 @@ impl Engine {
     pub async fn keep_lease_alive(&self, id: LeaseId) -> Result<Option<i64>, EtcdError> {
         let inner = &self.inner;
         inner.wait_ready().await?;
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let asked = Instant::now();
         loop {
+            let mut turn = inner.renewals.turn(id).await;
             let Some(lease) = inner.known_lease(id).await? else { return Ok(None) };
             if lease.deadline <= Instant::now() {
                 // Over, but not ended yet: it cannot be revived.
-                if Instant::now() > deadline {
+                drop(turn);
+                if asked.elapsed() > REQUEST_TIMEOUT {
                     return Err(EtcdError::Timeout);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
+            if turn.is_done_since(asked) {
+                inner.counters.renewed();
+                return Ok(Some(lease.ttl));
+            }
+            let began = Instant::now();
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
+                    turn.done(began);
+                    inner.counters.renewed();
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
@@ -189,6 +200,7 @@ impl Inner {
         }
         for lease in self.leases.expired(Instant::now()).into_iter().take(ENDED_AT_ONCE) {
             if self.end_lease(lease).await? {
+                self.counters.expired();
                 self.delete_keys_of(lease.id).await?;
             }
         }

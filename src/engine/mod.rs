@@ -16,21 +16,25 @@
 
 mod auth;
 mod compactor;
+mod counters;
 mod follow;
 mod hash;
 mod leases;
 mod locks;
 mod meta;
 mod read_index;
+mod renewals;
 mod space;
 mod waiters;
 mod write;
 
+pub use counters::Counters;
 pub use hash::KvHash;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;
 use crate::core::{Reader, State};
+use crate::durability::Quiet;
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
@@ -69,6 +73,8 @@ pub struct Settings {
     pub linearizable_reads: LinearizableReads,
     /// The store's directory where it is on this machine, to tell its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
+    /// The JetStream store, where its messages are made durable from here (see [`crate::durability`]).
+    pub synced_store: Option<std::path::PathBuf>,
     /// Why the embedded server's store refuses writes, while it does.
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
@@ -154,6 +160,7 @@ pub(crate) struct Inner {
     meta_positions: waiters::PositionWaiters,
     meta: meta::MetaTable,
     locks: locks::WriteLocks,
+    renewals: renewals::Renewals,
     leases: LeaseTable,
     attachments: Attachments,
     auth: Auth,
@@ -168,6 +175,11 @@ pub(crate) struct Inner {
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
+    /// Why the store could not be brought to the disk; nothing can be answered after that.
+    store_failed: watch::Sender<Option<String>>,
+    /// Keeps removals and certain syncs apart.
+    quiet: Quiet,
+    counters: Counters,
     stop: CancellationToken,
 }
 
@@ -209,6 +221,7 @@ impl Engine {
             meta_positions: waiters::PositionWaiters::default(),
             meta: meta::MetaTable::default(),
             locks: locks::WriteLocks::default(),
+            renewals: renewals::Renewals::default(),
             leases: LeaseTable::default(),
             attachments: attachments.clone(),
             auth: Auth::new(settings.auth.clone()),
@@ -232,6 +245,9 @@ impl Engine {
                 "Writes that were not carried out.",
             )
             .expect("a legal name"),
+            store_failed: watch::Sender::new(None),
+            quiet: Quiet::default(),
+            counters: Counters::new(),
             stop: CancellationToken::new(),
             settings,
         });
@@ -241,6 +257,11 @@ impl Engine {
         leases::spawn(&inner);
         space::spawn(&inner);
         Ok(Engine { inner })
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
     }
 
     /// Reads of what is published, without asking how fresh it is.
@@ -336,6 +357,18 @@ impl Engine {
     /// An id that all instances on the bucket share, made when the bucket was.
     pub fn cluster_id(&self) -> u64 {
         self.inner.meta.cluster_id()
+    }
+
+    /// Resolves, with the reason, when the store can no longer be made durable: what the kernel failed to write is gone, and
+    /// only a new start from the disk tells what is there.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.store_failed.subscribe();
+        if let Ok(reason) = failed.wait_for(Option::is_some).await
+            && let Some(reason) = reason.clone()
+        {
+            return reason;
+        }
+        std::future::pending().await
     }
 
     /// Refuses further calls and lets go of NATS.

@@ -26,7 +26,9 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut requests: mpsc::Receiver<Waiter>) {
             while let Ok(waiter) = requests.try_recv() {
                 waiters.push(waiter);
             }
+            let begun = Instant::now();
             let result = inner.read_index_once().await;
+            inner.counters.read_index(begun.elapsed(), result.is_ok());
             for waiter in waiters {
                 drop(waiter.send(result.clone()));
             }

@@ -43,7 +43,7 @@ pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
         |path: &Path| quote(path.to_str().expect("the data directory's path is checked when it is opened"));
     let sync = match settings.sync {
         SyncMode::Always => "  sync_interval: always\n",
-        SyncMode::Lazy => "",
+        SyncMode::Group | SyncMode::Lazy => "",
     };
     write!(
         text,

@@ -87,7 +87,7 @@ impl DataDir {
 
     /// JetStream appends `jetstream/` to it.
     pub(super) fn store_path(&self) -> PathBuf {
-        self.path.join("nats")
+        store_path(&self.path)
     }
 
     fn store_lock_path(&self) -> PathBuf {
@@ -99,14 +99,20 @@ impl DataDir {
         Error::DataDir { action, path: path.to_owned(), source }
     }
 
-    /// Writes a file that only this user may read, replacing one that may have had other permissions.
+    /// Writes a file that only this user may read, replacing one that may have had other permissions. After a power cut it
+    /// is there whole, or not at all.
     pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
+        let new = path.with_extension("new");
         let replace = || {
-            match fs::remove_file(path) {
+            match fs::remove_file(&new) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            private_file().create_new(true).open(path)?.write_all(text.as_bytes())
+            let mut file = private_file().create_new(true).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, path)?;
+            fs::File::open(&self.path)?.sync_all()
         };
         replace().map_err(|source| self.error("write", path, source))
     }
@@ -132,6 +138,7 @@ impl DataDir {
             Some(recorded) if recorded != wanted.name() => {
                 Err(Error::ModeMismatch { path: self.path.clone(), recorded, wanted: wanted.name().into() })
             }
+            Some(_) if path.exists() => Ok(()),
             _ => self.write_private(&path, &format!("{}\n", wanted.name())),
         }
     }
@@ -226,6 +233,11 @@ impl DataDir {
         }
         walk(&self.store_path())
     }
+}
+
+/// The JetStream store of a data directory.
+pub(super) fn store_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("nats")
 }
 
 fn private_file() -> OpenOptions {

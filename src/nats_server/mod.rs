@@ -51,6 +51,8 @@ pub enum SyncMode {
     /// fsync after each message, before its acknowledgement.
     #[default]
     Always,
+    /// By syncs from outside, many messages with one: see [`crate::durability`].
+    Group,
     /// The server's own interval (two minutes): a power cut loses what was acknowledged since.
     Lazy,
 }
@@ -128,6 +130,7 @@ pub struct NatsServer {
     /// The supervisor stops the child when this turns true, and when it is dropped.
     stop: watch::Sender<bool>,
     stop_timeout: Duration,
+    synced_store: Option<PathBuf>,
 }
 
 /// What the supervisor thread reports once, when the first start has succeeded.
@@ -147,6 +150,8 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
+        let synced_store =
+            (settings.sync == SyncMode::Group).then(|| data_dir::store_path(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
@@ -154,7 +159,7 @@ impl NatsServer {
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
         let Started { token, version } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout })
+        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store })
     }
 
     /// The port of the newest run, on 127.0.0.1. Follow [`Self::status`] for a change.
@@ -168,6 +173,11 @@ impl NatsServer {
     /// `nats://127.0.0.1:<port>`, without the token; `None` while the server is down.
     pub fn client_url(&self) -> Option<String> {
         self.port().map(client_url)
+    }
+
+    /// The JetStream store, if it is for us to bring it to the disk.
+    pub fn synced_store(&self) -> Option<PathBuf> {
+        self.synced_store.clone()
     }
 
     /// The secret that opens a connection (`auth_token` in a client's CONNECT). Drawn anew by each [`Self::start`].

@@ -7,6 +7,7 @@ mod greeting;
 mod http;
 mod limits;
 mod listener;
+mod notify;
 mod pings;
 mod port;
 mod process;
@@ -78,6 +79,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
+    /// The disk.
+    #[error("the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there")]
+    Durability(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -138,7 +142,11 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         // What has been started stops as it is dropped; nobody has been served yet.
         () = shutdown.cancelled() => return Ok(()),
     };
-    shutdown.cancelled().await;
+    let failure = tokio::select! {
+        () = shutdown.cancelled() => None,
+        reason = started.engine.failed() => Some(ServeError::Durability(reason)),
+    };
+    shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
         tracing::info!("connections that did not end in time are dropped");
@@ -147,7 +155,7 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     if let Some(nats) = started.nats {
         nats.stop().await?;
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 /// What has to be stopped in the end.
@@ -191,6 +199,7 @@ async fn start(
         sole_writer: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
+        synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
@@ -219,7 +228,13 @@ async fn start(
         // There are no elections here; clients only want a term to be there.
         raft_term: 2,
     };
-    let metrics = Arc::new(Metrics::new(&engine, hub.clone(), header.member_id, settings.quota_bytes));
+    let metrics = Arc::new(Metrics::new(
+        &engine,
+        hub.clone(),
+        header.member_id,
+        settings.quota_bytes,
+        settings.metrics_extensive,
+    ));
     let calls = CountCalls { calls: metrics.grpc() };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
@@ -235,6 +250,7 @@ async fn start(
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    notify::ready();
     Ok(Started { engine, nats })
 }
 

@@ -43,6 +43,13 @@ fn parse(text: &str) -> Result<Duration, String> {
     Ok(unit(number * per_second))
 }
 
+/// Waits for it. Timers tell milliseconds, so that one of the past takes a moment; this does not.
+pub(super) async fn passes(deadline: Instant) {
+    if Instant::now() < deadline {
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
 /// What a call ends with when its time is over.
 pub(super) fn exceeded() -> Status {
     Status::deadline_exceeded("context deadline exceeded")

@@ -165,6 +165,7 @@ const STORAGE_WORK: &[(&str, &str, &str, f64, usize)] = &[
     ("Defragment", "etcd_disk_backend_defrag_duration_seconds", "Time that Defragment took.", 0.1, 13),
     ("Hash", "etcd_mvcc_hash_duration_seconds", "Time that Hash took.", 0.01, 15),
     ("HashKV", "etcd_mvcc_hash_rev_duration_seconds", "Time that HashKV took.", 0.01, 15),
+    ("Snapshot", "etcd_disk_backend_snapshot_duration_seconds", "Time that Snapshot took.", 0.01, 17),
 ];
 
 /// Label of calls whose client does not tell its version, and of those that tell something else.
@@ -445,7 +446,7 @@ where
                 Some(deadline) => {
                     tokio::select! {
                         biased;
-                        () = tokio::time::sleep_until(deadline) => deadline::exceeded().into_http(),
+                        () = deadline::passes(deadline) => deadline::exceeded().into_http(),
                         response = answer => response?,
                     }
                 }

@@ -1,17 +1,23 @@
 //! The registry: counters that parts of the server keep, and gauges read when somebody asks.
+//!
+//! Names, labels and buckets are etcd's. What etcd tells of things that are not here is left out, rather than told as a
+//! number that means nothing: its write-ahead log's bytes, snapshots and backend transactions, its apply queue, its
+//! feature gates, Go's runtime but for the number of tasks, the pauses of a compaction of its database.
 
 use super::grpc::GrpcCalls;
 use super::health::Health;
-use crate::engine::Engine;
+use crate::engine::{AlarmKind, Engine};
 use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{ResponseOp, TxnResponse};
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::watch::WatchHub;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Operations on the store, those of clients' calls.
 #[derive(Clone, Debug)]
@@ -24,9 +30,20 @@ pub struct Operations {
     pub deletes: IntCounter,
     /// Transactions of more than one operation, as etcd counts them.
     pub txns: IntCounter,
+    /// How long reading took, by whether it succeeded.
+    pub range_durations: HistogramVec,
 }
 
 impl Operations {
+    /// Times a range alone, without what it waited for.
+    pub fn time_range<T, E>(&self, range: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let begun = Instant::now();
+        let result = range();
+        let success = if result.is_ok() { "true" } else { "false" };
+        self.range_durations.with_label_values(&[success]).observe(begun.elapsed().as_secs_f64());
+        result
+    }
+
     /// Counts what a transaction has done: the operations of the branch that was taken, at any depth.
     pub fn count_txn(&self, response: &TxnResponse) {
         if self.count_branch(response) > 1 {
@@ -55,6 +72,19 @@ pub fn write_histogram(name: &str, help: &str) -> Histogram {
     Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a legal name")
 }
 
+fn range_durations() -> HistogramVec {
+    let buckets = prometheus::exponential_buckets(0.0001, 2.0, 20).expect("legal buckets");
+    let opts =
+        HistogramOpts::new("etcd_server_range_duration_seconds", "Time that reading took.").buckets(buckets);
+    HistogramVec::new(opts, &["success"]).expect("a legal name")
+}
+
+/// What cannot happen here and does not happen in a cluster of one: zero there, zero here.
+const NEVER: [(&str, &str); 2] = [
+    ("etcd_server_heartbeat_send_failures_total", "Heartbeats that failed; there are no peers."),
+    ("etcd_server_learner_promote_successes", "Learners promoted; there are no learners."),
+];
+
 /// Everything that `/metrics` tells.
 #[derive(Debug)]
 pub struct Metrics {
@@ -79,6 +109,9 @@ pub struct Metrics {
     events: IntCounter,
     leases: IntGauge,
     fds: IntGauge,
+    auth_revision: IntGauge,
+    alarms: IntGaugeVec,
+    tasks: IntGauge,
     /// Held while the figures of one scrape are taken and written, so that none of it is counted twice.
     scrape: Mutex<()>,
 }
@@ -108,8 +141,8 @@ impl Maker<'_> {
 }
 
 impl Metrics {
-    /// Metrics of a server with this engine, hub, member id and quota.
-    pub fn new(engine: &Engine, hub: WatchHub, member_id: u64, quota_bytes: i64) -> Metrics {
+    /// Metrics of a server with this engine, hub, member id and quota. `extensive` adds what costs many series.
+    pub fn new(engine: &Engine, hub: WatchHub, member_id: u64, quota_bytes: i64, extensive: bool) -> Metrics {
         let registry = Registry::new();
         let make = Maker(&registry);
         make.register_process();
@@ -130,12 +163,30 @@ impl Metrics {
             puts: make.counter("etcd_mvcc_put_total", "Puts."),
             deletes: make.counter("etcd_mvcc_delete_total", "Deletions."),
             txns: make.counter("etcd_mvcc_txn_total", "Transactions of more than one operation."),
+            range_durations: make.register(range_durations()),
         };
-        let grpc = GrpcCalls::new(false);
+        let grpc = GrpcCalls::new(extensive);
         let health = Health::new();
         for collector in grpc.collectors().into_iter().chain(health.collectors()) {
             registry.register(collector).expect("each name is registered once");
         }
+        for collector in engine.counters().collectors() {
+            registry.register(collector).expect("each name is registered once");
+        }
+        let member = format!("{member_id:x}");
+        let peers = IntGaugeVec::new(
+            Opts::new("etcd_network_known_peers", "1: the member itself, as in a cluster of one."),
+            &["Local", "Remote"],
+        );
+        make.register(peers.expect("a legal name")).with_label_values(&[&*member, &*member]).set(1);
+        for (name, help) in NEVER {
+            make.counter(name, help);
+        }
+        make.gauge("etcd_server_snapshot_apply_in_progress_total", "0: no snapshot is ever applied.");
+        let alarms = IntGaugeVec::new(
+            Opts::new("etcd_debugging_server_alarms", "Alarms that are raised."),
+            &["server_id", "alarm_type"],
+        );
         make.gauge("os_fd_limit", "Most file descriptors the process may open.").set(descriptor_limit());
         Metrics {
             operations,
@@ -161,6 +212,9 @@ impl Metrics {
             events: make.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers."),
             leases: make.gauge("jetway_leases", "Leases there are."),
             fds: make.gauge("os_fd_used", "Open file descriptors."),
+            auth_revision: make.gauge("etcd_debugging_auth_revision", "Revision of the users and roles."),
+            alarms: make.register(alarms.expect("a legal name")),
+            tasks: make.gauge("go_goroutines", "Tasks that there are; there are no goroutines here."),
             registry,
             scrape: Mutex::default(),
         }
@@ -203,6 +257,16 @@ impl Metrics {
         self.events.inc_by(watch.events_sent.get().saturating_sub(self.events.get()));
         self.leases.set(engine.leases().len() as i64);
         self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
+        self.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as i64);
+        self.auth_revision.set(engine.auth().store().revision() as i64);
+        self.alarms.reset();
+        for alarm in engine.alarms() {
+            let kind = match alarm.kind {
+                AlarmKind::NoSpace => "NOSPACE",
+                AlarmKind::Corrupt => "CORRUPT",
+            };
+            self.alarms.with_label_values(&[&*format!("{:x}", alarm.member), kind]).set(1);
+        }
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::warn!(%error, "metrics cannot be encoded");
@@ -231,7 +295,13 @@ mod tests {
 
     fn operations() -> Operations {
         let counter = || IntCounter::new("name", "help").expect("a legal name");
-        Operations { ranges: counter(), puts: counter(), deletes: counter(), txns: counter() }
+        Operations {
+            ranges: counter(),
+            puts: counter(),
+            deletes: counter(),
+            txns: counter(),
+            range_durations: range_durations(),
+        }
     }
 
     fn txn(responses: Vec<Response>) -> TxnResponse {
@@ -254,7 +324,7 @@ mod tests {
         ] {
             let operations = operations();
             operations.count_txn(&response);
-            let Operations { ranges, puts, deletes, txns } = &operations;
+            let Operations { ranges, puts, deletes, txns, .. } = &operations;
             assert_eq!([ranges, puts, deletes, txns].map(IntCounter::get), counts, "{response:?}");
         }
     }

@@ -123,6 +123,11 @@ fn translated(status: &Status, kind: Kind) -> Option<Status> {
     }
     if let Some(rest) = text.strip_prefix("Error decompressing: ") {
         let (reason, _) = rest.rsplit_once(", while ")?;
+        let reason = match reason {
+            "unexpected end of file" => "unexpected EOF",
+            "invalid gzip header" => "gzip: invalid header",
+            reason => reason,
+        };
         return Some(Status::internal(format!("grpc: failed to decompress the message: {reason}")));
     }
     Some(match (text, kind) {

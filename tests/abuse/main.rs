@@ -3,8 +3,7 @@
 //!
 //! Every test has a server of its own with a [`bystander::Bystander`] on it, which puts, reads and watches all the time,
 //! and looks at the server's memory from outside. With `JETWAY_TEST_TARGET=etcd` the same is done to etcd, which shows
-//! what the answers have to be; bounds on time and memory are jetway's alone. Tests that take minutes run only with
-//! `JETWAY_ABUSE_LONG` set (`make abuse-long`).
+//! what the answers have to be; bounds on time and memory are jetway's alone.
 
 #![allow(
     clippy::pedantic,

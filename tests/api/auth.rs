@@ -20,11 +20,7 @@ async fn auth_is_enabled_by_a_root_user_only_and_disabled_again() {
     let server = Server::start().await;
     let client = server.client().await;
     assert_eq!(auth_revision(&client).await, 1);
-    refused(
-        client.auth_enable().await,
-        Code::FailedPrecondition,
-        "etcdserver: root user does not exist",
-    );
+    refused(client.auth_enable().await, Code::FailedPrecondition, "etcdserver: root user does not exist");
     client.user_add("root", "secret").await.unwrap();
     refused(
         client.auth_enable().await,
@@ -193,11 +189,7 @@ async fn roles_are_added_granted_and_taken_away() {
     for role in ["writer", "Reader", "other"] {
         client.role_add(role).await.unwrap();
     }
-    refused(
-        client.role_add("other").await,
-        Code::FailedPrecondition,
-        "etcdserver: role name already exists",
-    );
+    refused(client.role_add("other").await, Code::FailedPrecondition, "etcdserver: role name already exists");
     assert_eq!(client.role_list().await.unwrap().roles, ["Reader", "other", "writer"]);
     client.user_add("u", "").await.unwrap();
     assert_eq!(auth_revision(&client).await, 5);

@@ -195,8 +195,7 @@ async fn the_server_and_its_members_are_for_administrators() {
         refused(who.alarm(alarm(Deactivate)).await, code, text);
         refused(who.alarm(AlarmRequest { action: 9, ..alarm(Get) }).await, code, text);
         refused(who.defragment().await, code, text);
-        let answer: Answer<HashResponse> =
-            who.unary("/etcdserverpb.Maintenance/Hash", HashRequest {}).await;
+        let answer: Answer<HashResponse> = who.unary("/etcdserverpb.Maintenance/Hash", HashRequest {}).await;
         refused(answer, code, text);
         let answer: Answer<HashKvResponse> =
             who.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision: 0 }).await;
@@ -220,7 +219,8 @@ async fn the_server_and_its_members_are_for_administrators() {
         let answer: Answer<MemberAddResponse> =
             who.unary("/etcdserverpb.Cluster/MemberAdd", add("http://127.0.0.1:1")).await;
         refused(answer, code, text);
-        let answer: Answer<MemberAddResponse> = who.unary("/etcdserverpb.Cluster/MemberAdd", add("no url")).await;
+        let answer: Answer<MemberAddResponse> =
+            who.unary("/etcdserverpb.Cluster/MemberAdd", add("no url")).await;
         refused(answer, Code::InvalidArgument, "etcdserver: given member URLs are invalid");
         let answer: Answer<MemberRemoveResponse> =
             who.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id: 1 }).await;

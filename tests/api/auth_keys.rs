@@ -29,11 +29,8 @@ fn delete_range(key: impl AsRef<[u8]>, range_end: impl AsRef<[u8]>) -> DeleteRan
 async fn user_and_root(server: &Server) -> (Client, Client) {
     let client = server.client().await;
     let root = enable(&client).await;
-    let permissions = [
-        permission(Read, "r", "s"),
-        permission(Write, "w", "x"),
-        permission(Readwrite, "both", ""),
-    ];
+    let permissions =
+        [permission(Read, "r", "s"), permission(Write, "w", "x"), permission(Readwrite, "both", "")];
     add_user(&root, "u", &permissions).await;
     (client.login("u", "u").await, root)
 }
@@ -98,7 +95,8 @@ async fn a_token_is_taken_from_either_header_with_or_without_its_scheme() {
     }
     // The first name counts.
     let both = |first: &str, second: &str| {
-        with("token", first.into()).with_metadata("authorization", Box::leak(second.to_owned().into_boxed_str()))
+        with("token", first.into())
+            .with_metadata("authorization", Box::leak(second.to_owned().into_boxed_str()))
     };
     both(&token, "wrong").get("k").await.unwrap();
     refused(both("wrong", &token).get("k").await, Code::Unauthenticated, TOKEN);
@@ -113,7 +111,9 @@ async fn a_key_needs_a_permission_and_a_range_needs_them_for_all_of_it() {
         root.put(key, "v").await;
     }
     // Reading.
-    for request in [get("r"), get("r1"), range("r", "s"), range("r1", "r2"), get("both"), range("both", "both\0")] {
+    for request in
+        [get("r"), get("r1"), range("r", "s"), range("r1", "r2"), get("both"), range("both", "both\0")]
+    {
         user.range(request.clone()).await.unwrap();
         user.range(RangeRequest { serializable: true, count_only: true, ..request.clone() }).await.unwrap();
         assert!(user.range_stream(request).await.1.is_none());
@@ -144,7 +144,9 @@ async fn a_key_needs_a_permission_and_a_range_needs_them_for_all_of_it() {
         refused(user.put_request(put(key, "v")).await, Code::PermissionDenied, DENIED);
         refused(user.delete_range(delete(key)).await, Code::PermissionDenied, DENIED);
     }
-    for request in [delete_range("w", "y"), delete_range("w", "\0"), delete_range("v", "w1"), delete_range("\0", "\0")] {
+    for request in
+        [delete_range("w", "y"), delete_range("w", "\0"), delete_range("v", "w1"), delete_range("\0", "\0")]
+    {
         refused(user.delete_range(request).await, Code::PermissionDenied, DENIED);
     }
     // The previous value is read.
@@ -172,7 +174,10 @@ async fn permissions_of_all_roles_count_together() {
     root.user_add("u", "u").await.unwrap();
     for (role, permissions) in [
         ("one", vec![permission(Read, "a", "c"), permission(Read, "m", "")]),
-        ("two", vec![permission(Readwrite, "c", "f"), permission(Read, "e", "g"), permission(Write, "m", "")]),
+        (
+            "two",
+            vec![permission(Readwrite, "c", "f"), permission(Read, "e", "g"), permission(Write, "m", "")],
+        ),
         ("three", vec![permission(Read, b"\xff", "\0"), permission(Write, "x", "\0")]),
     ] {
         root.role_add(role).await.unwrap();
@@ -193,9 +198,14 @@ async fn permissions_of_all_roles_count_together() {
     ] {
         user.range(request).await.unwrap();
     }
-    for request in
-        [range("a", "g\0"), range("a", "n"), range("m", "n"), range("x", "\0"), range(b"\xfe", "\0"), get("h")]
-    {
+    for request in [
+        range("a", "g\0"),
+        range("a", "n"),
+        range("m", "n"),
+        range("x", "\0"),
+        range(b"\xfe", "\0"),
+        get("h"),
+    ] {
         refused(user.range(request).await, Code::PermissionDenied, DENIED);
     }
     user.put("m", "").await;

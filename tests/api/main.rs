@@ -35,6 +35,7 @@ mod range_stream;
 mod restart;
 mod rules;
 mod stock_client;
+mod transport;
 mod txn_compare;
 mod txn_execution;
 mod txn_validation;

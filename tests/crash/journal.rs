@@ -38,7 +38,7 @@ impl Journal {
     pub fn stamp(&self, padding: usize) -> Bytes {
         // A counter only: nothing is published through it.
         let number = self.stamps.fetch_add(1, Ordering::Relaxed);
-        format!("{number}:{:padding$}", "").into()
+        format!("{number}:{}", " ".repeat(padding)).into()
     }
 
     /// The highest revision that anybody has been told of. Whoever asks afterwards must be told no lower one.

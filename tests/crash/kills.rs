@@ -1,6 +1,7 @@
 //! `kill -9` at random moments under load.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,7 +51,7 @@ async fn kill_nats(server: &Server) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jetway_dies() {
-    crash(&[Victim::Jetway], &[]).await;
+    crash(&[Victim::Jetway], &["--sync", "group"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,11 +65,40 @@ async fn either_or_both_die_and_every_write_is_synced() {
 }
 
 async fn crash(victims: &[Victim], args: &[&str]) {
-    let seed = super::seed();
-    let mut rng = StdRng::seed_from_u64(seed);
+    let began = Instant::now();
+    let rounds = Rounds { pause: 50..2500, largest: 3000, goes_on: |_| began.elapsed() < super::load_time() };
     let mut server = Server::start_with(args).await;
+    under_load(&mut server, super::seed(), rounds, async |server, rng| {
+        // Now and then again before all is well.
+        for _ in 0..if rng.random_bool(0.2) { 2 } else { 1 } {
+            let victim = victims[rng.random_range(0..victims.len())];
+            println!("{:?}: kill {victim:?}", began.elapsed());
+            victim.kill(server).await;
+        }
+    })
+    .await;
+}
+
+/// How often something bad happens, and when.
+pub struct Rounds<F: Fn(u32) -> bool> {
+    /// Milliseconds between recovery and the next time.
+    pub pause: Range<u64>,
+    /// Bytes of the largest value.
+    pub largest: usize,
+    /// Asked before each round, with the number of those that were.
+    pub goes_on: F,
+}
+
+/// Lets `harm` come over a server under load, round by round, and then checks that all that was answered is there.
+pub async fn under_load(
+    server: &mut Server,
+    seed: u64,
+    rounds: Rounds<impl Fn(u32) -> bool>,
+    mut harm: impl AsyncFnMut(&mut Server, &mut StdRng),
+) {
+    let mut rng = StdRng::seed_from_u64(seed);
     let endpoint = server.endpoint();
-    let load = Load::new(vec![endpoint.clone()]);
+    let load = Load::new(vec![endpoint.clone()]).with_values_to(rounds.largest);
     let watchers = [Watcher::start(&endpoint), Watcher::start(&endpoint)];
     let watchers = Arc::new(watchers.map(tokio::sync::Mutex::new).into_iter().collect::<Vec<_>>());
     let leased: Arc<Mutex<Vec<Leased>>> = Arc::default();
@@ -79,16 +109,11 @@ async fn crash(victims: &[Victim], args: &[&str]) {
 
     let client = Client::lazy(&endpoint);
     let began = Instant::now();
-    let mut kills = 0;
-    while began.elapsed() < super::load_time() {
-        tokio::time::sleep(Duration::from_millis(rng.random_range(50..2500))).await;
-        // Now and then again before all is well.
-        for _ in 0..if rng.random_bool(0.2) { 2 } else { 1 } {
-            let victim = victims[rng.random_range(0..victims.len())];
-            println!("{:?}: kill {victim:?}", began.elapsed());
-            victim.kill(&mut server).await;
-            kills += 1;
-        }
+    let mut round = 0;
+    while (rounds.goes_on)(round) {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(rounds.pause.clone()))).await;
+        harm(server, &mut rng).await;
+        round += 1;
         // Whoever survived finds back by itself.
         let died = Instant::now();
         eventually("a write after the kill", async || client.put_request(probe()).await.ok()).await;
@@ -99,9 +124,9 @@ async fn crash(victims: &[Victim], args: &[&str]) {
         ended.expect("a client found something wrong");
     }
     let (answered, asked) = load.journal.len();
-    println!("{kills} kills, {asked} writes, {answered} of them answered");
+    println!("{round} rounds, {asked} writes, {answered} of them answered");
     assert!(answered > 100, "too little was answered to show anything");
-    verify(&server, &load, &watchers, &leased).await;
+    verify(server, &load, &watchers, &leased).await;
 }
 
 /// A put that is not part of the history that is checked.
@@ -136,7 +161,16 @@ async fn verify(
     // What is stored is what the events say, now and at each revision that is still there.
     let now = client.range(all("")).await.unwrap();
     assert_eq!(revision(&now.header), end);
-    assert_eq!(now.kvs, state.into_values().collect::<Vec<_>>());
+    let replayed: Vec<_> = state.into_values().collect();
+    let differing = now.kvs.iter().filter(|kv| !replayed.contains(kv)).map(|kv| ("only stored", kv));
+    let differing = differing.chain(
+        replayed.iter().filter(|kv| !now.kvs.contains(kv)).map(|kv| ("only in the events", kv)),
+    );
+    for (place, kv) in differing {
+        println!("{place}: {:?} created {} modified {}", kv.key, kv.create_revision, kv.mod_revision);
+    }
+    assert_eq!(now.kvs.len(), replayed.len(), "what is stored is not what the events say");
+    assert!(now.kvs == replayed, "what is stored is not what the events say");
     let floor = load.compacted().max(1);
     println!("compacted at {floor} of {end}");
     for at in [floor, floor.midpoint(end), end - 1] {

@@ -41,6 +41,8 @@ pub struct Load {
     endpoints: Arc<Vec<String>>,
     stop: CancellationToken,
     compacted: Arc<AtomicI64>,
+    /// Bytes of the largest value.
+    largest: usize,
 }
 
 /// A lease of a run, as its owner knows it.
@@ -58,7 +60,13 @@ impl Load {
             endpoints: Arc::new(endpoints),
             stop: CancellationToken::new(),
             compacted: Arc::default(),
+            largest: 3000,
         }
+    }
+
+    /// With values of up to so many bytes.
+    pub fn with_values_to(self, largest: usize) -> Self {
+        Self { largest, ..self }
     }
 
     pub fn stop(&self) {
@@ -158,7 +166,7 @@ impl Load {
                     .await;
                 known[at] = answer.map(|_| None);
             } else {
-                let value = self.journal.stamp(rng.random_range(0..2000));
+                let value = self.journal.stamp(rng.random_range(0..self.largest));
                 let attempt = Attempt {
                     stamp: value.clone(),
                     puts: [key.clone()].into(),
@@ -195,7 +203,7 @@ impl Load {
     async fn transactions(self, worker: u64, mut rng: StdRng) {
         let client = self.client(&mut rng);
         while self.runs() {
-            let stamp = self.journal.stamp(rng.random_range(0..3000));
+            let stamp = self.journal.stamp(rng.random_range(0..self.largest));
             let chosen: BTreeSet<usize> =
                 (0..rng.random_range(2..7)).map(|_| rng.random_range(0..12)).collect();
             let key = |at: &usize| Bytes::from(format!("/txn/{at:02}"));

@@ -15,11 +15,13 @@
 mod support;
 
 mod compaction;
+mod disk;
 mod journal;
 mod kills;
 
 mod leases;
 mod load;
+mod powercut;
 mod tail;
 
 mod watcher;
@@ -34,7 +36,7 @@ fn load_time() -> Duration {
 
 fn seed() -> u64 {
     let seed = std::env::var("JETWAY_CRASH_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random);
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
     println!("JETWAY_CRASH_SEED={seed}");
     seed
 }

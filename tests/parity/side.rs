@@ -60,16 +60,7 @@ impl Side {
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
         let watchers = Watchers::open(&steward, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self {
-            server,
-            nats,
-            _secret: secret,
-            steward,
-            clients,
-            keep_alives,
-            watchers,
-            marks,
-        }
+        Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
     }
 
     /// Runs one operation. The error is a rule that this side broke by itself.

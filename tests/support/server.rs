@@ -107,6 +107,11 @@ impl Server {
         server
     }
 
+    /// A server of the target under test that is yet to be started, by [`Server::restart`].
+    pub fn prepare(args: &[&str]) -> Self {
+        Self::new(Target::from_env(), Launch { args, ..Launch::default() })
+    }
+
     fn new(target: Target, launch: Launch<'_>) -> Self {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         Self {

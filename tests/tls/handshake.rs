@@ -119,15 +119,15 @@ async fn versions_outside_the_flags_are_refused() {
     }
 }
 
-/// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own.
+/// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own. (etcd does not start
+/// without the suite that is named here: HTTP/2 demands it.)
 #[tokio::test]
 async fn suites_that_are_not_named_are_not_used() {
-    const STRONG: &str = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384";
     for target in BOTH {
-        let flag = ["--cipher-suites", STRONG];
+        let flag = ["--cipher-suites", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"];
         let secure = Secure::start(target, Material::new(), &[&CERT[..], &flag].concat()).await;
-        only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]).is_served().await;
-        only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]).is_refused().await;
+        only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]).is_served().await;
+        only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]).is_refused().await;
         only13(&secure).is_served().await;
     }
 }

@@ -3,18 +3,18 @@
 use super::TlsError;
 use super::files::{Revoked, certificates, number};
 use crate::cli::TlsSettings;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
-use tokio_rustls::rustls::client::verify_server_name;
 use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// What is asked of clients.
 #[derive(Debug, Default)]
@@ -32,8 +32,8 @@ pub(super) enum Allowed {
     All,
     /// The common name is one of these.
     CommonNames(Vec<String>),
-    /// The certificate is good for one of these hosts.
-    Hosts(Vec<ServerName<'static>>),
+    /// The certificate is good for one of these host names or addresses.
+    Hosts(Vec<String>),
 }
 
 impl Clients {
@@ -54,7 +54,7 @@ impl Clients {
         let allowed = match (names.is_empty(), hosts.is_empty()) {
             (true, true) => Allowed::All,
             (false, true) => Allowed::CommonNames(names.clone()),
-            (true, false) => Allowed::Hosts(hosts.iter().map(host).collect::<Result<_, _>>()?),
+            (true, false) => Allowed::Hosts(hosts.clone()),
             (false, false) => {
                 return Err(TlsError::new(
                     "--client-cert-allowed-cn",
@@ -96,13 +96,6 @@ impl Clients {
     }
 }
 
-fn host(name: &String) -> Result<ServerName<'static>, TlsError> {
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(bare.to_owned()).map_err(|_| {
-        TlsError::new("--client-cert-allowed-hostname", name, "is neither a host name nor an address")
-    })
-}
-
 /// The authorities in a file, or those of the system, which is what etcd asks when it is given none.
 fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
@@ -138,10 +131,7 @@ impl ClientCheck {
         let is_allowed = match &self.allowed {
             Allowed::All => true,
             Allowed::CommonNames(names) => common_name(leaf).is_some_and(|name| names.contains(&name)),
-            Allowed::Hosts(hosts) => {
-                let parsed = ParsedCertificate::try_from(leaf)?;
-                hosts.iter().any(|host| verify_server_name(&parsed, host).is_ok())
-            }
+            Allowed::Hosts(hosts) => is_good_for(leaf, hosts),
         };
         if is_allowed {
             return Ok(());
@@ -224,4 +214,65 @@ pub(crate) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let name = parsed.subject().iter_common_name().last()?.as_str().ok()?;
     (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// Whether a certificate names one of the hosts, by Go's rules: a host that is an address has to be named as one, and the
+/// first label of a name in the certificate may be `*`.
+fn is_good_for(certificate: &CertificateDer<'_>, hosts: &[String]) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
+    let names = &names.value.general_names;
+    hosts.iter().any(|host| {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        match bare.parse::<IpAddr>() {
+            Ok(address) => names.iter().any(|name| match (name, address) {
+                (GeneralName::IPAddress(bytes), IpAddr::V4(address)) => **bytes == address.octets(),
+                (GeneralName::IPAddress(bytes), IpAddr::V6(address)) => **bytes == address.octets(),
+                _ => false,
+            }),
+            Err(_) => names
+                .iter()
+                .any(|name| matches!(name, GeneralName::DNSName(name) if matches_host(name, host))),
+        }
+    })
+}
+
+fn matches_host(pattern: &str, host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    match (pattern.strip_prefix("*."), host.split_once('.')) {
+        (Some(pattern), Some((first, rest))) => !first.is_empty() && pattern.eq_ignore_ascii_case(rest),
+        _ => pattern.eq_ignore_ascii_case(host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_one_label() {
+        for (pattern, host, expected) in [
+            ("a.test", "A.TEST", true),
+            ("a.test", "a.test.", true),
+            ("*.test", "a.test", true),
+            ("*.test", "a.b.test", false),
+            ("*.test", "test", false),
+            ("*.test", ".test", false),
+            ("*", "test", false),
+            ("a.*", "a.test", false),
+        ] {
+            assert_eq!(matches_host(pattern, host), expected, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_to_be_named_as_one() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["127.0.0.1", "::1", "10.0.0.1.test"].map(str::to_owned);
+        let params = rcgen::CertificateParams::new(names).expect("names");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let good = |host: &str| is_good_for(certificate.der(), &["other.test".to_owned(), host.to_owned()]);
+        assert!(good("127.0.0.1") && good("::1") && good("[::1]") && good("10.0.0.1.test"));
+        assert!(!good("10.0.0.1") && !good("::") && !good(""));
+    }
 }

@@ -1,0 +1,287 @@
+//! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and the README read it.
+
+/// What a value must look like; the rules are those of Go's `flag` package and of etcd's own kinds of value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Bool,
+    /// A whole number from 0.
+    Uint,
+    /// The same in 32 bits, with another message where it is none.
+    Uint32,
+    /// A whole number.
+    Int,
+    Duration,
+    Text,
+    /// Texts with commas between them. In a config file a text, or a list where `true`.
+    Texts(bool),
+    /// URLs with commas between them; nothing stands for the default.
+    Urls,
+    /// The same, where `*` stands for any and nothing is no URL.
+    Origins,
+    Choice(&'static [&'static str]),
+    Choices(&'static [&'static str]),
+    FeatureGates,
+    /// Whatever it is, nobody looks at it.
+    Anything,
+}
+
+/// What becomes of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// That of etcd.
+    Same,
+    /// It is accepted, and this is why it may be: nothing depends on it.
+    None(&'static str),
+    /// As told: accepted in some cases and refused in others, or of another effect than in etcd.
+    Other(&'static str),
+    /// It is refused, because.
+    Refused(&'static str),
+    /// It is not etcd's.
+    Own,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flag {
+    /// Without dashes.
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    /// As on the command line; empty for none.
+    pub(super) default: &'static str,
+    pub(super) effect: Effect,
+    pub(super) help: &'static str,
+}
+
+const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Same, help }
+}
+
+const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::None(why), help: why }
+}
+
+const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Other(how), help: how }
+}
+
+const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Flag {
+    Flag { name, kind, default: "", effect: Effect::Refused(why), help: why }
+}
+
+const fn own(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Own, help }
+}
+
+use Kind::{
+    Anything, Bool, Choice, Choices, Duration, FeatureGates, Int, Origins, Text, Texts, Uint, Uint32, Urls,
+};
+
+const RAFT: &str = "order and durability are JetStream's: there is no Raft to tune";
+const FILES: &str = "there are no snapshot or WAL files of etcd's form";
+const BACKEND: &str = "there is no bbolt file";
+const PEERS: &str = "there is no peer port";
+const BOOTSTRAP: &str = "jetway has no members to find; name a NATS cluster with --endpoint";
+const DISCOVERY: &str = "only used with the discovery that is refused";
+const CHECKS: &str = "each instance compares itself with the stream all the time";
+const COMPACTION: &str = "compaction takes no turns with reads and writes";
+const TRACING: &str = "there is no export of traces";
+const GONE: &str = "etcd ignores it too";
+
+/// Name of etcd's flag for the file that replaces all others.
+pub(super) const CONFIG_FILE: &str = "config-file";
+/// A key of etcd's config file that has no flag: common names that client certificates may have.
+pub(super) const ALLOWED_CN: &str = "client-cert-allowed-cn";
+
+/// Headings and their flags, in etcd's order.
+#[rustfmt::skip]
+pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
+    ("Member", &[
+        same("name", Text, "default", "Name of this member, shown in the member list."),
+        same("data-dir", Text, "", "Where the embedded nats-server keeps its store; <name>.jetway if not given, as etcd <name>.etcd."),
+        idle("wal-dir", Text, "", FILES),
+        idle("snapshot-count", Uint, "10000", FILES),
+        idle("heartbeat-interval", Uint, "100", RAFT),
+        idle("election-timeout", Uint, "1000", RAFT),
+        idle("initial-election-tick-advance", Bool, "true", RAFT),
+        idle("listen-peer-urls", Urls, "http://localhost:2380", PEERS),
+        same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given."),
+        same("listen-client-http-urls", Urls, "", "URLs that serve clients HTTP only."),
+        idle("max-snapshots", Uint, "5", FILES),
+        idle("max-wals", Uint, "5", FILES),
+        idle("memory-mlock", Bool, "false", BACKEND),
+        same("quota-backend-bytes", Int, "0", "Bytes of data above which writes are refused; 0 for 2 GiB, negative for no limit."),
+        idle("backend-bbolt-freelist-type", Text, "map", BACKEND),
+        idle("backend-batch-interval", Duration, "0s", BACKEND),
+        idle("backend-batch-limit", Int, "0", BACKEND),
+        same("max-txn-ops", Uint, "128", "Most operations in a transaction."),
+        same("max-request-bytes", Uint, "1572864", "Largest write request in bytes; at most 63 MiB with the embedded server."),
+        same("max-concurrent-streams", Uint32, "4294967295", "Most concurrent streams of one client connection; 0 for no limit."),
+        same("grpc-keepalive-min-time", Duration, "5s", "Least time between two pings of a client; one that pings more often is sent away."),
+        same("grpc-keepalive-interval", Duration, "2h", "How often an idle client connection is pinged; 0 for never."),
+        same("grpc-keepalive-timeout", Duration, "20s", "How long such a ping may take."),
+        same("socket-reuse-port", Bool, "false", "Open ports with SO_REUSEPORT."),
+        same("socket-reuse-address", Bool, "false", "Open ports with SO_REUSEADDR."),
+        same("enable-grpc-gateway", Bool, "true", "Serve JSON over HTTP under /v3."),
+        idle("raft-read-timeout", Duration, "5s", PEERS),
+        idle("raft-write-timeout", Duration, "5s", PEERS),
+        idle("feature-gates", FeatureGates, "", "names and values are checked; nothing here hangs on one of etcd's gates"),
+    ]),
+    ("Clustering", &[
+        idle("initial-advertise-peer-urls", Urls, "http://localhost:2380", PEERS),
+        other("initial-cluster", Text, "", "one member has no effect; several are refused with the embedded server, which would be a cluster of one each"),
+        other("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` is refused where the data directory is empty: there is nobody to join"),
+        idle("initial-cluster-token", Text, "etcd-cluster", "there is no cluster to tell apart from others"),
+        other("advertise-client-urls", Urls, "", "the member list names them; without it the listen URLs, but called as etcd it is required with --listen-client-urls"),
+        refused("discovery-token", Text, BOOTSTRAP),
+        refused("discovery-endpoints", Texts(true), BOOTSTRAP),
+        idle("discovery-dial-timeout", Duration, "2s", DISCOVERY),
+        idle("discovery-request-timeout", Duration, "5s", DISCOVERY),
+        idle("discovery-keepalive-time", Duration, "2s", DISCOVERY),
+        idle("discovery-keepalive-timeout", Duration, "6s", DISCOVERY),
+        idle("discovery-insecure-transport", Bool, "true", DISCOVERY),
+        idle("discovery-insecure-skip-tls-verify", Bool, "false", DISCOVERY),
+        idle("discovery-cert", Text, "", DISCOVERY),
+        idle("discovery-key", Text, "", DISCOVERY),
+        idle("discovery-cacert", Text, "", DISCOVERY),
+        idle("discovery-user", Text, "", DISCOVERY),
+        idle("discovery-password", Text, "", DISCOVERY),
+        idle("discovery-fallback", Choice(&["exit", "proxy"]), "exit", "as in etcd it can only be exit"),
+        refused("discovery-srv", Text, BOOTSTRAP),
+        idle("discovery-srv-name", Text, "", DISCOVERY),
+        idle("strict-reconfig-check", Bool, "true", "membership cannot be changed"),
+        idle("pre-vote", Bool, "true", RAFT),
+        same("auto-compaction-retention", Text, "0", "How much history to keep without being asked to compact: hours or a duration, or a number of revisions; 0 for all."),
+        same("auto-compaction-mode", Text, "periodic", "What --auto-compaction-retention counts: periodic or revision."),
+        idle("v2-deprecation", Choices(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "", GONE),
+    ]),
+    ("Security", &[
+        same("cert-file", Text, "", "TLS certificate of the client ports (PEM)."),
+        same("key-file", Text, "", "Key of --cert-file (PEM)."),
+        same("client-cert-auth", Bool, "false", "Clients need a certificate, whose common name is their user; without --trusted-ca-file from one of the system's authorities."),
+        idle("client-cert-file", Text, "", "jetway is no client of its own port"),
+        idle("client-key-file", Text, "", "jetway is no client of its own port"),
+        same("client-crl-file", Text, "", "Revoked client certificates."),
+        same("client-cert-allowed-hostname", Texts(true), "", "Host names of which client certificates must have one."),
+        same("trusted-ca-file", Text, "", "Authorities of client certificates (PEM); clients then need one."),
+        same("auto-tls", Bool, "false", "Serve TLS with a certificate that is made at the start."),
+        idle("peer-cert-file", Text, "", PEERS),
+        idle("peer-key-file", Text, "", PEERS),
+        idle("peer-client-cert-auth", Bool, "false", PEERS),
+        idle("peer-client-cert-file", Text, "", PEERS),
+        idle("peer-client-key-file", Text, "", PEERS),
+        idle("peer-trusted-ca-file", Text, "", PEERS),
+        idle("peer-cert-allowed-cn", Texts(true), "", PEERS),
+        idle("peer-cert-allowed-hostname", Texts(true), "", PEERS),
+        idle("peer-auto-tls", Bool, "false", PEERS),
+        same("self-signed-cert-validity", Uint, "1", "How long a certificate of --auto-tls is valid, in years."),
+        idle("peer-crl-file", Text, "", PEERS),
+        same("cipher-suites", Texts(true), "", "Cipher suites of TLS 1.2, by Go's names."),
+        same("cors", Origins, "*", "Origins that browsers may call from."),
+        same("host-whitelist", Texts(false), "*", "Host headers that HTTP requests may have where there is no TLS."),
+        same("tls-min-version", Text, "TLS1.2", "Oldest version of TLS taken: TLS1.2 or TLS1.3."),
+        same("tls-max-version", Text, "", "Newest version of TLS taken."),
+        idle("peer-skip-client-san-verification", Bool, "false", PEERS),
+    ]),
+    ("Auth", &[
+        same("auth-token", Text, "simple", "Kind of tokens and its options: simple, or jwt,pub-key=…,priv-key=…,sign-method=…,ttl=…."),
+        same("bcrypt-cost", Uint, "10", "Cost of a password's hash, 4 to 31."),
+        same("auth-token-ttl", Uint, "300", "How long a simple token lives without use, in seconds."),
+    ]),
+    ("Profiling and monitoring", &[
+        other("enable-pprof", Bool, "false", "/debug/pprof is answered, with a sentence: there is no Go runtime to profile"),
+        same("metrics", Text, "basic", "basic or extensive, which adds histograms of the gRPC calls."),
+        same("listen-metrics-urls", Urls, "", "URLs that serve /metrics, /health, /livez and /readyz only."),
+    ]),
+    ("Logging", &[
+        same("logger", Text, "zap", "The form that etcd's logs have is called zap; there is no other."),
+        same("log-outputs", Texts(true), "default", "stderr, stdout, systemd/journal or paths of files; default is stderr."),
+        same("log-level", Text, "info", "debug, info, warn, error, panic or fatal; or filters in the form of the tracing crate, with a =."),
+        same("log-format", Text, "json", "json or console; console is the default of jetway, json as etcd."),
+        same("enable-log-rotation", Bool, "false", "Start a new log file when the one of --log-outputs is full."),
+        other("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "maxsize, maxage and maxbackups as in etcd; old files are named in UTC and not compressed"),
+        same("warning-unary-request-duration", Duration, "300ms", "Unary calls that take longer are told in the log."),
+    ]),
+    ("Distributed tracing", &[
+        idle("enable-distributed-tracing", Bool, "false", TRACING),
+        idle("distributed-tracing-address", Text, "localhost:4317", TRACING),
+        idle("distributed-tracing-service-name", Text, "etcd", TRACING),
+        idle("distributed-tracing-instance-id", Text, "", TRACING),
+        idle("distributed-tracing-sampling-rate", Int, "0", TRACING),
+    ]),
+    ("Features", &[
+        idle("corrupt-check-time", Duration, "0s", CHECKS),
+        idle("compact-hash-check-time", Duration, "1m", CHECKS),
+        idle("compaction-batch-limit", Int, "0", COMPACTION),
+        idle("compaction-sleep-interval", Duration, "0s", COMPACTION),
+        same("watch-progress-notify-interval", Duration, "10m", "How often a watch that asked for it is told how far it is while nothing happens; 5s if not given, as etcd 10m."),
+        idle("warning-apply-duration", Duration, "100ms", "nothing is applied on its own: see --warning-unary-request-duration"),
+        idle("bootstrap-defrag-threshold-megabytes", Uint, "0", BACKEND),
+        same("max-learners", Int, "1", "Most learners that a cluster may have."),
+        idle("downgrade-check-time", Duration, "5s", "there is no cluster version to lower"),
+        idle("snapshot-catchup-entries", Uint, "5000", FILES),
+    ]),
+    ("Unsafe", &[
+        idle("force-new-cluster", Bool, "false", "an instance with an embedded server is its only member already, and keeps its data"),
+        idle("unsafe-no-fsync", Bool, "false", "writes stay durable; see --sync"),
+    ]),
+    ("Start", &[
+        same(CONFIG_FILE, Text, "", "A YAML file with etcd's keys; other flags of etcd and ETCD_ variables are ignored then."),
+        same("version", Bool, "false", "Print the version and exit."),
+    ]),
+    ("jetway", &[
+        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host:port[,host:port…][?bucket=NAME&replicas=N]; also jetstream://, tls://, ws:// and wss://. Without it jetway runs its own nats-server."),
+        own("bucket", Text, "jetway", "Bucket that holds the data; a bucket= in --endpoint wins."),
+        own("nats-creds", Text, "", "Credentials file (.creds) for NATS."),
+        own("nats-token", Text, "", "Token for NATS."),
+        own("nats-ca-file", Text, "", "Authorities to trust on the connection to NATS (PEM), beside the system's."),
+        own("nats-cert-file", Text, "", "Client certificate for NATS (PEM)."),
+        own("nats-key-file", Text, "", "Key of --nats-cert-file (PEM)."),
+        own("nats-server", Text, "", "The nats-server to run, at least 2.14.4; looked for beside jetway and in PATH if not given."),
+        own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
+        own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
+        own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),
+    ]),
+];
+
+/// What etcd once had and still takes without a word.
+#[rustfmt::skip]
+const IGNORED: &[Flag] = &[
+    idle("cluster-active-size", Anything, "", GONE),
+    idle("cluster-remove-delay", Anything, "", GONE),
+    idle("cluster-sync-interval", Anything, "", GONE),
+    idle("config", Anything, "", GONE),
+    idle("force", Anything, "", GONE),
+    idle("max-result-buffer", Anything, "", GONE),
+    idle("max-retry-attempts", Anything, "", GONE),
+    idle("peer-heartbeat-interval", Anything, "", GONE),
+    idle("peer-election-timeout", Anything, "", GONE),
+    idle("retry-interval", Anything, "", GONE),
+    idle("snapshot", Anything, "", GONE),
+    idle("v", Anything, "", GONE),
+    idle("vv", Anything, "", GONE),
+    idle("test.coverprofile", Anything, "", GONE),
+    idle("test.outputdir", Anything, "", GONE),
+];
+
+/// All flags, those without a word included.
+pub(super) fn all() -> impl Iterator<Item = &'static Flag> {
+    SECTIONS.iter().flat_map(|(_, flags)| flags.iter()).chain(IGNORED)
+}
+
+/// The flag of a name.
+pub(super) fn find(name: &str) -> Option<&'static Flag> {
+    all().find(|flag| flag.name == name)
+}
+
+impl Flag {
+    /// Whether it may stand without a value.
+    pub(super) fn stands_alone(&self) -> bool {
+        matches!(self.kind, Bool | Anything)
+    }
+
+    /// The environment variable that gives it.
+    pub(super) fn variable(&self) -> String {
+        let prefix = if self.effect == Effect::Own { "JETWAY" } else { "ETCD" };
+        format!("{prefix}_{}", self.name.to_uppercase().replace('-', "_"))
+    }
+}

@@ -1,0 +1,163 @@
+//! What the engine counts for whoever serves metrics, under etcd's names. Each instance counts what it did itself.
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A read index that takes longer is slow.
+const SLOW_READ_INDEX: Duration = Duration::from_millis(500);
+
+/// Counters of leases, compactions, reads and puts.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    leases_granted: IntCounter,
+    leases_revoked: IntCounter,
+    leases_renewed: IntCounter,
+    leases_expired: IntCounter,
+    lease_ttls: Histogram,
+    put_bytes: IntGauge,
+    last_compaction: IntGauge,
+    compacted: IntCounter,
+    removals: Histogram,
+    index_compactions: Histogram,
+    failed_read_indexes: IntCounter,
+    slow_read_indexes: IntCounter,
+}
+
+impl Counters {
+    pub(super) fn new() -> Counters {
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a legal name");
+        let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a legal name");
+        let histogram = |name: &str, help: &str, first: f64, count: usize| {
+            let buckets = prometheus::exponential_buckets(first, 2.0, count).expect("legal buckets");
+            Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a legal name")
+        };
+        Counters {
+            leases_granted: counter("etcd_debugging_lease_granted_total", "Leases granted."),
+            leases_revoked: counter(
+                "etcd_debugging_lease_revoked_total",
+                "Leases ended, whether by a call or by their time.",
+            ),
+            leases_renewed: counter("etcd_debugging_lease_renewed_total", "Renewals of leases."),
+            leases_expired: counter(
+                "etcd_debugging_server_lease_expired_total",
+                "Leases whose time was over.",
+            ),
+            lease_ttls: histogram(
+                "etcd_debugging_lease_ttl_total",
+                "TTLs of granted leases in seconds.",
+                1.0,
+                24,
+            ),
+            put_bytes: gauge(
+                "etcd_debugging_mvcc_total_put_size_in_bytes",
+                "Bytes of the keys and values put since the start.",
+            ),
+            last_compaction: gauge(
+                "etcd_debugging_mvcc_db_compaction_last",
+                "When the compacted revision last rose, in seconds since 1970.",
+            ),
+            compacted: counter("etcd_debugging_mvcc_db_compaction_keys_total", "Versions compacted away."),
+            removals: histogram(
+                "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
+                "Time until the messages of compacted versions were removed.",
+                100.0,
+                14,
+            ),
+            index_compactions: histogram(
+                "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds",
+                "Time that a compaction of the index kept writes waiting.",
+                0.5,
+                14,
+            ),
+            failed_read_indexes: counter(
+                "etcd_server_read_indexes_failed_total",
+                "Linearizable reads that could not learn how far the stream is.",
+            ),
+            slow_read_indexes: counter(
+                "etcd_server_slow_read_indexes_total",
+                "Linearizable reads that waited for more than half a second.",
+            ),
+        }
+    }
+
+    /// For a registry.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let Counters {
+            leases_granted,
+            leases_revoked,
+            leases_renewed,
+            leases_expired,
+            lease_ttls,
+            put_bytes,
+            last_compaction,
+            compacted,
+            removals,
+            index_compactions,
+            failed_read_indexes,
+            slow_read_indexes,
+        } = self.clone();
+        let counters = [
+            leases_granted,
+            leases_revoked,
+            leases_renewed,
+            leases_expired,
+            compacted,
+            failed_read_indexes,
+            slow_read_indexes,
+        ];
+        let counters = counters.into_iter().map(|counter| Box::new(counter) as Box<dyn Collector>);
+        let gauges = [put_bytes, last_compaction].into_iter().map(|gauge| Box::new(gauge) as _);
+        let histograms = [lease_ttls, removals, index_compactions].into_iter();
+        counters.chain(gauges).chain(histograms.map(|histogram| Box::new(histogram) as _)).collect()
+    }
+
+    pub(super) fn granted(&self, ttl: i64) {
+        self.leases_granted.inc();
+        self.lease_ttls.observe(ttl as f64);
+    }
+
+    pub(super) fn renewed(&self) {
+        self.leases_renewed.inc();
+    }
+
+    pub(super) fn revoked(&self) {
+        self.leases_revoked.inc();
+    }
+
+    pub(super) fn expired(&self) {
+        self.leases_expired.inc();
+        self.leases_revoked.inc();
+    }
+
+    pub(super) fn put(&self, bytes: usize) {
+        self.put_bytes.add(bytes as i64);
+    }
+
+    pub(super) fn floor_rose(&self, pause: Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_compaction.set(now.as_secs() as i64);
+        self.index_compactions.observe(milliseconds(pause));
+    }
+
+    pub(super) fn compacted(&self, versions: usize) {
+        self.compacted.inc_by(versions as u64);
+    }
+
+    pub(super) fn removed(&self, elapsed: Duration) {
+        self.removals.observe(milliseconds(elapsed));
+    }
+
+    pub(super) fn read_index(&self, elapsed: Duration, succeeded: bool) {
+        if !succeeded {
+            self.failed_read_indexes.inc();
+        }
+        if elapsed > SLOW_READ_INDEX {
+            self.slow_read_indexes.inc();
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
