@@ -120,8 +120,8 @@ impl Intervals {
         Intervals(merged)
     }
 
-    /// Whether one interval holds all of `wanted`. An inverted range holds no key; as in etcd it still has to lie
-    /// where something is granted.
+    /// Whether one interval holds all of `wanted`. An inverted range holds no key; as in etcd its start still has to
+    /// lie where something is granted.
     fn cover(&self, wanted: &Interval) -> bool {
         let behind = self.0.partition_point(|interval| interval.start <= wanted.start);
         let Some(interval) = behind.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
@@ -129,10 +129,9 @@ impl Intervals {
             return false;
         }
         match (&interval.end, &wanted.end) {
-            (None, Some(end)) => interval.start < *end,
-            (None, None) => true,
+            (None, _) => true,
             (Some(_), None) => false,
-            (Some(granted), Some(end)) => end <= granted && interval.start < *end,
+            (Some(granted), Some(end)) => end <= granted,
         }
     }
 }

@@ -15,7 +15,7 @@ const UNITS: [(&str, f64); 8] = [
 
 /// Reads a duration. A negative one makes no sense anywhere here, and where etcd takes one it means none.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || "parse error, expected a duration with its unit, such as 5s, 100ms or 1m30s".to_owned();
+    let wrong = || "parse error".to_owned();
     let (negative, mut rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The least TTL, as etcd computes it from its default heartbeat and election timeouts.
 const MIN_TTL: i64 = 2;
 /// The greatest.
-const MAX_TTL: i64 = 9_000_000_000;
+pub(super) const MAX_TTL: i64 = 9_000_000_000;
 /// How often deadlines are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases ended at one look, so that a flood of them does not crowd out everything else.
@@ -103,21 +103,27 @@ impl Engine {
         }
     }
 
-    /// One lease and, where asked for, its keys.
+    /// One lease. Who is told that it is gone finds no key of it any more.
     pub async fn lease(&self, id: LeaseId) -> Result<Option<Lease>, EtcdError> {
         self.inner.wait_ready().await?;
-        self.inner.known_lease(id).await
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let lease = self.inner.known_lease(id).await?;
+            if lease.is_some() || self.inner.attachments.keys(id).is_empty() {
+                return Ok(lease);
+            }
+            // Its end and the deletion of its keys are two writes, and this is between them.
+            if Instant::now() > deadline {
+                return Err(EtcdError::Timeout);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// All leases, those that end first in front.
     pub async fn all_leases(&self) -> Result<Vec<Lease>, EtcdError> {
         self.inner.wait_loaded().await?;
         Ok(self.inner.leases.by_deadline())
-    }
-
-    /// Alarms that are raised.
-    pub fn alarms(&self) -> Vec<meta::Alarm> {
-        self.inner.meta.alarms()
     }
 
     /// Raises or lowers an alarm.
@@ -131,6 +137,11 @@ impl Engine {
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
                 Err(error) => return Err(meta::failed(error)),
             }
+        }
+        inner.alarm_settled(alarm);
+        if !raised {
+            // Whoever lowers it has made room, and expects that to count at once.
+            inner.measure().await;
         }
         Ok(())
     }

@@ -104,6 +104,7 @@ impl Inner {
                 }
                 continue;
             }
+            self.store_recovers(deadline).await?;
             match self.publish(&plan, &state, needs_stream, &corrections, deadline).await {
                 Attempt::Committed(Committed { revision, state }) => {
                     drop(held);
@@ -198,7 +199,11 @@ impl Inner {
                 Err(_) => Attempt::Failed(self.unavailable()),
             },
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
-            Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
+            Err(PublishError::NoSpace(cause)) => {
+                tracing::warn!(cause, "JetStream has no room for a write");
+                self.room.found_full();
+                Attempt::Failed(EtcdError::NoSpace)
+            }
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
             Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
                 Attempt::Failed(EtcdError::RequestTooLarge)

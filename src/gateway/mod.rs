@@ -19,6 +19,9 @@ mod metadata;
 mod routes;
 mod websocket;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use json::fuzz;
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;

@@ -18,6 +18,8 @@ mod alarms;
 mod auth;
 mod auth_calls;
 mod auth_keys;
+mod auth_tokens;
+mod auto_compaction;
 mod compact;
 mod delete;
 mod election;

@@ -84,7 +84,7 @@ impl Topics {
     }
 }
 
-const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks";
+const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks,auth";
 
 #[derive(Debug)]
 pub struct Generator {
@@ -142,7 +142,12 @@ impl Generator {
 
     fn insert(&mut self, steps: &mut Vec<Step>, op: Op) {
         let at = self.random.random_range(0..=steps.len());
-        steps.insert(at, Step { client: self.client(), op });
+        let rest = steps.split_off(at);
+        steps.push(Step { client: self.client(), op });
+        if self.auth {
+            logins(steps);
+        }
+        steps.extend(rest);
     }
 
     fn client(&mut self) -> usize {

@@ -193,7 +193,7 @@ impl Side {
                     client.raw(&path, body).await
                 };
                 let enabled = call.method == "etcdserverpb.Auth/AuthEnable" && answer.is_ok();
-                let changed = call.method.starts_with("etcdserverpb.Auth/") && self.steward.token().is_some();
+                let changed = call.method.starts_with("etcdserverpb.Auth/") && self.steward.has_token();
                 if enabled || changed {
                     login(&mut self.steward).await?;
                 }
@@ -304,17 +304,13 @@ impl Side {
                 self.server.restart().await;
             }
         }
-        let tokens: Vec<_> = self.clients.iter().map(Client::token).collect();
-        let steward = self.steward.token();
+        let auth = self.steward.has_token();
         self.steward = self.server.client().await;
-        // etcd forgets its simple tokens when it ends.
-        if steward.is_some() {
+        if auth {
             login(&mut self.steward).await?;
         }
+        // etcd forgets its simple tokens when it ends, so nobody keeps one.
         self.clients = clients(&self.server).await;
-        for (client, token) in self.clients.iter_mut().zip(tokens) {
-            client.set_token(token.as_deref());
-        }
         self.keep_alives = self.clients.iter().map(KeepAlive::open).collect();
         self.watchers = Watchers::open(&self.steward, &self.clients, self.marks.floor.max(1)).await;
         self.watchers.settle(self.marks.current).await

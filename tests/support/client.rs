@@ -60,6 +60,11 @@ impl Client {
         Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
     }
 
+    /// Whether it sends a token.
+    pub fn has_token(&self) -> bool {
+        self.metadata.contains_key("token")
+    }
+
     /// The same client with a token, in place of the one it had.
     pub fn with_token(&self, token: &str) -> Self {
         let mut client = self.clone();

@@ -152,6 +152,39 @@ fn decode(descriptor: &MessageDescriptor, message: Bytes) -> Result<DynamicMessa
     DynamicMessage::decode(descriptor.clone(), message).map_err(|error| Status::internal(error.to_string()))
 }
 
+/// For fuzzing: JSON of any request as a message and back.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Some((which, json)) = data.split_first() else { return };
+    let messages: Vec<_> = pool().all_messages().collect();
+    let descriptor = &messages[usize::from(*which) % messages.len()];
+    // Only whole values get past the scanner.
+    let mut scanner = Scanner::new();
+    let mut value = None;
+    for (at, byte) in json.iter().enumerate() {
+        match scanner.push(*byte) {
+            Ok(Step::More) => {}
+            Ok(Step::End) => value = Some(&json[..=at]),
+            Ok(Step::EndedBefore) => value = Some(&json[..at]),
+            Err(_) => return,
+        }
+        if value.is_some() {
+            break;
+        }
+    }
+    let value = value.or_else(|| scanner.can_end().then_some(json));
+    if let Some(Ok(message)) = value.map(|value| to_protobuf(descriptor, value)) {
+        let message = Bytes::from(message);
+        let text = from_protobuf(descriptor, message.clone()).expect("it was one of these just now");
+        let again = to_protobuf(descriptor, text.as_bytes()).expect("what is written can be read");
+        let again = from_protobuf(descriptor, again.into()).expect("as before");
+        assert_eq!(text, again);
+        result_line(descriptor, message).expect("as before");
+    }
+    // Whatever an answer is, it is told or refused.
+    drop(from_protobuf(descriptor, Bytes::copy_from_slice(json)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
