@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, OperationId};
-use crate::jetstream::{Guard, Outgoing, PublishError};
+use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError};
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use crate::txn::{self, Plan, Planned, Request, Response};
@@ -156,6 +156,7 @@ impl Inner {
             Ok(messages) => messages,
             Err(error) => return Attempt::Failed(error),
         };
+        let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
         let mut seen = self.pending.expect(operation.operation);
         let _until_visible = self.applied_durations.start_timer();
         let publication = async {
