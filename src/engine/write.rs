@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Writes that may be under way at once, those included that wait for others of the same keys. etcd takes no more when
+/// it lags so many behind.
+pub(super) const MOST_UNDER_WAY: usize = 5000;
 /// Pause before another try where nothing was stored.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -76,6 +79,7 @@ impl Inner {
         planner: impl Fn(&Arc<State>) -> Result<Planned, EtcdError>,
     ) -> Result<Response, EtcdError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let _under_way = self.under_way.try_acquire().map_err(|_| EtcdError::TooManyRequests)?;
         self.wait_loaded().await?;
         let mut held = self.locks.keys(keys.iter()).await;
         let mut alone = false;
