@@ -64,5 +64,6 @@ impl Default for Settings {
 }
 
 /// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
+/// Empty if the certificate has none, which makes its owner somebody that no user is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateName(pub Arc<str>);

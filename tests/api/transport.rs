@@ -1,11 +1,15 @@
 //! What is refused before any service gets to see it: in grpc-go's codes and words.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 use http::Method;
-use http_body_util::{BodyExt as _, Full};
-use tonic::transport::Endpoint;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
-use tower::Service as _;
 
 use crate::support::server::Server;
 use crate::support::within;
@@ -25,7 +29,6 @@ const TOO_LARGE: &[u8] = &[0, 0, 0x30, 0, 0];
 /// HTTP status, code and text.
 async fn send(method: Method, path: &str, headers: &[(&str, &str)], data: &[u8]) -> (u16, Code, String) {
     let server = Server::shared().await;
-    let mut channel = Endpoint::new(server.endpoint()).unwrap().connect().await.unwrap();
     let mut request = http::Request::builder()
         .method(method)
         .uri(format!("{}{path}", server.endpoint()))
@@ -34,11 +37,16 @@ async fn send(method: Method, path: &str, headers: &[(&str, &str)], data: &[u8])
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let body = tonic::body::Body::new(Full::from(Bytes::copy_from_slice(data)));
+    // In a frame even if it is empty: grpc-go never answers a call that ends with its headers.
+    let frame = Frame::data(Bytes::copy_from_slice(data));
+    let body = StreamBody::new(futures_util::stream::iter([Ok::<_, Infallible>(frame)]));
     let request = request.body(body).unwrap();
     within(path, async {
-        std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
-        let (head, body) = channel.call(request).await.unwrap().into_parts();
+        // Not tonic's channel, which minds the time of a call itself.
+        let stream = TokioIo::new(TcpStream::connect(server.address()).await.unwrap());
+        let (mut connection, driver) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(driver);
+        let (head, body) = connection.send_request(request).await.unwrap().into_parts();
         let http = head.status.as_u16();
         let status = match Status::from_header_map(&head.headers) {
             Some(status) => status,
@@ -110,9 +118,8 @@ async fn what_is_no_message_is_refused() {
 #[tokio::test]
 async fn a_request_may_be_compressed_with_gzip() {
     let gzip = [("grpc-encoding", "gzip")];
-    let compressed = [
-        0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3, 0xe3, 0x62, 0x4c, 4, 0, 0x4b, 0x3c, 0x78, 0xd1, 3, 0, 0, 0,
-    ];
+    let compressed =
+        [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3, 0xe3, 0x62, 0x4c, 4, 0, 0x4b, 0x3c, 0x78, 0xd1, 3, 0, 0, 0];
     let message = [&[1, 0, 0, 0, compressed.len() as u8][..], &compressed].concat();
     refused(RANGE, &gzip, &message, Code::Ok, "").await;
     // Compression is by the message.
