@@ -88,7 +88,8 @@ clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of
 
 .PHONY: parity-long
 parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and etcd, for MINUTES
-	JETWAY_PARITY_SECONDS=$$(($(MINUTES) * 60)) JETWAY_PARITY_OPS=5000 JETWAY_PARITY_PAIRS=4 $(CARGO) test --locked --test parity random -- --nocapture
+	JETWAY_PARITY_SECONDS=$$(($(MINUTES) * 60)) JETWAY_PARITY_OPS=5000 JETWAY_PARITY_PAIRS=4 \
+		$(CARGO) test --release --locked --test parity random -- --nocapture
 
 .PHONY: crash-long
 crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under load, each for MINUTES

@@ -408,7 +408,8 @@ pub(crate) fn fuzz(data: &[u8]) {
                     drop(requests.send(request));
                 }
                 3 => {
-                    let request = [b"\x0a\x00".as_slice(), b"\x0a\x05\x0a\x01a\x18\x01", b"\x12\x00", b"\x1a\x00"];
+                    let request =
+                        [b"\x0a\x00".as_slice(), b"\x0a\x05\x0a\x01a\x18\x01", b"\x12\x00", b"\x1a\x00"];
                     let request = WatchRequest::decode(request[usize::from(choices.byte() % 4)]);
                     drop(requests.send(Ok(request.expect("a request"))));
                 }

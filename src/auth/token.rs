@@ -83,6 +83,17 @@ pub struct SimpleToken {
     pub revision: u64,
 }
 
+impl SimpleToken {
+    /// A token that nobody has: 16 letters, a dot, and a position of the store.
+    pub fn invent(position: u64) -> String {
+        const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
+        let letters: String =
+            choice.sample_iter(rand::rng()).take(LETTERS).map(|&byte| byte as char).collect();
+        format!("{letters}.{position}")
+    }
+}
+
 /// A simple token as it is remembered here.
 #[derive(Debug)]
 struct Remembered {
@@ -125,18 +136,6 @@ impl Tokens {
     /// Which kind is issued.
     pub fn kind(&self) -> &TokenSettings {
         &self.kind
-    }
-
-    /// A token that nobody has: 16 letters, a dot, and a position of the store.
-    pub fn invent(&self, position: u64) -> String {
-        const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        let letters = Choose::new(ALPHABET).expect("the alphabet has letters");
-        let rng = rand::rng();
-        let mut token: String =
-            letters.sample_iter(rng).take(LETTERS).map(|&letter| letter as char).collect();
-        token.push('.');
-        token.push_str(&position.to_string());
-        token
     }
 
     /// How long a simple token's entry must be kept. Longer than a token lives without use, since its use is told to
@@ -261,7 +260,9 @@ mod tests {
         assert!(refusal("jwt,sign-method=HS256").starts_with("auth: missing key data"));
         assert!(refusal("jwt,sign-method=ES256").starts_with("auth: missing key data"));
         assert!(refusal(&format!("jwt,sign-method=HS256,pub-key={public}")).contains("missing key data"));
-        assert!(refusal("jwt,sign-method=RS256,priv-key=/no/such/file").starts_with("priv-key: /no/such/file"));
+        assert!(
+            refusal("jwt,sign-method=RS256,priv-key=/no/such/file").starts_with("priv-key: /no/such/file")
+        );
         assert!(refusal("jwt,sign-method=HS256,ttl=soon").contains("ttl soon"));
         let mismatch = format!("sign-method=ES256,priv-key={private},pub-key={others}");
         assert_eq!(parse(mismatch).unwrap_err(), TokenError::KeyMismatch);
@@ -320,13 +321,15 @@ mod tests {
         assert!(tokens.caller("left", &store).is_some());
         // Stored a moment ago, as far as is known here: not to be written again yet.
         assert!(tokens.wants_renewal("left").is_none());
-        assert!(tokens.is_settled("left") && tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1"));
+        assert!(
+            tokens.is_settled("left") && tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1")
+        );
     }
 
     #[test]
     fn invented_tokens_have_the_form_of_etcds() {
         let (tokens, _) = tokens(DEFAULT_TOKEN_TTL);
-        let (one, other) = (tokens.invent(7), tokens.invent(7));
+        let (one, other) = (SimpleToken::invent(7), SimpleToken::invent(7));
         assert_ne!(one, other);
         assert!(!tokens.is_settled(&one), "{one}");
         assert!(one.ends_with(".7"));

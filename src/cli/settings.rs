@@ -134,6 +134,7 @@ pub enum AutoCompaction {
 
 /// Everything the program needs to know.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own, and no two go together")]
 pub struct Settings {
     /// Member name.
     pub name: String,
@@ -358,7 +359,7 @@ fn progress_interval(given: &Given, personality: Personality) -> Duration {
     match given.duration("watch-progress-notify-interval") {
         _ if !given_interval && personality == Personality::Jetway => OWN_PROGRESS_INTERVAL,
         // Nothing means etcd's default there.
-        Duration::ZERO => Duration::from_secs(600),
+        Duration::ZERO => Duration::from_mins(10),
         interval => interval.max(MIN_PROGRESS_INTERVAL),
     }
 }
@@ -733,7 +734,7 @@ mod tests {
         assert!(
             matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.etcd")
         );
-        assert_eq!(settings.progress_interval, Duration::from_secs(600));
+        assert_eq!(settings.progress_interval, Duration::from_mins(10));
         let error = settings_of(Personality::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
             .expect_err("etcd refuses it")
             .to_string();
@@ -747,7 +748,7 @@ mod tests {
         for (mode, retention, expected) in [
             ("periodic", "0", None),
             ("periodic", "5", Some(hours(5))),
-            ("periodic", "5m", Some(Periodic(Duration::from_secs(300)))),
+            ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
             ("revision", "1000", Some(Revision(1000))),
             ("revision", "0", None),
             ("revision", "1s", Some(Revision(1_000_000_000))),

@@ -161,7 +161,14 @@ impl MetaTable {
                 let member = u64::from_str_radix(member, 16).ok()?;
                 MetaRecord::Alarm(Alarm { member, kind }, !is_delete)
             }
-            (AUTH, None, None) => MetaRecord::Auth(serde_json::from_slice(&message.payload).ok()?),
+            // Whoever may delete entries may reset users too, as after the loss of root's password.
+            (AUTH, None, None) if is_delete => MetaRecord::Auth(AuthStore::default()),
+            (AUTH, None, None) => {
+                MetaRecord::Auth(serde_json::from_slice(&message.payload).unwrap_or_else(|error| {
+                    tracing::error!(%error, "users and roles cannot be read: nobody may do anything");
+                    AuthStore::locked()
+                }))
+            }
             (TOKEN, Some(letters), Some(position)) => {
                 let entry = serde_json::from_slice(&message.payload).ok()?;
                 MetaRecord::Token(format!("{letters}.{position}"), entry)
@@ -424,7 +431,8 @@ pub(crate) fn fuzz(data: &[u8]) {
         let is_delete = choices.byte() % 4 == 0;
         let subject = match choices.byte() {
             at @ 0..=199 => {
-                let names = ["floor", "steps.5.0", "lease.7", "auth", "token.ab.1", "alarm.1.nospace", "cluster"];
+                let names =
+                    ["floor", "steps.5.0", "lease.7", "auth", "token.ab.1", "alarm.1.nospace", "cluster"];
                 names[usize::from(at) % names.len()].to_owned()
             }
             _ => choices.text(),

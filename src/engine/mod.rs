@@ -28,10 +28,10 @@ mod space;
 mod waiters;
 mod write;
 
-#[cfg(any(fuzzing, test))]
-pub(crate) use meta::fuzz as fuzz_meta;
 pub use counters::Counters;
 pub use hash::KvHash;
+#[cfg(any(fuzzing, test))]
+pub(crate) use meta::fuzz as fuzz_meta;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;
@@ -143,6 +143,8 @@ pub(crate) struct Inner {
     following: watch::Sender<Result<(), String>>,
     writer_id: u64,
     next_operation: AtomicU64,
+    /// One permit for each write.
+    under_way: tokio::sync::Semaphore,
     pending: waiters::PendingWrites,
     positions: waiters::PositionWaiters,
     meta_positions: waiters::PositionWaiters,
@@ -204,6 +206,7 @@ impl Engine {
             following: watch::Sender::new(Err("still starting".into())),
             writer_id: rand::random(),
             next_operation: AtomicU64::new(1),
+            under_way: tokio::sync::Semaphore::new(write::MOST_UNDER_WAY),
             pending: waiters::PendingWrites::default(),
             positions: waiters::PositionWaiters::default(),
             meta_positions: waiters::PositionWaiters::default(),

@@ -150,6 +150,9 @@ impl Inner {
 
     /// Bytes that JetStream holds for both streams; the last known figure where it does not answer now.
     pub(super) async fn measure(&self) -> u64 {
+        if !self.api.is_connected() {
+            return self.room.in_use.load(Ordering::Relaxed);
+        }
         let (keys, meta, account) = tokio::join!(
             self.api.stream_info(&self.bucket.keys),
             self.api.stream_info(&self.bucket.meta),

@@ -139,7 +139,7 @@ impl Web {
     /// told, rather than taken for somebody else.
     fn refuse_certificate(&self, request: &Request) -> Option<Response> {
         let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
-        let has_name = request.extensions().get::<CertificateName>().is_some();
+        let has_name = request.extensions().get::<CertificateName>().is_some_and(|name| !name.0.is_empty());
         let is_refused = has_name
             && self.gateway.is_some()
             && request.uri().path().starts_with(gateway::PREFIX)

@@ -81,7 +81,9 @@ pub enum ServeError {
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk.
-    #[error("the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there")]
+    #[error(
+        "the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there"
+    )]
     Durability(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
@@ -106,7 +108,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let tls = match &settings.tls {
         None => None,
-        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?)),
+        Some(tls) => {
+            Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?))
+        }
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
@@ -171,6 +175,7 @@ async fn start(
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
     let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
+    let auth = auth_settings(settings)?;
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -204,7 +209,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
-        auth: auth_settings(settings)?,
+        auth,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;

@@ -127,7 +127,8 @@ async fn a_signed_token_is_good_until_users_change() {
     // root's is older than the user it has added.
     refused(root.get("k").await, Code::InvalidArgument, OLD);
     refused(root.range(RangeRequest { serializable: true, ..get("k") }).await, Code::InvalidArgument, OLD);
-    let answer = WatchStream::open(&root).create(WatchCreateRequest { key: "k".into(), ..Default::default() }).await;
+    let answer =
+        WatchStream::open(&root).create(WatchCreateRequest { key: "k".into(), ..Default::default() }).await;
     assert_eq!(answer.cancel_reason, format!("rpc error: code = InvalidArgument desc = {OLD}"));
     // But root it is, and somebody.
     root.user_add("v", "v").await.unwrap();
@@ -241,7 +242,7 @@ async fn tokens_are_signed_by_every_kind_of_key() {
     let p384 = pair("p384", &KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
     let ed = pair("ed", &KeyPair::generate_for(&PKCS_ED25519).unwrap());
     let fixture = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api/jwt").join(name);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/jwt").join(name);
         path.to_str().unwrap().to_owned()
     };
     let rsa = (fixture("rsa.key"), fixture("rsa.pub"));

@@ -37,6 +37,7 @@ mod range_stream;
 mod restart;
 mod rules;
 mod stock_client;
+mod teardown;
 mod transport;
 mod txn_compare;
 mod txn_execution;

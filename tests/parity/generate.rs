@@ -265,7 +265,12 @@ impl Generator {
     }
 
     fn victim(&mut self) -> Victim {
-        *[Victim::Server, Victim::Nats, Victim::Both].choose(&mut self.random).expect("some victims")
+        // A restart makes etcd forget a hash, and with NATS alone jetway does not restart.
+        let first = usize::from(self.hash);
+        [Victim::Nats, Victim::Server, Victim::Both][first..]
+            .choose(&mut self.random)
+            .copied()
+            .expect("some victims")
     }
 
     fn expire(&mut self) -> Expire {
@@ -489,12 +494,16 @@ impl Generator {
             }
             3..5 => (key, Blob(TO_THE_END.to_vec())),
             5 => (Blob(b"\0".to_vec()), Blob(TO_THE_END.to_vec())),
-            6 => {
+            // Whether an inverted range is permitted hangs with etcd on the shape of a tree.
+            6 if !self.auth => {
                 let end = self.key();
                 (key, end)
             }
             _ => {
                 let other = self.key();
+                if self.auth && key == other {
+                    return (key, Blob::default());
+                }
                 (key.clone().min(other.clone()), key.max(other))
             }
         }
