@@ -95,6 +95,24 @@ parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and 
 crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under load, each for MINUTES
 	JETWAY_CRASH_SECONDS=$$(($(MINUTES) * 60)) $(CARGO) test --locked --test crash kills -- --nocapture --test-threads 1
 
+# libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not needed.
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
+	pc-table trace-compares)
+FUZZ_HOST = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
+TARGETS ?= requests watch gateway records meta nats_config flags answers
+
+.PHONY: fuzz
+fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ compiler)
+	RUSTFLAGS='$(FUZZ_FLAGS)' CARGO_TARGET_DIR=$(TARGET)/fuzz $(CARGO) build --release --target $(FUZZ_HOST) \
+		--manifest-path tests/fuzz/Cargo.toml
+	for target in $(TARGETS); do \
+		mkdir -p $(TARGET)/fuzz/corpus/$$target $(TARGET)/fuzz/found/$$target; \
+		echo "fuzzing $$target"; \
+		JETWAY_FUZZ_TARGET=$$target $(TARGET)/fuzz/$(FUZZ_HOST)/release/jetway-fuzz $(TARGET)/fuzz/corpus/$$target \
+			-artifact_prefix=$(TARGET)/fuzz/found/$$target/ -dict=tests/fuzz/dictionary -max_len=4096 -timeout=20 \
+			-rss_limit_mb=4096 -print_final_stats=1 -max_total_time=$$(($(MINUTES) * 60)) -verbosity=1; \
+	done
+
 .PHONY: powercut
 powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)
 	JETWAY_POWER_CUTS=$(CUTS) $(CARGO) test --locked --test crash powercut -- --ignored --nocapture --test-threads 1

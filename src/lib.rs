@@ -6,8 +6,12 @@ pub mod auth;
 pub mod cli;
 pub mod core;
 pub mod durability;
+pub mod disk;
 pub mod engine;
 pub mod error;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gateway;
 pub mod jetstream;
 pub mod lease;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match run(personality, args) {
         Ok(()) => ExitCode::SUCCESS,
         Err((status, error)) => {
-            fail(personality, &*error);
+            fail(personality, status, &*error);
             ExitCode::from(status)
         }
     }
@@ -49,10 +49,15 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
 }
 
 #[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
-fn fail(personality: Personality, error: &dyn std::error::Error) {
+fn fail(personality: Personality, status: u8, error: &dyn std::error::Error) {
     let name = match personality {
         Personality::Jetway => "jetway",
         Personality::Etcd => "etcd",
     };
-    eprintln!("{name}: {error}");
+    // Mistakes in the command line itself stand alone in etcd too.
+    if status == 2 {
+        eprintln!("{error}\n{name} --help lists every flag.");
+    } else {
+        eprintln!("{name}: {error}");
+    }
 }

@@ -33,7 +33,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
 use support::client::{get, op, put, refused, run};
-use support::http::{HttpAnswer, http};
+use support::http::{HttpAnswer, http, request};
 use support::keys::{b, unique};
 use support::server::{Server, Target, peer, signal};
 use support::watch::WatchStream;
@@ -82,6 +82,81 @@ async fn every_answer_of_a_client_port_allows_any_origin() {
             assert_eq!(answer.body, "");
         }
     }
+}
+
+/// HTTP-3
+#[tokio::test]
+async fn only_pages_of_these_origins_may_read() {
+    let server = Server::start_with(&["--cors", "http://a.example:1,http://b.example:2"]).await;
+    for (origin, allowed) in [("http://b.example:2", true), ("http://b.example", false), ("*", false)] {
+        for (method, path) in [("GET", "/version"), ("OPTIONS", "/v3/kv/range"), ("POST", "/v3/nothing")] {
+            let answer =
+                request(&server.address(), method, path, &[("Host", "a"), ("Origin", origin)], "").await;
+            for (name, value) in CORS {
+                let value = if name.ends_with("origin") { origin } else { value };
+                assert_eq!(answer.header(name), allowed.then_some(value), "{method} {path} {origin}");
+            }
+        }
+    }
+}
+
+/// HTTP-3
+#[tokio::test]
+async fn a_host_that_is_not_on_the_list_is_misdirected() {
+    let server = Server::start_with(&["--host-whitelist", "127.0.0.1,good.example"]).await;
+    let get = async |host: &str| request(&server.address(), "GET", "/version", &[("Host", host)], "").await;
+    for host in ["127.0.0.1:1", "good.example", "good.example:2379"] {
+        assert_eq!(get(host).await.status, 200, "{host}");
+    }
+    for (host, name) in
+        [("bad.example:2379", "bad.example"), ("[::1]:5", "::1"), ("good.example.", "good.example.")]
+    {
+        let answer = get(host).await;
+        assert_eq!(answer.status, 421, "{host}");
+        assert!(answer.body.contains(&format!("  - e.g. etcd --host-whitelist \"{name}\"\n")), "{answer:?}");
+        assert!(
+            answer.body.starts_with("\netcd received your request, but the Host header was unrecognized.\n")
+        );
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert_eq!(answer.header("access-control-allow-origin"), None);
+    }
+    // gRPC has no pages that could be deceived.
+    server.client().await.put(unique("host"), "x").await;
+}
+
+/// HTTP-1
+#[tokio::test]
+async fn http_may_have_ports_of_its_own() {
+    let address = free_address();
+    let server = Server::start_with(&["--listen-client-http-urls", &format!("http://{address}")]).await;
+    eventually("the port", async || TcpStream::connect(&address).await.is_ok().then_some(())).await;
+    for (path, status) in [("/version", 200), ("/health", 200), ("/metrics", 200), ("/nothing", 404)] {
+        assert_eq!(http(&address, "GET", path).await.status, status, "{path}");
+    }
+    assert_eq!(
+        request(&address, "POST", "/v3/kv/range", &[("Host", "a")], "{\"key\":\"YQ==\"}").await.status,
+        200
+    );
+    server.client().await.put(unique("split"), "x").await;
+    // HTTP/1 is not spoken on the other port; etcd does not even say so.
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    within("the end", stream.read_to_end(&mut answer)).await.ok();
+    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer));
+}
+
+/// HTTP-4
+#[tokio::test]
+async fn profiles_are_there_if_they_are_asked_for() {
+    let server = Server::start_with(&["--enable-pprof"]).await;
+    let answer = http(&server.address(), "GET", "/debug/pprof/").await;
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(answer.body.contains("/debug/pprof/"));
+    let moved = http(&server.address(), "GET", "/debug/pprof").await;
+    assert_eq!((moved.status, moved.header("location")), (307, Some("/debug/pprof/")));
+    let unknown = is(&server.address(), "GET", "/debug/pprof/nothing", 404, "Unknown profile\n").await;
+    assert_eq!(unknown.header("x-go-pprof"), Some("1"));
 }
 
 /// HTTP-12
@@ -202,6 +277,28 @@ impl Metrics {
         *value
     }
 
+    /// Every series of this name has just these labels, and a histogram's buckets their bound.
+    #[track_caller]
+    fn has_labels(&self, name: &str, labels: &[&str]) {
+        let mut found = 0;
+        for (series, _) in &self.series {
+            let (of, rest) = series.split_once('{').unwrap_or((series, ""));
+            let suffix = of.strip_prefix(name);
+            if !matches!(suffix, Some("" | "_sum" | "_count" | "_bucket")) {
+                continue;
+            }
+            let rest = rest.trim_end_matches('}');
+            let names = rest.split("\",").filter_map(|label| Some(label.split_once('=')?.0));
+            let mut names: Vec<_> = names.filter(|name| *name != "le").collect();
+            names.sort_unstable();
+            let mut labels = labels.to_vec();
+            labels.sort_unstable();
+            assert_eq!(names, labels, "{series}");
+            found += 1;
+        }
+        assert_ne!(found, 0, "{name}");
+    }
+
     #[track_caller]
     fn is(&self, name: &str, labels: &[(&str, &str)], value: f64) {
         let found = self.value(name, labels);
@@ -266,6 +363,139 @@ async fn metrics_have_etcds_names_and_types() {
     }
     metrics.is("etcd_server_version", &[("server_version", "3.7.3")], 1.0);
     metrics.is("etcd_cluster_version", &[("cluster_version", "3.7")], 1.0);
+}
+
+/// The table of section 14.4: what etcd's dashboard and alerts read, with the labels that they select by. A cluster of one
+/// has no peers, and no series of any.
+#[tokio::test]
+async fn the_mixin_finds_what_it_reads() {
+    let server = Server::start_with(&["--metrics", "extensive"]).await;
+    server.client().await.put("a", "b").await;
+    let metrics = Metrics::scrape(&server.address()).await;
+    let call: &[&str] = &["grpc_type", "grpc_service", "grpc_method"];
+    let with_code: &[&str] = &["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+    for (name, kind, labels) in [
+        ("etcd_server_has_leader", "gauge", &[][..]),
+        ("etcd_server_leader_changes_seen_total", "counter", &[]),
+        ("etcd_server_proposals_failed_total", "counter", &[]),
+        ("etcd_server_proposals_pending", "gauge", &[]),
+        ("etcd_server_proposals_committed_total", "gauge", &[]),
+        ("etcd_server_proposals_applied_total", "gauge", &[]),
+        ("etcd_server_quota_backend_bytes", "gauge", &[]),
+        ("etcd_mvcc_db_total_size_in_bytes", "gauge", &[]),
+        ("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge", &[]),
+        ("etcd_disk_wal_fsync_duration_seconds", "histogram", &[]),
+        ("etcd_disk_backend_commit_duration_seconds", "histogram", &[]),
+        ("etcd_network_client_grpc_sent_bytes_total", "counter", &[]),
+        ("etcd_network_client_grpc_received_bytes_total", "counter", &[]),
+        ("grpc_server_started_total", "counter", call),
+        ("grpc_server_handled_total", "counter", with_code),
+        ("grpc_server_msg_received_total", "counter", call),
+        ("grpc_server_msg_sent_total", "counter", call),
+        ("grpc_server_handling_seconds", "histogram", call),
+        ("process_resident_memory_bytes", "gauge", &[]),
+    ] {
+        assert_eq!(metrics.types.get(name).map(String::as_str), Some(kind), "{name}");
+        metrics.has_labels(name, labels);
+    }
+    for name in ["round_trip_time_seconds", "sent_failures_total", "sent_bytes_total", "received_bytes_total"]
+    {
+        assert_eq!(metrics.types.get(&format!("etcd_network_peer_{name}")), None);
+    }
+    let alarm = [("grpc_method", "Alarm"), ("grpc_service", "etcdserverpb.Maintenance"), ("le", "0.005")];
+    metrics.is("grpc_server_handling_seconds_bucket", &alarm, 0.0);
+    let puts = [("grpc_method", "Put"), ("grpc_service", "etcdserverpb.KV"), ("le", "+Inf")];
+    metrics.is("grpc_server_handling_seconds_bucket", &puts, 1.0);
+    // Every method has its series from the start; those of Lock and Election come with their first call in etcd.
+    let started = metrics.series.iter().filter(|(series, _)| {
+        series.starts_with("grpc_server_started_total{") && !series.contains("grpc_service=\"v3")
+    });
+    assert_eq!(started.count(), 45);
+}
+
+/// MET-3, MET-4: names, types and labels beside those of the table.
+#[tokio::test]
+async fn other_metrics_have_etcds_names_types_and_labels() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let address = server.address();
+    let lease = client.lease_grant(0, 100).await.unwrap().id;
+    client.put("a", "b").await;
+    let revision = client.put("a", "c").await;
+    client.get("a").await.unwrap();
+    client.compact(revision).await.unwrap();
+    client.lease_revoke(lease).await.unwrap();
+    client.defragment().await.unwrap();
+    let request =
+        AlarmRequest { action: AlarmAction::Activate.into(), member_id: 7, alarm: AlarmType::Nospace.into() };
+    client.alarm(request).await.unwrap();
+    for path in ["/health", "/readyz"] {
+        http(&address, "GET", path).await;
+    }
+    let metrics = Metrics::scrape(&address).await;
+    for (name, kind, labels) in [
+        ("etcd_server_is_leader", "gauge", &[][..]),
+        ("etcd_server_is_learner", "gauge", &[]),
+        ("etcd_server_id", "gauge", &["server_id"]),
+        ("etcd_server_version", "gauge", &["server_version"]),
+        ("etcd_cluster_version", "gauge", &["cluster_version"]),
+        ("etcd_server_health_success", "counter", &[]),
+        ("etcd_server_health_failures", "counter", &[]),
+        ("etcd_server_healthcheck", "gauge", &["type", "name"]),
+        ("etcd_server_healthchecks_total", "counter", &["type", "name", "status"]),
+        ("etcd_server_client_requests_total", "counter", &["type", "client_api_version"]),
+        ("etcd_server_request_duration_seconds", "histogram", &["type", "success"]),
+        ("etcd_server_range_duration_seconds", "histogram", &["success"]),
+        ("etcd_server_slow_read_indexes_total", "counter", &[]),
+        ("etcd_server_read_indexes_failed_total", "counter", &[]),
+        ("etcd_server_heartbeat_send_failures_total", "counter", &[]),
+        ("etcd_server_learner_promote_successes", "counter", &[]),
+        ("etcd_server_snapshot_apply_in_progress_total", "gauge", &[]),
+        ("etcd_network_known_peers", "gauge", &["Local", "Remote"]),
+        ("etcd_disk_backend_defrag_duration_seconds", "histogram", &[]),
+        ("etcd_disk_backend_snapshot_duration_seconds", "histogram", &[]),
+        ("etcd_mvcc_range_total", "counter", &[]),
+        ("etcd_mvcc_put_total", "counter", &[]),
+        ("etcd_mvcc_delete_total", "counter", &[]),
+        ("etcd_mvcc_txn_total", "counter", &[]),
+        ("etcd_mvcc_hash_duration_seconds", "histogram", &[]),
+        ("etcd_mvcc_hash_rev_duration_seconds", "histogram", &[]),
+        ("os_fd_used", "gauge", &[]),
+        ("os_fd_limit", "gauge", &[]),
+        ("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge", &[]),
+        ("etcd_debugging_mvcc_db_compaction_last", "gauge", &[]),
+        ("etcd_debugging_mvcc_db_compaction_keys_total", "counter", &[]),
+        ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "histogram", &[]),
+        ("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "histogram", &[]),
+        ("etcd_debugging_lease_granted_total", "counter", &[]),
+        ("etcd_debugging_lease_revoked_total", "counter", &[]),
+        ("etcd_debugging_lease_renewed_total", "counter", &[]),
+        ("etcd_debugging_lease_ttl_total", "histogram", &[]),
+        ("etcd_debugging_server_lease_expired_total", "counter", &[]),
+        ("etcd_debugging_server_alarms", "gauge", &["server_id", "alarm_type"]),
+        ("etcd_debugging_auth_revision", "gauge", &[]),
+        ("go_goroutines", "gauge", &[]),
+    ] {
+        assert_eq!(metrics.types.get(name).map(String::as_str), Some(kind), "{name}");
+        metrics.has_labels(name, labels);
+    }
+    metrics.is("etcd_debugging_lease_granted_total", &[], 1.0);
+    metrics.is("etcd_debugging_lease_revoked_total", &[], 1.0);
+    metrics.is("etcd_debugging_lease_ttl_total_bucket", &[("le", "64")], 0.0);
+    metrics.is("etcd_debugging_lease_ttl_total_bucket", &[("le", "128")], 1.0);
+    metrics.is("etcd_debugging_mvcc_total_put_size_in_bytes", &[], 4.0);
+    metrics.is("etcd_debugging_server_alarms", &[("server_id", "7"), ("alarm_type", "NOSPACE")], 1.0);
+    metrics.is("etcd_debugging_auth_revision", &[], 1.0);
+    metrics.is("etcd_disk_backend_defrag_duration_seconds_bucket", &[("le", "409.6")], 1.0);
+    let ranges = [("success", "true"), ("le", "+Inf")];
+    assert!(metrics.value("etcd_server_range_duration_seconds_bucket", &ranges) > 0.5);
+    let revoked = [("type", "LeaseRevoke"), ("success", "true")];
+    metrics.is("etcd_server_request_duration_seconds_count", &revoked, 1.0);
+    eventually("the old version to be removed", async || {
+        let metrics = Metrics::scrape(&address).await;
+        (metrics.value("etcd_debugging_mvcc_db_compaction_keys_total", &[]) > 0.5).then_some(())
+    })
+    .await;
 }
 
 /// MET-1, MET-2

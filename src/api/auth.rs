@@ -37,8 +37,8 @@ impl AuthService {
         AuthService { engine, header }
     }
 
-    fn header(&self) -> Option<ResponseHeader> {
-        Some(self.header.at(self.engine.reader().revision()))
+    fn header(&self) -> ResponseHeader {
+        self.header.at(self.engine.reader().revision())
     }
 
     /// A change of users or roles, as an administrator.
@@ -46,7 +46,7 @@ impl AuthService {
         &self,
         request: Request<T>,
         change: impl Fn(&T, &mut AuthStore) -> Result<(), EtcdError>,
-    ) -> Result<Option<ResponseHeader>, Status> {
+    ) -> Result<ResponseHeader, Status> {
         let caller = caller(&self.engine, &request).await?;
         let request = request.into_inner();
         self.engine.change_auth(&caller, |store| change(&request, store)).await?;
@@ -79,7 +79,7 @@ impl Auth for AuthService {
         request: Request<AuthEnableRequest>,
     ) -> Result<Response<AuthEnableResponse>, Status> {
         let header = self.change(request, |_, store| store.enable()).await?;
-        Ok(Response::new(AuthEnableResponse { header }))
+        Ok(Response::new(AuthEnableResponse { header: Some(header) }))
     }
 
     async fn auth_disable(
@@ -92,7 +92,7 @@ impl Auth for AuthService {
                 Ok(())
             })
             .await?;
-        Ok(Response::new(AuthDisableResponse { header }))
+        Ok(Response::new(AuthDisableResponse { header: Some(header) }))
     }
 
     async fn auth_status(
@@ -103,7 +103,7 @@ impl Auth for AuthService {
         caller(&self.engine, &request).await?;
         let store = self.engine.auth_store().await?;
         Ok(Response::new(AuthStatusResponse {
-            header: self.header(),
+            header: Some(self.header()),
             enabled: store.is_enabled(),
             auth_revision: store.revision(),
         }))
@@ -115,7 +115,7 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthenticateResponse>, Status> {
         let AuthenticateRequest { name, password } = request.into_inner();
         let token = self.engine.authenticate(&name, &password).await?;
-        Ok(Response::new(AuthenticateResponse { header: self.header(), token }))
+        Ok(Response::new(AuthenticateResponse { header: Some(self.header()), token }))
     }
 
     async fn user_add(
@@ -128,7 +128,7 @@ impl Auth for AuthService {
         let hash = if has_password { Some(self.hash(password).await?) } else { None };
         let header =
             self.change(request, |request, store| store.add_user(&request.name, hash.as_deref())).await?;
-        Ok(Response::new(AuthUserAddResponse { header }))
+        Ok(Response::new(AuthUserAddResponse { header: Some(header) }))
     }
 
     async fn user_get(
@@ -142,7 +142,7 @@ impl Auth for AuthService {
             store.check_admin(caller.user())?;
         }
         let roles = store.roles_of(&name)?.iter().cloned().collect();
-        Ok(Response::new(AuthUserGetResponse { header: self.header(), roles }))
+        Ok(Response::new(AuthUserGetResponse { header: Some(self.header()), roles }))
     }
 
     async fn user_list(
@@ -153,7 +153,7 @@ impl Auth for AuthService {
         let store = self.engine.auth_store().await?;
         store.check_admin(caller.user())?;
         let users = store.users().cloned().collect();
-        Ok(Response::new(AuthUserListResponse { header: self.header(), users }))
+        Ok(Response::new(AuthUserListResponse { header: Some(self.header()), users }))
     }
 
     async fn user_delete(
@@ -161,7 +161,7 @@ impl Auth for AuthService {
         request: Request<AuthUserDeleteRequest>,
     ) -> Result<Response<AuthUserDeleteResponse>, Status> {
         let header = self.change(request, |request, store| store.delete_user(&request.name)).await?;
-        Ok(Response::new(AuthUserDeleteResponse { header }))
+        Ok(Response::new(AuthUserDeleteResponse { header: Some(header) }))
     }
 
     async fn user_change_password(
@@ -178,7 +178,7 @@ impl Auth for AuthService {
                 store.change_password(&request.name, &hash)
             })
             .await?;
-        Ok(Response::new(AuthUserChangePasswordResponse { header }))
+        Ok(Response::new(AuthUserChangePasswordResponse { header: Some(header) }))
     }
 
     async fn user_grant_role(
@@ -187,7 +187,7 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthUserGrantRoleResponse>, Status> {
         let header =
             self.change(request, |request, store| store.grant_role(&request.user, &request.role)).await?;
-        Ok(Response::new(AuthUserGrantRoleResponse { header }))
+        Ok(Response::new(AuthUserGrantRoleResponse { header: Some(header) }))
     }
 
     async fn user_revoke_role(
@@ -196,7 +196,7 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthUserRevokeRoleResponse>, Status> {
         let header =
             self.change(request, |request, store| store.revoke_role(&request.name, &request.role)).await?;
-        Ok(Response::new(AuthUserRevokeRoleResponse { header }))
+        Ok(Response::new(AuthUserRevokeRoleResponse { header: Some(header) }))
     }
 
     async fn role_add(
@@ -204,7 +204,7 @@ impl Auth for AuthService {
         request: Request<AuthRoleAddRequest>,
     ) -> Result<Response<AuthRoleAddResponse>, Status> {
         let header = self.change(request, |request, store| store.add_role(&request.name)).await?;
-        Ok(Response::new(AuthRoleAddResponse { header }))
+        Ok(Response::new(AuthRoleAddResponse { header: Some(header) }))
     }
 
     async fn role_get(
@@ -224,7 +224,7 @@ impl Auth for AuthService {
         } else {
             permissions.iter().map(wire_permission).collect()
         };
-        Ok(Response::new(AuthRoleGetResponse { header: self.header(), perm }))
+        Ok(Response::new(AuthRoleGetResponse { header: Some(self.header()), perm }))
     }
 
     async fn role_list(
@@ -235,7 +235,7 @@ impl Auth for AuthService {
         let store = self.engine.auth_store().await?;
         store.check_admin(caller.user())?;
         let roles = store.roles().cloned().collect();
-        Ok(Response::new(AuthRoleListResponse { header: self.header(), roles }))
+        Ok(Response::new(AuthRoleListResponse { header: Some(self.header()), roles }))
     }
 
     async fn role_delete(
@@ -243,7 +243,7 @@ impl Auth for AuthService {
         request: Request<AuthRoleDeleteRequest>,
     ) -> Result<Response<AuthRoleDeleteResponse>, Status> {
         let header = self.change(request, |request, store| store.delete_role(&request.role)).await?;
-        Ok(Response::new(AuthRoleDeleteResponse { header }))
+        Ok(Response::new(AuthRoleDeleteResponse { header: Some(header) }))
     }
 
     async fn role_grant_permission(
@@ -260,7 +260,7 @@ impl Auth for AuthService {
                 store.grant_permission(name, granted)
             })
             .await?;
-        Ok(Response::new(AuthRoleGrantPermissionResponse { header }))
+        Ok(Response::new(AuthRoleGrantPermissionResponse { header: Some(header) }))
     }
 
     async fn role_revoke_permission(
@@ -272,6 +272,6 @@ impl Auth for AuthService {
                 store.revoke_permission(role, key, range_end)
             })
             .await?;
-        Ok(Response::new(AuthRoleRevokePermissionResponse { header }))
+        Ok(Response::new(AuthRoleRevokePermissionResponse { header: Some(header) }))
     }
 }

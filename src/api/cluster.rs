@@ -11,6 +11,7 @@ use crate::proto::etcdserverpb::{
     MemberUpdateResponse,
 };
 use crate::types::Revision;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::{Request, Response, Status};
 
 /// Peers are NATS's business; clients only want a URL to be there.
@@ -23,6 +24,8 @@ pub struct ClusterService {
     header: HeaderSource,
     name: String,
     client_urls: Vec<String>,
+    /// What an update has set; forgotten with the process.
+    peer_urls: Arc<Mutex<Vec<String>>>,
 }
 
 impl ClusterService {
@@ -33,17 +36,22 @@ impl ClusterService {
         name: String,
         client_urls: Vec<String>,
     ) -> ClusterService {
-        ClusterService { engine, header, name, client_urls }
+        let peer_urls = Arc::new(Mutex::new(vec![PEER_URL.to_owned()]));
+        ClusterService { engine, header, name, client_urls, peer_urls }
     }
 
     fn member(&self) -> Member {
         Member {
             id: self.header.member_id,
             name: self.name.clone(),
-            peer_ur_ls: vec![PEER_URL.to_owned()],
+            peer_ur_ls: self.peer_urls().clone(),
             client_ur_ls: self.client_urls.clone(),
             is_learner: false,
         }
+    }
+
+    fn peer_urls(&self) -> MutexGuard<'_, Vec<String>> {
+        self.peer_urls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_known(&self, id: u64) -> Result<(), EtcdError> {
@@ -74,13 +82,11 @@ impl Cluster for ClusterService {
             return Err(EtcdError::MemberBadUrls.into());
         }
         require_admin(&self.engine, &request).await?;
-        if urls.iter().any(|url| url == PEER_URL) {
+        if urls.iter().any(|url| self.peer_urls().contains(url)) {
             return Err(EtcdError::PeerUrlExists.into());
         }
-        Err(EtcdError::Unimplemented(
-            "jetway adds no members: start another instance on the same NATS bucket",
-        )
-        .into())
+        tracing::warn!("members are not added: start another instance on the same NATS bucket instead");
+        Err(EtcdError::NotEnoughStartedMembers.into())
     }
 
     async fn member_remove(
@@ -97,8 +103,11 @@ impl Cluster for ClusterService {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        self.check_known(request.into_inner().id)?;
-        Err(EtcdError::Unimplemented("jetway members have no peer URLs to update").into())
+        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
+        self.check_known(id)?;
+        *self.peer_urls() = peer_ur_ls;
+        let header = Some(self.header.at(Revision(0)));
+        Ok(Response::new(MemberUpdateResponse { header, members: vec![self.member()] }))
     }
 
     async fn member_promote(

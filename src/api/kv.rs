@@ -126,6 +126,7 @@ impl Kv for KvService {
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
         let mut response = self.operations.time_range(|| txn::range(&state, &request))?;
+        self.engine.auth().check_unchanged(&caller)?;
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
     }
@@ -192,15 +193,19 @@ impl Kv for KvService {
         self.engine.claim_space(txn_cost(&request)).await?;
         txn::check_txn(&request, self.limits.max_txn_ops)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
+        let is_read = txn::is_read_only(&request);
         let written = if txn::is_serializable(&request) {
             self.engine.answer_locally(Write::Txn(request), &caller).await?
-        } else if txn::is_read_only(&request) {
+        } else if is_read {
             self.engine.execute(Write::Txn(request), &caller).await?
         } else {
             self.check_size(&request)?;
             self.write(Write::Txn(request), &caller).await?
         };
         let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
+        if is_read {
+            self.engine.auth().check_unchanged(&caller)?;
+        }
         self.operations.count_txn(&response);
         self.header.fill(&mut response.header);
         Ok(Response::new(response))

@@ -93,9 +93,9 @@ impl Maintenance for MaintenanceService {
         let size = self.engine.size().await;
         let state = self.engine.reader().snapshot();
         let mut errors: Vec<String> = Vec::new();
-        if let Err(cause) = self.engine.health() {
+        let has_leader = self.engine.health().is_ok();
+        if !has_leader {
             errors.push(EtcdError::NoLeader.to_string());
-            errors.push(cause);
         }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
             let kind = match alarm.kind {
@@ -110,7 +110,7 @@ impl Maintenance for MaintenanceService {
             db_size: size.allocated as i64,
             db_size_in_use: size.in_use as i64,
             db_size_quota: self.quota_bytes,
-            leader: self.header.member_id,
+            leader: if has_leader { self.header.member_id } else { 0 },
             // The nearest thing there is: positions in the stream.
             raft_index: state.position.0,
             raft_applied_index: state.position.0,

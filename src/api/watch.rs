@@ -378,6 +378,77 @@ impl StreamingService<WatchRequest> for Method {
     }
 }
 
+/// For fuzzing: messages of a call among writes to a store; whatever they are, each response must be one.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    use crate::core::{Change, ChangeKind, Writer};
+    use crate::fuzzing::Choices;
+    use crate::types::{LeaseId, Sequence};
+    use futures_util::FutureExt;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut choices = Choices::new(data);
+        let (mut writer, reader) = Writer::new();
+        let published = Arc::new(tokio::sync::Notify::new());
+        let hub = WatchHub::spawn(reader.clone(), Arc::clone(&published));
+        let (requests, incoming) = tokio::sync::mpsc::unbounded_channel();
+        let incoming = tokio_stream::wrappers::UnboundedReceiverStream::new(incoming)
+            .then(|request| read(request, None))
+            .filter_map(|request| std::future::ready(request.transpose()));
+        let stream = WatchStream::new(hub, reader, incoming, Duration::from_secs(60), std::future::pending());
+        let header = HeaderSource { cluster_id: 1, member_id: 2, raft_term: 3 };
+        let mut responses = Responses { stream, pieces: VecDeque::new(), header, most_bytes: 200 };
+        while !choices.is_empty() {
+            match choices.byte() % 8 {
+                0..=2 => {
+                    let request = WatchRequest::decode(choices.bytes());
+                    let request = request.map_err(|error| Status::internal(error.to_string()));
+                    // The call may be over already.
+                    drop(requests.send(request));
+                }
+                3 => {
+                    let request =
+                        [b"\x0a\x00".as_slice(), b"\x0a\x05\x0a\x01a\x18\x01", b"\x12\x00", b"\x1a\x00"];
+                    let request = WatchRequest::decode(request[usize::from(choices.byte() % 4)]);
+                    drop(requests.send(Ok(request.expect("a request"))));
+                }
+                4 => {
+                    let floor = Revision(choices.number());
+                    if floor.0 >= 0 && floor <= writer.state().revision {
+                        writer.compact(floor);
+                        writer.publish();
+                    }
+                }
+                _ => {
+                    let revision = writer.state().revision.next();
+                    let sequence = Sequence(revision.0 as u64);
+                    let changes = (1..=u32::from(choices.byte() % 3) + 1).map(|place| {
+                        let key = Bytes::copy_from_slice(&[b'a' + choices.byte() % 3]);
+                        let value = Bytes::copy_from_slice(choices.bytes());
+                        let (create_revision, lease) = (None, LeaseId::NONE);
+                        let put = ChangeKind::Put { value, create_revision, version: 1, lease };
+                        let kind = if choices.byte() % 4 == 0 { ChangeKind::Delete } else { put };
+                        Change { key, sequence, place, kind }
+                    });
+                    let changes = changes.collect();
+                    writer.apply(revision, sequence, changes);
+                    writer.publish();
+                    published.notify_one();
+                }
+            }
+            tokio::task::yield_now().await;
+            while let Some(Some(Ok(frame))) = responses.next().now_or_never() {
+                let mut wire = Vec::new();
+                frame.encode(&mut wire);
+                assert_eq!(wire.len(), frame.encoded_len());
+                let response = WatchResponse::decode(wire.as_slice()).expect("it is a WatchResponse");
+                assert_eq!(response.events.len(), frame.events.len());
+            }
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,27 @@ pub struct Floor {
     pub steps: Vec<Step>,
 }
 
+impl Floor {
+    /// Whether it can be one that an instance has computed: whatever is read from the stream may have been written by
+    /// somebody else.
+    pub fn is_sound(&self) -> bool {
+        let is_ascending = self.steps.is_sorted_by(|a, b| {
+            a.from < b.from && a.offset != b.offset && a.revision() <= b.revision()
+        });
+        let last = self.steps.last().map_or(0, |step| step.offset);
+        is_ascending
+            && i64::try_from(self.sequence.0).is_ok()
+            && self.steps.iter().all(|step| step.offset <= step.from.0 && step.from <= self.sequence)
+            && self.sequence.0.checked_sub(last).is_some_and(|revision| self.is_at(Revision(revision as i64)))
+    }
+
+    /// Whether it can be one of a stream in which its sequence has this revision.
+    fn is_at(&self, revision: Revision) -> bool {
+        let is_before_all_messages = self.sequence == Sequence::NONE && self.revision == Revision::EMPTY_STORE;
+        self.revision == revision || is_before_all_messages
+    }
+}
+
 /// A write that became part of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Done {
@@ -328,6 +349,11 @@ impl Applier {
             self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position)
         {
             if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
+                continue;
+            }
+            // Every instance derives the same revisions, so a floor of another opinion was computed by none.
+            if !floor.is_at(self.map.revision(floor.sequence)) {
+                tracing::warn!(?floor, "a compaction floor that does not belong to this stream is ignored");
                 continue;
             }
             self.compactions.push((self.writer.state().clone(), floor.revision));

@@ -179,7 +179,10 @@ impl Auth {
         if !snapshot.store.is_enabled() {
             return Access::Unlimited;
         }
-        let Some(identity) = &caller.0 else { return Access::None(EtcdError::UserEmpty) };
+        // Revision 0, which only a signed token can say, is what etcd takes for no identity.
+        let Some(identity) = caller.0.as_ref().filter(|identity| identity.revision != 0) else {
+            return Access::None(EtcdError::UserEmpty);
+        };
         if identity.revision < snapshot.store.revision() {
             return Access::None(EtcdError::AuthOldRevision);
         }
@@ -200,13 +203,14 @@ impl Auth {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
-    /// Whether users and roles are still those that a caller was recognized by.
+    /// Whether users and roles are still those that a caller was recognized by. Asked after a read, as etcd does it.
     pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
         match &caller.0 {
+            Some(Identity { revision: 0, .. }) | None => Ok(()),
             Some(identity) if identity.revision != self.snapshot.load().store.revision() => {
                 Err(EtcdError::AuthOldRevision)
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
         }
     }
 }

@@ -14,7 +14,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long a token is good where `ttl` does not say.
-const DEFAULT_TTL: Duration = Duration::from_secs(300);
+const DEFAULT_TTL: Duration = Duration::from_mins(5);
 const METHODS: &[(&str, Algorithm)] = &[
     ("HS256", Algorithm::HS256),
     ("HS384", Algorithm::HS384),

@@ -37,7 +37,7 @@ use std::time::Duration;
 /// Cost of a password's hash where none is chosen.
 pub const DEFAULT_BCRYPT_COST: u32 = 10;
 /// How long a simple token lives without use where nothing else is chosen.
-pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
+pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
 
 /// What can be chosen about auth.
 #[derive(Clone, Debug)]
@@ -64,5 +64,6 @@ impl Default for Settings {
 }
 
 /// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
+/// Empty if the certificate has none, which makes its owner somebody that no user is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateName(pub Arc<str>);

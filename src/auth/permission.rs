@@ -55,9 +55,10 @@ pub struct Permissions {
 
 impl Permissions {
     /// The union of permissions.
-    pub fn merge<'a>(permissions: impl Iterator<Item = &'a Permission> + Clone) -> Permissions {
+    pub fn merge<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Permissions {
+        let permissions: Vec<_> = permissions.into_iter().collect();
         let of = |kind: i32| {
-            let granted = permissions.clone().filter(|given| given.kind == kind || given.kind == READ_WRITE);
+            let granted = permissions.iter().filter(|given| given.kind == kind || given.kind == READ_WRITE);
             Intervals::merge(granted.map(|given| Interval::from_wire(&given.key, &given.range_end)))
         };
         Permissions { read: of(READ), write: of(WRITE) }
@@ -153,7 +154,7 @@ mod tests {
             permission(READ, b"c\0", b"f"),
             permission(WRITE, b"x", b"\0"),
         ];
-        let merged = Permissions::merge(granted.iter());
+        let merged = Permissions::merge(&granted);
         assert!(merged.may_read(b"a", b"f") && merged.may_read(b"c", b"") && merged.may_read(b"b", b"e"));
         assert!(
             !merged.may_read(b"a", b"f\0") && !merged.may_read(b"a", b"\0") && !merged.may_read(b"f", b"")
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_permits_nothing() {
-        let merged = Permissions::merge([permission(7, b"a", b"")].iter());
+        let merged = Permissions::merge(&[permission(7, b"a", b"")]);
         assert_eq!(merged, Permissions::default());
     }
 
@@ -191,7 +192,7 @@ mod tests {
                 .filter(|(key, end)| key < end)
                 .map(|(key, end)| permission(READ, &[*key], &[*end]))
                 .collect();
-            let merged = Permissions::merge(granted.iter());
+            let merged = Permissions::merge(&granted);
             let each = (start..end).all(|key| {
                 granted.iter().any(|given| given.key.as_ref() <= &[key][..] && &[key][..] < given.range_end.as_ref())
             });

@@ -48,6 +48,11 @@ impl Default for AuthStore {
 }
 
 impl AuthStore {
+    /// With auth on and nobody there who may do anything: what cannot be read must not open the door.
+    pub fn locked() -> AuthStore {
+        AuthStore { enabled: true, ..AuthStore::default() }
+    }
+
     /// Whether permissions are checked at all.
     pub fn is_enabled(&self) -> bool {
         self.enabled

@@ -83,6 +83,17 @@ pub struct SimpleToken {
     pub revision: u64,
 }
 
+impl SimpleToken {
+    /// A token that nobody has: 16 letters, a dot, and a position of the store.
+    pub fn invent(position: u64) -> String {
+        const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
+        let letters: String =
+            choice.sample_iter(rand::rng()).take(LETTERS).map(|&byte| byte as char).collect();
+        format!("{letters}.{position}")
+    }
+}
+
 /// A simple token as it is remembered here.
 #[derive(Debug)]
 struct Remembered {
@@ -125,18 +136,6 @@ impl Tokens {
     /// Which kind is issued.
     pub fn kind(&self) -> &TokenSettings {
         &self.kind
-    }
-
-    /// A token that nobody has: 16 letters, a dot, and a position of the store.
-    pub fn invent(&self, position: u64) -> String {
-        const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        let letters = Choose::new(ALPHABET).expect("the alphabet has letters");
-        let rng = rand::rng();
-        let mut token: String =
-            letters.sample_iter(rng).take(LETTERS).map(|&letter| letter as char).collect();
-        token.push('.');
-        token.push_str(&position.to_string());
-        token
     }
 
     /// How long a simple token's entry must be kept. Longer than a token lives without use, since its use is told to
@@ -213,5 +212,126 @@ impl Tokens {
         }
         known.stored = now;
         Some(SimpleToken { user: known.user.to_string(), revision: known.revision })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        TokenSettings::parse(text).expect_err("it must be refused").to_string()
+    }
+
+    #[test]
+    fn kinds_and_options_are_read() {
+        assert!(matches!(TokenSettings::parse("simple"), Ok(TokenSettings::Simple)));
+        // Options that mean nothing to a simple token are no error in etcd.
+        assert!(matches!(TokenSettings::parse("simple,a=b,c="), Ok(TokenSettings::Simple)));
+        assert!(matches!(TokenSettings::parse(""), Ok(TokenSettings::None)));
+        for text in ["jwt2", "Simple", "simple,", "simple,a", "simple,a=b=c", "simple,a=b,a=c"] {
+            assert!(refusal(text).starts_with("auth: invalid auth options"), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_of_signed_tokens_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, contents: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, contents).unwrap();
+            path.display().to_string()
+        };
+        let (one, other) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let private = file("one.key", &one.serialize_pem());
+        let public = file("one.pub", &one.public_key_pem());
+        let others = file("other.pub", &other.public_key_pem());
+        let parse = |options: String| TokenSettings::parse(&format!("jwt,{options}"));
+        for options in [
+            format!("sign-method=ES256,priv-key={private},pub-key={public},ttl=1h"),
+            format!("sign-method=ES256,priv-key={private}"),
+            format!("sign-method=ES256,pub-key={public}"),
+            format!("sign-method=HS512,priv-key={public},unknown=1"),
+        ] {
+            assert!(matches!(parse(options.clone()), Ok(TokenSettings::Jwt(_))), "{options}");
+        }
+        assert_eq!(refusal("jwt").split(':').nth(1), Some(" invalid auth signature method"));
+        assert!(refusal("jwt,sign-method=none").starts_with("auth: invalid auth signature method"));
+        assert!(refusal("jwt,sign-method=HS256").starts_with("auth: missing key data"));
+        assert!(refusal("jwt,sign-method=ES256").starts_with("auth: missing key data"));
+        assert!(refusal(&format!("jwt,sign-method=HS256,pub-key={public}")).contains("missing key data"));
+        assert!(
+            refusal("jwt,sign-method=RS256,priv-key=/no/such/file").starts_with("priv-key: /no/such/file")
+        );
+        assert!(refusal("jwt,sign-method=HS256,ttl=soon").contains("ttl soon"));
+        let mismatch = format!("sign-method=ES256,priv-key={private},pub-key={others}");
+        assert_eq!(parse(mismatch).unwrap_err(), TokenError::KeyMismatch);
+        let wrong_kind = refusal(&format!("jwt,sign-method=RS256,priv-key={private}"));
+        assert!(wrong_kind.starts_with("priv-key: "), "{wrong_kind}");
+        let wrong_half = refusal(&format!("jwt,sign-method=ES256,pub-key={private}"));
+        assert!(wrong_half.starts_with("pub-key: "), "{wrong_half}");
+    }
+
+    fn tokens(ttl: Duration) -> (Tokens, AuthStore) {
+        let settings = Settings { token_ttl: ttl, ..Settings::default() };
+        let mut store = AuthStore::default();
+        store.add_user("root", None).unwrap();
+        store.grant_role("root", "root").unwrap();
+        store.add_user("u", Some("hash")).unwrap();
+        store.enable().unwrap();
+        (Tokens::new(&settings), store)
+    }
+
+    #[test]
+    fn a_token_ends_with_its_user_its_password_and_auth() {
+        let entry = |store: &AuthStore| SimpleToken { user: "u".into(), revision: store.revision() };
+        let changes: [fn(&mut AuthStore); 3] = [
+            |store| store.change_password("u", "other").unwrap(),
+            |store| {
+                store.delete_user("u").unwrap();
+                store.add_user("u", Some("hash")).unwrap();
+            },
+            |store| {
+                store.disable();
+                store.enable().unwrap();
+            },
+        ];
+        for change in changes {
+            let (tokens, mut store) = tokens(DEFAULT_TOKEN_TTL);
+            tokens.remember("t", entry(&store), Duration::ZERO);
+            store.add_role("harmless").unwrap();
+            assert_eq!(tokens.caller("t", &store).unwrap().user(), Some("u"));
+            change(&mut store);
+            assert!(tokens.caller("t", &store).is_none());
+            // What was issued before is found again in the stream, and is as void as it was.
+            tokens.remember("t", SimpleToken { user: "u".into(), revision: 3 }, Duration::ZERO);
+            assert!(tokens.caller("t", &store).is_none());
+            tokens.remember("new", entry(&store), Duration::ZERO);
+            assert!(tokens.caller("new", &store).is_some());
+        }
+    }
+
+    #[test]
+    fn an_old_entry_is_worth_what_is_left_of_it() {
+        let (tokens, store) = tokens(Duration::from_secs(60));
+        let entry = || SimpleToken { user: "u".into(), revision: store.revision() };
+        tokens.remember("over", entry(), Duration::from_secs(61));
+        tokens.remember("left", entry(), Duration::from_secs(59));
+        assert!(tokens.caller("over", &store).is_none());
+        assert!(tokens.caller("left", &store).is_some());
+        // Stored a moment ago, as far as is known here: not to be written again yet.
+        assert!(tokens.wants_renewal("left").is_none());
+        assert!(
+            tokens.is_settled("left") && tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1")
+        );
+    }
+
+    #[test]
+    fn invented_tokens_have_the_form_of_etcds() {
+        let (tokens, _) = tokens(DEFAULT_TOKEN_TTL);
+        let (one, other) = (SimpleToken::invent(7), SimpleToken::invent(7));
+        assert_ne!(one, other);
+        assert!(!tokens.is_settled(&one), "{one}");
+        assert!(one.ends_with(".7"));
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn read(path: &Path) -> Result<ConfigFile, CommandLineError> {
     parse(&text).map_err(refused)
 }
 
-fn parse(text: &str) -> Result<ConfigFile, String> {
+pub(super) fn parse(text: &str) -> Result<ConfigFile, String> {
     if text.trim().is_empty() {
         return Ok(ConfigFile::default());
     }

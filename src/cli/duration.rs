@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Go counts nanoseconds in 63 bits.
+const LONGEST_SECONDS: f64 = 9_223_372_036.0;
+
 const UNITS: [(&str, f64); 8] = [
     ("ns", 1e-9),
     ("us", 1e-6),
@@ -15,7 +18,7 @@ const UNITS: [(&str, f64); 8] = [
 
 /// Reads a duration. A negative one makes no sense anywhere here, and where etcd takes one it means none.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || "parse error, expected a duration with its unit, such as 5s, 100ms or 1m30s".to_owned();
+    let wrong = || "parse error".to_owned();
     let (negative, mut rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
@@ -36,8 +39,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         seconds += number * factor;
         rest = &unit[name.len()..];
     }
-    // Go counts nanoseconds in 63 bits.
-    if seconds > i64::MAX as f64 / 1e9 {
+    if seconds > LONGEST_SECONDS {
         return Err(wrong());
     }
     if negative { Ok(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).map_err(|_| wrong()) }

@@ -30,6 +30,16 @@ pub(super) enum Request {
     Serve(Given),
 }
 
+/// What arguments are.
+enum Arguments {
+    /// Flags and nothing else.
+    Flags,
+    /// A wish for help.
+    Help,
+    /// Flags up to this one.
+    Stray(String),
+}
+
 impl Given {
     /// Reads arguments, without the name of the program, and the environment.
     pub(super) fn read(
@@ -40,9 +50,12 @@ impl Given {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         let mut given = Given::default();
-        let Some(first) = given.read_args(args)? else { return Ok(Request::Help) };
-        if let Some(first) = first {
-            return Err(CommandLineError::refused(format!("{first:?} is not a valid flag")));
+        match given.read_args(args)? {
+            Arguments::Flags => {}
+            Arguments::Help => return Ok(Request::Help),
+            Arguments::Stray(first) => {
+                return Err(CommandLineError::refused(format!("{first:?} is not a valid flag")));
+            }
         }
         if given.is_true("version") {
             return Ok(Request::Version);
@@ -61,19 +74,15 @@ impl Given {
         Ok(Request::Serve(given))
     }
 
-    /// `None` where help is asked for; else the first argument that is no flag, if there is one.
-    fn read_args(
-        &mut self,
-        mut args: impl Iterator<Item = OsString>,
-    ) -> Result<Option<Option<String>>, CommandLineError> {
+    fn read_args(&mut self, mut args: impl Iterator<Item = OsString>) -> Result<Arguments, CommandLineError> {
         while let Some(arg) = args.next() {
             let arg = into_text(arg)?;
             let dashes = arg.len() - arg.trim_start_matches('-').len();
             if dashes == 0 || arg == "-" {
-                return Ok(Some(Some(arg)));
+                return Ok(Arguments::Stray(arg));
             }
             if arg == "--" {
-                return args.next().map(into_text).transpose().map(Some);
+                return args.next().map_or(Ok(Arguments::Flags), |arg| into_text(arg).map(Arguments::Stray));
             }
             let body = &arg[dashes.min(2)..];
             if body.starts_with(['-', '=']) {
@@ -83,7 +92,7 @@ impl Given {
                 body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
             let Some(flag) = flags::find(name) else {
                 if matches!(name, "h" | "help") {
-                    return Ok(None);
+                    return Ok(Arguments::Help);
                 }
                 return Err(CommandLineError::usage(format!("flag provided but not defined: -{name}")));
             };
@@ -105,7 +114,7 @@ impl Given {
             })?;
             self.values.insert(flag.name, value);
         }
-        Ok(Some(None))
+        Ok(Arguments::Flags)
     }
 
     fn read_variables(

@@ -24,11 +24,11 @@ pub(super) fn help(personality: Personality) -> String {
             flags.iter().partition(|flag| !matches!(flag.effect, Effect::None(_) | Effect::Refused(_)));
         idle.extend(hidden);
         if !shown.is_empty() {
-            text += &format!("\n{heading}:\n");
+            put(&mut text, format_args!("\n{heading}:\n"));
         }
         for flag in shown {
             let default = if flag.default.is_empty() { "''" } else { flag.default };
-            text += &format!("  --{} {default}\n", flag.name);
+            put(&mut text, format_args!("  --{} {default}\n", flag.name));
             wrap(&mut text, flag.help);
         }
     }
@@ -41,6 +41,10 @@ pub(super) fn help(personality: Personality) -> String {
     text += "\nFlags of etcd that are refused:\n";
     wrap(&mut text, &names(|effect| matches!(effect, Effect::Refused(_))));
     text
+}
+
+fn put(text: &mut String, more: std::fmt::Arguments<'_>) {
+    text.write_fmt(more).expect("a string takes everything");
 }
 
 fn wrap(text: &mut String, words: &str) {
@@ -99,8 +103,7 @@ fn readme_table() -> String {
         };
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
         let help = help.replace('|', "\\|").replace('<', "&lt;");
-        writeln!(text, "| {} | {verdict} | {default} | {help} |", names.join(", "))
-            .expect("a string takes everything");
+        put(&mut text, format_args!("| {} | {verdict} | {default} | {help} |\n", names.join(", ")));
     }
     text
 }

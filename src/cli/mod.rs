@@ -115,3 +115,31 @@ pub fn read(
         },
     }
 }
+
+/// For fuzzing: a config file, or the value of a flag, of any text.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Some((which, text)) = data.split_first() else { return };
+    let text = String::from_utf8_lossy(text);
+    match which % 4 {
+        0 => {
+            if let Ok(endpoint) = endpoint::parse(&text) {
+                assert!(!endpoint.servers.is_empty());
+            }
+        }
+        1 => {
+            for url in urls::parse_list(&text).into_iter().flatten() {
+                drop((url.is_secure(), url.listen(), url.check_advertised()));
+            }
+        }
+        2 => {
+            drop((duration::parse(&text), values::feature_gates(&text)));
+            drop((values::boolean(&text), values::unsigned(&text), values::integer(&text)));
+        }
+        _ => {
+            if let Ok(file) = config_file::parse(&text) {
+                assert!(file.values.iter().all(|(name, _)| flags::find(name).is_some()));
+            }
+        }
+    }
+}

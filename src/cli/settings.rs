@@ -134,6 +134,7 @@ pub enum AutoCompaction {
 
 /// Everything the program needs to know.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own, and no two go together")]
 pub struct Settings {
     /// Member name.
     pub name: String,
@@ -187,9 +188,7 @@ pub struct Settings {
     pub auth_token_ttl: u32,
     /// Cost of a password's hash, 4 to 31.
     pub bcrypt_cost: u32,
-    /// Most learners that a cluster may have.
-    pub max_learners: u32,
-    /// Unary calls that take longer are told in the log; zero for none.
+    /// Unary calls that take longer are told in the log.
     pub warning_unary_request_duration: Duration,
     /// Form and place of the log.
     pub log: LogSettings,
@@ -254,11 +253,15 @@ impl Settings {
             metrics_extensive: given.text("metrics") == Some("extensive"),
             enable_grpc_gateway: given.is_true("enable-grpc-gateway"),
             auto_compaction: auto_compaction(given)?,
-            auth_token: given.text_or_default("auth-token").to_owned(),
+            // Given as empty it is a kind of its own.
+            auth_token: given.text("auth-token").unwrap_or("simple").to_owned(),
             auth_token_ttl: small(given.unsigned("auth-token-ttl")),
             bcrypt_cost: bcrypt_cost(given, &mut notices),
-            max_learners: small(given.integer("max-learners").unsigned_abs()),
-            warning_unary_request_duration: given.duration("warning-unary-request-duration"),
+            // As in etcd, nothing means the default.
+            warning_unary_request_duration: match given.duration("warning-unary-request-duration") {
+                Duration::ZERO => Duration::from_millis(300),
+                duration => duration,
+            },
             log,
             linearizable_reads: match given.text_or_default("linearizable-reads") {
                 "leader" => LinearizableReads::Leader,
@@ -356,7 +359,7 @@ fn progress_interval(given: &Given, personality: Personality) -> Duration {
     match given.duration("watch-progress-notify-interval") {
         _ if !given_interval && personality == Personality::Jetway => OWN_PROGRESS_INTERVAL,
         // Nothing means etcd's default there.
-        Duration::ZERO => Duration::from_secs(600),
+        Duration::ZERO => Duration::from_mins(10),
         interval => interval.max(MIN_PROGRESS_INTERVAL),
     }
 }
@@ -622,12 +625,17 @@ fn tls(
             )));
         }
     }
-    let Some(secure) = listen.into_iter().flatten().find(|url| url.tls) else { return Ok(None) };
+    let flags = ["--listen-client-urls", "--listen-client-http-urls", "--listen-metrics-urls"];
+    let mut secure = flags
+        .into_iter()
+        .zip(listen)
+        .filter_map(|(flag, urls)| Some((flag, urls.iter().find(|url| url.tls)?)));
+    let Some((flag, secure)) = secure.next() else { return Ok(None) };
     let auto_tls = given.is_true("auto-tls");
     match (&cert, &key) {
         (None, None) if !auto_tls => {
             return refuse(format!(
-                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme",
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url {} with HTTPS scheme in {flag}",
                 secure.url
             ));
         }
@@ -659,7 +667,11 @@ fn tls(
         max_version,
         auto_tls,
         auto_tls_dir: data_dir.join("fixtures").join("client"),
-        self_signed_cert_validity_years: small(given.unsigned("self-signed-cert-validity").max(1)),
+        // Nothing is a mistake on the command line and the default in a config file, as in etcd.
+        self_signed_cert_validity_years: match small(given.unsigned("self-signed-cert-validity")) {
+            0 if given.from_file => 1,
+            years => years,
+        },
     }))
 }
 
@@ -722,7 +734,7 @@ mod tests {
         assert!(
             matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.etcd")
         );
-        assert_eq!(settings.progress_interval, Duration::from_secs(600));
+        assert_eq!(settings.progress_interval, Duration::from_mins(10));
         let error = settings_of(Personality::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
             .expect_err("etcd refuses it")
             .to_string();
@@ -736,7 +748,7 @@ mod tests {
         for (mode, retention, expected) in [
             ("periodic", "0", None),
             ("periodic", "5", Some(hours(5))),
-            ("periodic", "5m", Some(Periodic(Duration::from_secs(300)))),
+            ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
             ("revision", "1000", Some(Revision(1000))),
             ("revision", "0", None),
             ("revision", "1s", Some(Revision(1_000_000_000))),

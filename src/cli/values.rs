@@ -22,8 +22,26 @@ const FEATURE_GATES: [&str; 11] = [
 const SYNTAX: &str = "parse error";
 const RANGE: &str = "value out of range";
 
-/// Whether a value is one of its kind.
+/// Whether a value is one of its kind. The reason begins with etcd's and ends with what would be one.
 pub(super) fn check(kind: Kind, text: &str) -> Result<(), String> {
+    let remedy = match kind {
+        Kind::Bool => ", expected true or false",
+        Kind::Uint | Kind::Uint32 => ", expected a number from 0",
+        Kind::Int => ", expected a number",
+        Kind::Duration => ", expected a duration with its unit, such as 5s, 100ms or 1m30s",
+        Kind::Urls => ", expected http://address:port, https://address:port or unix:///path",
+        Kind::Origins => ", expected http://host:port or *",
+        Kind::Text
+        | Kind::Texts(_)
+        | Kind::Choice(_)
+        | Kind::Choices(_)
+        | Kind::FeatureGates
+        | Kind::Anything => "",
+    };
+    etcd_check(kind, text).map_err(|reason| reason + remedy)
+}
+
+fn etcd_check(kind: Kind, text: &str) -> Result<(), String> {
     match kind {
         Kind::Bool => boolean(text).map(drop),
         Kind::Uint => unsigned(text).map(drop),

@@ -21,9 +21,13 @@ impl Engine {
             if !inner.settings.sole_writer && !inner.auth.tokens().is_settled(token) {
                 inner.refresh_meta().await?;
             }
+        }
+        let caller = inner.auth.identify(credentials)?;
+        // Only now: a token that has run out must not come to life again because somebody tries it.
+        if let Some(token) = &credentials.token {
             inner.renew_token(token);
         }
-        inner.auth.identify(credentials)
+        Ok(caller)
     }
 
     /// Users and roles, no older than this call.
@@ -125,7 +129,7 @@ impl Inner {
             TokenSettings::None => Err(EtcdError::AuthFailed),
             TokenSettings::Jwt(jwt) => jwt.sign(user, revision),
             TokenSettings::Simple => {
-                let token = tokens.invent(self.reader.snapshot().position.0);
+                let token = SimpleToken::invent(self.reader.snapshot().position.0);
                 let entry = SimpleToken { user: user.to_owned(), revision };
                 let stored = self.put_token(&token, &entry, tokens.entry_ttl()).await;
                 self.wait_meta(stored.map_err(meta::failed)?).await?;

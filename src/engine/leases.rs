@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// The least TTL, as etcd computes it from its default heartbeat and election timeouts.
 const MIN_TTL: i64 = 2;
 /// The greatest.
-const MAX_TTL: i64 = 9_000_000_000;
+pub(super) const MAX_TTL: i64 = 9_000_000_000;
 /// How often deadlines are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Leases ended at one look, so that a flood of them does not crowd out everything else.
@@ -86,14 +86,15 @@ impl Engine {
                 continue;
             }
             if turn.is_done_since(asked) {
+                inner.counters.renewed();
                 return Ok(Some(lease.ttl));
             }
             let began = Instant::now();
             match inner.put_lease(id, lease.ttl, lease.entry).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;
-                    inner.counters.renewed();
                     turn.done(began);
+                    inner.counters.renewed();
                     return Ok(Some(lease.ttl));
                 }
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
@@ -125,11 +126,6 @@ impl Engine {
         Ok(self.inner.leases.by_deadline())
     }
 
-    /// Alarms that are raised.
-    pub fn alarms(&self) -> Vec<meta::Alarm> {
-        self.inner.meta.alarms()
-    }
-
     /// Raises or lowers an alarm.
     pub async fn set_alarm(&self, alarm: meta::Alarm, raised: bool) -> Result<(), EtcdError> {
         let inner = &self.inner;
@@ -141,6 +137,11 @@ impl Engine {
                 Err(PublishError::Conflict(_)) => inner.refresh_meta().await?,
                 Err(error) => return Err(meta::failed(error)),
             }
+        }
+        inner.alarm_settled(alarm);
+        if !raised {
+            // Whoever lowers it has made room, and expects that to count at once.
+            inner.measure().await;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! Every entry is JSON under a readable key, so that `nats kv` shows it. One message is kept per key.
 
 use super::Inner;
+use super::leases::MAX_TTL;
 use crate::applier::Floor;
 use crate::auth::{AuthStore, SimpleToken};
 use crate::error::EtcdError;
@@ -131,6 +132,76 @@ impl MetaTable {
     pub(super) fn clear(&self) {
         *self.lock() = Table::default();
     }
+
+    /// What a message says; nothing where jetway could not have written it.
+    fn decode(&self, message: &RawMessage, is_delete: bool) -> Option<MetaRecord> {
+        let mut words = message.subject.split('.');
+        let record = match (words.next()?, words.next(), words.next()) {
+            (CLUSTER, None, None) => {
+                MetaRecord::Cluster(serde_json::from_slice::<ClusterEntry>(&message.payload).ok()?.id)
+            }
+            (LEASE, Some(id), None) => {
+                let id = LeaseId(u64::from_str_radix(id, 16).ok()? as i64);
+                if is_delete {
+                    MetaRecord::LeaseGone(id)
+                } else {
+                    let ttl = serde_json::from_slice::<LeaseEntry>(&message.payload).ok()?.ttl;
+                    if !(1..=MAX_TTL).contains(&ttl) {
+                        return None;
+                    }
+                    MetaRecord::Lease(id, ttl)
+                }
+            }
+            (ALARM, Some(member), Some(kind)) => {
+                let kind = match kind {
+                    "nospace" => AlarmKind::NoSpace,
+                    "corrupt" => AlarmKind::Corrupt,
+                    _ => return None,
+                };
+                let member = u64::from_str_radix(member, 16).ok()?;
+                MetaRecord::Alarm(Alarm { member, kind }, !is_delete)
+            }
+            // Whoever may delete entries may reset users too, as after the loss of root's password.
+            (AUTH, None, None) if is_delete => MetaRecord::Auth(AuthStore::default()),
+            (AUTH, None, None) => {
+                MetaRecord::Auth(serde_json::from_slice(&message.payload).unwrap_or_else(|error| {
+                    tracing::error!(%error, "users and roles cannot be read: nobody may do anything");
+                    AuthStore::locked()
+                }))
+            }
+            (TOKEN, Some(letters), Some(position)) => {
+                let entry = serde_json::from_slice(&message.payload).ok()?;
+                MetaRecord::Token(format!("{letters}.{position}"), entry)
+            }
+            (STEPS, Some(revision), Some(at)) => {
+                if !is_delete {
+                    let steps: Vec<(u64, u64)> = serde_json::from_slice(&message.payload).ok()?;
+                    self.lock().steps.insert((revision.parse().ok()?, at.parse().ok()?), steps);
+                }
+                MetaRecord::Steps
+            }
+            (FLOOR, None, None) => {
+                let entry: FloorEntry = serde_json::from_slice(&message.payload).ok()?;
+                let table = self.lock();
+                let mut pairs = Vec::new();
+                for at in 0..entry.step_entries {
+                    pairs.extend_from_slice(table.steps.get(&(entry.revision, at))?);
+                }
+                pairs.extend(entry.steps);
+                let floor = Floor {
+                    revision: Revision(entry.revision),
+                    sequence: Sequence(entry.sequence),
+                    steps: undelta(pairs.into_iter())?,
+                };
+                if !floor.is_sound() {
+                    return None;
+                }
+                MetaRecord::Floor(floor)
+            }
+            _ => return None,
+        };
+        Some(record)
+    }
 }
 
 pub(super) fn lease_key(id: LeaseId) -> String {
@@ -157,12 +228,13 @@ fn delta(steps: &[Step]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-fn undelta(pairs: impl Iterator<Item = (u64, u64)>) -> Vec<Step> {
+/// Nothing where the sums exceed what a sequence can be.
+fn undelta(pairs: impl Iterator<Item = (u64, u64)>) -> Option<Vec<Step>> {
     let mut last = (0_u64, 0_u64);
     pairs
         .map(|(from, offset)| {
-            last = (last.0 + from, last.1.wrapping_add(offset));
-            Step { from: Sequence(last.0), offset: last.1 }
+            last = (last.0.checked_add(from)?, last.1.wrapping_add(offset));
+            Some(Step { from: Sequence(last.0), offset: last.1 })
         })
         .collect()
 }
@@ -178,7 +250,7 @@ impl Inner {
             let mut table = self.meta.lock();
             table.entries.insert(message.subject.clone(), message.sequence);
         }
-        let Some(record) = self.decode_meta(message, is_delete) else {
+        let Some(record) = self.meta.decode(message, is_delete) else {
             tracing::warn!(subject = message.subject, sequence = %message.sequence, "an entry of the meta stream that jetway did not write is ignored");
             return None;
         };
@@ -203,60 +275,6 @@ impl Inner {
             }
         }
         None
-    }
-
-    fn decode_meta(&self, message: &RawMessage, is_delete: bool) -> Option<MetaRecord> {
-        let mut words = message.subject.split('.');
-        let record = match (words.next()?, words.next(), words.next()) {
-            (CLUSTER, None, None) => {
-                MetaRecord::Cluster(serde_json::from_slice::<ClusterEntry>(&message.payload).ok()?.id)
-            }
-            (LEASE, Some(id), None) => {
-                let id = LeaseId(u64::from_str_radix(id, 16).ok()? as i64);
-                if is_delete {
-                    MetaRecord::LeaseGone(id)
-                } else {
-                    MetaRecord::Lease(id, serde_json::from_slice::<LeaseEntry>(&message.payload).ok()?.ttl)
-                }
-            }
-            (ALARM, Some(member), Some(kind)) => {
-                let kind = match kind {
-                    "nospace" => AlarmKind::NoSpace,
-                    "corrupt" => AlarmKind::Corrupt,
-                    _ => return None,
-                };
-                let member = u64::from_str_radix(member, 16).ok()?;
-                MetaRecord::Alarm(Alarm { member, kind }, !is_delete)
-            }
-            (AUTH, None, None) => MetaRecord::Auth(serde_json::from_slice(&message.payload).ok()?),
-            (TOKEN, Some(letters), Some(position)) => {
-                let entry = serde_json::from_slice(&message.payload).ok()?;
-                MetaRecord::Token(format!("{letters}.{position}"), entry)
-            }
-            (STEPS, Some(revision), Some(at)) => {
-                if !is_delete {
-                    let steps: Vec<(u64, u64)> = serde_json::from_slice(&message.payload).ok()?;
-                    self.meta.lock().steps.insert((revision.parse().ok()?, at.parse().ok()?), steps);
-                }
-                MetaRecord::Steps
-            }
-            (FLOOR, None, None) => {
-                let entry: FloorEntry = serde_json::from_slice(&message.payload).ok()?;
-                let table = self.meta.lock();
-                let mut pairs = Vec::new();
-                for at in 0..entry.step_entries {
-                    pairs.extend_from_slice(table.steps.get(&(entry.revision, at))?);
-                }
-                pairs.extend(entry.steps);
-                MetaRecord::Floor(Floor {
-                    revision: Revision(entry.revision),
-                    sequence: Sequence(entry.sequence),
-                    steps: undelta(pairs.into_iter()),
-                })
-            }
-            _ => return None,
-        };
-        Some(record)
     }
 
     /// Makes the cluster's id where there is none yet. Whoever is first wins.
@@ -395,6 +413,59 @@ pub(super) fn failed(error: PublishError) -> EtcdError {
     }
 }
 
+/// For fuzzing: entries of the meta stream, which may be of any text.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    use crate::applier::Applier;
+    use crate::core::Writer;
+    use crate::fuzzing::Choices;
+    use crate::lease::{Attachments, LeaseTable};
+
+    let mut choices = Choices::new(data);
+    let (table, leases) = (MetaTable::default(), LeaseTable::default());
+    let (writer, reader) = Writer::new();
+    let mut applier = Applier::new(writer, Attachments::default(), None);
+    let mut sequence = Sequence(0);
+    while !choices.is_empty() {
+        sequence = sequence.next();
+        let is_delete = choices.byte() % 4 == 0;
+        let subject = match choices.byte() {
+            at @ 0..=199 => {
+                let names =
+                    ["floor", "steps.5.0", "lease.7", "auth", "token.ab.1", "alarm.1.nospace", "cluster"];
+                names[usize::from(at) % names.len()].to_owned()
+            }
+            _ => choices.text(),
+        };
+        let payload = Bytes::copy_from_slice(choices.bytes());
+        let age = Duration::from_secs(choices.number().unsigned_abs());
+        let message = RawMessage { sequence, time: 0, subject, headers: None, payload };
+        match table.decode(&message, is_delete) {
+            Some(MetaRecord::Floor(floor)) => {
+                // Short form and long form say the same.
+                assert_eq!(undelta(delta(&floor.steps).into_iter()).as_ref(), Some(&floor.steps));
+                drop(Applier::new(Writer::new().0, Attachments::default(), Some(floor.clone())));
+                applier.raise_floor(floor);
+                applier.advance(Sequence(u64::from(choices.byte())));
+                applier.publish();
+                assert!(reader.snapshot().compacted <= Some(reader.revision()));
+            }
+            Some(MetaRecord::Lease(id, ttl)) => {
+                leases.put(id, ttl, Duration::from_secs(ttl as u64).saturating_sub(age), sequence);
+                leases.leave_at_least(Duration::from_secs(5));
+                let now = std::time::Instant::now();
+                drop((leases.by_deadline(), leases.expired(now)));
+                assert!(leases.get(id).is_some_and(|lease| lease.remaining(now) <= ttl));
+            }
+            Some(MetaRecord::Auth(store)) => {
+                let again = serde_json::to_vec(&store).expect("plain data");
+                assert_eq!(serde_json::from_slice::<AuthStore>(&again).ok(), Some(store));
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,6 +477,6 @@ mod tests {
             Step { from: Sequence(9), offset: 3 },
             Step { from: Sequence(1 << 40), offset: 1 },
         ];
-        assert_eq!(undelta(delta(&steps).into_iter()), steps);
+        assert_eq!(undelta(delta(&steps).into_iter()), Some(steps));
     }
 }

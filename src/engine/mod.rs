@@ -30,6 +30,8 @@ mod write;
 
 pub use counters::Counters;
 pub use hash::KvHash;
+#[cfg(any(fuzzing, test))]
+pub(crate) use meta::fuzz as fuzz_meta;
 pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;
@@ -121,20 +123,6 @@ pub struct Size {
     pub allocated: u64,
 }
 
-/// Bytes of the files below a directory; files that go away meanwhile do not count.
-fn disk_usage(dir: &std::path::Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
-            Ok(metadata) => metadata.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 /// A handle on the engine; clones share it.
 #[derive(Clone, Debug)]
 pub struct Engine {
@@ -155,6 +143,8 @@ pub(crate) struct Inner {
     following: watch::Sender<Result<(), String>>,
     writer_id: u64,
     next_operation: AtomicU64,
+    /// One permit for each write.
+    under_way: tokio::sync::Semaphore,
     pending: waiters::PendingWrites,
     positions: waiters::PositionWaiters,
     meta_positions: waiters::PositionWaiters,
@@ -171,7 +161,7 @@ pub(crate) struct Inner {
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
-    bytes_in_use: AtomicU64,
+    room: space::Room,
     write_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
@@ -216,6 +206,7 @@ impl Engine {
             following: watch::Sender::new(Err("still starting".into())),
             writer_id: rand::random(),
             next_operation: AtomicU64::new(1),
+            under_way: tokio::sync::Semaphore::new(write::MOST_UNDER_WAY),
             pending: waiters::PendingWrites::default(),
             positions: waiters::PositionWaiters::default(),
             meta_positions: waiters::PositionWaiters::default(),
@@ -231,7 +222,7 @@ impl Engine {
             hashes: hash::HashCache::default(),
             garbage,
             epoch: AtomicU64::new(0),
-            bytes_in_use: AtomicU64::new(0),
+            room: space::Room::default(),
             write_durations: write_histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
                 "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
@@ -305,8 +296,10 @@ impl Engine {
         let inner = &self.inner;
         let in_use = inner.measure().await;
         let store = inner.settings.store_dir.clone();
-        let on_disk =
-            tokio::task::spawn_blocking(move || store.map(|dir| disk_usage(&dir))).await.ok().flatten();
+        let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| crate::disk::usage(&dir)))
+            .await
+            .ok()
+            .flatten();
         Size { in_use, allocated: on_disk.unwrap_or(in_use).max(in_use) }
     }
 
@@ -349,9 +342,11 @@ impl Engine {
         self.inner.pending.len()
     }
 
-    /// Waits until the messages that compactions have left so far are removed.
+    /// Waits until the messages that compactions have left so far are removed, and their room is known to be free.
     pub async fn finish_removals(&self) -> Result<(), EtcdError> {
-        self.inner.finish_removals().await
+        self.inner.finish_removals().await?;
+        self.inner.measure().await;
+        Ok(())
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.

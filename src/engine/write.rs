@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, OperationId};
-use crate::jetstream::{Guard, Outgoing, PublishError};
+use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError};
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use crate::txn::{self, Plan, Planned, Request, Response};
@@ -17,6 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Writes that may be under way at once, those included that wait for others of the same keys. etcd takes no more when
+/// it lags so many behind.
+pub(super) const MOST_UNDER_WAY: usize = 5000;
 /// Pause before another try where nothing was stored.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -76,6 +79,7 @@ impl Inner {
         planner: impl Fn(&Arc<State>) -> Result<Planned, EtcdError>,
     ) -> Result<Response, EtcdError> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let _under_way = self.under_way.try_acquire().map_err(|_| EtcdError::TooManyRequests)?;
         self.wait_loaded().await?;
         let mut held = self.locks.keys(keys.iter()).await;
         let mut alone = false;
@@ -104,6 +108,7 @@ impl Inner {
                 }
                 continue;
             }
+            self.store_recovers(deadline).await?;
             match self.publish(&plan, &state, needs_stream, &corrections, deadline).await {
                 Attempt::Committed(Committed { revision, state }) => {
                     drop(held);
@@ -151,6 +156,7 @@ impl Inner {
             Ok(messages) => messages,
             Err(error) => return Attempt::Failed(error),
         };
+        let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
         let mut seen = self.pending.expect(operation.operation);
         let _until_visible = self.applied_durations.start_timer();
         let publication = async {
@@ -197,7 +203,11 @@ impl Inner {
                 Err(_) => Attempt::Failed(self.unavailable()),
             },
             Err(PublishError::Conflict(_)) => Attempt::Conflict,
-            Err(PublishError::NoSpace(_)) => Attempt::Failed(EtcdError::NoSpace),
+            Err(PublishError::NoSpace(cause)) => {
+                tracing::warn!(cause, "JetStream has no room for a write");
+                self.room.found_full();
+                Attempt::Failed(EtcdError::NoSpace)
+            }
             Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
             Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
                 Attempt::Failed(EtcdError::RequestTooLarge)

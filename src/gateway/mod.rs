@@ -19,13 +19,15 @@ mod metadata;
 mod routes;
 mod websocket;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use json::fuzz;
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use call::Answers;
-use futures_util::stream;
 use http::{HeaderValue, Method, Request, StatusCode, header};
-use json::Values;
+use json::{ReadError, Values};
 use routes::Route;
 use std::convert::Infallible;
 use tonic::{Code, Status};
@@ -92,10 +94,10 @@ impl Gateway {
         };
         let first = match next_line(route, &mut answers).await {
             Ok(Some(first)) => first,
-            Ok(None) => return Ok(Response::new(Body::empty())),
+            Ok(None) => return Ok(Response::new(in_chunks(String::new()))),
             Err(status) => {
                 let mut response = refusal(&status);
-                *response.body_mut() = Body::from(json::error_line(&status));
+                *response.body_mut() = in_chunks(json::error_line(&status));
                 return Ok(response);
             }
         };
@@ -129,24 +131,30 @@ impl Gateway {
     }
 
     /// Calls with every value of the body as it comes. A value that cannot be read ends the requests, as does the end of
-    /// the body; the answers to those before it still come.
+    /// the body; the answers to those before it still come. A client that has gone ends the call.
     async fn call_with_many(&self, route: &'static Route, request: Request<Body>) -> Result<Answers, Status> {
         let metadata = metadata::of_call(request.headers())?;
-        let values = Values::new(request.into_body(), self.max_json_bytes);
-        let messages = stream::unfold(values, async move |mut values| {
-            let message = match values.next().await {
-                Ok(Some(value)) => json::to_protobuf(&route.request, &value),
-                Ok(None) => return None,
-                Err(status) => Err(status),
-            };
-            match message {
-                Ok(message) => Some((Ok::<_, Infallible>(call::framed(&message)), values)),
-                Err(status) => {
-                    tracing::debug!(%status, "a stream's request cannot be read");
-                    None
+        let mut values = Values::new(request.into_body(), self.max_json_bytes);
+        let messages = async_stream::stream! {
+            loop {
+                let message = match values.next().await {
+                    Ok(Some(value)) => json::to_protobuf(&route.request, &value),
+                    Ok(None) => break,
+                    Err(ReadError::Refused(status)) => Err(status),
+                    Err(ReadError::Gone(error)) => {
+                        yield Err(error);
+                        break;
+                    }
+                };
+                match message {
+                    Ok(message) => yield Ok(call::framed(&message)),
+                    Err(status) => {
+                        tracing::debug!(%status, "a stream's request cannot be read");
+                        break;
+                    }
                 }
             }
-        });
+        };
         call::start(self.services.clone(), &route.method, metadata, Body::from_stream(messages)).await
     }
 }
@@ -155,6 +163,11 @@ impl Gateway {
 async fn next_line(route: &Route, answers: &mut Answers) -> Result<Option<String>, Status> {
     let message = answers.next().await?;
     message.map(|message| json::result_line(&route.answer, message)).transpose()
+}
+
+/// A stream of a known end: without a length, as any other.
+fn in_chunks(text: String) -> Body {
+    Body::from_stream(futures_util::stream::iter([Ok::<_, Infallible>(text)]))
 }
 
 fn success(body: Body) -> Response {

@@ -13,7 +13,11 @@ use futures_util::{SinkExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, Request, header};
 use http_body_util::BodyExt;
 use std::convert::Infallible;
+use std::time::Duration;
 use tokio::sync::mpsc;
+
+/// How long a client may take to close its side.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Headers of the handshake that are the request's.
 const FORWARDED: [header::HeaderName; 2] = [header::ORIGIN, header::REFERER];
@@ -115,8 +119,11 @@ async fn talk(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
         () = answering => {}
         () = reading => {}
     }
-    // It is over either way; a client that has gone needs no farewell.
+    // It is over either way; a client that has gone needs no farewell. One that is still talking is listened to for a
+    // moment: a connection that is closed on unread data takes the answer with it.
     outgoing.close().await.ok();
+    let silence = async { while let Some(Ok(_)) = incoming.next().await {} };
+    tokio::time::timeout(FAREWELL, silence).await.ok();
 }
 
 async fn send(outgoing: &mut (impl SinkExt<Message> + Unpin), line: &[u8]) -> bool {

@@ -6,6 +6,7 @@ use async_nats::{Client, HeaderMap, Request};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -106,6 +107,36 @@ impl StreamInfo {
     }
 }
 
+/// Storage and limits of an account, as a whole or by number of replicas.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AccountInfo {
+    #[serde(flatten)]
+    whole: Tier,
+    #[serde(default)]
+    tiers: HashMap<String, Tier>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Tier {
+    #[serde(default)]
+    storage: u64,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct Limits {
+    #[serde(default)]
+    max_storage: i64,
+}
+
+impl AccountInfo {
+    /// Bytes stored in files and their limit, for each limit that may be ours; one that is not positive is none.
+    pub fn storage(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
+        self.tiers.values().chain([&self.whole]).map(|tier| (tier.storage, tier.limits.max_storage))
+    }
+}
+
 /// A message read by its position or subject.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoredMessage {
@@ -183,6 +214,11 @@ impl Api {
     /// Settings and content of a stream.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
+    }
+
+    /// What the account may store, and does.
+    pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
+        self.call("INFO", &Value::Null).await
     }
 
     /// The message at a position, from the stream's leader; `None` where there is none.

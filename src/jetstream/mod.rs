@@ -17,7 +17,7 @@ mod subjects;
 pub use api::{Api, ApiError, StoredMessage, StreamInfo};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use follower::{Followed, Follower, RawMessage, Start};
-pub use publisher::{Guard, Outgoing, PublishError, Publisher};
+pub use publisher::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError, Publisher};
 pub use revision_map::{RevisionMap, Step};
 pub use streams::{Bucket, FORMAT, SetupError};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};

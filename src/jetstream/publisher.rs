@@ -21,6 +21,10 @@ const TTL: &str = "Nats-TTL";
 /// Batches of ours that may be open at once; JetStream allows 50 a stream over all clients.
 const OPEN_BATCHES: usize = 16;
 
+/// What each message of a batch may add to the wait for its acknowledgement: they are stored one by one, some thousands a
+/// second, and a delete of a large range is one batch.
+pub const BATCH_MESSAGE_TIME: Duration = Duration::from_millis(1);
+
 /// How long after a reconnection an acknowledgement is still waited for: what was in our buffers when the connection
 /// broke is sent then.
 const LATE: Duration = Duration::from_millis(200);
@@ -151,7 +155,7 @@ impl Publisher {
     /// Publishes one message; answers its position.
     pub async fn publish(&self, message: Outgoing) -> Result<Sequence, PublishError> {
         let headers = message.headers();
-        self.request(message.subject, headers, message.payload).await
+        self.request(message.subject, headers, message.payload, self.timeout).await
     }
 
     /// Publishes several messages that are stored together or not at all; answers the position of the last. They are
@@ -160,6 +164,7 @@ impl Publisher {
         let _open =
             self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
         let last = messages.len();
+        let timeout = self.timeout + BATCH_MESSAGE_TIME * last as u32;
         for (at, message) in messages.into_iter().enumerate() {
             let place = at + 1;
             let mut headers = message.headers();
@@ -167,7 +172,7 @@ impl Publisher {
             headers.insert(BATCH_SEQUENCE, place.to_string().as_str());
             if place == last {
                 headers.insert(BATCH_COMMIT, "1");
-                return self.request(message.subject, headers, message.payload).await;
+                return self.request(message.subject, headers, message.payload, timeout).await;
             }
             // Without a reply subject: JetStream reports whatever is wrong with the batch at its commit.
             self.client
@@ -183,8 +188,9 @@ impl Publisher {
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
+        timeout: Duration,
     ) -> Result<Sequence, PublishError> {
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
+        let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
         let generation = self.link.borrow().generation;
         let answer = tokio::select! {
             answer = self.client.send_request(subject, request) => answer,

@@ -100,7 +100,10 @@ fn decode_change(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) ->
         writer: u64::from_str_radix(writer, 16).ok()?,
         operation: u64::from_str_radix(operation, 16).ok()?,
     };
-    if words.next().is_some() || place == 0 || place > count || version < 0 || create < 0 {
+    // No stream is long enough for more; the next version must still be a number.
+    let possible = 0..=i64::MAX / 2;
+    let is_possible = possible.contains(&version) && possible.contains(&create);
+    if words.next().is_some() || place == 0 || place > count || !is_possible {
         return None;
     }
     let kind = if version == 0 {
@@ -174,6 +177,7 @@ mod tests {
             "x 1 0 1/1 a.b",
             "1 1 0 1/1 a.b c",
             "1 -1 0 1/1 a.b",
+            "1 9223372036854775807 0 1/1 a.b",
             "1 1 0 0/1 a.b",
         ] {
             let mut headers = HeaderMap::new();

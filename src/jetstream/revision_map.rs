@@ -22,6 +22,13 @@ pub struct Step {
     pub offset: u64,
 }
 
+impl Step {
+    /// The revision of its first sequence; the offset must not exceed that.
+    pub fn revision(&self) -> Revision {
+        Revision(self.from.0.saturating_sub(self.offset) as i64)
+    }
+}
+
 /// The map, as far as messages have been seen.
 #[derive(Clone, Debug, Default)]
 pub struct RevisionMap {

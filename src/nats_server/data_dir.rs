@@ -1,6 +1,5 @@
 //! The data directory: its locks (N1, N2), the mode of its store (N5) and the room that is left.
 
-use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::child;
+use crate::disk;
 
 #[derive(Debug)]
 pub(super) struct DataDir {
@@ -87,7 +87,7 @@ impl DataDir {
 
     /// JetStream appends `jetstream/` to it.
     pub(super) fn store_path(&self) -> PathBuf {
-        store_path(&self.path)
+        super::store_dir(&self.path)
     }
 
     fn store_lock_path(&self) -> PathBuf {
@@ -204,40 +204,38 @@ impl DataDir {
         writeln!(file, "{pid} {start_ticks}")
     }
 
-    /// Bytes an ordinary user may still write on the file system, or `None` if it does not say.
-    pub(super) fn free_bytes(&self) -> Option<u64> {
-        let path = CString::new(self.path.as_os_str().as_bytes()).ok()?;
-        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
-        // SAFETY: `path` is a NUL-terminated string and `stat` has room for one struct; both outlive the call.
-        let outcome = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
-        if outcome != 0 {
-            return None;
-        }
-        #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
-        // SAFETY: statvfs returned 0, so it has filled the struct.
-        let stat = unsafe { stat.assume_init() };
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    fn reserve_path(&self) -> PathBuf {
+        self.path.join("reserve")
     }
 
-    /// Bytes in the files of the store; a file that vanishes meanwhile counts nothing.
-    pub(super) fn store_bytes(&self) -> u64 {
-        fn walk(dir: &Path) -> u64 {
-            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-            let bytes_of = |entry: fs::DirEntry| match entry.metadata() {
-                Ok(meta) if meta.is_dir() => walk(&entry.path()),
-                Ok(meta) => meta.len(),
-                Err(_) => 0,
-            };
-            entries.map(bytes_of).sum()
+    /// Sets room aside for the time when the disk is full, where there is plenty now and none is set aside yet. Best
+    /// effort: without it a full disk has to be cleared by others before anything can be written.
+    pub(super) fn keep_reserve(&self) {
+        let path = self.reserve_path();
+        let Some(space) = disk::space(&self.path) else { return };
+        let bytes = disk::headroom(space.total);
+        if path.exists() || space.free < 3 * bytes {
+            return;
         }
-        walk(&self.store_path())
+        let kept = private_file().create_new(true).open(&path).and_then(|file| disk::reserve(&file, bytes));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "no room is set aside for the time when the disk is full");
+            fs::remove_file(&path).ok();
+        }
     }
-}
 
-/// The JetStream store of a data directory.
-pub(super) fn store_path(data_dir: &Path) -> PathBuf {
-    data_dir.join("nats")
+    /// Gives up what was set aside.
+    pub(super) fn spend_reserve(&self) {
+        if fs::remove_file(self.reserve_path()).is_ok() {
+            tracing::warn!("the room set aside for a full disk is used now");
+        }
+    }
+
+    /// Whether there is enough room for a server to run on: half of what is set aside, since less would be full again at
+    /// once.
+    pub(super) fn has_room(&self) -> bool {
+        disk::space(&self.path).is_none_or(|space| space.free >= disk::headroom(space.total) / 2)
+    }
 }
 
 fn private_file() -> OpenOptions {

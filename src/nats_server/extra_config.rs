@@ -234,6 +234,15 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// For fuzzing: a configuration of any text.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let entries = top_level(&text);
+    // Each takes at least a byte of the text, so there can be no more.
+    assert!(entries.len() <= text.len());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

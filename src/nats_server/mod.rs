@@ -44,6 +44,8 @@ mod ready;
 mod supervisor;
 
 pub use error::Error;
+#[cfg(any(fuzzing, test))]
+pub(crate) use extra_config::fuzz as fuzz_config;
 
 /// How the server brings acknowledged messages to stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +74,7 @@ pub struct Settings {
     pub max_payload_bytes: u32,
     /// Largest number of messages in one atomic batch.
     pub max_batch_messages: u32,
-    /// Most bytes JetStream may store. `None`: what the store holds at the start plus nine tenths of the free disk, so
-    /// that the server answers with an error before the file system is full (a write error would stop the stream).
+    /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
     /// How long the server may take to recover its store before the start is given up.
     pub ready_timeout: Duration,
@@ -151,7 +152,7 @@ impl NatsServer {
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
         let synced_store =
-            (settings.sync == SyncMode::Group).then(|| data_dir::store_path(&settings.data_dir));
+            (settings.sync == SyncMode::Group).then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
@@ -210,6 +211,11 @@ impl NatsServer {
             _ => Ok(()),
         }
     }
+}
+
+/// Where the store of a data directory is.
+pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join("nats")
 }
 
 /// The address of the embedded server on `port`.

@@ -19,6 +19,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A run of this length is taken as healthy: the next pause is the first one again.
 const HEALTHY_RUN: Duration = Duration::from_secs(30);
 
+/// More than any disk: a limit of JetStream's would refuse deletes too. Puts are refused in time by who looks at the disk.
+const MAX_FILE_STORE_BYTES: u64 = 1 << 50;
+/// How often room is set aside again after it has been used.
+const RESERVE_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Where the supervisor tells what happens.
 #[derive(Debug)]
 pub(super) struct Outputs {
@@ -191,7 +196,8 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
     let Plan { settings, data_dir, .. } = *plan;
     let lock = data_dir.lock_store(settings.stop_timeout).await?;
     data_dir.remove_ports_files();
-    let max_file_store_bytes = settings.max_file_store_bytes.unwrap_or_else(|| room(data_dir));
+    data_dir.keep_reserve();
+    let max_file_store_bytes = settings.max_file_store_bytes.unwrap_or(MAX_FILE_STORE_BYTES);
     let start = Start {
         dir: data_dir.path(),
         store: &data_dir.store_path(),
@@ -222,6 +228,7 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
             none if none.is_empty() => status,
             complaints => format!("{status}; it complained: {complaints}"),
         },
+        never = keep_reserve(plan) => match never {},
         error = store_writable_again(plan, outputs) => format!("stopped to make its store writable again: {error}"),
     }
 }
@@ -229,28 +236,28 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
 /// Waits for a write error, and then until a restart promises to help: at once there is little hope, and on a full disk there
 /// is none until there is room. Returns the error.
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
-    const POLL: Duration = Duration::from_secs(2);
-    /// Enough for a few blocks and the index; less would be full again at once.
-    const ROOM_BYTES: u64 = 32 << 20;
+    const POLL: Duration = Duration::from_millis(500);
     let mut write_error = outputs.write_error.subscribe();
     let error = match write_error.wait_for(Option::is_some).await {
         Ok(error) => error.clone().unwrap_or_default(),
         Err(_) => std::future::pending().await,
     };
     tracing::error!(error, "nats-server cannot write its store; it will be restarted once there is room");
+    plan.data_dir.spend_reserve();
     loop {
         tokio::time::sleep(POLL).await;
-        if plan.data_dir.free_bytes().is_none_or(|free| free >= ROOM_BYTES) {
+        if plan.data_dir.has_room() {
             return error;
         }
     }
 }
 
-/// See [`Settings::max_file_store_bytes`].
-fn room(data_dir: &DataDir) -> u64 {
-    /// Where the file system does not tell what is free.
-    const UNKNOWN: u64 = 1 << 40;
-    data_dir.free_bytes().map_or(UNKNOWN, |free| data_dir.store_bytes() + free / 10 * 9)
+/// Sets room aside again once there is plenty.
+async fn keep_reserve(plan: &Plan<'_>) -> Infallible {
+    loop {
+        tokio::time::sleep(RESERVE_INTERVAL).await;
+        plan.data_dir.keep_reserve();
+    }
 }
 
 fn random_token() -> String {

@@ -105,6 +105,9 @@ impl Web {
 
     /// The answer to a request.
     pub(super) async fn answer(self, mut request: Request) -> Response {
+        if let Some(path) = unescaped(request.uri().path()) {
+            set_path(&mut request, &path);
+        }
         if let Some(rest) = request.uri().path().strip_prefix(gateway::OLD_PREFIX) {
             let path = format!("{}{rest}", gateway::PREFIX);
             set_path(&mut request, &path);
@@ -136,11 +139,11 @@ impl Web {
     /// told, rather than taken for somebody else.
     fn refuse_certificate(&self, request: &Request) -> Option<Response> {
         let text = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
-        let has_name = request.extensions().get::<CertificateName>().is_some();
+        let has_name = request.extensions().get::<CertificateName>().is_some_and(|name| !name.0.is_empty());
         let is_refused = has_name
             && self.gateway.is_some()
             && request.uri().path().starts_with(gateway::PREFIX)
-            && has_users(&self.engine);
+            && self.engine.auth().is_enabled();
         is_refused.then(|| checked(StatusCode::BAD_REQUEST, text))
     }
 
@@ -152,11 +155,6 @@ impl Web {
             _ => plain_path(path),
         }
     }
-}
-
-/// Whether auth is on. It cannot be switched on yet.
-fn has_users(_: &Engine) -> bool {
-    false
 }
 
 /// A path without empty parts and dots; none if it is so already.
@@ -177,6 +175,18 @@ fn plain_path(path: &str) -> Option<String> {
         plain.push('/');
     }
     (plain != path).then_some(plain)
+}
+
+/// A path without escaped characters; none if it has none, or is not text without them.
+fn unescaped(path: &str) -> Option<String> {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (code, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(code, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok().filter(|plain| plain != path)
 }
 
 fn set_path(request: &mut Request, path: &str) {

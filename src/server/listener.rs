@@ -169,7 +169,7 @@ async fn handshake(stream: Stream, tls: &Tls) -> io::Result<TlsStream<Stream>> {
 
 fn certificate_name(tls: &Tls, connection: &rustls::ServerConnection) -> Option<CertificateName> {
     let leaf = connection.peer_certificates().filter(|_| tls.names_clients())?.first()?;
-    common_name(leaf).map(|name| CertificateName(name.into()))
+    Some(CertificateName(common_name(leaf).unwrap_or_default().into()))
 }
 
 fn report(served: Result<(), impl std::error::Error>) {

@@ -1,6 +1,7 @@
 //! The composition root: starts every part in order, tells the world when it serves, and stops it in reverse.
 
 mod access;
+mod auto_compaction;
 mod connection;
 mod gate;
 mod greeting;
@@ -80,7 +81,9 @@ pub enum ServeError {
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk.
-    #[error("the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there")]
+    #[error(
+        "the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there"
+    )]
     Durability(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
@@ -105,7 +108,9 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     let tls = match &settings.tls {
         None => None,
-        Some(tls) => Some(Arc::new(Tls::new(tls, hosts(&settings.listen))?)),
+        Some(tls) => {
+            Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?))
+        }
     };
     let connections = limits::connections();
     let mut listeners = Vec::new();
@@ -170,6 +175,7 @@ async fn start(
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
     let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
+    let auth = auth_settings(settings)?;
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None),
@@ -190,7 +196,7 @@ async fn start(
                 ca_file: None,
                 client_cert: None,
             };
-            (Some(nats), endpoint, Some(data_dir.clone()))
+            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)))
         }
     };
     starting("connecting to NATS".into());
@@ -203,7 +209,7 @@ async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         member_id: member_id(settings),
-        auth: auth_settings(settings)?,
+        auth,
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -222,6 +228,9 @@ async fn start(
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
+    if let Some(mode) = settings.auto_compaction {
+        auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
+    }
     let header = HeaderSource {
         cluster_id: engine.cluster_id(),
         member_id: member_id(settings),
@@ -235,7 +244,7 @@ async fn start(
         settings.quota_bytes,
         settings.metrics_extensive,
     ));
-    let calls = CountCalls { calls: metrics.grpc() };
+    let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
     let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
     let probes = Probes { engine: engine.clone(), metrics };
     let grpc = grpc.layer(calls);
@@ -306,8 +315,8 @@ async fn grpc_routes(
 }
 
 /// What clients may call the ports by.
-fn hosts(listen: &[ListenUrl]) -> Vec<String> {
-    let hosts = listen.iter().filter_map(|listen| match &listen.address {
+fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
+    let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),
         ListenAddress::Unix(_) => None,
     });

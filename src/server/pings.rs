@@ -125,7 +125,8 @@ impl Conduct {
         }
         let least = if self.open.is_empty() { IDLE_INTERVAL } else { self.min_interval };
         if last.is_some_and(|last| now < last + least) {
-            self.strikes += 1;
+            // One read may hold thousands.
+            self.strikes = self.strikes.saturating_add(1);
         }
     }
 
@@ -377,6 +378,16 @@ mod tests {
             now += MINUTE;
         }
         assert!(conduct.is_too_much(), "no stream is open");
+    }
+
+    #[test]
+    fn any_number_of_pings_in_one_read_is_too_much() {
+        let mut conduct = conduct();
+        let now = Instant::now();
+        for ping in 0..1000 {
+            conduct.received(head(PING, 0, 0), || now);
+            assert_eq!(conduct.is_too_much(), ping > 2, "after {ping} more");
+        }
     }
 
     #[test]

@@ -173,6 +173,7 @@ const UNKNOWN_VERSION: &str = "unknown";
 
 #[derive(Debug)]
 struct Method {
+    path: String,
     kind: Kind,
     started: IntCounter,
     handled: Vec<IntCounter>,
@@ -291,7 +292,9 @@ impl GrpcCalls {
                 let labels = [kind.label(), *service, *name];
                 let timed = TIMED.iter().find(|(of, method, _)| (of, method) == (service, name));
                 let work = STORAGE_WORK.iter().position(|(method, ..)| method == name);
+                let path = format!("/{service}/{name}");
                 let method = Method {
+                    path: path.clone(),
                     kind: *kind,
                     started: started.with_label_values(&labels),
                     handled: CODES
@@ -311,7 +314,7 @@ impl GrpcCalls {
                     handling: extensive.then(|| handling.with_label_values(&labels)),
                     storage_work: work.map(|at| storage_work[at].clone()),
                 };
-                methods.insert(format!("/{service}/{name}"), Arc::new(method));
+                methods.insert(path, Arc::new(method));
             }
         }
         let durations = if extensive { vec![durations, handling] } else { vec![durations] };
@@ -357,13 +360,15 @@ impl GrpcCalls {
 struct Call {
     method: Arc<Method>,
     started: Instant,
+    /// A unary call that takes longer is told.
+    slow: Duration,
     has_ended: bool,
 }
 
 impl Call {
-    fn start(method: &Arc<Method>) -> Call {
+    fn start(method: &Arc<Method>, slow: Duration) -> Call {
         method.started.inc();
-        Call { method: Arc::clone(method), started: Instant::now(), has_ended: false }
+        Call { method: Arc::clone(method), started: Instant::now(), slow, has_ended: false }
     }
 
     fn end(&mut self, code: Code) {
@@ -371,7 +376,17 @@ impl Call {
             return;
         }
         self.method.handled[code as usize].inc();
-        self.method.observe(code, self.started.elapsed());
+        let elapsed = self.started.elapsed();
+        self.method.observe(code, elapsed);
+        if self.method.kind == Kind::Unary && elapsed > self.slow {
+            // The message and the field are those of etcd's line.
+            tracing::warn!(
+                "time spent" = format!("{elapsed:?}"),
+                method = self.method.path,
+                code = ?code,
+                "request stats"
+            );
+        }
     }
 }
 
@@ -386,13 +401,15 @@ impl Drop for Call {
 pub struct CountCalls {
     /// Where to.
     pub calls: GrpcCalls,
+    /// Unary calls that take longer are told in the log.
+    pub slow: Duration,
 }
 
 impl<S> Layer<S> for CountCalls {
     type Service = CountingService<S>;
 
     fn layer(&self, inner: S) -> CountingService<S> {
-        CountingService { inner, calls: self.calls.clone() }
+        CountingService { inner, calls: self.calls.clone(), slow: self.slow }
     }
 }
 
@@ -401,6 +418,7 @@ impl<S> Layer<S> for CountCalls {
 pub struct CountingService<S> {
     inner: S,
     calls: GrpcCalls,
+    slow: Duration,
 }
 
 impl<S> Service<Request<Body>> for CountingService<S>
@@ -436,7 +454,7 @@ where
             return answered(Status::from(EtcdError::InvalidClientApiVersion).into_http());
         };
         self.calls.count_client(method, version);
-        let mut call = Call::start(method);
+        let mut call = Call::start(method, self.slow);
         let frames = FrameCounter::new(method.received.clone());
         let request = request.map(|body| Body::new(CountedRequest::new(body, frames)));
         let answer = self.inner.call(request);

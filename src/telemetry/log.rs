@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::registry::LookupSpan;
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Form and place of the log.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ struct JsonFields {
 }
 
 impl JsonFields {
-    fn put(&mut self, field: &Field, value: impl fmt::Display) {
+    fn put(&mut self, field: &Field, value: &dyn fmt::Display) {
         write!(self.rest, ",{}:{value}", quoted(field.name())).expect("a string takes everything");
     }
 }
@@ -162,24 +162,24 @@ impl Visit for JsonFields {
         if field.name() == "message" {
             self.message = format!("{value:?}");
         } else {
-            self.put(field, quoted(&format!("{value:?}")));
+            self.put(field, &quoted(&format!("{value:?}")));
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, quoted(value));
+        self.put(field, &quoted(value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
+        self.put(field, &value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
+        self.put(field, &value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
+        self.put(field, &value);
     }
 }
 

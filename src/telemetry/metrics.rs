@@ -108,6 +108,7 @@ pub struct Metrics {
     pending_events: IntGauge,
     events: IntCounter,
     leases: IntGauge,
+    auth_revision: IntGauge,
     fds: IntGauge,
     alarms: IntGaugeVec,
     tasks: IntGauge,
@@ -210,6 +211,7 @@ impl Metrics {
             pending_events: make.gauge("etcd_debugging_mvcc_pending_events_total", "Deliveries under way."),
             events: make.counter("etcd_debugging_mvcc_events_total", "Events sent to watchers."),
             leases: make.gauge("jetway_leases", "Leases there are."),
+            auth_revision: make.gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
             fds: make.gauge("os_fd_used", "Open file descriptors."),
             alarms: make.register(alarms.expect("a legal name")),
             tasks: make.gauge("go_goroutines", "Tasks that there are; there are no goroutines here."),
@@ -253,6 +255,7 @@ impl Metrics {
         self.slow_watchers.set(watch.slow_watchers.get() as i64);
         self.pending_events.set(watch.pending.get() as i64);
         self.events.inc_by(watch.events_sent.get().saturating_sub(self.events.get()));
+        self.auth_revision.set(engine.auth().store().revision() as i64);
         self.leases.set(engine.leases().len() as i64);
         self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
         self.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as i64);

@@ -1,5 +1,7 @@
 //! A client that behaves, while somebody else does not.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
@@ -16,6 +18,7 @@ const BOUND: Duration = Duration::from_secs(15);
 /// Puts, reads and watches a key of its own until told to stop.
 pub struct Bystander {
     target: Target,
+    log: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<Seen>,
 }
@@ -41,15 +44,17 @@ impl Bystander {
             }
             seen
         });
-        Self { target: server.target(), stop, task }
+        Self { target: server.target(), log: server.dir().join("log"), stop, task }
     }
 
-    /// Ends it. Panics if a call of its failed, or took too long.
+    /// Ends it. Panics if a call of its failed or took too long, or if anything in the server has panicked.
     pub async fn finish(self) {
         self.stop.cancel();
         let seen = self.task.await.unwrap();
         println!("a bystander's slowest: {seen:?}");
         if self.target == Target::Jetway {
+            let log = fs::read_to_string(self.log).unwrap();
+            assert!(!log.contains("panicked at"), "{log}");
             assert!(seen.put < BOUND && seen.get < BOUND && seen.event < BOUND, "{seen:?}");
         }
     }

@@ -2,6 +2,8 @@
 
 use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::*;
+use jetway::proto::v3electionpb::{CampaignRequest, CampaignResponse, LeaderRequest, LeaderResponse};
+use jetway::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 use tonic::Code;
 
 use crate::support::auth::{add_user, enable, permission};
@@ -238,6 +240,49 @@ async fn the_server_and_its_members_are_for_administrators() {
     user.alarm(alarm(Get)).await.unwrap();
     root.defragment().await.unwrap();
     root.alarm(alarm(Deactivate)).await.unwrap();
+}
+
+/// Section 16.1: locks and elections are made of keys and leases, in the name of whoever asks for them.
+#[tokio::test]
+async fn locks_and_elections_need_the_permissions_of_their_keys() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let root = enable(&client).await;
+    add_user(&root, "u", &[permission(Readwrite, "mine/", "mine0")]).await;
+    let user = client.login("u", "u").await;
+    let lock = async |client: &Client, name: &str| -> Answer<LockResponse> {
+        client.unary("/v3lockpb.Lock/Lock", LockRequest { name: b(name), lease: 0 }).await
+    };
+    let unlock = async |client: &Client, key: &[u8]| -> Answer<UnlockResponse> {
+        client.unary("/v3lockpb.Lock/Unlock", UnlockRequest { key: b(key) }).await
+    };
+    let campaign = async |client: &Client, name: &str| -> Answer<CampaignResponse> {
+        let request = CampaignRequest { name: b(name), lease: 0, value: b("v") };
+        client.unary("/v3electionpb.Election/Campaign", request).await
+    };
+    let leader = async |client: &Client, name: &str| -> Answer<LeaderResponse> {
+        client.unary("/v3electionpb.Election/Leader", LeaderRequest { name: b(name) }).await
+    };
+    let key = lock(&user, "mine").await.unwrap().key;
+    let held = root.kv(&key).await.unwrap();
+    for (who, text) in [(&client, EMPTY), (&client.with_token("abcdefghijklmnop.7"), TOKEN), (&user, DENIED)]
+    {
+        refused(lock(who, "other").await, Code::Unknown, text);
+        refused(unlock(who, b"other/1").await, Code::Unknown, text);
+        refused(campaign(who, "other").await, Code::Unknown, text);
+        refused(leader(who, "other").await, Code::Unknown, text);
+        let observed: Answer<tonic::Streaming<LeaderResponse>> =
+            who.server_stream("/v3electionpb.Election/Observe", LeaderRequest { name: b("other") }).await;
+        let status = match observed {
+            Ok(mut stream) => crate::support::within("the end", stream.message()).await.unwrap_err(),
+            Err(status) => status,
+        };
+        assert_eq!((status.code(), status.message()), (Code::Unknown, text));
+    }
+    assert_eq!(root.kv(&key).await.unwrap(), held);
+    unlock(&user, &key).await.unwrap();
+    campaign(&user, "mine").await.unwrap();
+    assert_eq!(leader(&user, "mine").await.unwrap().kv.unwrap().value, "v");
 }
 
 /// AUT-15: who asks for health needs no name.

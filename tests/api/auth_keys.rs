@@ -83,14 +83,8 @@ async fn a_token_is_taken_from_either_header_with_or_without_its_scheme() {
     for name in ["token", "authorization"] {
         with(name, token.clone()).get("k").await.unwrap();
         with(name, format!("Bearer {token}")).get("k").await.unwrap();
-        for wrong in [format!("bearer {token}"), format!("Bearer  {token}"), format!("{token} ")] {
-            // The last one is trimmed by nobody.
-            let answer = with(name, wrong.clone()).get("k").await;
-            if wrong.ends_with(' ') {
-                drop(answer);
-            } else {
-                refused(answer, Code::Unauthenticated, TOKEN);
-            }
+        for wrong in [format!("bearer {token}"), format!("Bearer  {token}"), "Bearer ".into()] {
+            refused(with(name, wrong).get("k").await, Code::Unauthenticated, TOKEN);
         }
     }
     // The first name counts.

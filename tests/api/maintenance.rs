@@ -203,6 +203,33 @@ async fn membership_changes_that_make_no_sense_are_refused() {
     refused(promote(own).await, Code::FailedPrecondition, voter);
 }
 
+/// CLU-1, CLU-4, CLU-5, CLU-6
+#[tokio::test]
+async fn the_only_member_stays_and_may_change_its_peer_urls() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let [member] = &client.members().await.unwrap().members[..] else { panic!("one member") };
+    let remove = MemberRemoveRequest { id: member.id };
+    let answer: Answer<MemberRemoveResponse> =
+        client.unary("/etcdserverpb.Cluster/MemberRemove", remove).await;
+    let text = "etcdserver: re-configuration failed due to not enough started members";
+    refused(answer, Code::Unknown, text);
+
+    let urls = vec!["http://127.0.0.1:9".to_owned()];
+    let update = MemberUpdateRequest { id: member.id, peer_ur_ls: urls.clone() };
+    let updated: Answer<MemberUpdateResponse> =
+        client.unary("/etcdserverpb.Cluster/MemberUpdate", update).await;
+    let updated = updated.unwrap();
+    let expected = Member { peer_ur_ls: urls.clone(), ..member.clone() };
+    assert_eq!((&updated.members[..], revision(&updated.header)), (&[expected][..], 0));
+    assert_eq!(client.members().await.unwrap().members, updated.members);
+    for is_learner in [false, true] {
+        let add = MemberAddRequest { peer_ur_ls: urls.clone(), is_learner };
+        let answer: Answer<MemberAddResponse> = client.unary("/etcdserverpb.Cluster/MemberAdd", add).await;
+        refused(answer, Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
+    }
+}
+
 /// MNT-6, MNT-7, HDR-4
 #[tokio::test]
 async fn leadership_and_version_stay_where_they_are() {

@@ -51,6 +51,11 @@ async fn space() {
 }
 
 #[tokio::test]
+async fn tls() {
+    session("etcdctl/tls.txt", &[]).await;
+}
+
+#[tokio::test]
 async fn offline() {
     session("etcdctl/offline.txt", &[]).await;
 }

@@ -9,6 +9,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../tls/material.rs"]
+#[allow(dead_code, reason = "the tests of TLS use all of it")]
+mod material;
+
+mod certificates;
 mod curl;
 mod etcdctl;
 mod go;

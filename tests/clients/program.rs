@@ -4,6 +4,7 @@ use std::process::Command;
 
 use tokio::runtime::Handle;
 
+use crate::certificates::Certificates;
 use crate::plain::{self, Ids};
 use crate::process::{self, Process};
 use crate::support::server::{Server, Target};
@@ -13,8 +14,26 @@ use crate::support::server::{Server, Target};
 /// A line that begins with `@` is a request: `@stop`, `@kill` or `@serve`; an empty line on the program's input tells that
 /// it is done. The program must end well on both, so whatever it asserts must hold.
 pub async fn session(command: fn(&Server) -> Command) {
-    let target = Target::from_env();
-    let (expected, told) = tokio::join!(run(Target::Etcd, command), run(target, command));
+    let side = async |target| {
+        let server = Server::launch(target, &[]).await;
+        let command = command(&server);
+        run(server, command).await
+    };
+    compare(side(Target::Etcd), side(Target::from_env())).await;
+}
+
+/// As [`session`], for a program that shows the server a certificate.
+pub async fn session_over_tls(command: fn(&Certificates) -> Command) {
+    let side = async |target| {
+        let (server, certificates) = Certificates::launch(target, &[]).await;
+        let told = run(server, command(&certificates)).await;
+        told.replace(&certificates.endpoint(), "SECURE")
+    };
+    compare(side(Target::Etcd), side(Target::from_env())).await;
+}
+
+async fn compare(etcd: impl Future<Output = String>, under_test: impl Future<Output = String>) {
+    let (expected, told) = tokio::join!(etcd, under_test);
     if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
         println!("{expected}");
     }
@@ -22,11 +41,10 @@ pub async fn session(command: fn(&Server) -> Command) {
     assert!(told == expected, "etcd and the server under test differ:\n{}", difference(&expected, &told));
 }
 
-async fn run(target: Target, command: fn(&Server) -> Command) -> String {
-    let mut server = Server::launch(target, &[]).await;
+async fn run(mut server: Server, command: Command) -> String {
     let runtime = Handle::current();
     let job = tokio::task::spawn_blocking(move || {
-        let mut process = Process::start(command(&server));
+        let mut process = Process::start(command);
         let mut told = String::new();
         loop {
             let line = process.lines(1);

@@ -5,7 +5,8 @@
 //!
 //! - `etcdctl ARGS` or `curl PATH ARGS`, which must succeed; with `! ` before it, which must fail. Lines below it that begin
 //!   with `|` are its input. A word may be quoted with `'` or `"`; `$NAME` is a variable, `$ADDRESS` and `$OTHER` the server
-//!   and a second one of the same kind, `$TMP` a folder.
+//!   and a second one of the same kind, `$TMP` a folder. `$SECURE` is the server's URL for clients with certificates, which
+//!   are in the folder `$CERTS`, and `$AS_NAME` are etcdctl's flags for the one of this name.
 //! - `~` before a command hides the numbers it prints, and `sorted` the order of its lines.
 //! - `differs TEXT` after a command: the server under test by design says something else, with TEXT in it.
 //! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
@@ -22,6 +23,7 @@ use std::process::Command;
 
 use tokio::runtime::Handle;
 
+use crate::certificates::{CLIENTS, Certificates, STRANGER};
 use crate::plain::{self, Ids};
 use crate::process::{self, Ended, Process};
 use crate::support::server::{Server, Target, peer};
@@ -86,13 +88,18 @@ pub async fn session(name: &str, flags: &[&str]) {
 
 /// What each line of the script printed on a fresh server.
 async fn run(target: Target, script: &str, flags: &[&str]) -> Vec<String> {
+    let (server, certificates) = if script.contains("$SECURE") {
+        let (server, certificates) = Certificates::launch(target, flags).await;
+        (server, Some(certificates))
+    } else {
+        (Server::launch(target, flags).await, None)
+    };
     let needs_other = script.contains("$OTHER");
-    let server = Server::launch(target, flags).await;
     let other = if needs_other { Some(Server::launch(target, flags).await) } else { None };
     let lines = parse(script);
     let runtime = Handle::current();
     let job = tokio::task::spawn_blocking(move || {
-        let mut side = Side::new(server, other, runtime);
+        let mut side = Side::new(server, other, certificates, runtime);
         lines.iter().map(|line| side.step(line)).collect()
     });
     job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
@@ -113,10 +120,16 @@ struct Side {
     /// For files of the session, and gone with it.
     folder: tempfile::TempDir,
     _other: Option<Server>,
+    _certificates: Option<Certificates>,
 }
 
 impl Side {
-    fn new(server: Server, other: Option<Server>, runtime: Handle) -> Self {
+    fn new(
+        server: Server,
+        other: Option<Server>,
+        certificates: Option<Certificates>,
+        runtime: Handle,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut own = vec![(server.address(), "ADDRESS".into())];
         let mut variables = HashMap::from([
@@ -127,6 +140,14 @@ impl Side {
         if let Some(other) = &other {
             own.push((other.address(), "OTHER".into()));
             variables.insert("OTHER".into(), other.address());
+        }
+        if let Some(certificates) = &certificates {
+            own.push((certificates.endpoint(), "SECURE".into()));
+            variables.insert("SECURE".into(), certificates.endpoint());
+            variables.insert("CERTS".into(), certificates.folder().to_str().unwrap().into());
+            for name in CLIENTS.into_iter().chain([STRANGER]) {
+                variables.insert(format!("AS_{}", name.to_uppercase()), certificates.flags(name));
+            }
         }
         Self {
             server,
@@ -139,6 +160,7 @@ impl Side {
             last: String::new(),
             folder,
             _other: other,
+            _certificates: certificates,
         }
     }
 
@@ -269,7 +291,8 @@ impl Side {
                 let mut command = Command::new("curl");
                 command.args(["--silent", "--show-error", "--no-buffer", "--max-time", "30"]);
                 command.args(["--write-out", "\n%{http_code} %{content_type}\n"]);
-                command.arg(format!("{}{path}", self.server.endpoint())).args(words);
+                let server = if path.starts_with("https:") { String::new() } else { self.server.endpoint() };
+                command.arg(server + &path).args(words);
                 command
             }
             other => panic!("{other:?} is no command of a script"),

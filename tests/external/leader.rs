@@ -1,16 +1,50 @@
 //! Calls that ask for a leader while NATS is away: an instance that cannot follow the stream has none.
 
 use jetway::proto::etcdserverpb::*;
+use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::support::client::{Answer, Client, get, refused};
-use crate::support::eventually;
+use crate::support::client::{Answer, Client, get, put, refused};
 use crate::support::lease::KeepAlive;
 use crate::support::nats::Nats;
 use crate::support::server::Server;
 use crate::support::watch::{WatchStream, watch_all};
+use crate::support::{eventually, within};
 
 const NO_LEADER: &str = "etcdserver: no leader";
+
+/// While JetStream answers nothing, writes wait, but not without bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_are_bounded() {
+    const WRITES: usize = 6000;
+    let nats = Nats::start().await;
+    let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let client = server.client().await;
+    client.put("/k", "v").await;
+    nats.signal(libc::SIGSTOP);
+    let mut writes = JoinSet::new();
+    for n in 0..WRITES {
+        let client = client.clone();
+        writes.spawn(async move { client.put_request(put(format!("/k{n}"), "v")).await });
+    }
+    let refused = within("the first refusal", writes.join_next()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unknown, "etcdserver: too many requests"));
+    let mut refusals = 1;
+    // All that are too many are refused before any other answer comes.
+    while refusals < WRITES - 5000 {
+        let answer = within("a refusal", writes.join_next()).await.unwrap().unwrap();
+        assert_eq!(answer.unwrap_err().message(), "etcdserver: too many requests");
+        refusals += 1;
+    }
+    nats.signal(libc::SIGCONT);
+    let mut written = 0;
+    while let Some(answer) = within("the rest", writes.join_next()).await {
+        answer.unwrap().unwrap();
+        written += 1;
+    }
+    assert_eq!(written, 5000);
+    client.put("/k", "w").await;
+}
 
 #[tokio::test]
 async fn without_nats_there_is_no_leader() {
@@ -40,7 +74,9 @@ async fn without_nats_there_is_no_leader() {
     refused(members, Code::Unavailable, NO_LEADER);
     // Without the wish, what is known here is told.
     assert_eq!(plain.range(local).await.unwrap().kvs.len(), 1);
-    assert_eq!(plain.status().await.unwrap().errors[0], NO_LEADER);
+    let status = plain.status().await.unwrap();
+    assert_eq!((&status.errors[..], status.leader), (&[NO_LEADER.to_owned()][..], 0));
+    assert!(status.db_size_in_use > 0, "the last known size");
     // Streams outlive their leader by three seconds.
     let ended = watch.message().await.expect("an end with a status").expect_err("the end");
     assert_eq!((ended.code(), ended.message()), (Code::Unavailable, NO_LEADER));

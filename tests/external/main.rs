@@ -15,3 +15,4 @@ mod access;
 mod cluster;
 mod instances;
 mod leader;
+mod users;

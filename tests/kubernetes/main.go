@@ -33,6 +33,7 @@ type options struct {
 	jetway      string
 	natsServer  string
 	jetwayFlags []string
+	kubeadm     bool
 	objects     int
 	soak        time.Duration
 	only        string
@@ -78,6 +79,7 @@ func main() {
 	flag.StringVar(&o.jetway, "jetway", "target/release/jetway", "path of jetway")
 	flag.StringVar(&o.natsServer, "nats-server", "target/peers/bin/nats-server", "path of the nats-server that jetway embeds")
 	flag.StringVar(&jetwayFlags, "jetway-flags", "", "more flags for jetway, separated by spaces")
+	flag.BoolVar(&o.kubeadm, "kubeadm", false, "start the storage with kubeadm's command line for etcd, over mutual TLS, jetway by a link named etcd")
 	flag.IntVar(&o.objects, "objects", 2000, "number of ConfigMaps of the large lists")
 	flag.DurationVar(&o.soak, "soak", 0, "repeat the crashes for so long; from 8m on the apiserver's own consistency check runs too")
 	flag.StringVar(&o.only, "only", "", "run the steps whose name holds this, and those that they need")

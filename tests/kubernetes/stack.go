@@ -31,9 +31,13 @@ type stack struct {
 
 	storagePort   int
 	apiserverPort int
-	storage       *process
-	apiserver     *process
-	controllers   *process
+	// Of kubeadm's command line.
+	peerPort    int
+	metricsPort int
+	secrets     etcdSecrets
+	storage     *process
+	apiserver   *process
+	controllers *process
 
 	client     *kubernetes.Clientset
 	dynamic    *dynamic.DynamicClient
@@ -45,16 +49,28 @@ type stack struct {
 func newStack(options options, dir string) (*stack, error) {
 	s := &stack{options: options, dir: dir}
 	var err error
-	for _, port := range []*int{&s.storagePort, &s.apiserverPort} {
+	for _, port := range []*int{&s.storagePort, &s.apiserverPort, &s.peerPort, &s.metricsPort} {
 		if *port, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	if options.kubeadm {
+		if s.secrets, err = writeEtcdSecrets(s.path("pki")); err != nil {
 			return nil, err
 		}
 	}
 	return s, s.writeCredentials()
 }
 
-func (s *stack) storageURL() string      { return fmt.Sprintf("http://127.0.0.1:%d", s.storagePort) }
 func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *stack) storageURL() string {
+	scheme := "http"
+	if s.options.kubeadm {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, s.storagePort)
+}
 
 func (s *stack) writeCredentials() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -87,6 +103,9 @@ current-context: x
 
 // startStorage starts the storage endpoint, on the same data and port each time, without waiting for it.
 func (s *stack) startStorage() error {
+	if s.options.kubeadm {
+		return s.startKubeadmStorage()
+	}
 	var err error
 	data := s.path("data")
 	urls := []string{"--listen-client-urls", s.storageURL(), "--advertise-client-urls", s.storageURL(), "--data-dir", data}
@@ -112,9 +131,14 @@ func (s *stack) startStorage() error {
 // storageReady waits until the storage endpoint answers a linearizable read.
 func (s *stack) storageReady(ctx context.Context) error {
 	if s.etcd == nil {
-		client, err := clientv3.New(clientv3.Config{
-			Endpoints: []string{s.storageURL()}, DialTimeout: time.Minute, Logger: zap.NewNop(),
-		})
+		config := clientv3.Config{Endpoints: []string{s.storageURL()}, DialTimeout: time.Minute, Logger: zap.NewNop()}
+		if s.options.kubeadm {
+			var err error
+			if config.TLS, err = s.secrets.clientTLS(); err != nil {
+				return err
+			}
+		}
+		client, err := clientv3.New(config)
 		if err != nil {
 			return err
 		}
@@ -126,6 +150,11 @@ func (s *stack) storageReady(ctx context.Context) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
+		if s.options.kubeadm {
+			if err := s.probesAnswer(ctx); err != nil {
+				return err
+			}
+		}
 		_, err := s.etcd.Get(ctx, "health")
 		return err
 	})
@@ -148,10 +177,12 @@ func (s *stack) startControlPlane(ctx context.Context) error {
 }
 
 func (s *stack) startAPIServer(ctx context.Context) error {
-	var err error
-	s.apiserver, err = start(s.dir, "kube-apiserver", []string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
-		s.options.program("kube-apiserver"),
-		"--etcd-servers", s.storageURL(),
+	args := []string{"--etcd-servers", s.storageURL()}
+	if s.options.kubeadm {
+		args = append(args, "--etcd-cafile", s.secrets.path("ca.crt"),
+			"--etcd-certfile", s.secrets.path("client.crt"), "--etcd-keyfile", s.secrets.path("client.key"))
+	}
+	args = append(args,
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.apiserverPort),
 		"--cert-dir", s.path("certs"), "--token-auth-file", s.path("tokens.csv"), "--authorization-mode=RBAC",
 		"--service-account-key-file", s.path("sa.pub"), "--service-account-signing-key-file", s.path("sa.key"),
@@ -159,6 +190,9 @@ func (s *stack) startAPIServer(ctx context.Context) error {
 		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
 		fmt.Sprintf("--event-ttl=%s", eventTTL), fmt.Sprintf("--etcd-compaction-interval=%s", compactionInterval),
 	)
+	var err error
+	s.apiserver, err = start(s.dir, "kube-apiserver", []string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
+		s.options.program("kube-apiserver"), args...)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,11 @@ impl Client {
         }
     }
 
+    /// What it sends as its token.
+    pub fn token(&self) -> Option<String> {
+        Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
+    }
+
     /// Whether it sends a token.
     pub fn has_token(&self) -> bool {
         self.metadata.contains_key("token")

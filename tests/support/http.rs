@@ -21,7 +21,18 @@ impl HttpAnswer {
 
 /// Sends `method path` to `address` and reads the whole answer.
 pub async fn http(address: &str, method: &str, path: &str) -> HttpAnswer {
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    request(address, method, path, &[("Host", address)], "").await
+}
+
+/// Sends `method path` with headers and a body to `address` and reads the whole answer.
+pub async fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> HttpAnswer {
+    let request = head(method, path, headers, Some(body.len())) + body;
     let bytes = within(path, async {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -31,6 +42,20 @@ pub async fn http(address: &str, method: &str, path: &str) -> HttpAnswer {
     })
     .await;
     parse(&bytes)
+}
+
+/// The head of a request that is the only one on its connection; without a length, its body comes in chunks.
+pub fn head(method: &str, path: &str, headers: &[(&str, &str)], length: Option<usize>) -> String {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+    head += &match length {
+        Some(0) => String::new(),
+        Some(length) => format!("Content-Length: {length}\r\n"),
+        None => "Transfer-Encoding: chunked\r\n".to_owned(),
+    };
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    head + "\r\n"
 }
 
 fn parse(bytes: &[u8]) -> HttpAnswer {

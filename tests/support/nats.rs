@@ -108,6 +108,11 @@ impl Nats {
         self.child.is_some()
     }
 
+    /// Sends a signal to the process.
+    pub fn signal(&self, number: i32) {
+        signal(self.child.as_ref().expect("it runs").id(), number);
+    }
+
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();

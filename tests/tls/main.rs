@@ -13,12 +13,14 @@ mod support;
 mod clients;
 mod frames;
 mod handshake;
+mod identity;
 mod material;
 mod pings;
 mod renewal;
 mod secure;
 mod slow;
 mod start;
+mod users;
 
 use support::server::Target;
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SerialNumber,
 };
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
@@ -26,6 +27,7 @@ pub struct Authority {
 /// What a certificate says.
 #[derive(Clone, Copy, Debug)]
 pub struct Says<'a> {
+    /// The common name; none if empty.
     pub name: &'a str,
     pub hosts: &'a [&'a str],
     pub serial: u64,
@@ -67,7 +69,11 @@ impl Authority {
     pub fn issue(&self, says: Says<'_>) -> Pair {
         let hosts: Vec<String> = says.hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name.push(DnType::CommonName, says.name);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "jetway");
+        if !says.name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, says.name);
+        }
         params.serial_number = Some(SerialNumber::from(says.serial));
         let now = OffsetDateTime::now_utc();
         params.not_before = now + Duration::days(says.days.0);

@@ -129,8 +129,9 @@ async fn streams_of_a_connection_are_bounded() {
         let refused = wire.next_of(RST_STREAM).await.unwrap();
         const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
         assert_eq!((refused.stream, &refused.payload[..]), (5, &REFUSED_STREAM[..]), "{target:?}");
-        // A polite client waits instead, and its calls all come through.
+        // A polite client, once it knows the limit, waits instead, and its calls all come through.
         let client = Client::connect(&server.endpoint()).await;
+        client.put("tls/first", "").await;
         let calls = (0..50).map(|n| {
             let client = client.clone();
             tokio::spawn(async move { client.put(format!("tls/streams/{n}"), "").await })

@@ -21,7 +21,7 @@ use tonic::transport::Endpoint;
 use crate::material::{Authority, Material, Pair};
 use crate::support::client::Client;
 use crate::support::server::{Launch, Port, Server, Target};
-use crate::support::within;
+use crate::support::{eventually, within};
 
 /// A server that speaks TLS on a port of its own, beside the plain one.
 pub struct Secure {
@@ -38,7 +38,11 @@ impl Secure {
         let args = with_paths(&material, args);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let launch = Launch { args: &args, also_on: &[&url], ..Launch::default() };
-        Self { server: Server::launch_as(target, launch).await, material, port }
+        let secure = Self { server: Server::launch_as(target, launch).await, material, port };
+        // etcd reads the files once more for this port some time after it serves the other.
+        let anybody = secure.client().trusting_anybody();
+        eventually("a TLS handshake", async || anybody.connect().await.ok()).await;
+        secure
     }
 
     pub fn address(&self) -> String {

@@ -11,7 +11,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use scan::{Scanner, Step};
 use std::sync::LazyLock;
-use tonic::{Code, Status};
+use tonic::Status;
 
 /// The types of all of `proto/`.
 pub(super) fn pool() -> &'static DescriptorPool {
@@ -19,6 +19,24 @@ pub(super) fn pool() -> &'static DescriptorPool {
         DescriptorPool::decode(crate::proto::DESCRIPTORS).expect("the build compiled the same descriptors")
     });
     &POOL
+}
+
+/// Why there is no next value.
+#[derive(Debug)]
+pub(super) enum ReadError {
+    /// The client has gone in the middle of its request; nobody is left to be told.
+    Gone(axum::Error),
+    /// What came is no JSON, or too much of it.
+    Refused(Status),
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Status {
+        match error {
+            ReadError::Gone(error) => Status::cancelled(error.to_string()),
+            ReadError::Refused(status) => status,
+        }
+    }
 }
 
 /// JSON values one after the other in a request's body.
@@ -36,13 +54,14 @@ impl Values {
         Values { body, buffer: BytesMut::new(), max_bytes }
     }
 
-    /// The next value, as soon as its last byte has come; none at the end of the body. Errors are for the client.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    /// The next value, as soon as its last byte has come; none at the end of the body.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let refused = |text: String| ReadError::Refused(Status::invalid_argument(text));
         let mut scanner = Scanner::new();
         let mut scanned = 0;
         loop {
             while let Some(&byte) = self.buffer.get(scanned) {
-                match scanner.push(byte).map_err(Status::invalid_argument)? {
+                match scanner.push(byte).map_err(refused)? {
                     Step::More => scanned += 1,
                     Step::End => return Ok(Some(self.buffer.split_to(scanned + 1).freeze())),
                     Step::EndedBefore => return Ok(Some(self.buffer.split_to(scanned).freeze())),
@@ -56,29 +75,29 @@ impl Values {
             if self.buffer.len() > self.max_bytes {
                 let (size, limit) = (self.buffer.len(), self.max_bytes);
                 let text = format!("grpc: received message larger than max ({size} vs. {limit})");
-                return Err(Status::resource_exhausted(text));
+                return Err(ReadError::Refused(Status::resource_exhausted(text)));
             }
             if !self.fill().await? {
                 return match (scanner.has_begun(), scanner.can_end()) {
                     (false, _) => Ok(None),
                     (true, true) => Ok(Some(self.buffer.split().freeze())),
-                    (true, false) => Err(Status::invalid_argument("unexpected EOF")),
+                    (true, false) => Err(refused("unexpected EOF".to_owned())),
                 };
             }
         }
     }
 
     /// Reads the body to its end without keeping it.
-    pub(super) async fn drain(&mut self) -> Result<(), Status> {
+    pub(super) async fn drain(&mut self) -> Result<(), ReadError> {
         while self.fill().await? {
             self.buffer.clear();
         }
         Ok(())
     }
 
-    async fn fill(&mut self) -> Result<bool, Status> {
+    async fn fill(&mut self) -> Result<bool, ReadError> {
         let Some(frame) = self.body.frame().await else { return Ok(false) };
-        let frame = frame.map_err(|error| Status::new(Code::InvalidArgument, error.to_string()))?;
+        let frame = frame.map_err(ReadError::Gone)?;
         if let Some(data) = frame.data_ref() {
             self.buffer.extend_from_slice(data);
         }
@@ -133,6 +152,39 @@ fn decode(descriptor: &MessageDescriptor, message: Bytes) -> Result<DynamicMessa
     DynamicMessage::decode(descriptor.clone(), message).map_err(|error| Status::internal(error.to_string()))
 }
 
+/// For fuzzing: JSON of any request as a message and back.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn fuzz(data: &[u8]) {
+    let Some((which, json)) = data.split_first() else { return };
+    let messages: Vec<_> = pool().all_messages().collect();
+    let descriptor = &messages[usize::from(*which) % messages.len()];
+    // Only whole values get past the scanner.
+    let mut scanner = Scanner::new();
+    let mut value = None;
+    for (at, byte) in json.iter().enumerate() {
+        match scanner.push(*byte) {
+            Ok(Step::More) => {}
+            Ok(Step::End) => value = Some(&json[..=at]),
+            Ok(Step::EndedBefore) => value = Some(&json[..at]),
+            Err(_) => return,
+        }
+        if value.is_some() {
+            break;
+        }
+    }
+    let value = value.or_else(|| scanner.can_end().then_some(json));
+    if let Some(Ok(message)) = value.map(|value| to_protobuf(descriptor, value)) {
+        let message = Bytes::from(message);
+        let text = from_protobuf(descriptor, message.clone()).expect("it was one of these just now");
+        let again = to_protobuf(descriptor, text.as_bytes()).expect("what is written can be read");
+        let again = from_protobuf(descriptor, again.into()).expect("as before");
+        assert_eq!(text, again);
+        result_line(descriptor, message).expect("as before");
+    }
+    // Whatever an answer is, it is told or refused.
+    drop(from_protobuf(descriptor, Bytes::copy_from_slice(json)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,12 +210,12 @@ mod tests {
     #[tokio::test]
     async fn a_value_is_bounded_and_space_is_not_kept() {
         let mut long = values(vec!["{\"a\":\"", "0123456789", "0123456789"], 20);
-        let status = long.next().await.expect_err("too long");
-        assert_eq!(status.code(), Code::ResourceExhausted);
+        let status = Status::from(long.next().await.expect_err("too long"));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         let mut spaced = values(vec!["          "; 10], 20);
         assert!(spaced.next().await.expect("only space").is_none());
         assert_eq!(spaced.buffer.len(), 0);
         let mut cut = values(vec!["{\"a\":"], 20);
-        assert_eq!(cut.next().await.expect_err("cut").message(), "unexpected EOF");
+        assert_eq!(Status::from(cut.next().await.expect_err("cut")).message(), "unexpected EOF");
     }
 }

@@ -3,18 +3,23 @@
 // Each step asserts what must hold on any server and prints what it saw; the test that runs this on etcd and on another
 // server compares the lines. A line that begins with `@` asks the test for something: the server's end by SIGTERM (`@stop`)
 // or SIGKILL (`@kill`), or its next start (`@serve`). An empty line on the standard input says that it is done.
+// Where CERTIFICATES names a folder, the client shows the server that of `reader` and trusts the authority in it.
 package main
 
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -63,13 +68,13 @@ type session struct {
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: clients-go ENDPOINT [STEP]")
+		fmt.Fprintln(os.Stderr, "usage: clients-go ENDPOINT [STEP...]")
 		os.Exit(2)
 	}
 	input := bufio.NewReader(os.Stdin)
 	failed := false
 	for _, step := range steps {
-		if len(os.Args) > 2 && os.Args[2] != step.name {
+		if len(os.Args) > 2 && !slices.Contains(os.Args[2:], step.name) {
 			continue
 		}
 		fmt.Printf("# %s\n", step.name)
@@ -104,7 +109,17 @@ func (s *session) connect(user, password string) *clientv3.Client {
 }
 
 func (s *session) config(user, password string) clientv3.Config {
+	var secure *tls.Config
+	if folder := os.Getenv("CERTIFICATES"); folder != "" {
+		info := transport.TLSInfo{
+			CertFile:      filepath.Join(folder, "reader.pem"),
+			KeyFile:       filepath.Join(folder, "reader.key"),
+			TrustedCAFile: filepath.Join(folder, "ca.pem"),
+		}
+		secure = must(info.ClientConfig())
+	}
 	return clientv3.Config{
+		TLS:         secure,
 		Endpoints:   []string{s.endpoint},
 		DialTimeout: 5 * time.Second,
 		Username:    user,

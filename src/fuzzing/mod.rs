@@ -1,0 +1,114 @@
+//! What reads bytes that somebody else has written, each as a function from any bytes to nothing: it must return, and
+//! finds out for itself whether what came of the bytes makes sense.
+//!
+//! libFuzzer drives them (`make fuzz`, `tests/fuzz`), and so do the tests below, for a moment and with bytes that are
+//! random or nearly right. Compiled for these two only.
+
+mod records;
+mod requests;
+
+pub use records::records;
+pub use requests::requests;
+
+/// A target and its name.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    ("requests", requests),
+    ("watch", crate::api::watch::fuzz),
+    ("gateway", crate::gateway::fuzz),
+    ("records", records),
+    ("meta", crate::engine::fuzz_meta),
+    ("nats_config", crate::nats_server::fuzz_config),
+    ("flags", crate::cli::fuzz),
+    ("answers", answers),
+];
+
+/// JetStream's answers.
+fn answers(data: &[u8]) {
+    use crate::jetstream::{StoredMessage, StreamInfo};
+    if let Ok(info) = serde_json::from_slice::<StreamInfo>(data) {
+        let _last = (info.last(), info.is_from_leader());
+    }
+    drop(serde_json::from_slice::<StoredMessage>(data));
+}
+
+/// Bytes, taken piece by piece to decide what happens next.
+#[derive(Debug)]
+pub(crate) struct Choices<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Choices<'a> {
+    pub(crate) fn new(data: &'a [u8]) -> Choices<'a> {
+        Choices { rest: data }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// One byte; zero when there are no more.
+    pub(crate) fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.rest.split_first() else { return 0 };
+        self.rest = rest;
+        *first
+    }
+
+    /// A number that is small, or any.
+    pub(crate) fn number(&mut self) -> i64 {
+        match self.byte() {
+            255 => i64::from_le_bytes(std::array::from_fn(|_| self.byte())),
+            254 => -i64::from(self.byte()),
+            small => i64::from(small),
+        }
+    }
+
+    /// So many bytes as the first two of them say, or what is left.
+    pub(crate) fn bytes(&mut self) -> &'a [u8] {
+        let len = usize::from(u16::from_le_bytes([self.byte(), self.byte()])).min(self.rest.len());
+        let (bytes, rest) = self.rest.split_at(len);
+        self.rest = rest;
+        bytes
+    }
+
+    pub(crate) fn text(&mut self) -> String {
+        String::from_utf8_lossy(self.bytes()).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Pieces of everything that the targets read, to be strung together: random bytes alone get nowhere.
+    const PIECES: &[&[u8]] = &[
+        b"{", b"}", b"[", b"]", b":", b",", b"\"", b"\"key\"", b"\"request_put\"", b"\"success\"", b"YQ==",
+        b"nats://", b"@", b"?bucket=", b"&replicas=3", b"1h", b"5m30s", b"include", b"cluster {", b"#", b"\n",
+        b"floor", b"steps.5.0", b"lease.0000000000000007", b"{\"ttl\":5}", b"token.ab.1", b"auth", b"cluster",
+        b"{\"revision\":5,\"sequence\":6,\"step_entries\":0,\"steps\":[[6,1]]}", b"[[5,1],[2,1]]",
+        b"alarm.0000000000000000.nospace", b"listen-client-urls: ", b"http://a:1", b"unixs://", b"- ", b"&a [*a]",
+        b"  ", b": |\n", b"0 1 0 1/1 a.b", b"=.registry.pods", b"=_.barrier",
+        b"\x0a\x01k\x12\x01v", b"\x0a\x03\x0a\x01k", b"\x12\x05\x0a\x03\x0a\x01k", b"\x1a\x00", b"\x05\x00",
+        b"\x01", b"\x02", b"\x03", b"\x00", b"\xff", b"\xfe\x01", b"\x80",
+    ];
+
+    fn input() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            4 => prop::sample::select(PIECES).prop_map(<[u8]>::to_vec),
+            1 => prop::collection::vec(any::<u8>(), 0..20),
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_that_is_read_does_harm(which in 0..TARGETS.len(), data in input()) {
+            TARGETS[which].1(&data);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Tokens: how long simple ones live, and signed ones.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jetway::proto::authpb::permission::Type::Readwrite;
+use jetway::proto::etcdserverpb::{RangeRequest, WatchCreateRequest};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::support::auth::{add_user, auth_revision, enable, permission};
+use crate::support::client::{Client, get, op, refused, run};
+use crate::support::server::Server;
+use crate::support::watch::WatchStream;
+
+const TOKEN: &str = "etcdserver: invalid auth token";
+const OLD: &str = "etcdserver: revision of auth store is old";
+
+/// AUT-13: a simple token lives as long as it is used, and for a while then.
+#[tokio::test]
+async fn a_simple_token_ends_when_it_is_not_used() {
+    let server = Server::start_with(&["--auth-token-ttl", "3", "--bcrypt-cost", "4"]).await;
+    let client = server.client().await;
+    enable(&client).await;
+    let used = client.login("root", "root").await;
+    let unused = client.login("root", "root").await;
+    // As long as it lives without use, and a second in which it is looked for.
+    let end = Instant::now() + Duration::from_millis(4500);
+    while Instant::now() < end {
+        used.get("k").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    refused(unused.get("k").await, Code::Unauthenticated, TOKEN);
+    refused(unused.get("k").await, Code::Unauthenticated, TOKEN);
+    used.get("k").await.unwrap();
+}
+
+/// AUT-4: users, roles, the revision and that auth is on survive a stop and a kill.
+#[tokio::test]
+async fn a_restart_keeps_users_and_roles() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    let root = enable(&client).await;
+    add_user(&root, "u", &[permission(Readwrite, b"\xffk", "")]).await;
+    root.user_add_without_password("certified").await.unwrap();
+    root.put("z", "secret").await;
+    let before = auth_revision(&client).await;
+    for round in 0..2 {
+        if round == 0 {
+            server.stop().await;
+        } else {
+            server.kill9();
+        }
+        server.restart().await;
+        let client = server.client().await;
+        refused(client.get("z").await, Code::InvalidArgument, "etcdserver: user name is empty");
+        let status = client.auth_status().await.unwrap();
+        assert_eq!((status.enabled, status.auth_revision), (true, before));
+        let user = client.login("u", "u").await;
+        user.put(b"\xffk", "v").await;
+        refused(user.get("z").await, Code::PermissionDenied, "etcdserver: permission denied");
+        let root = client.login("root", "root").await;
+        assert_eq!(root.kv("z").await.unwrap().value, "secret");
+        assert_eq!(root.user_list().await.unwrap().users, ["certified", "root", "u"]);
+        assert!(client.authenticate("certified", "").await.is_err());
+    }
+}
+
+/// A folder with keys.
+struct Keys(TempDir);
+
+impl Keys {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+async fn start(options: &str) -> Server {
+    Server::start_with(&["--auth-token", &format!("jwt,{options}"), "--bcrypt-cost", "4"]).await
+}
+
+/// The middle of a token, which says all.
+fn claims(token: &str) -> Value {
+    let parts: Vec<&str> = token.split('.').collect();
+    assert_eq!(parts.len(), 3, "{token}");
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// AUT-14, AUT-11: what a signed token says, how it gets old, and what does not ask for its age.
+#[tokio::test]
+async fn a_signed_token_is_good_until_users_change() {
+    let keys = Keys::new();
+    let secret = keys.write("secret", "not to be told");
+    let server = start(&format!("sign-method=HS256,priv-key={secret},ttl=10m")).await;
+    let client = server.client().await;
+    let root = enable(&client).await;
+    add_user(&root, "u", &[permission(Readwrite, "k", "l")]).await;
+    let token = client.authenticate("u", "u").await.unwrap().token;
+    let said = claims(&token);
+    let revision = auth_revision(&client).await;
+    assert_eq!((&said["username"], &said["revision"]), (&json!("u"), &json!(revision)));
+    let left = said["exp"].as_u64().unwrap() - now();
+    assert!((595..=600).contains(&left), "{said}");
+    let user = client.with_token(&token);
+    user.put("k", "v").await;
+    user.lease_grant(5, 60).await.unwrap();
+    // Used as often as one likes: nothing slides.
+    assert_eq!(claims(&client.authenticate("u", "u").await.unwrap().token)["revision"], revision);
+
+    // root's is older than the user it has added.
+    refused(root.get("k").await, Code::InvalidArgument, OLD);
+    refused(root.range(RangeRequest { serializable: true, ..get("k") }).await, Code::InvalidArgument, OLD);
+    let answer =
+        WatchStream::open(&root).create(WatchCreateRequest { key: "k".into(), ..Default::default() }).await;
+    assert_eq!(answer.cancel_reason, format!("rpc error: code = InvalidArgument desc = {OLD}"));
+    // But root it is, and somebody.
+    root.user_add("v", "v").await.unwrap();
+    root.compact(2).await.unwrap();
+    root.status().await.unwrap();
+    root.leases().await.unwrap();
+
+    refused(user.get("k").await, Code::InvalidArgument, OLD);
+    refused(user.put_request(crate::support::client::put("k", "v")).await, Code::InvalidArgument, OLD);
+    user.lease_revoke(5).await.unwrap();
+    user.user_get("u").await.unwrap();
+    client.login("u", "u").await.get("k").await.unwrap();
+
+    // A password that changes ends no token, but it is old then; a user that goes is nobody.
+    let root = client.login("root", "root").await;
+    let user = client.login("u", "u").await;
+    root.user_delete("u").await.unwrap();
+    refused(user.get("k").await, Code::InvalidArgument, OLD);
+    refused(user.compact(3).await, Code::FailedPrecondition, "etcdserver: user name not found");
+    // Whom somebody else has made up is nobody too, or not allowed.
+    let sign = |claims: Value| {
+        let key = EncodingKey::from_secret(b"not to be told");
+        client.with_token(&jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap())
+    };
+    let revision = auth_revision(&client).await;
+    let denied = "etcdserver: permission denied";
+    let ghost = sign(json!({"username": "ghost", "revision": revision}));
+    refused(ghost.get("k").await, Code::PermissionDenied, denied);
+    refused(ghost.user_list().await, Code::FailedPrecondition, "etcdserver: user name not found");
+    let nameless = sign(json!({"username": "", "revision": revision}));
+    refused(nameless.get("k").await, Code::PermissionDenied, denied);
+    refused(nameless.user_list().await, Code::InvalidArgument, "etcdserver: user name is empty");
+    // Nothing says that it must end.
+    sign(json!({"username": "root", "revision": revision})).get("k").await.unwrap();
+    sign(json!({"username": "root", "revision": revision, "aud": "x", "iss": 5})).get("k").await.unwrap();
+    // A revision that is still to come is another one than that of the answer to a read; a write asks for no more.
+    let early = sign(json!({"username": "root", "revision": revision + 9}));
+    refused(early.get("k").await, Code::InvalidArgument, OLD);
+    refused(early.txn(run(vec![op(get("k"))])).await, Code::InvalidArgument, OLD);
+    early.put("k", "early").await;
+    // Revision 0 is what nobody has.
+    let old = sign(json!({"username": "root", "revision": 0}));
+    refused(old.get("k").await, Code::InvalidArgument, "etcdserver: user name is empty");
+}
+
+/// AUT-14: what is no good token.
+#[tokio::test]
+async fn a_token_that_somebody_else_has_signed_is_refused() {
+    let keys = Keys::new();
+    let secret = keys.write("secret", "right");
+    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
+    let client = server.client().await;
+    enable(&client).await;
+    let revision = auth_revision(&client).await;
+    let good = json!({"username": "root", "revision": revision, "exp": now() + 60});
+    let sign = |secret: &[u8], method: Algorithm, claims: &Value| {
+        jsonwebtoken::encode(&Header::new(method), claims, &EncodingKey::from_secret(secret)).unwrap()
+    };
+    let with = |name: &str, value: Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        sign(b"right", Algorithm::HS256, &claims)
+    };
+    let right = sign(b"right", Algorithm::HS256, &good);
+    client.with_token(&right).get("k").await.unwrap();
+    let unsigned = format!(
+        "{}.{}.",
+        URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#),
+        URL_SAFE_NO_PAD.encode(good.to_string())
+    );
+    for wrong in [
+        sign(b"wrong", Algorithm::HS256, &good),
+        sign(b"right", Algorithm::HS384, &good),
+        with("exp", json!(now() - 10)),
+        with("nbf", json!(now() + 1000)),
+        with("username", json!(7)),
+        with("revision", json!("1")),
+        with("revision", Value::Null),
+        unsigned,
+        right[..right.len() - 2].to_owned(),
+        format!("{right}.x"),
+        "abcdefghijklmnop.7".into(),
+        String::new(),
+    ] {
+        refused(client.with_token(&wrong).get("k").await, Code::Unauthenticated, TOKEN);
+    }
+}
+
+async fn signs_and_checks(method: &str, options: &str) -> String {
+    let server = start(&format!("sign-method={method},{options}")).await;
+    let client: Client = server.client().await;
+    let root = enable(&client).await;
+    root.get("k").await.unwrap();
+    let token = client.authenticate("root", "root").await.unwrap().token;
+    let header: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap()).unwrap();
+    assert_eq!((&header["alg"], &header["typ"]), (&json!(method), &json!("JWT")));
+    token
+}
+
+/// AUT-14: each kind of key, whole or halved.
+#[tokio::test]
+async fn tokens_are_signed_by_every_kind_of_key() {
+    let keys = Keys::new();
+    let pair = |name: &str, key: &KeyPair| {
+        let private = keys.write(&format!("{name}.key"), key.serialize_pem());
+        let public = keys.write(&format!("{name}.pub"), key.public_key_pem());
+        (private, public)
+    };
+    let p256 = pair("p256", &KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap());
+    let p384 = pair("p384", &KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap());
+    let ed = pair("ed", &KeyPair::generate_for(&PKCS_ED25519).unwrap());
+    let fixture = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/jwt").join(name);
+        path.to_str().unwrap().to_owned()
+    };
+    let rsa = (fixture("rsa.key"), fixture("rsa.pub"));
+    let rsa8 = (fixture("rsa-pkcs8.key"), fixture("rsa.pub"));
+    let sec1 = (fixture("p256-sec1.key"), fixture("p256-sec1.pub"));
+    for (method, (private, public)) in [
+        ("ES256", &p256),
+        ("ES256", &sec1),
+        ("ES384", &p384),
+        ("EdDSA", &ed),
+        ("RS256", &rsa),
+        ("RS512", &rsa8),
+        ("PS384", &rsa),
+    ] {
+        let token = signs_and_checks(method, &format!("priv-key={private},pub-key={public}")).await;
+        signs_and_checks(method, &format!("priv-key={private}")).await;
+        // With the public half alone a server checks what another has signed, and signs nothing.
+        if method == "ES256" {
+            let server = start(&format!("sign-method={method},pub-key={public}")).await;
+            let client = server.client().await;
+            client.user_add("root", "root").await.unwrap();
+            client.user_grant_role("root", "root").await.unwrap();
+            client.auth_enable().await.unwrap();
+            client.with_token(&token).get("k").await.unwrap();
+            refused(
+                client.authenticate("root", "root").await,
+                Code::Unknown,
+                "auth: token signing attempted with verify-only key",
+            );
+        }
+    }
+}
+
+/// Section 11: with no kind of token at all nobody can log in.
+#[tokio::test]
+async fn without_tokens_no_password_helps() {
+    let server = Server::start_with(&["--auth-token", "", "--bcrypt-cost", "4"]).await;
+    let client = server.client().await;
+    client.user_add("root", "root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.auth_enable().await.unwrap();
+    let failed = "etcdserver: authentication failed, invalid user ID or password";
+    refused(client.authenticate("root", "root").await, Code::InvalidArgument, failed);
+    refused(client.with_token("x").get("k").await, Code::Unauthenticated, TOKEN);
+}

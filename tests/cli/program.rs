@@ -1,0 +1,170 @@
+//! Processes with a command line of their own.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::eventually;
+use crate::support::server::{alive, peer, signal, spawn};
+
+/// Who is called `etcd`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Program {
+    /// jetway, by a link of that name.
+    Link,
+    /// etcd itself.
+    Etcd,
+}
+
+/// A directory to run in, with the link in it.
+pub struct Place {
+    dir: TempDir,
+}
+
+/// How a process ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    /// All it printed, in which quotes inside of JSON are plain ones.
+    pub said: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jetway"), dir.path().join("etcd")).unwrap();
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn arg(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// A command that runs here, with none of etcd's variables.
+    pub fn command(&self, program: Program) -> Command {
+        let mut command = Command::new(match program {
+            Program::Link => self.path("etcd"),
+            Program::Etcd => peer("JETWAY_TEST_ETCD", "etcd"),
+        });
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ETCD_") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command that is expected to end by itself.
+    pub async fn run(&self, mut command: Command) -> Ended {
+        let log = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap();
+        command.stdout(log.reopen().unwrap()).stderr(log.reopen().unwrap());
+        let what = format!("{command:?} to end");
+        let mut child = Running { child: spawn(command).unwrap(), log: log.path().to_owned() };
+        let status = eventually(&what, async || child.child.try_wait().unwrap()).await;
+        let status = status.code().unwrap_or_else(|| -status.signal().unwrap());
+        Ended { status, said: child.log().replace("\\\"", "\"") }
+    }
+
+    /// Starts a command that is expected to serve.
+    pub async fn start(&self, command: Command) -> Running {
+        self.start_logging_to(command, &self.path("log")).await
+    }
+
+    /// The same, of which the log may be elsewhere.
+    pub async fn start_logging_to(&self, mut command: Command, log: &Path) -> Running {
+        let output = File::options().create(true).append(true).open(log).unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        let mut running = Running { child: spawn(command).unwrap(), log: log.to_owned() };
+        running.serves().await;
+        running
+    }
+}
+
+/// A server. Dropping it kills it.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for the line in which it says so.
+    async fn serves(&mut self) {
+        eventually("the server to serve", async || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}\n{}", self.log());
+            self.log().contains("ready to serve client requests").then_some(())
+        })
+        .await;
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub async fn stop(mut self) -> Option<i32> {
+        signal(self.child.id(), libc::SIGTERM);
+        eventually("the server to stop", async || self.child.try_wait().unwrap()).await.code()
+    }
+
+    /// The line of its JSON log that has this message.
+    pub fn line(&self, message: &str) -> Option<serde_json::Value> {
+        line_of(&self.log(), message)
+    }
+}
+
+/// The line of a JSON log that has this message.
+pub fn line_of(log: &str, message: &str) -> Option<serde_json::Value> {
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find(|line| line["msg"] == message)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let children = children_of(self.child.id());
+        drop(self.child.kill());
+        drop(self.child.wait());
+        // nats-server ends with its parent, and the directory must not go before it.
+        while children.iter().any(|&pid| alive(pid)) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let own = fs::read_to_string(path).unwrap_or_default();
+    own.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Runs etcdctl to its end.
+pub fn etcdctl(flags: &[impl AsRef<OsStr>], args: &[&str]) -> String {
+    let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
+    command.args(flags).args(args).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+/// Assignments of a file in the form that systemd and shells read.
+pub fn assignments(path: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.split_once('=').unwrap();
+            (name.to_owned(), value.trim_matches('"').to_owned())
+        })
+        .collect()
+}

@@ -1,0 +1,233 @@
+//! No room: a disk that fills up, and limits of JetStream. Puts are refused in etcd's words, what makes room goes on, and
+//! afterwards everything does, without a restart.
+#![allow(
+    clippy::pedantic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and is read from top to bottom"
+)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use jetway::proto::etcdserverpb::*;
+use support::client::{Client, delete, delete_all, put};
+use support::eventually;
+use support::nats::Nats;
+use support::server::Server;
+use tonic::Code;
+
+/// A small file system of its own, unmounted when dropped.
+struct SmallDisk {
+    dir: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Or why there can be none.
+    fn mount(megabytes: u32) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        match mount {
+            Ok(output) if output.status.success() => Ok(Self { dir }),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: whoever still holds a file there is about to end.
+        drop(Command::new("umount").arg("-l").arg(self.dir.path()).status());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_room() {
+    let disk = match SmallDisk::mount(96) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped: no small file system can be mounted here: {reason}"),
+    };
+    let data = disk.path().join("data");
+    let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
+    let client = server.client().await;
+    let kept = client.put("/kept", "v").await;
+    // Somebody else takes the room, and we the rest.
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![0; 64 << 20]).unwrap();
+    let began = Instant::now();
+    let mut answered = Vec::new();
+    let status = loop {
+        let key = format!("/fill/{}", answered.len());
+        match client.put_request(put(&key, vec![b'x'; 256 << 10])).await {
+            Ok(answer) => answered.push((key, answer.header.unwrap().revision)),
+            Err(status) => break status,
+        }
+        assert!(answered.len() < 1000, "the disk does not fill");
+    };
+    println!("{} answered, then {status:?} after {:?}", answered.len(), began.elapsed());
+    // The one that met the end of the disk may not know what became of it; what comes then is refused in etcd's words.
+    assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable), "{status:?}");
+    let refused = eventually("a refusal", async || {
+        let status = client.put_request(put("/more", vec![b'x'; 256 << 10])).await.err()?;
+        (status.code() == Code::ResourceExhausted).then_some(status)
+    })
+    .await;
+    assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
+
+    // Reads go on, and everything answered is there.
+    assert_eq!(client.kv("/kept").await.unwrap().mod_revision, kept);
+    for (key, revision) in &answered {
+        assert_eq!(client.kv(key).await.unwrap().mod_revision, *revision, "{key}");
+    }
+
+    fs::remove_file(&ballast).unwrap();
+    let pid = server.pid();
+    let written = eventually("a write with room again", async || {
+        disarm(&client).await;
+        Some(client.put_request(put("/after", "v")).await.ok()?.header?.revision)
+    })
+    .await;
+    assert_eq!(server.pid(), pid);
+    assert!(written > answered.last().unwrap().1);
+    for (key, revision) in &answered {
+        assert_eq!(client.kv(key).await.unwrap().mod_revision, *revision, "{key}");
+    }
+}
+
+/// Lowers the alarms there are, as an operator does after having made room.
+async fn disarm(client: &Client) {
+    use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
+    let alarm = |action: AlarmAction, member_id| AlarmRequest {
+        action: action.into(),
+        member_id,
+        alarm: AlarmType::Nospace.into(),
+    };
+    let Ok(raised) = client.alarm(alarm(AlarmAction::Get, 0)).await else { return };
+    for raised in raised.alarms {
+        drop(client.alarm(alarm(AlarmAction::Deactivate, raised.member_id)).await);
+    }
+}
+
+/// What makes room goes on without room for anything else, and then there is room again: no restart, and nobody else's
+/// help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_we_fill_ourselves_is_cleared_by_deletes_and_a_compaction() {
+    let disk = match SmallDisk::mount(128) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped: no small file system can be mounted here: {reason}"),
+    };
+    let data = disk.path().join("data");
+    let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
+    let client = server.client().await;
+    let nats = server.nats_pid();
+    fill_and_clear(&client, 128).await;
+    assert_eq!(server.nats_pid(), nats, "it was never restarted");
+}
+
+/// The same where somebody else has taken the disk to its last byte.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_others_fill_takes_deletes_and_compactions_all_the_same() {
+    let disk = match SmallDisk::mount(128) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped: no small file system can be mounted here: {reason}"),
+    };
+    let data = disk.path().join("data");
+    let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
+    let client = server.client().await;
+    client.lease_grant(1, 600).await.unwrap();
+    client.put_request(PutRequest { lease: 1, ..put("/leased", "v") }).await.unwrap();
+    for n in 0..100 {
+        client.put(format!("/fill/{n}"), vec![b'x'; 256 << 10]).await;
+    }
+    let mut ballast = fs::File::create(disk.path().join("ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[0; 4096]).is_ok() {}
+    eventually("a refusal for want of space", async || {
+        let status = client.put_request(put("/more", vec![b'x'; 256 << 10])).await.err()?;
+        (status.code() == Code::ResourceExhausted).then_some(())
+    })
+    .await;
+    assert_eq!(client.list("/fill/").await.len(), 100);
+    clear(&client, 100).await;
+}
+
+/// Clears a store that has no room: deletes, a compaction, renewals and revokes of leases, and at last `alarm disarm`.
+async fn clear(client: &Client, values: usize) {
+    let alarms = async || client.alarm(AlarmRequest::default()).await.unwrap().alarms;
+    let raised =
+        eventually("the alarm", async || Some(alarms().await).filter(|raised| raised.len() == 1)).await;
+    assert_eq!(raised[0].alarm(), AlarmType::Nospace);
+    let refused = client.put_request(put("/small", "x")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(client.lease_grant(2, 600).await.is_err());
+    assert_eq!(client.kv("/leased").await.unwrap().value, "v");
+    for n in 0..values / 2 {
+        eventually("a delete", async || client.delete_range(delete(format!("/fill/{n}"))).await.ok()).await;
+    }
+    let mut keep_alive = support::lease::KeepAlive::open(client);
+    assert_eq!(keep_alive.renew(1).await.ttl, 600);
+    client.lease_revoke(1).await.unwrap();
+    assert_eq!(client.kv("/leased").await, None);
+    client.delete_range(delete_all("/fill/")).await.unwrap();
+    let revision = client.revision().await;
+    client.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
+    client.defragment().await.unwrap();
+    eventually("room after disarming", async || {
+        disarm(client).await;
+        client.put_request(put("/after", "x")).await.ok()
+    })
+    .await;
+    for n in 0..20 {
+        client.put(format!("/again/{n}"), vec![b'x'; 256 << 10]).await;
+    }
+    assert!(alarms().await.is_empty());
+}
+
+/// Limits of JetStream's own are as good as a full disk: those of an account, and one that somebody has set on the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_jetstream_leave_room_for_deletes() {
+    let account =
+        "accounts { A { jetstream: { max_file: 40MB, max_mem: 1MB }, users: [{ user: a, password: b }] } }";
+    let nats = Nats::start_with(account).await;
+    let server =
+        Server::start_with(&["--endpoint", &format!("nats://a:b@{}?bucket=test", nats.address())]).await;
+    fill_and_clear(&server.client().await, 100).await;
+
+    let nats = Nats::start().await;
+    let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let mut config = nats.api("STREAM.INFO.KV_test", &serde_json::Value::Null).await["config"].clone();
+    config["max_bytes"] = serde_json::json!(40_000_000);
+    let updated = nats.api("STREAM.UPDATE.KV_test", &config).await;
+    assert_eq!(updated["config"]["max_bytes"], 40_000_000, "{updated}");
+    fill_and_clear(&server.client().await, 100).await;
+}
+
+async fn fill_and_clear(client: &Client, least: usize) {
+    client.lease_grant(1, 600).await.unwrap();
+    client.put_request(PutRequest { lease: 1, ..put("/leased", "v") }).await.unwrap();
+    let mut written = 0;
+    let status = loop {
+        match client.put_request(put(format!("/fill/{written}"), vec![b'x'; 256 << 10])).await {
+            Ok(_) => written += 1,
+            Err(status) => break status,
+        }
+        assert!(written < 1000, "it does not fill");
+    };
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+    );
+    assert!(written > least, "{written} values of 256 KiB");
+    clear(client, written).await;
+}
