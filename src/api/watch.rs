@@ -396,7 +396,7 @@ pub(crate) fn fuzz(data: &[u8]) {
         let incoming = tokio_stream::wrappers::UnboundedReceiverStream::new(incoming)
             .then(|request| read(request, None))
             .filter_map(|request| std::future::ready(request.transpose()));
-        let stream = WatchStream::new(hub, reader, incoming, Duration::from_secs(60), std::future::pending());
+        let stream = WatchStream::new(hub, reader, incoming, Duration::from_mins(1), std::future::pending());
         let header = HeaderSource { cluster_id: 1, member_id: 2, raft_term: 3 };
         let mut responses = Responses { stream, pieces: VecDeque::new(), header, most_bytes: 200 };
         while !choices.is_empty() {
@@ -428,7 +428,7 @@ pub(crate) fn fuzz(data: &[u8]) {
                         let value = Bytes::copy_from_slice(choices.bytes());
                         let (create_revision, lease) = (None, LeaseId::NONE);
                         let put = ChangeKind::Put { value, create_revision, version: 1, lease };
-                        let kind = if choices.byte() % 4 == 0 { ChangeKind::Delete } else { put };
+                        let kind = if choices.byte().is_multiple_of(4) { ChangeKind::Delete } else { put };
                         Change { key, sequence, place, kind }
                     });
                     let changes = changes.collect();

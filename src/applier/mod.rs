@@ -30,9 +30,9 @@ impl Floor {
     /// Whether it can be one that an instance has computed: whatever is read from the stream may have been written by
     /// somebody else.
     pub fn is_sound(&self) -> bool {
-        let is_ascending = self.steps.is_sorted_by(|a, b| {
-            a.from < b.from && a.offset != b.offset && a.revision() <= b.revision()
-        });
+        let is_ascending = self
+            .steps
+            .is_sorted_by(|a, b| a.from < b.from && a.offset != b.offset && a.revision() <= b.revision());
         let last = self.steps.last().map_or(0, |step| step.offset);
         is_ascending
             && i64::try_from(self.sequence.0).is_ok()
@@ -42,7 +42,8 @@ impl Floor {
 
     /// Whether it can be one of a stream in which its sequence has this revision.
     fn is_at(&self, revision: Revision) -> bool {
-        let is_before_all_messages = self.sequence == Sequence::NONE && self.revision == Revision::EMPTY_STORE;
+        let is_before_all_messages =
+            self.sequence == Sequence::NONE && self.revision == Revision::EMPTY_STORE;
         self.revision == revision || is_before_all_messages
     }
 }

@@ -428,7 +428,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     let mut sequence = Sequence(0);
     while !choices.is_empty() {
         sequence = sequence.next();
-        let is_delete = choices.byte() % 4 == 0;
+        let is_delete = choices.byte().is_multiple_of(4);
         let subject = match choices.byte() {
             at @ 0..=199 => {
                 let names =

@@ -12,11 +12,13 @@ use tokio::sync::{Mutex, MutexGuard};
 /// Leases share a turn by chance; with this many, few do.
 const SHARDS: usize = 1024;
 
+/// The lease that was renewed last, and when that began.
+type Last = Option<(LeaseId, Instant)>;
+
 /// The turns of an instance.
 #[derive(Debug)]
 pub(super) struct Renewals {
-    /// The lease that was renewed last in each, and when that began.
-    shards: Box<[Mutex<Option<(LeaseId, Instant)>>]>,
+    shards: Box<[Mutex<Last>]>,
     hasher: RandomState,
 }
 
@@ -38,7 +40,7 @@ impl Renewals {
 #[derive(Debug)]
 pub(super) struct Turn<'a> {
     lease: LeaseId,
-    last: MutexGuard<'a, Option<(LeaseId, Instant)>>,
+    last: MutexGuard<'a, Last>,
 }
 
 impl Turn<'_> {

@@ -59,7 +59,10 @@ pub fn records(data: &[u8]) {
             often.publish();
             let state = reader.snapshot();
             check(&state);
-            assert!(seen.0 <= state.revision && seen.1 <= state.position, "the store went back from {seen:?}");
+            assert!(
+                seen.0 <= state.revision && seen.1 <= state.position,
+                "the store went back from {seen:?}"
+            );
             seen = (state.revision, state.position);
             for message in often.take_garbage() {
                 assert!(message.sequence < next, "there is no such message yet");
@@ -141,11 +144,8 @@ fn true_floor(applier: &Applier, state: &State, revision: Revision) -> Option<Fl
         .filter(|survivor| *survivor <= sequence)
         .collect();
     survivors.sort_unstable();
-    let steps = if map.has_steps(sequence) {
-        map.steps_for(survivors.into_iter(), sequence)
-    } else {
-        Vec::new()
-    };
+    let steps =
+        if map.has_steps(sequence) { map.steps_for(survivors.into_iter(), sequence) } else { Vec::new() };
     let floor = Floor { revision, sequence, steps };
     assert!(floor.is_sound(), "{floor:?}");
     Some(floor)
@@ -176,8 +176,11 @@ fn check(state: &State) {
     }
 }
 
+/// Key, value, and the revisions and number of a version.
+type Outlined = (Bytes, Bytes, i64, i64, i64);
+
 /// What two stores of the same stream agree in.
-fn outline(state: &State) -> (Revision, Sequence, Option<Revision>, usize, Vec<(Bytes, Bytes, i64, i64, i64)>) {
+fn outline(state: &State) -> (Revision, Sequence, Option<Revision>, usize, Vec<Outlined>) {
     let all = KeyRange::all();
     let versions = state.index.range(&all).flat_map(History::versions).map(|version| {
         (

@@ -76,7 +76,10 @@ pub fn requests(data: &[u8]) {
                     let Ok(subject) = record::subject("", &write.key) else { return };
                     let operation = OperationId { writer: 1, operation };
                     let mut headers = HeaderMap::new();
-                    headers.insert(record::HEADER, record::header(&write.kind, place, count, operation).as_str());
+                    headers.insert(
+                        record::HEADER,
+                        record::header(&write.kind, place, count, operation).as_str(),
+                    );
                     let value = match &write.kind {
                         crate::core::ChangeKind::Put { value, .. } => value.clone(),
                         crate::core::ChangeKind::Delete => bytes::Bytes::new(),
