@@ -64,7 +64,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                 }
                 Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
                 Job::Torn(sequence) => {
-                    inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await
+                    inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await;
                 }
                 Job::Fence(done) => drop(done.send(())),
             }
