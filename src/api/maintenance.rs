@@ -66,8 +66,9 @@ impl Maintenance for MaintenanceService {
         let kind = alarm_kind(alarm);
         let alarms = match (AlarmAction::try_from(action), kind) {
             (Ok(AlarmAction::Get), kind) => {
+                let all = alarm == AlarmType::None as i32;
                 let raised = self.engine.alarms().into_iter();
-                raised.filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).map(wire_alarm).collect()
+                raised.filter(|alarm| all || kind == Some(alarm.kind)).map(wire_alarm).collect()
             }
             (Ok(AlarmAction::Activate), Some(kind)) => {
                 let alarm = Alarm { member: member_id, kind };
