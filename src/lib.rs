@@ -5,8 +5,8 @@ pub mod applier;
 pub mod auth;
 pub mod cli;
 pub mod core;
-pub mod durability;
 pub mod disk;
+pub mod durability;
 pub mod engine;
 pub mod error;
 #[cfg(any(fuzzing, test))]

@@ -260,6 +260,11 @@ async fn what_cannot_be_read_is_refused_in_gos_words() {
             "{\"serializable\":\"true\"}",
             "proto: (line 1:17): invalid value for bool field serializable: \"true\"",
         ),
+        ("{\"key\":\"\\ud800\"}", "proto: unexpected EOF"),
+        (
+            "{\"key\":\"\\ud800abcdef\"}",
+            "proto: syntax error (line 1:8): invalid escape code \"abcdef\" in string",
+        ),
         ("{\"sort_order\":[]}", "proto: (line 1:15): invalid value for enum field sortOrder: ["),
     ] {
         refused(&server, "/v3/kv/range", body, 400, 3, message).await;

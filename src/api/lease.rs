@@ -60,8 +60,8 @@ impl Lease for LeaseService {
         request: Request<LeaseGrantRequest>,
     ) -> Result<Response<LeaseGrantResponse>, Status> {
         self.engine.claim_space(GRANT_COST_BYTES).await?;
-        self.engine.admit(GRANT_COST_BYTES)?;
         require_identity(&self.engine, &request).await?;
+        self.engine.admit(GRANT_COST_BYTES)?;
         let LeaseGrantRequest { ttl, id } = request.into_inner();
         let (id, ttl) = self.engine.grant_lease(id, ttl).await?;
         let header = Some(self.header.at(self.engine.reader().revision()));
@@ -72,9 +72,9 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        self.engine.admit(0)?;
         let caller = caller(&self.engine, &request).await?;
         self.engine.auth().check_identified(&caller)?;
+        self.engine.admit(0)?;
         let state = self.engine.revoke_lease(LeaseId(request.into_inner().id), &caller).await?;
         Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
     }

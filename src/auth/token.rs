@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn an_old_entry_is_worth_what_is_left_of_it() {
-        let (tokens, store) = tokens(Duration::from_secs(60));
+        let (tokens, store) = tokens(Duration::from_mins(1));
         let entry = || SimpleToken { user: "u".into(), revision: store.revision() };
         tokens.remember("over", entry(), Duration::from_secs(61));
         tokens.remember("left", entry(), Duration::from_secs(59));

@@ -63,7 +63,9 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                     inner.counters.removed(begun.elapsed());
                 }
                 Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
-                Job::Torn(sequence) => inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await,
+                Job::Torn(sequence) => {
+                    inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await;
+                }
                 Job::Fence(done) => drop(done.send(())),
             }
         }
@@ -181,7 +183,9 @@ impl Inner {
             }
             let removed = self.api.delete_message(&self.bucket.keys, sequence).await;
             removed
-                .inspect_err(|error| tracing::debug!(%sequence, %error, "a compacted message is not removed yet"))
+                .inspect_err(
+                    |error| tracing::debug!(%sequence, %error, "a compacted message is not removed yet"),
+                )
                 .err()
                 .map(|_| sequence)
         });

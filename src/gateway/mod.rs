@@ -2,7 +2,7 @@
 //!
 //! A request's body is JSON, which becomes the protobuf message of the method that its path stands for; that goes to the
 //! very services that gRPC clients call, in this process; their answers become JSON again. Nothing here knows what any
-//! method does: types come from the descriptors, and the only table is the one of [paths](routes).
+//! method does: types come from the descriptors, and the only table is the one of paths.
 //!
 //! ```text
 //! body -> Values -> protobuf -> frames -> services -> frames -> protobuf -> JSON

@@ -4,8 +4,11 @@ use prost_reflect::MessageDescriptor;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+/// Where a service is found, its name, and the names of its methods there and in gRPC.
+type Service = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Paths below `/v3/`, and the methods they stand for. RangeStream has none.
-const PATHS: &[(&str, &str, &[(&str, &str)])] = &[
+const PATHS: &[Service] = &[
     (
         "kv",
         "etcdserverpb.KV",

@@ -151,8 +151,7 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
-        let synced_store =
-            (settings.sync == SyncMode::Group).then(|| store_dir(&settings.data_dir));
+        let synced_store = (settings.sync == SyncMode::Group).then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()

@@ -245,7 +245,7 @@ async fn start(
         settings.metrics_extensive,
     ));
     let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
-    let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown).await;
+    let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown);
     let probes = Probes { engine: engine.clone(), metrics };
     let grpc = grpc.layer(calls);
     let gateway = settings
@@ -274,7 +274,7 @@ macro_rules! limited {
     };
 }
 
-async fn grpc_routes(
+fn grpc_routes(
     settings: &Settings,
     engine: &Engine,
     hub: &WatchHub,

@@ -307,7 +307,7 @@ impl GrpcCalls {
                     },
                     sent: Traffic { messages: sent.with_label_values(&labels), bytes: sent_bytes.clone() },
                     durations: timed.map(|(.., name)| Durations {
-                        name: *name,
+                        name,
                         all: durations.clone(),
                         series: [const { OnceLock::new() }; 2],
                     }),

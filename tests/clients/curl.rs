@@ -1,6 +1,6 @@
 //! `curl` on the JSON gateway and on etcd's other HTTP paths.
 
-use crate::script::session;
+use crate::script::{QUICK_PASSWORDS, session};
 
 #[tokio::test]
 async fn gateway_keys() {
@@ -19,5 +19,5 @@ async fn gateway_cluster() {
 
 #[tokio::test]
 async fn gateway_auth() {
-    session("curl/auth.txt", &[]).await;
+    session("curl/auth.txt", &QUICK_PASSWORDS).await;
 }

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::script::session;
+use crate::script::{QUICK_PASSWORDS, session};
 use crate::support::server::{Server, Target, peer, spawn};
 
 #[tokio::test]
@@ -37,7 +37,7 @@ async fn maintenance() {
 
 #[tokio::test]
 async fn auth() {
-    session("etcdctl/auth.txt", &[]).await;
+    session("etcdctl/auth.txt", &QUICK_PASSWORDS).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::server::{signal, spawn};
 
 /// The longest that a client may take for one step. Some steps wait for a lease to expire.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What [`Process::lines`] ends in when the program says no more.
 pub const GAVE_UP: &str = "<and no more>\n";

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use crate::certificates::Certificates;
 use crate::plain::{self, Ids};
 use crate::process::{self, Process};
+use crate::script::QUICK_PASSWORDS;
 use crate::support::server::{Server, Target};
 
 /// Runs the program that `command` makes for an endpoint on both servers and compares what it prints.
@@ -15,7 +16,7 @@ use crate::support::server::{Server, Target};
 /// it is done. The program must end well on both, so whatever it asserts must hold.
 pub async fn session(command: fn(&Server) -> Command) {
     let side = async |target| {
-        let server = Server::launch(target, &[]).await;
+        let server = Server::launch(target, &QUICK_PASSWORDS).await;
         let command = command(&server);
         run(server, command).await
     };

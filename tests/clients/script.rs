@@ -54,6 +54,9 @@ fn parse(script: &str) -> Vec<Line> {
     lines
 }
 
+/// Passwords are hashed for nearly nothing, since a machine under load takes its time.
+pub const QUICK_PASSWORDS: [&str; 2] = ["--bcrypt-cost", "4"];
+
 /// Runs the script in `tests/clients/NAME` on both servers and compares.
 pub async fn session(name: &str, flags: &[&str]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
@@ -278,18 +281,25 @@ impl Side {
             Some("etcdctl") => {
                 let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
                 command.current_dir(self.folder.path());
-                // A flag on the command line and its variable together are refused.
-                if text.contains("--endpoints") {
-                    command.args(words);
-                } else {
-                    command.env("ETCDCTL_ENDPOINTS", self.server.endpoint()).args(words);
+                command.args(words);
+                // A flag on the command line and its variable together are refused. Its own patience ends before a loaded
+                // machine's.
+                let endpoint = self.server.endpoint();
+                for (flag, variable, value) in [
+                    ("--endpoints", "ETCDCTL_ENDPOINTS", &endpoint[..]),
+                    ("--dial-timeout", "ETCDCTL_DIAL_TIMEOUT", "30s"),
+                    ("--command-timeout", "ETCDCTL_COMMAND_TIMEOUT", "30s"),
+                ] {
+                    if !text.contains(flag) {
+                        command.env(variable, value);
+                    }
                 }
                 command
             }
             Some("curl") => {
                 let path = words.next().expect("curl has a path");
                 let mut command = Command::new("curl");
-                command.args(["--silent", "--show-error", "--no-buffer", "--max-time", "30"]);
+                command.args(["--silent", "--show-error", "--no-buffer", "--max-time", "60"]);
                 command.args(["--write-out", "\n%{http_code} %{content_type}\n"]);
                 let server = if path.starts_with("https:") { String::new() } else { self.server.endpoint() };
                 command.arg(server + &path).args(words);

@@ -56,8 +56,7 @@ impl Disk {
             mode: 0o755,
             changed: SystemTime::now(),
         };
-        let state =
-            State { inodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, is_cut: false, syncs: 0 };
+        let state = State { inodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, is_cut: false, syncs: 0 };
         Disk { state: Arc::new(Mutex::new(state)) }
     }
 

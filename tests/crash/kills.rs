@@ -163,9 +163,8 @@ async fn verify(
     assert_eq!(revision(&now.header), end);
     let replayed: Vec<_> = state.into_values().collect();
     let differing = now.kvs.iter().filter(|kv| !replayed.contains(kv)).map(|kv| ("only stored", kv));
-    let differing = differing.chain(
-        replayed.iter().filter(|kv| !now.kvs.contains(kv)).map(|kv| ("only in the events", kv)),
-    );
+    let differing = differing
+        .chain(replayed.iter().filter(|kv| !now.kvs.contains(kv)).map(|kv| ("only in the events", kv)));
     for (place, kv) in differing {
         println!("{place}: {:?} created {} modified {}", kv.key, kv.create_revision, kv.mod_revision);
     }

@@ -61,7 +61,9 @@ impl Mounted {
             assert!(status.success(), "umount: {status}");
             match session.join() {
                 // How it ends depends on what the kernel still wanted of it.
-                Err(error) if error.kind() != ErrorKind::ConnectionAborted => panic!("the file system: {error}"),
+                Err(error) if error.kind() != ErrorKind::ConnectionAborted => {
+                    panic!("the file system: {error}")
+                }
                 _ => {}
             }
         }

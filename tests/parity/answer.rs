@@ -74,7 +74,16 @@ impl Answer {
         Self::Error(status.code(), text.to_owned())
     }
 
-    pub fn header(&self) -> Option<&ResponseHeader> {
+    /// The revision in the header, if there is one.
+    pub fn revision(&self) -> Option<i64> {
+        if let Self::Message(message) = self {
+            let revision = &message["header"]["revision"];
+            return revision.as_i64().or_else(|| revision.as_str()?.parse().ok());
+        }
+        self.header().map(|header| header.revision)
+    }
+
+    fn header(&self) -> Option<&ResponseHeader> {
         match self {
             Self::Range(m) => m.header.as_ref(),
             Self::Put(m) => m.header.as_ref(),

@@ -66,8 +66,8 @@ impl Side {
     /// Runs one operation. The error is a rule that this side broke by itself.
     pub async fn run(&mut self, step: &Step) -> Result<Answer, String> {
         let answer = self.ask(step.client, &step.op).await?;
-        if let Some(header) = answer.header() {
-            self.marks.current = self.marks.current.max(header.revision);
+        if let Some(revision) = answer.revision() {
+            self.marks.current = self.marks.current.max(revision);
         }
         if let (Op::Compact(compact), Answer::Compact(_)) = (&step.op, &answer) {
             self.marks.floor = self.marks.resolve(compact.revision);

@@ -107,7 +107,7 @@ impl Values {
 
 /// The protobuf encoding of a JSON object. Errors are for the client.
 pub(super) fn to_protobuf(descriptor: &MessageDescriptor, json: &[u8]) -> Result<Vec<u8>, Status> {
-    let message = read::message(descriptor.clone(), json).map_err(Status::invalid_argument)?;
+    let message = read::message(descriptor, json).map_err(Status::invalid_argument)?;
     Ok(message.encode_to_vec())
 }
 

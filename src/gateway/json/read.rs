@@ -17,7 +17,7 @@ const MAX_DEPTH: usize = 100;
 const MAX_DIGITS: usize = 20;
 
 /// Reads one message from `text`.
-pub(super) fn message(descriptor: MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, String> {
+pub(super) fn message(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, String> {
     Reader { text, at: 0 }.message(descriptor, 1)
 }
 
@@ -52,7 +52,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn message(&mut self, descriptor: MessageDescriptor, depth: usize) -> Result<DynamicMessage, String> {
+    fn message(&mut self, descriptor: &MessageDescriptor, depth: usize) -> Result<DynamicMessage, String> {
         if depth > MAX_DEPTH {
             return Err("proto: exceeded max recursion depth".to_owned());
         }
@@ -110,19 +110,17 @@ impl<'a> Reader<'a> {
     /// One value, or none if it is an enum's name that nobody knows.
     fn singular(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Option<Value>, String> {
         if let Kind::Message(descriptor) = field.kind() {
-            return self.message(descriptor, depth + 1).map(|message| Some(Value::Message(message)));
+            return self.message(&descriptor, depth + 1).map(|message| Some(Value::Message(message)));
         }
         let token = self.token()?;
         if let (Kind::Enum(values), Content::String(name)) = (field.kind(), &token.content) {
             return Ok(values.get_value_by_name(name).map(|value| Value::EnumNumber(value.number())));
         }
-        match scalar(&field.kind(), &token) {
-            Some(value) => Ok(Some(value)),
-            None => {
-                let (kind, name, raw) = (kind_name(&field.kind()), field.json_name(), token.raw());
-                Err(self.error(token.at, format_args!("invalid value for {kind} field {name}: {raw}")))
-            }
-        }
+        let value = scalar(&field.kind(), &token);
+        value.map(Some).ok_or_else(|| {
+            let (kind, name, raw) = (kind_name(&field.kind()), field.json_name(), token.raw());
+            self.error(token.at, format_args!("invalid value for {kind} field {name}: {raw}"))
+        })
     }
 
     /// Passes over a value of any form, without recursion: its depth is the client's to choose.
@@ -198,8 +196,16 @@ impl<'a> Reader<'a> {
             return Err(self.syntax_error(at, "invalid UTF-8 in string"));
         };
         let text = if has_escapes {
-            Cow::Owned(unescape(text).map_err(|code| {
-                self.syntax_error(at, format_args!("invalid escape code {code:?} in string"))
+            Cow::Owned(unescape(text).map_err(|left| {
+                // What is looked at for the second half may reach beyond the string.
+                let from = &self.text[at + 1 + length - left..];
+                match from.get(..6) {
+                    None => "proto: unexpected EOF".to_owned(),
+                    Some(code) => {
+                        let code = String::from_utf8_lossy(code);
+                        self.syntax_error(at, format_args!("invalid escape code {code:?} in string"))
+                    }
+                }
             })?)
         } else {
             Cow::Borrowed(text)
@@ -221,14 +227,15 @@ impl<'a> Reader<'a> {
 
     fn position(&self, at: usize) -> String {
         let before = &self.text[..at];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let last = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        format!("(line {line}:{})", String::from_utf8_lossy(last).chars().count() + 1)
+        let mut lines = before.split(|byte| *byte == b'\n').rev();
+        let last = lines.next().unwrap_or_default();
+        format!("(line {}:{})", lines.count() + 1, String::from_utf8_lossy(last).chars().count() + 1)
     }
 }
 
-/// The text that escapes stand for, or the code of a character that there is not.
-fn unescape(text: &str) -> Result<String, &str> {
+/// The text that escapes stand for. In error, as half of a surrogate pair stands alone, what is left of the text after it,
+/// in bytes.
+fn unescape(text: &str) -> Result<String, usize> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, escape)) = rest.split_once('\\') {
@@ -246,17 +253,16 @@ fn unescape(text: &str) -> Result<String, &str> {
                 rest = after;
                 let unit = |digits| u32::from_str_radix(digits, 16).unwrap_or_default();
                 let high = unit(digits);
-                match char::from_u32(high) {
-                    Some(character) => character,
-                    None => {
-                        let low = after.strip_prefix("\\u").and_then(|after| after.get(..4)).map(unit);
-                        let pair = low.and_then(|low| {
-                            char::decode_utf16([high as u16, low as u16]).next().and_then(Result::ok)
-                        });
-                        let character = pair.ok_or(after.get(..6).unwrap_or(after))?;
-                        rest = &after[6..];
-                        character
-                    }
+                if let Some(character) = char::from_u32(high) {
+                    character
+                } else {
+                    let low = after.strip_prefix("\\u").and_then(|after| after.get(..4)).map(unit);
+                    let pair = low.and_then(|low| {
+                        char::decode_utf16([high as u16, low as u16]).next().and_then(Result::ok)
+                    });
+                    let character = pair.ok_or(after.len())?;
+                    rest = &after[6..];
+                    character
                 }
             }
             // The quote, the slash and the backslash stand for themselves.
@@ -388,7 +394,7 @@ mod tests {
 
     fn read<M: Message + Default>(name: &str, text: &str) -> Result<M, String> {
         let descriptor = pool().get_message_by_name(name).expect("there is such a message");
-        let message = message(descriptor, text.as_bytes())?;
+        let message = message(&descriptor, text.as_bytes())?;
         Ok(M::decode(message.encode_to_vec().as_slice()).expect("a message of this type"))
     }
 
@@ -465,8 +471,8 @@ mod tests {
     #[test]
     fn strings_are_characters() {
         assert_eq!(unescape("a\\ud83d\\ude00\\/\\\"\\\\b\\b"), Ok("a😀/\"\\b\u{8}".to_owned()));
-        assert_eq!(unescape("\\ud83dabcdef"), Err("abcdef"));
-        assert_eq!(unescape("\\ude00"), Err(""));
+        assert_eq!(unescape("\\ud83dabcdef"), Err(6));
+        assert_eq!(unescape("\\ude00"), Err(0));
     }
 
     #[test]

@@ -215,8 +215,7 @@ fn wrong(byte: u8, context: &str) -> String {
         b'\n' => "\\n".to_owned(),
         b'\r' => "\\r".to_owned(),
         b'\t' => "\\t".to_owned(),
-        0x20..=0x7e => char::from(byte).to_string(),
-        0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
+        0x20..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
         0x00..=0x1f | 0x7f => format!("\\x{byte:02x}"),
         0x80..=0xa0 | 0xad => format!("\\u00{byte:02x}"),
     };

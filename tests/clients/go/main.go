@@ -27,7 +27,7 @@ import (
 )
 
 // patience bounds each step.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 var steps = []struct {
 	name string
@@ -121,7 +121,7 @@ func (s *session) config(user, password string) clientv3.Config {
 	return clientv3.Config{
 		TLS:         secure,
 		Endpoints:   []string{s.endpoint},
-		DialTimeout: 5 * time.Second,
+		DialTimeout: 30 * time.Second,
 		Username:    user,
 		Password:    password,
 		Logger:      zap.NewNop(),
