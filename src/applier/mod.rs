@@ -36,7 +36,7 @@ impl Floor {
         let last = self.steps.last().map_or(0, |step| step.offset);
         is_ascending
             && i64::try_from(self.sequence.0).is_ok()
-            && self.steps.iter().all(|step| step.offset <= step.from.0 && step.from <= self.sequence)
+            && self.steps.iter().all(|step| step.offset < step.from.0 && step.from <= self.sequence)
             && self.sequence.0.checked_sub(last).is_some_and(|revision| self.is_at(Revision(revision as i64)))
     }
 
