@@ -367,3 +367,55 @@ impl Applier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jetstream::record::BARRIER;
+
+    fn floor(revision: i64, sequence: u64, steps: &[(u64, u64)]) -> Floor {
+        let step = |&(from, offset): &(u64, u64)| Step { from: Sequence(from), offset };
+        Floor {
+            revision: Revision(revision),
+            sequence: Sequence(sequence),
+            steps: steps.iter().map(step).collect(),
+        }
+    }
+
+    #[test]
+    fn a_floor_that_no_instance_can_have_computed_is_told_apart() {
+        for sound in [floor(0, 0, &[]), floor(1, 0, &[]), floor(5, 5, &[]), floor(5, 7, &[(3, 1), (6, 2)])] {
+            assert!(sound.is_sound(), "{sound:?}");
+        }
+        for unsound in [
+            floor(-1, 0, &[]),
+            floor(4, 5, &[]),
+            floor(0, 3, &[(3, 3)]),
+            floor(5, 7, &[(6, 2), (3, 1)]),
+            floor(5, 7, &[(8, 2)]),
+            floor(5, 7, &[(3, 1), (6, 1)]),
+            floor(3, 9, &[(2, 1), (3, 6)]),
+            floor(i64::MIN, 1 << 63, &[]),
+        ] {
+            assert!(!unsound.is_sound(), "{unsound:?}");
+        }
+    }
+
+    #[test]
+    fn a_floor_that_contradicts_the_stream_is_ignored() {
+        let (writer, reader) = Writer::new();
+        let mut applier = Applier::new(writer, Attachments::default(), None);
+        for sequence in 2..6 {
+            let subject = if sequence == 3 { BARRIER } else { "somebody-else" };
+            let body = crate::jetstream::record::decode(subject, None, &Bytes::new());
+            applier.take(Record { sequence: Sequence(sequence), time: 0, body });
+        }
+        // The barrier spends no revision, and this floor does not know.
+        applier.raise_floor(floor(4, 4, &[]));
+        applier.publish();
+        assert_eq!(reader.snapshot().compacted, None);
+        applier.raise_floor(floor(3, 4, &[(3, 1)]));
+        applier.publish();
+        assert_eq!(reader.snapshot().compacted, Some(Revision(3)));
+    }
+}
