@@ -205,6 +205,12 @@ pub fn message(descriptor: MessageDescriptor, bytes: Bytes) -> Answer {
     mask_value(&mut value);
     match name.as_str() {
         "StatusResponse" => mask_status(&mut value),
+        // etcd lists them in the order of one of Go's maps, which changes from call to call.
+        "AlarmResponse" => {
+            if let Some(alarms) = value.get_mut("alarms").and_then(Value::as_array_mut) {
+                alarms.sort_by_key(Value::to_string);
+            }
+        }
         // The remaining time depends on the clock.
         "LeaseTimeToLiveResponse" => {
             value.as_object_mut().and_then(|fields| fields.remove("TTL"));
