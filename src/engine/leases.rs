@@ -34,14 +34,15 @@ impl Engine {
         inner.wait_ready().await?;
         loop {
             let chosen = LeaseId(if id == 0 { rand::random_range(1..i64::MAX) } else { id });
+            // A lease of that id may have ended before; its marker, if it is still there, is what the guard must name.
+            // The entry before the lease: if somebody else grants it in between, the guard does not hold.
+            let known = inner.meta.entry(&meta::lease_key(chosen));
             if inner.leases.get(chosen).is_some() {
                 if id == 0 {
                     continue;
                 }
                 return Err(EtcdError::LeaseExists);
             }
-            // A lease of that id may have ended before; its marker, if it is still there, is what the guard must name.
-            let known = inner.meta.entry(&meta::lease_key(chosen));
             match inner.put_lease(chosen, ttl, known).await {
                 Ok(entry) => {
                     inner.wait_meta(entry).await?;

@@ -245,6 +245,8 @@ impl Inner {
     pub(super) fn take_meta(&self, message: &RawMessage, age: Duration) -> Option<Floor> {
         let is_delete = message.headers.as_ref().is_some_and(|headers| headers.get(KV_OPERATION).is_some())
             || message.headers.as_ref().is_some_and(|headers| headers.get("Nats-Marker-Reason").is_some());
+        let floor = self.apply_meta(message, is_delete, age);
+        // Last: whoever reads an entry and then what it says, to write the next, has the guard fail if that was older.
         // Tokens come and go without a guard and without a trace. Of leases there may be millions in time: who grants one
         // anew whose marker is still there finds it by the guard that fails.
         if is_delete && message.subject.starts_with(LEASE) {
@@ -252,6 +254,10 @@ impl Inner {
         } else if !message.subject.starts_with(TOKEN) {
             self.meta.lock().entries.insert(message.subject.clone(), message.sequence);
         }
+        floor
+    }
+
+    fn apply_meta(&self, message: &RawMessage, is_delete: bool, age: Duration) -> Option<Floor> {
         let Some(record) = self.meta.decode(message, is_delete) else {
             tracing::warn!(subject = message.subject, sequence = %message.sequence, "an entry of the meta stream that jetway did not write is ignored");
             return None;

@@ -96,7 +96,8 @@ impl Pair {
             Err(broken) => format!("broke a rule: {broken}"),
         };
         if left != right || left.is_err() {
-            return differ(one.to_string(), show(left), show(right));
+            let (left, right) = (show(left) + &self.left.fault(), show(right) + &self.right.fault());
+            return differ(one.to_string(), left, right);
         }
         // The events are compared where both sides are known to have all of them.
         if matches!(one.op, Op::Settle | Op::Compact(_) | Op::Kill(_)) {

@@ -63,6 +63,15 @@ impl Side {
         Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
     }
 
+    /// What the server says of its own end, if that is why it does not answer.
+    pub fn fault(&self) -> String {
+        let log = self.server.log();
+        let fatal = |line: &str| ["panic", "fatal", "goroutine "].iter().any(|word| line.contains(word));
+        let lines: Vec<_> = log.lines().collect();
+        let first = lines.iter().rposition(|line| fatal(line)).map_or(lines.len(), |at| at.saturating_sub(5));
+        lines[first..].iter().take(40).map(|line| format!("\n  {line}")).collect()
+    }
+
     /// Runs one operation. The error is a rule that this side broke by itself.
     pub async fn run(&mut self, step: &Step) -> Result<Answer, String> {
         let answer = self.ask(step.client, &step.op).await?;
