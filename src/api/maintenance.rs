@@ -103,7 +103,11 @@ impl Maintenance for MaintenanceService {
                 AlarmKind::NoSpace => "NOSPACE",
                 AlarmKind::Corrupt => "CORRUPT",
             };
-            format!("memberID:{} alarm:{kind}", alarm.member)
+            // As protobuf's text form has it: fields that are zero are not there.
+            match alarm.member {
+                0 => format!("alarm:{kind}"),
+                member => format!("memberID:{member} alarm:{kind}"),
+            }
         }));
         Ok(Response::new(StatusResponse {
             header: Some(self.header()),

@@ -244,9 +244,12 @@ fn mask_status(status: &mut Value) {
             *field = json!("some");
         }
     }
-    // The text form of a message is made to differ from build to build, by a second space.
-    for error in status.get_mut("errors").and_then(Value::as_array_mut).into_iter().flatten() {
-        let words = error.as_str().unwrap_or_default().split_whitespace();
-        *error = json!(words.collect::<Vec<_>>().join(" "));
+    // The text form of a message is made to differ from build to build, by a second space; and alarms come in any order.
+    if let Some(Value::Array(errors)) = status.get_mut("errors") {
+        for error in &mut *errors {
+            let words = error.as_str().unwrap_or_default().split_whitespace();
+            *error = json!(words.collect::<Vec<_>>().join(" "));
+        }
+        errors.sort_by_key(Value::to_string);
     }
 }
