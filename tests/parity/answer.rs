@@ -214,6 +214,9 @@ pub fn message(descriptor: MessageDescriptor, bytes: Bytes) -> Answer {
         // The remaining time depends on the clock.
         "LeaseTimeToLiveResponse" => {
             value.as_object_mut().and_then(|fields| fields.remove("TTL"));
+            if let Some(Value::Array(keys)) = value.get_mut("keys") {
+                keys.sort_by_key(Value::to_string);
+            }
         }
         _ => {}
     }
@@ -237,9 +240,11 @@ fn mask_value(value: &mut Value) {
     }
 }
 
-/// Sizes and raft's numbers are each server's own; so is its version.
+/// Sizes and raft's numbers are each server's own; so is its version. etcd tells another storage version at first.
 fn mask_status(status: &mut Value) {
-    for name in ["version", "dbSize", "dbSizeInUse", "leader", "raftIndex", "raftAppliedIndex"] {
+    for name in
+        ["version", "storageVersion", "dbSize", "dbSizeInUse", "leader", "raftIndex", "raftAppliedIndex"]
+    {
         if let Some(field) = status.get_mut(name) {
             *field = json!("some");
         }

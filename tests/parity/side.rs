@@ -165,10 +165,20 @@ impl Side {
             Op::Progress(watch) => {
                 self.watchers.settle(marks.current).await?;
                 let told = self.watchers.progress(watch.stream, marks.current).await?;
-                if told.is_some_and(|told| told != marks.current) {
-                    return Err(format!("progress {told:?} at revision {}", marks.current));
+                match told {
+                    // What is answered later shows that this was read before anything else happens.
+                    None => {
+                        let client = &self.clients[watch.stream];
+                        let empty = pb::WatchCreateRequest {
+                            key: "b".into(),
+                            range_end: "a".into(),
+                            ..Default::default()
+                        };
+                        self.watchers.create(client, watch.stream, empty, marks.floor).await?
+                    }
+                    Some(told) if told == marks.current => Answer::Silence,
+                    Some(told) => return Err(format!("progress {told} at revision {}", marks.current)),
                 }
-                Answer::Silence
             }
             Op::WatchNothing(watch) => {
                 self.watchers.nothing(watch.stream);
