@@ -169,12 +169,14 @@ impl Side {
                     // What is answered later shows that this was read before anything else happens.
                     None => {
                         let client = &self.clients[watch.stream];
-                        let empty = pb::WatchCreateRequest {
-                            key: "b".into(),
-                            range_end: "a".into(),
-                            ..Default::default()
-                        };
-                        self.watchers.create(client, watch.stream, empty, marks.floor).await?
+                        let other = pb::WatchCreateRequest { key: "other".into(), ..Default::default() };
+                        let answer = self.watchers.create(client, watch.stream, other, marks.floor).await?;
+                        if let Answer::Watch(created) = &answer
+                            && !created.canceled
+                        {
+                            self.watchers.cancel(watch.stream, created.watch_id).await?;
+                        }
+                        answer
                     }
                     Some(told) if told == marks.current => Answer::Silence,
                     Some(told) => return Err(format!("progress {told} at revision {}", marks.current)),
