@@ -2,6 +2,7 @@
 
 use super::header::HeaderSource;
 use super::identity::{require_admin, require_identity};
+use crate::durability::Level;
 use crate::engine::{Alarm, AlarmKind, Engine};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -15,6 +16,7 @@ use crate::proto::etcdserverpb::{
 };
 use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 /// The Maintenance service of an instance.
@@ -98,6 +100,10 @@ impl Maintenance for MaintenanceService {
         if !has_leader {
             errors.push(EtcdError::NoLeader.to_string());
         }
+        let durability = self.engine.durability();
+        if durability == Level::Lazy {
+            errors.push("jetway: --sync lazy: a power failure can take back answered writes".to_owned());
+        }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
             let kind = match alarm.kind {
                 AlarmKind::NoSpace => "NOSPACE",
@@ -109,7 +115,7 @@ impl Maintenance for MaintenanceService {
                 member => format!("memberID:{member} alarm:{kind}"),
             }
         }));
-        Ok(Response::new(StatusResponse {
+        let mut response = Response::new(StatusResponse {
             header: Some(self.header()),
             version: ETCD_VERSION.to_owned(),
             db_size: size.allocated as i64,
@@ -124,7 +130,9 @@ impl Maintenance for MaintenanceService {
             is_learner: false,
             storage_version: CLUSTER_VERSION.to_owned(),
             downgrade_info: Some(DowngradeInfo::default()),
-        }))
+        });
+        response.metadata_mut().insert("jetway-sync", MetadataValue::from_static(durability.name()));
+        Ok(response)
     }
 
     async fn defragment(
