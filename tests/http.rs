@@ -367,14 +367,13 @@ async fn metrics_have_etcds_names_and_types() {
     metrics.is("etcd_cluster_version", &[("cluster_version", "3.7")], 1.0);
 }
 
-/// When answered writes are on the disk is told by the log, the metrics and each Status; what is less than etcd's promise
-/// is among the errors.
+/// When answered writes are on the disk is told by the log, the metrics and each Status.
 #[tokio::test]
 async fn the_level_of_durability_is_told() {
     if Target::from_env() == Target::Etcd {
         return;
     }
-    for (level, errors) in [("group", 0), ("always", 0), ("lazy", 1)] {
+    for level in ["group", "always", "lazy"] {
         let server = Server::start_with(&["--sync", level]).await;
         let client = server.client().await;
         client.put("a", "b").await;
@@ -386,9 +385,6 @@ async fn the_level_of_durability_is_told() {
             .await
             .unwrap();
         assert_eq!(status.metadata().get("jetway-sync").unwrap(), level);
-        let told = status.into_inner().errors;
-        assert_eq!(told.iter().filter(|error| error.contains("--sync lazy")).count(), errors, "{told:?}");
-        assert_eq!(told.len(), errors);
         assert!(server.log().contains(&format!("sync=\"{level}\"")), "{}", server.log());
     }
 }

@@ -2,7 +2,6 @@
 
 use super::header::HeaderSource;
 use super::identity::{require_admin, require_identity};
-use crate::durability::Level;
 use crate::engine::{Alarm, AlarmKind, Engine};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
@@ -100,10 +99,6 @@ impl Maintenance for MaintenanceService {
         if !has_leader {
             errors.push(EtcdError::NoLeader.to_string());
         }
-        let durability = self.engine.durability();
-        if durability == Level::Lazy {
-            errors.push("jetway: --sync lazy: a power failure can take back answered writes".to_owned());
-        }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
             let kind = match alarm.kind {
                 AlarmKind::NoSpace => "NOSPACE",
@@ -131,7 +126,9 @@ impl Maintenance for MaintenanceService {
             storage_version: CLUSTER_VERSION.to_owned(),
             downgrade_info: Some(DowngradeInfo::default()),
         });
-        response.metadata_mut().insert("jetway-sync", MetadataValue::from_static(durability.name()));
+        response
+            .metadata_mut()
+            .insert("jetway-sync", MetadataValue::from_static(self.engine.durability().name()));
         Ok(response)
     }
 
