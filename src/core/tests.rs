@@ -300,12 +300,12 @@ fn range(start: &[u8], end: &[u8]) -> KeyRange {
 /// Steps of one case.
 const STEPS: usize = if cfg!(miri) { 25 } else { 60 };
 
-fn config(cases: u32) -> ProptestConfig {
+pub(super) fn config(cases: u32) -> ProptestConfig {
     if !cfg!(miri) {
         return ProptestConfig::with_cases(cases);
     }
-    // Under miri everything is a thousand times slower, and there is no file system.
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(3) }
+    // Under miri everything is a thousand times slower, and files are out of reach.
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2) }
 }
 
 proptest! {
