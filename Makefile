@@ -45,8 +45,8 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
-	@echo "install buildah, CARGO_TARGET_DIR=folder for all."
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), PREEMPTIONS=n for loom (2), BACKEND=jetway|etcd for kubernetes,"
+	@echo "INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
 
@@ -112,6 +112,21 @@ fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ 
 			-artifact_prefix=$(TARGET)/fuzz/found/$$target/ -dict=tests/fuzz/dictionary -max_len=4096 -timeout=20 \
 			-rss_limit_mb=4096 -print_final_stats=1 -max_total_time=$$(($(MINUTES) * 60)) -verbosity=1; \
 	done
+
+# Every interleaving of the models with at most PREEMPTIONS forced switches of thread, which finds nearly all that there is
+# to find; without a bound some models would run for days.
+PREEMPTIONS ?= 2
+
+.PHONY: loom
+loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under loom, with up to PREEMPTIONS (2) switches
+	RUSTFLAGS='--cfg jetway_loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_BRANCHES=20000 CARGO_TARGET_DIR=$(TARGET)/loom \
+		$(CARGO) test --locked --profile loom --lib loom_model
+
+.PHONY: miri
+miri: $(BIN)/protoc | $(CARGO) ## run the core's tests under miri, with small cases (needs a nightly Rust with miri)
+	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { echo "make: no miri here: rustup toolchain install nightly" \
+		"--component miri,rust-src, and try again" >&2; exit 1; }
+	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib core::
 
 .PHONY: powercut
 powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)

@@ -40,6 +40,7 @@ use crate::durability::{Level, Quiet};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
+use crate::primitive::Notify;
 use crate::telemetry::write_histogram;
 use crate::types::Sequence;
 use prometheus::{Histogram, IntCounter};
@@ -47,7 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long a call may wait for NATS, as etcd bounds a proposal: 5 s and two election timeouts.

@@ -1,10 +1,10 @@
 //! Who waits for what to become visible.
 
 use crate::core::State;
+use crate::primitive::{Mutex, oneshot};
 use crate::types::{Revision, Sequence};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::{Arc, PoisonError};
 
 /// A write as the log shows it.
 #[derive(Clone, Debug)]
@@ -97,5 +97,108 @@ impl PositionWaiters {
         for sender in std::mem::replace(&mut table.waiting, later).into_values() {
             sender.send(()).ok();
         }
+    }
+}
+
+/// A writer's own thread and those who wait for it. Loom sees the tables' mutexes, what is sent and who is woken; that
+/// tokio's `oneshot` is what `primitive` puts in its place is taken from it. The order of the applier's steps after a
+/// batch (publish, then the writes, then the position) is repeated here from `follow`.
+#[cfg(all(test, jetway_loom))]
+mod loom_model {
+    use super::*;
+    use crate::core::{Reader, Writer};
+    use loom::future::block_on;
+    use loom::thread;
+    use std::sync::Arc;
+
+    /// Shows the message at `position`, which makes the revision of the same number.
+    fn show(
+        writer: &mut Writer,
+        reader: &Reader,
+        pending: &PendingWrites,
+        positions: &PositionWaiters,
+        at: i64,
+    ) {
+        let position = Sequence(at as u64);
+        writer.advance(Revision(at), position);
+        writer.publish();
+        let state = reader.snapshot();
+        pending.complete([(at as u64, Revision(at))].into_iter(), &state);
+        positions.reach(position);
+    }
+
+    #[test]
+    fn every_expected_write_is_answered_with_a_state_that_has_it() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let (pending, positions) = (Arc::new(PendingWrites::default()), PositionWaiters::default());
+            let (sent, arrives) = loom::sync::mpsc::channel();
+            let writes: Vec<_> = [2, 3]
+                .into_iter()
+                .map(|operation| {
+                    let (pending, reader, sent) = (Arc::clone(&pending), reader.clone(), sent.clone());
+                    thread::spawn(move || {
+                        let mut write = pending.expect(operation);
+                        sent.send(operation).expect("the applier is there");
+                        let committed = block_on(&mut write.receiver).expect("an answer");
+                        assert!(committed.revision.0 >= 2 && committed.state.revision >= committed.revision);
+                        // Its own write is there for whoever reads after the answer.
+                        assert!(reader.revision() >= committed.revision);
+                    })
+                })
+                .collect();
+            for revision in [2, 3] {
+                let operation: u64 = arrives.recv().expect("a write");
+                writer.advance(Revision(revision), Sequence(revision as u64));
+                writer.publish();
+                let state = reader.snapshot();
+                pending.complete([(operation, Revision(revision))].into_iter(), &state);
+                positions.reach(Sequence(revision as u64));
+            }
+            for write in writes {
+                write.join().expect("a write");
+            }
+            assert_eq!((pending.len(), reader.revision()), (0, Revision(3)));
+        });
+    }
+
+    #[test]
+    fn a_write_given_up_leaves_nothing_behind() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let (pending, positions) = (Arc::new(PendingWrites::default()), PositionWaiters::default());
+            let write = thread::spawn({
+                let pending = Arc::clone(&pending);
+                move || drop(pending.expect(2))
+            });
+            show(&mut writer, &reader, &pending, &positions, 2);
+            write.join().expect("the write");
+            assert_eq!(pending.len(), 0);
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_position_is_woken_when_it_is_visible() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let positions = Arc::new(PositionWaiters::default());
+            let waiters: Vec<_> = [2, 3]
+                .into_iter()
+                .map(|position| {
+                    let (positions, reader) = (Arc::clone(&positions), reader.clone());
+                    thread::spawn(move || {
+                        block_on(positions.wait(Sequence(position))).expect("the table keeps the other end");
+                        assert!(reader.snapshot().position >= Sequence(position));
+                    })
+                })
+                .collect();
+            for at in [2, 3] {
+                show(&mut writer, &reader, &PendingWrites::default(), &positions, at);
+            }
+            for waiter in waiters {
+                waiter.join().expect("a waiter");
+            }
+            assert!(positions.table.lock().expect("no panics").waiting.is_empty());
+        });
     }
 }
