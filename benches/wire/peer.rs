@@ -140,9 +140,6 @@ impl Installation {
         let pid = child.id().ok_or("it ended at once")?;
         let mut peer = Peer { endpoint, pid, durability, process: Process(child), dir };
         peer.wait_until_ready().await?;
-        if self.kind == Kind::Jetway {
-            peer.durability = self.jetway_durability(&peer);
-        }
         Ok(peer)
     }
 
@@ -165,7 +162,11 @@ impl Installation {
                         .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
                         .args(["--initial-cluster", &cluster]);
                 }
-                Ok("a sync for each group of writes, before they are answered, as it comes".into())
+                let sync = self.more_args.iter().position(|arg| arg == "--sync");
+                Ok(match sync.and_then(|at| self.more_args.get(at + 1)) {
+                    Some(sync) => format!("`--sync {sync}`"),
+                    None => "a sync for each group of writes, before they are answered, as it comes".into(),
+                })
             }
             Kind::KineNats => {
                 fs::create_dir_all(&data)?;
@@ -210,15 +211,6 @@ impl Installation {
                 Ok("a sync for each group of writes, before they are answered, as it comes without an object store".into())
             }
         }
-    }
-
-    fn jetway_durability(&self, peer: &Peer) -> String {
-        let config = fs::read_to_string(peer.dir.path().join("data/nats-server.conf")).unwrap_or_default();
-        let interval = config.lines().map(str::trim).find(|line| line.starts_with("sync_interval"));
-        let interval = interval.unwrap_or("no sync_interval");
-        let sync = self.more_args.iter().position(|arg| arg == "--sync");
-        let sync = sync.and_then(|at| self.more_args.get(at + 1)).map_or("group", String::as_str);
-        format!("`--sync {sync}`, its nats-server with `{interval}`")
     }
 }
 

@@ -123,7 +123,7 @@ impl Workload {
         Self {
             is_long: true,
             ..Self::store(
-                "start-churned",
+                "churned-start",
                 "300 k keys of 300 B, 5 M more puts of them, then a compaction of all history",
                 300_000,
                 5_000_000,
