@@ -131,5 +131,5 @@ fn snapshot(criterion: &mut Criterion) {
     });
 }
 
-criterion::criterion_group!(benches, index, log, snapshot, fan_out::fan_out);
+criterion::criterion_group!(benches, fan_out::fan_out, snapshot, log, index);
 criterion::criterion_main!(benches);

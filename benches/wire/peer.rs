@@ -171,7 +171,8 @@ impl Installation {
             Kind::KineNats => {
                 fs::create_dir_all(&data)?;
                 let config = dir.join("nats.conf");
-                let jetstream = format!("jetstream {{ store_dir: {data:?}, sync_interval: always }}\n");
+                let jetstream =
+                    format!("jetstream {{ store_dir: \"{}\", sync_interval: always }}\n", data.display());
                 fs::write(&config, jetstream)?;
                 let store = format!("nats://?dontListen&serverConfig={}", config.display());
                 command.args([

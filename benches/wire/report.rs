@@ -196,6 +196,13 @@ impl Cell {
     }
 }
 
+impl Row {
+    fn panel(&self, metric: Metric, title: String) -> Panel {
+        let bars = self.cells.iter().map(|cell| cell.figure(metric).map(|number| (number, figure(number))));
+        Panel { title, bars: bars.collect() }
+    }
+}
+
 impl Report {
     pub(crate) fn new(facts: Facts, timing: Timing, rounds: usize, installations: &[Installation]) -> Self {
         let describe = |installation: &Installation| Description {
@@ -265,8 +272,7 @@ impl Report {
             ("p99.svg", Metric::P99, "less is better"),
         ] {
             let rows = self.rows.iter().filter(|row| row.is_load);
-            let panels: Vec<Panel> =
-                rows.map(|row| self.panel(row, metric, row.workload.to_owned())).collect();
+            let panels: Vec<Panel> = rows.map(|row| row.panel(metric, row.workload.to_owned())).collect();
             self.write_plot(&folder.join(name), &format!("{}; {better}", metric.title()), &panels)?;
         }
         let mut panels = Vec::new();
@@ -276,7 +282,7 @@ impl Report {
                 (Metric::StartCpu, "start, CPU seconds"),
                 (Metric::Memory, "memory, MiB"),
             ] {
-                panels.push(self.panel(row, metric, format!("{}: {unit}", row.workload)));
+                panels.push(row.panel(metric, format!("{}: {unit}", row.workload)));
             }
         }
         self.write_plot(&folder.join("store.svg"), "A store that holds much; less is better", &panels)
@@ -288,11 +294,6 @@ impl Report {
         }
         let labels: Vec<&str> = self.peers.iter().map(|peer| peer.label.as_str()).collect();
         std::fs::write(file, plot::svg(title, &self.machine(), &labels, panels))
-    }
-
-    fn panel(&self, row: &Row, metric: Metric, title: String) -> Panel {
-        let bars = row.cells.iter().map(|cell| cell.figure(metric).map(|number| (number, figure(number))));
-        Panel { title, bars: bars.collect() }
     }
 
     pub(crate) fn json(&self) -> Value {

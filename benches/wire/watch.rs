@@ -256,7 +256,7 @@ async fn finish(mut stage: Stage, written: &Written, meter: Meter) -> Result<Out
     outcome.operations = lags.len() as u64;
     outcome.expected = Some(written.count * stage.watchers.len() as u64);
     outcome.latencies = Latencies::of(lags);
-    outcome.note = format!("{} writes", written.count);
+    outcome.note = format!("{} puts were answered", written.count);
     if outcome.operations == 0 {
         return Err("no event came".into());
     }
