@@ -14,6 +14,8 @@ BIN := $(PEERS)/bin
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+export JETWAY_BENCH_KINE ?= $(BIN)/kine
+export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
 # The clients of languages that have no binaries, with all that they need.
 export JETWAY_TEST_CLIENTS_NODE ?= $(PEERS)/clients-node
@@ -25,7 +27,7 @@ NATS := $(JETWAY_NATS_SERVER)
 TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
-BENCH_PEERS := $(addprefix $(BIN)/,kine t4)
+BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
 
 # What the machine itself must have.
 CURL := $(or $(shell command -v curl),no-curl)
@@ -139,8 +141,12 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 		--jetway $(TARGET)/release/jetway $(FLAGS)
 
 .PHONY: bench
-bench: $(TEST_PEERS) | $(CARGO) ## measure jetway beside etcd (FLAGS='--quick' for a look)
+bench: $(NATS) $(JETWAY_TEST_ETCD) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
 	$(CARGO) bench --locked --bench wire -- $(FLAGS)
+
+.PHONY: bench-core
+bench-core: $(BIN)/protoc | $(CARGO) ## measure the structures of the core by themselves
+	$(CARGO) bench --locked --bench core -- $(FLAGS)
 
 .PHONY: docker
 docker: $(if $(or $(INSTALL),$(shell command -v buildah)),build $(JETWAY_TEST_ETCDCTL)) ## build the image with buildah and start it
