@@ -1,6 +1,9 @@
 //! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
-#![cfg_attr(jetway_loom, allow(private_interfaces, dead_code, reason = "the stand-ins of the models are no interface"))]
+#![cfg_attr(
+    jetway_loom,
+    allow(private_interfaces, dead_code, reason = "the stand-ins of the models are no interface")
+)]
 
 pub mod api;
 pub mod applier;

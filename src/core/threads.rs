@@ -73,7 +73,9 @@ fn readers_see_whole_states_while_the_writer_writes_and_compacts() {
                 held.push(state);
             }
         }
-        held.iter().for_each(|state| check(state));
+        for state in &held {
+            check(state);
+        }
     };
     let mut gone: Vec<Weak<State>> = Vec::new();
     thread::scope(|scope| {
