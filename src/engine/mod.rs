@@ -228,7 +228,7 @@ impl Engine {
             room: space::Room::default(),
             sync_durations: write_histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
-                "Time of a sync that writes share (--sync group); otherwise until JetStream acknowledged a write, with its fsync if there is one.",
+                "Time of a sync that writes share; where they share none, until JetStream acknowledged a write.",
             ),
             applied_durations: write_histogram(
                 "etcd_disk_backend_commit_duration_seconds",

@@ -4,7 +4,6 @@ use super::waiters::Committed;
 use super::{Inner, REQUEST_TIMEOUT};
 use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
-use crate::durability::Level;
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, OperationId};
 use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError};
@@ -161,9 +160,9 @@ impl Inner {
         let mut seen = self.pending.expect(operation.operation);
         let _until_visible = self.applied_durations.start_timer();
         let publication = async {
-            // Where the server syncs, if anybody does, it is before it acknowledges.
+            // Where we do not sync, the server does before it acknowledges, if anybody does.
             let _until_acknowledged =
-                (self.settings.durability != Level::Group).then(|| self.sync_durations.start_timer());
+                self.settings.synced_store.is_none().then(|| self.sync_durations.start_timer());
             let mut messages = messages;
             if messages.len() == 1 {
                 self.publisher.publish(messages.remove(0)).await

@@ -151,7 +151,8 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
-        let synced_store = (settings.sync == SyncMode::Group).then(|| store_dir(&settings.data_dir));
+        // With `Always` the server syncs each message, but never the folders: a new block would be lost with its name.
+        let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
