@@ -5,6 +5,7 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::support::client::{Answer, Client, get, put, refused};
+use crate::support::http::http;
 use crate::support::lease::KeepAlive;
 use crate::support::nats::Nats;
 use crate::support::server::Server;
@@ -45,6 +46,11 @@ async fn writes_that_wait_are_bounded() {
         // than the first ones wait.
         if stopped && (refused == WRITES - 5000 || late > 0) {
             assert_eq!(written, 0);
+            let metrics = http(&server.address(), "GET", "/metrics").await.body;
+            let pending =
+                metrics.lines().find_map(|line| line.strip_prefix("etcd_server_proposals_pending "));
+            let pending: usize = pending.expect("a gauge").parse().unwrap();
+            assert!((1..=5000).contains(&pending), "{pending} writes wait");
             nats.signal(libc::SIGCONT);
             stopped = false;
         }
