@@ -109,21 +109,20 @@ mod loom_model {
     use crate::core::{Reader, Writer};
     use loom::future::block_on;
     use loom::thread;
-    use std::sync::Arc;
 
-    /// Shows the message at `position`, which makes the revision of the same number.
+    /// Shows the message at position `at`, which makes the revision of the same number and is this operation's.
     fn show(
-        writer: &mut Writer,
-        reader: &Reader,
+        (writer, reader): (&mut Writer, &Reader),
         pending: &PendingWrites,
         positions: &PositionWaiters,
         at: i64,
+        operation: u64,
     ) {
         let position = Sequence(at as u64);
         writer.advance(Revision(at), position);
         writer.publish();
         let state = reader.snapshot();
-        pending.complete([(at as u64, Revision(at))].into_iter(), &state);
+        pending.complete([(operation, Revision(at))].into_iter(), &state);
         positions.reach(position);
     }
 
@@ -148,12 +147,8 @@ mod loom_model {
                 })
                 .collect();
             for revision in [2, 3] {
-                let operation: u64 = arrives.recv().expect("a write");
-                writer.advance(Revision(revision), Sequence(revision as u64));
-                writer.publish();
-                let state = reader.snapshot();
-                pending.complete([(operation, Revision(revision))].into_iter(), &state);
-                positions.reach(Sequence(revision as u64));
+                let operation = arrives.recv().expect("a write");
+                show((&mut writer, &reader), &pending, &positions, revision, operation);
             }
             for write in writes {
                 write.join().expect("a write");
@@ -171,7 +166,7 @@ mod loom_model {
                 let pending = Arc::clone(&pending);
                 move || drop(pending.expect(2))
             });
-            show(&mut writer, &reader, &pending, &positions, 2);
+            show((&mut writer, &reader), &pending, &positions, 2, 2);
             write.join().expect("the write");
             assert_eq!(pending.len(), 0);
         });
@@ -193,7 +188,7 @@ mod loom_model {
                 })
                 .collect();
             for at in [2, 3] {
-                show(&mut writer, &reader, &PendingWrites::default(), &positions, at);
+                show((&mut writer, &reader), &PendingWrites::default(), &positions, at, 0);
             }
             for waiter in waiters {
                 waiter.join().expect("a waiter");
