@@ -175,14 +175,7 @@ impl Installation {
                     format!("jetstream {{ store_dir: \"{}\", sync_interval: always }}\n", data.display());
                 fs::write(&config, jetstream)?;
                 let store = format!("nats://?dontListen&serverConfig={}", config.display());
-                command.args([
-                    "--endpoint",
-                    &store,
-                    "--listen-address",
-                    address,
-                    "--metrics-bind-address",
-                    "0",
-                ]);
+                kine_listens(command, &store, address);
                 Ok("each message synced before it is answered (`sync_interval: always`; its default is two minutes later)".into())
             }
             Kind::KineSqlite => {
@@ -193,14 +186,7 @@ impl Installation {
                      &_stmt_cache_size=20&cache=shared",
                     data.join("state.db").display()
                 );
-                command.args([
-                    "--endpoint",
-                    &store,
-                    "--listen-address",
-                    address,
-                    "--metrics-bind-address",
-                    "0",
-                ]);
+                kine_listens(command, &store, address);
                 Ok("each commit synced before it is answered (`_synchronous=FULL`; its default NORMAL syncs at checkpoints)".into())
             }
             Kind::T4 => {
@@ -301,4 +287,9 @@ fn free_port() -> std::io::Result<u16> {
 
 async fn signal(signal: &str, pid: u32) -> std::io::Result<()> {
     Command::new("kill").args([signal, &pid.to_string()]).status().await.map(drop)
+}
+
+/// What kine is told whatever its store is.
+fn kine_listens(command: &mut Command, store: &str, address: &str) {
+    command.args(["--endpoint", store, "--listen-address", address, "--metrics-bind-address", "0"]);
 }
