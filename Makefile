@@ -39,6 +39,7 @@ FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
 CUTS ?= 200
+PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
 
@@ -117,8 +118,6 @@ fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ 
 
 # Every interleaving of the models with at most PREEMPTIONS forced switches of thread, which finds nearly all that there is
 # to find; without a bound some models would run for days.
-PREEMPTIONS ?= 2
-
 .PHONY: loom
 loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under loom, with up to PREEMPTIONS (2) switches
 	RUSTFLAGS='--cfg jetway_loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_BRANCHES=20000 CARGO_TARGET_DIR=$(TARGET)/loom \

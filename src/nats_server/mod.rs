@@ -50,7 +50,7 @@ pub(crate) use extra_config::fuzz as fuzz_config;
 /// How the server brings acknowledged messages to stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
-    /// fsync after each message, before its acknowledgement.
+    /// fsync after each message, before its acknowledgement; its folders by syncs from outside, as with `Group`.
     #[default]
     Always,
     /// By syncs from outside, many messages with one: see [`crate::durability`].
