@@ -254,38 +254,45 @@ impl Follower {
 
     /// The epoch check: is this still the stream that we know up to our position?
     async fn check(&mut self) -> Result<StreamInfo, Break> {
-        let info = self.api.stream_info(&self.stream).await?;
-        if !info.is_from_leader() {
-            return Err(Break::Retry("the stream has no leader".into()));
-        }
-        if let Some(lost) = &info.state.lost {
-            tracing::error!(target: "jetway::jetstream", stream = self.stream, %lost, "NATS reports messages lost to damage in this stream");
-        }
-        match &self.created {
-            Some(created) if *created != info.created => {
+        let info = self.checking().await?;
+        self.created.get_or_insert_with(|| info.created.clone());
+        Ok(info)
+    }
+
+    /// [`Follower::check`] of what is known now, apart from the follower, which may go on meanwhile.
+    fn checking(&self) -> impl Future<Output = Result<StreamInfo, Break>> + Send + use<> {
+        let (api, stream, known) = (self.api.clone(), self.stream.clone(), self.created.clone());
+        let (position, fingerprint) = (self.position, self.fingerprint);
+        async move {
+            let info = api.stream_info(&stream).await?;
+            if !info.is_from_leader() {
+                return Err(Break::Retry("the stream has no leader".into()));
+            }
+            if let Some(lost) = &info.state.lost {
+                tracing::error!(target: "jetway::jetstream", stream, %lost, "NATS reports messages lost to damage in this stream");
+            }
+            if known.is_some_and(|created| created != info.created) {
                 return Err(Break::Lost(format!("it was created anew at {}", info.created)));
             }
-            _ => self.created = Some(info.created.clone()),
-        }
-        if info.last() < self.position {
-            return Err(Break::Lost(format!(
-                "it ends at sequence {} and we had seen {}: its tail is lost",
-                info.last(),
-                self.position
-            )));
-        }
-        if let Some((sequence, fingerprint)) = self.fingerprint
-            && let Some(message) = self.api.message(&self.stream, sequence).await?
-        {
-            let is_another = match fingerprint {
-                Fingerprint::Time(time) => parse_time(&message.time).is_some_and(|stored| stored != time),
-                Fingerprint::Operation(operation) => message.operation() != Some(operation),
-            };
-            if is_another {
-                return Err(Break::Lost(format!("sequence {sequence} now holds another message")));
+            if info.last() < position {
+                return Err(Break::Lost(format!(
+                    "it ends at sequence {} and we had seen {position}: its tail is lost",
+                    info.last()
+                )));
             }
+            if let Some((sequence, fingerprint)) = fingerprint
+                && let Some(message) = api.message(&stream, sequence).await?
+            {
+                let is_another = match fingerprint {
+                    Fingerprint::Time(time) => parse_time(&message.time).is_some_and(|stored| stored != time),
+                    Fingerprint::Operation(operation) => message.operation() != Some(operation),
+                };
+                if is_another {
+                    return Err(Break::Lost(format!("sequence {sequence} now holds another message")));
+                }
+            }
+            Ok(info)
         }
-        Ok(info)
     }
 
     async fn follow(&mut self) -> Result<(), Break> {
@@ -359,6 +366,7 @@ impl Follower {
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut end = Sequence::NONE;
         let mut missing: Option<(Sequence, Instant)> = None;
+        let mut checking = None;
         loop {
             let Some(own) = &mut self.own else { return Ok(()) };
             let known = *own.wanted.borrow_and_update();
@@ -375,12 +383,17 @@ impl Follower {
             tokio::select! {
                 biased;
                 broken = broken(&mut link, generation) => return Err(broken),
-                () = given_up => return Ok(()),
-                () = self.reports.closed() => return Err(Break::Closed),
-                _ = check.tick() => end = self.check().await?.last(),
                 message = own.messages.recv() => {
                     let message = message.ok_or(Break::Closed)?;
                     self.take_own(Some(message)).await?;
+                }
+                () = given_up => return Ok(()),
+                () = self.reports.closed() => return Err(Break::Closed),
+                _ = check.tick(), if checking.is_none() => checking = Some(Box::pin(self.checking())),
+                // Only asked where there is one.
+                checked = async { checking.as_mut().expect("a check under way").await }, if checking.is_some() => {
+                    checking = None;
+                    end = checked?.last();
                 }
                 wants = own.wanted.changed() => wants.map_err(|_| Break::Closed)?,
             }
