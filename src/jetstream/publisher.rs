@@ -240,7 +240,7 @@ impl Publisher {
                 PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
                     PublishError::Refused { err_code: 0, description: error.to_string() }
                 }
-                _ => PublishError::NotStored(error.to_string()),
+                PublishErrorKind::Send => PublishError::NotStored(error.to_string()),
             })?;
         }
         Ok(OpenBatch { _permit: permit })
