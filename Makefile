@@ -14,6 +14,8 @@ BIN := $(PEERS)/bin
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+export JETWAY_BENCH_KINE ?= $(BIN)/kine
+export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
 # The clients of languages that have no binaries, with all that they need.
 export JETWAY_TEST_CLIENTS_NODE ?= $(PEERS)/clients-node
@@ -25,7 +27,7 @@ NATS := $(JETWAY_NATS_SERVER)
 TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
-BENCH_PEERS := $(addprefix $(BIN)/,kine t4)
+BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
 
 # What the machine itself must have.
 CURL := $(or $(shell command -v curl),no-curl)
@@ -37,6 +39,7 @@ FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
 CUTS ?= 200
+PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
 
@@ -45,8 +48,8 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker"
-	@echo "install buildah, CARGO_TARGET_DIR=folder for all."
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), PREEMPTIONS=n for loom (2), BACKEND=jetway|etcd for kubernetes,"
+	@echo "INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
 
@@ -113,6 +116,19 @@ fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ 
 			-rss_limit_mb=4096 -print_final_stats=1 -max_total_time=$$(($(MINUTES) * 60)) -verbosity=1; \
 	done
 
+# Every interleaving of the models with at most PREEMPTIONS forced switches of thread, which finds nearly all that there is
+# to find; without a bound some models would run for days.
+.PHONY: loom
+loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under loom, with up to PREEMPTIONS (2) switches
+	RUSTFLAGS='--cfg jetway_loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_BRANCHES=20000 CARGO_TARGET_DIR=$(TARGET)/loom \
+		$(CARGO) test --locked --profile loom --lib loom_model
+
+.PHONY: miri
+miri: $(BIN)/protoc | $(CARGO) ## run the core's tests under miri, with small cases (needs a nightly Rust with miri)
+	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { echo "make: no miri here: rustup toolchain install nightly" \
+		"--component miri,rust-src, and try again" >&2; exit 1; }
+	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib core::
+
 .PHONY: powercut
 powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)
 	JETWAY_POWER_CUTS=$(CUTS) $(CARGO) test --locked --test crash powercut -- --ignored --nocapture --test-threads 1
@@ -124,8 +140,12 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 		--jetway $(TARGET)/release/jetway $(FLAGS)
 
 .PHONY: bench
-bench: $(TEST_PEERS) | $(CARGO) ## measure jetway beside etcd (FLAGS='--quick' for a look)
+bench: $(NATS) $(JETWAY_TEST_ETCD) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
 	$(CARGO) bench --locked --bench wire -- $(FLAGS)
+
+.PHONY: bench-core
+bench-core: $(BIN)/protoc | $(CARGO) ## measure the structures of the core by themselves
+	$(CARGO) bench --locked --bench core -- $(FLAGS)
 
 .PHONY: docker
 docker: $(if $(or $(INSTALL),$(shell command -v buildah)),build $(JETWAY_TEST_ETCDCTL)) ## build the image with buildah and start it

@@ -1,5 +1,10 @@
 //! jetway: the etcd v3 API over a NATS JetStream key-value bucket.
 
+#![cfg_attr(
+    jetway_loom,
+    allow(private_interfaces, dead_code, reason = "the stand-ins of the models are no interface")
+)]
+
 pub mod api;
 pub mod applier;
 pub mod auth;
@@ -16,6 +21,7 @@ pub mod gateway;
 pub mod jetstream;
 pub mod lease;
 pub mod nats_server;
+mod primitive;
 pub mod proto;
 pub mod server;
 pub mod telemetry;

@@ -21,7 +21,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
-use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, RangeRequest, RangeResponse, WatchCreateRequest};
+use jetway::proto::etcdserverpb::{
+    AlarmRequest, AlarmType, RangeRequest, RangeResponse, StatusRequest, StatusResponse, WatchCreateRequest,
+};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -363,6 +365,28 @@ async fn metrics_have_etcds_names_and_types() {
     }
     metrics.is("etcd_server_version", &[("server_version", "3.7.3")], 1.0);
     metrics.is("etcd_cluster_version", &[("cluster_version", "3.7")], 1.0);
+}
+
+/// When answered writes are on the disk is told by the log, the metrics and each Status.
+#[tokio::test]
+async fn the_level_of_durability_is_told() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    for level in ["group", "always", "lazy"] {
+        let server = Server::start_with(&["--sync", level]).await;
+        let client = server.client().await;
+        client.put("a", "b").await;
+        let metrics = Metrics::scrape(&server.address()).await;
+        metrics.is("jetway_sync", &[("level", level)], 1.0);
+        assert!(metrics.value("etcd_disk_wal_fsync_duration_seconds_count", &[]) >= 1.0, "{level}");
+        let status = client
+            .unary_with_metadata::<_, StatusResponse>("/etcdserverpb.Maintenance/Status", StatusRequest {})
+            .await
+            .unwrap();
+        assert_eq!(status.metadata().get("jetway-sync").unwrap(), level);
+        assert!(server.log().contains(&format!("sync=\"{level}\"")), "{}", server.log());
+    }
 }
 
 /// The table of section 14.4: what etcd's dashboard and alerts read, with the labels that they select by. A cluster of one

@@ -5,13 +5,20 @@
 
 use crate::load::{Bench, Caller, Failure, Outcome};
 use etcd_client::{
-    Compare, CompareOp, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse, TxnResponse,
+    CompactionOptions, Compare, CompareOp, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 const PREFIX: &str = "/registry/configmaps/bench/";
 const VALUE_BYTES: usize = 1024;
+
+/// Values of heartbeats, and of a store that is only filled.
+pub(crate) const FLOOD_BYTES: usize = 300;
+
+/// Keys of heartbeats: nodes.
+const FLOOD_KEYS: u64 = 1000;
 
 /// Keys in the store of a workload that reads, and keys that puts go to.
 const KEYS: u64 = 10_000;
@@ -30,8 +37,8 @@ fn key(number: u64) -> Vec<u8> {
 }
 
 /// The `write`th value of a key: the key's number, the write's, then bytes that do not compress.
-fn value(number: u64, write: u64) -> Vec<u8> {
-    let mut bytes = vec![0; VALUE_BYTES];
+fn value(number: u64, write: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
     let (head, body) = bytes.split_at_mut(16);
     head[..8].copy_from_slice(&number.to_be_bytes());
     head[8..].copy_from_slice(&write.to_be_bytes());
@@ -50,19 +57,19 @@ fn check(kv: &KeyValue, number: u64, wholly: bool) -> Result<(), Failure> {
     let right = kv.key() == key(number)
         && *head == number.to_be_bytes()
         && found.len() == VALUE_BYTES
-        && (!wholly || found == value(number, u64::from_be_bytes(*write)));
+        && (!wholly || found == value(number, u64::from_be_bytes(*write), VALUE_BYTES));
     if right { Ok(()) } else { Err(format!("the answer for key {number} is another key or value").into()) }
 }
 
 /// Puts the first value of keys 0 to `count`.
-async fn fill(bench: &Bench, count: u64) -> Result<(), Failure> {
+pub(crate) async fn fill(bench: &Bench, count: u64, length: usize) -> Result<(), Failure> {
     let connections = bench.connect(4).await?;
     let mut filling = tokio::task::JoinSet::new();
     for filler in 0..FILLERS.min(count) {
         let mut kv = connections[filler as usize % connections.len()].kv_client();
         filling.spawn(async move {
             for number in (filler..count).step_by(FILLERS as usize) {
-                kv.put(key(number), value(number, 0), None).await?;
+                kv.put(key(number), value(number, 0, length), None).await?;
             }
             Ok::<_, Failure>(())
         });
@@ -94,7 +101,8 @@ impl Putter {
         self.write -= 1;
         let number = self.number();
         let answer = self.kv.get(key(number), None).await?;
-        let there = answer.kvs().first().is_some_and(|kv| kv.value() == value(number, self.write));
+        let there =
+            answer.kvs().first().is_some_and(|kv| kv.value() == value(number, self.write, VALUE_BYTES));
         if there {
             Ok(())
         } else {
@@ -106,7 +114,7 @@ impl Putter {
 impl Caller for Putter {
     async fn call(&mut self) -> Result<(), Failure> {
         let number = self.number();
-        self.kv.put(key(number), value(number, self.write), None).await?;
+        self.kv.put(key(number), value(number, self.write, VALUE_BYTES), None).await?;
         self.write += 1;
         Ok(())
     }
@@ -150,7 +158,7 @@ fn getters(clients: Vec<KvClient>) -> impl Iterator<Item = Getter> {
 }
 
 pub(crate) async fn get(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, KEYS).await?;
+    fill(bench, KEYS, VALUE_BYTES).await?;
     let getters = getters(bench.kv_clients().await?);
     Ok(bench.closed_loop(getters.collect()).await?.0)
 }
@@ -172,7 +180,7 @@ impl Caller for Mixer {
 }
 
 pub(crate) async fn mixed(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, KEYS).await?;
+    fill(bench, KEYS, VALUE_BYTES).await?;
     let clients = bench.kv_clients().await?;
     let count = clients.len() as u64;
     let mixers = getters(clients).zip(0..).map(|(getter, client)| {
@@ -220,7 +228,7 @@ fn prefix_end() -> Vec<u8> {
 }
 
 pub(crate) async fn range(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, KEYS).await?;
+    fill(bench, KEYS, VALUE_BYTES).await?;
     let rangers = getters(bench.kv_clients().await?).map(Ranger);
     Ok(bench.closed_loop(rangers.collect()).await?.0)
 }
@@ -239,17 +247,37 @@ impl Caller for Counter {
     }
 }
 
+/// All keys that are there.
+pub(crate) async fn counted(bench: &Bench) -> Result<u64, Failure> {
+    let all = GetOptions::new().with_prefix().with_count_only();
+    Ok(bench.connect(1).await?[0].kv_client().get(PREFIX, Some(all)).await?.count() as u64)
+}
+
+/// Forgets all history.
+pub(crate) async fn compact(bench: &Bench) -> Result<(), Failure> {
+    let mut kv = bench.connect(1).await?[0].kv_client();
+    let answer = kv.get(key(0), None).await?;
+    let now = answer.header().ok_or("an answer without a header")?.revision();
+    kv.compact(now, Some(CompactionOptions::new().with_physical())).await?;
+    Ok(())
+}
+
 pub(crate) async fn count(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, KEYS).await?;
+    fill(bench, KEYS, VALUE_BYTES).await?;
     let counters = bench.kv_clients().await?.into_iter().map(Counter);
     Ok(bench.closed_loop(counters.collect()).await?.0)
 }
 
 /// What Kubernetes writes with: a put guarded by the key's revision, or else a look at the key.
-async fn guarded(kv: &mut KvClient, number: u64, revision: i64, write: u64) -> Result<TxnResponse, Failure> {
+async fn guarded(
+    kv: &mut KvClient,
+    number: u64,
+    revision: i64,
+    value: Vec<u8>,
+) -> Result<TxnResponse, Failure> {
     let txn = Txn::new()
         .when([Compare::mod_revision(key(number), CompareOp::Equal, revision)])
-        .and_then([TxnOp::put(key(number), value(number, write), None)])
+        .and_then([TxnOp::put(key(number), value, None)])
         .or_else([TxnOp::get(key(number), None)]);
     Ok(kv.txn(txn).await?)
 }
@@ -270,7 +298,7 @@ struct Creator {
 impl Caller for Creator {
     async fn call(&mut self) -> Result<(), Failure> {
         let number = self.client + self.clients * self.created;
-        if !guarded(&mut self.kv, number, 0, 0).await?.succeeded() {
+        if !guarded(&mut self.kv, number, 0, value(number, 0, VALUE_BYTES)).await?.succeeded() {
             return Err(format!("key {number} was there before it was created").into());
         }
         self.created += 1;
@@ -283,16 +311,22 @@ pub(crate) async fn create(bench: &Bench) -> Result<Outcome, Failure> {
     let count = clients.len() as u64;
     let creators =
         clients.into_iter().zip(0..).map(|(kv, client)| Creator { kv, client, clients: count, created: 0 });
-    let (outcome, mut creators) = bench.closed_loop(creators.collect()).await?;
+    let (outcome, creators) = bench.closed_loop(creators.collect()).await?;
     let created: u64 = creators.iter().map(|creator| creator.created).sum();
-    let all = GetOptions::new().with_prefix().with_count_only();
-    let there = creators[0].kv.get(PREFIX, Some(all)).await?.count() as u64;
+    let there = counted(bench).await?;
     if there == created { Ok(outcome) } else { Err(format!("{created} keys created, {there} there").into()) }
 }
 
-/// Updates a key of its own.
+/// Updates keys of its own, one after the other.
 struct Updater {
     kv: KvClient,
+    keys: Vec<Updated>,
+    length: usize,
+    calls: usize,
+}
+
+/// A key as its only writer knows it.
+struct Updated {
     number: u64,
     revision: i64,
     write: u64,
@@ -300,30 +334,50 @@ struct Updater {
 
 impl Caller for Updater {
     async fn call(&mut self) -> Result<(), Failure> {
-        let answer = guarded(&mut self.kv, self.number, self.revision, self.write + 1).await?;
+        let at = self.calls % self.keys.len();
+        let key = &mut self.keys[at];
+        let next = value(key.number, key.write + 1, self.length);
+        let answer = guarded(&mut self.kv, key.number, key.revision, next).await?;
         if !answer.succeeded() {
-            return Err(format!("key {} has but one writer, and its guard failed", self.number).into());
+            return Err(format!("key {} has but one writer, and its guard failed", key.number).into());
         }
-        self.revision = revision(&answer)?;
-        self.write += 1;
+        key.revision = revision(&answer)?;
+        key.write += 1;
+        self.calls += 1;
         Ok(())
     }
 }
 
+/// Each client updates a key.
 pub(crate) async fn update(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, bench.clients as u64).await?;
+    updates(bench, bench.clients as u64, VALUE_BYTES).await
+}
+
+/// What the nodes of a cluster write to say that they live.
+pub(crate) async fn flood(bench: &Bench) -> Result<Outcome, Failure> {
+    updates(bench, FLOOD_KEYS, FLOOD_BYTES).await
+}
+
+async fn updates(bench: &Bench, keys: u64, length: usize) -> Result<Outcome, Failure> {
+    fill(bench, keys, length).await?;
     let mut updaters = Vec::new();
-    for (mut kv, number) in bench.kv_clients().await?.into_iter().zip(0..) {
-        let answer = kv.get(key(number), None).await?;
-        let revision = answer.kvs().first().ok_or("a key was not filled in")?.mod_revision();
-        updaters.push(Updater { kv, number, revision, write: 0 });
+    for (mut kv, first) in bench.kv_clients().await?.into_iter().zip(0..) {
+        let mut own = Vec::new();
+        for number in (first..keys).step_by(bench.clients) {
+            let answer = kv.get(key(number), None).await?;
+            let revision = answer.kvs().first().ok_or("a key was not filled in")?.mod_revision();
+            own.push(Updated { number, revision, write: 0 });
+        }
+        updaters.push(Updater { kv, keys: own, length, calls: 0 });
     }
     let (outcome, updaters) = bench.closed_loop(updaters).await?;
-    for mut updater in updaters {
-        let answer = updater.kv.get(key(updater.number), None).await?;
-        let kv = answer.kvs().first().ok_or("an updated key is not there")?;
-        if kv.mod_revision() != updater.revision || kv.value() != value(updater.number, updater.write) {
-            return Err(format!("key {} is not as it was updated last", updater.number).into());
+    for Updater { mut kv, keys, .. } in updaters {
+        for Updated { number, revision, write } in keys {
+            let answer = kv.get(key(number), None).await?;
+            let there = answer.kvs().first().ok_or("an updated key is not there")?;
+            if there.mod_revision() != revision || there.value() != value(number, write, length) {
+                return Err(format!("key {number} is not as it was updated last").into());
+            }
         }
     }
     Ok(outcome)
@@ -340,7 +394,7 @@ struct Rival {
 impl Caller for Rival {
     async fn call(&mut self) -> Result<(), Failure> {
         loop {
-            let answer = guarded(&mut self.kv, 0, self.revision, self.wins).await?;
+            let answer = guarded(&mut self.kv, 0, self.revision, value(0, self.wins, VALUE_BYTES)).await?;
             if answer.succeeded() {
                 self.revision = revision(&answer)?;
                 self.wins += 1;
@@ -360,7 +414,7 @@ impl Caller for Rival {
 }
 
 pub(crate) async fn hot_key(bench: &Bench) -> Result<Outcome, Failure> {
-    fill(bench, 1).await?;
+    fill(bench, 1, VALUE_BYTES).await?;
     let rivals =
         bench.kv_clients().await?.into_iter().map(|kv| Rival { kv, revision: 0, wins: 0, losses: 0 });
     let (mut outcome, mut rivals) = bench.closed_loop(rivals.collect()).await?;
@@ -368,7 +422,7 @@ pub(crate) async fn hot_key(bench: &Bench) -> Result<Outcome, Failure> {
     let losses: u64 = rivals.iter().map(|rival| rival.losses).sum();
     let answer = rivals[0].kv.get(key(0), None).await?;
     let version = answer.kvs().first().ok_or("the hot key is not there")?.version();
-    if version as u64 != wins + 1 {
+    if bench.counts_versions && version as u64 != wins + 1 {
         return Err(format!("{wins} guarded writes were answered, and the key has version {version}").into());
     }
     outcome.note = format!("{:.1} lost guards a success", losses as f64 / wins as f64);

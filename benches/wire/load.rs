@@ -1,5 +1,6 @@
 //! The load generator: clients in a closed loop, a window of time in which their calls count, and what it cost the peer.
 
+use crate::peer::{Kind, Peer};
 use crate::usage;
 use etcd_client::{Client, KvClient};
 use std::error::Error;
@@ -39,6 +40,8 @@ pub(crate) struct Outcome {
     pub(crate) server_cpu: Duration,
     /// Of this process.
     pub(crate) client_cpu: Duration,
+    /// Of watches, how much should have come. `operations` is what came.
+    pub(crate) expected: Option<u64>,
     /// What a reader should know besides.
     pub(crate) note: String,
 }
@@ -51,9 +54,21 @@ pub(crate) struct Bench {
     pub(crate) process: u32,
     pub(crate) clients: usize,
     pub(crate) timing: Timing,
+    /// Whether the peer counts the writes of a key.
+    pub(crate) counts_versions: bool,
 }
 
 impl Bench {
+    pub(crate) fn new(peer: &Peer, kind: Kind, clients: usize, timing: Timing) -> Self {
+        Self {
+            endpoint: peer.endpoint.clone(),
+            process: peer.pid,
+            clients,
+            timing,
+            counts_versions: kind.counts_versions(),
+        }
+    }
+
     /// `count` connections.
     pub(crate) async fn connect(&self, count: usize) -> Result<Vec<Client>, Failure> {
         let mut clients = Vec::with_capacity(count);
@@ -133,6 +148,7 @@ impl Meter {
             latencies: Latencies::of(Vec::new()),
             server_cpu: usage::cpu(self.process)?.saturating_sub(self.server),
             client_cpu: usage::own_cpu().saturating_sub(self.client),
+            expected: None,
             note: String::new(),
         })
     }

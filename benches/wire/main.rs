@@ -4,7 +4,10 @@
 //! caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile does so for every peer.
 //! The load is a closed loop (each client waits for its answer before it asks again) unless a workload says otherwise, so
 //! its latencies say nothing about a server that is asked faster than it can answer. Client and server share the machine.
-//! Answers are checked; a wrong one ends the run, since the speed of wrong answers is of no interest.
+//! Answers are checked. A peer that gives a wrong one, or none in time, gets a dash and the reason instead of figures, since
+//! the speed of wrong answers is of no interest; if it is jetway, the run fails in the end.
+//!
+//! Tables, plots and JSON are written anew after each workload, so that a run that is cut short has shown something.
 
 #![expect(
     clippy::print_stdout,
@@ -17,7 +20,9 @@ mod kv;
 mod load;
 mod machine;
 mod peer;
+mod plot;
 mod report;
+mod store;
 mod usage;
 mod watch;
 mod workload;
@@ -26,39 +31,47 @@ use clap::Parser;
 use load::{Bench, Failure, Timing};
 use peer::{Installation, Kind};
 use report::{Report, Sample};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use workload::Workload;
+use workload::{Shape, Workload};
 
-/// Runs the same workloads with one etcd client against each peer and prints a table of the outcome.
+/// Runs the same workloads with one etcd client against each peer, prints tables of the outcome and draws it.
 #[derive(Parser, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[command(name = "wire")]
 struct Options {
-    /// Short samples and one round: for a look, not for a claim.
+    /// Short samples, one round, stores of a tenth of the size: for a look, not for a claim.
     #[arg(long)]
     quick: bool,
 
-    /// Only the workloads of these names, or whose names start with one of them and a dash.
+    /// Only the workloads of these names, or whose names start with one of them and a dash. The longest run only so.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
     /// Peers in the order they run in a round. A name given twice measures the noise.
-    #[arg(long, value_delimiter = ',', default_value = "etcd,jetway")]
+    #[arg(long, value_delimiter = ',', default_value = "etcd,jetway,t4,kine-nats,kine-sqlite")]
     peers: Vec<Kind>,
 
-    /// Length of a sample after its warm-up, in seconds [default: 5, with --quick 2].
+    /// Length of a sample after its warm-up, in seconds [default: 5, with --quick 1].
     #[arg(long)]
     seconds: Option<f64>,
 
-    /// How often each peer runs each workload [default: 2, with --quick 1].
+    /// How often each peer runs each workload [default: 3, with --quick 1].
     #[arg(long)]
     rounds: Option<usize>,
 
-    /// JSON, with every sample, rather than Markdown.
+    /// Size of the stores that are started, as a part of the full one [default: 1, with --quick 0.1].
+    #[arg(long)]
+    scale: Option<f64>,
+
+    /// Print JSON, with every sample, rather than Markdown.
     #[arg(long)]
     json: bool,
+
+    /// Where tables, plots and JSON go [default: benches/results for all of a full run, else target/wire].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 
     /// Where the peers keep their data while they run; its file system decides what an fsync costs.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
@@ -97,14 +110,21 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run(&options))) {
-        Ok(report) if options.json => println!("{:#}", report.json()),
-        Ok(report) => print!("{}", report.markdown()),
-        Err(failure) => {
-            eprintln!("wire: {failure}");
-            return ExitCode::FAILURE;
+        Ok(report) => {
+            if options.json {
+                println!("{:#}", report.json());
+            } else {
+                print!("{}", report.markdown());
+            }
+            let failed = report.failures_of_jetway();
+            if failed.is_empty() {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("wire: jetway has failed in {failed:?}");
         }
+        Err(failure) => eprintln!("wire: {failure}"),
     }
-    ExitCode::SUCCESS
+    ExitCode::FAILURE
 }
 
 async fn run(options: &Options) -> Result<Report, Failure> {
@@ -116,7 +136,8 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     let chosen: Vec<&Workload> = Workload::ALL
         .iter()
         .filter(|workload| {
-            options.only.is_empty() || options.only.iter().any(|name| workload.is_called(name))
+            options.only.is_empty() && !workload.is_long
+                || options.only.iter().any(|name| workload.is_called(name))
         })
         .collect();
     if chosen.is_empty() {
@@ -128,47 +149,85 @@ async fn run(options: &Options) -> Result<Report, Failure> {
         let before = installations.iter().filter(|other| other.kind == *kind).count();
         installations.push(Installation::find(*kind, before, &jetway_args)?);
     }
-    let (seconds, rounds) = if options.quick { (2.0, 1) } else { (5.0, 2) };
+    let (seconds, rounds) = if options.quick { (1.0, 1) } else { (5.0, 3) };
     let timing = Timing {
-        warm_up: Duration::from_millis(if options.quick { 500 } else { 1500 }),
+        warm_up: Duration::from_millis(if options.quick { 300 } else { 1500 }),
         sample: Duration::try_from_secs_f64(options.seconds.unwrap_or(seconds))
             .map_err(|error| format!("--seconds: {error}"))?,
     };
     let rounds = options.rounds.unwrap_or(rounds);
+    let scale = options.scale.unwrap_or(if options.quick { 0.1 } else { 1.0 });
+    let out = out(options);
     let mut report = Report::new(machine::Facts::gather(&options.dir)?, timing, rounds, &installations);
     for workload in chosen {
+        let (what, rounds) = match workload.shape {
+            // Filling a store takes minutes, and what it shows hardly differs from round to round.
+            Shape::Store(_) if (scale - 1.0).abs() > f64::EPSILON => {
+                (format!("{}, all of that times {scale}", workload.what), 1)
+            }
+            Shape::Store(_) => (workload.what.to_owned(), 1),
+            Shape::Load(..) => (workload.what.to_owned(), rounds),
+        };
+        report.begin(workload, what);
         for round in 1..=rounds {
             for (at, installation) in installations.iter().enumerate() {
-                let name = &installation.label;
-                let sample = sample(installation, workload, timing, options, &mut report, at)
+                if report.has_failed(at) {
+                    continue;
+                }
+                let run = sample(installation, workload, timing, scale, &options.dir);
+                let shown = tokio::time::timeout(workload.patience(), run)
                     .await
-                    .map_err(|failure| format!("{} on {name}, round {round}: {failure}", workload.name))?;
-                eprintln!("{:<20} {name:<10} round {round}: {sample}", workload.name);
-                report.add(workload, at, sample);
+                    .unwrap_or_else(|_| Err(format!("it took longer than {:?}", workload.patience()).into()));
+                let shown = shown.map_err(|failure| failure.to_string());
+                let line =
+                    shown.as_ref().map_or_else(|reason| format!("– because {reason}"), Sample::to_string);
+                eprintln!("{:<20} {:<13} round {round}: {line}", workload.name, installation.label);
+                report.add(at, shown);
             }
         }
+        report.write(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
     }
+    eprintln!("wire: tables, plots and JSON are in {}", out.display());
     Ok(report)
 }
+
+/// Only what a full run has measured goes where the README shows it.
+fn out(options: &Options) -> PathBuf {
+    let is_full = !options.quick
+        && options.only.is_empty()
+        && options.seconds.is_none()
+        && options.rounds.is_none()
+        && options.scale.is_none();
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let default = if is_full { "benches/results" } else { "target/wire" };
+    options.out.clone().unwrap_or_else(|| tree.join(default))
+}
+
+/// Starts of a full store, of which the mean is told.
+const STARTS: u32 = 3;
 
 async fn sample(
     installation: &Installation,
     workload: &Workload,
     timing: Timing,
-    options: &Options,
-    report: &mut Report,
-    at: usize,
+    scale: f64,
+    dir: &Path,
 ) -> Result<Sample, Failure> {
-    let peer = installation.start(&options.dir).await?;
-    report.describe(at, &peer);
-    let bench =
-        Bench { endpoint: peer.endpoint.clone(), process: peer.pid, clients: workload.clients, timing };
-    let outcome = workload.run(&bench).await;
+    let (clients, load) = match workload.shape {
+        Shape::Load(clients, load) => (clients, load),
+        Shape::Store(contents) => {
+            return store::run(installation, dir, contents.scaled(scale), STARTS).await;
+        }
+    };
+    let peer = installation.start(dir).await?;
+    let bench = Bench::new(&peer, installation.kind, clients, timing);
+    let outcome = load.run(&bench).await;
     let rss = usage::peak_rss(peer.pid);
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(failure) => return Err(format!("{failure}{}", peer.last_words()).into()),
     };
+    let durability = peer.durability.clone();
     peer.stop().await?;
-    Ok(Sample::new(outcome, rss?))
+    Ok(Sample::of_load(outcome, rss?, durability))
 }

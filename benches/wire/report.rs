@@ -1,24 +1,138 @@
-//! From samples to a table.
+//! From samples to tables, plots and JSON.
 
 use crate::load::{Outcome, Timing};
 use crate::machine::Facts;
-use crate::peer::{Installation, Kind, Peer};
-use crate::workload::Workload;
-use serde_json::{Value, json};
+use crate::peer::{Installation, Kind};
+use crate::plot::{self, Panel};
+use crate::workload::{Shape, Workload};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
-/// One sample in the numbers that are told.
-#[derive(Clone, Debug)]
+/// A figure that a sample can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Metric {
+    Rate,
+    P50,
+    P99,
+    ServerCpu,
+    ClientCpu,
+    Delivered,
+    Peak,
+    Fill,
+    FillCpu,
+    Memory,
+    Start,
+    StartCpu,
+    MemoryStarted,
+    Disk,
+}
+
+impl Metric {
+    /// In the order of the tables.
+    const ALL: [Self; 14] = [
+        Self::Rate,
+        Self::ServerCpu,
+        Self::P50,
+        Self::P99,
+        Self::Delivered,
+        Self::Start,
+        Self::StartCpu,
+        Self::Memory,
+        Self::MemoryStarted,
+        Self::Disk,
+        Self::Fill,
+        Self::FillCpu,
+        Self::Peak,
+        Self::ClientCpu,
+    ];
+
+    /// Its name in the JSON.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Rate => "operations_per_second",
+            Self::P50 => "p50_us",
+            Self::P99 => "p99_us",
+            Self::ServerCpu => "server_cpu_us",
+            Self::ClientCpu => "client_cpu_us",
+            Self::Delivered => "delivered_percent",
+            Self::Peak => "rss_mib",
+            Self::Fill => "fill_puts_per_second",
+            Self::FillCpu => "fill_cpu_us",
+            Self::Memory => "memory_mib",
+            Self::Start => "start_seconds",
+            Self::StartCpu => "start_cpu_seconds",
+            Self::MemoryStarted => "memory_after_start_mib",
+            Self::Disk => "disk_mib",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Rate => "Operations a second",
+            Self::P50 => "Latency (watches: from sending a put to its event), p50, µs",
+            Self::P99 => "Latency, p99, µs",
+            Self::ServerCpu => "CPU of all server processes an operation, µs",
+            Self::ClientCpu => "CPU of the client an operation, µs",
+            Self::Delivered => "Events delivered of those expected, percent",
+            Self::Peak => "Peak memory of all server processes, MiB",
+            Self::Fill => "Filling the store, puts a second",
+            Self::FillCpu => "Filling the store, CPU of all server processes a put, µs",
+            Self::Memory => "Memory of all server processes once they rest, MiB",
+            Self::Start => "From the start to the first answer, seconds",
+            Self::StartCpu => "CPU of all server processes until the first answer, seconds",
+            Self::MemoryStarted => "Memory after a start, at rest, MiB",
+            Self::Disk => "Disk, MiB",
+        }
+    }
+}
+
+/// The figures of one sample.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
-    rate: f64,
-    p50: Duration,
-    p99: Duration,
-    /// Of all processes of the peer, for one operation.
-    server_cpu: Duration,
-    client_cpu: Duration,
-    rss_mib: f64,
-    note: String,
+    figures: BTreeMap<Metric, f64>,
+    /// When the peer's writes are on disk.
+    pub(crate) durability: String,
+    pub(crate) note: String,
+}
+
+impl Sample {
+    pub(crate) fn of_load(outcome: Outcome, peak_rss: u64, durability: String) -> Self {
+        let operations = outcome.operations as f64;
+        let mut sample = Self { figures: BTreeMap::new(), durability, note: outcome.note };
+        sample.set(Metric::Rate, operations / outcome.elapsed.as_secs_f64());
+        sample.set(Metric::P50, micros(outcome.latencies.percentile(50.0)));
+        sample.set(Metric::P99, micros(outcome.latencies.percentile(99.0)));
+        sample.set(Metric::ServerCpu, micros(outcome.server_cpu) / operations);
+        sample.set(Metric::ClientCpu, micros(outcome.client_cpu) / operations);
+        sample.set(Metric::Peak, peak_rss as f64 / f64::from(1 << 20));
+        if let Some(expected) = outcome.expected {
+            sample.set(Metric::Delivered, 100.0 * operations / expected as f64);
+        }
+        sample
+    }
+
+    pub(crate) fn set(&mut self, metric: Metric, figure: f64) {
+        self.figures.insert(metric, figure);
+    }
+
+    fn json(&self) -> Value {
+        let mut object: Map<String, Value> =
+            self.figures.iter().map(|(metric, figure)| (metric.key().to_owned(), json!(figure))).collect();
+        object.insert("note".into(), json!(self.note));
+        Value::Object(object)
+    }
+}
+
+impl fmt::Display for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (metric, shown) in &self.figures {
+            write!(f, "{} {}, ", metric.key(), figure(*shown))?;
+        }
+        f.write_str(&self.note)
+    }
 }
 
 /// All samples of a run.
@@ -35,6 +149,7 @@ pub(crate) struct Report {
 
 #[derive(Debug)]
 struct Description {
+    kind: Kind,
     label: String,
     version: String,
     durability: String,
@@ -43,74 +158,57 @@ struct Description {
 #[derive(Debug)]
 struct Row {
     workload: &'static str,
-    what: &'static str,
+    what: String,
     unit: &'static str,
-    /// By peer, then by round.
-    samples: Vec<Vec<Sample>>,
+    is_load: bool,
+    /// By peer.
+    cells: Vec<Cell>,
 }
 
-impl Sample {
-    pub(crate) fn new(outcome: Outcome, peak_rss: u64) -> Self {
-        let operations = outcome.operations as f64;
-        Self {
-            rate: operations / outcome.elapsed.as_secs_f64(),
-            p50: outcome.latencies.percentile(50.0),
-            p99: outcome.latencies.percentile(99.0),
-            server_cpu: outcome.server_cpu.div_f64(operations),
-            client_cpu: outcome.client_cpu.div_f64(operations),
-            rss_mib: peak_rss as f64 / f64::from(1 << 20),
-            note: outcome.note,
+/// What a peer showed in a workload.
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    samples: Vec<Sample>,
+    /// Why there are no figures, or no more of them.
+    missing: Option<String>,
+}
+
+impl Cell {
+    /// The mean of the rounds; of a peak the highest. Nothing once a round has failed.
+    fn figure(&self, metric: Metric) -> Option<f64> {
+        if self.missing.is_some() {
+            return None;
         }
+        let figures: Vec<f64> =
+            self.samples.iter().filter_map(|sample| sample.figures.get(&metric).copied()).collect();
+        let highest = figures.iter().copied().reduce(f64::max)?;
+        if metric == Metric::Peak {
+            return Some(highest);
+        }
+        Some(figures.iter().sum::<f64>() / figures.len() as f64)
     }
 
-    /// The mean of the rounds; of memory the peak.
-    fn of_rounds(samples: &[Self]) -> Option<Self> {
-        let (last, count) = (samples.last()?, samples.len() as u32);
-        Some(Self {
-            rate: samples.iter().map(|sample| sample.rate).sum::<f64>() / f64::from(count),
-            p50: samples.iter().map(|sample| sample.p50).sum::<Duration>() / count,
-            p99: samples.iter().map(|sample| sample.p99).sum::<Duration>() / count,
-            server_cpu: samples.iter().map(|sample| sample.server_cpu).sum::<Duration>() / count,
-            client_cpu: samples.iter().map(|sample| sample.client_cpu).sum::<Duration>() / count,
-            rss_mib: samples.iter().map(|sample| sample.rss_mib).fold(0.0, f64::max),
-            note: last.note.clone(),
-        })
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "operations_per_second": self.rate,
-            "p50_us": micros(self.p50),
-            "p99_us": micros(self.p99),
-            "server_cpu_us": micros(self.server_cpu),
-            "client_cpu_us": micros(self.client_cpu),
-            "rss_mib": self.rss_mib,
-            "note": self.note,
-        })
+    /// How far the rounds lie apart: from the slowest to the fastest, in percent of the slowest.
+    fn spread(&self) -> Option<f64> {
+        let rates = || self.samples.iter().filter_map(|sample| sample.figures.get(&Metric::Rate).copied());
+        let (least, most) = (rates().reduce(f64::min)?, rates().reduce(f64::max)?);
+        (self.samples.len() > 1).then(|| 100.0 * (most - least) / least)
     }
 }
 
-impl fmt::Display for Sample {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/s, p50 {} us, p99 {} us, server {} us, client {} us, {} MiB",
-            figure(self.rate),
-            figure(micros(self.p50)),
-            figure(micros(self.p99)),
-            figure(micros(self.server_cpu)),
-            figure(micros(self.client_cpu)),
-            figure(self.rss_mib)
-        )?;
-        if self.note.is_empty() { Ok(()) } else { write!(f, "; {}", self.note) }
+impl Row {
+    fn panel(&self, metric: Metric, title: String) -> Panel {
+        let bars = self.cells.iter().map(|cell| cell.figure(metric).map(|number| (number, figure(number))));
+        Panel { title, bars: bars.collect() }
     }
 }
 
 impl Report {
     pub(crate) fn new(facts: Facts, timing: Timing, rounds: usize, installations: &[Installation]) -> Self {
-        let unknown = |installation: &Installation| Description {
+        let describe = |installation: &Installation| Description {
+            kind: installation.kind,
             label: installation.label.clone(),
-            version: String::new(),
+            version: installation.version.clone(),
             durability: String::new(),
         };
         let base = installations.iter().position(|peer| peer.kind == Kind::Etcd).unwrap_or(0);
@@ -118,31 +216,84 @@ impl Report {
             facts,
             timing,
             rounds,
-            peers: installations.iter().map(unknown).collect(),
+            peers: installations.iter().map(describe).collect(),
             base,
             rows: Vec::new(),
         }
     }
 
-    /// Notes what a peer says of itself once it runs.
-    pub(crate) fn describe(&mut self, at: usize, peer: &Peer) {
-        self.peers[at].version.clone_from(&peer.version);
-        self.peers[at].durability.clone_from(&peer.durability);
+    /// Begins a row. `what` is the work, in a line.
+    pub(crate) fn begin(&mut self, workload: &Workload, what: String) {
+        self.rows.push(Row {
+            workload: workload.name,
+            what,
+            unit: workload.unit,
+            is_load: matches!(workload.shape, Shape::Load(..)),
+            cells: vec![Cell::default(); self.peers.len()],
+        });
     }
 
-    pub(crate) fn add(&mut self, workload: &Workload, at: usize, sample: Sample) {
-        if self.rows.last().is_none_or(|row| row.workload != workload.name) {
-            let samples = vec![Vec::new(); self.peers.len()];
-            self.rows.push(Row {
-                workload: workload.name,
-                what: workload.what,
-                unit: workload.unit,
-                samples,
-            });
+    /// Adds what a peer has shown to the last row: figures, or why there are none.
+    pub(crate) fn add(&mut self, at: usize, shown: Result<Sample, String>) {
+        let cell = self.rows.last_mut().map(|row| &mut row.cells[at]);
+        let cell = cell.expect("a row has begun");
+        match shown {
+            Ok(sample) => {
+                self.peers[at].durability.clone_from(&sample.durability);
+                cell.samples.push(sample);
+            }
+            Err(reason) => cell.missing = Some(reason),
         }
-        if let Some(row) = self.rows.last_mut() {
-            row.samples[at].push(sample);
+    }
+
+    /// Whether the peer has failed in the last row, so that it is not asked again.
+    pub(crate) fn has_failed(&self, at: usize) -> bool {
+        self.rows.last().is_some_and(|row| row.cells[at].missing.is_some())
+    }
+
+    /// The workloads that jetway has failed in.
+    pub(crate) fn failures_of_jetway(&self) -> Vec<&'static str> {
+        let failed = |row: &&Row| {
+            let mut cells = self.peers.iter().zip(&row.cells);
+            cells.any(|(peer, cell)| peer.kind == Kind::Jetway && cell.missing.is_some())
+        };
+        self.rows.iter().filter(failed).map(|row| row.workload).collect()
+    }
+
+    /// Writes everything into a folder.
+    pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(folder.join("results.json"), format!("{:#}\n", self.json()))?;
+        std::fs::write(folder.join("results.md"), self.markdown())?;
+        for (name, metric, better) in [
+            ("operations.svg", Metric::Rate, "more is better"),
+            ("cpu.svg", Metric::ServerCpu, "less is better"),
+            ("p50.svg", Metric::P50, "less is better"),
+            ("p99.svg", Metric::P99, "less is better"),
+        ] {
+            let rows = self.rows.iter().filter(|row| row.is_load);
+            let panels: Vec<Panel> = rows.map(|row| row.panel(metric, row.workload.to_owned())).collect();
+            self.write_plot(&folder.join(name), &format!("{}; {better}", metric.title()), &panels)?;
         }
+        let mut panels = Vec::new();
+        for row in self.rows.iter().filter(|row| !row.is_load) {
+            for (metric, unit) in [
+                (Metric::Start, "start, seconds"),
+                (Metric::StartCpu, "start, CPU seconds"),
+                (Metric::Memory, "memory, MiB"),
+            ] {
+                panels.push(row.panel(metric, format!("{}: {unit}", row.workload)));
+            }
+        }
+        self.write_plot(&folder.join("store.svg"), "A store that holds much; less is better", &panels)
+    }
+
+    fn write_plot(&self, file: &Path, title: &str, panels: &[Panel]) -> std::io::Result<()> {
+        if panels.is_empty() {
+            return Ok(());
+        }
+        let labels: Vec<&str> = self.peers.iter().map(|peer| peer.label.as_str()).collect();
+        std::fs::write(file, plot::svg(title, &self.machine(), &labels, panels))
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -151,10 +302,12 @@ impl Report {
             |peer| json!({ "name": peer.label, "version": peer.version, "durability": peer.durability }),
         );
         let rows = self.rows.iter().map(|row| {
-            let peers = self.peers.iter().zip(&row.samples).map(|(peer, samples)| {
-                json!({ "name": peer.label, "rounds": samples.iter().map(Sample::json).collect::<Vec<_>>() })
+            let peers = self.peers.iter().zip(&row.cells).map(|(peer, cell)| {
+                let rounds: Vec<Value> = cell.samples.iter().map(Sample::json).collect();
+                json!({ "name": peer.label, "rounds": rounds, "missing": cell.missing })
             });
-            json!({ "workload": row.workload, "what": row.what, "unit": row.unit, "peers": peers.collect::<Vec<_>>() })
+            let peers: Vec<Value> = peers.collect();
+            json!({ "workload": row.workload, "what": row.what, "unit": row.unit, "peers": peers })
         });
         json!({
             "machine": {
@@ -181,11 +334,10 @@ impl Report {
         text
     }
 
-    fn write_markdown(&self, text: &mut String) -> fmt::Result {
+    fn machine(&self) -> String {
         let facts = &self.facts;
-        writeln!(
-            text,
-            "{}, {} cores, {} MiB, Linux {}, {}; an append of 1 KiB with fsync takes {} us (p99 {} us); load {} before the run.",
+        format!(
+            "{}, {} cores, {} MiB, Linux {}, {}; an append of 1 KiB with fsync takes {} µs (p99 {} µs); load {} before the run.",
             facts.processor,
             facts.cores,
             facts.memory_mib,
@@ -194,75 +346,78 @@ impl Report {
             figure(micros(facts.fsync_p50)),
             figure(micros(facts.fsync_p99)),
             facts.load
-        )?;
+        )
+    }
+
+    fn write_markdown(&self, text: &mut String) -> fmt::Result {
+        writeln!(text, "{}", self.machine())?;
         writeln!(
             text,
-            "{} rounds of {} s after {} s of warm-up, a fresh server for each; client and server on the same cores.\n",
+            "{} rounds of {} s after {} s of warm-up, peers in turn, a fresh server for each; client and server on the same cores.",
             self.rounds,
             self.timing.sample.as_secs_f64(),
             self.timing.warm_up.as_secs_f64()
         )?;
+        let mut spreads: Vec<f64> =
+            self.rows.iter().flat_map(|row| &row.cells).filter_map(Cell::spread).collect();
+        spreads.sort_by(f64::total_cmp);
+        if let (Some(middle), Some(most)) = (spreads.get(spreads.len() / 2), spreads.last()) {
+            writeln!(
+                text,
+                "Fastest and slowest round of a cell lie {middle:.0} % apart in the middle, {most:.0} % at most."
+            )?;
+        }
+        writeln!(text)?;
         for peer in &self.peers {
             writeln!(text, "- {} {}: {}", peer.label, peer.version, peer.durability)?;
         }
-        writeln!(
-            text,
-            "\nIn parentheses the ratio to {}. CPU is user and system time an operation.\n",
-            self.peers[self.base].label
-        )?;
-        writeln!(
-            text,
-            "| workload | peer | operations/s | spread | p50 us | p99 us | server CPU us | RSS MiB | client CPU us |"
-        )?;
-        writeln!(text, "|---|---|--:|--:|--:|--:|--:|--:|--:|")?;
-        for row in &self.rows {
-            let base = Sample::of_rounds(&row.samples[self.base]);
-            for (at, (peer, samples)) in self.peers.iter().zip(&row.samples).enumerate() {
-                let (Some(sample), Some(base)) = (Sample::of_rounds(samples), &base) else { continue };
-                let cell = |of: fn(&Sample) -> f64| {
-                    let shown = figure(of(&sample));
-                    if at == self.base { shown } else { format!("{shown} ({:.2})", of(&sample) / of(base)) }
-                };
-                writeln!(
-                    text,
-                    "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
-                    if at == 0 { row.workload } else { "" },
-                    peer.label,
-                    cell(|sample| sample.rate),
-                    spread(samples),
-                    cell(|sample| micros(sample.p50)),
-                    cell(|sample| micros(sample.p99)),
-                    cell(|sample| micros(sample.server_cpu)),
-                    cell(|sample| sample.rss_mib),
-                    figure(micros(sample.client_cpu)),
-                )?;
-            }
+        writeln!(text, "\nIn parentheses the ratio to {}.", self.peers[self.base].label)?;
+        for metric in Metric::ALL {
+            self.write_table(text, metric)?;
         }
         writeln!(text)?;
         for row in &self.rows {
-            let notes: Vec<String> = self
-                .peers
-                .iter()
-                .zip(&row.samples)
-                .filter_map(|(peer, samples)| Some((&peer.label, &samples.last()?.note)))
-                .filter(|(_, note)| !note.is_empty())
-                .map(|(label, note)| format!("{label} {note}"))
-                .collect();
-            let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
-            writeln!(text, "- `{}`: {}; an operation is one {}{notes}", row.workload, row.what, row.unit)?;
+            writeln!(text, "- `{}`: {}; an operation is one {}", row.workload, row.what, row.unit)?;
+            for (peer, cell) in self.peers.iter().zip(&row.cells) {
+                if let Some(reason) = &cell.missing {
+                    let reason = reason.lines().next().unwrap_or_default();
+                    writeln!(text, "  - {}: – because {reason}", peer.label)?;
+                } else if let Some(sample) = cell.samples.last().filter(|sample| !sample.note.is_empty()) {
+                    writeln!(text, "  - {}: {}", peer.label, sample.note)?;
+                }
+            }
         }
         Ok(())
     }
-}
 
-/// How far the rounds lie apart: from the slowest to the fastest, in percent of the slowest.
-fn spread(samples: &[Sample]) -> String {
-    if samples.len() < 2 {
-        return "-".into();
+    /// One metric of all workloads that have it, a column for each peer.
+    fn write_table(&self, text: &mut String, metric: Metric) -> fmt::Result {
+        let has = |row: &&Row| row.cells.iter().any(|cell| cell.figure(metric).is_some());
+        let rows: Vec<&Row> = self.rows.iter().filter(has).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        write!(text, "\n**{}**\n\n| workload |", metric.title())?;
+        for peer in &self.peers {
+            write!(text, " {} |", peer.label)?;
+        }
+        writeln!(text, "\n|---|{}", "--:|".repeat(self.peers.len()))?;
+        for row in rows {
+            write!(text, "| {} |", row.workload)?;
+            let base = row.cells[self.base].figure(metric);
+            for (at, cell) in row.cells.iter().enumerate() {
+                match (cell.figure(metric), base) {
+                    (None, _) => write!(text, " – |")?,
+                    (Some(number), Some(base)) if at != self.base && base > 0.0 => {
+                        write!(text, " {} ({:.2}) |", figure(number), number / base)?;
+                    }
+                    (Some(number), _) => write!(text, " {} |", figure(number))?,
+                }
+            }
+            writeln!(text)?;
+        }
+        Ok(())
     }
-    let rates = || samples.iter().map(|sample| sample.rate);
-    let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
-    format!("{:.0} %", 100.0 * (most - least) / least)
 }
 
 fn micros(duration: Duration) -> f64 {

@@ -25,14 +25,37 @@ pub(crate) fn own_cpu() -> Duration {
     TICK * Stat::read(std::process::id()).map_or(0, |stat| stat.ticks)
 }
 
+/// Memory of a process and its descendants, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) resident: u64,
+    /// The part of it that is pages of files, which the kernel can take back.
+    pub(crate) of_files: u64,
+}
+
+/// The memory that the process and its descendants hold now. A page that two of them share counts twice.
+pub(crate) fn memory(root: u32) -> Result<Memory, Failure> {
+    let mut memory = Memory::default();
+    for pid in tree(root)? {
+        memory.resident += status(pid, "VmRSS:");
+        memory.of_files += status(pid, "RssFile:");
+    }
+    Ok(memory)
+}
+
 /// The most memory that the process and its descendants have held, in bytes: the sum of their peaks, file pages that
 /// they map included.
 pub(crate) fn peak_rss(root: u32) -> Result<u64, Failure> {
-    let kibibytes = |pid| -> Option<u64> {
+    Ok(tree(root)?.into_iter().map(|pid| status(pid, "VmHWM:")).sum())
+}
+
+/// A size from a process's status, in bytes; 0 if it has just ended.
+fn status(pid: u32, field: &str) -> u64 {
+    let kibibytes = || -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.split_whitespace().next()?.parse().ok()
+        status.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
     };
-    Ok(tree(root)?.into_iter().filter_map(kibibytes).sum::<u64>() * 1024)
+    kibibytes().unwrap_or(0) * 1024
 }
 
 /// The process and its descendants.

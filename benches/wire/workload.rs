@@ -1,9 +1,11 @@
 //! The list of workloads.
 
 use crate::load::{Bench, Failure, Outcome};
+use crate::store::Contents;
 use crate::{kv, watch};
+use std::time::Duration;
 
-/// One row of the table.
+/// One row of the tables.
 #[derive(Debug)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
@@ -11,78 +13,137 @@ pub(crate) struct Workload {
     pub(crate) what: &'static str,
     /// What one operation is.
     pub(crate) unit: &'static str,
-    pub(crate) clients: usize,
-    shape: Shape,
+    /// So long that it runs only when it is named.
+    pub(crate) is_long: bool,
+    pub(crate) shape: Shape,
 }
 
-#[derive(Debug)]
-enum Shape {
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// A server under the load of so many clients.
+    Load(usize, Load),
+    /// A server that holds so much.
+    Store(Contents),
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Load {
     Put,
     Get,
     Range,
     Count,
     Update,
     Create,
+    Flood,
     Mixed,
     HotKey,
     FanOut,
-    Lag,
+    /// As many writes a second as are given.
+    Lag(u32),
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 12] = [
-        Self::new("put-1", "1 client puts 1 KiB", "put", 1, Shape::Put),
-        Self::new("put-100", "100 clients put 1 KiB", "put", 100, Shape::Put),
-        Self::new("put-1000", "1000 clients put 1 KiB", "put", 1000, Shape::Put),
-        Self::new(
-            "txn-create",
-            "100 clients create keys guarded by their absence",
+    pub(crate) const ALL: [Self; 21] = [
+        Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put),
+        Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put),
+        Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put),
+        Self::load(
+            "txn-create-100",
+            "100 clients create keys of 1 KiB guarded by their absence",
             "txn",
             100,
-            Shape::Create,
+            Load::Create,
         ),
-        Self::new(
-            "txn-update",
-            "100 clients update a key each, guarded by its revision",
+        Self::load("txn-create-1000", "the same with 1000 clients", "txn", 1000, Load::Create),
+        Self::load(
+            "txn-update-100",
+            "100 clients update a key of 1 KiB each, guarded by its revision",
             "txn",
             100,
-            Shape::Update,
+            Load::Update,
         ),
-        Self::new(
+        Self::load("txn-update-1000", "the same with 1000 clients", "txn", 1000, Load::Update),
+        Self::load(
+            "lease-flood-100",
+            "heartbeats: 100 clients update 1000 keys of 300 B, each guarded by its revision",
+            "txn",
+            100,
+            Load::Flood,
+        ),
+        Self::load("lease-flood-1000", "the same with 1000 clients", "txn", 1000, Load::Flood),
+        Self::load(
             "hot-key",
-            "100 clients update one key, guarded by its revision",
+            "100 clients update one key of 1 KiB, guarded by its revision",
             "success",
             100,
-            Shape::HotKey,
+            Load::HotKey,
         ),
-        Self::new("get", "100 clients read keys of 1 KiB, linearizable", "get", 100, Shape::Get),
-        Self::new(
+        Self::load("get", "100 clients read keys of 1 KiB, linearizable", "get", 100, Load::Get),
+        Self::load(
             "range-500",
             "10 clients read pages of 500 x 1 KiB out of 10 k keys",
             "page",
             10,
-            Shape::Range,
+            Load::Range,
         ),
-        Self::new("count", "10 clients count 10 k keys", "count", 10, Shape::Count),
-        Self::new("mixed-70-30", "100 clients, 70 % reads, 30 % puts", "operation", 100, Shape::Mixed),
-        Self::new(
-            "watch-fan-out",
-            "16 writers in a closed loop, 100 watchers see it all",
+        Self::load("count", "10 clients count 10 k keys", "count", 10, Load::Count),
+        Self::load(
+            "mixed-70-30",
+            "100 clients, 70 % reads, 30 % puts of 1 KiB",
+            "operation",
+            100,
+            Load::Mixed,
+        ),
+        Self::load(
+            "watch-fan-out-100",
+            "16 writers of 300 B in a closed loop, 100 watchers see it all",
             "event",
             100,
-            Shape::FanOut,
+            Load::FanOut,
         ),
-        Self::new("watch-lag", "1000 writes/s, 100 watchers see them all", "event", 100, Shape::Lag),
+        Self::load("watch-fan-out-1000", "the same with 1000 watchers", "event", 1000, Load::FanOut),
+        Self::load(
+            "watch-lag-100",
+            "1000 writes/s of 300 B, 100 watchers see them all",
+            "event",
+            100,
+            Load::Lag(1000),
+        ),
+        Self::load(
+            "watch-lag-1000",
+            "200 writes/s of 300 B, 1000 watchers see them all",
+            "event",
+            1000,
+            Load::Lag(200),
+        ),
+        Self::store("start", "300 k keys of 300 B, each put once", 300_000, 0),
+        Self::store("memory", "1 M keys of 300 B, each put once", 1_000_000, 0),
+        Self {
+            is_long: true,
+            ..Self::store(
+                "churned-start",
+                "300 k keys of 300 B, 5 M more puts of them, then a compaction of all history",
+                300_000,
+                5_000_000,
+            )
+        },
     ];
 
-    const fn new(
+    const fn load(
         name: &'static str,
         what: &'static str,
         unit: &'static str,
         clients: usize,
-        shape: Shape,
+        load: Load,
     ) -> Self {
-        Self { name, what, unit, clients, shape }
+        Self { name, what, unit, is_long: false, shape: Shape::Load(clients, load) }
+    }
+
+    const fn store(name: &'static str, what: &'static str, keys: u64, rewrites: u64) -> Self {
+        let shape = Shape::Store(Contents { keys, rewrites });
+        Self { name, what, unit: "put", is_long: false, shape }
     }
 
     /// `put-100` is called `put-100` and `put`.
@@ -90,19 +151,32 @@ impl Workload {
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
+    /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow for it.
+    pub(crate) fn patience(&self) -> Duration {
+        let minutes = match self.shape {
+            Shape::Load(..) => 4,
+            Shape::Store(_) if self.is_long => 90,
+            Shape::Store(_) => 20,
+        };
+        Duration::from_mins(minutes)
+    }
+}
+
+impl Load {
     /// Prepares the store, loads the peer, checks its answers.
-    pub(crate) async fn run(&self, bench: &Bench) -> Result<Outcome, Failure> {
-        match self.shape {
-            Shape::Put => kv::put(bench).await,
-            Shape::Get => kv::get(bench).await,
-            Shape::Range => kv::range(bench).await,
-            Shape::Count => kv::count(bench).await,
-            Shape::Update => kv::update(bench).await,
-            Shape::Create => kv::create(bench).await,
-            Shape::Mixed => kv::mixed(bench).await,
-            Shape::HotKey => kv::hot_key(bench).await,
-            Shape::FanOut => watch::fan_out(bench).await,
-            Shape::Lag => watch::lag(bench).await,
+    pub(crate) async fn run(self, bench: &Bench) -> Result<Outcome, Failure> {
+        match self {
+            Load::Put => kv::put(bench).await,
+            Load::Get => kv::get(bench).await,
+            Load::Range => kv::range(bench).await,
+            Load::Count => kv::count(bench).await,
+            Load::Update => kv::update(bench).await,
+            Load::Create => kv::create(bench).await,
+            Load::Flood => kv::flood(bench).await,
+            Load::Mixed => kv::mixed(bench).await,
+            Load::HotKey => kv::hot_key(bench).await,
+            Load::FanOut => watch::fan_out(bench).await,
+            Load::Lag(writes_a_second) => watch::lag(bench, writes_a_second).await,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::proto::etcdserverpb::{
 };
 use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 /// The Maintenance service of an instance.
@@ -109,7 +110,7 @@ impl Maintenance for MaintenanceService {
                 member => format!("memberID:{member} alarm:{kind}"),
             }
         }));
-        Ok(Response::new(StatusResponse {
+        let mut response = Response::new(StatusResponse {
             header: Some(self.header()),
             version: ETCD_VERSION.to_owned(),
             db_size: size.allocated as i64,
@@ -124,7 +125,11 @@ impl Maintenance for MaintenanceService {
             is_learner: false,
             storage_version: CLUSTER_VERSION.to_owned(),
             downgrade_info: Some(DowngradeInfo::default()),
-        }))
+        });
+        response
+            .metadata_mut()
+            .insert("jetway-sync", MetadataValue::from_static(self.engine.durability().name()));
+        Ok(response)
     }
 
     async fn defragment(

@@ -390,7 +390,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     runtime.block_on(async {
         let mut choices = Choices::new(data);
         let (mut writer, reader) = Writer::new();
-        let published = Arc::new(tokio::sync::Notify::new());
+        let published = Arc::new(crate::primitive::Notify::new());
         let hub = WatchHub::spawn(reader.clone(), Arc::clone(&published));
         let (requests, incoming) = tokio::sync::mpsc::unbounded_channel();
         let incoming = tokio_stream::wrappers::UnboundedReceiverStream::new(incoming)

@@ -5,11 +5,10 @@ use super::store::ROOT;
 use super::token::Tokens;
 use super::{AuthStore, CertificateName, Settings};
 use crate::error::EtcdError;
-use arc_swap::ArcSwap;
+use crate::primitive::{AtomicBool, Ordering, Published};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a request says about who sends it.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +107,7 @@ pub struct Auth {
     /// What the snapshot says, for those who need no more. Set behind it with Release and read with Acquire: who sees
     /// auth enabled finds a snapshot at least as new.
     enabled: AtomicBool,
-    snapshot: ArcSwap<Snapshot>,
+    snapshot: Published<Snapshot>,
 }
 
 impl fmt::Debug for Auth {
@@ -124,7 +123,7 @@ impl Auth {
             tokens: Tokens::new(&settings),
             settings,
             enabled: AtomicBool::new(false),
-            snapshot: ArcSwap::from_pointee(Snapshot::new(Arc::default())),
+            snapshot: Published::from_pointee(Snapshot::new(Arc::default())),
         }
     }
 
@@ -212,5 +211,29 @@ impl Auth {
             }
             Some(_) => Ok(()),
         }
+    }
+}
+
+/// The switch and what it stands for, which are two atomics: whoever finds auth on finds the users of that moment or of a
+/// later one.
+#[cfg(all(test, jetway_loom))]
+mod loom_model {
+    use super::*;
+    use loom::thread;
+
+    #[test]
+    fn who_sees_auth_enabled_finds_the_store_that_enabled_it() {
+        loom::model(|| {
+            let auth = Arc::new(Auth::new(Settings::default()));
+            let request = thread::spawn({
+                let auth = Arc::clone(&auth);
+                move || {
+                    assert!(!auth.is_enabled() || auth.store().is_enabled());
+                }
+            });
+            auth.replace(AuthStore::locked());
+            assert!(!auth.access(&Caller::default()).is_unlimited());
+            request.join().expect("the request");
+        });
     }
 }

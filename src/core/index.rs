@@ -387,9 +387,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(super::super::tests::config(256))]
+
         #[test]
         fn behaves_like_an_ordered_map_and_clones_stay_as_they_were(
-            steps in prop::collection::vec(step(), 1..300),
+            steps in prop::collection::vec(step(), 1..if cfg!(miri) { 60 } else { 300 }),
             bounds in prop::collection::vec((prop::collection::vec(0u8..4, 0..5), prop::collection::vec(0u8..4, 0..5)), 1..8),
         ) {
             let mut index = Index::default();

@@ -6,12 +6,19 @@
 //! copies the chunk in which the log begins from then on.
 
 use super::version::KeyVersion;
+use crate::primitive::Slot;
 use crate::types::{Revision, Sequence};
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Revisions in one chunk.
-const CHUNK: usize = if cfg!(test) { 4 } else { 512 };
+const CHUNK: usize = if cfg!(jetway_loom) {
+    2
+} else if cfg!(test) {
+    4
+} else {
+    512
+};
 
 /// One change of one key.
 #[derive(Clone, Debug)]
@@ -45,17 +52,17 @@ pub struct RevisionEvents {
 
 #[derive(Debug)]
 struct Chunk {
-    slots: [OnceLock<Arc<RevisionEvents>>; CHUNK],
+    slots: [Slot<Arc<RevisionEvents>>; CHUNK],
 }
 
 impl Chunk {
     fn new() -> Arc<Chunk> {
-        Arc::new(Chunk { slots: [const { OnceLock::new() }; CHUNK] })
+        Arc::new(Chunk { slots: std::array::from_fn(|_| Slot::new()) })
     }
 
     /// A copy that holds these slots alone.
     fn only(&self, slots: Range<usize>) -> Arc<Chunk> {
-        let entry = |at: usize| if slots.contains(&at) { self.slots[at].clone() } else { OnceLock::new() };
+        let entry = |at: usize| if slots.contains(&at) { self.slots[at].clone() } else { Slot::new() };
         Arc::new(Chunk { slots: std::array::from_fn(entry) })
     }
 }

@@ -18,9 +18,13 @@
 
 mod index;
 mod log;
+#[cfg(all(test, jetway_loom))]
+mod loom_model;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, not(jetway_loom)))]
+mod threads;
 mod version;
 
 pub use index::Index;

@@ -3,8 +3,8 @@
 use super::index::Index;
 use super::log::{Event, EventLog, RevisionEvents};
 use super::version::KeyVersion;
+use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl State {
 /// A handle that loads the published state. Cheap to clone, never blocks, never blocked.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    published: Arc<ArcSwap<State>>,
+    published: Arc<Published<State>>,
 }
 
 impl Reader {
@@ -150,13 +150,13 @@ pub struct Garbage {
 #[derive(Debug)]
 pub struct Writer {
     next: State,
-    published: Arc<ArcSwap<State>>,
+    published: Arc<Published<State>>,
 }
 
 impl Writer {
     /// An empty store and a reader of it.
     pub fn new() -> (Writer, Reader) {
-        let published = Arc::new(ArcSwap::from_pointee(State::empty()));
+        let published = Arc::new(Published::from_pointee(State::empty()));
         (Writer { next: State::empty(), published: Arc::clone(&published) }, Reader { published })
     }
 

@@ -1,10 +1,10 @@
 //! The state as a whole against a plain model: one map of the store for every revision, and the list of messages.
 
-use super::{Change, ChangeKind, Event, Garbage, KeyVersion, State, Writer};
+use super::{Change, ChangeKind, Event, Garbage, History, KeyVersion, State, Writer};
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -18,16 +18,22 @@ enum Step {
     Publish,
 }
 
-fn key() -> impl Strategy<Value = Bytes> {
+/// So few that each has a history.
+fn few_keys() -> impl Strategy<Value = Bytes> + Clone + 'static {
     prop::sample::select(vec!["a", "ab", "b", "c", "d", "e", "f"])
         .prop_map(|key| Bytes::from_static(key.as_bytes()))
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// Enough for an index of several levels.
+fn many_keys() -> impl Strategy<Value = Bytes> + Clone + 'static {
+    prop::collection::vec(b'a'..b'g', 1..4).prop_map(Bytes::from)
+}
+
+fn step(key: impl Strategy<Value = Bytes> + 'static, most: usize) -> impl Strategy<Value = Step> {
     let gap = prop_oneof![5 => Just(0i64), 1 => 1i64..4];
-    let change = (key(), prop::bool::weighted(0.65));
+    let change = (key, prop::bool::weighted(0.65));
     prop_oneof![
-        8 => (gap, prop::collection::vec(change, 1..4)).prop_map(|(gap, changes)| Step::Apply(gap, changes)),
+        8 => (gap, prop::collection::vec(change, 1..most)).prop_map(|(gap, changes)| Step::Apply(gap, changes)),
         2 => (0i64..8).prop_map(Step::Compact),
         1 => any::<prop::sample::Index>().prop_map(Step::Collect),
         2 => Just(Step::Publish),
@@ -119,22 +125,29 @@ impl Model {
 /// An event as a watch would show it.
 type Shown = (Revision, Sequence, KeyVersion, Option<KeyVersion>);
 
-fn check(state: &State, model: &Model) {
+fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize) {
     assert_eq!(state.revision, model.revision.max(Revision::EMPTY_STORE));
     assert_eq!(state.compacted, model.floor);
-    let ranges = [("a", "\0"), ("a", ""), ("ab", "d"), ("b", "f"), ("c", "b"), ("f", "\0"), ("aa", "ab\0")];
     for revision in (model.first_readable()..=model.revision.0).map(Revision) {
         let map = model.map(revision);
-        for (start, end) in ranges {
-            let range = KeyRange::from_wire(Bytes::from(start), &Bytes::from(end));
+        for range in ranges {
             let expect: Vec<_> = map.values().filter(|version| range.contains(&version.key)).collect();
-            let found: Vec<_> = state.index.live_range(&range, revision).map(AsRef::as_ref).collect();
+            let found: Vec<_> = state.index.live_range(range, revision).map(AsRef::as_ref).collect();
             assert_eq!(found, expect, "{range:?} at {revision}");
-            assert_eq!(state.count(&range, revision), expect.len(), "count of {range:?} at {revision}");
+            assert_eq!(state.count(range, revision), expect.len(), "count of {range:?} at {revision}");
+            assert_eq!(pages(state, range, revision, limit), expect, "pages of {range:?} at {revision}");
         }
     }
-    for (key, version) in model.map(model.revision) {
-        assert_eq!(state.get(&key).map(AsRef::as_ref), Some(&version));
+    // A key has the versions that somebody may need, and no more.
+    let present = model.map(model.revision);
+    for key in model.messages.iter().map(|message| &message.change.key).collect::<BTreeSet<_>>() {
+        assert_eq!(state.get(key).map(AsRef::as_ref), present.get(key));
+        let needed =
+            model.messages.iter().rev().filter(|message| message.change.key == *key && model.needs(message));
+        let expect: Vec<_> = needed.map(|message| &message.version).collect();
+        let history = state.index.get(key);
+        let found: Vec<_> = history.into_iter().flat_map(History::versions).map(AsRef::as_ref).collect();
+        assert_eq!(found, expect, "versions of {key:?}");
     }
     let shown = |event: &Event| -> Shown {
         let version = event.version.as_ref().clone();
@@ -162,12 +175,36 @@ fn check(state: &State, model: &Model) {
             })
             .collect();
         assert_eq!(events, expect, "events from {start}");
+        let revisions: BTreeSet<_> = expect.iter().map(|(revision, ..)| *revision).collect();
+        assert_eq!(state.log.len_since(start), revisions.len());
+        assert!(state.log.since(start).rev().map(|entry| entry.revision).eq(revisions.iter().rev().copied()));
+        assert_eq!(state.log.get(start).map(|entry| entry.revision), revisions.get(&start).copied());
     }
 }
 
-/// Loads a new core from the messages left in the stream, as a restart does; answers what it takes for garbage.
-fn replay(left: &[Message], model: &Model) -> (Writer, Vec<Garbage>) {
-    let (mut writer, _) = Writer::new();
+/// What a client gets that asks for a range in pages.
+fn pages<'a>(state: &'a State, range: &KeyRange, revision: Revision, limit: usize) -> Vec<&'a KeyVersion> {
+    let KeyRange::Span { start, end } = range else {
+        let only = state.index.get(range.start()).and_then(|history| history.live_at(revision));
+        return only.map(AsRef::as_ref).into_iter().collect();
+    };
+    let mut range = KeyRange::Span { start: start.clone(), end: end.clone() };
+    let mut all = Vec::new();
+    loop {
+        let page: Vec<_> =
+            state.index.live_range(&range, revision).take(limit).map(|v| v.key.clone()).collect();
+        for key in &page {
+            let history = state.index.get(key).expect("it has just been there");
+            all.push(history.live_at(revision).expect("it has just been there").as_ref());
+        }
+        let Some(last) = page.last().filter(|_| page.len() == limit) else { return all };
+        let next = Bytes::from([last.as_ref(), b"\0"].concat());
+        range = KeyRange::Span { start: next, end: end.clone() };
+    }
+}
+
+/// Loads a core from the messages left in the stream, as a restart does; answers what it takes for garbage.
+fn load(writer: &mut Writer, left: &[Message], model: &Model) -> Vec<Garbage> {
     if let Some(floor) = model.floor {
         writer.set_floor(floor);
     }
@@ -180,7 +217,7 @@ fn replay(left: &[Message], model: &Model) -> (Writer, Vec<Garbage>) {
     let state = writer.state();
     let (revision, position) = (state.revision.max(model.revision), state.position);
     writer.advance(revision, position);
-    (writer, garbage)
+    garbage
 }
 
 fn sorted(mut garbage: Vec<Garbage>) -> Vec<Garbage> {
@@ -188,59 +225,114 @@ fn sorted(mut garbage: Vec<Garbage>) -> Vec<Garbage> {
     garbage
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    #[test]
-    fn the_state_is_the_model_at_every_revision_and_after_a_restart(steps in prop::collection::vec(step(), 1..60)) {
-        let (mut writer, reader) = Writer::new();
-        let mut model = Model::default();
-        let mut left: Vec<Message> = Vec::new();
-        let mut pending: Vec<Garbage> = Vec::new();
-        let mut kept: Vec<(Arc<State>, Model)> = vec![(reader.snapshot(), model.clone())];
-        for step in steps {
-            match step {
-                Step::Apply(gap, changes) => {
-                    let revision = Revision(writer.state().revision.0 + 1 + gap);
-                    let changes = model.apply(revision, changes);
-                    left.extend_from_slice(&model.messages[model.messages.len() - changes.len()..]);
-                    let position = changes.last().expect("there are changes").sequence;
-                    prop_assert_eq!(writer.apply(revision, position, changes), []);
-                }
-                Step::Compact(back) => {
-                    let floor = Revision((writer.state().revision.0 - back).max(0));
-                    let garbage = writer.compact(floor);
-                    if model.floor.is_none_or(|old| floor > old) {
-                        let needed_before: Vec<_> = model.messages.iter().filter(|m| model.needs(m)).cloned().collect();
-                        model.floor = Some(floor);
-                        let expect = needed_before.iter().filter(|message| !model.needs(message)).map(|message| {
-                            Garbage { is_tombstone: message.version.is_tombstone(), sequence: message.change.sequence }
+/// Does the steps with a core and the model, and compares at the end: the newest state, every state that was published
+/// and held on the way, and what a restart makes of the messages that are left.
+fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), TestCaseError> {
+    let (mut writer, reader) = Writer::new();
+    let mut model = Model::default();
+    let mut left: Vec<Message> = Vec::new();
+    let mut pending: Vec<Garbage> = Vec::new();
+    let mut kept: Vec<(Arc<State>, Model)> = vec![(reader.snapshot(), model.clone())];
+    for step in steps {
+        match step {
+            Step::Apply(gap, changes) => {
+                let revision = Revision(writer.state().revision.0 + 1 + gap);
+                let changes = model.apply(revision, changes);
+                left.extend_from_slice(&model.messages[model.messages.len() - changes.len()..]);
+                let position = changes.last().expect("there are changes").sequence;
+                prop_assert_eq!(writer.apply(revision, position, changes), []);
+            }
+            Step::Compact(back) => {
+                let floor = Revision((writer.state().revision.0 - back).max(0));
+                let garbage = writer.compact(floor);
+                if model.floor.is_none_or(|old| floor > old) {
+                    let needed_before: Vec<_> =
+                        model.messages.iter().filter(|m| model.needs(m)).cloned().collect();
+                    model.floor = Some(floor);
+                    let expect =
+                        needed_before.iter().filter(|message| !model.needs(message)).map(|message| Garbage {
+                            is_tombstone: message.version.is_tombstone(),
+                            sequence: message.change.sequence,
                         });
-                        prop_assert_eq!(sorted(garbage.clone()), sorted(expect.collect()));
-                    } else {
-                        prop_assert_eq!(&garbage, &[]);
-                    }
-                    pending.extend(garbage);
-                    pending.sort();
+                    prop_assert_eq!(sorted(garbage.clone()), sorted(expect.collect()));
+                } else {
+                    prop_assert_eq!(&garbage, &[]);
                 }
-                Step::Collect(share) => {
-                    let gone = pending.drain(..share.index(pending.len() + 1)).map(|garbage| garbage.sequence);
-                    let gone: Vec<_> = gone.collect();
-                    left.retain(|message| !gone.contains(&message.change.sequence));
-                }
-                Step::Publish => {
-                    writer.publish();
-                    kept.push((reader.snapshot(), model.clone()));
-                }
+                pending.extend(garbage);
+                pending.sort();
+            }
+            Step::Collect(share) => {
+                let gone = pending.drain(..share.index(pending.len() + 1)).map(|garbage| garbage.sequence);
+                let gone: Vec<_> = gone.collect();
+                left.retain(|message| !gone.contains(&message.change.sequence));
+            }
+            Step::Publish => {
+                writer.publish();
+                kept.push((reader.snapshot(), model.clone()));
             }
         }
-        check(writer.state(), &model);
-        // What was published stays as it was.
-        for (state, model) in &kept {
-            check(state, model);
-        }
-        let (again, garbage) = replay(&left, &model);
-        check(again.state(), &model);
-        prop_assert_eq!(sorted(garbage), pending);
+    }
+    check(writer.state(), &model, ranges, limit);
+    let (mut again, _) = Writer::new();
+    let garbage = load(&mut again, &left, &model);
+    check(again.state(), &model, ranges, limit);
+    prop_assert_eq!(&sorted(garbage), &pending);
+    // The same after a loss, with readers that know nothing of it before it is published.
+    let published = reader.snapshot();
+    writer.reset();
+    let garbage = load(&mut writer, &left, &model);
+    prop_assert_eq!(sorted(garbage), pending);
+    prop_assert!(Arc::ptr_eq(&published, &reader.snapshot()));
+    writer.publish();
+    prop_assert_eq!(reader.snapshot().epoch, published.epoch + 1);
+    check(&reader.snapshot(), &model, ranges, limit);
+    // What was published stays as it was.
+    for (state, model) in &kept {
+        check(state, model, ranges, limit);
+    }
+    Ok(())
+}
+
+fn range(start: &[u8], end: &[u8]) -> KeyRange {
+    KeyRange::from_wire(Bytes::copy_from_slice(start), &Bytes::copy_from_slice(end))
+}
+
+/// Steps of one case.
+const STEPS: usize = if cfg!(miri) { 25 } else { 60 };
+
+pub(super) fn config(cases: u32) -> ProptestConfig {
+    if !cfg!(miri) {
+        return ProptestConfig::with_cases(cases);
+    }
+    // Under miri everything is a thousand times slower, and files are out of reach.
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2) }
+}
+
+proptest! {
+    #![proptest_config(config(300))]
+
+    #[test]
+    fn the_state_is_the_model_at_every_revision_and_after_a_restart(
+        steps in prop::collection::vec(step(few_keys(), 4), 1..STEPS),
+        limit in 1_usize..4,
+    ) {
+        let ranges = [("a", "\0"), ("a", ""), ("ab", "d"), ("b", "f"), ("c", "b"), ("f", "\0"), ("aa", "ab\0")];
+        let ranges = ranges.map(|(start, end)| range(start.as_bytes(), end.as_bytes()));
+        compare(steps, &ranges, limit)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn so_is_that_of_many_keys_in_any_ranges(
+        steps in prop::collection::vec(step(many_keys(), 12), 1..STEPS),
+        bounds in prop::collection::vec((many_keys(), many_keys()), 1..6),
+        limit in 1_usize..20,
+    ) {
+        let mut ranges: Vec<_> = bounds.iter().map(|(start, end)| range(start, end)).collect();
+        ranges.push(KeyRange::all());
+        compare(steps, &ranges, limit)?;
     }
 }

@@ -33,6 +33,31 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// When an answered write is on stable storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Before it is answered, many with one sync.
+    Group,
+    /// Before it is answered, each with a sync of its own.
+    Always,
+    /// Within two minutes: a power failure can take it back.
+    Lazy,
+    /// When the servers of somebody else's NATS bring it there.
+    Nats,
+}
+
+impl Level {
+    /// Its name in metrics, logs and the answer to a Status call; those of `--sync` where it was chosen by that.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Group => "group",
+            Level::Always => "always",
+            Level::Lazy => "lazy",
+            Level::Nats => "nats",
+        }
+    }
+}
+
 /// A file system stamps a folder with a clock that may be this coarse: within that time of its last change, another change
 /// may leave the stamp as it is.
 const STAMP_GRAIN: Duration = Duration::from_millis(100);

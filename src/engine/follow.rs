@@ -62,7 +62,7 @@ fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mp
         None => reports,
         Some(store) => {
             let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
-            durability::gate(reports, files, inner.store_failed.clone(), AHEAD)
+            durability::gate(reports, files, inner.store_failed.clone(), inner.sync_durations.clone(), AHEAD)
         }
     }
 }

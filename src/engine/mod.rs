@@ -38,10 +38,11 @@ pub use meta::{Alarm, AlarmKind};
 
 use crate::auth::Auth;
 use crate::core::{Reader, State};
-use crate::durability::Quiet;
+use crate::durability::{Level, Quiet};
 use crate::error::EtcdError;
 use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, OwnMessages, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
+use crate::primitive::Notify;
 use crate::telemetry::write_histogram;
 use crate::types::Sequence;
 use arc_swap::ArcSwapOption;
@@ -50,7 +51,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How long a call may wait for NATS, as etcd bounds a proposal: 5 s and two election timeouts.
@@ -78,6 +79,8 @@ pub struct Settings {
     pub linearizable_reads: LinearizableReads,
     /// The store's directory where it is on this machine, to tell its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
+    /// When an answered write is on stable storage.
+    pub durability: Level,
     /// The JetStream store, where its messages are made durable from here (see [`crate::durability`]).
     pub synced_store: Option<std::path::PathBuf>,
     /// Why the embedded server's store refuses writes, while it does.
@@ -167,7 +170,7 @@ pub(crate) struct Inner {
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
     room: space::Room,
-    write_durations: Histogram,
+    sync_durations: Histogram,
     applied_durations: Histogram,
     failed_writes: IntCounter,
     /// Why the store could not be brought to the disk; nothing can be answered after that.
@@ -230,9 +233,9 @@ impl Engine {
             garbage,
             epoch: AtomicU64::new(0),
             room: space::Room::default(),
-            write_durations: write_histogram(
+            sync_durations: write_histogram(
                 "etcd_disk_wal_fsync_duration_seconds",
-                "Time until JetStream acknowledged a write, its fsync included where --sync asks for it.",
+                "Time of a sync that writes share; where they share none, until JetStream acknowledged a write.",
             ),
             applied_durations: write_histogram(
                 "etcd_disk_backend_commit_duration_seconds",
@@ -330,9 +333,14 @@ impl Engine {
         receiver
     }
 
-    /// Until JetStream acknowledged a write.
-    pub fn write_durations(&self) -> &Histogram {
-        &self.inner.write_durations
+    /// When an answered write is on stable storage.
+    pub fn durability(&self) -> Level {
+        self.inner.settings.durability
+    }
+
+    /// Of each sync that writes share; where they share none, until JetStream acknowledged a write.
+    pub fn sync_durations(&self) -> &Histogram {
+        &self.inner.sync_durations
     }
 
     /// Until a write was visible.

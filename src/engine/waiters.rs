@@ -3,11 +3,11 @@
 use crate::core::State;
 use crate::jetstream::PublishError;
 use crate::jetstream::record::Body;
+use crate::primitive::{Mutex, MutexGuard, oneshot};
 use crate::types::{Revision, Sequence};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::{Arc, PoisonError};
 use tokio::time::Instant;
 
 /// A write as the log shows it.
@@ -252,5 +252,180 @@ impl PositionWaiters {
         for sender in std::mem::replace(&mut table.waiting, later).into_values() {
             sender.send(()).ok();
         }
+    }
+}
+
+#[cfg(all(test, not(jetway_loom)))]
+mod tests {
+    use super::*;
+
+    fn sent(bodies: Vec<Body>) -> Sent {
+        let at = Instant::now();
+        Sent { at, generation: 1, deadline: at + std::time::Duration::from_secs(7), bodies }
+    }
+
+    #[test]
+    fn what_is_to_be_applied_outlives_a_caller_that_goes_away() {
+        let writes = PendingWrites::default();
+        drop(writes.expect(1, sent(vec![Body::Barrier])));
+        drop(writes.expect(2, sent(Vec::new())));
+        assert_eq!(writes.len(), 1);
+        let (_, bodies) = writes.acknowledged(1, Ok(())).expect("the first one");
+        assert_eq!((bodies.len(), writes.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_write_that_was_lost_may_still_be_refused() {
+        let writes = PendingWrites::default();
+        let mut write = writes.expect(1, sent(Vec::new()));
+        writes.lose_all_before(1);
+        assert!(write.receiver.try_recv().is_err());
+        writes.lose_all_before(2);
+        let Ok(Outcome::Unknown(_, mut later)) = write.receiver.try_recv() else {
+            panic!("it was not lost");
+        };
+        writes.acknowledged(1, Err(PublishError::Conflict(String::new())));
+        assert!(matches!(later.try_recv(), Ok(Outcome::Refused(PublishError::Conflict(_)))));
+    }
+
+    #[test]
+    fn time_is_over_for_those_who_wait_and_those_who_left() {
+        let writes = PendingWrites::default();
+        let mut waiting = writes.expect(1, sent(vec![Body::Barrier]));
+        drop(writes.expect(2, sent(vec![Body::Barrier])));
+        writes.expire(Instant::now());
+        assert_eq!(writes.len(), 2);
+        writes.acknowledged(1, Ok(()));
+        writes.expire(Instant::now() + std::time::Duration::from_secs(8));
+        assert!(matches!(waiting.receiver.try_recv(), Ok(Outcome::Late)));
+        writes.expire(Instant::now() + std::time::Duration::from_secs(8));
+        assert_eq!(writes.len(), 0);
+    }
+}
+
+/// A writer's own thread and those who wait for it. Loom sees the tables' mutexes, what is sent and who is woken; that
+/// tokio's `oneshot` is what `primitive` puts in its place is taken from it. The order of the applier's steps after a
+/// batch (publish, then the writes, then the position) is repeated here from `follow`.
+#[cfg(all(test, jetway_loom))]
+mod loom_model {
+    use super::*;
+    use crate::core::{Reader, Writer};
+    use loom::future::block_on;
+    use loom::thread;
+
+    /// A write that the log brings back.
+    fn by_the_log() -> Sent {
+        Sent { at: Instant::now(), generation: 1, deadline: Instant::now(), bodies: Vec::new() }
+    }
+
+    /// Shows the message at position `at`, which makes the revision of the same number and is this operation's.
+    fn show(
+        (writer, reader): (&mut Writer, &Reader),
+        pending: &PendingWrites,
+        positions: &PositionWaiters,
+        at: i64,
+        operation: u64,
+    ) {
+        let position = Sequence(at as u64);
+        writer.advance(Revision(at), position);
+        writer.publish();
+        let state = reader.snapshot();
+        pending.complete([(operation, Revision(at))].into_iter(), &state);
+        positions.reach(position);
+    }
+
+    #[test]
+    fn every_expected_write_is_answered_with_a_state_that_has_it() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let (pending, positions) = (Arc::new(PendingWrites::default()), PositionWaiters::default());
+            let (sent, arrives) = loom::sync::mpsc::channel();
+            let writes: Vec<_> = [2, 3]
+                .into_iter()
+                .map(|operation| {
+                    let (pending, reader, sent) = (Arc::clone(&pending), reader.clone(), sent.clone());
+                    thread::spawn(move || {
+                        let mut write = pending.expect(operation, by_the_log());
+                        sent.send(operation).expect("the applier is there");
+                        let outcome = block_on(&mut write.receiver).expect("an answer");
+                        let Outcome::Committed(committed) = outcome else { panic!("{outcome:?}") };
+                        assert!(committed.revision.0 >= 2 && committed.state.revision >= committed.revision);
+                        // Its own write is there for whoever reads after the answer.
+                        assert!(reader.revision() >= committed.revision);
+                    })
+                })
+                .collect();
+            for revision in [2, 3] {
+                let operation = arrives.recv().expect("a write");
+                show((&mut writer, &reader), &pending, &positions, revision, operation);
+            }
+            for write in writes {
+                write.join().expect("a write");
+            }
+            assert_eq!((pending.len(), reader.revision()), (0, Revision(3)));
+        });
+    }
+
+    #[test]
+    fn a_write_given_up_leaves_nothing_behind() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let (pending, positions) = (Arc::new(PendingWrites::default()), PositionWaiters::default());
+            let write = thread::spawn({
+                let pending = Arc::clone(&pending);
+                move || drop(pending.expect(2, by_the_log()))
+            });
+            show((&mut writer, &reader), &pending, &positions, 2, 2);
+            write.join().expect("the write");
+            assert_eq!(pending.len(), 0);
+        });
+    }
+
+    #[test]
+    fn what_is_applied_from_its_acknowledgement_is_there_once_though_its_caller_leaves() {
+        loom::model(|| {
+            let pending = Arc::new(PendingWrites::default());
+            let sent = Sent { bodies: vec![Body::Barrier], ..by_the_log() };
+            // The table is asked for by the caller's own thread before anything is published.
+            let (sender, receiver) = loom::sync::mpsc::channel();
+            let write = thread::spawn({
+                let pending = Arc::clone(&pending);
+                move || {
+                    let write = pending.expect(2, sent);
+                    sender.send(()).expect("the other side is there");
+                    drop(write);
+                }
+            });
+            receiver.recv().expect("a write");
+            let (_, bodies) = pending.acknowledged(2, Ok(())).expect("it is waited for");
+            assert_eq!(bodies.len(), 1);
+            write.join().expect("the write");
+            assert_eq!(pending.len(), 0);
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_position_is_woken_when_it_is_visible() {
+        loom::model(|| {
+            let (mut writer, reader) = Writer::new();
+            let positions = Arc::new(PositionWaiters::default());
+            let waiters: Vec<_> = [2, 3]
+                .into_iter()
+                .map(|position| {
+                    let (positions, reader) = (Arc::clone(&positions), reader.clone());
+                    thread::spawn(move || {
+                        block_on(positions.wait(Sequence(position))).expect("the table keeps the other end");
+                        assert!(reader.snapshot().position >= Sequence(position));
+                    })
+                })
+                .collect();
+            for at in [2, 3] {
+                show((&mut writer, &reader), &PendingWrites::default(), &positions, at, 0);
+            }
+            for waiter in waiters {
+                waiter.join().expect("a waiter");
+            }
+            assert!(positions.table.lock().expect("no panics").waiting.is_empty());
+        });
     }
 }

@@ -50,7 +50,7 @@ pub(crate) use extra_config::fuzz as fuzz_config;
 /// How the server brings acknowledged messages to stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
-    /// fsync after each message, before its acknowledgement.
+    /// fsync after each message, before its acknowledgement; its folders by syncs from outside, as with `Group`.
     #[default]
     Always,
     /// By syncs from outside, many messages with one: see [`crate::durability`].
@@ -151,7 +151,8 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
-        let synced_store = (settings.sync == SyncMode::Group).then(|| store_dir(&settings.data_dir));
+        // With `Always` the server syncs each message, but never the folders: a new block would be lost with its name.
+        let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()

@@ -30,10 +30,12 @@ use crate::api::watch::{self as watch_api, WatchService};
 use crate::auth::{self, TokenSettings};
 use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
 use crate::core::Writer;
+use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
 use crate::jetstream::{Auth, Endpoint};
-use crate::nats_server::{self, NatsServer};
+use crate::nats_server::{self, NatsServer, SyncMode};
+use crate::primitive::Notify;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -54,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tls::{Tls, TlsError};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
@@ -177,8 +179,8 @@ async fn start(
     let starting = |doing: String| drop(stage.send_replace(Stage::Starting(doing)));
     let auth = auth_settings(settings)?;
     starting("starting nats-server".into());
-    let (nats, endpoint, store_dir) = match &settings.storage {
-        Storage::External(endpoint) => (None, endpoint.clone(), None),
+    let (nats, endpoint, store_dir, durability) = match &settings.storage {
+        Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
         Storage::Embedded { data_dir, binary, config, sync, bucket } => {
             let mut nats = nats_server::Settings::new(data_dir);
             nats.binary.clone_from(binary);
@@ -196,7 +198,12 @@ async fn start(
                 ca_file: None,
                 client_cert: None,
             };
-            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)))
+            let durability = match sync {
+                SyncMode::Group => Level::Group,
+                SyncMode::Always => Level::Always,
+                SyncMode::Lazy => Level::Lazy,
+            };
+            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
         }
     };
     starting("connecting to NATS".into());
@@ -205,6 +212,7 @@ async fn start(
         sole_writer: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
+        durability,
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
@@ -258,7 +266,7 @@ async fn start(
     for listen in &settings.listen {
         tracing::info!(url = listen.url, "serving client traffic");
     }
-    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+    tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
     notify::ready();
     Ok(Started { engine, nats })
 }

@@ -151,11 +151,17 @@ impl Metrics {
         make.info("etcd_cluster_version", "Which version the cluster has.", "cluster_version", cluster);
         make.info("etcd_server_id", "Member id in hexadecimal.", "server_id", &format!("{member_id:x}"));
         make.info("jetway_build_info", "Version of jetway.", "version", env!("CARGO_PKG_VERSION"));
+        make.info(
+            "jetway_sync",
+            "When answered writes are on stable storage.",
+            "level",
+            engine.durability().name(),
+        );
         make.gauge("etcd_server_quota_backend_bytes", "Quota of the store in bytes.").set(quota_bytes);
         make.gauge("etcd_server_is_leader", "1: every instance serves everything.").set(1);
         make.gauge("etcd_server_is_learner", "0: every instance is a full member.").set(0);
         make.counter("etcd_server_leader_changes_seen_total", "Leader changes; jetway has none of its own.");
-        make.register(engine.write_durations().clone());
+        make.register(engine.sync_durations().clone());
         make.register(engine.applied_durations().clone());
         make.register(engine.failed_writes().clone());
         let operations = Operations {

@@ -17,20 +17,33 @@ use super::intervals::Intervals;
 use super::mailbox::{Item, Mailbox, ProgressScope, Ticket};
 use super::metrics::Metrics;
 use crate::core::{Reader, RevisionEvents, State};
+use crate::primitive::{Mutex, MutexGuard, Notify};
 use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{Notify, watch};
+use std::sync::Arc;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Deliveries after which the hub lets others have the router.
 const SLICE_DELIVERIES: usize = if cfg!(test) { 7 } else { 512 };
 /// Revisions after which the hub lets others have the router.
-const SLICE_REVISIONS: usize = if cfg!(test) { 5 } else { 512 };
+const SLICE_REVISIONS: usize = if cfg!(jetway_loom) {
+    1
+} else if cfg!(test) {
+    5
+} else {
+    512
+};
 /// Events that a registration reads from the log while it holds the router; a watcher further behind goes on
 /// catching up by itself.
-const REPLAY_EVENTS: usize = if cfg!(test) { 4 } else { 1024 };
+const REPLAY_EVENTS: usize = if cfg!(jetway_loom) {
+    1
+} else if cfg!(test) {
+    4
+} else {
+    1024
+};
 
 /// A handle to the hub. The hub's task ends with the last one.
 #[derive(Clone, Debug)]
@@ -105,11 +118,16 @@ impl WatchHub {
     pub fn spawn(reader: Reader, published: Arc<Notify>) -> WatchHub {
         let stop = CancellationToken::new();
         let hub = WatchHub::idle(reader, published, stop.clone());
-        let shared = Arc::clone(&hub.shared);
-        tokio::spawn(async move {
-            stop.run_until_cancelled(shared.follow()).await;
-        });
+        tokio::spawn(hub.follow(stop));
         hub
+    }
+
+    /// What the hub's task does.
+    pub(super) fn follow(&self, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            stop.run_until_cancelled(shared.follow()).await;
+        }
     }
 
     /// A hub without a task, which routes only when told to.
@@ -427,6 +445,8 @@ impl Router {
                     ticket: *ticket,
                     from: batch.revision(),
                 });
+                // Its stream may have emptied the mailbox since it was found full, and be asleep.
+                self.awake.push(Arc::clone(mailbox));
                 self.remove(slot);
             }
         }

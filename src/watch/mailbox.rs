@@ -2,14 +2,20 @@
 
 use super::batch::{Batch, Matched};
 use super::metrics::Metrics;
+use crate::primitive::{AtomicWaker, Mutex, MutexGuard};
 use crate::types::Revision;
-use futures_util::task::AtomicWaker;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::Waker;
 
 /// Deliveries that may wait for one stream.
-pub(super) const DELIVERIES: usize = if cfg!(test) { 8 } else { 1024 };
+pub(super) const DELIVERIES: usize = if cfg!(jetway_loom) {
+    1
+} else if cfg!(test) {
+    8
+} else {
+    1024
+};
 /// Keys and values that may wait for one stream. They are shared with the log and with other streams, but a
 /// compaction may leave this stream as their last owner.
 const BYTES: usize = 32 << 20;

@@ -16,6 +16,8 @@ mod batch;
 mod history;
 mod hub;
 mod intervals;
+#[cfg(all(test, jetway_loom))]
+mod loom_model;
 mod mailbox;
 mod metrics;
 mod session;

@@ -5,16 +5,17 @@
 //! does, takes all its watchers with it at once.
 
 use super::hub::WatchHub;
+use super::mailbox::Mailbox;
 use super::session::{Request, Response, Session, Step};
 use crate::core::Reader;
 use crate::error::EtcdError;
+use crate::primitive::{Mutex, MutexGuard, Notify};
 use futures_util::{Stream, StreamExt};
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
@@ -24,7 +25,6 @@ const LOOK_AFTER: usize = 64;
 /// The responses of one Watch call. Ends with an error and never without one.
 pub struct WatchStream {
     call: Arc<Call>,
-    mailbox: Arc<super::mailbox::Mailbox>,
     ticker: Interval,
     /// Ends the call from outside, with a reason.
     ending: Pin<Box<dyn Future<Output = EtcdError> + Send>>,
@@ -34,13 +34,38 @@ pub struct WatchStream {
     is_over: bool,
 }
 
-struct Call {
+pub(super) struct Call {
     session: Mutex<Option<Session>>,
+    mailbox: Arc<Mailbox>,
     /// Told when answers have been taken.
     room: Notify,
 }
 
 impl Call {
+    pub(super) fn new(session: Session) -> Call {
+        let mailbox = Arc::clone(session.mailbox());
+        Call { session: Mutex::new(Some(session)), mailbox, room: Notify::new() }
+    }
+
+    /// What comes next. Where that is nothing, whoever polls is woken by what brings something.
+    pub(super) fn step(&self, cx: &Context<'_>) -> Step {
+        // First the waker, then the look: what comes in between wakes us.
+        self.mailbox.register(cx.waker());
+        let mut session = self.session();
+        let Some(session) = session.as_mut() else { return Step::End(EtcdError::WatchCanceled) };
+        let had_room = session.has_room();
+        let step = session.next();
+        if !had_room && session.has_room() {
+            self.room.notify_one();
+        }
+        step
+    }
+
+    /// Ends the call and with it all its watchers.
+    pub(super) fn close(&self) {
+        drop(self.session().take());
+    }
+
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
         // The session of a call that panicked is only dropped any more.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
@@ -63,34 +88,19 @@ impl WatchStream {
         progress_interval: Duration,
         ending: impl Future<Output = EtcdError> + Send + 'static,
     ) -> WatchStream {
-        let session = Session::new(hub, reader);
-        let mailbox = Arc::clone(session.mailbox());
-        let call = Arc::new(Call { session: Mutex::new(Some(session)), room: Notify::new() });
-        let reading =
-            tokio::spawn(read_requests(Arc::clone(&call), Arc::clone(&mailbox), Box::pin(requests)));
+        let call = Arc::new(Call::new(Session::new(hub, reader)));
+        let reading = tokio::spawn(read_requests(Arc::clone(&call), Box::pin(requests)));
         let period = progress_interval.mul_f64(1.0 + rand::random::<f64>() / 10.0);
         let mut ticker = tokio::time::interval_at(Instant::now() + period, period);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         WatchStream {
             call,
-            mailbox,
             ticker,
             ending: Box::pin(ending),
             requests: reading.abort_handle(),
             unlooked: 0,
             is_over: false,
         }
-    }
-
-    fn step(&self) -> Step {
-        let mut session = self.call.session();
-        let Some(session) = session.as_mut() else { return Step::End(EtcdError::WatchCanceled) };
-        let had_room = session.has_room();
-        let step = session.next();
-        if !had_room && session.has_room() {
-            self.call.room.notify_one();
-        }
-        step
     }
 
     /// Looks for what is rare: the end of the call from outside, and the ticker.
@@ -106,7 +116,7 @@ impl WatchStream {
     fn end(&mut self, error: EtcdError) -> Poll<Option<Result<Response, EtcdError>>> {
         self.is_over = true;
         self.requests.abort();
-        drop(self.call.session().take());
+        self.call.close();
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -126,9 +136,7 @@ impl Stream for WatchStream {
                 }
                 has_looked = true;
             }
-            // First the waker, then the look: what comes in between wakes us.
-            self.mailbox.register(cx.waker());
-            match self.step() {
+            match self.call.step(cx) {
                 Step::Respond(response) => {
                     self.unlooked = if has_looked { 1 } else { self.unlooked + 1 };
                     return Poll::Ready(Some(Ok(response)));
@@ -149,11 +157,11 @@ impl Stream for WatchStream {
 impl Drop for WatchStream {
     fn drop(&mut self) {
         self.requests.abort();
-        drop(self.call.session().take());
+        self.call.close();
     }
 }
 
-async fn read_requests<S>(call: Arc<Call>, mailbox: Arc<super::mailbox::Mailbox>, mut requests: Pin<Box<S>>)
+pub(super) async fn read_requests<S>(call: Arc<Call>, mut requests: Pin<Box<S>>)
 where
     S: Stream<Item = Result<Request, EtcdError>>,
 {
@@ -171,7 +179,7 @@ where
             (Some(session), Err(error)) => session.fail(error),
             (None, _) => return,
         }
-        mailbox.wake();
+        call.mailbox.wake();
         if has_failed {
             return;
         }

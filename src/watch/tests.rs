@@ -6,13 +6,13 @@ use super::mailbox::{DELIVERIES, Item};
 use super::session::{Body, Create, Request, Response, Session, Step};
 use crate::core::{Change, ChangeKind, Reader, State, Writer};
 use crate::error::EtcdError;
+use crate::primitive::Notify;
 use crate::proto::mvccpb;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Store {

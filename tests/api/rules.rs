@@ -33,20 +33,45 @@ fn claimed(tests: &Path) -> BTreeSet<Claim> {
     claims
 }
 
-/// What the table says of this crate's tests.
-fn tabled(tests: &Path) -> BTreeSet<Claim> {
+/// The rows of the table: a rule, and what is said of it.
+fn rows(tests: &Path) -> Vec<(String, String)> {
     let text = fs::read_to_string(tests.join("RULES.md")).unwrap();
     let row = |line: &str| -> Option<(String, String)> {
         let (rule, shown_by) = line.strip_prefix("| ")?.split_once(" | ")?;
         is_rule(rule).then(|| (rule.to_owned(), shown_by.to_owned()))
     };
-    let rows = text.lines().filter_map(row);
+    text.lines().filter_map(row).collect()
+}
+
+/// The tests that a row names.
+fn named(shown_by: &str) -> impl Iterator<Item = &str> {
+    shown_by.split('`').filter(|test| test.contains("::"))
+}
+
+/// What the table says of this crate's tests.
+fn tabled(tests: &Path) -> BTreeSet<Claim> {
     let claims = |(rule, shown_by): (String, String)| {
         let tests =
-            shown_by.split('`').filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
+            named(&shown_by).filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
         tests.map(|test| (rule.clone(), test.to_owned())).collect::<Vec<_>>()
     };
-    rows.flat_map(claims).collect()
+    rows(tests).into_iter().flat_map(claims).collect()
+}
+
+/// The names of all functions below a folder.
+fn functions(folder: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names.append(&mut functions(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let heads = text.split("fn ").skip(1);
+            names.extend(heads.filter_map(|head| Some(head.split_once(['(', '<'])?.0.to_owned())));
+        }
+    }
+    names
 }
 
 /// Whether `word` looks like `WAT-31`.
@@ -57,6 +82,25 @@ fn is_rule(word: &str) -> bool {
             && !number.is_empty()
             && number.bytes().all(|byte| byte.is_ascii_digit())
     })
+}
+
+#[test]
+fn each_rule_has_one_row_and_each_row_names_tests_that_there_are() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let functions = functions(&tests);
+    let mut rules = BTreeSet::new();
+    for (rule, shown_by) in rows(&tests) {
+        for test in named(&shown_by) {
+            let name = test.rsplit("::").next().unwrap();
+            assert!(functions.contains(name) || is_module(&tests, test), "{rule}: there is no {test}");
+        }
+        assert!(rules.insert(rule.clone()), "{rule} has two rows");
+    }
+}
+
+/// Whether a name stands for a file of tests rather than for one of them.
+fn is_module(tests: &Path, name: &str) -> bool {
+    tests.join(name.replace("::", "/")).with_extension("rs").exists()
 }
 
 #[test]

@@ -316,6 +316,9 @@ impl Generator {
         if method == "KV/Txn" && pb::TxnRequest::decode(&bytes[..]).is_ok_and(|txn| kills_etcd(&txn)) {
             bytes.clear();
         }
+        if has_inverted_range(method, &bytes) {
+            bytes.clear();
+        }
         // A known field of a wrong wire type is unknown to Go and an error to prost.
         let error = match method {
             "KV/Range" => pb::RangeRequest::decode(&bytes[..]).err(),
@@ -698,6 +701,33 @@ fn visit(txn: &mut Txn, see: &mut impl FnMut(&mut TxnOp)) {
         if let TxnOp::Txn(inner) = op {
             visit(inner, see);
         }
+    }
+}
+
+/// Whether a request, which somebody has tampered with, has a range that ends before it begins: with several permissions
+/// etcd's answer hangs on the shape of a tree.
+fn has_inverted_range(method: &str, bytes: &[u8]) -> bool {
+    use pb::request_op::Request;
+    fn is_inverted(key: &[u8], end: &[u8]) -> bool {
+        !end.is_empty() && end != TO_THE_END && end < key
+    }
+    fn in_txn(txn: &pb::TxnRequest) -> bool {
+        txn.compare.iter().any(|compare| is_inverted(&compare.key, &compare.range_end))
+            || txn.success.iter().chain(&txn.failure).any(|op| match &op.request {
+                Some(Request::RequestRange(range)) => is_inverted(&range.key, &range.range_end),
+                Some(Request::RequestDeleteRange(delete)) => is_inverted(&delete.key, &delete.range_end),
+                Some(Request::RequestTxn(inner)) => in_txn(inner),
+                _ => false,
+            })
+    }
+    match method {
+        "KV/Range" => {
+            pb::RangeRequest::decode(bytes).is_ok_and(|range| is_inverted(&range.key, &range.range_end))
+        }
+        "KV/DeleteRange" => pb::DeleteRangeRequest::decode(bytes)
+            .is_ok_and(|delete| is_inverted(&delete.key, &delete.range_end)),
+        "KV/Txn" => pb::TxnRequest::decode(bytes).is_ok_and(|txn| in_txn(&txn)),
+        _ => false,
     }
 }
 

@@ -8,6 +8,11 @@ peer=$1
 mkdir -p "$(dirname "$2")"
 output=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 
+# required MODULE-FOLDER MODULE: the version that go.mod names, which a binary built elsewhere does not know of itself.
+required() {
+    sed -nE "s|^\s*$2 (v[^ ]*).*|\1|p" "$1/go.mod"
+}
+
 # What `git describe` would have told Kubernetes' own build; without it the server calls itself v0.0.0.
 kubernetes_version() {
     local version major minor
@@ -43,9 +48,17 @@ find_go fetch || fail "no Go to build $peer with; do one of these and try again"
 case $peer in
 etcd) go_build "$output" "$here/etcd" go.etcd.io/etcd/server/v3 -ldflags '-s -w' ;;
 etcdctl) go_build "$output" "$here/etcd" go.etcd.io/etcd/etcdctl/v3 -ldflags '-s -w' ;;
-kine) go_build "$output" "$here/kine" github.com/k3s-io/kine -tags nats -ldflags '-s -w' ;;
+kine)
+    # As its own releases are built, with SQLite in C; without a compiler it comes with a SQLite in Go, which is slower.
+    command -v cc >/dev/null && cgo=1
+    CGO_CFLAGS=-DSQLITE_USE_ALLOCA=1 go_build "$output" "$here/kine" github.com/k3s-io/kine -tags nats \
+        -ldflags "-s -w -X github.com/k3s-io/kine/pkg/version.Version=$(required "$here/kine" github.com/k3s-io/kine)"
+    ;;
 clients-go) go_build "$output" "$here/../clients/go" . ;;
-t4) go_build "$output" "$here/t4" github.com/t4db/t4/cmd/t4 -ldflags '-s -w' ;;
+t4)
+    go_build "$output" "$here/t4" github.com/t4db/t4/cmd/t4 \
+        -ldflags "-s -w -X github.com/t4db/t4/internal/version.Version=$(required "$here/t4" github.com/t4db/t4)"
+    ;;
 kube-apiserver | kube-controller-manager | kubectl)
     go_build "$output" "$here/../kubernetes" "k8s.io/kubernetes/cmd/$peer" -ldflags "$(kubernetes_version)"
     ;;

