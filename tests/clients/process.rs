@@ -58,6 +58,11 @@ impl Process {
         self.stdout.take_lines(count)
     }
 
+    /// What it has printed and [`Self::lines`] has not handed out.
+    pub fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.shared.0.lock().unwrap().bytes).into_owned()
+    }
+
     /// Not by SIGINT, which those that were started in the background may have been told to ignore.
     pub fn terminate(&mut self) {
         signal(self.child.id(), libc::SIGTERM);

@@ -213,6 +213,9 @@ impl Side {
             "terminate" | "end" => {
                 let mut process = self.background.remove(rest).unwrap_or_else(|| panic!("{}", at()));
                 if verb == "terminate" {
+                    // What nobody awaits may come before the signal or not at all.
+                    let surplus = process.so_far();
+                    assert!(surplus.is_empty(), "{}: it has printed more than is awaited: {surplus:?}", at());
                     process.terminate();
                 }
                 let ended = process.end();
