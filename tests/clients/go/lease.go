@@ -30,14 +30,14 @@ func leases(s *session) {
 	refused("too long", err)
 
 	// One lease that is kept alive longer than it lives, and one that is not.
-	kept, left2 := must(s.client.Grant(s.ctx, 2)), must(s.client.Grant(s.ctx, 2))
+	kept, left2 := must(s.client.Grant(s.ctx, 5)), must(s.client.Grant(s.ctx, 5))
 	s.put("l/kept", "", clientv3.WithLease(kept.ID))
 	s.put("l/left", "", clientv3.WithLease(left2.ID))
 	alive := must(s.client.KeepAlive(s.ctx, kept.ID))
 	gone := s.client.Watch(s.ctx, "l/left")
 	s.events("expired", gone, 1)
 	for range 3 {
-		check(next(s, "renewal", alive).TTL == 2, "it is renewed for its whole time")
+		check(next(s, "renewal", alive).TTL == 5, "it is renewed for its whole time")
 	}
 	s.found("kept", s.get("l/kept", clientv3.WithKeysOnly()))
 	must(s.client.Revoke(s.ctx, kept.ID))
