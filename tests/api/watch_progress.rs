@@ -17,7 +17,7 @@ async fn a_synced_stream_answers_with_the_current_revision() {
     watch.watch(WatchCreateRequest { start_revision: 1, ..watch_key("b") }).await;
     for n in 2..=5 {
         client.put("elsewhere", "x").await;
-        let (answer, before) = watch.progress_and_before().await;
+        let (answer, before, _) = watch.progress_and_before().await;
         assert!(before.is_empty());
         assert_eq!((answer.watch_id, revision(&answer.header)), (-1, n));
         assert!(is_progress(&answer));
@@ -69,7 +69,7 @@ async fn progress_waits_for_history() {
     for _ in 0..5 {
         let mut watch = WatchStream::open(&client);
         watch.watch(WatchCreateRequest { start_revision: 2, ..watch_all("k/") }).await;
-        let (answer, before) = watch.progress_and_before().await;
+        let (answer, before, _) = watch.progress_and_before().await;
         let events: usize = before.iter().map(|message| message.events.len()).sum();
         assert_eq!((events, revision(&answer.header)), (1500, 1501));
     }

@@ -60,7 +60,7 @@ async fn dump(client: &Client) -> (i64, Vec<jetway::proto::mvccpb::KeyValue>, Ve
     let end = revision(&now.header);
     let mut watch = WatchStream::open(client);
     watch.watch(WatchCreateRequest { start_revision: 1, prev_kv: true, ..watch_all("") }).await;
-    let (_, before) = watch.progress_and_before().await;
+    let (_, before, _) = watch.progress_and_before().await;
     let events = before.iter().flat_map(|message| &message.events);
     (end, now.kvs, events.map(|event| format!("{:?}", outline(event))).collect())
 }

@@ -113,7 +113,7 @@ async fn three_replicas_are_one_etcd_and_outlive_their_leader() {
     all_agree(&clients).await;
     let mut again = WatchStream::open(&clients[0]);
     again.watch(WatchCreateRequest { start_revision: 1, ..watch_all("/load/") }).await;
-    let (_, messages) = again.progress_and_before().await;
+    let (_, messages, _) = again.progress_and_before().await;
     let events: Vec<_> = messages.into_iter().flat_map(|message| message.events).collect();
     assert_eq!(events.iter().map(outline).collect::<Vec<_>>(), seen.iter().map(outline).collect::<Vec<_>>());
 }

@@ -101,7 +101,7 @@ pub async fn all_agree(clients: &[Client]) {
         let state = client.range(all("")).await.unwrap();
         let mut watch = WatchStream::open(client);
         watch.watch(WatchCreateRequest { start_revision: 1, prev_kv: true, ..watch_all("") }).await;
-        let (_, messages) = watch.progress_and_before().await;
+        let (_, messages, _) = watch.progress_and_before().await;
         let events: Vec<_> = messages.into_iter().flat_map(|message| message.events).collect();
         told.push((revision(&state.header), state.kvs, events));
     }
@@ -194,7 +194,7 @@ async fn leases_belong_to_all_instances() {
     for client in &clients {
         let mut watch = WatchStream::open(client);
         watch.watch(WatchCreateRequest { start_revision, prev_kv: true, ..watch_all("/on/3") }).await;
-        let (_, messages) = watch.progress_and_before().await;
+        let (_, messages, _) = watch.progress_and_before().await;
         let events: Vec<_> = messages.iter().flat_map(|message| &message.events).collect();
         assert_eq!(events.len(), 4, "{events:?}");
         assert_eq!(events[2].kv.as_ref().unwrap().mod_revision, events[3].kv.as_ref().unwrap().mod_revision);

@@ -69,6 +69,8 @@ struct Stream {
     /// Those that ended since the last comparison, by the order in which they did.
     ended: Vec<(i64, Received)>,
     progress: Vec<i64>,
+    /// Answers to progress requests that were made twice and may have been answered twice.
+    surplus: usize,
 }
 
 #[derive(Debug)]
@@ -177,11 +179,18 @@ impl Watchers {
             stream.stream.ask_progress();
             return Ok(None);
         }
-        let (answer, before) = stream.stream.progress_and_before().await;
-        for message in before {
-            stream.take(message)?;
+        loop {
+            let (answer, before, surplus) = stream.stream.progress_and_before().await;
+            for message in before {
+                stream.take(message)?;
+            }
+            let told = revision(&answer.header);
+            let is_late = told < current && stream.surplus > 0;
+            stream.surplus = stream.surplus + surplus - usize::from(is_late);
+            if !is_late {
+                return Ok(Some(told));
+            }
         }
-        Ok(Some(revision(&answer.header)))
     }
 
     /// Makes sure that no watcher reads history any more, so that a compaction cannot overtake one.
@@ -265,6 +274,7 @@ impl Stream {
             watchers: BTreeMap::new(),
             ended: Vec::new(),
             progress: Vec::new(),
+            surplus: 0,
         }
     }
 
@@ -278,7 +288,9 @@ impl Stream {
     fn take(&mut self, mut message: WatchResponse) -> Result<(), Broken> {
         if is_progress(&message) {
             // A periodic one goes to one watcher and depends on the clock.
-            if message.watch_id == -1 {
+            if message.watch_id == -1 && self.surplus > 0 {
+                self.surplus -= 1;
+            } else if message.watch_id == -1 {
                 self.progress.push(revision(&message.header));
             }
             return Ok(());

@@ -121,20 +121,23 @@ impl WatchStream {
 
     /// Asks for progress until the stream is synced and answers. Panics if anything else comes first.
     pub async fn progress(&mut self) -> i64 {
-        let (answer, before) = self.progress_and_before().await;
+        let (answer, before, _) = self.progress_and_before().await;
         assert!(before.is_empty(), "expected progress only, got {before:?}");
         revision(&answer.header)
     }
 
-    /// As [`Self::progress`], and what came before the answer.
+    /// As [`Self::progress`], and what came before the answer, and how many more answers may come yet.
     ///
-    /// Asking again is part of the protocol: a request that meets an unsynced watcher gets no answer.
-    pub async fn progress_and_before(&mut self) -> (WatchResponse, Vec<WatchResponse>) {
+    /// Asking again is part of the protocol: a request that meets an unsynced watcher gets no answer. A server that is
+    /// merely slow answers both.
+    pub async fn progress_and_before(&mut self) -> (WatchResponse, Vec<WatchResponse>, usize) {
         let mut before = Vec::new();
-        let again = std::time::Duration::from_millis(100);
+        let mut asked = 0;
+        let again = std::time::Duration::from_millis(400);
         let answer = within("a progress answer", async {
             loop {
                 self.ask_progress();
+                asked += 1;
                 while let Ok(message) = tokio::time::timeout(again, self.responses.recv()).await {
                     let message = message.expect("the watch goes on").expect("the watch goes on");
                     if is_progress(&message) && message.watch_id == -1 {
@@ -144,7 +147,8 @@ impl WatchStream {
                 }
             }
         });
-        (answer.await, before)
+        let answer = answer.await;
+        (answer, before, asked - 1)
     }
 }
 
