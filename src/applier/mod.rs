@@ -7,7 +7,7 @@
 //! - A3: at and below the compaction floor messages stand alone, at the revisions that the floor's steps give them;
 //!   those of one revision are still applied together.
 
-use crate::core::{Change, Garbage, State, Writer};
+use crate::core::{Change, ChangeKind, Garbage, State, Writer};
 use crate::jetstream::record::{Body, OperationId, Record};
 use crate::jetstream::{RevisionMap, Step};
 use crate::lease::Attachments;
@@ -322,6 +322,12 @@ impl Applier {
     }
 
     fn apply(&mut self, revision: Revision, position: Sequence, changes: Vec<Change>) {
+        let is_leased =
+            |change: &Change| matches!(change.kind, ChangeKind::Put { lease, .. } if lease.is_some());
+        if self.attachments.is_empty() && !changes.iter().any(is_leased) {
+            self.garbage.extend(self.writer.apply(revision, position, changes));
+            return;
+        }
         let lease_of = |writer: &Writer, key: &Bytes| {
             writer.state().get(key).map_or(LeaseId::NONE, |version| version.lease)
         };

@@ -6,7 +6,7 @@ use crate::auth::AuthStore;
 use crate::core::{ChangeKind, Writer};
 use crate::durability;
 use crate::jetstream::record::{self, Body, Record};
-use crate::jetstream::{Connection, Followed, Follower, Guard, RawMessage, RevisionMap, Start};
+use crate::jetstream::{Connection, Followed, Follower, Guard, OwnMessages, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub(super) fn spawn(
 
 fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
-    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, None))
 }
 
 /// Where it is on us to make messages durable, they are before anybody sees them.
@@ -69,7 +69,12 @@ fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mp
 
 fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
-    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD))
+    let own = inner.settings.sole_writer.then(|| {
+        let (own, messages) = OwnMessages::new();
+        inner.own.store(Some(Arc::new(own)));
+        messages
+    });
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, own))
 }
 
 /// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
@@ -264,6 +269,8 @@ impl Task {
                     self.meta_position = message.sequence;
                 }
             }
+            // Nobody is the only writer of this one.
+            Followed::Own(_) => {}
             Followed::Position(position) => self.meta_position = position,
             Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => tracing::debug!(cause, "the meta stream is not followed"),
@@ -283,7 +290,6 @@ impl Task {
     }
 
     fn take_keys(&mut self, report: Followed) -> Result<(), End> {
-        let Some(applier) = &mut self.applier else { return Ok(()) };
         match report {
             Followed::Up { last } => {
                 self.is_up = true;
@@ -297,15 +303,19 @@ impl Task {
             Followed::Messages(messages) => {
                 for message in messages {
                     let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
-                    if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &body
-                        && self.is_loaded
-                    {
-                        self.inner.counters.put(key.len() + value.len());
-                    }
-                    applier.take(Record { sequence: message.sequence, time: message.time, body });
+                    self.take_record(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
-            Followed::Position(position) => applier.advance(position),
+            Followed::Own(records) => {
+                for record in records {
+                    self.take_record(record);
+                }
+            }
+            Followed::Position(position) => {
+                if let Some(applier) = &mut self.applier {
+                    applier.advance(position);
+                }
+            }
             Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => {
                 self.is_up = false;
@@ -313,6 +323,16 @@ impl Task {
             }
         }
         Ok(())
+    }
+
+    fn take_record(&mut self, record: Record) {
+        let Some(applier) = &mut self.applier else { return };
+        if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &record.body
+            && self.is_loaded
+        {
+            self.inner.counters.put(key.len() + value.len());
+        }
+        applier.take(record);
     }
 
     /// At the end of the load, and whenever nothing has followed it for long, an unfinished transaction is one that

@@ -3,7 +3,8 @@
 //! - `follow` runs the two followers. The meta stream is loaded first (it holds the compaction floor, without which
 //!   the key stream cannot be read), then the key stream; only when both are complete is anything published.
 //! - `write` plans, publishes and waits for the message to come back through the log: a write is answered when its
-//!   revision is visible here, so a client reads its own writes and a watch never runs behind an answer.
+//!   revision is visible here, so a client reads its own writes and a watch never runs behind an answer. `acknowledge`
+//!   watches over the writes under way, and shortens their way back where nobody else writes.
 //! - `read_index` makes reads linearizable.
 //! - `compactor` frees the space of what the floor has hidden; `leases` ends leases.
 //!
@@ -14,6 +15,7 @@
 //! - E3: an answer that rests on a snapshot (a failed compare included) is given only when the snapshot is known to
 //!   be no older than the request.
 
+mod acknowledge;
 mod auth;
 mod compactor;
 mod counters;
@@ -38,11 +40,12 @@ use crate::auth::Auth;
 use crate::core::{Reader, State};
 use crate::durability::{Level, Quiet};
 use crate::error::EtcdError;
-use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, Publisher, SetupError};
+use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, OwnMessages, Publisher, SetupError};
 use crate::lease::{Attachments, LeaseTable};
 use crate::primitive::Notify;
 use crate::telemetry::write_histogram;
 use crate::types::Sequence;
+use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -140,6 +143,8 @@ pub(crate) struct Inner {
     bucket: Bucket,
     api: Api,
     publisher: Publisher,
+    /// Where writes go that are to be applied from their acknowledgements, if this is the only writer.
+    own: ArcSwapOption<OwnMessages>,
     link: watch::Receiver<Link>,
     phase: watch::Sender<Phase>,
     /// Whether the key stream is being followed now; the cause where not.
@@ -198,12 +203,14 @@ impl Engine {
         let (garbage, garbage_jobs) = mpsc::unbounded_channel();
         let (maps, map_requests) = mpsc::channel(16);
         let attachments = Attachments::default();
+        let (publisher, acknowledgements) = Publisher::open(&calls, REQUEST_TIMEOUT).await;
         let inner = Arc::new(Inner {
             reader,
             published,
             bucket,
             api,
-            publisher: Publisher::new(&calls, REQUEST_TIMEOUT),
+            publisher,
+            own: ArcSwapOption::empty(),
             link: calls.link.clone(),
             phase: watch::Sender::new(Phase::Loading { position: Sequence::NONE, target: None }),
             following: watch::Sender::new(Err("still starting".into())),
@@ -246,6 +253,7 @@ impl Engine {
             settings,
         });
         follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests);
+        acknowledge::spawn(&inner, acknowledgements);
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);

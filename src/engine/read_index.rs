@@ -49,6 +49,9 @@ impl Inner {
         self.wait_following(deadline).await?;
         let position =
             tokio::time::timeout_at(deadline, self.stream_end()).await.map_err(|_| self.unavailable())??;
+        if let Some(own) = &*self.own.load() {
+            own.want(position);
+        }
         tokio::time::timeout_at(deadline, self.positions.wait(position))
             .await
             .map_err(|_| self.unavailable())?

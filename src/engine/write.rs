@@ -1,11 +1,14 @@
 //! Writes: plan on a snapshot, publish with guards, wait for the log.
+//!
+//! Whoever waits for a write waits for one thing, its [`Outcome`]. Acknowledgements, the log, lost connections and the
+//! clock are watched for all writes together (see `acknowledge`).
 
-use super::waiters::Committed;
+use super::waiters::{Committed, Outcome, PendingWrite, Sent};
 use super::{Inner, REQUEST_TIMEOUT};
 use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
-use crate::jetstream::record::{self, OperationId};
+use crate::jetstream::record::{self, Body, OperationId};
 use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError};
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
@@ -157,66 +160,83 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
-        let mut seen = self.pending.expect(operation.operation);
+        let mut seen = self.pending.expect(
+            operation.operation,
+            Sent {
+                at: Instant::now(),
+                generation: self.publisher.generation(),
+                deadline,
+                bodies: if self.settings.sole_writer { bodies(plan, operation) } else { Vec::new() },
+            },
+        );
         let _until_visible = self.applied_durations.start_timer();
-        let publication = async {
-            // Where we do not sync, the server does before it acknowledges, if anybody does.
-            let _until_acknowledged =
-                self.settings.synced_store.is_none().then(|| self.sync_durations.start_timer());
-            let mut messages = messages;
-            if messages.len() == 1 {
-                self.publisher.publish(messages.remove(0)).await
-            } else {
-                self.publisher.publish_batch(&operation.to_string(), messages).await
-            }
-        };
+        let sending = self.publisher.send(operation, messages);
+        // The log is the authority; an acknowledgement only says early that there is nothing to wait for.
         let outcome = tokio::select! {
-            // The log is the authority; the acknowledgement only says early that there is nothing to wait for.
-            committed = &mut seen.receiver => return committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
-            published = publication => published,
-            // A store that fails does not answer; what it was just writing may or may not be there after its restart.
-            error = self.store_fails() => {
-                return Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")));
-            }
-            () = tokio::time::sleep_until(deadline) => Err(PublishError::Unknown("timed out".into())),
+            biased;
+            outcome = &mut seen.receiver => outcome,
+            sent = sending => match sent {
+                Ok(_open) => (&mut seen.receiver).await,
+                Err(error) => Ok(Outcome::Refused(error)),
+            },
         };
         match outcome {
-            Err(PublishError::Unknown(cause)) => {
-                let log_tells = async {
-                    match self.read_index().await {
-                        Ok(_) => {}
-                        // Nothing more can be learned before the deadline.
-                        Err(_) => tokio::time::sleep_until(deadline).await,
-                    }
-                };
-                tokio::select! {
-                    biased;
-                    committed = &mut seen.receiver => committed.map_or(Attempt::Failed(EtcdError::Stopped), Attempt::Committed),
-                    // It is not in the log, but a message on its way could still come: the outcome stays unknown (E2).
-                    () = log_tells => Attempt::Failed(EtcdError::Unavailable(format!(
-                        "it is unknown whether this was carried out: {cause}"
-                    ))),
-                    () = tokio::time::sleep_until(deadline) => Attempt::Failed(self.unavailable()),
-                }
+            Ok(Outcome::Committed(committed)) => Attempt::Committed(committed),
+            Ok(Outcome::Unknown(cause, receiver)) => {
+                seen.receiver = receiver;
+                self.look_for(seen, &cause, deadline).await
             }
-            Ok(_) => match tokio::time::timeout_at(deadline, &mut seen.receiver).await {
-                Ok(Ok(committed)) => Attempt::Committed(committed),
-                Ok(Err(_)) => Attempt::Failed(EtcdError::Stopped),
-                Err(_) => Attempt::Failed(self.unavailable()),
+            Ok(Outcome::Refused(error)) => self.refused(error),
+            Ok(Outcome::StoreFails(error)) => {
+                Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")))
+            }
+            Ok(Outcome::Late) => Attempt::Failed(self.unavailable()),
+            Err(_) => Attempt::Failed(EtcdError::Stopped),
+        }
+    }
+
+    /// Learns from the log what became of a write that nobody acknowledged.
+    async fn look_for(&self, mut seen: PendingWrite<'_>, cause: &PublishError, deadline: Instant) -> Attempt {
+        let log_tells = async {
+            match self.read_index().await {
+                Ok(_) => {}
+                // Nothing more can be learned before the deadline.
+                Err(_) => tokio::time::sleep_until(deadline).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = &mut seen.receiver => match outcome {
+                Ok(Outcome::Committed(committed)) => Attempt::Committed(committed),
+                Ok(Outcome::Refused(error)) => self.refused(error),
+                Ok(_) => Attempt::Failed(self.unavailable()),
+                Err(_) => Attempt::Failed(EtcdError::Stopped),
             },
-            Err(PublishError::Conflict(_)) => Attempt::Conflict,
-            Err(PublishError::NoSpace(cause)) => {
+            // It is not in the log, but a message on its way could still come: the outcome stays unknown (E2).
+            () = log_tells => Attempt::Failed(EtcdError::Unavailable(format!(
+                "it is unknown whether this was carried out: {cause}"
+            ))),
+            () = tokio::time::sleep_until(deadline) => Attempt::Failed(self.unavailable()),
+        }
+    }
+
+    /// What a write comes to that was not stored.
+    fn refused(&self, error: PublishError) -> Attempt {
+        match error {
+            PublishError::Conflict(_) => Attempt::Conflict,
+            PublishError::NoSpace(cause) => {
                 tracing::warn!(cause, "JetStream has no room for a write");
                 self.room.found_full();
                 Attempt::Failed(EtcdError::NoSpace)
             }
-            Err(error @ PublishError::NotStored(_)) => Attempt::Again(error),
-            Err(PublishError::Refused { err_code: 10054 | 0, .. }) => {
-                Attempt::Failed(EtcdError::RequestTooLarge)
-            }
-            Err(error @ PublishError::Refused { .. }) => {
+            error @ PublishError::NotStored(_) => Attempt::Again(error),
+            PublishError::Refused { err_code: 10054 | 0, .. } => Attempt::Failed(EtcdError::RequestTooLarge),
+            error @ PublishError::Refused { .. } => {
                 Attempt::Failed(EtcdError::Unavailable(error.to_string()))
             }
+            PublishError::Unknown(cause) => Attempt::Failed(EtcdError::Unavailable(format!(
+                "it is unknown whether this was carried out: {cause}"
+            ))),
         }
     }
 
@@ -274,6 +294,19 @@ impl Inner {
         }
         Ok(corrections)
     }
+}
+
+/// The messages of a plan as they come back from the log, for when they need not.
+fn bodies(plan: &Plan, operation: OperationId) -> Vec<Body> {
+    let count = plan.writes.len() as u32;
+    let body = |(write, place): (&txn::Write, u32)| Body::Change {
+        key: write.key.clone(),
+        kind: write.kind.clone(),
+        place,
+        count,
+        operation,
+    };
+    plan.writes.iter().zip(1..).map(body).collect()
 }
 
 impl From<crate::jetstream::KeyTooLong> for EtcdError {

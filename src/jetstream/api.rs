@@ -1,8 +1,11 @@
 //! JetStream's request-reply API, as raw JSON.
 
+use super::record::{OperationId, writer_of};
 use crate::types::Sequence;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Request};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -144,6 +147,16 @@ pub struct StoredMessage {
     pub seq: u64,
     /// When it was stored.
     pub time: String,
+    /// Its headers, in base64.
+    #[serde(default)]
+    hdrs: Option<String>,
+}
+
+impl StoredMessage {
+    /// Who wrote it, if jetway did.
+    pub fn operation(&self) -> Option<OperationId> {
+        writer_of(&BASE64_STANDARD.decode(self.hdrs.as_ref()?).ok()?)
+    }
 }
 
 #[derive(Deserialize)]

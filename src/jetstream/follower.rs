@@ -6,16 +6,22 @@
 //! that the stream is the same one, that it reaches at least to where we are, and that the last message we saw is
 //! still what we saw. If not, it says [`Followed::Lost`] and begins again from the first message.
 //!
+//! The messages of the stream's only writer need not be brought by a consumer: the writer knows them and hands them over
+//! with their acknowledgements ([`Own`]). They count when they are next in the sequence, and once they all come so, the
+//! consumer goes. It comes back where a sequence is missing for longer than an acknowledgement takes.
+//!
 //! Progress is the consumer's position, not a message: the stream's last sequence may belong to no message at all.
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Link};
+use super::record::{OperationId, Record};
 use crate::types::Sequence;
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -29,6 +35,14 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// Messages handed over at once, and about how many bytes of them: what waits for the applier is bounded by both.
 const BATCH: usize = 4096;
 const BATCH_BYTES: usize = 4 << 20;
+/// Own messages in a row, none missing between them, after which a consumer is of no use any more.
+const RUN: usize = 32;
+/// Own messages that may wait for the follower; what does not fit is brought by a consumer.
+const OWN_WAITING: usize = 8 * 1024;
+/// How long a message that is there may be missing before a consumer is asked for it.
+const MISSING: Duration = Duration::from_millis(50);
+/// Distance of the checks without a consumer, whose heartbeats would tell that the stream is gone.
+const OWN_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -57,12 +71,70 @@ pub enum Followed {
     },
     /// More messages, ascending.
     Messages(Vec<RawMessage>),
+    /// The same, of the stream's only writer.
+    Own(Vec<Record>),
     /// There is nothing more up to here.
     Position(Sequence),
     /// The stream is not what it was: forget all of it. Everything comes again from its first message.
     Lost(String),
     /// No messages for now, and why.
     Down(String),
+}
+
+/// A message that this process wrote.
+#[derive(Debug)]
+pub struct Own {
+    /// What the stream holds now.
+    pub record: Record,
+    /// When it was sent, or before.
+    pub sent: Instant,
+}
+
+/// Where the only writer of a stream hands its messages over.
+#[derive(Debug)]
+pub struct OwnMessages {
+    messages: mpsc::Sender<Own>,
+    wanted: watch::Sender<Sequence>,
+}
+
+/// The other side of [`OwnMessages`].
+#[derive(Debug)]
+pub struct OwnReceiver {
+    messages: mpsc::Receiver<Own>,
+    wanted: watch::Receiver<Sequence>,
+}
+
+impl OwnMessages {
+    /// Both sides.
+    pub fn new() -> (OwnMessages, OwnReceiver) {
+        let (messages, receiver) = mpsc::channel(OWN_WAITING);
+        let (wanted, wanted_receiver) = watch::channel(Sequence::NONE);
+        (OwnMessages { messages, wanted }, OwnReceiver { messages: receiver, wanted: wanted_receiver })
+    }
+
+    /// Hands over an acknowledged message.
+    pub fn tell(&self, own: Own) {
+        // One that is missing is brought by a consumer.
+        drop(self.messages.try_send(own));
+    }
+
+    /// Says that the stream reaches to `position`.
+    pub fn want(&self, position: Sequence) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_more = position > *wanted;
+            *wanted = position.max(*wanted);
+            is_more
+        });
+    }
+}
+
+/// What tells a message from another one at the same place.
+#[derive(Clone, Copy, Debug)]
+enum Fingerprint {
+    /// When it was stored.
+    Time(i64),
+    /// Who wrote it.
+    Operation(OperationId),
 }
 
 /// Where a follower begins.
@@ -82,7 +154,15 @@ pub struct Follower {
     position: Sequence,
     created: Option<String>,
     /// The newest message seen, to recognise the stream by.
-    fingerprint: Option<(Sequence, i64)>,
+    fingerprint: Option<(Sequence, Fingerprint)>,
+    own: Option<OwnReceiver>,
+    /// The last own message, and how many before it came without one missing.
+    last_own: Sequence,
+    run: usize,
+    /// Own messages that are not next yet.
+    ahead: BTreeMap<Sequence, Record>,
+    /// Messages sent before this may be acknowledged by a server, and be in a stream, of before the last check.
+    since: Instant,
     reports: mpsc::Sender<Followed>,
 }
 
@@ -113,13 +193,14 @@ impl From<ApiError> for Break {
 
 impl Follower {
     /// Starts following `stream`, whose subjects begin with `prefix`. The connection should be used for nothing that
-    /// must not wait behind a long replay.
+    /// must not wait behind a long replay. `own` brings the messages of this process if nobody else writes to the stream.
     pub fn spawn(
         connection: Connection,
         stream: &str,
         prefix: &str,
         start: Start,
         capacity: usize,
+        own: Option<OwnReceiver>,
     ) -> mpsc::Receiver<Followed> {
         let (reports, receiver) = mpsc::channel(capacity);
         let follower = Follower {
@@ -130,6 +211,11 @@ impl Follower {
             position: start.position,
             created: None,
             fingerprint: None,
+            own,
+            last_own: Sequence::NONE,
+            run: 0,
+            ahead: BTreeMap::new(),
+            since: Instant::now(),
             reports,
         };
         tokio::spawn(follower.run());
@@ -168,33 +254,45 @@ impl Follower {
 
     /// The epoch check: is this still the stream that we know up to our position?
     async fn check(&mut self) -> Result<StreamInfo, Break> {
-        let info = self.api.stream_info(&self.stream).await?;
-        if !info.is_from_leader() {
-            return Err(Break::Retry("the stream has no leader".into()));
-        }
-        if let Some(lost) = &info.state.lost {
-            tracing::error!(target: "jetway::jetstream", stream = self.stream, %lost, "NATS reports messages lost to damage in this stream");
-        }
-        match &self.created {
-            Some(created) if *created != info.created => {
+        let info = self.checking().await?;
+        self.created.get_or_insert_with(|| info.created.clone());
+        Ok(info)
+    }
+
+    /// [`Follower::check`] of what is known now, apart from the follower, which may go on meanwhile.
+    fn checking(&self) -> impl Future<Output = Result<StreamInfo, Break>> + Send + use<> {
+        let (api, stream, known) = (self.api.clone(), self.stream.clone(), self.created.clone());
+        let (position, fingerprint) = (self.position, self.fingerprint);
+        async move {
+            let info = api.stream_info(&stream).await?;
+            if !info.is_from_leader() {
+                return Err(Break::Retry("the stream has no leader".into()));
+            }
+            if let Some(lost) = &info.state.lost {
+                tracing::error!(target: "jetway::jetstream", stream, %lost, "NATS reports messages lost to damage in this stream");
+            }
+            if known.is_some_and(|created| created != info.created) {
                 return Err(Break::Lost(format!("it was created anew at {}", info.created)));
             }
-            _ => self.created = Some(info.created.clone()),
+            if info.last() < position {
+                return Err(Break::Lost(format!(
+                    "it ends at sequence {} and we had seen {position}: its tail is lost",
+                    info.last()
+                )));
+            }
+            if let Some((sequence, fingerprint)) = fingerprint
+                && let Some(message) = api.message(&stream, sequence).await?
+            {
+                let is_another = match fingerprint {
+                    Fingerprint::Time(time) => parse_time(&message.time).is_some_and(|stored| stored != time),
+                    Fingerprint::Operation(operation) => message.operation() != Some(operation),
+                };
+                if is_another {
+                    return Err(Break::Lost(format!("sequence {sequence} now holds another message")));
+                }
+            }
+            Ok(info)
         }
-        if info.last() < self.position {
-            return Err(Break::Lost(format!(
-                "it ends at sequence {} and we had seen {}: its tail is lost",
-                info.last(),
-                self.position
-            )));
-        }
-        if let Some((sequence, time)) = self.fingerprint
-            && let Some(message) = self.api.message(&self.stream, sequence).await?
-            && parse_time(&message.time).is_some_and(|stored| stored != time)
-        {
-            return Err(Break::Lost(format!("sequence {sequence} now holds another message")));
-        }
-        Ok(info)
     }
 
     async fn follow(&mut self) -> Result<(), Break> {
@@ -203,16 +301,46 @@ impl Follower {
             let standing = link.wait_for(|link| link.connected).await.map_err(|_| Break::Closed)?;
             standing.generation
         };
-        let last = self.check().await?.last();
+        self.since = Instant::now();
+        self.ahead.clear();
+        let mut is_up = false;
+        loop {
+            let last = self.check().await?.last();
+            let mut consumer = self.create_consumer().await?;
+            if !is_up {
+                is_up = true;
+                self.report(Followed::Up { last }).await?;
+            }
+            if consumer.pending == 0 {
+                self.advance(last).await?;
+            }
+            let outcome = self.consume(&mut consumer.messages, last, generation).await;
+            // Best effort: an abandoned consumer takes itself away when it finds nobody listening.
+            let api = self.api.clone();
+            let delete = format!("CONSUMER.DELETE.{}.{}", self.stream, consumer.name);
+            tokio::spawn(async move {
+                if let Err(error) = api.call::<serde_json::Value>(&delete, &serde_json::Value::Null).await {
+                    tracing::debug!(target: "jetway::jetstream", %error, "consumer left behind");
+                }
+            });
+            outcome?;
+            drop(consumer);
+            tracing::debug!(target: "jetway::jetstream", stream = self.stream, position = %self.position, "acknowledgements tell all there is");
+            self.follow_own(generation).await?;
+            tracing::debug!(target: "jetway::jetstream", stream = self.stream, position = %self.position, "a message is missing");
+        }
+    }
+
+    async fn create_consumer(&self) -> Result<Consumer, Break> {
         let client = self.connection.client.clone();
         let inbox = client.new_inbox();
-        let mut messages =
+        let messages =
             client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
-        let consumer = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
+        let name = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
         let config = json!({
             "stream_name": self.stream,
             "config": {
-                "name": consumer,
+                "name": name,
                 "deliver_subject": inbox,
                 "deliver_policy": "by_start_sequence",
                 "opt_start_seq": self.position.next().0,
@@ -227,21 +355,92 @@ impl Follower {
             }
         });
         let created: ConsumerAnswer =
-            self.api.call(&format!("CONSUMER.CREATE.{}.{consumer}", self.stream), &config).await?;
-        self.report(Followed::Up { last }).await?;
-        if created.num_pending == 0 {
-            self.advance(last).await?;
-        }
-        let outcome = self.consume(&mut messages, last, generation).await;
-        // Best effort: an abandoned consumer takes itself away when it finds nobody listening.
-        let api = self.api.clone();
-        let delete = format!("CONSUMER.DELETE.{}.{}", self.stream, created.name);
-        tokio::spawn(async move {
-            if let Err(error) = api.call::<serde_json::Value>(&delete, &serde_json::Value::Null).await {
-                tracing::debug!(target: "jetway::jetstream", %error, "consumer left behind");
+            self.api.call(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &config).await?;
+        Ok(Consumer { name: created.name, messages, pending: created.num_pending })
+    }
+
+    /// Takes own messages, in the order of the stream, until one is missing.
+    async fn follow_own(&mut self, generation: u64) -> Result<(), Break> {
+        let mut link = self.connection.link.clone();
+        let mut check = tokio::time::interval_at(Instant::now() + OWN_CHECK_INTERVAL, OWN_CHECK_INTERVAL);
+        check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut end = Sequence::NONE;
+        let mut missing: Option<(Sequence, Instant)> = None;
+        let mut checking = None;
+        loop {
+            let Some(own) = &mut self.own else { return Ok(()) };
+            let known = *own.wanted.borrow_and_update();
+            let known = known.max(end).max(self.ahead.last_key_value().map_or(Sequence::NONE, |(at, _)| *at));
+            missing = missing.filter(|(sequence, _)| *sequence > self.position).or_else(|| {
+                (known > self.position).then(|| (self.position.next(), Instant::now() + MISSING))
+            });
+            let given_up = async {
+                match missing {
+                    Some((_, at)) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                broken = broken(&mut link, generation) => return Err(broken),
+                message = own.messages.recv() => {
+                    let message = message.ok_or(Break::Closed)?;
+                    self.take_own(Some(message)).await?;
+                }
+                () = given_up => return Ok(()),
+                () = self.reports.closed() => return Err(Break::Closed),
+                _ = check.tick(), if checking.is_none() => checking = Some(Box::pin(self.checking())),
+                // Only asked where there is one.
+                checked = async { checking.as_mut().expect("a check under way").await }, if checking.is_some() => {
+                    checking = None;
+                    end = checked?.last();
+                }
+                wants = own.wanted.changed() => wants.map_err(|_| Break::Closed)?,
             }
-        });
-        outcome
+        }
+    }
+
+    /// Takes `message` and the own messages that have come with it, and passes on what is next in the sequence.
+    async fn take_own(&mut self, message: Option<Own>) -> Result<(), Break> {
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        let mut next = message;
+        while let Some(Own { record, sent }) = next {
+            if sent >= self.since {
+                self.run = if record.sequence == self.last_own.next() { self.run + 1 } else { 1 };
+                self.last_own = record.sequence;
+            }
+            if sent >= self.since && record.sequence > self.position {
+                bytes += record.size();
+                if record.sequence == self.position.next() {
+                    self.pass(record, &mut taken);
+                } else {
+                    self.ahead.insert(record.sequence, record);
+                }
+            }
+            let is_room = taken.len() < BATCH && bytes < BATCH_BYTES;
+            next = self.own.as_mut().filter(|_| is_room).and_then(|own| own.messages.try_recv().ok());
+        }
+        while let Some(entry) = self.ahead.first_entry().filter(|entry| *entry.key() <= self.position.next())
+        {
+            let record = entry.remove();
+            if record.sequence > self.position {
+                self.pass(record, &mut taken);
+            }
+        }
+        // More than that is not ahead of its time, but a consumer is far behind.
+        if self.ahead.len() > BATCH {
+            self.ahead.clear();
+        }
+        if taken.is_empty() { Ok(()) } else { self.report(Followed::Own(taken)).await }
+    }
+
+    fn pass(&mut self, record: Record, to: &mut Vec<Record>) {
+        self.position = record.sequence;
+        if let Some(operation) = record.operation() {
+            self.fingerprint = Some((record.sequence, Fingerprint::Operation(operation)));
+        }
+        to.push(record.detached());
     }
 
     async fn consume(
@@ -252,11 +451,19 @@ impl Follower {
     ) -> Result<(), Break> {
         let mut link = self.connection.link.clone();
         let mut expected_delivery = 1;
+        self.run = 0;
         let mut check = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.run >= RUN && self.position >= last {
+                return Ok(());
+            }
             let first = tokio::select! {
                 biased;
+                own = next_own(&mut self.own) => {
+                    self.take_own(Some(own)).await?;
+                    continue;
+                }
                 message = tokio::time::timeout(SILENCE, messages.next()) => match message {
                     Ok(Some(message)) => message,
                     Ok(None) => return Err(Break::Retry("the subscription ended".into())),
@@ -275,9 +482,11 @@ impl Follower {
             let mut next = Some(first);
             while let Some(message) = next {
                 match self.take(message, &mut expected_delivery).await? {
+                    // An acknowledgement was faster.
+                    Taken::Message(message, _) if message.sequence <= self.position => {}
                     Taken::Message(message, pending) => {
                         self.position = message.sequence;
-                        self.fingerprint = Some((message.sequence, message.time));
+                        self.fingerprint = Some((message.sequence, Fingerprint::Time(message.time)));
                         bytes += message.payload.len();
                         batch.push(message);
                         if pending == 0 && self.position < last {
@@ -303,6 +512,9 @@ impl Follower {
             }
             if let Some(position) = position {
                 self.report(Followed::Position(position)).await?;
+            }
+            if !self.ahead.is_empty() {
+                self.take_own(None).await?;
             }
         }
     }
@@ -360,6 +572,23 @@ async fn broken(link: &mut watch::Receiver<Link>, generation: u64) -> Break {
         Ok(link) => Break::Retry(link.cause.clone().unwrap_or_else(|| "NATS reconnected".into())),
         Err(_) => Break::Closed,
     }
+}
+
+/// The next own message; never where there is nobody to hand them over.
+async fn next_own(own: &mut Option<OwnReceiver>) -> Own {
+    if let Some(own) = own
+        && let Some(message) = own.messages.recv().await
+    {
+        return message;
+    }
+    std::future::pending().await
+}
+
+struct Consumer {
+    name: String,
+    messages: Subscriber,
+    /// Messages it had to deliver when it was made.
+    pending: u64,
 }
 
 enum Taken {

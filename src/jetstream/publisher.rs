@@ -1,14 +1,17 @@
 //! Publishing with guards, one message or an atomic batch, and what can be said when it fails.
 
 use super::connect::{Connection, Link};
+use super::record::OperationId;
 use crate::types::Sequence;
-use async_nats::client::RequestErrorKind;
-use async_nats::{Client, HeaderMap, Request};
+use async_nats::client::{PublishErrorKind, RequestErrorKind};
+use async_nats::{Client, HeaderMap, Request, StatusCode, Subscriber};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 const EXPECTED_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -27,7 +30,7 @@ pub const BATCH_MESSAGE_TIME: Duration = Duration::from_millis(1);
 
 /// How long after a reconnection an acknowledgement is still waited for: what was in our buffers when the connection
 /// broke is sent then.
-const LATE: Duration = Duration::from_millis(200);
+pub const LATE: Duration = Duration::from_millis(200);
 
 /// What must hold for a message to be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,20 +130,49 @@ struct AckError {
 pub struct Publisher {
     client: Client,
     link: watch::Receiver<Link>,
-    batches: Semaphore,
+    /// What the subjects begin with that acknowledgements are sent to; the operation follows.
+    inbox: String,
+    batches: Arc<Semaphore>,
     timeout: Duration,
 }
 
+/// The acknowledgements of what is handed to [`Publisher::send`], in the order in which JetStream gives them.
+#[derive(Debug)]
+pub struct Acknowledgements {
+    messages: Subscriber,
+    prefix_bytes: usize,
+}
+
+/// Keeps the number of open batches bounded; to be held until the outcome is known.
+#[derive(Debug)]
+pub struct OpenBatch {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 impl Publisher {
-    /// Messages go through `connection`; an acknowledgement is waited for no longer than `timeout`, and not for the
-    /// one that was lost with a connection.
-    pub fn new(connection: &Connection, timeout: Duration) -> Publisher {
-        Publisher {
-            client: connection.client.clone(),
+    /// Messages go through `connection`; those of [`Publisher::publish`] wait for an acknowledgement no longer than
+    /// `timeout`.
+    pub async fn open(connection: &Connection, timeout: Duration) -> (Publisher, Acknowledgements) {
+        let client = connection.client.clone();
+        let inbox = format!("{}.", client.new_inbox());
+        let messages = client
+            .subscribe(format!("{inbox}*"))
+            .await
+            .expect("a connection takes commands for as long as it has clients");
+        let acknowledgements = Acknowledgements { messages, prefix_bytes: inbox.len() };
+        let publisher = Publisher {
+            client,
             link: connection.link.clone(),
-            batches: Semaphore::new(OPEN_BATCHES),
+            inbox,
+            batches: Arc::new(Semaphore::new(OPEN_BATCHES)),
             timeout,
-        }
+        };
+        (publisher, acknowledgements)
+    }
+
+    /// The connection that messages go to now.
+    pub fn generation(&self) -> u64 {
+        self.link.borrow().generation
     }
 
     /// Resolves some time after the connection of `generation` was replaced by another one.
@@ -155,64 +187,94 @@ impl Publisher {
     /// Publishes one message; answers its position.
     pub async fn publish(&self, message: Outgoing) -> Result<Sequence, PublishError> {
         let headers = message.headers();
-        self.request(message.subject, headers, message.payload, self.timeout).await
-    }
-
-    /// Publishes several messages that are stored together or not at all; answers the position of the last. They are
-    /// stored at consecutive positions. `id` must be unique, at most 64 bytes.
-    pub async fn publish_batch(&self, id: &str, messages: Vec<Outgoing>) -> Result<Sequence, PublishError> {
-        let _open =
-            self.batches.acquire().await.map_err(|_| PublishError::NotStored("shutting down".into()))?;
-        let last = messages.len();
-        let timeout = self.timeout + BATCH_MESSAGE_TIME * last as u32;
-        for (at, message) in messages.into_iter().enumerate() {
-            let place = at + 1;
-            let mut headers = message.headers();
-            headers.insert(BATCH_ID, id);
-            headers.insert(BATCH_SEQUENCE, place.to_string().as_str());
-            if place == last {
-                headers.insert(BATCH_COMMIT, "1");
-                return self.request(message.subject, headers, message.payload, timeout).await;
-            }
-            // Without a reply subject: JetStream reports whatever is wrong with the batch at its commit.
-            self.client
-                .publish_with_headers(message.subject, headers, message.payload)
-                .await
-                .map_err(|error| PublishError::NotStored(error.to_string()))?;
-        }
-        Err(PublishError::NotStored("an empty batch".into()))
-    }
-
-    async fn request(
-        &self,
-        subject: String,
-        headers: HeaderMap,
-        payload: Bytes,
-        timeout: Duration,
-    ) -> Result<Sequence, PublishError> {
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(timeout));
-        let generation = self.link.borrow().generation;
+        let request = Request::new().headers(headers).payload(message.payload).timeout(Some(self.timeout));
+        let generation = self.generation();
         let answer = tokio::select! {
-            answer = self.client.send_request(subject, request) => answer,
+            answer = self.client.send_request(message.subject, request) => answer,
             () = self.replaced(generation) => {
                 return Err(PublishError::Unknown("the connection to NATS broke and was made anew".into()));
             }
         };
         let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => {
-                PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
-            }
+            RequestErrorKind::NoResponders => no_leader(),
             RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
                 PublishError::Refused { err_code: 0, description: error.to_string() }
             }
             RequestErrorKind::TimedOut | RequestErrorKind::Other => PublishError::Unknown(error.to_string()),
         })?;
-        let ack: Ack = serde_json::from_slice(&answer.payload)
-            .map_err(|error| PublishError::Unknown(format!("unreadable acknowledgement: {error}")))?;
-        match ack.error {
-            None => Ok(Sequence(ack.seq)),
-            Some(error) => Err(error.into()),
+        stored(&answer.payload)
+    }
+
+    /// Hands over one message, or several that are stored together or not at all, at consecutive positions. What
+    /// JetStream says to it comes with the [`Acknowledgements`], if at all; an error here means that nothing was stored.
+    pub async fn send(
+        &self,
+        operation: OperationId,
+        messages: Vec<Outgoing>,
+    ) -> Result<OpenBatch, PublishError> {
+        let last = messages.len();
+        let permit = if last > 1 {
+            let acquired = Arc::clone(&self.batches).acquire_owned().await;
+            Some(acquired.map_err(|_| PublishError::NotStored("shutting down".into()))?)
+        } else {
+            None
+        };
+        for (message, place) in messages.into_iter().zip(1..) {
+            let mut headers = message.headers();
+            if last > 1 {
+                headers.insert(BATCH_ID, operation.to_string().as_str());
+                headers.insert(BATCH_SEQUENCE, place.to_string().as_str());
+            }
+            let (subject, payload) = (message.subject, message.payload);
+            let published = if place == last {
+                if last > 1 {
+                    headers.insert(BATCH_COMMIT, "1");
+                }
+                let reply = format!("{}{}", self.inbox, operation.operation);
+                self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+            } else {
+                // Without a reply subject: JetStream reports whatever is wrong with the batch at its commit.
+                self.client.publish_with_headers(subject, headers, payload).await
+            };
+            published.map_err(|error| match error.kind() {
+                PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => {
+                    PublishError::Refused { err_code: 0, description: error.to_string() }
+                }
+                PublishErrorKind::Send => PublishError::NotStored(error.to_string()),
+            })?;
         }
+        Ok(OpenBatch { _permit: permit })
+    }
+}
+
+impl Acknowledgements {
+    /// The next one: of which operation, and the position of its last message or why nothing was stored. `None` when the
+    /// connection has ended.
+    pub async fn next(&mut self) -> Option<(u64, Result<Sequence, PublishError>)> {
+        loop {
+            let message = self.messages.next().await?;
+            let operation = message.subject.get(self.prefix_bytes..).and_then(|token| token.parse().ok());
+            let Some(operation) = operation else { continue };
+            let outcome = if message.status == Some(StatusCode::NO_RESPONDERS) {
+                Err(no_leader())
+            } else {
+                stored(&message.payload)
+            };
+            return Some((operation, outcome));
+        }
+    }
+}
+
+fn no_leader() -> PublishError {
+    PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
+}
+
+fn stored(answer: &[u8]) -> Result<Sequence, PublishError> {
+    let ack: Ack = serde_json::from_slice(answer)
+        .map_err(|error| PublishError::Unknown(format!("unreadable acknowledgement: {error}")))?;
+    match ack.error {
+        None => Ok(Sequence(ack.seq)),
+        Some(error) => Err(error.into()),
     }
 }
 

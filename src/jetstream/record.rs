@@ -43,6 +43,38 @@ pub struct Record {
     pub body: Body,
 }
 
+impl Record {
+    /// Who wrote it, if jetway did.
+    pub fn operation(&self) -> Option<OperationId> {
+        match &self.body {
+            Body::Change { operation, .. } => Some(*operation),
+            Body::Barrier | Body::Foreign => None,
+        }
+    }
+
+    /// About how many bytes it holds.
+    pub fn size(&self) -> usize {
+        match &self.body {
+            Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } => key.len() + value.len(),
+            Body::Change { key, .. } => key.len(),
+            Body::Barrier | Body::Foreign => 0,
+        }
+    }
+
+    /// The same in memory of its own: key and value of a request are windows into the connection's read buffer, and what
+    /// lives long must not keep that alive.
+    #[must_use]
+    pub fn detached(mut self) -> Record {
+        if let Body::Change { key, kind, .. } = &mut self.body {
+            *key = Bytes::copy_from_slice(key);
+            if let ChangeKind::Put { value, .. } = kind {
+                *value = Bytes::copy_from_slice(value);
+            }
+        }
+        self
+    }
+}
+
 /// The kinds of message in the key stream.
 #[derive(Clone, Debug)]
 pub enum Body {
@@ -95,11 +127,7 @@ fn decode_change(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) ->
     let lease: i64 = words.next()?.parse().ok()?;
     let (place, count) = words.next()?.split_once('/')?;
     let (place, count): (u32, u32) = (place.parse().ok()?, count.parse().ok()?);
-    let (writer, operation) = words.next()?.split_once('.')?;
-    let operation = OperationId {
-        writer: u64::from_str_radix(writer, 16).ok()?,
-        operation: u64::from_str_radix(operation, 16).ok()?,
-    };
+    let operation = operation_id(words.next()?)?;
     // No stream is long enough for more; the next version must still be a number.
     let possible = 0..=i64::MAX / 2;
     let is_possible = possible.contains(&version) && possible.contains(&create);
@@ -119,6 +147,21 @@ fn decode_change(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) ->
         }
     };
     Some(Body::Change { key, kind, place, count, operation })
+}
+
+fn operation_id(text: &str) -> Option<OperationId> {
+    let (writer, operation) = text.split_once('.')?;
+    Some(OperationId {
+        writer: u64::from_str_radix(writer, 16).ok()?,
+        operation: u64::from_str_radix(operation, 16).ok()?,
+    })
+}
+
+/// Who wrote a message, by its headers as they are stored.
+pub(super) fn writer_of(headers: &[u8]) -> Option<OperationId> {
+    let mut lines = std::str::from_utf8(headers).ok()?.lines();
+    let ours = lines.find_map(|line| line.strip_prefix(HEADER)?.strip_prefix(':'))?;
+    operation_id(ours.trim().rsplit(' ').next()?)
 }
 
 /// The subject of a key in the bucket with this prefix.
@@ -166,6 +209,15 @@ mod tests {
             Some((ChangeKind::Put { create_revision: None, version: 1, .. }, ..))
         ));
         assert!(matches!(round_trip(&ChangeKind::Delete), Some((ChangeKind::Delete, ..))));
+    }
+
+    #[test]
+    fn the_writer_is_told_by_headers_as_they_are_stored() {
+        let text = header(&ChangeKind::Delete, 1, 1, OPERATION);
+        let stored = format!("NATS/1.0\r\nKV-Operation: DEL\r\n{HEADER}: {text}\r\n\r\n");
+        assert_eq!(writer_of(stored.as_bytes()), Some(OPERATION));
+        assert_eq!(writer_of(b"NATS/1.0\r\nJetwayx: 1.2\r\n\r\n"), None);
+        assert_eq!(writer_of(b""), None);
     }
 
     #[test]

@@ -36,6 +36,11 @@ impl Attachments {
         }
     }
 
+    /// Whether no key hangs on any lease.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// The keys of a lease, ascending.
     pub fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
         self.lock().get(&lease).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()

@@ -203,6 +203,10 @@ pub(crate) mod oneshot {
             state.value = Some(value);
             Ok(())
         }
+
+        pub(crate) fn is_closed(&self) -> bool {
+            !self.0.state.lock().expect("loom does not poison").has_receiver
+        }
     }
 
     impl<T> Drop for Sender<T> {

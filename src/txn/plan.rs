@@ -2,6 +2,7 @@
 
 use super::compare::{Witness, evaluate};
 use super::execute::{Execution, Path, branch, precheck, precheck_put};
+use super::range::header;
 use super::view::newest_sequence;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
@@ -181,6 +182,10 @@ impl Plan {
     /// guarded, and a compaction has taken the revision before it away in the meantime.
     pub fn answer(&self, committed: Revision, now: &Arc<State>) -> Result<Response, EtcdError> {
         debug_assert!(now.revision >= committed);
+        if let Request::Put(PutRequest { prev_kv: false, .. }) = &self.request {
+            // It says nothing but when.
+            return Ok(Response::Put(PutResponse { header: Some(header(committed)), prev_kv: None }));
+        }
         let before = committed.prev();
         let mut execution = if self.is_covered || self.snapshot.revision == before {
             Execution::new(&self.snapshot, self.snapshot.revision, &self.snapshot, committed, true)
