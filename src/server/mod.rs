@@ -11,7 +11,6 @@ mod listener;
 mod notify;
 mod pings;
 mod port;
-mod process;
 mod shutdown;
 mod tls;
 
@@ -97,7 +96,6 @@ pub enum ServeError {
 
 /// Serves until a signal says to stop.
 pub async fn serve(settings: Settings) -> Result<(), ServeError> {
-    process::return_freed_memory();
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
