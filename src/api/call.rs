@@ -1,13 +1,13 @@
 //! Calls that ask for a leader (`hasleader` in their metadata), whatever they are.
 
 use crate::error::EtcdError;
-use axum::body::Body;
 use futures_util::future::{Either, Ready, ready};
 use http::{HeaderMap, Request, Response};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::Status;
+use tonic::body::Body;
 use tower::{Layer, Service};
 
 /// How long a stream that asked for a leader outlives it.

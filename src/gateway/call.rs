@@ -1,7 +1,7 @@
 //! A call to the gRPC services of this process, as if it had come in by a connection: every check, limit and count of a
 //! call applies once, where it applies to all.
 
-use axum::Router;
+use super::Services;
 use axum::body::Body;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, Version};
@@ -23,7 +23,7 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
 
 /// Starts a call.
 pub(super) async fn start(
-    services: Router,
+    services: Services,
     method: &str,
     metadata: HeaderMap,
     body: Body,

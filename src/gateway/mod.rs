@@ -22,7 +22,6 @@ mod websocket;
 #[cfg(any(fuzzing, test))]
 pub(crate) use json::fuzz;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use call::Answers;
@@ -31,6 +30,7 @@ use json::{ReadError, Values};
 use routes::Route;
 use std::convert::Infallible;
 use tonic::{Code, Status};
+use tower::util::BoxCloneSyncService;
 
 /// JSON needs more bytes than protobuf for the same message: four for three in base64, more with space between.
 const JSON_GROWTH: usize = 4;
@@ -40,16 +40,19 @@ pub const PREFIX: &str = "/v3/";
 /// See [`PREFIX`].
 pub const OLD_PREFIX: &str = "/v3beta/";
 
+/// The gRPC services, as calls from a connection reach them.
+pub type Services = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
+
 /// Answers requests for paths that begin with [`PREFIX`].
 #[derive(Clone, Debug)]
 pub struct Gateway {
-    services: Router,
+    services: Services,
     max_json_bytes: usize,
 }
 
 impl Gateway {
     /// A gateway to gRPC services that take messages of at most `max_message_bytes`.
-    pub fn new(services: Router, max_message_bytes: usize) -> Gateway {
+    pub fn new(services: Services, max_message_bytes: usize) -> Gateway {
         Gateway { services, max_json_bytes: max_message_bytes.saturating_mul(JSON_GROWTH) }
     }
 

@@ -3,6 +3,7 @@
 
 use super::http::{Web, starting};
 use super::listener::Transport;
+use super::services::Calls;
 use crate::error::EtcdError;
 use crate::telemetry::not_grpc;
 use axum::Router;
@@ -27,7 +28,7 @@ pub(super) enum Stage {
 #[derive(Clone, Debug)]
 pub(super) struct Served {
     /// The gRPC services.
-    pub(super) grpc: Router,
+    pub(super) grpc: Calls,
     /// All that etcd serves by plain HTTP.
     pub(super) web: Web,
     /// Metrics and probes alone.
@@ -78,9 +79,7 @@ impl Served {
         let is_http2 = request.version() == Version::HTTP_2;
         let is_plain = request.extensions().get::<Transport>() == Some(&Transport::Plain);
         match purpose {
-            Purpose::Clients | Purpose::Grpc if is_grpc(&request) => {
-                Box::pin(self.grpc.clone().oneshot(request))
-            }
+            Purpose::Clients | Purpose::Grpc if is_grpc(&request) => self.grpc.clone().call(request),
             // HTTP/2 without TLS is for gRPC only.
             Purpose::Clients | Purpose::Grpc if is_http2 && (is_plain || purpose == Purpose::Grpc) => {
                 answered(not_grpc(request.headers().get(header::CONTENT_TYPE)))

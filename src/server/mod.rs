@@ -11,6 +11,7 @@ mod listener;
 mod notify;
 mod pings;
 mod port;
+mod services;
 mod shutdown;
 mod tls;
 
@@ -50,6 +51,7 @@ use connection::Http2Settings;
 use gate::{Gate, Purpose, Served, Stage};
 use http::{Probes, Web};
 use listener::{ListenError, Listener};
+use services::{Calls, Named, Services};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +60,8 @@ use tls::{Tls, TlsError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
-use tonic::service::Routes;
+use tower::Layer;
+use tower::util::BoxCloneSyncService;
 
 /// What etcd adds to the request limit for the size of a gRPC message.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
@@ -251,12 +254,16 @@ async fn start(
         settings.metrics_extensive,
     ));
     let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
-    let grpc = grpc_routes(settings, &engine, &hub, header, metrics.operations(), shutdown);
+    let services = services(settings, &engine, &hub, header, metrics.operations(), shutdown);
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    let grpc: Calls = calls.layer(require_leader.layer(services));
     let probes = Probes { engine: engine.clone(), metrics };
-    let grpc = grpc.layer(calls);
-    let gateway = settings
-        .enable_grpc_gateway
-        .then(|| Gateway::new(grpc.clone(), settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES));
+    let gateway = settings.enable_grpc_gateway.then(|| {
+        Gateway::new(
+            BoxCloneSyncService::new(grpc.clone()),
+            settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES,
+        )
+    });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let web = Web::new(access, gateway, probes.clone(), settings.enable_pprof);
     // All at once: nobody who has been served may be told that the server is not ready.
@@ -280,14 +287,14 @@ macro_rules! limited {
     };
 }
 
-fn grpc_routes(
+fn services(
     settings: &Settings,
     engine: &Engine,
     hub: &WatchHub,
     header: HeaderSource,
     operations: Operations,
     shutdown: &CancellationToken,
-) -> axum::Router {
+) -> Services {
     let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
     let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     let watch_settings = watch_api::Settings {
@@ -305,19 +312,17 @@ fn grpc_routes(
     let cluster =
         ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
     let auth = AuthService::new(engine.clone(), header);
-    let mut routes = Routes::builder();
-    routes
-        .add_service(limited!(KvServer::new(kv), message_bytes))
-        .add_service(watch)
-        .add_service(limited!(LeaseServer::new(lease), message_bytes))
-        .add_service(limited!(MaintenanceServer::new(maintenance), message_bytes))
-        .add_service(limited!(ClusterServer::new(cluster), message_bytes))
-        .add_service(limited!(AuthServer::new(auth), message_bytes))
-        .add_service(limited!(LockServer::new(LockService::new(local.clone())), message_bytes))
-        .add_service(limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes))
-        .add_service(limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes));
-    let require_leader = RequireLeader { has_leader: engine.has_leader() };
-    routes.routes().into_axum_router().reset_fallback().layer(require_leader)
+    Services::new(Named {
+        kv: limited!(KvServer::new(kv), message_bytes),
+        watch,
+        lease: limited!(LeaseServer::new(lease), message_bytes),
+        maintenance: limited!(MaintenanceServer::new(maintenance), message_bytes),
+        cluster: limited!(ClusterServer::new(cluster), message_bytes),
+        auth: limited!(AuthServer::new(auth), message_bytes),
+        lock: limited!(LockServer::new(LockService::new(local.clone())), message_bytes),
+        election: limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes),
+        health: limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes),
+    })
 }
 
 /// What clients may call the ports by.

@@ -63,7 +63,7 @@ impl FrameCounter {
 
 /// The body of a call.
 #[derive(Debug)]
-pub(super) struct CountedRequest {
+pub struct CountedRequest {
     body: Body,
     frames: FrameCounter,
 }

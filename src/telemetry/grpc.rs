@@ -9,6 +9,7 @@ use super::deadline;
 use super::frames::{CountedRequest, FrameCounter, Traffic};
 use super::wording::{self, Kind, put_status, translate, unknown};
 use crate::error::EtcdError;
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Method as HttpMethod, Request, Response};
@@ -238,6 +239,9 @@ struct Counters {
     durations: Vec<HistogramVec>,
     storage_work: Vec<Histogram>,
     clients: IntCounterVec,
+    /// The series of `clients` for the version that was told last, by whether the call is unary: nearly all clients are
+    /// of one version, and finding a series takes a lock.
+    last_client: [ArcSwapOption<(String, IntCounter)>; 2],
     methods: HashMap<String, Arc<Method>>,
 }
 
@@ -324,6 +328,7 @@ impl GrpcCalls {
             durations,
             storage_work,
             clients,
+            last_client: Default::default(),
             methods,
         };
         GrpcCalls { counters: Arc::new(counters) }
@@ -350,8 +355,16 @@ impl GrpcCalls {
             version.len() <= 8 && version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
         };
         let version = version.filter(is_version).unwrap_or(UNKNOWN_VERSION);
-        let kind = if method.kind == Kind::Unary { "unary" } else { "stream" };
-        self.counters.clients.with_label_values(&[kind, version]).inc();
+        let is_unary = method.kind == Kind::Unary;
+        let last = &self.counters.last_client[usize::from(is_unary)];
+        if let Some((_, series)) = last.load().as_deref().filter(|(known, _)| known == version) {
+            series.inc();
+            return;
+        }
+        let kind = if is_unary { "unary" } else { "stream" };
+        let series = self.counters.clients.with_label_values(&[kind, version]);
+        series.inc();
+        last.store(Some(Arc::new((version.to_owned(), series))));
     }
 }
 
@@ -423,7 +436,7 @@ pub struct CountingService<S> {
 
 impl<S> Service<Request<Body>> for CountingService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S: Service<Request<CountedRequest>, Response = Response<tonic::body::Body>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
 {
@@ -456,7 +469,7 @@ where
         self.calls.count_client(method, version);
         let mut call = Call::start(method, self.slow);
         let frames = FrameCounter::new(method.received.clone());
-        let request = request.map(|body| Body::new(CountedRequest::new(body, frames)));
+        let request = request.map(|body| CountedRequest::new(body, frames));
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = match deadline {
@@ -476,7 +489,7 @@ where
                     call.method.sent.messages.inc();
                 }
                 call.end(outcome(response.headers()).unwrap_or(Code::Unknown));
-                return Ok(response);
+                return Ok(response.map(Body::new));
             }
             let frames = FrameCounter::new(call.method.sent.clone());
             let time_is_over = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
@@ -498,7 +511,7 @@ fn outcome(headers: &HeaderMap) -> Option<Code> {
 /// The body of an answer; it tells its call's outcome at the end.
 #[derive(Debug)]
 struct CountedAnswer {
-    body: Body,
+    body: tonic::body::Body,
     call: Call,
     frames: FrameCounter,
     time_is_over: Option<Pin<Box<Sleep>>>,
@@ -507,7 +520,7 @@ struct CountedAnswer {
 impl CountedAnswer {
     /// The end that a deadline puts to an answer; the rest of it is dropped, and so is the call behind it.
     fn cut(&mut self) -> Frame<Bytes> {
-        self.body = Body::empty();
+        self.body = tonic::body::Body::empty();
         self.time_is_over = None;
         let status = deadline::exceeded();
         self.call.end(status.code());
@@ -519,12 +532,12 @@ impl CountedAnswer {
 
 impl HttpBody for CountedAnswer {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut polled = Pin::new(&mut self.body).poll_frame(context);
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {

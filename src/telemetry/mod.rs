@@ -8,7 +8,7 @@ mod log;
 mod metrics;
 mod wording;
 
-pub use grpc::{CountCalls, GrpcCalls};
+pub use grpc::{CountCalls, CountingService, GrpcCalls};
 pub use health::Health;
 pub use log::{LogError, LogFormat, LogOutput, LogRotation, LogSettings, init};
 pub use metrics::{Metrics, Operations, write_histogram};
