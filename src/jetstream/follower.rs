@@ -403,7 +403,9 @@ impl Follower {
     /// Takes `message` and the own messages that have come with it, and passes on what is next in the sequence.
     async fn take_own(&mut self, message: Option<Own>) -> Result<(), Break> {
         let mut bytes = 0;
-        let mut taken = Vec::new();
+        // All at once: this is the largest of what a write allocates, and growing it cost more than all the rest here.
+        let waiting = self.own.as_ref().map_or(0, |own| own.messages.len()) + self.ahead.len();
+        let mut taken = Vec::with_capacity((waiting + 1).min(BATCH));
         let mut next = message;
         while let Some(Own { record, sent }) = next {
             if sent >= self.since {
