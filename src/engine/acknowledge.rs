@@ -6,7 +6,7 @@
 
 use super::Inner;
 use crate::jetstream::record::Record;
-use crate::jetstream::{Acknowledgements, LATE, Own};
+use crate::jetstream::{Acknowledgement, Acknowledgements, LATE, Own};
 use crate::types::Sequence;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +26,10 @@ async fn take(inner: Arc<Inner>, mut acknowledgements: Acknowledgements) {
             next = acknowledgements.next() => next,
             () = inner.stop.cancelled() => None,
         };
-        let Some((operation, stored)) = next else { return };
+        let Some(Acknowledgement { operation, place, stored }) = next else { return };
         let last = stored.as_ref().map_or(0, |sequence| sequence.0);
-        let Some((sent, bodies)) = inner.pending.acknowledged(operation, stored.map(drop)) else { continue };
+        let taken = inner.pending.acknowledged(operation, place, stored.map(drop));
+        let Some((sent, bodies)) = taken else { continue };
         // Where we do not sync, the server does before it acknowledges, if anybody does.
         if inner.settings.synced_store.is_none() {
             inner.sync_durations.observe(sent.elapsed().as_secs_f64());

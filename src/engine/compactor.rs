@@ -5,7 +5,7 @@
 //! tombstone that vanished first could, after a crash, uncover an older value of its key. What a crash leaves undone
 //! is found again by the next start, which sees superseded messages below the floor while loading.
 
-use super::{Inner, meta};
+use super::{Inner, REQUEST_TIMEOUT, meta};
 use crate::applier::Floor;
 use crate::core::{Garbage, State};
 use crate::error::EtcdError;
@@ -13,6 +13,7 @@ use crate::jetstream::{PublishError, RevisionMap};
 use crate::types::{Revision, Sequence};
 use futures_util::StreamExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -44,6 +45,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
     tokio::spawn(async move {
         while let Some((epoch, job)) = jobs.recv().await {
             let Some(inner) = inner.upgrade() else { return };
+            let (removes, is_torn) = (job.removes(), matches!(job, Job::Torn(_)));
             match job {
                 Job::Garbage(mut garbage) => {
                     let begun = Instant::now();
@@ -68,8 +70,17 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                 }
                 Job::Fence(done) => drop(done.send(())),
             }
+            // Release: whoever sees the count go down finds the messages gone.
+            inner.torn.fetch_sub(usize::from(is_torn), Ordering::Release);
+            inner.unremoved.fetch_sub(usize::from(removes), Ordering::Release);
         }
     });
+}
+
+impl Job {
+    fn removes(&self) -> bool {
+        matches!(self, Job::Garbage(_) | Job::Torn(_))
+    }
 }
 
 impl super::Engine {
@@ -97,6 +108,13 @@ impl Inner {
             if revision > state.revision { Err(EtcdError::FutureRevision) } else { Ok(()) }
         };
         check(&state)?;
+        // Below the floor messages stand alone: what is left of a torn transaction would count there, and must be gone for
+        // good before.
+        if self.torn.load(Ordering::Acquire) > 0 {
+            let removed = tokio::time::timeout(REQUEST_TIMEOUT, self.finish_removals()).await;
+            removed.map_err(|_| EtcdError::Timeout)??;
+            self.settle_removals().await;
+        }
         loop {
             let known = self.meta.floor_entry();
             let state = self.reader.snapshot();
@@ -131,6 +149,14 @@ impl Inner {
             Ok(Err(error)) => tracing::warn!(%error, "removals are not on the disk yet"),
             Err(error) => tracing::warn!(%error, "removals are not on the disk yet"),
         }
+    }
+
+    /// Puts a job behind those there are.
+    pub(super) fn queue_removal(&self, job: Job) {
+        self.torn.fetch_add(usize::from(matches!(job, Job::Torn(_))), Ordering::AcqRel);
+        self.unremoved.fetch_add(usize::from(job.removes()), Ordering::AcqRel);
+        // The other end goes with the engine only.
+        drop(self.garbage.send((self.epoch(), job)));
     }
 
     pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {

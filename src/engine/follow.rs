@@ -360,12 +360,12 @@ impl Task {
         let Some(applier) = &mut self.applier else { return };
         let inner = &self.inner;
         for sequence in applier.take_torn() {
-            drop(inner.garbage.send((inner.epoch(), compactor::Job::Torn(sequence))));
+            inner.queue_removal(compactor::Job::Torn(sequence));
         }
         for (before, floor) in applier.take_compactions() {
             // What was compacted before this instance was there is no longer there to be hashed.
             if self.is_loaded {
-                drop(inner.garbage.send((inner.epoch(), compactor::Job::Compacted(Arc::new(before), floor))));
+                inner.queue_removal(compactor::Job::Compacted(Arc::new(before), floor));
             }
         }
         let garbage = applier.take_garbage();
@@ -373,7 +373,7 @@ impl Task {
             if self.is_loaded {
                 inner.counters.compacted(garbage.len());
             }
-            drop(inner.garbage.send((inner.epoch(), compactor::Job::Garbage(garbage))));
+            inner.queue_removal(compactor::Job::Garbage(garbage));
         }
         if !self.is_loaded {
             let position = applier.reached();

@@ -48,7 +48,7 @@ use crate::types::Sequence;
 use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -167,6 +167,9 @@ pub(crate) struct Inner {
     compaction: tokio::sync::Mutex<()>,
     hashes: hash::HashCache,
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
+    /// Jobs whose messages are not all removed yet, and those of them that are for torn transactions.
+    unremoved: AtomicUsize,
+    torn: AtomicUsize,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
     room: space::Room,
@@ -231,6 +234,8 @@ impl Engine {
             compaction: tokio::sync::Mutex::default(),
             hashes: hash::HashCache::default(),
             garbage,
+            unremoved: AtomicUsize::new(0),
+            torn: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             room: space::Room::default(),
             sync_durations: write_histogram(

@@ -47,6 +47,8 @@ struct Pending {
     /// None once the outcome is told.
     sender: Option<oneshot::Sender<Outcome>>,
     progress: Progress,
+    /// Acknowledgements to come.
+    awaited: usize,
     sent: Sent,
 }
 
@@ -59,7 +61,9 @@ pub(super) struct Sent {
     pub(super) generation: u64,
     /// When its outcome must be told.
     pub(super) deadline: Instant,
-    /// Its messages, where they are applied from the acknowledgement; empty where the log brings them.
+    /// How many acknowledgements it gets.
+    pub(super) acknowledgements: usize,
+    /// Its messages, where they are applied from the acknowledgements; empty where the log brings them.
     pub(super) bodies: Vec<Body>,
 }
 
@@ -74,7 +78,8 @@ impl PendingWrites {
     /// To be called before the write is published, or the log may be faster.
     pub(super) fn expect(&self, operation: u64, sent: Sent) -> PendingWrite<'_> {
         let (sender, receiver) = oneshot::channel();
-        let pending = Pending { sender: Some(sender), progress: Progress::Published, sent };
+        let awaited = sent.acknowledgements;
+        let pending = Pending { sender: Some(sender), progress: Progress::Published, awaited, sent };
         self.lock().insert(operation, pending);
         PendingWrite { writes: self, operation, receiver }
     }
@@ -99,11 +104,12 @@ impl PendingWrites {
         }
     }
 
-    /// Takes note of an acknowledgement. Answers when the write was published and what its messages are, if they are to be
-    /// applied now.
+    /// Takes note of an acknowledgement, of one message or of all. Answers when the write was published and which of its
+    /// messages are to be applied now, if any.
     pub(super) fn acknowledged(
         &self,
         operation: u64,
+        place: Option<usize>,
         stored: Result<(), PublishError>,
     ) -> Option<(Instant, Vec<Body>)> {
         let mut writes = self.lock();
@@ -111,30 +117,31 @@ impl PendingWrites {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(_) => return None,
         };
-        match stored {
-            Ok(()) => {
-                let pending = entry.get_mut();
-                if pending.progress == Progress::Published {
-                    pending.progress = Progress::Acknowledged;
-                }
-                let taken = (pending.sent.at, std::mem::take(&mut pending.sent.bodies));
-                if pending.is_abandoned() {
-                    entry.remove();
-                }
-                Some(taken)
-            }
+        let pending = entry.get_mut();
+        let bodies = match stored {
+            Ok(()) => pending.take_bodies(place),
             Err(error @ PublishError::Unknown(_)) => {
-                entry.get_mut().lose(error);
-                None
+                pending.lose(error);
+                return None;
             }
             Err(error) => {
-                let pending = entry.remove();
-                if let Some(sender) = pending.sender {
+                if let Some(sender) = pending.sender.take() {
                     sender.send(Outcome::Refused(error)).ok();
                 }
-                Some((pending.sent.at, Vec::new()))
+                Vec::new()
+            }
+        };
+        let sent = pending.sent.at;
+        pending.awaited = pending.awaited.saturating_sub(1);
+        if pending.awaited == 0 {
+            if pending.progress == Progress::Published {
+                pending.progress = Progress::Acknowledged;
+            }
+            if pending.is_abandoned() {
+                entry.remove();
             }
         }
+        Some((sent, bodies))
     }
 
     /// Writes that were handed to another connection than that of `generation` and not acknowledged: nobody knows of them.
@@ -178,6 +185,18 @@ impl PendingWrites {
 }
 
 impl Pending {
+    fn take_bodies(&mut self, place: Option<usize>) -> Vec<Body> {
+        let bodies = &mut self.sent.bodies;
+        match place {
+            None => std::mem::take(bodies),
+            // What stays in its place is looked at by nobody: a message is acknowledged once.
+            Some(place) => bodies
+                .get_mut(place.wrapping_sub(1))
+                .map(|body| vec![std::mem::replace(body, Body::Barrier)])
+                .unwrap_or_default(),
+        }
+    }
+
     /// Whether nobody waits for it.
     fn is_abandoned(&self) -> bool {
         self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
@@ -207,7 +226,7 @@ pub(super) struct PendingWrite<'a> {
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         if let Entry::Occupied(mut entry) = self.writes.lock().entry(self.operation) {
-            if entry.get().sent.bodies.is_empty() {
+            if entry.get().sent.bodies.is_empty() || entry.get().awaited == 0 {
                 entry.remove();
             } else {
                 entry.get_mut().sender = None;
@@ -261,7 +280,13 @@ mod tests {
 
     fn sent(bodies: Vec<Body>) -> Sent {
         let at = Instant::now();
-        Sent { at, generation: 1, deadline: at + std::time::Duration::from_secs(7), bodies }
+        Sent {
+            at,
+            generation: 1,
+            deadline: at + std::time::Duration::from_secs(7),
+            acknowledgements: 1,
+            bodies,
+        }
     }
 
     #[test]
@@ -270,7 +295,24 @@ mod tests {
         drop(writes.expect(1, sent(vec![Body::Barrier])));
         drop(writes.expect(2, sent(Vec::new())));
         assert_eq!(writes.len(), 1);
-        let (_, bodies) = writes.acknowledged(1, Ok(())).expect("the first one");
+        let (_, bodies) = writes.acknowledged(1, None, Ok(())).expect("the first one");
+        assert_eq!((bodies.len(), writes.len()), (1, 0));
+    }
+
+    #[test]
+    fn the_messages_of_a_row_are_taken_one_by_one_and_one_refusal_refuses_it() {
+        let writes = PendingWrites::default();
+        let row = Sent { acknowledgements: 3, ..sent(vec![Body::Barrier, Body::Foreign, Body::Barrier]) };
+        let mut write = writes.expect(1, row);
+        let (_, bodies) = writes.acknowledged(1, Some(2), Ok(())).expect("it is waited for");
+        assert!(matches!(bodies[..], [Body::Foreign]));
+        assert!(write.receiver.try_recv().is_err(), "two are to come");
+        let refusal = PublishError::Conflict(String::new());
+        let (_, bodies) = writes.acknowledged(1, Some(1), Err(refusal)).expect("it is waited for");
+        assert!(bodies.is_empty());
+        assert!(matches!(write.receiver.try_recv(), Ok(Outcome::Refused(PublishError::Conflict(_)))));
+        drop(write);
+        let (_, bodies) = writes.acknowledged(1, Some(3), Ok(())).expect("it is in the stream all the same");
         assert_eq!((bodies.len(), writes.len()), (1, 0));
     }
 
@@ -284,7 +326,7 @@ mod tests {
         let Ok(Outcome::Unknown(_, mut later)) = write.receiver.try_recv() else {
             panic!("it was not lost");
         };
-        writes.acknowledged(1, Err(PublishError::Conflict(String::new())));
+        writes.acknowledged(1, None, Err(PublishError::Conflict(String::new())));
         assert!(matches!(later.try_recv(), Ok(Outcome::Refused(PublishError::Conflict(_)))));
     }
 
@@ -295,7 +337,7 @@ mod tests {
         drop(writes.expect(2, sent(vec![Body::Barrier])));
         writes.expire(Instant::now());
         assert_eq!(writes.len(), 2);
-        writes.acknowledged(1, Ok(()));
+        writes.acknowledged(1, None, Ok(()));
         writes.expire(Instant::now() + std::time::Duration::from_secs(8));
         assert!(matches!(waiting.receiver.try_recv(), Ok(Outcome::Late)));
         writes.expire(Instant::now() + std::time::Duration::from_secs(8));
@@ -315,7 +357,13 @@ mod loom_model {
 
     /// A write that the log brings back.
     fn by_the_log() -> Sent {
-        Sent { at: Instant::now(), generation: 1, deadline: Instant::now(), bodies: Vec::new() }
+        Sent {
+            at: Instant::now(),
+            generation: 1,
+            deadline: Instant::now(),
+            acknowledgements: 1,
+            bodies: Vec::new(),
+        }
     }
 
     /// Shows the message at position `at`, which makes the revision of the same number and is this operation's.
@@ -397,7 +445,7 @@ mod loom_model {
                 }
             });
             receiver.recv().expect("a write");
-            let (_, bodies) = pending.acknowledged(2, Ok(())).expect("it is waited for");
+            let (_, bodies) = pending.acknowledged(2, None, Ok(())).expect("it is waited for");
             assert_eq!(bodies.len(), 1);
             write.join().expect("the write");
             assert_eq!(pending.len(), 0);

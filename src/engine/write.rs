@@ -9,7 +9,7 @@ use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, Body, OperationId};
-use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError};
+use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError, Together};
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use crate::txn::{self, Plan, Planned, Request, Response};
@@ -17,6 +17,7 @@ use crate::types::Sequence;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -160,17 +161,24 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
+        let together = if corrections.is_empty() && self.may_stand_in_a_row(plan, needs_stream) {
+            Together::Row
+        } else {
+            Together::Batch
+        };
+        let is_row = together == Together::Row && messages.len() > 1;
         let mut seen = self.pending.expect(
             operation.operation,
             Sent {
                 at: Instant::now(),
                 generation: self.publisher.generation(),
                 deadline,
+                acknowledgements: if is_row { messages.len() } else { 1 },
                 bodies: if self.settings.sole_writer { bodies(plan, operation) } else { Vec::new() },
             },
         );
         let _until_visible = self.applied_durations.start_timer();
-        let sending = self.publisher.send(operation, messages);
+        let sending = self.publisher.send(operation, messages, together);
         // The log is the authority; an acknowledgement only says early that there is nothing to wait for.
         let outcome = tokio::select! {
             biased;
@@ -186,13 +194,35 @@ impl Inner {
                 seen.receiver = receiver;
                 self.look_for(seen, &cause, deadline).await
             }
-            Ok(Outcome::Refused(error)) => self.refused(error),
+            Ok(Outcome::Refused(error)) => {
+                if is_row {
+                    // Part of it may be the end of the stream, where the rest could still come as far as anybody knows:
+                    // reads would wait for it.
+                    drop(self.publisher.publish(self.barrier(None)).await);
+                }
+                self.refused(error)
+            }
             Ok(Outcome::StoreFails(error)) => {
                 Attempt::Failed(EtcdError::Unavailable(format!("the store refuses writes: {error}")))
             }
             Ok(Outcome::Late) => Attempt::Failed(self.unavailable()),
             Err(_) => Attempt::Failed(EtcdError::Stopped),
         }
+    }
+
+    /// Whether the messages of a plan need no atomic batch. Each has its guard all the same, so that a row can do no harm; but
+    /// one of which a guard fails in the middle leaves messages that spend revisions, so that it is for guards that hold.
+    fn may_stand_in_a_row(&self, plan: &Plan, needs_stream: bool) -> bool {
+        if !self.settings.sole_writer {
+            return false;
+        }
+        if needs_stream {
+            // Nothing is under way but what somebody gave up waiting for, which may still reach the stream.
+            return self.pending.len() == 0;
+        }
+        // A tombstone that compaction has made us forget stands in the way of its key until it is removed.
+        let is_known = |write: &txn::Write| write.guard != Some(Sequence::NONE);
+        plan.writes.iter().all(is_known) || self.unremoved.load(Ordering::Acquire) == 0
     }
 
     /// Learns from the log what became of a write that nobody acknowledged.

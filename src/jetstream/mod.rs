@@ -17,7 +17,10 @@ mod subjects;
 pub use api::{Api, ApiError, StoredMessage, StreamInfo};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use follower::{Followed, Follower, Own, OwnMessages, RawMessage, Start};
-pub use publisher::{Acknowledgements, BATCH_MESSAGE_TIME, Guard, LATE, Outgoing, PublishError, Publisher};
+pub use publisher::{
+    Acknowledgement, Acknowledgements, BATCH_MESSAGE_TIME, Guard, LATE, Outgoing, PublishError, Publisher,
+    Together,
+};
 pub use revision_map::{RevisionMap, Step};
 pub use streams::{Bucket, FORMAT, SetupError};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};

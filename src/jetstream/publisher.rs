@@ -8,10 +8,11 @@ use async_nats::{Client, HeaderMap, Request, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch};
 
 const EXPECTED_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -125,11 +126,25 @@ struct AckError {
     description: String,
 }
 
+/// How several messages become one write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Together {
+    /// As JetStream's atomic batch: all are stored or none. On one replica JetStream stages a batch in files of its own,
+    /// which it makes, syncs and removes while the whole stream waits: milliseconds.
+    Batch,
+    /// One behind the other, with nothing of this process between them, each acknowledged for itself. Whoever reads the
+    /// stream takes them for a write where none is missing, else for nothing (see [`crate::applier`]). For the only writer
+    /// of a stream: what others publish could come between.
+    Row,
+}
+
 /// Publishes to the streams of a bucket.
 #[derive(Debug)]
 pub struct Publisher {
     client: Client,
     link: watch::Receiver<Link>,
+    /// Held alone while a [`Together::Row`] is handed over.
+    line: RwLock<()>,
     /// What the subjects begin with that acknowledgements are sent to; the operation follows.
     inbox: String,
     batches: Arc<Semaphore>,
@@ -163,6 +178,7 @@ impl Publisher {
         let publisher = Publisher {
             client,
             link: connection.link.clone(),
+            line: RwLock::default(),
             inbox,
             batches: Arc::new(Semaphore::new(OPEN_BATCHES)),
             timeout,
@@ -205,32 +221,40 @@ impl Publisher {
         stored(&answer.payload)
     }
 
-    /// Hands over one message, or several that are stored together or not at all, at consecutive positions. What
-    /// JetStream says to it comes with the [`Acknowledgements`], if at all; an error here means that nothing was stored.
+    /// Hands over one message, or several that count together or not at all, at consecutive positions. What JetStream says
+    /// to it comes with the [`Acknowledgements`], if at all; an error here means that nothing counts.
     pub async fn send(
         &self,
         operation: OperationId,
         messages: Vec<Outgoing>,
+        together: Together,
     ) -> Result<OpenBatch, PublishError> {
         let last = messages.len();
-        let permit = if last > 1 {
+        let is_batch = last > 1 && together == Together::Batch;
+        let is_row = last > 1 && together == Together::Row;
+        let permit = if is_batch {
             let acquired = Arc::clone(&self.batches).acquire_owned().await;
             Some(acquired.map_err(|_| PublishError::NotStored("shutting down".into()))?)
         } else {
             None
         };
+        let (alone, beside) =
+            if is_row { (Some(self.line.write().await), None) } else { (None, Some(self.line.read().await)) };
         for (message, place) in messages.into_iter().zip(1..) {
             let mut headers = message.headers();
-            if last > 1 {
+            if is_batch {
                 headers.insert(BATCH_ID, operation.to_string().as_str());
                 headers.insert(BATCH_SEQUENCE, place.to_string().as_str());
-            }
-            let (subject, payload) = (message.subject, message.payload);
-            let published = if place == last {
-                if last > 1 {
+                if place == last {
                     headers.insert(BATCH_COMMIT, "1");
                 }
-                let reply = format!("{}{}", self.inbox, operation.operation);
+            }
+            let (subject, payload) = (message.subject, message.payload);
+            let published = if place == last || is_row {
+                let mut reply = format!("{}{}", self.inbox, operation.operation);
+                if is_row {
+                    write!(reply, "-{place}").expect("a string takes all that is written to it");
+                }
                 self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             } else {
                 // Without a reply subject: JetStream reports whatever is wrong with the batch at its commit.
@@ -243,24 +267,39 @@ impl Publisher {
                 PublishErrorKind::Send => PublishError::NotStored(error.to_string()),
             })?;
         }
+        drop((alone, beside));
         Ok(OpenBatch { _permit: permit })
     }
 }
 
+/// What JetStream says to what was handed to [`Publisher::send`].
+#[derive(Debug)]
+pub struct Acknowledgement {
+    /// The write.
+    pub operation: u64,
+    /// Which of its messages, counted from 1; all of them where none is named.
+    pub place: Option<usize>,
+    /// The position of the message, or of the last one of all; or why it was not stored.
+    pub stored: Result<Sequence, PublishError>,
+}
+
 impl Acknowledgements {
-    /// The next one: of which operation, and the position of its last message or why nothing was stored. `None` when the
-    /// connection has ended.
-    pub async fn next(&mut self) -> Option<(u64, Result<Sequence, PublishError>)> {
+    /// The next one. `None` when the connection has ended.
+    pub async fn next(&mut self) -> Option<Acknowledgement> {
         loop {
             let message = self.messages.next().await?;
-            let operation = message.subject.get(self.prefix_bytes..).and_then(|token| token.parse().ok());
-            let Some(operation) = operation else { continue };
-            let outcome = if message.status == Some(StatusCode::NO_RESPONDERS) {
+            let Some(of) = message.subject.get(self.prefix_bytes..) else { continue };
+            let (operation, place) = match of.split_once('-') {
+                Some((operation, place)) => (operation, place.parse().ok()),
+                None => (of, None),
+            };
+            let Ok(operation) = operation.parse() else { continue };
+            let stored = if message.status == Some(StatusCode::NO_RESPONDERS) {
                 Err(no_leader())
             } else {
                 stored(&message.payload)
             };
-            return Some((operation, outcome));
+            return Some(Acknowledgement { operation, place, stored });
         }
     }
 }

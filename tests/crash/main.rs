@@ -22,6 +22,7 @@ mod kills;
 mod leases;
 mod load;
 mod powercut;
+mod rows;
 mod tail;
 
 mod watcher;
