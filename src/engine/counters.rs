@@ -20,6 +20,7 @@ pub struct Counters {
     compacted: IntCounter,
     removals: Histogram,
     index_compactions: Histogram,
+    lost: IntGauge,
     failed_read_indexes: IntCounter,
     slow_read_indexes: IntCounter,
 }
@@ -56,6 +57,10 @@ impl Counters {
             last_compaction: gauge(
                 "etcd_debugging_mvcc_db_compaction_last",
                 "When the compacted revision last rose, in seconds since 1970.",
+            ),
+            lost: gauge(
+                "jetway_lost_messages",
+                "Messages that the store had lost at the start, though they were on the disk and answered.",
             ),
             compacted: counter("etcd_debugging_mvcc_db_compaction_keys_total", "Versions compacted away."),
             removals: histogram(
@@ -94,6 +99,7 @@ impl Counters {
             compacted,
             removals,
             index_compactions,
+            lost,
             failed_read_indexes,
             slow_read_indexes,
         } = self.clone();
@@ -107,7 +113,7 @@ impl Counters {
             slow_read_indexes,
         ];
         let counters = counters.into_iter().map(|counter| Box::new(counter) as Box<dyn Collector>);
-        let gauges = [put_bytes, last_compaction].into_iter().map(|gauge| Box::new(gauge) as _);
+        let gauges = [put_bytes, last_compaction, lost].into_iter().map(|gauge| Box::new(gauge) as _);
         let histograms = [lease_ttls, removals, index_compactions].into_iter();
         counters.chain(gauges).chain(histograms.map(|histogram| Box::new(histogram) as _)).collect()
     }
@@ -140,6 +146,10 @@ impl Counters {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_compaction.set(now.as_secs() as i64);
         self.index_compactions.observe(milliseconds(pause));
+    }
+
+    pub(super) fn lost(&self, messages: u64) {
+        self.lost.set(messages as i64);
     }
 
     pub(super) fn compacted(&self, versions: usize) {

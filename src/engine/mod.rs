@@ -28,6 +28,7 @@ mod read_index;
 mod renewals;
 mod space;
 mod waiters;
+mod watermark;
 mod write;
 
 pub use counters::Counters;
@@ -263,6 +264,7 @@ impl Engine {
         compactor::spawn(&inner, garbage_jobs);
         leases::spawn(&inner);
         space::spawn(&inner);
+        watermark::spawn(&inner);
         Ok(Engine { inner })
     }
 

@@ -8,6 +8,7 @@ use jetway::proto::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRe
 use tonic::Code;
 
 use crate::support::client::{Client, all, op, put, revision, run};
+use crate::support::http::http;
 use crate::support::nats::Nats;
 use crate::support::server::{Server, signal};
 use crate::support::watch::{WatchStream, outline, watch_all};
@@ -104,6 +105,42 @@ async fn an_older_copy_of_the_store_is_served_as_it_is() {
     assert_eq!(client.lease_time_to_live(7, false).await.unwrap().granted_ttl, 600);
     let next = client.put("/k/0", "third").await;
     assert_eq!(next, revision(&at_copy.header) + 1);
+}
+
+/// The messages that the last start found missing.
+async fn lost(server: &Server) -> i64 {
+    let metrics = http(&server.address(), "GET", "/metrics").await.body;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("jetway_lost_messages "));
+    line.expect("a gauge").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lost_what_was_on_the_disk_is_noticed() {
+    let mut server = Server::start_with(&["--sync", "group"]).await;
+    let (store, copied) = (server.dir().join("data/nats"), server.dir().join("copy"));
+    let client = server.client().await;
+    write_some(&client, "kept").await;
+    server.stop().await;
+    copy(&store, &copied);
+    server.restart().await;
+    assert_eq!(lost(&server).await, 0);
+    let client = server.client().await;
+    for at in 0..10 {
+        client.put("/lost", at.to_string()).await;
+    }
+    let end = client.status().await.unwrap().raft_index;
+    let mark = server.dir().join("data/synced");
+    let marked =
+        async || fs::read_to_string(&mark).ok()?.trim_end().ends_with(&format!(" {end}")).then_some(());
+    eventually("the end is written down", marked).await;
+    server.stop().await;
+    replace(&store, &copied);
+    server.restart().await;
+    assert_eq!(lost(&server).await, 10);
+    assert!(server.log().contains("the store has lost its newest messages"));
+    server.stop().await;
+    server.restart().await;
+    assert_eq!(lost(&server).await, 0, "it is told once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
