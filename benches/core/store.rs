@@ -52,6 +52,9 @@ impl Store {
     pub(crate) fn compact(&mut self) -> Revision {
         let revision = self.writer.state().revision;
         self.writer.compact(revision);
+        while self.writer.is_sweeping() {
+            self.writer.sweep(1024);
+        }
         self.writer.publish();
         revision
     }

@@ -88,11 +88,16 @@ fn readers_see_whole_states_while_the_writer_writes_and_compacts() {
             if round % 5 == 4 {
                 writer.compact(Revision(writer.state().revision.0 - KEPT));
             }
+            writer.sweep(KEYS as usize);
             gone.push(Arc::downgrade(&reader.snapshot()));
             writer.publish();
         }
         is_over.store(true, Ordering::Release);
     });
+    while writer.is_sweeping() {
+        writer.sweep(1);
+    }
+    writer.publish();
     check(&reader.snapshot());
     assert!(gone.iter().all(|state| state.upgrade().is_none()), "no reader is left, and an old state is");
 }
