@@ -166,6 +166,8 @@ pub(crate) struct Inner {
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     hashes: hash::HashCache,
+    /// Whether a compaction whose floor is in force still has garbage to find.
+    sweeping: watch::Sender<bool>,
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
@@ -230,6 +232,7 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             hashes: hash::HashCache::default(),
+            sweeping: watch::Sender::new(false),
             garbage,
             epoch: AtomicU64::new(0),
             room: space::Room::default(),
