@@ -321,7 +321,7 @@ fn range(start: &[u8], end: &[u8]) -> KeyRange {
 }
 
 /// Steps of one case.
-const STEPS: usize = if cfg!(miri) { 25 } else { 60 };
+const STEPS: usize = if cfg!(miri) { 10 } else { 60 };
 
 pub(super) fn config(cases: u32) -> ProptestConfig {
     if !cfg!(miri) {
