@@ -23,7 +23,7 @@ mod log;
 mod loom_model;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(all(test, not(jetway_loom)))]
 mod threads;
 mod version;

@@ -323,7 +323,7 @@ fn range(start: &[u8], end: &[u8]) -> KeyRange {
 /// Steps of one case.
 const STEPS: usize = if cfg!(miri) { 10 } else { 60 };
 
-pub(super) fn config(cases: u32) -> ProptestConfig {
+pub(crate) fn config(cases: u32) -> ProptestConfig {
     if !cfg!(miri) {
         return ProptestConfig::with_cases(cases);
     }

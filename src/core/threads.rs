@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-const KEYS: i64 = if cfg!(miri) { 9 } else { 100 };
-const REVISIONS: i64 = if cfg!(miri) { 40 } else { 5_000 };
+const KEYS: i64 = if cfg!(miri) { 5 } else { 100 };
+const REVISIONS: i64 = if cfg!(miri) { 15 } else { 5_000 };
 /// Revisions that a compaction leaves.
 const KEPT: i64 = 6;
 

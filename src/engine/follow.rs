@@ -246,7 +246,7 @@ impl Task {
         inner.meta.clear();
         inner.leases.clear();
         inner.hashes.clear();
-        drop(inner.sweeping.send_replace(false));
+        inner.sweeping.send_replace(false);
         // Whoever waits for a position waits for it in the streams that come now.
         inner.positions.reach(Sequence::NONE);
         inner.meta_positions.reach(Sequence::NONE);
