@@ -322,6 +322,8 @@ fn range(start: &[u8], end: &[u8]) -> KeyRange {
 
 /// Steps of one case.
 const STEPS: usize = if cfg!(miri) { 10 } else { 60 };
+/// Changes of one revision where there are many keys.
+const CHANGES: usize = if cfg!(miri) { 4 } else { 12 };
 
 pub(crate) fn config(cases: u32) -> ProptestConfig {
     if !cfg!(miri) {
@@ -350,8 +352,8 @@ proptest! {
 
     #[test]
     fn so_is_that_of_many_keys_in_any_ranges(
-        steps in prop::collection::vec(step(many_keys(), 12), 1..STEPS),
-        bounds in prop::collection::vec((many_keys(), many_keys()), 1..6),
+        steps in prop::collection::vec(step(many_keys(), CHANGES), 1..STEPS),
+        bounds in prop::collection::vec((many_keys(), many_keys()), 1..if cfg!(miri) { 3 } else { 6 }),
         limit in 1_usize..20,
     ) {
         let mut ranges: Vec<_> = bounds.iter().map(|(start, end)| range(start, end)).collect();
