@@ -154,7 +154,7 @@ async fn a_physical_compaction_of_much_ends_with_all_of_it_removed() {
     let client = server.client().await;
     for round in 0..ROUNDS {
         let value = format!("{round:01000}");
-        let puts = (0..100).map(|key| op(put(&format!("{key:02}"), &value)));
+        let puts = (0..100).map(|key| op(put(format!("{key:02}"), &value)));
         client.txn(run(puts.collect())).await.unwrap();
     }
     let last = client.revision().await;
