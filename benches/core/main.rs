@@ -29,8 +29,9 @@ fn index(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("index");
     for size in SIZES {
         let mut store = Store::of(size);
-        let state = store.reader.snapshot();
         let mut numbers = scattered(size);
+        numbers.by_ref().take(1000).for_each(|number| store.put(number));
+        let state = store.reader.snapshot();
         let mut number = || numbers.next().unwrap_or_default();
         group.bench_function(BenchmarkId::new("get", size), |bencher| {
             bencher.iter(|| black_box(state.get(&key(number()))).is_some());
@@ -43,6 +44,14 @@ fn index(criterion: &mut Criterion) {
                 let first = number() % (size - 10_000 + 1);
                 let range = KeyRange::from_wire(key(first), &key(first + 10_000));
                 state.count(black_box(&range), state.revision)
+            });
+        });
+        group.bench_function(BenchmarkId::new("count of 10 k, 1000 revisions ago", size), |bencher| {
+            let past = Revision(state.revision.0 - 1000);
+            bencher.iter(|| {
+                let first = number() % (size - 10_000 + 1);
+                let range = KeyRange::from_wire(key(first), &key(first + 10_000));
+                state.count(black_box(&range), past)
             });
         });
         group.throughput(Throughput::Elements(PAGE as u64));
@@ -106,6 +115,37 @@ fn log(criterion: &mut Criterion) {
     });
 }
 
+/// How long a compaction of 1 M keys keeps writes waiting: when the floor rises, and in each turn after that.
+fn compaction(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("compaction of 1 M keys");
+    group.sample_size(10);
+    let mut store = Store::of(1_000_000);
+    let mut rewritten = || {
+        for number in scattered(1_000_000).take(1_000_000) {
+            store.put_unpublished(number);
+        }
+        store.writer.publish();
+        let start = Instant::now();
+        store.writer.compact(store.writer.state().revision);
+        store.writer.publish();
+        let rise = start.elapsed();
+        let (mut turns, start) = (0, Instant::now());
+        while store.writer.is_sweeping() {
+            store.writer.sweep(store::SWEEP);
+            store.writer.publish();
+            turns += 1;
+        }
+        (rise, start.elapsed() / turns)
+    };
+    group.bench_function("rise of the floor", |bencher| {
+        bencher.iter_custom(|times| (0..times).map(|_| rewritten().0).sum());
+    });
+    group.bench_function("turn", |bencher| {
+        bencher.iter_custom(|times| (0..times).map(|_| rewritten().1).sum());
+    });
+    group.finish();
+}
+
 fn snapshot(criterion: &mut Criterion) {
     let mut store = Store::of(10_000);
     let reader = store.reader.clone();
@@ -131,5 +171,5 @@ fn snapshot(criterion: &mut Criterion) {
     });
 }
 
-criterion::criterion_group!(benches, fan_out::fan_out, snapshot, log, index);
+criterion::criterion_group!(benches, fan_out::fan_out, snapshot, log, compaction, index);
 criterion::criterion_main!(benches);

@@ -6,6 +6,9 @@ use jetway::types::{LeaseId, Revision, Sequence};
 
 const VALUE: [u8; 300] = [b'v'; 300];
 
+/// Versions of a turn of a compaction, as the engine has it.
+pub(crate) const SWEEP: usize = 512;
+
 pub(crate) fn key(number: u64) -> Bytes {
     format!("/registry/configmaps/bench/{number:08}").into()
 }
@@ -52,6 +55,9 @@ impl Store {
     pub(crate) fn compact(&mut self) -> Revision {
         let revision = self.writer.state().revision;
         self.writer.compact(revision);
+        while self.writer.is_sweeping() {
+            self.writer.sweep(SWEEP);
+        }
         self.writer.publish();
         revision
     }

@@ -226,9 +226,23 @@ impl Applier {
         std::mem::take(&mut self.done)
     }
 
-    /// Messages that nothing needs any more: superseded ones, old barriers, the remains of torn batches.
+    /// Messages that nothing needs any more: superseded ones, old barriers, the remains of torn batches. Nothing is told
+    /// while a compaction is swept, so that its garbage comes as one.
     pub fn take_garbage(&mut self) -> Vec<Garbage> {
+        if self.is_sweeping() {
+            return Vec::new();
+        }
         std::mem::take(&mut self.garbage)
+    }
+
+    /// Whether compactions have left anything to sweep.
+    pub fn is_sweeping(&self) -> bool {
+        self.writer.is_sweeping()
+    }
+
+    /// Frees some of what compactions have left, after a look at about `most` versions.
+    pub fn sweep(&mut self, most: usize) {
+        self.garbage.extend(self.writer.sweep(most));
     }
 
     /// Floors that have risen, each with the state before it.
@@ -364,7 +378,7 @@ impl Applier {
                 continue;
             }
             self.compactions.push((self.writer.state().clone(), floor.revision));
-            self.garbage.extend(self.writer.compact(floor.revision));
+            self.writer.compact(floor.revision);
             self.map.prune(floor.sequence, floor.steps.clone());
             while let Some(sequence) = self.barriers.pop_front_if(|barrier| *barrier <= floor.sequence) {
                 self.garbage.push(Garbage { is_tombstone: false, sequence });

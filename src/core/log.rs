@@ -139,23 +139,46 @@ impl EventLog {
         self.end += 1;
     }
 
-    /// Forgets the entries before `revision`; answers them, oldest first.
-    pub(super) fn forget_before(&mut self, revision: Revision) -> Vec<Arc<RevisionEvents>> {
+    /// Forgets the entries before `revision`. They go to `forgotten`, which may be the last owner of them: to free a
+    /// long log takes long.
+    pub(super) fn forget_before(&mut self, revision: Revision, forgotten: &mut Forgotten) {
         let keep_from = self.lower_bound(revision);
-        let forgotten: Vec<_> = (self.start..keep_from).map(|at| Arc::clone(self.entry(at))).collect();
+        if keep_from == self.start {
+            return;
+        }
         let whole = keep_from / CHUNK;
         self.start = keep_from - whole * CHUNK;
         self.end -= whole * CHUNK;
-        if !forgotten.is_empty() {
-            let chunks = Arc::make_mut(&mut self.chunks);
-            chunks.drain(..whole);
-            // The entries share their chunk with forgotten ones, whose values may be large. Copies of the log that are
-            // read keep the chunk that they have.
-            if let Some(first) = chunks.first_mut() {
-                *first = first.only(self.start..self.end.min(CHUNK));
-            }
+        let chunks = Arc::make_mut(&mut self.chunks);
+        forgotten.chunks.extend(chunks.drain(..whole));
+        // The entries share their chunk with forgotten ones, whose values may be large. Copies of the log that are
+        // read keep the chunk that they have.
+        if let Some(first) = chunks.first_mut() {
+            let kept = first.only(self.start..self.end.min(CHUNK));
+            forgotten.chunks.push(std::mem::replace(first, kept));
         }
-        forgotten
+    }
+}
+
+/// What logs have forgotten and nobody has freed yet.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    chunks: Vec<Arc<Chunk>>,
+}
+
+impl Forgotten {
+    /// Whether all is freed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Lets go of about so many revisions, at least of one chunk of them.
+    pub(super) fn free(&mut self, revisions: usize) {
+        let left = self.chunks.len().saturating_sub((revisions / CHUNK).max(1));
+        self.chunks.truncate(left);
+        if left == 0 {
+            self.chunks = Vec::new();
+        }
     }
 }
 
@@ -202,10 +225,10 @@ mod tests {
         (2..30).for_each(|n| log.push(entry(n)));
         let copy = log.clone();
         for cut in [3, 4, 9, 9, 17, 29] {
-            log.forget_before(Revision(cut));
+            log.forget_before(Revision(cut), &mut Forgotten::default());
             assert_eq!(revisions(&log, 0), (cut..30).collect::<Vec<_>>());
         }
-        assert_eq!(log.forget_before(Revision(99)).len(), 1);
+        log.forget_before(Revision(99), &mut Forgotten::default());
         assert!(log.is_empty());
         log.push(entry(30));
         assert_eq!(revisions(&log, 0), [30]);
@@ -217,9 +240,15 @@ mod tests {
         let mut log = EventLog::default();
         (2..12).for_each(|n| log.push(entry(n)));
         for (cut, pushed) in [(3, 12), (5, 13), (8, 14), (11, 15), (15, 16)] {
-            let forgotten: Vec<_> = log.forget_before(Revision(cut)).iter().map(Arc::downgrade).collect();
-            assert!(!forgotten.is_empty());
-            assert!(forgotten.iter().all(|entry| entry.upgrade().is_none()), "before {cut}");
+            let before: Vec<_> = log.since(Revision(0)).map(Arc::downgrade).collect();
+            let mut forgotten = Forgotten::default();
+            log.forget_before(Revision(cut), &mut forgotten);
+            assert!(before.iter().all(|entry| entry.upgrade().is_some()), "freed before its time");
+            while !forgotten.is_empty() {
+                forgotten.free(1);
+            }
+            let freed = before.iter().filter(|entry| entry.upgrade().is_none()).count();
+            assert!(freed > 0 && freed == before.len() - log.len(), "{freed} before {cut}");
             log.push(entry(pushed));
             assert_eq!(revisions(&log, 0), (cut..=pushed).collect::<Vec<_>>());
         }

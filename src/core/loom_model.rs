@@ -122,8 +122,10 @@ fn a_held_snapshot_stays_as_it_is_through_a_compaction() {
         writer.compact(Revision(3));
         writer.publish();
         put(&mut writer, &["a", "b"]);
+        assert_eq!(writer.sweep(1).len(), 2);
         writer.publish();
         writer.compact(Revision(5));
+        assert_eq!(writer.sweep(1).len(), 4);
         writer.publish();
         check(&reader.snapshot());
         sleeper.join().expect("the sleeper");

@@ -14,7 +14,8 @@
 //!   stream itself lost its tail is the one exception, and ends every watch).
 //! - I3: all changes of one revision become visible together.
 //! - I4: the index holds, for each key, every version from the floor on and, where there is none at the floor itself,
-//!   the newest one below it, unless that is a delete.
+//!   the newest one below it, unless that is a delete. More only while a compaction is swept, and nothing that is read at
+//!   or above the floor depends on that.
 
 mod index;
 mod log;
@@ -22,7 +23,7 @@ mod log;
 mod loom_model;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(all(test, not(jetway_loom)))]
 mod threads;
 mod version;

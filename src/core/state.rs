@@ -1,12 +1,11 @@
 //! The published picture of the store, and its one writer.
 
 use super::index::Index;
-use super::log::{Event, EventLog, RevisionEvents};
+use super::log::{Event, EventLog, Forgotten, RevisionEvents};
 use super::version::KeyVersion;
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The whole store at one revision. Immutable for whoever holds it.
@@ -62,21 +61,26 @@ impl State {
             return self.index.live_range(range, revision).count();
         }
         let mut count = now as i64;
-        for event in self.log.since(revision.next()).flat_map(|entry| entry.events.iter()) {
-            if range.contains(&event.version.key) {
-                // A key changed twice in one revision has the state before that revision as `previous` both times;
-                // only its last event tells the state after.
-                let is_last = self.index.get(&event.version.key).is_none_or(|history| {
-                    history
-                        .at(event.version.mod_revision)
-                        .is_none_or(|last| Arc::ptr_eq(last, &event.version))
-                });
-                if is_last {
-                    count += i64::from(event.previous.is_some()) - i64::from(!event.version.is_tombstone());
+        for entry in self.log.since(revision.next()) {
+            for event in &entry.events {
+                let change = i64::from(event.previous.is_some()) - i64::from(!event.version.is_tombstone());
+                // Most events change the number of keys not at all, and most revisions have one.
+                if change != 0
+                    && range.contains(&event.version.key)
+                    && (entry.events.len() == 1 || self.is_last_of_its_revision(&event.version))
+                {
+                    count += change;
                 }
             }
         }
         usize::try_from(count).expect("a range cannot lose more keys than it had")
+    }
+
+    /// A key changed twice in one revision has the state before that revision as `previous` both times; only its last
+    /// event tells the state after.
+    fn is_last_of_its_revision(&self, version: &Arc<KeyVersion>) -> bool {
+        let last = self.index.get(&version.key).and_then(|history| history.at(version.mod_revision));
+        last.is_none_or(|last| Arc::ptr_eq(last, version))
     }
 
     /// The value that `prev_kv` of an event shows: nothing once the revision before the event is compacted.
@@ -146,18 +150,41 @@ pub struct Garbage {
     pub sequence: Sequence,
 }
 
+impl Garbage {
+    fn of(version: &KeyVersion) -> Garbage {
+        Garbage { is_tombstone: version.is_tombstone(), sequence: version.sequence }
+    }
+}
+
 /// The one writer of the store. Changes gather in its own copy of the state until [`Writer::publish`].
 #[derive(Debug)]
 pub struct Writer {
     next: State,
     published: Arc<Published<State>>,
+    sweep: Option<Sweep>,
+    forgotten: Forgotten,
+}
+
+/// What compactions have left to take out of the index.
+#[derive(Debug)]
+struct Sweep {
+    /// Keys below this one have nothing any more that the floor had taken from them when the sweep was here.
+    from: Bytes,
+    /// Whether the floor has risen on the way, so that all keys must be seen once more.
+    again: bool,
 }
 
 impl Writer {
     /// An empty store and a reader of it.
     pub fn new() -> (Writer, Reader) {
         let published = Arc::new(Published::from_pointee(State::empty()));
-        (Writer { next: State::empty(), published: Arc::clone(&published) }, Reader { published })
+        let writer = Writer {
+            next: State::empty(),
+            published: Arc::clone(&published),
+            sweep: None,
+            forgotten: Forgotten::default(),
+        };
+        (writer, Reader { published })
     }
 
     /// The state that the next publication will show.
@@ -168,6 +195,7 @@ impl Writer {
     /// Forgets everything, for a stream that turned out not to be the one applied so far.
     pub fn reset(&mut self) {
         self.next = State { epoch: self.next.epoch + 1, ..State::empty() };
+        self.sweep = None;
     }
 
     /// Sets the floor before the messages at or below it are loaded. Revisions up to it have no log.
@@ -222,22 +250,44 @@ impl Writer {
         self.next.position = self.next.position.max(position);
     }
 
-    /// Raises the floor and forgets what no read at or above it can see. The messages of the forgotten versions come
-    /// back as garbage. A floor that does not rise changes nothing.
-    pub fn compact(&mut self, floor: Revision) -> Vec<Garbage> {
+    /// Raises the floor; one that does not rise changes nothing. With the next publication all of it is in force: what
+    /// may be read and what the log holds. What no read at or above the floor can see any more stays in memory until
+    /// [`Writer::sweep`] has come by, which changes no answer.
+    ///
+    /// Takes as long as it takes to copy one pointer for each chunk of the log.
+    pub fn compact(&mut self, floor: Revision) {
         if self.next.compacted.is_some_and(|compacted| floor <= compacted) {
-            return Vec::new();
+            return;
         }
         self.next.compacted = Some(floor);
-        let at_floor = self.next.log.get(floor).cloned();
-        let forgotten = self.next.log.forget_before(floor);
-        let keys: BTreeSet<Bytes> = forgotten
-            .iter()
-            .chain(&at_floor)
-            .flat_map(|entry| entry.events.iter())
-            .map(|event| event.version.key.clone())
-            .collect();
-        self.compact_keys(keys, floor)
+        self.next.log.forget_before(floor, &mut self.forgotten);
+        match &mut self.sweep {
+            Some(sweep) => sweep.again = true,
+            None => self.sweep = Some(Sweep { from: Bytes::new(), again: false }),
+        }
+    }
+
+    /// Whether compactions have left anything to [`Writer::sweep`].
+    pub fn is_sweeping(&self) -> bool {
+        self.sweep.is_some() || !self.forgotten.is_empty()
+    }
+
+    /// Forgets some of what compactions have left, after a look at about `most` versions. The messages of the versions
+    /// come back as garbage, all of one key together and each once.
+    ///
+    /// There may be any writes and publications between two calls. A sweep goes through the keys in their order: all that
+    /// a floor takes was there when it rose, and no key moves.
+    pub fn sweep(&mut self, most: usize) -> Vec<Garbage> {
+        self.forgotten.free(most);
+        let (Some(Sweep { from, again }), Some(floor)) = (self.sweep.take(), self.next.compacted) else {
+            return Vec::new();
+        };
+        let (lost, next) = self.next.index.compact(floor, from, most);
+        self.sweep = match next {
+            Some(from) => Some(Sweep { from, again }),
+            None => again.then_some(Sweep { from: Bytes::new(), again: false }),
+        };
+        lost.iter().map(|version| Garbage::of(version)).collect()
     }
 
     fn compact_keys(&mut self, keys: impl IntoIterator<Item = Bytes>, floor: Revision) -> Vec<Garbage> {
@@ -248,12 +298,7 @@ impl Writer {
             if lost.is_empty() {
                 continue;
             }
-            garbage.extend(
-                lost.iter().map(|version| Garbage {
-                    is_tombstone: version.is_tombstone(),
-                    sequence: version.sequence,
-                }),
-            );
+            garbage.extend(lost.iter().map(|version| Garbage::of(version)));
             self.next.index.replace(&key, left);
         }
         garbage

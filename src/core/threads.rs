@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 
-const KEYS: i64 = if cfg!(miri) { 9 } else { 100 };
-const REVISIONS: i64 = if cfg!(miri) { 40 } else { 5_000 };
+const KEYS: i64 = if cfg!(miri) { 5 } else { 100 };
+const REVISIONS: i64 = if cfg!(miri) { 15 } else { 5_000 };
 /// Revisions that a compaction leaves.
 const KEPT: i64 = 6;
 
@@ -88,11 +88,16 @@ fn readers_see_whole_states_while_the_writer_writes_and_compacts() {
             if round % 5 == 4 {
                 writer.compact(Revision(writer.state().revision.0 - KEPT));
             }
+            writer.sweep(KEYS as usize);
             gone.push(Arc::downgrade(&reader.snapshot()));
             writer.publish();
         }
         is_over.store(true, Ordering::Release);
     });
+    while writer.is_sweeping() {
+        writer.sweep(1);
+    }
+    writer.publish();
     check(&reader.snapshot());
     assert!(gone.iter().all(|state| state.upgrade().is_none()), "no reader is left, and an old state is");
 }

@@ -104,6 +104,16 @@ impl History {
         !self.newest.is_tombstone()
     }
 
+    /// Whether there is anything that a compaction may take: an older version, or that the key is gone.
+    pub(super) fn has_past(&self) -> bool {
+        self.older.is_some() || self.newest.is_tombstone()
+    }
+
+    /// The number of versions.
+    pub(super) fn len(&self) -> usize {
+        self.older.as_ref().map_or(1, |older| older.depth as usize + 2)
+    }
+
     /// The same key one version later.
     #[must_use]
     pub fn with(&self, newest: Arc<KeyVersion>) -> History {

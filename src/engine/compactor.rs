@@ -1,4 +1,5 @@
-//! Compaction: the floor rises at once, the space comes back in the background.
+//! Compaction: the floor rises at once, the space comes back in the background: in memory in short turns between
+//! publications (`follow`), then in the stream.
 //!
 //! Superseded messages are removed one by one in ascending order: a purge by subject would hold the stream's locks
 //! for as long as it takes to scan everything between two versions of a hot key. Values go before tombstones: a
@@ -160,6 +161,12 @@ impl Inner {
     }
 
     pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
+        let mut sweeping = self.sweeping.subscribe();
+        tokio::select! {
+            // The sender lives in `self`, so there is no other end to the wait.
+            _swept = sweeping.wait_for(|sweeping| !*sweeping) => {}
+            () = self.stop.cancelled() => return Err(EtcdError::Stopped),
+        }
         let (done, finished) = oneshot::channel();
         self.garbage.send((self.epoch(), Job::Fence(done))).map_err(|_| EtcdError::Stopped)?;
         finished.await.map_err(|_| EtcdError::Stopped)

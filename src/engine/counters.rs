@@ -145,6 +145,10 @@ impl Counters {
     pub(super) fn floor_rose(&self, pause: Duration) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_compaction.set(now.as_secs() as i64);
+        self.swept(pause);
+    }
+
+    pub(super) fn swept(&self, pause: Duration) {
         self.index_compactions.observe(milliseconds(pause));
     }
 

@@ -21,6 +21,8 @@ const AHEAD: usize = 16;
 const TORN_AFTER: Duration = Duration::from_secs(5);
 const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
 const FILL_RETRY: Duration = Duration::from_millis(100);
+/// Versions that a compaction looks at in one turn, with all writes waiting: half a millisecond's work.
+const SWEEP: usize = 512;
 /// The least that a lease still lives after a start or an outage: its holder had nobody to renew it with meanwhile.
 const LEASE_GRACE: Duration = Duration::from_secs(5);
 
@@ -194,6 +196,7 @@ impl Task {
         }
         let mut keys = follow_keys(&self.inner, &self.keys_connection);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut is_sweeping = false;
         loop {
             tokio::select! {
                 report = keys.recv() => {
@@ -208,10 +211,19 @@ impl Task {
                     drop(asked.send(applier.map().clone()));
                 },
                 _ = tick.tick() => self.look_for_torn_tail(),
+                // Turns alternate: what has come in meanwhile is shown before the next one.
+                () = tokio::task::yield_now(), if is_sweeping => {}
             }
             self.publish();
+            // Between the publication, which hands the garbage of a finished sweep over, and the position: who waits for
+            // a floor's entry and then for the sweep, and then for the removals, has waited for all of them.
+            is_sweeping = self.applier.as_ref().is_some_and(Applier::is_sweeping);
+            self.inner
+                .sweeping
+                .send_if_modified(|known| std::mem::replace(known, is_sweeping) != is_sweeping);
             // After the publication: who waits for a floor's entry wants to see it in force.
             self.inner.meta_positions.reach(self.meta_position);
+            self.sweep();
         }
     }
 
@@ -234,6 +246,7 @@ impl Task {
         inner.meta.clear();
         inner.leases.clear();
         inner.hashes.clear();
+        inner.sweeping.send_replace(false);
         // Whoever waits for a position waits for it in the streams that come now.
         inner.positions.reach(Sequence::NONE);
         inner.meta_positions.reach(Sequence::NONE);
@@ -333,6 +346,16 @@ impl Task {
             self.inner.counters.put(key.len() + value.len());
         }
         applier.take(record);
+    }
+
+    /// Gives a compaction a turn to free what it has left. Each loop has one, however busy it is.
+    fn sweep(&mut self) {
+        let Some(applier) = self.applier.as_mut().filter(|applier| applier.is_sweeping()) else { return };
+        let begun = Instant::now();
+        applier.sweep(SWEEP);
+        if self.is_loaded {
+            self.inner.counters.swept(begun.elapsed());
+        }
     }
 
     /// At the end of the load, and whenever nothing has followed it for long, an unfinished transaction is one that

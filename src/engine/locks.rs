@@ -3,6 +3,10 @@
 //! The guards on the messages alone keep writes correct. These locks keep them from failing each other: two writes to
 //! one key from this instance take turns instead of one of them being refused and planned again, and a write that is
 //! guarded by the whole stream runs alone.
+//!
+//! Only writes come here: a read, a watch, and the applier take none of these. A write to other keys waits for nobody
+//! but for one that needs the whole stream, and for as long as that one takes: what has begun before it, and one
+//! publication. It cannot be passed, since the stream's end, on which it is guarded, would move with each that did.
 
 use bytes::Bytes;
 use std::hash::{BuildHasher, RandomState};

@@ -167,6 +167,8 @@ pub(crate) struct Inner {
     read_index: mpsc::Sender<read_index::Waiter>,
     compaction: tokio::sync::Mutex<()>,
     hashes: hash::HashCache,
+    /// Whether a compaction whose floor is in force still has garbage to find.
+    sweeping: watch::Sender<bool>,
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
     /// Jobs whose messages are not all removed yet, and those of them that are for torn transactions.
     unremoved: AtomicUsize,
@@ -234,6 +236,7 @@ impl Engine {
             read_index,
             compaction: tokio::sync::Mutex::default(),
             hashes: hash::HashCache::default(),
+            sweeping: watch::Sender::new(false),
             garbage,
             unremoved: AtomicUsize::new(0),
             torn: AtomicUsize::new(0),

@@ -46,6 +46,7 @@ pub fn records(data: &[u8]) {
                     once.raise_floor(floor);
                 }
             }
+            14 => often.sweep(usize::from(choices.byte())),
             _ => {
                 let revision = Revision(choices.number());
                 if let Some(floor) = true_floor(&often, &reader.snapshot(), revision) {
@@ -74,8 +75,12 @@ pub fn records(data: &[u8]) {
             assert!(needed.iter().all(|sequence| !garbage.contains(sequence)), "garbage that is needed");
         }
     }
-    often.publish();
-    once.publish();
+    for applier in [&mut often, &mut once] {
+        while applier.is_sweeping() {
+            applier.sweep(usize::MAX);
+        }
+        applier.publish();
+    }
     assert_eq!(outline(&reader.snapshot()), outline(&other.snapshot()));
 }
 

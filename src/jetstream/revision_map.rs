@@ -151,6 +151,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::core::tests::config(256))]
+
         #[test]
         fn pruning_changes_no_survivor_and_nothing_above(
             shape in prop::collection::vec((0u8..3, 2u64..5), 1..60),

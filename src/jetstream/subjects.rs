@@ -128,6 +128,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::core::tests::config(256))]
+
         #[test]
         fn every_key_comes_back(key in prop::collection::vec(any::<u8>(), 1..200)) {
             let subject = encode(&key);

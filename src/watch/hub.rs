@@ -11,6 +11,14 @@
 //!   something. The hub never waits for a stream.
 //!
 //! Lock order: a stream's session, the router, a mailbox.
+//!
+//! Who waits for whom: a reader and the one writer for nobody here. The writer publishes and notifies, and never takes the
+//! router. The hub's task may have to wait while a stream registers, which replays at most [`REPLAY_EVENTS`], or leaves,
+//! which takes back at most [`SLICE_DELIVERIES`] registrations at a time; a stream may have to wait for a slice of the
+//! hub, that is until the revision in which it reaches one of its bounds is through. What they wait for is work in memory
+//! that awaits nothing, and it delays what watchers see, not what is written or read. Taking this lock away would mean to hand
+//! registrations to the hub's task and to wait for its answer, which is the same wait under another name: H1 needs one
+//! point of the log at which a watcher is in.
 
 use super::batch::{Batch, Matched, weight};
 use super::intervals::Intervals;

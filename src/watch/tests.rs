@@ -78,6 +78,8 @@ impl Store {
     pub(crate) fn compact(&mut self, floor: i64) {
         self.writer.compact(Revision(floor));
         self.writer.publish();
+        // Watchers see the state before the sweep first.
+        self.writer.sweep(3);
     }
 
     pub(super) fn session(&self) -> Session {

@@ -146,6 +146,34 @@ async fn a_physical_compaction_answers_like_a_logical_one() {
     assert_eq!(client.range(RangeRequest { revision: 150, ..get("a") }).await.unwrap().kvs[0].value, "150");
 }
 
+/// CMP-7: more than the server takes out of its memory in one turn, with writes in between.
+#[tokio::test]
+async fn a_physical_compaction_of_much_ends_with_all_of_it_removed() {
+    const ROUNDS: usize = 30;
+    let server = Server::start().await;
+    let client = server.client().await;
+    for round in 0..ROUNDS {
+        let value = format!("{round:01000}");
+        let puts = (0..100).map(|key| op(put(format!("{key:02}"), &value)));
+        client.txn(run(puts.collect())).await.unwrap();
+    }
+    let last = client.revision().await;
+    let before = client.status().await.unwrap().db_size_in_use;
+    let compaction = client.compact_request(CompactionRequest { revision: last, physical: true });
+    let writes = async {
+        for n in 0..20 {
+            client.put("late", n.to_string()).await;
+        }
+    };
+    tokio::join!(async { compaction.await.unwrap() }, writes);
+    // This measures too.
+    client.defragment().await.unwrap();
+    let after = client.status().await.unwrap().db_size_in_use;
+    assert!(after < before / (ROUNDS as i64 / 3), "{after} of {before}");
+    assert_eq!(client.range(RangeRequest { revision: last, ..all("") }).await.unwrap().count, 100);
+    assert_eq!(client.range(all("")).await.unwrap().count, 101);
+}
+
 /// CMP-8
 #[tokio::test]
 async fn a_list_pinned_below_the_floor_fails_on_its_next_page() {

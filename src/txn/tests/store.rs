@@ -85,7 +85,8 @@ impl Store {
     }
 
     pub(super) fn compact(&mut self, floor: i64) -> Vec<Garbage> {
-        let garbage = self.writer.compact(Revision(floor));
+        self.writer.compact(Revision(floor));
+        let garbage = self.writer.sweep(usize::MAX);
         for message in &garbage {
             assert!(self.messages.remove(&message.sequence).is_some());
         }
