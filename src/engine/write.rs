@@ -222,7 +222,9 @@ impl Inner {
         }
         // A tombstone that compaction has made us forget stands in the way of its key until it is removed.
         let is_known = |write: &txn::Write| write.guard != Some(Sequence::NONE);
-        plan.writes.iter().all(is_known) || self.unremoved.load(Ordering::Acquire) == 0
+        // In this order: a sweep hands its tombstones to the remover before it ends.
+        let all_are_gone = || !*self.sweeping.borrow() && self.unremoved.load(Ordering::Acquire) == 0;
+        plan.writes.iter().all(is_known) || all_are_gone()
     }
 
     /// Learns from the log what became of a write that nobody acknowledged.
