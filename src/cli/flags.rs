@@ -83,7 +83,7 @@ const PEERS: &str = "there is no peer port";
 const BOOTSTRAP: &str = "jetway has no members to find; name a NATS cluster with --endpoint";
 const DISCOVERY: &str = "only used with the discovery that is refused";
 const CHECKS: &str = "each instance compares itself with the stream all the time";
-const COMPACTION: &str = "compaction takes no turns with reads and writes";
+const COMPACTION: &str = "compactions take turns of a fixed size";
 const TRACING: &str = "there is no export of traces";
 const GONE: &str = "etcd ignores it too";
 
