@@ -17,6 +17,7 @@
 //!   the newest one below it, unless that is a delete.
 
 mod index;
+mod load;
 mod log;
 #[cfg(all(test, jetway_loom))]
 mod loom_model;

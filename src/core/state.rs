@@ -1,8 +1,9 @@
 //! The published picture of the store, and its one writer.
 
 use super::index::Index;
+use super::load::LoadingKeys;
 use super::log::{Event, EventLog, RevisionEvents};
-use super::version::KeyVersion;
+use super::version::{History, KeyVersion};
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
@@ -46,7 +47,7 @@ impl State {
 
     /// The version of a key that a client reads now.
     pub fn get(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
-        self.index.get(key).map(super::History::newest).filter(|version| !version.is_tombstone())
+        self.index.get(key).map(History::newest).filter(|version| !version.is_tombstone())
     }
 
     /// The number of keys in a range at a revision that is neither compacted nor in the future.
@@ -150,6 +151,8 @@ pub struct Garbage {
 #[derive(Debug)]
 pub struct Writer {
     next: State,
+    /// The keys, instead of the index of `next`, before the first publication of what a stream holds.
+    loading: Option<LoadingKeys>,
     published: Arc<Published<State>>,
 }
 
@@ -157,17 +160,24 @@ impl Writer {
     /// An empty store and a reader of it.
     pub fn new() -> (Writer, Reader) {
         let published = Arc::new(Published::from_pointee(State::empty()));
-        (Writer { next: State::empty(), published: Arc::clone(&published) }, Reader { published })
+        let loading = Some(LoadingKeys::default());
+        (Writer { next: State::empty(), loading, published: Arc::clone(&published) }, Reader { published })
     }
 
-    /// The state that the next publication will show.
+    /// The state that the next publication will show. Before the first one its index is empty: see [`Writer::newest`].
     pub fn state(&self) -> &State {
         &self.next
+    }
+
+    /// The newest version of a key, tombstone or not.
+    pub fn newest(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
+        self.history(key).map(History::newest)
     }
 
     /// Forgets everything, for a stream that turned out not to be the one applied so far.
     pub fn reset(&mut self) {
         self.next = State { epoch: self.next.epoch + 1, ..State::empty() };
+        self.loading = Some(LoadingKeys::default());
     }
 
     /// Sets the floor before the messages at or below it are loaded. Revisions up to it have no log.
@@ -179,20 +189,23 @@ impl Writer {
     ///
     /// At or below the floor this is a replay of what compaction left: versions are taken as they stand and no event
     /// is logged, except at the floor itself. What later messages have superseded comes back as garbage.
-    pub fn apply(&mut self, revision: Revision, position: Sequence, changes: Vec<Change>) -> Vec<Garbage> {
+    pub fn apply(
+        &mut self,
+        revision: Revision,
+        position: Sequence,
+        changes: impl IntoIterator<Item = Change, IntoIter: ExactSizeIterator>,
+    ) -> Vec<Garbage> {
+        let changes = changes.into_iter();
         let below_floor = self.next.compacted.is_some_and(|floor| revision <= floor);
         let is_logged = self.next.compacted.is_none_or(|floor| revision >= floor);
         let mut events: Vec<Event> = Vec::with_capacity(if is_logged { changes.len() } else { 0 });
         let mut touched = Vec::new();
         for change in changes {
-            // All versions of a key share one copy of it.
-            let key = self.next.index.get(&change.key).map(|history| history.key().clone());
-            let change = Change { key: key.unwrap_or_else(|| change.key.clone()), ..change };
-            let version = Arc::new(version_of(change, revision));
-            if below_floor {
+            let (version, newest) = self.insert(version_of(change, revision));
+            // A first version stays, unless it is a delete.
+            if below_floor && (newest.is_some() || version.is_tombstone()) {
                 touched.push(version.key.clone());
             }
-            let newest = self.next.index.insert(Arc::clone(&version));
             if is_logged {
                 let previous = match newest {
                     Some(newest) if newest.mod_revision == revision => events
@@ -243,7 +256,7 @@ impl Writer {
     fn compact_keys(&mut self, keys: impl IntoIterator<Item = Bytes>, floor: Revision) -> Vec<Garbage> {
         let mut garbage = Vec::new();
         for key in keys {
-            let Some(history) = self.next.index.get(&key) else { continue };
+            let Some(history) = self.history(&key) else { continue };
             let (left, lost) = history.compact(floor);
             if lost.is_empty() {
                 continue;
@@ -254,13 +267,40 @@ impl Writer {
                     sequence: version.sequence,
                 }),
             );
-            self.next.index.replace(&key, left);
+            match &mut self.loading {
+                Some(keys) => keys.replace(&key, left),
+                None => self.next.index.replace(&key, left),
+            }
         }
         garbage
     }
 
+    fn history(&self, key: &[u8]) -> Option<&History> {
+        match &self.loading {
+            Some(keys) => keys.get(key),
+            None => self.next.index.get(key),
+        }
+    }
+
+    /// Adds a version to its key; answers it, and the version that was newest before. All versions of a key share one
+    /// copy of it.
+    fn insert(&mut self, mut version: KeyVersion) -> (Arc<KeyVersion>, Option<Arc<KeyVersion>>) {
+        if let Some(keys) = &mut self.loading {
+            return keys.insert(version);
+        }
+        if let Some(history) = self.next.index.get(&version.key) {
+            version.key = history.key().clone();
+        }
+        let version = Arc::new(version);
+        let newest = self.next.index.insert(Arc::clone(&version));
+        (version, newest)
+    }
+
     /// Makes everything applied so far visible, with one pointer swap.
     pub fn publish(&mut self) {
+        if let Some(keys) = self.loading.take() {
+            self.next.index = keys.into_index();
+        }
         // The swap is the release that readers' loads acquire; all that the state refers to is built before it.
         self.published.store(Arc::new(self.next.clone()));
     }

@@ -211,7 +211,7 @@ fn load(writer: &mut Writer, left: &[Message], model: &Model) -> Vec<Garbage> {
     let mut garbage = Vec::new();
     for revision in left.chunk_by(|a, b| a.revision == b.revision) {
         let last = revision.last().expect("chunks are not empty");
-        let changes = revision.iter().map(|message| message.change.clone()).collect();
+        let changes: Vec<_> = revision.iter().map(|message| message.change.clone()).collect();
         garbage.extend(writer.apply(last.revision, last.change.sequence, changes));
     }
     let state = writer.state();
@@ -272,9 +272,11 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
             }
         }
     }
+    writer.publish();
     check(writer.state(), &model, ranges, limit);
     let (mut again, _) = Writer::new();
     let garbage = load(&mut again, &left, &model);
+    again.publish();
     check(again.state(), &model, ranges, limit);
     prop_assert_eq!(&sorted(garbage), &pending);
     // The same after a loss, with readers that know nothing of it before it is published.
