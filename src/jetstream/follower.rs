@@ -317,7 +317,7 @@ impl Follower {
         let mut is_up = false;
         loop {
             let info = self.check().await?;
-            let last = info.last();
+            let mut last = info.last();
             if !is_up {
                 is_up = true;
                 self.report(Followed::Up { last, messages: info.state.messages }).await?;
@@ -326,6 +326,8 @@ impl Follower {
                 self.position == Sequence::NONE || last.0.saturating_sub(self.position.0) > BATCH as u64;
             if self.is_decoded && is_far && info.state.messages > 0 {
                 self.load(last, generation).await?;
+                // That took its time, and the server may be another one by now.
+                last = self.check().await?.last();
             }
             let mut consumer = self.create_consumer().await?;
             if consumer.pending == 0 {
@@ -353,9 +355,10 @@ impl Follower {
             let mut is_whole = consumer.num_pending == 0;
             while !is_whole {
                 let batch = tokio::select! {
-                    batch = replay.next(BATCH, BATCH_BYTES) => batch.map_err(Break::Retry)?,
+                    biased;
                     broken = broken(&mut link, generation) => return Err(broken),
                     () = self.reports.closed() => return Err(Break::Closed),
+                    batch = replay.next(BATCH, BATCH_BYTES) => batch.map_err(Break::Retry)?,
                 };
                 if let Some(newest) = batch.records.last() {
                     self.position = newest.sequence;

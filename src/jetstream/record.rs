@@ -8,7 +8,7 @@
 use super::subjects::{self, KeyTooLong};
 use crate::core::ChangeKind;
 use crate::types::{LeaseId, Revision, Sequence};
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
@@ -114,7 +114,7 @@ pub fn decode(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Bo
     if subject == BARRIER {
         return Body::Barrier;
     }
-    let header = headers.and_then(|headers| headers.get(HEADER)).map(|header| header.as_str());
+    let header = headers.and_then(|headers| headers.get(HEADER)).map(HeaderValue::as_str);
     decode_change(subject, header, payload).unwrap_or(Body::Foreign)
 }
 
