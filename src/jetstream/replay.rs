@@ -15,8 +15,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Room for what is read at once. More only for a message that does not fit.
-const BUFFER_BYTES: usize = 256 << 10;
+/// Room for what is read at once, which is as much as a batch may be: where each batch waits for a sync of a busy disk, few of
+/// them must do. More only for a message that does not fit.
+const BUFFER_BYTES: usize = 4 << 20;
 /// A larger message cannot be: nats-server allows no payload above 64 MiB.
 const MOST_BYTES: usize = 65 << 20;
 /// For a line of the greeting.
