@@ -431,7 +431,7 @@ pub(crate) fn fuzz(data: &[u8]) {
                         let kind = if choices.byte().is_multiple_of(4) { ChangeKind::Delete } else { put };
                         Change { key, sequence, place, kind }
                     });
-                    let changes = changes.collect();
+                    let changes: Vec<_> = changes.collect();
                     writer.apply(revision, sequence, changes);
                     writer.publish();
                     published.notify_one();

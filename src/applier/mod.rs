@@ -153,7 +153,14 @@ impl Applier {
             self.partial.push(record);
         } else {
             self.tear_partial();
-            match &record.body {
+            match record.body {
+                // Nearly all: no need to be held back.
+                Body::Change { key, kind, place: place @ 1, count: 1, operation } => {
+                    let sequence = record.sequence;
+                    let revision = self.map.revision(sequence);
+                    self.apply(revision, sequence, [Change { key, sequence, place, kind }]);
+                    self.done.push(Done { operation, revision });
+                }
                 Body::Change { place: 1, .. } => self.partial.push(record),
                 Body::Change { .. } => {
                     // The rest of a batch whose beginning is gone.
@@ -321,7 +328,7 @@ impl Applier {
         self.map.batch(first, last.0 - first.0 + 1);
         let revision = self.map.revision(last);
         let mut operation_of_all = None;
-        let changes = records
+        let changes: Vec<Change> = records
             .into_iter()
             .filter_map(|record| match record.body {
                 Body::Change { key, kind, place, operation, .. } => {
@@ -335,18 +342,24 @@ impl Applier {
         self.done.extend(operation_of_all.map(|operation| Done { operation, revision }));
     }
 
-    fn apply(&mut self, revision: Revision, position: Sequence, changes: Vec<Change>) {
+    fn apply<C>(&mut self, revision: Revision, position: Sequence, changes: C)
+    where
+        C: AsRef<[Change]> + IntoIterator<Item = Change, IntoIter: ExactSizeIterator>,
+    {
         let is_leased =
             |change: &Change| matches!(change.kind, ChangeKind::Put { lease, .. } if lease.is_some());
-        if self.attachments.is_empty() && !changes.iter().any(is_leased) {
+        if self.attachments.is_empty() && !changes.as_ref().iter().any(is_leased) {
             self.garbage.extend(self.writer.apply(revision, position, changes));
             return;
         }
-        let lease_of = |writer: &Writer, key: &Bytes| {
-            writer.state().get(key).map_or(LeaseId::NONE, |version| version.lease)
-        };
-        let before: Vec<(Bytes, LeaseId)> =
-            changes.iter().map(|change| (change.key.clone(), lease_of(&self.writer, &change.key))).collect();
+        // A tombstone has none.
+        let lease_of =
+            |writer: &Writer, key: &Bytes| writer.newest(key).map_or(LeaseId::NONE, |version| version.lease);
+        let before: Vec<(Bytes, LeaseId)> = changes
+            .as_ref()
+            .iter()
+            .map(|change| (change.key.clone(), lease_of(&self.writer, &change.key)))
+            .collect();
         self.garbage.extend(self.writer.apply(revision, position, changes));
         for (key, held) in before {
             let holds = lease_of(&self.writer, &key);

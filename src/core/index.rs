@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Entries in a full leaf and children of a full inner node.
 const FANOUT: usize = if cfg!(test) { 6 } else { 48 };
+/// The most of them in a node of a tree that is built at once, which leaves some room for what comes.
+const BUILT: usize = FANOUT / 4 * 3 + 1;
 
 /// A persistent ordered map from key to [`History`].
 #[derive(Clone, Debug, Default)]
@@ -126,7 +128,38 @@ fn position(entries: &[History], key: &[u8]) -> Result<usize, usize> {
     entries.binary_search_by(|entry| entry.key().as_ref().cmp(key))
 }
 
+/// Deals `items` out to as few nodes as should hold them, to all about the same number.
+fn deal<T>(mut items: impl ExactSizeIterator<Item = T>, node: impl Fn(Vec<T>) -> Child) -> Vec<Child> {
+    let nodes = items.len().div_ceil(BUILT);
+    let deal = |left: usize| {
+        let share = items.len().div_ceil(left);
+        node(items.by_ref().take(share).collect())
+    };
+    (1..=nodes).rev().map(deal).collect()
+}
+
 impl Index {
+    /// An index of these histories, which ascend by key.
+    pub(super) fn from_sorted(histories: impl ExactSizeIterator<Item = History>) -> Index {
+        let leaf = |entries: Vec<History>| Child::new(entries[0].key().clone(), Node::Leaf(entries));
+        let mut level = deal(histories, leaf);
+        // Keys to come may be lower than the lowest.
+        if let Some(first) = level.first_mut() {
+            first.lower = Bytes::new();
+        }
+        while level.len() > 1 {
+            level = deal(level.into_iter(), |children| {
+                Child::new(children[0].lower.clone(), Node::Inner(children))
+            });
+        }
+        Index { root: level.pop().map(|child| child.node).unwrap_or_default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn check(&self) {
+        tests::check(&self.root, &[], None);
+    }
+
     /// The versions of a key.
     pub fn get(&self, key: &[u8]) -> Option<&History> {
         let mut node = self.root.as_ref();
@@ -472,7 +505,7 @@ mod tests {
     }
 
     /// Heights agree, bounds hold, counts are right, no node is over-full.
-    fn check(node: &Node, lower: &[u8], upper: Option<&[u8]>) -> usize {
+    pub(super) fn check(node: &Node, lower: &[u8], upper: Option<&[u8]>) -> usize {
         assert!(node.len() <= FANOUT);
         let inside = |key: &[u8]| key >= lower && upper.is_none_or(|upper| key < upper);
         match node {
@@ -555,7 +588,7 @@ mod tests {
                     }
                     Step::Keep => kept.push((index.clone(), model.clone())),
                 }
-                check(&index.root, &[], None);
+                index.check();
             }
             kept.push((index, model));
             for (index, model) in kept {

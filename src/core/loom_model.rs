@@ -29,7 +29,7 @@ fn put(writer: &mut Writer, keys: &[&'static str]) {
         };
         Change { key: Bytes::from_static(key.as_bytes()), sequence: Sequence(revision.0 as u64), place, kind }
     };
-    let changes = keys.iter().zip(1..).map(change).collect();
+    let changes: Vec<_> = keys.iter().zip(1..).map(change).collect();
     writer.apply(revision, Sequence(revision.0 as u64), changes);
 }
 

@@ -18,6 +18,7 @@
 //!   or above the floor depends on that.
 
 mod index;
+mod load;
 mod log;
 #[cfg(all(test, jetway_loom))]
 mod loom_model;

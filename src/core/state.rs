@@ -1,8 +1,9 @@
 //! The published picture of the store, and its one writer.
 
 use super::index::Index;
+use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
-use super::version::KeyVersion;
+use super::version::{History, KeyVersion};
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
@@ -45,7 +46,7 @@ impl State {
 
     /// The version of a key that a client reads now.
     pub fn get(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
-        self.index.get(key).map(super::History::newest).filter(|version| !version.is_tombstone())
+        self.index.get(key).map(History::newest).filter(|version| !version.is_tombstone())
     }
 
     /// The number of keys in a range at a revision that is neither compacted nor in the future.
@@ -160,6 +161,8 @@ impl Garbage {
 #[derive(Debug)]
 pub struct Writer {
     next: State,
+    /// The keys, instead of the index of `next`, before the first publication of what a stream holds.
+    loading: Option<LoadingKeys>,
     published: Arc<Published<State>>,
     sweep: Option<Sweep>,
     forgotten: Forgotten,
@@ -180,6 +183,7 @@ impl Writer {
         let published = Arc::new(Published::from_pointee(State::empty()));
         let writer = Writer {
             next: State::empty(),
+            loading: Some(LoadingKeys::default()),
             published: Arc::clone(&published),
             sweep: None,
             forgotten: Forgotten::default(),
@@ -187,14 +191,20 @@ impl Writer {
         (writer, Reader { published })
     }
 
-    /// The state that the next publication will show.
+    /// The state that the next publication will show. Before the first one its index is empty: see [`Writer::newest`].
     pub fn state(&self) -> &State {
         &self.next
+    }
+
+    /// The newest version of a key, tombstone or not.
+    pub fn newest(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
+        self.history(key).map(History::newest)
     }
 
     /// Forgets everything, for a stream that turned out not to be the one applied so far.
     pub fn reset(&mut self) {
         self.next = State { epoch: self.next.epoch + 1, ..State::empty() };
+        self.loading = Some(LoadingKeys::default());
         self.sweep = None;
     }
 
@@ -207,20 +217,23 @@ impl Writer {
     ///
     /// At or below the floor this is a replay of what compaction left: versions are taken as they stand and no event
     /// is logged, except at the floor itself. What later messages have superseded comes back as garbage.
-    pub fn apply(&mut self, revision: Revision, position: Sequence, changes: Vec<Change>) -> Vec<Garbage> {
+    pub fn apply(
+        &mut self,
+        revision: Revision,
+        position: Sequence,
+        changes: impl IntoIterator<Item = Change, IntoIter: ExactSizeIterator>,
+    ) -> Vec<Garbage> {
+        let changes = changes.into_iter();
         let below_floor = self.next.compacted.is_some_and(|floor| revision <= floor);
         let is_logged = self.next.compacted.is_none_or(|floor| revision >= floor);
         let mut events: Vec<Event> = Vec::with_capacity(if is_logged { changes.len() } else { 0 });
         let mut touched = Vec::new();
         for change in changes {
-            // All versions of a key share one copy of it.
-            let key = self.next.index.get(&change.key).map(|history| history.key().clone());
-            let change = Change { key: key.unwrap_or_else(|| change.key.clone()), ..change };
-            let version = Arc::new(version_of(change, revision));
-            if below_floor {
+            let (version, newest) = self.insert(version_of(change, revision));
+            // A first version stays, unless it is a delete.
+            if below_floor && (newest.is_some() || version.is_tombstone()) {
                 touched.push(version.key.clone());
             }
-            let newest = self.next.index.insert(Arc::clone(&version));
             if is_logged {
                 let previous = match newest {
                     Some(newest) if newest.mod_revision == revision => events
@@ -267,9 +280,10 @@ impl Writer {
         }
     }
 
-    /// Whether compactions have left anything to [`Writer::sweep`].
+    /// Whether compactions have left anything to [`Writer::sweep`] now: the sweep for one that came before the first
+    /// publication waits for that.
     pub fn is_sweeping(&self) -> bool {
-        self.sweep.is_some() || !self.forgotten.is_empty()
+        self.loading.is_none() && (self.sweep.is_some() || !self.forgotten.is_empty())
     }
 
     /// Forgets some of what compactions have left, after a look at about `most` versions. The messages of the versions
@@ -278,6 +292,9 @@ impl Writer {
     /// There may be any writes and publications between two calls. A sweep goes through the keys in their order: all that
     /// a floor takes was there when it rose, and no key moves.
     pub fn sweep(&mut self, most: usize) -> Vec<Garbage> {
+        if self.loading.is_some() {
+            return Vec::new();
+        }
         self.forgotten.free(most);
         let (Some(Sweep { from, again }), Some(floor)) = (self.sweep.take(), self.next.compacted) else {
             return Vec::new();
@@ -293,19 +310,46 @@ impl Writer {
     fn compact_keys(&mut self, keys: impl IntoIterator<Item = Bytes>, floor: Revision) -> Vec<Garbage> {
         let mut garbage = Vec::new();
         for key in keys {
-            let Some(history) = self.next.index.get(&key) else { continue };
+            let Some(history) = self.history(&key) else { continue };
             let (left, lost) = history.compact(floor);
             if lost.is_empty() {
                 continue;
             }
             garbage.extend(lost.iter().map(|version| Garbage::of(version)));
-            self.next.index.replace(&key, left);
+            match &mut self.loading {
+                Some(keys) => keys.replace(&key, left),
+                None => self.next.index.replace(&key, left),
+            }
         }
         garbage
     }
 
+    fn history(&self, key: &[u8]) -> Option<&History> {
+        match &self.loading {
+            Some(keys) => keys.get(key),
+            None => self.next.index.get(key),
+        }
+    }
+
+    /// Adds a version to its key; answers it, and the version that was newest before. All versions of a key share one
+    /// copy of it.
+    fn insert(&mut self, mut version: KeyVersion) -> (Arc<KeyVersion>, Option<Arc<KeyVersion>>) {
+        if let Some(keys) = &mut self.loading {
+            return keys.insert(version);
+        }
+        if let Some(history) = self.next.index.get(&version.key) {
+            version.key = history.key().clone();
+        }
+        let version = Arc::new(version);
+        let newest = self.next.index.insert(Arc::clone(&version));
+        (version, newest)
+    }
+
     /// Makes everything applied so far visible, with one pointer swap.
     pub fn publish(&mut self) {
+        if let Some(keys) = self.loading.take() {
+            self.next.index = keys.into_index();
+        }
         // The swap is the release that readers' loads acquire; all that the state refers to is built before it.
         self.published.store(Arc::new(self.next.clone()));
     }

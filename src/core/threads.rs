@@ -22,7 +22,7 @@ fn name(key: i64) -> Bytes {
 fn write(writer: &mut Writer) {
     let revision = writer.state().revision.next();
     let sequence = Sequence(revision.0 as u64);
-    let changes = (0..KEYS)
+    let changes: Vec<_> = (0..KEYS)
         .map(|key| {
             let kind = if (key + revision.0) % 2 == 0 {
                 let value = Bytes::from(revision.to_string());

@@ -2,6 +2,7 @@
 
 use super::StreamFiles;
 use crate::jetstream::Followed;
+use crate::types::Sequence;
 use prometheus::Histogram;
 use tokio::sync::{mpsc, watch};
 
@@ -20,21 +21,24 @@ pub fn gate(
     let (durable, receiver) = mpsc::channel(capacity);
     tokio::task::spawn_blocking(move || {
         let mut batch = Vec::with_capacity(capacity);
+        // What was in the stream before a sync of the whole store is durable since: a load need not wait for any more.
+        let mut durable_to = Sequence::NONE;
         while reports.blocking_recv_many(&mut batch, capacity) > 0 {
+            let mut found = None;
             for report in &batch {
-                if matches!(report, Followed::Up { .. }) {
+                if let Followed::Up { last, .. } = report {
                     files.forget();
+                    found = Some(*last);
                 }
             }
-            // A position counts too: what it passes over has spent its revisions, which nothing else may get after a cut.
-            let is_news = |report: &Followed| !matches!(report, Followed::Down(_));
-            if batch.iter().any(is_news)
+            if batch.iter().any(|report| is_news(report, durable_to))
                 && let Err(error) = durations.observe_closure_duration(|| files.sync())
             {
                 tracing::error!(%error, "the store cannot be brought to the disk: nothing more is answered");
                 failed.send_replace(Some(error.to_string()));
                 return;
             }
+            durable_to = found.unwrap_or(durable_to);
             for report in batch.drain(..) {
                 if durable.blocking_send(report).is_err() {
                     return;
@@ -43,4 +47,18 @@ pub fn gate(
         }
     });
     receiver
+}
+
+/// Whether a report is of anything behind `durable_to`. A position counts as well: what it passes over has spent its
+/// revisions, which nothing else may get after a cut.
+fn is_news(report: &Followed, durable_to: Sequence) -> bool {
+    match report {
+        Followed::Up { .. } | Followed::Lost(_) => true,
+        Followed::Messages(messages) => messages.last().is_some_and(|last| last.sequence > durable_to),
+        Followed::Own(records) | Followed::Records(records) => {
+            records.last().is_some_and(|last| last.sequence > durable_to)
+        }
+        Followed::Position(position) => *position > durable_to,
+        Followed::Down(_) => false,
+    }
 }

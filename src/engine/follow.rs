@@ -20,6 +20,8 @@ const AHEAD: usize = 16;
 /// An unfinished transaction at the end of the stream is given up when nothing has followed it for so long.
 const TORN_AFTER: Duration = Duration::from_secs(5);
 const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
+/// Distance of the lines in the log about a load that lasts.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 const FILL_RETRY: Duration = Duration::from_millis(100);
 /// Versions that a compaction looks at in one turn, with all writes waiting: half a millisecond's work.
 const SWEEP: usize = 512;
@@ -45,6 +47,7 @@ pub(super) fn spawn(
         meta_position: Sequence::NONE,
         applier: None,
         keys_target: None,
+        progress: Progress::default(),
         is_up: false,
         is_loaded: false,
         is_filling: false,
@@ -76,7 +79,8 @@ fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followe
         inner.own.store(Some(Arc::new(own)));
         messages
     });
-    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, own))
+    let start = Start { is_decoded: true, ..Start::default() };
+    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, start, AHEAD, own))
 }
 
 /// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
@@ -124,6 +128,28 @@ enum End {
     Lost(String),
 }
 
+/// How far the load of the key stream is.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Messages taken.
+    messages: u64,
+    /// How many there were at first.
+    of: Option<u64>,
+    begun: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Progress {
+    /// Tells the log, now and then.
+    fn tell(&mut self) {
+        let Some(of) = self.of else { return };
+        if self.told.or(self.begun).is_some_and(|told| told.elapsed() >= PROGRESS_INTERVAL) {
+            self.told = Some(Instant::now());
+            tracing::info!(messages = self.messages, of, "still loading the key stream");
+        }
+    }
+}
+
 struct Task {
     inner: Arc<Inner>,
     keys_connection: Connection,
@@ -133,6 +159,7 @@ struct Task {
     meta_position: Sequence,
     applier: Option<Applier>,
     keys_target: Option<Sequence>,
+    progress: Progress,
     /// Whether the key stream has a consumer now.
     is_up: bool,
     is_loaded: bool,
@@ -201,8 +228,8 @@ impl Task {
             tokio::select! {
                 report = keys.recv() => {
                     self.take_keys(report.ok_or(End::Closed)?)?;
-                    // Whatever else is there already goes into the same publication.
-                    while let Ok(report) = keys.try_recv() {
+                    // Whatever else is there already goes into the same publication. A load has none, but progress to tell.
+                    while self.is_loaded && let Ok(report) = keys.try_recv() {
                         self.take_keys(report)?;
                     }
                 }
@@ -210,7 +237,12 @@ impl Task {
                 asked = maps.recv() => if let (Some(asked), Some(applier)) = (asked, &self.applier) {
                     drop(asked.send(applier.map().clone()));
                 },
-                _ = tick.tick() => self.look_for_torn_tail(),
+                _ = tick.tick() => {
+                    self.look_for_torn_tail();
+                    if !self.is_loaded {
+                        self.progress.tell();
+                    }
+                }
                 // Turns alternate: what has come in meanwhile is shown before the next one.
                 () = tokio::task::yield_now(), if is_sweeping => {}
             }
@@ -236,7 +268,7 @@ impl Task {
         inner.phase.send_if_modified(|phase| {
             let is_serving = !matches!(phase, Phase::Stopped);
             if is_serving {
-                *phase = Phase::Loading { position: Sequence::NONE, target: None };
+                *phase = Phase::LOADING;
             }
             is_serving
         });
@@ -254,6 +286,7 @@ impl Task {
         self.meta_target = None;
         self.meta_position = Sequence::NONE;
         self.keys_target = None;
+        self.progress = Progress::default();
         self.is_up = false;
         self.is_loaded = false;
         self.is_filling = false;
@@ -262,7 +295,7 @@ impl Task {
 
     fn take_meta(&mut self, report: Followed) -> Result<(), End> {
         match report {
-            Followed::Up { last } => {
+            Followed::Up { last, .. } => {
                 self.meta_target = Some(last);
                 // An empty stream has nothing to wait for.
                 if last.0 == 0 {
@@ -282,8 +315,8 @@ impl Task {
                     self.meta_position = message.sequence;
                 }
             }
-            // Nobody is the only writer of this one.
-            Followed::Own(_) => {}
+            // Nobody is the only writer of this one, and what it holds is not decoded elsewhere.
+            Followed::Own(_) | Followed::Records(_) => {}
             Followed::Position(position) => self.meta_position = position,
             Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => tracing::debug!(cause, "the meta stream is not followed"),
@@ -304,13 +337,15 @@ impl Task {
 
     fn take_keys(&mut self, report: Followed) -> Result<(), End> {
         match report {
-            Followed::Up { last } => {
+            Followed::Up { last, messages } => {
                 self.is_up = true;
                 if self.is_loaded {
                     serve(&self.inner);
                 } else {
                     self.keys_target = Some(last);
-                    tracing::info!(messages_to = %last, "loading the key stream");
+                    self.progress.of = Some(messages);
+                    self.progress.begun.get_or_insert_with(Instant::now);
+                    tracing::info!(messages, %last, "loading the key stream");
                 }
             }
             Followed::Messages(messages) => {
@@ -319,7 +354,7 @@ impl Task {
                     self.take_record(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
-            Followed::Own(records) => {
+            Followed::Own(records) | Followed::Records(records) => {
                 for record in records {
                     self.take_record(record);
                 }
@@ -340,9 +375,9 @@ impl Task {
 
     fn take_record(&mut self, record: Record) {
         let Some(applier) = &mut self.applier else { return };
-        if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &record.body
-            && self.is_loaded
-        {
+        if !self.is_loaded {
+            self.progress.messages += 1;
+        } else if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &record.body {
             self.inner.counters.put(key.len() + value.len());
         }
         applier.take(record);
@@ -401,7 +436,8 @@ impl Task {
         if !self.is_loaded {
             let position = applier.reached();
             inner.phase.send_if_modified(|phase| {
-                let progress = Phase::Loading { position, target: self.keys_target };
+                let Progress { messages, of, .. } = self.progress;
+                let progress = Phase::Loading { messages, of };
                 let changed = !matches!(phase, Phase::Stopped) && *phase != progress;
                 if changed {
                     *phase = progress;
@@ -427,7 +463,8 @@ impl Task {
         let state = inner.reader.snapshot();
         if !self.is_loaded {
             self.is_loaded = true;
-            tracing::info!(revision = %state.revision, keys = state.index.live(), "everything is loaded");
+            let took = self.progress.begun.map(|begun| begun.elapsed()).unwrap_or_default();
+            tracing::info!(revision = %state.revision, keys = state.index.live(), ?took, "everything is loaded");
             inner.phase.send_if_modified(|phase| {
                 let starting = !matches!(phase, Phase::Stopped);
                 if starting {

@@ -45,9 +45,9 @@ use crate::jetstream::{Api, Bucket, Connection, Endpoint, Link, OwnMessages, Pub
 use crate::lease::{Attachments, LeaseTable};
 use crate::primitive::Notify;
 use crate::telemetry::write_histogram;
-use crate::types::Sequence;
 use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -110,15 +110,32 @@ pub enum StartError {
 pub enum Phase {
     /// Loading what the streams hold.
     Loading {
-        /// Messages of the key stream applied, and the last one to apply.
-        position: Sequence,
-        /// The last one to apply, once known.
-        target: Option<Sequence>,
+        /// Messages of the key stream that are applied.
+        messages: u64,
+        /// How many there were when it began, once known.
+        of: Option<u64>,
     },
     /// Everything is loaded.
     Serving,
     /// No more calls.
     Stopped,
+}
+
+impl Phase {
+    const LOADING: Phase = Phase::Loading { messages: 0, of: None };
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Phase::Loading { messages, of: Some(of) } => {
+                write!(f, "loading the key stream: {messages} of {of} messages")
+            }
+            Phase::Loading { of: None, .. } => f.write_str("loading the bucket"),
+            Phase::Serving => f.write_str("serving"),
+            Phase::Stopped => f.write_str("stopped"),
+        }
+    }
 }
 
 /// Bytes of the store.
@@ -218,7 +235,7 @@ impl Engine {
             publisher,
             own: ArcSwapOption::empty(),
             link: calls.link.clone(),
-            phase: watch::Sender::new(Phase::Loading { position: Sequence::NONE, target: None }),
+            phase: watch::Sender::new(Phase::LOADING),
             following: watch::Sender::new(Err("still starting".into())),
             writer_id: rand::random(),
             next_operation: AtomicU64::new(1),
@@ -415,14 +432,9 @@ impl Inner {
     }
 
     fn not_loaded(&self) -> EtcdError {
-        let progress = match &*self.phase.borrow() {
-            Phase::Loading { position, target: Some(target) } => {
-                format!("still loading the bucket: {position} of {target} messages")
-            }
-            _ => "still loading the bucket".to_owned(),
-        };
+        let phase = self.phase.borrow().clone();
         let cause = self.following.borrow().as_ref().err().cloned().unwrap_or_default();
-        EtcdError::Unavailable(format!("{progress} ({cause})"))
+        EtcdError::Unavailable(format!("{phase} ({cause})"))
     }
 
     /// Waits until the key stream is followed, no longer than until `deadline`.

@@ -76,6 +76,8 @@ pub fn records(data: &[u8]) {
         }
     }
     for applier in [&mut often, &mut once] {
+        // Nothing is swept before the first publication.
+        applier.publish();
         while applier.is_sweeping() {
             applier.sweep(usize::MAX);
         }

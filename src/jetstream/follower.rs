@@ -11,10 +11,13 @@
 //! consumer goes. It comes back where a sequence is missing for longer than an acknowledgement takes.
 //!
 //! Progress is the consumer's position, not a message: the stream's last sequence may belong to no message at all.
+//!
+//! What a stream holds at the start may be much; where the connection is a simple one, a [`Replay`] brings it.
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Link};
 use super::record::{OperationId, Record};
+use super::replay::Replay;
 use crate::types::Sequence;
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -64,15 +67,19 @@ pub struct RawMessage {
 /// What a follower reports, in order.
 #[derive(Debug)]
 pub enum Followed {
-    /// A consumer stands. The stream reached to `last` just before it was made.
+    /// The stream is there, and what it holds comes now.
     Up {
-        /// The stream's last sequence then.
+        /// The stream's last sequence.
         last: Sequence,
+        /// The messages that it holds, those that are known already included.
+        messages: u64,
     },
     /// More messages, ascending.
     Messages(Vec<RawMessage>),
     /// The same, of the stream's only writer.
     Own(Vec<Record>),
+    /// The same, of a stream that is decoded.
+    Records(Vec<Record>),
     /// There is nothing more up to here.
     Position(Sequence),
     /// The stream is not what it was: forget all of it. Everything comes again from its first message.
@@ -142,6 +149,8 @@ enum Fingerprint {
 pub struct Start {
     /// Everything up to here is known.
     pub position: Sequence,
+    /// Whether its messages may be decoded as those of a key stream: a faster way then brings what there is in bulk.
+    pub is_decoded: bool,
 }
 
 /// Follows one stream in a task of its own.
@@ -152,6 +161,7 @@ pub struct Follower {
     stream: String,
     prefix: String,
     position: Sequence,
+    is_decoded: bool,
     created: Option<String>,
     /// The newest message seen, to recognise the stream by.
     fingerprint: Option<(Sequence, Fingerprint)>,
@@ -209,6 +219,7 @@ impl Follower {
             stream: stream.to_owned(),
             prefix: prefix.to_owned(),
             position: start.position,
+            is_decoded: start.is_decoded,
             created: None,
             fingerprint: None,
             own,
@@ -305,24 +316,25 @@ impl Follower {
         self.ahead.clear();
         let mut is_up = false;
         loop {
-            let last = self.check().await?.last();
-            let mut consumer = self.create_consumer().await?;
+            let info = self.check().await?;
+            let mut last = info.last();
             if !is_up {
                 is_up = true;
-                self.report(Followed::Up { last }).await?;
+                self.report(Followed::Up { last, messages: info.state.messages }).await?;
             }
+            let is_far =
+                self.position == Sequence::NONE || last.0.saturating_sub(self.position.0) > BATCH as u64;
+            if self.is_decoded && is_far && info.state.messages > 0 {
+                self.load(last, generation).await?;
+                // That took its time, and the server may be another one by now.
+                last = self.check().await?.last();
+            }
+            let mut consumer = self.create_consumer().await?;
             if consumer.pending == 0 {
                 self.advance(last).await?;
             }
             let outcome = self.consume(&mut consumer.messages, last, generation).await;
-            // Best effort: an abandoned consumer takes itself away when it finds nobody listening.
-            let api = self.api.clone();
-            let delete = format!("CONSUMER.DELETE.{}.{}", self.stream, consumer.name);
-            tokio::spawn(async move {
-                if let Err(error) = api.call::<serde_json::Value>(&delete, &serde_json::Value::Null).await {
-                    tracing::debug!(target: "jetway::jetstream", %error, "consumer left behind");
-                }
-            });
+            self.abandon(&consumer.name);
             outcome?;
             drop(consumer);
             tracing::debug!(target: "jetway::jetstream", stream = self.stream, position = %self.position, "acknowledgements tell all there is");
@@ -331,11 +343,57 @@ impl Follower {
         }
     }
 
+    /// Takes what the stream holds up to `last` in bulk, or a part of it: a consumer brings the rest.
+    async fn load(&mut self, last: Sequence, generation: u64) -> Result<(), Break> {
+        let Some(plain) = self.connection.plain.clone() else { return Ok(()) };
+        let inbox = self.connection.client.new_inbox();
+        let mut link = self.connection.link.clone();
+        let replayed = async {
+            let mut replay =
+                Replay::open(&plain, &inbox, &self.prefix, SILENCE).await.map_err(Break::Retry)?;
+            let consumer = self.consumer_to(&inbox).await?;
+            let mut is_whole = consumer.num_pending == 0;
+            while !is_whole {
+                let batch = tokio::select! {
+                    biased;
+                    broken = broken(&mut link, generation) => return Err(broken),
+                    () = self.reports.closed() => return Err(Break::Closed),
+                    batch = replay.next(BATCH, BATCH_BYTES) => batch.map_err(Break::Retry)?,
+                };
+                if let Some(newest) = batch.records.last() {
+                    self.position = newest.sequence;
+                    self.fingerprint = Some((newest.sequence, Fingerprint::Time(newest.time)));
+                    self.report(Followed::Records(batch.records)).await?;
+                }
+                if let Some(position) = batch.position {
+                    self.advance(position).await?;
+                }
+                is_whole = batch.is_last || self.position >= last;
+            }
+            self.abandon(&consumer.name);
+            // What lies between the last message and the end we saw before is gone for good.
+            self.advance(last).await
+        };
+        match replayed.await {
+            Err(Break::Retry(cause)) => {
+                tracing::debug!(target: "jetway::jetstream", stream = self.stream, cause, "the replay ended early");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
     async fn create_consumer(&self) -> Result<Consumer, Break> {
         let client = self.connection.client.clone();
         let inbox = client.new_inbox();
         let messages =
             client.subscribe(inbox.clone()).await.map_err(|error| Break::Retry(error.to_string()))?;
+        let created = self.consumer_to(&inbox).await?;
+        Ok(Consumer { name: created.name, messages, pending: created.num_pending })
+    }
+
+    /// Has the messages after our position sent to `inbox`.
+    async fn consumer_to(&self, inbox: &str) -> Result<ConsumerAnswer, Break> {
         let name = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
         let config = json!({
             "stream_name": self.stream,
@@ -354,9 +412,18 @@ impl Follower {
                 "inactive_threshold": 30_000_000_000_u64,
             }
         });
-        let created: ConsumerAnswer =
-            self.api.call(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &config).await?;
-        Ok(Consumer { name: created.name, messages, pending: created.num_pending })
+        Ok(self.api.call(&format!("CONSUMER.CREATE.{}.{name}", self.stream), &config).await?)
+    }
+
+    /// Removes a consumer. Best effort: one that is left behind takes itself away when it finds nobody listening.
+    fn abandon(&self, consumer: &str) {
+        let api = self.api.clone();
+        let delete = format!("CONSUMER.DELETE.{}.{consumer}", self.stream);
+        tokio::spawn(async move {
+            if let Err(error) = api.call::<serde_json::Value>(&delete, &serde_json::Value::Null).await {
+                tracing::debug!(target: "jetway::jetstream", %error, "consumer left behind");
+            }
+        });
     }
 
     /// Takes own messages, in the order of the stream, until one is missing.
@@ -600,29 +667,31 @@ enum Taken {
 }
 
 /// What the reply subject of a delivery tells.
-struct Delivery {
-    sequence: Sequence,
-    number: u64,
-    time: i64,
-    pending: u64,
+pub(super) struct Delivery {
+    pub(super) sequence: Sequence,
+    /// Counted from 1.
+    pub(super) number: u64,
+    pub(super) time: i64,
+    /// How many are still to be delivered.
+    pub(super) pending: u64,
 }
 
 impl Delivery {
     /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<number>.<time>.<pending>`, or the longer form that has
     /// domain and account in front of the stream.
-    fn parse(reply: &str) -> Option<Delivery> {
-        let tokens: Vec<&str> = reply.split('.').collect();
-        let at = match tokens.len() {
+    pub(super) fn parse(reply: &str) -> Option<Delivery> {
+        let before = match reply.split('.').count() {
             9 => 5,
             11.. => 7,
             _ => return None,
         };
-        let number = |at: usize| tokens.get(at)?.parse::<u64>().ok();
+        let mut numbers = reply.split('.').skip(before).map(|token| token.parse::<u64>().ok());
+        let mut number = || numbers.next()?;
         Some(Delivery {
-            sequence: Sequence(number(at)?),
-            number: number(at + 1)?,
-            time: number(at + 2)? as i64,
-            pending: number(at + 3)?,
+            sequence: Sequence(number()?),
+            number: number()?,
+            time: number()? as i64,
+            pending: number()?,
         })
     }
 }

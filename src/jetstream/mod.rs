@@ -10,6 +10,7 @@ mod connect;
 mod follower;
 mod publisher;
 pub mod record;
+mod replay;
 mod revision_map;
 mod streams;
 mod subjects;

@@ -8,8 +8,9 @@
 use super::subjects::{self, KeyTooLong};
 use crate::core::ChangeKind;
 use crate::types::{LeaseId, Revision, Sequence};
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::fmt;
 
 /// Name of the metadata header.
@@ -113,15 +114,39 @@ pub fn decode(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Bo
     if subject == BARRIER {
         return Body::Barrier;
     }
-    decode_change(subject, headers, payload).unwrap_or(Body::Foreign)
+    let header = headers.and_then(|headers| headers.get(HEADER)).map(HeaderValue::as_str);
+    decode_change(subject, header, payload).unwrap_or(Body::Foreign)
+}
+
+/// The same, with headers as they are stored.
+pub(super) fn decode_stored(subject: &str, headers: &str, payload: &[u8]) -> Body {
+    if subject == BARRIER {
+        return Body::Barrier;
+    }
+    decode_change(subject, header_value(headers, HEADER).as_deref(), payload).unwrap_or(Body::Foreign)
+}
+
+/// The first value of a name in headers as they are stored, read as the client library does: every instance has to take
+/// a message for the same, whichever way it came.
+pub(super) fn header_value<'a>(headers: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    let mut lines = headers.lines().peekable();
+    let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let mut value = Cow::Borrowed(value.trim_start());
+    while let Some(rest) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+        value.to_mut().push_str(rest);
+    }
+    Some(match value {
+        Cow::Borrowed(value) => Cow::Borrowed(value.trim_end()),
+        Cow::Owned(value) => Cow::Owned(value.trim_end().to_owned()),
+    })
 }
 
 /// Subject of read barriers, below the bucket's prefix.
 pub const BARRIER: &str = "=_.barrier";
 
-fn decode_change(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Option<Body> {
+fn decode_change(subject: &str, header: Option<&str>, payload: &[u8]) -> Option<Body> {
+    let mut words = header?.split(' ');
     let key = subjects::key_of(subject)?;
-    let mut words = headers?.get(HEADER)?.as_str().split(' ');
     let create: i64 = words.next()?.parse().ok()?;
     let version: i64 = words.next()?.parse().ok()?;
     let lease: i64 = words.next()?.parse().ok()?;
@@ -218,6 +243,19 @@ mod tests {
         assert_eq!(writer_of(stored.as_bytes()), Some(OPERATION));
         assert_eq!(writer_of(b"NATS/1.0\r\nJetwayx: 1.2\r\n\r\n"), None);
         assert_eq!(writer_of(b""), None);
+    }
+
+    #[test]
+    fn values_of_headers_are_those_that_the_client_library_reads() {
+        for (headers, value) in [
+            ("NATS/1.0\r\nNats-TTL: 5\r\nJetway: 0 1\r\n\r\n", Some("0 1")),
+            ("NATS/1.0\r\nJetway:a\r\nJetway: b\r\n\r\n", Some("a")),
+            ("NATS/1.0\r\nJetway:   a  \r\n  b \r\n\r\n", Some("a    b")),
+            ("NATS/1.0\r\njetway: a\r\nJetwayed: b\r\n\r\n", None),
+            ("NATS/1.0\r\n\r\n", None),
+        ] {
+            assert_eq!(header_value(headers, HEADER).as_deref(), value, "{headers:?}");
+        }
     }
 
     #[test]

@@ -226,10 +226,7 @@ async fn start(
     loop {
         let now = phase.borrow_and_update().clone();
         match now {
-            Phase::Loading { position, target: Some(target) } => {
-                starting(format!("loading the bucket: {position} of {target} messages"));
-            }
-            Phase::Loading { .. } => starting("loading the bucket".into()),
+            Phase::Loading { .. } => starting(now.to_string()),
             Phase::Serving | Phase::Stopped => break,
         }
         if phase.changed().await.is_err() {

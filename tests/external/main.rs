@@ -15,4 +15,5 @@ mod access;
 mod cluster;
 mod instances;
 mod leader;
+mod load;
 mod users;

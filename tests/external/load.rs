@@ -1,0 +1,152 @@
+//! A start on a bucket that holds much: it tells how far it is, and goes on where its ways to the messages break off.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::support::client::{all, delete, op, put, run};
+use crate::support::eventually;
+use crate::support::http::http;
+use crate::support::nats::Nats;
+use crate::support::server::Server;
+
+/// A way to a server, on which so many bytes of what the server says get through: all connections share them.
+struct Way {
+    address: String,
+    allowed: watch::Sender<usize>,
+    cuts: watch::Sender<()>,
+}
+
+impl Way {
+    async fn to(server: String, bytes: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let way = Self { address, allowed: watch::Sender::new(bytes), cuts: watch::Sender::new(()) };
+        let (allowed, cuts) = (way.allowed.clone(), way.cuts.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&server).await.unwrap();
+                let (allowed, mut cut) = (allowed.clone(), cuts.subscribe());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = carry(client, server, &allowed) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        way
+    }
+
+    /// Ends all connections, and lets everything through from now on.
+    fn open(&self) {
+        self.allowed.send_replace(usize::MAX);
+        self.cuts.send_replace(());
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, allowed: &watch::Sender<usize>) {
+    let (mut from_server, mut to_server) = server.split();
+    let (mut from_client, mut to_client) = client.split();
+    let back = async {
+        let mut bytes = vec![0; 4096];
+        while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
+            let take = |left: &mut usize| match left.checked_sub(read) {
+                Some(rest) => {
+                    *left = rest;
+                    true
+                }
+                None => false,
+            };
+            while !allowed.send_if_modified(take) {
+                allowed.subscribe().wait_for(|left| *left >= read).await.unwrap();
+            }
+            if to_client.write_all(&bytes[..read]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = back => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+    }
+}
+
+const KEYS: usize = 6000;
+
+fn key(at: usize) -> String {
+    format!("/load/{at:05}")
+}
+
+/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say.
+async fn fill(nats: &Nats) -> (i64, u64) {
+    let mut writer = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let client = writer.client().await;
+    let value = "v".repeat(300);
+    for first in (0..KEYS).step_by(100) {
+        let puts = (first..first + 100).map(|at| op(put(key(at), &value))).collect();
+        client.txn(run(puts)).await.unwrap();
+    }
+    for at in 0..20 {
+        client.put(key(at), "again").await;
+    }
+    let floor = client.put("/load/floor", "").await;
+    client.compact(floor).await.unwrap();
+    let revision = client.txn(run(vec![op(delete(key(7))), op(put(key(8), "last"))])).await.unwrap();
+    let revision = revision.header.unwrap().revision;
+    let left = KEYS as u64 + 1 + 2;
+    let messages = eventually("what is compacted to be gone", async || {
+        let info = nats.api("STREAM.INFO.KV_test", &serde_json::Value::Null).await;
+        info["state"]["messages"].as_u64().filter(|messages| *messages == left)
+    })
+    .await;
+    writer.stop().await;
+    (revision, messages)
+}
+
+fn progress(body: &str, of: u64) -> Option<u64> {
+    let loaded = body.strip_prefix("[-]start failed: loading the key stream: ")?;
+    loaded.strip_suffix(&format!(" of {of} messages\n\n"))?.parse().ok()
+}
+
+#[tokio::test]
+async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
+    let nats = Nats::start().await;
+    let (revision, messages) = fill(&nats).await;
+    let way = Way::to(nats.address(), KEYS / 2 * 500).await;
+    let endpoint = format!("nats://{}?bucket=test", way.address);
+    let mut server = Server::prepare(&["--endpoint", &endpoint]);
+    let address = server.address();
+    let watching = async {
+        eventually("the ports", async || TcpStream::connect(&address).await.ok()).await;
+        eventually("a part of the load", async || {
+            let answer = http(&address, "GET", "/readyz").await;
+            assert_eq!(answer.status, 503, "{answer:?}");
+            progress(&answer.body, messages).filter(|loaded| (1..messages).contains(loaded))
+        })
+        .await;
+        // It is no reason to start the server again.
+        assert_eq!(http(&address, "GET", "/livez").await.status, 200);
+        way.open();
+    };
+    tokio::join!(server.restart(), watching);
+    let log = server.log();
+    assert!(log.contains("loading the key stream"), "{log}");
+    let client = server.client().await;
+    let found = client.range(all("/load/")).await.unwrap();
+    assert_eq!(found.header.unwrap().revision, revision);
+    let expect: Vec<String> =
+        (0..KEYS).filter(|at| *at != 7).map(key).chain(["/load/floor".to_owned()]).collect();
+    let keys: Vec<_> = found.kvs.iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect();
+    assert_eq!(keys, expect);
+    for (kv, at) in found.kvs.iter().zip((0..KEYS).filter(|at| *at != 7)) {
+        let value = match at {
+            8 => "last".to_owned(),
+            0..20 => "again".to_owned(),
+            _ => "v".repeat(300),
+        };
+        assert_eq!(kv.value, value.as_bytes(), "{at}");
+        let expect = if at < 20 { if at == 8 { 3 } else { 2 } } else { 1 };
+        assert_eq!((kv.create_revision, kv.version), (at as i64 / 100 + 2, expect), "{at}");
+    }
+}
