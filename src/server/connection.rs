@@ -1,5 +1,6 @@
 //! One connection: what it speaks, and for how long it may say nothing.
 
+use super::cork::{Cork, cork, uncorked};
 use super::greeting::{self, Protocol};
 use super::pings::PingGuard;
 use axum::body::Body;
@@ -130,25 +131,36 @@ impl Connections {
                 }
                 Ok(serving.await?)
             }
-            Protocol::Http2 if counts_pings => {
-                self.serve_http2(PingGuard::new(io, self.settings.keepalive_min_time), service).await
+            Protocol::Http2 => {
+                let (io, cork) = cork(io);
+                if counts_pings {
+                    let guarded = PingGuard::new(io, self.settings.keepalive_min_time);
+                    self.serve_http2(guarded, &cork, service).await
+                } else {
+                    self.serve_http2(io, &cork, service).await
+                }
             }
-            Protocol::Http2 => self.serve_http2(io, service).await,
         }
     }
 
-    async fn serve_http2<I, S>(&self, io: I, service: TowerToHyperService<S>) -> Result<(), ConnectionError>
+    async fn serve_http2<I, C, S>(
+        &self,
+        io: I,
+        cork: &Cork<C>,
+        service: TowerToHyperService<S>,
+    ) -> Result<(), ConnectionError>
     where
+        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         let mut serving = pin!(self.http2.serve_connection(TokioIo::new(io), service));
         tokio::select! {
-            served = serving.as_mut() => return Ok(served?),
+            served = uncorked(serving.as_mut(), cork) => return Ok(served?),
             () = self.stop.cancelled() => serving.as_mut().graceful_shutdown(),
         }
-        Ok(serving.await?)
+        Ok(uncorked(serving, cork).await?)
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod auto_compaction;
 mod connection;
+mod cork;
 mod gate;
 mod greeting;
 mod http;

@@ -38,7 +38,8 @@ async fn writes_that_wait_are_bounded() {
                 refused += 1;
             }
             Err(status) => {
-                assert_eq!(status.message(), "etcdserver: request timed out");
+                // In the end it is known that NATS is away, and said.
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
                 late += 1;
             }
         }
