@@ -197,8 +197,9 @@ impl Inner {
             Ok(Outcome::Refused(error)) => {
                 if is_row {
                     // Part of it may be the end of the stream, where the rest could still come as far as anybody knows:
-                    // reads would wait for it.
-                    drop(self.publisher.publish(self.barrier(None)).await);
+                    // reads would wait for it. In the line of all others, or it could cut another row in two.
+                    let end = OperationId { operation: self.next_operation(), ..operation };
+                    drop(self.publisher.send(end, vec![self.barrier(None)], Together::Batch).await);
                 }
                 self.refused(error)
             }

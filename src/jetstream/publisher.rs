@@ -200,7 +200,7 @@ impl Publisher {
         tokio::time::sleep(LATE).await;
     }
 
-    /// Publishes one message; answers its position.
+    /// Publishes one message; answers its position. Not for a stream in which rows stand: it could cut one in two.
     pub async fn publish(&self, message: Outgoing) -> Result<Sequence, PublishError> {
         let headers = message.headers();
         let request = Request::new().headers(headers).payload(message.payload).timeout(Some(self.timeout));
