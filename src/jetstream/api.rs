@@ -49,6 +49,18 @@ impl ApiError {
     const NO_MESSAGE: u32 = 10043;
     const BEYOND_LAST: u32 = 10057;
 
+    /// Whether it may be that of a cluster which is still finding its servers or their leader, when asked for a stream with
+    /// so many replicas.
+    pub fn may_pass(&self, replicas: usize) -> bool {
+        match self {
+            // No suitable peers, not available, not the leader.
+            ApiError::Refused { err_code: 10005 | 10008 | 10009, .. } => true,
+            // Without a leader nobody answers.
+            ApiError::TimedOut(_) | ApiError::NoResponders(_) => replicas > 1,
+            _ => false,
+        }
+    }
+
     /// JetStream's own error number, if it answered with one.
     pub fn err_code(&self) -> Option<u32> {
         match self {

@@ -2,11 +2,16 @@
 
 use super::api::{Api, ApiError, StreamInfo};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Version of the layout of subjects, headers and entries, in each stream's metadata. A stream without it is not ours.
 pub const FORMAT: &str = "1";
 const FORMAT_KEY: &str = "jetway.format";
+
+/// How long a cluster may take to find enough servers for a stream, and how often it is asked.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+const CLUSTER_RETRY: Duration = Duration::from_millis(500);
 
 /// A bucket cannot be used.
 #[derive(Debug, Error)]
@@ -73,10 +78,11 @@ impl Bucket {
         }
     }
 
-    /// Makes sure both streams are there and fit for use; answers what JetStream says of keys and meta.
+    /// Makes sure both streams are there and fit for use; answers what JetStream says of keys and meta. Waits a while for a
+    /// NATS cluster that is still finding its servers.
     pub async fn set_up(&self, api: &Api, replicas: usize) -> Result<(StreamInfo, StreamInfo), SetupError> {
-        let keys = ensure(api, &self.keys_config(replicas)).await?;
-        let meta = ensure(api, &self.meta_config(replicas)).await?;
+        let keys = ensured(api, replicas, &self.keys_config(replicas)).await?;
+        let meta = ensured(api, replicas, &self.meta_config(replicas)).await?;
         Ok((keys, meta))
     }
 
@@ -137,6 +143,21 @@ const REPAIRABLE: &[&str] = &[
 ];
 /// Settings that it cannot.
 const FIXED: &[&str] = &["storage", "retention", "deny_delete", "deny_purge"];
+
+async fn ensured(api: &Api, replicas: usize, wanted: &Value) -> Result<StreamInfo, SetupError> {
+    let deadline = Instant::now() + CLUSTER_PATIENCE;
+    loop {
+        match ensure(api, wanted).await {
+            Err(SetupError::Api { stream, source })
+                if source.may_pass(replicas) && Instant::now() < deadline =>
+            {
+                tracing::warn!(target: "jetway::jetstream", stream, %source, "the stream cannot be set up yet");
+                tokio::time::sleep(CLUSTER_RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
 
 async fn ensure(api: &Api, wanted: &Value) -> Result<StreamInfo, SetupError> {
     let stream = wanted["name"].as_str().unwrap_or_default().to_owned();
