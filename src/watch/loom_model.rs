@@ -15,7 +15,7 @@ use crate::core::Writer;
 use crate::primitive::Notify;
 use crate::types::Revision;
 use loom::future::block_on;
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -91,6 +91,16 @@ fn watch(call: &Arc<Call>, start: i64) {
     block_on(read_requests(Arc::clone(call), Box::pin(futures_util::stream::iter(requests))));
 }
 
+/// A client of a watch that is there, on a thread of its own.
+fn client(call: &Arc<Call>, reads: impl FnOnce(&Arc<Call>) + Send + 'static) -> JoinHandle<()> {
+    let call = Arc::clone(call);
+    thread::spawn(move || {
+        assert!(matches!(next(&call).body, Body::Created));
+        reads(&call);
+        call.close();
+    })
+}
+
 #[test]
 fn whoever_watches_from_now_on_gets_all_that_follows_once_and_in_order() {
     loom::model(|| {
@@ -120,11 +130,7 @@ fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
         let mut watched = Watched::new();
         let call = watched.call();
         watch(&call, 0);
-        let client = thread::spawn(move || {
-            assert!(matches!(next(&call).body, Body::Created));
-            assert_eq!(read_until(&call, 4), [2, 3, 4]);
-            call.close();
-        });
+        let client = client(&call, |call| assert_eq!(read_until(call, 4), [2, 3, 4]));
         for _ in 0..3 {
             watched.put();
         }
@@ -139,11 +145,10 @@ fn a_watcher_that_compaction_overtakes_gets_everything_or_is_told() {
         let mut watched = Watched::new();
         let call = watched.call();
         watch(&call, 0);
-        let client = thread::spawn(move || {
-            assert!(matches!(next(&call).body, Body::Created));
+        let client = client(&call, |call| {
             let mut seen = Vec::new();
             while seen.last() != Some(&3) {
-                let response = next(&call);
+                let response = next(call);
                 if let Body::Compacted(floor) = response.body {
                     assert_eq!((floor, seen.as_slice()), (Revision(3), [].as_slice()));
                     break;
@@ -151,7 +156,6 @@ fn a_watcher_that_compaction_overtakes_gets_everything_or_is_told() {
                 seen.extend(revisions(&response));
             }
             assert!(seen.is_empty() || seen == [2, 3]);
-            call.close();
         });
         watched.put();
         watched.put();
