@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::FutureExt as _;
@@ -27,13 +27,28 @@ const LARGEST_VALUE: usize = 200_000;
 /// A disk that is plugged in.
 struct Mounted {
     disk: Disk,
+    at: PathBuf,
     session: Option<fuser::BackgroundSession>,
+}
+
+impl Drop for Mounted {
+    /// Where a test fails the server may still use the disk, which an ordinary unmount would not take away.
+    fn drop(&mut self) {
+        if self.session.is_some() {
+            let unmounted = Command::new("umount").arg("--lazy").arg(&self.at).status();
+            println!("unmounted in the end: {unmounted:?}");
+        }
+    }
 }
 
 impl Mounted {
     fn mount(disk: Disk, at: &Path) -> Self {
         let session = fuser::spawn_mount(disk.clone(), at, &fuser::Config::default());
-        Self { disk, session: Some(session.expect("mount a file system (root and /dev/fuse are needed)")) }
+        Self {
+            disk,
+            at: at.to_owned(),
+            session: Some(session.expect("mount a file system (root and /dev/fuse are needed)")),
+        }
     }
 
     /// Cuts the power of everything at one moment, and turns it on again.
@@ -46,7 +61,7 @@ impl Mounted {
             signal(nats, libc::SIGKILL);
             eventually("nats-server to end", async || (!alive(nats)).then_some(())).await;
         }
-        self.unmount(&at);
+        self.unmount();
         // Mostly nothing survives that was not synced; sometimes half of the pages do.
         let survives = if rng.random_bool(0.7) { 0.0 } else { 0.5 };
         self.disk.restore(survives, rng);
@@ -55,9 +70,9 @@ impl Mounted {
     }
 
     /// Returns when nobody uses the disk any more: the last threads of a dead process take a moment to let go of it.
-    fn unmount(&mut self, at: &Path) {
+    fn unmount(&mut self) {
         if let Some(session) = self.session.take() {
-            let status = Command::new("umount").arg("--lazy").arg(at).status().expect("run umount");
+            let status = Command::new("umount").arg("--lazy").arg(&self.at).status().expect("run umount");
             assert!(status.success(), "umount: {status}");
             match session.join() {
                 // How it ends depends on what the kernel still wanted of it.
@@ -93,7 +108,7 @@ async fn cuts(total: u32, sync: &str) {
         .await;
         println!("{} syncs", mounted.disk.syncs());
         drop(server);
-        mounted.unmount(&data);
+        mounted.unmount();
     }
 }
 
