@@ -161,12 +161,9 @@ impl Inner {
             Err(error) => return Attempt::Failed(error),
         };
         let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
-        let together = if corrections.is_empty() && self.may_stand_in_a_row(plan, needs_stream) {
-            Together::Row
-        } else {
-            Together::Batch
-        };
-        let is_row = together == Together::Row && messages.len() > 1;
+        let is_row =
+            messages.len() > 1 && corrections.is_empty() && self.may_stand_in_a_row(plan, needs_stream);
+        let together = if is_row { Together::Row } else { Together::Batch };
         let mut seen = self.pending.expect(
             operation.operation,
             Sent {
