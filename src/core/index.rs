@@ -330,7 +330,7 @@ fn replace(node: &mut Node, key: &[u8], history: Option<History>) {
 }
 
 /// Compacts the histories of the first leaf that has any at or behind `from`; `upper` is where the next node begins.
-/// Answers how many versions it has looked at, and where to go on. Only what changes is copied.
+/// Answers how many versions it has looked at, and where to go on. What is copied is the way to it, and what changes there.
 fn compact_leaf(
     node: &mut Arc<Node>,
     floor: Revision,
