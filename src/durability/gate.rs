@@ -55,9 +55,7 @@ fn is_news(report: &Followed, durable_to: Sequence) -> bool {
     match report {
         Followed::Up { .. } | Followed::Lost(_) => true,
         Followed::Messages(messages) => messages.last().is_some_and(|last| last.sequence > durable_to),
-        Followed::Own(records) | Followed::Records(records) => {
-            records.last().is_some_and(|last| last.sequence > durable_to)
-        }
+        Followed::Records(records) => records.last().is_some_and(|last| last.sequence > durable_to),
         Followed::Position(position) => *position > durable_to,
         Followed::Down(_) => false,
     }

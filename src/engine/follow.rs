@@ -316,7 +316,7 @@ impl Task {
                 }
             }
             // Nobody is the only writer of this one, and what it holds is not decoded elsewhere.
-            Followed::Own(_) | Followed::Records(_) => {}
+            Followed::Records(_) => {}
             Followed::Position(position) => self.meta_position = position,
             Followed::Lost(reason) => return Err(End::Lost(reason)),
             Followed::Down(cause) => tracing::debug!(cause, "the meta stream is not followed"),
@@ -354,7 +354,7 @@ impl Task {
                     self.take_record(Record { sequence: message.sequence, time: message.time, body });
                 }
             }
-            Followed::Own(records) | Followed::Records(records) => {
+            Followed::Records(records) => {
                 for record in records {
                     self.take_record(record);
                 }

@@ -76,9 +76,7 @@ pub enum Followed {
     },
     /// More messages, ascending.
     Messages(Vec<RawMessage>),
-    /// The same, of the stream's only writer.
-    Own(Vec<Record>),
-    /// The same, of a stream that is decoded.
+    /// The same, decoded: those of the stream's only writer, and what a replay brings.
     Records(Vec<Record>),
     /// There is nothing more up to here.
     Position(Sequence),
@@ -501,7 +499,7 @@ impl Follower {
         if self.ahead.len() > BATCH {
             self.ahead.clear();
         }
-        if taken.is_empty() { Ok(()) } else { self.report(Followed::Own(taken)).await }
+        if taken.is_empty() { Ok(()) } else { self.report(Followed::Records(taken)).await }
     }
 
     fn pass(&mut self, record: Record, to: &mut Vec<Record>) {
