@@ -30,10 +30,6 @@ async fn take(inner: Arc<Inner>, mut acknowledgements: Acknowledgements) {
         let last = stored.as_ref().map_or(0, |sequence| sequence.0);
         let taken = inner.pending.acknowledged(operation, place, stored.map(drop));
         let Some((sent, bodies)) = taken else { continue };
-        // Where we do not sync, the server does before it acknowledges, if anybody does.
-        if inner.settings.synced_store.is_none() {
-            inner.sync_durations.observe(sent.elapsed().as_secs_f64());
-        }
         let (Some(own), false) = (&*inner.own.load(), bodies.is_empty()) else { continue };
         let first = (last + 1).saturating_sub(bodies.len() as u64);
         for (body, sequence) in bodies.into_iter().zip(first..) {

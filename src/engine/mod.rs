@@ -226,6 +226,10 @@ impl Engine {
         let (garbage, garbage_jobs) = mpsc::unbounded_channel();
         let (maps, map_requests) = mpsc::channel(16);
         let attachments = Attachments::default();
+        let sync_durations = write_histogram(
+            "etcd_disk_wal_fsync_duration_seconds",
+            "Time of a sync that writes share; where they share none, until a write was known to be stored.",
+        );
         let (publisher, acknowledgements) = Publisher::open(&calls, REQUEST_TIMEOUT).await;
         let inner = Arc::new(Inner {
             reader,
@@ -240,7 +244,10 @@ impl Engine {
             writer_id: rand::random(),
             next_operation: AtomicU64::new(1),
             under_way: tokio::sync::Semaphore::new(write::MOST_UNDER_WAY),
-            pending: waiters::PendingWrites::default(),
+            // Where we do not sync, the server does before it acknowledges, if anybody does.
+            pending: waiters::PendingWrites::new(
+                settings.synced_store.is_none().then(|| sync_durations.clone()),
+            ),
             positions: waiters::PositionWaiters::default(),
             meta_positions: waiters::PositionWaiters::default(),
             meta: meta::MetaTable::default(),
@@ -259,10 +266,7 @@ impl Engine {
             torn: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             room: space::Room::default(),
-            sync_durations: write_histogram(
-                "etcd_disk_wal_fsync_duration_seconds",
-                "Time of a sync that writes share; where they share none, until JetStream acknowledged a write.",
-            ),
+            sync_durations,
             applied_durations: write_histogram(
                 "etcd_disk_backend_commit_duration_seconds",
                 "Time from the publication of a write until it was visible.",
@@ -365,7 +369,7 @@ impl Engine {
         self.inner.settings.durability
     }
 
-    /// Of each sync that writes share; where they share none, until JetStream acknowledged a write.
+    /// Of each sync that writes share; where they share none, until a write was known to be stored.
     pub fn sync_durations(&self) -> &Histogram {
         &self.inner.sync_durations
     }

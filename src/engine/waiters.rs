@@ -5,6 +5,7 @@ use crate::jetstream::PublishError;
 use crate::jetstream::record::Body;
 use crate::primitive::{Mutex, MutexGuard, oneshot};
 use crate::types::{Revision, Sequence};
+use prometheus::Histogram;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -72,9 +73,22 @@ pub(super) struct Sent {
 #[derive(Debug, Default)]
 pub(super) struct PendingWrites {
     writes: Mutex<HashMap<u64, Pending>>,
+    durations: Option<Histogram>,
 }
 
 impl PendingWrites {
+    /// None yet. `durations` are told how long each took until it was known to be stored, be it by its acknowledgement or
+    /// by the log.
+    pub(super) fn new(durations: Option<Histogram>) -> PendingWrites {
+        PendingWrites { writes: Mutex::default(), durations }
+    }
+
+    fn stored(&self, sent: &Sent) {
+        if let Some(durations) = &self.durations {
+            durations.observe(sent.at.elapsed().as_secs_f64());
+        }
+    }
+
     /// To be called before the write is published, or the log may be faster.
     pub(super) fn expect(&self, operation: u64, sent: Sent) -> PendingWrite<'_> {
         let (sender, receiver) = oneshot::channel();
@@ -97,7 +111,11 @@ impl PendingWrites {
     pub(super) fn complete(&self, operations: impl Iterator<Item = (u64, Revision)>, state: &Arc<State>) {
         let mut writes = self.lock();
         for (operation, revision) in operations {
-            if let Some(sender) = writes.remove(&operation).and_then(|pending| pending.sender) {
+            let Some(pending) = writes.remove(&operation) else { continue };
+            if pending.progress != Progress::Acknowledged {
+                self.stored(&pending.sent);
+            }
+            if let Some(sender) = pending.sender {
                 // The other side may have given up; then nobody needs to know.
                 sender.send(Outcome::Committed(Committed { revision, state: Arc::clone(state) })).ok();
             }
@@ -118,6 +136,7 @@ impl PendingWrites {
             Entry::Vacant(_) => return None,
         };
         let pending = entry.get_mut();
+        let is_stored = stored.is_ok();
         let bodies = match stored {
             Ok(()) => pending.take_bodies(place),
             Err(error @ PublishError::Unknown(_)) => {
@@ -136,6 +155,9 @@ impl PendingWrites {
         if pending.awaited == 0 {
             if pending.progress == Progress::Published {
                 pending.progress = Progress::Acknowledged;
+                if is_stored {
+                    self.stored(&pending.sent);
+                }
             }
             if pending.is_abandoned() {
                 entry.remove();
@@ -314,6 +336,25 @@ mod tests {
         drop(write);
         let (_, bodies) = writes.acknowledged(1, Some(3), Ok(())).expect("it is in the stream all the same");
         assert_eq!((bodies.len(), writes.len()), (1, 0));
+    }
+
+    #[test]
+    fn each_write_that_is_stored_is_timed_once_whoever_tells_first() {
+        let times = Histogram::with_opts(prometheus::HistogramOpts::new("a", "b")).expect("a legal name");
+        let writes = PendingWrites::new(Some(times.clone()));
+        let state = crate::core::Writer::new().1.snapshot();
+        let visible = |operation| writes.complete(std::iter::once((operation, Revision(2))), &state);
+        let _told_by_the_log = writes.expect(1, sent(Vec::new()));
+        visible(1);
+        writes.acknowledged(1, None, Ok(()));
+        assert_eq!(times.get_sample_count(), 1);
+        let _told_by_both = writes.expect(2, sent(Vec::new()));
+        writes.acknowledged(2, None, Ok(()));
+        assert_eq!(times.get_sample_count(), 2);
+        visible(2);
+        let _refused = writes.expect(3, sent(Vec::new()));
+        writes.acknowledged(3, None, Err(PublishError::Conflict(String::new())));
+        assert_eq!(times.get_sample_count(), 2);
     }
 
     #[test]
