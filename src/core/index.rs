@@ -7,6 +7,7 @@
 //! below each child, so counting a range takes two descents and no walk, and the number of keys with a past, so that a
 //! compaction goes only where there is one.
 
+use super::sorted::{Iter, Keyed, Sorted};
 use super::version::{History, KeyVersion};
 use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
@@ -26,13 +27,13 @@ pub struct Index {
 
 #[derive(Clone, Debug)]
 enum Node {
-    Leaf(Vec<History>),
-    Inner(Vec<Child>),
+    Leaf(Sorted<History>),
+    Inner(Sorted<Child>),
 }
 
 impl Default for Node {
     fn default() -> Node {
-        Node::Leaf(Vec::new())
+        Node::Leaf(Sorted::default())
     }
 }
 
@@ -42,6 +43,22 @@ struct Child {
     lower: Bytes,
     counts: Counts,
     node: Arc<Node>,
+}
+
+impl Keyed for History {
+    const FIRST_IS_OPEN: bool = false;
+
+    fn key(&self) -> &[u8] {
+        &self.newest().key
+    }
+}
+
+impl Keyed for Child {
+    const FIRST_IS_OPEN: bool = true;
+
+    fn key(&self) -> &[u8] {
+        &self.lower
+    }
 }
 
 impl Child {
@@ -112,28 +129,27 @@ impl Node {
     /// Appends the content of a right-hand neighbour of the same height.
     fn append(&mut self, right: &Node) {
         match (self, right) {
-            (Node::Leaf(left), Node::Leaf(right)) => left.extend_from_slice(right),
-            (Node::Inner(left), Node::Inner(right)) => left.extend_from_slice(right),
+            (Node::Leaf(left), Node::Leaf(right)) => left.append(right),
+            (Node::Inner(left), Node::Inner(right)) => left.append(right),
             _ => unreachable!("all leaves of the tree are at one depth"),
         }
     }
 }
 
 /// Which child of an inner node covers `key`.
-fn child_of(children: &[Child], key: &[u8]) -> usize {
-    children.partition_point(|child| child.lower.as_ref() <= key).saturating_sub(1)
-}
-
-fn position(entries: &[History], key: &[u8]) -> Result<usize, usize> {
-    entries.binary_search_by(|entry| entry.key().as_ref().cmp(key))
+fn child_of(children: &Sorted<Child>, key: &[u8]) -> usize {
+    children.find(key).unwrap_or_else(|at| at - 1)
 }
 
 /// Deals `items` out to as few nodes as should hold them, to all about the same number.
-fn deal<T>(mut items: impl ExactSizeIterator<Item = T>, node: impl Fn(Vec<T>) -> Child) -> Vec<Child> {
+fn deal<T: Keyed>(
+    mut items: impl ExactSizeIterator<Item = T>,
+    node: impl Fn(Sorted<T>) -> Child,
+) -> Vec<Child> {
     let nodes = items.len().div_ceil(BUILT);
     let deal = |left: usize| {
         let share = items.len().div_ceil(left);
-        node(items.by_ref().take(share).collect())
+        node(Sorted::new(items.by_ref().take(share)))
     };
     (1..=nodes).rev().map(deal).collect()
 }
@@ -141,7 +157,7 @@ fn deal<T>(mut items: impl ExactSizeIterator<Item = T>, node: impl Fn(Vec<T>) ->
 impl Index {
     /// An index of these histories, which ascend by key.
     pub(super) fn from_sorted(histories: impl ExactSizeIterator<Item = History>) -> Index {
-        let leaf = |entries: Vec<History>| Child::new(entries[0].key().clone(), Node::Leaf(entries));
+        let leaf = |entries: Sorted<History>| Child::new(entries[0].key().clone(), Node::Leaf(entries));
         let mut level = deal(histories, leaf);
         // Keys to come may be lower than the lowest.
         if let Some(first) = level.first_mut() {
@@ -166,7 +182,7 @@ impl Index {
         loop {
             match node {
                 Node::Inner(children) => node = &children[child_of(children, key)].node,
-                Node::Leaf(entries) => return position(entries, key).ok().map(|at| &entries[at]),
+                Node::Leaf(entries) => return entries.find(key).ok().map(|at| &entries[at]),
             }
         }
     }
@@ -183,7 +199,7 @@ impl Index {
         insert(root, version, &mut previous);
         if let Some(upper) = root.split() {
             let lower = std::mem::take(root);
-            *root = Node::Inner(vec![Child::new(Bytes::new(), lower), upper]);
+            *root = Node::Inner(Sorted::new([Child::new(Bytes::new(), lower), upper]));
         }
         previous
     }
@@ -223,7 +239,7 @@ impl Index {
 
     /// The histories of the keys in a range, in key order, deleted keys included.
     pub fn range<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = &'a History> + 'a {
-        let mut walk = Walk { inner: Vec::new(), leaf: [].iter() };
+        let mut walk = Walk { inner: Vec::new(), leaf: Iter::default() };
         if !range.is_empty() {
             walk.seek(&self.root, range.start());
         }
@@ -258,12 +274,12 @@ impl Index {
             match node {
                 Node::Inner(children) => {
                     let at = child_of(children, key);
-                    below += children[..at].iter().map(|child| child.counts.live).sum::<usize>();
+                    below += children.iter().take(at).map(|child| child.counts.live).sum::<usize>();
                     node = &children[at].node;
                 }
                 Node::Leaf(entries) => {
-                    let at = position(entries, key).unwrap_or_else(|at| at);
-                    return below + entries[..at].iter().filter(|entry| entry.is_live()).count();
+                    let at = entries.find(key).unwrap_or_else(|at| at);
+                    return below + entries.iter().take(at).filter(|entry| entry.is_live()).count();
                 }
             }
         }
@@ -277,7 +293,7 @@ fn insert(
     previous: &mut Option<Arc<KeyVersion>>,
 ) -> (Counts, Counts) {
     match node {
-        Node::Leaf(entries) => match position(entries, &version.key) {
+        Node::Leaf(entries) => match entries.find(&version.key) {
             Ok(at) => {
                 let before = Counts::of(&entries[at]);
                 *previous = Some(Arc::clone(entries[at].newest()));
@@ -307,7 +323,7 @@ fn insert(
 
 fn replace(node: &mut Node, key: &[u8], history: Option<History>) {
     match node {
-        Node::Leaf(entries) => match (position(entries, key), history) {
+        Node::Leaf(entries) => match (entries.find(key), history) {
             (Ok(at), Some(history)) => entries[at] = history,
             (Ok(at), None) => {
                 entries.remove(at);
@@ -340,8 +356,8 @@ fn compact_leaf(
 ) -> (usize, Option<Bytes>) {
     let at = match node.as_ref() {
         Node::Leaf(entries) => {
-            let first = position(entries, from).unwrap_or_else(|at| at);
-            let (seen, left) = compact_entries(&entries[first..], floor, lost);
+            let first = entries.find(from).unwrap_or_else(|at| at);
+            let (seen, left) = compact_entries(entries.iter_from(first), floor, lost);
             if !left.is_empty()
                 && let Node::Leaf(entries) = Arc::make_mut(node)
             {
@@ -357,7 +373,7 @@ fn compact_leaf(
         }
         Node::Inner(children) => {
             let first = child_of(children, from);
-            children[first..].iter().position(|child| child.counts.past > 0).map(|at| first + at)
+            children.iter_from(first).position(|child| child.counts.past > 0).map(|at| first + at)
         }
     };
     let (Some(at), Node::Inner(children)) = (at, Arc::make_mut(node)) else { return (0, upper.cloned()) };
@@ -373,13 +389,13 @@ fn compact_leaf(
 
 /// Answers how many versions it has looked at, and what is left of those histories that lose some, by their places.
 fn compact_entries(
-    entries: &[History],
+    entries: Iter<'_, History>,
     floor: Revision,
     lost: &mut Vec<Arc<KeyVersion>>,
 ) -> (usize, Vec<(usize, Option<History>)>) {
     let mut seen = 0;
     let mut left = Vec::new();
-    for (at, history) in entries.iter().enumerate().filter(|(_, history)| history.has_past()) {
+    for (at, history) in entries.enumerate().filter(|(_, history)| history.has_past()) {
         let (rest, gone) = history.compact(floor);
         seen += history.len();
         if !gone.is_empty() {
@@ -405,11 +421,11 @@ fn lower_root(root: &mut Node) {
 }
 
 /// Keeps nodes from thinning out: a small child is joined with a neighbour where both fit into one.
-fn merge_small(children: &mut Vec<Child>, at: usize) {
+fn merge_small(children: &mut Sorted<Child>, at: usize) {
     let len = children[at].node.len();
     if len == 0 {
         let gone = children.remove(at);
-        if at == 0 && !children.is_empty() {
+        if at == 0 && children.len() > 0 {
             children[0].lower = gone.lower;
         }
         return;
@@ -427,8 +443,8 @@ fn merge_small(children: &mut Vec<Child>, at: usize) {
 
 /// A walk in key order: the untouched right-hand siblings on the path, and the rest of the present leaf.
 struct Walk<'a> {
-    inner: Vec<std::slice::Iter<'a, Child>>,
-    leaf: std::slice::Iter<'a, History>,
+    inner: Vec<Iter<'a, Child>>,
+    leaf: Iter<'a, History>,
 }
 
 impl<'a> Walk<'a> {
@@ -437,12 +453,12 @@ impl<'a> Walk<'a> {
             match node {
                 Node::Inner(children) => {
                     let at = child_of(children, key);
-                    self.inner.push(children[at + 1..].iter());
+                    self.inner.push(children.iter_from(at + 1));
                     node = &children[at].node;
                 }
                 Node::Leaf(entries) => {
-                    let at = position(entries, key).unwrap_or_else(|at| at);
-                    self.leaf = entries[at..].iter();
+                    let at = entries.find(key).unwrap_or_else(|at| at);
+                    self.leaf = entries.iter_from(at);
                     return;
                 }
             }
@@ -511,11 +527,13 @@ mod tests {
         match node {
             Node::Leaf(entries) => {
                 assert!(entries.iter().all(|entry| inside(entry.key())));
-                assert!(entries.windows(2).all(|pair| pair[0].key() < pair[1].key()));
+                assert!(
+                    entries.iter().zip(entries.iter().skip(1)).all(|(left, right)| left.key() < right.key())
+                );
                 0
             }
             Node::Inner(children) => {
-                assert!(!children.is_empty());
+                assert!(children.len() > 0);
                 let mut heights = children.iter().enumerate().map(|(at, child)| {
                     assert_eq!(child.counts, child.node.counts());
                     assert!(at == 0 || inside(&child.lower));

@@ -22,6 +22,7 @@ mod load;
 mod log;
 #[cfg(all(test, jetway_loom))]
 mod loom_model;
+mod sorted;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
