@@ -26,9 +26,9 @@ async fn take(inner: Arc<Inner>, mut acknowledgements: Acknowledgements) {
             next = acknowledgements.next() => next,
             () = inner.stop.cancelled() => None,
         };
-        let Some(Acknowledgement { operation, place, stored }) = next else { return };
+        let Some(Acknowledgement { operation, stored }) = next else { return };
         let last = stored.as_ref().map_or(0, |sequence| sequence.0);
-        let taken = inner.pending.acknowledged(operation, place, stored.map(drop));
+        let taken = inner.pending.acknowledged(operation, stored.map(drop));
         let Some((sent, bodies)) = taken else { continue };
         let (Some(own), false) = (&*inner.own.load(), bodies.is_empty()) else { continue };
         let first = (last + 1).saturating_sub(bodies.len() as u64);
@@ -54,7 +54,7 @@ async fn watch(inner: Arc<Inner>) {
             }
             () = inner.stop.cancelled() => return,
         }
-        let link = inner.link.borrow().clone();
+        let link = inner.publisher.link();
         if link.connected && link.generation != generation {
             generation = link.generation;
             replaced = Some(Instant::now());

@@ -46,7 +46,7 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
     tokio::spawn(async move {
         while let Some((epoch, job)) = jobs.recv().await {
             let Some(inner) = inner.upgrade() else { return };
-            let (removes, is_torn) = (job.removes(), matches!(job, Job::Torn(_)));
+            let is_torn = matches!(job, Job::Torn(_));
             match job {
                 Job::Garbage(mut garbage) => {
                     let begun = Instant::now();
@@ -73,15 +73,8 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
             }
             // Release: whoever sees the count go down finds the messages gone.
             inner.torn.fetch_sub(usize::from(is_torn), Ordering::Release);
-            inner.unremoved.fetch_sub(usize::from(removes), Ordering::Release);
         }
     });
-}
-
-impl Job {
-    fn removes(&self) -> bool {
-        matches!(self, Job::Garbage(_) | Job::Torn(_))
-    }
 }
 
 impl super::Engine {
@@ -155,7 +148,6 @@ impl Inner {
     /// Puts a job behind those there are.
     pub(super) fn queue_removal(&self, job: Job) {
         self.torn.fetch_add(usize::from(matches!(job, Job::Torn(_))), Ordering::AcqRel);
-        self.unremoved.fetch_add(usize::from(job.removes()), Ordering::AcqRel);
         // The other end goes with the engine only.
         drop(self.garbage.send((self.epoch(), job)));
     }

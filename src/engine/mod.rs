@@ -187,8 +187,7 @@ pub(crate) struct Inner {
     /// Whether a compaction whose floor is in force still has garbage to find.
     sweeping: watch::Sender<bool>,
     garbage: mpsc::UnboundedSender<(u64, compactor::Job)>,
-    /// Jobs whose messages are not all removed yet, and those of them that are for torn transactions.
-    unremoved: AtomicUsize,
+    /// Jobs for messages of torn transactions that are not removed yet.
     torn: AtomicUsize,
     /// Grows when the streams turn out to be others than they were; sequences from before mean nothing then.
     epoch: AtomicU64,
@@ -230,7 +229,8 @@ impl Engine {
             "etcd_disk_wal_fsync_duration_seconds",
             "Time of a sync that writes share; where they share none, until a write was known to be stored.",
         );
-        let (publisher, acknowledgements) = Publisher::open(&calls, REQUEST_TIMEOUT).await;
+        let only_writer_of = settings.sole_writer.then_some(&bucket);
+        let (publisher, acknowledgements) = Publisher::open(&calls, REQUEST_TIMEOUT, only_writer_of).await;
         let inner = Arc::new(Inner {
             reader,
             published,
@@ -262,7 +262,6 @@ impl Engine {
             hashes: hash::HashCache::default(),
             sweeping: watch::Sender::new(false),
             garbage,
-            unremoved: AtomicUsize::new(0),
             torn: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
             room: space::Room::default(),

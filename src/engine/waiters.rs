@@ -48,8 +48,6 @@ struct Pending {
     /// None once the outcome is told.
     sender: Option<oneshot::Sender<Outcome>>,
     progress: Progress,
-    /// Acknowledgements to come.
-    awaited: usize,
     sent: Sent,
 }
 
@@ -62,8 +60,6 @@ pub(super) struct Sent {
     pub(super) generation: u64,
     /// When its outcome must be told.
     pub(super) deadline: Instant,
-    /// How many acknowledgements it gets.
-    pub(super) acknowledgements: usize,
     /// Its messages, where they are applied from the acknowledgements; empty where the log brings them.
     pub(super) bodies: Vec<Body>,
 }
@@ -92,8 +88,7 @@ impl PendingWrites {
     /// To be called before the write is published, or the log may be faster.
     pub(super) fn expect(&self, operation: u64, sent: Sent) -> PendingWrite<'_> {
         let (sender, receiver) = oneshot::channel();
-        let awaited = sent.acknowledgements;
-        let pending = Pending { sender: Some(sender), progress: Progress::Published, awaited, sent };
+        let pending = Pending { sender: Some(sender), progress: Progress::Published, sent };
         self.lock().insert(operation, pending);
         PendingWrite { writes: self, operation, receiver }
     }
@@ -122,12 +117,11 @@ impl PendingWrites {
         }
     }
 
-    /// Takes note of an acknowledgement, of one message or of all. Answers when the write was published and which of its
-    /// messages are to be applied now, if any.
+    /// Takes note of an acknowledgement. Answers when the write was published and which messages are to be applied now, if
+    /// any.
     pub(super) fn acknowledged(
         &self,
         operation: u64,
-        place: Option<usize>,
         stored: Result<(), PublishError>,
     ) -> Option<(Instant, Vec<Body>)> {
         let mut writes = self.lock();
@@ -136,34 +130,28 @@ impl PendingWrites {
             Entry::Vacant(_) => return None,
         };
         let pending = entry.get_mut();
-        let is_stored = stored.is_ok();
-        let bodies = match stored {
-            Ok(()) => pending.take_bodies(place),
-            Err(error @ PublishError::Unknown(_)) => {
-                pending.lose(error);
-                return None;
-            }
-            Err(error) => {
-                if let Some(sender) = pending.sender.take() {
-                    sender.send(Outcome::Refused(error)).ok();
-                }
-                Vec::new()
-            }
-        };
         let sent = pending.sent.at;
-        pending.awaited = pending.awaited.saturating_sub(1);
-        if pending.awaited == 0 {
-            if pending.progress == Progress::Published {
-                pending.progress = Progress::Acknowledged;
-                if is_stored {
+        // Nothing is left to be applied, whatever comes: a caller that goes away takes the entry along.
+        let bodies = std::mem::take(&mut pending.sent.bodies);
+        match stored {
+            Ok(()) => {
+                if pending.progress == Progress::Published {
+                    pending.progress = Progress::Acknowledged;
                     self.stored(&pending.sent);
                 }
+                if pending.is_abandoned() {
+                    entry.remove();
+                }
+                return Some((sent, bodies));
             }
-            if pending.is_abandoned() {
-                entry.remove();
+            Err(error @ PublishError::Unknown(_)) => pending.lose(error),
+            Err(error) => {
+                if let Some(sender) = entry.remove().sender {
+                    sender.send(Outcome::Refused(error)).ok();
+                }
             }
         }
-        Some((sent, bodies))
+        None
     }
 
     /// Writes that were handed to another connection than that of `generation` and not acknowledged: nobody knows of them.
@@ -207,18 +195,6 @@ impl PendingWrites {
 }
 
 impl Pending {
-    fn take_bodies(&mut self, place: Option<usize>) -> Vec<Body> {
-        let bodies = &mut self.sent.bodies;
-        match place {
-            None => std::mem::take(bodies),
-            // What stays in its place is looked at by nobody: a message is acknowledged once.
-            Some(place) => bodies
-                .get_mut(place.wrapping_sub(1))
-                .map(|body| vec![std::mem::replace(body, Body::Barrier)])
-                .unwrap_or_default(),
-        }
-    }
-
     /// Whether nobody waits for it.
     fn is_abandoned(&self) -> bool {
         self.sender.as_ref().is_none_or(oneshot::Sender::is_closed)
@@ -248,7 +224,7 @@ pub(super) struct PendingWrite<'a> {
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         if let Entry::Occupied(mut entry) = self.writes.lock().entry(self.operation) {
-            if entry.get().sent.bodies.is_empty() || entry.get().awaited == 0 {
+            if entry.get().sent.bodies.is_empty() {
                 entry.remove();
             } else {
                 entry.get_mut().sender = None;
@@ -302,13 +278,7 @@ mod tests {
 
     fn sent(bodies: Vec<Body>) -> Sent {
         let at = Instant::now();
-        Sent {
-            at,
-            generation: 1,
-            deadline: at + std::time::Duration::from_secs(7),
-            acknowledgements: 1,
-            bodies,
-        }
+        Sent { at, generation: 1, deadline: at + std::time::Duration::from_secs(7), bodies }
     }
 
     #[test]
@@ -317,24 +287,7 @@ mod tests {
         drop(writes.expect(1, sent(vec![Body::Barrier])));
         drop(writes.expect(2, sent(Vec::new())));
         assert_eq!(writes.len(), 1);
-        let (_, bodies) = writes.acknowledged(1, None, Ok(())).expect("the first one");
-        assert_eq!((bodies.len(), writes.len()), (1, 0));
-    }
-
-    #[test]
-    fn the_messages_of_a_row_are_taken_one_by_one_and_one_refusal_refuses_it() {
-        let writes = PendingWrites::default();
-        let row = Sent { acknowledgements: 3, ..sent(vec![Body::Barrier, Body::Foreign, Body::Barrier]) };
-        let mut write = writes.expect(1, row);
-        let (_, bodies) = writes.acknowledged(1, Some(2), Ok(())).expect("it is waited for");
-        assert!(matches!(bodies[..], [Body::Foreign]));
-        assert!(write.receiver.try_recv().is_err(), "two are to come");
-        let refusal = PublishError::Conflict(String::new());
-        let (_, bodies) = writes.acknowledged(1, Some(1), Err(refusal)).expect("it is waited for");
-        assert!(bodies.is_empty());
-        assert!(matches!(write.receiver.try_recv(), Ok(Outcome::Refused(PublishError::Conflict(_)))));
-        drop(write);
-        let (_, bodies) = writes.acknowledged(1, Some(3), Ok(())).expect("it is in the stream all the same");
+        let (_, bodies) = writes.acknowledged(1, Ok(())).expect("the first one");
         assert_eq!((bodies.len(), writes.len()), (1, 0));
     }
 
@@ -346,14 +299,14 @@ mod tests {
         let visible = |operation| writes.complete(std::iter::once((operation, Revision(2))), &state);
         let _told_by_the_log = writes.expect(1, sent(Vec::new()));
         visible(1);
-        writes.acknowledged(1, None, Ok(()));
+        writes.acknowledged(1, Ok(()));
         assert_eq!(times.get_sample_count(), 1);
         let _told_by_both = writes.expect(2, sent(Vec::new()));
-        writes.acknowledged(2, None, Ok(()));
+        writes.acknowledged(2, Ok(()));
         assert_eq!(times.get_sample_count(), 2);
         visible(2);
         let _refused = writes.expect(3, sent(Vec::new()));
-        writes.acknowledged(3, None, Err(PublishError::Conflict(String::new())));
+        writes.acknowledged(3, Err(PublishError::Conflict(String::new())));
         assert_eq!(times.get_sample_count(), 2);
     }
 
@@ -367,7 +320,7 @@ mod tests {
         let Ok(Outcome::Unknown(_, mut later)) = write.receiver.try_recv() else {
             panic!("it was not lost");
         };
-        writes.acknowledged(1, None, Err(PublishError::Conflict(String::new())));
+        writes.acknowledged(1, Err(PublishError::Conflict(String::new())));
         assert!(matches!(later.try_recv(), Ok(Outcome::Refused(PublishError::Conflict(_)))));
     }
 
@@ -378,7 +331,7 @@ mod tests {
         drop(writes.expect(2, sent(vec![Body::Barrier])));
         writes.expire(Instant::now());
         assert_eq!(writes.len(), 2);
-        writes.acknowledged(1, None, Ok(()));
+        writes.acknowledged(1, Ok(()));
         writes.expire(Instant::now() + std::time::Duration::from_secs(8));
         assert!(matches!(waiting.receiver.try_recv(), Ok(Outcome::Late)));
         writes.expire(Instant::now() + std::time::Duration::from_secs(8));
@@ -398,13 +351,7 @@ mod loom_model {
 
     /// A write that the log brings back.
     fn by_the_log() -> Sent {
-        Sent {
-            at: Instant::now(),
-            generation: 1,
-            deadline: Instant::now(),
-            acknowledgements: 1,
-            bodies: Vec::new(),
-        }
+        Sent { at: Instant::now(), generation: 1, deadline: Instant::now(), bodies: Vec::new() }
     }
 
     /// Shows the message at position `at`, which makes the revision of the same number and is this operation's.
@@ -486,7 +433,7 @@ mod loom_model {
                 }
             });
             receiver.recv().expect("a write");
-            let (_, bodies) = pending.acknowledged(2, None, Ok(())).expect("it is waited for");
+            let (_, bodies) = pending.acknowledged(2, Ok(())).expect("it is waited for");
             assert_eq!(bodies.len(), 1);
             write.join().expect("the write");
             assert_eq!(pending.len(), 0);

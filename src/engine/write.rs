@@ -9,7 +9,7 @@ use crate::auth::Caller;
 use crate::core::{ChangeKind, State};
 use crate::error::EtcdError;
 use crate::jetstream::record::{self, Body, OperationId};
-use crate::jetstream::{BATCH_MESSAGE_TIME, Guard, Outgoing, PublishError, Together};
+use crate::jetstream::{BATCH_MESSAGE_TIME, Basis, Guard, Outgoing, PublishError};
 use crate::proto::etcdserverpb::request_op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use crate::txn::{self, Plan, Planned, Request, Response};
@@ -17,7 +17,6 @@ use crate::types::Sequence;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -69,6 +68,24 @@ enum Attempt {
     /// Nothing was stored; the same may work a little later.
     Again(PublishError),
     Failed(EtcdError),
+}
+
+/// A write from when it is handed over until its outcome is known. Whoever writes the same keys next plans without it if it
+/// is dropped before, and the line must know.
+struct Settling<'a> {
+    inner: &'a Inner,
+    plan: &'a Plan,
+    is_settled: bool,
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let subject =
+                |write: &txn::Write| record::subject(&self.inner.bucket.keys_prefix, &write.key).ok();
+            self.inner.publisher.adrift(self.plan.writes.iter().filter_map(subject).collect());
+        }
+    }
 }
 
 /// Guards that a conflict has shown to be wrong: of a deleted key the tombstone may be gone already, or may still be
@@ -132,7 +149,10 @@ impl Inner {
                         tokio::time::sleep(RETRY_PAUSE.min(Duration::from_millis(conflicts))).await;
                     }
                     let now = self.read_index().await?;
-                    corrections = self.correct(&plan, &now).await?;
+                    // A line asks nothing of the subjects.
+                    if !self.settings.sole_writer {
+                        corrections = self.correct(&plan, &now).await?;
+                    }
                     fresh = Some(now);
                 }
                 Attempt::Again(error) => {
@@ -155,27 +175,25 @@ impl Inner {
         deadline: Instant,
     ) -> Attempt {
         let operation = OperationId { writer: self.writer_id, operation: self.next_operation() };
-        let stream_guard = needs_stream.then_some(Guard::Stream(state.position));
-        let messages = match self.messages(plan, operation, stream_guard, corrections) {
+        let basis = if needs_stream { Basis::Stream(state.position) } else { Basis::Keys(state.position) };
+        let messages = match self.messages(plan, operation, basis, corrections) {
             Ok(messages) => messages,
             Err(error) => return Attempt::Failed(error),
         };
         let deadline = deadline + BATCH_MESSAGE_TIME * messages.len() as u32;
-        let is_row =
-            messages.len() > 1 && corrections.is_empty() && self.may_stand_in_a_row(plan, needs_stream);
-        let together = if is_row { Together::Row } else { Together::Batch };
+        let is_row = self.settings.sole_writer && messages.len() > 1;
         let mut seen = self.pending.expect(
             operation.operation,
             Sent {
                 at: Instant::now(),
                 generation: self.publisher.generation(),
                 deadline,
-                acknowledgements: if is_row { messages.len() } else { 1 },
                 bodies: if self.settings.sole_writer { bodies(plan, operation) } else { Vec::new() },
             },
         );
         let _until_visible = self.applied_durations.start_timer();
-        let sending = self.publisher.send(operation, messages, together);
+        let mut settling = Settling { inner: self, plan, is_settled: false };
+        let sending = self.publisher.send(operation, messages, basis);
         // The log is the authority; an acknowledgement only says early that there is nothing to wait for.
         let outcome = tokio::select! {
             biased;
@@ -185,6 +203,7 @@ impl Inner {
                 Err(error) => Ok(Outcome::Refused(error)),
             },
         };
+        settling.is_settled = matches!(outcome, Ok(Outcome::Committed(_) | Outcome::Refused(_)));
         match outcome {
             Ok(Outcome::Committed(committed)) => Attempt::Committed(committed),
             Ok(Outcome::Unknown(cause, receiver)) => {
@@ -194,9 +213,9 @@ impl Inner {
             Ok(Outcome::Refused(error)) => {
                 if is_row {
                     // Part of it may be the end of the stream, where the rest could still come as far as anybody knows:
-                    // reads would wait for it. In the line of all others, or it could cut another row in two.
+                    // reads would wait for it.
                     let end = OperationId { operation: self.next_operation(), ..operation };
-                    drop(self.publisher.send(end, vec![self.barrier(None)], Together::Batch).await);
+                    drop(self.publisher.send(end, vec![self.barrier(None)], Basis::Anything).await);
                 }
                 self.refused(error)
             }
@@ -206,23 +225,6 @@ impl Inner {
             Ok(Outcome::Late) => Attempt::Failed(self.unavailable()),
             Err(_) => Attempt::Failed(EtcdError::Stopped),
         }
-    }
-
-    /// Whether the messages of a plan need no atomic batch. Each has its guard all the same, so that a row can do no harm; but
-    /// one of which a guard fails in the middle leaves messages that spend revisions, so that it is for guards that hold.
-    fn may_stand_in_a_row(&self, plan: &Plan, needs_stream: bool) -> bool {
-        if !self.settings.sole_writer {
-            return false;
-        }
-        if needs_stream {
-            // Nothing is under way but what somebody gave up waiting for, which may still reach the stream.
-            return self.pending.len() == 0;
-        }
-        // A tombstone that compaction has made us forget stands in the way of its key until it is removed.
-        let is_known = |write: &txn::Write| write.guard != Some(Sequence::NONE);
-        // In this order: a sweep hands its tombstones to the remover before it ends.
-        let all_are_gone = || !*self.sweeping.borrow() && self.unremoved.load(Ordering::Acquire) == 0;
-        plan.writes.iter().all(is_known) || all_are_gone()
     }
 
     /// Learns from the log what became of a write that nobody acknowledged.
@@ -274,12 +276,10 @@ impl Inner {
         &self,
         plan: &Plan,
         operation: OperationId,
-        stream_guard: Option<Guard>,
+        basis: Basis,
         corrections: &Corrections,
     ) -> Result<Vec<Outgoing>, EtcdError> {
         let count = plan.writes.len();
-        let mut stream_guard = stream_guard;
-        let is_stream_guarded = stream_guard.is_some();
         plan.writes
             .iter()
             .enumerate()
@@ -294,12 +294,13 @@ impl Inner {
                         Bytes::new()
                     }
                 };
-                let guard = if is_stream_guarded {
-                    stream_guard.take()
-                } else {
-                    write
+                let guard = match basis {
+                    // A line guards by itself.
+                    _ if self.settings.sole_writer => None,
+                    Basis::Stream(position) => (at == 0).then_some(Guard::Stream(position)),
+                    Basis::Keys(_) | Basis::Anything => write
                         .guard
-                        .map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence)))
+                        .map(|sequence| Guard::Subject(*corrections.get(&write.key).unwrap_or(&sequence))),
                 };
                 Ok(Outgoing { subject, headers, payload, guard, ttl: None })
             })

@@ -135,6 +135,7 @@ impl Plain {
             "verbose": false,
             "pedantic": false,
             "headers": true,
+            "no_responders": true,
             "protocol": 1,
             "lang": "rust",
             "version": env!("CARGO_PKG_VERSION"),

@@ -8,6 +8,8 @@
 mod api;
 mod connect;
 mod follower;
+mod line;
+mod plain;
 mod publisher;
 pub mod record;
 mod replay;
@@ -19,8 +21,8 @@ pub use api::{Api, ApiError, StoredMessage, StreamInfo};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use follower::{Followed, Follower, Own, OwnMessages, RawMessage, Start};
 pub use publisher::{
-    Acknowledgement, Acknowledgements, BATCH_MESSAGE_TIME, Guard, LATE, Outgoing, PublishError, Publisher,
-    Together,
+    Acknowledgement, Acknowledgements, BATCH_MESSAGE_TIME, Basis, Guard, LATE, Outgoing, PublishError,
+    Publisher,
 };
 pub use revision_map::{RevisionMap, Step};
 pub use streams::{Bucket, FORMAT, SetupError};

@@ -1,22 +1,24 @@
 //! Publishing with guards, one message or an atomic batch, and what can be said when it fails.
 
+use super::api::Api;
 use super::connect::{Connection, Link};
+use super::line::{Line, Order};
 use super::record::OperationId;
+use super::streams::Bucket;
 use crate::types::Sequence;
 use async_nats::client::{PublishErrorKind, RequestErrorKind};
 use async_nats::{Client, HeaderMap, Request, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, RwLock, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 const EXPECTED_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
-const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+pub(super) const EXPECTED_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
@@ -60,6 +62,14 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
+    /// No fewer bytes than it is sent with.
+    pub(super) fn most_bytes(&self) -> usize {
+        // The version, and a guard with the largest number.
+        const REST: usize = 96;
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        self.payload.len() + headers + REST
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in &self.headers {
@@ -126,36 +136,46 @@ struct AckError {
     description: String,
 }
 
-/// How several messages become one write.
+/// What a write rests on, for a stream that nobody else writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Together {
-    /// As JetStream's atomic batch: all are stored or none. On one replica JetStream stages a batch in files of its own,
-    /// which it makes, syncs and removes while the whole stream waits: milliseconds.
-    Batch,
-    /// One behind the other, with nothing of this process between them, each acknowledged for itself. Whoever reads the
-    /// stream takes them for a write where none is missing, else for nothing (see [`crate::applier`]). For the only writer
-    /// of a stream: what others publish could come between.
-    Row,
+pub enum Basis {
+    /// Nothing: it may stand anywhere.
+    Anything,
+    /// What this position's state says of its own keys, which nobody has written since but, at most, one of the writes
+    /// that [`Publisher::adrift`] was told of.
+    Keys(Sequence),
+    /// All that this position's state says: nothing may stand between it and the write.
+    Stream(Sequence),
 }
 
 /// Publishes to the streams of a bucket.
 #[derive(Debug)]
 pub struct Publisher {
     client: Client,
-    link: watch::Receiver<Link>,
-    /// Held alone while a [`Together::Row`] is handed over.
-    line: RwLock<()>,
-    /// What the subjects begin with that acknowledgements are sent to; the operation follows.
-    inbox: String,
-    batches: Arc<Semaphore>,
+    /// Of the client.
+    client_link: watch::Receiver<Link>,
+    way: Way,
     timeout: Duration,
 }
 
-/// The acknowledgements of what is handed to [`Publisher::send`], in the order in which JetStream gives them.
+/// How writes go to the key stream.
 #[derive(Debug)]
-pub struct Acknowledgements {
-    messages: Subscriber,
-    prefix_bytes: usize,
+enum Way {
+    /// Each message with guards of its own, several as an atomic batch.
+    Client { inbox: String, batches: Arc<Semaphore> },
+    /// As the only writer.
+    Line { orders: mpsc::UnboundedSender<Order>, link: watch::Receiver<Link> },
+}
+
+/// What JetStream says to what is handed to [`Publisher::send`], in the order in which it does. A line sends nothing but
+/// while this is waited for.
+#[derive(Debug)]
+pub struct Acknowledgements(Source);
+
+#[derive(Debug)]
+enum Source {
+    Client { messages: Subscriber, prefix_bytes: usize },
+    Line(Box<Line>),
 }
 
 /// Keeps the number of open batches bounded; to be held until the outcome is known.
@@ -166,45 +186,67 @@ pub struct OpenBatch {
 
 impl Publisher {
     /// Messages go through `connection`; those of [`Publisher::publish`] wait for an acknowledgement no longer than
-    /// `timeout`.
-    pub async fn open(connection: &Connection, timeout: Duration) -> (Publisher, Acknowledgements) {
+    /// `timeout`. `only_writer_of` names a bucket whose keys
+    /// nobody else writes.
+    pub async fn open(
+        connection: &Connection,
+        timeout: Duration,
+        only_writer_of: Option<&Bucket>,
+    ) -> (Publisher, Acknowledgements) {
         let client = connection.client.clone();
         let inbox = format!("{}.", client.new_inbox());
-        let messages = client
-            .subscribe(format!("{inbox}*"))
-            .await
-            .expect("a connection takes commands for as long as it has clients");
-        let acknowledgements = Acknowledgements { messages, prefix_bytes: inbox.len() };
-        let publisher = Publisher {
-            client,
-            link: connection.link.clone(),
-            line: RwLock::default(),
-            inbox,
-            batches: Arc::new(Semaphore::new(OPEN_BATCHES)),
-            timeout,
+        let (way, source) = match (only_writer_of, &connection.plain) {
+            (Some(bucket), Some(plain)) => {
+                let api = Api::new(client.clone());
+                let (line, orders, link) = Line::new(plain.clone(), api, bucket, inbox);
+                (Way::Line { orders, link }, Source::Line(Box::new(line)))
+            }
+            (Some(_), None) => {
+                unreachable!("a server that admits nobody else is our own, and reached plainly")
+            }
+            (None, _) => {
+                let messages = client
+                    .subscribe(format!("{inbox}*"))
+                    .await
+                    .expect("a connection takes commands for as long as it has clients");
+                let source = Source::Client { messages, prefix_bytes: inbox.len() };
+                (Way::Client { inbox, batches: Arc::new(Semaphore::new(OPEN_BATCHES)) }, source)
+            }
         };
-        (publisher, acknowledgements)
+        let client_link = connection.link.clone();
+        (Publisher { client, client_link, way, timeout }, Acknowledgements(source))
     }
 
-    /// The connection that messages go to now.
+    /// The connection that writes go over.
+    pub fn link(&self) -> Link {
+        match &self.way {
+            Way::Client { .. } => self.client_link.borrow().clone(),
+            Way::Line { link, .. } => link.borrow().clone(),
+        }
+    }
+
+    /// Its number.
     pub fn generation(&self) -> u64 {
-        self.link.borrow().generation
+        match &self.way {
+            Way::Client { .. } => self.client_link.borrow().generation,
+            Way::Line { link, .. } => link.borrow().generation,
+        }
     }
 
     /// Resolves some time after the connection of `generation` was replaced by another one.
     async fn replaced(&self, generation: u64) {
-        let mut link = self.link.clone();
+        let mut link = self.client_link.clone();
         if link.wait_for(|link| link.connected && link.generation != generation).await.is_err() {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep(LATE).await;
     }
 
-    /// Publishes one message; answers its position. Not for a stream in which rows stand: it could cut one in two.
+    /// Publishes one message; answers its position. Not for a stream that has a line.
     pub async fn publish(&self, message: Outgoing) -> Result<Sequence, PublishError> {
         let headers = message.headers();
         let request = Request::new().headers(headers).payload(message.payload).timeout(Some(self.timeout));
-        let generation = self.generation();
+        let generation = self.client_link.borrow().generation;
         let answer = tokio::select! {
             answer = self.client.send_request(message.subject, request) => answer,
             () = self.replaced(generation) => {
@@ -221,25 +263,49 @@ impl Publisher {
         stored(&answer.payload)
     }
 
-    /// Hands over one message, or several that count together or not at all, at consecutive positions. What JetStream says
-    /// to it comes with the [`Acknowledgements`], if at all; an error here means that nothing counts.
+    /// Hands over one message, or several that count together or not at all. What JetStream says to it comes with the
+    /// [`Acknowledgements`], if at all; an error here means that nothing counts. `basis` is what keeps a line from sending what
+    /// was planned on too little; elsewhere the guards of the messages do.
     pub async fn send(
         &self,
         operation: OperationId,
         messages: Vec<Outgoing>,
-        together: Together,
+        basis: Basis,
+    ) -> Result<OpenBatch, PublishError> {
+        match &self.way {
+            Way::Client { inbox, batches } => self.send_guarded(inbox, batches, operation, messages).await,
+            Way::Line { orders, .. } => {
+                let order = Order::Write { operation: operation.operation, messages, basis };
+                orders.send(order).map_err(|_| PublishError::NotStored("shutting down".into()))?;
+                Ok(OpenBatch { _permit: None })
+            }
+        }
+    }
+
+    /// What was handed over before for these subjects may still come about, and whoever writes them next will not have waited
+    /// for it.
+    pub fn adrift(&self, subjects: Vec<String>) {
+        if let Way::Line { orders, .. } = &self.way {
+            // Where the other side is gone nothing is sent any more.
+            orders.send(Order::Adrift(subjects)).ok();
+        }
+    }
+
+    async fn send_guarded(
+        &self,
+        inbox: &str,
+        batches: &Arc<Semaphore>,
+        operation: OperationId,
+        messages: Vec<Outgoing>,
     ) -> Result<OpenBatch, PublishError> {
         let last = messages.len();
-        let is_batch = last > 1 && together == Together::Batch;
-        let is_row = last > 1 && together == Together::Row;
+        let is_batch = last > 1;
         let permit = if is_batch {
-            let acquired = Arc::clone(&self.batches).acquire_owned().await;
+            let acquired = Arc::clone(batches).acquire_owned().await;
             Some(acquired.map_err(|_| PublishError::NotStored("shutting down".into()))?)
         } else {
             None
         };
-        let (alone, beside) =
-            if is_row { (Some(self.line.write().await), None) } else { (None, Some(self.line.read().await)) };
         for (message, place) in messages.into_iter().zip(1..) {
             let mut headers = message.headers();
             if is_batch {
@@ -250,11 +316,8 @@ impl Publisher {
                 }
             }
             let (subject, payload) = (message.subject, message.payload);
-            let published = if place == last || is_row {
-                let mut reply = format!("{}{}", self.inbox, operation.operation);
-                if is_row {
-                    write!(reply, "-{place}").expect("a string takes all that is written to it");
-                }
+            let published = if place == last {
+                let reply = format!("{inbox}{}", operation.operation);
                 self.client.publish_with_reply_and_headers(subject, reply, headers, payload).await
             } else {
                 // Without a reply subject: JetStream reports whatever is wrong with the batch at its commit.
@@ -267,7 +330,6 @@ impl Publisher {
                 PublishErrorKind::Send => PublishError::NotStored(error.to_string()),
             })?;
         }
-        drop((alone, beside));
         Ok(OpenBatch { _permit: permit })
     }
 }
@@ -277,8 +339,6 @@ impl Publisher {
 pub struct Acknowledgement {
     /// The write.
     pub operation: u64,
-    /// Which of its messages, counted from 1; all of them where none is named.
-    pub place: Option<usize>,
     /// The position of the message, or of the last one of all; or why it was not stored.
     pub stored: Result<Sequence, PublishError>,
 }
@@ -286,20 +346,20 @@ pub struct Acknowledgement {
 impl Acknowledgements {
     /// The next one. `None` when the connection has ended.
     pub async fn next(&mut self) -> Option<Acknowledgement> {
+        let (messages, prefix_bytes) = match &mut self.0 {
+            Source::Line(line) => return line.next().await,
+            Source::Client { messages, prefix_bytes } => (messages, *prefix_bytes),
+        };
         loop {
-            let message = self.messages.next().await?;
-            let Some(of) = message.subject.get(self.prefix_bytes..) else { continue };
-            let (operation, place) = match of.split_once('-') {
-                Some((operation, place)) => (operation, place.parse().ok()),
-                None => (of, None),
-            };
-            let Ok(operation) = operation.parse() else { continue };
+            let message = messages.next().await?;
+            let operation = message.subject.get(prefix_bytes..).and_then(|of| of.parse().ok());
+            let Some(operation) = operation else { continue };
             let stored = if message.status == Some(StatusCode::NO_RESPONDERS) {
                 Err(no_leader())
             } else {
                 stored(&message.payload)
             };
-            return Some(Acknowledgement { operation, place, stored });
+            return Some(Acknowledgement { operation, stored });
         }
     }
 }
@@ -308,7 +368,7 @@ fn no_leader() -> PublishError {
     PublishError::NotStored("no stream leader answers (NATS starting or JetStream off?)".into())
 }
 
-fn stored(answer: &[u8]) -> Result<Sequence, PublishError> {
+pub(super) fn stored(answer: &[u8]) -> Result<Sequence, PublishError> {
     let ack: Ack = serde_json::from_slice(answer)
         .map_err(|error| PublishError::Unknown(format!("unreadable acknowledgement: {error}")))?;
     match ack.error {

@@ -2,9 +2,11 @@
 
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;
+use jetway::proto::mvccpb::KeyValue;
 
 use crate::support::client::*;
 use crate::support::server::Server;
+use crate::support::watch::*;
 
 /// HDR-1
 #[tokio::test]
@@ -184,6 +186,57 @@ async fn increment(client: &Client, key: &str) {
         if client.txn(txn).await.unwrap().succeeded {
             return;
         }
+    }
+}
+
+/// GEN-1: what a client has given up comes about as it was meant or not at all. Whoever writes the same key next must not be
+/// planned without it, nor it without whoever came in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_up_fits_into_the_history_or_is_not_there() {
+    let server = Server::shared().await;
+    let key = crate::support::keys::unique("given-up");
+    let client = server.client().await;
+    let first = client.put(&key, "blind").await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8_u64 {
+        let (client, key) = (server.client().await, key.clone());
+        tasks.spawn(async move {
+            let mut given_up = 0;
+            for round in 0..150 {
+                let patience = std::time::Duration::from_micros((task * 577 + round * 211) % 4000);
+                let write = async {
+                    if round % 3 == 0 {
+                        client.put(&key, "blind").await;
+                        return;
+                    }
+                    let seen = client.kv(&key).await.unwrap().mod_revision;
+                    let unchanged = compare(&key, CompareResult::Equal, TargetUnion::ModRevision(seen));
+                    let update = op(put(&key, seen.to_string()));
+                    let txn = TxnRequest { compare: vec![unchanged], success: vec![update], failure: vec![] };
+                    client.txn(txn).await.unwrap();
+                };
+                given_up += usize::from(tokio::time::timeout(patience, write).await.is_err());
+            }
+            given_up
+        });
+    }
+    let given_up: usize = tasks.join_all().await.into_iter().sum();
+    assert!(given_up > 0, "nobody was in a hurry");
+    let last = client.put(&key, "blind").await;
+    let mut watch = WatchStream::open(&client);
+    watch.watch(WatchCreateRequest { start_revision: first, ..watch_key(&key) }).await;
+    let mut events: Vec<KeyValue> = Vec::new();
+    while events.last().is_none_or(|event| event.mod_revision < last) {
+        let message = watch.next_but_progress().await;
+        events.extend(message.events.into_iter().map(|event| event.kv.unwrap()));
+    }
+    for (at, pair) in events.windows(2).enumerate() {
+        let [before, after] = pair else { unreachable!("windows of two") };
+        assert_eq!((after.version, after.create_revision), (before.version + 1, first), "event {at}");
+        assert!(
+            after.value == "blind" || after.value == before.mod_revision.to_string(),
+            "event {at}: {pair:?}"
+        );
     }
 }
 
