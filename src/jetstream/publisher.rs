@@ -217,7 +217,7 @@ impl Publisher {
         (Publisher { client, client_link, way, timeout }, Acknowledgements(source))
     }
 
-    /// The connection that writes go over.
+    /// The connection that writes go over now.
     pub fn link(&self) -> Link {
         match &self.way {
             Way::Client { .. } => self.client_link.borrow().clone(),
@@ -225,7 +225,7 @@ impl Publisher {
         }
     }
 
-    /// Its number.
+    /// The number of that connection.
     pub fn generation(&self) -> u64 {
         match &self.way {
             Way::Client { .. } => self.client_link.borrow().generation,
@@ -242,7 +242,7 @@ impl Publisher {
         tokio::time::sleep(LATE).await;
     }
 
-    /// Publishes one message; answers its position. Not for a stream that has a line.
+    /// Publishes one message; answers its position. To a line it is a message of somebody else.
     pub async fn publish(&self, message: Outgoing) -> Result<Sequence, PublishError> {
         let headers = message.headers();
         let request = Request::new().headers(headers).payload(message.payload).timeout(Some(self.timeout));
