@@ -65,7 +65,7 @@ run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
 # --- what must hold for each change ---
 
 .PHONY: check
-check: fmt clippy doc test ## all that CI runs
+check: fmt clippy doc test loom ## all that CI runs
 
 .PHONY: fmt
 fmt: | $(CARGO) ## check the formatting (cargo fmt mends it)

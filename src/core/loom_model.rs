@@ -20,7 +20,7 @@ fn pause() {
 fn put(writer: &mut Writer, keys: &[&'static str]) {
     let revision = writer.state().revision.next();
     let change = |(key, place): (&&'static str, u32)| {
-        let old = writer.state().get(key.as_bytes());
+        let old = writer.newest(key.as_bytes());
         let kind = ChangeKind::Put {
             value: Bytes::from(revision.to_string()),
             create_revision: old.map(|old| old.create_revision),
