@@ -59,7 +59,7 @@ fn index(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let range = KeyRange::from_wire(key(number() % (size - PAGE as u64)), &key(size));
                 let page = state.index.live_range(&range, state.revision).take(PAGE);
-                page.map(|version| version.value.len()).sum::<usize>()
+                page.map(|version| version.value().len()).sum::<usize>()
             });
         });
         group.throughput(Throughput::Elements(1));
@@ -93,8 +93,8 @@ fn log(criterion: &mut Criterion) {
         bencher.iter(|| {
             let entries = state.log.since(past()).take(1000);
             entries
-                .flat_map(|entry| entry.events.iter())
-                .map(|event| event.version.value.len())
+                .flat_map(|entry| entry.events().iter())
+                .map(|event| event.version.value().len())
                 .sum::<usize>()
         });
     });

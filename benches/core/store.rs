@@ -43,12 +43,12 @@ impl Store {
         let sequence = Sequence(revision.0 as u64);
         let key = key(number);
         let (create_revision, version) = match self.writer.state().get(&key) {
-            Some(there) => (Some(there.create_revision), there.version + 1),
+            Some(there) => (Some(there.create_revision()), there.version() + 1),
             None => (None, 1),
         };
         let value = Bytes::from_static(&VALUE);
         let kind = ChangeKind::Put { value, create_revision, version, lease: LeaseId::NONE };
-        self.writer.apply(revision, sequence, vec![Change { key, sequence, place: 1, kind }]);
+        self.writer.apply(revision, sequence, vec![Change { key, sequence, place: 1, kind }], |_, _| ());
     }
 
     /// Forgets all history and shows everything.

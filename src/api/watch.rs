@@ -432,7 +432,7 @@ pub(crate) fn fuzz(data: &[u8]) {
                         Change { key, sequence, place, kind }
                     });
                     let changes: Vec<_> = changes.collect();
-                    writer.apply(revision, sequence, changes);
+                    writer.apply(revision, sequence, changes, |_, _| ());
                     writer.publish();
                     published.notify_one();
                 }

@@ -7,12 +7,11 @@
 //! - A3: at and below the compaction floor messages stand alone, at the revisions that the floor's steps give them;
 //!   those of one revision are still applied together.
 
-use crate::core::{Change, ChangeKind, Garbage, State, Writer};
+use crate::core::{Change, Garbage, KeyVersion, State, Writer};
 use crate::jetstream::record::{Body, OperationId, Record};
 use crate::jetstream::{RevisionMap, Step};
 use crate::lease::Attachments;
 use crate::types::{LeaseId, Revision, Sequence};
-use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// What a compaction leaves to know of the history below it.
@@ -342,29 +341,14 @@ impl Applier {
         self.done.extend(operation_of_all.map(|operation| Done { operation, revision }));
     }
 
-    fn apply<C>(&mut self, revision: Revision, position: Sequence, changes: C)
-    where
-        C: AsRef<[Change]> + IntoIterator<Item = Change, IntoIter: ExactSizeIterator>,
-    {
-        let is_leased =
-            |change: &Change| matches!(change.kind, ChangeKind::Put { lease, .. } if lease.is_some());
-        if self.attachments.is_empty() && !changes.as_ref().iter().any(is_leased) {
-            self.garbage.extend(self.writer.apply(revision, position, changes));
-            return;
-        }
-        // A tombstone has none.
-        let lease_of =
-            |writer: &Writer, key: &Bytes| writer.newest(key).map_or(LeaseId::NONE, |version| version.lease);
-        let before: Vec<(Bytes, LeaseId)> = changes
-            .as_ref()
-            .iter()
-            .map(|change| (change.key.clone(), lease_of(&self.writer, &change.key)))
-            .collect();
-        self.garbage.extend(self.writer.apply(revision, position, changes));
-        for (key, held) in before {
-            let holds = lease_of(&self.writer, &key);
-            self.attachments.moved(&key, held, holds);
-        }
+    fn apply(&mut self, revision: Revision, position: Sequence, changes: impl IntoIterator<Item = Change>) {
+        let Applier { writer, attachments, .. } = self;
+        let garbage = writer.apply(revision, position, changes, |version, before| {
+            // A tombstone has none.
+            let held = before.map_or(LeaseId::NONE, KeyVersion::lease);
+            attachments.moved(version.key(), held, version.lease());
+        });
+        self.garbage.extend(garbage);
     }
 
     fn tear_partial(&mut self) {
@@ -440,7 +424,7 @@ mod tests {
         let mut applier = Applier::new(writer, Attachments::default(), None);
         for sequence in 2..6 {
             let subject = if sequence == 3 { BARRIER } else { "somebody-else" };
-            let body = crate::jetstream::record::decode(subject, None, &Bytes::new());
+            let body = crate::jetstream::record::decode(subject, None, &bytes::Bytes::new());
             applier.take(Record { sequence: Sequence(sequence), time: 0, body });
         }
         // The barrier spends no revision, and this floor does not know.

@@ -49,7 +49,7 @@ impl Keyed for History {
     const FIRST_IS_OPEN: bool = false;
 
     fn key(&self) -> &[u8] {
-        &self.newest().key
+        self.newest().key()
     }
 }
 
@@ -117,7 +117,7 @@ impl Node {
         Some(match self {
             Node::Leaf(entries) => {
                 let upper = entries.split_off(middle);
-                Child::new(upper[0].key().clone(), Node::Leaf(upper))
+                Child::new(Bytes::copy_from_slice(upper[0].key()), Node::Leaf(upper))
             }
             Node::Inner(children) => {
                 let upper = children.split_off(middle);
@@ -157,7 +157,9 @@ fn deal<T: Keyed>(
 impl Index {
     /// An index of these histories, which ascend by key.
     pub(super) fn from_sorted(histories: impl ExactSizeIterator<Item = History>) -> Index {
-        let leaf = |entries: Sorted<History>| Child::new(entries[0].key().clone(), Node::Leaf(entries));
+        let leaf = |entries: Sorted<History>| {
+            Child::new(Bytes::copy_from_slice(entries[0].key()), Node::Leaf(entries))
+        };
         let mut level = deal(histories, leaf);
         // Keys to come may be lower than the lowest.
         if let Some(first) = level.first_mut() {
@@ -193,7 +195,7 @@ impl Index {
     }
 
     /// Adds a version to its key; answers the version that was newest before.
-    pub fn insert(&mut self, version: Arc<KeyVersion>) -> Option<Arc<KeyVersion>> {
+    pub fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
         let mut previous = None;
         let root = Arc::make_mut(&mut self.root);
         insert(root, version, &mut previous);
@@ -215,12 +217,7 @@ impl Index {
     /// versions have been looked at. Answers what it took, and where to go on; `None` at the end.
     ///
     /// One step is a leaf with all versions of its keys, so that it may look at more.
-    pub fn compact(
-        &mut self,
-        floor: Revision,
-        from: Bytes,
-        most: usize,
-    ) -> (Vec<Arc<KeyVersion>>, Option<Bytes>) {
+    pub fn compact(&mut self, floor: Revision, from: Bytes, most: usize) -> (Vec<KeyVersion>, Option<Bytes>) {
         let mut lost = Vec::new();
         let mut next = Some(from);
         let mut seen = 0;
@@ -251,7 +248,7 @@ impl Index {
         &'a self,
         range: &'a KeyRange,
         revision: Revision,
-    ) -> impl Iterator<Item = &'a Arc<KeyVersion>> + 'a {
+    ) -> impl Iterator<Item = &'a KeyVersion> + 'a {
         self.range(range).filter_map(move |entry| entry.live_at(revision))
     }
 
@@ -287,16 +284,12 @@ impl Index {
 }
 
 /// Answers what the key counts for now, and what it did before.
-fn insert(
-    node: &mut Node,
-    version: Arc<KeyVersion>,
-    previous: &mut Option<Arc<KeyVersion>>,
-) -> (Counts, Counts) {
+fn insert(node: &mut Node, version: KeyVersion, previous: &mut Option<KeyVersion>) -> (Counts, Counts) {
     match node {
-        Node::Leaf(entries) => match entries.find(&version.key) {
+        Node::Leaf(entries) => match entries.find(version.key()) {
             Ok(at) => {
                 let before = Counts::of(&entries[at]);
-                *previous = Some(Arc::clone(entries[at].newest()));
+                *previous = Some(entries[at].newest().clone());
                 entries[at] = entries[at].with(version);
                 (Counts::of(&entries[at]), before)
             }
@@ -306,7 +299,7 @@ fn insert(
             }
         },
         Node::Inner(children) => {
-            let at = child_of(children, &version.key);
+            let at = child_of(children, version.key());
             let child = &mut children[at];
             let below = Arc::make_mut(&mut child.node);
             let (now, before) = insert(below, version, previous);
@@ -352,7 +345,7 @@ fn compact_leaf(
     floor: Revision,
     from: &[u8],
     upper: Option<&Bytes>,
-    lost: &mut Vec<Arc<KeyVersion>>,
+    lost: &mut Vec<KeyVersion>,
 ) -> (usize, Option<Bytes>) {
     let at = match node.as_ref() {
         Node::Leaf(entries) => {
@@ -391,7 +384,7 @@ fn compact_leaf(
 fn compact_entries(
     entries: Iter<'_, History>,
     floor: Revision,
-    lost: &mut Vec<Arc<KeyVersion>>,
+    lost: &mut Vec<KeyVersion>,
 ) -> (usize, Vec<(usize, Option<History>)>) {
     let mut seen = 0;
     let mut left = Vec::new();
@@ -503,14 +496,15 @@ impl<'a> Iterator for Walk<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::VersionParts;
     use crate::types::{LeaseId, Sequence};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn version(key: &[u8], revision: i64, live: bool) -> Arc<KeyVersion> {
-        Arc::new(KeyVersion {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::new(),
+    fn version(key: &[u8], revision: i64, live: bool) -> KeyVersion {
+        KeyVersion::new(&VersionParts {
+            key,
+            value: b"",
             create_revision: Revision(i64::from(live)),
             mod_revision: Revision(revision),
             version: i64::from(live),
@@ -599,7 +593,7 @@ mod tests {
                         let (lost, next) = index.compact(Revision(revision), Bytes::from(from.clone()), most);
                         let is_done = |key: &[u8]| key >= from.as_slice() && next.as_ref().is_none_or(|next| key < next);
                         prop_assert!(next.as_ref().is_none_or(|next| *next > from));
-                        prop_assert!(lost.iter().all(|version| is_done(&version.key)));
+                        prop_assert!(lost.iter().all(|version| is_done(version.key())));
                         model.retain(|key, live| *live || !is_done(key));
                         let all = KeyRange::all();
                         prop_assert!(index.range(&all).all(|entry| !entry.has_past() || !is_done(entry.key())));

@@ -5,11 +5,9 @@
 
 use super::index::Index;
 use super::version::{History, KeyVersion};
-use bytes::Bytes;
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::Arc;
 
 /// Histories by key, in no order.
 #[derive(Debug, Default)]
@@ -18,7 +16,7 @@ pub(super) struct LoadingKeys {
     /// By hash: each key is hashed once, and not again where the table grows.
     by_hash: HashMap<u64, History, BuildHasherDefault<AsItIs>>,
     /// Those that came when another key of the same hash was there; hardly ever any.
-    others: BTreeMap<Bytes, History>,
+    others: BTreeMap<Box<[u8]>, History>,
 }
 
 /// Tests have keys of the same hash.
@@ -53,31 +51,26 @@ impl LoadingKeys {
         history.or_else(|| self.others.get(key))
     }
 
-    /// Adds a version to its key, whose copy it takes over; answers it, and the version that was newest before.
-    pub(super) fn insert(&mut self, mut version: KeyVersion) -> (Arc<KeyVersion>, Option<Arc<KeyVersion>>) {
-        let hash = self.hash(&version.key);
+    /// Adds a version to its key; answers the one that was newest before.
+    pub(super) fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
+        let hash = self.hash(version.key());
         let history = match self.by_hash.entry(hash) {
-            Entry::Occupied(entry) if version.key == entry.get().key() => entry.into_mut(),
-            Entry::Vacant(entry) if !self.others.contains_key(&version.key) => {
-                let version = Arc::new(version);
-                entry.insert(History::new(Arc::clone(&version)));
-                return (version, None);
+            Entry::Occupied(entry) if version.key() == entry.get().key() => entry.into_mut(),
+            Entry::Vacant(entry) if !self.others.contains_key(version.key()) => {
+                entry.insert(History::new(version));
+                return None;
             }
             _ => {
-                if let Some(history) = self.others.get_mut(&version.key) {
-                    history
-                } else {
-                    let version = Arc::new(version);
-                    self.others.insert(version.key.clone(), History::new(Arc::clone(&version)));
-                    return (version, None);
-                }
+                let Some(history) = self.others.get_mut(version.key()) else {
+                    self.others.insert(version.key().into(), History::new(version));
+                    return None;
+                };
+                history
             }
         };
-        version.key = history.key().clone();
-        let version = Arc::new(version);
-        let previous = Arc::clone(history.newest());
-        *history = history.with(Arc::clone(&version));
-        (version, Some(previous))
+        let previous = history.newest().clone();
+        *history = history.with(version);
+        Some(previous)
     }
 
     /// Replaces the history of a key, which has one, or takes the key out where `history` is `None`.
@@ -89,7 +82,7 @@ impl LoadingKeys {
                 None => drop(entry.remove()),
             },
             _ => match history {
-                Some(history) => drop(self.others.insert(history.key().clone(), history)),
+                Some(history) => drop(self.others.insert(history.key().into(), history)),
                 None => drop(self.others.remove(key)),
             },
         }
@@ -139,21 +132,22 @@ fn sort(places: &mut [Place], depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::VersionParts;
     use crate::types::{KeyRange, LeaseId, Revision, Sequence};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
     fn version(key: &[u8], revision: i64) -> KeyVersion {
-        KeyVersion {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::new(),
+        KeyVersion::new(&VersionParts {
+            key,
+            value: b"",
             create_revision: Revision(revision),
             mod_revision: Revision(revision),
             version: 1,
             lease: LeaseId::NONE,
             sequence: Sequence(revision as u64),
             place: 1,
-        }
+        })
     }
 
     /// Of any bytes; with beginnings longer than a window in common; that differ by zeros at the end.
@@ -177,8 +171,8 @@ mod tests {
             for (revision, (key, is_put)) in (2..).zip(steps) {
                 if is_put {
                     let versions = model.entry(key.clone()).or_default();
-                    let (_, previous) = keys.insert(version(&key, revision));
-                    prop_assert_eq!(previous.map(|previous| previous.mod_revision.0), versions.first().copied());
+                    let previous = keys.insert(version(&key, revision));
+                    prop_assert_eq!(previous.map(|previous| previous.mod_revision().0), versions.first().copied());
                     versions.insert(0, revision);
                 } else if model.remove(&key).is_some() {
                     keys.replace(&key, None);
@@ -187,7 +181,7 @@ mod tests {
             }
             let index = keys.into_index();
             index.check();
-            let versions = |history: &History| history.versions().map(|v| v.mod_revision.0).collect::<Vec<_>>();
+            let versions = |history: &History| history.versions().map(|v| v.mod_revision().0).collect::<Vec<_>>();
             let found: Vec<_> =
                 index.range(&KeyRange::all()).map(|history| (history.key().to_vec(), versions(history))).collect();
             prop_assert_eq!(found, model.into_iter().collect::<Vec<_>>());

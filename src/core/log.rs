@@ -7,9 +7,11 @@
 
 use super::version::KeyVersion;
 use crate::primitive::Slot;
-use crate::types::{Revision, Sequence};
+use crate::types::Revision;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
+use triomphe::ThinArc;
 
 /// Revisions in one chunk.
 const CHUNK: usize = if cfg!(jetway_loom) {
@@ -24,35 +26,61 @@ const CHUNK: usize = if cfg!(jetway_loom) {
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The version it made; a tombstone stands for a delete.
-    pub version: Arc<KeyVersion>,
+    pub version: KeyVersion,
     /// The live version before the revision of this event, if there was one. Readable by clients only while the
     /// revision before this one is not compacted.
-    pub previous: Option<Arc<KeyVersion>>,
+    pub previous: Option<KeyVersion>,
 }
 
 impl Event {
     /// What a client may see as the value before: nothing of a creation, also where the transaction that created the
     /// key had deleted it first.
-    pub fn visible_previous(&self) -> Option<&Arc<KeyVersion>> {
-        let is_creation = self.version.create_revision == self.version.mod_revision;
+    pub fn visible_previous(&self) -> Option<&KeyVersion> {
+        let is_creation = self.version.create_revision() == self.version.mod_revision();
         self.previous.as_ref().filter(|_| !is_creation)
     }
 }
 
-/// All changes of one revision, in the order in which its transaction made them.
-#[derive(Debug)]
-pub struct RevisionEvents {
+/// All changes of one revision, in the order in which its transaction made them; at least one. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct RevisionEvents(Events);
+
+/// Nearly every revision has one event, and a store holds as many revisions as the time between two compactions brings.
+#[derive(Clone, Debug)]
+enum Events {
+    One(Event),
+    Several(ThinArc<(), Event>),
+}
+
+impl RevisionEvents {
+    /// Of events of one revision, of which there is at least one.
+    pub(super) fn new(mut events: SmallVec<[Event; 1]>) -> RevisionEvents {
+        RevisionEvents(match events.pop() {
+            Some(only) if events.is_empty() => Events::One(only),
+            last => {
+                events.extend(last);
+                Events::Several(ThinArc::from_header_and_iter((), events.into_iter()))
+            }
+        })
+    }
+
     /// The revision.
-    pub revision: Revision,
-    /// The last message of the transaction.
-    pub sequence: Sequence,
+    pub fn revision(&self) -> Revision {
+        self.events()[0].version.mod_revision()
+    }
+
     /// Never empty.
-    pub events: Box<[Event]>,
+    pub fn events(&self) -> &[Event] {
+        match &self.0 {
+            Events::One(only) => std::slice::from_ref(only),
+            Events::Several(events) => &events.slice,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Chunk {
-    slots: [Slot<Arc<RevisionEvents>>; CHUNK],
+    slots: [Slot<RevisionEvents>; CHUNK],
 }
 
 impl Chunk {
@@ -94,7 +122,7 @@ impl EventLog {
         self.len() == 0
     }
 
-    fn entry(&self, at: usize) -> &Arc<RevisionEvents> {
+    fn entry(&self, at: usize) -> &RevisionEvents {
         self.chunks[at / CHUNK].slots[at % CHUNK].get().expect("slots below the end are filled (I1)")
     }
 
@@ -103,7 +131,7 @@ impl EventLog {
         let (mut low, mut high) = (self.start, self.end);
         while low < high {
             let middle = low.midpoint(high);
-            if self.entry(middle).revision < revision {
+            if self.entry(middle).revision() < revision {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -113,7 +141,7 @@ impl EventLog {
     }
 
     /// The entries from `revision` on, oldest first.
-    pub fn since(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<RevisionEvents>> + '_ {
+    pub fn since(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &RevisionEvents> + '_ {
         (self.lower_bound(revision)..self.end).map(|at| self.entry(at))
     }
 
@@ -123,19 +151,19 @@ impl EventLog {
     }
 
     /// The entry of exactly this revision.
-    pub fn get(&self, revision: Revision) -> Option<&Arc<RevisionEvents>> {
-        self.since(revision).next().filter(|entry| entry.revision == revision)
+    pub fn get(&self, revision: Revision) -> Option<&RevisionEvents> {
+        self.since(revision).next().filter(|entry| entry.revision() == revision)
     }
 
     /// Adds the newest revision. Only the writer's own copy is ever appended to; earlier copies end before the slot
     /// that this fills.
     pub(super) fn push(&mut self, entry: RevisionEvents) {
-        debug_assert!(self.is_empty() || self.entry(self.end - 1).revision < entry.revision);
+        debug_assert!(self.is_empty() || self.entry(self.end - 1).revision() < entry.revision());
         if self.end == self.chunks.len() * CHUNK {
             Arc::make_mut(&mut self.chunks).push(Chunk::new());
         }
         let slot = &self.chunks[self.end / CHUNK].slots[self.end % CHUNK];
-        slot.set(Arc::new(entry)).expect("there is one writer, and it fills each slot once");
+        slot.set(entry).expect("there is one writer, and it fills each slot once");
         self.end += 1;
     }
 
@@ -185,17 +213,28 @@ impl Forgotten {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::VersionParts;
+    use crate::types::{LeaseId, Sequence};
+
+    fn version(revision: i64) -> KeyVersion {
+        KeyVersion::new(&VersionParts {
+            key: b"k",
+            value: b"",
+            create_revision: Revision(2),
+            mod_revision: Revision(revision),
+            version: revision - 1,
+            lease: LeaseId::NONE,
+            sequence: Sequence(revision as u64),
+            place: 1,
+        })
+    }
 
     fn entry(revision: i64) -> RevisionEvents {
-        RevisionEvents {
-            revision: Revision(revision),
-            sequence: Sequence(revision as u64),
-            events: Box::new([]),
-        }
+        RevisionEvents::new(SmallVec::from_buf([Event { version: version(revision), previous: None }]))
     }
 
     fn revisions(log: &EventLog, from: i64) -> Vec<i64> {
-        log.since(Revision(from)).map(|entry| entry.revision.0).collect()
+        log.since(Revision(from)).map(|entry| entry.revision().0).collect()
     }
 
     #[test]
@@ -240,14 +279,15 @@ mod tests {
         let mut log = EventLog::default();
         (2..12).for_each(|n| log.push(entry(n)));
         for (cut, pushed) in [(3, 12), (5, 13), (8, 14), (11, 15), (15, 16)] {
-            let before: Vec<_> = log.since(Revision(0)).map(Arc::downgrade).collect();
+            let before: Vec<_> =
+                log.since(Revision(0)).map(|entry| entry.events()[0].version.clone()).collect();
             let mut forgotten = Forgotten::default();
             log.forget_before(Revision(cut), &mut forgotten);
-            assert!(before.iter().all(|entry| entry.upgrade().is_some()), "freed before its time");
+            assert!(before.iter().all(|version| version.owners() > 1), "freed before its time");
             while !forgotten.is_empty() {
                 forgotten.free(1);
             }
-            let freed = before.iter().filter(|entry| entry.upgrade().is_none()).count();
+            let freed = before.iter().filter(|version| version.owners() == 1).count();
             assert!(freed > 0 && freed == before.len() - log.len(), "{freed} before {cut}");
             log.push(entry(pushed));
             assert_eq!(revisions(&log, 0), (cut..=pushed).collect::<Vec<_>>());

@@ -33,4 +33,4 @@ mod version;
 pub use index::Index;
 pub use log::{Event, EventLog, RevisionEvents};
 pub use state::{Change, ChangeKind, Garbage, Reader, State, Writer};
-pub use version::{History, KeyVersion};
+pub use version::{History, KeyVersion, VersionParts};

@@ -14,7 +14,7 @@ pub(super) trait Keyed {
 }
 
 /// Items in ascending order of their keys.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Sorted<T> {
     /// Bytes with which all keys begin; an open one is not among them.
     shared: usize,
@@ -24,6 +24,15 @@ pub(super) struct Sorted<T> {
 impl<T> Default for Sorted<T> {
     fn default() -> Sorted<T> {
         Sorted { shared: 0, items: Vec::new() }
+    }
+}
+
+impl<T: Clone> Clone for Sorted<T> {
+    /// A copy is made to be changed, so there is room for one item more.
+    fn clone(&self) -> Sorted<T> {
+        let mut items = Vec::with_capacity(self.items.len() + 1);
+        items.extend_from_slice(&self.items);
+        Sorted { shared: self.shared, items }
     }
 }
 
@@ -84,6 +93,10 @@ impl<T: Keyed> Sorted<T> {
 
     /// Puts an item where [`Sorted::find`] said that it would be.
     pub(super) fn insert(&mut self, at: usize, item: T) {
+        // A vector on its own would double: most of the memory of an index is in nodes that are never full.
+        if self.items.len() == self.items.capacity() {
+            self.items.reserve_exact(1 + self.items.len() / 8);
+        }
         let shared = self.items.get(Self::FIRST).map(|(_, sample)| &sample.key()[..self.shared]);
         match shared {
             Some(shared) if item.key().starts_with(shared) => {
@@ -105,6 +118,7 @@ impl<T: Keyed> Sorted<T> {
     /// Cuts off the items from `at` on.
     pub(super) fn split_off(&mut self, at: usize) -> Sorted<T> {
         let upper = Sorted::new(self.items.split_off(at).into_iter().map(|(_, item)| item));
+        self.items.shrink_to_fit();
         self.measure();
         upper
     }

@@ -3,10 +3,11 @@
 use super::index::Index;
 use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
-use super::version::{History, KeyVersion};
+use super::version::{History, KeyVersion, VersionParts};
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// The whole store at one revision. Immutable for whoever holds it.
@@ -45,7 +46,7 @@ impl State {
     }
 
     /// The version of a key that a client reads now.
-    pub fn get(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
+    pub fn get(&self, key: &[u8]) -> Option<&KeyVersion> {
         self.index.get(key).map(History::newest).filter(|version| !version.is_tombstone())
     }
 
@@ -63,12 +64,12 @@ impl State {
         }
         let mut count = now as i64;
         for entry in self.log.since(revision.next()) {
-            for event in &entry.events {
+            for event in entry.events() {
                 let change = i64::from(event.previous.is_some()) - i64::from(!event.version.is_tombstone());
                 // Most events change the number of keys not at all, and most revisions have one.
                 if change != 0
-                    && range.contains(&event.version.key)
-                    && (entry.events.len() == 1 || self.is_last_of_its_revision(&event.version))
+                    && range.contains(event.version.key())
+                    && (entry.events().len() == 1 || self.is_last_of_its_revision(&event.version))
                 {
                     count += change;
                 }
@@ -79,14 +80,14 @@ impl State {
 
     /// A key changed twice in one revision has the state before that revision as `previous` both times; only its last
     /// event tells the state after.
-    fn is_last_of_its_revision(&self, version: &Arc<KeyVersion>) -> bool {
-        let last = self.index.get(&version.key).and_then(|history| history.at(version.mod_revision));
-        last.is_none_or(|last| Arc::ptr_eq(last, version))
+    fn is_last_of_its_revision(&self, version: &KeyVersion) -> bool {
+        let last = self.index.get(version.key()).and_then(|history| history.at(version.mod_revision()));
+        last.is_none_or(|last| last.is_same(version))
     }
 
     /// The value that `prev_kv` of an event shows: nothing once the revision before the event is compacted.
-    pub fn previous_of<'a>(&self, event: &'a Event) -> Option<&'a Arc<KeyVersion>> {
-        if self.is_compacted(event.version.mod_revision.prev()) {
+    pub fn previous_of<'a>(&self, event: &'a Event) -> Option<&'a KeyVersion> {
+        if self.is_compacted(event.version.mod_revision().prev()) {
             return None;
         }
         event.visible_previous()
@@ -153,7 +154,7 @@ pub struct Garbage {
 
 impl Garbage {
     fn of(version: &KeyVersion) -> Garbage {
-        Garbage { is_tombstone: version.is_tombstone(), sequence: version.sequence }
+        Garbage { is_tombstone: version.is_tombstone(), sequence: version.sequence() }
     }
 }
 
@@ -197,7 +198,7 @@ impl Writer {
     }
 
     /// The newest version of a key, tombstone or not.
-    pub fn newest(&self, key: &[u8]) -> Option<&Arc<KeyVersion>> {
+    pub fn newest(&self, key: &[u8]) -> Option<&KeyVersion> {
         self.history(key).map(History::newest)
     }
 
@@ -213,7 +214,8 @@ impl Writer {
         self.next.compacted = Some(floor);
     }
 
-    /// Applies all changes of one revision, in the order of its transaction. `position` is its last message.
+    /// Applies all changes of one revision, in the order of its transaction. `position` is its last message. `each` is
+    /// told of every change: the version it made, and the one that was the key's newest before.
     ///
     /// At or below the floor this is a replay of what compaction left: versions are taken as they stand and no event
     /// is logged, except at the floor itself. What later messages have superseded comes back as garbage.
@@ -221,24 +223,26 @@ impl Writer {
         &mut self,
         revision: Revision,
         position: Sequence,
-        changes: impl IntoIterator<Item = Change, IntoIter: ExactSizeIterator>,
+        changes: impl IntoIterator<Item = Change>,
+        mut each: impl FnMut(&KeyVersion, Option<&KeyVersion>),
     ) -> Vec<Garbage> {
-        let changes = changes.into_iter();
         let below_floor = self.next.compacted.is_some_and(|floor| revision <= floor);
         let is_logged = self.next.compacted.is_none_or(|floor| revision >= floor);
-        let mut events: Vec<Event> = Vec::with_capacity(if is_logged { changes.len() } else { 0 });
-        let mut touched = Vec::new();
+        let mut events: SmallVec<[Event; 1]> = SmallVec::new();
+        let mut touched: Vec<KeyVersion> = Vec::new();
         for change in changes {
-            let (version, newest) = self.insert(version_of(change, revision));
+            let version = version_of(&change, revision);
+            let newest = self.insert(version.clone());
+            each(&version, newest.as_ref());
             // A first version stays, unless it is a delete.
             if below_floor && (newest.is_some() || version.is_tombstone()) {
-                touched.push(version.key.clone());
+                touched.push(version.clone());
             }
             if is_logged {
                 let previous = match newest {
-                    Some(newest) if newest.mod_revision == revision => events
+                    Some(newest) if newest.mod_revision() == revision => events
                         .iter()
-                        .rfind(|event| event.version.key == version.key)
+                        .rfind(|event| event.version.key() == version.key())
                         .and_then(|event| event.previous.clone()),
                     other => other.filter(|newest| !newest.is_tombstone()),
                 };
@@ -246,8 +250,7 @@ impl Writer {
             }
         }
         if !events.is_empty() {
-            let events = events.into_boxed_slice();
-            self.next.log.push(RevisionEvents { revision, sequence: position, events });
+            self.next.log.push(RevisionEvents::new(events));
         }
         self.advance(revision, position);
         match self.next.compacted {
@@ -304,21 +307,22 @@ impl Writer {
             Some(from) => Some(Sweep { from, again }),
             None => again.then_some(Sweep { from: Bytes::new(), again: false }),
         };
-        lost.iter().map(|version| Garbage::of(version)).collect()
+        lost.iter().map(Garbage::of).collect()
     }
 
-    fn compact_keys(&mut self, keys: impl IntoIterator<Item = Bytes>, floor: Revision) -> Vec<Garbage> {
+    fn compact_keys(&mut self, of: impl IntoIterator<Item = KeyVersion>, floor: Revision) -> Vec<Garbage> {
         let mut garbage = Vec::new();
-        for key in keys {
-            let Some(history) = self.history(&key) else { continue };
+        for version in of {
+            let key = version.key();
+            let Some(history) = self.history(key) else { continue };
             let (left, lost) = history.compact(floor);
             if lost.is_empty() {
                 continue;
             }
-            garbage.extend(lost.iter().map(|version| Garbage::of(version)));
+            garbage.extend(lost.iter().map(Garbage::of));
             match &mut self.loading {
-                Some(keys) => keys.replace(&key, left),
-                None => self.next.index.replace(&key, left),
+                Some(keys) => keys.replace(key, left),
+                None => self.next.index.replace(key, left),
             }
         }
         garbage
@@ -331,18 +335,12 @@ impl Writer {
         }
     }
 
-    /// Adds a version to its key; answers it, and the version that was newest before. All versions of a key share one
-    /// copy of it.
-    fn insert(&mut self, mut version: KeyVersion) -> (Arc<KeyVersion>, Option<Arc<KeyVersion>>) {
-        if let Some(keys) = &mut self.loading {
-            return keys.insert(version);
+    /// Adds a version to its key; answers the one that was newest before.
+    fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
+        match &mut self.loading {
+            Some(keys) => keys.insert(version),
+            None => self.next.index.insert(version),
         }
-        if let Some(history) = self.next.index.get(&version.key) {
-            version.key = history.key().clone();
-        }
-        let version = Arc::new(version);
-        let newest = self.next.index.insert(Arc::clone(&version));
-        (version, newest)
     }
 
     /// Makes everything applied so far visible, with one pointer swap.
@@ -355,28 +353,23 @@ impl Writer {
     }
 }
 
-fn version_of(change: Change, revision: Revision) -> KeyVersion {
+fn version_of(change: &Change, mod_revision: Revision) -> KeyVersion {
     let Change { key, sequence, place, kind } = change;
-    match kind {
-        ChangeKind::Put { value, create_revision, version, lease } => KeyVersion {
-            key,
-            value,
-            create_revision: create_revision.unwrap_or(revision),
-            mod_revision: revision,
-            version,
-            lease,
-            sequence,
-            place,
-        },
-        ChangeKind::Delete => KeyVersion {
-            key,
-            value: Bytes::new(),
-            create_revision: Revision(0),
-            mod_revision: revision,
-            version: 0,
-            lease: LeaseId::NONE,
-            sequence,
-            place,
-        },
-    }
+    let (value, create_revision, version, lease) = match kind {
+        ChangeKind::Put { value, create_revision, version, lease } => {
+            (value.as_ref(), create_revision.unwrap_or(mod_revision), *version, *lease)
+        }
+        ChangeKind::Delete => (&[][..], Revision(0), 0, LeaseId::NONE),
+    };
+    let (sequence, place) = (*sequence, *place);
+    KeyVersion::new(&VersionParts {
+        key,
+        value,
+        create_revision,
+        mod_revision,
+        version,
+        lease,
+        sequence,
+        place,
+    })
 }

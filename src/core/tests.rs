@@ -1,6 +1,8 @@
 //! The state as a whole against a plain model: one map of the store for every revision, and the list of messages.
 
-use super::{Change, ChangeKind, Event, Garbage, History, KeyVersion, State, Writer};
+use super::{
+    Change, ChangeKind, Event, Garbage, History, KeyVersion, RevisionEvents, State, VersionParts, Writer,
+};
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -78,27 +80,28 @@ impl Model {
         for ((key, is_put), place) in changes.into_iter().zip(1..) {
             let sequence = Sequence(self.messages.len() as u64 + 10);
             let present = map.get(&key);
-            let version = KeyVersion {
-                key: key.clone(),
-                value: if is_put { Bytes::from(format!("{sequence}")) } else { Bytes::new() },
+            let value = if is_put { Bytes::from(format!("{sequence}")) } else { Bytes::new() };
+            let version = KeyVersion::new(&VersionParts {
+                key: &key,
+                value: &value,
                 create_revision: match present {
                     _ if !is_put => Revision(0),
-                    Some(present) => present.create_revision,
+                    Some(present) => present.create_revision(),
                     None => revision,
                 },
                 mod_revision: revision,
-                version: if is_put { present.map_or(1, |present| present.version + 1) } else { 0 },
+                version: if is_put { present.map_or(1, |present| present.version() + 1) } else { 0 },
                 lease: if is_put { LeaseId(sequence.0 as i64 % 3) } else { LeaseId::NONE },
                 sequence,
                 place,
-            };
+            });
             let kind = if is_put {
                 map.insert(key.clone(), version.clone());
                 ChangeKind::Put {
-                    value: version.value.clone(),
-                    create_revision: Some(version.create_revision).filter(|created| *created != revision),
-                    version: version.version,
-                    lease: version.lease,
+                    value,
+                    create_revision: Some(version.create_revision()).filter(|created| *created != revision),
+                    version: version.version(),
+                    lease: version.lease(),
                 }
             } else {
                 map.remove(&key);
@@ -134,8 +137,8 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
     for revision in (model.first_readable()..=model.revision.0).map(Revision) {
         let map = model.map(revision);
         for range in ranges {
-            let expect: Vec<_> = map.values().filter(|version| range.contains(&version.key)).collect();
-            let found: Vec<_> = state.index.live_range(range, revision).map(AsRef::as_ref).collect();
+            let expect: Vec<_> = map.values().filter(|version| range.contains(version.key())).collect();
+            let found: Vec<_> = state.index.live_range(range, revision).collect();
             assert_eq!(found, expect, "{range:?} at {revision}");
             assert_eq!(state.count(range, revision), expect.len(), "count of {range:?} at {revision}");
             assert_eq!(pages(state, range, revision, limit), expect, "pages of {range:?} at {revision}");
@@ -144,31 +147,30 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
     // A key has the versions that somebody may need, and no more unless those are still to be swept.
     let present = model.map(model.revision);
     for key in model.messages.iter().map(|message| &message.change.key).collect::<BTreeSet<_>>() {
-        assert_eq!(state.get(key).map(AsRef::as_ref), present.get(key));
+        assert_eq!(state.get(key), present.get(key));
         let needed =
             model.messages.iter().rev().filter(|message| message.change.key == *key && model.needs(message));
         let expect: Vec<_> = needed.map(|message| &message.version).collect();
         let history = state.index.get(key);
-        let mut found: Vec<_> = history.into_iter().flat_map(History::versions).map(AsRef::as_ref).collect();
+        let mut found: Vec<_> = history.into_iter().flat_map(History::versions).collect();
         if !is_swept {
-            assert!(found.is_sorted_by_key(|version| std::cmp::Reverse(version.sequence)));
+            assert!(found.is_sorted_by_key(|version| std::cmp::Reverse(version.sequence())));
             found.retain(|version| expect.contains(version));
         }
         assert_eq!(found, expect, "versions of {key:?}");
     }
     let shown = |event: &Event| -> Shown {
-        let version = event.version.as_ref().clone();
-        let previous = state.previous_of(event).map(|previous| previous.as_ref().clone());
-        (version.mod_revision, version.sequence, version, previous)
+        let version = event.version.clone();
+        let previous = state.previous_of(event).cloned();
+        (version.mod_revision(), version.sequence(), version, previous)
     };
     for start in (model.first_readable()..=model.revision.0 + 1).map(Revision) {
         let mut last = None;
         let mut events = Vec::new();
         for entry in state.log.since(start) {
-            assert!(last < Some(entry.revision) && !entry.events.is_empty());
-            last = Some(entry.revision);
-            assert_eq!(entry.events.last().map(|event| event.version.sequence), Some(entry.sequence));
-            events.extend(entry.events.iter().map(shown));
+            assert!(last < Some(entry.revision()) && !entry.events().is_empty());
+            last = Some(entry.revision());
+            events.extend(entry.events().iter().map(shown));
         }
         let expect: Vec<Shown> = model
             .messages
@@ -176,7 +178,7 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
             .filter(|message| message.revision >= start)
             .map(|message| {
                 let readable = model.floor.is_none_or(|floor| floor < message.revision);
-                let is_creation = message.version.create_revision == message.revision;
+                let is_creation = message.version.create_revision() == message.revision;
                 let previous = message.previous.clone().filter(|_| readable && !is_creation);
                 (message.revision, message.change.sequence, message.version.clone(), previous)
             })
@@ -184,8 +186,10 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
         assert_eq!(events, expect, "events from {start}");
         let revisions: BTreeSet<_> = expect.iter().map(|(revision, ..)| *revision).collect();
         assert_eq!(state.log.len_since(start), revisions.len());
-        assert!(state.log.since(start).rev().map(|entry| entry.revision).eq(revisions.iter().rev().copied()));
-        assert_eq!(state.log.get(start).map(|entry| entry.revision), revisions.get(&start).copied());
+        assert!(
+            state.log.since(start).rev().map(RevisionEvents::revision).eq(revisions.iter().rev().copied())
+        );
+        assert_eq!(state.log.get(start).map(RevisionEvents::revision), revisions.get(&start).copied());
     }
 }
 
@@ -193,16 +197,20 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
 fn pages<'a>(state: &'a State, range: &KeyRange, revision: Revision, limit: usize) -> Vec<&'a KeyVersion> {
     let KeyRange::Span { start, end } = range else {
         let only = state.index.get(range.start()).and_then(|history| history.live_at(revision));
-        return only.map(AsRef::as_ref).into_iter().collect();
+        return only.into_iter().collect();
     };
     let mut range = KeyRange::Span { start: start.clone(), end: end.clone() };
     let mut all = Vec::new();
     loop {
-        let page: Vec<_> =
-            state.index.live_range(&range, revision).take(limit).map(|v| v.key.clone()).collect();
+        let page: Vec<_> = state
+            .index
+            .live_range(&range, revision)
+            .take(limit)
+            .map(|version| Bytes::copy_from_slice(version.key()))
+            .collect();
         for key in &page {
             let history = state.index.get(key).expect("it has just been there");
-            all.push(history.live_at(revision).expect("it has just been there").as_ref());
+            all.push(history.live_at(revision).expect("it has just been there"));
         }
         let Some(last) = page.last().filter(|_| page.len() == limit) else { return all };
         let next = Bytes::from([last.as_ref(), b"\0"].concat());
@@ -219,7 +227,7 @@ fn load(writer: &mut Writer, left: &[Message], model: &Model) -> Vec<Garbage> {
     for revision in left.chunk_by(|a, b| a.revision == b.revision) {
         let last = revision.last().expect("chunks are not empty");
         let changes: Vec<_> = revision.iter().map(|message| message.change.clone()).collect();
-        garbage.extend(writer.apply(last.revision, last.change.sequence, changes));
+        garbage.extend(writer.apply(last.revision, last.change.sequence, changes, |_, _| ()));
     }
     let state = writer.state();
     let (revision, position) = (state.revision.max(model.revision), state.position);
@@ -251,7 +259,7 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
                 let changes = model.apply(revision, changes);
                 left.extend_from_slice(&model.messages[model.messages.len() - changes.len()..]);
                 let position = changes.last().expect("there are changes").sequence;
-                prop_assert_eq!(writer.apply(revision, position, changes), []);
+                prop_assert_eq!(writer.apply(revision, position, changes, |_, _| ()), []);
             }
             Step::Compact(back) => {
                 let floor = Revision((writer.state().revision.0 - back).max(0));

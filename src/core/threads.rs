@@ -33,7 +33,7 @@ fn write(writer: &mut Writer) {
             Change { key: name(key), sequence, place: key as u32 + 1, kind }
         })
         .collect();
-    writer.apply(revision, sequence, changes);
+    writer.apply(revision, sequence, changes, |_, _| ());
 }
 
 /// Reads one state from end to end, with the others running on.
@@ -44,16 +44,16 @@ fn check(state: &State) {
     for revision in first..=newest {
         let mut expect = (0..KEYS).filter(|key| (key + revision) % 2 == 0);
         for version in state.index.live_range(&range, Revision(revision)) {
-            assert_eq!(version.mod_revision.0, revision);
-            assert_eq!(version.key, name(expect.next().expect("no more keys than that")));
+            assert_eq!(version.mod_revision().0, revision);
+            assert_eq!(version.key(), name(expect.next().expect("no more keys than that")));
             thread::yield_now();
         }
         assert_eq!(expect.next(), None);
         let live = (0..KEYS).filter(|key| (key + revision) % 2 == 0).count();
         assert_eq!(state.count(&range, Revision(revision)), live);
     }
-    assert!(state.log.since(Revision(0)).map(|entry| entry.revision.0).eq(first..=newest));
-    assert!(state.log.since(Revision(0)).all(|entry| entry.events.len() as i64 == KEYS));
+    assert!(state.log.since(Revision(0)).map(|entry| entry.revision().0).eq(first..=newest));
+    assert!(state.log.since(Revision(0)).all(|entry| entry.events().len() as i64 == KEYS));
 }
 
 #[test]

@@ -2,15 +2,25 @@
 
 use crate::types::{LeaseId, Revision, Sequence};
 use bytes::Bytes;
+use std::cell::RefCell;
+use std::fmt;
 use std::sync::Arc;
+use triomphe::ThinArc;
 
-/// One state of one key: what a put stored, or that a delete took it away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyVersion {
+/// One state of one key: what a put stored, or that a delete took it away. Cloning shares it.
+///
+/// A store holds millions of them. So each is one piece of memory: the numbers that every version has, the key, the
+/// value, and behind these the numbers that few have.
+#[derive(Clone)]
+pub struct KeyVersion(ThinArc<Fixed, u8>);
+
+/// What a version is made of, and what it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VersionParts<'a> {
     /// The key.
-    pub key: Bytes,
+    pub key: &'a [u8],
     /// The value; empty in a tombstone.
-    pub value: Bytes,
+    pub value: &'a [u8],
     /// Revision of the put that created the key; 0 in a tombstone.
     pub create_revision: Revision,
     /// Revision that made this version.
@@ -25,23 +35,227 @@ pub struct KeyVersion {
     pub place: u32,
 }
 
+struct Fixed {
+    mod_revision: Revision,
+    sequence: Sequence,
+    place: u32,
+    layout: Layout,
+}
+
+/// The length of the key, and which numbers stand behind the value.
+#[derive(Clone, Copy)]
+struct Layout(u32);
+
+const NUMBER: usize = size_of::<i64>();
+
+impl Layout {
+    /// `create_revision` and `version` are 0, and no number stands for them.
+    const TOMBSTONE: u32 = 1 << 31;
+    /// The last two numbers are `create_revision` and `version`. Else a version that is no tombstone created its key.
+    const REWRITTEN: u32 = 1 << 30;
+    /// The number before those is `lease`.
+    const LEASED: u32 = 1 << 29;
+    const KEY: u32 = Layout::LEASED - 1;
+
+    fn of(parts: &VersionParts<'_>) -> Layout {
+        let key = u32::try_from(parts.key.len()).ok().filter(|length| *length <= Layout::KEY);
+        let key = key.expect("no message that NATS takes holds a key of half a gigabyte");
+        let kind = match (parts.create_revision, parts.version) {
+            (Revision(0), 0) => Layout::TOMBSTONE,
+            (created, 1) if created == parts.mod_revision => 0,
+            _ => Layout::REWRITTEN,
+        };
+        Layout(key | kind | if parts.lease.is_some() { Layout::LEASED } else { 0 })
+    }
+
+    fn has(self, mark: u32) -> bool {
+        self.0 & mark != 0
+    }
+
+    fn key(self) -> usize {
+        (self.0 & Layout::KEY) as usize
+    }
+
+    /// How many bytes the numbers take.
+    fn numbers(self) -> usize {
+        (usize::from(self.has(Layout::REWRITTEN)) * 2 + usize::from(self.has(Layout::LEASED))) * NUMBER
+    }
+}
+
+/// The most bytes that a thread keeps for putting the next version together.
+const SCRATCH: usize = 64 * 1024;
+
 impl KeyVersion {
+    /// A version of its own.
+    pub fn new(parts: &VersionParts<'_>) -> KeyVersion {
+        thread_local! {
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        let VersionParts { mod_revision, sequence, place, .. } = *parts;
+        let layout = Layout::of(parts);
+        let header = Fixed { mod_revision, sequence, place, layout };
+        BUFFER.with_borrow_mut(|bytes| {
+            bytes.clear();
+            bytes.extend_from_slice(parts.key);
+            bytes.extend_from_slice(parts.value);
+            if layout.has(Layout::LEASED) {
+                bytes.extend_from_slice(&parts.lease.0.to_ne_bytes());
+            }
+            if layout.has(Layout::REWRITTEN) {
+                bytes.extend_from_slice(&parts.create_revision.0.to_ne_bytes());
+                bytes.extend_from_slice(&parts.version.to_ne_bytes());
+            }
+            let version = KeyVersion(ThinArc::from_header_and_slice(header, bytes));
+            bytes.shrink_to(SCRATCH);
+            version
+        })
+    }
+
+    fn fixed(&self) -> &Fixed {
+        &self.0.header.header
+    }
+
+    fn layout(&self) -> Layout {
+        self.fixed().layout
+    }
+
+    /// Key and value, one behind the other.
+    fn pair(&self) -> &[u8] {
+        let bytes = &self.0.slice;
+        &bytes[..bytes.len() - self.layout().numbers()]
+    }
+
+    /// The number that has so many bytes from itself to the end.
+    fn number(&self, from_end: usize) -> i64 {
+        let bytes = &self.0.slice;
+        let number = bytes[bytes.len() - from_end..].first_chunk().expect("the layout says that it is there");
+        i64::from_ne_bytes(*number)
+    }
+
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.0.slice[..self.layout().key()]
+    }
+
+    /// The value; empty in a tombstone.
+    pub fn value(&self) -> &[u8] {
+        &self.pair()[self.layout().key()..]
+    }
+
+    /// Key and value to be sent: windows into this version, which lives for as long as they do.
+    pub fn to_bytes(&self) -> (Bytes, Bytes) {
+        let mut key = Bytes::from_owner(Pair(self.clone()));
+        let value = key.split_off(self.layout().key());
+        (key, value)
+    }
+
+    /// Revision of the put that created the key; 0 in a tombstone.
+    pub fn create_revision(&self) -> Revision {
+        let layout = self.layout();
+        if layout.has(Layout::REWRITTEN) {
+            Revision(self.number(2 * NUMBER))
+        } else if layout.has(Layout::TOMBSTONE) {
+            Revision(0)
+        } else {
+            self.mod_revision()
+        }
+    }
+
+    /// Revision that made this version.
+    pub fn mod_revision(&self) -> Revision {
+        self.fixed().mod_revision
+    }
+
+    /// Number of puts since creation, 1 for the creating one; 0 in a tombstone.
+    pub fn version(&self) -> i64 {
+        let layout = self.layout();
+        if layout.has(Layout::REWRITTEN) {
+            self.number(NUMBER)
+        } else {
+            i64::from(!layout.has(Layout::TOMBSTONE))
+        }
+    }
+
+    /// The lease the key hangs on.
+    pub fn lease(&self) -> LeaseId {
+        let layout = self.layout();
+        if layout.has(Layout::LEASED) { LeaseId(self.number(layout.numbers())) } else { LeaseId::NONE }
+    }
+
+    /// The message that carries this version.
+    pub fn sequence(&self) -> Sequence {
+        self.fixed().sequence
+    }
+
+    /// Place among the changes of its revision, counted from 1.
+    pub fn place(&self) -> u32 {
+        self.fixed().place
+    }
+
+    /// All that it tells.
+    pub fn parts(&self) -> VersionParts<'_> {
+        VersionParts {
+            key: self.key(),
+            value: self.value(),
+            create_revision: self.create_revision(),
+            mod_revision: self.mod_revision(),
+            version: self.version(),
+            lease: self.lease(),
+            sequence: self.sequence(),
+            place: self.place(),
+        }
+    }
+
     /// Whether this version says that the key is gone.
     pub fn is_tombstone(&self) -> bool {
-        self.version == 0
+        self.version() == 0
+    }
+
+    /// Whether the two are one version, not only alike.
+    pub(super) fn is_same(&self, other: &KeyVersion) -> bool {
+        std::ptr::eq(self.fixed(), other.fixed())
+    }
+
+    /// How many share it.
+    #[cfg(test)]
+    pub(super) fn owners(&self) -> usize {
+        ThinArc::strong_count(&self.0)
+    }
+}
+
+impl PartialEq for KeyVersion {
+    fn eq(&self, other: &KeyVersion) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for KeyVersion {}
+
+impl fmt::Debug for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.parts().fmt(f)
+    }
+}
+
+/// The owner of what [`KeyVersion::to_bytes`] gives out.
+struct Pair(KeyVersion);
+
+impl AsRef<[u8]> for Pair {
+    fn as_ref(&self) -> &[u8] {
+        self.0.pair()
     }
 }
 
 /// The versions of one key. Cloning shares them.
 #[derive(Clone, Debug)]
 pub struct History {
-    newest: Arc<KeyVersion>,
+    newest: KeyVersion,
     older: Option<Arc<Older>>,
 }
 
 #[derive(Debug)]
 struct Older {
-    version: Arc<KeyVersion>,
+    version: KeyVersion,
     next: Option<Arc<Older>>,
     /// Distance from the end of the list, which places the jump pointers.
     depth: u32,
@@ -63,7 +277,7 @@ impl Drop for Older {
 }
 
 impl Older {
-    fn push(version: Arc<KeyVersion>, next: Option<Arc<Older>>) -> Arc<Older> {
+    fn push(version: KeyVersion, next: Option<Arc<Older>>) -> Arc<Older> {
         let Some(below) = &next else {
             return Arc::new(Older { version, next: None, depth: 0, jump: None });
         };
@@ -85,17 +299,17 @@ impl Older {
 
 impl History {
     /// A key's first version.
-    pub fn new(newest: Arc<KeyVersion>) -> History {
+    pub fn new(newest: KeyVersion) -> History {
         History { newest, older: None }
     }
 
     /// The key these versions belong to.
-    pub fn key(&self) -> &Bytes {
-        &self.newest.key
+    pub fn key(&self) -> &[u8] {
+        self.newest.key()
     }
 
     /// The newest version, tombstone or not.
-    pub fn newest(&self) -> &Arc<KeyVersion> {
+    pub fn newest(&self) -> &KeyVersion {
         &self.newest
     }
 
@@ -116,19 +330,19 @@ impl History {
 
     /// The same key one version later.
     #[must_use]
-    pub fn with(&self, newest: Arc<KeyVersion>) -> History {
-        History { newest, older: Some(Older::push(Arc::clone(&self.newest), self.older.clone())) }
+    pub fn with(&self, newest: KeyVersion) -> History {
+        History { newest, older: Some(Older::push(self.newest.clone(), self.older.clone())) }
     }
 
     /// The version that was newest at `revision`, tombstone or not; `None` where the key had none yet.
-    pub fn at(&self, revision: Revision) -> Option<&Arc<KeyVersion>> {
-        if self.newest.mod_revision <= revision {
+    pub fn at(&self, revision: Revision) -> Option<&KeyVersion> {
+        if self.newest.mod_revision() <= revision {
             return Some(&self.newest);
         }
         let mut node = self.older.as_ref()?;
-        while node.version.mod_revision > revision {
+        while node.version.mod_revision() > revision {
             node = match &node.jump {
-                Some(jump) if jump.version.mod_revision > revision => jump,
+                Some(jump) if jump.version.mod_revision() > revision => jump,
                 _ => node.next.as_ref()?,
             };
         }
@@ -136,25 +350,25 @@ impl History {
     }
 
     /// The value a client could read at `revision`: like [`History::at`], but nothing for a deleted key.
-    pub fn live_at(&self, revision: Revision) -> Option<&Arc<KeyVersion>> {
+    pub fn live_at(&self, revision: Revision) -> Option<&KeyVersion> {
         self.at(revision).filter(|version| !version.is_tombstone())
     }
 
     /// What is left of the history after a compaction at `floor`, and the versions it lost. `None` is left where
     /// the key had been deleted before the floor and not written again. All that happened exactly at the floor stays,
     /// since a watch that starts there must still see it, after a restart too.
-    pub fn compact(&self, floor: Revision) -> (Option<History>, Vec<Arc<KeyVersion>>) {
+    pub fn compact(&self, floor: Revision) -> (Option<History>, Vec<KeyVersion>) {
         let mut kept = Vec::new();
         let mut lost = Vec::new();
         let mut base_found = false;
         for version in self.versions() {
             let is_base = !base_found && !version.is_tombstone();
-            if version.mod_revision >= floor || is_base {
-                kept.push(Arc::clone(version));
+            if version.mod_revision() >= floor || is_base {
+                kept.push(version.clone());
             } else {
-                lost.push(Arc::clone(version));
+                lost.push(version.clone());
             }
-            base_found |= version.mod_revision <= floor;
+            base_found |= version.mod_revision() <= floor;
         }
         if lost.is_empty() {
             return (Some(self.clone()), lost);
@@ -170,7 +384,7 @@ impl History {
     }
 
     /// All versions, newest first.
-    pub fn versions(&self) -> impl Iterator<Item = &Arc<KeyVersion>> {
+    pub fn versions(&self) -> impl Iterator<Item = &KeyVersion> {
         let mut older = self.older.as_ref();
         std::iter::once(&self.newest).chain(std::iter::from_fn(move || {
             let node = older?;
@@ -183,11 +397,61 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn version(revision: i64, tombstone: bool) -> Arc<KeyVersion> {
-        Arc::new(KeyVersion {
-            key: Bytes::from_static(b"k"),
-            value: Bytes::new(),
+    prop_compose! {
+        /// Numbers that have a place of their own, and such as follow from others.
+        fn numbers()(
+            mod_revision in 1_i64..4,
+            created in prop_oneof![Just(None), (0_i64..4).prop_map(Some), any::<i64>().prop_map(Some)],
+            version in prop_oneof![0_i64..3, any::<i64>()],
+            lease in prop_oneof![Just(0), any::<i64>()],
+            sequence in any::<u64>(),
+            place in any::<u32>(),
+        ) -> VersionParts<'static> {
+            VersionParts {
+                key: b"",
+                value: b"",
+                create_revision: Revision(created.unwrap_or(mod_revision)),
+                mod_revision: Revision(mod_revision),
+                version,
+                lease: LeaseId(lease),
+                sequence: Sequence(sequence),
+                place,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(super::super::tests::config(256))]
+
+        #[test]
+        fn a_version_tells_what_it_was_made_of(
+            key in prop::collection::vec(any::<u8>(), 0..20),
+            value in prop::collection::vec(any::<u8>(), 0..20),
+            numbers in numbers(),
+        ) {
+            let parts = VersionParts { key: &key, value: &value, ..numbers };
+            let version = KeyVersion::new(&parts);
+            prop_assert_eq!(version.parts(), parts);
+            let (shown_key, shown_value) = version.to_bytes();
+            drop(version);
+            prop_assert_eq!((shown_key.as_ref(), shown_value.as_ref()), (key.as_slice(), value.as_slice()));
+        }
+    }
+
+    /// A page of memory holds so many of them that a few bytes more for each are seen in what a server takes.
+    #[test]
+    fn versions_and_events_take_no_more_room_than_they_need() {
+        assert_eq!(size_of::<KeyVersion>(), 8);
+        assert_eq!(size_of::<Fixed>(), 24);
+        assert_eq!(size_of::<crate::core::RevisionEvents>(), 16);
+    }
+
+    fn version(revision: i64, tombstone: bool) -> KeyVersion {
+        KeyVersion::new(&VersionParts {
+            key: b"k",
+            value: b"",
             create_revision: Revision(if tombstone { 0 } else { 2 }),
             mod_revision: Revision(revision),
             version: i64::from(!tombstone),
@@ -213,7 +477,7 @@ mod tests {
         for revision in 2..2 * count + 5 {
             let expect = (revision / 2 * 2).min(2 * count);
             assert_eq!(
-                history.at(Revision(revision)).map(|v| v.mod_revision.0),
+                history.at(Revision(revision)).map(|v| v.mod_revision().0),
                 Some(expect),
                 "at {revision}"
             );
@@ -225,10 +489,10 @@ mod tests {
         let history = history(if cfg!(miri) { 1_000 } else { 100_000 });
         let mut steps = 0;
         let mut node = history.older.as_ref();
-        while let Some(at) = node.filter(|at| at.version.mod_revision > Revision(3)) {
+        while let Some(at) = node.filter(|at| at.version.mod_revision() > Revision(3)) {
             steps += 1;
             node = match &at.jump {
-                Some(jump) if jump.version.mod_revision > Revision(3) => Some(jump),
+                Some(jump) if jump.version.mod_revision() > Revision(3) => Some(jump),
                 _ => at.next.as_ref(),
             };
         }
@@ -245,10 +509,10 @@ mod tests {
         let (left, lost) = history(10).compact(Revision(7));
         let left = left.expect("live key");
         assert_eq!(
-            left.versions().map(|v| v.mod_revision.0).collect::<Vec<_>>(),
+            left.versions().map(|v| v.mod_revision().0).collect::<Vec<_>>(),
             [20, 18, 16, 14, 12, 10, 8, 6]
         );
-        assert_eq!(lost.iter().map(|v| v.mod_revision.0).collect::<Vec<_>>(), [4, 2]);
+        assert_eq!(lost.iter().map(|v| v.mod_revision().0).collect::<Vec<_>>(), [4, 2]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use super::{Inner, REQUEST_TIMEOUT, meta};
 use crate::applier::Floor;
-use crate::core::{Garbage, State};
+use crate::core::{Garbage, KeyVersion, State};
 use crate::error::EtcdError;
 use crate::jetstream::{PublishError, RevisionMap};
 use crate::types::{Revision, Sequence};
@@ -231,7 +231,7 @@ fn floor_at(state: &State, map: &RevisionMap, revision: Revision) -> Floor {
         .index
         .range(&crate::types::KeyRange::all())
         .flat_map(crate::core::History::versions)
-        .map(|version| version.sequence)
+        .map(KeyVersion::sequence)
         .filter(|survivor| *survivor <= sequence)
         .collect();
     survivors.sort_unstable();

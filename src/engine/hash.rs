@@ -144,13 +144,13 @@ fn hash(state: &State, revision: Revision, tombstones: Tombstones) -> u32 {
     let all = KeyRange::all();
     let mut old = kept(state, &all, revision, tombstones)
         .unwrap_or_else(|| kept(state, &all, floor, Tombstones::Dropped).unwrap_or_default());
-    old.retain(|version| version.mod_revision <= floor);
-    old.sort_unstable_by_key(|version| (version.mod_revision, version.place));
+    old.retain(|version| version.mod_revision() <= floor);
+    old.sort_unstable_by_key(|version| (version.mod_revision(), version.place()));
     for version in old {
         hasher.take(version);
     }
-    for entry in state.log.since(floor.next()).take_while(|entry| entry.revision <= revision) {
-        for event in &entry.events {
+    for entry in state.log.since(floor.next()).take_while(|entry| entry.revision() <= revision) {
+        for event in entry.events() {
             hasher.take(&event.version);
         }
     }
@@ -164,22 +164,20 @@ fn kept<'a>(
     all: &'a KeyRange,
     revision: Revision,
     tombstones: Tombstones,
-) -> Option<Vec<&'a Arc<KeyVersion>>> {
+) -> Option<Vec<&'a KeyVersion>> {
     let at_revision = state.log.get(revision);
     // Of a key that was deleted at this very revision and put again, etcd sees the delete only.
     let is_deleted_there = |version: &KeyVersion| {
-        version.mod_revision == revision
+        version.mod_revision() == revision
             && at_revision.is_some_and(|entry| {
-                entry
-                    .events
-                    .iter()
-                    .any(|event| event.version.is_tombstone() && event.version.key == version.key)
+                let mut events = entry.events().iter();
+                events.any(|event| event.version.is_tombstone() && event.version.key() == version.key())
             })
     };
     let live: Vec<_> =
         state.index.live_range(all, revision).filter(|version| !is_deleted_there(version)).collect();
     let has_tombstones = tombstones == Tombstones::Kept
-        && at_revision.is_some_and(|entry| entry.events.iter().any(|event| event.version.is_tombstone()));
+        && at_revision.is_some_and(|entry| entry.events().iter().any(|event| event.version.is_tombstone()));
     (!live.is_empty() || has_tombstones).then_some(live)
 }
 
@@ -192,16 +190,15 @@ struct Hasher {
 impl Hasher {
     fn take(&mut self, version: &KeyVersion) {
         self.buffer.clear();
-        self.buffer.extend_from_slice(&version.mod_revision.0.to_be_bytes());
+        self.buffer.extend_from_slice(&version.mod_revision().0.to_be_bytes());
         self.buffer.push(b'_');
         // etcd counts the changes of a revision from 0.
-        self.buffer.extend_from_slice(&u64::from(version.place - 1).to_be_bytes());
-        let pair = if version.is_tombstone() {
+        self.buffer.extend_from_slice(&u64::from(version.place() - 1).to_be_bytes());
+        let mut pair = key_value(version);
+        if version.is_tombstone() {
             self.buffer.push(TOMBSTONE);
-            KeyValue { key: version.key.clone(), ..KeyValue::default() }
-        } else {
-            key_value(version)
-        };
+            pair = KeyValue { key: pair.key, ..KeyValue::default() };
+        }
         pair.encode(&mut self.buffer).expect("a vector grows as needed");
         self.hash = crc32c::crc32c_append(self.hash, &self.buffer);
     }

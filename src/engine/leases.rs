@@ -194,7 +194,7 @@ impl Inner {
             let planner = |state: &Arc<State>| {
                 // Only what still hangs on it: a put may have moved a key meanwhile.
                 let attached =
-                    keys.iter().filter(|key| state.get(key).is_some_and(|version| version.lease == id));
+                    keys.iter().filter(|key| state.get(key).is_some_and(|version| version.lease() == id));
                 Ok(match txn::plan_delete_keys(state, attached.cloned()) {
                     Some(plan) => Planned::Write(plan),
                     None => Planned::Answer(txn::Response::DeleteRange(DeleteRangeResponse::default())),

@@ -2,7 +2,7 @@
 
 use super::Choices;
 use crate::applier::{Applier, Floor};
-use crate::core::{History, Reader, State, Writer};
+use crate::core::{History, KeyVersion, Reader, State, Writer};
 use crate::jetstream::record::{self, Record};
 use crate::lease::Attachments;
 use crate::types::{KeyRange, Revision, Sequence};
@@ -71,7 +71,7 @@ pub fn records(data: &[u8]) {
             }
             let all = KeyRange::all();
             let needed = state.index.range(&all);
-            let needed: Vec<_> = needed.flat_map(History::versions).map(|version| version.sequence).collect();
+            let needed: Vec<_> = needed.flat_map(History::versions).map(KeyVersion::sequence).collect();
             assert!(needed.iter().all(|sequence| !garbage.contains(sequence)), "garbage that is needed");
         }
     }
@@ -149,7 +149,7 @@ fn true_floor(applier: &Applier, state: &State, revision: Revision) -> Option<Fl
         .index
         .range(&KeyRange::all())
         .flat_map(History::versions)
-        .map(|version| version.sequence)
+        .map(KeyVersion::sequence)
         .filter(|survivor| *survivor <= sequence)
         .collect();
     survivors.sort_unstable();
@@ -169,16 +169,16 @@ fn check(state: &State) {
     assert_eq!(state.index.live(), live);
     assert_eq!(state.index.count(&all), live);
     for history in &histories {
-        let revisions: Vec<_> = history.versions().map(|version| version.mod_revision).collect();
+        let revisions: Vec<_> = history.versions().map(KeyVersion::mod_revision).collect();
         // A transaction may change a key twice.
         assert!(revisions.is_sorted_by(|a, b| a >= b), "{revisions:?}");
         assert!(revisions.iter().all(|revision| *revision <= state.revision));
     }
     let mut last = state.compacted.map_or(Revision(0), Revision::prev);
     for entry in state.log.since(Revision(0)) {
-        assert!(last < entry.revision && entry.revision <= state.revision, "the log goes on from {last}");
-        assert!(!entry.events.is_empty());
-        last = entry.revision;
+        assert!(last < entry.revision() && entry.revision() <= state.revision, "the log goes on from {last}");
+        assert!(!entry.events().is_empty());
+        last = entry.revision();
     }
     for past in state.compacted.map_or(0, |floor| floor.0).max(state.revision.0 - 5)..=state.revision.0 {
         let at = Revision(past);
@@ -187,18 +187,18 @@ fn check(state: &State) {
 }
 
 /// Key, value, and the revisions and number of a version.
-type Outlined = (Bytes, Bytes, i64, i64, i64);
+type Outlined = (Vec<u8>, Vec<u8>, i64, i64, i64);
 
 /// What two stores of the same stream agree in.
 fn outline(state: &State) -> (Revision, Sequence, Option<Revision>, usize, Vec<Outlined>) {
     let all = KeyRange::all();
     let versions = state.index.range(&all).flat_map(History::versions).map(|version| {
         (
-            version.key.clone(),
-            version.value.clone(),
-            version.create_revision.0,
-            version.mod_revision.0,
-            version.version,
+            version.key().to_vec(),
+            version.value().to_vec(),
+            version.create_revision().0,
+            version.mod_revision().0,
+            version.version(),
         )
     });
     (state.revision, state.position, state.compacted, state.log.len(), versions.collect())

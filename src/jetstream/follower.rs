@@ -507,7 +507,7 @@ impl Follower {
         if let Some(operation) = record.operation() {
             self.fingerprint = Some((record.sequence, Fingerprint::Operation(operation)));
         }
-        to.push(record.detached());
+        to.push(record);
     }
 
     async fn consume(

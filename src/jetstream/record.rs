@@ -61,19 +61,6 @@ impl Record {
             Body::Barrier | Body::Foreign => 0,
         }
     }
-
-    /// The same in memory of its own: key and value of a request are windows into the connection's read buffer, and what
-    /// lives long must not keep that alive.
-    #[must_use]
-    pub fn detached(mut self) -> Record {
-        if let Body::Change { key, kind, .. } = &mut self.body {
-            *key = Bytes::copy_from_slice(key);
-            if let ChangeKind::Put { value, .. } = kind {
-                *value = Bytes::copy_from_slice(value);
-            }
-        }
-        self
-    }
 }
 
 /// The kinds of message in the key stream.
@@ -115,7 +102,7 @@ pub fn decode(subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) -> Bo
         return Body::Barrier;
     }
     let header = headers.and_then(|headers| headers.get(HEADER)).map(HeaderValue::as_str);
-    decode_change(subject, header, payload).unwrap_or(Body::Foreign)
+    decode_change(subject, header, || payload.clone()).unwrap_or(Body::Foreign)
 }
 
 /// The same, with headers as they are stored.
@@ -123,7 +110,8 @@ pub(super) fn decode_stored(subject: &str, headers: &str, payload: &[u8]) -> Bod
     if subject == BARRIER {
         return Body::Barrier;
     }
-    decode_change(subject, header_value(headers, HEADER).as_deref(), payload).unwrap_or(Body::Foreign)
+    decode_change(subject, header_value(headers, HEADER).as_deref(), || Bytes::copy_from_slice(payload))
+        .unwrap_or(Body::Foreign)
 }
 
 /// The first value of a name in headers as they are stored, read as the client library does: every instance has to take
@@ -144,7 +132,7 @@ pub(super) fn header_value<'a>(headers: &'a str, name: &str) -> Option<Cow<'a, s
 /// Subject of read barriers, below the bucket's prefix.
 pub const BARRIER: &str = "=_.barrier";
 
-fn decode_change(subject: &str, header: Option<&str>, payload: &[u8]) -> Option<Body> {
+fn decode_change(subject: &str, header: Option<&str>, value: impl FnOnce() -> Bytes) -> Option<Body> {
     let mut words = header?.split(' ');
     let key = subjects::key_of(subject)?;
     let create: i64 = words.next()?.parse().ok()?;
@@ -163,9 +151,7 @@ fn decode_change(subject: &str, header: Option<&str>, payload: &[u8]) -> Option<
         ChangeKind::Delete
     } else {
         ChangeKind::Put {
-            // A copy: the payload is a window into the connection's read buffer, and a small value that lives long
-            // must not keep that alive.
-            value: Bytes::copy_from_slice(payload),
+            value: value(),
             create_revision: (create > 0).then_some(Revision(create)),
             version,
             lease: LeaseId(lease),

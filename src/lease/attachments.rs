@@ -18,7 +18,7 @@ impl Attachments {
     }
 
     /// A key that hung on `from` hangs on `to` now; either may be no lease.
-    pub fn moved(&self, key: &Bytes, from: LeaseId, to: LeaseId) {
+    pub fn moved(&self, key: &[u8], from: LeaseId, to: LeaseId) {
         if !from.is_some() && !to.is_some() {
             return;
         }
@@ -32,13 +32,11 @@ impl Attachments {
             }
         }
         if to.is_some() {
-            keys.entry(to).or_default().insert(key.clone());
+            let attached = keys.entry(to).or_default();
+            if !attached.contains(key) {
+                attached.insert(Bytes::copy_from_slice(key));
+            }
         }
-    }
-
-    /// Whether no key hangs on any lease.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
     }
 
     /// The keys of a lease, ascending.

@@ -14,6 +14,9 @@ use super::Ending;
 use super::data_dir::StoreLock;
 use super::log::{self, Tail};
 
+/// By how much of what is alive a Go program's heap may grow before it is collected.
+const GC_PERCENT: &str = "GOGC";
+
 #[derive(Debug)]
 pub(super) struct Child {
     process: Process,
@@ -42,6 +45,11 @@ impl Child {
             .stdout(Stdio::from(store_lock.into_file()))
             .stderr(Stdio::from(log_writer))
             .process_group(0);
+        // A heap may grow by half before Go collects it, not by all of it: of a million keys that is 80 MiB, and no more CPU
+        // for a write than can be told from noise.
+        if std::env::var_os(GC_PERCENT).is_none() {
+            command.env(GC_PERCENT, "50");
+        }
         let parent = std::process::id();
         let die_with_parent = move || die_with(parent);
         #[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]

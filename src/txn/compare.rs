@@ -36,14 +36,14 @@ pub(super) fn evaluate(state: &State, compares: &[Compare]) -> (bool, Vec<Witnes
 fn evaluate_one(state: &State, compare: &Compare) -> (bool, Witness) {
     let range = KeyRange::from_wire(compare.key.clone(), &compare.range_end);
     if let KeyRange::Single(key) = range {
-        let holds = matches(compare, state.get(&key).map(AsRef::as_ref));
+        let holds = matches(compare, state.get(&key));
         return (holds, Witness::Key(key));
     }
     let mut is_empty = true;
     for version in state.index.live_range(&range, state.revision) {
         is_empty = false;
         if !matches(compare, Some(version)) {
-            return (false, Witness::Key(version.key.clone()));
+            return (false, Witness::Key(Bytes::copy_from_slice(version.key())));
         }
     }
     let witness = if range.is_empty() { Witness::Nothing } else { Witness::Range };
@@ -62,23 +62,23 @@ fn matches(compare: &Compare, version: Option<&KeyVersion>) -> bool {
     let ordering = match target {
         Ok(CompareTarget::Version) => {
             let given = if let Some(TargetUnion::Version(given)) = union { *given } else { 0 };
-            version.map_or(0, |version| version.version).cmp(&given)
+            version.map_or(0, KeyVersion::version).cmp(&given)
         }
         Ok(CompareTarget::Create) => {
             let given = if let Some(TargetUnion::CreateRevision(given)) = union { *given } else { 0 };
-            version.map_or(0, |version| version.create_revision.0).cmp(&given)
+            version.map_or(0, |version| version.create_revision().0).cmp(&given)
         }
         Ok(CompareTarget::Mod) => {
             let given = if let Some(TargetUnion::ModRevision(given)) = union { *given } else { 0 };
-            version.map_or(0, |version| version.mod_revision.0).cmp(&given)
+            version.map_or(0, |version| version.mod_revision().0).cmp(&given)
         }
         Ok(CompareTarget::Lease) => {
             let given = if let Some(TargetUnion::Lease(given)) = union { *given } else { 0 };
-            version.map_or(0, |version| version.lease.0).cmp(&given)
+            version.map_or(0, |version| version.lease().0).cmp(&given)
         }
         Ok(CompareTarget::Value) => {
             let given = if let Some(TargetUnion::Value(given)) = union { given.as_ref() } else { &[] };
-            version.map_or(&[][..], |version| version.value.as_ref()).cmp(given)
+            version.map_or(&[][..], KeyVersion::value).cmp(given)
         }
         Err(_) => Ordering::Equal,
     };

@@ -6,7 +6,7 @@
 use super::plan::{LeaseTable, Write};
 use super::range::{header, key_value, read};
 use super::view::View;
-use crate::core::{ChangeKind, KeyVersion, State};
+use crate::core::{ChangeKind, KeyVersion, State, VersionParts};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -18,7 +18,6 @@ use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::slice::Iter;
-use std::sync::Arc;
 
 /// The outcomes of the compares of a transaction and of those nested on the path taken, outermost first, each before
 /// the ones nested in it, in the order of the operations.
@@ -178,13 +177,13 @@ impl<'a> Execution<'a> {
     /// [`EtcdError::KeyNotFound`] where an earlier operation has deleted the key whose value or lease is to be kept.
     /// etcd's own checks miss this case and it crashes.
     pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
-        let previous = self.view.get(&request.key).map(Arc::clone);
-        let kept = || previous.as_deref().ok_or(EtcdError::KeyNotFound);
-        let value = if request.ignore_value { kept()?.value.clone() } else { request.value.clone() };
-        let lease = if request.ignore_lease { kept()?.lease } else { LeaseId(request.lease) };
+        let previous = self.view.get(&request.key).cloned();
+        let kept = || previous.as_ref().ok_or(EtcdError::KeyNotFound);
+        let value = if request.ignore_value { kept()?.to_bytes().1 } else { request.value.clone() };
+        let lease = if request.ignore_lease { kept()?.lease() } else { LeaseId(request.lease) };
         let (created, number) = previous
-            .as_deref()
-            .map_or((self.revision, 1), |previous| (previous.create_revision, previous.version + 1));
+            .as_ref()
+            .map_or((self.revision, 1), |previous| (previous.create_revision(), previous.version() + 1));
         let guard = self.guard(&request.key);
         self.writes.push(Write {
             key: request.key.clone(),
@@ -196,18 +195,20 @@ impl<'a> Execution<'a> {
                 lease,
             },
         });
-        let version = KeyVersion {
-            key: request.key.clone(),
-            value,
-            create_revision: created,
-            mod_revision: self.revision,
-            version: number,
-            lease,
-            sequence: Sequence::NONE,
-            place: 0,
-        };
-        self.view.write(request.key.clone(), Some(Arc::new(version)));
-        let prev_kv = previous.as_deref().filter(|_| request.prev_kv).map(key_value);
+        let (key, mod_revision) = (request.key.clone(), self.revision);
+        self.view.put(request.key.clone(), move || {
+            KeyVersion::new(&VersionParts {
+                key: &key,
+                value: &value,
+                create_revision: created,
+                mod_revision,
+                version: number,
+                lease,
+                sequence: Sequence::NONE,
+                place: 0,
+            })
+        });
+        let prev_kv = previous.as_ref().filter(|_| request.prev_kv).map(key_value);
         Ok(PutResponse { header: Some(header(self.revision)), prev_kv })
     }
 
@@ -215,7 +216,7 @@ impl<'a> Execution<'a> {
         let range = KeyRange::from_wire(request.key.clone(), &request.range_end);
         let mut found = Vec::new();
         self.view.visit(&range, |version| {
-            found.push(Arc::clone(version));
+            found.push(version.clone());
             true
         });
         match &range {
@@ -226,15 +227,13 @@ impl<'a> Execution<'a> {
             KeyRange::Single(_) => {}
         }
         for version in &found {
-            let guard = self.guard(&version.key);
-            self.writes.push(Write { key: version.key.clone(), guard, kind: ChangeKind::Delete });
-            self.view.write(version.key.clone(), None);
+            let guard = self.guard(version.key());
+            let key = Bytes::copy_from_slice(version.key());
+            self.writes.push(Write { key: key.clone(), guard, kind: ChangeKind::Delete });
+            self.view.delete(key);
         }
-        let prev_kvs = if request.prev_kv && self.answers {
-            found.iter().map(|version| key_value(version)).collect()
-        } else {
-            Vec::new()
-        };
+        let prev_kvs =
+            if request.prev_kv && self.answers { found.iter().map(key_value).collect() } else { Vec::new() };
         DeleteRangeResponse { header: Some(header(self.current())), deleted: found.len() as i64, prev_kvs }
     }
 

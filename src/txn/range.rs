@@ -20,13 +20,14 @@ const PAIR_OVERHEAD: usize = 32;
 
 /// The wire form of a stored version.
 pub fn key_value(version: &KeyVersion) -> KeyValue {
+    let (key, value) = version.to_bytes();
     KeyValue {
-        key: version.key.clone(),
-        create_revision: version.create_revision.0,
-        mod_revision: version.mod_revision.0,
-        version: version.version,
-        value: version.value.clone(),
-        lease: version.lease.0,
+        key,
+        create_revision: version.create_revision().0,
+        mod_revision: version.mod_revision().0,
+        version: version.version(),
+        value,
+        lease: version.lease().0,
     }
 }
 
@@ -117,8 +118,8 @@ fn passes(version: &KeyVersion, request: &RangeRequest) -> bool {
     let within = |revision: Revision, min: i64, max: i64| {
         (min == 0 || revision.0 >= min) && (max == 0 || revision.0 <= max)
     };
-    within(version.mod_revision, request.min_mod_revision, request.max_mod_revision)
-        && within(version.create_revision, request.min_create_revision, request.max_create_revision)
+    within(version.mod_revision(), request.min_mod_revision, request.max_mod_revision)
+        && within(version.create_revision(), request.min_create_revision, request.max_create_revision)
 }
 
 /// Sorts what was found in key order. Stable, descending too: etcd promises nothing for equal targets, but this is
@@ -130,11 +131,11 @@ fn sort(found: &mut [&KeyVersion], request: &RangeRequest) {
     }
     let order = |a: &KeyVersion, b: &KeyVersion| -> Ordering {
         match target {
-            SortTarget::Key => a.key.cmp(&b.key),
-            SortTarget::Version => a.version.cmp(&b.version),
-            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
+            SortTarget::Key => a.key().cmp(b.key()),
+            SortTarget::Version => a.version().cmp(&b.version()),
+            SortTarget::Create => a.create_revision().cmp(&b.create_revision()),
+            SortTarget::Mod => a.mod_revision().cmp(&b.mod_revision()),
+            SortTarget::Value => a.value().cmp(b.value()),
         }
     };
     if request.sort_order == SortOrder::Descend as i32 {
@@ -207,10 +208,10 @@ impl Iterator for RangeStream {
         // The first pair that no longer fits tells that more is to come: so a chunk is never followed by an empty one.
         view.visit(&rest, |version| {
             if size >= CHUNK_BYTES || self.left.is_some_and(|left| found.len() == left) {
-                next = Some(version.key.clone());
+                next = Some(Bytes::copy_from_slice(version.key()));
                 return false;
             }
-            size += version.key.len() + version.value.len() + PAIR_OVERHEAD;
+            size += version.key().len() + version.value().len() + PAIR_OVERHEAD;
             found.push(version);
             true
         });

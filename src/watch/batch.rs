@@ -6,12 +6,12 @@ use crate::txn::key_value;
 use crate::types::Revision;
 use bytes::Bytes;
 use prost::Message;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 /// All events of one revision, shared by every delivery that carries some of them.
 #[derive(Debug)]
 pub(super) struct Batch {
-    entry: Arc<RevisionEvents>,
+    entry: RevisionEvents,
     /// Whether the revision before this one could still be read when the batch was made (WAT-22).
     shows_previous: bool,
     encoded: Box<[Encoded]>,
@@ -25,16 +25,16 @@ struct Encoded {
 }
 
 impl Batch {
-    pub(super) fn new(entry: &Arc<RevisionEvents>, state: &State) -> Batch {
+    pub(super) fn new(entry: &RevisionEvents, state: &State) -> Batch {
         Batch {
-            entry: Arc::clone(entry),
-            shows_previous: !state.is_compacted(entry.revision.prev()),
-            encoded: entry.events.iter().map(|_| Encoded::default()).collect(),
+            entry: entry.clone(),
+            shows_previous: !state.is_compacted(entry.revision().prev()),
+            encoded: entry.events().iter().map(|_| Encoded::default()).collect(),
         }
     }
 
     pub(super) fn revision(&self) -> Revision {
-        self.entry.revision
+        self.entry.revision()
     }
 
     /// The encoded events that `matched` names, in their order.
@@ -51,7 +51,7 @@ impl Batch {
     }
 
     fn event(&self, place: usize, with_previous: bool) -> Bytes {
-        let event = &self.entry.events[place];
+        let event = &self.entry.events()[place];
         let encoded = &self.encoded[place];
         match event.visible_previous() {
             Some(previous) if with_previous && self.shows_previous => {
@@ -83,19 +83,16 @@ impl Matched {
 
 /// About how much memory the events of a revision hold.
 pub(super) fn weight(entry: &RevisionEvents) -> usize {
-    let of = |version: &KeyVersion| version.key.len() + version.value.len();
-    entry.events.iter().map(|event| of(&event.version) + event.previous.as_deref().map_or(0, of)).sum()
+    let of = |version: &KeyVersion| version.key().len() + version.value().len();
+    entry.events().iter().map(|event| of(&event.version) + event.previous.as_ref().map_or(0, of)).sum()
 }
 
-fn encode(event: &Event, previous: Option<&Arc<KeyVersion>>) -> Bytes {
+fn encode(event: &Event, previous: Option<&KeyVersion>) -> Bytes {
     let version = &event.version;
     let kind =
         if version.is_tombstone() { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
     // A tombstone has nothing but its key and revision, as WAT-21 wants it.
-    let event = mvccpb::Event {
-        r#type: kind.into(),
-        kv: Some(key_value(version)),
-        prev_kv: previous.map(|previous| key_value(previous)),
-    };
+    let event =
+        mvccpb::Event { r#type: kind.into(), kv: Some(key_value(version)), prev_kv: previous.map(key_value) };
     event.encode_to_vec().into()
 }

@@ -2,9 +2,8 @@
 
 use super::batch::Matched;
 use super::hub::Interest;
-use crate::core::{RevisionEvents, State};
+use crate::core::{KeyVersion, RevisionEvents, State};
 use crate::types::Revision;
-use std::sync::Arc;
 
 /// Most revisions with matches in one slice, as in etcd.
 pub(super) const REVISIONS: usize = if cfg!(test) { 5 } else { 1000 };
@@ -15,7 +14,7 @@ const EVENTS: usize = if cfg!(test) { 16 } else { 16 * 1024 };
 #[derive(Debug)]
 pub(super) struct Slice {
     /// Revisions with matches, ascending.
-    pub(super) revisions: Vec<(Arc<RevisionEvents>, Matched)>,
+    pub(super) revisions: Vec<(RevisionEvents, Matched)>,
     /// Everything before this is in the slice or in earlier ones.
     pub(super) next: Revision,
 }
@@ -40,11 +39,11 @@ fn read_log(state: &State, interest: &Interest, from: Revision) -> Slice {
     let mut seen = 0;
     for entry in state.log.since(from) {
         if revisions.len() == REVISIONS || seen >= EVENTS {
-            return Slice { revisions, next: entry.revision };
+            return Slice { revisions, next: entry.revision() };
         }
-        seen += entry.events.len();
+        seen += entry.events().len();
         if let Some(matched) = interest.matched(entry) {
-            revisions.push((Arc::clone(entry), matched));
+            revisions.push((entry.clone(), matched));
         }
     }
     Slice { revisions, next: state.revision.next() }
@@ -59,7 +58,7 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         if keys > most_keys {
             return None;
         }
-        let revisions = history.versions().map(|version| version.mod_revision);
+        let revisions = history.versions().map(KeyVersion::mod_revision);
         changes.extend(revisions.take_while(|revision| *revision >= from));
     }
     let is_all = changes.len() <= REVISIONS;
@@ -77,7 +76,7 @@ fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usi
         .into_iter()
         .filter_map(|revision| {
             let entry = state.log.get(revision)?;
-            Some((Arc::clone(entry), interest.matched(entry)?))
+            Some((entry.clone(), interest.matched(entry)?))
         })
         .collect();
     Some(Slice { revisions, next })

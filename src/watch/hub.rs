@@ -82,17 +82,17 @@ impl Interest {
     pub(super) fn matched(&self, entry: &RevisionEvents) -> Option<Matched> {
         let wants = |event: &crate::core::Event| {
             let filtered = if event.version.is_tombstone() { self.no_delete } else { self.no_put };
-            !filtered && self.range.contains(&event.version.key)
+            !filtered && self.range.contains(event.version.key())
         };
-        if let [only] = entry.events.as_ref() {
+        if let [only] = entry.events() {
             return wants(only).then_some(Matched::All);
         }
         let places: Vec<u32> = (0..)
-            .zip(entry.events.iter())
+            .zip(entry.events().iter())
             .filter(|(_, event)| wants(event))
             .map(|(place, _)| place)
             .collect();
-        Matched::new(&places, entry.events.len())
+        Matched::new(&places, entry.events().len())
     }
 }
 
@@ -231,8 +231,8 @@ impl WatchHub {
             return Err(Refused::Behind);
         }
         let routed = router.routed;
-        let missed: Vec<_> = state.log.since(from).take_while(|entry| entry.revision <= routed).collect();
-        if missed.iter().map(|entry| entry.events.len()).sum::<usize>() > REPLAY_EVENTS {
+        let missed: Vec<_> = state.log.since(from).take_while(|entry| entry.revision() <= routed).collect();
+        if missed.iter().map(|entry| entry.events().len()).sum::<usize>() > REPLAY_EVENTS {
             return Err(Refused::Behind);
         }
         let registration = router.insert(Arc::clone(mailbox), watch_id, interest.clone(), from);
@@ -475,7 +475,7 @@ impl Router {
                 }
                 deliveries += self.route_revision(entry, state);
                 revisions += 1;
-                self.routed = entry.revision;
+                self.routed = entry.revision();
             }
         }
         self.routed = self.routed.max(state.revision);
@@ -487,32 +487,32 @@ impl Router {
     }
 
     /// Gives one revision to its watchers; answers how many there were.
-    fn route_revision(&mut self, entry: &Arc<RevisionEvents>, state: &State) -> usize {
+    fn route_revision(&mut self, entry: &RevisionEvents, state: &State) -> usize {
         let mut hits = std::mem::take(&mut self.hits);
-        for (place, event) in (0_u32..).zip(entry.events.iter()) {
+        for (place, event) in (0_u32..).zip(entry.events().iter()) {
             let is_delete = event.version.is_tombstone();
             let mut hit = |slots: &Vec<u32>| {
                 hits.extend(slots.iter().filter_map(|slot| {
                     let watcher = self.watchers[*slot as usize].as_ref()?;
                     let Interest { no_put, no_delete, .. } = watcher.interest;
                     let filtered = if is_delete { no_delete } else { no_put };
-                    (!filtered && watcher.from <= entry.revision).then_some((*slot, place))
+                    (!filtered && watcher.from <= entry.revision()).then_some((*slot, place))
                 }));
             };
-            if let Some(slots) = self.keys.get(&event.version.key) {
+            if let Some(slots) = self.keys.get(event.version.key()) {
                 hit(slots);
             }
-            self.spans.stab(&event.version.key, &mut hit);
+            self.spans.stab(event.version.key(), &mut hit);
         }
         let mut watchers = 0;
         if !hits.is_empty() {
             let batch = Arc::new(Batch::new(entry, state));
             let weight = weight(entry);
-            if entry.events.len() > 1 {
+            if entry.events().len() > 1 {
                 hits.sort_unstable();
             }
             for hits in hits.chunk_by(|a, b| a.0 == b.0) {
-                let matched = if hits.len() == entry.events.len() {
+                let matched = if hits.len() == entry.events().len() {
                     Matched::All
                 } else {
                     Matched::Some(hits.iter().map(|(_, place)| *place).collect())

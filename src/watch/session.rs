@@ -413,7 +413,7 @@ impl Session {
         let mut bytes = 0;
         for (entry, matched) in &slice.revisions {
             if bytes >= RESPONSE_BYTES {
-                upto = entry.revision;
+                upto = entry.revision();
                 break;
             }
             let batch = Batch::new(entry, &state);

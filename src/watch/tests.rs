@@ -4,7 +4,7 @@
 use super::hub::{Interest, Refused, WatchHub};
 use super::mailbox::{DELIVERIES, Item};
 use super::session::{Body, Create, Request, Response, Session, Step};
-use crate::core::{Change, ChangeKind, Reader, State, Writer};
+use crate::core::{Change, ChangeKind, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::primitive::Notify;
 use crate::proto::mvccpb;
@@ -47,15 +47,15 @@ impl Store {
                     let old = self.writer.state().get(key.as_bytes());
                     ChangeKind::Put {
                         value: Bytes::copy_from_slice(value.as_bytes()),
-                        create_revision: old.map(|old| old.create_revision),
-                        version: old.map_or(1, |old| old.version + 1),
+                        create_revision: old.map(KeyVersion::create_revision),
+                        version: old.map_or(1, |old| old.version() + 1),
                         lease: LeaseId::NONE,
                     }
                 }
             };
             done.push(Change { key: Bytes::copy_from_slice(key.as_bytes()), sequence, place, kind });
         }
-        self.writer.apply(revision, sequence, done);
+        self.writer.apply(revision, sequence, done, |_, _| ());
         self.writer.publish();
         revision.0
     }
@@ -708,8 +708,8 @@ fn the_index_and_the_log_tell_the_same_history() {
                     let slice = super::history::read_by(&state, &interest, next, which == 0);
                     assert!(slice.next > next, "a slice gets on");
                     for (entry, matched) in slice.revisions {
-                        assert!((next..slice.next).contains(&entry.revision));
-                        shown.push((entry.revision, format!("{matched:?}")));
+                        assert!((next..slice.next).contains(&entry.revision()));
+                        shown.push((entry.revision(), format!("{matched:?}")));
                     }
                     next = slice.next;
                 }

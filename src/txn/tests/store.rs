@@ -70,7 +70,7 @@ impl Store {
             });
         }
         let revision = self.writer.state().revision.next();
-        let garbage = self.writer.apply(revision, position, changes);
+        let garbage = self.writer.apply(revision, position, changes, |_, _| ());
         assert!(garbage.is_empty(), "nothing is superseded above the floor");
         self.writer.publish();
         revision

@@ -85,13 +85,13 @@ fn holds(store: &mut Store, compares: Vec<Compare>) -> bool {
 fn events(store: &Store, revision: i64) -> Vec<(Bytes, Option<Bytes>)> {
     let state = store.snapshot();
     let shown = |event: &Event| {
-        let value = Some(event.version.value.clone()).filter(|_| !event.version.is_tombstone());
-        (event.version.key.clone(), value)
+        let (key, value) = event.version.to_bytes();
+        (key, Some(value).filter(|_| !event.version.is_tombstone()))
     };
     state
         .log
         .get(Revision(revision))
-        .map(|entry| entry.events.iter().map(shown).collect())
+        .map(|entry| entry.events().iter().map(shown).collect())
         .unwrap_or_default()
 }
 
