@@ -23,7 +23,7 @@
 
 mod gate;
 
-pub use gate::gate;
+pub use gate::{Gate, NotDurable, gate};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -128,20 +128,20 @@ impl StreamFiles {
     }
 
     /// Returns when all that was written before is durable. After an error nobody knows what is: the kernel forgets what it
-    /// could not write. Blocks, and must not be called on a thread of the runtime.
-    pub fn sync(&mut self) -> io::Result<()> {
+    /// could not write. Blocks while the disk works: for a thread that has nothing else to do.
+    pub async fn sync(&mut self) -> io::Result<()> {
         match &mut self.known {
             Some(folder) if !folder.has_changed() => folder.sync_newest(),
             Some(folder) => {
-                let _quiet = self.quiet.blocking_lock();
+                let _quiet = self.quiet.lock().await;
                 folder.sync()
             }
-            None => self.sync_all(),
+            None => self.sync_all().await,
         }
     }
 
-    fn sync_all(&mut self) -> io::Result<()> {
-        let _quiet = self.quiet.blocking_lock();
+    async fn sync_all(&mut self) -> io::Result<()> {
+        let _quiet = self.quiet.lock().await;
         // Listed first: what changes between the listing and the sync is found changed by the next one.
         let folder = self.find().map(|path| Folder::open(&path)).transpose()?;
         sync_all(&self.store)?;

@@ -1,17 +1,22 @@
-//! The two followers of an engine, and the one task that applies what they bring.
+//! The two followers of an engine, and what applies what they bring.
+//!
+//! That has a thread of its own, which also waits for the disk: between an acknowledgement and the answer that it allows there
+//! is no other thread to be woken, and no read, however large, stands in the way of a write.
 
 use super::{Inner, Phase, compactor, meta};
 use crate::applier::Applier;
 use crate::auth::AuthStore;
 use crate::core::{ChangeKind, Writer};
-use crate::durability;
+use crate::durability::{self, Gate, NotDurable};
 use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, OwnMessages, RawMessage, RevisionMap, Start};
 use crate::types::Sequence;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -37,9 +42,10 @@ pub(super) fn spawn(
     keys: Connection,
     meta: Connection,
     maps: mpsc::Receiver<MapRequest>,
-) {
+) -> io::Result<()> {
     let task = Task {
         inner: Arc::clone(inner),
+        pool: Handle::current(),
         keys_connection: keys,
         meta: follow_meta(inner, &meta),
         meta_connection: meta,
@@ -53,25 +59,30 @@ pub(super) fn spawn(
         is_filling: false,
         torn_since: None,
     };
-    tokio::spawn(task.run(writer, maps));
+    // Its timers are its own, so that it may outlive the runtime it was started on by a moment.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let applier = std::thread::Builder::new().name("applier".to_owned());
+    applier.spawn(move || runtime.block_on(task.run(writer, maps)))?;
+    Ok(())
 }
 
 fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
-    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, None))
-}
-
-/// Where it is on us to make messages durable, they are before anybody sees them.
-fn durable(inner: &Inner, stream: &str, reports: mpsc::Receiver<Followed>) -> mpsc::Receiver<Followed> {
-    match &inner.settings.synced_store {
+    let reports = Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, None);
+    match gate_of(inner, stream) {
+        Some(gate) => durability::gate(reports, gate, AHEAD),
         None => reports,
-        Some(store) => {
-            let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
-            durability::gate(reports, files, inner.store_failed.clone(), inner.sync_durations.clone(), AHEAD)
-        }
     }
 }
 
+/// Where it is on us to make messages durable, they are before anybody sees them.
+fn gate_of(inner: &Inner, stream: &str) -> Option<Gate> {
+    let store = inner.settings.synced_store.as_ref()?;
+    let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
+    Some(Gate::new(files, inner.store_failed.clone(), inner.sync_durations.clone()))
+}
+
+/// What is reported is not durable yet.
 fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
     let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
     let own = inner.settings.sole_writer.then(|| {
@@ -80,7 +91,7 @@ fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followe
         messages
     });
     let start = Start { is_decoded: true, ..Start::default() };
-    durable(inner, stream, Follower::spawn(connection.clone(), stream, prefix, start, AHEAD, own))
+    Follower::spawn(connection.clone(), stream, prefix, start, AHEAD, own)
 }
 
 /// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
@@ -152,6 +163,8 @@ impl Progress {
 
 struct Task {
     inner: Arc<Inner>,
+    /// Where everything else runs.
+    pool: Handle,
     keys_connection: Connection,
     meta_connection: Connection,
     meta: mpsc::Receiver<Followed>,
@@ -221,15 +234,25 @@ impl Task {
             }
             (None, None) => unreachable!("the writer is taken for the applier, which stays"),
         }
-        let mut keys = follow_keys(&self.inner, &self.keys_connection);
+        let mut keys = {
+            let _pool = self.pool.enter();
+            follow_keys(&self.inner, &self.keys_connection)
+        };
+        let mut gate = gate_of(&self.inner, &self.inner.bucket.keys);
+        let mut reports = Vec::with_capacity(AHEAD);
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut is_sweeping = false;
         loop {
             tokio::select! {
-                report = keys.recv() => {
-                    self.take_keys(report.ok_or(End::Closed)?)?;
-                    // Whatever else is there already goes into the same publication. A load has none, but progress to tell.
-                    while self.is_loaded && let Ok(report) = keys.try_recv() {
+                // Whatever is there already goes into the same sync and the same publication.
+                count = keys.recv_many(&mut reports, AHEAD) => {
+                    if count == 0 {
+                        return Err(End::Closed);
+                    }
+                    if let Some(gate) = &mut gate {
+                        gate.pass(&reports).await.map_err(|NotDurable| End::Closed)?;
+                    }
+                    for report in reports.drain(..) {
                         self.take_keys(report)?;
                     }
                 }
@@ -282,7 +305,10 @@ impl Task {
         // Whoever waits for a position waits for it in the streams that come now.
         inner.positions.reach(Sequence::NONE);
         inner.meta_positions.reach(Sequence::NONE);
-        self.meta = follow_meta(inner, &self.meta_connection);
+        self.meta = {
+            let _pool = self.pool.enter();
+            follow_meta(inner, &self.meta_connection)
+        };
         self.meta_target = None;
         self.meta_position = Sequence::NONE;
         self.keys_target = None;
@@ -453,7 +479,7 @@ impl Task {
             {
                 if !self.is_filling {
                     self.is_filling = true;
-                    tokio::spawn(fill(Arc::clone(inner), floor));
+                    self.pool.spawn(fill(Arc::clone(inner), floor));
                 }
                 return;
             }

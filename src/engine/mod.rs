@@ -103,6 +103,9 @@ pub enum StartError {
     /// The bucket.
     #[error(transparent)]
     Setup(#[from] SetupError),
+    /// The thread that applies.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
 }
 
 /// How far the engine is.
@@ -281,7 +284,7 @@ impl Engine {
             stop: CancellationToken::new(),
             settings,
         });
-        follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests);
+        follow::spawn(&inner, writer, follow_keys, follow_meta, map_requests).map_err(StartError::Thread)?;
         acknowledge::spawn(&inner, acknowledgements);
         read_index::spawn(&inner, read_index_requests);
         compactor::spawn(&inner, garbage_jobs);
