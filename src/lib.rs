@@ -20,6 +20,7 @@ pub mod fuzzing;
 pub mod gateway;
 pub mod jetstream;
 pub mod lease;
+pub mod memory;
 pub mod nats_server;
 mod primitive;
 pub mod proto;

@@ -10,7 +10,16 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+fn give_back() {
+    #[expect(unsafe_code, reason = "it is a function of C")]
+    // SAFETY: it may be called at any time, on any thread.
+    unsafe {
+        libmimalloc_sys::mi_collect(true);
+    }
+}
+
 fn main() -> ExitCode {
+    jetway::memory::give_back_by(give_back);
     let mut args = std::env::args_os();
     let personality = Personality::of(args.next().as_ref());
     match run(personality, args) {

@@ -71,6 +71,8 @@ pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, 
                 }
                 Job::Fence(done) => drop(done.send(())),
             }
+            // The state before a compaction is the last one that holds what it took.
+            inner.has_let_go.store(true, Ordering::Relaxed);
             // Release: whoever sees the count go down finds the messages gone.
             inner.torn.fetch_sub(usize::from(is_torn), Ordering::Release);
         }

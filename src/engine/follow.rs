@@ -10,6 +10,7 @@ use crate::core::{ChangeKind, Writer};
 use crate::durability::{self, Gate, NotDurable};
 use crate::jetstream::record::{self, Body, Record};
 use crate::jetstream::{Connection, Followed, Follower, Guard, OwnMessages, RawMessage, RevisionMap, Start};
+use crate::memory;
 use crate::types::Sequence;
 use std::convert::Infallible;
 use std::io;
@@ -264,6 +265,8 @@ impl Task {
                     self.look_for_torn_tail();
                     if !self.is_loaded {
                         self.progress.tell();
+                    } else if self.inner.has_let_go.swap(false, Ordering::Relaxed) {
+                        memory::give_back();
                     }
                 }
                 // Turns alternate: what has come in meanwhile is shown before the next one.
@@ -501,6 +504,7 @@ impl Task {
             if self.is_up {
                 serve(inner);
             }
+            memory::give_back();
         }
         inner.published.notify_one();
         // Before the position: whoever finds a write missing at a position that is reached takes it for not there.

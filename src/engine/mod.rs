@@ -49,7 +49,7 @@ use arc_swap::ArcSwapOption;
 use prometheus::{Histogram, IntCounter};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -203,6 +203,8 @@ pub(crate) struct Inner {
     /// Keeps removals and certain syncs apart.
     quiet: Quiet,
     counters: Counters,
+    /// A compaction has freed what there may be much of. Orders nothing: what was freed is found by the allocator.
+    has_let_go: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -281,6 +283,7 @@ impl Engine {
             store_failed: watch::Sender::new(None),
             quiet: Quiet::default(),
             counters: Counters::new(),
+            has_let_go: AtomicBool::new(false),
             stop: CancellationToken::new(),
             settings,
         });

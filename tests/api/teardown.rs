@@ -1,5 +1,6 @@
 //! Streams and waits that their clients leave: nothing of them stays behind.
 
+use jetway::proto::etcdserverpb::TxnRequest;
 use jetway::proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use jetway::proto::v3lockpb::{LockRequest, LockResponse};
 
@@ -7,7 +8,7 @@ use crate::support::client::*;
 use crate::support::http::http;
 use crate::support::keys::b;
 use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
+use crate::support::server::{Server, Target};
 use crate::support::watch::{WatchStream, watch_all};
 use crate::support::{eventually, within};
 
@@ -98,7 +99,7 @@ async fn what_clients_leave_is_gone() {
         eventually(&format!("all calls of {method} to end"), ended).await;
     }
     eventually("all watchers to go", async || (watchers().await.0 == 0.0).then_some(())).await;
-    if server.target() == crate::support::server::Target::Jetway {
+    if server.target() == Target::Jetway {
         // etcd's own client keeps a stream open for locks to come.
         assert_eq!(watchers().await.1, 0.0);
     }
@@ -106,4 +107,31 @@ async fn what_clients_leave_is_gone() {
     eventually("the line for the lock to be empty", line).await;
     assert_eq!(metric(&server, "etcd_server_proposals_pending", &[]).await, 0.0);
     within("a write", client.put("/k", "v")).await;
+}
+
+/// CMP-11, for memory
+#[tokio::test]
+async fn the_memory_of_a_compacted_history_is_given_back() {
+    let server = Server::start().await;
+    if server.target() == Target::Etcd {
+        // Its memory is pages of its file.
+        return;
+    }
+    let client = server.client().await;
+    let resident = async || metric(&server, "process_resident_memory_bytes", &[]).await;
+    let empty = resident().await;
+    let mut newest = 0;
+    for _ in 0..100 {
+        let puts = (0..100).map(|n| op(put(format!("key {n}"), "x".repeat(8_000)))).collect();
+        newest = revision(
+            &client.txn(TxnRequest { success: puts, ..TxnRequest::default() }).await.unwrap().header,
+        );
+    }
+    let full = resident().await;
+    assert!(full - empty > 80e6, "{empty} before, {full} after 80 MB of history");
+    client.compact(newest).await.unwrap();
+    eventually("the history's memory is given back", async || {
+        (resident().await - empty < (full - empty) / 2.0).then_some(())
+    })
+    .await;
 }
