@@ -49,9 +49,10 @@ struct Layout(u32);
 const NUMBER: usize = size_of::<i64>();
 
 impl Layout {
-    /// `create_revision` and `version` are 0, and no number stands for them.
+    /// `version` is 0, told here because a walk over many keys asks each.
     const TOMBSTONE: u32 = 1 << 31;
-    /// The last two numbers are `create_revision` and `version`. Else a version that is no tombstone created its key.
+    /// The last two numbers are `create_revision` and `version`. Else a tombstone's are 0, and another version created
+    /// its key.
     const REWRITTEN: u32 = 1 << 30;
     /// The number before those is `lease`.
     const LEASED: u32 = 1 << 29;
@@ -63,6 +64,7 @@ impl Layout {
         let kind = match (parts.create_revision, parts.version) {
             (Revision(0), 0) => Layout::TOMBSTONE,
             (created, 1) if created == parts.mod_revision => 0,
+            (_, 0) => Layout::TOMBSTONE | Layout::REWRITTEN,
             _ => Layout::REWRITTEN,
         };
         Layout(key | kind | if parts.lease.is_some() { Layout::LEASED } else { 0 })
@@ -208,7 +210,7 @@ impl KeyVersion {
 
     /// Whether this version says that the key is gone.
     pub fn is_tombstone(&self) -> bool {
-        self.version() == 0
+        self.layout().has(Layout::TOMBSTONE)
     }
 
     /// Whether the two are one version, not only alike.
@@ -434,6 +436,7 @@ mod tests {
             let parts = VersionParts { key: &key, value: &value, ..numbers };
             let version = KeyVersion::new(&parts);
             prop_assert_eq!(version.parts(), parts);
+            prop_assert_eq!(version.is_tombstone(), parts.version == 0);
             let (shown_key, shown_value) = version.to_bytes();
             drop(version);
             prop_assert_eq!((shown_key.as_ref(), shown_value.as_ref()), (key.as_slice(), value.as_slice()));

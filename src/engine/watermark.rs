@@ -48,6 +48,7 @@ async fn keep(inner: Arc<Inner>, file: PathBuf) {
         );
     }
     let mut written = None;
+    let mut is_failing = false;
     let mut tick = tokio::time::interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -60,8 +61,12 @@ async fn keep(inner: Arc<Inner>, file: PathBuf) {
             let (file, stream) = (file.clone(), stream.clone());
             let outcome = tokio::task::spawn_blocking(move || write(&file, &stream, position)).await;
             match outcome {
-                Ok(Ok(())) => written = Some(position),
-                Ok(Err(error)) => tracing::debug!(%error, "the mark of what is on the disk is an older one"),
+                Ok(Ok(())) => (written, is_failing) = (Some(position), false),
+                // Once for a row of failures: there is one a second.
+                Ok(Err(error)) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::warn!(%error, "how far the store is on the disk cannot be written down; the mark is an older one");
+                }
+                Ok(Err(_)) => {}
                 Err(_) => return,
             }
         }
