@@ -143,6 +143,8 @@ struct Watcher {
     /// As the client gave it.
     start: Revision,
     phase: Phase,
+    /// Revision of the newest event that was sent.
+    told: Revision,
     /// Whether events were sent since the last tick.
     is_fresh: bool,
     /// Whether the last tick found that progress should be told.
@@ -168,10 +170,12 @@ impl Watcher {
         matches!(&self.phase, Phase::Live { registration, .. } if registration.ticket == ticket)
     }
 
-    /// Whether a progress mark of this revision holds for the watcher (S3).
+    /// Whether a progress mark of this revision holds for the watcher (S3). One from before it has caught up with may be
+    /// older than what it has been told since; to tell that would be to go back.
     fn has_all(&self, revision: Revision, before: Ticket) -> bool {
         let Phase::Live { registration, from } = &self.phase else { return false };
-        self.start <= revision && (registration.ticket < before || revision < *from)
+        let holds = registration.ticket < before || revision < *from;
+        self.start <= revision && self.told <= revision && holds
     }
 }
 
@@ -269,6 +273,7 @@ impl Session {
             progress_notify,
             start,
             phase,
+            told: Revision(0),
             is_fresh: false,
             is_due: false,
         };
@@ -352,6 +357,7 @@ impl Session {
                 let watcher = self.watchers.get_mut(&watch_id).filter(|watcher| watcher.holds(ticket))?;
                 let events: SmallVec<[Bytes; 1]> = batch.events(&matched, watcher.prev_kv).collect();
                 watcher.is_fresh = true;
+                watcher.told = batch.revision();
                 self.hub.metrics().events_sent.add(events.len());
                 let body = Body::Events { events, may_fragment: watcher.fragment };
                 Some(Response { revision: batch.revision(), watch_id, body })
@@ -416,6 +422,7 @@ impl Session {
                 upto = entry.revision();
                 break;
             }
+            watcher.told = entry.revision();
             let batch = Batch::new(entry, &state);
             for event in batch.events(matched, watcher.prev_kv) {
                 bytes += event.len();
@@ -491,6 +498,7 @@ mod tests {
             progress_notify: false,
             start: Revision(2),
             phase: Phase::Live { registration, from },
+            told: Revision(0),
             is_fresh: false,
             is_due: false,
         };
@@ -498,5 +506,23 @@ mod tests {
         store.hub.metrics().watchers.add(1);
         let told: Vec<_> = drain(&mut session).iter().map(|told| (told.watch_id, told.revision.0)).collect();
         assert_eq!(told, [(7, 3), (7, 4)]);
+    }
+
+    #[test]
+    fn a_mark_older_than_what_a_watcher_has_caught_up_with_is_not_told() {
+        let mut store = Store::new();
+        let mut session = store.session();
+        session.handle(Request::Create(create(prefix("b"), 0)));
+        drain(&mut session);
+        (2..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
+        session.handle(Request::Progress);
+        store.hub.route();
+        (5..=6).for_each(|n| assert_eq!(store.put("a", "x"), n));
+        // The mark of 4 waits while another watcher catches up, with what the hub has not routed yet.
+        session.mailbox.take(&mut session.inbox);
+        session.live_run = LIVE_RUN;
+        session.handle(Request::Create(create(prefix("a"), 2)));
+        let told: Vec<_> = drain(&mut session).iter().map(|told| (told.watch_id, told.revision.0)).collect();
+        assert_eq!(told, [(1, 6), (1, 6)], "created, and events up to 6");
     }
 }

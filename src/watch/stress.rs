@@ -8,8 +8,9 @@ use crate::types::{KeyRange, Revision};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
+/// The least; there are more where the clients have had too little of the processor for them to have seen much.
 const WRITES: i64 = 6000;
 const CLIENTS: u64 = 6;
 
@@ -42,10 +43,31 @@ fn random_range(random: &mut StdRng) -> KeyRange {
     }
 }
 
-fn write_all(store: &mut Store, seed: u64, current: &AtomicI64) -> Vec<Seen> {
+/// What the clients have seen so far, all of them together.
+#[derive(Debug, Default)]
+struct Shown {
+    watchers: AtomicUsize,
+    events: AtomicUsize,
+    compacted: AtomicUsize,
+}
+
+impl Shown {
+    fn is_enough(&self) -> bool {
+        let has = |count: &AtomicUsize, least| count.load(Ordering::Relaxed) > least;
+        has(&self.watchers, 50) && has(&self.events, 1000) && has(&self.compacted, 0)
+    }
+}
+
+fn write_all(store: &mut Store, seed: u64, current: &AtomicI64, shown: &Shown) -> Vec<Seen> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut written = Vec::new();
-    for n in 0..WRITES {
+    for n in 0.. {
+        if n >= WRITES {
+            if shown.is_enough() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         let count = if random.random_ratio(1, 5) { random.random_range(2..6) } else { 1 };
         let changes: Vec<(String, bool)> = (0..count)
             .map(|_| (format!("k{:02}", random.random_range(0..40)), random.random_ratio(1, 4)))
@@ -70,8 +92,9 @@ fn write_all(store: &mut Store, seed: u64, current: &AtomicI64) -> Vec<Seen> {
     written
 }
 
-struct Client {
+struct Client<'a> {
     session: Session,
+    shown: &'a Shown,
     random: StdRng,
     open: HashMap<i64, Record>,
     closed: Vec<Record>,
@@ -79,7 +102,7 @@ struct Client {
     asked: std::collections::VecDeque<Create>,
 }
 
-impl Client {
+impl Client<'_> {
     fn step(&mut self, current: i64) {
         match self.random.random_range(0..30) {
             0 if self.open.len() < 20 => {
@@ -142,13 +165,17 @@ impl Client {
                 headers: Vec::new(),
             };
             assert!(self.open.insert(watch_id, record).is_none(), "watch id {watch_id} twice");
+            self.shown.watchers.fetch_add(1, Ordering::Relaxed);
             return true;
         }
         let record = self.open.get_mut(&watch_id).expect("nothing comes for a watcher that is not there");
         assert!(record.compacted.is_none() || matches!(response.body, Body::Canceled));
         match &response.body {
             Body::Progress => record.progress.push((revision, record.seen.len())),
-            Body::Compacted(floor) => record.compacted = Some(floor.0),
+            Body::Compacted(floor) => {
+                record.compacted = Some(floor.0);
+                self.shown.compacted.fetch_add(1, Ordering::Relaxed);
+            }
             Body::Canceled => {
                 let record = self.open.remove(&watch_id).expect("it was there a moment ago");
                 self.closed.push(record);
@@ -159,6 +186,7 @@ impl Client {
                     let key = String::from_utf8(kv.key.to_vec()).expect("our keys are text");
                     record.seen.push((kv.mod_revision, event.r#type == 1, key));
                 }
+                self.shown.events.fetch_add(1, Ordering::Relaxed);
                 let last = record.seen.last().expect("a response with events has some").0;
                 record.headers.push((last, revision));
             }
@@ -201,19 +229,30 @@ fn run(seed: u64) {
     let mut store = Store::new();
     let (hub, reader) = (store.hub.clone(), store.reader.clone());
     let (current, is_over) = (AtomicI64::new(1), AtomicBool::new(false));
+    let shown = Shown::default();
     let (written, records) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let session = Session::new(hub.clone(), reader.clone());
                 let random = StdRng::seed_from_u64(seed * 1000 + number);
-                let (current, is_over, hub) = (&current, &is_over, &hub);
+                let (current, is_over, hub, shown) = (&current, &is_over, &hub, &shown);
                 scope.spawn(move || {
                     let (open, closed, asked) = Default::default();
-                    let mut client = Client { session, random, open, closed, asked };
+                    let mut client = Client { session, shown, random, open, closed, asked };
                     while !is_over.load(Ordering::Acquire) {
                         client.step(current.load(Ordering::Relaxed));
                     }
                     // Both the hub and the client read to the end.
+                    hub.route();
+                    while client.read() {}
+                    // However busy the machine was: at rest progress is told, unless a watcher has found a compaction.
+                    let compacted = client.open.iter().filter(|(_, record)| record.compacted.is_some());
+                    for id in compacted.map(|(id, _)| *id).collect::<Vec<_>>() {
+                        client.session.handle(Request::Cancel(id));
+                    }
+                    client.asked.push_back(create(KeyRange::all(), 0));
+                    client.session.handle(Request::Create(create(KeyRange::all(), 0)));
+                    client.session.handle(Request::Progress);
                     hub.route();
                     while client.read() {}
                     (client.open.into_values().collect::<Vec<_>>(), client.closed)
@@ -226,7 +265,7 @@ fn run(seed: u64) {
                 std::thread::yield_now();
             }
         });
-        let written = write_all(&mut store, seed, &current);
+        let written = write_all(&mut store, seed, &current, &shown);
         is_over.store(true, Ordering::Release);
         let records: Vec<_> = clients.into_iter().map(|client| client.join().expect("client")).collect();
         (written, records)
