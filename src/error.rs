@@ -5,8 +5,11 @@
 //! `api::status`, the only place that knows gRPC. Errors inside jetway that are no etcd condition stay in their own
 //! modules and reach a client as [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
 
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
 /// An answer other than success.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum EtcdError {
     // Requests that can never be right.
     /// An empty key in a request, a compare or a transaction's operation.
@@ -60,7 +63,7 @@ pub enum EtcdError {
     StreamFilter,
     /// A call that jetway does not offer; the text says which and why.
     #[error("{0}")]
-    Unimplemented(&'static str),
+    Unimplemented(Cow<'static, str>),
 
     // Revisions and space.
     /// The revision lies below the compaction floor.

@@ -18,12 +18,13 @@ pub mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gateway;
-pub mod jetstream;
 pub mod lease;
+pub mod log;
 pub mod memory;
 pub mod nats_server;
 mod primitive;
 pub mod proto;
+pub mod record;
 pub mod server;
 pub mod telemetry;
 pub mod txn;

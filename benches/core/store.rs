@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jetway::core::{Change, ChangeKind, Reader, Writer};
-use jetway::types::{LeaseId, Revision, Sequence};
+use jetway::types::{LeaseId, LogIndex, Revision, Sequence};
 
 const VALUE: [u8; 300] = [b'v'; 300];
 
@@ -48,7 +48,8 @@ impl Store {
         };
         let value = Bytes::from_static(&VALUE);
         let kind = ChangeKind::Put { value, create_revision, version, lease: LeaseId::NONE };
-        self.writer.apply(revision, sequence, vec![Change { key, sequence, place: 1, kind }], |_, _| ());
+        let change = Change { key, sequence, place: 1, kind };
+        self.writer.apply(revision, LogIndex(sequence.0), [change.version(revision)], |_, _| ());
     }
 
     /// Forgets all history and shows everything.

@@ -2,8 +2,8 @@
 
 use super::header::HeaderSource;
 use super::identity::caller;
-use crate::auth::{self, AuthStore, Permission, READ_WRITE, ROOT};
-use crate::engine::Engine;
+use crate::auth::{self, Permission, READ_WRITE, ROOT};
+use crate::engine::{AuthChange, Engine};
 use crate::error::EtcdError;
 use crate::proto::authpb;
 use crate::proto::etcdserverpb::auth_server::Auth;
@@ -45,11 +45,10 @@ impl AuthService {
     async fn change<T>(
         &self,
         request: Request<T>,
-        change: impl Fn(&T, &mut AuthStore) -> Result<(), EtcdError>,
+        change: impl FnOnce(T) -> AuthChange,
     ) -> Result<ResponseHeader, Status> {
         let caller = caller(&self.engine, &request).await?;
-        let request = request.into_inner();
-        self.engine.change_auth(&caller, |store| change(&request, store)).await?;
+        self.engine.change_auth(&caller, change(request.into_inner())).await?;
         Ok(self.header())
     }
 
@@ -78,7 +77,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthEnableRequest>,
     ) -> Result<Response<AuthEnableResponse>, Status> {
-        let header = self.change(request, |_, store| store.enable()).await?;
+        let header = self.change(request, |_| AuthChange::Enable).await?;
         Ok(Response::new(AuthEnableResponse { header: Some(header) }))
     }
 
@@ -86,12 +85,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthDisableRequest>,
     ) -> Result<Response<AuthDisableResponse>, Status> {
-        let header = self
-            .change(request, |_, store| {
-                store.disable();
-                Ok(())
-            })
-            .await?;
+        let header = self.change(request, |_| AuthChange::Disable).await?;
         Ok(Response::new(AuthDisableResponse { header: Some(header) }))
     }
 
@@ -126,8 +120,7 @@ impl Auth for AuthService {
         let password = std::mem::take(&mut request.get_mut().password);
         // Before anything is checked, as in etcd.
         let hash = if has_password { Some(self.hash(password).await?) } else { None };
-        let header =
-            self.change(request, |request, store| store.add_user(&request.name, hash.as_deref())).await?;
+        let header = self.change(request, |request| AuthChange::AddUser { name: request.name, hash }).await?;
         Ok(Response::new(AuthUserAddResponse { header: Some(header) }))
     }
 
@@ -160,7 +153,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthUserDeleteRequest>,
     ) -> Result<Response<AuthUserDeleteResponse>, Status> {
-        let header = self.change(request, |request, store| store.delete_user(&request.name)).await?;
+        let header = self.change(request, |request| AuthChange::DeleteUser(request.name)).await?;
         Ok(Response::new(AuthUserDeleteResponse { header: Some(header) }))
     }
 
@@ -171,11 +164,9 @@ impl Auth for AuthService {
         let password = std::mem::take(&mut request.get_mut().password);
         let hash = if password.is_empty() { None } else { Some(self.hash(password).await?) };
         let header = self
-            .change(request, |request, store| {
-                // That there is such a user comes first.
-                store.roles_of(&request.name)?;
-                let hash = hash.clone().map_or_else(|| given_hash(&request.hashed_password), Ok)?;
-                store.change_password(&request.name, &hash)
+            .change(request, |request| {
+                let hash = hash.map_or_else(|| given_hash(&request.hashed_password), Ok);
+                AuthChange::ChangePassword { name: request.name, hash }
             })
             .await?;
         Ok(Response::new(AuthUserChangePasswordResponse { header: Some(header) }))
@@ -185,8 +176,8 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthUserGrantRoleRequest>,
     ) -> Result<Response<AuthUserGrantRoleResponse>, Status> {
-        let header =
-            self.change(request, |request, store| store.grant_role(&request.user, &request.role)).await?;
+        let change = |request: AuthUserGrantRoleRequest| AuthChange::GrantRole { user: request.user, role: request.role };
+        let header = self.change(request, change).await?;
         Ok(Response::new(AuthUserGrantRoleResponse { header: Some(header) }))
     }
 
@@ -194,8 +185,9 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthUserRevokeRoleRequest>,
     ) -> Result<Response<AuthUserRevokeRoleResponse>, Status> {
-        let header =
-            self.change(request, |request, store| store.revoke_role(&request.name, &request.role)).await?;
+        let change =
+            |request: AuthUserRevokeRoleRequest| AuthChange::RevokeRole { user: request.name, role: request.role };
+        let header = self.change(request, change).await?;
         Ok(Response::new(AuthUserRevokeRoleResponse { header: Some(header) }))
     }
 
@@ -203,7 +195,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthRoleAddRequest>,
     ) -> Result<Response<AuthRoleAddResponse>, Status> {
-        let header = self.change(request, |request, store| store.add_role(&request.name)).await?;
+        let header = self.change(request, |request| AuthChange::AddRole(request.name)).await?;
         Ok(Response::new(AuthRoleAddResponse { header: Some(header) }))
     }
 
@@ -242,7 +234,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthRoleDeleteRequest>,
     ) -> Result<Response<AuthRoleDeleteResponse>, Status> {
-        let header = self.change(request, |request, store| store.delete_role(&request.role)).await?;
+        let header = self.change(request, |request| AuthChange::DeleteRole(request.role)).await?;
         Ok(Response::new(AuthRoleDeleteResponse { header: Some(header) }))
     }
 
@@ -251,13 +243,13 @@ impl Auth for AuthService {
         request: Request<AuthRoleGrantPermissionRequest>,
     ) -> Result<Response<AuthRoleGrantPermissionResponse>, Status> {
         let header = self
-            .change(request, |AuthRoleGrantPermissionRequest { name, perm }, store| {
-                let granted = perm.as_ref().map(|perm| Permission {
+            .change(request, |AuthRoleGrantPermissionRequest { name, perm }| {
+                let permission = perm.map(|perm| Permission {
                     kind: perm.perm_type,
-                    key: perm.key.clone(),
-                    range_end: perm.range_end.clone(),
+                    key: perm.key,
+                    range_end: perm.range_end,
                 });
-                store.grant_permission(name, granted)
+                AuthChange::GrantPermission { role: name, permission }
             })
             .await?;
         Ok(Response::new(AuthRoleGrantPermissionResponse { header: Some(header) }))
@@ -268,8 +260,8 @@ impl Auth for AuthService {
         request: Request<AuthRoleRevokePermissionRequest>,
     ) -> Result<Response<AuthRoleRevokePermissionResponse>, Status> {
         let header = self
-            .change(request, |AuthRoleRevokePermissionRequest { role, key, range_end }, store| {
-                store.revoke_permission(role, key, range_end)
+            .change(request, |AuthRoleRevokePermissionRequest { role, key, range_end }| {
+                AuthChange::RevokePermission { role, key: key.to_vec(), range_end: range_end.to_vec() }
             })
             .await?;
         Ok(Response::new(AuthRoleRevokePermissionResponse { header: Some(header) }))

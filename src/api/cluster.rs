@@ -1,4 +1,4 @@
-//! The Cluster service: one member, this instance.
+//! The Cluster service: the instances of the bucket.
 
 use super::header::HeaderSource;
 use super::identity::{require_admin, require_identity};
@@ -10,52 +10,39 @@ use crate::proto::etcdserverpb::{
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
     MemberUpdateResponse,
 };
+use crate::record;
 use crate::types::Revision;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::{Request, Response, Status};
-
-/// Peers are NATS's business; clients only want a URL to be there.
-const PEER_URL: &str = "http://localhost:2380";
 
 /// The Cluster service of an instance.
 #[derive(Clone, Debug)]
 pub struct ClusterService {
     engine: Engine,
     header: HeaderSource,
-    name: String,
-    client_urls: Vec<String>,
-    /// What an update has set; forgotten with the process.
-    peer_urls: Arc<Mutex<Vec<String>>>,
 }
 
 impl ClusterService {
-    /// An instance of this name that clients reach at these URLs.
-    pub fn new(
-        engine: Engine,
-        header: HeaderSource,
-        name: String,
-        client_urls: Vec<String>,
-    ) -> ClusterService {
-        let peer_urls = Arc::new(Mutex::new(vec![PEER_URL.to_owned()]));
-        ClusterService { engine, header, name, client_urls, peer_urls }
+    /// Serves `engine`.
+    pub fn new(engine: Engine, header: HeaderSource) -> ClusterService {
+        ClusterService { engine, header }
     }
 
-    fn member(&self) -> Member {
-        Member {
-            id: self.header.member_id,
-            name: self.name.clone(),
-            peer_ur_ls: self.peer_urls().clone(),
-            client_ur_ls: self.client_urls.clone(),
-            is_learner: false,
-        }
+    fn members(&self) -> Vec<Member> {
+        self.engine.members().into_iter().map(wire_member).collect()
     }
 
-    fn peer_urls(&self) -> MutexGuard<'_, Vec<String>> {
-        self.peer_urls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn find(&self, id: u64) -> Result<record::Member, EtcdError> {
+        self.engine.members().into_iter().find(|member| member.id == id).ok_or(EtcdError::MemberNotFound)
     }
+}
 
-    fn check_known(&self, id: u64) -> Result<(), EtcdError> {
-        if id == self.header.member_id { Ok(()) } else { Err(EtcdError::MemberNotFound) }
+fn wire_member(member: record::Member) -> Member {
+    Member {
+        id: member.id,
+        name: member.name,
+        peer_ur_ls: member.peer_urls,
+        client_ur_ls: member.client_urls,
+        is_learner: false,
     }
 }
 
@@ -70,7 +57,7 @@ impl Cluster for ClusterService {
         }
         require_identity(&self.engine, &request).await?;
         let header = Some(self.header.at(Revision(0)));
-        Ok(Response::new(MemberListResponse { header, members: vec![self.member()] }))
+        Ok(Response::new(MemberListResponse { header, members: self.members() }))
     }
 
     async fn member_add(
@@ -82,7 +69,8 @@ impl Cluster for ClusterService {
             return Err(EtcdError::MemberBadUrls.into());
         }
         require_admin(&self.engine, &request).await?;
-        if urls.iter().any(|url| self.peer_urls().contains(url)) {
+        let members = self.engine.members();
+        if urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url))) {
             return Err(EtcdError::PeerUrlExists.into());
         }
         tracing::warn!("members are not added: start another instance on the same NATS bucket instead");
@@ -94,8 +82,14 @@ impl Cluster for ClusterService {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        self.check_known(request.into_inner().id)?;
-        Err(EtcdError::NotEnoughStartedMembers.into())
+        let id = request.into_inner().id;
+        self.find(id)?;
+        if id == self.header.member_id {
+            return Err(EtcdError::NotEnoughStartedMembers.into());
+        }
+        self.engine.set_member(id, None).await?;
+        let header = Some(self.header.at(Revision(0)));
+        Ok(Response::new(MemberRemoveResponse { header, members: self.members() }))
     }
 
     async fn member_update(
@@ -104,10 +98,10 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
-        self.check_known(id)?;
-        *self.peer_urls() = peer_ur_ls;
+        let member = record::Member { peer_urls: peer_ur_ls, ..self.find(id)? };
+        self.engine.set_member(id, Some(member)).await?;
         let header = Some(self.header.at(Revision(0)));
-        Ok(Response::new(MemberUpdateResponse { header, members: vec![self.member()] }))
+        Ok(Response::new(MemberUpdateResponse { header, members: self.members() }))
     }
 
     async fn member_promote(
@@ -115,7 +109,7 @@ impl Cluster for ClusterService {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        self.check_known(request.into_inner().id)?;
+        self.find(request.into_inner().id)?;
         Err(EtcdError::MemberNotLearner.into())
     }
 }

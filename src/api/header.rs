@@ -2,16 +2,18 @@
 
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::types::Revision;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is the same in every header that this instance sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Makes the headers that this instance sends.
+#[derive(Clone, Debug)]
 pub struct HeaderSource {
     /// Shared by all instances on a bucket.
     pub cluster_id: u64,
     /// This instance.
     pub member_id: u64,
-    /// There are no elections among instances; clients only want it to be there.
-    pub raft_term: u64,
+    /// The epoch in force. Relaxed: a number by itself.
+    pub epoch: Arc<AtomicU64>,
 }
 
 impl HeaderSource {
@@ -21,7 +23,7 @@ impl HeaderSource {
             cluster_id: self.cluster_id,
             member_id: self.member_id,
             revision: revision.0,
-            raft_term: self.raft_term,
+            raft_term: self.epoch.load(Ordering::Relaxed),
         }
     }
 

@@ -142,7 +142,7 @@ impl Kv for KvService {
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
         let chunks = txn::RangeStream::new(state, request)?;
-        let header = self.header;
+        let header = self.header.clone();
         let stream = chunks.map(move |mut range| {
             if range.header.is_some() {
                 header.fill(&mut range.header);
@@ -194,10 +194,9 @@ impl Kv for KvService {
         txn::check_txn(&request, self.limits.max_txn_ops)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         let is_read = txn::is_read_only(&request);
-        let written = if txn::is_serializable(&request) {
-            self.engine.answer_locally(Write::Txn(request), &caller).await?
-        } else if is_read {
-            self.engine.execute(Write::Txn(request), &caller).await?
+        let written = if is_read {
+            let state = self.state(txn::is_serializable(&request)).await?;
+            self.engine.answer_from(&state, &Write::Txn(request), &caller)?
         } else {
             self.check_size(&request)?;
             self.write(Write::Txn(request), &caller).await?

@@ -14,7 +14,6 @@ use crate::proto::etcdserverpb::{
 };
 use crate::types::LeaseId;
 use std::pin::Pin;
-use std::time::Instant;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -131,18 +130,18 @@ impl Lease for LeaseService {
         let caller = caller(&self.engine, &request).await?;
         self.engine.auth().check_identified(&caller)?;
         let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let lease = self.engine.lease(LeaseId(id)).await?;
-        let header = Some(self.header.at(self.engine.reader().revision()));
+        let (left, state) = self.engine.lease_time_left(LeaseId(id)).await?;
+        let header = Some(self.header.at(state.revision));
         if keys {
             self.engine.check_leases_read(&caller, std::iter::once(LeaseId(id)))?;
         }
-        let response = match lease {
-            Some(lease) => LeaseTimeToLiveResponse {
+        let response = match left {
+            Some((ttl, granted_ttl)) => LeaseTimeToLiveResponse {
                 header,
                 id,
-                ttl: lease.remaining(Instant::now()),
-                granted_ttl: lease.ttl,
-                keys: if keys { self.engine.attachments().keys(LeaseId(id)) } else { Vec::new() },
+                ttl,
+                granted_ttl,
+                keys: if keys { self.engine.keys_of(LeaseId(id)) } else { Vec::new() },
             },
             None => LeaseTimeToLiveResponse { header, id, ttl: -1, ..LeaseTimeToLiveResponse::default() },
         };
@@ -156,8 +155,8 @@ impl Lease for LeaseService {
         let caller = caller(&self.engine, &request).await?;
         self.engine.auth().check_identified(&caller)?;
         let leases = self.engine.all_leases().await?;
-        self.engine.check_leases_read(&caller, leases.iter().map(|lease| lease.id))?;
-        let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id.0 }).collect();
+        self.engine.check_leases_read(&caller, leases.iter().copied())?;
+        let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.0 }).collect();
         let header = Some(self.header.at(self.engine.reader().revision()));
         Ok(Response::new(LeaseLeasesResponse { header, leases }))
     }

@@ -2,7 +2,7 @@
 
 use super::header::HeaderSource;
 use super::identity::{require_admin, require_identity};
-use crate::engine::{Alarm, AlarmKind, Engine};
+use crate::engine::Engine;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::downgrade_request::DowngradeAction;
@@ -13,6 +13,7 @@ use crate::proto::etcdserverpb::{
     HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader, SnapshotRequest, SnapshotResponse,
     StatusRequest, StatusResponse,
 };
+use crate::record::{Alarm, AlarmKind};
 use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use tonic::metadata::MetadataValue;
@@ -95,8 +96,8 @@ impl Maintenance for MaintenanceService {
         let size = self.engine.size().await;
         let state = self.engine.reader().snapshot();
         let mut errors: Vec<String> = Vec::new();
-        let has_leader = self.engine.health().is_ok();
-        if !has_leader {
+        let leader = self.engine.leader();
+        if leader.is_err() {
             errors.push(EtcdError::NoLeader.to_string());
         }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
@@ -116,11 +117,10 @@ impl Maintenance for MaintenanceService {
             db_size: size.allocated as i64,
             db_size_in_use: size.in_use as i64,
             db_size_quota: self.quota_bytes,
-            leader: if has_leader { self.header.member_id } else { 0 },
-            // The nearest thing there is: positions in the stream.
-            raft_index: state.position.0,
-            raft_applied_index: state.position.0,
-            raft_term: self.header.raft_term,
+            leader: leader.unwrap_or(0),
+            raft_index: state.log_index.0,
+            raft_applied_index: state.log_index.0,
+            raft_term: self.header.at(state.revision).raft_term,
             errors,
             is_learner: false,
             storage_version: CLUSTER_VERSION.to_owned(),
@@ -166,7 +166,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         require_admin(&self.engine, &request).await?;
         Err(EtcdError::Unimplemented(
-            "jetway does not implement Snapshot yet; back up the JetStream streams instead",
+            "jetway does not implement Snapshot yet; back up the JetStream stream instead".into(),
         )
         .into())
     }
@@ -176,10 +176,11 @@ impl Maintenance for MaintenanceService {
         request: Request<MoveLeaderRequest>,
     ) -> Result<Response<MoveLeaderResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        if request.into_inner().target_id == self.header.member_id {
-            return Ok(Response::new(MoveLeaderResponse { header: None }));
+        if !self.engine.is_leader() {
+            return Err(EtcdError::NotLeader.into());
         }
-        Err(EtcdError::BadLeaderTransferee.into())
+        self.engine.move_leader(request.into_inner().target_id).await?;
+        Ok(Response::new(MoveLeaderResponse { header: None }))
     }
 
     async fn downgrade(
@@ -198,7 +199,7 @@ impl Maintenance for MaintenanceService {
                 }
                 if action == DowngradeAction::Enable as i32 {
                     return Err(EtcdError::Unimplemented(
-                        "jetway has no older storage version to downgrade to",
+                        "jetway has no older storage version to downgrade to".into(),
                     )
                     .into());
                 }

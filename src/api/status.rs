@@ -293,7 +293,7 @@ mod tests {
             (EtcdError::SessionExpired, Code::Unknown, "mutex: session is expired"),
             (EtcdError::ContextCanceled, Code::Cancelled, "context canceled"),
             (EtcdError::ContextDeadlineExceeded, Code::DeadlineExceeded, "context deadline exceeded"),
-            (EtcdError::Unimplemented("not there"), Code::Unimplemented, "not there"),
+            (EtcdError::Unimplemented("not there".into()), Code::Unimplemented, "not there"),
             (EtcdError::Unavailable("NATS is away".into()), Code::Unavailable, "jetway: NATS is away"),
             (EtcdError::Unknown("its own text".into()), Code::Unknown, "its own text"),
             (

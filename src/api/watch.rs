@@ -141,7 +141,7 @@ impl Shared {
         Ok(Responses {
             stream,
             pieces: VecDeque::new(),
-            header: self.header,
+            header: self.header.clone(),
             most_bytes: self.settings.max_request_bytes + GRPC_OVERHEAD,
         })
     }
@@ -220,7 +220,7 @@ impl Stream for Responses {
             Some(Ok(response)) => response,
         };
         let may_fragment = matches!(response.body, Body::Events { may_fragment: true, .. });
-        let frame = Frame::new(response, self.header);
+        let frame = Frame::new(response, &self.header);
         if may_fragment && frame.events.len() > 1 && frame.encoded_len() >= self.most_bytes {
             self.pieces = frame.split(self.most_bytes);
             return Poll::Ready(self.pieces.pop_front().map(Ok));
@@ -238,7 +238,7 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(response: Response, header: HeaderSource) -> Frame {
+    fn new(response: Response, header: &HeaderSource) -> Frame {
         let mut head = WatchResponse {
             header: Some(header.at(response.revision)),
             watch_id: response.watch_id,

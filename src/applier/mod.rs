@@ -1,244 +1,256 @@
-//! Turns the records of the key stream into changes of the core: the only caller of [`Writer`].
+//! The state machine over the log: applies valid records to the core and the tables beside it. The only caller of
+//! [`Writer`].
 //!
-//! Pure: no task, no clock, no NATS. Records come in ascending order; a transaction of several messages is held back
-//! until it is whole. Invariants:
-//! - A1: the core changes only by records, in sequence order, so every instance derives the same revisions.
-//! - A2: messages of a torn batch (its later messages missing) spend a revision each and change nothing.
-//! - A3: at and below the compaction floor messages stand alone, at the revisions that the floor's steps give them;
-//!   those of one revision are still applied together.
+//! Pure: no task, no clock, no NATS. Every instance applies the same records in the same order, so that every instance has the
+//! same state at the same index.
+//!
+//! Invariants:
+//! - A1: the state changes only by records, in the order of their indexes.
+//! - A2: behind the index up to which records may be missing, each version finds its predecessor and each revision follows the
+//!   one before. Where one does not, the log is damaged, and nothing more is applied.
+//! - A3: the digest of a trim, epoch or stop record is that of the state before it, on each instance.
+//! - A4: at and below the compaction floor records stand alone; those of one revision are still applied together.
 
-use crate::core::{Change, Garbage, KeyVersion, State, Writer};
-use crate::jetstream::record::{Body, OperationId, Record};
-use crate::jetstream::{RevisionMap, Step};
-use crate::lease::Attachments;
-use crate::types::{LeaseId, Revision, Sequence};
-use std::collections::VecDeque;
+mod digest;
+mod garbage;
+mod tables;
 
-/// What a compaction leaves to know of the history below it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Floor {
-    /// The compacted revision.
-    pub revision: Revision,
-    /// Last sequence of that revision.
-    pub sequence: Sequence,
-    /// What the surviving messages at or below `sequence` need to keep their revisions.
-    pub steps: Vec<Step>,
+pub use garbage::Removal;
+pub use tables::{Alarms, Members, Tables};
+
+use crate::auth::AuthStore;
+use crate::core::{KeyVersion, State, Writer};
+use crate::record::{Body, Digest, Placed, Record, Trim};
+use crate::types::{LogIndex, LeaseId, Revision, Sequence};
+use digest::Sum;
+use garbage::Pile;
+use std::collections::{BTreeSet, HashMap};
+use thiserror::Error;
+
+/// The log does not say what it must.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Damage {
+    /// The version before one is missing or another one.
+    #[error(
+        "the log is damaged at index {index}, revision {revision}: {key} has version {found} there, and version {before} before it"
+    )]
+    Predecessor {
+        /// The record.
+        index: LogIndex,
+        /// Its revision.
+        revision: Revision,
+        /// The key, readable.
+        key: String,
+        /// The version that the record makes; 0 for a delete.
+        found: i64,
+        /// The version that the key had; 0 for none.
+        before: i64,
+    },
+    /// A revision does not follow the one before.
+    #[error("the log is damaged at index {index}: revision {found} follows revision {before}")]
+    Revision {
+        /// The record.
+        index: LogIndex,
+        /// Its revision.
+        found: Revision,
+        /// The revision before.
+        before: Revision,
+    },
+    /// The state is not the one that was written.
+    #[error(
+        "the data is damaged: at index {index}, revision {revision}, its digest is {found} and the log says {expected}"
+    )]
+    Digest {
+        /// The record that says so.
+        index: LogIndex,
+        /// The revision there.
+        revision: Revision,
+        /// The digest of the state.
+        found: Digest,
+        /// The digest in the record.
+        expected: Digest,
+    },
 }
 
-impl Floor {
-    /// Whether it can be one that an instance has computed: whatever is read from the stream may have been written by
-    /// somebody else.
-    pub fn is_sound(&self) -> bool {
-        let is_ascending = self
-            .steps
-            .is_sorted_by(|a, b| a.from < b.from && a.offset != b.offset && a.revision() <= b.revision());
-        let last = self.steps.last().map_or(0, |step| step.offset);
-        is_ascending
-            && i64::try_from(self.sequence.0).is_ok()
-            && self.steps.iter().all(|step| step.offset < step.from.0 && step.from <= self.sequence)
-            && self.sequence.0.checked_sub(last).is_some_and(|revision| self.is_at(Revision(revision as i64)))
-    }
-
-    /// Whether it can be one of a stream in which its sequence has this revision.
-    fn is_at(&self, revision: Revision) -> bool {
-        let is_before_all_messages =
-            self.sequence == Sequence::NONE && self.revision == Revision::EMPTY_STORE;
-        self.revision == revision || is_before_all_messages
-    }
+/// How strictly records are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Strictness {
+    /// Up to this index records may be missing.
+    pub trim_to: LogIndex,
+    /// The last trim record was met.
+    pub is_whole: bool,
+    /// The digest that the state must have at an index.
+    pub checkpoint: Option<(LogIndex, Digest)>,
 }
 
-/// A write that became part of the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// The write.
-    pub operation: OperationId,
-    /// The revision it made.
-    pub revision: Revision,
+/// A reserved record that another one of its kind supersedes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Reserved {
+    Floor,
+    Trim,
+    Stop,
+    Users,
+    Alarm(crate::record::Alarm),
+    Token(String),
+    Member(u64),
 }
 
-/// The state of applying.
+/// The state machine.
 #[derive(Debug)]
 pub struct Applier {
     writer: Writer,
-    map: RevisionMap,
-    floor: Option<Floor>,
-    /// Floors whose sequence is not reached yet.
-    coming_floors: VecDeque<Floor>,
-    /// The messages so far of a transaction that is not whole.
-    partial: Vec<Record>,
-    /// Changes of one revision at or below the floor, gathered until the next revision begins.
-    gathering: Option<(Revision, Sequence, Vec<Change>)>,
-    attachments: Attachments,
-    barriers: VecDeque<Sequence>,
-    torn: Vec<Sequence>,
-    garbage: Vec<Garbage>,
+    tables: Tables,
+    sum: Sum,
+    users: AuthStore,
+    tokens: HashMap<String, crate::auth::SimpleToken>,
+    /// The newest message of each reserved record.
+    reserved: HashMap<Reserved, Sequence>,
+    pile: Pile,
+    /// Versions of one revision, gathered until the next one begins, where records may be missing.
+    gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
     compactions: Vec<(State, Revision)>,
-    done: Vec<Done>,
 }
 
 impl Applier {
-    /// Applies to `writer`'s store, which is empty, and keeps `attachments` up to date.
-    pub fn new(writer: Writer, attachments: Attachments, floor: Option<Floor>) -> Applier {
-        let mut applier = Applier {
+    /// Applies to `writer`'s store and to `tables`, which are empty.
+    pub fn new(writer: Writer, tables: Tables) -> Applier {
+        let mut sum = Sum::default();
+        sum.add(digest::of_users(&AuthStore::default()));
+        Applier {
             writer,
-            map: RevisionMap::default(),
-            floor: None,
-            coming_floors: VecDeque::new(),
-            partial: Vec::new(),
+            tables,
+            sum,
+            users: AuthStore::default(),
+            tokens: HashMap::new(),
+            reserved: HashMap::new(),
+            pile: Pile::default(),
             gathering: None,
-            attachments,
-            barriers: VecDeque::new(),
-            torn: Vec::new(),
-            garbage: Vec::new(),
             compactions: Vec::new(),
-            done: Vec::new(),
-        };
-        applier.begin(floor);
-        applier
+        }
     }
 
-    /// Forgets everything and begins from the first message again, with the floor that is recorded now.
-    pub fn reset(&mut self, floor: Option<Floor>) {
-        self.coming_floors.clear();
+    /// Forgets everything and begins again. `floor` is the compaction floor of the last trim record. Users that were known before
+    /// stay in force until the log names others: nobody may do more while they are read again.
+    pub fn reset(&mut self, floor: Option<Revision>) {
         self.writer.reset();
-        self.attachments.clear();
-        self.map = RevisionMap::default();
-        self.partial.clear();
-        self.gathering = None;
-        self.barriers.clear();
-        self.torn.clear();
-        self.garbage.clear();
-        self.compactions.clear();
-        self.done.clear();
         self.begin(floor);
+        self.tables.attachments.clear();
+        self.tables.leases.clear();
+        self.tables.alarms.replace(BTreeSet::new());
+        self.tables.members.clear();
+        self.sum = Sum::default();
+        self.users = AuthStore::default();
+        self.sum.add(digest::of_users(&self.users));
+        self.tokens.clear();
+        self.reserved.clear();
+        self.pile.clear();
+        self.gathering = None;
+        self.compactions.clear();
     }
 
-    fn begin(&mut self, floor: Option<Floor>) {
-        if let Some(floor) = &floor {
-            self.writer.set_floor(floor.revision);
-            self.map = RevisionMap::new(floor.sequence, floor.steps.clone());
+    /// Sets the compaction floor of the last trim record, before the first record.
+    pub fn begin(&mut self, floor: Option<Revision>) {
+        if let Some(floor) = floor {
+            self.writer.set_floor(floor);
         }
-        self.floor = floor;
     }
 
-    /// The position applied up to.
-    pub fn position(&self) -> Sequence {
-        self.writer.state().position
+    /// The state that the next publication will show.
+    pub fn state(&self) -> &State {
+        self.writer.state()
     }
 
-    /// The position that the next publication will show.
-    pub fn reached(&self) -> Sequence {
-        self.gathering.as_ref().map_or(self.position(), |(_, last, _)| *last)
+    /// The digest of the state so far.
+    pub fn digest(&mut self) -> Digest {
+        self.flush();
+        let state = self.writer.state();
+        self.sum.digest(state.revision, state.compacted)
     }
 
-    /// The floor in force.
-    pub fn floor(&self) -> Option<&Floor> {
-        self.floor.as_ref()
-    }
-
-    /// Sequences to revisions, as far as applied.
-    pub fn map(&self) -> &RevisionMap {
-        &self.map
-    }
-
-    /// Takes the next record.
-    pub fn take(&mut self, record: Record) {
-        if self.is_below_floor(record.sequence) {
-            self.take_below_floor(record);
-            return;
-        }
-        self.flush_gathering();
-        if self.continues_partial(&record) {
-            self.partial.push(record);
-        } else {
-            self.tear_partial();
+    /// Applies valid records, whole batches of them. Returns the last trim record among them, with its message's sequence.
+    ///
+    /// # Errors
+    /// [`Damage`]; nothing may be shown after it.
+    pub fn apply(
+        &mut self,
+        records: impl IntoIterator<Item = Placed>,
+        strictness: Strictness,
+    ) -> Result<Option<(Trim, Sequence)>, Damage> {
+        let mut trim = None;
+        let mut batch: Vec<KeyVersion> = Vec::new();
+        for Placed { sequence, record } in records {
+            let Record { index, revision, place, count, .. } = record;
             match record.body {
-                // Nearly all: no need to be held back.
-                Body::Change { key, kind, place: place @ 1, count: 1, operation } => {
-                    let sequence = record.sequence;
-                    let revision = self.map.revision(sequence);
-                    self.apply(revision, sequence, [Change { key, sequence, place, kind }]);
-                    self.done.push(Done { operation, revision });
+                Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
+                Body::Key(version) => {
+                    if place == 1 && strictness.is_whole {
+                        let before = self.current_revision();
+                        if revision != before.next() {
+                            return Err(Damage::Revision { index, found: revision, before });
+                        }
+                    }
+                    if count == 1 {
+                        self.apply_keys(revision, index, [version], true)?;
+                    } else {
+                        batch.push(version);
+                        if place == count {
+                            self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
+                        }
+                    }
                 }
-                Body::Change { place: 1, .. } => self.partial.push(record),
-                Body::Change { .. } => {
-                    // The rest of a batch whose beginning is gone.
-                    self.torn.push(record.sequence);
-                    self.skip(record.sequence);
-                }
-                Body::Barrier => {
-                    self.map.spend_nothing(record.sequence);
-                    self.barriers.push_back(record.sequence);
-                    self.skip(record.sequence);
-                }
-                Body::Foreign => {
-                    tracing::warn!(sequence = %record.sequence, "a message that jetway did not write counts as an empty revision");
-                    self.skip(record.sequence);
+                body => {
+                    // A lease's end stands behind the deletes of its keys.
+                    if let Some(first) = batch.first() {
+                        let revision = first.mod_revision();
+                        self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
+                    }
+                    self.flush();
+                    if let Some(expected) = stated_digest(&body)
+                        && index > strictness.trim_to
+                    {
+                        self.compare(index, expected)?;
+                    }
+                    if let Body::Trim(this) = &body {
+                        trim = Some((Trim::clone(this), sequence));
+                    }
+                    self.apply_reserved(body, sequence, index);
+                    self.writer.advance(revision.max(self.current_revision()), index);
                 }
             }
-        }
-        if self.partial_is_whole() {
-            self.apply_partial();
-        }
-        self.raise_due_floors();
-    }
-
-    /// Learns that there is no message up to `position` beyond those taken.
-    pub fn advance(&mut self, position: Sequence) {
-        if position <= self.position() || self.partial.last().is_some_and(|last| position <= last.sequence) {
-            return;
-        }
-        if self.floor.as_ref().is_some_and(|floor| position < floor.sequence) {
-            // Of a sequence that is gone the map tells no revision, so this one must not move.
-            match &mut self.gathering {
-                Some((_, last, _)) => *last = position,
-                None => self.writer.advance(self.writer.state().revision, position),
+            if let Some((at, expected)) = strictness.checkpoint
+                && at == index
+                && index > strictness.trim_to
+            {
+                self.compare(index, expected)?;
             }
-            return;
         }
-        self.flush_gathering();
-        self.tear_partial();
-        self.skip(position);
-        self.raise_due_floors();
+        Ok(trim)
     }
 
-    /// Gives up on a transaction whose end will not come; answers whether there was one.
-    pub fn tear(&mut self) -> bool {
-        let torn = !self.partial.is_empty();
-        self.tear_partial();
-        self.raise_due_floors();
-        torn
+    fn compare(&mut self, index: LogIndex, expected: Digest) -> Result<(), Damage> {
+        let found = self.digest();
+        let revision = self.current_revision();
+        if found == expected { Ok(()) } else { Err(Damage::Digest { index, revision, found, expected }) }
     }
 
-    /// The last message of a transaction that is not whole yet.
-    pub fn waiting_for_more(&self) -> Option<Sequence> {
-        self.partial.last().map(|record| record.sequence)
+    fn current_revision(&self) -> Revision {
+        self.writer.state().revision
     }
 
-    /// Raises the compaction floor, now or when its sequence is reached.
-    pub fn raise_floor(&mut self, floor: Floor) {
-        self.coming_floors.push_back(floor);
-        self.raise_due_floors();
+    /// Takes note of messages that change nothing.
+    pub fn note_void(&mut self, sequences: &[Sequence]) {
+        self.pile.add_void(sequences);
+    }
+
+    /// Takes note of a barrier behind the record at `index`.
+    pub fn note_barrier(&mut self, sequence: Sequence, index: LogIndex) {
+        self.pile.add_barrier(sequence, index);
     }
 
     /// Makes visible what has been applied.
     pub fn publish(&mut self) {
-        self.flush_gathering();
+        self.flush();
         self.writer.publish();
-    }
-
-    /// Writes that have become visible with the last publication.
-    pub fn take_done(&mut self) -> Vec<Done> {
-        std::mem::take(&mut self.done)
-    }
-
-    /// Messages that nothing needs any more: superseded ones, old barriers, the remains of torn batches. Nothing is told
-    /// while a compaction is swept, so that its garbage comes as one.
-    pub fn take_garbage(&mut self) -> Vec<Garbage> {
-        if self.is_sweeping() {
-            return Vec::new();
-        }
-        std::mem::take(&mut self.garbage)
     }
 
     /// Whether compactions have left anything to sweep.
@@ -246,9 +258,22 @@ impl Applier {
         self.writer.is_sweeping()
     }
 
-    /// Frees some of what compactions have left, after a look at about `most` versions.
-    pub fn sweep(&mut self, most: usize) {
-        self.garbage.extend(self.writer.sweep(most));
+    /// Frees some of what compactions have left, after a look at about `most` versions; returns how many versions went.
+    pub fn sweep(&mut self, most: usize) -> usize {
+        let garbage = self.writer.sweep(most);
+        let count = garbage.len();
+        self.pile.add_keys(garbage);
+        count
+    }
+
+    /// Whether compactions have left messages to remove.
+    pub fn has_garbage(&self) -> bool {
+        self.pile.has_keys()
+    }
+
+    /// Takes the messages that may be removed under a trim record.
+    pub fn take_garbage(&mut self, to: LogIndex, trim: Sequence) -> Removal {
+        self.pile.take(to, trim)
     }
 
     /// Floors that have risen, each with the state before it.
@@ -256,183 +281,170 @@ impl Applier {
         std::mem::take(&mut self.compactions)
     }
 
-    /// Messages of torn batches, to be removed; until then they stand in their subjects' way.
-    pub fn take_torn(&mut self) -> Vec<Sequence> {
-        std::mem::take(&mut self.torn)
-    }
-
-    fn is_below_floor(&self, sequence: Sequence) -> bool {
-        self.floor.as_ref().is_some_and(|floor| sequence <= floor.sequence)
-    }
-
-    fn take_below_floor(&mut self, record: Record) {
-        let sequence = record.sequence;
-        let revision = self.map.revision(sequence);
-        match record.body {
-            Body::Change { key, kind, place, .. } => {
-                let change = Change { key, sequence, place, kind };
-                match &mut self.gathering {
-                    Some((gathered, last, changes)) if *gathered == revision => {
-                        *last = sequence;
-                        changes.push(change);
-                    }
-                    _ => {
-                        self.flush_gathering();
-                        self.gathering = Some((revision, sequence, vec![change]));
-                    }
-                }
+    fn gather(&mut self, revision: Revision, index: LogIndex, version: KeyVersion) {
+        match &mut self.gathering {
+            Some((gathered, last, versions)) if *gathered == revision => {
+                *last = index;
+                versions.push(version);
             }
-            Body::Barrier => self.garbage.push(Garbage { is_tombstone: false, sequence }),
-            Body::Foreign => {}
-        }
-        // It may be the last message of all, and then nothing else says that its revision is whole.
-        if self.floor.as_ref().is_some_and(|floor| sequence == floor.sequence) {
-            self.flush_gathering();
-            self.skip(sequence);
-        }
-    }
-
-    fn flush_gathering(&mut self) {
-        if let Some((revision, sequence, changes)) = self.gathering.take() {
-            self.apply(revision, sequence, changes);
-        }
-    }
-
-    fn continues_partial(&self, record: &Record) -> bool {
-        let Some(last) = self.partial.last() else { return false };
-        match (&last.body, &record.body) {
-            (
-                Body::Change { operation, place, count, .. },
-                Body::Change { operation: next_operation, place: next_place, count: next_count, .. },
-            ) => {
-                operation == next_operation
-                    && *next_place == place + 1
-                    && next_count == count
-                    && record.sequence == last.sequence.next()
+            _ => {
+                self.flush();
+                self.gathering = Some((revision, index, vec![version]));
             }
-            _ => false,
         }
     }
 
-    fn partial_is_whole(&self) -> bool {
-        self.partial
-            .last()
-            .is_some_and(|last| matches!(last.body, Body::Change { place, count, .. } if place == count))
+    fn flush(&mut self) {
+        if let Some((revision, index, versions)) = self.gathering.take() {
+            self.apply_keys(revision, index, versions, false).expect("nothing is compared there");
+        }
     }
 
-    fn apply_partial(&mut self) {
-        let records = std::mem::take(&mut self.partial);
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
-        let (first, last) = (first.sequence, last.sequence);
-        self.map.batch(first, last.0 - first.0 + 1);
-        let revision = self.map.revision(last);
-        let mut operation_of_all = None;
-        let changes: Vec<Change> = records
-            .into_iter()
-            .filter_map(|record| match record.body {
-                Body::Change { key, kind, place, operation, .. } => {
-                    operation_of_all = Some(operation);
-                    Some(Change { key, sequence: record.sequence, place, kind })
-                }
-                Body::Barrier | Body::Foreign => None,
-            })
-            .collect();
-        self.apply(revision, last, changes);
-        self.done.extend(operation_of_all.map(|operation| Done { operation, revision }));
-    }
-
-    fn apply(&mut self, revision: Revision, position: Sequence, changes: impl IntoIterator<Item = Change>) {
-        let Applier { writer, attachments, .. } = self;
-        let garbage = writer.apply(revision, position, changes, |version, before| {
-            // A tombstone has none.
+    fn apply_keys(
+        &mut self,
+        revision: Revision,
+        index: LogIndex,
+        versions: impl IntoIterator<Item = KeyVersion>,
+        is_compared: bool,
+    ) -> Result<(), Damage> {
+        self.flush();
+        let Applier { writer, tables, sum, .. } = self;
+        let mut damage = None;
+        let garbage = writer.apply(revision, index, versions, |version, before| {
+            let before = before.filter(|before| !before.is_tombstone());
+            if is_compared && !follows(version, before) {
+                damage = damage.take().or_else(|| {
+                    let key = version.key().escape_ascii().to_string();
+                    let before = before.map_or(0, KeyVersion::version);
+                    Some(Damage::Predecessor { index, revision, key, found: version.version(), before })
+                });
+            }
+            if let Some(before) = before {
+                sum.take_away(digest::of_key(before));
+            }
+            if !version.is_tombstone() {
+                sum.add(digest::of_key(version));
+            }
             let held = before.map_or(LeaseId::NONE, KeyVersion::lease);
-            attachments.moved(version.key(), held, version.lease());
+            tables.attachments.moved(version.key(), held, version.lease());
         });
-        self.garbage.extend(garbage);
+        self.pile.add_keys(garbage);
+        damage.map_or(Ok(()), Err)
     }
 
-    fn tear_partial(&mut self) {
-        let Some(last) = self.partial.last().map(|record| record.sequence) else { return };
-        tracing::warn!(%last, messages = self.partial.len(), "a transaction was cut off before its end; nobody was told of it, it is removed");
-        self.torn.extend(self.partial.drain(..).map(|record| record.sequence));
-        self.skip(last);
-    }
-
-    fn skip(&mut self, position: Sequence) {
-        self.writer.advance(self.map.revision(position), position);
-    }
-
-    fn raise_due_floors(&mut self) {
-        while let Some(floor) =
-            self.coming_floors.pop_front_if(|floor| floor.sequence <= self.writer.state().position)
-        {
-            if self.floor.as_ref().is_some_and(|current| floor.revision <= current.revision) {
-                continue;
+    fn apply_reserved(&mut self, body: Body, sequence: Sequence, index: LogIndex) {
+        match body {
+            // Epoch records stay in the log for ever, so that they set nothing that another record ends.
+            Body::Key(_) | Body::Barrier | Body::Epoch(_) => {}
+            Body::Lease(id, Some(ttl)) => {
+                if let Some(before) = self.tables.leases.put(id, ttl, sequence) {
+                    self.sum.take_away(digest::of_lease(id, before.ttl));
+                    self.pile.add_reserved(before.sequence, index, false);
+                }
+                self.sum.add(digest::of_lease(id, ttl));
             }
-            // Every instance derives the same revisions, so a floor of another opinion was computed by none.
-            if !floor.is_at(self.map.revision(floor.sequence)) {
-                tracing::warn!(?floor, "a compaction floor that does not belong to this stream is ignored");
-                continue;
+            Body::Lease(id, None) => {
+                if let Some(before) = self.tables.leases.remove(id) {
+                    self.sum.take_away(digest::of_lease(id, before.ttl));
+                    self.pile.add_reserved(before.sequence, index, false);
+                }
+                self.pile.add_reserved(sequence, index, true);
             }
-            self.compactions.push((self.writer.state().clone(), floor.revision));
-            self.writer.compact(floor.revision);
-            self.map.prune(floor.sequence, floor.steps.clone());
-            while let Some(sequence) = self.barriers.pop_front_if(|barrier| *barrier <= floor.sequence) {
-                self.garbage.push(Garbage { is_tombstone: false, sequence });
+            Body::Floor(floor) => {
+                self.supersede(Reserved::Floor, sequence, index, false);
+                if self.writer.state().compacted.is_none_or(|current| floor > current) {
+                    self.compactions.push((self.writer.state().clone(), floor));
+                    self.writer.compact(floor);
+                }
             }
-            self.floor = Some(floor);
+            Body::Trim(_) => self.supersede(Reserved::Trim, sequence, index, false),
+            Body::Stop(_) => self.supersede(Reserved::Stop, sequence, index, false),
+            Body::Users(store) => {
+                self.supersede(Reserved::Users, sequence, index, false);
+                self.sum.take_away(digest::of_users(&self.users));
+                self.sum.add(digest::of_users(&store));
+                self.users = AuthStore::clone(&store);
+                self.tables.auth.replace(*store);
+            }
+            Body::Alarm(alarm, is_raised) => {
+                self.supersede(Reserved::Alarm(alarm), sequence, index, !is_raised);
+                if self.tables.alarms.set(alarm, is_raised) {
+                    let term = digest::of_alarm(alarm);
+                    if is_raised { self.sum.add(term) } else { self.sum.take_away(term) }
+                }
+            }
+            Body::Token(hash, token) => {
+                self.supersede(Reserved::Token(hash.clone()), sequence, index, token.is_none());
+                let before = match &token {
+                    Some(token) => self.tokens.insert(hash.clone(), token.clone()),
+                    None => self.tokens.remove(&hash),
+                };
+                if let Some(before) = before {
+                    self.sum.take_away(digest::of_token(&hash, &before));
+                }
+                match token {
+                    Some(token) => {
+                        self.sum.add(digest::of_token(&hash, &token));
+                        self.tables.auth.tokens().remember(&hash, token);
+                    }
+                    None => self.tables.auth.tokens().forget(&hash),
+                }
+            }
+            Body::Member(id, member) => {
+                self.supersede(Reserved::Member(id), sequence, index, member.is_none());
+                self.set_member(id, member.map(|member| *member));
+            }
         }
+    }
+
+    fn set_member(&mut self, id: u64, member: Option<crate::record::Member>) {
+        if let Some(member) = &member {
+            self.sum.add(digest::of_member(member));
+        }
+        if let Some(before) = self.tables.members.set(id, member) {
+            self.sum.take_away(digest::of_member(&before));
+        }
+    }
+
+    /// The message of a reserved record takes the place of the one before. One that ends something is of no use itself once the
+    /// one before is gone.
+    fn supersede(&mut self, what: Reserved, sequence: Sequence, index: LogIndex, is_end: bool) {
+        let before = if is_end { self.reserved.remove(&what) } else { self.reserved.insert(what, sequence) };
+        if let Some(before) = before {
+            self.pile.add_reserved(before, index, false);
+        }
+        if is_end {
+            self.pile.add_reserved(sequence, index, true);
+        }
+    }
+
+    /// Ends the users of before a load that the log does not name any more.
+    pub fn settle_users(&mut self) {
+        if *self.tables.auth.store() != self.users {
+            self.tables.auth.replace(self.users.clone());
+        }
+        self.tables.auth.tokens().keep_only(|hash| self.tokens.contains_key(hash));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::jetstream::record::BARRIER;
-
-    fn floor(revision: i64, sequence: u64, steps: &[(u64, u64)]) -> Floor {
-        let step = |&(from, offset): &(u64, u64)| Step { from: Sequence(from), offset };
-        Floor {
-            revision: Revision(revision),
-            sequence: Sequence(sequence),
-            steps: steps.iter().map(step).collect(),
-        }
+/// The digest that a record states of the state before it.
+fn stated_digest(body: &Body) -> Option<Digest> {
+    match body {
+        Body::Epoch(start) => Some(start.digest),
+        Body::Trim(trim) => Some(trim.digest),
+        Body::Stop(digest) => Some(*digest),
+        _ => None,
     }
+}
 
-    #[test]
-    fn a_floor_that_no_instance_can_have_computed_is_told_apart() {
-        for sound in [floor(0, 0, &[]), floor(1, 0, &[]), floor(5, 5, &[]), floor(5, 7, &[(3, 1), (6, 2)])] {
-            assert!(sound.is_sound(), "{sound:?}");
+/// Whether a version can follow the live version before.
+fn follows(version: &KeyVersion, before: Option<&KeyVersion>) -> bool {
+    match (before, version.version()) {
+        (None, 1) => version.create_revision() == version.mod_revision(),
+        (Some(_), 0) => true,
+        (Some(before), number) => {
+            number == before.version() + 1 && version.create_revision() == before.create_revision()
         }
-        for unsound in [
-            floor(-1, 0, &[]),
-            floor(4, 5, &[]),
-            floor(0, 3, &[(3, 3)]),
-            floor(5, 7, &[(6, 2), (3, 1)]),
-            floor(5, 7, &[(8, 2)]),
-            floor(5, 7, &[(3, 1), (6, 1)]),
-            floor(3, 9, &[(2, 1), (3, 6)]),
-            floor(i64::MIN, 1 << 63, &[]),
-        ] {
-            assert!(!unsound.is_sound(), "{unsound:?}");
-        }
-    }
-
-    #[test]
-    fn a_floor_that_contradicts_the_stream_is_ignored() {
-        let (writer, reader) = Writer::new();
-        let mut applier = Applier::new(writer, Attachments::default(), None);
-        for sequence in 2..6 {
-            let subject = if sequence == 3 { BARRIER } else { "somebody-else" };
-            let body = crate::jetstream::record::decode(subject, None, &bytes::Bytes::new());
-            applier.take(Record { sequence: Sequence(sequence), time: 0, body });
-        }
-        // The barrier spends no revision, and this floor does not know.
-        applier.raise_floor(floor(4, 4, &[]));
-        applier.publish();
-        assert_eq!(reader.snapshot().compacted, None);
-        applier.raise_floor(floor(3, 4, &[(3, 1)]));
-        applier.publish();
-        assert_eq!(reader.snapshot().compacted, Some(Revision(3)));
+        (None, _) => false,
     }
 }

@@ -35,6 +35,19 @@ impl Caller {
         Caller(Some(Identity { user, revision }))
     }
 
+    /// The user's name and the auth revision, for another instance.
+    pub fn to_parts(&self) -> (Option<String>, u64) {
+        match &self.0 {
+            Some(identity) => (Some(identity.user.to_string()), identity.revision),
+            None => (None, 0),
+        }
+    }
+
+    /// The caller with these parts.
+    pub fn from_parts(user: Option<String>, revision: u64) -> Caller {
+        Caller(user.map(|user| Identity { user: user.into(), revision }))
+    }
+
     /// Name of the user.
     pub fn user(&self) -> Option<&str> {
         self.0.as_ref().map(|identity| identity.user.as_ref())

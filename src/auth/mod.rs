@@ -1,14 +1,14 @@
 //! Users, roles and permissions.
 //!
 //! ```text
-//! meta stream -> engine -> Auth: AuthStore (users and roles, one value) + each user's merged permissions
+//! log -> applier -> Auth: AuthStore (users and roles, one value) + each user's merged permissions
 //!                            |
 //! metadata, certificate -> Caller (who, at which auth revision) -> Access (what that one may do now)
 //! ```
 //!
-//! Users and roles are one entry of the meta stream, exchanged by compare-and-swap, so that they and their revision are
-//! the same on every instance and after every restart. Simple tokens are an entry each, which JetStream expires; whether
-//! one is good follows from the revision it was issued at, so that nothing has to be deleted when a password changes.
+//! Users and roles are one record of the log, so that they and their revision are the same on every instance and after every
+//! restart. Simple tokens are a record each, which the writer ends; whether one is good follows from the revision it was issued
+//! at, so that nothing has to be deleted when a password changes.
 //!
 //! Invariants:
 //! - A1: while auth is off, a check costs one load of an atomic and looks at nothing a client has sent.
@@ -29,7 +29,7 @@ pub use password::{fits, hash};
 pub use permission::{Permission, READ, READ_WRITE, WRITE};
 pub use request::check as check_request;
 pub use store::{AuthStore, ROOT};
-pub use token::{SimpleToken, TokenError, TokenSettings};
+pub use token::{SimpleToken, TokenError, TokenSettings, token_hash};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,14 +5,15 @@ use super::{AuthStore, Caller, DEFAULT_TOKEN_TTL, Settings};
 use rand::distr::{Distribution, slice::Choose};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Letters of a simple token before its dot.
 const LETTERS: usize = 16;
-/// How often tokens that have run out are looked for.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of a token's hash that name it in the log.
+const HASH_BYTES: usize = 16;
 
 /// Why a value of `--auth-token` is refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -94,21 +95,15 @@ impl SimpleToken {
     }
 }
 
-/// A simple token as it is remembered here.
+/// A simple token as it is known here.
 #[derive(Debug)]
-struct Remembered {
+struct Known {
     user: Arc<str>,
     revision: u64,
     /// When it runs out unless it is used.
     deadline: Instant,
-    /// When its entry was last written, by whomever.
-    stored: Instant,
-}
-
-#[derive(Debug)]
-struct Table {
-    tokens: HashMap<String, Remembered>,
-    swept: Instant,
+    /// When the writer was last told of a use.
+    reported: Instant,
 }
 
 /// The tokens that are good here.
@@ -116,7 +111,17 @@ struct Table {
 pub struct Tokens {
     kind: TokenSettings,
     ttl: Duration,
-    table: Mutex<Table>,
+    /// Whether this instance's deadlines count: those of the writer, which ends a token by a record. Elsewhere a token is good
+    /// for as long as the log holds it.
+    keeps_time: AtomicBool,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// The name of a simple token in the log. The log does not hold the token itself: who may read the bucket must not be able to use
+/// it.
+pub fn token_hash(token: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    digest.as_ref()[..HASH_BYTES].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl Tokens {
@@ -124,13 +129,14 @@ impl Tokens {
         Tokens {
             kind: settings.token.clone(),
             ttl: if settings.token_ttl.is_zero() { DEFAULT_TOKEN_TTL } else { settings.token_ttl },
-            table: Mutex::new(Table { tokens: HashMap::new(), swept: Instant::now() }),
+            keeps_time: AtomicBool::new(false),
+            known: Mutex::default(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Each change is complete before the lock is let go, so a panic elsewhere leaves nothing half done.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        // Each change is complete before the lock is released, so a panic elsewhere leaves nothing half done.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which kind is issued.
@@ -138,31 +144,42 @@ impl Tokens {
         &self.kind
     }
 
-    /// How long a simple token's entry must be kept. Longer than a token lives without use, since its use is told to
-    /// the stream only now and then.
-    pub fn entry_ttl(&self) -> Duration {
-        self.ttl + self.ttl / 2
+    /// The log holds a token of this hash.
+    pub fn remember(&self, hash: &str, token: SimpleToken) {
+        let now = Instant::now();
+        let known =
+            Known { user: token.user.into(), revision: token.revision, deadline: now + self.ttl, reported: now };
+        self.lock().insert(hash.to_owned(), known);
     }
 
-    /// Remembers a simple token whose entry was stored so long ago.
-    pub fn remember(&self, token: &str, entry: SimpleToken, age: Duration) {
+    /// The log does not hold it any more.
+    pub fn forget(&self, hash: &str) {
+        self.lock().remove(hash);
+    }
+
+    /// Forgets all but some.
+    pub fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
+        self.lock().retain(|hash, _| is_kept(hash));
+    }
+
+    /// From now on deadlines count here, or not. Each token gets its full time again.
+    pub fn keep_time(&self, keeps_time: bool) {
+        let deadline = Instant::now() + self.ttl;
+        self.lock().values_mut().for_each(|known| known.deadline = deadline);
+        // Relaxed: the deadlines have a lock of their own.
+        self.keeps_time.store(keeps_time, Ordering::Relaxed);
+    }
+
+    /// The hashes of tokens whose time is over.
+    pub fn expired(&self) -> Vec<String> {
         let now = Instant::now();
-        let mut table = self.lock();
-        if now.duration_since(table.swept) >= SWEEP_INTERVAL {
-            table.tokens.retain(|_, token| token.deadline > now);
-            table.swept = now;
-        }
-        let Some(left) = self.ttl.checked_sub(age) else { return };
-        let deadline = now + left;
-        let remembered =
-            Remembered { user: entry.user.into(), revision: entry.revision, deadline, stored: now };
-        match table.tokens.get_mut(token) {
-            // An entry that only says that the token was used, by us or on another instance.
-            Some(known) => {
-                known.deadline = known.deadline.max(deadline);
-                known.stored = now;
-            }
-            None => drop(table.tokens.insert(token.to_owned(), remembered)),
+        self.lock().iter().filter(|(_, known)| known.deadline <= now).map(|(hash, _)| hash.clone()).collect()
+    }
+
+    /// A token was used on another instance.
+    pub fn touch(&self, hash: &str) {
+        if let Some(known) = self.lock().get_mut(hash) {
+            known.deadline = Instant::now() + self.ttl;
         }
     }
 
@@ -176,7 +193,7 @@ impl Tokens {
                 && letters.bytes().all(|byte| byte.is_ascii_alphabetic())
                 && position.parse::<u64>().is_ok()
         });
-        !looks_right || self.lock().tokens.contains_key(token)
+        !looks_right || self.lock().contains_key(&token_hash(token))
     }
 
     /// Whom a token belongs to. Using a simple one makes it live on.
@@ -187,9 +204,9 @@ impl Tokens {
             TokenSettings::Simple => {
                 let now = Instant::now();
                 let mut table = self.lock();
-                let known = table.tokens.get_mut(token)?;
-                if known.deadline <= now || !store.accepts_token_of(&known.user, known.revision) {
-                    table.tokens.remove(token);
+                let known = table.get_mut(&token_hash(token))?;
+                let is_over = known.deadline <= now && self.keeps_time.load(Ordering::Relaxed);
+                if is_over || !store.accepts_token_of(&known.user, known.revision) {
                     return None;
                 }
                 known.deadline = now + self.ttl;
@@ -198,20 +215,19 @@ impl Tokens {
         }
     }
 
-    /// The entry of a simple token that is in use and whose entry is getting old; told once, since whoever asks writes
-    /// it again.
-    pub fn wants_renewal(&self, token: &str) -> Option<SimpleToken> {
-        if !matches!(self.kind, TokenSettings::Simple) {
+    /// The hash of a token of whose use the writer, being another instance, has to be told; returned once in a while for each.
+    pub fn use_to_report(&self, token: &str) -> Option<String> {
+        if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;
         }
-        let now = Instant::now();
+        let (now, hash) = (Instant::now(), token_hash(token));
         let mut table = self.lock();
-        let known = table.tokens.get_mut(token)?;
-        if now.duration_since(known.stored) < self.ttl / 2 {
+        let known = table.get_mut(&hash)?;
+        if now.duration_since(known.reported) < self.ttl / 4 {
             return None;
         }
-        known.stored = now;
-        Some(SimpleToken { user: known.user.to_string(), revision: known.revision })
+        known.reported = now;
+        Some(hash)
     }
 }
 
@@ -298,32 +314,30 @@ mod tests {
         ];
         for change in changes {
             let (tokens, mut store) = tokens(DEFAULT_TOKEN_TTL);
-            tokens.remember("t", entry(&store), Duration::ZERO);
+            tokens.remember(&token_hash("t"), entry(&store));
             store.add_role("harmless").unwrap();
             assert_eq!(tokens.caller("t", &store).unwrap().user(), Some("u"));
             change(&mut store);
             assert!(tokens.caller("t", &store).is_none());
-            // What was issued before is found again in the stream, and is as void as it was.
-            tokens.remember("t", SimpleToken { user: "u".into(), revision: 3 }, Duration::ZERO);
+            // One that was issued before is found again in the log, and is as void as it was.
+            tokens.remember(&token_hash("t"), SimpleToken { user: "u".into(), revision: 3 });
             assert!(tokens.caller("t", &store).is_none());
-            tokens.remember("new", entry(&store), Duration::ZERO);
+            tokens.remember(&token_hash("new"), entry(&store));
             assert!(tokens.caller("new", &store).is_some());
         }
     }
 
     #[test]
-    fn an_old_entry_is_worth_what_is_left_of_it() {
-        let (tokens, store) = tokens(Duration::from_mins(1));
-        let entry = || SimpleToken { user: "u".into(), revision: store.revision() };
-        tokens.remember("over", entry(), Duration::from_secs(61));
-        tokens.remember("left", entry(), Duration::from_secs(59));
-        assert!(tokens.caller("over", &store).is_none());
-        assert!(tokens.caller("left", &store).is_some());
-        // Stored a moment ago, as far as is known here: not to be written again yet.
-        assert!(tokens.wants_renewal("left").is_none());
-        assert!(
-            tokens.is_settled("left") && tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1")
-        );
+    fn a_token_runs_out_where_time_is_kept() {
+        let (tokens, store) = tokens(Duration::from_nanos(1));
+        tokens.remember(&token_hash("t"), SimpleToken { user: "u".into(), revision: store.revision() });
+        assert!(tokens.caller("t", &store).is_some() && tokens.use_to_report("t").is_some());
+        tokens.keep_time(true);
+        assert!(tokens.caller("t", &store).is_none() && tokens.use_to_report("t").is_none());
+        assert_eq!(tokens.expired(), [token_hash("t")]);
+        tokens.forget(&token_hash("t"));
+        assert!(tokens.expired().is_empty());
+        assert!(tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `--endpoint`: a NATS URL in kine's form.
 
-use crate::jetstream::Auth;
+use crate::log::Auth;
 use url::Url;
 
 /// What a URL says; `None` where it does not.

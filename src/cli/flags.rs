@@ -100,8 +100,8 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("data-dir", Text, "", "Where the embedded nats-server keeps its store; <name>.jetway if not given, as etcd <name>.etcd."),
         idle("wal-dir", Text, "", FILES),
         idle("snapshot-count", Uint, "10000", FILES),
-        idle("heartbeat-interval", Uint, "100", RAFT),
-        idle("election-timeout", Uint, "1000", RAFT),
+        same("heartbeat-interval", Uint, "100", "Milliseconds between the writer's signs of life, where there are several instances."),
+        same("election-timeout", Uint, "1000", "Milliseconds of the writer's silence after which another instance takes over."),
         idle("initial-election-tick-advance", Bool, "true", RAFT),
         idle("listen-peer-urls", Urls, "http://localhost:2380", PEERS),
         same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given."),
@@ -127,7 +127,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("feature-gates", FeatureGates, "", "names and values are checked; nothing here hangs on one of etcd's gates"),
     ]),
     ("Clustering", &[
-        idle("initial-advertise-peer-urls", Urls, "http://localhost:2380", PEERS),
+        other("initial-advertise-peer-urls", Urls, "http://localhost:2380", "the member list shows them; there is no peer port"),
         other("initial-cluster", Text, "", "one member has no effect; several are refused with the embedded server, which would be a cluster of one each"),
         other("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` is refused where the data directory is empty: there is nobody to join"),
         idle("initial-cluster-token", Text, "etcd-cluster", "there is no cluster to tell apart from others"),
@@ -240,6 +240,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
         own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
         own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),
+        own("accept-data-loss", Bool, "false", "Serve what is left of data that was lost or damaged. Told in the log and the metric jetway_lost_messages."),
     ]),
 ];
 

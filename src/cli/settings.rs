@@ -6,7 +6,7 @@ use super::urls::{self, EtcdUrl};
 use super::values;
 use super::{Notice, Personality, duration, endpoint, logging};
 use crate::engine::LinearizableReads;
-use crate::jetstream::{Auth, Endpoint};
+use crate::log::{Auth, Endpoint};
 use crate::nats_server::SyncMode;
 use crate::telemetry::LogSettings;
 use std::net::SocketAddr;
@@ -194,6 +194,14 @@ pub struct Settings {
     pub log: LogSettings,
     /// Source of linearizability.
     pub linearizable_reads: LinearizableReads,
+    /// How often the writer says that it lives.
+    pub heartbeat_interval: Duration,
+    /// Silence of the writer after which another instance takes over.
+    pub election_timeout: Duration,
+    /// Messages that are missing from the log are given up.
+    pub accept_data_loss: bool,
+    /// Shown in the member list.
+    pub peer_urls: Vec<String>,
     /// Flags that were given and mean nothing here, to be told so in the log.
     pub without_effect: Vec<&'static str>,
     /// What else is to be told in the log.
@@ -267,6 +275,10 @@ impl Settings {
                 "leader" => LinearizableReads::Leader,
                 _ => LinearizableReads::Quorum,
             },
+            heartbeat_interval: Duration::from_millis(given.unsigned("heartbeat-interval")),
+            election_timeout: Duration::from_millis(given.unsigned("election-timeout")),
+            accept_data_loss: given.is_true("accept-data-loss"),
+            peer_urls: url_list(given, "initial-advertise-peer-urls").into_iter().map(|url| url.text).collect(),
             notices,
         })
     }
@@ -594,7 +606,7 @@ fn storage(given: &Given, data_dir: PathBuf) -> Result<Storage, SettingsError> {
         servers: parsed.servers,
         auth,
         bucket: parsed.bucket.unwrap_or(bucket),
-        replicas: parsed.replicas.unwrap_or(1),
+        replicas: parsed.replicas,
         ca_file: path(given, "nats-ca-file"),
         client_cert,
     }))

@@ -5,7 +5,7 @@
 //! rests, nor into arc-swap, whose contract `primitive` puts in its place: a store is a release, a load acquires it.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
-use crate::types::{KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
@@ -30,7 +30,8 @@ fn put(writer: &mut Writer, keys: &[&'static str]) {
         Change { key: Bytes::from_static(key.as_bytes()), sequence: Sequence(revision.0 as u64), place, kind }
     };
     let changes: Vec<_> = keys.iter().zip(1..).map(change).collect();
-    writer.apply(revision, Sequence(revision.0 as u64), changes, |_, _| ());
+    let versions = changes.iter().map(|change| change.version(revision));
+    writer.apply(revision, LogIndex(revision.0 as u64), versions, |_, _| ());
 }
 
 /// What a state must be in itself, wherever it was loaded. The writers of these models put `a` and `b` at every

@@ -5,7 +5,7 @@ use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
 use super::version::{History, KeyVersion, VersionParts};
 use crate::primitive::Published;
-use crate::types::{KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{LogIndex, KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use std::sync::Arc;
 /// The whole store at one revision. Immutable for whoever holds it.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Moves when the stream turned out not to be the one applied so far and everything was loaded afresh. Whoever
-    /// has told a client anything under another epoch must not go on.
-    pub epoch: u64,
+    /// Grows when the log turned out not to be the one applied so far, and everything was loaded afresh. A watch that began
+    /// under another incarnation must end.
+    pub incarnation: u64,
     /// The newest revision; what a read without a revision sees.
     pub revision: Revision,
     /// The newest revision that a compaction has named; `None` before the first compaction.
     pub compacted: Option<Revision>,
-    /// Every message up to here is part of this state.
-    pub position: Sequence,
+    /// Every record up to this one is part of the state.
+    pub log_index: LogIndex,
     /// Keys and their versions.
     pub index: Index,
     /// Events since the compaction.
@@ -31,10 +31,10 @@ pub struct State {
 impl State {
     fn empty() -> State {
         State {
-            epoch: 0,
+            incarnation: 0,
             revision: Revision::EMPTY_STORE,
             compacted: None,
-            position: Sequence::NONE,
+            log_index: LogIndex::NONE,
             index: Index::default(),
             log: EventLog::default(),
         }
@@ -125,6 +125,21 @@ pub struct Change {
     pub kind: ChangeKind,
 }
 
+impl Change {
+    /// The version that the change makes at a revision.
+    pub fn version(&self, mod_revision: Revision) -> KeyVersion {
+        let Change { key, sequence, place, kind } = self;
+        let (value, create_revision, version, lease) = match kind {
+            ChangeKind::Put { value, create_revision, version, lease } => {
+                (value.as_ref(), create_revision.unwrap_or(mod_revision), *version, *lease)
+            }
+            ChangeKind::Delete => (&[][..], Revision(0), 0, LeaseId::NONE),
+        };
+        let (sequence, place) = (*sequence, *place);
+        KeyVersion::new(&VersionParts { key, value, create_revision, mod_revision, version, lease, sequence, place })
+    }
+}
+
 /// What a change does.
 #[derive(Clone, Debug)]
 pub enum ChangeKind {
@@ -204,7 +219,7 @@ impl Writer {
 
     /// Forgets everything, for a stream that turned out not to be the one applied so far.
     pub fn reset(&mut self) {
-        self.next = State { epoch: self.next.epoch + 1, ..State::empty() };
+        self.next = State { incarnation: self.next.incarnation + 1, ..State::empty() };
         self.loading = Some(LoadingKeys::default());
         self.sweep = None;
     }
@@ -214,24 +229,23 @@ impl Writer {
         self.next.compacted = Some(floor);
     }
 
-    /// Applies all changes of one revision, in the order of its transaction. `position` is its last message. `each` is
-    /// told of every change: the version it made, and the one that was the key's newest before.
+    /// Applies all versions that one revision made, in the order of its transaction. `index` is that of its last record. `each`
+    /// gets every version, and the one that was the key's newest before.
     ///
     /// At or below the floor this is a replay of what compaction left: versions are taken as they stand and no event
     /// is logged, except at the floor itself. What later messages have superseded comes back as garbage.
     pub fn apply(
         &mut self,
         revision: Revision,
-        position: Sequence,
-        changes: impl IntoIterator<Item = Change>,
+        index: LogIndex,
+        versions: impl IntoIterator<Item = KeyVersion>,
         mut each: impl FnMut(&KeyVersion, Option<&KeyVersion>),
     ) -> Vec<Garbage> {
         let below_floor = self.next.compacted.is_some_and(|floor| revision <= floor);
         let is_logged = self.next.compacted.is_none_or(|floor| revision >= floor);
         let mut events: SmallVec<[Event; 1]> = SmallVec::new();
         let mut touched: Vec<KeyVersion> = Vec::new();
-        for change in changes {
-            let version = version_of(&change, revision);
+        for version in versions {
             let newest = self.insert(version.clone());
             each(&version, newest.as_ref());
             // A first version stays, unless it is a delete.
@@ -252,18 +266,18 @@ impl Writer {
         if !events.is_empty() {
             self.next.log.push(RevisionEvents::new(events));
         }
-        self.advance(revision, position);
+        self.advance(revision, index);
         match self.next.compacted {
             Some(floor) if below_floor => self.compact_keys(touched, floor),
             _ => Vec::new(),
         }
     }
 
-    /// Moves to a position whose messages change nothing.
-    pub fn advance(&mut self, revision: Revision, position: Sequence) {
-        debug_assert!(position >= self.next.position && revision >= self.next.revision);
+    /// Moves to a record that changes no key.
+    pub fn advance(&mut self, revision: Revision, index: LogIndex) {
+        debug_assert!(index >= self.next.log_index && revision >= self.next.revision);
         self.next.revision = self.next.revision.max(revision);
-        self.next.position = self.next.position.max(position);
+        self.next.log_index = self.next.log_index.max(index);
     }
 
     /// Raises the floor; one that does not rise changes nothing. With the next publication all of it is in force: what
@@ -351,25 +365,4 @@ impl Writer {
         // The swap is the release that readers' loads acquire; all that the state refers to is built before it.
         self.published.store(Arc::new(self.next.clone()));
     }
-}
-
-fn version_of(change: &Change, mod_revision: Revision) -> KeyVersion {
-    let Change { key, sequence, place, kind } = change;
-    let (value, create_revision, version, lease) = match kind {
-        ChangeKind::Put { value, create_revision, version, lease } => {
-            (value.as_ref(), create_revision.unwrap_or(mod_revision), *version, *lease)
-        }
-        ChangeKind::Delete => (&[][..], Revision(0), 0, LeaseId::NONE),
-    };
-    let (sequence, place) = (*sequence, *place);
-    KeyVersion::new(&VersionParts {
-        key,
-        value,
-        create_revision,
-        mod_revision,
-        version,
-        lease,
-        sequence,
-        place,
-    })
 }

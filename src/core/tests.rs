@@ -3,7 +3,7 @@
 use super::{
     Change, ChangeKind, Event, Garbage, History, KeyVersion, RevisionEvents, State, VersionParts, Writer,
 };
-use crate::types::{KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -226,12 +226,12 @@ fn load(writer: &mut Writer, left: &[Message], model: &Model) -> Vec<Garbage> {
     let mut garbage = Vec::new();
     for revision in left.chunk_by(|a, b| a.revision == b.revision) {
         let last = revision.last().expect("chunks are not empty");
-        let changes: Vec<_> = revision.iter().map(|message| message.change.clone()).collect();
-        garbage.extend(writer.apply(last.revision, last.change.sequence, changes, |_, _| ()));
+        let versions = revision.iter().map(|message| message.change.version(last.revision));
+        garbage.extend(writer.apply(last.revision, LogIndex(last.change.sequence.0), versions, |_, _| ()));
     }
     let state = writer.state();
-    let (revision, position) = (state.revision.max(model.revision), state.position);
-    writer.advance(revision, position);
+    let (revision, index) = (state.revision.max(model.revision), state.log_index);
+    writer.advance(revision, index);
     garbage
 }
 
@@ -258,8 +258,9 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
                 let revision = Revision(writer.state().revision.0 + 1 + gap);
                 let changes = model.apply(revision, changes);
                 left.extend_from_slice(&model.messages[model.messages.len() - changes.len()..]);
-                let position = changes.last().expect("there are changes").sequence;
-                prop_assert_eq!(writer.apply(revision, position, changes, |_, _| ()), []);
+                let index = LogIndex(changes.last().expect("there are changes").sequence.0);
+                let versions = changes.iter().map(|change| change.version(revision));
+                prop_assert_eq!(writer.apply(revision, index, versions, |_, _| ()), []);
             }
             Step::Compact(back) => {
                 let floor = Revision((writer.state().revision.0 - back).max(0));
@@ -320,7 +321,7 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
     prop_assert_eq!(sorted(garbage), pending);
     prop_assert!(Arc::ptr_eq(&published, &reader.snapshot()));
     writer.publish();
-    prop_assert_eq!(reader.snapshot().epoch, published.epoch + 1);
+    prop_assert_eq!(reader.snapshot().incarnation, published.incarnation + 1);
     check(&reader.snapshot(), &model, ranges, limit, true);
     // What was published stays as it was.
     for (state, model, is_swept) in &kept {

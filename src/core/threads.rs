@@ -3,7 +3,7 @@
 //! nobody needs any more is freed.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
-use crate::types::{KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -33,7 +33,8 @@ fn write(writer: &mut Writer) {
             Change { key: name(key), sequence, place: key as u32 + 1, kind }
         })
         .collect();
-    writer.apply(revision, sequence, changes, |_, _| ());
+    let versions = changes.iter().map(|change| change.version(revision));
+    writer.apply(revision, LogIndex(sequence.0), versions, |_, _| ());
 }
 
 /// Reads one state from end to end, with the others running on.

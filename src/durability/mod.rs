@@ -23,7 +23,7 @@
 
 mod gate;
 
-pub use gate::{Gate, NotDurable, gate};
+pub use gate::{Gate, NotDurable};
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,199 +1,173 @@
-//! Compaction: the floor rises at once, the space comes back in the background: in memory in short turns between
-//! publications (`follow`), then in the stream.
+//! Compaction behind the floor: the space of superseded messages comes back in the background.
 //!
-//! Superseded messages are removed one by one in ascending order: a purge by subject would hold the stream's locks
-//! for as long as it takes to scan everything between two versions of a hot key. Values go before tombstones: a
-//! tombstone that vanished first could, after a crash, uncover an older value of its key. What a crash leaves undone
-//! is found again by the next start, which sees superseded messages below the floor while loading.
+//! The applier frees memory in short turns and piles up the messages that nothing needs. When a sweep is through, a trim record
+//! permits their removal; then they go one by one in ascending order, since a purge by subject would hold the stream's locks for as
+//! long as it takes to scan everything between two versions of a hot key. Older values go before tombstones: a tombstone that
+//! vanished first could uncover an older value of its key. Another trim record behind the removals spares each load the holes.
+//! A crash leaves messages that the next load finds again.
 
-use super::{Inner, REQUEST_TIMEOUT, meta};
-use crate::applier::Floor;
-use crate::core::{Garbage, KeyVersion, State};
-use crate::error::EtcdError;
-use crate::jetstream::{PublishError, RevisionMap};
-use crate::types::{Revision, Sequence};
+use super::Calls;
+use super::counters::Counters;
+use super::hash::HashCache;
+use super::proposal::{Proposal, Waiter};
+use crate::applier::Removal;
+use crate::core::{Reader, State};
+use crate::durability::Quiet;
+use crate::log::Log;
+use crate::types::{LogIndex, Revision, Sequence};
 use futures_util::StreamExt;
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-/// Removals under way at once; more would starve STREAM.INFO, which reads depend on.
+/// Removals under way at once; more would starve other requests of JetStream's API.
 const CONCURRENCY: usize = 32;
-
-/// Removals between which syncs that must not meet one have their turn.
+/// Removals between which syncs of the store's folder have their turn.
 const SLICE: usize = 128;
-
 /// Pauses after removals that failed.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Failures after which removals are left to the next load.
+const TRIES: usize = 20;
 
-/// Work for the remover.
+/// Work for the compactor.
 #[derive(Debug)]
 pub(super) enum Job {
-    /// Nothing needs these messages.
-    Garbage(Vec<Garbage>),
     /// The floor has risen to this revision; the state before it. To be hashed.
     Compacted(Arc<State>, Revision),
-    /// A message of a torn batch; it stands in its subject's way.
-    Torn(Sequence),
-    /// Answer when everything before this is done.
-    Fence(oneshot::Sender<()>),
+    /// A sweep has left messages to remove.
+    Swept,
+    /// A trim record for this index permits these removals.
+    Remove(Removal, LogIndex),
+    /// To be answered when everything before this is done.
+    Fence(Waiter),
 }
 
-pub(super) fn spawn(inner: &Arc<Inner>, mut jobs: mpsc::UnboundedReceiver<(u64, Job)>) {
-    let inner = Arc::downgrade(inner);
-    tokio::spawn(async move {
-        while let Some((epoch, job)) = jobs.recv().await {
-            let Some(inner) = inner.upgrade() else { return };
-            let is_torn = matches!(job, Job::Torn(_));
+/// The compactor's own.
+pub(super) struct Compactor {
+    pub(super) log: Arc<Log>,
+    pub(super) calls: Calls,
+    pub(super) reader: Reader,
+    pub(super) counters: Counters,
+    pub(super) hashes: Arc<HashCache>,
+    /// The store, where this process syncs it.
+    pub(super) store: Option<PathBuf>,
+    /// Keeps removals and syncs of the store's folder apart.
+    pub(super) quiet: Quiet,
+    pub(super) has_freed: Arc<AtomicBool>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Compactor {
+    /// Works until the applier is gone.
+    pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        let mut waiting = VecDeque::new();
+        loop {
+            let job = match waiting.pop_front() {
+                Some(job) => job,
+                None => tokio::select! {
+                    job = jobs.recv() => match job {
+                        Some(job) => job,
+                        None => return,
+                    },
+                    () = self.stop.cancelled() => return,
+                },
+            };
             match job {
-                Job::Garbage(mut garbage) => {
-                    let begun = Instant::now();
-                    garbage.sort_unstable();
-                    let tombstones = garbage.partition_point(|garbage| !garbage.is_tombstone);
-                    tracing::debug!(
-                        values = tombstones,
-                        tombstones = garbage.len() - tombstones,
-                        "removing compacted messages"
-                    );
-                    let (values, tombstones) = garbage.split_at(tombstones);
-                    inner.remove(epoch, values).await;
-                    if !tombstones.is_empty() {
-                        inner.settle_removals().await;
+                Job::Compacted(before, floor) => self.hashes.remember(before, floor).await,
+                Job::Swept => {
+                    self.trim().await;
+                    // The removals that the trim record permits go before whoever waits for them.
+                    while let Ok(job) = jobs.try_recv() {
+                        if matches!(job, Job::Remove(..)) { waiting.push_front(job) } else { waiting.push_back(job) }
                     }
-                    inner.remove(epoch, tombstones).await;
-                    inner.counters.removed(begun.elapsed());
                 }
-                Job::Compacted(before, floor) => inner.remember_hash(before, floor).await,
-                Job::Torn(sequence) => {
-                    inner.remove(epoch, &[Garbage { is_tombstone: false, sequence }]).await;
+                Job::Remove(removal, to) if !removal.is_empty() => {
+                    let begun = Instant::now();
+                    self.remove_all(removal).await;
+                    self.counters.removed(begun.elapsed());
+                    drop(self.calls.ask(Proposal::Trim { to }).await);
                 }
-                Job::Fence(done) => drop(done.send(())),
+                Job::Remove(..) => {}
+                Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
             }
             // The state before a compaction is the last one that holds what it took.
-            inner.has_let_go.store(true, Ordering::Relaxed);
-            // Release: whoever sees the count go down finds the messages gone.
-            inner.torn.fetch_sub(usize::from(is_torn), Ordering::Release);
+            self.has_freed.store(true, Ordering::Relaxed);
         }
-    });
-}
-
-impl super::Engine {
-    /// Raises the compaction floor; answers the state in which reads below it are refused. With `physical` it also
-    /// waits until the space is free.
-    pub async fn compact(&self, revision: Revision, physical: bool) -> Result<Arc<State>, EtcdError> {
-        let inner = &self.inner;
-        let state = inner.linearizable().await?;
-        let result = inner.raise_floor(state, revision).await;
-        if physical && matches!(result, Ok(_) | Err(EtcdError::Compacted)) {
-            inner.finish_removals().await?;
-        }
-        result
     }
-}
 
-impl Inner {
-    async fn raise_floor(&self, state: Arc<State>, revision: Revision) -> Result<Arc<State>, EtcdError> {
-        let _one_at_a_time = self.compaction.lock().await;
-        let check = |state: &State| {
-            // A store that was never compacted behaves as if compacted at -1.
-            if revision <= state.compacted.unwrap_or(Revision(-1)) {
-                return Err(EtcdError::Compacted);
-            }
-            if revision > state.revision { Err(EtcdError::FutureRevision) } else { Ok(()) }
-        };
-        check(&state)?;
-        // Below the floor messages stand alone: what is left of a torn transaction would count there, and must be gone for
-        // good before.
-        if self.torn.load(Ordering::Acquire) > 0 {
-            let removed = tokio::time::timeout(REQUEST_TIMEOUT, self.finish_removals()).await;
-            removed.map_err(|_| EtcdError::Timeout)??;
-            self.settle_removals().await;
-        }
-        loop {
-            let known = self.meta.floor_entry();
-            let state = self.reader.snapshot();
-            check(&state)?;
-            let (ask, answer) = oneshot::channel();
-            self.maps.send(ask).await.map_err(|_| EtcdError::Stopped)?;
-            let map = answer.await.map_err(|_| EtcdError::Stopped)?;
-            let floor = tokio::task::spawn_blocking({
-                let state = Arc::clone(&state);
-                move || floor_at(&state, &map, revision)
-            })
-            .await
-            .map_err(|error| EtcdError::Unknown(error.to_string()))?;
-            match self.put_floor(&floor, known).await {
-                Ok(entry) => {
-                    self.wait_meta(entry).await?;
-                    return Ok(self.reader.snapshot());
+    /// Writes a trim record for the last index before the first record whose revision exceeds the floor. An instance that does
+    /// not write is refused: the writer does it.
+    async fn trim(&self) {
+        let state = self.reader.snapshot();
+        let Some(floor) = state.compacted else { return };
+        let first = state.log.since(floor.next()).next().map(|entry| entry.events()[0].version.sequence());
+        let to = match first {
+            None => state.log_index,
+            Some(sequence) => match self.log.record_at(sequence).await {
+                Ok(Some(record)) => LogIndex(record.index.0 - 1),
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "compacted messages are removed after the next compaction");
+                    return;
                 }
-                // Another instance was faster; its floor may be above ours or below.
-                Err(PublishError::Conflict(_)) => self.refresh_meta().await?,
-                Err(error) => return Err(meta::failed(error)),
-            }
+            },
+        };
+        if let Err(error) = self.calls.ask(Proposal::Trim { to }).await {
+            tracing::debug!(%error, "no trim record was written");
         }
     }
 
-    /// Brings the removals so far to the disk, where that is on us. Until then a power cut can undo them, and they must not
-    /// come back without the tombstones that hide them. A failure is no more than that: the next start removes again.
-    async fn settle_removals(&self) {
-        let Some(store) = self.settings.synced_store.clone() else { return };
+    async fn remove_all(&self, removal: Removal) {
+        tracing::debug!(
+            void = removal.void.len(),
+            values = removal.values.len(),
+            tombstones = removal.tombstones.len(),
+            barriers = removal.barriers.len(),
+            "removing messages"
+        );
+        for part in [removal.void, removal.values, removal.tombstones, removal.barriers] {
+            if part.is_empty() {
+                continue;
+            }
+            self.remove(part).await;
+            self.settle().await;
+        }
+    }
+
+    /// Syncs removals to the disk, where that is up to this process. Until then a power cut can undo them. A failure is no more
+    /// than that: the next load removes again.
+    async fn settle(&self) {
+        let Some(store) = self.store.clone() else { return };
         match tokio::task::spawn_blocking(move || crate::durability::sync_all(&store)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "removals are not on the disk yet"),
-            Err(error) => tracing::warn!(%error, "removals are not on the disk yet"),
+            Ok(Err(error)) => tracing::warn!(%error, "removals are not synced yet"),
+            Err(error) => tracing::warn!(%error, "removals are not synced yet"),
         }
     }
 
-    /// Puts a job behind those there are.
-    pub(super) fn queue_removal(&self, job: Job) {
-        self.torn.fetch_add(usize::from(matches!(job, Job::Torn(_))), Ordering::AcqRel);
-        // The other end goes with the engine only.
-        drop(self.garbage.send((self.epoch(), job)));
-    }
-
-    pub(super) async fn finish_removals(&self) -> Result<(), EtcdError> {
-        let mut sweeping = self.sweeping.subscribe();
-        tokio::select! {
-            // The sender lives in `self`, so there is no other end to the wait.
-            _swept = sweeping.wait_for(|sweeping| !*sweeping) => {}
-            () = self.stop.cancelled() => return Err(EtcdError::Stopped),
-        }
-        let (done, finished) = oneshot::channel();
-        self.garbage.send((self.epoch(), Job::Fence(done))).map_err(|_| EtcdError::Stopped)?;
-        finished.await.map_err(|_| EtcdError::Stopped)
-    }
-
-    /// Removes messages, for as long as the stream is the one in which they were found: in another one other messages
-    /// may have their sequences.
-    async fn remove(&self, epoch: u64, garbage: &[Garbage]) {
-        let mut waiting: Vec<Sequence> = garbage.iter().rev().map(|garbage| garbage.sequence).collect();
-        let mut following = self.following.subscribe();
-        let mut pause = RETRY_MIN;
-        while !waiting.is_empty() {
-            // Being followed means to have been compared with what we know.
-            tokio::select! {
-                followed = following.wait_for(Result::is_ok) => drop(followed),
-                () = self.stop.cancelled() => return,
-            }
-            if self.epoch() != epoch {
-                return;
-            }
+    async fn remove(&self, mut waiting: Vec<Sequence>) {
+        // Taken from the end.
+        waiting.reverse();
+        let (mut pause, mut failures) = (RETRY_MIN, 0);
+        while !waiting.is_empty() && failures < TRIES && !self.stop.is_cancelled() {
             let slice = waiting.split_off(waiting.len().saturating_sub(SLICE));
             let failed = {
                 // A write that begins a new block waits for a slice of these, not for all.
                 let _quiet = self.quiet.lock().await;
                 tokio::select! {
                     failed = self.remove_slice(&slice) => failed,
-                    // What comes next needs the quiet, and would wait for answers that do not come.
-                    _ = following.wait_for(Result::is_err) => slice,
+                    () = self.stop.cancelled() => return,
                 }
             };
             if failed.is_empty() {
-                pause = RETRY_MIN;
+                (pause, failures) = (RETRY_MIN, 0);
             } else {
+                failures += 1;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RETRY_MAX);
             }
@@ -201,18 +175,16 @@ impl Inner {
         }
     }
 
-    /// Answers those that could not be removed, last first as they came.
+    /// Returns those that could not be removed, last first as they came.
     async fn remove_slice(&self, slice: &[Sequence]) -> Vec<Sequence> {
         let removals = slice.iter().rev().map(|&sequence| async move {
             // The client would keep the request for the next connection, which may lead to another store.
-            if !self.api.is_connected() {
+            if !self.log.api().is_connected() {
                 return Some(sequence);
             }
-            let removed = self.api.delete_message(&self.bucket.keys, sequence).await;
+            let removed = self.log.remove(sequence).await;
             removed
-                .inspect_err(
-                    |error| tracing::debug!(%sequence, %error, "a compacted message is not removed yet"),
-                )
+                .inspect_err(|error| tracing::debug!(%sequence, %error, "a message is not removed yet"))
                 .err()
                 .map(|_| sequence)
         });
@@ -221,21 +193,4 @@ impl Inner {
             futures_util::stream::iter(removals).buffered(CONCURRENCY).collect().await;
         failed.into_iter().rev().flatten().collect()
     }
-}
-
-/// The floor's record: which sequence it stands for, and what the survivors below it need to keep their revisions.
-fn floor_at(state: &State, map: &RevisionMap, revision: Revision) -> Floor {
-    let sequence = map.last_sequence(revision, state.position);
-    if !map.has_steps(sequence) {
-        return Floor { revision, sequence, steps: Vec::new() };
-    }
-    let mut survivors: Vec<Sequence> = state
-        .index
-        .range(&crate::types::KeyRange::all())
-        .flat_map(crate::core::History::versions)
-        .map(KeyVersion::sequence)
-        .filter(|survivor| *survivor <= sequence)
-        .collect();
-    survivors.sort_unstable();
-    Floor { revision, sequence, steps: map.steps_for(survivors.into_iter(), sequence) }
 }

@@ -1,4 +1,4 @@
-//! What the engine counts for whoever serves metrics, under etcd's names. Each instance counts what it did itself.
+//! The engine's metrics, under etcd's names. Each instance counts its own work.
 
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge};
@@ -23,6 +23,8 @@ pub struct Counters {
     lost: IntGauge,
     failed_read_indexes: IntCounter,
     slow_read_indexes: IntCounter,
+    leader_changes: IntCounter,
+    void: IntCounter,
 }
 
 impl Counters {
@@ -60,7 +62,7 @@ impl Counters {
             ),
             lost: gauge(
                 "jetway_lost_messages",
-                "Messages that the store had lost at the start, though they were on the disk and answered.",
+                "Records that the store had lost at the start, though they were synced and answered.",
             ),
             compacted: counter("etcd_debugging_mvcc_db_compaction_keys_total", "Versions compacted away."),
             removals: histogram(
@@ -83,6 +85,8 @@ impl Counters {
                 "etcd_server_slow_read_indexes_total",
                 "Linearizable reads that waited for more than half a second.",
             ),
+            leader_changes: counter("etcd_server_leader_changes_seen_total", "Changes of the writer that were seen."),
+            void: counter("jetway_void_messages_total", "Messages of the stream that are no valid records."),
         }
     }
 
@@ -102,6 +106,8 @@ impl Counters {
             lost,
             failed_read_indexes,
             slow_read_indexes,
+            leader_changes,
+            void,
         } = self.clone();
         let counters = [
             leases_granted,
@@ -111,6 +117,8 @@ impl Counters {
             compacted,
             failed_read_indexes,
             slow_read_indexes,
+            leader_changes,
+            void,
         ];
         let counters = counters.into_iter().map(|counter| Box::new(counter) as Box<dyn Collector>);
         let gauges = [put_bytes, last_compaction, lost].into_iter().map(|gauge| Box::new(gauge) as _);
@@ -142,22 +150,26 @@ impl Counters {
         self.put_bytes.add(bytes as i64);
     }
 
-    pub(super) fn floor_rose(&self, pause: Duration) {
+    pub(super) fn floor_rose(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_compaction.set(now.as_secs() as i64);
-        self.swept(pause);
     }
 
-    pub(super) fn swept(&self, pause: Duration) {
+    pub(super) fn swept(&self, pause: Duration, versions: usize) {
         self.index_compactions.observe(milliseconds(pause));
+        self.compacted.inc_by(versions as u64);
+    }
+
+    pub(super) fn leader_changed(&self) {
+        self.leader_changes.inc();
+    }
+
+    pub(super) fn void(&self, messages: usize) {
+        self.void.inc_by(messages as u64);
     }
 
     pub(super) fn lost(&self, messages: u64) {
         self.lost.set(messages as i64);
-    }
-
-    pub(super) fn compacted(&self, versions: usize) {
-        self.compacted.inc_by(versions as u64);
     }
 
     pub(super) fn removed(&self, elapsed: Duration) {

@@ -1,515 +1,726 @@
-//! The two followers of an engine, and what applies what they bring.
-//!
-//! That has a thread of its own, which also waits for the disk: between an acknowledgement and the answer that it allows there
-//! is no other thread to be woken, and no read, however large, stands in the way of a write.
+//! The role of an instance that does not write: it reads the log, sends its calls to the writer, and takes over where there is
+//! none.
 
-use super::{Inner, Phase, compactor, meta};
-use crate::applier::Applier;
-use crate::auth::AuthStore;
-use crate::core::{ChangeKind, Writer};
-use crate::durability::{self, Gate, NotDurable};
-use crate::jetstream::record::{self, Body, Record};
-use crate::jetstream::{Connection, Followed, Follower, Guard, OwnMessages, RawMessage, RevisionMap, Start};
-use crate::memory;
-use crate::types::Sequence;
-use std::convert::Infallible;
-use std::io;
+use super::apply::{Entry, Report};
+use super::node::{Break, Command, Node, Open};
+use super::proposal::{Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife};
+use super::status::Phase;
+use super::{NewCall, REQUEST_TIMEOUT};
+use crate::error::EtcdError;
+use crate::log::{AppendError, ConsumeError, Consumer, Delivered, Incoming, Log, Pipeline, Serving, WireError};
+use crate::record::{Body, EpochStart, FORMAT, Record};
+use crate::types::{Epoch, LogIndex, Sequence};
+use prost::Message as _;
+use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior};
 
-/// Reports a follower may be ahead of the applier; each holds up to 4096 messages.
-const AHEAD: usize = 16;
-/// An unfinished transaction at the end of the stream is given up when nothing has followed it for so long.
-const TORN_AFTER: Duration = Duration::from_secs(5);
-const CLUSTER_ID_RETRY: Duration = Duration::from_secs(1);
-/// Distance of the lines in the log about a load that lasts.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
-const FILL_RETRY: Duration = Duration::from_millis(100);
-/// Versions that a compaction looks at in one turn, with all writes waiting: half a millisecond's work.
-const SWEEP: usize = 512;
-/// The least that a lease still lives after a start or an outage: its holder had nobody to renew it with meanwhile.
-const LEASE_GRACE: Duration = Duration::from_secs(5);
+/// How precisely deadlines are kept.
+const TICK: Duration = Duration::from_millis(20);
+/// Pauses between consumers that fail.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a candidate waits for the other instances' answers.
+const ASK_TIMEOUT: Duration = Duration::from_millis(150);
+/// Reads that may be on their way to the writer at once, each for all that came before it was sent.
+const READS_SENT: usize = 2;
+/// Time after which calls are sent again to the same writer: their message may be lost.
+const RESEND: Duration = Duration::from_secs(1);
+/// How often this instance tells the writer that it lives.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Room in a message for what is not the content of calls.
+const MESSAGE_OVERHEAD: usize = 4096;
+/// A lost log is declared only after so many instances' answers in a row say so.
+const VETOES: usize = 10;
 
-/// Asks the applier for its map, which only a compaction needs.
-pub(super) type MapRequest = oneshot::Sender<RevisionMap>;
-
-pub(super) fn spawn(
-    inner: &Arc<Inner>,
-    writer: Writer,
-    keys: Connection,
-    meta: Connection,
-    maps: mpsc::Receiver<MapRequest>,
-) -> io::Result<()> {
-    let task = Task {
-        inner: Arc::clone(inner),
-        pool: Handle::current(),
-        keys_connection: keys,
-        meta: follow_meta(inner, &meta),
-        meta_connection: meta,
-        meta_target: None,
-        meta_position: Sequence::NONE,
-        applier: None,
-        keys_target: None,
-        progress: Progress::default(),
-        is_up: false,
-        is_loaded: false,
-        is_filling: false,
-        torn_since: None,
-    };
-    // Its timers are its own, so that it may outlive the runtime it was started on by a moment.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let applier = std::thread::Builder::new().name("applier".to_owned());
-    applier.spawn(move || runtime.block_on(task.run(writer, maps)))?;
-    Ok(())
+/// Where messages come from.
+enum Source {
+    Opening(JoinHandle<Result<Consumer, ConsumeError>>),
+    Reading(Box<Consumer>),
+    Pausing(Instant),
 }
 
-fn follow_meta(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
-    let (stream, prefix) = (&inner.bucket.meta, &inner.bucket.meta_prefix);
-    let reports = Follower::spawn(connection.clone(), stream, prefix, Start::default(), AHEAD, None);
-    match gate_of(inner, stream) {
-        Some(gate) => durability::gate(reports, gate, AHEAD),
-        None => reports,
+enum FromSource {
+    Opened { is_caught_up: bool },
+    Delivered(Delivered),
+    Failed(ConsumeError),
+    Paused,
+}
+
+impl Source {
+    fn open(log: &Arc<Log>, after: Sequence) -> Source {
+        let log = Arc::clone(log);
+        Source::Opening(tokio::spawn(async move { log.consume(after).await }))
     }
-}
 
-/// Where it is on us to make messages durable, they are before anybody sees them.
-fn gate_of(inner: &Inner, stream: &str) -> Option<Gate> {
-    let store = inner.settings.synced_store.as_ref()?;
-    let files = durability::StreamFiles::new(store, stream, inner.quiet.clone());
-    Some(Gate::new(files, inner.store_failed.clone(), inner.sync_durations.clone()))
-}
-
-/// What is reported is not durable yet.
-fn follow_keys(inner: &Inner, connection: &Connection) -> mpsc::Receiver<Followed> {
-    let (stream, prefix) = (&inner.bucket.keys, &inner.bucket.keys_prefix);
-    let own = inner.settings.sole_writer.then(|| {
-        let (own, messages) = OwnMessages::new();
-        inner.own.store(Some(Arc::new(own)));
-        messages
-    });
-    let start = Start { is_decoded: true, ..Start::default() };
-    Follower::spawn(connection.clone(), stream, prefix, start, AHEAD, own)
-}
-
-/// The key stream is loaded and followed: calls may go on. Holders of leases could renew nothing until now.
-fn serve(inner: &Inner) {
-    inner.leases.leave_at_least(LEASE_GRACE);
-    drop(inner.following.send_replace(Ok(())));
-}
-
-/// Lengthens the key stream to `floor` with messages that mean nothing. Several instances may do so at once.
-async fn fill(inner: Arc<Inner>, floor: Sequence) {
-    let epoch = inner.epoch();
-    let (mut last, mut failed) = (None, false);
-    while inner.epoch() == epoch && !inner.stop.is_cancelled() {
-        if failed {
-            tokio::time::sleep(FILL_RETRY).await;
-        }
-        let end = match last {
-            Some(last) => last,
-            None => match inner.api.stream_info(&inner.bucket.keys).await {
-                Ok(info) => info.last(),
-                Err(error) => {
-                    tracing::warn!(%error, "the stream cannot be lengthened to the compaction floor yet");
-                    failed = true;
-                    continue;
+    /// The next event. Nothing is lost where the future is dropped.
+    async fn next(&mut self) -> FromSource {
+        match self {
+            Source::Opening(opening) => match opening.await {
+                Ok(Ok(consumer)) => {
+                    let is_caught_up = consumer.is_caught_up();
+                    *self = Source::Reading(Box::new(consumer));
+                    FromSource::Opened { is_caught_up }
                 }
+                Ok(Err(error)) => FromSource::Failed(error),
+                Err(_) => FromSource::Failed(ConsumeError::Silent),
             },
+            Source::Reading(consumer) => match consumer.next().await {
+                Ok(delivered) => FromSource::Delivered(delivered),
+                Err(error) => FromSource::Failed(error),
+            },
+            Source::Pausing(until) => {
+                tokio::time::sleep_until(*until).await;
+                FromSource::Paused
+            }
+        }
+    }
+}
+
+/// An attempt to become the writer.
+struct Attempt {
+    task: JoinHandle<Result<Elected, AttemptError>>,
+}
+
+/// A connection on which an epoch record was acknowledged.
+pub(super) struct Elected {
+    pub(super) pipeline: Pipeline<Waiter>,
+    pub(super) serving: Option<Serving>,
+}
+
+enum AttemptError {
+    /// Another instance has applied more than this one has read.
+    Behind(LogIndex),
+    /// The guard did not hold: the log ends later, and the first message behind is there or not.
+    Refused { end: Sequence, has_next: bool },
+    Append(AppendError),
+    Wire(WireError),
+    Other(String),
+}
+
+/// The follower's own.
+struct Following {
+    /// The epoch in force when this began: an own one from before has ended in trouble.
+    since: Epoch,
+    source: Source,
+    pause: Duration,
+    is_caught_up: bool,
+    /// When the writer was last heard of, directly or by a record.
+    heard: Instant,
+    /// When the last thing arrived at all.
+    is_writer_gone: bool,
+    is_told_to_lead: bool,
+    patience: Duration,
+    attempt: Option<Attempt>,
+    next_attempt: Instant,
+    /// An end beyond the last message, where messages were lost and the loss is accepted.
+    forced_end: Option<Sequence>,
+    vetoes: usize,
+    elected: Option<Elected>,
+    /// The counter of the call whose barrier makes this instance ready.
+    ready_counter: Option<u64>,
+    ready_sent: Option<Instant>,
+    writer_index: LogIndex,
+    progress: (LogIndex, Instant),
+    told: Instant,
+}
+
+impl Node {
+    /// Follows until an epoch record of this instance is valid.
+    pub(super) async fn follow(&mut self) -> Result<Elected, Break> {
+        let now = Instant::now();
+        let timeout = self.settings.election_timeout;
+        let mut following = Following {
+            since: self.chain.epoch(),
+            source: Source::open(&self.log, self.chain.position()),
+            pause: RETRY_MIN,
+            is_caught_up: false,
+            heard: now,
+            is_writer_gone: self.epoch.as_ref().is_some_and(|epoch| epoch.instance == self.start),
+            is_told_to_lead: false,
+            patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
+            attempt: None,
+            next_attempt: now,
+            forced_end: None,
+            vetoes: 0,
+            elected: None,
+            ready_counter: None,
+            ready_sent: None,
+            writer_index: LogIndex::NONE,
+            progress: (self.chain.index(), now),
+            told: now,
         };
-        if end >= floor {
-            return;
+        if self.settings.is_alone {
+            self.status.set_linearizable(false);
         }
-        if last.is_none() {
-            tracing::warn!(%end, %floor, "the key stream ends below the compaction floor: its tail is lost");
-        }
-        let published = inner.publisher.publish(inner.barrier(Some(Guard::Stream(end)))).await;
-        failed = published.is_err();
-        last = published.ok();
-    }
-}
-
-/// Why following ended.
-enum End {
-    /// Nobody needs it any more.
-    Closed,
-    /// One of the streams is not what it was.
-    Lost(String),
-}
-
-/// How far the load of the key stream is.
-#[derive(Debug, Default)]
-struct Progress {
-    /// Messages taken.
-    messages: u64,
-    /// How many there were at first.
-    of: Option<u64>,
-    begun: Option<Instant>,
-    told: Option<Instant>,
-}
-
-impl Progress {
-    /// Tells the log, now and then.
-    fn tell(&mut self) {
-        let Some(of) = self.of else { return };
-        if self.told.or(self.begun).is_some_and(|told| told.elapsed() >= PROGRESS_INTERVAL) {
-            self.told = Some(Instant::now());
-            tracing::info!(messages = self.messages, of, "still loading the key stream");
-        }
-    }
-}
-
-struct Task {
-    inner: Arc<Inner>,
-    /// Where everything else runs.
-    pool: Handle,
-    keys_connection: Connection,
-    meta_connection: Connection,
-    meta: mpsc::Receiver<Followed>,
-    meta_target: Option<Sequence>,
-    meta_position: Sequence,
-    applier: Option<Applier>,
-    keys_target: Option<Sequence>,
-    progress: Progress,
-    /// Whether the key stream has a consumer now.
-    is_up: bool,
-    is_loaded: bool,
-    /// Whether the stream is being lengthened to the floor.
-    is_filling: bool,
-    torn_since: Option<(Sequence, Instant)>,
-}
-
-impl Task {
-    async fn run(mut self, writer: Writer, maps: mpsc::Receiver<MapRequest>) {
-        let stop = self.inner.stop.clone();
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.follow(writer, maps) => {}
-        }
-    }
-
-    async fn follow(&mut self, writer: Writer, mut maps: mpsc::Receiver<MapRequest>) {
-        let mut writer = Some(writer);
-        loop {
-            match self.follow_until_lost(&mut writer, &mut maps).await {
-                Err(End::Closed) => return,
-                Err(End::Lost(reason)) => self.forget(reason),
-                Ok(never) => match never {},
+        self.entry(Entry::ServerChanged).await;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let outcome = loop {
+            let event = tokio::select! {
+                event = following.source.next() => Event::Source(event),
+                outcome = outcome_of(&mut following.attempt) => Event::Attempt(outcome),
+                Some(call) = self.new_calls.recv() => Event::Call(call),
+                Some(incoming) = self.incoming.recv() => Event::Incoming(incoming),
+                Some(report) = self.reports.recv() => Event::Report(report),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                Some(answer) = self.answered.recv() => Event::Answered(answer),
+                _ = tick.tick() => Event::Tick,
+            };
+            match self.handle(&mut following, event).await {
+                Ok(None) => {}
+                Ok(Some(elected)) => break Ok(elected),
+                Err(broken) => break Err(broken),
             }
-        }
-    }
-
-    async fn follow_until_lost(
-        &mut self,
-        writer: &mut Option<Writer>,
-        maps: &mut mpsc::Receiver<MapRequest>,
-    ) -> Result<Infallible, End> {
-        // The floor comes from the meta stream, so that one goes first.
-        while self.meta_target.is_none_or(|target| self.meta_position < target) {
-            let report = self.meta.recv().await.ok_or(End::Closed)?;
-            self.take_meta(report)?;
-            self.inner.meta_positions.reach(self.meta_position);
-        }
-        // Users that were known before are kept until here: nobody may do more while they are read again.
-        if self.inner.meta.entry(meta::AUTH) == Sequence::NONE {
-            self.inner.auth.replace(AuthStore::default());
-        }
-        while self.inner.meta.cluster_id() == 0 {
-            if let Err(error) = self.inner.ensure_cluster_id().await {
-                tracing::warn!(%error, "no cluster id could be recorded yet");
-            }
-            match tokio::time::timeout(CLUSTER_ID_RETRY, self.meta.recv()).await {
-                Ok(Some(report)) => self.take_meta(report)?,
-                Ok(None) => return Err(End::Closed),
-                Err(_) => {}
-            }
-        }
-        let floor = self.inner.meta.floor();
-        match (&mut self.applier, writer.take()) {
-            (Some(applier), _) => applier.reset(floor),
-            (None, Some(writer)) => {
-                self.applier = Some(Applier::new(writer, self.inner.attachments.clone(), floor));
-            }
-            (None, None) => unreachable!("the writer is taken for the applier, which stays"),
-        }
-        let mut keys = {
-            let _pool = self.pool.enter();
-            follow_keys(&self.inner, &self.keys_connection)
         };
-        let mut gate = gate_of(&self.inner, &self.inner.bucket.keys);
-        let mut reports = Vec::with_capacity(AHEAD);
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        let mut is_sweeping = false;
-        loop {
-            tokio::select! {
-                // Whatever is there already goes into the same sync and the same publication.
-                count = keys.recv_many(&mut reports, AHEAD) => {
-                    if count == 0 {
-                        return Err(End::Closed);
-                    }
-                    if let Some(gate) = &mut gate {
-                        gate.pass(&reports).await.map_err(|NotDurable| End::Closed)?;
-                    }
-                    for report in reports.drain(..) {
-                        self.take_keys(report)?;
-                    }
-                }
-                report = self.meta.recv() => self.take_meta(report.ok_or(End::Closed)?)?,
-                asked = maps.recv() => if let (Some(asked), Some(applier)) = (asked, &self.applier) {
-                    drop(asked.send(applier.map().clone()));
-                },
-                _ = tick.tick() => {
-                    self.look_for_torn_tail();
-                    if !self.is_loaded {
-                        self.progress.tell();
-                    } else if self.inner.has_let_go.swap(false, Ordering::Relaxed) {
-                        memory::give_back();
-                    }
-                }
-                // Turns alternate: what has come in meanwhile is shown before the next one.
-                () = tokio::task::yield_now(), if is_sweeping => {}
-            }
-            self.publish();
-            // Between the publication, which hands the garbage of a finished sweep over, and the position: who waits for
-            // a floor's entry and then for the sweep, and then for the removals, has waited for all of them.
-            is_sweeping = self.applier.as_ref().is_some_and(Applier::is_sweeping);
-            self.inner
-                .sweeping
-                .send_if_modified(|known| std::mem::replace(known, is_sweeping) != is_sweeping);
-            // After the publication: who waits for a floor's entry wants to see it in force.
-            self.inner.meta_positions.reach(self.meta_position);
-            self.sweep();
+        if let Some(attempt) = following.attempt.take() {
+            attempt.task.abort();
         }
+        outcome
     }
 
-    /// Goes back to the beginning. Both streams do, whichever of them is not what it was: the floor in the one says
-    /// how to read the other. Nothing is shown until all is loaded again.
-    fn forget(&mut self, reason: String) {
-        tracing::error!(reason, "the bucket is loaded afresh, and every watch ends");
-        let inner = &self.inner;
-        drop(inner.following.send_replace(Err(reason)));
-        inner.phase.send_if_modified(|phase| {
-            let is_serving = !matches!(phase, Phase::Stopped);
-            if is_serving {
-                *phase = Phase::LOADING;
-            }
-            is_serving
-        });
-        // Release: a remover that sees the new epoch must not go on with sequences of the old one. It looks only while
-        // the stream is followed, and `following` has a lock of its own; this is for the jobs still queued.
-        inner.epoch.fetch_add(1, Ordering::Release);
-        inner.meta.clear();
-        inner.leases.clear();
-        inner.hashes.clear();
-        inner.sweeping.send_replace(false);
-        // Whoever waits for a position waits for it in the streams that come now.
-        inner.positions.reach(Sequence::NONE);
-        inner.meta_positions.reach(Sequence::NONE);
-        self.meta = {
-            let _pool = self.pool.enter();
-            follow_meta(inner, &self.meta_connection)
-        };
-        self.meta_target = None;
-        self.meta_position = Sequence::NONE;
-        self.keys_target = None;
-        self.progress = Progress::default();
-        self.is_up = false;
-        self.is_loaded = false;
-        self.is_filling = false;
-        self.torn_since = None;
-    }
-
-    fn take_meta(&mut self, report: Followed) -> Result<(), End> {
-        match report {
-            Followed::Up { last, .. } => {
-                self.meta_target = Some(last);
-                // An empty stream has nothing to wait for.
-                if last.0 == 0 {
-                    self.meta_position = last;
+    async fn handle(&mut self, following: &mut Following, event: Event) -> Result<Option<Elected>, Break> {
+        match event {
+            Event::Source(event) => self.read(following, event).await?,
+            Event::Attempt(outcome) => self.attempted(following, outcome)?,
+            Event::Call(call) => {
+                self.open_call(call);
+                while let Ok(call) = self.new_calls.try_recv() {
+                    self.open_call(call);
                 }
+                self.send_calls(following).await;
             }
-            Followed::Messages(messages) => {
-                for message in messages {
-                    let floor = self.inner.take_meta(&message, self.age(&message));
-                    if let (Some(floor), Some(applier)) = (floor, &mut self.applier) {
-                        let begun = Instant::now();
-                        applier.raise_floor(floor);
-                        if self.is_loaded {
-                            self.inner.counters.floor_rose(begun.elapsed());
-                        }
-                    }
-                    self.meta_position = message.sequence;
-                }
-            }
-            // Nobody is the only writer of this one, and what it holds is not decoded elsewhere.
-            Followed::Records(_) => {}
-            Followed::Position(position) => self.meta_position = position,
-            Followed::Lost(reason) => return Err(End::Lost(reason)),
-            Followed::Down(cause) => tracing::debug!(cause, "the meta stream is not followed"),
+            Event::Incoming(incoming) => self.hear(following, incoming).await,
+            Event::Report(report) => return Err(self.heed(report)),
+            // This instance does not write.
+            Event::Command(Command::Resign(done)) => drop(done.send(())),
+            Event::Answered(answer) => self.send_answers(vec![answer]).await,
+            Event::Tick => self.follow_tick(following).await?,
         }
-        Ok(())
-    }
-
-    /// How long ago a meta message was stored. While following live it is taken for new: the clocks of two machines do
-    /// not matter then.
-    fn age(&self, message: &RawMessage) -> Duration {
-        let is_replay = self.meta_target.is_none_or(|target| message.sequence <= target);
-        if !is_replay {
-            return Duration::ZERO;
+        if self.is_own(self.chain.nonce()) && self.chain.is_whole() && self.chain.epoch() > following.since {
+            return self.become_writer(following).await.map(Some);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        now.saturating_sub(Duration::from_nanos(u64::try_from(message.time).unwrap_or_default()))
+        Ok(None)
     }
 
-    fn take_keys(&mut self, report: Followed) -> Result<(), End> {
-        match report {
-            Followed::Up { last, messages } => {
-                self.is_up = true;
-                if self.is_loaded {
-                    serve(&self.inner);
-                } else {
-                    self.keys_target = Some(last);
-                    self.progress.of = Some(messages);
-                    self.progress.begun.get_or_insert_with(Instant::now);
-                    tracing::info!(messages, %last, "loading the key stream");
+    async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), Break> {
+        match event {
+            FromSource::Opened { is_caught_up } => {
+                following.is_caught_up = is_caught_up;
+                if !self.is_loaded {
+                    let of = self.log.info().await.map(|info| info.state.messages).ok();
+                    tracing::info!(messages = of.unwrap_or_default(), "loading the key stream");
+                    self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
                 }
             }
-            Followed::Messages(messages) => {
-                for message in messages {
-                    let body = record::decode(&message.subject, message.headers.as_ref(), &message.payload);
-                    self.take_record(Record { sequence: message.sequence, time: message.time, body });
+            FromSource::Delivered(Delivered { messages, is_last }) => {
+                if following.is_caught_up || self.is_ready {
+                    following.heard = Instant::now();
                 }
-            }
-            Followed::Records(records) => {
-                for record in records {
-                    self.take_record(record);
+                following.pause = RETRY_MIN;
+                following.is_caught_up = is_last;
+                if !self.is_loaded {
+                    self.loaded_messages += messages.len() as u64;
+                    self.tell_progress(following);
                 }
-            }
-            Followed::Position(position) => {
-                if let Some(applier) = &mut self.applier {
-                    applier.advance(position);
+                let barriers = self.take(messages).await?;
+                let is_ready = |operation: &crate::record::OperationId| {
+                    operation.instance == self.start && Some(operation.counter) == following.ready_counter
+                };
+                if barriers.iter().any(is_ready) {
+                    self.ready().await;
                 }
+                self.send_calls(following).await;
             }
-            Followed::Lost(reason) => return Err(End::Lost(reason)),
-            Followed::Down(cause) => {
-                self.is_up = false;
-                drop(self.inner.following.send_replace(Err(cause)));
+            FromSource::Failed(error) => {
+                tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
+                if self.settings.is_alone || !self.is_ready {
+                    self.status.set_leader(Err(error.to_string()));
+                }
+                self.log.try_another_server();
+                following.is_caught_up = false;
+                following.source = Source::Pausing(Instant::now() + following.pause);
+                following.pause = (following.pause * 2).min(RETRY_MAX);
+            }
+            FromSource::Paused => {
+                self.entry(Entry::ServerChanged).await;
+                following.source = Source::open(&self.log, self.chain.position());
             }
         }
         Ok(())
     }
 
-    fn take_record(&mut self, record: Record) {
-        let Some(applier) = &mut self.applier else { return };
-        if !self.is_loaded {
-            self.progress.messages += 1;
-        } else if let Body::Change { key, kind: ChangeKind::Put { value, .. }, .. } = &record.body {
-            self.inner.counters.put(key.len() + value.len());
-        }
-        applier.take(record);
-    }
-
-    /// Gives a compaction a turn to free what it has left. Each loop has one, however busy it is.
-    fn sweep(&mut self) {
-        let Some(applier) = self.applier.as_mut().filter(|applier| applier.is_sweeping()) else { return };
-        let begun = Instant::now();
-        applier.sweep(SWEEP);
-        if self.is_loaded {
-            self.inner.counters.swept(begun.elapsed());
+    fn tell_progress(&self, following: &mut Following) {
+        let known = self.status.phase().borrow().clone();
+        if let Phase::Loading { of, .. } = known {
+            self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
+            if following.told.elapsed() >= Duration::from_secs(2) {
+                following.told = Instant::now();
+                tracing::info!(messages = self.loaded_messages, of, "still loading the key stream");
+            }
         }
     }
 
-    /// At the end of the load, and whenever nothing has followed it for long, an unfinished transaction is one that
-    /// its writer did not live to finish.
-    fn look_for_torn_tail(&mut self) {
-        let Some(applier) = &mut self.applier else { return };
-        // While NATS is away the rest cannot come; when it is back it may complete the transaction itself.
-        let Some(last) = applier.waiting_for_more().filter(|_| self.is_up) else {
-            self.torn_since = None;
-            return;
-        };
-        let at_end_of_load = !self.is_loaded && self.keys_target.is_some_and(|target| last >= target);
-        let since = match self.torn_since {
-            Some((seen, since)) if seen == last => since,
-            _ => self.torn_since.insert((last, Instant::now())).1,
-        };
-        // The embedded server has just been started by us: nobody is still writing the rest.
-        if (at_end_of_load && self.inner.settings.sole_writer) || since.elapsed() >= TORN_AFTER {
-            applier.tear();
-            self.torn_since = None;
-        }
+    /// Everything that the log held when this instance asked has come.
+    async fn ready(&mut self) {
+        self.is_ready = true;
+        self.loaded().await;
     }
 
-    fn publish(&mut self) {
-        let Some(applier) = &mut self.applier else { return };
-        let inner = &self.inner;
-        for sequence in applier.take_torn() {
-            inner.queue_removal(compactor::Job::Torn(sequence));
-        }
-        for (before, floor) in applier.take_compactions() {
-            // What was compacted before this instance was there is no longer there to be hashed.
-            if self.is_loaded {
-                inner.queue_removal(compactor::Job::Compacted(Arc::new(before), floor));
-            }
-        }
-        let garbage = applier.take_garbage();
-        if !garbage.is_empty() {
-            if self.is_loaded {
-                inner.counters.compacted(garbage.len());
-            }
-            inner.queue_removal(compactor::Job::Garbage(garbage));
-        }
-        if !self.is_loaded {
-            let position = applier.reached();
-            inner.phase.send_if_modified(|phase| {
-                let Progress { messages, of, .. } = self.progress;
-                let progress = Phase::Loading { messages, of };
-                let changed = !matches!(phase, Phase::Stopped) && *phase != progress;
-                if changed {
-                    *phase = progress;
-                }
-                changed
-            });
-            // E1: nothing is shown before everything that was there at the start is applied.
-            if self.keys_target.is_none_or(|target| position < target) {
-                return;
-            }
-            // The stream has lost what the floor was made of. Nothing that comes may have a revision below the floor.
-            if let Some(floor) = applier.floor().map(|floor| floor.sequence).filter(|floor| position < *floor)
-            {
-                if !self.is_filling {
-                    self.is_filling = true;
-                    self.pool.spawn(fill(Arc::clone(inner), floor));
-                }
-                return;
-            }
-        }
-        applier.publish();
-        let position = applier.position();
-        let state = inner.reader.snapshot();
+    pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            let took = self.progress.begun.map(|begun| begun.elapsed()).unwrap_or_default();
-            tracing::info!(revision = %state.revision, keys = state.index.live(), ?took, "everything is loaded");
-            inner.phase.send_if_modified(|phase| {
-                let starting = !matches!(phase, Phase::Stopped);
-                if starting {
-                    *phase = Phase::Serving;
-                }
-                starting
-            });
-            if self.is_up {
-                serve(inner);
-            }
-            memory::give_back();
+            self.entry(Entry::Loaded).await;
+            // The applier shows everything before it answers this.
+            self.digest().await;
+            let state = self.reader.snapshot();
+            tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
+            self.status.set_phase(Phase::Serving);
         }
-        inner.published.notify_one();
-        // Before the position: whoever finds a write missing at a position that is reached takes it for not there.
-        let own = applier.take_done().into_iter().filter(|done| done.operation.writer == inner.writer_id);
-        inner.pending.complete(own.map(|done| (done.operation.operation, done.revision)), &state);
-        inner.positions.reach(position);
+    }
+
+    fn open_call(&mut self, new: NewCall) {
+        let call = self.call_of(new);
+        match &call.proposal {
+            // A trim record is the writer's own business, and a leader is moved by the leader.
+            Proposal::Trim { .. } | Proposal::MoveLeader { .. } => call.refuse(EtcdError::NotLeader),
+            Proposal::ReadIndex => self.reads.push(call),
+            _ => {
+                let counter = call.operation.counter;
+                self.open.insert(counter, Open { call, sent: None, has_no_room: false });
+            }
+        }
+    }
+
+    /// Sends the calls that are not on their way yet to the writer, if there is one.
+    async fn send_calls(&mut self, following: &mut Following) {
+        let nonce = self.chain.nonce();
+        let Some(courier) = self.courier.clone() else { return };
+        if self.chain.epoch() == Epoch(0) || self.is_own(nonce) || !following.is_caught_up && !self.is_ready {
+            return;
+        }
+        let now = Instant::now();
+        let mut calls = Vec::new();
+        if !self.is_ready && following.ready_sent.is_none_or(|sent| sent.elapsed() > RESEND) {
+            let counter = self.next_operation().counter;
+            (following.ready_counter, following.ready_sent) = (Some(counter), Some(now));
+            calls.extend(wire_call(counter, None, 0, REQUEST_TIMEOUT, &Proposal::Barrier));
+        }
+        if self.is_ready && !self.reads.is_empty() && self.reads_sent.len() < READS_SENT {
+            let counter = self.next_operation().counter;
+            let reads = std::mem::take(&mut self.reads);
+            self.reads_sent.insert(counter, (reads, nonce, now));
+            calls.extend(wire_call(counter, None, 0, REQUEST_TIMEOUT, &Proposal::ReadIndex));
+        }
+        if self.is_ready {
+            for open in self.open.values_mut().filter(|open| open.sent.is_none()) {
+                open.sent = Some((nonce, now));
+                calls.extend(wire_of(&open.call));
+            }
+        }
+        if calls.is_empty() {
+            return;
+        }
+        let lowest_open = self.lowest_open(following);
+        let most = courier.max_payload().saturating_sub(MESSAGE_OVERHEAD).max(1024);
+        for calls in messages_of(calls, most) {
+            let message = WireCalls { instance: self.start, lowest_open, calls };
+            courier.call(nonce, message.encode_to_vec()).await;
+        }
+    }
+
+    fn lowest_open(&self, following: &Following) -> u64 {
+        let open = self.open.keys().next().copied();
+        let reads = self.reads_sent.keys().next().copied();
+        [open, reads, following.ready_counter].into_iter().flatten().min().unwrap_or(self.counter)
+    }
+
+    async fn hear(&mut self, following: &mut Following, incoming: Incoming) {
+        match incoming {
+            Incoming::Heartbeat(payload) => {
+                let Ok(life) = WireLife::decode(payload) else { return };
+                self.hear_of(&life);
+                if life.nonce == self.chain.nonce() {
+                    following.heard = Instant::now();
+                    following.is_writer_gone = false;
+                    following.writer_index = LogIndex(life.index);
+                    if self.is_loaded {
+                        let digest = crate::record::Digest(life.digest);
+                        self.entry(Entry::Compare(LogIndex(life.index), digest)).await;
+                    }
+                }
+            }
+            Incoming::Alive(payload) => {
+                if let Ok(life) = WireLife::decode(payload) {
+                    self.hear_of(&life);
+                }
+            }
+            // Calls to an epoch that is over: its writer here answers nothing any more.
+            Incoming::Calls { .. } => {}
+            Incoming::Answers(payload) => {
+                if let Ok(WireAnswers { answers }) = WireAnswers::decode(payload) {
+                    for answer in answers {
+                        self.answer(answer).await;
+                    }
+                    self.send_calls(following).await;
+                }
+            }
+            Incoming::NobodyServes(nonce) => {
+                if nonce == self.chain.nonce() && following.heard.elapsed() > 3 * self.settings.heartbeat_interval {
+                    following.is_writer_gone = true;
+                }
+                self.unsend(nonce);
+                if nonce == self.chain.nonce() {
+                    following.ready_sent = None;
+                }
+            }
+            Incoming::TakeOver(payload) => {
+                let nonce = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                if nonce == Some(self.chain.nonce()) && self.is_ready {
+                    following.is_told_to_lead = true;
+                    following.next_attempt = Instant::now();
+                }
+            }
+            Incoming::Ask { reply } => self.tell_index(reply).await,
+        }
+    }
+
+    pub(super) async fn tell_index(&self, reply: String) {
+        if let (true, Some(courier)) = (self.is_ready, &self.courier) {
+            let index = self.reader.snapshot().log_index;
+            courier.answer(reply, self.life(index, crate::record::Digest(0)).encode_to_vec()).await;
+        }
+    }
+
+    /// Calls that were sent to the writer of an epoch are to be sent again: nobody took them.
+    fn unsend(&mut self, nonce: u64) {
+        for open in self.open.values_mut() {
+            if open.sent.is_some_and(|(to, _)| to == nonce) {
+                open.sent = None;
+            }
+        }
+        let reads = std::mem::take(&mut self.reads_sent);
+        self.reads.extend(reads.into_values().flat_map(|(calls, ..)| calls));
+    }
+
+    /// Takes the writer's answer to a call.
+    async fn answer(&mut self, answer: super::proposal::WireAnswer) {
+        let Some(outcome) = answer.outcome() else { return };
+        let index = LogIndex(answer.index);
+        let mut waiters = Vec::new();
+        if let Some((calls, ..)) = self.reads_sent.remove(&answer.counter) {
+            waiters.extend(calls.into_iter().map(|call| Waiter::new(call, outcome.clone())));
+        } else if let Some(open) = self.open.remove(&answer.counter) {
+            // Its record shows the outcome, once it comes.
+            if matches!(outcome, Ok(Outcome::Written(_))) {
+                self.open.insert(answer.counter, open);
+                return;
+            }
+            waiters.push(Waiter::new(open.call, outcome));
+        }
+        if index <= self.chain.index() {
+            for waiter in waiters {
+                self.entry(Entry::Complete(waiter)).await;
+            }
+        } else if !waiters.is_empty() {
+            self.by_index.entry(index).or_default().append(&mut waiters);
+        }
+    }
+
+    async fn follow_tick(&mut self, following: &mut Following) -> Result<(), Break> {
+        self.expire();
+        let now = Instant::now();
+        for open in self.open.values_mut() {
+            if open.sent.is_some_and(|(_, sent)| now.duration_since(sent) > RESEND) {
+                open.sent = None;
+            }
+        }
+        let lost: Vec<u64> = self
+            .reads_sent
+            .iter()
+            .filter(|(_, (_, _, sent))| now.duration_since(*sent) > RESEND)
+            .map(|(counter, _)| *counter)
+            .collect();
+        for counter in lost {
+            let reads = self.reads_sent.remove(&counter);
+            self.reads.extend(reads.into_iter().flat_map(|(calls, ..)| calls));
+        }
+        self.send_calls(following).await;
+        self.tell_that_alive().await;
+        self.watch_lag(following);
+        if !self.settings.is_alone && self.is_ready {
+            let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
+            let leader = self.epoch.as_ref().filter(|_| is_heard && !self.is_own(self.chain.nonce()));
+            let leader = leader.map(|epoch| epoch.member.id).ok_or_else(|| self.no_leader());
+            self.status.set_leader(leader);
+        }
+        if following.attempt.is_none() && self.wants_to_lead(following) && now >= following.next_attempt {
+            self.attempt(following);
+        }
+        Ok(())
+    }
+
+    fn no_leader(&self) -> String {
+        let link = self.log.connection().link.borrow();
+        match (link.connected, &link.cause) {
+            (false, Some(cause)) => format!("NATS is unreachable: {cause}"),
+            _ => "no instance writes now".to_owned(),
+        }
+    }
+
+    async fn tell_that_alive(&mut self) {
+        if self.last_alive.is_none_or(|last| last.elapsed() >= ALIVE_INTERVAL)
+            && let Some(courier) = &self.courier
+        {
+            let life = self.life(self.reader.snapshot().log_index, crate::record::Digest(0));
+            courier.alive(life.encode_to_vec()).await;
+            self.last_alive = Some(Instant::now());
+        }
+    }
+
+    /// An instance that stays behind the writer reads from another server.
+    fn watch_lag(&mut self, following: &mut Following) {
+        let index = self.chain.index();
+        if index > following.progress.0 || index >= following.writer_index {
+            following.progress = (index, Instant::now());
+        } else if following.progress.1.elapsed() > 2 * self.settings.election_timeout
+            && matches!(following.source, Source::Reading(_))
+        {
+            tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
+            self.log.try_another_server();
+            following.progress.1 = Instant::now();
+            following.source = Source::open(&self.log, self.chain.position());
+        }
+    }
+
+    fn wants_to_lead(&self, following: &Following) -> bool {
+        let is_whole = self.chain.is_whole() && following.is_caught_up;
+        let is_free = self.settings.is_alone
+            || self.chain.epoch() == Epoch(0)
+            || following.is_writer_gone
+            || following.is_told_to_lead
+            || following.heard.elapsed() > following.patience;
+        is_whole && is_free && following.elected.is_none()
+    }
+
+    /// Tries to store an epoch record behind everything that was read.
+    fn attempt(&mut self, following: &mut Following) {
+        let nonce = rand::random::<u64>();
+        self.nonces.push(nonce);
+        let end = following.forced_end.take().unwrap_or(self.chain.position());
+        let (digest, entries) = (tokio::sync::oneshot::channel(), self.entries.clone());
+        let record = Record {
+            epoch: Epoch(self.chain.epoch().0 + 1),
+            nonce,
+            index: self.chain.index().next(),
+            revision: self.reader.snapshot().revision,
+            place: 1,
+            count: 1,
+            operation: self.next_operation(),
+            body: Body::Barrier,
+        };
+        let start = EpochStart {
+            instance: self.start,
+            format: FORMAT,
+            member: self.settings.member.clone(),
+            election_timeout_ms: self.settings.election_timeout.as_millis() as u64,
+            quota_bytes: self.settings.quota_bytes,
+            digest: crate::record::Digest(0),
+        };
+        let (log, courier) = (Arc::clone(&self.log), self.courier.clone());
+        let is_asking = courier.is_some() && !following.is_told_to_lead;
+        let (index, others) = (self.chain.index(), self.peers.len());
+        let timeout = self.settings.election_timeout.max(Duration::from_secs(2));
+        tracing::debug!(epoch = %record.epoch, %end, "trying to become the writer");
+        let task = tokio::spawn(async move {
+            let (sender, receiver) = digest;
+            drop(entries.send(Entry::Digest(sender)).await);
+            let (applied, digest) =
+                receiver.await.map_err(|_| AttemptError::Other("the applier has ended".into()))?;
+            if applied != index {
+                return Err(AttemptError::Other("something came in between".into()));
+            }
+            let serving = match &courier {
+                Some(courier) => {
+                    let serving = courier.serve(nonce).await;
+                    Some(serving.map_err(|error| AttemptError::Other(error.to_string()))?)
+                }
+                None => None,
+            };
+            if is_asking && let Some(courier) = &courier {
+                let answers = courier.ask(others, ASK_TIMEOUT).await;
+                let lives = answers.into_iter().filter_map(|answer| WireLife::decode(answer).ok());
+                let furthest = lives.map(|life| LogIndex(life.index)).max().unwrap_or_default();
+                if furthest > index {
+                    return Err(AttemptError::Behind(furthest));
+                }
+            }
+            let body = Body::Epoch(Box::new(EpochStart { digest, ..start }));
+            let mut pipeline: Pipeline<Waiter> = log.append_behind(end).await.map_err(AttemptError::Wire)?;
+            pipeline.append(Record { body, ..record }, None);
+            let mut emitted = Vec::new();
+            match tokio::time::timeout(timeout, pipeline.next(&mut emitted)).await {
+                Ok(Ok(())) => Ok(Elected { pipeline, serving }),
+                Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored > end => {
+                    let has_next = log.has_message_behind(end).await.unwrap_or(true);
+                    Err(AttemptError::Refused { end: stored, has_next })
+                }
+                Ok(Err(error)) => Err(AttemptError::Append(error)),
+                Err(_) => Err(AttemptError::Append(AppendError::Late)),
+            }
+        });
+        following.attempt = Some(Attempt { task });
+    }
+
+    fn attempted(
+        &mut self,
+        following: &mut Following,
+        outcome: Result<Elected, AttemptError>,
+    ) -> Result<(), Break> {
+        following.attempt = None;
+        following.next_attempt = Instant::now() + Duration::from_millis(rand::random_range(20..120));
+        match outcome {
+            // The consumer brings the record.
+            Ok(elected) => following.elected = Some(elected),
+            Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
+                if self.settings.accepts_loss && !self.is_loaded {
+                    following.forced_end = Some(end);
+                } else {
+                    return Err(Break::Fatal(format!(
+                        "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
+                         It was purged or edited. Restore a copy, or accept the loss with --accept-data-loss",
+                        self.chain.position()
+                    )));
+                }
+            }
+            Err(AttemptError::Behind(index)) => {
+                following.vetoes += 1;
+                tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
+                if following.vetoes >= VETOES {
+                    return Err(Break::Fatal(format!(
+                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. Restore \
+                         a copy, or accept the loss with --accept-data-loss",
+                        self.chain.index()
+                    )));
+                }
+                following.next_attempt = Instant::now() + self.settings.election_timeout;
+            }
+            Err(AttemptError::Refused { .. }) => {}
+            Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
+                self.space.found_full();
+                tracing::warn!(cause, "JetStream has no room for an epoch record");
+                following.next_attempt = Instant::now() + Duration::from_millis(500);
+            }
+            Err(error) => {
+                let cause = match error {
+                    AttemptError::Append(error) => error.to_string(),
+                    AttemptError::Wire(error) => error.to_string(),
+                    AttemptError::Other(cause) => cause,
+                    AttemptError::Refused { .. } | AttemptError::Behind(_) => String::new(),
+                };
+                tracing::debug!(cause, "this instance does not write yet");
+            }
+        }
+        Ok(())
+    }
+
+    /// This instance's epoch record is valid, and everything before it was sent to the applier.
+    async fn become_writer(&mut self, following: &mut Following) -> Result<Elected, Break> {
+        if let Some(attempt) = following.attempt.take()
+            && let Ok(Ok(elected)) = attempt.task.await
+        {
+            following.elected = Some(elected);
+        }
+        let end = self.chain.position();
+        let elected = following.elected.take().filter(|elected| elected.pipeline.next_sequence() == end.next());
+        match elected {
+            Some(elected) => Ok(elected),
+            // The acknowledgement is lost, or something stands behind the record.
+            None => loop {
+                match self.log.append_behind(end).await {
+                    Ok(pipeline) => {
+                        let serving = match &self.courier {
+                            Some(courier) => courier.serve(self.chain.nonce()).await.ok(),
+                            None => None,
+                        };
+                        return Ok(Elected { pipeline, serving });
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "no connection to append on yet");
+                        tokio::time::sleep(RETRY_MIN).await;
+                    }
+                }
+            },
+        }
     }
 }
+
+enum Event {
+    Source(FromSource),
+    Attempt(Result<Elected, AttemptError>),
+    Call(NewCall),
+    Incoming(Incoming),
+    Report(Report),
+    Command(Command),
+    Answered(Addressed),
+    Tick,
+}
+
+async fn outcome_of(attempt: &mut Option<Attempt>) -> Result<Elected, AttemptError> {
+    match attempt {
+        Some(attempt) => match (&mut attempt.task).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(AttemptError::Other(error.to_string())),
+        },
+        None => pending().await,
+    }
+}
+
+fn wire_of(call: &Call) -> Vec<WireCall> {
+    let patience = call.deadline.saturating_duration_since(Instant::now());
+    let (user, revision) = call.caller.to_parts();
+    wire_call(call.operation.counter, user, revision, patience, &call.proposal)
+}
+
+fn wire_call(
+    counter: u64,
+    user: Option<String>,
+    auth_revision: u64,
+    patience: Duration,
+    proposal: &Proposal,
+) -> Vec<WireCall> {
+    let Some((kind, content)) = proposal.encode() else { return Vec::new() };
+    let patience_ms = patience.as_millis() as u64;
+    vec![WireCall { counter, user, auth_revision, patience_ms, kind, content, part: 0, parts: 1 }]
+}
+
+/// Calls in as few messages as hold them; one that no message can hold in parts.
+fn messages_of(calls: Vec<WireCall>, most: usize) -> Vec<Vec<WireCall>> {
+    let mut messages = vec![Vec::new()];
+    let mut bytes = 0;
+    for call in calls {
+        let mut parts = Vec::new();
+        if call.content.len() > most / 2 {
+            let count = call.content.len().div_ceil(most / 2) as u32;
+            for (part, at) in (0..count).zip((0..).step_by(most / 2)) {
+                let content = call.content.slice(at..call.content.len().min(at + most / 2));
+                parts.push(WireCall { content, part, parts: count, ..call.clone() });
+            }
+        } else {
+            parts.push(call);
+        }
+        for part in parts {
+            let size = part.encoded_len() + 8;
+            if bytes > 0 && bytes + size > most {
+                messages.push(Vec::new());
+                bytes = 0;
+            }
+            bytes += size;
+            messages.last_mut().expect("there is always one").push(part);
+        }
+    }
+    messages
+}
+

@@ -9,7 +9,7 @@
 //! answers with that whoever asks for exactly this revision, until ten newer ones are known or it starts again. So does
 //! jetway: the answers are part of what `etcdctl endpoint hashkv` and corruption checks compare.
 
-use super::{Engine, Inner};
+use super::Engine;
 use crate::core::{KeyVersion, State};
 use crate::error::EtcdError;
 use crate::proto::mvccpb::KeyValue;
@@ -71,12 +71,22 @@ impl HashCache {
     }
 }
 
+impl HashCache {
+    /// Remembers the hash of what a compaction to `floor` found, given the state before it.
+    pub(super) async fn remember(&self, before: Arc<State>, floor: Revision) {
+        match in_background(before, floor, Tombstones::Kept).await {
+            Ok(hash) => self.add(hash),
+            Err(error) => tracing::warn!(%error, "no hash of a compaction"),
+        }
+    }
+}
+
 impl Engine {
     /// The hash of all versions up to a revision, 0 for the present one, and the state it was asked of. Below zero
     /// there is nothing to hash, which is no error.
     pub async fn hash_kv(&self, revision: Revision) -> Result<(KvHash, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
-        if let Some(known) = self.inner.hashes.get(revision) {
+        if let Some(known) = self.hashes.get(revision) {
             return Ok((known, state));
         }
         if revision > Revision(0) && state.is_compacted(revision) {
@@ -90,33 +100,21 @@ impl Engine {
         Ok((hash, state))
     }
 
-    /// A checksum of all that is stored, leases and alarms included; the same on every instance that has seen the same.
+    /// A checksum of all that is stored, leases and alarms included; the same on every instance at the same index.
     /// etcd's is one of its file, so this one is like it in purpose only.
     pub async fn hash(&self) -> Result<(u32, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
         let keys = in_background(Arc::clone(&state), state.revision, Tombstones::Dropped).await?;
         let mut hash = crc32c::crc32c_append(keys.hash, &keys.compacted.0.to_be_bytes());
-        let mut leases = self.inner.leases.by_deadline();
-        leases.sort_by_key(|lease| lease.id);
-        for lease in leases {
-            hash = crc32c::crc32c_append(hash, &lease.id.0.to_be_bytes());
-            hash = crc32c::crc32c_append(hash, &lease.ttl.to_be_bytes());
+        for (id, ttl) in self.tables.leases.ttls() {
+            hash = crc32c::crc32c_append(hash, &id.0.to_be_bytes());
+            hash = crc32c::crc32c_append(hash, &ttl.to_be_bytes());
         }
         for alarm in self.alarms() {
             hash = crc32c::crc32c_append(hash, &alarm.member.to_be_bytes());
             hash = crc32c::crc32c_append(hash, &[alarm.kind as u8]);
         }
         Ok((hash, state))
-    }
-}
-
-impl Inner {
-    /// Remembers the hash of what a compaction to `floor` found, given the state before it.
-    pub(super) async fn remember_hash(&self, before: Arc<State>, floor: Revision) {
-        match in_background(before, floor, Tombstones::Kept).await {
-            Ok(hash) => self.hashes.add(hash),
-            Err(error) => tracing::warn!(%error, "no hash of a compaction"),
-        }
     }
 }
 

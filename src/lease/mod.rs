@@ -1,19 +1,17 @@
-//! Leases: a table of what the meta stream says, and of the keys that hang on each.
+//! Leases: which there are, the keys attached to each, and when each ends.
 //!
-//! A lease is one entry of the meta stream, rewritten by each renewal; its time runs from the entry's own timestamp.
-//! There is no lessor among the instances: each watches every deadline, and whoever finds one passed proposes the
-//! lease's end by a delete that is guarded by the entry it saw. One such delete wins, a renewal in between makes all
-//! of them fail. JetStream's own expiry of messages is not used: its marker is written without a guard and can roll
-//! up a renewal that was acknowledged just before.
+//! A grant and an end are records of the log. The end is one batch with the deletes of the lease's keys, so that nobody sees one
+//! without the other. Renewals are never written: the writer alone keeps deadlines ([`Lessor`]), in its memory, and each new
+//! writer gives every lease its full TTL again.
 //!
 //! Invariants:
-//! - L1: a lease ends by its entry being deleted, never by an instance's clock alone.
-//! - L2: keys that hang on an ended lease are deleted in one transaction each lease; whoever sees keys on a lease that
-//!   is not in the (confirmed) meta stream does so, which covers a crash between the two steps and a put that raced
-//!   with the end.
+//! - L1: a lease ends by its record, never by an instance's clock alone.
+//! - L2: no lease ends before its TTL has passed since its last answered renewal, on a clock that counts suspended time.
 
 mod attachments;
+mod lessor;
 mod table;
 
 pub use attachments::Attachments;
+pub use lessor::{Lessor, MAX_TTL, MIN_TTL};
 pub use table::{Lease, LeaseTable};

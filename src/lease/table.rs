@@ -1,34 +1,19 @@
-//! The leases there are, as the meta stream tells.
+//! The leases there are, as the log says. Their deadlines are the writer's business.
 
 use crate::types::{LeaseId, Sequence};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 /// One lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its id.
-    pub id: LeaseId,
     /// Granted time to live, seconds.
     pub ttl: i64,
-    /// When it ends unless renewed, by this process's clock.
-    pub deadline: Instant,
-    /// Its entry in the meta stream.
-    pub entry: Sequence,
+    /// The message of its grant.
+    pub sequence: Sequence,
 }
 
-impl Lease {
-    /// Seconds left, truncated toward zero; negative when overdue.
-    pub fn remaining(&self, now: Instant) -> i64 {
-        match self.deadline.checked_duration_since(now) {
-            Some(left) => left.as_secs() as i64,
-            None => -(now.duration_since(self.deadline).as_secs() as i64),
-        }
-    }
-}
-
-/// All leases. Written by the follower of the meta stream.
+/// All leases. Written by the applier; never on the path of a read, a watch, or a put without a lease.
 #[derive(Debug, Default)]
 pub struct LeaseTable {
     leases: Mutex<HashMap<LeaseId, Lease>>,
@@ -36,27 +21,18 @@ pub struct LeaseTable {
 
 impl LeaseTable {
     fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, Lease>> {
+        // Each change is complete before the lock is released, so a panic elsewhere leaves nothing half done.
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an entry of the meta stream: a grant or a renewal that has `left` until it ends.
-    pub fn put(&self, id: LeaseId, ttl: i64, left: Duration, entry: Sequence) {
-        let deadline = Instant::now() + left;
-        self.lock().insert(id, Lease { id, ttl, deadline, entry });
+    /// Adds a lease; returns the one of that id before.
+    pub fn put(&self, id: LeaseId, ttl: i64, sequence: Sequence) -> Option<Lease> {
+        self.lock().insert(id, Lease { ttl, sequence })
     }
 
-    /// Sees to it that each lease has `grace` left, or its whole time where that is less.
-    pub fn leave_at_least(&self, grace: Duration) {
-        let now = Instant::now();
-        for lease in self.lock().values_mut() {
-            let whole = Duration::from_secs(lease.ttl as u64);
-            lease.deadline = lease.deadline.max(now + whole.min(grace));
-        }
-    }
-
-    /// The lease's entry was deleted.
-    pub fn remove(&self, id: LeaseId) {
-        self.lock().remove(&id);
+    /// Removes a lease; returns it.
+    pub fn remove(&self, id: LeaseId) -> Option<Lease> {
+        self.lock().remove(&id)
     }
 
     /// Forgets all.
@@ -69,16 +45,11 @@ impl LeaseTable {
         self.lock().get(&id).copied()
     }
 
-    /// All leases, the one that ends first in front.
-    pub fn by_deadline(&self) -> Vec<Lease> {
-        let mut leases: Vec<Lease> = self.lock().values().copied().collect();
-        leases.sort_by_key(|lease| (lease.deadline, lease.id));
+    /// The granted TTL of every lease, ascending by id.
+    pub fn ttls(&self) -> Vec<(LeaseId, i64)> {
+        let mut leases: Vec<_> = self.lock().iter().map(|(id, lease)| (*id, lease.ttl)).collect();
+        leases.sort_unstable();
         leases
-    }
-
-    /// The leases whose time is over.
-    pub fn expired(&self, now: Instant) -> Vec<Lease> {
-        self.lock().values().filter(|lease| lease.deadline <= now).copied().collect()
     }
 
     /// Number of leases.

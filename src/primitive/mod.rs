@@ -9,6 +9,9 @@
 
 #[cfg(jetway_loom)]
 mod model;
+mod uptime;
+
+pub(crate) use uptime::Uptime;
 
 #[cfg(not(jetway_loom))]
 mod real {

@@ -6,7 +6,8 @@
 use super::access::Access;
 use super::listener::Transport;
 use crate::auth::CertificateName;
-use crate::engine::{AlarmKind, Engine, Phase};
+use crate::engine::{Engine, Phase};
+use crate::record::AlarmKind;
 use crate::gateway::{self, Gateway};
 use crate::telemetry::Metrics;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
@@ -335,7 +336,7 @@ async fn check_health(engine: &Engine, excluded: &[String], serializable: bool) 
     let read = if serializable {
         engine.serializable().await
     } else {
-        if engine.health().is_err() && *engine.phase().borrow() == Phase::Serving {
+        if engine.leader().is_err() && *engine.phase().borrow() == Phase::Serving {
             return Err("RAFT NO LEADER".to_owned());
         }
         engine.linearizable().await

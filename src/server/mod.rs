@@ -34,7 +34,7 @@ use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
-use crate::jetstream::{Auth, Endpoint};
+use crate::log::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
@@ -45,6 +45,7 @@ use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
+use crate::record::Member;
 use crate::telemetry::{CountCalls, Metrics, Operations};
 use crate::watch::WatchHub;
 use access::Access;
@@ -85,11 +86,9 @@ pub enum ServeError {
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
-    /// The disk.
-    #[error(
-        "the store cannot be brought to the disk: {0}; see to the disk and start again, what was answered is there"
-    )]
-    Durability(String),
+    /// The disk, or damaged data.
+    #[error("{0}")]
+    Data(String),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -141,20 +140,28 @@ pub async fn serve(settings: Settings) -> Result<(), ServeError> {
         .into_iter()
         .map(|(listener, gate)| tokio::spawn(listener.serve(gate, shutdown.clone())))
         .collect();
-    let stop = shutdown.clone();
+    let signalled = CancellationToken::new();
+    let stop = signalled.clone();
     tokio::spawn(async move {
         signals.wait().await;
         stop.cancel();
     });
     let started = tokio::select! {
         started = start(&settings, &stage, &shutdown) => started?,
-        // What has been started stops as it is dropped; nobody has been served yet.
-        () = shutdown.cancelled() => return Ok(()),
+        // Everything that was started stops as it is dropped; nobody has been served yet.
+        () = signalled.cancelled() => {
+            shutdown.cancel();
+            return Ok(());
+        }
     };
     let failure = tokio::select! {
-        () = shutdown.cancelled() => None,
-        reason = started.engine.failed() => Some(ServeError::Durability(reason)),
+        () = signalled.cancelled() => None,
+        reason = started.engine.failed() => Some(ServeError::Data(reason)),
     };
+    // Another instance writes before this one stops, so that no call waits for an election.
+    if failure.is_none() {
+        started.engine.resign().await;
+    }
     shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
@@ -196,7 +203,7 @@ async fn start(
                 servers: nats.client_url().into_iter().collect(),
                 auth: Auth::Token(nats.token().to_owned()),
                 bucket: bucket.clone(),
-                replicas: 1,
+                replicas: None,
                 ca_file: None,
                 client_cert: None,
             };
@@ -211,14 +218,22 @@ async fn start(
     starting("connecting to NATS".into());
     let engine_settings = engine::Settings {
         endpoint,
-        sole_writer: nats.is_some(),
+        is_alone: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
         durability,
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
-        member_id: member_id(settings),
+        member: Member {
+            id: member_id(settings),
+            name: settings.name.clone(),
+            client_urls: settings.advertise.clone(),
+            peer_urls: settings.peer_urls.clone(),
+        },
+        heartbeat_interval: settings.heartbeat_interval,
+        election_timeout: settings.election_timeout,
+        accepts_loss: settings.accept_data_loss,
         auth,
     };
     let published = Arc::new(Notify::new());
@@ -230,8 +245,17 @@ async fn start(
             Phase::Loading { .. } => starting(now.to_string()),
             Phase::Serving | Phase::Stopped => break,
         }
-        if phase.changed().await.is_err() {
-            break;
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() {
+                break;
+            },
+            reason = engine.failed() => {
+                engine.stop();
+                if let Some(nats) = nats {
+                    nats.stop().await?;
+                }
+                return Err(ServeError::Data(reason));
+            }
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
@@ -241,8 +265,7 @@ async fn start(
     let header = HeaderSource {
         cluster_id: engine.cluster_id(),
         member_id: member_id(settings),
-        // There are no elections here; clients only want a term to be there.
-        raft_term: 2,
+        epoch: engine.epoch(),
     };
     let metrics = Arc::new(Metrics::new(
         &engine,
@@ -252,7 +275,7 @@ async fn start(
         settings.metrics_extensive,
     ));
     let calls = CountCalls { calls: metrics.grpc(), slow: settings.warning_unary_request_duration };
-    let services = services(settings, &engine, &hub, header, metrics.operations(), shutdown);
+    let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
     let require_leader = RequireLeader { has_leader: engine.has_leader() };
     let grpc: Calls = calls.layer(require_leader.layer(services));
     let probes = Probes { engine: engine.clone(), metrics };
@@ -289,7 +312,7 @@ fn services(
     settings: &Settings,
     engine: &Engine,
     hub: &WatchHub,
-    header: HeaderSource,
+    header: &HeaderSource,
     operations: Operations,
     shutdown: &CancellationToken,
 ) -> Services {
@@ -299,17 +322,16 @@ fn services(
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };
-    let kv = KvService::new(engine.clone(), header, limits, operations, hub.clone());
-    let lease = LeaseService::new(engine.clone(), header, shutdown.clone());
+    let kv = KvService::new(engine.clone(), header.clone(), limits, operations, hub.clone());
+    let lease = LeaseService::new(engine.clone(), header.clone(), shutdown.clone());
     let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
     let watch =
-        WatchService::new(hub.clone(), engine.reader().clone(), header, watch_settings, shutdown.clone())
+        WatchService::new(hub.clone(), engine.reader().clone(), header.clone(), watch_settings, shutdown.clone())
             .with_leader(engine.has_leader())
             .with_users(engine.clone());
-    let maintenance = MaintenanceService::new(engine.clone(), header, settings.quota_bytes);
-    let cluster =
-        ClusterService::new(engine.clone(), header, settings.name.clone(), settings.advertise.clone());
-    let auth = AuthService::new(engine.clone(), header);
+    let maintenance = MaintenanceService::new(engine.clone(), header.clone(), settings.quota_bytes);
+    let cluster = ClusterService::new(engine.clone(), header.clone());
+    let auth = AuthService::new(engine.clone(), header.clone());
     Services::new(Named {
         kv: limited!(KvServer::new(kv), message_bytes),
         watch,
@@ -318,7 +340,7 @@ fn services(
         cluster: limited!(ClusterServer::new(cluster), message_bytes),
         auth: limited!(AuthServer::new(auth), message_bytes),
         lock: limited!(LockServer::new(LockService::new(local.clone())), message_bytes),
-        election: limited!(ElectionServer::new(ElectionService::new(local, header)), message_bytes),
+        election: limited!(ElectionServer::new(ElectionService::new(local, header.clone())), message_bytes),
         health: limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes),
     })
 }

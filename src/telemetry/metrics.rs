@@ -6,7 +6,8 @@
 
 use super::grpc::GrpcCalls;
 use super::health::Health;
-use crate::engine::{AlarmKind, Engine};
+use crate::engine::Engine;
+use crate::record::AlarmKind;
 use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{ResponseOp, TxnResponse};
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
@@ -102,6 +103,7 @@ pub struct Metrics {
     size: IntGauge,
     size_in_use: IntGauge,
     has_leader: IntGauge,
+    is_leader: IntGauge,
     streams: IntGauge,
     watchers: IntGauge,
     slow_watchers: IntGauge,
@@ -158,9 +160,7 @@ impl Metrics {
             engine.durability().name(),
         );
         make.gauge("etcd_server_quota_backend_bytes", "Quota of the store in bytes.").set(quota_bytes);
-        make.gauge("etcd_server_is_leader", "1: every instance serves everything.").set(1);
         make.gauge("etcd_server_is_learner", "0: every instance is a full member.").set(0);
-        make.counter("etcd_server_leader_changes_seen_total", "Leader changes; jetway has none of its own.");
         make.register(engine.sync_durations().clone());
         make.register(engine.applied_durations().clone());
         make.register(engine.failed_writes().clone());
@@ -202,15 +202,13 @@ impl Metrics {
             revision: make.gauge("etcd_debugging_mvcc_current_revision", "Current revision."),
             compacted: make.gauge("etcd_debugging_mvcc_compact_revision", "Compacted revision."),
             keys: make.gauge("etcd_debugging_mvcc_keys_total", "Live keys."),
-            // A message is heard of when it is committed, so what is committed here is what is applied.
-            committed: make
-                .gauge("etcd_server_proposals_committed_total", "Last position of the stream heard of."),
-            applied: make
-                .gauge("etcd_server_proposals_applied_total", "Last applied position of the stream."),
+            committed: make.gauge("etcd_server_proposals_committed_total", "Index of the last valid record."),
+            applied: make.gauge("etcd_server_proposals_applied_total", "Index of the last applied record."),
+            is_leader: make.gauge("etcd_server_is_leader", "Whether this instance writes."),
             pending: make.gauge("etcd_server_proposals_pending", "Writes that are not visible yet."),
             size: make.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the store on disk."),
             size_in_use: make.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of the messages kept."),
-            has_leader: make.gauge("etcd_server_has_leader", "Whether the stream is followed now."),
+            has_leader: make.gauge("etcd_server_has_leader", "Whether an instance writes now."),
             streams: make.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams."),
             watchers: make.gauge("etcd_debugging_mvcc_watcher_total", "Watchers."),
             slow_watchers: make.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind."),
@@ -250,19 +248,20 @@ impl Metrics {
         self.revision.set(state.revision.0);
         self.compacted.set(state.compacted.map_or(-1, |compacted| compacted.0));
         self.keys.set(state.index.live() as i64);
-        self.committed.set(state.position.0 as i64);
-        self.applied.set(state.position.0 as i64);
+        self.committed.set(state.log_index.0 as i64);
+        self.applied.set(state.log_index.0 as i64);
+        self.is_leader.set(i64::from(engine.is_leader()));
         self.pending.set(engine.pending_writes() as i64);
         self.size.set(size.allocated as i64);
         self.size_in_use.set(size.in_use as i64);
-        self.has_leader.set(i64::from(engine.health().is_ok()));
+        self.has_leader.set(i64::from(engine.leader().is_ok()));
         self.streams.set(watch.streams.get() as i64);
         self.watchers.set(watch.watchers.get() as i64);
         self.slow_watchers.set(watch.slow_watchers.get() as i64);
         self.pending_events.set(watch.pending.get() as i64);
         self.events.inc_by(watch.events_sent.get().saturating_sub(self.events.get()));
         self.auth_revision.set(engine.auth().store().revision() as i64);
-        self.leases.set(engine.leases().len() as i64);
+        self.leases.set(engine.lease_count() as i64);
         self.fds.set(std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count() as i64));
         self.tasks.set(tokio::runtime::Handle::current().metrics().num_alive_tasks() as i64);
         self.alarms.reset();

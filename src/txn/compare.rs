@@ -1,53 +1,29 @@
-//! Compares: whether a stored version is what the client says, and what must stay as it is for that to remain so.
+//! Compares: whether a stored version is what the client says.
 
-use crate::core::{KeyVersion, State};
+use super::view::View;
+use crate::core::KeyVersion;
 use crate::proto::etcdserverpb::Compare;
 use crate::proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::types::KeyRange;
-use bytes::Bytes;
 use std::cmp::Ordering;
 
-/// What the outcome of a compare hangs on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Witness {
-    /// Nothing: the range can hold no key.
-    Nothing,
-    /// This key alone.
-    Key(Bytes),
-    /// Every key in a range, those that are not there included.
-    Range,
+/// Whether all compares of one transaction hold in the store before it.
+pub(super) fn evaluate(view: &View<'_>, compares: &[Compare]) -> bool {
+    compares.iter().all(|compare| holds(view, compare))
 }
 
-/// Evaluates the compares of one transaction against the state before it. Where one is false, the witness is that of
-/// a single false one, of a key rather than of a range; where all hold, there is one for each.
-pub(super) fn evaluate(state: &State, compares: &[Compare]) -> (bool, Vec<Witness>) {
-    let mut held = Vec::with_capacity(compares.len());
-    let mut succeeded = true;
-    for compare in compares {
-        match evaluate_one(state, compare) {
-            (true, witness) => held.push(witness),
-            (false, Witness::Range) => succeeded = false,
-            (false, witness) => return (false, vec![witness]),
-        }
-    }
-    if succeeded { (true, held) } else { (false, vec![Witness::Range]) }
-}
-
-fn evaluate_one(state: &State, compare: &Compare) -> (bool, Witness) {
+fn holds(view: &View<'_>, compare: &Compare) -> bool {
     let range = KeyRange::from_wire(compare.key.clone(), &compare.range_end);
     if let KeyRange::Single(key) = range {
-        let holds = matches(compare, state.get(&key));
-        return (holds, Witness::Key(key));
+        return matches(compare, view.get(&key));
     }
-    let mut is_empty = true;
-    for version in state.index.live_range(&range, state.revision) {
+    let (mut is_empty, mut holds) = (true, true);
+    view.visit(&range, |version| {
         is_empty = false;
-        if !matches(compare, Some(version)) {
-            return (false, Witness::Key(Bytes::copy_from_slice(version.key())));
-        }
-    }
-    let witness = if range.is_empty() { Witness::Nothing } else { Witness::Range };
-    (!is_empty || matches(compare, None), witness)
+        holds = matches(compare, Some(version));
+        holds
+    });
+    if is_empty { matches(compare, None) } else { holds }
 }
 
 /// A missing key compares as one whose numbers are all 0. It has no value, not even an empty one, so a compare of its

@@ -1,12 +1,9 @@
 //! The operations of a transaction, run in order over a view of the store that shows what earlier ones wrote.
-//!
-//! The same code runs twice for a write: once to find out what is to be written, and once more, when the revision is
-//! known, to build the answer. Only what the first run left open may differ between the two.
 
-use super::plan::{LeaseTable, Write};
+use super::plan::{LeaseTable, PlanError, Write};
 use super::range::{header, key_value, read};
-use super::view::View;
-use crate::core::{ChangeKind, KeyVersion, State, VersionParts};
+use super::view::{Base, View};
+use crate::core::{Change, ChangeKind, State};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
@@ -16,7 +13,6 @@ use crate::proto::etcdserverpb::{
 };
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
-use std::collections::BTreeSet;
 use std::slice::Iter;
 
 /// The outcomes of the compares of a transaction and of those nested on the path taken, outermost first, each before
@@ -28,18 +24,19 @@ pub(super) fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
     if succeeded { &txn.success } else { &txn.failure }
 }
 
-/// Checks the operations on the path against the state before the transaction. Nothing has run yet, so a put that
-/// wants to keep a value needs the key to be there beforehand.
+/// Checks the operations on the path against the store before the transaction. Nothing has run yet, so a put that wants to keep
+/// a value needs the key to be there beforehand.
 pub(super) fn precheck(
-    state: &State,
+    base: &Base<'_>,
+    view: &View<'_>,
     leases: &dyn LeaseTable,
     txn: &TxnRequest,
     path: &mut Iter<'_, bool>,
-) -> Result<(), EtcdError> {
+) -> Result<(), PlanError> {
     branch(txn, next_outcome(path)).iter().try_for_each(|op| match &op.request {
-        Some(Op::RequestRange(range)) => precheck_range(state, range),
-        Some(Op::RequestPut(put)) => precheck_put(state, leases, put),
-        Some(Op::RequestTxn(nested)) => precheck(state, leases, nested, path),
+        Some(Op::RequestRange(range)) => precheck_range(base, range),
+        Some(Op::RequestPut(put)) => Ok(precheck_put(view, leases, put)?),
+        Some(Op::RequestTxn(nested)) => precheck(base, view, leases, nested, path),
         Some(Op::RequestDeleteRange(_)) | None => Ok(()),
     })
 }
@@ -50,18 +47,19 @@ fn next_outcome(path: &mut Iter<'_, bool>) -> bool {
 
 /// Unlike a Range on its own, one in a transaction may not ask for a negative revision, except for the -1 that etcd
 /// holds as the floor of a store never compacted.
-fn precheck_range(state: &State, range: &RangeRequest) -> Result<(), EtcdError> {
-    let floor = state.compacted.map_or(-1, |floor| floor.0);
+fn precheck_range(base: &Base<'_>, range: &RangeRequest) -> Result<(), PlanError> {
+    let floor = base.compacted.map_or(-1, |floor| floor.0);
     match range.revision {
         0 => Ok(()),
-        wanted if wanted > state.revision.0 => Err(EtcdError::FutureRevision),
-        wanted if wanted < floor => Err(EtcdError::Compacted),
+        wanted if wanted > base.revision.0 => Err(EtcdError::FutureRevision.into()),
+        wanted if wanted < floor => Err(EtcdError::Compacted.into()),
+        wanted if wanted > base.state.revision.0 => Err(PlanError::NotYet),
         _ => Ok(()),
     }
 }
 
 pub(super) fn precheck_put(
-    state: &State,
+    view: &View<'_>,
     leases: &dyn LeaseTable,
     put: &PutRequest,
 ) -> Result<(), EtcdError> {
@@ -69,7 +67,7 @@ pub(super) fn precheck_put(
     if lease.is_some() && !leases.exists(lease) {
         return Err(EtcdError::LeaseNotFound);
     }
-    if (put.ignore_value || put.ignore_lease) && state.get(&put.key).is_none() {
+    if (put.ignore_value || put.ignore_lease) && view.get(&put.key).is_none() {
         return Err(EtcdError::KeyNotFound);
     }
     Ok(())
@@ -83,40 +81,14 @@ pub(super) struct Execution<'a> {
     past: &'a State,
     /// The revision that the writes get.
     revision: Revision,
-    /// Whether the responses are wanted. Without them nothing is read that decides no write.
-    answers: bool,
     pub(super) writes: Vec<Write>,
-    /// Keys whose absence decided that nothing was deleted.
-    pub(super) missing: BTreeSet<Bytes>,
-    /// Whether the keys of an interval decided what was written.
-    pub(super) deletes_range: bool,
-    /// Single keys that were read at the revision of the view.
-    pub(super) read_keys: BTreeSet<Bytes>,
-    /// Whether an interval was read at the revision of the view.
-    pub(super) reads_range: bool,
 }
 
 impl<'a> Execution<'a> {
-    /// `revision` is the one the writes get, `state` at `before` what the operations find, and `past` holds the
-    /// revisions that clients name in reads.
-    pub(super) fn new(
-        state: &'a State,
-        before: Revision,
-        past: &'a State,
-        revision: Revision,
-        answers: bool,
-    ) -> Execution<'a> {
-        Execution {
-            view: View::new(state, before),
-            past,
-            revision,
-            answers,
-            writes: Vec::new(),
-            missing: BTreeSet::new(),
-            deletes_range: false,
-            read_keys: BTreeSet::new(),
-            reads_range: false,
-        }
+    /// `revision` is the one that the writes get, `view` what the operations find, and `past` holds the revisions that
+    /// clients name in reads.
+    pub(super) fn new(view: View<'a>, past: &'a State, revision: Revision) -> Execution<'a> {
+        Execution { view, past, revision, writes: Vec::new() }
     }
 
     /// The revision in the header of the next response: the transaction's own as soon as it has changed something.
@@ -155,61 +127,47 @@ impl<'a> Execution<'a> {
     }
 
     fn range(&mut self, request: &RangeRequest) -> RangeResponse {
-        let names_revision = request.revision > 0;
-        if self.answers {
-            let current = self.current();
-            return if names_revision {
-                read(&View::new(self.past, Revision(request.revision)), request, current)
-            } else {
-                read(&self.view, request, current)
-            };
+        let current = self.current();
+        if request.revision > 0 {
+            read(&View::new(self.past, Revision(request.revision)), request, current)
+        } else {
+            read(&self.view, request, current)
         }
-        if !names_revision {
-            match KeyRange::from_wire(request.key.clone(), &request.range_end) {
-                KeyRange::Single(key) => drop(self.read_keys.insert(key)),
-                KeyRange::Span { .. } => self.reads_range = true,
-            }
-        }
-        RangeResponse::default()
+    }
+
+    /// Runs the only operation of a request: no other one reads what it writes.
+    pub(super) fn put_only(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
+        let (response, _) = self.write_put(request)?;
+        Ok(response)
     }
 
     /// # Errors
     /// [`EtcdError::KeyNotFound`] where an earlier operation has deleted the key whose value or lease is to be kept.
     /// etcd's own checks miss this case and it crashes.
-    pub(super) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
-        let previous = self.view.get(&request.key).cloned();
-        let kept = || previous.as_ref().ok_or(EtcdError::KeyNotFound);
+    fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
+        let (response, change) = self.write_put(request)?;
+        let mod_revision = self.revision;
+        self.view.put(request.key.clone(), move || change.version(mod_revision));
+        Ok(response)
+    }
+
+    fn write_put(&mut self, request: &PutRequest) -> Result<(PutResponse, Change), EtcdError> {
+        let previous = self.view.get(&request.key);
+        let kept = || previous.ok_or(EtcdError::KeyNotFound);
         let value = if request.ignore_value { kept()?.to_bytes().1 } else { request.value.clone() };
         let lease = if request.ignore_lease { kept()?.lease() } else { LeaseId(request.lease) };
-        let (created, number) = previous
-            .as_ref()
-            .map_or((self.revision, 1), |previous| (previous.create_revision(), previous.version() + 1));
-        let guard = self.guard(&request.key);
-        self.writes.push(Write {
-            key: request.key.clone(),
-            guard,
-            kind: ChangeKind::Put {
-                value: value.clone(),
-                create_revision: Some(created).filter(|created| *created != self.revision),
-                version: number,
-                lease,
-            },
-        });
-        let (key, mod_revision) = (request.key.clone(), self.revision);
-        self.view.put(request.key.clone(), move || {
-            KeyVersion::new(&VersionParts {
-                key: &key,
-                value: &value,
-                create_revision: created,
-                mod_revision,
-                version: number,
-                lease,
-                sequence: Sequence::NONE,
-                place: 0,
-            })
-        });
-        let prev_kv = previous.as_ref().filter(|_| request.prev_kv).map(key_value);
-        Ok(PutResponse { header: Some(header(self.revision)), prev_kv })
+        let (create_revision, version) = match previous {
+            Some(previous) => {
+                (Some(previous.create_revision()).filter(|created| *created != self.revision), previous.version() + 1)
+            }
+            None => (None, 1),
+        };
+        let prev_kv = previous.filter(|_| request.prev_kv).map(key_value);
+        let kind = ChangeKind::Put { value, create_revision, version, lease };
+        let key = request.key.clone();
+        self.writes.push(Write { key: key.clone(), kind: kind.clone() });
+        let response = PutResponse { header: Some(header(self.revision)), prev_kv };
+        Ok((response, Change { key, sequence: Sequence::NONE, place: 0, kind }))
     }
 
     pub(super) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
@@ -219,26 +177,12 @@ impl<'a> Execution<'a> {
             found.push(version.clone());
             true
         });
-        match &range {
-            KeyRange::Span { .. } => self.deletes_range |= !range.is_empty(),
-            KeyRange::Single(key) if found.is_empty() && !self.view.is_written(key) => {
-                self.missing.insert(key.clone());
-            }
-            KeyRange::Single(_) => {}
-        }
         for version in &found {
-            let guard = self.guard(version.key());
             let key = Bytes::copy_from_slice(version.key());
-            self.writes.push(Write { key: key.clone(), guard, kind: ChangeKind::Delete });
+            self.writes.push(Write { key: key.clone(), kind: ChangeKind::Delete });
             self.view.delete(key);
         }
-        let prev_kvs =
-            if request.prev_kv && self.answers { found.iter().map(key_value).collect() } else { Vec::new() };
+        let prev_kvs = if request.prev_kv { found.iter().map(key_value).collect() } else { Vec::new() };
         DeleteRangeResponse { header: Some(header(self.current())), deleted: found.len() as i64, prev_kvs }
-    }
-
-    /// What the first write of a key expects to find; JetStream takes no second expectation for a key in one batch.
-    fn guard(&self, key: &[u8]) -> Option<Sequence> {
-        (!self.view.is_written(key)).then(|| self.view.newest_sequence(key))
     }
 }

@@ -1,21 +1,16 @@
-//! The planner: from a request and a snapshot to an answer, or to the writes that have to be published first.
+//! The planner: from a request and the newest planned store to what is written and to the answer.
 //!
 //! Pure and synchronous. The protobuf messages are the language in which it is spoken to and answers: a deliberate
 //! shortcut, as domain types of our own would repeat Range, Put, DeleteRange and Txn field by field and would have
 //! to be translated twice for every call. Headers hold the revision alone; the ids are filled in at the edge.
 //!
-//! A write takes two steps. [`plan()`] decides on a snapshot what is to be written, and guards everything that decision
-//! hangs on. Once the writes are committed at a revision, which proves that no guarded key had changed,
-//! [`Plan::answer`] runs the operations again for the response. Where a guard has failed the plan is void, and the
-//! caller plans again on a newer snapshot.
+//! [`plan()`] runs on the writer, on a state and an [`Overlay`] of the records that the state does not show yet. Its response
+//! is true once its records are valid. [`evaluate`] runs on every other instance: it builds the same response from the history
+//! around the revision that the writer's record names.
 //!
 //! Invariants:
-//! - P1: if all guards of a plan hold when it is committed, the store then gives the same compare outcomes, the same
-//!   set of written keys, and for each of them the same previous version as the snapshot did.
-//! - P2: a plan has at least one write; a request that changes nothing is answered at once. An answer, or an error, is
-//!   as fresh as the snapshot: the caller makes sure that it is fresh enough (a compare that fails on an old snapshot
-//!   proves nothing).
-//! - P3: an answer shows the operations at one point of the history: just before the committed revision, with the
+//! - P1: a plan is made on the store exactly as it is just before the plan's own records.
+//! - P2: an answer shows the operations at one point of the history: just before the revision of the writes, with the
 //!   transaction's own writes on top.
 
 mod check;
@@ -26,7 +21,8 @@ mod range;
 mod view;
 
 pub use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
-pub use plan::{LeaseTable, Plan, Planned, Request, Response, Write, plan, plan_delete_keys};
+pub use plan::{LeaseTable, PlanError, Planned, Request, Response, Write, answer_reads, evaluate, plan};
+pub use view::{Base, Overlay};
 pub use range::{RangeStream, key_value, range};
 
 use crate::proto::etcdserverpb::request_op::Request as Op;

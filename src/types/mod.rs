@@ -34,7 +34,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The position of a message in a JetStream stream. Related to [`Revision`] by `jetstream::RevisionMap` alone.
+/// The position of a message in a JetStream stream. Says nothing about a [`Revision`]: records carry theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
@@ -50,6 +50,37 @@ impl Sequence {
 }
 
 impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The place of a record in the log, dense from 1: what etcd calls the Raft index. Void messages and barriers have none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogIndex(pub u64);
+
+impl LogIndex {
+    /// Before the first record.
+    pub const NONE: LogIndex = LogIndex(0);
+
+    /// The place of the next record.
+    #[must_use]
+    pub const fn next(self) -> LogIndex {
+        LogIndex(self.0 + 1)
+    }
+}
+
+impl fmt::Display for LogIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a writer's term, from 1: what etcd calls the Raft term.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -355,7 +355,7 @@ struct Watcher {
 impl Router {
     fn new(state: &State) -> Router {
         Router {
-            epoch: state.epoch,
+            epoch: state.incarnation,
             routed: state.revision,
             watchers: Vec::new(),
             free: Vec::new(),
@@ -371,7 +371,7 @@ impl Router {
 
     /// Ends every stream where the store has been loaded afresh.
     fn observe(&mut self, state: &State) {
-        if state.epoch == self.epoch {
+        if state.incarnation == self.epoch {
             return;
         }
         let streams = std::mem::take(&mut self.streams);

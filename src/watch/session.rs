@@ -404,7 +404,7 @@ impl Session {
             return None;
         }
         let state = self.reader.snapshot();
-        if state.epoch != self.epoch {
+        if state.incarnation != self.epoch {
             self.reset();
             return None;
         }

@@ -8,7 +8,7 @@ use crate::core::{Change, ChangeKind, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::primitive::Notify;
 use crate::proto::mvccpb;
-use crate::types::{KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use prost::Message;
 use std::collections::VecDeque;
@@ -55,7 +55,8 @@ impl Store {
             };
             done.push(Change { key: Bytes::copy_from_slice(key.as_bytes()), sequence, place, kind });
         }
-        self.writer.apply(revision, sequence, done, |_, _| ());
+        let versions = done.iter().map(|change| change.version(revision));
+        self.writer.apply(revision, LogIndex(sequence.0), versions, |_, _| ());
         self.writer.publish();
         revision.0
     }
@@ -564,7 +565,7 @@ fn a_revision_without_events_is_progress_too() {
     let mut store = Store::new();
     let mut session = store.session();
     session.create_at("a", 0);
-    store.writer.advance(Revision(5), Sequence(9));
+    store.writer.advance(Revision(5), LogIndex(9));
     store.writer.publish();
     session.handle(Request::Progress);
     assert_eq!(route_and_read(&store, &mut session), ["0 created @1", "-1 progress @5"]);

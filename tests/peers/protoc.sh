@@ -33,8 +33,9 @@ rm -rf "$unpacked"
 mkdir -p "$unpacked"
 (
     cd "$unpacked"
-    # The compiler is a thin program over two libraries, whose names carry the version.
-    apt-get --quiet --option APT::Sandbox::User=root download protobuf-compiler \
+    # The compiler is a thin program over two libraries, whose names carry the version. The files that it includes by itself
+    # are in a package of their own.
+    apt-get --quiet --option APT::Sandbox::User=root download protobuf-compiler libprotobuf-dev \
         $(apt-cache depends --recurse protobuf-compiler | grep -E '^libproto(buf|c)[0-9]')
     for package in *.deb; do dpkg-deb --extract "$package" .; done
 ) || fail "could not fetch protoc from Debian: $remedy"

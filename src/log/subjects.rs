@@ -22,9 +22,10 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
-/// The subject of a key below `prefix`, which ends in a dot.
-pub(super) fn subject_of(prefix: &str, key: &[u8]) -> Result<String, KeyTooLong> {
-    let mut subject = String::with_capacity(prefix.len() + key.len() + 8);
+/// Writes the subject of a key below `prefix`, which ends in a dot.
+pub(super) fn write_subject(prefix: &str, key: &[u8], subject: &mut String) -> Result<(), KeyTooLong> {
+    subject.clear();
+    subject.reserve(prefix.len() + key.len() + 8);
     subject.push_str(prefix);
     for (at, segment) in key.split(|byte| *byte == b'/').enumerate() {
         if at > 0 {
@@ -43,7 +44,22 @@ pub(super) fn subject_of(prefix: &str, key: &[u8]) -> Result<String, KeyTooLong>
             }
         }
     }
-    if subject.len() > MAX_SUBJECT_BYTES { Err(KeyTooLong(subject.len())) } else { Ok(subject) }
+    if subject.len() > MAX_SUBJECT_BYTES { Err(KeyTooLong(subject.len())) } else { Ok(()) }
+}
+
+/// The length of a key's subject below a prefix of so many bytes.
+///
+/// # Errors
+/// [`KeyTooLong`] where no message can have it.
+pub(super) fn check_length(prefix: usize, key: &[u8]) -> Result<(), KeyTooLong> {
+    let long = |byte: &u8| !is_plain(*byte) && *byte != b'/';
+    // Every byte takes one or three, and every empty segment one more.
+    if prefix + key.len() * 3 + 1 <= MAX_SUBJECT_BYTES {
+        return Ok(());
+    }
+    let empty = key.split(|byte| *byte == b'/').filter(|segment| segment.is_empty()).count();
+    let bytes = prefix + key.len() + 2 * key.iter().filter(|byte| long(byte)).count() + empty;
+    if bytes > MAX_SUBJECT_BYTES { Err(KeyTooLong(bytes)) } else { Ok(()) }
 }
 
 /// The key of a subject with its prefix taken off; `None` for a subject that no key has.
@@ -88,7 +104,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn encode(key: &[u8]) -> String {
-        subject_of("", key).expect("short key")
+        let mut subject = String::new();
+        write_subject("", key, &mut subject).expect("short key");
+        subject
     }
 
     #[test]
@@ -123,8 +141,12 @@ mod tests {
 
     #[test]
     fn a_key_that_does_not_fit_is_refused() {
-        assert!(subject_of("$KV.jetway.", &[b'a'; 3 * 1024]).is_ok());
-        assert!(subject_of("$KV.jetway.", &[0; 3 * 1024]).is_err());
+        let prefix = "$KV.jetway.";
+        for (key, fits) in [(vec![b'a'; 3 * 1024], true), (vec![0; 3 * 1024], false), (vec![b'/'; 1944], true), (vec![b'/'; 1945], false)]
+        {
+            let written = write_subject(prefix, &key, &mut String::new());
+            assert_eq!((written.is_ok(), check_length(prefix.len(), &key)), (fits, written));
+        }
     }
 
     proptest! {

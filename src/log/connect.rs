@@ -1,7 +1,6 @@
 //! Connections to NATS and what is known about their being up.
 
 use async_nats::{Client, ConnectOptions, Event};
-use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -9,10 +8,9 @@ use tokio::sync::watch;
 
 /// How often an idle connection is probed; after two unanswered probes it counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-const DEFAULT_PORT: u16 = 4222;
-/// Messages a subscription may hold before the connection drops some; the server's flow-control window of 32 MiB
-/// stays below it unless messages are under 250 bytes, and then a drop shows as a gap and the follower starts again.
-const SUBSCRIPTION_CAPACITY: usize = 512 * 1024;
+/// Messages that a subscription may hold before the connection drops some: forwarded calls, of which a dropped one is sent
+/// again.
+const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 
 /// Where the bucket is and who we are there.
 #[derive(Clone, Debug)]
@@ -21,10 +19,10 @@ pub struct Endpoint {
     pub servers: Vec<String>,
     /// How to introduce ourselves.
     pub auth: Auth,
-    /// Bucket name; its streams are `KV_<bucket>` and `KV_<bucket>_meta`.
+    /// Bucket name; its stream is `KV_<bucket>`.
     pub bucket: String,
-    /// Stream replicas to create the bucket with, and to change it to.
-    pub replicas: usize,
+    /// Stream replicas to create the bucket with; `None` for one, and for those that it has.
+    pub replicas: Option<usize>,
     /// PEM file of authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM files of our certificate and its key.
@@ -105,54 +103,6 @@ pub struct Connection {
     pub client: Client,
     /// Its state.
     pub link: watch::Receiver<Link>,
-    /// For more connections of the simplest kind, where such a one may do.
-    pub(super) plain: Option<Plain>,
-}
-
-/// One server that is asked for without TLS, and by credentials that need no signature.
-#[derive(Clone)]
-pub(super) struct Plain {
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// What to say first, in JSON.
-    pub(super) login: String,
-}
-
-impl std::fmt::Debug for Plain {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plain").field("host", &self.host).field("port", &self.port).finish_non_exhaustive()
-    }
-}
-
-impl Plain {
-    fn of(endpoint: &Endpoint, name: &str) -> Option<Plain> {
-        let [server] = &endpoint.servers[..] else { return None };
-        let server = url::Url::parse(server).ok().filter(|server| server.scheme() == "nats")?;
-        if endpoint.ca_file.is_some() || endpoint.client_cert.is_some() {
-            return None;
-        }
-        let mut login = json!({
-            "verbose": false,
-            "pedantic": false,
-            "headers": true,
-            "no_responders": true,
-            "protocol": 1,
-            "lang": "rust",
-            "version": env!("CARGO_PKG_VERSION"),
-            "name": name,
-        });
-        match &endpoint.auth {
-            Auth::Anonymous => {}
-            Auth::Password(user, password) => {
-                login["user"] = user.as_str().into();
-                login["pass"] = password.as_str().into();
-            }
-            Auth::Token(token) => login["auth_token"] = token.as_str().into(),
-            Auth::CredentialsFile(_) => return None,
-        }
-        let host = server.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(Plain { host, port: server.port().unwrap_or(DEFAULT_PORT), login: login.to_string() })
-    }
 }
 
 impl Connection {
@@ -199,7 +149,7 @@ impl Connection {
                     ConnectError::Unreachable { servers, source }
                 }
             })?;
-        Ok(Connection { client, link, plain: Plain::of(endpoint, name) })
+        Ok(Connection { client, link })
     }
 }
 
@@ -215,15 +165,15 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
             link.cause.get_or_insert_with(|| "the connection to NATS is down".into());
         }),
         Event::ServerError(error) => {
-            tracing::warn!(target: "jetway::jetstream", %error, "NATS reported an error");
+            tracing::warn!(target: "jetway::log", %error, "NATS reported an error");
             link.send_modify(|link| link.cause = Some(error.to_string()));
         }
         Event::ClientError(error) => {
-            tracing::debug!(target: "jetway::jetstream", %error, "NATS client error");
+            tracing::debug!(target: "jetway::log", %error, "NATS client error");
             link.send_modify(|link| link.cause = Some(error.to_string()));
         }
         Event::SlowConsumer(subscription) => {
-            tracing::warn!(target: "jetway::jetstream", subscription, "NATS messages dropped by a full subscription");
+            tracing::warn!(target: "jetway::log", subscription, "NATS messages dropped by a full subscription");
         }
         Event::LameDuckMode | Event::Draining => {}
     }

@@ -1,6 +1,7 @@
 //! JetStream's request-reply API, as raw JSON.
 
-use super::record::{OperationId, writer_of};
+use super::codec;
+use crate::record::Record;
 use crate::types::Sequence;
 use async_nats::client::RequestErrorKind;
 use async_nats::{Client, HeaderMap, Request};
@@ -45,18 +46,19 @@ pub enum ApiError {
 impl ApiError {
     /// JetStream's number for "no such stream".
     pub const STREAM_NOT_FOUND: u32 = 10059;
+    /// JetStream's number for a stream of that name with another configuration.
+    pub const NAME_IN_USE: u32 = 10058;
     const MESSAGE_NOT_FOUND: u32 = 10037;
     const NO_MESSAGE: u32 = 10043;
     const BEYOND_LAST: u32 = 10057;
 
-    /// Whether it may be that of a cluster which is still finding its servers or their leader, when asked for a stream with
-    /// so many replicas.
-    pub fn may_pass(&self, replicas: usize) -> bool {
+    /// Whether it may be that of a cluster which is still finding its servers or their leader.
+    pub fn may_pass(&self) -> bool {
         match self {
             // No suitable peers, not available, not the leader.
             ApiError::Refused { err_code: 10005 | 10008 | 10009, .. } => true,
             // Without a leader nobody answers.
-            ApiError::TimedOut(_) | ApiError::NoResponders(_) => replicas > 1,
+            ApiError::TimedOut(_) | ApiError::NoResponders(_) => true,
             _ => false,
         }
     }
@@ -152,22 +154,28 @@ impl AccountInfo {
     }
 }
 
-/// A message read by its position or subject.
+/// A message read by its sequence or subject.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StoredMessage {
-    /// Its position.
+    /// Its subject.
+    pub subject: String,
+    /// Its sequence.
     pub seq: u64,
-    /// When it was stored.
-    pub time: String,
     /// Its headers, in base64.
     #[serde(default)]
     hdrs: Option<String>,
+    /// Its payload, in base64.
+    #[serde(default)]
+    data: Option<String>,
 }
 
 impl StoredMessage {
-    /// Who wrote it, if jetway did.
-    pub fn operation(&self) -> Option<OperationId> {
-        writer_of(&BASE64_STANDARD.decode(self.hdrs.as_ref()?).ok()?)
+    /// The record that the message is; `None` for a foreign one. `prefix` is that of the bucket.
+    pub fn record(&self, prefix: &str) -> Option<Record> {
+        let headers = BASE64_STANDARD.decode(self.hdrs.as_ref()?).ok()?;
+        let payload = BASE64_STANDARD.decode(self.data.as_deref().unwrap_or_default()).ok()?;
+        let subject = self.subject.strip_prefix(prefix)?;
+        codec::decode(subject, std::str::from_utf8(&headers).ok()?, &payload, Sequence(self.seq))
     }
 }
 
@@ -201,6 +209,11 @@ impl Api {
     /// Requests go through `client`.
     pub fn new(client: Client) -> Api {
         Api { client }
+    }
+
+    /// A subject of its own for answers.
+    pub(super) fn new_inbox(&self) -> String {
+        self.client.new_inbox()
     }
 
     /// Whether a request would be sent now rather than kept for the next connection.
@@ -249,6 +262,11 @@ impl Api {
     /// The message at a position, from the stream's leader; `None` where there is none.
     pub async fn message(&self, stream: &str, sequence: Sequence) -> Result<Option<StoredMessage>, ApiError> {
         self.find(stream, &json!({ "seq": sequence.0 })).await
+    }
+
+    /// The first message at or behind a sequence, from the stream's leader.
+    pub async fn next_message(&self, stream: &str, from: Sequence) -> Result<Option<StoredMessage>, ApiError> {
+        self.find(stream, &json!({ "seq": from.0, "next_by_subj": ">" })).await
     }
 
     /// The newest message of a subject, from the stream's leader.

@@ -1,0 +1,106 @@
+//! The parts of a state beside its keys: written by the applier, read by every call without a lock but those of leases.
+
+use crate::auth::Auth;
+use crate::lease::{Attachments, LeaseTable};
+use crate::record::{Alarm, AlarmKind, Member};
+use arc_swap::ArcSwap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Handles on all of them; clones share the content.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Keys by lease.
+    pub attachments: Attachments,
+    /// Leases.
+    pub leases: Arc<LeaseTable>,
+    /// Users, roles and tokens.
+    pub auth: Arc<Auth>,
+    /// Alarms.
+    pub alarms: Arc<Alarms>,
+    /// Members.
+    pub members: Arc<Members>,
+}
+
+impl Tables {
+    /// Empty tables.
+    pub fn new(auth: crate::auth::Settings) -> Tables {
+        Tables {
+            attachments: Attachments::default(),
+            leases: Arc::default(),
+            auth: Arc::new(Auth::new(auth)),
+            alarms: Arc::default(),
+            members: Arc::default(),
+        }
+    }
+}
+
+/// The alarms that are raised.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    /// One bit for each kind that is raised for any member, for those who need no more. Stored behind the set with Release
+    /// and loaded with Acquire: a reader of the bit finds the alarm in the set.
+    kinds: AtomicU8,
+    set: ArcSwap<BTreeSet<Alarm>>,
+}
+
+impl Alarms {
+    /// Whether an alarm of a kind is raised for any member.
+    pub fn is_raised(&self, kind: AlarmKind) -> bool {
+        self.kinds.load(Ordering::Acquire) & bit(kind) != 0
+    }
+
+    /// All of them, ascending.
+    pub fn all(&self) -> Arc<BTreeSet<Alarm>> {
+        self.set.load_full()
+    }
+
+    pub(super) fn set(&self, alarm: Alarm, is_raised: bool) -> bool {
+        let mut alarms = BTreeSet::clone(&self.set.load());
+        let changed = if is_raised { alarms.insert(alarm) } else { alarms.remove(&alarm) };
+        self.replace(alarms);
+        changed
+    }
+
+    pub(super) fn replace(&self, alarms: BTreeSet<Alarm>) {
+        let kinds = alarms.iter().fold(0, |kinds, alarm| kinds | bit(alarm.kind));
+        self.set.store(Arc::new(alarms));
+        self.kinds.store(kinds, Ordering::Release);
+    }
+}
+
+fn bit(kind: AlarmKind) -> u8 {
+    match kind {
+        AlarmKind::NoSpace => 1,
+        AlarmKind::Corrupt => 2,
+    }
+}
+
+/// The members, by id.
+#[derive(Debug, Default)]
+pub struct Members {
+    members: ArcSwap<BTreeMap<u64, Member>>,
+}
+
+impl Members {
+    /// All of them, ascending by id.
+    pub fn all(&self) -> Arc<BTreeMap<u64, Member>> {
+        self.members.load_full()
+    }
+
+    /// Replaces, adds or removes one; returns the one before.
+    pub(super) fn set(&self, id: u64, member: Option<Member>) -> Option<Member> {
+        let mut members = BTreeMap::clone(&self.members.load());
+        let before = match member {
+            Some(member) => members.insert(id, member),
+            None => members.remove(&id),
+        };
+        self.members.store(Arc::new(members));
+        before
+    }
+
+    pub(super) fn clear(&self) {
+        self.members.store(Arc::default());
+    }
+}

@@ -1,0 +1,359 @@
+//! The thread that applies records, waits for the disk, shows states and sends answers.
+//!
+//! It is a thread of its own: between an acknowledgement and the answer that it allows there is no other thread to be woken, and
+//! no read, however large, stands in the way of a write.
+
+use super::compactor::Job;
+use super::counters::Counters;
+use super::mark::Mark;
+use super::proposal::Waiter;
+use crate::applier::{Applier, Damage, Removal, Strictness};
+use crate::core::{Reader, Writer};
+use crate::durability::{Gate, NotDurable};
+use crate::memory;
+use crate::primitive::Notify;
+use crate::record::{Body, Digest, Placed};
+use crate::types::{LogIndex, Revision, Sequence};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Entries taken at once: all of them share a sync and a publication.
+const AT_ONCE: usize = 256;
+/// Versions that a compaction looks at in one turn, with all writes waiting: half a millisecond's work.
+const SWEEP: usize = 512;
+/// Digests that are remembered to compare them with those of the writer.
+const DIGESTS: usize = 1024;
+const TICK: Duration = Duration::from_secs(1);
+
+/// An instruction to the thread, in the order of the log.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// Valid records, whole batches, and the calls that they answer.
+    Records {
+        records: Vec<Placed>,
+        waiters: Vec<Waiter>,
+        trim_to: LogIndex,
+        is_whole: bool,
+        /// This instance has written them.
+        is_own: bool,
+    },
+    /// Everything that the call's answer rests on is before this entry.
+    Complete(Waiter),
+    /// Messages that change nothing.
+    Void(Vec<Sequence>),
+    /// A barrier behind the record at an index.
+    Barrier(Sequence, LogIndex),
+    /// The log is read from its start.
+    Begin { floor: Option<Revision>, mark: Option<Mark> },
+    /// Everything before this entry may be shown.
+    Loaded,
+    /// The server of the store may have been started again.
+    ServerChanged,
+    /// Asks for the digest here.
+    Digest(oneshot::Sender<(LogIndex, Digest)>),
+    /// The writer has this digest at an index.
+    Compare(LogIndex, Digest),
+    /// To be answered when compactions have left nothing to sweep and to remove.
+    WhenSwept(Waiter),
+    /// The writer stops: everything that is shown is the last mark.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A message of the thread to the node.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The log is damaged, or lost what the mark says.
+    Damaged(String),
+    /// The digest here is not the writer's.
+    Differs { index: LogIndex, here: Digest, writer: Digest },
+}
+
+/// The thread's own.
+pub(super) struct Task {
+    pub(super) entries: mpsc::Receiver<Entry>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) applier: Applier,
+    pub(super) reader: Reader,
+    pub(super) published: Arc<Notify>,
+    pub(super) gate: Option<Gate>,
+    pub(super) marks: Option<watch::Sender<Option<Mark>>>,
+    pub(super) jobs: mpsc::UnboundedSender<Job>,
+    pub(super) counters: Counters,
+    /// A compaction has freed much. Orders nothing: the allocator finds what was freed.
+    pub(super) has_freed: Arc<AtomicBool>,
+    pub(super) state: Progress,
+}
+
+/// How far the thread is.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    is_loaded: bool,
+    is_damaged: bool,
+    was_sweeping: bool,
+    /// The sequence of the last record that was applied.
+    position: Sequence,
+    mark: Option<Mark>,
+    digests: VecDeque<(LogIndex, Digest)>,
+    to_compare: Option<(LogIndex, Digest)>,
+    waiters: Vec<Waiter>,
+    when_swept: Vec<Waiter>,
+    /// Removals that another writer has begun, and may not have ended.
+    inherited: Removal,
+}
+
+impl Task {
+    /// Prepares the thread. `has_others` says whether other instances read the same log.
+    pub(super) fn applier(writer: Writer, tables: crate::applier::Tables) -> Applier {
+        Applier::new(writer, tables)
+    }
+
+    /// Runs until the node is gone.
+    pub(super) async fn run(mut self) {
+        let mut entries = Vec::with_capacity(AT_ONCE);
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            let is_sweeping = self.state.is_loaded && self.applier.is_sweeping();
+            tokio::select! {
+                count = self.entries.recv_many(&mut entries, AT_ONCE) => if count == 0 {
+                    return;
+                },
+                _ = tick.tick() => self.tick(),
+                // Turns alternate: whatever has come in meanwhile is shown before the next one.
+                () = tokio::task::yield_now(), if is_sweeping => {}
+            }
+            if self.state.is_damaged {
+                entries.clear();
+                continue;
+            }
+            if self.state.is_loaded && self.sync(newest(&entries)).await.is_err() {
+                return;
+            }
+            for entry in entries.drain(..) {
+                match self.take(entry).await {
+                    Ok(()) => {}
+                    Err(Stop::Damaged(report)) => {
+                        self.state.is_damaged = true;
+                        self.state.waiters.clear();
+                        drop(self.reports.send(report));
+                    }
+                    Err(Stop::NotDurable) => return,
+                }
+                if self.state.is_damaged {
+                    break;
+                }
+            }
+            if self.state.is_loaded && !self.state.is_damaged {
+                self.publish();
+                self.sweep();
+            }
+        }
+    }
+
+    async fn sync(&mut self, newest: Option<Sequence>) -> Result<(), NotDurable> {
+        match (&mut self.gate, newest) {
+            (Some(gate), Some(newest)) => gate.pass(newest).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, entry: Entry) -> Result<(), Stop> {
+        match entry {
+            Entry::Records { records, waiters, trim_to, is_whole, is_own } => {
+                let strictness = Strictness { trim_to, is_whole, checkpoint: self.checkpoint() };
+                self.take_records(records, strictness, is_own)?;
+                self.state.waiters.extend(waiters);
+            }
+            Entry::Complete(waiter) => self.state.waiters.push(waiter),
+            Entry::Void(sequences) => self.applier.note_void(&sequences),
+            Entry::Barrier(sequence, index) => self.applier.note_barrier(sequence, index),
+            Entry::Begin { floor, mark } => {
+                self.applier.reset(floor);
+                self.state = Progress { mark, ..Progress::default() };
+            }
+            Entry::Loaded => self.load().await?,
+            Entry::ServerChanged => {
+                if let Some(gate) = &mut self.gate {
+                    gate.forget();
+                }
+            }
+            Entry::Digest(sender) => {
+                let digest = self.applier.digest();
+                drop(sender.send((self.applier.state().log_index, digest)));
+            }
+            Entry::Compare(index, digest) => {
+                self.state.to_compare = Some((index, digest));
+                self.compare()?;
+            }
+            Entry::WhenSwept(waiter) => self.state.when_swept.push(waiter),
+            Entry::Stop(done) => {
+                self.note_mark();
+                drop(done.send(()));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_records(&mut self, records: Vec<Placed>, strictness: Strictness, is_own: bool) -> Result<(), Stop> {
+        let Some(last) = records.last().map(|last| last.sequence) else { return Ok(()) };
+        if self.state.is_loaded {
+            for placed in &records {
+                if let Body::Key(version) = &placed.record.body
+                    && !version.is_tombstone()
+                {
+                    self.counters.put(version.key().len() + version.value().len());
+                }
+            }
+        }
+        let trim = self.applier.apply(records, strictness).map_err(|damage| Stop::of(&damage))?;
+        self.state.position = last;
+        if let Some((trim, sequence)) = trim
+            && self.state.is_loaded
+        {
+            let removal = self.applier.take_garbage(LogIndex(trim.to), sequence);
+            let inherited = std::mem::take(&mut self.state.inherited);
+            if is_own {
+                for removal in [inherited, removal] {
+                    drop(self.jobs.send(Job::Remove(removal, LogIndex(trim.to))));
+                }
+            } else {
+                self.state.inherited = removal;
+            }
+        }
+        if !is_own && self.state.is_loaded {
+            self.remember_digest();
+            self.compare()?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Option<(LogIndex, Digest)> {
+        let mark = self.state.mark.filter(|_| !self.state.is_loaded)?;
+        Some((mark.index, mark.digest))
+    }
+
+    async fn load(&mut self) -> Result<(), Stop> {
+        if self.state.is_loaded {
+            return Ok(());
+        }
+        let index = self.applier.state().log_index;
+        if let Some(mark) = self.state.mark.take().filter(|mark| mark.index > index) {
+            let lost = mark.index.0 - index.0;
+            self.counters.lost(lost);
+            return Err(Stop::Damaged(Report::Damaged(format!(
+                "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
+                 {}): its newest messages are lost, or it is an older copy",
+                mark.index, mark.sequence
+            ))));
+        }
+        if let Some(gate) = &mut self.gate {
+            gate.forget();
+            // Whoever wrote the last records may have died between their acknowledgement and a sync.
+            gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
+        }
+        self.applier.settle_users();
+        self.state.is_loaded = true;
+        self.publish();
+        self.note_mark();
+        memory::give_back();
+        Ok(())
+    }
+
+    fn remember_digest(&mut self) {
+        let (index, digest) = (self.applier.state().log_index, self.applier.digest());
+        self.state.digests.push_back((index, digest));
+        if self.state.digests.len() > DIGESTS {
+            self.state.digests.pop_front();
+        }
+    }
+
+    fn compare(&mut self) -> Result<(), Stop> {
+        let Some((index, writer)) = self.state.to_compare else { return Ok(()) };
+        if let Ok(at) = self.state.digests.binary_search_by_key(&index, |(index, _)| *index) {
+            self.state.to_compare = None;
+            let here = self.state.digests[at].1;
+            if here != writer {
+                return Err(Stop::Damaged(Report::Differs { index, here, writer }));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        for (before, floor) in self.applier.take_compactions() {
+            self.counters.floor_rose();
+            drop(self.jobs.send(Job::Compacted(Arc::new(before), floor)));
+        }
+        self.applier.publish();
+        self.published.notify_one();
+        if !self.state.waiters.is_empty() {
+            let state = self.reader.snapshot();
+            for waiter in self.state.waiters.drain(..) {
+                waiter.complete(&state);
+            }
+        }
+    }
+
+    /// Gives a compaction a turn to free memory. Each loop has one, however busy it is.
+    fn sweep(&mut self) {
+        if self.applier.is_sweeping() {
+            let begun = Instant::now();
+            let versions = self.applier.sweep(SWEEP);
+            self.counters.swept(begun.elapsed(), versions);
+            self.state.was_sweeping = true;
+        }
+        if self.applier.is_sweeping() {
+            return;
+        }
+        if std::mem::take(&mut self.state.was_sweeping) && self.applier.has_garbage() {
+            drop(self.jobs.send(Job::Swept));
+        }
+        for waiter in self.state.when_swept.drain(..) {
+            drop(self.jobs.send(Job::Fence(waiter)));
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.state.is_loaded && !self.state.is_damaged {
+            self.note_mark();
+            if self.has_freed.swap(false, Ordering::Relaxed) {
+                memory::give_back();
+            }
+        }
+    }
+
+    fn note_mark(&mut self) {
+        if let Some(marks) = &self.marks {
+            let index = self.applier.state().log_index;
+            let mark = Mark { sequence: self.state.position, index, digest: self.applier.digest() };
+            marks.send_if_modified(|known| {
+                let is_new = known.is_none_or(|known| known.index != mark.index);
+                *known = Some(mark);
+                is_new
+            });
+        }
+    }
+}
+
+/// The thread cannot go on.
+enum Stop {
+    Damaged(Report),
+    NotDurable,
+}
+
+impl Stop {
+    fn of(damage: &Damage) -> Stop {
+        Stop::Damaged(Report::Damaged(damage.to_string()))
+    }
+}
+
+/// The sequence of the newest record among entries.
+fn newest(entries: &[Entry]) -> Option<Sequence> {
+    let records = entries.iter().rev().find_map(|entry| match entry {
+        Entry::Records { records, .. } => records.last(),
+        _ => None,
+    });
+    records.map(|last| last.sequence)
+}

@@ -1,0 +1,111 @@
+//! The deadlines of leases, on the writer. Holds what is planned: a grant counts as soon as its record is sent, an end as well.
+
+use crate::primitive::Uptime;
+use crate::txn;
+use crate::types::LeaseId;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+/// The least TTL in seconds, as etcd computes it from its default heartbeat and election timeouts.
+pub const MIN_TTL: i64 = 2;
+/// The greatest.
+pub const MAX_TTL: i64 = 9_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Deadline {
+    ttl: i64,
+    at: Uptime,
+}
+
+/// Leases and their deadlines.
+#[derive(Debug, Default)]
+pub struct Lessor {
+    leases: HashMap<LeaseId, Deadline>,
+    by_deadline: BTreeSet<(Uptime, LeaseId)>,
+}
+
+impl txn::LeaseTable for Lessor {
+    fn exists(&self, id: LeaseId) -> bool {
+        self.leases.contains_key(&id)
+    }
+}
+
+impl Lessor {
+    /// The leases of a log, each with its full TTL and `grace` more from `now` on.
+    pub fn new(leases: impl IntoIterator<Item = (LeaseId, i64)>, now: Uptime, grace: Duration) -> Lessor {
+        let mut lessor = Lessor::default();
+        for (id, ttl) in leases {
+            lessor.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64) + grace);
+        }
+        lessor
+    }
+
+    fn set(&mut self, id: LeaseId, ttl: i64, at: Uptime) {
+        if let Some(before) = self.leases.insert(id, Deadline { ttl, at }) {
+            self.by_deadline.remove(&(before.at, id));
+        }
+        self.by_deadline.insert((at, id));
+    }
+
+    /// Adds a lease.
+    pub fn grant(&mut self, id: LeaseId, ttl: i64, now: Uptime) {
+        self.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64));
+    }
+
+    /// Removes a lease; returns whether there was one.
+    pub fn revoke(&mut self, id: LeaseId) -> bool {
+        match self.leases.remove(&id) {
+            Some(lease) => self.by_deadline.remove(&(lease.at, id)),
+            None => false,
+        }
+    }
+
+    /// Gives a lease its full TTL again; returns that. `None` where there is no such lease, or its time is over.
+    pub fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
+        let Deadline { ttl, at } = *self.leases.get(&id)?;
+        if at <= now {
+            return None;
+        }
+        self.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64));
+        Some(ttl)
+    }
+
+    /// Seconds left, truncated toward zero and negative when overdue, and the granted TTL.
+    pub fn time_left(&self, id: LeaseId, now: Uptime) -> Option<(i64, i64)> {
+        let Deadline { ttl, at } = *self.leases.get(&id)?;
+        Some((at.seconds_after(now), ttl))
+    }
+
+    /// All leases, the one that ends first in front.
+    pub fn by_deadline(&self) -> impl Iterator<Item = LeaseId> {
+        self.by_deadline.iter().map(|(_, id)| *id)
+    }
+
+    /// Up to `most` leases whose time is over.
+    pub fn expired(&self, now: Uptime, most: usize) -> Vec<LeaseId> {
+        self.by_deadline.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_lease_ends_a_ttl_after_its_last_renewal_and_not_before() {
+        let begin = Uptime::now();
+        let mut lessor = Lessor::new([(LeaseId(1), 10)], begin, SECOND);
+        lessor.grant(LeaseId(2), 5, begin);
+        assert_eq!(lessor.by_deadline().collect::<Vec<_>>(), [LeaseId(2), LeaseId(1)]);
+        assert_eq!(lessor.time_left(LeaseId(1), begin), Some((11, 10)));
+        assert_eq!(lessor.renew(LeaseId(2), begin + 4 * SECOND), Some(5));
+        assert_eq!(lessor.expired(begin + 8 * SECOND, 9), []);
+        assert_eq!(lessor.expired(begin + 9 * SECOND, 9), [LeaseId(2)]);
+        assert_eq!(lessor.renew(LeaseId(2), begin + 9 * SECOND), None, "its time is over");
+        assert_eq!(lessor.time_left(LeaseId(2), begin + 12 * SECOND), Some((-3, 5)));
+        assert!(lessor.revoke(LeaseId(2)) && !lessor.revoke(LeaseId(2)));
+        assert_eq!(lessor.renew(LeaseId(2), begin), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! The stream of a bucket: created, recognised, repaired, or refused.
+
+use super::api::{Api, ApiError, StreamInfo};
+use crate::record::FORMAT;
+use crate::types::Sequence;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// The metadata key that holds the version of the stored format. A stream without it is another program's.
+const FORMAT_KEY: &str = "jetway.format";
+/// The metadata key that holds the cluster's id, drawn when the stream is made.
+const CLUSTER_KEY: &str = "jetway.cluster";
+
+/// How long a cluster may take to find enough servers for a stream, and how often it is asked.
+const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+const CLUSTER_RETRY: Duration = Duration::from_millis(500);
+
+/// A bucket cannot be used.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// Another program's, or of another format.
+    #[error(
+        "stream {stream} exists and is {found}; choose another bucket with --endpoint …?bucket=NAME, or another --data-dir"
+    )]
+    Foreign {
+        /// The stream.
+        stream: String,
+        /// A description of what it is.
+        found: String,
+    },
+    /// The number of replicas asked for is not that of the stream.
+    #[error(
+        "--endpoint asks for replicas={asked} and stream {stream} has {found}; leave replicas= away, or change the stream \
+         (nats stream edit {stream} --replicas {asked})"
+    )]
+    Replicas {
+        /// The stream.
+        stream: String,
+        /// The number in the endpoint.
+        asked: usize,
+        /// The number that the stream has.
+        found: u64,
+    },
+    /// Settings that cannot be put right and would break a promise.
+    #[error(
+        "stream {stream} has {setting} = {found}, which jetway cannot use and JetStream does not let it change; expected {expected}"
+    )]
+    Unusable {
+        /// The stream.
+        stream: String,
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        found: Value,
+        /// What it must be.
+        expected: Value,
+    },
+    /// JetStream refused or did not answer.
+    #[error("cannot set up stream {stream}: {source}")]
+    Api {
+        /// The stream.
+        stream: String,
+        /// Why.
+        source: ApiError,
+    },
+}
+
+/// Names of a bucket's stream and subjects.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// The bucket.
+    pub name: String,
+    /// Its stream.
+    pub stream: String,
+    /// The beginning of all its subjects, with a dot at the end.
+    pub prefix: String,
+}
+
+/// A stream that is fit for use.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The id that was drawn when the stream was made.
+    pub cluster_id: u64,
+    /// The number of its replicas.
+    pub replicas: usize,
+    /// The sequence before its first message, as it was made.
+    pub before_first: Sequence,
+}
+
+impl Bucket {
+    /// The names for a bucket.
+    pub fn new(name: &str) -> Bucket {
+        Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }
+    }
+
+    /// Makes sure that the stream is there and fit for use. Waits a while for a NATS cluster that is still finding its servers.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub async fn set_up(&self, api: &Api, replicas: Option<usize>) -> Result<Facts, SetupError> {
+        let deadline = Instant::now() + CLUSTER_PATIENCE;
+        loop {
+            match self.ensure(api, replicas).await {
+                Err(SetupError::Api { stream, source }) if source.may_pass() && Instant::now() < deadline => {
+                    tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
+                    tokio::time::sleep(CLUSTER_RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn config(&self, replicas: Option<usize>) -> Value {
+        json!({
+            "name": self.stream,
+            "subjects": [format!("{}>", self.prefix)],
+            "retention": "limits",
+            "storage": "file",
+            // `old` would let a full stream drop live keys without a word.
+            "discard": "new",
+            "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1,
+            "max_msgs_per_subject": -1,
+            "num_replicas": replicas.unwrap_or(1),
+            // Not used, and it costs memory and start-up time; this is the least it can be.
+            "duplicate_window": 100_000_000,
+            "allow_direct": true,
+            "deny_delete": false,
+            "deny_purge": false,
+            "metadata": { FORMAT_KEY: FORMAT.to_string(), CLUSTER_KEY: format!("{:016x}", rand::random::<u64>() | 1) },
+        })
+    }
+
+    async fn ensure(&self, api: &Api, replicas: Option<usize>) -> Result<Facts, SetupError> {
+        let stream = self.stream.clone();
+        let failed = |source| SetupError::Api { stream: stream.clone(), source };
+        let wanted = self.config(replicas);
+        let info = match api.stream_info(&stream).await {
+            Ok(info) => info,
+            Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
+                tracing::info!(target: "jetway::log", stream, "creating the stream");
+                match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &wanted).await {
+                    // Another instance was faster.
+                    Err(error) if error.err_code() == Some(ApiError::NAME_IN_USE) => {
+                        api.stream_info(&stream).await.map_err(failed)?
+                    }
+                    created => created.map_err(failed)?,
+                }
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let metadata = &info.config["metadata"];
+        let cluster_id = metadata[CLUSTER_KEY].as_str().and_then(|id| u64::from_str_radix(id, 16).ok());
+        let found = match (metadata[FORMAT_KEY].as_str(), cluster_id) {
+            (Some(format), Some(_)) if format == FORMAT.to_string() => None,
+            (Some(format), _) => Some(format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")),
+            (None, _) => Some("not a jetway bucket (another program made it)".to_owned()),
+        };
+        if let Some(found) = found {
+            return Err(SetupError::Foreign { stream, found });
+        }
+        let differs = |setting: &str| {
+            let absent = |value: &Value| value.is_null() || *value == json!(false) || *value == json!(0);
+            let (is, should) = (&info.config[setting], &wanted[setting]);
+            is != should && !(absent(is) && absent(should))
+        };
+        if let Some(setting) = FIXED.iter().copied().find(|setting| differs(setting)) {
+            let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
+            return Err(SetupError::Unusable { stream, setting, found, expected });
+        }
+        let found = info.config["num_replicas"].as_u64().unwrap_or(1);
+        if let Some(asked) = replicas.filter(|asked| *asked as u64 != found) {
+            return Err(SetupError::Replicas { stream, asked, found });
+        }
+        let repairs: Vec<_> = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();
+        if !repairs.is_empty() {
+            tracing::warn!(target: "jetway::log", stream, ?repairs, "putting stream settings right");
+            let mut config = info.config.clone();
+            for setting in repairs {
+                config[setting] = wanted[setting].clone();
+            }
+            // An older server's answer may lack the field that it would refuse in a request; a changed one it must know.
+            api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
+        }
+        let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));
+        Ok(Facts { cluster_id: cluster_id.unwrap_or_default(), replicas: found as usize, before_first })
+    }
+}
+
+/// Settings that an update can put right.
+const REPAIRABLE: &[&str] = &["discard", "max_msgs", "max_age", "max_msgs_per_subject", "allow_direct"];
+/// Settings that it cannot.
+const FIXED: &[&str] = &["storage", "retention", "deny_delete", "deny_purge"];

@@ -1,0 +1,205 @@
+//! Calls between the instances of a bucket, as core NATS messages: no port of their own, the same credentials, the same TLS.
+//!
+//! | subject | from | to |
+//! |---|---|---|
+//! | `jetway.<bucket>.heartbeat` | the writer | every instance |
+//! | `jetway.<bucket>.alive` | every instance | the writer |
+//! | `jetway.<bucket>.calls.<nonce>` | every instance | the writer of the epoch with this nonce |
+//! | `jetway.<bucket>.instance.<start>` | the writer | one instance |
+//! | `jetway.<bucket>.ask` | a candidate | every instance |
+//! | an inbox | the answers | the asker |
+//!
+//! Messages may be lost or come twice; their owners send again, and recognise what they know.
+
+use super::connect::Connection;
+use async_nats::{Client, StatusCode, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// Messages that may wait for their receiver; others are lost, and sent again.
+const WAITING: usize = 16 * 1024;
+
+/// A message from another instance.
+#[derive(Debug)]
+pub enum Incoming {
+    /// The writer lives.
+    Heartbeat(Bytes),
+    /// An instance lives.
+    Alive(Bytes),
+    /// Calls to the writer of an epoch, to be answered at a subject.
+    Calls {
+        /// The nonce of the epoch.
+        nonce: u64,
+        /// The calls.
+        payload: Bytes,
+        /// Where the answers go.
+        reply: String,
+    },
+    /// Answers to calls.
+    Answers(Bytes),
+    /// Nobody serves the calls of the epoch with this nonce.
+    NobodyServes(u64),
+    /// This instance is told to take over.
+    TakeOver(Bytes),
+    /// A candidate asks how far this instance is.
+    Ask {
+        /// Where the answer goes.
+        reply: String,
+    },
+}
+
+/// Sends to other instances.
+#[derive(Clone, Debug)]
+pub struct Courier {
+    client: Client,
+    prefix: String,
+    /// The beginning of the subjects for answers; the nonce of the epoch follows.
+    inbox: String,
+    received: mpsc::Sender<Incoming>,
+}
+
+/// Serves the calls of an epoch until it is dropped.
+#[derive(Debug)]
+pub struct Serving(AbortHandle);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Courier {
+    /// Subscribes to everything that concerns the instance with this start.
+    ///
+    /// # Errors
+    /// That of the client library, where the connection is closed.
+    pub async fn open(
+        connection: &Connection,
+        bucket: &str,
+        start: u64,
+    ) -> Result<(Courier, mpsc::Receiver<Incoming>), async_nats::SubscribeError> {
+        let client = connection.client.clone();
+        let (received, receiver) = mpsc::channel(WAITING);
+        let prefix = format!("jetway.{bucket}");
+        let inbox = format!("{}.", client.new_inbox());
+        let courier = Courier { client, prefix, inbox, received };
+        let inbox_bytes = courier.inbox.len();
+        courier.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
+        courier.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
+        courier
+            .receive(format!("instance.{start:016x}"), |message| Some(Incoming::TakeOver(message.payload)))
+            .await?;
+        courier
+            .receive("ask".into(), |message| Some(Incoming::Ask { reply: message.reply?.to_string() }))
+            .await?;
+        let answers = courier.client.subscribe(format!("{}*", courier.inbox)).await?;
+        courier.spawn(answers, move |message| {
+            if message.status == Some(StatusCode::NO_RESPONDERS) {
+                let nonce = message.subject.get(inbox_bytes..)?;
+                return Some(Incoming::NobodyServes(u64::from_str_radix(nonce, 16).ok()?));
+            }
+            Some(Incoming::Answers(message.payload))
+        });
+        Ok((courier, receiver))
+    }
+
+    async fn receive(
+        &self,
+        subject: String,
+        read: impl Fn(async_nats::Message) -> Option<Incoming> + Send + 'static,
+    ) -> Result<AbortHandle, async_nats::SubscribeError> {
+        let messages = self.client.subscribe(format!("{}.{subject}", self.prefix)).await?;
+        Ok(self.spawn(messages, read))
+    }
+
+    fn spawn(
+        &self,
+        mut messages: Subscriber,
+        read: impl Fn(async_nats::Message) -> Option<Incoming> + Send + 'static,
+    ) -> AbortHandle {
+        let received = self.received.downgrade();
+        let task = tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                let Some(received) = received.upgrade() else { return };
+                if let Some(incoming) = read(message)
+                    && received.send(incoming).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+        task.abort_handle()
+    }
+
+    /// Serves the calls of the epoch with this nonce.
+    ///
+    /// # Errors
+    /// That of the client library, where the connection is closed.
+    pub async fn serve(&self, nonce: u64) -> Result<Serving, async_nats::SubscribeError> {
+        let read = move |message: async_nats::Message| {
+            let reply = message.reply?.to_string();
+            Some(Incoming::Calls { nonce, payload: message.payload, reply })
+        };
+        Ok(Serving(self.receive(format!("calls.{nonce:016x}"), read).await?))
+    }
+
+    async fn publish(&self, subject: String, payload: Vec<u8>) {
+        // Where it fails the message is lost, which is nothing new to its owner.
+        if let Err(error) = self.client.publish(subject, payload.into()).await {
+            tracing::debug!(target: "jetway::log", %error, "a message to another instance is lost");
+        }
+    }
+
+    /// Tells every instance that the writer lives.
+    pub async fn heartbeat(&self, payload: Vec<u8>) {
+        self.publish(format!("{}.heartbeat", self.prefix), payload).await;
+    }
+
+    /// Tells the writer that this instance lives.
+    pub async fn alive(&self, payload: Vec<u8>) {
+        self.publish(format!("{}.alive", self.prefix), payload).await;
+    }
+
+    /// Sends calls to the writer of the epoch with this nonce.
+    pub async fn call(&self, nonce: u64, payload: Vec<u8>) {
+        let reply = format!("{}{nonce:016x}", self.inbox);
+        let subject = format!("{}.calls.{nonce:016x}", self.prefix);
+        if let Err(error) = self.client.publish_with_reply(subject, reply, payload.into()).await {
+            tracing::debug!(target: "jetway::log", %error, "calls to the writer are lost");
+        }
+    }
+
+    /// Answers.
+    pub async fn answer(&self, reply: String, payload: Vec<u8>) {
+        self.publish(reply, payload).await;
+    }
+
+    /// Tells an instance to take over.
+    pub async fn tell_to_take_over(&self, start: u64, payload: Vec<u8>) {
+        self.publish(format!("{}.instance.{start:016x}", self.prefix), payload).await;
+    }
+
+    /// Asks every instance how far it is; returns the answers of up to `most` of them that come in time.
+    pub async fn ask(&self, most: usize, timeout: std::time::Duration) -> Vec<Bytes> {
+        let inbox = self.client.new_inbox();
+        let Ok(mut answers) = self.client.subscribe(inbox.clone()).await else { return Vec::new() };
+        if self.client.publish_with_reply(format!("{}.ask", self.prefix), inbox, Bytes::new()).await.is_err() {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let deadline = tokio::time::Instant::now() + timeout;
+        while found.len() < most
+            && let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.next()).await
+        {
+            found.push(answer.payload);
+        }
+        found
+    }
+
+    /// The largest payload that one message can have.
+    pub fn max_payload(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+}

@@ -1,0 +1,192 @@
+//! The log: one JetStream stream of records. Everything that knows a NATS subject, header or error code is in this folder.
+//!
+//! ```text
+//! records -> Pipeline -> nats-server -> acknowledged records     (the writer)
+//!                        nats-server -> Consumer -> messages     (every other instance, and every load)
+//! ```
+//!
+//! - [`Pipeline`] appends with guards, holds its records in flight itself, and emits each once it is acknowledged.
+//! - [`Consumer`] reads messages from a sequence on.
+//! - `codec` turns records into messages and back, `subjects` keys into subjects.
+//! - `wire` is the connection of these two; `connect` and `api` stand on the client library and serve everything else.
+//! - [`bucket`] makes, recognises, repairs or refuses the stream.
+//! - [`Courier`] carries calls between instances.
+//!
+//! Raw JSON requests are used instead of the client library's typed stream API: that one drops fields it does not know
+//! (`state.lost`, newer settings), erases message contents on delete, and its ordered consumers resume in silence past a tail
+//! that the server lost.
+
+mod api;
+pub mod bucket;
+mod codec;
+mod connect;
+mod consumer;
+mod courier;
+mod pipeline;
+mod subjects;
+mod wire;
+
+pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
+pub use bucket::{Bucket, Facts, SetupError};
+pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
+pub use consumer::{ConsumeError, Consumer, Delivered};
+pub use courier::{Courier, Incoming, Serving};
+pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
+pub use wire::WireError;
+
+use crate::record::{Body, Record, TrimPoint};
+use crate::types::{LogIndex, Sequence};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A bucket's log.
+#[derive(Debug)]
+pub struct Log {
+    endpoint: Endpoint,
+    bucket: Bucket,
+    facts: Facts,
+    api: Api,
+    connection: Connection,
+    /// The endpoint's server that connections try first. Orders nothing.
+    server: AtomicUsize,
+}
+
+impl Log {
+    /// Connects, and sets the bucket up.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(endpoint: &Endpoint) -> Result<Log, OpenError> {
+        let connection = Connection::open(endpoint, "jetway").await?;
+        let bucket = Bucket::new(&endpoint.bucket);
+        let api = Api::new(connection.client.clone());
+        let facts = bucket.set_up(&api, endpoint.replicas).await?;
+        let server = AtomicUsize::new(0);
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
+    }
+
+    /// The names of the bucket.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// The stream as it was found or made.
+    pub fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    /// JetStream's API.
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// The connection of everything but the log itself.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Lets the next connections begin with another server of the endpoint.
+    pub fn try_another_server(&self) {
+        self.server.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn first_server(&self) -> usize {
+        self.server.load(Ordering::Relaxed)
+    }
+
+    /// The last trim record, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn trim_point(&self) -> Result<Option<(TrimPoint, Option<i64>)>, ApiError> {
+        let subject = format!("{}{}", self.bucket.prefix, codec::trim_subject());
+        let message = self.api.last_message(&self.bucket.stream, &subject).await?;
+        let record = message.as_ref().and_then(|message| Some((message.seq, message.record(&self.bucket.prefix)?)));
+        Ok(record.and_then(|(sequence, record)| match record.body {
+            Body::Trim(trim) => {
+                Some((TrimPoint { to: LogIndex(trim.to), sequence: Sequence(sequence) }, trim.floor))
+            }
+            _ => None,
+        }))
+    }
+
+    /// A consumer of everything behind a sequence.
+    ///
+    /// # Errors
+    /// [`ConsumeError`].
+    pub async fn consume(&self, after: Sequence) -> Result<Consumer, ConsumeError> {
+        let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, None).await
+    }
+
+    /// A consumer of the epoch records behind a sequence.
+    ///
+    /// # Errors
+    /// [`ConsumeError`].
+    pub async fn consume_epochs(&self, after: Sequence) -> Result<Consumer, ConsumeError> {
+        let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
+        let filter = format!("{}{}", self.bucket.prefix, codec::epoch_subject());
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, Some(&filter)).await
+    }
+
+    /// A pipeline that appends behind a sequence.
+    ///
+    /// # Errors
+    /// [`WireError`].
+    pub async fn append_behind<W>(&self, end: Sequence) -> Result<Pipeline<W>, WireError> {
+        let inbox = self.api.new_inbox();
+        Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.prefix, end).await
+    }
+
+    /// The first message behind a sequence, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn has_message_behind(&self, sequence: Sequence) -> Result<bool, ApiError> {
+        Ok(self.api.next_message(&self.bucket.stream, sequence.next()).await?.is_some())
+    }
+
+    /// The record at a sequence, from the stream's leader; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn record_at(&self, sequence: Sequence) -> Result<Option<Record>, ApiError> {
+        let message = self.api.message(&self.bucket.stream, sequence).await?;
+        Ok(message.and_then(|message| message.record(&self.bucket.prefix)))
+    }
+
+    /// The stream as JetStream describes it.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn info(&self) -> Result<StreamInfo, ApiError> {
+        self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// Removes one message; one that is gone already counts as removed.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn remove(&self, sequence: Sequence) -> Result<(), ApiError> {
+        self.api.delete_message(&self.bucket.stream, sequence).await
+    }
+
+    /// Whether a key can be a subject.
+    ///
+    /// # Errors
+    /// [`KeyTooLong`].
+    pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
+        subjects::check_length(self.bucket.prefix.len(), key)
+    }
+}
+
+/// The log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// NATS.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The bucket.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}

@@ -1,0 +1,393 @@
+//! Appends records to the log without waiting between them, each guarded by the sequence right before its own.
+//!
+//! The writer knows where the log ends, since nobody else publishes to it. For JetStream such a guard is one comparison, where
+//! a guard by subject makes it look up, and often load, the subject's last message; and no message can get between those of a
+//! batch.
+//!
+//! An acknowledgement is believed only at its planned sequence, and a record is emitted only after all before it. Whatever else
+//! the server answers, or does not, ends the pipeline: its owner reads the log to its end then, since no refusal proves anything
+//! about that end.
+
+use super::codec;
+use super::connect::Endpoint;
+use super::wire::{ServerOp, Wire, WireError, server_error, status};
+use crate::record::Record;
+use crate::types::Sequence;
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io::Write as _;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+/// Room for acknowledgements that are read at once.
+const BUFFER_BYTES: usize = 64 << 10;
+/// The most that is written at once, but for a message that is larger by itself.
+const OUT_BYTES: usize = 256 << 10;
+/// Messages and bytes in flight: far below the 100,000 messages and 128 MiB at which a stream's ingest queue refuses.
+const IN_FLIGHT: usize = 16 * 1024;
+const IN_FLIGHT_BYTES: usize = 32 << 20;
+/// Distance of the probes; after two unanswered ones the connection counts as lost.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Subjects for acknowledgements, used in turn: nats-server caches its routing of a subject, and a new subject for each message
+/// makes it drop a thousand cached ones with each thousand.
+const SLOTS: usize = 256;
+/// The most bytes that a message has beside key, value and the words of its header.
+const OVERHEAD: usize = 512;
+
+/// Appending has ended. Records that were not emitted may be in the log, or may yet come there.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// The connection.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The guard did not hold, or JetStream refused for another reason.
+    #[error("JetStream refused a record: {description} (code {err_code})")]
+    Refused {
+        /// JetStream's number.
+        err_code: u32,
+        /// Its text.
+        description: String,
+        /// The end of the log as the refusal names it.
+        end: Option<Sequence>,
+    },
+    /// There is no room.
+    #[error("JetStream is out of space: {0}")]
+    NoSpace(String),
+    /// A record is stored elsewhere than planned.
+    #[error("a record planned for sequence {planned} was acknowledged at {stored}")]
+    Displaced {
+        /// The planned sequence.
+        planned: Sequence,
+        /// The sequence in the acknowledgement.
+        stored: Sequence,
+    },
+    /// The stream has no leader, or NATS has no JetStream.
+    #[error("nobody takes what is sent to the stream")]
+    NoLeader,
+    /// An acknowledgement stays away.
+    #[error("no acknowledgement in time")]
+    Late,
+}
+
+/// A record that is in the log.
+#[derive(Debug)]
+pub struct Acknowledged<W> {
+    /// Its sequence.
+    pub sequence: Sequence,
+    /// The record.
+    pub record: Record,
+    /// Given with it.
+    pub waiter: Option<W>,
+    /// When it was sent.
+    pub sent: Instant,
+}
+
+/// Appends records; each may carry a waiter of the owner's kind.
+#[derive(Debug)]
+pub struct Pipeline<W> {
+    wire: Wire,
+    /// The beginning of the subjects for acknowledgements.
+    inbox: String,
+    prefix: String,
+    /// Encoded messages, how many bytes of them are written, and whether the runtime had a turn before.
+    out: Vec<u8>,
+    written: usize,
+    has_yielded: bool,
+    headers: Vec<u8>,
+    subject: String,
+    /// The sequence of the record that is appended next.
+    next: Sequence,
+    /// Records that are not sent.
+    queue: VecDeque<(Record, Option<W>)>,
+    /// Records that are sent and not emitted.
+    in_flight: VecDeque<InFlight<W>>,
+    in_flight_bytes: usize,
+    slot: usize,
+    ping: Interval,
+    unanswered: usize,
+}
+
+#[derive(Debug)]
+struct InFlight<W> {
+    record: Record,
+    waiter: Option<W>,
+    slot: usize,
+    bytes: usize,
+    sent: Instant,
+    is_acknowledged: bool,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    #[serde(default)]
+    err_code: u32,
+    #[serde(default)]
+    description: String,
+}
+
+impl<W> Pipeline<W> {
+    /// Appends behind `end`. `first` is the number of the endpoint's server to try first.
+    ///
+    /// # Errors
+    /// [`WireError`] where no connection can be made.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        first: usize,
+        inbox: String,
+        prefix: &str,
+        end: Sequence,
+    ) -> Result<Pipeline<W>, WireError> {
+        let inbox = format!("{inbox}.");
+        let wire = Wire::open(endpoint, first, &format!("{inbox}*"), BUFFER_BYTES).await?;
+        let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Pipeline {
+            wire,
+            inbox,
+            prefix: prefix.to_owned(),
+            out: Vec::with_capacity(OUT_BYTES),
+            written: 0,
+            has_yielded: false,
+            headers: Vec::new(),
+            subject: String::new(),
+            next: end.next(),
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            slot: 0,
+            ping,
+            unanswered: 0,
+        })
+    }
+
+    /// The sequence of the record that is appended next.
+    pub fn next_sequence(&self) -> Sequence {
+        self.next
+    }
+
+    /// The largest key and value, together, that one message can hold.
+    pub fn max_record_bytes(&self) -> usize {
+        self.wire.server.max_payload.saturating_sub(OVERHEAD)
+    }
+
+    /// Appends a record at [`Pipeline::next_sequence`]. It is sent by [`Pipeline::next`].
+    pub fn append(&mut self, record: Record, waiter: Option<W>) {
+        self.next = self.next.next();
+        self.queue.push_back((record, waiter));
+    }
+
+    /// Records that are not emitted yet.
+    pub fn unacknowledged(&self) -> usize {
+        self.queue.len() + self.in_flight.len()
+    }
+
+    /// The waiter of the newest record, to be completed with it.
+    pub fn newest_waiter(&mut self) -> Option<&mut Option<W>> {
+        match self.queue.back_mut() {
+            Some((_, waiter)) => Some(waiter),
+            None => self.in_flight.back_mut().map(|newest| &mut newest.waiter),
+        }
+    }
+
+    /// When the oldest record in flight was sent.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.in_flight.front().map(|oldest| oldest.sent)
+    }
+
+    /// The waiters of all records that were not emitted, in order.
+    pub fn into_waiters(self) -> impl Iterator<Item = W> {
+        let in_flight = self.in_flight.into_iter().filter_map(|in_flight| in_flight.waiter);
+        in_flight.chain(self.queue.into_iter().filter_map(|(_, waiter)| waiter))
+    }
+
+    /// Sends, and adds to `emitted` what is acknowledged next. Nothing is lost where the future is dropped.
+    ///
+    /// # Errors
+    /// [`AppendError`]; the pipeline is of no use then but for its waiters.
+    pub async fn next(&mut self, emitted: &mut Vec<Acknowledged<W>>) -> Result<(), AppendError> {
+        loop {
+            self.read(emitted)?;
+            if !emitted.is_empty() {
+                return Ok(());
+            }
+            poll_fn(|cx| self.poll(cx)).await?;
+        }
+    }
+
+    fn read(&mut self, emitted: &mut Vec<Acknowledged<W>>) -> Result<(), AppendError> {
+        while let Some((op, length)) = self.wire.next_op()? {
+            let acknowledged = match op {
+                ServerOp::Message { subject, headers, payload, .. } => {
+                    if std::str::from_utf8(headers).ok().and_then(status).is_some() {
+                        return Err(AppendError::NoLeader);
+                    }
+                    Some((slot_of(subject, self.inbox.len()), stored(payload)?))
+                }
+                ServerOp::Ping => {
+                    self.out.extend_from_slice(b"PONG\r\n");
+                    None
+                }
+                ServerOp::Pong => {
+                    self.unanswered = 0;
+                    None
+                }
+                ServerOp::Error(text) => return Err(server_error(text).into()),
+                ServerOp::Info(_) | ServerOp::Ok => None,
+            };
+            self.wire.consume(length);
+            if let Some((slot, stored)) = acknowledged {
+                self.acknowledge(slot, stored)?;
+            }
+        }
+        while let Some(InFlight { record, waiter, bytes, sent, .. }) =
+            self.in_flight.pop_front_if(|oldest| oldest.is_acknowledged)
+        {
+            let behind = (self.in_flight.len() + self.queue.len()) as u64;
+            self.in_flight_bytes -= bytes;
+            emitted.push(Acknowledged { sequence: Sequence(self.next.0 - 1 - behind), record, waiter, sent });
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, slot: Option<usize>, stored: Sequence) -> Result<(), AppendError> {
+        let first = self.next.0 - (self.in_flight.len() + self.queue.len()) as u64;
+        let place = stored.0.checked_sub(first).map(|place| place as usize);
+        let in_flight = place.and_then(|place| self.in_flight.get_mut(place));
+        match in_flight.filter(|in_flight| Some(in_flight.slot) == slot && !in_flight.is_acknowledged) {
+            Some(in_flight) => {
+                in_flight.is_acknowledged = true;
+                Ok(())
+            }
+            None => Err(AppendError::Displaced { planned: Sequence(first), stored }),
+        }
+    }
+
+    /// Encodes and sends; ready when something was read.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AppendError>> {
+        while self.ping.poll_tick(cx).is_ready() {
+            if self.unanswered >= 2 {
+                return Poll::Ready(Err(WireError::TimedOut.into()));
+            }
+            self.unanswered += 1;
+            self.out.extend_from_slice(b"PING\r\n");
+        }
+        loop {
+            self.fill();
+            if self.out.is_empty() {
+                break;
+            }
+            // Everything that is ready to run has its turn before: much of it may be writes that go along.
+            if !self.has_yielded {
+                self.has_yielded = true;
+                cx.waker().wake_by_ref();
+                break;
+            }
+            while self.written < self.out.len() {
+                match self.wire.poll_send(cx, &self.out[self.written..])? {
+                    Poll::Ready(sent) => self.written += sent,
+                    Poll::Pending => break,
+                }
+            }
+            if self.written < self.out.len() {
+                break;
+            }
+            if self.wire.poll_flush(cx)?.is_pending() {
+                break;
+            }
+            (self.written, self.has_yielded) = (0, false);
+            self.out.clear();
+            self.out.shrink_to(OUT_BYTES);
+        }
+        self.wire.poll_read_more(cx).map_err(AppendError::from)
+    }
+
+    /// Encodes records for as long as there is room for them.
+    fn fill(&mut self) {
+        while self.out.len() < OUT_BYTES
+            && self.in_flight.len() < IN_FLIGHT
+            && (self.in_flight_bytes < IN_FLIGHT_BYTES || self.in_flight.is_empty())
+        {
+            let sequence = Sequence(self.next.0 - self.queue.len() as u64);
+            let Some((record, waiter)) = self.queue.pop_front() else { return };
+            let before = self.out.len();
+            self.encode(&record, sequence);
+            let (slot, bytes) = (self.slot, self.out.len() - before);
+            self.slot = (self.slot + 1) % SLOTS;
+            self.in_flight_bytes += bytes;
+            let sent = Instant::now();
+            self.in_flight.push_back(InFlight { record, waiter, slot, bytes, sent, is_acknowledged: false });
+        }
+    }
+
+    fn encode(&mut self, record: &Record, sequence: Sequence) {
+        // A key without a subject is refused when its write is planned.
+        codec::write_subject(&self.prefix, &record.body, &mut self.subject).expect("the key has a subject");
+        self.headers.clear();
+        write!(self.headers, "NATS/1.0\r\nNats-Expected-Last-Sequence: {}\r\n", sequence.0 - 1)
+            .expect("a vector takes all that is written to it");
+        codec::write_headers(record, &mut self.headers);
+        self.headers.extend_from_slice(b"\r\n");
+        let payload = codec::payload(&record.body);
+        let (head, all) = (self.headers.len(), self.headers.len() + payload.len());
+        let (subject, inbox, slot) = (&self.subject, &self.inbox, self.slot);
+        write!(self.out, "HPUB {subject} {inbox}{slot} {head} {all}\r\n").expect("a vector takes all");
+        self.out.extend_from_slice(&self.headers);
+        self.out.extend_from_slice(&payload);
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The slot in the subject of an acknowledgement.
+fn slot_of(subject: &[u8], inbox_bytes: usize) -> Option<usize> {
+    std::str::from_utf8(subject.get(inbox_bytes..)?).ok()?.parse().ok()
+}
+
+fn stored(payload: &[u8]) -> Result<Sequence, AppendError> {
+    let ack: Ack = serde_json::from_slice(payload)
+        .map_err(|error| WireError::Protocol(format!("an acknowledgement that cannot be read: {error}")))?;
+    match ack.error {
+        None => Ok(Sequence(ack.seq)),
+        // Store failed, resources exceeded.
+        Some(AckError { err_code: 10077 | 10047 | 10023 | 10002 | 10122, description }) => {
+            Err(AppendError::NoSpace(description))
+        }
+        Some(AckError { err_code, description }) => {
+            let end = description.strip_prefix("wrong last sequence: ").and_then(|end| end.parse().ok());
+            Err(AppendError::Refused { err_code, description, end: end.map(Sequence) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_the_end() {
+        let refused = br#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 9"}}"#;
+        assert!(matches!(stored(refused), Err(AppendError::Refused { end: Some(Sequence(9)), .. })));
+        let full = br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
+        assert!(matches!(stored(full), Err(AppendError::NoSpace(_))));
+        assert!(matches!(stored(br#"{"stream":"S","seq":7}"#), Ok(Sequence(7))));
+    }
+
+    #[test]
+    fn an_acknowledgement_names_its_slot() {
+        let inbox = "_INBOX.x.1.".len();
+        assert_eq!(slot_of(b"_INBOX.x.1.17", inbox), Some(17));
+        for other in [&b"_INBOX.x.1.y"[..], b"_INBOX.x.1.", b"_IN"] {
+            assert_eq!(slot_of(other, inbox), None);
+        }
+    }
+}

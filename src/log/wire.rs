@@ -1,0 +1,448 @@
+//! A connection to one nats-server that is read where its bytes lie in the buffer: the way of the log, for appending and for
+//! reading both.
+//!
+//! The client library makes a map of each message's headers and a string of each subject, and passes messages through tasks and
+//! channels. Where every message counts ([`Pipeline`](super::pipeline), [`Consumer`](super::consumer)) that was most of the cost
+//! of a load, and more than a tenth of that of a put. Only what these two need of the protocol is understood here; everything
+//! else goes through the client library.
+
+use super::connect::{Auth, Endpoint};
+use serde::Deserialize;
+use serde_json::json;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::TlsConnector;
+
+/// A larger message cannot be: nats-server allows no payload above 64 MiB.
+const MOST_BYTES: usize = 65 << 20;
+/// For a connection and its greeting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DEFAULT_PORT: u16 = 4222;
+
+/// A connection could not be made, or ended.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The network.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The server says so, in its words.
+    #[error("NATS says: {0}")]
+    Server(String),
+    /// Something that no nats-server sends.
+    #[error("unexpected data from NATS: {0}")]
+    Protocol(String),
+    /// TLS cannot be set up.
+    #[error("TLS to NATS: {0}")]
+    Tls(String),
+    /// Credentials cannot be read.
+    #[error("--nats-creds {0}")]
+    Credentials(String),
+    /// No answer in time.
+    #[error("no answer from NATS in time")]
+    TimedOut,
+}
+
+/// The bytes of a connection.
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if matches!(self, Stream::Tls(_)) { "Tls" } else { "Plain" })
+    }
+}
+
+/// A connection with one subscription.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: Stream,
+    buffer: Vec<u8>,
+    /// The part of the buffer that is read and not consumed yet.
+    start: usize,
+    end: usize,
+    /// The server.
+    pub(super) server: ServerInfo,
+}
+
+/// A server's own words about itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct ServerInfo {
+    #[serde(default)]
+    headers: bool,
+    #[serde(default)]
+    tls_required: bool,
+    #[serde(default)]
+    nonce: Option<String>,
+    /// Its version.
+    #[serde(default)]
+    pub(super) version: String,
+    /// The largest message that it takes, headers included.
+    pub(super) max_payload: usize,
+}
+
+/// One operation of the protocol, from the server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ServerOp<'a> {
+    Message { subject: &'a [u8], reply: &'a [u8], headers: &'a [u8], payload: &'a [u8] },
+    Ping,
+    Pong,
+    Info(&'a [u8]),
+    Error(&'a [u8]),
+    Ok,
+}
+
+impl Wire {
+    /// Connects to the first server of the endpoint that answers, beginning with number `first`, and subscribes to `inbox`.
+    /// Reads about `buffer_bytes` at once; more only for a message that does not fit.
+    ///
+    /// # Errors
+    /// That of the last server tried.
+    pub(super) async fn open(
+        endpoint: &Endpoint,
+        first: usize,
+        inbox: &str,
+        buffer_bytes: usize,
+    ) -> Result<Wire, WireError> {
+        let mut failed = WireError::Protocol("the endpoint names no server".into());
+        for at in 0..endpoint.servers.len() {
+            let server = &endpoint.servers[(first + at) % endpoint.servers.len()];
+            let opened = Wire::open_one(endpoint, server, inbox, buffer_bytes);
+            match tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(WireError::TimedOut)) {
+                Ok(wire) => return Ok(wire),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    async fn open_one(
+        endpoint: &Endpoint,
+        server: &str,
+        inbox: &str,
+        buffer_bytes: usize,
+    ) -> Result<Wire, WireError> {
+        let bad = |what: &dyn std::fmt::Display| WireError::Protocol(format!("the address {server}: {what}"));
+        let url = url::Url::parse(server).map_err(|error| bad(&error))?;
+        let host = url.host_str().ok_or_else(|| bad(&"no host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let tcp = TcpStream::connect((host.as_str(), url.port().unwrap_or(DEFAULT_PORT))).await?;
+        tcp.set_nodelay(true)?;
+        let mut wire = Wire {
+            stream: Stream::Plain(tcp),
+            buffer: vec![0; buffer_bytes],
+            start: 0,
+            end: 0,
+            server: ServerInfo::default(),
+        };
+        wire.server = wire.read_info().await?;
+        if !wire.server.headers {
+            return Err(WireError::Protocol("the server does not know headers".into()));
+        }
+        let wants_tls = url.scheme() == "tls" || endpoint.client_cert.is_some() || wire.server.tls_required;
+        if wants_tls {
+            wire = wire.upgraded(endpoint, host).await?;
+        }
+        let login = login(endpoint, wire.server.nonce.as_deref()).await?;
+        wire.send(format!("CONNECT {login}\r\nSUB {inbox} 1\r\nPING\r\n").as_bytes()).await?;
+        // An error about that comes before the pong.
+        loop {
+            match wire.next_op()? {
+                Some((ServerOp::Pong, length)) => {
+                    wire.consume(length);
+                    return Ok(wire);
+                }
+                Some((ServerOp::Error(text), _)) => return Err(server_error(text)),
+                Some((_, length)) => wire.consume(length),
+                None => wire.read_more().await?,
+            }
+        }
+    }
+
+    async fn read_info(&mut self) -> Result<ServerInfo, WireError> {
+        loop {
+            match self.next_op()? {
+                Some((ServerOp::Info(info), length)) => {
+                    let info = serde_json::from_slice(info).map_err(|error| WireError::Protocol(error.to_string()))?;
+                    self.consume(length);
+                    return Ok(info);
+                }
+                Some((ServerOp::Error(text), _)) => return Err(server_error(text)),
+                Some(_) => return Err(WireError::Protocol("the server does not introduce itself".into())),
+                None => self.read_more().await?,
+            }
+        }
+    }
+
+    async fn upgraded(self, endpoint: &Endpoint, host: String) -> Result<Wire, WireError> {
+        let Stream::Plain(tcp) = self.stream else { return Ok(self) };
+        let config = tls_config(endpoint)?;
+        let name = ServerName::try_from(host).map_err(|error| WireError::Tls(error.to_string()))?;
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        Ok(Wire { stream: Stream::Tls(Box::new(tls)), start: 0, end: 0, ..self })
+    }
+
+    /// The next operation and its length, if it is there as a whole.
+    ///
+    /// # Errors
+    /// [`WireError::Protocol`].
+    pub(super) fn next_op(&self) -> Result<Option<(ServerOp<'_>, usize)>, WireError> {
+        parse(&self.buffer[self.start..self.end]).map_err(WireError::Protocol)
+    }
+
+    /// Goes on behind an operation of this length.
+    pub(super) fn consume(&mut self, length: usize) {
+        self.start += length;
+    }
+
+    /// Reads more. Nothing is lost where the future is dropped.
+    pub(super) async fn read_more(&mut self) -> Result<(), WireError> {
+        poll_fn(|cx| self.poll_read_more(cx)).await
+    }
+
+    pub(super) fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.end == self.buffer.len() {
+            if self.end >= MOST_BYTES {
+                return Poll::Ready(Err(WireError::Protocol("a message without end".into())));
+            }
+            self.buffer.resize(self.end * 2, 0);
+        }
+        let mut room = ReadBuf::new(&mut self.buffer[self.end..]);
+        ready!(match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, &mut room),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, &mut room),
+        })?;
+        let read = room.filled().len();
+        self.end += read;
+        if read == 0 {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "NATS closed the connection").into()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends all of `bytes`.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(bytes).await?,
+            Stream::Tls(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends some of `bytes`; returns how many.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, WireError>> {
+        let sent = match &mut self.stream {
+            Stream::Plain(stream) => ready!(Pin::new(stream).poll_write(cx, bytes)),
+            Stream::Tls(stream) => ready!(Pin::new(stream).poll_write(cx, bytes)),
+        };
+        Poll::Ready(sent.map_err(WireError::from))
+    }
+
+    /// Pushes out what TLS holds back.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
+        match &mut self.stream {
+            Stream::Plain(_) => Poll::Ready(Ok(())),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx).map_err(WireError::from),
+        }
+    }
+}
+
+/// The error that a server's text stands for.
+pub(super) fn server_error(text: &[u8]) -> WireError {
+    WireError::Server(String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned())
+}
+
+/// Everything that a login says. Files are read each time, since they may have been renewed.
+async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireError> {
+    let mut login = json!({
+        "verbose": false,
+        "pedantic": false,
+        "headers": true,
+        "no_responders": true,
+        "protocol": 1,
+        "lang": "rust",
+        "version": env!("CARGO_PKG_VERSION"),
+        "name": "jetway log",
+    });
+    match &endpoint.auth {
+        Auth::Anonymous => {}
+        Auth::Password(user, password) => {
+            login["user"] = user.as_str().into();
+            login["pass"] = password.as_str().into();
+        }
+        Auth::Token(token) => login["auth_token"] = token.as_str().into(),
+        Auth::CredentialsFile(path) => {
+            let bad = |what: &dyn std::fmt::Display| WireError::Credentials(format!("{}: {what}", path.display()));
+            let text = tokio::fs::read_to_string(path).await.map_err(|error| bad(&error))?;
+            let jwt = section(&text, "NATS USER JWT").ok_or_else(|| bad(&"it holds no user JWT"))?;
+            let seed = section(&text, "USER NKEY SEED").ok_or_else(|| bad(&"it holds no seed"))?;
+            let key = nkeys::KeyPair::from_seed(seed).map_err(|error| bad(&error))?;
+            let signature = key.sign(nonce.unwrap_or_default().as_bytes()).map_err(|error| bad(&error))?;
+            login["jwt"] = jwt.into();
+            login["sig"] = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, signature).into();
+        }
+    }
+    Ok(login.to_string())
+}
+
+/// The line between two marks of a credentials file.
+fn section<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let begin = format!("BEGIN {name}");
+    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(&begin)).skip(1);
+    lines.find(|line| !line.is_empty())
+}
+
+fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
+    let failed = |what: &dyn std::fmt::Display| WireError::Tls(what.to_string());
+    let mut roots = RootCertStore::empty();
+    for certificate in rustls_native_certs::load_native_certs().certs {
+        // One that cannot be read is of no use to this connection, and no reason to refuse it.
+        roots.add(certificate).ok();
+    }
+    if let Some(file) = &endpoint.ca_file {
+        let named = |error: &dyn std::fmt::Display| failed(&format!("--nats-ca-file {}: {error}", file.display()));
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| named(&error))? {
+            roots.add(certificate.map_err(|error| named(&error))?).map_err(|error| named(&error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| failed(&error))?
+        .with_root_certificates(roots);
+    let Some((cert, key)) = &endpoint.client_cert else { return Ok(builder.with_no_client_auth()) };
+    let certs: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(cert).map_err(|error| failed(&format!("--nats-cert-file: {error}")))?.collect();
+    let certs = certs.map_err(|error| failed(&format!("--nats-cert-file: {error}")))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(&format!("--nats-key-file: {error}")))?;
+    builder.with_client_auth_cert(certs, key).map_err(|error| failed(&error))
+}
+
+/// The status in the first line of headers, which messages that somebody published do not have.
+pub(super) fn status(headers: &str) -> Option<&str> {
+    let line = headers.lines().next()?;
+    let status = line.strip_prefix("NATS/1.0").unwrap_or(line).trim();
+    (!status.is_empty()).then_some(status)
+}
+
+/// The first operation in `input`, and the bytes that it takes; `None` while a part of it is missing.
+fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, String> {
+    // Words end at single spaces, as nats-server writes them; none has more than those of a delivery with headers.
+    let mut words = [&input[..0]; 6];
+    let (mut count, mut begin) = (0, 0);
+    let mut end = None;
+    for (at, byte) in input.iter().enumerate() {
+        match byte {
+            b' ' if count < words.len() - 1 => {
+                words[count] = &input[begin..at];
+                count += 1;
+                begin = at + 1;
+            }
+            b'\n' => {
+                words[count] = input[begin..at].trim_ascii_end();
+                count += 1;
+                end = Some(at + 1);
+                break;
+            }
+            _ => {}
+        }
+    }
+    let Some(end) = end else { return Ok(None) };
+    let line = input[..end].trim_ascii_end();
+    let (subject, reply, header_bytes, bytes) = match (words[0], count) {
+        (b"HMSG", 6) => (words[1], words[3], words[4], words[5]),
+        (b"HMSG", 5) => (words[1], &input[..0], words[3], words[4]),
+        (b"MSG", 5) => (words[1], words[3], &b"0"[..], words[4]),
+        (b"MSG", 4) => (words[1], &input[..0], &b"0"[..], words[3]),
+        (b"PING", _) => return Ok(Some((ServerOp::Ping, end))),
+        (b"PONG", _) => return Ok(Some((ServerOp::Pong, end))),
+        (b"+OK", _) => return Ok(Some((ServerOp::Ok, end))),
+        (b"INFO", _) => return Ok(Some((ServerOp::Info(&line[b"INFO".len()..]), end))),
+        (b"-ERR", _) => return Ok(Some((ServerOp::Error(line), end))),
+        _ => return Err(format!("not an operation: {:?}", String::from_utf8_lossy(line))),
+    };
+    let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<usize>().ok();
+    let (Some(header_bytes), Some(bytes)) = (number(header_bytes), number(bytes)) else {
+        return Err(format!("no sizes in {:?}", String::from_utf8_lossy(line)));
+    };
+    if bytes > MOST_BYTES || header_bytes > bytes {
+        return Err(format!("a message of {bytes} bytes with {header_bytes} of headers"));
+    }
+    let content = &input[end..];
+    if content.len() < bytes + 2 {
+        return Ok(None);
+    }
+    let (headers, payload) = content[..bytes].split_at(header_bytes);
+    Ok(Some((ServerOp::Message { subject, reply, headers, payload }, end + bytes + 2)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_parsed_once_it_is_whole() {
+        let message = |subject, reply, headers, payload| ServerOp::Message { subject, reply, headers, payload };
+        let input: &[(&[u8], ServerOp)] = &[
+            (b"INFO {\"a\": [1, 2, 3, 4, 5, 6]} \r\n", ServerOp::Info(b" {\"a\": [1, 2, 3, 4, 5, 6]}")),
+            (b"PONG\r\n", ServerOp::Pong),
+            (b"+OK\r\n", ServerOp::Ok),
+            (b"MSG a.b 1 3\r\nx\ny\r\n", message(b"a.b", b"", b"", b"x\ny")),
+            (b"MSG a.b 1 r 0\r\n\r\n", message(b"a.b", b"r", b"", b"")),
+            (b"PING\r\n", ServerOp::Ping),
+            (b"HMSG a 1 r.s 8 10\r\nNATS/1.0ab\r\n", message(b"a", b"r.s", b"NATS/1.0", b"ab")),
+            (b"HMSG a 1 8 8\r\nNATS/1.0\r\n", message(b"a", b"", b"NATS/1.0", b"")),
+            (b"-ERR 'Authorization Violation'\r\n", ServerOp::Error(b"-ERR 'Authorization Violation'")),
+        ];
+        let all: Vec<u8> = input.iter().flat_map(|(bytes, _)| bytes.iter().copied()).collect();
+        let mut rest = &all[..];
+        for (bytes, expect) in input {
+            for end in 0..bytes.len() {
+                assert_eq!(parse(&rest[..end]), Ok(None), "{end} bytes of {expect:?}");
+            }
+            let (found, length) = parse(rest).expect("sense").expect("a whole");
+            assert_eq!((&found, length), (expect, bytes.len()));
+            rest = &rest[length..];
+        }
+    }
+
+    #[test]
+    fn other_input_is_refused() {
+        for bytes in [
+            &b"HELLO\r\n"[..],
+            b"\r\n",
+            b"MSG a 1\r\n",
+            b"MSG a 1 -1\r\n",
+            b"MSG a 1 99999999999\r\n",
+            b"HMSG a 1 9 8\r\n",
+            b"HMSG a 1 r 1 2 3\r\n",
+        ] {
+            assert!(parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn only_the_server_sends_statuses() {
+        assert_eq!(status("NATS/1.0\r\nJetway: x\r\n\r\n"), None);
+        assert_eq!(status(""), None);
+        assert_eq!(status("NATS/1.0 100 Idle Heartbeat\r\n\r\n"), Some("100 Idle Heartbeat"));
+    }
+}

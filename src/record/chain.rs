@@ -1,0 +1,383 @@
+//! Decides which messages of the log are valid records.
+//!
+//! A record is valid if it carries the number and the nonce of the newest valid epoch and the next index; a batch is valid when
+//! its last record is. An epoch record is valid if it carries the next epoch and the next index. Everything else changes nothing.
+//! NATS' guards make void records rare, this rule makes them harmless.
+//!
+//! Invariants:
+//! - C1: the index moves by one with each valid record, or over a gap that a trim record permits and in which sequences are
+//!   missing.
+//! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain stops there for good.
+//! - C3: two chains that have read the same messages have returned the same records.
+//!
+//! The rule is modelled in `tests/model`; the names of the fields there are these.
+
+use super::{Body, Record};
+use crate::types::{Epoch, LogIndex, Sequence};
+
+/// The last trim record of a log that is read from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrimPoint {
+    /// Up to this index records may be missing.
+    pub to: LogIndex,
+    /// Where the trim record stands.
+    pub sequence: Sequence,
+}
+
+/// A record and its message's sequence.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// The sequence.
+    pub sequence: Sequence,
+    /// The record.
+    pub record: Record,
+}
+
+/// The effect of a message on the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Records are valid now.
+    Valid,
+    /// It is the valid barrier of an operation.
+    Barrier,
+    /// It changes nothing, now or ever, or not yet.
+    Nothing,
+    /// A message is missing before it: nothing behind it can be trusted.
+    Missing,
+}
+
+/// The state of reading a log.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    epoch: Epoch,
+    nonce: u64,
+    index: LogIndex,
+    position: Sequence,
+    /// Up to this index records may be missing.
+    trim_to: LogIndex,
+    trim_sequence: Sequence,
+    /// The last trim record has come, or there is none.
+    is_trim_met: bool,
+    /// A sequence was missing since the last valid record.
+    has_hole: bool,
+    is_broken: bool,
+    /// Loss is accepted: any record may be missing.
+    is_lenient: bool,
+    /// The records so far of a batch that is not whole.
+    pending: Vec<Placed>,
+    /// The place and the count of the last record of a batch whose beginning was trimmed.
+    partial: Option<(super::OperationId, u32)>,
+    /// Records that the next epoch record decides about.
+    undecided: Vec<Sequence>,
+}
+
+impl Chain {
+    /// Reads a log from its first message.
+    pub fn new(trim: Option<TrimPoint>) -> Chain {
+        let (trim_to, trim_sequence) = trim.map_or_else(Default::default, |trim| (trim.to, trim.sequence));
+        Chain { trim_to, trim_sequence, is_trim_met: trim.is_none(), ..Chain::default() }
+    }
+
+    /// Reads a log of which messages are lost, and takes what is there.
+    pub fn lenient() -> Chain {
+        Chain { trim_to: LogIndex(u64::MAX), is_lenient: true, ..Chain::default() }
+    }
+
+    /// Begins behind a sequence: a stream may be made to number its first message otherwise than 1.
+    #[must_use]
+    pub fn behind(self, position: Sequence) -> Chain {
+        Chain { position, ..self }
+    }
+
+    /// The newest valid epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Its nonce.
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// The index of the last valid record.
+    pub fn index(&self) -> LogIndex {
+        self.index
+    }
+
+    /// The last sequence that was read.
+    pub fn position(&self) -> Sequence {
+        self.position
+    }
+
+    /// Up to this index records may be missing.
+    pub fn trim_to(&self) -> LogIndex {
+        if self.is_lenient { self.index } else { self.trim_to }
+    }
+
+    /// Whether everything that the log must hold was there so far.
+    pub fn is_whole(&self) -> bool {
+        self.is_trim_met || self.is_lenient
+    }
+
+    /// Whether the trim record that the load began with is gone: the log was trimmed again meanwhile.
+    pub fn has_lost_its_trim(&self) -> bool {
+        !self.is_whole() && self.position >= self.trim_sequence
+    }
+
+    /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
+    pub fn settle(&mut self) {
+        (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
+    }
+
+    /// Takes the next message; `record` is `None` for a foreign one. Valid records are added to `valid`, the sequences of void
+    /// messages to `void`.
+    pub fn take(
+        &mut self,
+        sequence: Sequence,
+        record: Option<Record>,
+        valid: &mut Vec<Placed>,
+        void: &mut Vec<Sequence>,
+    ) -> Outcome {
+        let is_hole = sequence != self.position.next();
+        if is_hole && self.is_trim_met && !self.is_lenient {
+            self.is_broken = true;
+        }
+        if self.is_broken {
+            return Outcome::Missing;
+        }
+        self.position = sequence;
+        self.has_hole |= is_hole;
+        let Some(record) = record else {
+            void.push(sequence);
+            return Outcome::Nothing;
+        };
+        let is_current = record.epoch == self.epoch && record.nonce == self.nonce;
+        if matches!(record.body, Body::Barrier) {
+            let is_valid = is_current && record.index == self.index && self.pending.is_empty();
+            return if is_valid { Outcome::Barrier } else { Outcome::Nothing };
+        }
+        let next = self.index.next();
+        let is_epoch = matches!(record.body, Body::Epoch(_));
+        if is_epoch && record.epoch.0 == self.epoch.0 + 1 && record.index >= next {
+            if record.index > next && !self.may_skip() {
+                // Never void: something that it followed is missing here.
+                self.is_broken = true;
+                return Outcome::Missing;
+            }
+            if record.index == next {
+                return self.accept(Placed { sequence, record }, valid, void);
+            }
+        }
+        let held = self.pending.len() as u64;
+        let continues = is_current
+            && !is_epoch
+            && record.index.0 == next.0 + held
+            && u64::from(record.place) == held + 1
+            && self.pending.first().is_none_or(|first| first.record.operation == record.operation);
+        if continues {
+            let is_last = record.place == record.count;
+            let placed = Placed { sequence, record };
+            if !is_last {
+                self.pending.push(placed);
+                return Outcome::Nothing;
+            }
+            valid.append(&mut self.pending);
+            return self.accept(placed, valid, void);
+        }
+        if is_current && !is_epoch && record.index == next && record.place == 1 {
+            // A writer begins a batch again only after it has given the other one up.
+            void.extend(self.pending.drain(..).map(|placed| placed.sequence));
+            let placed = Placed { sequence, record };
+            if placed.record.count == 1 {
+                return self.accept(placed, valid, void);
+            }
+            self.pending.push(placed);
+            return Outcome::Nothing;
+        }
+        if let Some((operation, place)) = self.partial
+            && is_current
+            && !self.has_hole
+            && record.index == next
+            && (record.operation, record.place) == (operation, place + 1)
+        {
+            return self.accept_part(Placed { sequence, record }, valid, void);
+        }
+        let is_trim = matches!(&record.body, Body::Trim(trim) if trim.to == self.trim_to.0);
+        if self.may_skip()
+            && record.index.0 > next.0 + held.saturating_sub(1)
+            && record.epoch >= self.epoch
+            && (record.index <= self.trim_to || is_trim)
+        {
+            // What has come of a batch counts: only a valid one is followed by what the trim record permits.
+            valid.append(&mut self.pending);
+            return self.accept_part(Placed { sequence, record }, valid, void);
+        }
+        if record.epoch >= self.epoch { self.undecided.push(sequence) } else { void.push(sequence) }
+        Outcome::Nothing
+    }
+
+    /// Whether records may be missing before the next one.
+    fn may_skip(&self) -> bool {
+        self.is_lenient || (!self.is_trim_met && self.has_hole)
+    }
+
+    fn accept_part(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
+        let partial = (placed.record.operation, placed.record.place);
+        let is_key = matches!(placed.record.body, Body::Key(_) | Body::Lease(..));
+        let outcome = self.accept(placed, valid, void);
+        self.partial = is_key.then_some(partial);
+        outcome
+    }
+
+    fn accept(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
+        void.extend(self.pending.drain(..).map(|placed| placed.sequence));
+        (self.has_hole, self.partial) = (false, None);
+        let Record { epoch, nonce, index, .. } = placed.record;
+        if epoch != self.epoch {
+            void.append(&mut self.undecided);
+        }
+        (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
+        if let Body::Trim(trim) = &placed.record.body
+            && trim.to >= self.trim_to.0
+            && !self.is_lenient
+        {
+            (self.is_trim_met, self.trim_to) = (true, LogIndex(trim.to));
+        }
+        valid.push(placed);
+        Outcome::Valid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{KeyVersion, VersionParts};
+    use crate::record::{Digest, EpochStart, Member, OperationId, Trim};
+    use crate::types::{LeaseId, Revision};
+
+    fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Record {
+        Record {
+            epoch: Epoch(epoch),
+            nonce: epoch * 10,
+            index: LogIndex(index),
+            revision: Revision(index as i64),
+            place,
+            count,
+            operation: OperationId { instance: epoch, counter: index - u64::from(place) },
+            body,
+        }
+    }
+
+    fn start(epoch: u64, index: u64) -> Record {
+        let start = EpochStart {
+            instance: epoch,
+            format: crate::record::FORMAT,
+            member: Member::default(),
+            election_timeout_ms: 1000,
+            quota_bytes: 0,
+            digest: Digest(0),
+        };
+        record(epoch, index, (1, 1), Body::Epoch(Box::new(start)))
+    }
+
+    fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Record {
+        let version = KeyVersion::new(&VersionParts {
+            key: b"k",
+            value: b"",
+            create_revision: Revision(index as i64),
+            mod_revision: Revision(index as i64),
+            version: 1,
+            lease: LeaseId::NONE,
+            sequence: Sequence(index),
+            place: batch.0,
+        });
+        record(epoch, index, batch, Body::Key(version))
+    }
+
+    /// Reads messages; returns the indexes of the valid records, the void sequences, and the last outcome.
+    fn read(chain: &mut Chain, messages: &[(u64, Option<Record>)]) -> (Vec<u64>, Vec<u64>, Outcome) {
+        let (mut valid, mut void, mut last) = (Vec::new(), Vec::new(), Outcome::Nothing);
+        for (sequence, record) in messages {
+            last = chain.take(Sequence(*sequence), record.clone(), &mut valid, &mut void);
+        }
+        let indexes = valid.iter().map(|placed| placed.record.index.0).collect();
+        (indexes, void.iter().map(|sequence| sequence.0).collect(), last)
+    }
+
+    #[test]
+    fn records_of_a_deposed_writer_are_void() {
+        let single = (1, 1);
+        let messages = [
+            (1, Some(start(1, 1))),
+            (2, Some(put(1, 2, single))),
+            (3, Some(start(2, 3))),
+            (4, Some(put(1, 3, single))),
+            (5, Some(put(1, 4, single))),
+            (6, Some(put(2, 4, single))),
+        ];
+        let (valid, void, _) = read(&mut Chain::new(None), &messages);
+        assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![4, 5]));
+    }
+
+    #[test]
+    fn a_batch_without_its_last_record_is_void_and_its_indexes_are_used_again() {
+        let messages = [
+            (1, Some(start(1, 1))),
+            (2, Some(put(1, 2, (1, 3)))),
+            (3, Some(put(1, 3, (2, 3)))),
+            (4, Some(start(2, 2))),
+            (5, Some(put(2, 3, (1, 2)))),
+            (6, Some(put(2, 4, (2, 2)))),
+        ];
+        let (valid, void, _) = read(&mut Chain::new(None), &messages);
+        assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![2, 3]));
+    }
+
+    #[test]
+    fn a_foreign_message_changes_nothing_and_a_missing_one_stops_the_chain() {
+        let mut chain = Chain::new(None);
+        let messages = [(1, Some(start(1, 1))), (2, None), (3, Some(put(1, 2, (1, 1))))];
+        let (valid, void, outcome) = read(&mut chain, &messages);
+        assert_eq!((valid, void, outcome), (vec![1, 2], vec![2], Outcome::Valid));
+        assert_eq!(read(&mut chain, &[(5, Some(put(1, 3, (1, 1))))]).2, Outcome::Missing);
+        assert_eq!(read(&mut chain, &[(6, Some(put(1, 3, (1, 1))))]).2, Outcome::Missing);
+    }
+
+    #[test]
+    fn an_epoch_record_above_the_next_index_tells_of_loss() {
+        let mut chain = Chain::new(None);
+        assert_eq!(read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(start(2, 3)))]).2, Outcome::Missing);
+    }
+
+    #[test]
+    fn records_may_be_missing_up_to_the_trim_record_only() {
+        let trim = |index| {
+            let trim = Trim { to: 6, floor: None, digest: Digest(0) };
+            record(1, index, (1, 1), Body::Trim(Box::new(trim)))
+        };
+        let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8) };
+        let mut chain = Chain::new(Some(point));
+        let messages = [
+            (1, Some(start(1, 1))),
+            (4, Some(put(1, 4, (1, 1)))),
+            (7, Some(put(1, 7, (1, 1)))),
+            (8, Some(trim(8))),
+            (9, Some(put(1, 9, (1, 1)))),
+        ];
+        // LogIndex 6 is gone; 7 is above the trim record's and must be there, but nothing permits the gap before it.
+        let (valid, ..) = read(&mut chain, &messages);
+        assert_eq!(valid, [1, 4, 8]);
+        let mut chain = Chain::new(Some(point));
+        let messages = [
+            (1, Some(start(1, 1))),
+            (4, Some(put(1, 4, (1, 1)))),
+            (6, Some(put(1, 6, (1, 1)))),
+            (7, Some(put(1, 7, (1, 1)))),
+            (8, Some(trim(8))),
+            (9, Some(put(1, 9, (1, 1)))),
+        ];
+        let (valid, _, outcome) = read(&mut chain, &messages);
+        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 4, 6, 7, 8, 9], Outcome::Valid, true));
+        assert_eq!(read(&mut chain, &[(11, Some(put(1, 10, (1, 1))))]).2, Outcome::Missing);
+    }
+}
