@@ -102,7 +102,7 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
 	pc-table trace-compares)
 FUZZ_HOST = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
-TARGETS ?= requests watch gateway records meta nats_config flags answers
+TARGETS ?= requests watch gateway records nats_config flags answers
 
 .PHONY: fuzz
 fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ compiler)
@@ -127,8 +127,8 @@ loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under lo
 miri: $(BIN)/protoc | $(CARGO) ## run the core and what else has no I/O under miri, with small cases (needs a nightly Rust with miri)
 	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { echo "make: no miri here: rustup toolchain install nightly" \
 		"--component miri,rust-src, and try again" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib -- core:: watch::intervals jetstream::revision_map \
-		jetstream::record jetstream::subjects
+	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib -- core:: watch::intervals record:: \
+		log::codec log::subjects
 
 .PHONY: powercut
 powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as root, with FUSE)

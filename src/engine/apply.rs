@@ -8,7 +8,7 @@ use super::counters::Counters;
 use super::mark::Mark;
 use super::proposal::Waiter;
 use crate::applier::{Applier, Damage, Removal, Strictness};
-use crate::core::{Reader, Writer};
+use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::memory;
 use crate::primitive::Notify;
@@ -105,11 +105,6 @@ pub(super) struct Progress {
 }
 
 impl Task {
-    /// Prepares the thread. `has_others` says whether other instances read the same log.
-    pub(super) fn applier(writer: Writer, tables: crate::applier::Tables) -> Applier {
-        Applier::new(writer, tables)
-    }
-
     /// Runs until the node is gone.
     pub(super) async fn run(mut self) {
         let mut entries = Vec::with_capacity(AT_ONCE);
@@ -181,7 +176,7 @@ impl Task {
             }
             Entry::Digest(sender) => {
                 let digest = self.applier.digest();
-                drop(sender.send((self.applier.state().log_index, digest)));
+                sender.send((self.applier.state().log_index, digest)).ok();
             }
             Entry::Compare(index, digest) => {
                 self.state.to_compare = Some((index, digest));
@@ -190,7 +185,7 @@ impl Task {
             Entry::WhenSwept(waiter) => self.state.when_swept.push(waiter),
             Entry::Stop(done) => {
                 self.note_mark();
-                drop(done.send(()));
+                done.send(()).ok();
             }
         }
         Ok(())

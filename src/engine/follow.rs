@@ -194,8 +194,10 @@ impl Node {
             }
             Event::Incoming(incoming) => self.hear(following, incoming).await,
             Event::Report(report) => return Err(self.heed(report)),
-            // This instance does not write.
-            Event::Command(Command::Resign(done)) => drop(done.send(())),
+            Event::Command(Command::Resign(done)) => {
+                self.is_leaving = true;
+                done.send(()).ok();
+            }
             Event::Answered(answer) => self.send_answers(vec![answer]).await,
             Event::Tick => self.follow_tick(following).await?,
         }
@@ -225,7 +227,14 @@ impl Node {
                     self.loaded_messages += messages.len() as u64;
                     self.tell_progress(following);
                 }
+                let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
+                if self.chain.epoch() != before {
+                    // There is another writer than the one that was given up.
+                    (following.is_writer_gone, following.is_told_to_lead) = (false, false);
+                    following.heard = if following.is_caught_up || self.is_ready { Instant::now() } else { following.heard };
+                    following.ready_sent = None;
+                }
                 let is_ready = |operation: &crate::record::OperationId| {
                     operation.instance == self.start && Some(operation.counter) == following.ready_counter
                 };
@@ -472,6 +481,7 @@ impl Node {
 
     async fn tell_that_alive(&mut self) {
         if self.last_alive.is_none_or(|last| last.elapsed() >= ALIVE_INTERVAL)
+            && !self.is_leaving
             && let Some(courier) = &self.courier
         {
             let life = self.life(self.reader.snapshot().log_index, crate::record::Digest(0));
@@ -502,7 +512,7 @@ impl Node {
             || following.is_writer_gone
             || following.is_told_to_lead
             || following.heard.elapsed() > following.patience;
-        is_whole && is_free && following.elected.is_none()
+        is_whole && is_free && following.elected.is_none() && !self.is_leaving
     }
 
     /// Tries to store an epoch record behind everything that was read.

@@ -65,10 +65,6 @@ impl HashCache {
             hashes.remove(0);
         }
     }
-
-    pub(super) fn clear(&self) {
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }
 
 impl HashCache {

@@ -71,6 +71,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 const MOST_OPEN: usize = 10_000;
 /// Entries that may wait for the applier.
 const AHEAD: usize = 1024;
+/// How long the removal from the member list may take at a stop.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a resignation may take.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -358,6 +360,7 @@ impl Engine {
             by_index: BTreeMap::new(),
             peers: HashMap::new(),
             last_alive: None,
+            is_leaving: false,
         };
         tokio::spawn(node.run());
         Ok(Engine {
@@ -830,6 +833,10 @@ impl Engine {
         if self.commands.send(Command::Resign(done)).await.is_ok() {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
+        }
+        if !self.is_alone {
+            // A member that does not leave is removed after ten minutes of silence.
+            drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }
     }
 

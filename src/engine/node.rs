@@ -121,6 +121,8 @@ pub(super) struct Node {
     pub(super) by_index: BTreeMap<LogIndex, Vec<Waiter>>,
     pub(super) peers: HashMap<u64, Peer>,
     pub(super) last_alive: Option<Instant>,
+    /// This instance is stopping, and does not write again.
+    pub(super) is_leaving: bool,
 }
 
 /// The log cannot be followed as it is.

@@ -5,7 +5,7 @@
 //! never sees that. Where no other instance can write, the records in flight when the call came are enough.
 
 use super::apply::Entry;
-use super::node::{Command, Node, Open};
+use super::node::{Command, Node, Open, Peer};
 use super::planner::{Plan, Planner};
 use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireCalls, WireLife};
 use super::LinearizableReads;
@@ -13,7 +13,7 @@ use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::error::EtcdError;
 use crate::log::{Acknowledged, AppendError, ConsumeError, Consumer, Incoming, Log, Pipeline, Serving};
-use crate::record::{Body, Digest, OperationId, Record, Trim};
+use crate::record::{Body, Digest, Member, OperationId, Record, Trim};
 use crate::txn::Response;
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
@@ -42,6 +42,8 @@ const BARRIERS: usize = 2;
 const PATIENCE_ALONE: Duration = Duration::from_secs(5);
 /// How long a successor may take.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence after which a member is removed.
+const MEMBER_SILENCE: Duration = Duration::from_mins(10);
 /// Calls of another instance that are remembered without one of a later message.
 const REMEMBERED: usize = 100_000;
 
@@ -93,6 +95,7 @@ struct Writing {
     quiesce: Option<Quiesce>,
     handover: Option<(Instant, Option<Waiter>)>,
     stopping: Vec<oneshot::Sender<()>>,
+    members_heard: HashMap<u64, Instant>,
     remotes: HashMap<u64, Remote>,
     heartbeat: Interval,
     expiry: Interval,
@@ -237,6 +240,7 @@ impl Node {
             quiesce: None,
             handover: None,
             stopping: Vec::new(),
+            members_heard: HashMap::new(),
             remotes: HashMap::new(),
             heartbeat: interval(self.settings.heartbeat_interval),
             expiry: interval(EXPIRY_INTERVAL),
@@ -304,7 +308,10 @@ impl Node {
                     courier.heartbeat(self.life(index, digest).encode_to_vec()).await;
                 }
             }
-            Event::Expiry => self.end_leases(writing).await,
+            Event::Expiry => {
+                self.end_leases(writing).await;
+                self.keep_members(writing).await;
+            }
             Event::Tick => return self.write_tick(writing).await,
         }
         Ok(())
@@ -327,7 +334,7 @@ impl Node {
             if let Some(waiter) = waiter {
                 waiter.call.refuse(EtcdError::LeaderTransferTimeout);
             }
-            writing.stopping.drain(..).for_each(|done| drop(done.send(())));
+            writing.stopping.drain(..).for_each(|done| done.send(()).unwrap_or_default());
         }
         if writing.quiesce.is_none() && writing.handover.is_none() && !writing.deferred.is_empty() {
             for call in std::mem::take(&mut writing.deferred) {
@@ -595,6 +602,39 @@ impl Node {
         self.end_turn(writing);
     }
 
+    /// Adds instances that have been heard of to the members, and removes members that have been silent for long.
+    async fn keep_members(&mut self, writing: &mut Writing) {
+        if self.courier.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
+            return;
+        }
+        let known = self.tables.members.all();
+        let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
+        for Peer { member, .. } in self.peers.values() {
+            writing.members_heard.insert(member.id, Instant::now());
+            if known.get(&member.id).is_none_or(|known| known.client_urls != member.client_urls || known.name != member.name) {
+                changes.push((member.id, Some(member.clone())));
+            }
+        }
+        for id in known.keys().filter(|id| **id != self.settings.member.id) {
+            let heard = writing.members_heard.entry(*id).or_insert_with(Instant::now);
+            if heard.elapsed() > MEMBER_SILENCE {
+                tracing::warn!(member = id, "a member has been silent for ten minutes and is removed");
+                changes.push((*id, None));
+            }
+        }
+        for (id, member) in changes {
+            let call = Call {
+                operation: self.next_operation(),
+                proposal: Proposal::Member { id, member },
+                caller: Caller::default(),
+                deadline: Instant::now() + super::REQUEST_TIMEOUT,
+                origin: Origin::Internal,
+            };
+            self.admit(writing, call).await;
+        }
+        self.end_turn(writing);
+    }
+
     /// Asks for a fence where planning is to stop and nothing is in flight.
     async fn quiesce(&mut self, writing: &mut Writing) {
         if writing.pipeline.unacknowledged() == 0
@@ -650,7 +690,7 @@ impl Node {
                 let (sender, noted) = oneshot::channel();
                 self.entry(Entry::Stop(sender)).await;
                 drop(noted.await);
-                drop(done.send(()));
+                done.send(()).ok();
                 // Nothing more is written: the process ends.
                 writing.quiesce = Some(Quiesce { then: Then::Resume, fence: Some(oneshot::channel().1) });
                 pending::<()>().await;
@@ -663,6 +703,7 @@ impl Node {
     }
 
     fn resign(&mut self, writing: &mut Writing, done: oneshot::Sender<()>) {
+        self.is_leaving = true;
         let furthest = self.peers.iter().filter(|(_, peer)| peer.is_ready).max_by_key(|(_, peer)| peer.index);
         match furthest.map(|(instance, _)| *instance) {
             Some(instance) => {
@@ -788,11 +829,11 @@ impl Node {
         if let Some(Quiesce { then, .. }) = quiesce {
             match then {
                 Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => waiter.call.refuse(EtcdError::LeaderChanged),
-                Then::Stop(done) => drop(done.send(())),
+                Then::Stop(done) => done.send(()).unwrap_or_default(),
                 Then::Resume | Then::HandOver(_, None) => {}
             }
         }
-        stopping.into_iter().for_each(|done| drop(done.send(())));
+        stopping.into_iter().for_each(|done| done.send(()).unwrap_or_default());
         if let Trouble::Damaged(reason) = trouble {
             self.failure.send_replace(Some(reason));
             pending::<()>().await;

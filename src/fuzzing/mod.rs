@@ -19,7 +19,6 @@ pub const TARGETS: &[Target] = &[
     ("watch", crate::api::watch::fuzz),
     ("gateway", crate::gateway::fuzz),
     ("records", records),
-    ("meta", crate::engine::fuzz_meta),
     ("nats_config", crate::nats_server::fuzz_config),
     ("flags", crate::cli::fuzz),
     ("answers", answers),
@@ -27,11 +26,11 @@ pub const TARGETS: &[Target] = &[
 
 /// JetStream's answers.
 fn answers(data: &[u8]) {
-    use crate::jetstream::{StoredMessage, StreamInfo};
-    if let Ok(info) = serde_json::from_slice::<StreamInfo>(data) {
-        let _last = (info.last(), info.is_from_leader());
+    use crate::log::{StoredMessage, StreamInfo};
+    drop(serde_json::from_slice::<StreamInfo>(data));
+    if let Ok(message) = serde_json::from_slice::<StoredMessage>(data) {
+        drop(message.record("$KV.b."));
     }
-    drop(serde_json::from_slice::<StoredMessage>(data));
 }
 
 /// Bytes, taken piece by piece to decide what happens next.
@@ -106,16 +105,15 @@ mod tests {
         b"cluster {",
         b"#",
         b"\n",
-        b"floor",
-        b"steps.5.0",
-        b"lease.0000000000000007",
+        b"=_.floor",
+        b"=_.lease.0000000000000007",
         b"{\"ttl\":5}",
-        b"token.ab.1",
-        b"auth",
-        b"cluster",
-        b"{\"revision\":5,\"sequence\":6,\"step_entries\":0,\"steps\":[[6,1]]}",
-        b"[[5,1],[2,1]]",
-        b"alarm.0000000000000000.nospace",
+        b"=_.token.ab",
+        b"=_.users",
+        b"=_.trim",
+        b"{\"to\":5,\"floor\":2,\"digest\":0}",
+        b"{\"revision\":5}",
+        b"=_.alarm.0000000000000000.nospace",
         b"listen-client-urls: ",
         b"http://a:1",
         b"unixs://",
@@ -123,7 +121,7 @@ mod tests {
         b"&a [*a]",
         b"  ",
         b": |\n",
-        b"0 1 0 1/1 a.b",
+        b"1 a 2 2 1/1 b.c p 2 1 0",
         b"=.registry.pods",
         b"=_.barrier",
         b"\x0a\x01k\x12\x01v",

@@ -1,79 +1,44 @@
-//! Messages of the key stream that somebody else may have written, and what the core makes of them.
+//! Messages of the stream that another program may have written, and the state that comes of them.
 
 use super::Choices;
-use crate::applier::{Applier, Floor};
+use crate::applier::{Applier, Strictness, Tables};
 use crate::core::{History, KeyVersion, Reader, State, Writer};
-use crate::jetstream::record::{self, Record};
-use crate::lease::Attachments;
-use crate::types::{KeyRange, Revision, Sequence};
-use async_nats::HeaderMap;
-use bytes::Bytes;
-use std::collections::BTreeSet;
+use crate::log;
+use crate::record::{Chain, Outcome};
+use crate::types::{KeyRange, LogIndex, Revision, Sequence};
 
-/// Messages, gaps, torn transactions and floors in any order, to an applier that publishes after each and to one that
-/// publishes once: neither panics, the store makes sense at each step, and in the end both hold the same.
+/// Records, foreign messages, batches without an end and gaps in any order, to an instance that publishes after each and to one
+/// that publishes once: neither panics, the store makes sense at each step, and in the end both hold the same.
 pub fn records(data: &[u8]) {
     let mut choices = Choices::new(data);
-    let floor = (choices.byte() == 1).then(|| any_floor(&mut choices)).filter(Floor::is_sound);
-    let (mut often, reader) = applier(floor.clone());
-    let (mut once, other) = applier(floor);
-    let mut next = Sequence(2);
-    let mut seen = (Revision(0), Sequence(0));
-    let mut garbage = BTreeSet::new();
+    let (mut often, reader) = instance();
+    let (mut once, other) = instance();
+    let mut chain = Chain::new(None);
+    let mut next = Sequence(1);
+    let mut seen = (Revision(0), LogIndex(0));
     while !choices.is_empty() {
-        match choices.byte() % 16 {
-            0..=9 => {
-                let body = message(&mut choices);
-                let record = Record { sequence: next, time: 0, body };
-                often.take(record.clone());
-                once.take(record);
-                next = next.next();
-            }
-            10 => next = Sequence(next.0 + choices.number().unsigned_abs() % 1_000_000),
-            11 => {
-                // What the consumer says of its position lies before the next message.
-                let position = Sequence(next.0 - 1);
-                often.advance(position);
-                once.advance(position);
-            }
-            12 => {
-                assert_eq!(often.tear(), once.tear());
-            }
-            13 => {
-                let floor = any_floor(&mut choices);
-                if floor.is_sound() {
-                    often.raise_floor(floor.clone());
-                    once.raise_floor(floor);
-                }
-            }
-            14 => often.sweep(usize::from(choices.byte())),
-            _ => {
-                let revision = Revision(choices.number());
-                if let Some(floor) = true_floor(&often, &reader.snapshot(), revision) {
-                    often.raise_floor(floor.clone());
-                    once.raise_floor(floor);
-                }
-            }
+        let (mut valid, mut void) = (Vec::new(), Vec::new());
+        let (subject, headers, payload) = message(&mut choices, &chain);
+        let record = log::decode_message(&subject, &headers, &payload, next);
+        let outcome = chain.take(next, record, &mut valid, &mut void);
+        assert!(outcome == Outcome::Valid || valid.is_empty());
+        next = Sequence(next.0 + 1 + u64::from(choices.byte() == 255));
+        let strictness = Strictness { trim_to: chain.trim_to(), is_whole: true, checkpoint: None };
+        let (one, another) = (often.apply(valid.clone(), strictness), once.apply(valid, strictness));
+        assert_eq!(one.is_ok(), another.is_ok());
+        // A damaged log is not shown.
+        if one.is_err() {
+            return;
         }
-        // Nothing is shown while what the floor was made of has not come.
-        if often.floor().is_none_or(|floor| floor.sequence <= often.reached()) {
-            often.publish();
-            let state = reader.snapshot();
-            check(&state);
-            assert!(
-                seen.0 <= state.revision && seen.1 <= state.position,
-                "the store went back from {seen:?}"
-            );
-            seen = (state.revision, state.position);
-            for message in often.take_garbage() {
-                assert!(message.sequence < next, "there is no such message yet");
-                assert!(garbage.insert(message.sequence), "{:?} is garbage twice", message.sequence);
-            }
-            let all = KeyRange::all();
-            let needed = state.index.range(&all);
-            let needed: Vec<_> = needed.flat_map(History::versions).map(KeyVersion::sequence).collect();
-            assert!(needed.iter().all(|sequence| !garbage.contains(sequence)), "garbage that is needed");
+        often.note_void(&void);
+        if choices.byte() % 8 == 0 {
+            often.sweep(usize::from(choices.byte()));
         }
+        often.publish();
+        let state = reader.snapshot();
+        check(&state);
+        assert!(seen.0 <= state.revision && seen.1 <= state.log_index, "the store went back from {seen:?}");
+        seen = (state.revision, state.log_index);
     }
     for applier in [&mut often, &mut once] {
         // Nothing is swept before the first publication.
@@ -84,83 +49,48 @@ pub fn records(data: &[u8]) {
         applier.publish();
     }
     assert_eq!(outline(&reader.snapshot()), outline(&other.snapshot()));
+    assert_eq!(often.digest(), once.digest());
 }
 
-fn applier(floor: Option<Floor>) -> (Applier, Reader) {
+fn instance() -> (Applier, Reader) {
     let (writer, reader) = Writer::new();
-    (Applier::new(writer, Attachments::default(), floor), reader)
+    (Applier::new(writer, Tables::new(crate::auth::Settings::default())), reader)
 }
 
-/// A message as jetway could have written it but for its numbers, or of any text.
-fn message(choices: &mut Choices<'_>) -> record::Body {
-    let mut headers = HeaderMap::new();
-    let (subject, header) = match choices.byte() % 8 {
+/// A message as jetway could have written it but for its numbers, or of any text: subject, headers and payload.
+fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>) {
+    let (epoch, nonce, index) = (chain.epoch().0, chain.nonce(), chain.index().0);
+    let shape = choices.byte();
+    let (subject, header) = match shape % 8 {
         0 => (choices.text(), choices.text()),
-        1 => (record::BARRIER.to_owned(), String::new()),
-        shape => {
+        1 => ("=_.epoch".to_owned(), format!("{} {:x} {} {} 1/1 1.1 s", epoch + 1, shape, index + 1, choices.number())),
+        2 => {
+            let reserved = ["barrier", "trim", "floor", "stop", "users", "lease.7", "alarm.0.nospace", "token.a", "member.7"];
+            let subject = format!("=_.{}", reserved[usize::from(choices.byte()) % reserved.len()]);
+            let kind = ["b", "s", "x"][usize::from(choices.byte() % 3)];
+            (subject, format!("{epoch} {nonce:x} {} {} 1/1 1.1 {kind}", index + 1, choices.number()))
+        }
+        _ => {
             let key = ["a", "b", "=.c", "c.d"][usize::from(choices.byte() % 4)];
-            let (create, version) = match shape {
-                2 => (0, 0),
-                3 | 4 => (0, 1),
-                _ => (choices.number(), choices.number()),
-            };
+            let index = index + 1 + u64::from(choices.byte() == 1);
             let (place, count) = match choices.byte() {
                 single @ 0..=127 => (1, 1 + u32::from(single % 2 * (single % 3))),
                 more => (1 + u32::from(more % 4), 1 + u32::from(more / 4 % 4)),
             };
-            let (lease, operation) = (choices.byte() % 3, choices.byte() % 2);
-            (key.to_owned(), format!("{create} {version} {lease} {place}/{count} 1.{operation}"))
+            let revision = choices.number();
+            let kind = match choices.byte() % 3 {
+                0 => "d".to_owned(),
+                1 => format!("p {revision} 1 0"),
+                _ => format!("p {} {} {}", choices.number(), choices.number(), choices.byte() % 3),
+            };
+            (key.to_owned(), format!("{epoch} {nonce:x} {index} {revision} {place}/{count} 1.{} {kind}", choices.byte() % 2))
         }
     };
-    // A header holds no line ends, and this is where the client library checks that.
-    if let Ok(value) = header.parse::<async_nats::HeaderValue>() {
-        headers.insert(record::HEADER, value);
-    }
-    record::decode(&subject, Some(&headers), &Bytes::copy_from_slice(header.as_bytes()))
+    let payload = choices.bytes().to_vec();
+    (subject, format!("NATS/1.0\r\nJetway: {header}\r\n\r\n"), payload)
 }
 
-/// A floor as an entry of the meta stream could say it.
-fn any_floor(choices: &mut Choices<'_>) -> Floor {
-    let mut floor = Floor {
-        revision: Revision(choices.number()),
-        sequence: Sequence(choices.number() as u64),
-        steps: Vec::new(),
-    };
-    for _ in 0..choices.byte() % 4 {
-        let (from, offset) = (Sequence(choices.number() as u64), choices.number() as u64);
-        floor.steps.push(crate::jetstream::Step { from, offset });
-    }
-    floor
-}
-
-/// The floor that an instance would record for a compaction.
-fn true_floor(applier: &Applier, state: &State, revision: Revision) -> Option<Floor> {
-    let is_shown = state.position == applier.position()
-        && state.compacted == applier.floor().map(|floor| floor.revision);
-    if !is_shown || revision > state.revision || state.is_compacted(revision) {
-        return None;
-    }
-    if revision.0 < 0 || state.compacted == Some(revision) {
-        return None;
-    }
-    let map = applier.map();
-    let sequence = map.last_sequence(revision, state.position);
-    let mut survivors: Vec<Sequence> = state
-        .index
-        .range(&KeyRange::all())
-        .flat_map(History::versions)
-        .map(KeyVersion::sequence)
-        .filter(|survivor| *survivor <= sequence)
-        .collect();
-    survivors.sort_unstable();
-    let steps =
-        if map.has_steps(sequence) { map.steps_for(survivors.into_iter(), sequence) } else { Vec::new() };
-    let floor = Floor { revision, sequence, steps };
-    assert!(floor.is_sound(), "{floor:?}");
-    Some(floor)
-}
-
-/// What must hold of every store that is shown.
+/// Checks the rules for every store that is shown.
 fn check(state: &State) {
     let all = KeyRange::all();
     let histories: Vec<_> = state.index.range(&all).collect();
@@ -189,8 +119,8 @@ fn check(state: &State) {
 /// Key, value, and the revisions and number of a version.
 type Outlined = (Vec<u8>, Vec<u8>, i64, i64, i64);
 
-/// What two stores of the same stream agree in.
-fn outline(state: &State) -> (Revision, Sequence, Option<Revision>, usize, Vec<Outlined>) {
+/// Everything in which two stores of the same log agree.
+fn outline(state: &State) -> (Revision, LogIndex, Option<Revision>, usize, Vec<Outlined>) {
     let all = KeyRange::all();
     let versions = state.index.range(&all).flat_map(History::versions).map(|version| {
         (
@@ -201,5 +131,5 @@ fn outline(state: &State) -> (Revision, Sequence, Option<Revision>, usize, Vec<O
             version.version(),
         )
     });
-    (state.revision, state.position, state.compacted, state.log.len(), versions.collect())
+    (state.revision, state.log_index, state.compacted, state.log.len(), versions.collect())
 }

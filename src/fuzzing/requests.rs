@@ -1,14 +1,13 @@
-//! Requests from the wire, checked, planned, published as records and answered, on a store that keeps what they wrote.
+//! Requests from the wire: checked, planned, turned into records and back, applied, and answered once more from the history.
 
 use super::Choices;
-use crate::applier::Applier;
-use crate::core::Writer;
-use crate::jetstream::record::{self, OperationId, Record};
-use crate::lease::Attachments;
+use crate::applier::{Applier, Strictness, Tables};
+use crate::core::{Change, Writer};
+use crate::log;
 use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, TxnRequest};
-use crate::txn::{self, LeaseTable, Planned, RangeStream, Request, Response};
-use crate::types::{LeaseId, Sequence};
-use async_nats::HeaderMap;
+use crate::record::{Body, Chain, OperationId, Record};
+use crate::txn::{self, Base, LeaseTable, Overlay, Planned, RangeStream, Request, Response, Write};
+use crate::types::{LeaseId, LogIndex};
 use prost::Message;
 
 /// The leases with small ids.
@@ -24,8 +23,8 @@ impl LeaseTable for Leases {
 pub fn requests(data: &[u8]) {
     let mut choices = Choices::new(data);
     let (writer, reader) = Writer::new();
-    let mut applier = Applier::new(writer, Attachments::default(), None);
-    let mut operation = 0;
+    let mut applier = Applier::new(writer, Tables::new(crate::auth::Settings::default()));
+    let mut chain = Chain::new(None);
     while !choices.is_empty() {
         let kind = choices.byte() % 4;
         let bytes = choices.bytes();
@@ -64,37 +63,41 @@ pub fn requests(data: &[u8]) {
                 Request::Txn(request)
             }
         };
-        match txn::plan(&state, &Leases, request) {
-            Err(_) => {}
-            Ok(Planned::Answer(answer)) => encode(&answer),
-            Ok(Planned::Write(plan)) => {
-                operation += 1;
-                let count = plan.writes.len();
-                let mut sequence = state.position.max(Sequence(1));
-                for (write, place) in plan.writes.iter().zip(1..) {
-                    sequence = sequence.next();
-                    let Ok(subject) = record::subject("", &write.key) else { return };
-                    let operation = OperationId { writer: 1, operation };
-                    let mut headers = HeaderMap::new();
-                    headers.insert(
-                        record::HEADER,
-                        record::header(&write.kind, place, count, operation).as_str(),
-                    );
-                    let value = match &write.kind {
-                        crate::core::ChangeKind::Put { value, .. } => value.clone(),
-                        crate::core::ChangeKind::Delete => bytes::Bytes::new(),
-                    };
-                    let body = record::decode(&subject, Some(&headers), &value);
-                    assert!(matches!(body, record::Body::Change { .. }), "jetway wrote it");
-                    applier.take(Record { sequence, time: 0, body });
-                }
-                applier.publish();
-                let done = applier.take_done();
-                let [done] = &done[..] else { panic!("{} writes are done, not one", done.len()) };
-                assert_eq!(done.revision, state.revision.next());
-                encode(&plan.answer(done.revision, &reader.snapshot()).expect("nothing is compacted"));
-            }
+        let overlay = Overlay::default();
+        let base = Base { state: &state, overlay: &overlay, revision: state.revision, compacted: state.compacted };
+        let Ok(Planned { writes, response }) = txn::plan(base, &Leases, &request) else { continue };
+        encode(&response);
+        if writes.is_empty() {
+            continue;
         }
+        let revision = state.revision.next();
+        let count = writes.len() as u32;
+        let mut valid = Vec::new();
+        for (Write { key, kind }, place) in writes.into_iter().zip(1..) {
+            let sequence = chain.position().next();
+            let change = Change { key, sequence, place, kind };
+            let record = Record {
+                epoch: chain.epoch(),
+                nonce: chain.nonce(),
+                index: LogIndex(chain.index().0 + u64::from(place)),
+                revision,
+                place,
+                count,
+                operation: OperationId { instance: 1, counter: revision.0 as u64 },
+                body: Body::Key(change.version(revision)),
+            };
+            let Ok((subject, headers, payload)) = log::encode_message(&record) else { return };
+            let decoded = log::decode_message(&subject, &headers, &payload, sequence);
+            assert!(decoded.is_some(), "jetway wrote it");
+            chain.take(sequence, decoded, &mut valid, &mut Vec::new());
+        }
+        assert_eq!(valid.len(), count as usize, "all of it is valid with the last");
+        let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: true, checkpoint: None };
+        applier.apply(valid, strictness).expect("one follows the other");
+        applier.publish();
+        assert_eq!(reader.revision(), revision);
+        let again = txn::evaluate(&reader.snapshot(), state.revision, &request).expect("nothing is compacted");
+        assert_eq!(again, response, "another instance answers the same");
     }
 }
 

@@ -190,3 +190,19 @@ pub enum OpenError {
     #[error(transparent)]
     Setup(#[from] SetupError),
 }
+
+/// For fuzzing: the record of a message, by its subject without the prefix.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn decode_message(subject: &str, headers: &str, payload: &[u8], sequence: Sequence) -> Option<Record> {
+    codec::decode(subject, headers, payload, sequence)
+}
+
+/// For fuzzing: subject, headers and payload of a record's message.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn encode_message(record: &Record) -> Result<(String, String, Vec<u8>), KeyTooLong> {
+    let (mut subject, mut headers) = (String::new(), b"NATS/1.0\r\n".to_vec());
+    codec::write_subject("", &record.body, &mut subject)?;
+    codec::write_headers(record, &mut headers);
+    let headers = String::from_utf8(headers).expect("headers are text");
+    Ok((subject, headers, codec::payload(&record.body).into_owned()))
+}

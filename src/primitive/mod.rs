@@ -18,7 +18,7 @@ mod real {
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
     pub(crate) use std::sync::{Mutex, MutexGuard};
-    pub(crate) use tokio::sync::{Notify, oneshot};
+    pub(crate) use tokio::sync::Notify;
 
     /// A shared value that is replaced as a whole: a replacement is a release, a load acquires it. Neither waits.
     pub(crate) type Published<T> = arc_swap::ArcSwap<T>;

@@ -1,29 +1,27 @@
 //! Random requests against the model.
 
-use super::super::{Planned, RangeStream, Request, Response, check_range_stream, plan, plan_delete_keys};
+use super::super::{RangeStream, Request, Response, check_range_stream, evaluate};
+use super::list;
 use super::model::Model;
-use super::store::{Leases, Store};
-use super::{list, ops};
-use crate::core::State;
+use super::store::Store;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::compare::TargetUnion;
 use crate::proto::etcdserverpb::{
     Compare, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, TxnRequest,
 };
+use crate::types::Revision;
 use bytes::Bytes;
 use proptest::prelude::*;
-use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request planned on a snapshot that is so many publications old, as far as there are so many.
+    /// A request, after which so many of the revisions that are held back are shown.
     Request(Request, usize),
     Range(RangeRequest),
     /// Compacts to so many revisions before the present.
     Compact(i64),
-    Barrier,
-    /// Deletes these keys as the end of a lease does.
-    Revoke(Vec<Bytes>),
+    /// A request that another instance answers.
+    Again(Request),
 }
 
 fn key() -> impl Strategy<Value = Bytes> {
@@ -153,26 +151,15 @@ fn step() -> impl Strategy<Value = Step> {
         2 => put_request().prop_map(Request::Put),
         1 => delete_request().prop_map(Request::DeleteRange),
         5 => txn_request().prop_map(Request::Txn),
-    ];
+    ]
+    .boxed();
     let age = prop_oneof![Just(0usize), 0usize..4];
     prop_oneof![
-        12 => (request, age).prop_map(|(request, age)| Step::Request(request, age)),
+        12 => (request.clone(), age).prop_map(|(request, age)| Step::Request(request, age)),
         6 => range_request().prop_map(Step::Range),
         1 => (0i64..6).prop_map(Step::Compact),
-        1 => Just(Step::Barrier),
-        1 => prop::collection::vec(key(), 0..4).prop_map(Step::Revoke),
+        3 => request.prop_map(Step::Again),
     ]
-}
-
-/// A request as a server would carry it out that starts from an old snapshot.
-fn carry_out(store: &mut Store, request: &Request, old: &Arc<State>) -> Result<Response, EtcdError> {
-    if let Ok(Planned::Write(plan)) = plan(old, &Leases, request.clone())
-        && store.admits(&plan)
-    {
-        let committed = store.commit(&plan);
-        return plan.answer(committed, &store.snapshot());
-    }
-    store.run(request.clone())
 }
 
 fn expected(model: &mut Model, request: &Request) -> Result<Response, EtcdError> {
@@ -200,18 +187,19 @@ proptest! {
     fn answers_are_those_of_the_model(steps in prop::collection::vec(step(), 1..40)) {
         let mut store = Store::new();
         let mut model = Model::new();
-        let mut snapshots = vec![store.snapshot()];
+        store.holds_back = true;
         for step in steps {
             match step {
-                Step::Request(request, age) => {
-                    let old = Arc::clone(&snapshots[snapshots.len().saturating_sub(1 + age)]);
-                    // A snapshot from before a compaction could still read what is compacted now; the server would
-                    // say so, since it compares the floor.
-                    let old = if old.compacted == store.snapshot().compacted { old } else { store.snapshot() };
-                    let answer = carry_out(&mut store, &request, &old);
-                    prop_assert_eq!(answer, expected(&mut model, &request), "{:?}", request);
+                Step::Request(request, shown) => {
+                    let answer = store.run(request.clone());
+                    let expected = expected(&mut model, &request);
+                    prop_assert_eq!(&answer, &expected, "{:?}", request);
+                    for _ in 0..shown {
+                        store.show_one();
+                    }
                 }
                 Step::Range(request) => {
+                    store.show();
                     let expected = model.range(&request);
                     prop_assert_eq!(&store.range(&request), &expected, "{:?}", request);
                     if check_range_stream(&request).is_ok() && request.sort_target == 0 {
@@ -226,26 +214,22 @@ proptest! {
                         store.compact(floor);
                     }
                 }
-                Step::Barrier => store.barrier(),
-                Step::Revoke(keys) => {
-                    let plan = plan_delete_keys(&store.snapshot(), keys.clone());
-                    let deletes = keys.iter().map(|key| {
-                        RequestOp::from(DeleteRangeRequest { key: key.clone(), ..DeleteRangeRequest::default() })
-                    });
-                    let before = model.revision();
-                    model.txn(&ops(deletes.collect())).unwrap();
-                    prop_assert_eq!(plan.is_some(), model.revision() > before);
-                    if let Some(plan) = plan {
-                        prop_assert!(plan.guards.is_empty() && plan.whole_stream.is_none());
-                        prop_assert!(plan.writes.is_sorted_by(|a, b| a.key < b.key));
-                        prop_assert!(store.admits(&plan));
-                        store.commit(&plan);
+                Step::Again(request) => {
+                    // Another instance builds the response from the history around the revision.
+                    let before = Revision(store.revision());
+                    let answer = store.run(request.clone());
+                    prop_assert_eq!(&answer, &expected(&mut model, &request));
+                    store.show();
+                    if let Ok(answer) = answer
+                        && !store.snapshot().is_compacted(before)
+                    {
+                        prop_assert_eq!(evaluate(&store.snapshot(), before, &request), Ok(answer), "{:?}", request);
                     }
                 }
             }
             prop_assert_eq!(store.revision(), model.revision());
-            snapshots.push(store.snapshot());
         }
+        store.show();
         for revision in model.floor.max(1)..=model.revision() {
             let all = RangeRequest { revision, ..list("\0", "\0") };
             prop_assert_eq!(store.range(&all), model.range(&all));

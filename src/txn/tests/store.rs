@@ -1,15 +1,13 @@
-//! A core with a stream in front of it, reduced to what the planner's guards are about.
+//! A core, and in front of it the records that are planned and not shown yet.
 
-use super::super::{LeaseTable, Plan, Planned, Request, Response, plan, range};
-use crate::core::{Change, Garbage, Reader, State, Writer};
+use super::super::{Base, LeaseTable, Overlay, PlanError, Planned, Request, Response, Write, plan, range};
+use crate::core::{Change, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     TxnRequest, TxnResponse,
 };
-use crate::types::{LeaseId, Revision, Sequence};
-use bytes::Bytes;
-use std::collections::BTreeMap;
+use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use std::sync::Arc;
 
 /// The leases with ids below 10.
@@ -24,14 +22,29 @@ impl LeaseTable for Leases {
 pub(super) struct Store {
     pub(super) writer: Writer,
     pub(super) reader: Reader,
-    /// The stream: every message that is still there.
-    messages: BTreeMap<Sequence, Bytes>,
+    overlay: Overlay,
+    revision: Revision,
+    index: LogIndex,
+    compacted: Option<Revision>,
+    /// Whether planned records are not shown before [`Store::show`].
+    pub(super) holds_back: bool,
+    /// The versions of planned revisions that are not applied.
+    held: Vec<(Revision, LogIndex, Vec<KeyVersion>)>,
 }
 
 impl Store {
     pub(super) fn new() -> Store {
         let (writer, reader) = Writer::new();
-        Store { writer, reader, messages: BTreeMap::new() }
+        Store {
+            writer,
+            reader,
+            overlay: Overlay::default(),
+            revision: Revision::EMPTY_STORE,
+            index: LogIndex::NONE,
+            compacted: None,
+            holds_back: false,
+            held: Vec::new(),
+        }
     }
 
     pub(super) fn snapshot(&self) -> Arc<State> {
@@ -39,81 +52,77 @@ impl Store {
     }
 
     pub(super) fn revision(&self) -> i64 {
-        self.reader.revision().0
+        self.revision.0
     }
 
-    fn last_of(&self, key: &Bytes) -> Sequence {
-        let last = self.messages.iter().rfind(|(_, holder)| *holder == key);
-        last.map_or(Sequence::NONE, |(sequence, _)| *sequence)
+    pub(super) fn plan(&self, request: impl Into<Request>) -> Result<Planned, PlanError> {
+        let state = self.snapshot();
+        let base =
+            Base { state: &state, overlay: &self.overlay, revision: self.revision, compacted: self.compacted };
+        plan(base, &Leases, &request.into())
     }
 
-    /// Whether the stream would take the writes of a plan.
-    pub(super) fn admits(&self, plan: &Plan) -> bool {
-        let writes = plan.writes.iter().filter_map(|write| Some((&write.key, write.guard?)));
-        let guards = plan.guards.iter().map(|(key, guard)| (key, *guard));
-        plan.whole_stream.is_none_or(|last| last == self.writer.state().position)
-            && writes.chain(guards).all(|(key, guard)| self.last_of(key) == guard)
-    }
-
-    /// Publishes and applies the writes of a plan; answers the revision they got.
-    pub(super) fn commit(&mut self, plan: &Plan) -> Revision {
-        let mut position = self.writer.state().position;
-        let mut changes = Vec::new();
-        for (write, place) in plan.writes.iter().zip(1..) {
-            position = position.next();
-            self.messages.insert(position, write.key.clone());
-            changes.push(Change {
-                key: write.key.clone(),
-                sequence: position,
-                place,
-                kind: write.kind.clone(),
-            });
+    fn append(&mut self, writes: Vec<Write>) {
+        self.revision = self.revision.next();
+        let last = LogIndex(self.index.0 + writes.len() as u64);
+        let mut versions = Vec::new();
+        for (Write { key, kind }, place) in writes.into_iter().zip(1..) {
+            self.index = self.index.next();
+            let change = Change { key, sequence: Sequence(self.index.0), place, kind };
+            let version = change.version(self.revision);
+            self.overlay.insert(change.key, last, version.clone());
+            versions.push(version);
         }
-        let revision = self.writer.state().revision.next();
-        let garbage = self.writer.apply(revision, position, changes, |_, _| ());
-        assert!(garbage.is_empty(), "nothing is superseded above the floor");
-        self.writer.publish();
-        revision
+        self.held.push((self.revision, last, versions));
+        if !self.holds_back {
+            self.show();
+        }
     }
 
-    /// Something else happens in the stream: the position moves, the revision does not.
-    pub(super) fn barrier(&mut self) {
-        let state = self.writer.state();
-        let (revision, position) = (state.revision, state.position.next());
-        self.writer.advance(revision, position);
-        self.writer.publish();
+    /// Shows the oldest of what is held back.
+    pub(super) fn show_one(&mut self) {
+        if !self.held.is_empty() {
+            let (revision, index, versions) = self.held.remove(0);
+            let garbage = self.writer.apply(revision, index, versions, |_, _| ());
+            assert!(garbage.is_empty(), "nothing is superseded above the floor");
+            self.writer.publish();
+            self.overlay.forget_to(index);
+        }
     }
 
-    pub(super) fn compact(&mut self, floor: i64) -> Vec<Garbage> {
+    /// Shows everything that is held back.
+    pub(super) fn show(&mut self) {
+        while !self.held.is_empty() {
+            self.show_one();
+        }
+    }
+
+    pub(super) fn compact(&mut self, floor: i64) {
+        self.show();
+        self.compacted = Some(Revision(floor));
         self.writer.compact(Revision(floor));
-        let garbage = self.writer.sweep(usize::MAX);
-        for message in &garbage {
-            assert!(self.messages.remove(&message.sequence).is_some());
-        }
+        self.writer.sweep(usize::MAX);
         self.writer.publish();
-        garbage
-    }
-
-    pub(super) fn plan(&self, request: impl Into<Request>) -> Result<Planned, EtcdError> {
-        plan(&self.snapshot(), &Leases, request.into())
-    }
-
-    /// The plan of a request that is known to write.
-    pub(super) fn write_plan(&self, request: impl Into<Request>) -> Plan {
-        match self.plan(request).unwrap() {
-            Planned::Write(plan) => plan,
-            Planned::Answer(answer) => panic!("{answer:?}"),
-        }
     }
 
     pub(super) fn run(&mut self, request: impl Into<Request>) -> Result<Response, EtcdError> {
-        match self.plan(request)? {
-            Planned::Answer(response) => Ok(response),
-            Planned::Write(plan) => {
-                assert!(self.admits(&plan));
-                let committed = self.commit(&plan);
-                plan.answer(committed, &self.snapshot())
+        let request = request.into();
+        let planned = match self.plan(request.clone()) {
+            Err(PlanError::NotYet) => {
+                self.show();
+                self.plan(request)
             }
+            planned => planned,
+        };
+        match planned {
+            Ok(Planned { writes, response }) => {
+                if !writes.is_empty() {
+                    self.append(writes);
+                }
+                Ok(response)
+            }
+            Err(PlanError::Refused(error)) => Err(error),
+            Err(PlanError::NotYet) => unreachable!("everything is shown"),
         }
     }
 

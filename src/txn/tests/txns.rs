@@ -1,6 +1,7 @@
-//! Put, DeleteRange and Txn: PUT-2 to PUT-9, DEL-2 to DEL-7, TXN-7 to TXN-20, HDR-5 and HDR-6; and what plans guard.
+//! Put, DeleteRange and Txn: PUT-2 to PUT-9, DEL-2 to DEL-7, TXN-7 to TXN-20, HDR-5 and HDR-6; and plans on records that
+//! no state shows yet.
 
-use super::super::{Plan, Planned, Request, Response, plan_delete_keys};
+use super::super::{PlanError, Response, evaluate};
 use super::store::Store;
 use super::{bytes, compare, delete, delete_range, get, list, ops, put, txn, unchanged};
 use crate::core::{ChangeKind, Event};
@@ -434,203 +435,61 @@ fn a_put_cannot_keep_what_the_transaction_has_deleted() {
     assert_eq!(store.revision(), 3);
 }
 
-// What plans guard.
-
-fn written(plan: &Plan) -> Vec<(&[u8], Option<u64>)> {
-    plan.writes.iter().map(|write| (write.key.as_ref(), write.guard.map(|guard| guard.0))).collect()
-}
-
-fn guarded(plan: &Plan) -> Vec<(&[u8], u64)> {
-    plan.guards.iter().map(|(key, guard)| (key.as_ref(), guard.0)).collect()
-}
+// Plans on records that no state shows yet.
 
 #[test]
-fn the_write_of_kubernetes_needs_one_guard() {
-    let store = two();
-    let update = txn(vec![unchanged("a", 2)], vec![put("a", "new").into()], vec![get("a").into()]);
-    let plan = store.write_plan(update);
-    assert_eq!(written(&plan), [(&b"a"[..], Some(1))]);
-    assert_eq!((guarded(&plan), plan.whole_stream), (vec![], None));
-    let create = txn(vec![unchanged("x", 0)], vec![put("x", "new").into()], vec![get("x").into()]);
-    let plan = store.write_plan(create);
-    assert_eq!(written(&plan), [(&b"x"[..], Some(0))]);
-    assert!(matches!(plan.writes[0].kind, ChangeKind::Put { create_revision: None, version: 1, .. }));
-}
-
-#[test]
-fn a_deleted_key_is_guarded_by_its_tombstone() {
-    let mut store = two();
-    store.delete_range(delete("a"));
-    assert_eq!(written(&store.write_plan(put("a", ""))), [(&b"a"[..], Some(3))]);
-    store.compact(4);
-    assert_eq!(written(&store.write_plan(put("a", ""))), [(&b"a"[..], Some(3))]);
-    store.put(put("b", "")).unwrap();
-    store.compact(5);
-    assert_eq!(written(&store.write_plan(put("a", ""))), [(&b"a"[..], Some(0))]);
-}
-
-#[test]
-fn compared_keys_that_are_not_written_are_guarded() {
-    let store = two();
-    let request = txn(
-        vec![unchanged("b", 3), unchanged("x", 0), unchanged("a", 2)],
-        vec![put("a", "").into(), delete("y").into(), delete("b").into()],
-        vec![],
-    );
-    let plan = store.write_plan(request);
-    assert_eq!(written(&plan), [(&b"a"[..], Some(1)), (b"b", Some(2))]);
-    assert_eq!(guarded(&plan), [(&b"x"[..], 0), (b"y", 0)]);
-}
-
-#[test]
-fn a_false_compare_alone_decides() {
-    let store = two();
-    let over = |compare: Compare| Compare { range_end: bytes("\0"), ..compare };
-    // The range compare is false too, but the one key is cheaper to guard; the compare that holds decides nothing.
-    let compares = vec![over(unchanged("c", 7)), unchanged("a", 2), unchanged("b", 9)];
-    let plan = store.write_plan(txn(compares, vec![], vec![put("c", "").into()]));
-    assert_eq!((guarded(&plan), plan.whole_stream), (vec![(&b"b"[..], 2)], None));
-    // Of a range compare that a key refutes, that key is enough.
-    let plan = store.write_plan(txn(vec![over(unchanged("a", 2))], vec![], vec![put("c", "").into()]));
-    assert_eq!((guarded(&plan), plan.whole_stream), (vec![(&b"b"[..], 2)], None));
-}
-
-#[test]
-fn keys_that_are_not_there_can_only_be_guarded_by_the_whole_stream() {
-    let mut store = two();
-    store.barrier();
-    let end = Some(Sequence(3));
-    let over = |compare: Compare| Compare { range_end: bytes("\0"), ..compare };
-    let holds = compare("a", Greater, TargetUnion::ModRevision(1));
-    let plan = store.write_plan(txn(vec![over(holds), unchanged("a", 2)], vec![put("c", "").into()], vec![]));
-    assert_eq!((guarded(&plan), plan.whole_stream), (vec![], end));
-    let empty = compare("x", NotEqual, TargetUnion::ModRevision(0));
-    let plan = store.write_plan(txn(vec![over(empty)], vec![], vec![put("c", "").into()]));
-    assert_eq!(plan.whole_stream, end);
-    assert_eq!(store.write_plan(delete_range("a", "z")).whole_stream, end);
-    let beside = ops(vec![put("c", "").into(), delete_range("x", "z").into()]);
-    assert_eq!(store.write_plan(beside).whole_stream, end);
-    // Inverted ranges hold nothing, whatever is written.
-    let inverted = Compare { range_end: bytes("a"), ..unchanged("z", 0) };
-    let nothing = txn(vec![inverted], vec![put("c", "").into(), delete_range("z", "a").into()], vec![]);
-    assert_eq!(store.write_plan(nothing).whole_stream, None);
-}
-
-#[test]
-fn compares_of_nested_transactions_count_on_the_path_only() {
-    let store = two();
-    let on_path = txn(vec![unchanged("a", 2)], vec![], vec![]);
-    let off_path = txn(vec![unchanged("x", 0)], vec![], vec![]);
-    let request = txn(vec![], vec![put("c", "").into(), on_path.into()], vec![off_path.into()]);
-    assert_eq!(guarded(&store.write_plan(request)), [(&b"a"[..], 1)]);
-}
-
-#[test]
-fn a_second_write_of_a_key_has_no_guard() {
-    let store = two();
-    let request = ops(vec![delete_range("b", "\0").into(), put("b", "y").into()]);
-    assert_eq!(written(&store.write_plan(request)), [(&b"b"[..], Some(2)), (b"b", None)]);
-    let puts = RequestOp::from(ops(vec![put("x", "").into()]));
-    let deletes = RequestOp::from(ops(vec![delete("x").into(), delete("x").into()]));
-    let plan = store.write_plan(ops(vec![puts, deletes]));
-    assert_eq!(written(&plan), [(&b"x"[..], Some(0)), (b"x", None)]);
-    assert_eq!(guarded(&plan), []);
-}
-
-#[test]
-fn a_range_delete_is_one_write_for_each_key_in_order() {
-    let store = two();
-    let plan = store.write_plan(delete_range("a", "\0"));
-    assert_eq!(written(&plan), [(&b"a"[..], Some(1)), (b"b", Some(2))]);
-}
-
-// Answers after others have written.
-
-fn answer(plan: &Plan, committed: Revision, store: &Store) -> Result<TxnResponse, EtcdError> {
-    match plan.answer(committed, &store.snapshot())? {
-        Response::Txn(response) => Ok(response),
+fn a_plan_sees_what_is_planned_before_it() {
+    let mut store = Store::new();
+    store.put(put("a", "1")).unwrap();
+    store.holds_back = true;
+    let planned = |store: &mut Store, request: TxnRequest| match store.run(request).unwrap() {
+        Response::Txn(response) => response,
         other => panic!("{other:?}"),
-    }
+    };
+    let update = |from: i64, value: &str| {
+        txn(vec![unchanged("a", from)], vec![put("a", value).into()], vec![get("a").into()])
+    };
+    assert!(planned(&mut store, update(2, "2")).succeeded);
+    assert!(!planned(&mut store, update(2, "3")).succeeded, "the key has changed in the plan before");
+    assert!(planned(&mut store, update(3, "3")).succeeded);
+    store.run(put("b", "x")).unwrap();
+    let listed = planned(&mut store, ops(vec![delete("c").into(), list("a", "z").into()]));
+    let Some(OpResponse::ResponseRange(range)) = &listed.responses[1].response else { panic!("{listed:?}") };
+    let pairs: Vec<_> = range.kvs.iter().map(|kv| (kv.key.clone(), kv.value.clone(), kv.version)).collect();
+    assert_eq!(pairs, [(bytes("a"), bytes("3"), 3), (bytes("b"), bytes("x"), 1)]);
+    assert_eq!((range.count, store.snapshot().revision.0), (2, 2));
+    let Response::DeleteRange(deleted) = store.run(delete_range("a", "z")).unwrap() else { panic!("another kind") };
+    assert_eq!(deleted.deleted, 2);
+    store.show();
+    assert!(store.range(&list("a", "z")).unwrap().kvs.is_empty());
 }
 
 #[test]
-fn unguarded_reads_show_the_moment_before_the_commit() {
-    let mut store = two();
-    let request =
-        ops(vec![list("a", "z").into(), put("a", "new").into(), list("a", "z").into(), get("b").into()]);
-    let plan = store.write_plan(request);
-    store.put(put("b", "meanwhile")).unwrap();
-    let committed = store.commit(&plan);
-    store.put(put("b", "after")).unwrap();
-    store.put(put("a", "after")).unwrap();
-    let response = answer(&plan, committed, &store).unwrap();
-    assert_eq!(revisions(&response), [4, 5, 5, 5]);
-    let b = pair("b", "meanwhile", 3, 4, 2, 0);
-    assert_eq!(range_at(&response, 0).kvs, [pair("a", "1", 2, 2, 1, 0), b.clone()]);
-    assert_eq!(range_at(&response, 2).kvs, [pair("a", "new", 2, 5, 2, 0), b.clone()]);
-    assert_eq!(range_at(&response, 3).kvs, [b]);
+fn a_read_of_a_revision_that_is_only_planned_has_to_wait() {
+    let mut store = Store::new();
+    store.holds_back = true;
+    store.run(put("a", "1")).unwrap();
+    let reads = |revision| ops(vec![RangeRequest { revision, ..get("a") }.into()]);
+    assert_eq!(store.plan(reads(2)).unwrap_err(), PlanError::NotYet);
+    assert_eq!(store.plan(reads(3)).unwrap_err(), PlanError::Refused(EtcdError::FutureRevision));
+    store.show();
+    assert!(store.plan(reads(2)).is_ok());
 }
 
 #[test]
-fn guarded_reads_need_no_state_but_the_snapshot() {
-    let mut store = two();
+fn another_instance_finds_the_same_response_in_the_history() {
+    let mut store = Store::new();
+    store.put(put("a", "1")).unwrap();
     let request = txn(
-        vec![unchanged("b", 3)],
-        vec![showing(put("a", "new")).into(), get("a").into(), get("b").into()],
+        vec![unchanged("a", 2)],
+        vec![get("a").into(), put("a", "2").into(), delete("x").into(), list("a", "z").into()],
         vec![],
     );
-    let plan = store.write_plan(request);
-    store.put(put("c", "meanwhile")).unwrap();
-    let committed = store.commit(&plan);
-    // The revision before the commit is gone, but not needed.
-    store.compact(5);
-    let response = answer(&plan, committed, &store).unwrap();
-    assert_eq!(revisions(&response), [5, 5, 5]);
-    assert_eq!(range_at(&response, 1).kvs, [pair("a", "new", 2, 5, 2, 0)]);
-    assert_eq!(range_at(&response, 2).kvs, [pair("b", "2", 3, 3, 1, 0)]);
-}
-
-#[test]
-fn an_answer_that_compaction_took_away_is_an_unknown_outcome() {
-    let mut store = two();
-    let plan = store.write_plan(ops(vec![put("a", "new").into(), list("a", "z").into()]));
-    store.put(put("b", "meanwhile")).unwrap();
-    let committed = store.commit(&plan);
-    store.compact(committed.0);
-    assert_eq!(answer(&plan, committed, &store), Err(EtcdError::Timeout));
-}
-
-#[test]
-fn reads_at_a_named_revision_outlive_a_compaction() {
-    let mut store = two();
-    let request = ops(vec![put("a", "new").into(), RangeRequest { revision: 2, ..list("a", "z") }.into()]);
-    let plan = store.write_plan(request);
-    store.put(put("c", "meanwhile")).unwrap();
-    let committed = store.commit(&plan);
-    store.compact(committed.0);
-    let response = answer(&plan, committed, &store).unwrap();
-    assert_eq!(range_at(&response, 1).kvs, [pair("a", "1", 2, 2, 1, 0)]);
-}
-
-#[test]
-fn lse_5_the_keys_of_a_lease_go_in_one_revision_in_key_order() {
-    let mut store = two();
-    let keys = ["b", "x", "a", "b"].map(bytes);
-    let plan = plan_delete_keys(&store.snapshot(), keys).unwrap();
-    assert_eq!(written(&plan), [(&b"a"[..], Some(1)), (b"b", Some(2))]);
-    assert_eq!((guarded(&plan), plan.whole_stream), (vec![], None));
-    store.commit(&plan);
-    assert_eq!(events(&store, 4), [(bytes("a"), None), (bytes("b"), None)]);
-    assert!(plan_delete_keys(&store.snapshot(), ["a", "x"].map(bytes)).is_none());
-}
-
-#[test]
-fn what_changes_nothing_is_answered_at_once() {
-    let store = two();
-    for request in [
-        Request::DeleteRange(delete("x")),
-        Request::Txn(txn(vec![unchanged("a", 9)], vec![put("a", "").into()], vec![get("a").into()])),
-    ] {
-        assert!(matches!(store.plan(request), Ok(Planned::Answer(_))));
-    }
+    let response = store.run(request.clone()).unwrap();
+    store.put(put("a", "3")).unwrap();
+    store.put(put("b", "3")).unwrap();
+    let again = evaluate(&store.snapshot(), Revision(2), &request.clone().into());
+    assert_eq!(again.unwrap(), response);
+    store.compact(4);
+    assert_eq!(evaluate(&store.snapshot(), Revision(2), &request.into()), Err(EtcdError::Timeout));
 }
