@@ -383,7 +383,7 @@ impl StreamingService<WatchRequest> for Method {
 pub(crate) fn fuzz(data: &[u8]) {
     use crate::core::{Change, ChangeKind, Writer};
     use crate::fuzzing::Choices;
-    use crate::types::{LeaseId, Sequence};
+    use crate::types::{LeaseId, LogIndex, Sequence};
     use futures_util::FutureExt;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -397,7 +397,7 @@ pub(crate) fn fuzz(data: &[u8]) {
             .then(|request| read(request, None))
             .filter_map(|request| std::future::ready(request.transpose()));
         let stream = WatchStream::new(hub, reader, incoming, Duration::from_mins(1), std::future::pending());
-        let header = HeaderSource { cluster_id: 1, member_id: 2, raft_term: 3 };
+        let header = HeaderSource { cluster_id: 1, member_id: 2, epoch: Arc::default() };
         let mut responses = Responses { stream, pieces: VecDeque::new(), header, most_bytes: 200 };
         while !choices.is_empty() {
             match choices.byte() % 8 {
@@ -429,10 +429,10 @@ pub(crate) fn fuzz(data: &[u8]) {
                         let (create_revision, lease) = (None, LeaseId::NONE);
                         let put = ChangeKind::Put { value, create_revision, version: 1, lease };
                         let kind = if choices.byte().is_multiple_of(4) { ChangeKind::Delete } else { put };
-                        Change { key, sequence, place, kind }
+                        Change { key, sequence, place, kind }.version(revision)
                     });
-                    let changes: Vec<_> = changes.collect();
-                    writer.apply(revision, sequence, changes, |_, _| ());
+                    let versions: Vec<_> = changes.collect();
+                    writer.apply(revision, LogIndex(sequence.0), versions, |_, _| ());
                     writer.publish();
                     published.notify_one();
                 }
@@ -461,7 +461,10 @@ mod tests {
     use tonic::transport::{Channel, Endpoint, Server};
     use tonic_prost::ProstCodec;
 
-    const HEADER: HeaderSource = HeaderSource { cluster_id: 7, member_id: 8, raft_term: 9 };
+    fn header() -> HeaderSource {
+        HeaderSource { cluster_id: 7, member_id: 8, epoch: Arc::new(9.into()) }
+    }
+
     const SETTINGS: Settings =
         Settings { progress_interval: Duration::from_millis(100), max_request_bytes: 1 << 20 };
 
@@ -481,7 +484,7 @@ mod tests {
         let store = Store::spawn();
         let (shutdown, has_leader) = (CancellationToken::new(), watch::Sender::new(true));
         let service =
-            WatchService::new(store.hub.clone(), store.reader.clone(), HEADER, SETTINGS, shutdown.clone())
+            WatchService::new(store.hub.clone(), store.reader.clone(), header(), SETTINGS, shutdown.clone())
                 .with_leader(has_leader.subscribe());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -554,7 +557,7 @@ mod tests {
         call.requests = mpsc::unbounded_channel().0;
         let revision = served.put("a", "1");
         let response = call.next().await.expect("an event");
-        assert_eq!(response.header, Some(HEADER.at(Revision(revision))));
+        assert_eq!(response.header, Some(header().at(Revision(revision))));
         assert_eq!(response.events[0].kv.as_ref().map(|kv| kv.value.as_ref()), Some(b"1".as_slice()));
         served.shutdown.cancel();
         let end = call.next().await.expect_err("the end");
@@ -580,7 +583,7 @@ mod tests {
         for (create, reason) in rows {
             call.send(RequestUnion::CreateRequest(create));
             let expect = WatchResponse {
-                header: Some(HEADER.at(Revision(1))),
+                header: Some(header().at(Revision(1))),
                 watch_id: -1,
                 created: true,
                 canceled: true,
@@ -628,7 +631,7 @@ mod tests {
         let value = "x".repeat(64 << 10);
         for _ in 0..40 {
             let revision = served.put("a", &value);
-            assert_eq!(quick.next().await.expect("an event").header, Some(HEADER.at(Revision(revision))));
+            assert_eq!(quick.next().await.expect("an event").header, Some(header().at(Revision(revision))));
         }
         let metrics = Arc::clone(served.store.hub.metrics());
         assert_eq!(metrics.watchers.get(), 2);
@@ -647,7 +650,7 @@ mod tests {
             Event { kv: Some(kv), ..Event::default() }.encode_to_vec().into()
         });
         let body = Body::Events { events: events.collect(), may_fragment: true };
-        Frame::new(Response { revision: Revision(5), watch_id: 3, body }, HEADER)
+        Frame::new(Response { revision: Revision(5), watch_id: 3, body }, &header())
     }
 
     fn decoded(frame: &Frame) -> WatchResponse {

@@ -4,7 +4,7 @@
 use super::super::{PlanError, Response, evaluate};
 use super::store::Store;
 use super::{bytes, compare, delete, delete_range, get, list, ops, put, txn, unchanged};
-use crate::core::{ChangeKind, Event};
+use crate::core::Event;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::compare::CompareResult::{self, Equal, Greater, Less, NotEqual};
 use crate::proto::etcdserverpb::compare::TargetUnion;
@@ -14,7 +14,7 @@ use crate::proto::etcdserverpb::{
     TxnRequest, TxnResponse,
 };
 use crate::proto::mvccpb::KeyValue;
-use crate::types::{Revision, Sequence};
+use crate::types::Revision;
 use bytes::Bytes;
 
 fn pair(
