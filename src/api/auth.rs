@@ -176,7 +176,10 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthUserGrantRoleRequest>,
     ) -> Result<Response<AuthUserGrantRoleResponse>, Status> {
-        let change = |request: AuthUserGrantRoleRequest| AuthChange::GrantRole { user: request.user, role: request.role };
+        let change = |request: AuthUserGrantRoleRequest| AuthChange::GrantRole {
+            user: request.user,
+            role: request.role,
+        };
         let header = self.change(request, change).await?;
         Ok(Response::new(AuthUserGrantRoleResponse { header: Some(header) }))
     }
@@ -185,8 +188,10 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthUserRevokeRoleRequest>,
     ) -> Result<Response<AuthUserRevokeRoleResponse>, Status> {
-        let change =
-            |request: AuthUserRevokeRoleRequest| AuthChange::RevokeRole { user: request.name, role: request.role };
+        let change = |request: AuthUserRevokeRoleRequest| AuthChange::RevokeRole {
+            user: request.name,
+            role: request.role,
+        };
         let header = self.change(request, change).await?;
         Ok(Response::new(AuthUserRevokeRoleResponse { header: Some(header) }))
     }

@@ -77,7 +77,14 @@ impl Pile {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);
         void.sort_unstable_by(|a, b| b.cmp(a));
-        void.retain(|at| if *at < sequence { true } else { self.void.push(*at); false });
+        void.retain(|at| {
+            if *at < sequence {
+                true
+            } else {
+                self.void.push(*at);
+                false
+            }
+        });
         removal.void = void;
         for Garbage { is_tombstone, sequence } in self.keys.drain(..) {
             if is_tombstone { removal.tombstones.push(sequence) } else { removal.values.push(sequence) }
@@ -85,7 +92,8 @@ impl Pile {
         self.reserved.retain(|superseded| {
             let goes = superseded.by <= to && superseded.sequence < sequence;
             if goes {
-                let into = if superseded.is_tombstone { &mut removal.tombstones } else { &mut removal.values };
+                let into =
+                    if superseded.is_tombstone { &mut removal.tombstones } else { &mut removal.values };
                 into.push(superseded.sequence);
             }
             !goes

@@ -21,7 +21,7 @@ pub use tables::{Alarms, Members, Tables};
 use crate::auth::AuthStore;
 use crate::core::{KeyVersion, State, Writer};
 use crate::record::{Body, Digest, Placed, Record, Trim};
-use crate::types::{LogIndex, LeaseId, Revision, Sequence};
+use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
 use garbage::Pile;
 use std::collections::{BTreeSet, HashMap};

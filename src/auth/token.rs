@@ -147,8 +147,12 @@ impl Tokens {
     /// The log holds a token of this hash.
     pub fn remember(&self, hash: &str, token: SimpleToken) {
         let now = Instant::now();
-        let known =
-            Known { user: token.user.into(), revision: token.revision, deadline: now + self.ttl, reported: now };
+        let known = Known {
+            user: token.user.into(),
+            revision: token.revision,
+            deadline: now + self.ttl,
+            reported: now,
+        };
         self.lock().insert(hash.to_owned(), known);
     }
 

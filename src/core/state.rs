@@ -5,7 +5,7 @@ use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
 use super::version::{History, KeyVersion, VersionParts};
 use crate::primitive::Published;
-use crate::types::{LogIndex, KeyRange, LeaseId, Revision, Sequence};
+use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -136,7 +136,16 @@ impl Change {
             ChangeKind::Delete => (&[][..], Revision(0), 0, LeaseId::NONE),
         };
         let (sequence, place) = (*sequence, *place);
-        KeyVersion::new(&VersionParts { key, value, create_revision, mod_revision, version, lease, sequence, place })
+        KeyVersion::new(&VersionParts {
+            key,
+            value,
+            create_revision,
+            mod_revision,
+            version,
+            lease,
+            sequence,
+            place,
+        })
     }
 }
 

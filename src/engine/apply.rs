@@ -191,7 +191,12 @@ impl Task {
         Ok(())
     }
 
-    fn take_records(&mut self, records: Vec<Placed>, strictness: Strictness, is_own: bool) -> Result<(), Stop> {
+    fn take_records(
+        &mut self,
+        records: Vec<Placed>,
+        strictness: Strictness,
+        is_own: bool,
+    ) -> Result<(), Stop> {
         let Some(last) = records.last().map(|last| last.sequence) else { return Ok(()) };
         if self.state.is_loaded {
             for placed in &records {

@@ -83,7 +83,11 @@ impl Compactor {
                     self.trim().await;
                     // The removals that the trim record permits go before whoever waits for them.
                     while let Ok(job) = jobs.try_recv() {
-                        if matches!(job, Job::Remove(..)) { waiting.push_front(job) } else { waiting.push_back(job) }
+                        if matches!(job, Job::Remove(..)) {
+                            waiting.push_front(job)
+                        } else {
+                            waiting.push_back(job)
+                        }
                     }
                 }
                 Job::Remove(removal, to) if !removal.is_empty() => {

@@ -85,7 +85,10 @@ impl Counters {
                 "etcd_server_slow_read_indexes_total",
                 "Linearizable reads that waited for more than half a second.",
             ),
-            leader_changes: counter("etcd_server_leader_changes_seen_total", "Changes of the writer that were seen."),
+            leader_changes: counter(
+                "etcd_server_leader_changes_seen_total",
+                "Changes of the writer that were seen.",
+            ),
             void: counter("jetway_void_messages_total", "Messages of the stream that are no valid records."),
         }
     }

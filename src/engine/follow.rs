@@ -3,11 +3,15 @@
 
 use super::apply::{Entry, Report};
 use super::node::{Break, Command, Node, Open};
-use super::proposal::{Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife};
+use super::proposal::{
+    Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife,
+};
 use super::status::Phase;
 use super::{NewCall, REQUEST_TIMEOUT};
 use crate::error::EtcdError;
-use crate::log::{AppendError, ConsumeError, Consumer, Delivered, Incoming, Log, Pipeline, Serving, WireError};
+use crate::log::{
+    AppendError, ConsumeError, Consumer, Delivered, Incoming, Log, Pipeline, Serving, WireError,
+};
 use crate::record::{Body, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
 use prost::Message as _;
@@ -94,7 +98,10 @@ enum AttemptError {
     /// Another instance has applied more than this one has read.
     Behind(LogIndex),
     /// The guard did not hold: the log ends later, and the first message behind is there or not.
-    Refused { end: Sequence, has_next: bool },
+    Refused {
+        end: Sequence,
+        has_next: bool,
+    },
     Append(AppendError),
     Wire(WireError),
     Other(String),
@@ -232,7 +239,11 @@ impl Node {
                 if self.chain.epoch() != before {
                     // There is another writer than the one that was given up.
                     (following.is_writer_gone, following.is_told_to_lead) = (false, false);
-                    following.heard = if following.is_caught_up || self.is_ready { Instant::now() } else { following.heard };
+                    following.heard = if following.is_caught_up || self.is_ready {
+                        Instant::now()
+                    } else {
+                        following.heard
+                    };
                     following.ready_sent = None;
                 }
                 let is_ready = |operation: &crate::record::OperationId| {
@@ -377,7 +388,9 @@ impl Node {
                 }
             }
             Incoming::NobodyServes(nonce) => {
-                if nonce == self.chain.nonce() && following.heard.elapsed() > 3 * self.settings.heartbeat_interval {
+                if nonce == self.chain.nonce()
+                    && following.heard.elapsed() > 3 * self.settings.heartbeat_interval
+                {
                     following.is_writer_gone = true;
                 }
                 self.unsend(nonce);
@@ -644,7 +657,8 @@ impl Node {
             following.elected = Some(elected);
         }
         let end = self.chain.position();
-        let elected = following.elected.take().filter(|elected| elected.pipeline.next_sequence() == end.next());
+        let elected =
+            following.elected.take().filter(|elected| elected.pipeline.next_sequence() == end.next());
         match elected {
             Some(elected) => Ok(elected),
             // The acknowledgement is lost, or something stands behind the record.
@@ -733,4 +747,3 @@ fn messages_of(calls: Vec<WireCall>, most: usize) -> Vec<Vec<WireCall>> {
     }
     messages
 }
-

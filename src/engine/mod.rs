@@ -184,7 +184,11 @@ impl Calls {
 
     fn open_write(&self) -> Result<OpenWrite<'_>, EtcdError> {
         let open = OpenWrite(&self.open);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= MOST_OPEN { Err(EtcdError::TooManyRequests) } else { Ok(open) }
+        if self.open.fetch_add(1, Ordering::Relaxed) >= MOST_OPEN {
+            Err(EtcdError::TooManyRequests)
+        } else {
+            Ok(open)
+        }
     }
 }
 
@@ -302,7 +306,10 @@ impl Engine {
             state: apply::Progress::default(),
         };
         // Its timers are its own, so that it may outlive the runtime that it was started on by a moment.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(StartError::Thread)?;
         let thread = std::thread::Builder::new().name("applier".to_owned());
         thread.spawn(move || runtime.block_on(task.run())).map_err(StartError::Thread)?;
         let compactor = compactor::Compactor {
@@ -421,7 +428,12 @@ impl Engine {
     ///
     /// # Errors
     /// etcd's own.
-    pub fn answer_from(&self, state: &State, request: &Request, caller: &Caller) -> Result<Response, EtcdError> {
+    pub fn answer_from(
+        &self,
+        state: &State,
+        request: &Request,
+        caller: &Caller,
+    ) -> Result<Response, EtcdError> {
         let access = self.tables.auth.access(caller);
         auth::check_request(&access, request, &|_| Ok(()))?;
         txn::answer_reads(state, request)

@@ -18,7 +18,9 @@
 use super::apply::{Entry, Report};
 use super::counters::Counters;
 use super::mark::Mark;
-use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireAnswers, WireLife};
+use super::proposal::{
+    Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireAnswers, WireLife,
+};
 use super::space::Space;
 use super::status::{Phase, Status};
 use super::{LinearizableReads, NewCall};
@@ -274,7 +276,10 @@ impl Node {
     }
 
     /// Takes messages that a consumer has brought.
-    pub(super) async fn take(&mut self, messages: Vec<(Sequence, Option<Record>)>) -> Result<Vec<OperationId>, Break> {
+    pub(super) async fn take(
+        &mut self,
+        messages: Vec<(Sequence, Option<Record>)>,
+    ) -> Result<Vec<OperationId>, Break> {
         let (mut valid, mut void, mut waiters) = (Vec::with_capacity(messages.len()), Vec::new(), Vec::new());
         let mut barriers = Vec::new();
         let mut outcome = Ok(());
@@ -375,8 +380,12 @@ impl Node {
     /// Refuses calls whose time is over.
     pub(super) fn expire(&mut self) {
         let now = Instant::now();
-        let over: Vec<u64> =
-            self.open.iter().filter(|(_, open)| open.call.deadline <= now).map(|(counter, _)| *counter).collect();
+        let over: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.call.deadline <= now)
+            .map(|(counter, _)| *counter)
+            .collect();
         let error = self.unavailable();
         for counter in over {
             if let Some(open) = self.open.remove(&counter) {
@@ -398,7 +407,10 @@ impl Node {
     pub(super) fn unavailable(&self) -> EtcdError {
         let link = self.log.connection().link.borrow().clone();
         if !link.connected {
-            return EtcdError::Unavailable(format!("NATS is unreachable: {}", link.cause.unwrap_or_default()));
+            return EtcdError::Unavailable(format!(
+                "NATS is unreachable: {}",
+                link.cause.unwrap_or_default()
+            ));
         }
         match self.status.known_leader() {
             Ok(_) => EtcdError::Timeout,
@@ -444,9 +456,9 @@ impl Node {
     /// Acts on a report of the applier.
     pub(super) fn heed(&self, report: Report) -> Break {
         match report {
-            Report::Damaged(what) => Break::Fatal(format!(
-                "{what}. Restore a copy, or accept the loss with --accept-data-loss"
-            )),
+            Report::Damaged(what) => {
+                Break::Fatal(format!("{what}. Restore a copy, or accept the loss with --accept-data-loss"))
+            }
             Report::Differs { index, here, writer } => {
                 tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
                 Break::Differs

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::primitive::Uptime;
 use crate::record::{AlarmKind, Body, Member};
 use crate::txn::{self, Base, Overlay, PlanError, Response, Write};
-use crate::types::{LogIndex, LeaseId, Revision};
+use crate::types::{LeaseId, LogIndex, Revision};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -90,13 +90,11 @@ impl Planner {
                 Ok(Plan::Answer(Ok(Outcome::Leases(self.lessor.by_deadline().collect())), None))
             }
             Proposal::Compact { revision, .. } => self.compact(*revision),
-            Proposal::Alarm { alarm, raised } => {
-                Ok(if self.tables.alarms.all().contains(alarm) == *raised {
-                    Plan::Answer(Ok(Outcome::Done), None)
-                } else {
-                    Plan::Reserved { bodies: vec![Body::Alarm(*alarm, *raised)], outcome: Outcome::Done }
-                })
-            }
+            Proposal::Alarm { alarm, raised } => Ok(if self.tables.alarms.all().contains(alarm) == *raised {
+                Plan::Answer(Ok(Outcome::Done), None)
+            } else {
+                Plan::Reserved { bodies: vec![Body::Alarm(*alarm, *raised)], outcome: Outcome::Done }
+            }),
             Proposal::Users(change) => self.users(change, &call.caller),
             Proposal::IssueToken { hash, user, revision } => self.issue_token(hash, user, *revision),
             Proposal::TokenUsed { hash } => {
@@ -116,8 +114,7 @@ impl Planner {
     fn write(&mut self, request: &txn::Request, caller: &Caller, state: &State) -> Result<Plan, EtcdError> {
         let access = self.tables.auth.access(caller);
         auth::check_request(&access, request, &|lease| self.check_lease_write(caller, lease))?;
-        let base =
-            Base { state, overlay: &self.overlay, revision: self.revision, compacted: self.compacted };
+        let base = Base { state, overlay: &self.overlay, revision: self.revision, compacted: self.compacted };
         let planned = match txn::plan(base, &self.lessor, request) {
             Ok(planned) => planned,
             Err(PlanError::Refused(error)) => return Err(error),
@@ -147,7 +144,9 @@ impl Planner {
         let ttl = ttl.max(MIN_TTL);
         let exists = |id| txn::LeaseTable::exists(&self.lessor, LeaseId(id));
         let id = match id {
-            0 => std::iter::repeat_with(|| rand::random_range(1..i64::MAX)).find(|id| !exists(*id)).unwrap_or(1),
+            0 => std::iter::repeat_with(|| rand::random_range(1..i64::MAX))
+                .find(|id| !exists(*id))
+                .unwrap_or(1),
             id if exists(id) => return Err(EtcdError::LeaseExists),
             id => id,
         };
@@ -185,10 +184,12 @@ impl Planner {
         if !self.lessor.revoke(id) {
             return None;
         }
-        let is_live = |key: &Bytes| self.overlay.get(key).map_or_else(
-            || state.get(key).is_some_and(|version| version.lease() == id),
-            |planned| planned.lease() == id,
-        );
+        let is_live = |key: &Bytes| {
+            self.overlay.get(key).map_or_else(
+                || state.get(key).is_some_and(|version| version.lease() == id),
+                |planned| planned.lease() == id,
+            )
+        };
         let writes: Vec<Write> = self
             .keys_of(id)
             .into_iter()

@@ -5,7 +5,7 @@ use crate::core::State;
 use crate::error::EtcdError;
 use crate::record::{Alarm, AlarmKind, Member, OperationId};
 use crate::txn::{Request, Response};
-use crate::types::{LogIndex, LeaseId, Revision};
+use crate::types::{LeaseId, LogIndex, Revision};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -132,8 +132,12 @@ impl AuthChange {
             AuthChange::RevokeRole { user, role } => store.revoke_role(user, role),
             AuthChange::AddRole(name) => store.add_role(name),
             AuthChange::DeleteRole(name) => store.delete_role(name),
-            AuthChange::GrantPermission { role, permission } => store.grant_permission(role, permission.clone()),
-            AuthChange::RevokePermission { role, key, range_end } => store.revoke_permission(role, key, range_end),
+            AuthChange::GrantPermission { role, permission } => {
+                store.grant_permission(role, permission.clone())
+            }
+            AuthChange::RevokePermission { role, key, range_end } => {
+                store.revoke_permission(role, key, range_end)
+            }
         }
     }
 }
@@ -236,9 +240,11 @@ impl Waiter {
     pub(super) fn complete(self, state: &Arc<State>) {
         match self.call.origin {
             Origin::Local(sender) => {
-                let answer = self
-                    .outcome
-                    .map(|outcome| Answer { outcome, response: self.response, state: Arc::clone(state) });
+                let answer = self.outcome.map(|outcome| Answer {
+                    outcome,
+                    response: self.response,
+                    state: Arc::clone(state),
+                });
                 drop(sender.send(answer));
             }
             // The asking instance finds its own records in the log.

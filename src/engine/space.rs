@@ -160,7 +160,8 @@ impl Space {
         }
         if let Some(dir) = self.store_dir.clone() {
             let space = tokio::task::spawn_blocking(move || disk::space(&dir)).await.ok().flatten();
-            left = left.min(space.map_or(i64::MAX, |space| space.free as i64 - disk::headroom(space.total) as i64));
+            left = left
+                .min(space.map_or(i64::MAX, |space| space.free as i64 - disk::headroom(space.total) as i64));
         }
         // A user that may not ask for the account's limits learns of them when they are met.
         if stream.is_ok() {
@@ -170,7 +171,11 @@ impl Space {
     }
 
     /// Measures, and records the alarm where the store was found full, until `stop`.
-    pub(super) async fn watch(self: Arc<Space>, store_error: Option<watch::Receiver<Option<String>>>, stop: CancellationToken) {
+    pub(super) async fn watch(
+        self: Arc<Space>,
+        store_error: Option<watch::Receiver<Option<String>>>,
+        stop: CancellationToken,
+    ) {
         let mut store_error = store_error;
         let mut tick = tokio::time::interval(MEASURE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -4,11 +4,11 @@
 //! until a record or a barrier that was sent after the call came has proved valid: a writer that was deposed without knowing it
 //! never sees that. Where no other instance can write, the records in flight when the call came are enough.
 
+use super::LinearizableReads;
 use super::apply::Entry;
 use super::node::{Command, Node, Open, Peer};
 use super::planner::{Plan, Planner};
 use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireCalls, WireLife};
-use super::LinearizableReads;
 use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::error::EtcdError;
@@ -203,9 +203,10 @@ impl Node {
         let super::follow::Elected { pipeline, serving } = elected;
         let state = self.reader.snapshot();
         let grace = self.settings.election_timeout;
-        let others = self.epoch.as_ref().map_or(Duration::ZERO, |epoch| {
-            Duration::from_millis(epoch.election_timeout_ms)
-        });
+        let others = self
+            .epoch
+            .as_ref()
+            .map_or(Duration::ZERO, |epoch| Duration::from_millis(epoch.election_timeout_ms));
         let planner = Planner::new(
             Arc::clone(&self.log),
             self.tables.clone(),
@@ -273,7 +274,8 @@ impl Node {
             origin: Origin::Internal,
         };
         let to = self.chain.index();
-        writing.quiesce = Some(Quiesce { then: Then::Trim(to, Waiter::new(call, Ok(Outcome::Done))), fence: None });
+        writing.quiesce =
+            Some(Quiesce { then: Then::Trim(to, Waiter::new(call, Ok(Outcome::Done))), fence: None });
         self.counters.lost(1);
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
@@ -405,7 +407,10 @@ impl Node {
             Plan::Answer(outcome, response) => {
                 let is_physical = matches!(call.proposal, Proposal::Compact { physical: true, .. })
                     && outcome == Err(EtcdError::Compacted);
-                let is_renewal = matches!((&call.proposal, &outcome), (Proposal::KeepAlive(_), Ok(Outcome::Lease { ttl: 1.., .. })));
+                let is_renewal = matches!(
+                    (&call.proposal, &outcome),
+                    (Proposal::KeepAlive(_), Ok(Outcome::Lease { ttl: 1.., .. }))
+                );
                 let waiter = Waiter { call, outcome, response };
                 if is_physical {
                     self.entry(Entry::WhenSwept(waiter)).await;
@@ -429,7 +434,8 @@ impl Node {
 
     /// Whether a record that was sent within an election timeout has proved valid: nobody else can write yet.
     fn is_proved_of_late(&self, writing: &Writing) -> bool {
-        self.settings.is_alone || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
+        self.settings.is_alone
+            || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
     }
 
     fn append_keys(
@@ -443,7 +449,8 @@ impl Node {
         let count = (writes.len() + usize::from(end.is_some())) as u32;
         let revision = writing.planner.revision.next();
         let last = LogIndex(writing.planner.index.0 + u64::from(count));
-        let mut waiter = answer.map(|(call, outcome, response)| Waiter { call, outcome: Ok(outcome), response });
+        let mut waiter =
+            answer.map(|(call, outcome, response)| Waiter { call, outcome: Ok(outcome), response });
         for (crate::txn::Write { key, kind }, place) in writes.into_iter().zip(1..) {
             let sequence = writing.pipeline.next_sequence();
             let change = Change { key, sequence, place, kind };
@@ -484,7 +491,16 @@ impl Node {
     ) -> Record {
         writing.planner.index = writing.planner.index.next();
         let index = writing.planner.index;
-        Record { epoch: self.chain.epoch(), nonce: self.chain.nonce(), index, revision, place, count, operation, body }
+        Record {
+            epoch: self.chain.epoch(),
+            nonce: self.chain.nonce(),
+            index,
+            revision,
+            place,
+            count,
+            operation,
+            body,
+        }
     }
 
     fn barrier(&mut self, writing: &mut Writing, operation: OperationId, waiter: Option<Waiter>) {
@@ -537,7 +553,8 @@ impl Node {
         writing: &mut Writing,
         acknowledged: &mut Vec<Acknowledged<Waiter>>,
     ) -> Result<(), Trouble> {
-        let (mut valid, mut void, mut waiters) = (Vec::with_capacity(acknowledged.len()), Vec::new(), Vec::new());
+        let (mut valid, mut void, mut waiters) =
+            (Vec::with_capacity(acknowledged.len()), Vec::new(), Vec::new());
         let mut when_swept = Vec::new();
         let mut barriers = Vec::new();
         for Acknowledged { sequence, record, waiter, sent } in acknowledged.drain(..) {
@@ -611,7 +628,10 @@ impl Node {
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());
-            if known.get(&member.id).is_none_or(|known| known.client_urls != member.client_urls || known.name != member.name) {
+            if known
+                .get(&member.id)
+                .is_none_or(|known| known.client_urls != member.client_urls || known.name != member.name)
+            {
                 changes.push((member.id, Some(member.clone())));
             }
         }
@@ -651,7 +671,9 @@ impl Node {
 
     /// Nothing is in flight, and everything is visible.
     async fn fenced(&mut self, writing: &mut Writing, fenced: Option<(LogIndex, Digest)>) {
-        let (Some(Quiesce { then, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else { return };
+        let (Some(Quiesce { then, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else {
+            return;
+        };
         match then {
             Then::Resume => {}
             Then::Trim(to, waiter) => {
@@ -754,7 +776,9 @@ impl Node {
     }
 
     async fn take_calls(&mut self, writing: &mut Writing, payload: &Bytes, reply: &str) {
-        let Ok(WireCalls { instance, lowest_open, calls }) = WireCalls::decode(payload.clone()) else { return };
+        let Ok(WireCalls { instance, lowest_open, calls }) = WireCalls::decode(payload.clone()) else {
+            return;
+        };
         let remote = writing.remotes.entry(instance).or_default();
         remote.lowest_open = remote.lowest_open.max(lowest_open);
         remote.known = remote.known.split_off(&remote.lowest_open);
@@ -828,7 +852,9 @@ impl Node {
         }
         if let Some(Quiesce { then, .. }) = quiesce {
             match then {
-                Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => waiter.call.refuse(EtcdError::LeaderChanged),
+                Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => {
+                    waiter.call.refuse(EtcdError::LeaderChanged)
+                }
                 Then::Stop(done) => done.send(()).unwrap_or_default(),
                 Then::Resume | Then::HandOver(_, None) => {}
             }
@@ -859,7 +885,8 @@ impl Remote {
         if call.parts <= 1 {
             return Some(call.content.clone());
         }
-        let parts = self.parts.entry(call.counter).or_insert_with(|| vec![None; call.parts.min(1024) as usize]);
+        let parts =
+            self.parts.entry(call.counter).or_insert_with(|| vec![None; call.parts.min(1024) as usize]);
         *parts.get_mut(call.part as usize)? = Some(call.content.clone());
         if parts.iter().any(Option::is_none) {
             return None;

@@ -63,9 +63,22 @@ fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>
     let shape = choices.byte();
     let (subject, header) = match shape % 8 {
         0 => (choices.text(), choices.text()),
-        1 => ("=_.epoch".to_owned(), format!("{} {:x} {} {} 1/1 1.1 s", epoch + 1, shape, index + 1, choices.number())),
+        1 => (
+            "=_.epoch".to_owned(),
+            format!("{} {:x} {} {} 1/1 1.1 s", epoch + 1, shape, index + 1, choices.number()),
+        ),
         2 => {
-            let reserved = ["barrier", "trim", "floor", "stop", "users", "lease.7", "alarm.0.nospace", "token.a", "member.7"];
+            let reserved = [
+                "barrier",
+                "trim",
+                "floor",
+                "stop",
+                "users",
+                "lease.7",
+                "alarm.0.nospace",
+                "token.a",
+                "member.7",
+            ];
             let subject = format!("=_.{}", reserved[usize::from(choices.byte()) % reserved.len()]);
             let kind = ["b", "s", "x"][usize::from(choices.byte() % 3)];
             (subject, format!("{epoch} {nonce:x} {} {} 1/1 1.1 {kind}", index + 1, choices.number()))
@@ -83,7 +96,13 @@ fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>
                 1 => format!("p {revision} 1 0"),
                 _ => format!("p {} {} {}", choices.number(), choices.number(), choices.byte() % 3),
             };
-            (key.to_owned(), format!("{epoch} {nonce:x} {index} {revision} {place}/{count} 1.{} {kind}", choices.byte() % 2))
+            (
+                key.to_owned(),
+                format!(
+                    "{epoch} {nonce:x} {index} {revision} {place}/{count} 1.{} {kind}",
+                    choices.byte() % 2
+                ),
+            )
         }
     };
     let payload = choices.bytes().to_vec();

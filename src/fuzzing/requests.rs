@@ -64,7 +64,8 @@ pub fn requests(data: &[u8]) {
             }
         };
         let overlay = Overlay::default();
-        let base = Base { state: &state, overlay: &overlay, revision: state.revision, compacted: state.compacted };
+        let base =
+            Base { state: &state, overlay: &overlay, revision: state.revision, compacted: state.compacted };
         let Ok(Planned { writes, response }) = txn::plan(base, &Leases, &request) else { continue };
         encode(&response);
         if writes.is_empty() {
@@ -96,7 +97,8 @@ pub fn requests(data: &[u8]) {
         applier.apply(valid, strictness).expect("one follows the other");
         applier.publish();
         assert_eq!(reader.revision(), revision);
-        let again = txn::evaluate(&reader.snapshot(), state.revision, &request).expect("nothing is compacted");
+        let again =
+            txn::evaluate(&reader.snapshot(), state.revision, &request).expect("nothing is compacted");
         assert_eq!(again, response, "another instance answers the same");
     }
 }

@@ -265,7 +265,11 @@ impl Api {
     }
 
     /// The first message at or behind a sequence, from the stream's leader.
-    pub async fn next_message(&self, stream: &str, from: Sequence) -> Result<Option<StoredMessage>, ApiError> {
+    pub async fn next_message(
+        &self,
+        stream: &str,
+        from: Sequence,
+    ) -> Result<Option<StoredMessage>, ApiError> {
         self.find(stream, &json!({ "seq": from.0, "next_by_subj": ">" })).await
     }
 

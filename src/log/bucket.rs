@@ -153,7 +153,9 @@ impl Bucket {
         let cluster_id = metadata[CLUSTER_KEY].as_str().and_then(|id| u64::from_str_radix(id, 16).ok());
         let found = match (metadata[FORMAT_KEY].as_str(), cluster_id) {
             (Some(format), Some(_)) if format == FORMAT.to_string() => None,
-            (Some(format), _) => Some(format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")),
+            (Some(format), _) => {
+                Some(format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}"))
+            }
             (None, _) => Some("not a jetway bucket (another program made it)".to_owned()),
         };
         if let Some(found) = found {

@@ -15,7 +15,7 @@ use super::subjects::{self, KeyTooLong};
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::{KeyVersion, VersionParts};
 use crate::record::{Alarm, AlarmKind, Body, Digest, EpochStart, Member, OperationId, Record, Trim};
-use crate::types::{Epoch, LogIndex, LeaseId, Revision, Sequence};
+use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -166,7 +166,8 @@ pub(super) fn decode(subject: &str, headers: &str, payload: &[u8], sequence: Seq
         ("p" | "d", None) => {
             let key = subjects::key_of(subject)?;
             let (create_revision, version, lease) = if kind == "p" {
-                let numbers = (Revision(word()?.parse().ok()?), word()?.parse().ok()?, LeaseId(word()?.parse().ok()?));
+                let numbers =
+                    (Revision(word()?.parse().ok()?), word()?.parse().ok()?, LeaseId(word()?.parse().ok()?));
                 if !(1..=MOST).contains(&numbers.1) || !(1..=revision.0).contains(&numbers.0.0) {
                     return None;
                 }
@@ -176,8 +177,16 @@ pub(super) fn decode(subject: &str, headers: &str, payload: &[u8], sequence: Seq
             };
             let value = if kind == "p" { payload } else { &[] };
             let mod_revision = revision;
-            let parts =
-                VersionParts { key: &key, value, create_revision, mod_revision, version, lease, sequence, place };
+            let parts = VersionParts {
+                key: &key,
+                value,
+                create_revision,
+                mod_revision,
+                version,
+                lease,
+                sequence,
+                place,
+            };
             Body::Key(KeyVersion::new(&parts))
         }
         ("b" | "s" | "x", Some(reserved)) => decode_reserved(kind, reserved, payload)?,
@@ -208,7 +217,8 @@ fn decode_reserved(kind: &str, subject: &str, payload: &[u8]) -> Option<Body> {
         }
         (ALARM, Some(alarm), "s" | "x") => {
             let (member, kind) = alarm.split_once('.')?;
-            let kind = [AlarmKind::NoSpace, AlarmKind::Corrupt].into_iter().find(|of| kind_name(*of) == kind)?;
+            let kind =
+                [AlarmKind::NoSpace, AlarmKind::Corrupt].into_iter().find(|of| kind_name(*of) == kind)?;
             Body::Alarm(Alarm { member: u64::from_str_radix(member, 16).ok()?, kind }, is_set)
         }
         (TOKEN, Some(hash), "s" | "x") => {
@@ -254,11 +264,17 @@ mod tests {
     }
 
     fn round_trip(record: &Record) -> Option<Record> {
-        let (mut subject, mut headers) = (String::new(), b"NATS/1.0\r\nNats-Expected-Last-Sequence: 4\r\n".to_vec());
+        let (mut subject, mut headers) =
+            (String::new(), b"NATS/1.0\r\nNats-Expected-Last-Sequence: 4\r\n".to_vec());
         write_subject("$KV.b.", &record.body, &mut subject).expect("a short key");
         write_headers(record, &mut headers);
         let headers = String::from_utf8(headers).expect("text");
-        decode(subject.strip_prefix("$KV.b.").expect("its prefix"), &headers, &payload(&record.body), Sequence(5))
+        decode(
+            subject.strip_prefix("$KV.b.").expect("its prefix"),
+            &headers,
+            &payload(&record.body),
+            Sequence(5),
+        )
     }
 
     fn version(parts: &VersionParts<'_>) -> Body {
@@ -278,8 +294,13 @@ mod tests {
 
     #[test]
     fn every_kind_of_record_comes_back() {
-        let deleted =
-            VersionParts { value: b"", create_revision: Revision(0), version: 0, lease: LeaseId::NONE, ..PUT };
+        let deleted = VersionParts {
+            value: b"",
+            create_revision: Revision(0),
+            version: 0,
+            lease: LeaseId::NONE,
+            ..PUT
+        };
         let start = EpochStart {
             instance: 1,
             format: 2,

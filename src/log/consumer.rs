@@ -218,7 +218,8 @@ impl Consumer {
             if !asked.is_empty() {
                 self.answers.extend_from_slice(format!("PUB {asked} 0\r\n\r\n").as_bytes());
             }
-            let delivered = codec::header_value(headers, "Nats-Last-Consumer").and_then(|number| number.parse().ok());
+            let delivered =
+                codec::header_value(headers, "Nats-Last-Consumer").and_then(|number| number.parse().ok());
             if delivered.is_some_and(|delivered: u64| delivered + 1 != self.expected) {
                 return Err(ConsumeError::Gap);
             }
@@ -321,6 +322,10 @@ mod tests {
 
     #[test]
     fn versions_are_compared_by_their_numbers() {
-        assert!(version("2.15.1") >= DIRECT_SINCE && version("2.9.30") < DIRECT_SINCE && version("x") < DIRECT_SINCE);
+        assert!(
+            version("2.15.1") >= DIRECT_SINCE
+                && version("2.9.30") < DIRECT_SINCE
+                && version("x") < DIRECT_SINCE
+        );
     }
 }

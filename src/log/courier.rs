@@ -185,7 +185,8 @@ impl Courier {
     pub async fn ask(&self, most: usize, timeout: std::time::Duration) -> Vec<Bytes> {
         let inbox = self.client.new_inbox();
         let Ok(mut answers) = self.client.subscribe(inbox.clone()).await else { return Vec::new() };
-        if self.client.publish_with_reply(format!("{}.ask", self.prefix), inbox, Bytes::new()).await.is_err() {
+        if self.client.publish_with_reply(format!("{}.ask", self.prefix), inbox, Bytes::new()).await.is_err()
+        {
             return Vec::new();
         }
         let mut found = Vec::new();

@@ -101,7 +101,8 @@ impl Log {
     pub async fn trim_point(&self) -> Result<Option<(TrimPoint, Option<i64>)>, ApiError> {
         let subject = format!("{}{}", self.bucket.prefix, codec::trim_subject());
         let message = self.api.last_message(&self.bucket.stream, &subject).await?;
-        let record = message.as_ref().and_then(|message| Some((message.seq, message.record(&self.bucket.prefix)?)));
+        let record =
+            message.as_ref().and_then(|message| Some((message.seq, message.record(&self.bucket.prefix)?)));
         Ok(record.and_then(|(sequence, record)| match record.body {
             Body::Trim(trim) => {
                 Some((TrimPoint { to: LogIndex(trim.to), sequence: Sequence(sequence) }, trim.floor))
@@ -193,7 +194,12 @@ pub enum OpenError {
 
 /// For fuzzing: the record of a message, by its subject without the prefix.
 #[cfg(any(fuzzing, test))]
-pub(crate) fn decode_message(subject: &str, headers: &str, payload: &[u8], sequence: Sequence) -> Option<Record> {
+pub(crate) fn decode_message(
+    subject: &str,
+    headers: &str,
+    payload: &[u8],
+    sequence: Sequence,
+) -> Option<Record> {
     codec::decode(subject, headers, payload, sequence)
 }
 

@@ -142,8 +142,12 @@ mod tests {
     #[test]
     fn a_key_that_does_not_fit_is_refused() {
         let prefix = "$KV.jetway.";
-        for (key, fits) in [(vec![b'a'; 3 * 1024], true), (vec![0; 3 * 1024], false), (vec![b'/'; 1944], true), (vec![b'/'; 1945], false)]
-        {
+        for (key, fits) in [
+            (vec![b'a'; 3 * 1024], true),
+            (vec![0; 3 * 1024], false),
+            (vec![b'/'; 1944], true),
+            (vec![b'/'; 1945], false),
+        ] {
             let written = write_subject(prefix, &key, &mut String::new());
             assert_eq!((written.is_ok(), check_length(prefix.len(), &key)), (fits, written));
         }

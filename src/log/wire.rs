@@ -18,11 +18,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-use tokio_rustls::TlsConnector;
 
 /// A larger message cannot be: nats-server allows no payload above 64 MiB.
 const MOST_BYTES: usize = 65 << 20;
@@ -175,7 +175,8 @@ impl Wire {
         loop {
             match self.next_op()? {
                 Some((ServerOp::Info(info), length)) => {
-                    let info = serde_json::from_slice(info).map_err(|error| WireError::Protocol(error.to_string()))?;
+                    let info = serde_json::from_slice(info)
+                        .map_err(|error| WireError::Protocol(error.to_string()))?;
                     self.consume(length);
                     return Ok(info);
                 }
@@ -230,7 +231,11 @@ impl Wire {
         let read = room.filled().len();
         self.end += read;
         if read == 0 {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::UnexpectedEof, "NATS closed the connection").into()));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "NATS closed the connection",
+            )
+            .into()));
         }
         Poll::Ready(Ok(()))
     }
@@ -267,7 +272,9 @@ impl Wire {
 
 /// The error that a server's text stands for.
 pub(super) fn server_error(text: &[u8]) -> WireError {
-    WireError::Server(String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned())
+    WireError::Server(
+        String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned(),
+    )
 }
 
 /// Everything that a login says. Files are read each time, since they may have been renewed.
@@ -290,7 +297,8 @@ async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireE
         }
         Auth::Token(token) => login["auth_token"] = token.as_str().into(),
         Auth::CredentialsFile(path) => {
-            let bad = |what: &dyn std::fmt::Display| WireError::Credentials(format!("{}: {what}", path.display()));
+            let bad =
+                |what: &dyn std::fmt::Display| WireError::Credentials(format!("{}: {what}", path.display()));
             let text = tokio::fs::read_to_string(path).await.map_err(|error| bad(&error))?;
             let jwt = section(&text, "NATS USER JWT").ok_or_else(|| bad(&"it holds no user JWT"))?;
             let seed = section(&text, "USER NKEY SEED").ok_or_else(|| bad(&"it holds no seed"))?;
@@ -318,7 +326,8 @@ fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
         roots.add(certificate).ok();
     }
     if let Some(file) = &endpoint.ca_file {
-        let named = |error: &dyn std::fmt::Display| failed(&format!("--nats-ca-file {}: {error}", file.display()));
+        let named =
+            |error: &dyn std::fmt::Display| failed(&format!("--nats-ca-file {}: {error}", file.display()));
         for certificate in CertificateDer::pem_file_iter(file).map_err(|error| named(&error))? {
             roots.add(certificate.map_err(|error| named(&error))?).map_err(|error| named(&error))?;
         }
@@ -329,10 +338,12 @@ fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
         .map_err(|error| failed(&error))?
         .with_root_certificates(roots);
     let Some((cert, key)) = &endpoint.client_cert else { return Ok(builder.with_no_client_auth()) };
-    let certs: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(cert).map_err(|error| failed(&format!("--nats-cert-file: {error}")))?.collect();
+    let certs: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert)
+        .map_err(|error| failed(&format!("--nats-cert-file: {error}")))?
+        .collect();
     let certs = certs.map_err(|error| failed(&format!("--nats-cert-file: {error}")))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| failed(&format!("--nats-key-file: {error}")))?;
+    let key =
+        PrivateKeyDer::from_pem_file(key).map_err(|error| failed(&format!("--nats-key-file: {error}")))?;
     builder.with_client_auth_cert(certs, key).map_err(|error| failed(&error))
 }
 
@@ -400,7 +411,8 @@ mod tests {
 
     #[test]
     fn an_operation_is_parsed_once_it_is_whole() {
-        let message = |subject, reply, headers, payload| ServerOp::Message { subject, reply, headers, payload };
+        let message =
+            |subject, reply, headers, payload| ServerOp::Message { subject, reply, headers, payload };
         let input: &[(&[u8], ServerOp)] = &[
             (b"INFO {\"a\": [1, 2, 3, 4, 5, 6]} \r\n", ServerOp::Info(b" {\"a\": [1, 2, 3, 4, 5, 6]}")),
             (b"PONG\r\n", ServerOp::Pong),

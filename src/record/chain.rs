@@ -159,7 +159,7 @@ impl Chain {
         let next = self.index.next();
         let is_epoch = matches!(record.body, Body::Epoch(_));
         if is_epoch && record.epoch.0 == self.epoch.0 + 1 && record.index >= next {
-            if record.index > next && !self.may_skip() {
+            if record.index > next && !self.may_skip_to(record.index) {
                 // Never void: something that it followed is missing here.
                 self.is_broken = true;
                 return Outcome::Missing;
@@ -202,23 +202,24 @@ impl Chain {
         {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
-        let is_trim = matches!(&record.body, Body::Trim(trim) if trim.to == self.trim_to.0);
-        if self.may_skip()
-            && record.index.0 > next.0 + held.saturating_sub(1)
-            && record.epoch >= self.epoch
-            && (record.index <= self.trim_to || is_trim)
-        {
-            // What has come of a batch counts: only a valid one is followed by what the trim record permits.
+        let is_next_epoch = is_epoch && record.epoch.0 == self.epoch.0 + 1;
+        let is_of_epoch = is_current || is_next_epoch || (self.is_lenient && record.epoch >= self.epoch);
+        if self.may_skip_to(record.index) && is_of_epoch && record.index.0 >= next.0 + held {
+            // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim record permits.
             valid.append(&mut self.pending);
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
-        if record.epoch >= self.epoch { self.undecided.push(sequence) } else { void.push(sequence) }
+        if record.epoch >= self.epoch {
+            self.undecided.push(sequence)
+        } else {
+            void.push(sequence)
+        }
         Outcome::Nothing
     }
 
-    /// Whether records may be missing before the next one.
-    fn may_skip(&self) -> bool {
-        self.is_lenient || (!self.is_trim_met && self.has_hole)
+    /// Whether the records before `index` may be missing. The one that the trim record names may be missing, too.
+    fn may_skip_to(&self, index: LogIndex) -> bool {
+        self.is_lenient || (!self.is_trim_met && self.has_hole && index <= self.trim_to.next())
     }
 
     fn accept_part(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
@@ -364,9 +365,18 @@ mod tests {
             (8, Some(trim(8))),
             (9, Some(put(1, 9, (1, 1)))),
         ];
-        // LogIndex 6 is gone; 7 is above the trim record's and must be there, but nothing permits the gap before it.
+        // The record of index 6 may be gone, that of index 7 may not.
+        let (valid, _, outcome) = read(&mut chain, &messages);
+        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 4, 7, 8, 9], Outcome::Valid, true));
+        let mut chain = Chain::new(Some(point));
+        let messages = [
+            (1, Some(start(1, 1))),
+            (4, Some(put(1, 4, (1, 1)))),
+            (8, Some(trim(8))),
+            (9, Some(put(1, 9, (1, 1)))),
+        ];
         let (valid, ..) = read(&mut chain, &messages);
-        assert_eq!(valid, [1, 4, 8]);
+        assert_eq!((valid, chain.is_whole()), (vec![1, 4], false));
         let mut chain = Chain::new(Some(point));
         let messages = [
             (1, Some(start(1, 1))),

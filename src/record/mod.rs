@@ -12,7 +12,7 @@ pub use chain::{Chain, Outcome, Placed, TrimPoint};
 
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::KeyVersion;
-use crate::types::{Epoch, LogIndex, LeaseId, Revision};
+use crate::types::{Epoch, LeaseId, LogIndex, Revision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

@@ -325,10 +325,15 @@ fn services(
     let kv = KvService::new(engine.clone(), header.clone(), limits, operations, hub.clone());
     let lease = LeaseService::new(engine.clone(), header.clone(), shutdown.clone());
     let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
-    let watch =
-        WatchService::new(hub.clone(), engine.reader().clone(), header.clone(), watch_settings, shutdown.clone())
-            .with_leader(engine.has_leader())
-            .with_users(engine.clone());
+    let watch = WatchService::new(
+        hub.clone(),
+        engine.reader().clone(),
+        header.clone(),
+        watch_settings,
+        shutdown.clone(),
+    )
+    .with_leader(engine.has_leader())
+    .with_users(engine.clone());
     let maintenance = MaintenanceService::new(engine.clone(), header.clone(), settings.quota_bytes);
     let cluster = ClusterService::new(engine.clone(), header.clone());
     let auth = AuthService::new(engine.clone(), header.clone());

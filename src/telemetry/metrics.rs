@@ -7,9 +7,9 @@
 use super::grpc::GrpcCalls;
 use super::health::Health;
 use crate::engine::Engine;
-use crate::record::AlarmKind;
 use crate::proto::etcdserverpb::response_op::Response;
 use crate::proto::etcdserverpb::{ResponseOp, TxnResponse};
+use crate::record::AlarmKind;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use crate::watch::WatchHub;
 use prometheus::core::Collector;

@@ -157,9 +157,10 @@ impl<'a> Execution<'a> {
         let value = if request.ignore_value { kept()?.to_bytes().1 } else { request.value.clone() };
         let lease = if request.ignore_lease { kept()?.lease() } else { LeaseId(request.lease) };
         let (create_revision, version) = match previous {
-            Some(previous) => {
-                (Some(previous.create_revision()).filter(|created| *created != self.revision), previous.version() + 1)
-            }
+            Some(previous) => (
+                Some(previous.create_revision()).filter(|created| *created != self.revision),
+                previous.version() + 1,
+            ),
             None => (None, 1),
         };
         let prev_kv = previous.filter(|_| request.prev_kv).map(key_value);

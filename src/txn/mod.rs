@@ -22,8 +22,8 @@ mod view;
 
 pub use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
 pub use plan::{LeaseTable, PlanError, Planned, Request, Response, Write, answer_reads, evaluate, plan};
-pub use view::{Base, Overlay};
 pub use range::{RangeStream, key_value, range};
+pub use view::{Base, Overlay};
 
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};

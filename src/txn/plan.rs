@@ -126,7 +126,9 @@ pub fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdEr
     match plan(base, &NoLeases, request) {
         Ok(Planned { writes, response }) if writes.is_empty() => Ok(response),
         Err(PlanError::Refused(error)) => Err(error),
-        Ok(_) | Err(PlanError::NotYet) => Err(EtcdError::Unknown("jetway: this request is not a read".into())),
+        Ok(_) | Err(PlanError::NotYet) => {
+            Err(EtcdError::Unknown("jetway: this request is not a read".into()))
+        }
     }
 }
 

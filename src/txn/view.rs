@@ -1,7 +1,7 @@
 //! The store as the operations of one transaction see it.
 
 use crate::core::{KeyVersion, State};
-use crate::types::{LogIndex, KeyRange, Revision};
+use crate::types::{KeyRange, LogIndex, Revision};
 use bytes::Bytes;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -179,7 +179,8 @@ impl<'a> View<'a> {
     pub(super) fn count(&self, range: &KeyRange) -> usize {
         let mut count = self.state.count(range, self.at) as i64;
         for (key, version) in self.on_top(range) {
-            let is_stored = self.state.index.get(key).is_some_and(|history| history.live_at(self.at).is_some());
+            let is_stored =
+                self.state.index.get(key).is_some_and(|history| history.live_at(self.at).is_some());
             count += i64::from(version.is_some()) - i64::from(is_stored);
         }
         usize::try_from(count).expect("no more keys are deleted than were counted")

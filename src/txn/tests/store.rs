@@ -57,8 +57,12 @@ impl Store {
 
     pub(super) fn plan(&self, request: impl Into<Request>) -> Result<Planned, PlanError> {
         let state = self.snapshot();
-        let base =
-            Base { state: &state, overlay: &self.overlay, revision: self.revision, compacted: self.compacted };
+        let base = Base {
+            state: &state,
+            overlay: &self.overlay,
+            revision: self.revision,
+            compacted: self.compacted,
+        };
         plan(base, &Leases, &request.into())
     }
 

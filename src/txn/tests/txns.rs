@@ -458,7 +458,9 @@ fn a_plan_sees_what_is_planned_before_it() {
     let pairs: Vec<_> = range.kvs.iter().map(|kv| (kv.key.clone(), kv.value.clone(), kv.version)).collect();
     assert_eq!(pairs, [(bytes("a"), bytes("3"), 3), (bytes("b"), bytes("x"), 1)]);
     assert_eq!((range.count, store.snapshot().revision.0), (2, 2));
-    let Response::DeleteRange(deleted) = store.run(delete_range("a", "z")).unwrap() else { panic!("another kind") };
+    let Response::DeleteRange(deleted) = store.run(delete_range("a", "z")).unwrap() else {
+        panic!("another kind")
+    };
     assert_eq!(deleted.deleted, 2);
     store.show();
     assert!(store.range(&list("a", "z")).unwrap().kvs.is_empty());
