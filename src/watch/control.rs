@@ -101,12 +101,23 @@ pub(super) struct Control {
     /// Watch ids in use: also those of watchers that compaction has ended, until the client cancels them.
     taken: HashMap<i64, WatcherId>,
     next_id: i64,
-    next_serial: u64,
+    /// Places of watchers that are gone. There are never more places than there have been watchers at once.
+    free: Vec<u32>,
+    places: u32,
+    next_serial: u32,
 }
 
 impl Control {
     pub(super) fn new(open: Arc<Open>, stream: StreamId) -> Control {
-        Control { open, stream, taken: HashMap::new(), next_id: 0, next_serial: 0 }
+        Control {
+            open,
+            stream,
+            taken: HashMap::new(),
+            next_id: 0,
+            free: Vec::new(),
+            places: 0,
+            next_serial: 0,
+        }
     }
 
     /// Whether another request may be handled now.
@@ -168,8 +179,13 @@ impl Control {
     }
 
     fn create(&mut self, watch_id: i64, create: Create) {
-        let watcher = WatcherId { watch_id, serial: self.next_serial };
-        self.next_serial += 1;
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places += 1;
+            self.places - 1
+        });
+        let watcher = WatcherId { watch_id, place, serial: self.next_serial };
+        // What is still on its way is younger than four billion watchers of one stream.
+        self.next_serial = self.next_serial.wrapping_add(1);
         self.taken.insert(watch_id, watcher);
         self.open.watchers.fetch_add(1, Ordering::Relaxed);
         self.open.hub.metrics().watchers.add(1);
@@ -183,6 +199,7 @@ impl Control {
 
     fn cancel(&mut self, watch_id: i64) {
         let Some(watcher) = self.taken.remove(&watch_id) else { return };
+        self.free.push(watcher.place);
         self.open.watchers.fetch_sub(1, Ordering::Relaxed);
         self.open.hub.metrics().watchers.sub(1);
         let answer = Answer::Canceled(watcher);

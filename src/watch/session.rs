@@ -26,7 +26,7 @@ use crate::error::EtcdError;
 use crate::types::Revision;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -118,7 +118,8 @@ pub(super) struct Session {
     stream: StreamId,
     receiver: Receiver<Answer>,
     open: Arc<Open>,
-    watchers: HashMap<i64, Watcher>,
+    /// Each at its place.
+    watchers: Vec<Option<Watcher>>,
     answers: VecDeque<Response>,
     /// Progress for the watchers that were due.
     due: VecDeque<Response>,
@@ -186,7 +187,7 @@ pub(super) fn open(hub: &WatchHub, reader: &Reader) -> (Control, Session) {
         stream,
         receiver,
         open,
-        watchers: HashMap::new(),
+        watchers: Vec::new(),
         answers: VecDeque::new(),
         due: VecDeque::new(),
         is_due_asked: false,
@@ -214,7 +215,7 @@ impl Session {
     /// The ticker has struck.
     pub(super) fn tick(&mut self) {
         let mut is_any_due = false;
-        for watcher in self.watchers.values_mut().filter(|watcher| watcher.options.progress_notify) {
+        for watcher in self.watchers.iter_mut().flatten().filter(|watcher| watcher.options.progress_notify) {
             let was_fresh = std::mem::replace(&mut watcher.is_fresh, false);
             watcher.is_due = !was_fresh && watcher.phase == Phase::Live;
             is_any_due |= watcher.is_due;
@@ -286,7 +287,7 @@ impl Session {
     /// Whether a watcher has not been given everything, whatever the inbox holds.
     fn is_unsynced(&self) -> bool {
         let is_unsynced = |phase| matches!(phase, Phase::Behind { .. } | Phase::Compacted);
-        self.watchers.values().any(|watcher| is_unsynced(watcher.phase))
+        self.watchers.iter().flatten().any(|watcher| is_unsynced(watcher.phase))
     }
 
     fn take_item(&mut self, item: Item<Answer>) -> Option<Response> {
@@ -323,7 +324,7 @@ impl Session {
     }
 
     fn watcher(&mut self, id: WatcherId) -> Option<&mut Watcher> {
-        self.watchers.get_mut(&id.watch_id).filter(|watcher| watcher.options.watcher == id)
+        self.watchers.get_mut(id.place as usize)?.as_mut().filter(|watcher| watcher.options.watcher == id)
     }
 
     fn events(&mut self, id: WatcherId, batch: &Batch, matched: &Matched) -> Option<Response> {
@@ -364,7 +365,11 @@ impl Session {
         self.answer(revision, id.watch_id, Body::Created);
         let (told, phase) = (Revision(0), Phase::Live);
         let watcher = Watcher { options, phase, told, is_fresh: false, is_due: false };
-        self.watchers.insert(id.watch_id, watcher);
+        let place = id.place as usize;
+        if place >= self.watchers.len() {
+            self.watchers.resize_with(place + 1, || None);
+        }
+        self.watchers[place] = Some(watcher);
         if !is_live {
             self.hub.metrics().slow_watchers.add(1);
             self.catch_up_from(id, start);
@@ -386,8 +391,10 @@ impl Session {
     }
 
     fn forget(&mut self, id: WatcherId) {
-        if let Some(watcher) = self.watchers.remove(&id.watch_id) {
-            self.hub.metrics().slow_watchers.sub(usize::from(watcher.phase.is_slow()));
+        if let Some(watcher) = self.watcher(id) {
+            let is_slow = watcher.phase.is_slow();
+            self.watchers[id.place as usize] = None;
+            self.hub.metrics().slow_watchers.sub(usize::from(is_slow));
         }
         // Progress that was to be told of it would come behind its end.
         self.due.retain(|progress| progress.watch_id != id.watch_id);
@@ -395,16 +402,17 @@ impl Session {
 
     fn progress(&mut self, revision: Revision) -> Option<Response> {
         self.open.answered();
-        let all = self.watchers.values().all(|watcher| watcher.has_all(revision));
-        let body = Body::Progress;
-        (all && !self.watchers.is_empty()).then_some(Response { revision, watch_id: NO_WATCHER, body })
+        let mut watchers = self.watchers.iter().flatten().peekable();
+        // Without watchers there is no answer (WAT-33).
+        let all = watchers.peek().is_some() && watchers.all(|watcher| watcher.has_all(revision));
+        all.then_some(Response { revision, watch_id: NO_WATCHER, body: Body::Progress })
     }
 
     fn due_progress(&mut self, revision: Revision) {
         self.is_due_asked = false;
-        for (watch_id, watcher) in &mut self.watchers {
+        for watcher in self.watchers.iter_mut().flatten() {
             if std::mem::replace(&mut watcher.is_due, false) && watcher.has_all(revision) {
-                let (watch_id, body) = (*watch_id, Body::Progress);
+                let (watch_id, body) = (watcher.options.watcher.watch_id, Body::Progress);
                 self.due.push_back(Response { revision, watch_id, body });
             }
         }
@@ -421,7 +429,8 @@ impl Session {
     fn catch_up(&mut self) -> Option<Response> {
         let id = self.behind.pop_front()?;
         let state = self.reader.snapshot();
-        let watcher = self.watchers.get_mut(&id.watch_id).filter(|watcher| watcher.options.watcher == id)?;
+        let watcher = self.watchers.get_mut(id.place as usize)?.as_mut();
+        let watcher = watcher.filter(|watcher| watcher.options.watcher == id)?;
         let Phase::Behind { next } = watcher.phase else { return None };
         if state.epoch != self.epoch {
             self.reset();
@@ -465,7 +474,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let slow = self.watchers.values().filter(|watcher| watcher.phase.is_slow()).count();
+        let slow = self.watchers.iter().flatten().filter(|watcher| watcher.phase.is_slow()).count();
         self.hub.metrics().slow_watchers.sub(slow);
         self.done.0 += self.inbox.iter().filter(|item| matches!(item, Item::Events { .. })).count();
         self.report();

@@ -105,7 +105,7 @@ impl<A> Router<A> {
             // Nothing up to `revision` concerns the watcher, whether it is routed by now or not.
             self.register(place, watcher, &interest, start.max(revision.next()))
         });
-        let known = Known { serial: watcher.serial, interest, number };
+        let known = Known { id: watcher, interest, number };
         let replaced = self.streams.at(place).watchers.insert(watcher.watch_id, known);
         debug_assert!(replaced.is_none(), "the stream has left the watch id before it uses it again");
         self.streams.tell(place, Item::Started { answer, revision, is_live });
@@ -114,7 +114,7 @@ impl<A> Router<A> {
     /// Returns how many events the watcher had missed.
     fn join(&mut self, place: u32, watcher: WatcherId, from: Revision, state: &State) -> usize {
         let known = self.streams.at(place).watchers.get(&watcher.watch_id);
-        let waits = |known: &&Known| known.serial == watcher.serial && known.number.is_none();
+        let waits = |known: &&Known| known.id == watcher && known.number.is_none();
         // A watcher that was left meanwhile needs no answer.
         let Some(known) = known.filter(waits) else { return 0 };
         let interest = Arc::clone(&known.interest);

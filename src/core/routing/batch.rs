@@ -3,6 +3,7 @@
 use crate::core::{Event, KeyVersion, RevisionEvents, State};
 use crate::types::{KeyRange, Revision};
 use bytes::Bytes;
+use smallvec::SmallVec;
 use std::sync::OnceLock;
 
 /// All events of one revision, shared by every delivery that carries some of them.
@@ -12,7 +13,8 @@ pub struct Batch {
     /// Whether the revision before this one could still be read when the batch was made (WAT-22).
     shows_previous: bool,
     weight: usize,
-    encoded: Box<[Encoded]>,
+    /// Nearly every revision has one event.
+    encoded: SmallVec<[Encoded; 1]>,
 }
 
 /// The two forms of an event that watchers ask for. The first stream that needs a form makes it; one that comes

@@ -43,6 +43,8 @@ mod registrations;
 mod requests;
 mod router;
 mod streams;
+#[cfg(test)]
+mod testing;
 #[cfg(all(test, not(jetway_loom)))]
 mod tests;
 #[cfg(all(test, not(jetway_loom)))]

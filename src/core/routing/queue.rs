@@ -38,13 +38,16 @@ pub(crate) const DELIVERIES: usize = if cfg!(jetway_loom) {
 /// compaction may leave this stream as their last owner.
 const BYTES: usize = 32 << 20;
 
-/// The identity of a watcher on its stream. A stream that uses a watch id again gives it another serial number.
+/// The identity of a watcher on its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatcherId {
-    /// The number that the client knows.
+    /// The number that the client knows. It may be used again after the watcher's end.
     pub watch_id: i64,
-    /// Never used twice on one stream.
-    pub serial: u64,
+    /// The place at which the stream keeps the watcher, so that an event finds it without a search. It may be used again
+    /// after the watcher's end.
+    pub place: u32,
+    /// Differs from that of any other watcher at the same place.
+    pub serial: u32,
 }
 
 /// One thing that the routing task tells a stream. `A` is the part of an answer that only the stream understands.
@@ -208,11 +211,12 @@ impl<A> Receiver<A> {
 
     /// Makes room: so many deliveries of so many bytes are done with.
     pub fn done(&mut self, deliveries: usize, bytes: usize) {
+        // First, so that it never shows more than the bounds allow.
+        self.shared.pending.sub(deliveries);
         self.done.deliveries = self.done.deliveries.wrapping_add(deliveries);
         self.done.bytes = self.done.bytes.wrapping_add(bytes);
         self.shared.done_bytes.store(self.done.bytes, Ordering::Relaxed);
         self.shared.done_deliveries.store(self.done.deliveries, Ordering::Relaxed);
-        self.shared.pending.sub(deliveries);
     }
 
     /// Has `waker` woken after the next push. The receiver must look for items once more before it sleeps.

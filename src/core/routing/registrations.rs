@@ -127,7 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn watcher(number: u64) -> Watcher {
-        let id = WatcherId { watch_id: 0, serial: number };
+        let id = WatcherId { watch_id: 0, place: 0, serial: 0 };
         Watcher { number, stream: 0, no_put: false, no_delete: false, id, from: Revision(0) }
     }
 

@@ -1,7 +1,7 @@
 //! The streams that the routing task knows. All of it belongs to the routing task alone.
 
 use super::batch::Interest;
-use super::queue::{Item, Sender};
+use super::queue::{Item, Sender, WatcherId};
 use super::requests::StreamId;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct Stream<A> {
 /// A watcher of a stream.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) serial: u64,
+    pub(super) id: WatcherId,
     pub(super) interest: Arc<Interest>,
     /// Its registration.
     pub(super) number: Option<u64>,
