@@ -50,7 +50,7 @@ impl Watched {
     }
 
     fn call(&self) -> (Control, Session) {
-        open(&self.store.hub, &self.store.reader)
+        open(self.store.hub.clone(), self.store.reader.clone())
     }
 
     fn end(self) {

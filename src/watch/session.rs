@@ -175,14 +175,14 @@ impl Watcher {
 }
 
 /// Opens a call: the half that handles its requests, and the half that makes its responses.
-pub(super) fn open(hub: &WatchHub, reader: &Reader) -> (Control, Session) {
+pub(super) fn open(hub: WatchHub, reader: Reader) -> (Control, Session) {
     let epoch = reader.snapshot().epoch;
     let (stream, receiver) = hub.open(epoch);
     let open = Arc::new(Open::new(hub.clone()));
     let control = Control::new(Arc::clone(&open), stream);
     let session = Session {
-        hub: hub.clone(),
-        reader: reader.clone(),
+        hub,
+        reader,
         epoch,
         stream,
         receiver,

@@ -49,7 +49,7 @@ impl WatchStream {
         progress_interval: Duration,
         ending: impl Future<Output = EtcdError> + Send + 'static,
     ) -> WatchStream {
-        let (control, session) = open(&hub, &reader);
+        let (control, session) = open(hub, reader);
         let reading = tokio::spawn(read_requests(control, Box::pin(requests)));
         let period = progress_interval.mul_f64(1.0 + rand::random::<f64>() / 10.0);
         let mut ticker = tokio::time::interval_at(Instant::now() + period, period);

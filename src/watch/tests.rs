@@ -158,7 +158,7 @@ impl Store {
     }
 
     pub(super) fn session(&self) -> Call {
-        let (control, session) = session::open(&self.hub, &self.reader);
+        let (control, session) = session::open(self.hub.clone(), self.reader.clone());
         Call { control, session, routing: self.routing.clone() }
     }
 

@@ -345,7 +345,9 @@ proptest! {
                 Act::Put(keys) => {
                     let keys: Vec<&str> = keys.into_iter().map(|at| ["a", "b", "c"][at]).collect();
                     let revision = setup.put(&keys);
-                    list.iter_mut().for_each(|listed| listed.expect(revision, &keys));
+                    for listed in &mut list {
+                        listed.expect(revision, &keys);
+                    }
                 }
                 Act::Leave(_) | Act::Turn => {
                     setup.router.turn();
