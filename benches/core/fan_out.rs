@@ -5,11 +5,10 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use futures_util::{StreamExt, stream};
 use jetway::types::{KeyRange, Revision};
-use jetway::watch::{Body, Create, Request, WatchHub, WatchStream};
+use jetway::watch::{Body, Create, Notify, Request, WatchHub, WatchStream};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// Revisions that are published before the streams are read, as a busy server has it.
 const BURST: u64 = 64;

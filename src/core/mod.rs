@@ -22,6 +22,7 @@ mod load;
 mod log;
 #[cfg(all(test, jetway_loom))]
 mod loom_model;
+pub mod routing;
 mod sorted;
 mod state;
 #[cfg(test)]

@@ -311,7 +311,7 @@ impl Task {
             drop(self.jobs.send(Job::Swept));
         }
         for waiter in self.state.when_swept.drain(..) {
-            drop(self.jobs.send(Job::Fence(waiter)));
+            drop(self.jobs.send(Job::Fence(Box::new(waiter))));
         }
     }
 

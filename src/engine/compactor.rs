@@ -44,7 +44,7 @@ pub(super) enum Job {
     /// A trim record for this index permits these removals.
     Remove(Removal, LogIndex),
     /// To be answered when everything before this is done.
-    Fence(Waiter),
+    Fence(Box<Waiter>),
 }
 
 /// The compactor's own.
@@ -67,15 +67,16 @@ impl Compactor {
     pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         let mut waiting = VecDeque::new();
         loop {
-            let job = match waiting.pop_front() {
-                Some(job) => job,
-                None => tokio::select! {
+            let job = if let Some(job) = waiting.pop_front() {
+                job
+            } else {
+                tokio::select! {
                     job = jobs.recv() => match job {
                         Some(job) => job,
                         None => return,
                     },
                     () = self.stop.cancelled() => return,
-                },
+                }
             };
             match job {
                 Job::Compacted(before, floor) => self.hashes.remember(before, floor).await,
@@ -84,9 +85,9 @@ impl Compactor {
                     // The removals that the trim record permits go before whoever waits for them.
                     while let Ok(job) = jobs.try_recv() {
                         if matches!(job, Job::Remove(..)) {
-                            waiting.push_front(job)
+                            waiting.push_front(job);
                         } else {
-                            waiting.push_back(job)
+                            waiting.push_back(job);
                         }
                     }
                 }

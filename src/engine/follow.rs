@@ -2,7 +2,7 @@
 //! none.
 
 use super::apply::{Entry, Report};
-use super::node::{Break, Command, Node, Open};
+use super::node::{Break, Command, Node, Open, end_of};
 use super::proposal::{
     Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife,
 };
@@ -168,7 +168,7 @@ impl Node {
         let outcome = loop {
             let event = tokio::select! {
                 event = following.source.next() => Event::Source(event),
-                outcome = outcome_of(&mut following.attempt) => Event::Attempt(outcome),
+                outcome = outcome_of(&mut following.attempt) => Event::Attempt(Box::new(outcome)),
                 Some(call) = self.new_calls.recv() => Event::Call(call),
                 Some(incoming) = self.incoming.recv() => Event::Incoming(incoming),
                 Some(report) = self.reports.recv() => Event::Report(report),
@@ -191,7 +191,7 @@ impl Node {
     async fn handle(&mut self, following: &mut Following, event: Event) -> Result<Option<Elected>, Break> {
         match event {
             Event::Source(event) => self.read(following, event).await?,
-            Event::Attempt(outcome) => self.attempted(following, outcome)?,
+            Event::Attempt(outcome) => self.attempted(following, *outcome)?,
             Event::Call(call) => {
                 self.open_call(call);
                 while let Ok(call) = self.new_calls.try_recv() {
@@ -200,7 +200,7 @@ impl Node {
                 self.send_calls(following).await;
             }
             Event::Incoming(incoming) => self.hear(following, incoming).await,
-            Event::Report(report) => return Err(self.heed(report)),
+            Event::Report(report) => return Err(end_of(report)),
             Event::Command(Command::Resign(done)) => {
                 self.is_leaving = true;
                 done.send(()).ok();
@@ -683,7 +683,7 @@ impl Node {
 
 enum Event {
     Source(FromSource),
-    Attempt(Result<Elected, AttemptError>),
+    Attempt(Box<Result<Elected, AttemptError>>),
     Call(NewCall),
     Incoming(Incoming),
     Report(Report),

@@ -218,7 +218,9 @@ impl Node {
         let was_loaded = self.is_loaded;
         let before = self.trim_to;
         for (_, waiters) in std::mem::take(&mut self.by_index) {
-            waiters.into_iter().for_each(|waiter| waiter.call.refuse(EtcdError::Timeout));
+            for waiter in waiters {
+                waiter.call.refuse(EtcdError::Timeout);
+            }
         }
         // Their records may be among those that a trim takes away.
         for (_, open) in std::mem::take(&mut self.open) {
@@ -327,11 +329,12 @@ impl Node {
 
     /// Takes note of a valid record: of an epoch, and of calls of this instance.
     fn note(&mut self, record: &Record, waiters: &mut Vec<Waiter>) -> Result<(), Break> {
-        if record.operation.instance == self.start && record.place == record.count {
-            if let Some(open) = self.open.remove(&record.operation.counter) {
-                let outcome = outcome_of(&open.call.proposal, record);
-                waiters.push(Waiter::new(open.call, Ok(outcome)));
-            }
+        if record.operation.instance == self.start
+            && record.place == record.count
+            && let Some(open) = self.open.remove(&record.operation.counter)
+        {
+            let outcome = outcome_of(&open.call.proposal, record);
+            waiters.push(Waiter::new(open.call, Ok(outcome)));
         }
         if let Body::Epoch(start) = &record.body {
             if start.format > FORMAT {
@@ -452,17 +455,17 @@ impl Node {
             courier.answer(reply, WireAnswers { answers }.encode_to_vec()).await;
         }
     }
+}
 
-    /// Acts on a report of the applier.
-    pub(super) fn heed(&self, report: Report) -> Break {
-        match report {
-            Report::Damaged(what) => {
-                Break::Fatal(format!("{what}. Restore a copy, or accept the loss with --accept-data-loss"))
-            }
-            Report::Differs { index, here, writer } => {
-                tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
-                Break::Differs
-            }
+/// The end that a report of the applier leads to.
+pub(super) fn end_of(report: Report) -> Break {
+    match report {
+        Report::Damaged(what) => {
+            Break::Fatal(format!("{what}. Restore a copy, or accept the loss with --accept-data-loss"))
+        }
+        Report::Differs { index, here, writer } => {
+            tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
+            Break::Differs
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::LinearizableReads;
 use super::apply::Entry;
-use super::node::{Command, Node, Open, Peer};
+use super::node::{Command, Node, Open, Peer, end_of};
 use super::planner::{Plan, Planner};
 use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireCalls, WireLife};
 use crate::auth::Caller;
@@ -299,7 +299,7 @@ impl Node {
                 self.send_answers(answers).await;
             }
             Event::Report(report) => {
-                return Err(match self.heed(report) {
+                return Err(match end_of(report) {
                     super::node::Break::Fatal(what) => Trouble::Damaged(what),
                     _ => Trouble::Invalid,
                 });
@@ -311,7 +311,7 @@ impl Node {
                 }
             }
             Event::Expiry => {
-                self.end_leases(writing).await;
+                self.end_leases(writing);
                 self.keep_members(writing).await;
             }
             Event::Tick => return self.write_tick(writing).await,
@@ -599,7 +599,7 @@ impl Node {
         Ok(())
     }
 
-    async fn end_leases(&mut self, writing: &mut Writing) {
+    fn end_leases(&mut self, writing: &mut Writing) {
         if writing.quiesce.is_some() || writing.handover.is_some() {
             return;
         }
@@ -853,13 +853,15 @@ impl Node {
         if let Some(Quiesce { then, .. }) = quiesce {
             match then {
                 Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => {
-                    waiter.call.refuse(EtcdError::LeaderChanged)
+                    waiter.call.refuse(EtcdError::LeaderChanged);
                 }
                 Then::Stop(done) => done.send(()).unwrap_or_default(),
                 Then::Resume | Then::HandOver(_, None) => {}
             }
         }
-        stopping.into_iter().for_each(|done| done.send(()).unwrap_or_default());
+        for done in stopping {
+            done.send(()).unwrap_or_default();
+        }
         if let Trouble::Damaged(reason) = trouble {
             self.failure.send_replace(Some(reason));
             pending::<()>().await;
@@ -915,13 +917,14 @@ impl Epochs {
     async fn next(&mut self, log: &Arc<Log>, position: Sequence) -> Option<u64> {
         match self {
             Epochs::None => pending().await,
-            Epochs::Opening(opening) => match opening.await {
-                Ok(Ok(consumer)) => *self = Epochs::Reading(Box::new(consumer)),
-                _ => {
+            Epochs::Opening(opening) => {
+                if let Ok(Ok(consumer)) = opening.await {
+                    *self = Epochs::Reading(Box::new(consumer));
+                } else {
                     *self = Epochs::open(log, position);
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-            },
+            }
             Epochs::Reading(consumer) => match consumer.next().await {
                 Ok(delivered) => {
                     return delivered.messages.into_iter().find_map(|(_, record)| Some(record?.nonce));

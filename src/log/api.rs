@@ -55,10 +55,10 @@ impl ApiError {
     /// Whether it may be that of a cluster which is still finding its servers or their leader.
     pub fn may_pass(&self) -> bool {
         match self {
-            // No suitable peers, not available, not the leader.
-            ApiError::Refused { err_code: 10005 | 10008 | 10009, .. } => true,
-            // Without a leader nobody answers.
-            ApiError::TimedOut(_) | ApiError::NoResponders(_) => true,
+            // No suitable peers, not available, not the leader. Without a leader nobody answers.
+            ApiError::Refused { err_code: 10005 | 10008 | 10009, .. }
+            | ApiError::TimedOut(_)
+            | ApiError::NoResponders(_) => true,
             _ => false,
         }
     }

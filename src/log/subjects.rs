@@ -54,7 +54,7 @@ pub(super) fn write_subject(prefix: &str, key: &[u8], subject: &mut String) -> R
 pub(super) fn check_length(prefix: usize, key: &[u8]) -> Result<(), KeyTooLong> {
     let long = |byte: &u8| !is_plain(*byte) && *byte != b'/';
     // Every byte takes one or three, and every empty segment one more.
-    if prefix + key.len() * 3 + 1 <= MAX_SUBJECT_BYTES {
+    if prefix + key.len() * 3 < MAX_SUBJECT_BYTES {
         return Ok(());
     }
     let empty = key.split(|byte| *byte == b'/').filter(|segment| segment.is_empty()).count();

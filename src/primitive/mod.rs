@@ -1,14 +1,18 @@
 //! What the lock-free parts and the waking of tasks stand on. In ordinary builds these are the types of std, arc-swap,
-//! futures-util and tokio themselves, under other names; under `cfg(jetway_loom)` they are stand-ins that loom can look
-//! into, so that the models (`loom_model.rs` beside what they model, `make loom`) run the code that is shipped.
+//! crossbeam-queue, futures-util and tokio themselves, under other names; under `cfg(jetway_loom)` they are stand-ins that
+//! loom can look into, so that the models (`loom_model.rs` beside what they model, `make loom`) run the code that is shipped.
 //!
 //! A stand-in promises no more than the type in whose place it stands, and that is where the models end: that arc-swap,
-//! futures-util's `AtomicWaker` and tokio's `Notify` and `oneshot` keep these promises is taken from them. Miri and real
-//! threads look at arc-swap (`core/threads.rs`). What has no stand-in keeps its own type, which loom runs as one step:
-//! std's `Arc` and the `OnceLock`s around encoded events, tokio's `watch` and `mpsc`.
+//! crossbeam-queue's `SegQueue`, futures-util's `AtomicWaker` and tokio's `oneshot` keep these promises is taken from them.
+//! Miri and real threads look at arc-swap (`core/threads.rs`) and at `SegQueue` (`core/routing/threads.rs`). What has no
+//! stand-in keeps its own type, which loom runs as one step: std's `Arc` and the `OnceLock`s around encoded events,
+//! tokio's `watch` and `mpsc`. [`Notify`] is our own and has no stand-in: loom sees it as it is.
+
+mod counter;
 
 #[cfg(jetway_loom)]
 mod model;
+mod notify;
 mod uptime;
 
 pub(crate) use uptime::Uptime;
@@ -16,12 +20,16 @@ pub(crate) use uptime::Uptime;
 #[cfg(not(jetway_loom))]
 mod real {
     pub(crate) use futures_util::task::AtomicWaker;
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
-    pub(crate) use std::sync::{Mutex, MutexGuard};
-    pub(crate) use tokio::sync::Notify;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+    pub(crate) use tokio::sync::oneshot;
 
     /// A shared value that is replaced as a whole: a replacement is a release, a load acquires it. Neither waits.
     pub(crate) type Published<T> = arc_swap::ArcSwap<T>;
+
+    /// A queue without an end and without a lock. Any thread pushes and pops; a push is a release, the pop that gets its
+    /// value acquires it. Values of one thread come in the order in which it pushed them. Memory is taken in blocks of 31
+    /// values as they are needed and given back as they are read.
+    pub(crate) type Queue<T> = crossbeam_queue::SegQueue<T>;
 
     /// A place that is filled once.
     pub(crate) type Slot<T> = std::sync::OnceLock<T>;
@@ -31,3 +39,6 @@ mod real {
 pub(crate) use model::*;
 #[cfg(not(jetway_loom))]
 pub(crate) use real::*;
+
+pub use counter::Counter;
+pub use notify::Notify;

@@ -1,9 +1,8 @@
 //! The stand-ins for the models.
 
-pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-use loom::sync::atomic::AtomicUsize;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -108,6 +107,50 @@ impl<T> fmt::Debug for Published<T> {
     }
 }
 
+/// Values that one model may push into one queue.
+const PUSHES: usize = 16;
+
+/// In the place of crossbeam-queue's `SegQueue`, for one thread that pops, and weaker: a pop finds the values in the order
+/// in which their places were taken, and finds nothing while the first of them is still on its way or has not come to be
+/// seen. One release for each push, one acquire for each pop, and nothing beyond.
+pub(crate) struct Queue<T> {
+    places: [Place<T>; PUSHES],
+    taken: AtomicUsize,
+    popped: AtomicUsize,
+}
+
+struct Place<T> {
+    is_filled: AtomicBool,
+    /// Free whenever it is looked at: loom runs one thread at a time, and none stops while it holds it.
+    value: std::sync::Mutex<Option<T>>,
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new() -> Queue<T> {
+        let place = |_| Place { is_filled: AtomicBool::new(false), value: std::sync::Mutex::new(None) };
+        Queue { places: std::array::from_fn(place), taken: AtomicUsize::new(0), popped: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn push(&self, value: T) {
+        let place = &self.places[self.taken.fetch_add(1, Ordering::Relaxed)];
+        *place.value.lock().expect("free") = Some(value);
+        place.is_filled.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn pop(&self) -> Option<T> {
+        let next = self.popped.load(Ordering::Relaxed);
+        let place = self.places.get(next).filter(|place| place.is_filled.load(Ordering::Acquire))?;
+        self.popped.store(next + 1, Ordering::Relaxed);
+        place.value.lock().expect("free").take()
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Queue")
+    }
+}
+
 /// In the place of futures-util's: whoever is registered last is woken by the next `wake`, once.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicWaker(Mutex<Option<Waker>>);
@@ -131,33 +174,6 @@ impl AtomicWaker {
 
     fn lock(&self) -> MutexGuard<'_, Option<Waker>> {
         self.0.lock().expect("loom does not poison")
-    }
-}
-
-/// In the place of tokio's, for one who waits: a notification that finds nobody is kept for whoever comes next.
-#[derive(Debug, Default)]
-pub(crate) struct Notify {
-    permit: Mutex<bool>,
-    waker: AtomicWaker,
-}
-
-impl Notify {
-    pub(crate) fn new() -> Notify {
-        Notify::default()
-    }
-
-    pub(crate) fn notify_one(&self) {
-        *self.permit.lock().expect("loom does not poison") = true;
-        self.waker.wake();
-    }
-
-    pub(crate) async fn notified(&self) {
-        std::future::poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            let mut permit = self.permit.lock().expect("loom does not poison");
-            if std::mem::take(&mut *permit) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
     }
 }
 

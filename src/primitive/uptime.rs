@@ -21,10 +21,8 @@ impl Uptime {
 
     /// Whole seconds from `other` to this one, truncated toward zero.
     pub fn seconds_after(self, other: Uptime) -> i64 {
-        match self.0.checked_sub(other.0) {
-            Some(after) => after.as_secs() as i64,
-            None => -((other.0 - self.0).as_secs() as i64),
-        }
+        let seconds = self.0.abs_diff(other.0).as_secs() as i64;
+        if self < other { -seconds } else { seconds }
     }
 }
 

@@ -48,6 +48,7 @@ pub enum Outcome {
 
 /// The state of reading a log.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub struct Chain {
     epoch: Epoch,
     nonce: u64,
@@ -210,9 +211,9 @@ impl Chain {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         if record.epoch >= self.epoch {
-            self.undecided.push(sequence)
+            self.undecided.push(sequence);
         } else {
-            void.push(sequence)
+            void.push(sequence);
         }
         Outcome::Nothing
     }

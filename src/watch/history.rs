@@ -1,7 +1,6 @@
 //! Reading past events for a watcher that is behind.
 
-use super::batch::Matched;
-use super::hub::Interest;
+use crate::core::routing::{Interest, Matched};
 use crate::core::{KeyVersion, RevisionEvents, State};
 use crate::types::Revision;
 

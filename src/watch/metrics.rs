@@ -1,27 +1,9 @@
-//! Counters of the watch side. Plain numbers; whoever serves metrics reads them.
+//! Counters of the watch side, for those who serve metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+pub use crate::primitive::Counter;
+use std::sync::Arc;
 
-/// A number that others watch. Nothing is ordered by it, so every access is relaxed.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// The number now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add(&self, count: usize) {
-        self.0.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn sub(&self, count: usize) {
-        self.0.fetch_sub(count as u64, Ordering::Relaxed);
-    }
-}
-
-/// What there is to count.
+/// All that is counted.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Open Watch calls.
@@ -30,8 +12,8 @@ pub struct Metrics {
     pub watchers: Counter,
     /// Watchers that read the log because they start in the past or could not keep up.
     pub slow_watchers: Counter,
-    /// Deliveries that wait for their stream to take them.
-    pub pending: Counter,
+    /// Deliveries that their stream has not made a response of yet.
+    pub pending: Arc<Counter>,
     /// Events sent since the start, once a watcher.
     pub events_sent: Counter,
 }

@@ -1,74 +1,46 @@
-//! The logic of one Watch call: requests in, responses out, one at a time and only when somebody wants the next.
+//! The responses of one Watch call, one at a time and only when somebody wants the next.
 //!
-//! There is no queue of responses. Answers to requests wait in a short list (whoever reads the requests stops while it
-//! is long), live events wait in the mailbox, and history stays in the log until there is room for it on the
-//! connection. So a slow client costs a full mailbox at the most.
+//! There is no queue of responses. Answers to requests wait in a short list (no further requests are read while it is
+//! long), live events wait in the queue from the routing task, and history stays in the log until there is room for it on
+//! the connection. So a slow client costs a full queue at the most.
 //!
 //! - S1: answers come first and in the order of their requests, so nothing of a watcher precedes its created answer,
 //!   and nothing follows its cancel answer.
-//! - S2: a watcher is live (registered with the hub), or it is catching up from the log at `next`, or compaction has
-//!   ended it. It becomes live only in one step with having seen everything before `from`.
-//! - S3: a progress mark counts for a watcher only where everything up to it has been sent: the watcher was live when
-//!   the hub put the mark down, or had been given everything up to it before it became so.
+//! - S2: a watcher is live (registered), or it is catching up from the log at `next`, or it has asked to join at `from` and
+//!   has been given everything before that, or compaction has ended it. It becomes live only by what the routing task has
+//!   put into the queue, in front of its first event.
+//! - S3: a progress mark counts for a watcher only if everything up to it has been sent: the watcher was live when
+//!   the routing task pushed the mark, or had been given everything up to it by then. Since the queue keeps the order, the
+//!   former is so if the watcher is live when the mark is popped. A created answer may be taken out of this order (S1):
+//!   such a watcher is told of nothing up to the revision of its answer, which is no older than the mark.
 
-use super::batch::Batch;
+use super::control::{Control, Open};
+use super::encoding::encode;
 use super::history;
-use super::hub::{Interest, Refused, Registration, Start, WatchHub};
-use super::mailbox::{Item, Mailbox, ProgressScope, Ticket};
+use super::hub::WatchHub;
 use crate::core::Reader;
+use crate::core::routing::{
+    Batch, Interest, Item, Matched, ProgressScope, Receiver, Request as Ask, StreamId, WatcherId,
+};
 use crate::error::EtcdError;
-use crate::types::{KeyRange, Revision};
+use crate::types::Revision;
 use bytes::Bytes;
 use smallvec::SmallVec;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 
 /// The watch id of progress for a whole stream, and of watchers that were never created.
 pub const NO_WATCHER: i64 = -1;
 
-/// Answers that may wait before requests are left unread.
-const ANSWERS: usize = 256;
 /// Encoded events after which a response that catches up is long enough, in bytes.
 const RESPONSE_BYTES: usize = if cfg!(test) { 4096 } else { 1 << 20 };
 /// Live responses after which one slice of history has its turn.
 const LIVE_RUN: usize = 16;
 /// Steps without a response after which others have their turn on this thread.
 const STEPS: usize = 32;
-
-/// A client's request, checked as far as that needs no knowledge of the stream.
-#[derive(Clone, Debug)]
-pub enum Request {
-    /// Make a watcher.
-    Create(Create),
-    /// Answer a create that cannot be, with its reason.
-    Refuse(EtcdError),
-    /// End the watcher of this id.
-    Cancel(i64),
-    /// Say how far the stream is.
-    Progress,
-}
-
-/// A watcher to make.
-#[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "they are the independent options of the wire")]
-pub struct Create {
-    /// What to watch.
-    pub range: KeyRange,
-    /// The first revision wanted; 0 for what happens from now on.
-    pub start: Revision,
-    /// The client's choice; 0 leaves it to the stream.
-    pub watch_id: i64,
-    /// Events show what was there before.
-    pub prev_kv: bool,
-    /// The ticker's progress is wanted.
-    pub progress_notify: bool,
-    /// Responses may be split.
-    pub fragment: bool,
-    /// Puts are not wanted.
-    pub no_put: bool,
-    /// Deletes are not wanted.
-    pub no_delete: bool,
-}
+/// Deliveries and bytes after which the routing task learns that there is room again.
+const REPORT: (usize, usize) = if cfg!(test) { (1, 1) } else { (32, 1 << 20) };
 
 /// One response, before it is put into its wire form.
 #[derive(Clone, Debug)]
@@ -103,11 +75,33 @@ pub enum Body {
     },
 }
 
+/// The part of an answer that passes the routing task as it is.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Created(Box<Created>),
+    Refused(Box<EtcdError>),
+    Canceled(WatcherId),
+    /// The requests cannot be read on.
+    Failed(Box<EtcdError>),
+}
+
+/// A watcher that has been asked for.
+#[derive(Debug)]
+pub(super) struct Created {
+    pub(super) watcher: WatcherId,
+    pub(super) interest: Arc<Interest>,
+    /// As the client gave it.
+    pub(super) start: Revision,
+    pub(super) prev_kv: bool,
+    pub(super) progress_notify: bool,
+    pub(super) fragment: bool,
+}
+
 /// What comes next on a stream.
 #[derive(Debug)]
 pub(super) enum Step {
     Respond(Response),
-    /// Nothing until the mailbox or a request brings something.
+    /// Nothing until the queue brings something.
     Idle,
     /// More, but not at once: others want to run.
     Yield,
@@ -115,33 +109,35 @@ pub(super) enum Step {
     End(EtcdError),
 }
 
+/// The half of a call that makes its responses.
 #[derive(Debug)]
 pub(super) struct Session {
     hub: WatchHub,
     reader: Reader,
     epoch: u64,
-    mailbox: Arc<Mailbox>,
-    watchers: HashMap<i64, Watcher>,
-    next_id: i64,
+    stream: StreamId,
+    receiver: Receiver<Answer>,
+    open: Arc<Open>,
+    /// Each at its place.
+    watchers: Vec<Option<Watcher>>,
     answers: VecDeque<Response>,
-    /// What was in the mailbox when it was last looked at.
-    inbox: VecDeque<Item>,
-    /// Watchers that catch up, each with its stint, in turns.
-    behind: VecDeque<(i64, u64)>,
-    next_stint: u64,
+    /// Progress for the watchers that were due.
+    due: VecDeque<Response>,
+    /// Whether the mark for those that are due now is on its way.
+    is_due_asked: bool,
+    /// What was popped on the way to an answer.
+    inbox: VecDeque<Item<Answer>>,
+    /// Deliveries and bytes that are done with and not reported.
+    done: (usize, usize),
+    /// Watchers that catch up, in turns.
+    behind: VecDeque<WatcherId>,
     live_run: usize,
     end: Option<EtcdError>,
 }
 
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "options of the wire and two marks of the ticker")]
 struct Watcher {
-    interest: Interest,
-    prev_kv: bool,
-    fragment: bool,
-    progress_notify: bool,
-    /// As the client gave it.
-    start: Revision,
+    options: Created,
     phase: Phase,
     /// Revision of the newest event that was sent.
     told: Revision,
@@ -151,160 +147,67 @@ struct Watcher {
     is_due: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Live {
-        registration: Registration,
-        from: Revision,
-    },
-    /// `stint` tells this time of catching up from earlier ones.
-    Behind {
-        next: Revision,
-        stint: u64,
-    },
+    Live,
+    Behind { next: Revision },
+    Joining { from: Revision },
     Compacted,
 }
 
-impl Watcher {
-    fn holds(&self, ticket: Ticket) -> bool {
-        matches!(&self.phase, Phase::Live { registration, .. } if registration.ticket == ticket)
-    }
-
-    /// Whether a progress mark of this revision holds for the watcher (S3). One from before it has caught up with may be
-    /// older than what it has been told since; to tell that would be to go back.
-    fn has_all(&self, revision: Revision, before: Ticket) -> bool {
-        let Phase::Live { registration, from } = &self.phase else { return false };
-        let holds = registration.ticket < before || revision < *from;
-        self.start <= revision && self.told <= revision && holds
+impl Phase {
+    fn is_slow(self) -> bool {
+        matches!(self, Phase::Behind { .. } | Phase::Joining { .. })
     }
 }
 
+impl Watcher {
+    /// Whether a progress mark of this revision holds for the watcher (S3). One from before it has caught up with may be
+    /// older than what it has been told since; to tell that would be to go back.
+    fn has_all(&self, revision: Revision) -> bool {
+        let holds = match self.phase {
+            Phase::Live => true,
+            Phase::Joining { from } => revision < from,
+            Phase::Behind { .. } | Phase::Compacted => false,
+        };
+        holds && self.options.start <= revision && self.told <= revision
+    }
+}
+
+/// Opens a call: the half that handles its requests, and the half that makes its responses.
+pub(super) fn open(hub: WatchHub, reader: Reader) -> (Control, Session) {
+    let epoch = reader.snapshot().incarnation;
+    let (stream, receiver) = hub.open(epoch);
+    let open = Arc::new(Open::new(hub.clone()));
+    let control = Control::new(Arc::clone(&open), stream);
+    let session = Session {
+        hub,
+        reader,
+        epoch,
+        stream,
+        receiver,
+        open,
+        watchers: Vec::new(),
+        answers: VecDeque::new(),
+        due: VecDeque::new(),
+        is_due_asked: false,
+        inbox: VecDeque::new(),
+        done: (0, 0),
+        behind: VecDeque::new(),
+        live_run: 0,
+        end: None,
+    };
+    (control, session)
+}
+
 impl Session {
-    pub(super) fn new(hub: WatchHub, reader: Reader) -> Session {
-        let (epoch, mailbox) = hub.open();
-        Session {
-            hub,
-            reader,
-            epoch,
-            mailbox,
-            watchers: HashMap::new(),
-            next_id: 0,
-            answers: VecDeque::new(),
-            inbox: VecDeque::new(),
-            behind: VecDeque::new(),
-            next_stint: 0,
-            live_run: 0,
-            end: None,
-        }
-    }
-
-    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
-        &self.mailbox
-    }
-
-    /// Whether another request may be handled now.
-    pub(super) fn has_room(&self) -> bool {
-        self.answers.len() < ANSWERS
-    }
-
-    /// Ends the call.
-    pub(super) fn fail(&mut self, error: EtcdError) {
-        self.end.get_or_insert(error);
-    }
-
-    pub(super) fn handle(&mut self, request: Request) {
-        match request {
-            Request::Create(create) => {
-                if let Err(error) = self.create(create) {
-                    self.refuse(error);
-                }
-            }
-            Request::Refuse(error) => self.refuse(error),
-            Request::Cancel(watch_id) => self.cancel(watch_id),
-            Request::Progress => {
-                let is_synced = |watcher: &Watcher| matches!(watcher.phase, Phase::Live { .. });
-                if !self.watchers.is_empty() && self.watchers.values().all(is_synced) {
-                    self.hub.progress(&self.mailbox, ProgressScope::Stream);
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, revision: Revision, watch_id: i64, body: Body) {
-        self.answers.push_back(Response { revision, watch_id, body });
-    }
-
-    fn refuse(&mut self, error: EtcdError) {
-        self.answer(self.reader.revision(), NO_WATCHER, Body::Refused(error));
-    }
-
-    fn create(&mut self, create: Create) -> Result<(), EtcdError> {
-        let Create { range, start, prev_kv, progress_notify, fragment, no_put, no_delete, .. } = create;
-        if range.is_empty() {
-            return Err(EtcdError::WatchRangeEmpty);
-        }
-        let watch_id = match create.watch_id {
-            0 => {
-                while self.watchers.contains_key(&self.next_id) {
-                    self.next_id += 1;
-                }
-                self.next_id += 1;
-                self.next_id - 1
-            }
-            taken if self.watchers.contains_key(&taken) => return Err(EtcdError::WatchIdInUse),
-            free => free,
-        };
-        let interest = Interest { range, no_put, no_delete };
-        let (revision, phase) = match self.hub.start(&self.mailbox, self.epoch, watch_id, &interest, start) {
-            Ok(Start::Live { revision, registration }) => {
-                (revision, Phase::Live { registration, from: start.max(revision.next()) })
-            }
-            Ok(Start::Past { revision }) => (revision, self.fall_behind(watch_id, start)),
-            Err(_) => {
-                self.reset();
-                return Ok(());
-            }
-        };
-        self.answer(revision, watch_id, Body::Created);
-        let watcher = Watcher {
-            interest,
-            prev_kv,
-            fragment,
-            progress_notify,
-            start,
-            phase,
-            told: Revision(0),
-            is_fresh: false,
-            is_due: false,
-        };
-        self.watchers.insert(watch_id, watcher);
-        self.hub.metrics().watchers.add(1);
-        Ok(())
-    }
-
-    fn cancel(&mut self, watch_id: i64) {
-        let Some(watcher) = self.watchers.remove(&watch_id) else { return };
-        self.hub.metrics().watchers.sub(1);
-        match watcher.phase {
-            Phase::Live { registration, .. } => self.hub.leave([registration]),
-            Phase::Behind { .. } => self.hub.metrics().slow_watchers.sub(1),
-            Phase::Compacted => {}
-        }
-        // Progress that was to be told of it would come behind its end.
-        self.answers.retain(|answer| answer.watch_id != watch_id || !matches!(answer.body, Body::Progress));
-        self.answer(self.reader.revision(), watch_id, Body::Canceled);
-    }
-
-    fn fall_behind(&mut self, watch_id: i64, next: Revision) -> Phase {
-        let stint = self.next_stint;
-        self.next_stint += 1;
-        self.behind.push_back((watch_id, stint));
-        self.hub.metrics().slow_watchers.add(1);
-        Phase::Behind { next, stint }
+    /// Has `waker` woken when there is more. To be followed by a call of [`Session::next`] before the stream sleeps.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.receiver.register(waker);
     }
 
     fn reset(&mut self) {
-        self.fail(EtcdError::Unavailable(
+        self.end.get_or_insert(EtcdError::Unavailable(
             "the store lost its newest writes and was loaded afresh; watch again".into(),
         ));
     }
@@ -312,37 +215,46 @@ impl Session {
     /// The ticker has struck.
     pub(super) fn tick(&mut self) {
         let mut is_any_due = false;
-        for watcher in self.watchers.values_mut().filter(|watcher| watcher.progress_notify) {
+        for watcher in self.watchers.iter_mut().flatten().filter(|watcher| watcher.options.progress_notify) {
             let was_fresh = std::mem::replace(&mut watcher.is_fresh, false);
-            watcher.is_due = !was_fresh && matches!(watcher.phase, Phase::Live { .. });
+            watcher.is_due = !was_fresh && watcher.phase == Phase::Live;
             is_any_due |= watcher.is_due;
         }
-        if is_any_due {
-            self.hub.progress(&self.mailbox, ProgressScope::Due);
+        if is_any_due && !std::mem::replace(&mut self.is_due_asked, true) {
+            self.hub.ask(Ask::Progress { stream: self.stream, scope: ProgressScope::Due });
         }
     }
 
     /// The next response, if there is one now.
     pub(super) fn next(&mut self) -> Step {
         for _ in 0..STEPS {
+            if self.open.has_requests() {
+                self.look_for_answers();
+            }
             if let Some(error) = &self.end {
                 return Step::End(error.clone());
             }
             if let Some(answer) = self.answers.pop_front() {
+                self.open.answered();
                 return Step::Respond(answer);
             }
-            if self.inbox.is_empty() {
-                self.mailbox.take(&mut self.inbox);
+            if let Some(progress) = self.due.pop_front() {
+                return Step::Respond(progress);
             }
-            let response = if self.behind.is_empty() || !self.inbox.is_empty() && self.live_run < LIVE_RUN {
-                self.live_run += 1;
-                match self.inbox.pop_front() {
-                    Some(item) => self.take_item(item),
-                    None => return Step::Idle,
+            let may_be_live = self.behind.is_empty() || self.live_run < LIVE_RUN;
+            let response = match may_be_live.then(|| self.next_item()).flatten() {
+                Some(item) => {
+                    self.live_run += 1;
+                    self.take_item(item)
                 }
-            } else {
-                self.live_run = 0;
-                self.catch_up()
+                None if self.behind.is_empty() => {
+                    self.report();
+                    return Step::Idle;
+                }
+                None => {
+                    self.live_run = 0;
+                    self.catch_up()
+                }
             };
             if let Some(response) = response {
                 return Step::Respond(response);
@@ -351,69 +263,186 @@ impl Session {
         Step::Yield
     }
 
-    fn take_item(&mut self, item: Item) -> Option<Response> {
-        match item {
-            Item::Events { watch_id, ticket, batch, matched, .. } => {
-                let watcher = self.watchers.get_mut(&watch_id).filter(|watcher| watcher.holds(ticket))?;
-                let events: SmallVec<[Bytes; 1]> = batch.events(&matched, watcher.prev_kv).collect();
-                watcher.is_fresh = true;
-                watcher.told = batch.revision();
-                self.hub.metrics().events_sent.add(events.len());
-                let body = Body::Events { events, may_fragment: watcher.fragment };
-                Some(Response { revision: batch.revision(), watch_id, body })
-            }
-            Item::Lagging { watch_id, ticket, from } => {
-                self.watchers.get(&watch_id).filter(|watcher| watcher.holds(ticket))?;
-                let phase = self.fall_behind(watch_id, from);
-                self.watchers.get_mut(&watch_id)?.phase = phase;
-                None
-            }
-            Item::Progress { scope: ProgressScope::Stream, revision, before } => {
-                let all = self.watchers.values().all(|watcher| watcher.has_all(revision, before));
-                (all && !self.watchers.is_empty()).then_some(Response {
-                    revision,
-                    watch_id: NO_WATCHER,
-                    body: Body::Progress,
-                })
-            }
-            Item::Progress { scope: ProgressScope::Due, revision, before } => {
-                for (watch_id, watcher) in &mut self.watchers {
-                    if std::mem::replace(&mut watcher.is_due, false) && watcher.has_all(revision, before) {
-                        self.answers.push_back(Response {
-                            revision,
-                            watch_id: *watch_id,
-                            body: Body::Progress,
-                        });
-                    }
+    fn next_item(&mut self) -> Option<Item<Answer>> {
+        self.inbox.pop_front().or_else(|| self.receiver.pop())
+    }
+
+    /// Takes all answers out of the queue, past what came before them.
+    fn look_for_answers(&mut self) {
+        while let Some(item) = self.receiver.pop() {
+            match item {
+                Item::Started { .. } | Item::Told { .. } => {
+                    // It is no response by itself.
+                    let _none: Option<Response> = self.take_item(item);
                 }
-                None
+                // An answer behind it may end the watcher that is in its way: that must not help it.
+                Item::Progress { scope: ProgressScope::Stream, .. } if self.is_unsynced() => {
+                    self.open.answered();
+                }
+                item => self.inbox.push_back(item),
             }
-            Item::Reset => {
-                self.reset();
-                None
+        }
+    }
+
+    /// Whether a watcher has not been given everything, whatever the inbox holds.
+    fn is_unsynced(&self) -> bool {
+        let is_unsynced = |phase| matches!(phase, Phase::Behind { .. } | Phase::Compacted);
+        self.watchers.iter().flatten().any(|watcher| is_unsynced(watcher.phase))
+    }
+
+    fn take_item(&mut self, item: Item<Answer>) -> Option<Response> {
+        match item {
+            Item::Events { watcher, batch, matched } => return self.events(watcher, &batch, &matched),
+            Item::Lagging { watcher, from } => {
+                if self.watcher(watcher).is_some() {
+                    self.hub.metrics().slow_watchers.add(1);
+                    self.catch_up_from(watcher, from);
+                }
             }
+            Item::Started { answer: Answer::Created(created), revision, is_live } => {
+                self.created(*created, revision, is_live);
+            }
+            Item::Joined(id) => {
+                if let Some(watcher) = self.watcher(id) {
+                    watcher.phase = Phase::Live;
+                    self.hub.metrics().slow_watchers.sub(1);
+                }
+            }
+            Item::Behind(id) => {
+                if let Some(Phase::Joining { from }) = self.watcher(id).map(|watcher| watcher.phase) {
+                    self.catch_up_from(id, from);
+                }
+            }
+            Item::Told { answer, revision } | Item::Started { answer, revision, .. } => {
+                self.told(answer, revision);
+            }
+            Item::Progress { scope: ProgressScope::Stream, revision } => return self.progress(revision),
+            Item::Progress { scope: ProgressScope::Due, revision } => self.due_progress(revision),
+            Item::Reset => self.reset(),
+        }
+        None
+    }
+
+    fn watcher(&mut self, id: WatcherId) -> Option<&mut Watcher> {
+        self.watchers.get_mut(id.place as usize)?.as_mut().filter(|watcher| watcher.options.watcher == id)
+    }
+
+    fn events(&mut self, id: WatcherId, batch: &Batch, matched: &Matched) -> Option<Response> {
+        self.done.0 += 1;
+        self.done.1 += batch.weight();
+        if self.done.0 >= REPORT.0 || self.done.1 >= REPORT.1 {
+            self.report();
+        }
+        let watcher = self.watcher(id)?;
+        let events: SmallVec<[Bytes; 1]> = batch.events(matched, watcher.options.prev_kv, encode).collect();
+        watcher.is_fresh = true;
+        watcher.told = batch.revision();
+        let body = Body::Events { may_fragment: watcher.options.fragment, events };
+        Some(self.sent(Response { revision: batch.revision(), watch_id: id.watch_id, body }))
+    }
+
+    /// Counts the events of a response.
+    fn sent(&self, response: Response) -> Response {
+        if let Body::Events { events, .. } = &response.body {
+            self.hub.metrics().events_sent.add(events.len());
+        }
+        response
+    }
+
+    /// Tells the routing task how much room there is again.
+    fn report(&mut self) {
+        if let (deliveries @ 1.., bytes) = std::mem::take(&mut self.done) {
+            self.receiver.done(deliveries, bytes);
+        }
+    }
+
+    fn answer(&mut self, revision: Revision, watch_id: i64, body: Body) {
+        self.answers.push_back(Response { revision, watch_id, body });
+    }
+
+    fn created(&mut self, options: Created, revision: Revision, is_live: bool) {
+        let (id, start) = (options.watcher, options.start);
+        self.answer(revision, id.watch_id, Body::Created);
+        let (told, phase) = (Revision(0), Phase::Live);
+        let watcher = Watcher { options, phase, told, is_fresh: false, is_due: false };
+        let place = id.place as usize;
+        if place >= self.watchers.len() {
+            self.watchers.resize_with(place + 1, || None);
+        }
+        self.watchers[place] = Some(watcher);
+        if !is_live {
+            self.hub.metrics().slow_watchers.add(1);
+            self.catch_up_from(id, start);
+        }
+    }
+
+    fn told(&mut self, answer: Answer, revision: Revision) {
+        match answer {
+            Answer::Refused(error) => self.answer(revision, NO_WATCHER, Body::Refused(*error)),
+            Answer::Canceled(id) => {
+                self.forget(id);
+                self.answer(revision, id.watch_id, Body::Canceled);
+            }
+            Answer::Failed(error) => {
+                self.end.get_or_insert(*error);
+            }
+            Answer::Created(_) => unreachable!("it comes with what it was answered"),
+        }
+    }
+
+    fn forget(&mut self, id: WatcherId) {
+        if let Some(watcher) = self.watcher(id) {
+            let is_slow = watcher.phase.is_slow();
+            self.watchers[id.place as usize] = None;
+            self.hub.metrics().slow_watchers.sub(usize::from(is_slow));
+        }
+        // Progress that was to be told of it would come behind its end.
+        self.due.retain(|progress| progress.watch_id != id.watch_id);
+    }
+
+    fn progress(&mut self, revision: Revision) -> Option<Response> {
+        self.open.answered();
+        let mut watchers = self.watchers.iter().flatten().peekable();
+        // Without watchers there is no answer (WAT-33).
+        let all = watchers.peek().is_some() && watchers.all(|watcher| watcher.has_all(revision));
+        all.then_some(Response { revision, watch_id: NO_WATCHER, body: Body::Progress })
+    }
+
+    fn due_progress(&mut self, revision: Revision) {
+        self.is_due_asked = false;
+        for watcher in self.watchers.iter_mut().flatten() {
+            if std::mem::replace(&mut watcher.is_due, false) && watcher.has_all(revision) {
+                let (watch_id, body) = (watcher.options.watcher.watch_id, Body::Progress);
+                self.due.push_back(Response { revision, watch_id, body });
+            }
+        }
+    }
+
+    fn catch_up_from(&mut self, id: WatcherId, next: Revision) {
+        if let Some(watcher) = self.watcher(id) {
+            watcher.phase = Phase::Behind { next };
+            self.behind.push_back(id);
         }
     }
 
     /// Gives the next watcher in turn a slice of its history.
     fn catch_up(&mut self) -> Option<Response> {
-        let (watch_id, turn) = self.behind.pop_front()?;
-        let watcher = self.watchers.get_mut(&watch_id)?;
-        let Phase::Behind { next, stint } = &mut watcher.phase else { return None };
-        if *stint != turn {
-            return None;
-        }
+        let id = self.behind.pop_front()?;
         let state = self.reader.snapshot();
+        let watcher = self.watchers.get_mut(id.place as usize)?.as_mut();
+        let watcher = watcher.filter(|watcher| watcher.options.watcher == id)?;
+        let Phase::Behind { next } = watcher.phase else { return None };
         if state.incarnation != self.epoch {
             self.reset();
             return None;
         }
-        if let Some(floor) = state.compacted.filter(|floor| *next < *floor) {
+        if let Some(floor) = state.compacted.filter(|floor| next < *floor) {
             watcher.phase = Phase::Compacted;
             self.hub.metrics().slow_watchers.sub(1);
-            return Some(Response { revision: Revision(0), watch_id, body: Body::Compacted(floor) });
+            let (watch_id, body) = (id.watch_id, Body::Compacted(floor));
+            return Some(Response { revision: Revision(0), watch_id, body });
         }
-        let slice = history::read(&state, &watcher.interest, *next);
+        let slice = history::read(&state, &watcher.options.interest, next);
         let mut upto = slice.next;
         let mut events = SmallVec::new();
         let mut bytes = 0;
@@ -424,105 +453,76 @@ impl Session {
             }
             watcher.told = entry.revision();
             let batch = Batch::new(entry, &state);
-            for event in batch.events(matched, watcher.prev_kv) {
+            for event in batch.events(matched, watcher.options.prev_kv, encode) {
                 bytes += event.len();
                 events.push(event);
             }
         }
-        *next = upto;
-        let registration = if upto > state.revision {
-            self.hub.join(&self.mailbox, self.epoch, watch_id, &watcher.interest, upto)
+        watcher.is_fresh |= !events.is_empty();
+        let body = Body::Events { may_fragment: watcher.options.fragment, events };
+        if upto > state.revision {
+            watcher.phase = Phase::Joining { from: upto };
+            self.hub.ask(Ask::Join { stream: self.stream, watcher: id, from: upto });
         } else {
-            Err(Refused::Behind)
-        };
-        match registration {
-            Ok(registration) => {
-                watcher.phase = Phase::Live { registration, from: upto };
-                self.hub.metrics().slow_watchers.sub(1);
-            }
-            Err(Refused::Behind) => self.behind.push_back((watch_id, turn)),
-            Err(Refused::Reset) => {
-                self.reset();
-                return None;
-            }
+            self.catch_up_from(id, upto);
         }
-        if events.is_empty() {
-            return None;
-        }
-        watcher.is_fresh = true;
-        self.hub.metrics().events_sent.add(events.len());
-        let body = Body::Events { events, may_fragment: watcher.fragment };
-        Some(Response { revision: state.revision, watch_id, body })
+        let is_empty = matches!(&body, Body::Events { events, .. } if events.is_empty());
+        let response = Response { revision: state.revision, watch_id: id.watch_id, body };
+        (!is_empty).then(|| self.sent(response))
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let metrics = self.hub.metrics();
-        metrics.watchers.sub(self.watchers.len());
-        let behind = self.watchers.values().filter(|watcher| matches!(watcher.phase, Phase::Behind { .. }));
-        metrics.slow_watchers.sub(behind.count());
-        self.hub.leave(self.watchers.values().filter_map(|watcher| match watcher.phase {
-            Phase::Live { registration, .. } => Some(registration),
-            _ => None,
-        }));
-        self.hub.close(&self.mailbox);
+        let slow = self.watchers.iter().flatten().filter(|watcher| watcher.phase.is_slow()).count();
+        self.hub.metrics().slow_watchers.sub(slow);
+        self.done.0 += self.inbox.iter().filter(|item| matches!(item, Item::Events { .. })).count();
+        self.report();
+        self.hub.close(self.stream);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::control::Request;
     use super::super::tests::{Store, create, drain, prefix};
     use super::*;
 
     #[test]
-    fn a_mark_put_down_while_a_watcher_was_on_its_way_to_join_does_not_count() {
+    fn a_mark_pushed_while_a_watcher_was_on_its_way_to_join_does_not_count() {
         let mut store = Store::new();
-        let mut session = store.session();
-        session.handle(Request::Create(create(prefix("b"), 0)));
-        drain(&mut session);
-        (2..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        session.handle(Request::Progress);
-        store.hub.route();
-        // It read history up to revision 2 before the hub went on to 4 and told progress; it joins just now.
-        let interest = Interest { range: prefix("a"), no_put: false, no_delete: false };
-        let from = Revision(3);
-        let registration = store
-            .hub
-            .join(session.mailbox(), session.epoch, 7, &interest, from)
-            .expect("close enough to replay");
-        let watcher = Watcher {
-            interest,
-            prev_kv: false,
-            fragment: false,
-            progress_notify: false,
-            start: Revision(2),
-            phase: Phase::Live { registration, from },
-            told: Revision(0),
-            is_fresh: false,
-            is_due: false,
-        };
-        session.watchers.insert(7, watcher);
-        store.hub.metrics().watchers.add(1);
-        let told: Vec<_> = drain(&mut session).iter().map(|told| (told.watch_id, told.revision.0)).collect();
-        assert_eq!(told, [(7, 3), (7, 4)]);
+        let mut call = store.session();
+        assert_eq!(store.put("a", "x"), 2);
+        call.control.handle(Request::Create(create(prefix("b"), 0)));
+        call.control.handle(Request::Create(create(prefix("a"), 2)));
+        call.control.handle(Request::Progress);
+        // All but the progress.
+        store.routing.answer(3);
+        let created = [call.session.next(), call.session.next()];
+        assert!(matches!(created, [Step::Respond(_), Step::Respond(_)]), "{created:?}");
+        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and tells progress.
+        assert!(matches!(call.session.next(), Step::Respond(Response { revision: Revision(2), .. })));
+        (3..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
+        store.routing.answer(1);
+        store.routing.route_only();
+        let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
+        assert_eq!(told, [(1, 3), (1, 4)]);
     }
 
     #[test]
     fn a_mark_older_than_what_a_watcher_has_caught_up_with_is_not_told() {
         let mut store = Store::new();
-        let mut session = store.session();
-        session.handle(Request::Create(create(prefix("b"), 0)));
-        drain(&mut session);
+        let mut call = store.session();
+        call.handle(Request::Create(create(prefix("b"), 0)));
+        drain(&mut call);
         (2..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        session.handle(Request::Progress);
-        store.hub.route();
+        call.handle(Request::Progress);
+        store.route();
         (5..=6).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        // The mark of 4 waits while another watcher catches up, with what the hub has not routed yet.
-        session.mailbox.take(&mut session.inbox);
-        session.live_run = LIVE_RUN;
-        session.handle(Request::Create(create(prefix("a"), 2)));
-        let told: Vec<_> = drain(&mut session).iter().map(|told| (told.watch_id, told.revision.0)).collect();
+        // The mark of 4 waits while another watcher catches up, with what the routing task has not routed yet.
+        call.session.live_run = LIVE_RUN;
+        call.handle(Request::Create(create(prefix("a"), 2)));
+        let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
         assert_eq!(told, [(1, 6), (1, 6)], "created, and events up to 6");
     }
 }

@@ -2,8 +2,9 @@
 //! on random ranges from random revisions, read slowly and ask for progress. What each watcher received is compared
 //! with what was written.
 
-use super::session::{Body, Create, Request, Response, Session, Step};
-use super::tests::{Store, create, events, prefix};
+use super::control::{Create, Request};
+use super::session::{Body, Response, Step};
+use super::tests::{Call, Routing, Store, create, events, prefix};
 use crate::types::{KeyRange, Revision};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -93,7 +94,7 @@ fn write_all(store: &mut Store, seed: u64, current: &AtomicI64, shown: &Shown) -
 }
 
 struct Client<'a> {
-    session: Session,
+    session: Call,
     shown: &'a Shown,
     random: StdRng,
     open: HashMap<i64, Record>,
@@ -134,6 +135,18 @@ impl Client<'_> {
                         break;
                     }
                 }
+            }
+        }
+    }
+
+    /// Both the routing task and the client read until none of them gives the other anything to do.
+    fn read_to_the_end(&mut self, routing: &Routing) {
+        let mut quiet = 0;
+        while quiet < 4 {
+            routing.route();
+            quiet += 1;
+            while self.read() {
+                quiet = 0;
             }
         }
     }
@@ -227,24 +240,23 @@ fn check(record: &Record, written: &[Seen], is_complete: bool) {
 fn run(seed: u64) {
     eprintln!("seed {seed}");
     let mut store = Store::new();
-    let (hub, reader) = (store.hub.clone(), store.reader.clone());
+    let routing = store.routing.clone();
     let (current, is_over) = (AtomicI64::new(1), AtomicBool::new(false));
     let shown = Shown::default();
     let (written, records) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let session = Session::new(hub.clone(), reader.clone());
+                // The routing task has a thread of its own, as in a server.
+                let session = Call { routing: Routing::NONE, ..store.session() };
                 let random = StdRng::seed_from_u64(seed * 1000 + number);
-                let (current, is_over, hub, shown) = (&current, &is_over, &hub, &shown);
+                let (current, is_over, routing, shown) = (&current, &is_over, &routing, &shown);
                 scope.spawn(move || {
                     let (open, closed, asked) = Default::default();
                     let mut client = Client { session, shown, random, open, closed, asked };
                     while !is_over.load(Ordering::Acquire) {
                         client.step(current.load(Ordering::Relaxed));
                     }
-                    // Both the hub and the client read to the end.
-                    hub.route();
-                    while client.read() {}
+                    client.read_to_the_end(routing);
                     // However busy the machine was: at rest progress is told, unless a watcher has found a compaction.
                     let compacted = client.open.iter().filter(|(_, record)| record.compacted.is_some());
                     for id in compacted.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -253,15 +265,14 @@ fn run(seed: u64) {
                     client.asked.push_back(create(KeyRange::all(), 0));
                     client.session.handle(Request::Create(create(KeyRange::all(), 0)));
                     client.session.handle(Request::Progress);
-                    hub.route();
-                    while client.read() {}
+                    client.read_to_the_end(routing);
                     (client.open.into_values().collect::<Vec<_>>(), client.closed)
                 })
             })
             .collect();
         scope.spawn(|| {
             while !is_over.load(Ordering::Acquire) {
-                hub.route();
+                routing.route();
                 std::thread::yield_now();
             }
         });
@@ -287,7 +298,7 @@ fn run(seed: u64) {
     }
     eprintln!("{count} watchers, {received} events, {compacted} compacted, {progress} progress");
     assert!(count > 50 && received > 1000 && compacted > 0 && progress > 0, "the run showed too little");
-    assert!(store.hub.is_unwatched());
+    assert!(store.routing.is_unwatched());
 }
 
 #[test]

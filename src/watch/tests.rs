@@ -1,9 +1,10 @@
 //! The rules of watches, shown on sessions that are driven by hand: the test says when something is written, when the
 //! hub routes and when a client reads.
 
-use super::hub::{Interest, Refused, WatchHub};
-use super::mailbox::{DELIVERIES, Item};
-use super::session::{Body, Create, Request, Response, Session, Step};
+use super::control::{Control, Create, Request};
+use super::hub::WatchHub;
+use super::session::{self, Answer, Body, Response, Session, Step};
+use crate::core::routing::{DELIVERIES, Interest, Router};
 use crate::core::{Change, ChangeKind, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::primitive::Notify;
@@ -11,14 +12,83 @@ use crate::proto::mvccpb;
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use prost::Message;
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Store {
     pub(crate) writer: Writer,
     pub(crate) reader: Reader,
     pub(crate) hub: WatchHub,
+    pub(super) routing: Routing,
+}
+
+/// The routing task, if it has no task but is driven by hand.
+#[derive(Clone)]
+pub(super) struct Routing(Option<Arc<Mutex<Router<Answer>>>>);
+
+impl Routing {
+    pub(super) fn of(router: Router<Answer>) -> Routing {
+        Routing(Some(Arc::new(Mutex::new(router))))
+    }
+
+    pub(super) const NONE: Routing = Routing(None);
+
+    fn with<T: Default>(&self, act: impl FnOnce(&mut Router<Answer>) -> T) -> T {
+        let router = self.0.as_ref().map(|router| router.lock().expect("no test has failed with it"));
+        router.map_or_else(T::default, |mut router| act(&mut router))
+    }
+
+    /// Routes everything published so far, after having done what was asked.
+    pub(super) fn route(&self) {
+        while self.with(Router::turn) {}
+    }
+
+    /// Only does what was asked, or the first `most` of it; returns whether there was any.
+    pub(super) fn answer(&self, most: usize) -> bool {
+        self.with(|router| router.answer_only(most)) > 0
+    }
+
+    /// Routes everything published so far, and does nothing of what was asked.
+    pub(super) fn route_only(&self) {
+        while self.with(Router::route_only) {}
+    }
+
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.route();
+        self.with(|router| router.is_unwatched())
+    }
+}
+
+/// Both halves of a call in one hand. The routing task does at once what it is asked.
+pub(super) struct Call {
+    pub(super) control: Control,
+    pub(super) session: Session,
+    pub(super) routing: Routing,
+}
+
+impl Call {
+    pub(super) fn handle(&mut self, request: Request) {
+        self.control.handle(request);
+        self.routing.answer(usize::MAX);
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.session.tick();
+        self.routing.answer(usize::MAX);
+    }
+
+    pub(super) fn next(&mut self) -> Step {
+        loop {
+            let step = self.session.next();
+            if !matches!(step, Step::Idle) || !self.routing.answer(usize::MAX) {
+                return step;
+            }
+        }
+    }
+
+    fn create_at(&mut self, range: &str, start: i64) {
+        self.handle(Request::Create(create(prefix(range), start)));
+    }
 }
 
 impl Store {
@@ -26,13 +96,18 @@ impl Store {
     pub(crate) fn spawn() -> Store {
         let (writer, reader) = Writer::new();
         let hub = WatchHub::spawn(reader.clone(), Arc::new(Notify::new()));
-        Store { writer, reader, hub }
+        Store { writer, reader, hub, routing: Routing::NONE }
     }
 
     pub(super) fn new() -> Store {
         let (writer, reader) = Writer::new();
-        let hub = WatchHub::idle(reader.clone(), Arc::new(Notify::new()), CancellationToken::new());
-        Store { writer, reader, hub }
+        let notify = Arc::new(Notify::new());
+        let (hub, router) = WatchHub::idle(reader.clone(), notify, CancellationToken::new());
+        Store { writer, reader, hub, routing: Routing::of(router) }
+    }
+
+    pub(super) fn route(&self) {
+        self.routing.route();
     }
 
     /// Writes without a look at the watchers. A key without a value is deleted.
@@ -83,8 +158,9 @@ impl Store {
         self.writer.sweep(3);
     }
 
-    pub(super) fn session(&self) -> Session {
-        Session::new(self.hub.clone(), self.reader.clone())
+    pub(super) fn session(&self) -> Call {
+        let (control, session) = session::open(self.hub.clone(), self.reader.clone());
+        Call { control, session, routing: self.routing.clone() }
     }
 
     fn state(&self) -> Arc<State> {
@@ -111,14 +187,8 @@ pub(super) fn create(range: KeyRange, start: i64) -> Create {
     }
 }
 
-impl Session {
-    fn create_at(&mut self, range: &str, start: i64) {
-        self.handle(Request::Create(create(prefix(range), start)));
-    }
-}
-
 /// Everything that a client can read now.
-pub(super) fn drain(session: &mut Session) -> Vec<Response> {
+pub(super) fn drain(session: &mut Call) -> Vec<Response> {
     let mut responses = Vec::new();
     loop {
         match session.next() {
@@ -165,12 +235,12 @@ fn show_event(event: &mvccpb::Event) -> String {
     format!("{sign}{}={}#{}{previous}", text(&kv.key), text(&kv.value), kv.mod_revision)
 }
 
-fn read(session: &mut Session) -> Vec<String> {
+fn read(session: &mut Call) -> Vec<String> {
     show(&drain(session))
 }
 
-fn route_and_read(store: &Store, session: &mut Session) -> Vec<String> {
-    store.hub.route();
+fn route_and_read(store: &Store, session: &mut Call) -> Vec<String> {
+    store.route();
     read(session)
 }
 
@@ -209,7 +279,7 @@ fn events_show_exactly_what_etcd_shows() {
     store.delete("a");
     store.write(&[("a", Some("3")), ("a", Some("4"))]);
     store.write(&[("a", Some("5")), ("a", None)]);
-    store.hub.route();
+    store.route();
     let events: Vec<_> = drain(&mut session).iter().flat_map(events).collect();
     let shown: Vec<_> = events.iter().map(show_event).collect();
     let expect = ["+a=1#2", "+a=2#3<1", "-a=#4<2", "+a=3#5", "+a=4#5", "+a=5#6<4", "-a=#6<4"];
@@ -269,7 +339,7 @@ fn a_range_without_keys_is_refused_in_band() {
 fn a_start_in_the_past_is_inclusive_and_goes_on_live() {
     let mut store = Store::new();
     store.put_each("a", 2..=5);
-    store.hub.route();
+    store.route();
     let mut session = store.session();
     session.create_at("a", 3);
     assert_eq!(read(&mut session), ["0 created @5", "0 +a=3#3 +a=4#4 +a=5#5 @5"]);
@@ -330,7 +400,7 @@ fn a_start_below_the_floor_is_created_then_compacted_and_keeps_its_id() {
     let mut store = Store::new();
     store.put_each("a", 2..=6);
     store.compact(4);
-    store.hub.route();
+    store.route();
     let mut session = store.session();
     session.create_at("a", 3);
     session.create_at("a", 4);
@@ -367,7 +437,7 @@ fn a_canceled_watcher_is_silent_also_about_what_was_on_its_way() {
     session.create_at("a", 0);
     drain(&mut session);
     store.put("a", "2");
-    store.hub.route();
+    store.route();
     session.handle(Request::Cancel(0));
     session.handle(Request::Cancel(0));
     session.handle(Request::Cancel(17));
@@ -423,14 +493,14 @@ fn a_slow_reader_falls_back_to_the_log_and_misses_nothing() {
     let mut quick_revisions = Vec::new();
     for n in 0..writes {
         store.put("a", &n.to_string());
-        store.hub.route();
+        store.route();
         quick_revisions
             .extend(drain(&mut quick).iter().filter(|response| response.watch_id == 1).map(|r| r.revision.0));
         let pending = store.hub.metrics().pending.get();
         assert!(pending <= DELIVERIES as u64, "{pending} pending");
     }
     store.put("b", "live");
-    store.hub.route();
+    store.route();
     assert_eq!(quick_revisions, (2..2 + writes).collect::<Vec<_>>());
     let responses = drain(&mut slow);
     for watch_id in [0, 1] {
@@ -457,7 +527,7 @@ fn a_reader_too_slow_for_compaction_is_told() {
     session.create_at("a", 0);
     for n in 0..20 {
         store.put("a", &n.to_string());
-        store.hub.route();
+        store.route();
     }
     store.compact(20);
     let lines = read(&mut session);
@@ -512,7 +582,7 @@ fn progress_does_not_count_for_a_watcher_that_fell_behind_before_it() {
         store.put("a", &n.to_string());
     }
     session.handle(Request::Progress);
-    store.hub.route();
+    store.route();
     let lines = read(&mut session);
     assert!(lines.iter().all(|line| !line.contains("progress")), "{lines:?}");
     assert!(lines.last().is_some_and(|line| line.contains("#17")), "{lines:?}");
@@ -525,7 +595,7 @@ fn a_progress_mark_from_before_a_watcher_joined_counts_only_for_what_it_has() {
     session.create_at("b", 0);
     store.put_each("a", 2..=4);
     drain(&mut session);
-    store.hub.route();
+    store.route();
     session.handle(Request::Progress);
     session.create_at("a", 2);
     // The mark for revision 4 is in the mailbox, the new watcher has nothing yet.
@@ -581,7 +651,7 @@ fn a_store_that_was_loaded_afresh_ends_every_stream() {
     behind.create_at("a", 1);
     store.writer.reset();
     store.put("a", "2 again");
-    let ends = |session: &mut Session| loop {
+    let ends = |session: &mut Call| loop {
         match session.next() {
             Step::Respond(Response { body: Body::Created, .. }) | Step::Yield => {}
             Step::End(EtcdError::Unavailable(_)) => return true,
@@ -589,7 +659,7 @@ fn a_store_that_was_loaded_afresh_ends_every_stream() {
         }
     };
     assert!(ends(&mut behind), "a stream that reads history sees it by itself");
-    store.hub.route();
+    store.route();
     assert!(ends(&mut live));
     let mut next = store.session();
     next.create_at("a", 1);
@@ -608,17 +678,20 @@ fn the_end_of_a_stream_frees_everything() {
         session.handle(Request::Create(create(KeyRange::Single("a".into()), 0)));
         session.create_at("a", 1);
     }
+    for _ in 0..400 {
+        assert!(matches!(session.next(), Step::Respond(Response { body: Body::Created, .. })));
+    }
     for n in 0..30 {
         store.put("a", &n.to_string());
-        store.hub.route();
+        store.route();
     }
     let metrics = Arc::clone(store.hub.metrics());
     assert_eq!((metrics.streams.get(), metrics.watchers.get()), (1, 400));
     assert!(metrics.pending.get() > 0 && metrics.slow_watchers.get() >= 100);
     drop(session);
-    let left = [&metrics.streams, &metrics.watchers, &metrics.pending, &metrics.slow_watchers];
+    assert!(store.routing.is_unwatched() && store.hub.registrations().is_empty());
+    let left = [&metrics.streams, &metrics.watchers, metrics.pending.as_ref(), &metrics.slow_watchers];
     assert_eq!(left.map(super::Counter::get), [0; 4]);
-    assert!(store.hub.is_unwatched());
 }
 
 #[test]
@@ -627,7 +700,7 @@ fn many_watchers_behind_do_not_starve_a_live_one() {
     for n in 0..100 {
         store.put("a", &n.to_string());
     }
-    store.hub.route();
+    store.route();
     let mut session = store.session();
     session.create_at("b", 0);
     for _ in 0..500 {
@@ -637,53 +710,21 @@ fn many_watchers_behind_do_not_starve_a_live_one() {
         assert!(matches!(session.next(), Step::Respond(Response { body: Body::Created, .. })));
     }
     store.put("b", "now");
-    store.hub.route();
+    store.route();
     let place = drain(&mut session).iter().position(|response| response.watch_id == 0);
     assert!(place.is_some_and(|place| place <= 1), "at {place:?}");
-}
-
-#[test]
-fn joining_replays_what_the_hub_has_passed() {
-    let mut store = Store::new();
-    store.put_each("a", 2..=4);
-    store.hub.route();
-    let (epoch, mailbox) = store.hub.open();
-    let interest = Interest { range: prefix("a"), no_put: false, no_delete: false };
-    let registration =
-        store.hub.join(&mailbox, epoch, 7, &interest, Revision(3)).expect("close enough to replay");
-    store.put("a", "5");
-    store.hub.route();
-    let mut items = VecDeque::new();
-    mailbox.take(&mut items);
-    let revisions: Vec<i64> = items
-        .iter()
-        .map(|item| match item {
-            Item::Events { watch_id: 7, batch, .. } => batch.revision().0,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(revisions, [3, 4, 5]);
-    store.hub.leave([registration]);
-    store.put_each("a", 6..=12);
-    store.hub.route();
-    let too_far = store.hub.join(&mailbox, epoch, 7, &interest, Revision(3));
-    assert_eq!(too_far.expect_err("too much to replay"), Refused::Behind);
-    store.compact(12);
-    let gone = store.hub.join(&mailbox, epoch, 7, &interest, Revision(11));
-    assert_eq!(gone.expect_err("compacted"), Refused::Behind);
-    store.hub.close(&mailbox);
 }
 
 #[test]
 fn requests_wait_while_answers_do() {
     let store = Store::new();
     let mut session = store.session();
-    while session.has_room() {
+    while session.control.has_room() {
         session.create_at("a", 0);
     }
     assert!(store.hub.metrics().watchers.get() < 1000);
     assert!(matches!(session.next(), Step::Respond(_)));
-    assert!(session.has_room());
+    assert!(session.control.has_room());
 }
 
 #[test]

@@ -1,16 +1,21 @@
-//! The ranges of watchers, searched by key.
+//! The ranges of watchers, searched by key: an immutable map whose changed copies share all that did not change.
 //!
 //! A treap ordered by `(start, end)` whose nodes know the furthest end below them. Finding the intervals around a
 //! key skips every subtree that ends before the key and everything that starts behind it: with disjoint prefixes,
 //! thousands of them, that is one descent. Adding and removing touch one path, whatever the interval covers; a map
 //! from boundary to covering intervals would answer a little faster, but a watch on everything would then cost an
 //! entry for each prefix that anybody watches.
+//!
+//! Nodes are behind `Arc`s. A change copies the nodes of its path that another copy of the map shares, and changes those
+//! in place that are its own, so that many changes between two copies cost about as much as in a map that cannot be
+//! copied.
 
 use bytes::Bytes;
 use std::cmp::Ordering;
+use std::sync::Arc;
 
-/// A map from half-open intervals of keys to values.
-#[derive(Debug)]
+/// A map from half-open intervals of keys to values. To clone it is to copy one pointer.
+#[derive(Clone, Debug)]
 pub(super) struct Intervals<T> {
     root: Link<T>,
     /// State of the generator of priorities. Nobody gains from guessing them: a bad shape takes a bad order of
@@ -18,12 +23,12 @@ pub(super) struct Intervals<T> {
     seed: u64,
 }
 
-type Link<T> = Option<Box<Node<T>>>;
+type Link<T> = Option<Arc<Node<T>>>;
 
 /// The end of an interval; `None` is behind every key.
 type End = Option<Bytes>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node<T> {
     start: Bytes,
     end: End,
@@ -61,7 +66,9 @@ impl<T> Node<T> {
                 reach = &child.reach;
             }
         }
-        self.reach = reach.clone();
+        if *reach != self.reach {
+            self.reach = reach.clone();
+        }
     }
 }
 
@@ -71,11 +78,11 @@ impl<T> Default for Intervals<T> {
     }
 }
 
-impl<T: Default> Intervals<T> {
+impl<T: Clone + Default> Intervals<T> {
     /// The value of exactly this interval, which must not be empty; a default one where it has none yet.
     pub(super) fn entry(&mut self, start: &Bytes, end: &End) -> &mut T {
-        if self.get_mut(start, end).is_none() {
-            let node = Box::new(Node {
+        if self.get(start, end).is_none() {
+            let node = Arc::new(Node {
                 start: start.clone(),
                 end: end.clone(),
                 reach: end.clone(),
@@ -90,27 +97,50 @@ impl<T: Default> Intervals<T> {
     }
 }
 
-impl<T> Intervals<T> {
-    /// The value of exactly this interval.
+impl<T: Clone> Intervals<T> {
+    /// The value of exactly this interval, to be changed.
     pub(super) fn get_mut(&mut self, start: &Bytes, end: &End) -> Option<&mut T> {
-        let mut node = self.root.as_deref_mut()?;
+        // A path that leads nowhere is not copied.
+        self.get(start, end)?;
+        let mut node = Arc::make_mut(self.root.as_mut()?);
         loop {
             node = match node.cmp(start, end) {
                 Ordering::Equal => return Some(&mut node.value),
-                Ordering::Greater => node.left.as_deref_mut()?,
-                Ordering::Less => node.right.as_deref_mut()?,
+                Ordering::Greater => Arc::make_mut(node.left.as_mut()?),
+                Ordering::Less => Arc::make_mut(node.right.as_mut()?),
             };
         }
     }
 
     /// Takes an interval out.
-    pub(super) fn remove(&mut self, start: &Bytes, end: &End) -> Option<T> {
-        remove(&mut self.root, start, end)
+    pub(super) fn remove(&mut self, start: &Bytes, end: &End) {
+        if self.get(start, end).is_some() {
+            remove(&mut self.root, start, end);
+        }
+    }
+}
+
+impl<T> Intervals<T> {
+    /// The value of exactly this interval.
+    pub(super) fn get(&self, start: &Bytes, end: &End) -> Option<&T> {
+        let mut node = self.root.as_deref()?;
+        loop {
+            node = match node.cmp(start, end) {
+                Ordering::Equal => return Some(&node.value),
+                Ordering::Greater => node.left.as_deref()?,
+                Ordering::Less => node.right.as_deref()?,
+            };
+        }
     }
 
     /// Shows the values of all intervals that hold `key`.
     pub(super) fn stab<'a>(&'a self, key: &[u8], visit: &mut impl FnMut(&'a T)) {
         stab(self.root.as_deref(), key, visit);
+    }
+
+    /// Shows the values of all intervals.
+    pub(super) fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
+        each(self.root.as_deref(), visit);
     }
 
     fn next_priority(&mut self) -> u64 {
@@ -135,67 +165,78 @@ fn stab<'a, T>(node: Option<&'a Node<T>>, key: &[u8], visit: &mut impl FnMut(&'a
     }
 }
 
-#[expect(clippy::unnecessary_box_returns, reason = "nodes are moved between links, not out of their boxes")]
-fn insert<T>(link: Link<T>, mut new: Box<Node<T>>) -> Box<Node<T>> {
-    let Some(mut node) = link else { return new };
-    if new.priority > node.priority {
-        (new.left, new.right) = split(Some(node), &new.start, &new.end);
-        new.update();
+fn each<'a, T>(node: Option<&'a Node<T>>, visit: &mut impl FnMut(&'a T)) {
+    let Some(node) = node else { return };
+    each(node.left.as_deref(), visit);
+    visit(&node.value);
+    each(node.right.as_deref(), visit);
+}
+
+fn insert<T: Clone>(link: Link<T>, mut new: Arc<Node<T>>) -> Arc<Node<T>> {
+    let Some(mut at) = link else { return new };
+    if new.priority > at.priority {
+        let (left, right) = split(Some(at), &new.start, &new.end);
+        let node = Arc::make_mut(&mut new);
+        (node.left, node.right) = (left, right);
+        node.update();
         return new;
     }
+    let node = Arc::make_mut(&mut at);
     let side = if node.cmp(&new.start, &new.end).is_gt() { &mut node.left } else { &mut node.right };
     *side = Some(insert(side.take(), new));
     node.update();
-    node
+    at
 }
 
-/// Parts a tree into what lies before an interval and what lies behind it.
-fn split<T>(link: Link<T>, start: &Bytes, end: &End) -> (Link<T>, Link<T>) {
-    let Some(mut node) = link else { return (None, None) };
+/// Parts a tree into the intervals before one and those behind it.
+fn split<T: Clone>(link: Link<T>, start: &Bytes, end: &End) -> (Link<T>, Link<T>) {
+    let Some(mut at) = link else { return (None, None) };
+    let node = Arc::make_mut(&mut at);
     if node.cmp(start, end).is_gt() {
         let (left, right) = split(node.left.take(), start, end);
         node.left = right;
         node.update();
-        (left, Some(node))
+        (left, Some(at))
     } else {
         let (left, right) = split(node.right.take(), start, end);
         node.right = left;
         node.update();
-        (Some(node), right)
+        (Some(at), right)
     }
 }
 
 /// Joins two trees, all of the first before all of the second.
-fn merge<T>(left: Link<T>, right: Link<T>) -> Link<T> {
+fn merge<T: Clone>(left: Link<T>, right: Link<T>) -> Link<T> {
     match (left, right) {
         (None, only) | (only, None) => only,
         (Some(mut left), Some(mut right)) => Some(if left.priority > right.priority {
-            left.right = merge(left.right.take(), Some(right));
-            left.update();
+            let node = Arc::make_mut(&mut left);
+            node.right = merge(node.right.take(), Some(right));
+            node.update();
             left
         } else {
-            right.left = merge(Some(left), right.left.take());
-            right.update();
+            let node = Arc::make_mut(&mut right);
+            node.left = merge(Some(left), node.left.take());
+            node.update();
             right
         }),
     }
 }
 
-fn remove<T>(link: &mut Link<T>, start: &Bytes, end: &End) -> Option<T> {
-    let node = link.as_mut()?;
-    let removed = match node.cmp(start, end) {
-        Ordering::Greater => remove(&mut node.left, start, end),
-        Ordering::Less => remove(&mut node.right, start, end),
-        Ordering::Equal => {
-            let node = link.take()?;
-            *link = merge(node.left, node.right);
-            return Some(node.value);
-        }
-    };
-    if removed.is_some() {
-        node.update();
+/// Takes out an interval that is there.
+fn remove<T: Clone>(link: &mut Link<T>, start: &Bytes, end: &End) {
+    let Some(at) = link else { return };
+    let order = at.cmp(start, end);
+    if order.is_eq() {
+        let (left, right) = (at.left.clone(), at.right.clone());
+        // Its children are shared with it no more, or they would be copied.
+        *link = None;
+        *link = merge(left, right);
+        return;
     }
-    removed
+    let node = Arc::make_mut(at);
+    remove(if order.is_gt() { &mut node.left } else { &mut node.right }, start, end);
+    node.update();
 }
 
 #[cfg(test)]
@@ -229,6 +270,7 @@ mod tests {
         ) {
             let mut intervals = Intervals::<u32>::default();
             let mut list = BTreeMap::new();
+            let mut copies = Vec::new();
             for (number, (adds, start, end)) in steps.into_iter().enumerate() {
                 if end.as_ref().is_some_and(|end| *end <= start) {
                     continue;
@@ -238,17 +280,28 @@ mod tests {
                     *intervals.entry(&from, &to) = number as u32;
                     list.insert((start, end), number as u32);
                 } else {
-                    prop_assert_eq!(intervals.remove(&from, &to), list.remove(&(start, end)));
+                    prop_assert_eq!(intervals.get(&from, &to).copied(), list.remove(&(start, end)));
+                    intervals.remove(&from, &to);
+                }
+                let mut all = 0;
+                intervals.each(&mut |_| all += 1);
+                prop_assert_eq!(all, list.len());
+                if number % 7 == 0 {
+                    copies.push((intervals.clone(), list.clone()));
                 }
             }
-            for probe in probes {
+            copies.push((intervals, list));
+            // A copy stays as it was, whatever is changed in another one.
+            for (intervals, list) in copies {
+            for probe in &probes {
                 let mut expect: Vec<u32> = list
                     .iter()
-                    .filter(|((start, end), _)| *start <= probe && end.as_ref().is_none_or(|end| probe < *end))
+                    .filter(|((start, end), _)| start <= probe && end.as_ref().is_none_or(|end| probe < end))
                     .map(|(_, value)| *value)
                     .collect();
                 expect.sort_unstable();
-                prop_assert_eq!(stabbed(&intervals, &probe), expect);
+                prop_assert_eq!(stabbed(&intervals, probe), expect);
+            }
             }
         }
     }
@@ -267,7 +320,8 @@ mod tests {
         }
         assert!(stabbed(&intervals, b"/q").is_empty());
         for n in 0..count {
-            assert_eq!(intervals.remove(&prefix(n, b'/'), &Some(prefix(n, b'0'))), Some(n));
+            assert_eq!(intervals.get(&prefix(n, b'/'), &Some(prefix(n, b'0'))), Some(&n));
+            intervals.remove(&prefix(n, b'/'), &Some(prefix(n, b'0')));
         }
         assert!(intervals.root.is_none());
     }
