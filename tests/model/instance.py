@@ -6,8 +6,8 @@ from writer import Writer
 
 class Instance:
     def __init__(self, sim, i):
-        self.sim, self.i, self.paused, self.starts = sim, i, False, 0
-        self.timeout = sim.rng.choice([60, 180])               # --election-timeout; the writer's own stands in its epoch record
+        self.sim, self.i, self.paused, self.cut_off, self.starts = sim, i, False, False, 0
+        self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
         self.inbox, self.conn = [], []
         self.boot()
 
@@ -125,7 +125,7 @@ class Instance:
 
     def ask_ready(self):
         """Asks for a barrier after its consumer was made. The answer names a sequence; it only says what to wait for."""
-        if not self.proved and not self.w and not self.lost:
+        if not self.proved and not self.w and not self.lost and not self.cut_off:
             ws = [y for y in self.sim.inst if y.w]
             if ws:
                 y = self.sim.rng.choice(ws)
@@ -142,7 +142,7 @@ class Instance:
         A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
         after the look decides it: the trim record stands before it.
         """
-        if self.lost or self.doubt or "checks" in self.sim.off:
+        if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
             return
         if self.s.suspect:                                    # a sequence is missing right before it: a trim, or a loss
             return self.begin_doubt(None)
@@ -204,7 +204,7 @@ class Instance:
         self.send_request(o)
 
     def send_request(self, o):
-        if self.s.owner is not None:
+        if self.s.owner is not None and (not self.cut_off or self.s.owner == self.i):
             low = min(c for _, c in self.open)                # the lowest counter still open
             self.sim.inst[self.s.owner].inbox.append((self.i, o, o["ep"], low))
 

@@ -56,7 +56,7 @@ class Promises:
         """A valid record of the log, when it commits. A client's own revoke may come at any time."""
         if r.kind == "g":
             self.until[r.lease] = self.sim.now + r.ttl
-        elif r.kind == "v" and r.expiry:
-            if self.sim.now < self.until.get(r.lease, 0):
-                self.sim.fail(f"{r.lease} ends at {self.sim.now}, promised until {self.until[r.lease]}")
+        elif r.kind == "v" and r.decided:
+            if r.decided < self.until.get(r.lease, 0):
+                self.sim.fail(f"{r.lease} expires at {r.decided}, promised until {self.until[r.lease]}")
             self.ended[r.lease] = self.sim.now

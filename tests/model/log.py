@@ -18,7 +18,7 @@ class Rec:
         Rec.count += 1
         self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
         self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = 0
-        self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.expiry = 1, None, False, None, None, None, False
+        self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
         self.__dict__.update(kw)
 
     def copy(self):
@@ -150,7 +150,7 @@ class Replica:
     """A copy of the stream that shows a prefix of it, whatever the stream leader has."""
 
     def __init__(self):
-        self.changes = 0                                      # grows when a message may have gone
+        self.stalled, self.changes = False, 0                 # changes grows when a message may have gone
         self.wipe()
 
     def wipe(self):
@@ -230,3 +230,11 @@ class Stream:
 def last_trim(msgs, end, void=()):
     """T and sequence of the trim record that a load begins with: the highest T of those that no load has found void."""
     return max([(m.T, q) for q, m in msgs.items() if m.kind == "t" and q <= end and q not in void], default=(0, 0))
+
+
+def holds(compare, version):
+    """True if a guarded write's compare holds for a key's version, or for None if there is no such key."""
+    what, value = compare
+    if what == "revision":
+        return (version[0] if version else 0) == value
+    return what == "none" or (version is not None) == value

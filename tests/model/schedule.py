@@ -7,17 +7,19 @@ import random
 
 from instance import Instance
 from leases import Promises
-from log import Rec, State, Stream, Violation, last_trim
+from log import Rec, State, Stream, Violation, holds, last_trim
+from scenes import SCENES
 
 KEYS = "abc"
 
 # What a schedule has more of than others. Rare troubles need company of their kind to do harm.
 MOODS = {
     "plain": {},
-    "trims": dict(compact=3, remove=3, reload=12, snapshot=4, takeover=2),
+    "trims": dict(compact=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),
     "epochs": dict(takeover=3, cut=2, reload=20, move=3),
-    "leases": dict(leases=1, takeover=1.5, pause=1.5, expire=2, client=1.5),
-    "slow": dict(resend=8, dup=3, client=1.5, takeover=1.5),
+    "leases": dict(leases=1, long=2, coups=.7, partitions=.7, pause=2, expire=4, client=2, serve=2, reply=2),
+    "slow": dict(slow=1, resend=6, dup=10, client=1.5, coups=1.5, stalls=.5, serve=1.5, reply=.5),
+    "moves": dict(move=8, client=1.5, serve=1.5),
     "foreign": dict(foreign=8, compact=2, remove=2, reload=6),
     "removal": dict(hand=1, compact=2, remove=2, check=4, replicate=.7),
     "replicas": dict(replicate=.4, wipe=6, snapshot=4, reload=12, move_consumer=3, check=2),
@@ -29,8 +31,9 @@ class Sim:
         self.rng, self.seed, self.fault, self.off = random.Random(seed), seed, fault, off
         Rec.count = 0
         rng = self.rng
-        self.mood = mood or rng.choice(list(MOODS))
-        self.more = MOODS[self.mood]
+        self.mood = mood or rng.choice(list(MOODS) + list(SCENES))
+        self.more = MOODS.get(self.mood, {})
+        self.hold_replies = False
         self.now, self.stream = 0, Stream()
         self.waiting, self.acks, self.conns, self.trace, self.replies = {}, [], [], [], []
         self.truth, self.valid, self.hist, self.snap, self.leases_at = State(), {}, {0: State().digest()}, {0: {}}, {0: ()}
@@ -171,7 +174,7 @@ class Sim:
                 self.fail(f"read {n} at index {s.idx}, {o['low']} was answered before it began")
             self.seen = max(self.seen, s.idx)
         elif how == "failed":
-            if not any(self.snap[i].get(o["keys"][0], (0,))[0] != o["cmp"] for i in self.snap if i >= o["low"]):
+            if not any(not holds(o["cmp"], self.snap[i].get(o["keys"][0])) for i in self.snap if i >= o["low"]):
                 self.fail(f"request {n} failed its compare, which held all the time")
         elif how == "nolease":
             if not any(o["lease"] not in self.leases_at[i] for i in self.leases_at if i >= o["low"]):
@@ -182,7 +185,7 @@ class Sim:
     def client(self, x):
         rng = self.rng
         self.nop += 1
-        kinds = "kkkkggvwwr" if "leases" in self.more else "wwwwwwwrrrsskgv"
+        kinds = "kkkkkkkkggwr" if "leases" in self.more else "wwwwwwwrrrsskgv"
         o = dict(n=self.nop, kind=rng.choice(kinds), low=self.seen, lease=None)
         live = sorted(x.s.leases)
         if o["kind"] == "s":                                  # serializable: at once, from its own state
@@ -194,23 +197,25 @@ class Sim:
             o["dead"] = rng.random() < .3
             owner = self.inst[x.s.owner]
             src = owner.w.plan if owner.w and rng.random() < .7 else x.s
-            o["cmp"] = src.kv.get(o["keys"][0], (0,))[0]
+            rev = src.kv.get(o["keys"][0], (0,))[0]
+            o["cmp"] = rng.choice([("revision", rev), ("revision", rev), ("present", rng.random() < .5), ("none", 0)])
             if live and rng.random() < .5:
                 o["lease"] = rng.choice(live)
         elif o["kind"] == "g":
-            o["lease"], o["ttl"] = f"L{self.nop}", rng.choice([50, 120])
+            o["lease"], o["ttl"] = f"L{self.nop}", rng.choice([20, 20, 50])
         elif o["kind"] in "kv":
-            if not live:
+            mine = [lease for lease in live if int(lease[1:]) % len(self.inst) == x.i]
+            if not live or o["kind"] == "k" and not mine:
                 return
-            o["lease"] = rng.choice(live)
+            o["lease"] = rng.choice(mine if o["kind"] == "k" else live)
         x.ask(o)
 
     def weigh(self):
         ch, more = self.chaos, self.more
         w = dict(deliver=22, commit=22, ack=22, replicate=14, leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, consume=30,
-                 client=self.load, serve=20, reply=16, takeover=2 * ch, barrier=1, compact=4, remove=4, reload=ch / 4, wipe=ch / 8,
+                 client=self.load, serve=20, reply=16, takeover=2 * ch + more.get("coups", 0), barrier=1, compact=4, remove=4, reload=ch / 4, wipe=ch / 8,
                  snapshot=ch / 4, move_consumer=ch / 4, ready=6, resend=.5, foreign=ch / 12, expire=4, move=.3, check=1,
-                 hand=.3 if "hand" in more else 0)
+                 calm=6 / (1 + ch), stall=ch / 4 + more.get("stalls", 0), partition=ch / 4 + more.get("partitions", 0), hand=.3 if "hand" in more else 0)
         for k, f in more.items():
             if k in w and k != "hand":
                 w[k] *= f
@@ -227,7 +232,7 @@ class Sim:
         a = rng.choices(self.names, cum_weights=self.cum)[0]
         up = [x for x in self.inst if not x.paused]
         if a == "deliver":
-            c = [c for c in self.conns if c]
+            c = [c for c in self.conns if c and not c[0][0].cut_off]
             if c:
                 c = rng.choice(c)
                 for _ in range(min(len(c), rng.choice([1, 2, 4]))):
@@ -239,12 +244,17 @@ class Sim:
             for _ in range(min(len(self.acks), rng.choice([1, 2, 4]))):
                 who, start, uid, seq = self.acks.pop(rng.randrange(min(3, len(self.acks))))
                 if rng.random() > ch / 60 and who.start == start:
-                    if who.paused:
+                    if who.paused or who.cut_off:
                         self.acks.append((who, start, uid, seq))
                     elif who.w:
                         who.w.ack(uid, seq)
         elif a == "replicate":
-            rng.choice(self.stream.replicas).advance(self.stream, rng.choice([1, 3, 9, 99]))
+            r = rng.choice(self.stream.replicas)
+            if not r.stalled:
+                r.advance(self.stream, rng.choice([1, 3, 9, 99]))
+        elif a == "stall":
+            r = rng.choice(self.stream.replicas)
+            r.stalled = not r.stalled
         elif a == "wipe":
             rng.choice(self.stream.replicas).wipe()
         elif a == "snapshot":
@@ -259,11 +269,17 @@ class Sim:
             x = rng.choice(self.inst)
             x.paused = not x.paused
             self.log(f"{x.i} {'pauses' if x.paused else 'wakes'}")
+        elif a == "partition":
+            x = rng.choice(self.inst)
+            x.cut_off = not x.cut_off
+            self.log(f"{x.i} is {'cut off' if x.cut_off else 'back'}")
         elif a == "reply":
             if self.replies:
                 r = self.replies.pop(rng.randrange(len(self.replies)))
                 if rng.random() < .9:
                     self.inst[r[0]].hear(*r[1:])
+        elif a == "calm":
+            self.calm(up)
         elif not up:
             return
         elif a == "serve":
@@ -272,20 +288,56 @@ class Sim:
                 self.serve(rng.choice(y))
         elif a == "takeover":
             # A named successor comes soon; without a writer everybody is a candidate; else heartbeats were lost.
-            x = rng.choice([y for y in up if y.named] or up)
+            x = rng.choice([y for y in up if y.named] or [y for y in up if not y.w and not y.cut_off] or up)
             x.takeover()
         else:
             self.act(a, rng.choice(up), [y for y in up if y.w])
-        if a == "consume" and not any(y.w for y in up) and rng.random() < .15:
-            rng.choice(up).takeover()
+        if a == "consume" and rng.random() < .1:              # no heartbeats: somebody else tries
+            reach = [y for y in up if not y.cut_off]
+            if reach and not any(y.w for y in reach):
+                rng.choice(reach).takeover()
 
     def serve(self, y):
-        n = self.rng.randrange(len(y.inbox))
         if y.w and y.w.hold:
+            return
+        if not y.inbox:
+            return
+        n = self.rng.randrange(len(y.inbox))
+        if y.cut_off and y.inbox[n][0] != y.i:
             return
         req = y.inbox[n] if self.rng.random() < self.dup else y.inbox.pop(n)   # a slow connection delivers it again later
         if y.w:
             y.w.serve(*req)
+
+    def calm(self, up):
+        """A moment in which all that can get on does."""
+        for c in self.conns:
+            while c and not c[0][0].cut_off:
+                self.deliver(c)
+        while self.stream.committed < self.stream.last:
+            self.commit()
+        acks, self.acks = self.acks, []
+        for who, start, uid, seq in acks:
+            if who.paused or who.cut_off:
+                self.acks.append((who, start, uid, seq))
+            elif who.start == start and who.w:
+                who.w.ack(uid, seq)
+        for r in self.stream.replicas:
+            if not r.stalled:
+                r.advance(self.stream, 99)
+        for x in up:
+            for _ in range(9):
+                if x.cut_off or not x.consume():
+                    break
+            x.ask_ready()
+            for _ in range(len(x.inbox)):
+                self.serve(x)
+        replies, self.replies = self.replies, []
+        for r in replies:
+            if self.hold_replies or "slow" in self.more and self.rng.random() < .7:
+                self.replies.append(r)
+            else:
+                self.inst[r[0]].hear(*r[1:])
 
     def act(self, a, x, ws):
         rng = self.rng
@@ -307,7 +359,7 @@ class Sim:
             if not x.lost:
                 x.drop()
         elif a == "consume":
-            for _ in range(rng.randint(1, 5)):
+            for _ in range(0 if x.cut_off else rng.randint(1, 5)):
                 x.consume()
         elif a == "client":
             if x.ready() and x.s.owner is not None:
@@ -402,10 +454,12 @@ class Sim:
         return next((x for x in self.inst if x.w and x.w.ep == self.truth.ep and not x.lost), None)
 
     def run(self, steps):
-        for _ in range(steps):
+        if self.mood in SCENES:
+            SCENES[self.mood](self)
+        for _ in range(steps * self.more.get("long", 1)):
             self.step()
         for x in self.inst:
-            x.paused = False
+            x.paused = x.cut_off = False
             if x.w:
                 x.w.hold = 0
         self.chaos, self.at_rest = 0, True

@@ -1,7 +1,7 @@
 """The writer of one epoch: it plans, sends guarded messages without waiting, and believes acknowledgements in their order."""
 
 from leases import Lessor
-from log import Rec
+from log import Rec, holds
 
 
 class Flight:
@@ -88,7 +88,7 @@ class Writer:
 
     def refusal(self, o):
         p = self.plan
-        if o["kind"] == "w" and p.kv.get(o["keys"][0], (0,))[0] != o["cmp"]:
+        if o["kind"] == "w" and not holds(o["cmp"], p.kv.get(o["keys"][0])):
             return "failed"
         if o["kind"] in "wv" and o["lease"] and o["lease"] not in p.leases:
             return "nolease"
@@ -127,7 +127,8 @@ class Writer:
         for lease in self.lessor.due(self.plan)[:1]:
             self.expiries += 1
             recs = self.end_of(lease, ("expiry", f"{self.ep}.{self.no}.{self.expiries}"))
-            recs[-1].expiry = recs[0].expiry = True
+            for r in recs:
+                r.decided = self.sim.now
             self.send_all(recs)
 
     # --- sending

@@ -1,0 +1,169 @@
+"""Beginnings of schedules that chance alone seldom finds. Each is arranged by hand and full of dice; random steps follow.
+
+A scene gives up where its arrangement does not come about, which is a schedule like any other.
+"""
+
+
+def until(sim, condition, moments=12):
+    for _ in range(moments):
+        if condition():
+            return True
+        sim.now += 1
+        sim.calm([x for x in sim.inst if not x.paused])
+    return condition()
+
+
+def leads(sim, x):
+    """Makes x the writer and lets everybody who can be reached learn it."""
+    for _ in range(4):
+        if not x.w:
+            x.takeover()
+        if until(sim, lambda: x.w and all(y.ready() and y.s.owner == x.i for y in sim.inst if not y.cut_off)):
+            return True
+    return False
+
+
+def asks(sim, x, kind, **kw):
+    sim.nop += 1
+    o = dict(dict(n=sim.nop, kind=kind, low=sim.seen, lease=None, keys=["a"], dead=False, cmp=("none", 0)), **kw)
+    x.ask(o)
+    return o
+
+
+def answered(sim, o):
+    return until(sim, lambda: o["n"] in sim.told)
+
+
+def lease_of(sim, x):
+    lease = f"L{(sim.nop + 1) * len(sim.inst) + x.i}"
+    return lease if answered(sim, asks(sim, x, "g", lease=lease, ttl=20)) and lease in x.s.leases else None
+
+
+def contest(sim, old, new, lease, ticks):
+    """The writer of the past is asked for keepalives, the writer of now expires."""
+    for _ in range(ticks):
+        sim.now += 1
+        dice = sim.rng.random()
+        if dice < .15 and old.w and lease in old.s.leases:
+            asks(sim, old, "k", lease=lease)
+            sim.serve(old)
+        elif dice < .5 and new.w:
+            new.w.expire()
+        elif dice < .6:
+            sim.calm([x for x in sim.inst if not x.paused])
+
+
+def successions(sim):
+    """Two takeovers in a row, while the first writer, with a long election timeout, is cut off and knows of none."""
+    if len(sim.inst) < 3:
+        return
+    a, b, c = sim.inst[:3]
+    a.timeout, b.timeout, c.timeout = 200, 20, 20
+    if not leads(sim, a) or not (lease := lease_of(sim, a)) or not a.w:
+        return
+    a.w.barrier()
+    until(sim, lambda: not a.w or not a.w.fly)
+    a.cut_off = True
+    if leads(sim, b) and (sim.rng.random() < .3 or leads(sim, c)):
+        contest(sim, a, c if c.w else b, lease, 150)
+
+
+def late_ack(sim):
+    """The writer's barrier is stored, then it is cut off and deposed; the acknowledgement comes long after."""
+    a, b = sim.inst[:2]
+    for x in sim.inst:
+        x.timeout = 20
+    if not leads(sim, a) or not (lease := lease_of(sim, a)) or not a.w:
+        return
+    if sim.rng.random() < .5:
+        sim.now += sim.rng.randint(10, 25)
+        asks(sim, a, "k", lease=lease)
+        sim.serve(a)
+    if not a.w:
+        return
+    a.w.barrier()
+    while a.conn:
+        sim.deliver(a.conn)
+    while sim.stream.committed < sim.stream.last:
+        sim.commit()
+    a.cut_off = True
+    if not leads(sim, b):
+        return
+    sim.now += sim.rng.randint(10, 40)
+    late = [x for x in sim.acks if x[0] is a]
+    sim.acks = [x for x in sim.acks if x[0] is not a]
+    for who, start, uid, seq in late:
+        if a.w:
+            a.w.ack(uid, seq)
+    contest(sim, a, b, lease, 60)
+
+
+def late_reply(sim):
+    """A refusal is on its way while the asker learns of the next epoch and sends its request again."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    sim.hold_replies = True
+    asks(sim, b, "w", cmp=("present", True))
+    until(sim, lambda: False, 3)
+    asks(sim, a, "w")
+    until(sim, lambda: False, 3)
+    leads(sim, b)
+    until(sim, lambda: False, 2)
+    sim.hold_replies = False
+    until(sim, lambda: False, 2)
+
+
+def twice(sim):
+    """A slow connection brings a refused request again, when its compare would hold."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    o = asks(sim, b, "w", cmp=("present", True))
+    late = list(a.inbox)
+    other = asks(sim, b, "r") if sim.rng.random() < .5 else None
+    if not answered(sim, o) or not answered(sim, asks(sim, a, "w")) or not a.w:
+        return
+    if other and sim.rng.random() < .5:
+        answered(sim, other)
+    for r in late:
+        a.inbox.append(r)
+    until(sim, lambda: False, 3)
+
+
+def behind(sim):
+    """A follower looks at the removals of one trim, and meets the barrier that decides while the next trim removes."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    replicas = sim.stream.replicas
+    b.rep, a.rep = 0, 1
+    for _ in range(3):
+        answered(sim, asks(sim, a, "w"))
+    until(sim, lambda: b.s.idx == sim.truth.idx)
+    replicas[0].stalled = True
+
+    def trim():
+        for _ in range(2):
+            if a.w:
+                a.w.compact()
+            until(sim, lambda: not a.w or not a.w.fly, 4)
+        if a.w and a.w.removing:
+            sim.remove(a.w.removing)
+            a.w.removing = None
+        for r in replicas[1:]:
+            r.advance(sim.stream, 99)
+    trim()
+    for _ in range(8):
+        b.check()
+    until(sim, lambda: b.doubt and b.doubt["need"], 4)
+    for _ in range(2):
+        answered(sim, asks(sim, a, "w"))
+    trim()
+    replicas[0].stalled = False
+    for _ in range(40):
+        replicas[0].advance(sim.stream, 1)
+        b.consume()
+
+
+SCENES = dict(successions=successions, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind)
