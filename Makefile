@@ -65,7 +65,7 @@ run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
 # --- what must hold for each change ---
 
 .PHONY: check
-check: fmt clippy doc test loom ## all that CI runs
+check: fmt clippy doc model test loom ## all that CI runs
 
 .PHONY: fmt
 fmt: | $(CARGO) ## check the formatting (cargo fmt mends it)
@@ -83,11 +83,24 @@ doc: | $(CARGO) ## build the documentation; a broken link fails
 test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
 	$(CARGO) test --locked $(TESTS)
 
+# One minute of schedules that nobody has tried before, then the proof that the model would notice: each planted fault and
+# each dropped rule must be caught.
+MODEL := python3 -B tests/model/log_model.py
+
+.PHONY: model
+model: ## random schedules of the log's protocol for a minute, then all planted faults (needs Python 3)
+	$(MODEL) seconds 60
+	$(MODEL) faults
+
 .PHONY: clients
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
 # --- what takes longer ---
+
+.PHONY: model-long
+model-long: ## random schedules of the log's protocol, for MINUTES
+	$(MODEL) seconds $$(($(MINUTES) * 60))
 
 .PHONY: parity-long
 parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and etcd, for MINUTES

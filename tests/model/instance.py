@@ -6,7 +6,7 @@ from writer import Writer
 
 class Instance:
     def __init__(self, sim, i):
-        self.sim, self.i, self.paused, self.cut_off, self.starts = sim, i, False, False, 0
+        self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
         self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
         self.inbox, self.conn = [], []
         self.boot()
@@ -21,6 +21,10 @@ class Instance:
         if self.sim.rng.random() < .5:
             self.inbox = []                                   # else requests for the process before it arrive late
         self.reload()
+
+    def clock(self):
+        """What it takes for the time. It goes on while the process is suspended, or else old answers look fresh."""
+        return self.sim.now - (self.slept if self.sim.fault == "monotonic" else 0)
 
     # --- following
 
@@ -88,7 +92,7 @@ class Instance:
             mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
             if mine and self.s.met:
                 self.proved = True
-                self.w = Writer(self, nxt, self.tries.get(e.no, self.sim.now))
+                self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
                 self.became_ready()
         return True
 
@@ -107,7 +111,7 @@ class Instance:
             else:
                 self.lose("digest")
             return True
-        if self.need is not None and self.s.sure >= self.need:
+        if self.need is not None and self.s.sure >= self.need or "request" in self.sim.off and self.s.sure:
             self.proved = True
         if self.ready():
             if not was:
@@ -196,6 +200,7 @@ class Instance:
     def ask(self, o):
         self.counter += 1
         o["op"], o["at"], o["how"] = (self.start, self.counter), None, None
+        self.sim.client_of[o["op"]] = o["n"]
         self.forward(o)
 
     def forward(self, o):
@@ -263,7 +268,7 @@ class Instance:
         if "attempt" not in self.sim.off:                     # a nonce for each attempt, not for each process
             self.attempts += 1
         no = f"{self.start}.{self.attempts}"
-        self.tries[no] = self.sim.now
+        self.tries[no] = self.clock()
         moved, self.named = self.named, None
         r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved)
         self.publish(r, guard)

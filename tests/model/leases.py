@@ -8,8 +8,9 @@ through it. The end of a lease stands in the writer's memory alone, keepalives s
 class Lessor:
     """One writer's deadlines, from its own epoch record until it stops writing."""
 
-    def __init__(self, sim, state, sent):
-        self.sim, self.timeout, self.sent, self.ends = sim, state.timeout, sent, {}
+    def __init__(self, inst, state, sent):
+        self.inst, self.sim, self.timeout, self.sent, self.ends = inst, inst.sim, state.timeout, sent, {}
+        sim = self.sim
         # A writer of the past may still answer keepalives: an election timeout of its own after it sent the last thing that
         # proved valid. Each lease gets that time on top of its full TTL. Writers of all epochs count, not only of the last one.
         grace = state.longest
@@ -18,26 +19,26 @@ class Lessor:
         if "grace" in sim.off:
             grace = 0
         for lease, ttl in state.leases.items():
-            self.ends[lease] = sim.now + ttl + grace if "newepoch" not in sim.off else sim.now
+            self.ends[lease] = inst.clock() + ttl + grace if "newepoch" not in sim.off else inst.clock()
 
     def proved(self, recs, sent):
         """Something this writer sent has proved valid: it was the writer when it sent it."""
-        self.sent = max(self.sent, self.sim.now if self.sim.fault == "ackclock" else sent)
+        self.sent = max(self.sent, self.inst.clock() if self.sim.fault == "ackclock" else sent)
         for r in recs:
             if r.kind == "g":
-                self.ends[r.lease] = self.sim.now + r.ttl
+                self.ends[r.lease] = self.inst.clock() + r.ttl
             elif r.kind == "v":
                 self.ends.pop(r.lease, None)
 
     def fresh(self):
-        return self.sim.fault == "stalekeep" or self.sim.now - self.sent <= self.timeout
+        return self.sim.fault == "stalekeep" or self.inst.clock() - self.sent <= self.timeout
 
     def keep(self, lease, ttl):
-        self.ends[lease] = max(self.ends.get(lease, 0), self.sim.now + ttl)
+        self.ends[lease] = max(self.ends.get(lease, 0), self.inst.clock() + ttl)
         self.sim.promises.kept(lease, ttl)
 
     def due(self, plan):
-        return [lease for lease, end in sorted(self.ends.items()) if end <= self.sim.now and lease in plan.leases]
+        return [lease for lease, end in sorted(self.ends.items()) if end <= self.inst.clock() and lease in plan.leases]
 
 
 class Promises:

@@ -8,7 +8,7 @@ def until(sim, condition, moments=12):
     for _ in range(moments):
         if condition():
             return True
-        sim.now += 1
+        sim.tick(1)
         sim.calm([x for x in sim.inst if not x.paused])
     return condition()
 
@@ -18,7 +18,7 @@ def leads(sim, x):
     for _ in range(4):
         if not x.w:
             x.takeover()
-        if until(sim, lambda: x.w and all(y.ready() and y.s.owner == x.i for y in sim.inst if not y.cut_off)):
+        if until(sim, lambda: x.w and all(y.ready() and y.s.owner == x.i for y in sim.inst if not y.cut_off and not y.paused)):
             return True
     return False
 
@@ -42,7 +42,7 @@ def lease_of(sim, x):
 def contest(sim, old, new, lease, ticks):
     """The writer of the past is asked for keepalives, the writer of now expires."""
     for _ in range(ticks):
-        sim.now += 1
+        sim.tick(1)
         dice = sim.rng.random()
         if dice < .15 and old.w and lease in old.s.leases:
             asks(sim, old, "k", lease=lease)
@@ -51,6 +51,20 @@ def contest(sim, old, new, lease, ticks):
             new.w.expire()
         elif dice < .6:
             sim.calm([x for x in sim.inst if not x.paused])
+
+
+def trims(sim, x, removes=True):
+    """The writer x compacts; the removals that follow are seen by every replica that is not stalled."""
+    for _ in range(2):
+        if x.w and not x.w.removing:
+            x.w.compact()
+        until(sim, lambda: not x.w or not x.w.fly, 4)
+    if removes and x.w and x.w.removing:
+        sim.remove(x.w.removing)
+        x.w.removing = None
+    for r in sim.stream.replicas:
+        if not r.stalled:
+            r.advance(sim.stream, 99)
 
 
 def successions(sim):
@@ -68,6 +82,24 @@ def successions(sim):
         contest(sim, a, c if c.w else b, lease, 150)
 
 
+def sleep(sim):
+    """The writer's process is suspended; it wakes up deposed, cut off, with clients that keep their leases alive."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a) or not (lease := lease_of(sim, a)) or not a.w:
+        return
+    a.w.barrier()
+    until(sim, lambda: not a.w or not a.w.fly)
+    a.paused = True
+    if not leads(sim, b):
+        return
+    sim.tick(sim.rng.randint(100, 250))
+    if b.w:
+        b.w.expire()
+        until(sim, lambda: not b.w or not b.w.fly, 3)
+    a.paused, a.cut_off = False, True
+    contest(sim, a, b, lease, 30)
+
+
 def late_ack(sim):
     """The writer's barrier is stored, then it is cut off and deposed; the acknowledgement comes long after."""
     a, b = sim.inst[:2]
@@ -76,7 +108,7 @@ def late_ack(sim):
     if not leads(sim, a) or not (lease := lease_of(sim, a)) or not a.w:
         return
     if sim.rng.random() < .5:
-        sim.now += sim.rng.randint(10, 25)
+        sim.tick(sim.rng.randint(10, 25))
         asks(sim, a, "k", lease=lease)
         sim.serve(a)
     if not a.w:
@@ -89,7 +121,7 @@ def late_ack(sim):
     a.cut_off = True
     if not leads(sim, b):
         return
-    sim.now += sim.rng.randint(10, 40)
+    sim.tick(sim.rng.randint(10, 40))
     late = [x for x in sim.acks if x[0] is a]
     sim.acks = [x for x in sim.acks if x[0] is not a]
     for who, start, uid, seq in late:
@@ -142,28 +174,60 @@ def behind(sim):
         answered(sim, asks(sim, a, "w"))
     until(sim, lambda: b.s.idx == sim.truth.idx)
     replicas[0].stalled = True
-
-    def trim():
-        for _ in range(2):
-            if a.w:
-                a.w.compact()
-            until(sim, lambda: not a.w or not a.w.fly, 4)
-        if a.w and a.w.removing:
-            sim.remove(a.w.removing)
-            a.w.removing = None
-        for r in replicas[1:]:
-            r.advance(sim.stream, 99)
-    trim()
+    trims(sim, a)
     for _ in range(8):
         b.check()
     until(sim, lambda: b.doubt and b.doubt["need"], 4)
     for _ in range(2):
         answered(sim, asks(sim, a, "w"))
-    trim()
+    trims(sim, a)
     replicas[0].stalled = False
     for _ in range(40):
         replicas[0].advance(sim.stream, 1)
         b.consume()
 
 
-SCENES = dict(successions=successions, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind)
+def gap(sim):
+    """A foreign message takes a sequence, so that the writer's next record is refused and the one after it stored, void."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a) or not answered(sim, asks(sim, a, "w")) or not a.w:
+        return
+    for _ in range(3):
+        asks(sim, a, "w", keys=[sim.rng.choice("abc")])
+        sim.serve(a)
+    if sim.rng.random() < .5 and a.conn:
+        sim.deliver(a.conn)
+    sim.foreign_message()
+    while a.conn:
+        sim.deliver(a.conn)
+    if leads(sim, b):
+        for _ in range(sim.rng.randint(1, 4)):
+            answered(sim, asks(sim, b, "w"))
+        trims(sim, b, removes=False)
+        x = sim.rng.choice(sim.inst)
+        x.drop()
+        until(sim, x.ready, 5)
+        trims(sim, b)
+        x.drop()
+        until(sim, x.ready, 5)
+
+
+def halfway(sim):
+    """A load has read values that the removals of its trim take away behind it, with what deletes them before it."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    for n in range(sim.rng.randint(2, 6)):
+        answered(sim, asks(sim, a, "w", keys=[sim.rng.choice("ab")], dead=sim.rng.random() < .5))
+    trims(sim, a, removes=False)
+    b.drop()
+    for _ in range(sim.rng.randint(1, 6)):
+        b.consume()
+    if a.w and a.w.removing:
+        sim.remove(a.w.removing)
+        a.w.removing = None
+    until(sim, b.ready, 6)
+
+
+SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
+              halfway=halfway)

@@ -226,9 +226,14 @@ class Sim:
             acc += w[k]
             self.cum.append(acc)
 
+    def tick(self, n):
+        self.now += n
+        for x in self.inst:
+            x.slept += n if x.paused else 0
+
     def step(self):
         rng, ch = self.rng, self.chaos
-        self.now += 1
+        self.tick(1)
         a = rng.choices(self.names, cum_weights=self.cum)[0]
         up = [x for x in self.inst if not x.paused]
         if a == "deliver":

@@ -24,7 +24,7 @@ class Writer:
         self.inst, self.sim, self.ep, self.no, self.at, self.next = inst, inst.sim, s.ep, s.no, at, at + 1
         self.plan, self.fly, self.reads, self.removing, self.seen = plan or s.copy(), [], [], None, at
         self.known = {}                                       # by instance start: the lowest open counter, answers by counter
-        self.lessor = Lessor(self.sim, s, sent)
+        self.lessor = Lessor(inst, s, sent)
         self.hold = self.holds = self.named = 0               # a resignation: since when, which, and if it named its successor
         self.expiries = 0
 
@@ -119,7 +119,7 @@ class Writer:
             self.barrier()
 
     def reply(self, to, o, at, how):
-        if o["op"] and o["kind"] in "wgv":
+        if o["op"] and o["kind"] in "wgv" and (how == "ok" or "knownfail" not in self.sim.off):
             self.known[o["op"][0]]["done"][o["op"][1]] = (at, how)
         self.sim.replies.append((to, o["op"], self.ep, at, how, o.get("token")))
 
@@ -140,7 +140,7 @@ class Writer:
         return self.fly[-1]
 
     def send(self, r):
-        self.fly.append(Flight(self.next, r, self.sim.now))
+        self.fly.append(Flight(self.next, r, self.inst.clock()))
         self.inst.publish(r, self.next - 1)
         self.next += 1
 
@@ -211,7 +211,7 @@ class Writer:
             self.sim.log(f"{self.inst.i} names {y.i}")
             if self.sim.fault == "named":                     # writes in this epoch because it was named
                 if y.s.idx == self.inst.s.idx and y.s.ep == self.ep and y.ready() and not y.w:
-                    y.w = Writer(y, y.s.pos, self.sim.now)
+                    y.w = Writer(y, y.s.pos, y.clock())
                     self.trouble("named a successor")
                 return
             if not y.w:
