@@ -1,5 +1,5 @@
 # The only list of commands; `make help` prints it. What a command needs and the machine lacks is fetched or built once
-# into the target folder, pinned; only Rust and make must be there before.
+# into the target folder, pinned; only Rust, make and Python 3 must be there before.
 
 .DEFAULT_GOAL := help
 SHELL := bash
@@ -32,6 +32,7 @@ BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
 # What the machine itself must have.
 CURL := $(or $(shell command -v curl),no-curl)
 CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-cargo)
+PYTHON := $(or $(shell command -v python3),no-python)
 
 # Settings of single commands, to be given on make's command line.
 DATA ?= $(TARGET)/data
@@ -85,10 +86,10 @@ test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-serv
 
 # One minute of schedules that nobody has tried before, then the proof that the model would notice: each planted fault and
 # each dropped rule must be caught.
-MODEL := python3 -B tests/model/log_model.py
+MODEL = $(PYTHON) -B tests/model/log_model.py
 
 .PHONY: model
-model: ## random schedules of the log's protocol for a minute, then all planted faults (needs Python 3)
+model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then all planted faults
 	$(MODEL) seconds 60
 	$(MODEL) faults
 
@@ -99,7 +100,7 @@ clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of
 # --- what takes longer ---
 
 .PHONY: model-long
-model-long: ## random schedules of the log's protocol, for MINUTES
+model-long: | $(PYTHON) ## random schedules of the log's protocol, for MINUTES
 	$(MODEL) seconds $$(($(MINUTES) * 60))
 
 .PHONY: parity-long
@@ -205,3 +206,7 @@ no-curl:
 .PHONY: no-cargo
 no-cargo:
 	@echo "make: no cargo here: install Rust 1.89 or newer (rustup) and try again" >&2; exit 1
+
+.PHONY: no-python
+no-python:
+	@echo "make: no python3 here: install it (Debian: apt-get install python3) and try again" >&2; exit 1

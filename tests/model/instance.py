@@ -23,7 +23,7 @@ class Instance:
         self.reload()
 
     def clock(self):
-        """What it takes for the time. It goes on while the process is suspended, or else old answers look fresh."""
+        """The process's clock. It goes on while the process is suspended, or else old answers look fresh."""
         return self.sim.now - (self.slept if self.sim.fault == "monotonic" else 0)
 
     # --- following
@@ -39,7 +39,7 @@ class Instance:
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
         self.token, self.loading = object(), self.view()
         if "attempt" not in sim.off:
-            self.tries = {}                                   # an epoch record sent before this consumer was made proves nothing
+            self.tries = {}                                   # an epoch record sent before this consumer proves nothing
         if sim.fault == "word" and sim.rng.random() < .3:     # another server's last sequence taken for its own position
             self.s.pos, self.s.met, self.proved = sim.stream.committed, True, True
 
@@ -97,7 +97,7 @@ class Instance:
         return True
 
     def applied(self, recs):
-        """What follows from new valid records. True if the state was thrown away."""
+        """Checks new valid records and answers those that waited for them. True if the state was thrown away."""
         was = self.ready()
         for r in recs:
             self.seqs[r.idx] = r.seq
@@ -128,7 +128,7 @@ class Instance:
             self.sim.check_state(self)
 
     def ask_ready(self):
-        """Asks for a barrier after its consumer was made. The answer names a sequence; it only says what to wait for."""
+        """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""
         if not self.proved and not self.w and not self.lost and not self.cut_off:
             ws = [y for y in self.sim.inst if y.w]
             if ws:
@@ -138,10 +138,10 @@ class Instance:
     def move_consumer(self):
         self.rep = self.sim.rng.randrange(len(self.sim.stream.replicas))
 
-    # --- noticing what a foreign hand removed
+    # --- noticing removals by a foreign hand
 
     def check(self):
-        """Compares what it applied with a server's list, up to the end of that list, which may be an old one.
+        """Compares the records it applied with a server's list, up to the end of that list, which may be an old one.
 
         A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
         after the look decides it: the trim record stands before it.

@@ -10,7 +10,8 @@ class Violation(Exception):
 
 
 class Rec:
-    """A message. Kinds: e epoch, w key written or deleted, g lease granted, v lease ended, f floor, t trim, b barrier, x none of ours."""
+    """A message. Kinds: e epoch, w key written or deleted, g lease granted, v lease ended, f floor, t trim, b barrier, x none
+    of ours."""
 
     count = 0
 
@@ -48,7 +49,8 @@ class State:
     def copy(self):
         s = State()
         s.__dict__.update(self.__dict__)
-        s.kv, s.leases, s.ops, s.pend, s.first = dict(self.kv), dict(self.leases), dict(self.ops), list(self.pend), dict(self.first)
+        s.kv, s.leases, s.ops, s.first = dict(self.kv), dict(self.leases), dict(self.ops), dict(self.first)
+        s.pend = list(self.pend)
         return s
 
     def digest(self):

@@ -1,6 +1,6 @@
 """Beginnings of schedules that chance alone seldom finds. Each is arranged by hand and full of dice; random steps follow.
 
-A scene gives up where its arrangement does not come about, which is a schedule like any other.
+A scene whose arrangement does not come about gives up, and the schedule is like any other.
 """
 
 
@@ -14,7 +14,7 @@ def until(sim, condition, moments=12):
 
 
 def leads(sim, x):
-    """Makes x the writer and lets everybody who can be reached learn it."""
+    """Makes x the writer and lets all reachable instances learn it."""
     for _ in range(4):
         if not x.w:
             x.takeover()
@@ -213,7 +213,7 @@ def gap(sim):
 
 
 def halfway(sim):
-    """A load has read values that the removals of its trim take away behind it, with what deletes them before it."""
+    """A load has read values that the removals of its trim take away behind it, and their deletes before it."""
     a, b = sim.inst[:2]
     if not leads(sim, a):
         return

@@ -12,7 +12,7 @@ from scenes import SCENES
 
 KEYS = "abc"
 
-# What a schedule has more of than others. Rare troubles need company of their kind to do harm.
+# A mood makes some steps more frequent than others. Rare troubles need company of their kind to do harm.
 MOODS = {
     "plain": {},
     "trims": dict(compact=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),
@@ -21,7 +21,7 @@ MOODS = {
     "slow": dict(slow=1, resend=6, dup=10, client=1.5, coups=1.5, stalls=.5, serve=1.5, reply=.5),
     "moves": dict(move=8, client=1.5, serve=1.5),
     "foreign": dict(foreign=8, compact=2, remove=2, reload=6),
-    "removal": dict(hand=1, compact=2, remove=2, check=4, replicate=.7),
+    "removal": dict(hands=.3, compact=2, remove=2, check=4, replicate=.7),
     "replicas": dict(replicate=.4, wipe=6, snapshot=4, reload=12, move_consumer=3, check=2),
 }
 
@@ -38,7 +38,7 @@ class Sim:
         self.waiting, self.acks, self.conns, self.trace, self.replies = {}, [], [], [], []
         self.truth, self.valid, self.hist, self.snap, self.leases_at = State(), {}, {0: State().digest()}, {0: {}}, {0: ()}
         self.promises = Promises(self)
-        self.happened, self.client_of, self.told = {}, {}, {}  # by operation: where; its client's request; what that was told
+        self.happened, self.client_of, self.told = {}, {}, {}  # index by operation; request by operation; answer by request
         self.seen, self.reloads, self.nop, self.done = 0, 0, 0, 0   # seen: highest index that any answer has shown
         self.damage, self.aliens, self.moves = [], 0, 0
         self.chaos, self.load = rng.choice([.05, .2, .5, 1.5, 4]), rng.choice([5, 10, 20])
@@ -211,14 +211,17 @@ class Sim:
         x.ask(o)
 
     def weigh(self):
+        """The frequency of each step. Those with ch are trouble: how much of it there is differs between schedules."""
         ch, more = self.chaos, self.more
-        w = dict(deliver=22, commit=22, ack=22, replicate=14, leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, consume=30,
-                 client=self.load, serve=20, reply=16, takeover=2 * ch + more.get("coups", 0), barrier=1, compact=4, remove=4, reload=ch / 4, wipe=ch / 8,
-                 snapshot=ch / 4, move_consumer=ch / 4, ready=6, resend=.5, foreign=ch / 12, expire=4, move=.3, check=1,
-                 calm=6 / (1 + ch), stall=ch / 4 + more.get("stalls", 0), partition=ch / 4 + more.get("partitions", 0), hand=.3 if "hand" in more else 0)
+        w = dict(deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, calm=6 / (1 + ch),
+                 client=self.load, ready=6, barrier=1, compact=4, remove=4, expire=4, move=.3, check=1, resend=.5, hand=0,
+                 leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, reload=ch / 4, takeover=2 * ch, partition=ch / 4,
+                 wipe=ch / 8, snapshot=ch / 4, stall=ch / 4, move_consumer=ch / 4, foreign=ch / 12)
         for k, f in more.items():
-            if k in w and k != "hand":
+            if k in w:
                 w[k] *= f
+        for k, plus in (("takeover", "coups"), ("stall", "stalls"), ("partition", "partitions"), ("hand", "hands")):
+            w[k] += more.get(plus, 0)
         self.dup = .05 * more.get("dup", 1)
         self.names, acc = list(w), 0
         self.cum = []
@@ -506,7 +509,7 @@ class Sim:
             msgs[q] = m
 
     def end_damaged(self, w):
-        """A foreign hand removed messages while all ran: a fresh load tells it or lacks nothing, and so do the instances."""
+        """A foreign hand removed messages while all ran. A fresh load tells it or lacks nothing, and so do the instances."""
         told, wrong, T = self.fresh_load()
         msgs = self.stream.msgs
         lacking = [m for m in self.damage if m.uid in self.valid and m.idx > T and msgs.get(m.seq) is not m and not self.twin(m)]
@@ -528,11 +531,12 @@ class Sim:
 
     def twin(self, m):
         """True if a void message now stands in for this one and changes nothing: a copy, or another candidate's epoch record."""
-        void = [v for v in self.stream.msgs.values() if v.uid not in self.valid and (v.kind, v.ep, v.idx) == (m.kind, m.ep, m.idx)]
+        void = [v for v in self.stream.msgs.values() if v.uid not in self.valid]
+        void = [v for v in void if (v.kind, v.ep, v.idx) == (m.kind, m.ep, m.idx)]
         return any(v.no == m.no or m.kind == "e" for v in void)
 
     def fresh_load(self):
-        """What a fresh load itself complains of, and what is wrong with its state if it does not."""
+        """A load from the start: its own complaint, the difference of its state from the truth, and its T."""
         msgs, void = self.stream.msgs, set()
         while True:
             T, tpos = self.last_trim(void)
