@@ -1,5 +1,5 @@
 # The only list of commands; `make help` prints it. What a command needs and the machine lacks is fetched or built once
-# into the target folder, pinned; only Rust and make must be there before.
+# into the target folder, pinned; only Rust, make and Python 3 must be there before.
 
 .DEFAULT_GOAL := help
 SHELL := bash
@@ -32,6 +32,7 @@ BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
 # What the machine itself must have.
 CURL := $(or $(shell command -v curl),no-curl)
 CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-cargo)
+PYTHON := $(or $(shell command -v python3),no-python)
 
 # Settings of single commands, to be given on make's command line.
 DATA ?= $(TARGET)/data
@@ -65,7 +66,7 @@ run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
 # --- what must hold for each change ---
 
 .PHONY: check
-check: fmt clippy doc test loom ## all that CI runs
+check: fmt clippy doc model test loom ## all that CI runs
 
 .PHONY: fmt
 fmt: | $(CARGO) ## check the formatting (cargo fmt mends it)
@@ -83,11 +84,24 @@ doc: | $(CARGO) ## build the documentation; a broken link fails
 test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
 	$(CARGO) test --locked $(TESTS)
 
+# One minute of schedules that nobody has tried before, then the proof that the model would notice: each planted fault and
+# each dropped rule must be caught.
+MODEL = $(PYTHON) -B tests/model/log_model.py
+
+.PHONY: model
+model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then all planted faults
+	$(MODEL) seconds 60
+	$(MODEL) faults
+
 .PHONY: clients
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
 # --- what takes longer ---
+
+.PHONY: model-long
+model-long: | $(PYTHON) ## random schedules of the log's protocol, for MINUTES
+	$(MODEL) seconds $$(($(MINUTES) * 60))
 
 .PHONY: parity-long
 parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and etcd, for MINUTES
@@ -192,3 +206,7 @@ no-curl:
 .PHONY: no-cargo
 no-cargo:
 	@echo "make: no cargo here: install Rust 1.89 or newer (rustup) and try again" >&2; exit 1
+
+.PHONY: no-python
+no-python:
+	@echo "make: no python3 here: install it (Debian: apt-get install python3) and try again" >&2; exit 1

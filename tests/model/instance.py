@@ -1,0 +1,278 @@
+"""An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
+
+from log import Rec, State, last_trim
+from writer import Writer
+
+
+class Instance:
+    def __init__(self, sim, i):
+        self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
+        self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
+        self.inbox, self.conn = [], []
+        self.boot()
+
+    def boot(self):
+        self.starts += 1
+        self.start = f"{self.i}{'abcdefghijklmnopqrstuvwxyz'[self.starts % 26]}{self.starts // 26}"
+        self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
+        self.named, self.lost, self.tries, self.void = None, False, {}, set()
+        self.conn = []
+        self.sim.conns.append(self.conn)
+        if self.sim.rng.random() < .5:
+            self.inbox = []                                   # else requests for the process before it arrive late
+        self.reload()
+
+    def clock(self):
+        """The process's clock. It goes on while the process is suspended, or else old answers look fresh."""
+        return self.sim.now - (self.slept if self.sim.fault == "monotonic" else 0)
+
+    # --- following
+
+    def reload(self):
+        """A load from nothing, by a new consumer. The last trim record says up to which index records may be missing."""
+        sim, rep = self.sim, self.sim.stream.replicas
+        self.rep = sim.rng.randrange(len(rep))
+        view = rep[self.rep] if sim.rng.random() < .5 else None
+        T, q = last_trim(view.msgs, view.shown, self.void) if view else sim.last_trim(self.void)
+        self.s = State(T, q, sim.fault, sim.off)
+        self.w, self.doubt, self.seqs, self.shown = None, None, {}, None
+        self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
+        self.token, self.loading = object(), self.view()
+        if "attempt" not in sim.off:
+            self.tries = {}                                   # an epoch record sent before this consumer proves nothing
+        if sim.fault == "word" and sim.rng.random() < .3:     # another server's last sequence taken for its own position
+            self.s.pos, self.s.met, self.proved = sim.stream.committed, True, True
+
+    def view(self):
+        return self.rep, self.sim.stream.replicas[self.rep].changes
+
+    def drop(self):
+        self.sim.reloads += 1
+        if "unknown" not in self.sim.off:
+            for o in self.open.values():
+                self.sim.answer(self, o, "unknown")
+            self.open = {}
+        self.reload()
+
+    def ready(self):
+        return self.s.met and self.proved and not self.lost
+
+    def consume(self):
+        if self.lost:
+            return False
+        rep = self.sim.stream.replicas[self.rep]
+        if self.w:                                            # a writer's consumer brings the epoch records of others alone
+            return self.w.meets_epoch(rep)
+        nxt = rep.next_after(self.s.pos)
+        if nxt is None:
+            return False
+        r = rep.msgs[nxt]
+        before = self.s.idx
+        got = self.s.apply(nxt, r)
+        if self.applied(got):
+            return True
+        if self.s.suspect or ("seqgap" in self.sim.off and not got and r.idx > before + 1):
+            T, q = self.sim.last_trim(self.void)
+            if T > self.s.T:            # it fell behind a trim
+                if "reload" in self.sim.off:
+                    self.s.T, self.s.tpos, self.s.met, self.s.suspect, self.s.hole = T, q, False, False, True
+                    return True
+                self.drop()
+                return True
+            if self.s.suspect:
+                self.decide_doubt()
+                return False
+        if not self.s.met and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
+            if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off:
+                self.void.add(self.s.tpos)                    # it stands there and is none: another program's
+            self.drop()                                       # or it was superseded while this load ran
+            return True
+        if got and got[-1].kind == "e":
+            e = got[-1]
+            mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
+            if mine and self.s.met:
+                self.proved = True
+                self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
+                self.became_ready()
+        return True
+
+    def applied(self, recs):
+        """Checks new valid records and answers those that waited for them. True if the state was thrown away."""
+        was = self.ready()
+        for r in recs:
+            self.seqs[r.idx] = r.seq
+            if self.shown is not None and r.idx != self.shown + 1:
+                self.sim.fail(f"instance {self.i}: its watches skip from index {self.shown} to {r.idx}")
+            if self.shown is not None:
+                self.shown = r.idx
+        if self.s.bad and self.s.met:                         # another digest than the trim record's
+            if self.sim.last_trim(self.void)[0] > self.s.T or (self.loading != self.view() and "steady" not in self.sim.off):
+                self.drop()                                   # messages went while it loaded: it may have read half of a removal
+            else:
+                self.lose("digest")
+            return True
+        if self.need is not None and self.s.sure >= self.need or "request" in self.sim.off and self.s.sure:
+            self.proved = True
+        if self.ready():
+            if not was:
+                self.became_ready()
+            if recs:
+                self.sim.check_state(self)
+            self.settle()
+        self.decide_doubt()
+        return self.lost
+
+    def became_ready(self):
+        if self.shown is None and self.ready():
+            self.shown = self.s.idx
+            self.sim.check_state(self)
+
+    def ask_ready(self):
+        """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""
+        if not self.proved and not self.w and not self.lost and not self.cut_off:
+            ws = [y for y in self.sim.inst if y.w]
+            if ws:
+                y = self.sim.rng.choice(ws)
+                y.inbox.append((self.i, dict(kind="j", op=None, token=self.token), y.w.ep, 0))
+
+    def move_consumer(self):
+        self.rep = self.sim.rng.randrange(len(self.sim.stream.replicas))
+
+    # --- noticing removals by a foreign hand
+
+    def check(self):
+        """Compares the records it applied with a server's list, up to the end of that list, which may be an old one.
+
+        A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
+        after the look decides it: the trim record stands before it.
+        """
+        if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
+            return
+        if self.s.suspect:                                    # a sequence is missing right before it: a trim, or a loss
+            return self.begin_doubt(None)
+        if not self.ready():
+            return
+        rep = self.sim.rng.choice(self.sim.stream.replicas)
+        lack = [i for i, q in self.seqs.items() if i > self.s.trimmed and q <= rep.shown and q not in rep.msgs]
+        if lack and "confirm" in self.sim.off:
+            return self.lose(f"lacks index {lack[0]}")
+        if lack:
+            self.begin_doubt(lack)
+
+    def begin_doubt(self, lack):
+        self.doubt = dict(token=object(), need=None, lack=lack)
+        for y in self.sim.inst:
+            if y.w:
+                y.inbox.append((self.i, dict(kind="j", op=None, token=self.doubt["token"]), y.w.ep, 0))
+
+    def decide_doubt(self):
+        d, rep = self.doubt, self.sim.stream.replicas[self.rep]
+        if not d or d["need"] is None or self.lost:
+            return
+        if d["lack"] is None and self.s.suspect:              # it cannot read on: its replica must have got that far
+            if rep.shown >= d["need"]:
+                self.doubt = None
+                if last_trim(rep.msgs, rep.shown, self.void)[0] <= self.s.T:
+                    self.lose(f"a hole behind sequence {self.s.pos}")
+        elif d["lack"] is None:
+            self.doubt = None
+        elif self.s.sure >= d["need"]:
+            self.doubt = None
+            lack = d["lack"]
+            if self.sim.fault == "lookagain":                 # a newer trim may have begun meanwhile
+                lack = [i for i, q in self.seqs.items() if q not in self.sim.stream.msgs]
+            lack = [i for i in lack if i > self.s.trimmed]
+            if lack:
+                self.lose(f"lacks index {lack[0]}")
+
+    def lose(self, why):
+        self.sim.log(f"{self.i} declares a loss: {why}")
+        if not self.sim.damage:
+            self.sim.fail(f"instance {self.i} declares a loss ({why}), nobody removed anything")
+        if self.w:
+            self.w.trouble("loss")
+        for o in self.open.values():
+            self.sim.answer(self, o, "unknown")
+        self.open, self.lost = {}, True
+
+    # --- asking the writer
+
+    def ask(self, o):
+        self.counter += 1
+        o["op"], o["at"], o["how"] = (self.start, self.counter), None, None
+        self.sim.client_of[o["op"]] = o["n"]
+        self.forward(o)
+
+    def forward(self, o):
+        o["ep"] = self.s.ep
+        self.open[o["op"]] = o
+        self.send_request(o)
+
+    def send_request(self, o):
+        if self.s.owner is not None and (not self.cut_off or self.s.owner == self.i):
+            low = min(c for _, c in self.open)                # the lowest counter still open
+            self.sim.inst[self.s.owner].inbox.append((self.i, o, o["ep"], low))
+
+    def hear(self, op, ep, at, how, token):
+        """A reply. It counts for the epoch that the request named last: an older writer's may speak of a dead attempt."""
+        if how == "barrier":
+            if token is self.token:
+                self.need = at
+            elif self.doubt and token is self.doubt["token"]:
+                self.doubt["need"] = at
+            if not self.lost:
+                self.applied([])
+            return
+        o = self.open.get(op)
+        if o and (o["ep"] == ep or "replyepoch" in self.sim.off):
+            o["at"], o["how"] = at, how
+            self.settle()
+
+    def settle(self):
+        if not self.ready():
+            return
+        for op, o in list(self.open.items()):
+            if o["at"] is not None and self.s.idx >= o["at"]:
+                del self.open[op]
+                self.sim.answer(self, o, o["how"])
+            elif self.s.ep > o["ep"]:                         # the log up to the next epoch record decides
+                change = o["kind"] in "wgv"
+                if change and op in self.s.ops:
+                    del self.open[op]
+                    self.sim.answer(self, o, "ok")
+                elif change and self.s.gap and "unknown" not in self.sim.off:
+                    del self.open[op]
+                    self.sim.answer(self, o, "unknown")
+                elif not change or self.sim.rng.random() < .4:
+                    del self.open[op]
+                    self.sim.answer(self, o, "never")
+                else:
+                    o["at"] = None
+                    self.forward(o)                           # sent again, same operation id
+        if self.sim.fault == "eager":                         # sent again before the log has decided, with a new id
+            for op, o in list(self.open.items()):
+                if o["kind"] == "w" and o["at"] is None and self.sim.rng.random() < .05:
+                    del self.open[op]
+                    o["was"] = op
+                    self.ask(o)
+
+    # --- becoming the writer
+
+    def takeover(self):
+        if self.w or not self.s.met or self.s.suspect or self.lost:
+            return
+        guard, stream = self.s.pos, self.sim.stream
+        if stream.next_after(guard) is None and self.sim.rng.random() < .5:
+            guard = stream.last                               # the guard named a later end, the leader has no next message
+        self.asked = self.s.ep + 1
+        if "attempt" not in self.sim.off:                     # a nonce for each attempt, not for each process
+            self.attempts += 1
+        no = f"{self.start}.{self.attempts}"
+        self.tries[no] = self.clock()
+        moved, self.named = self.named, None
+        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved)
+        self.publish(r, guard)
+
+    def publish(self, r, guard):
+        self.conn.append((self, self.start, guard, r))
+        self.sim.log(f"{self.i} sends {r} at {guard + 1}")

@@ -1,0 +1,242 @@
+"""The log: its messages, the rule by which a reader takes them, and the stream with its replicas.
+
+A state takes one message after the other and never looks at another server. The stream is a stream leader, which stores
+what carries the right guard, and three replicas, each of which shows a prefix.
+"""
+
+
+class Violation(Exception):
+    pass
+
+
+class Rec:
+    """A message. Kinds: e epoch, w key written or deleted, g lease granted, v lease ended, f floor, t trim, b barrier, x none
+    of ours."""
+
+    count = 0
+
+    def __init__(self, kind, ep, no, idx, **kw):
+        Rec.count += 1
+        self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
+        self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = 0
+        self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
+        self.__dict__.update(kw)
+
+    def copy(self):
+        r = Rec(self.kind, self.ep, self.no, self.idx)
+        r.__dict__.update(self.__dict__, uid=r.uid)
+        return r
+
+    def __repr__(self):
+        x = {"w": f"{self.key}{'-' if self.dead else ''} r{self.rev} {self.n + 1}/{self.cnt} op{self.op} {self.lease or ''}",
+             "g": f"{self.lease} ttl{self.ttl} op{self.op}", "v": f"{self.lease} {self.n + 1}/{self.cnt} op{self.op}",
+             "t": f"T{self.T}", "f": f"floor{self.floor}"}.get(self.kind, "")
+        return f"<{self.uid}:{self.kind} e{self.ep}.{self.no} i{self.idx} {x}>"
+
+
+class State:
+    """A reader of the log: the state, and the rule that decides validity."""
+
+    def __init__(self, T=0, tpos=0, fault=None, off=()):
+        self.ep, self.no, self.idx, self.rev, self.floor, self.pos = 0, None, 0, 0, 0, 0
+        self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
+        self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
+        self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
+        self.sure = 0                                         # sequence of the last valid record or barrier
+        self.trimmed, self.first = 0, {}                      # T of the last trim record; first index of each revision
+        self.timeout, self.before, self.longest = 0, 0, 0     # election timeouts: of this epoch, of the last, the longest
+
+    def copy(self):
+        s = State()
+        s.__dict__.update(self.__dict__)
+        s.kv, s.leases, s.ops, s.first = dict(self.kv), dict(self.leases), dict(self.ops), dict(self.first)
+        s.pend = list(self.pend)
+        return s
+
+    def digest(self):
+        return hash((self.rev, self.floor, tuple(sorted(self.kv.items())), tuple(sorted(self.leases.items()))))
+
+    def apply(self, seq, r):
+        """Takes one message; returns the records that became valid, or [] (void, barrier, or part of a batch)."""
+        if seq <= self.pos:
+            return []                                         # a new consumer may deliver again
+        hole = seq != self.pos + 1
+        if self.fault == "guardonly":
+            self.pos = seq
+            return [] if r.kind in "bx" else self.take([r])
+        if "seqgap" not in self.off and self.met and hole:
+            self.suspect = True                               # behind the trim record no sequence may be missing
+        if self.suspect:
+            return []
+        got = self.judge(r, hole)
+        if self.suspect:
+            return []
+        self.pos = seq
+        if got:
+            self.sure = seq
+        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx:
+            self.sure = seq                                   # a barrier is valid if it names the last index
+        elif self.fault == "spend" and r.kind == "x":
+            self.idx += 1
+        return got
+
+    def judge(self, r, hole):
+        self.hole = self.hole or hole
+        same = r.ep == self.ep and (r.no == self.no or self.fault == "nononce")
+        if r.kind in "bx":
+            return []
+        nxt, p = self.idx + 1, self.pend
+        may = not self.met and (self.hole or "holes" in self.off)
+        if r.kind == "e":
+            if r.ep != self.ep + 1 or r.idx < nxt:
+                return []
+            if r.idx == nxt:
+                return self.take([r])
+            if may and r.idx <= self.T + 1:
+                self.gap = True
+                return self.take((p if "batchtrim" not in self.off else []) + [r])
+            self.suspect = True                               # a higher index is lag or loss, never void
+            return []
+        if not same:
+            return []
+        if r.idx == nxt + len(p) and r.n == len(p) and (not p or p[0].op == r.op):
+            p.append(r)
+            return self.take(p) if r.n + 1 == r.cnt or self.fault == "torn" else []
+        if r.idx == nxt and r.n == 0:
+            self.pend = [r]
+            return self.take([r]) if r.cnt == 1 else []
+        x = self.part                                         # a batch without its head, which a trim removed: it was whole
+        if x and not self.hole and r.idx == nxt and (r.op, r.n) == (x.op, x.n + 1):
+            got = self.take([r])
+            self.part = r
+            return got
+        if may and nxt + len(p) <= r.idx <= self.T + 1:
+            self.gap = True                                   # a gap that the trim record permits
+            got = self.take((p if "batchtrim" not in self.off else []) + [r])
+            self.part = r if r.kind in "wv" else None
+            return got
+        return []
+
+    def take(self, recs):
+        self.pend, self.hole, self.part = [], False, None
+        for r in recs:
+            self.idx, self.ep, self.no = r.idx, r.ep, r.no
+            if r.op:
+                self.ops[r.op] = r.idx - r.n
+            if r.kind == "e":
+                self.owner, self.before, self.timeout = r.inst, self.timeout, r.timeout
+                self.longest = max(self.longest, r.timeout)
+            elif r.kind == "w":
+                self.rev = r.rev
+                self.first.setdefault(r.rev, r.idx)
+                if r.dead:
+                    self.kv.pop(r.key, None)
+                else:
+                    self.kv[r.key] = (r.rev, r.ver, r.op, r.lease or "")
+            elif r.kind == "g":
+                self.leases[r.lease] = r.ttl
+            elif r.kind == "v":
+                self.leases.pop(r.lease, None)
+            elif r.kind == "f":
+                self.floor = r.floor
+            elif r.kind == "t":
+                self.rev = max(self.rev, r.rev)               # its record may be gone: "the store is at revision R"
+                self.floor = max(self.floor, r.floor)
+                self.trimmed = max(self.trimmed, r.T)
+                if r.T >= self.T:                             # older trim records: their values may be gone
+                    self.met, self.bad = True, self.bad or r.dig != self.digest()
+        return recs
+
+
+class Replica:
+    """A copy of the stream that shows a prefix of it, whatever the stream leader has."""
+
+    def __init__(self):
+        self.stalled, self.changes = False, 0                 # changes grows when a message may have gone
+        self.wipe()
+
+    def wipe(self):
+        self.changes += 1
+        self.msgs, self.at, self.end, self.shown = {}, 0, 0, 0
+
+    def advance(self, stream, n):
+        if self.shown < self.end:                             # messages that a snapshot's sender still brings
+            self.shown = min(self.end, self.shown + n)
+            return
+        for what, q, r in stream.entries[self.at:self.at + n]:
+            if what == "store":
+                self.msgs[q] = r
+                self.end = self.shown = q
+            else:
+                self.msgs.pop(q, None)
+                self.changes += 1
+            self.at += 1
+
+    def snapshot(self, stream):
+        """Catches up without the entries: removed messages never come, the others one by one."""
+        shown, self.changes = self.shown, self.changes + 1
+        self.msgs = {q: r for q, r in stream.msgs.items() if q <= stream.committed}
+        self.at, self.end = len(stream.entries), stream.committed
+        self.shown = min(shown, self.end)
+
+    def behind(self, stream):
+        return self.at < len(stream.entries) or self.shown < self.end
+
+    def get(self, q):
+        return self.msgs.get(q) if q <= self.shown else None
+
+    def next_after(self, pos):
+        for q in range(pos + 1, self.shown + 1):
+            if q in self.msgs:
+                return q
+        return None
+
+
+class Stream:
+    """The stream leader's copy. The entries are its committed history, removals included, in which replicas follow."""
+
+    def __init__(self):
+        self.msgs, self.last, self.committed, self.entries = {}, 0, 0, []
+        self.replicas = [Replica() for _ in range(3)]
+
+    def store(self, r):
+        self.last += 1
+        self.msgs[self.last] = r
+        r.seq = self.last
+
+    def commit(self):
+        self.committed += 1
+        r = self.msgs[self.committed]
+        self.entries.append(("store", self.committed, r))
+        return r
+
+    def remove(self, q):
+        r = self.msgs.pop(q)
+        self.entries.append(("remove", q, None))
+        return r
+
+    def drop_uncommitted(self, keep):
+        gone = list(range(keep + 1, self.last + 1))
+        for q in gone:
+            self.msgs.pop(q)
+        self.last = keep
+        return gone
+
+    def next_after(self, pos):
+        for q in range(pos + 1, self.committed + 1):
+            if q in self.msgs:
+                return q
+        return None
+
+
+def last_trim(msgs, end, void=()):
+    """T and sequence of the trim record that a load begins with: the highest T of those that no load has found void."""
+    return max([(m.T, q) for q, m in msgs.items() if m.kind == "t" and q <= end and q not in void], default=(0, 0))
+
+
+def holds(compare, version):
+    """True if a guarded write's compare holds for a key's version, or for None if there is no such key."""
+    what, value = compare
+    if what == "revision":
+        return (version[0] if version else 0) == value
+    return what == "none" or (version is not None) == value

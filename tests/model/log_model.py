@@ -1,0 +1,160 @@
+"""Randomised model of the log's protocol: epochs, the writer, followers, compaction, operation ids, leases.
+
+Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 and the schedule on a violation
+      python3 log_model.py seconds N                              as many random schedules as fit into N seconds
+      python3 log_model.py faults [runs]                          exit status 1 if a fault or a dropped rule is not caught
+-f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
+
+Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
+and replicas), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
+
+Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
+connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
+or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
+floor and trim records, removals; leases with keepalives and expiry; resignation to a named successor; messages and removals
+by foreign hands.
+Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
+lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch.
+"""
+
+import random
+import sys
+import time
+
+from log import Violation
+from schedule import Sim
+
+FAULTS = {
+    "guardonly": "validity is what the guard let through",
+    "nononce": "an epoch's number without its nonce",
+    "deposedbarrier": "a barrier counts when acknowledged, not when it proves valid",
+    "ackorder": "an acknowledgement counts for all before it",
+    "goon": "a refused writer goes on",
+    "torn": "a batch shows before its last record",
+    "notrim": "removals without a trim record",
+    "spend": "a void message spends an index",
+    "word": "another server's last sequence taken for the own position",
+    "lookagain": "a doubt is decided by a second look at the stream, which a newer trim may have changed",
+    "twice": "known operations are executed again",
+    "eager": "an operation is sent again before the log has decided",
+    "named": "a named successor writes before its epoch record is valid",
+    "revokefirst": "a lease's end is no batch, and the revoke record goes first",
+    "stalekeep": "a deposed writer answers keepalives",
+    "ackclock": "the time of an acknowledgement taken for that of sending",
+    "monotonic": "a clock that stops while the process is suspended",
+}
+
+RULES = {
+    "attempt": "a nonce for each attempt to take over, which counts only for the consumer it was made under",
+    "voidfirst": "void messages go first, descending",
+    "voidtrim": "void messages go under a trim only",
+    "barkeep": "barriers go under a trim only",
+    "epochkeep": "epoch records are never removed",
+    "trimalone": "a trim record is sent with nothing in flight",
+    "passover": "a load passes over a trim record that proved void, another program's copy for one",
+    "batchtrim": "up to T the rest of a batch counts",
+    "seqgap": "behind the trim record no sequence is missing",
+    "holes": "an index may be missing only where a sequence is",
+    "again": "a load whose trim record vanished starts again",
+    "reload": "a follower that fell behind a trim starts from nothing",
+    "steady": "another digest is a loss only if nothing was removed while the load ran",
+    "ready": "an instance is ready when its consumer has brought what proves its end",
+    "request": "the barrier that makes ready was stored after the consumer was made",
+    "checks": "an instance that runs looks for what it has applied",
+    "confirm": "what is missing is a loss only when a barrier sent after the look is there and no trim explains it",
+    "failbarrier": "an answer without a record waits for a barrier",
+    "unknown": "an asker that reloads answers its open writes as unknown",
+    "epochname": "a request names its epoch, another one's writer refuses it",
+    "replyepoch": "a reply counts only in the epoch that the request named last",
+    "lowopen": "an operation below the asker's lowest open one is refused",
+    "knownfail": "refusals are known operations, too",
+    "drain": "a resigning writer drains before it names a successor",
+    "newepoch": "each new epoch gives each lease its full TTL",
+    "grace": "and an election timeout on top",
+    "lastgrace": "which is the longest of all epochs, not the longer of the last two",
+    "keepbarrier": "a keepalive is answered an election timeout after its barrier was sent at the latest",
+}
+
+STEPS = (150, 400, 1000)
+
+
+def schedule(seed, fault=None, off=()):
+    """Runs one schedule, which the seed alone decides. Returns it and its violation, or None."""
+    sim = Sim(seed, fault, off)
+    try:
+        sim.run(STEPS[seed % len(STEPS)])
+    except Violation as v:
+        return sim, v
+    return sim, None
+
+
+def search(seeds, fault=None, off=(), until=None):
+    """Runs schedules to the first violation. Returns how many, the last schedule, its violation, and all answers."""
+    runs = answers = 0
+    sim = found = None
+    for seed in seeds:
+        sim, found = schedule(seed, fault, off)
+        runs, answers = runs + 1, answers + sim.done
+        if found or (until and time.monotonic() > until):
+            break
+    return runs, sim, found, answers
+
+
+def count(seed):
+    while True:
+        yield seed
+        seed += 1
+
+
+def report(seed, runs, sim, found, answers):
+    """Prints the schedule of a violation, and always a summary at the end."""
+    if found:
+        print("\n".join(sim.trace))
+        print(f"VIOLATION seed {sim.seed} ({sim.mood}): {found}")
+    print(f"{runs} runs, seeds {seed} to {seed + runs - 1}, {answers} answers")
+    print(f"{runs - bool(found)} passed, {int(bool(found))} failed")
+    return int(bool(found))
+
+
+def faults(runs):
+    missed = 0
+    planted = [(name, name, (), text) for name, text in FAULTS.items()]
+    planted += [("without " + name, None, (name,), text) for name, text in RULES.items()]
+    for name, fault, off, text in planted:
+        n, sim, found, _ = search(range(1, runs + 1), fault, off)
+        if found:
+            print(f"{name} ({text}): caught by seed {sim.seed} ({sim.mood}): {found}", flush=True)
+        else:
+            missed += 1
+            print(f"{name} ({text}): NOT caught in {n} runs", flush=True)
+    print(f"{len(planted) - missed} passed, {missed} failed")
+    return int(missed > 0)
+
+
+def main(args):
+    fault, off, words = None, (), []
+    while args:
+        word = args.pop(0)
+        if word == "-f":
+            fault = args.pop(0)
+            if fault not in FAULTS:
+                sys.exit(f"no fault {fault}: {', '.join(FAULTS)}")
+        elif word == "-x":
+            off += (args.pop(0),)
+            if off[-1] not in RULES:
+                sys.exit(f"no rule {off[-1]}: {', '.join(RULES)}")
+        else:
+            words.append(word)
+    if words[:1] == ["faults"]:
+        return faults(int(words[1]) if words[1:] else 5000)
+    if words[:1] == ["seconds"]:
+        # Each call tries other schedules; the seeds are printed, and so is the schedule of a violation.
+        seed = random.SystemRandom().randrange(10**9)
+        return report(seed, *search(count(seed), fault, off, time.monotonic() + float(words[1])))
+    numbers = [int(w) for w in words]
+    runs, seed = (numbers + [10000, 1][len(numbers):])[:2]
+    return report(seed, *search(range(seed, seed + runs), fault, off))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

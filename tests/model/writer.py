@@ -1,0 +1,261 @@
+"""The writer of one epoch: it plans, sends guarded messages without waiting, and believes acknowledgements in their order."""
+
+from leases import Lessor
+from log import Rec, holds
+
+
+class Flight:
+    """A message in flight: its planned sequence, if it is acknowledged, the request it answers, the time it was sent."""
+
+    def __init__(self, seq, rec, sent):
+        self.seq, self.rec, self.sent, self.acked, self.asker = seq, rec, sent, False, None
+
+
+class Read:
+    """A request answered without a record. It waits until a message sent after it came has proved valid."""
+
+    def __init__(self, frm, o, how):
+        self.frm, self.o, self.how, self.seq = frm, o, how, None
+
+
+class Writer:
+    def __init__(self, inst, at, sent, plan=None):
+        s = inst.s
+        self.inst, self.sim, self.ep, self.no, self.at, self.next = inst, inst.sim, s.ep, s.no, at, at + 1
+        self.plan, self.fly, self.reads, self.removing, self.seen = plan or s.copy(), [], [], None, at
+        self.known = {}                                       # by instance start: the lowest open counter, answers by counter
+        self.lessor = Lessor(inst, s, sent)
+        self.hold = self.holds = self.named = 0               # a resignation: since when, which, and if it named its successor
+        self.expiries = 0
+
+    def trouble(self, why):
+        self.sim.log(f"{self.inst.i} stops writing: {why}")
+        self.inst.w = None
+
+    def meets_epoch(self, replica):
+        if self.sim.fault == "goon":
+            return False
+        moved = False
+        while (q := replica.next_after(self.seen)) is not None:
+            self.seen, moved = q, True
+            r = replica.msgs[q]
+            if r.kind == "e" and r.ep > self.ep:
+                self.trouble("another epoch")
+                break
+        return moved
+
+    # --- requests
+
+    def serve(self, frm, o, ep, low):
+        if ep != self.ep and "epochname" not in self.sim.off:
+            return                                            # it names another epoch
+        p, kind = self.plan, o["kind"]
+        if kind in "rj":
+            return self.wait(frm, o, "ok" if kind == "r" else "barrier")
+        if kind == "k":
+            if o["lease"] not in p.leases:
+                return self.wait(frm, o, "nolease")
+            if not self.lessor.fresh():
+                return self.wait(frm, o, "kept")
+            self.lessor.keep(o["lease"], p.leases[o["lease"]])
+            return self.reply(frm, o, self.inst.s.idx, "kept")
+        start, counter = o["op"]
+        k = self.known.setdefault(start, dict(low=0, done={}))
+        if low > k["low"]:
+            k["low"] = low
+            k["done"] = {c: a for c, a in k["done"].items() if c >= low}
+        if counter < k["low"] and "lowopen" not in self.sim.off:
+            return                                            # its asker no longer waits, and its answer is forgotten
+        if counter in k["done"] and self.sim.fault != "twice":
+            if k["done"][counter]:
+                self.reply(frm, o, *k["done"][counter])       # a known one is answered again
+            return
+        k["done"][counter] = None
+        refusal = self.refusal(o)
+        if refusal:
+            if "knownfail" in self.sim.off:
+                del k["done"][counter]
+            if "failbarrier" in self.sim.off:
+                return self.reply(frm, o, self.inst.s.idx, refusal)
+            return self.wait(frm, o, refusal)
+        if kind == "w":
+            recs = self.batch([(key, o["dead"] and key in p.kv, o["lease"]) for key in o["keys"]], o["op"])
+        elif kind == "g":
+            recs = [Rec("g", self.ep, self.no, p.idx + 1, lease=o["lease"], ttl=o["ttl"], op=o["op"])]
+        else:
+            recs = self.end_of(o["lease"], o["op"])
+        self.send_all(recs).asker = frm, o
+
+    def refusal(self, o):
+        p = self.plan
+        if o["kind"] == "w" and not holds(o["cmp"], p.kv.get(o["keys"][0])):
+            return "failed"
+        if o["kind"] in "wv" and o["lease"] and o["lease"] not in p.leases:
+            return "nolease"
+        return None
+
+    def batch(self, changes, op):
+        p = self.plan
+        return [Rec("w", self.ep, self.no, p.idx + 1 + n, rev=p.rev + 1, key=k, n=n, cnt=len(changes), op=op, dead=dead,
+                    lease=None if dead else lease, ver=0 if dead else p.kv.get(k, (0, 0))[1] + 1)
+                for n, (k, dead, lease) in enumerate(changes)]
+
+    def end_of(self, lease, op):
+        """A lease's end is one batch: the deletes of its keys, then the revoke record."""
+        recs = self.batch([(k, True, None) for k, v in sorted(self.plan.kv.items()) if v[3] == lease], op)
+        for r in recs:
+            r.cnt += 1
+        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op)
+        if self.sim.fault == "revokefirst":                   # not one batch: the revoke record, then the deletes
+            v.idx, v.n, v.cnt = self.plan.idx + 1, 0, 1
+            for r in recs:
+                r.idx, r.cnt = r.idx + 1, r.cnt - 1
+            return [v] + recs
+        return recs + [v]
+
+    def wait(self, frm, o, how):
+        self.reads.append(Read(frm, o, how))
+        if self.sim.rng.random() < .7:
+            self.barrier()
+
+    def reply(self, to, o, at, how):
+        if o["op"] and o["kind"] in "wgv" and (how == "ok" or "knownfail" not in self.sim.off):
+            self.known[o["op"][0]]["done"][o["op"][1]] = (at, how)
+        self.sim.replies.append((to, o["op"], self.ep, at, how, o.get("token")))
+
+    def expire(self):
+        for lease in self.lessor.due(self.plan)[:1]:
+            self.expiries += 1
+            recs = self.end_of(lease, ("expiry", f"{self.ep}.{self.no}.{self.expiries}"))
+            for r in recs:
+                r.decided = self.sim.now
+            self.send_all(recs)
+
+    # --- sending
+
+    def send_all(self, recs):
+        for r in recs:
+            self.plan.take([r])
+            self.send(r)
+        return self.fly[-1]
+
+    def send(self, r):
+        self.fly.append(Flight(self.next, r, self.inst.clock()))
+        self.inst.publish(r, self.next - 1)
+        self.next += 1
+
+    def barrier(self):
+        for x in self.reads:
+            x.seq = x.seq or self.next
+        self.send(Rec("b", self.ep, self.no, self.plan.idx))
+
+    def ack(self, uid, seq):
+        f = next((f for f in self.fly if f.rec.uid == uid), None)
+        if not f:
+            return
+        if seq != f.seq:                                      # refused, or stored elsewhere
+            if self.sim.fault == "goon":
+                self.fly.remove(f)
+                return
+            return self.trouble("refused")
+        f.acked = True
+        if self.sim.fault == "deposedbarrier" and f.rec.kind == "b":
+            self.answer_reads(seq, f.sent)
+        if self.sim.fault == "ackorder":
+            for g in self.fly[:self.fly.index(f)]:
+                g.acked = True
+        while self.inst.w is self and self.fly and self.fly[0].acked:
+            self.proved(self.fly.pop(0))
+
+    def proved(self, f):
+        s = self.inst.s
+        got = s.apply(f.seq, f.rec)
+        if s.suspect:
+            return self.trouble("a hole")
+        self.lessor.proved(got, f.sent)
+        if self.inst.applied(got):
+            return
+        if f.asker:
+            self.reply(*f.asker, s.idx, "ok")
+        if f.rec.kind == "t":
+            self.removing = self.removals(f.rec)
+        if f.rec.kind == "b" and "barkeep" in self.sim.off:
+            self.sim.remove([f.seq])
+        self.answer_reads(f.seq, f.sent)
+
+    def answer_reads(self, seq, sent):
+        for x in [x for x in self.reads if x.seq and x.seq <= seq]:
+            self.reads.remove(x)
+            if x.how == "kept":
+                # The barrier proves that this instance was the writer when it sent it, which may be long ago.
+                if not self.lessor.fresh() and "keepbarrier" not in self.sim.off:
+                    self.wait(x.frm, x.o, "kept")
+                    continue
+                if x.o["lease"] not in self.plan.leases:
+                    self.wait(x.frm, x.o, "nolease")
+                    continue
+                self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
+            self.reply(x.frm, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
+
+    # --- resigning
+
+    def resign(self):
+        """Holds new requests, drains, names a successor, and stays the writer until a new epoch record is there."""
+        if not self.hold:
+            self.hold, self.holds, self.named = self.sim.now, self.holds + 1, 0
+            if any(not x.seq for x in self.reads):
+                self.barrier()
+        elif not self.named and (not self.fly and not self.reads or "drain" in self.sim.off):
+            self.named = 1
+            y = self.sim.rng.choice([y for y in self.sim.inst if y is not self.inst])
+            self.sim.log(f"{self.inst.i} names {y.i}")
+            if self.sim.fault == "named":                     # writes in this epoch because it was named
+                if y.s.idx == self.inst.s.idx and y.s.ep == self.ep and y.ready() and not y.w:
+                    y.w = Writer(y, y.s.pos, y.clock())
+                    self.trouble("named a successor")
+                return
+            if not y.w:
+                y.named = (self.ep, self.holds)
+        elif self.sim.now > self.hold + self.lessor.timeout:
+            self.hold = 0                                     # nobody came: it goes on
+
+    # --- compaction
+
+    def compact(self):
+        p, alone = self.plan, "trimalone" not in self.sim.off
+        if self.removing or self.hold or (self.fly and alone):   # nothing in flight: a trim record that is stored is valid
+            return
+        floor = self.sim.rng.choice([p.rev, self.sim.rng.randint(p.floor, p.rev)])
+        if floor > p.floor:
+            r = Rec("f", self.ep, self.no, p.idx + 1, floor=floor, rev=p.rev)
+            self.send_all([r])
+            if alone:
+                return
+        T = p.idx if p.rev == p.floor else p.first[p.floor + 1] - 1
+        if T <= p.trimmed:
+            return
+        r = Rec("t", self.ep, self.no, p.idx + 1, floor=p.floor, T=T, rev=p.rev, dig=p.digest())
+        if self.sim.fault == "notrim":
+            self.removing = self.removals(r)
+            return
+        self.send_all([r])
+
+    def removals(self, t):
+        """Void messages descending; up to T, ascending: superseded values, tombstones, barriers. Never an epoch record."""
+        msgs, valid = self.sim.stream.msgs, self.sim.valid
+        m = {q: r for q, r in msgs.items() if q < self.inst.s.pos and r.idx <= t.T}
+        ok = [q for q in sorted(m) if m[q].uid in valid]
+        void = [q for q in sorted(msgs, reverse=True) if q < self.at and msgs[q].kind != "b" and msgs[q].uid not in valid]
+        subject = {q: m[q].key if m[q].kind == "w" else m[q].lease if m[q].kind in "gv" else m[q].kind for q in ok}
+        last = {subject[q]: q for q in ok}
+        never = "" if "epochkeep" in self.sim.off else "e"
+        old = [q for q in ok if (last[subject[q]] != q or m[q].kind == "t") and m[q].kind not in never]
+        late = [q for q in ok if (m[q].dead or m[q].kind == "v") and q not in old]
+        bars = [q for q in sorted(m) if m[q].kind == "b"]
+        return (void if "voidfirst" not in self.sim.off else []) + old + late + bars
+
+    def sweep(self):
+        """Dropped rule: void messages go at any time, without a trim record."""
+        for q in sorted(self.sim.stream.msgs):
+            if q < self.at and self.sim.stream.msgs[q].kind == "x":
+                self.sim.remove([q])
