@@ -147,7 +147,7 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     let mut installations: Vec<Installation> = Vec::new();
     for kind in &options.peers {
         let before = installations.iter().filter(|other| other.kind == *kind).count();
-        installations.push(Installation::find(*kind, before, &jetway_args)?);
+        installations.push(Installation::find(*kind, before, 1, &jetway_args)?);
     }
     let (seconds, rounds) = if options.quick { (1.0, 1) } else { (5.0, 3) };
     let timing = Timing {
@@ -222,11 +222,8 @@ async fn sample(
     let peer = installation.start(dir).await?;
     let bench = Bench::new(&peer, installation.kind, clients, timing);
     let outcome = load.run(&bench).await;
-    let rss = usage::peak_rss(peer.pid);
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(failure) => return Err(format!("{failure}{}", peer.last_words()).into()),
-    };
+    let rss = usage::peak_rss(&peer.roots);
+    let outcome = peer.told(outcome)?;
     let durability = peer.durability.clone();
     peer.stop().await?;
     Ok(Sample::of_load(outcome, rss?, durability))
