@@ -67,6 +67,24 @@ impl Kind {
     }
 }
 
+/// How a process is ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Signal {
+    /// At once.
+    Kill,
+    /// In its own time.
+    Terminate,
+}
+
+impl Signal {
+    fn option(self) -> &'static str {
+        match self {
+            Signal::Kill => "-KILL",
+            Signal::Terminate => "-TERM",
+        }
+    }
+}
+
 /// A peer that can be started.
 #[derive(Debug)]
 pub(crate) struct Installation {
@@ -326,6 +344,16 @@ impl Peer {
         self.servers.iter().chain(&self.nats_servers)
     }
 
+    /// Ends the process of one member, and no other, and waits until it is gone.
+    pub(crate) async fn end_member(&mut self, member: usize, which: Signal) -> Result<(), Failure> {
+        let process = &mut self.servers[member];
+        signal(which, process.pid).await?;
+        tokio::time::timeout(PATIENCE, process.child.wait())
+            .await
+            .map_err(|_| format!("it did not end within {PATIENCE:?}"))??;
+        Ok(())
+    }
+
     /// What its data takes on the disk, in bytes.
     pub(crate) fn disk(&self) -> std::io::Result<u64> {
         blocks_below(self.dir.path())
@@ -410,10 +438,11 @@ impl Drop for Process {
 
 /// Asks processes to end, and sees to it that they and all that they started are gone.
 async fn end(processes: &mut [Process]) -> Result<(), Failure> {
-    let roots: Vec<u32> = processes.iter().map(|process| process.pid).collect();
+    // Those that have ended before have no id any more.
+    let roots: Vec<u32> = processes.iter().filter_map(|process| process.child.id()).collect();
     let descendants = usage::tree(&roots)?;
     for pid in roots {
-        signal("-TERM", pid).await?;
+        signal(Signal::Terminate, pid).await?;
     }
     let ended = async {
         for process in &mut *processes {
@@ -423,7 +452,6 @@ async fn end(processes: &mut [Process]) -> Result<(), Failure> {
     };
     let stopped = tokio::time::timeout(PATIENCE, ended).await;
     if stopped.is_err() {
-        // Those that were waited for have no id any more.
         for process in processes.iter_mut().filter(|process| process.child.id().is_some()) {
             process.child.kill().await?;
         }
@@ -431,7 +459,7 @@ async fn end(processes: &mut [Process]) -> Result<(), Failure> {
     let mut left = Vec::new();
     for pid in descendants {
         if fs::exists(format!("/proc/{pid}"))? {
-            signal("-KILL", pid).await?;
+            signal(Signal::Kill, pid).await?;
             left.push(pid);
         }
     }
@@ -461,8 +489,8 @@ fn free_ports(count: usize) -> std::io::Result<Vec<[SocketAddr; 3]>> {
     Ok(addresses.as_chunks().0.to_vec())
 }
 
-async fn signal(signal: &str, pid: u32) -> std::io::Result<()> {
-    Command::new("kill").args([signal, &pid.to_string()]).status().await.map(drop)
+async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
+    Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
 }
 
 /// What kine is told whatever its store is.
