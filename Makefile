@@ -48,7 +48,7 @@ INSTALL ?=
 help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, bench and kubernetes, TESTS='...' what cargo"
+	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
 	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), PREEMPTIONS=n for loom (2), BACKEND=jetway|etcd for kubernetes,"
 	@echo "INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
@@ -157,6 +157,10 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 .PHONY: bench
 bench: $(NATS) $(JETWAY_TEST_ETCD) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
 	$(CARGO) bench --locked --bench wire -- $(FLAGS)
+
+.PHONY: bench-cluster
+bench-cluster: $(NATS) $(JETWAY_TEST_ETCD) $(BIN)/protoc | $(CARGO) ## measure three replicas of jetway beside three of etcd (FLAGS as for bench)
+	$(CARGO) bench --locked --bench wire -- --cluster $(FLAGS)
 
 .PHONY: bench-core
 bench-core: $(BIN)/protoc | $(CARGO) ## measure the structures of the core by themselves

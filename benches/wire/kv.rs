@@ -10,6 +10,8 @@ use etcd_client::{
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 
 const PREFIX: &str = "/registry/configmaps/bench/";
 const VALUE_BYTES: usize = 1024;
@@ -32,12 +34,15 @@ const COMPARE_EVERY: u64 = 64;
 /// Writers that fill the store before a workload.
 const FILLERS: u64 = 100;
 
-fn key(number: u64) -> Vec<u8> {
+/// Time from a compaction to the next one.
+const COMPACTION_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn key(number: u64) -> Vec<u8> {
     format!("{PREFIX}{number:08}").into_bytes()
 }
 
 /// The `write`th value of a key: the key's number, the write's, then bytes that do not compress.
-fn value(number: u64, write: u64, length: usize) -> Vec<u8> {
+pub(crate) fn value(number: u64, write: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     let (head, body) = bytes.split_at_mut(16);
     head[..8].copy_from_slice(&number.to_be_bytes());
@@ -129,6 +134,34 @@ pub(crate) async fn put(bench: &Bench) -> Result<Outcome, Failure> {
     for mut putter in putters {
         putter.verify().await?;
     }
+    Ok(outcome)
+}
+
+/// Puts while all history is compacted again and again, not waiting for the space, as Kubernetes does it.
+pub(crate) async fn put_compacted(bench: &Bench) -> Result<Outcome, Failure> {
+    let mut kv = bench.connect(1).await?[0].kv_client();
+    let mut compactions = 0;
+    let compacting = async {
+        let mut tick = tokio::time::interval(COMPACTION_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = 0;
+        loop {
+            tick.tick().await;
+            let now = newest(&mut kv).await?;
+            // One revision is compacted once only.
+            if now > last {
+                kv.compact(now, None).await?;
+                compactions += 1;
+                last = now;
+            }
+        }
+    };
+    let outcome: Result<Outcome, Failure> = tokio::select! {
+        outcome = put(bench) => outcome,
+        failed = compacting => failed,
+    };
+    let mut outcome = outcome?;
+    outcome.note = format!("{compactions} compactions");
     Ok(outcome)
 }
 
@@ -253,11 +286,16 @@ pub(crate) async fn counted(bench: &Bench) -> Result<u64, Failure> {
     Ok(bench.connect(1).await?[0].kv_client().get(PREFIX, Some(all)).await?.count() as u64)
 }
 
+/// The revision that the store is at.
+async fn newest(kv: &mut KvClient) -> Result<i64, Failure> {
+    let answer = kv.get(key(0), None).await?;
+    Ok(answer.header().ok_or("an answer without a header")?.revision())
+}
+
 /// Forgets all history.
 pub(crate) async fn compact(bench: &Bench) -> Result<(), Failure> {
     let mut kv = bench.connect(1).await?[0].kv_client();
-    let answer = kv.get(key(0), None).await?;
-    let now = answer.header().ok_or("an answer without a header")?.revision();
+    let now = newest(&mut kv).await?;
     kv.compact(now, Some(CompactionOptions::new().with_physical())).await?;
     Ok(())
 }

@@ -49,9 +49,10 @@ pub(crate) struct Outcome {
 /// A peer that serves, and how it is to be loaded.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    pub(crate) endpoint: String,
-    /// The peer's first process.
-    pub(crate) process: u32,
+    /// Of each member of the peer.
+    pub(crate) endpoints: Vec<String>,
+    /// The peer's first processes.
+    pub(crate) roots: Vec<u32>,
     pub(crate) clients: usize,
     pub(crate) timing: Timing,
     /// Whether the peer counts the writes of a key.
@@ -61,25 +62,35 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new(peer: &Peer, kind: Kind, clients: usize, timing: Timing) -> Self {
         Self {
-            endpoint: peer.endpoint.clone(),
-            process: peer.pid,
+            endpoints: peer.endpoints.clone(),
+            roots: peer.roots.clone(),
             clients,
             timing,
             counts_versions: kind.counts_versions(),
         }
     }
 
-    /// `count` connections.
+    /// `count` connections, or the next higher number that gives each endpoint as many as any other.
     pub(crate) async fn connect(&self, count: usize) -> Result<Vec<Client>, Failure> {
+        let count = count.next_multiple_of(self.endpoints.len());
         let mut clients = Vec::with_capacity(count);
-        for _ in 0..count {
-            clients.push(Client::connect([&self.endpoint], None).await?);
+        for endpoint in self.endpoints.iter().cycle().take(count) {
+            clients.push(Client::connect([endpoint], None).await?);
         }
         Ok(clients)
     }
 
-    /// A handle for each client, on as many connections as that many clients share.
+    /// A handle for each client, on as many connections as that many clients share. Clients that are fewer than the
+    /// endpoints have all of them each, and every call takes one, as etcd's own client does it: else the figures of one
+    /// client would tell which member happens to lead.
     pub(crate) async fn kv_clients(&self) -> Result<Vec<KvClient>, Failure> {
+        if self.clients < self.endpoints.len() {
+            let mut clients = Vec::with_capacity(self.clients);
+            for _ in 0..self.clients {
+                clients.push(Client::connect(&self.endpoints, None).await?.kv_client());
+            }
+            return Ok(clients);
+        }
         let connections =
             self.connect(self.clients.div_ceil(CLIENTS_PER_CONNECTION).min(CONNECTIONS)).await?;
         Ok((0..self.clients).map(|client| connections[client % connections.len()].kv_client()).collect())
@@ -107,7 +118,7 @@ impl Bench {
             });
         }
         tokio::time::sleep_until(from.into()).await;
-        let meter = Meter::start(self.process)?;
+        let meter = Meter::start(&self.roots)?;
         tokio::time::sleep_until(until.into()).await;
         let mut outcome = meter.stop()?;
         let mut callers = Vec::new();
@@ -128,16 +139,16 @@ impl Bench {
 
 /// CPU clocks of both sides over a span of time.
 #[derive(Debug)]
-pub(crate) struct Meter {
-    process: u32,
+pub(crate) struct Meter<'a> {
+    roots: &'a [u32],
     start: Instant,
     server: Duration,
     client: Duration,
 }
 
-impl Meter {
-    pub(crate) fn start(process: u32) -> Result<Self, Failure> {
-        Ok(Self { process, server: usage::cpu(process)?, client: usage::own_cpu(), start: Instant::now() })
+impl<'a> Meter<'a> {
+    pub(crate) fn start(roots: &'a [u32]) -> Result<Self, Failure> {
+        Ok(Self { roots, server: usage::cpu(roots)?, client: usage::own_cpu(), start: Instant::now() })
     }
 
     /// The times; operations and latencies are the caller's to fill in.
@@ -146,7 +157,7 @@ impl Meter {
             operations: 0,
             elapsed: self.start.elapsed(),
             latencies: Latencies::of(Vec::new()),
-            server_cpu: usage::cpu(self.process)?.saturating_sub(self.server),
+            server_cpu: usage::cpu(self.roots)?.saturating_sub(self.server),
             client_cpu: usage::own_cpu().saturating_sub(self.client),
             expected: None,
             note: String::new(),

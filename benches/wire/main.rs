@@ -7,7 +7,11 @@
 //! Answers are checked. A peer that gives a wrong one, or none in time, gets a dash and the reason instead of figures, since
 //! the speed of wrong answers is of no interest; if it is jetway, the run fails in the end.
 //!
-//! Tables, plots and JSON are written anew after each workload, so that a run that is cut short has shown something.
+//! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and what an operation
+//! costs is the sum of all processes: three etcds, or three jetways with three nats-servers.
+//!
+//! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is cut short has
+//! shown something.
 
 #![expect(
     clippy::print_stdout,
@@ -16,6 +20,7 @@
 )]
 #![expect(clippy::cast_precision_loss, reason = "figures of three digits")]
 
+mod failover;
 mod kv;
 mod load;
 mod machine;
@@ -49,8 +54,13 @@ struct Options {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
-    /// Peers in the order they run in a round. A name given twice measures the noise.
-    #[arg(long, value_delimiter = ',', default_value = "etcd,jetway,t4,kine-nats,kine-sqlite")]
+    /// Three replicas of etcd and of jetway, and the workloads for them.
+    #[arg(long)]
+    cluster: bool,
+
+    /// Peers in the order they run in a round. A name given twice measures the noise [default:
+    /// etcd,jetway,t4,kine-nats,kine-sqlite, with --cluster etcd,jetway].
+    #[arg(long, value_delimiter = ',')]
     peers: Vec<Kind>,
 
     /// Length of a sample after its warm-up, in seconds [default: 5, with --quick 1].
@@ -99,7 +109,7 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     if options.list {
-        for workload in Workload::ALL {
+        for workload in Workload::all(options.cluster) {
             println!("{:<20} {}", workload.name, workload.what);
         }
         return ExitCode::SUCCESS;
@@ -133,8 +143,7 @@ async fn run(options: &Options) -> Result<Report, Failure> {
             "wire: a debug build, the client's and perhaps jetway's: good for trying the benchmark out only"
         );
     }
-    let chosen: Vec<&Workload> = Workload::ALL
-        .iter()
+    let chosen: Vec<&Workload> = Workload::all(options.cluster)
         .filter(|workload| {
             options.only.is_empty() && !workload.is_long
                 || options.only.iter().any(|name| workload.is_called(name))
@@ -145,9 +154,10 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     }
     let jetway_args: Vec<String> = options.jetway_args.split_whitespace().map(str::to_owned).collect();
     let mut installations: Vec<Installation> = Vec::new();
-    for kind in &options.peers {
-        let before = installations.iter().filter(|other| other.kind == *kind).count();
-        installations.push(Installation::find(*kind, before, &jetway_args)?);
+    let members = if options.cluster { MEMBERS } else { 1 };
+    for kind in peers(options) {
+        let before = installations.iter().filter(|other| other.kind == kind).count();
+        installations.push(Installation::find(kind, before, members, &jetway_args)?);
     }
     let (seconds, rounds) = if options.quick { (1.0, 1) } else { (5.0, 3) };
     let timing = Timing {
@@ -158,7 +168,8 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     let rounds = options.rounds.unwrap_or(rounds);
     let scale = options.scale.unwrap_or(if options.quick { 0.1 } else { 1.0 });
     let out = out(options);
-    let mut report = Report::new(machine::Facts::gather(&options.dir)?, timing, rounds, &installations);
+    let mut report =
+        Report::new(machine::Facts::gather(&options.dir)?, timing, rounds, members, &installations);
     for workload in chosen {
         let (what, rounds) = match workload.shape {
             // Filling a store takes minutes, and what it shows hardly differs from round to round.
@@ -166,7 +177,7 @@ async fn run(options: &Options) -> Result<Report, Failure> {
                 (format!("{}, all of that times {scale}", workload.what), 1)
             }
             Shape::Store(_) => (workload.what.to_owned(), 1),
-            Shape::Load(..) => (workload.what.to_owned(), rounds),
+            Shape::Load(..) | Shape::Failover(_) => (workload.what.to_owned(), rounds),
         };
         report.begin(workload, what);
         for round in 1..=rounds {
@@ -187,8 +198,18 @@ async fn run(options: &Options) -> Result<Report, Failure> {
         }
         report.write(&out).map_err(|error| format!("--out {}: {error}", out.display()))?;
     }
-    eprintln!("wire: tables, plots and JSON are in {}", out.display());
+    eprintln!("wire: the results are in {}", out.display());
     Ok(report)
+}
+
+/// Those that were asked for, or else all that take part in such a run.
+fn peers(options: &Options) -> Vec<Kind> {
+    let all: &[Kind] = match (&options.peers[..], options.cluster) {
+        ([], true) => &[Kind::Etcd, Kind::Jetway],
+        ([], false) => &[Kind::Etcd, Kind::Jetway, Kind::T4, Kind::KineNats, Kind::KineSqlite],
+        (given, _) => given,
+    };
+    all.to_vec()
 }
 
 /// Only what a full run has measured goes where the README shows it.
@@ -202,6 +223,9 @@ fn out(options: &Options) -> PathBuf {
     let default = if is_full { "benches/results" } else { "target/wire" };
     options.out.clone().unwrap_or_else(|| tree.join(default))
 }
+
+/// Servers of a cluster.
+const MEMBERS: usize = 3;
 
 /// Starts of a full store, of which the mean is told.
 const STARTS: u32 = 3;
@@ -218,15 +242,13 @@ async fn sample(
         Shape::Store(contents) => {
             return store::run(installation, dir, contents.scaled(scale), STARTS).await;
         }
+        Shape::Failover(signal) => return failover::run(installation, dir, signal).await,
     };
     let peer = installation.start(dir).await?;
     let bench = Bench::new(&peer, installation.kind, clients, timing);
     let outcome = load.run(&bench).await;
-    let rss = usage::peak_rss(peer.pid);
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
-        Err(failure) => return Err(format!("{failure}{}", peer.last_words()).into()),
-    };
+    let rss = usage::peak_rss(&peer.roots);
+    let outcome = peer.told(outcome)?;
     let durability = peer.durability.clone();
     peer.stop().await?;
     Ok(Sample::of_load(outcome, rss?, durability))

@@ -3,13 +3,15 @@
 use crate::load::Failure;
 use crate::usage;
 use etcd_client::Client;
+use std::fmt::Display;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// For a start and for a stop, on a machine that is busy.
@@ -49,14 +51,36 @@ impl Kind {
         !matches!(self, Kind::KineNats | Kind::KineSqlite)
     }
 
+    /// Whether the benchmark can start several of it that are one.
+    fn forms_clusters(self) -> bool {
+        matches!(self, Kind::Jetway | Kind::Etcd)
+    }
+
     /// The variable that names its binary, and where the binary is without it.
     fn binary(self) -> (&'static str, PathBuf) {
-        let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin");
         match self {
             Kind::Jetway => ("JETWAY_BENCH_JETWAY", PathBuf::from(env!("CARGO_BIN_EXE_jetway"))),
-            Kind::Etcd => ("JETWAY_TEST_ETCD", peers.join("etcd")),
-            Kind::KineNats | Kind::KineSqlite => ("JETWAY_BENCH_KINE", peers.join("kine")),
-            Kind::T4 => ("JETWAY_BENCH_T4", peers.join("t4")),
+            Kind::Etcd => ("JETWAY_TEST_ETCD", built("etcd")),
+            Kind::KineNats | Kind::KineSqlite => ("JETWAY_BENCH_KINE", built("kine")),
+            Kind::T4 => ("JETWAY_BENCH_T4", built("t4")),
+        }
+    }
+}
+
+/// How a process is ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Signal {
+    /// At once.
+    Kill,
+    /// In its own time.
+    Terminate,
+}
+
+impl Signal {
+    fn option(self) -> &'static str {
+        match self {
+            Signal::Kill => "-KILL",
+            Signal::Terminate => "-TERM",
         }
     }
 }
@@ -69,53 +93,67 @@ pub(crate) struct Installation {
     pub(crate) label: String,
     pub(crate) version: String,
     binary: PathBuf,
+    /// The servers that it consists of.
+    members: usize,
+    /// The binary, and its version, of the nats-server beside each member of a cluster. A jetway alone runs its own.
+    nats_server: Option<(PathBuf, String)>,
     more_args: Vec<String>,
 }
 
 /// A peer that runs.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) endpoint: String,
-    pub(crate) pid: u32,
+    /// One for each member.
+    pub(crate) endpoints: Vec<String>,
+    /// The processes from which all others of the peer descend; those of the members come first, in the order of the endpoints.
+    pub(crate) roots: Vec<u32>,
     /// When its writes are on disk, in a few words.
     pub(crate) durability: String,
+    // Before the nats-servers, on which they depend until they have ended.
+    servers: Vec<Process>,
     // Before the folder, so that nobody writes there any more when it is removed.
-    process: Process,
+    nats_servers: Vec<Process>,
     dir: TempDir,
 }
 
-/// A process that does not outlive its owner, nor do those that it has started.
+/// A server of a peer before it is started. A peer that is not a cluster has one of them.
 #[derive(Debug)]
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Without an id it was waited for, and the number may be another's by now.
-        let Some(descendants) = self.0.id().and_then(|pid| usage::tree(pid).ok()) else { return };
-        let pids = descendants.iter().map(u32::to_string);
-        if let Err(error) = std::process::Command::new("kill").arg("-KILL").args(pids).status() {
-            eprintln!("wire: {descendants:?} are left behind: {error}");
-        }
-    }
+struct Member {
+    name: String,
+    dir: PathBuf,
+    endpoint: String,
+    /// The address where the other members reach it, or its nats-server.
+    peer: String,
+    /// The address of its nats-server for clients, if it has one beside it.
+    nats: String,
 }
 
 impl Installation {
     /// Finds the binary. `before` is how many of this kind there are already in this run.
-    pub(crate) fn find(kind: Kind, before: usize, jetway_args: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn find(
+        kind: Kind,
+        before: usize,
+        members: usize,
+        jetway_args: &[String],
+    ) -> Result<Self, Failure> {
         let name = kind.name();
-        let (variable, default) = kind.binary();
-        let binary = std::env::var_os(variable).map_or(default, PathBuf::from);
-        if !binary.is_file() {
-            return Err(format!(
-                "{variable}: {} is not there; name {name}'s binary, or build it: make bench-peers",
-                binary.display()
-            )
-            .into());
+        let is_cluster = members > 1;
+        if is_cluster && !kind.forms_clusters() {
+            return Err(format!("--peers: of {name} there is no cluster here").into());
         }
+        let (variable, default) = kind.binary();
+        let binary = located(variable, default)?;
+        let nats_server = if is_cluster && kind == Kind::Jetway {
+            let binary = located("JETWAY_NATS_SERVER", built("nats-server"))?;
+            let version = version(&binary, "--version")?;
+            Some((binary, version))
+        } else {
+            None
+        };
         let label = if before == 0 { name.to_owned() } else { format!("{name} ({})", before + 1) };
         let more_args = if kind == Kind::Jetway { jetway_args.to_vec() } else { Vec::new() };
-        let version = version(kind, &binary)?;
-        Ok(Self { kind, label, version, binary, more_args })
+        let version = version(&binary, if kind == Kind::T4 { "version" } else { "--version" })?;
+        Ok(Self { kind, label, version, binary, members, nats_server, more_args })
     }
 
     /// Starts it on an empty data directory below `parent` and waits until it serves.
@@ -125,58 +163,103 @@ impl Installation {
 
     /// Starts it on what an earlier one of its kind has left, and waits until it serves.
     pub(crate) async fn start_in(&self, dir: TempDir) -> Result<Peer, Failure> {
-        let endpoint = format!("http://127.0.0.1:{}", free_port()?);
-        let mut command = Command::new(&self.binary);
-        let durability = self.arguments(&mut command, dir.path(), &endpoint)?;
-        let log = fs::File::create(dir.path().join("log"))?;
-        let child = command
-            .args(&self.more_args)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .map_err(|error| format!("{}: {error}", self.binary.display()))?;
-        let pid = child.id().ok_or("it ended at once")?;
-        let mut peer = Peer { endpoint, pid, durability, process: Process(child), dir };
-        peer.wait_until_ready().await?;
+        let members = self.members(dir.path())?;
+        let mut peer = Peer {
+            endpoints: members.iter().map(|member| member.endpoint.clone()).collect(),
+            roots: Vec::new(),
+            durability: self.durability(),
+            servers: Vec::new(),
+            nats_servers: Vec::new(),
+            dir,
+        };
+        let started = self.start_members(&members, &mut peer).await;
+        peer.told(started)?;
+        peer.roots = peer.processes().map(|process| process.pid).collect();
         Ok(peer)
     }
 
+    async fn start_members(&self, members: &[Member], peer: &mut Peer) -> Result<(), Failure> {
+        if let Some((binary, _)) = &self.nats_server {
+            for member in members {
+                peer.nats_servers.push(nats_server(binary, member, members)?);
+            }
+            for (process, member) in peer.nats_servers.iter_mut().zip(members) {
+                process.wait_until(async || TcpStream::connect(&member.nats).await.map(drop)).await?;
+            }
+        }
+        for member in members {
+            let mut command = Command::new(&self.binary);
+            self.arguments(&mut command, member, members)?;
+            command.args(&self.more_args);
+            peer.servers.push(Process::spawn(&mut command, &member.dir, "log")?);
+        }
+        for (process, member) in peer.servers.iter_mut().zip(members) {
+            // A linearizable read, which no server answers before it is ready.
+            process
+                .wait_until(async || {
+                    Client::connect([&member.endpoint], None).await?.get("ready", None).await.map(drop)
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Gives each member ports, and a folder below `dir`.
+    fn members(&self, dir: &Path) -> Result<Vec<Member>, Failure> {
+        let mut members = Vec::new();
+        for (number, [client, peer, nats]) in (1..).zip(free_ports(self.members)?) {
+            let name = format!("n{number}");
+            let dir = dir.join(&name);
+            fs::create_dir_all(&dir)?;
+            members.push(Member {
+                name,
+                dir,
+                endpoint: format!("http://{client}"),
+                peer: peer.to_string(),
+                nats: nats.to_string(),
+            });
+        }
+        Ok(members)
+    }
+
     /// Each peer answers a write when it is on the disk, and keeps all history: etcd does so by itself, of the others it
-    /// has to be asked. Tells the durability in a few words.
-    fn arguments(&self, command: &mut Command, dir: &Path, endpoint: &str) -> Result<String, Failure> {
-        let data = dir.join("data");
+    /// has to be asked.
+    fn arguments(&self, command: &mut Command, member: &Member, members: &[Member]) -> Result<(), Failure> {
+        let data = member.dir.join("data");
+        let endpoint = &member.endpoint;
         let address = endpoint.trim_start_matches("http://");
         match self.kind {
             Kind::Jetway | Kind::Etcd => {
                 command
+                    .args(["--name", &member.name])
                     .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
-                    .args(["--quota-backend-bytes", QUOTA_BYTES, "--log-level", "warn"])
-                    .arg("--data-dir")
-                    .arg(data);
+                    .args(["--quota-backend-bytes", QUOTA_BYTES, "--log-level", "warn"]);
+                if self.nats_server.is_some() {
+                    let others = members.iter().filter(|other| other.name != member.name);
+                    let hosts: Vec<&str> =
+                        std::iter::once(member).chain(others).map(|member| member.nats.as_str()).collect();
+                    let (hosts, replicas) = (hosts.join(","), members.len());
+                    command.arg("--endpoint").arg(format!("nats://{hosts}?bucket=bench&replicas={replicas}"));
+                } else {
+                    command.arg("--data-dir").arg(data);
+                }
                 if self.kind == Kind::Etcd {
-                    let peer_url = format!("http://127.0.0.1:{}", free_port()?);
-                    let cluster = format!("default={peer_url}");
+                    let peer_url = format!("http://{}", member.peer);
+                    let cluster: Vec<String> = members
+                        .iter()
+                        .map(|member| format!("{}=http://{}", member.name, member.peer))
+                        .collect();
                     command
                         .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-                        .args(["--initial-cluster", &cluster]);
+                        .args(["--initial-cluster", &cluster.join(",")]);
                 }
-                let sync = self.more_args.iter().position(|arg| arg == "--sync");
-                Ok(match sync.and_then(|at| self.more_args.get(at + 1)) {
-                    Some(sync) => format!("`--sync {sync}`"),
-                    None => "a sync for each group of writes, before they are answered, as it comes".into(),
-                })
             }
             Kind::KineNats => {
                 fs::create_dir_all(&data)?;
-                let config = dir.join("nats.conf");
-                let jetstream =
-                    format!("jetstream {{ store_dir: \"{}\", sync_interval: always }}\n", data.display());
-                fs::write(&config, jetstream)?;
+                let config = member.dir.join("nats.conf");
+                fs::write(&config, jetstream(&data))?;
                 let store = format!("nats://?dontListen&serverConfig={}", config.display());
                 kine_listens(command, &store, address);
-                Ok("each message synced before it is answered (`sync_interval: always`; its default is two minutes later)".into())
             }
             Kind::KineSqlite => {
                 fs::create_dir_all(&data)?;
@@ -187,23 +270,64 @@ impl Installation {
                     data.join("state.db").display()
                 );
                 kine_listens(command, &store, address);
-                Ok("each commit synced before it is answered (`_synchronous=FULL`; its default NORMAL syncs at checkpoints)".into())
             }
             Kind::T4 => {
-                let metrics = format!("127.0.0.1:{}", free_port()?);
+                // Alone it has no members to listen to.
+                let metrics = &member.peer;
                 command
-                    .args(["run", "--listen", address, "--metrics-addr", &metrics, "--log-level", "warn"])
+                    .args(["run", "--listen", address, "--metrics-addr", metrics, "--log-level", "warn"])
                     .arg("--data-dir")
                     .arg(data);
-                Ok("a sync for each group of writes, before they are answered, as it comes without an object store".into())
+            }
+        }
+        Ok(())
+    }
+
+    /// When its writes are on disk, in a few words.
+    fn durability(&self) -> String {
+        let members = self.members;
+        match (self.kind, &self.nats_server) {
+            (_, Some((_, version))) => format!(
+                "{members} instances, {members} nats-servers {version} with `sync_interval: always`, {members} replicas: \
+                 most have synced a message before it is answered"
+            ),
+            (Kind::Jetway | Kind::Etcd, None) => {
+                let sync = self.more_args.iter().position(|arg| arg == "--sync");
+                match sync.and_then(|at| self.more_args.get(at + 1)) {
+                    Some(sync) => format!("`--sync {sync}`"),
+                    None if members > 1 => format!(
+                        "{members} members: most have synced a group of writes before they are answered, as it comes"
+                    ),
+                    None => "a sync for each group of writes, before they are answered, as it comes".into(),
+                }
+            }
+            (Kind::KineNats, None) => "each message synced before it is answered (`sync_interval: always`; its default is two minutes later)".into(),
+            (Kind::KineSqlite, None) => "each commit synced before it is answered (`_synchronous=FULL`; its default NORMAL syncs at checkpoints)".into(),
+            (Kind::T4, None) => {
+                "a sync for each group of writes, before they are answered, as it comes without an object store".into()
             }
         }
     }
 }
 
-/// What the binary calls itself.
-fn version(kind: Kind, binary: &Path) -> Result<String, Failure> {
-    let argument = if kind == Kind::T4 { "version" } else { "--version" };
+/// The binary that a variable names, or else the default.
+fn located(variable: &str, default: PathBuf) -> Result<PathBuf, Failure> {
+    let binary = std::env::var_os(variable).map_or(default, PathBuf::from);
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    let binary = binary.display();
+    Err(format!("{variable}: {binary} is not there; name the binary, or build it: make peers bench-peers")
+        .into())
+}
+
+/// Where `make` puts a binary.
+fn built(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name)
+}
+
+/// What the binary calls itself when it is given this argument.
+fn version(binary: &Path, argument: &str) -> Result<String, Failure> {
     let output = std::process::Command::new(binary)
         .arg(argument)
         .output()
@@ -215,25 +339,19 @@ fn version(kind: Kind, binary: &Path) -> Result<String, Failure> {
 }
 
 impl Peer {
-    async fn wait_until_ready(&mut self) -> Result<(), Failure> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.process.0.try_wait()? {
-                return Err(format!("it ended at its start with {status}{}", self.last_words()).into());
-            }
-            match self.ask().await {
-                Ok(()) => return Ok(()),
-                Err(error) if start.elapsed() > PATIENCE => {
-                    return Err(format!("it does not serve: {error}{}", self.last_words()).into());
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
+    /// Those of the members first.
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.servers.iter().chain(&self.nats_servers)
     }
 
-    /// A linearizable read, which no server answers before it is ready.
-    async fn ask(&self) -> Result<(), etcd_client::Error> {
-        Client::connect([&self.endpoint], None).await?.get("ready", None).await.map(drop)
+    /// Ends the process of one member, and no other, and waits until it is gone.
+    pub(crate) async fn end_member(&mut self, member: usize, which: Signal) -> Result<(), Failure> {
+        let process = &mut self.servers[member];
+        signal(which, process.pid).await?;
+        tokio::time::timeout(PATIENCE, process.child.wait())
+            .await
+            .map_err(|_| format!("it did not end within {PATIENCE:?}"))??;
+        Ok(())
     }
 
     /// What its data takes on the disk, in bytes.
@@ -241,32 +359,112 @@ impl Peer {
         blocks_below(self.dir.path())
     }
 
-    /// The end of its log, for an error message.
-    pub(crate) fn last_words(&self) -> String {
-        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(10)..];
-        if tail.is_empty() { String::new() } else { format!("\nIts log ends:\n{}", tail.join("\n")) }
+    /// The same outcome; a failure with the ends of the peer's logs.
+    pub(crate) fn told<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        outcome.map_err(|failure| {
+            let logs: String = self.processes().map(Process::last_words).collect();
+            format!("{failure}{logs}").into()
+        })
     }
 
     /// Asks it to end, sees to it that it and all that it started is gone, and gives its data.
     pub(crate) async fn stop(mut self) -> Result<TempDir, Failure> {
-        let descendants = usage::tree(self.pid)?;
-        signal("-TERM", self.pid).await?;
-        let stopped = tokio::time::timeout(PATIENCE, self.process.0.wait()).await;
-        if stopped.is_err() {
-            self.process.0.kill().await?;
-        }
-        let mut left = Vec::new();
-        for pid in descendants {
-            if fs::exists(format!("/proc/{pid}"))? {
-                signal("-KILL", pid).await?;
-                left.push(pid);
+        end(&mut self.servers).await?;
+        end(&mut self.nats_servers).await?;
+        Ok(self.dir)
+    }
+}
+
+/// A process that does not outlive its owner, nor do those that it has started.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    pid: u32,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts it in a folder, with a log of this name there.
+    fn spawn(command: &mut Command, dir: &Path, log: &str) -> Result<Self, Failure> {
+        let log = dir.join(log);
+        let file = fs::File::create(&log)?;
+        command.current_dir(dir).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command
+            .spawn()
+            .map_err(|error| format!("{}: {error}", command.as_std().get_program().display()))?;
+        let pid = child.id().ok_or("it ended at once")?;
+        Ok(Self { child, pid, log })
+    }
+
+    /// Asks it again and again, until it is ready.
+    async fn wait_until<E: Display>(
+        &mut self,
+        is_ready: impl AsyncFn() -> Result<(), E>,
+    ) -> Result<(), Failure> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("it ended at its start with {status}").into());
+            }
+            match is_ready().await {
+                Ok(()) => return Ok(()),
+                Err(error) if start.elapsed() > PATIENCE => {
+                    return Err(format!("it does not serve: {error}").into());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        stopped.map_err(|_| format!("it did not stop within {PATIENCE:?}"))??;
-        if left.is_empty() { Ok(self.dir) } else { Err(format!("it left processes behind: {left:?}").into()) }
     }
+
+    /// The end of its log, for an error message.
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(10)..];
+        if tail.is_empty() { String::new() } else { format!("\nIts log ends:\n{}", tail.join("\n")) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Without an id it was waited for, and the number may be another's by now.
+        let Some(descendants) = self.child.id().and_then(|pid| usage::tree(&[pid]).ok()) else { return };
+        let pids = descendants.iter().map(u32::to_string);
+        if let Err(error) = std::process::Command::new("kill").arg("-KILL").args(pids).status() {
+            eprintln!("wire: {descendants:?} are left behind: {error}");
+        }
+    }
+}
+
+/// Asks processes to end, and sees to it that they and all that they started are gone.
+async fn end(processes: &mut [Process]) -> Result<(), Failure> {
+    // Those that have ended before have no id any more.
+    let roots: Vec<u32> = processes.iter().filter_map(|process| process.child.id()).collect();
+    let descendants = usage::tree(&roots)?;
+    for pid in roots {
+        signal(Signal::Terminate, pid).await?;
+    }
+    let ended = async {
+        for process in &mut *processes {
+            process.child.wait().await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let stopped = tokio::time::timeout(PATIENCE, ended).await;
+    if stopped.is_err() {
+        for process in processes.iter_mut().filter(|process| process.child.id().is_some()) {
+            process.child.kill().await?;
+        }
+    }
+    let mut left = Vec::new();
+    for pid in descendants {
+        if fs::exists(format!("/proc/{pid}"))? {
+            signal(Signal::Kill, pid).await?;
+            left.push(pid);
+        }
+    }
+    stopped.map_err(|_| format!("it did not stop within {PATIENCE:?}"))??;
+    if left.is_empty() { Ok(()) } else { Err(format!("it left processes behind: {left:?}").into()) }
 }
 
 fn blocks_below(dir: &Path) -> std::io::Result<u64> {
@@ -280,16 +478,41 @@ fn blocks_below(dir: &Path) -> std::io::Result<u64> {
     Ok(bytes)
 }
 
-/// A port that nobody listens on now.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Three addresses for each of `count` servers, on ports that nobody listens on now.
+fn free_ports(count: usize) -> std::io::Result<Vec<[SocketAddr; 3]>> {
+    // All are held until the last one is found, so that none is found twice.
+    let mut held = Vec::new();
+    for _ in 0..3 * count {
+        held.push(TcpListener::bind("127.0.0.1:0")?);
+    }
+    let addresses = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+    Ok(addresses.as_chunks().0.to_vec())
 }
 
-async fn signal(signal: &str, pid: u32) -> std::io::Result<()> {
-    Command::new("kill").args([signal, &pid.to_string()]).status().await.map(drop)
+async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
+    Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
 }
 
 /// What kine is told whatever its store is.
 fn kine_listens(command: &mut Command, store: &str, address: &str) {
     command.args(["--endpoint", store, "--listen-address", address, "--metrics-bind-address", "0"]);
+}
+
+/// nats-server's configuration of a JetStream that keeps its files in this folder, each message synced.
+fn jetstream(data: &Path) -> String {
+    format!("jetstream {{ store_dir: \"{}\", sync_interval: always }}\n", data.display())
+}
+
+/// Starts the nats-server beside one of the members, which forms a cluster with the others'.
+fn nats_server(binary: &Path, member: &Member, members: &[Member]) -> Result<Process, Failure> {
+    let routes: Vec<String> = members.iter().map(|member| format!("nats://{}", member.peer)).collect();
+    let routes = routes.join(", ");
+    let Member { name, dir, peer, nats, .. } = member;
+    let config = dir.join("nats.conf");
+    let text = format!(
+        "server_name: {name}\nlisten: \"{nats}\"\n{}cluster {{ name: bench, listen: \"{peer}\", routes: [{routes}] }}\n",
+        jetstream(&dir.join("data"))
+    );
+    fs::write(&config, text)?;
+    Process::spawn(Command::new(binary).arg("--config").arg(config), dir, "nats.log")
 }

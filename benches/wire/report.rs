@@ -28,16 +28,20 @@ pub(crate) enum Metric {
     StartCpu,
     MemoryStarted,
     Disk,
+    Gap,
+    SlowestWrite,
 }
 
 impl Metric {
     /// In the order of the tables.
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 16] = [
         Self::Rate,
         Self::ServerCpu,
         Self::P50,
         Self::P99,
         Self::Delivered,
+        Self::Gap,
+        Self::SlowestWrite,
         Self::Start,
         Self::StartCpu,
         Self::Memory,
@@ -66,6 +70,8 @@ impl Metric {
             Self::StartCpu => "start_cpu_seconds",
             Self::MemoryStarted => "memory_after_start_mib",
             Self::Disk => "disk_mib",
+            Self::Gap => "gap_ms",
+            Self::SlowestWrite => "slowest_write_ms",
         }
     }
 
@@ -85,6 +91,8 @@ impl Metric {
             Self::StartCpu => "CPU of all server processes until the first answer, seconds",
             Self::MemoryStarted => "Memory after a start, at rest, MiB",
             Self::Disk => "Disk, MiB",
+            Self::Gap => "Longest time without a successful write, ms",
+            Self::SlowestWrite => "Slowest write with its retries, ms",
         }
     }
 }
@@ -141,6 +149,8 @@ pub(crate) struct Report {
     facts: Facts,
     timing: Timing,
     rounds: usize,
+    /// The servers that each peer consists of.
+    members: usize,
     peers: Vec<Description>,
     /// Index of the peer that the others are compared with: etcd, if it takes part.
     base: usize,
@@ -204,7 +214,13 @@ impl Row {
 }
 
 impl Report {
-    pub(crate) fn new(facts: Facts, timing: Timing, rounds: usize, installations: &[Installation]) -> Self {
+    pub(crate) fn new(
+        facts: Facts,
+        timing: Timing,
+        rounds: usize,
+        members: usize,
+        installations: &[Installation],
+    ) -> Self {
         let describe = |installation: &Installation| Description {
             kind: installation.kind,
             label: installation.label.clone(),
@@ -216,6 +232,7 @@ impl Report {
             facts,
             timing,
             rounds,
+            members,
             peers: installations.iter().map(describe).collect(),
             base,
             rows: Vec::new(),
@@ -260,11 +277,17 @@ impl Report {
         self.rows.iter().filter(failed).map(|row| row.workload).collect()
     }
 
-    /// Writes everything into a folder.
+    /// Writes everything into a folder; of clusters there are no plots.
     pub(crate) fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let is_cluster = self.members > 1;
+        let name = if is_cluster { "cluster" } else { "results" };
         std::fs::create_dir_all(folder)?;
-        std::fs::write(folder.join("results.json"), format!("{:#}\n", self.json()))?;
-        std::fs::write(folder.join("results.md"), self.markdown())?;
+        std::fs::write(folder.join(name).with_extension("json"), format!("{:#}\n", self.json()))?;
+        std::fs::write(folder.join(name).with_extension("md"), self.markdown())?;
+        if is_cluster { Ok(()) } else { self.write_plots(folder) }
+    }
+
+    fn write_plots(&self, folder: &Path) -> std::io::Result<()> {
         for (name, metric, better) in [
             ("operations.svg", Metric::Rate, "more is better"),
             ("cpu.svg", Metric::ServerCpu, "less is better"),
@@ -323,6 +346,7 @@ impl Report {
             "seconds": self.timing.sample.as_secs_f64(),
             "warm_up_seconds": self.timing.warm_up.as_secs_f64(),
             "rounds": self.rounds,
+            "members": self.members,
             "peers": peers.collect::<Vec<_>>(),
             "workloads": rows.collect::<Vec<_>>(),
         })
@@ -353,10 +377,11 @@ impl Report {
         writeln!(text, "{}", self.machine())?;
         writeln!(
             text,
-            "{} rounds of {} s after {} s of warm-up, peers in turn, a fresh server for each; client and server on the same cores.",
+            "{} rounds of {} s after {} s of warm-up, peers in turn, a fresh {} for each; client and server on the same cores.",
             self.rounds,
             self.timing.sample.as_secs_f64(),
-            self.timing.warm_up.as_secs_f64()
+            self.timing.warm_up.as_secs_f64(),
+            if self.members > 1 { format!("cluster of {}", self.members) } else { "server".into() }
         )?;
         let mut spreads: Vec<f64> =
             self.rows.iter().flat_map(|row| &row.cells).filter_map(Cell::spread).collect();

@@ -45,27 +45,23 @@ pub(crate) async fn run(
     let mut peer = installation.start(dir).await?;
     sample.durability.clone_from(&peer.durability);
     let filled = fill(&peer, installation, contents, &mut sample).await;
-    told(&peer, filled)?;
+    peer.told(filled)?;
     let (mut taken, mut cpu) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..starts {
         let data = peer.stop().await?;
         let start = Instant::now();
         peer = installation.start_in(data).await?;
         taken += start.elapsed();
-        cpu += usage::cpu(peer.pid)?;
+        cpu += usage::cpu(&peer.roots)?;
         let counted = count(&peer, installation, contents.keys).await;
-        told(&peer, counted)?;
+        peer.told(counted)?;
     }
     sample.set(Metric::Start, taken.as_secs_f64() / f64::from(starts));
     sample.set(Metric::StartCpu, cpu.as_secs_f64() / f64::from(starts));
     rest(&peer).await?;
-    sample.set(Metric::MemoryStarted, mebibytes(usage::memory(peer.pid)?.resident));
+    sample.set(Metric::MemoryStarted, mebibytes(usage::memory(&peer.roots)?.resident));
     peer.stop().await?;
     Ok(sample)
-}
-
-fn told<T>(peer: &Peer, outcome: Result<T, Failure>) -> Result<T, Failure> {
-    outcome.map_err(|failure| format!("{failure}{}", peer.last_words()).into())
 }
 
 fn bench(peer: &Peer, installation: &Installation) -> Bench {
@@ -80,7 +76,7 @@ async fn fill(
     sample: &mut Sample,
 ) -> Result<(), Failure> {
     let bench = bench(peer, installation);
-    let meter = Meter::start(peer.pid)?;
+    let meter = Meter::start(&peer.roots)?;
     kv::fill(&bench, contents.keys, FLOOD_BYTES).await?;
     let mut rewrites = contents.rewrites;
     while rewrites > 0 {
@@ -97,9 +93,9 @@ async fn fill(
     }
     count(peer, installation, contents.keys).await?;
     let is_at_rest = rest(peer).await?;
-    let memory = usage::memory(peer.pid)?;
+    let memory = usage::memory(&peer.roots)?;
     sample.set(Metric::Memory, mebibytes(memory.resident));
-    sample.set(Metric::Peak, mebibytes(usage::peak_rss(peer.pid)?));
+    sample.set(Metric::Peak, mebibytes(usage::peak_rss(&peer.roots)?));
     sample.set(Metric::Disk, mebibytes(peer.disk()?));
     sample.note = format!(
         "{} keys, {} puts of them more, {:.0} MiB of the memory are pages of files{}",
@@ -123,9 +119,9 @@ async fn count(peer: &Peer, installation: &Installation, keys: u64) -> Result<()
 async fn rest(peer: &Peer) -> Result<bool, Failure> {
     let start = Instant::now();
     while start.elapsed() < REST_AT_LAST {
-        let before = usage::cpu(peer.pid)?;
+        let before = usage::cpu(&peer.roots)?;
         tokio::time::sleep(REST).await;
-        if usage::cpu(peer.pid)?.saturating_sub(before) < REST / 20 {
+        if usage::cpu(&peer.roots)?.saturating_sub(before) < REST / 20 {
             return Ok(true);
         }
     }

@@ -1,6 +1,6 @@
-//! What a process and everything it started cost, from `/proc`.
+//! What processes and everything they started cost, from `/proc`.
 //!
-//! A peer is all of its processes: jetway with its nats-server is charged for both.
+//! A peer is all of its processes: jetway with its nats-server is charged for both, a cluster for all of its members.
 
 use crate::load::Failure;
 use std::collections::HashMap;
@@ -10,10 +10,10 @@ use std::time::Duration;
 /// The kernel's unit of process times towards user space: 100 a second on every Linux architecture of today.
 const TICK: Duration = Duration::from_millis(10);
 
-/// User and system time that the process and its living descendants have used so far.
-pub(crate) fn cpu(root: u32) -> Result<Duration, Failure> {
+/// User and system time that the processes and their living descendants have used so far.
+pub(crate) fn cpu(roots: &[u32]) -> Result<Duration, Failure> {
     let mut ticks = 0;
-    for pid in tree(root)? {
+    for pid in tree(roots)? {
         // One that has just ended is counted with its parent from then on.
         ticks += Stat::read(pid).map_or(0, |stat| stat.ticks);
     }
@@ -25,7 +25,7 @@ pub(crate) fn own_cpu() -> Duration {
     TICK * Stat::read(std::process::id()).map_or(0, |stat| stat.ticks)
 }
 
-/// Memory of a process and its descendants, in bytes.
+/// Memory of processes and their descendants, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Memory {
     pub(crate) resident: u64,
@@ -33,20 +33,20 @@ pub(crate) struct Memory {
     pub(crate) of_files: u64,
 }
 
-/// The memory that the process and its descendants hold now. A page that two of them share counts twice.
-pub(crate) fn memory(root: u32) -> Result<Memory, Failure> {
+/// The memory that the processes and their descendants hold now. A page that two of them share counts twice.
+pub(crate) fn memory(roots: &[u32]) -> Result<Memory, Failure> {
     let mut memory = Memory::default();
-    for pid in tree(root)? {
+    for pid in tree(roots)? {
         memory.resident += status(pid, "VmRSS:");
         memory.of_files += status(pid, "RssFile:");
     }
     Ok(memory)
 }
 
-/// The most memory that the process and its descendants have held, in bytes: the sum of their peaks, file pages that
+/// The most memory that the processes and their descendants have held, in bytes: the sum of their peaks, file pages that
 /// they map included.
-pub(crate) fn peak_rss(root: u32) -> Result<u64, Failure> {
-    Ok(tree(root)?.into_iter().map(|pid| status(pid, "VmHWM:")).sum())
+pub(crate) fn peak_rss(roots: &[u32]) -> Result<u64, Failure> {
+    Ok(tree(roots)?.into_iter().map(|pid| status(pid, "VmHWM:")).sum())
 }
 
 /// A size from a process's status, in bytes; 0 if it has just ended.
@@ -58,8 +58,8 @@ fn status(pid: u32, field: &str) -> u64 {
     kibibytes().unwrap_or(0) * 1024
 }
 
-/// The process and its descendants.
-pub(crate) fn tree(root: u32) -> Result<Vec<u32>, Failure> {
+/// The processes and their descendants.
+pub(crate) fn tree(roots: &[u32]) -> Result<Vec<u32>, Failure> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
@@ -67,7 +67,7 @@ pub(crate) fn tree(root: u32) -> Result<Vec<u32>, Failure> {
             children.entry(stat.parent).or_default().push(pid);
         }
     }
-    let mut found = vec![root];
+    let mut found = roots.to_vec();
     let mut at = 0;
     while let Some(pid) = found.get(at) {
         found.extend(children.remove(pid).unwrap_or_default());

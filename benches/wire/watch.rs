@@ -131,7 +131,7 @@ impl Stage {
         }
         let connections = bench.connect(WRITER_CONNECTIONS).await?;
         let writers =
-            (0..WRITERS).map(|writer| connections[writer % WRITER_CONNECTIONS].kv_client()).collect();
+            (0..WRITERS).map(|writer| connections[writer % connections.len()].kv_client()).collect();
         Ok(Self { watchers, following, writers, epoch })
     }
 
@@ -236,7 +236,7 @@ pub(crate) async fn fan_out(bench: &Bench) -> Result<Outcome, Failure> {
     let mut stage = Stage::set(bench).await?;
     let written = stage.unthrottled(bench.timing.warm_up).await?;
     stage.settle(&written).await?;
-    let meter = Meter::start(bench.process)?;
+    let meter = Meter::start(&bench.roots)?;
     let written = stage.unthrottled(bench.timing.sample).await?;
     finish(stage, &written, meter).await
 }
@@ -245,12 +245,12 @@ pub(crate) async fn lag(bench: &Bench, writes_a_second: u32) -> Result<Outcome, 
     let mut stage = Stage::set(bench).await?;
     let written = stage.throttled(bench.timing.warm_up, writes_a_second).await?;
     stage.settle(&written).await?;
-    let meter = Meter::start(bench.process)?;
+    let meter = Meter::start(&bench.roots)?;
     let written = stage.throttled(bench.timing.sample, writes_a_second).await?;
     finish(stage, &written, meter).await
 }
 
-async fn finish(mut stage: Stage, written: &Written, meter: Meter) -> Result<Outcome, Failure> {
+async fn finish(mut stage: Stage, written: &Written, meter: Meter<'_>) -> Result<Outcome, Failure> {
     let lags = stage.drain(written).await?;
     let mut outcome = meter.stop()?;
     outcome.operations = lags.len() as u64;

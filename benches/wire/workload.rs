@@ -1,6 +1,7 @@
 //! The list of workloads.
 
 use crate::load::{Bench, Failure, Outcome};
+use crate::peer::Signal;
 use crate::store::Contents;
 use crate::{kv, watch};
 use std::time::Duration;
@@ -15,7 +16,18 @@ pub(crate) struct Workload {
     pub(crate) unit: &'static str,
     /// So long that it runs only when it is named.
     pub(crate) is_long: bool,
+    place: Place,
     pub(crate) shape: Shape,
+}
+
+/// The peers that a workload is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Servers alone.
+    Alone,
+    /// Clusters.
+    Cluster,
+    Both,
 }
 
 /// What is measured.
@@ -25,12 +37,15 @@ pub(crate) enum Shape {
     Load(usize, Load),
     /// A server that holds so much.
     Store(Contents),
+    /// A cluster whose leader is ended like this.
+    Failover(Signal),
 }
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
     Put,
+    PutCompacted,
     Get,
     Range,
     Count,
@@ -45,10 +60,10 @@ pub(crate) enum Load {
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 21] = [
-        Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put),
-        Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put),
-        Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put),
+    const ALL: [Self; 25] = [
+        Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put).in_both(),
+        Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put).in_both(),
+        Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put).in_both(),
         Self::load(
             "txn-create-100",
             "100 clients create keys of 1 KiB guarded by their absence",
@@ -63,7 +78,8 @@ impl Workload {
             "txn",
             100,
             Load::Update,
-        ),
+        )
+        .in_both(),
         Self::load("txn-update-1000", "the same with 1000 clients", "txn", 1000, Load::Update),
         Self::load(
             "lease-flood-100",
@@ -80,14 +96,15 @@ impl Workload {
             100,
             Load::HotKey,
         ),
-        Self::load("get", "100 clients read keys of 1 KiB, linearizable", "get", 100, Load::Get),
+        Self::load("get", "100 clients read keys of 1 KiB, linearizable", "get", 100, Load::Get).in_both(),
         Self::load(
             "range-500",
             "10 clients read pages of 500 x 1 KiB out of 10 k keys",
             "page",
             10,
             Load::Range,
-        ),
+        )
+        .in_both(),
         Self::load("count", "10 clients count 10 k keys", "count", 10, Load::Count),
         Self::load(
             "mixed-70-30",
@@ -95,7 +112,8 @@ impl Workload {
             "operation",
             100,
             Load::Mixed,
-        ),
+        )
+        .in_both(),
         Self::load(
             "watch-fan-out-100",
             "16 writers of 300 B in a closed loop, 100 watchers see it all",
@@ -118,6 +136,32 @@ impl Workload {
             1000,
             Load::Lag(200),
         ),
+        Self::load(
+            "put-100-compacted",
+            "100 clients put 1 KiB while all history is compacted every second",
+            "put",
+            100,
+            Load::PutCompacted,
+        )
+        .in_cluster(),
+        Self::load(
+            "watch-lag-100-at-500",
+            "500 writes/s of 300 B, 100 watchers see them all",
+            "event",
+            100,
+            Load::Lag(500),
+        )
+        .in_cluster(),
+        Self::failover(
+            "leader-killed",
+            "a write of 300 B every 10 ms while the leader is killed",
+            Signal::Kill,
+        ),
+        Self::failover(
+            "leader-terminated",
+            "a write of 300 B every 10 ms while the leader is asked to end",
+            Signal::Terminate,
+        ),
         Self::store("start", "300 k keys of 300 B, each put once", 300_000, 0),
         Self::store("memory", "1 M keys of 300 B, each put once", 1_000_000, 0),
         Self {
@@ -138,12 +182,36 @@ impl Workload {
         clients: usize,
         load: Load,
     ) -> Self {
-        Self { name, what, unit, is_long: false, shape: Shape::Load(clients, load) }
+        Self { name, what, unit, is_long: false, place: Place::Alone, shape: Shape::Load(clients, load) }
     }
 
     const fn store(name: &'static str, what: &'static str, keys: u64, rewrites: u64) -> Self {
         let shape = Shape::Store(Contents { keys, rewrites });
-        Self { name, what, unit: "put", is_long: false, shape }
+        Self { name, what, unit: "put", is_long: false, place: Place::Alone, shape }
+    }
+
+    const fn failover(name: &'static str, what: &'static str, signal: Signal) -> Self {
+        let shape = Shape::Failover(signal);
+        Self { name, what, unit: "put", is_long: false, place: Place::Cluster, shape }
+    }
+
+    /// The same, for clusters too.
+    const fn in_both(self) -> Self {
+        Self { place: Place::Both, ..self }
+    }
+
+    /// The same, for clusters only.
+    const fn in_cluster(self) -> Self {
+        Self { place: Place::Cluster, ..self }
+    }
+
+    /// All for clusters, or all for servers alone.
+    pub(crate) fn all(for_clusters: bool) -> impl Iterator<Item = &'static Self> {
+        const { &Self::ALL }.iter().filter(move |workload| match workload.place {
+            Place::Alone => !for_clusters,
+            Place::Cluster => for_clusters,
+            Place::Both => true,
+        })
     }
 
     /// `put-100` is called `put-100` and `put`.
@@ -154,7 +222,7 @@ impl Workload {
     /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow for it.
     pub(crate) fn patience(&self) -> Duration {
         let minutes = match self.shape {
-            Shape::Load(..) => 4,
+            Shape::Load(..) | Shape::Failover(_) => 4,
             Shape::Store(_) if self.is_long => 90,
             Shape::Store(_) => 20,
         };
@@ -167,6 +235,7 @@ impl Load {
     pub(crate) async fn run(self, bench: &Bench) -> Result<Outcome, Failure> {
         match self {
             Load::Put => kv::put(bench).await,
+            Load::PutCompacted => kv::put_compacted(bench).await,
             Load::Get => kv::get(bench).await,
             Load::Range => kv::range(bench).await,
             Load::Count => kv::count(bench).await,
