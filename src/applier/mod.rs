@@ -183,6 +183,7 @@ impl Applier {
             match record.body {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
+                    self.flush();
                     if place == 1 && strictness.is_whole {
                         let before = self.current_revision();
                         if revision != before.next() {

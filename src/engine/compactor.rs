@@ -139,7 +139,10 @@ impl Compactor {
             if part.is_empty() {
                 continue;
             }
-            self.remove(part).await;
+            // A tombstone must not go before the values that it hides.
+            if !self.remove(part).await {
+                return;
+            }
             self.settle().await;
         }
     }
@@ -155,7 +158,8 @@ impl Compactor {
         }
     }
 
-    async fn remove(&self, mut waiting: Vec<Sequence>) {
+    /// Returns whether all of them are gone.
+    async fn remove(&self, mut waiting: Vec<Sequence>) -> bool {
         // Taken from the end.
         waiting.reverse();
         let (mut pause, mut failures) = (RETRY_MIN, 0);
@@ -166,7 +170,7 @@ impl Compactor {
                 let _quiet = self.quiet.lock().await;
                 tokio::select! {
                     failed = self.remove_slice(&slice) => failed,
-                    () = self.stop.cancelled() => return,
+                    () = self.stop.cancelled() => return false,
                 }
             };
             if failed.is_empty() {
@@ -178,6 +182,7 @@ impl Compactor {
             }
             waiting.extend(failed);
         }
+        waiting.is_empty()
     }
 
     /// Returns those that could not be removed, last first as they came.
