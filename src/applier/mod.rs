@@ -77,7 +77,7 @@ pub enum Damage {
 pub struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
-    /// The last trim record was met.
+    /// The last trim record was met before these records.
     pub is_whole: bool,
     /// The digest that the state must have at an index.
     pub checkpoint: Option<(LogIndex, Digest)>,
@@ -177,6 +177,7 @@ impl Applier {
         strictness: Strictness,
     ) -> Result<Option<(Trim, Sequence)>, Damage> {
         let mut trim = None;
+        let mut is_whole = strictness.is_whole;
         let mut batch: Vec<KeyVersion> = Vec::new();
         for Placed { sequence, record } in records {
             let Record { index, revision, place, count, .. } = record;
@@ -184,7 +185,7 @@ impl Applier {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
                     self.flush();
-                    if place == 1 && strictness.is_whole {
+                    if place == 1 && is_whole {
                         let before = self.current_revision();
                         if revision != before.next() {
                             return Err(Damage::Revision { index, found: revision, before });
@@ -206,8 +207,10 @@ impl Applier {
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
                     self.flush();
+                    // A digest from before the trim record was made under another floor.
+                    is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
                     if let Some(expected) = stated_digest(&body)
-                        && index > strictness.trim_to
+                        && is_whole
                     {
                         self.compare(index, expected)?;
                     }
@@ -220,7 +223,7 @@ impl Applier {
             }
             if let Some((at, expected)) = strictness.checkpoint
                 && at == index
-                && index > strictness.trim_to
+                && is_whole
             {
                 self.compare(index, expected)?;
             }
@@ -272,9 +275,11 @@ impl Applier {
         self.pile.has_keys()
     }
 
-    /// Takes the messages that may be removed under a trim record.
-    pub fn take_garbage(&mut self, to: LogIndex, trim: Sequence) -> Removal {
-        self.pile.take(to, trim)
+    /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
+    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
+        // A later compaction has left some of the garbage: the trim record for that one permits its removal.
+        let is_newest = self.writer.state().compacted == trim.floor.map(Revision);
+        self.pile.take(LogIndex(trim.to), sequence, is_newest)
     }
 
     /// Floors that have risen, each with the state before it.

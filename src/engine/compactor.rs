@@ -41,8 +41,8 @@ pub(super) enum Job {
     Compacted(Arc<State>, Revision),
     /// A sweep has left messages to remove.
     Swept,
-    /// A trim record for this index permits these removals.
-    Remove(Removal, LogIndex),
+    /// A trim record for this index and floor permits these removals.
+    Remove { removal: Removal, to: LogIndex, floor: Option<Revision> },
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -84,20 +84,20 @@ impl Compactor {
                     self.trim().await;
                     // The removals that the trim record permits go before whoever waits for them.
                     while let Ok(job) = jobs.try_recv() {
-                        if matches!(job, Job::Remove(..)) {
+                        if matches!(job, Job::Remove { .. }) {
                             waiting.push_front(job);
                         } else {
                             waiting.push_back(job);
                         }
                     }
                 }
-                Job::Remove(removal, to) if !removal.is_empty() => {
+                Job::Remove { removal, to, floor } if !removal.is_empty() => {
                     let begun = Instant::now();
                     self.remove_all(removal).await;
                     self.counters.removed(begun.elapsed());
-                    drop(self.calls.ask(Proposal::Trim { to }).await);
+                    drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
-                Job::Remove(..) => {}
+                Job::Remove { .. } => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
             }
             // The state before a compaction is the last one that holds what it took.
@@ -122,7 +122,7 @@ impl Compactor {
                 }
             },
         };
-        if let Err(error) = self.calls.ask(Proposal::Trim { to }).await {
+        if let Err(error) = self.calls.ask(Proposal::Trim { to, floor: Some(floor) }).await {
             tracing::debug!(%error, "no trim record was written");
         }
     }

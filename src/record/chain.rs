@@ -125,6 +125,11 @@ impl Chain {
         !self.is_whole() && self.position >= self.trim_sequence
     }
 
+    /// Where the trim record stands that the load began with.
+    pub fn trim_sequence(&self) -> Sequence {
+        self.trim_sequence
+    }
+
     /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
     pub fn settle(&mut self) {
         (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
