@@ -95,12 +95,13 @@ fn watch(control: &mut Control, start: i64) {
     control.handle(Request::Create(create(prefix("a"), start)));
 }
 
-/// A client of a watch that is there, on a thread of its own.
-fn client(mut session: Session, reads: impl FnOnce(&mut Session) + Send + 'static) -> JoinHandle<()> {
-    thread::spawn(move || {
-        assert!(matches!(next(&mut session).body, Body::Created));
-        reads(&mut session);
-    })
+/// A client of a watch from the first revision on, which is there, on a thread of its own.
+fn client(watched: &Watched, reads: impl FnOnce(&mut Session) + Send + 'static) -> JoinHandle<()> {
+    let (mut control, mut session) = watched.call();
+    watch(&mut control, 0);
+    let created = next(&mut session);
+    assert!(matches!(created.body, Body::Created) && created.revision == Revision(1));
+    thread::spawn(move || reads(&mut session))
 }
 
 #[test]
@@ -128,9 +129,7 @@ fn whoever_watches_from_now_on_gets_all_that_follows_once_and_in_order() {
 fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
     loom::model(|| {
         let mut watched = Watched::new();
-        let (mut control, session) = watched.call();
-        watch(&mut control, 0);
-        let client = client(session, |session| assert_eq!(read_until(session, 4), [2, 3, 4]));
+        let client = client(&watched, |session| assert_eq!(read_until(session, 4), [2, 3, 4]));
         for _ in 0..3 {
             watched.put();
         }
@@ -143,9 +142,7 @@ fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
 fn a_watcher_that_compaction_overtakes_gets_everything_or_is_told() {
     loom::model(|| {
         let mut watched = Watched::new();
-        let (mut control, session) = watched.call();
-        watch(&mut control, 0);
-        let client = client(session, |session| {
+        let client = client(&watched, |session| {
             let mut seen = Vec::new();
             while seen.last() != Some(&3) {
                 let response = next(session);

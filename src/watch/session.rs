@@ -275,8 +275,9 @@ impl Session {
                     // It is no response by itself.
                     let _none: Option<Response> = self.take_item(item);
                 }
-                // An answer behind it may end the watcher that is in its way: that must not help it.
-                Item::Progress { scope: ProgressScope::Stream, .. } if self.is_unsynced() => {
+                // An answer behind it may end the watcher that is in its way, or make the first watcher: that must not
+                // help it.
+                Item::Progress { scope: ProgressScope::Stream, .. } if !self.may_be_synced() => {
                     self.open.answered();
                 }
                 item => self.inbox.push_back(item),
@@ -284,10 +285,11 @@ impl Session {
         }
     }
 
-    /// Whether a watcher has not been given everything, whatever the inbox holds.
-    fn is_unsynced(&self) -> bool {
-        let is_unsynced = |phase| matches!(phase, Phase::Behind { .. } | Phase::Compacted);
-        self.watchers.iter().flatten().any(|watcher| is_unsynced(watcher.phase))
+    /// Whether there are watchers, and each may have been given everything once the inbox is through.
+    fn may_be_synced(&self) -> bool {
+        let mut watchers = self.watchers.iter().flatten().peekable();
+        let may = |watcher: &Watcher| matches!(watcher.phase, Phase::Live | Phase::Joining { .. });
+        watchers.peek().is_some() && watchers.all(may)
     }
 
     fn take_item(&mut self, item: Item<Answer>) -> Option<Response> {

@@ -572,6 +572,23 @@ fn progress_is_told_only_where_all_watchers_have_everything() {
 }
 
 #[test]
+fn a_request_for_progress_is_not_helped_by_what_comes_after_it() {
+    let mut store = Store::new();
+    let mut session = store.session();
+    session.handle(Request::Progress);
+    session.create_at("a", 0);
+    assert_eq!(read(&mut session), ["0 created @1"], "there were no watchers");
+    store.put("a", "2");
+    store.compact(2);
+    store.route();
+    session.create_at("a", 1);
+    drain(&mut session);
+    session.handle(Request::Progress);
+    session.handle(Request::Cancel(1));
+    assert_eq!(read(&mut session), ["1 canceled @2"], "one was lost to compaction");
+}
+
+#[test]
 fn progress_does_not_count_for_a_watcher_that_fell_behind_before_it() {
     let mut store = Store::new();
     let mut session = store.session();
