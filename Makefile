@@ -127,7 +127,7 @@ loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under lo
 miri: $(BIN)/protoc | $(CARGO) ## run the core and what else has no I/O under miri, with small cases (needs a nightly Rust with miri)
 	@$(CARGO) +nightly miri --version >/dev/null 2>&1 || { echo "make: no miri here: rustup toolchain install nightly" \
 		"--component miri,rust-src, and try again" >&2; exit 1; }
-	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib -- core:: watch::intervals jetstream::revision_map \
+	CARGO_TARGET_DIR=$(TARGET)/miri $(CARGO) +nightly miri test --locked --lib -- core:: primitive:: jetstream::revision_map \
 		jetstream::record jetstream::subjects
 
 .PHONY: powercut

@@ -5,15 +5,16 @@
 //! stream in the order of the requests.
 
 use super::hub::WatchHub;
-use super::session::{Answer, Created};
+use super::watcher::{Answer, Created};
 use crate::core::routing::{Interest, ProgressScope, Request as Ask, StreamId, WatcherId};
 use crate::error::EtcdError;
-use crate::primitive::{AtomicUsize, Notify, Ordering};
+use crate::primitive::Notify;
 use crate::types::{KeyRange, Revision};
 use futures_util::{Stream, StreamExt};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Requests that may wait for their answer to be taken before further ones are left unread.
 const OPEN: usize = 256;
@@ -53,7 +54,9 @@ pub struct Create {
     pub no_delete: bool,
 }
 
-/// The numbers that both halves of a call see. They order nothing: what belongs together comes through the queue.
+/// The numbers that both halves of a call see. They order nothing, so all accesses are relaxed: what belongs together comes
+/// through the queue. Requests are counted up by one half and down by the other, each in one step, so that exactly one
+/// answer finds the number at [`OPEN`] and tells that there is room again.
 #[derive(Debug)]
 pub(super) struct Open {
     hub: WatchHub,

@@ -9,7 +9,8 @@
 
 use super::control::{Control, Request};
 use super::hub::{WatchHub, follow};
-use super::session::{Body, Response, Session, Step, open};
+use super::response::{Body, Response};
+use super::session::{Session, Step, open};
 use super::tests::{Routing, Store, create, events, prefix};
 use crate::core::Writer;
 use crate::primitive::Notify;

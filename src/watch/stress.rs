@@ -3,7 +3,8 @@
 //! with what was written.
 
 use super::control::{Create, Request};
-use super::session::{Body, Response, Step};
+use super::response::{Body, Response};
+use super::session::Step;
 use super::tests::{Call, Routing, Store, create, events, prefix};
 use crate::types::{KeyRange, Revision};
 use rand::rngs::StdRng;

@@ -3,7 +3,9 @@
 
 use super::control::{Control, Create, Request};
 use super::hub::WatchHub;
-use super::session::{self, Answer, Body, Response, Session, Step};
+use super::response::{Body, Response};
+use super::session::{self, Session, Step};
+use super::watcher::Answer;
 use crate::core::routing::{DELIVERIES, Interest, Router};
 use crate::core::{Change, ChangeKind, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
