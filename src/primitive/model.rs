@@ -130,7 +130,7 @@ struct Place<T> {
 impl<T> Queue<T> {
     pub(crate) fn new() -> Queue<T> {
         let place = |_| Place { is_filled: AtomicBool::new(false), value: std::sync::Mutex::new(None) };
-        Queue { places: std::array::from_fn(place), taken: AtomicUsize::new(0), popped: AtomicUsize::new(0) }
+        Queue { places: std::array::from_fn(place), taken: 0.into(), popped: 0.into() }
     }
 
     pub(crate) fn push(&self, value: T) {
