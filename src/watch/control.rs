@@ -36,7 +36,7 @@ pub enum Request {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the independent options of the wire")]
 pub struct Create {
-    /// What to watch.
+    /// The keys to watch.
     pub range: KeyRange,
     /// The first revision wanted; 0 for what happens from now on.
     pub start: Revision,
@@ -187,7 +187,7 @@ impl Control {
             self.places - 1
         });
         let watcher = WatcherId { watch_id, place, serial: self.next_serial };
-        // What is still on its way is younger than four billion watchers of one stream.
+        // Nothing that is still on its way is four billion watchers of one stream old.
         self.next_serial = self.next_serial.wrapping_add(1);
         self.taken.insert(watch_id, watcher);
         self.open.watchers.fetch_add(1, Ordering::Relaxed);

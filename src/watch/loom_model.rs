@@ -1,8 +1,8 @@
 //! Models of the way from a publication to a client: hub, queues, and both halves of a Watch call.
 //!
 //! Three threads at most: the writer, the routing task and a call. Loom sees the state's publication, the queues of the
-//! requests and of the stream, the numbers that the halves of a call share, and whatever is registered and woken; a wake-up
-//! that is lost leaves a thread asleep for ever, which loom reports as a deadlock. The code is the shipped one with room for
+//! requests and of the stream, and every waker that is registered and woken; a wake-up that is lost leaves a thread asleep
+//! for ever, which loom reports as a deadlock. The code is the shipped one with room for
 //! one delivery in a queue and one revision in a slice of the routing task. futures-util's `AtomicWaker` and crossbeam's
 //! `SegQueue` are replaced by what they promise (see `primitive`); the encoding of events, behind std's `OnceLock`, is one
 //! step. The models of the single structures are in `core/routing/loom_model.rs`.
@@ -83,7 +83,7 @@ fn revisions(response: &Response) -> Vec<i64> {
     events(response).iter().map(|event| event.kv.as_ref().expect("of a key").mod_revision).collect()
 }
 
-/// Reads up to the event of revision `last`, starting behind `seen`; answers every revision on the way.
+/// Reads up to the event of revision `last`, and returns every revision on the way.
 fn read_until(session: &mut Session, last: i64) -> Vec<i64> {
     let mut seen = Vec::new();
     while seen.last().is_none_or(|seen| *seen < last) {

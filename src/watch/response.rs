@@ -15,11 +15,11 @@ pub struct Response {
     pub revision: Revision,
     /// The watcher, or [`NO_WATCHER`].
     pub watch_id: i64,
-    /// What it says.
+    /// Its content.
     pub body: Body,
 }
 
-/// What a response says.
+/// The content of a response.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// The watcher exists now.

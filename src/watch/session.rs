@@ -41,7 +41,7 @@ const STEPS: usize = 32;
 /// Deliveries and bytes after which the routing task learns that there is room again.
 const REPORT: (usize, usize) = if cfg!(test) { (1, 1) } else { (32, 1 << 20) };
 
-/// What comes next on a stream.
+/// The next step of a stream.
 #[derive(Debug)]
 pub(super) enum Step {
     Respond(Response),
@@ -69,7 +69,7 @@ pub(super) struct Session {
     due: VecDeque<Response>,
     /// Whether the mark for those that are due now is on its way.
     is_due_asked: bool,
-    /// What was popped on the way to an answer.
+    /// Items that were popped on the way to an answer.
     inbox: VecDeque<Item<Answer>>,
     /// Deliveries and bytes that are done with and not reported.
     done: (usize, usize),
