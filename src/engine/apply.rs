@@ -10,11 +10,12 @@ use super::proposal::Waiter;
 use crate::applier::{Applier, Removal, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
+use crate::log::Present;
 use crate::memory;
 use crate::primitive::Notify;
 use crate::record::{Body, Digest, Placed};
 use crate::types::{LogIndex, Revision, Sequence};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,8 +49,11 @@ pub(super) enum Entry {
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
     Begin { floor: Option<Revision>, mark: Option<Mark> },
-    /// Everything before this entry may be shown.
-    Loaded,
+    /// Everything before this entry may be shown. The load began with the trim record at a sequence, 0 if there was none, and
+    /// passed over holes.
+    Loaded { trim: Sequence, holes: Vec<(Sequence, Sequence)> },
+    /// Asks for the first sequence that must be in the stream, and is not.
+    Lacking(Present, oneshot::Sender<Option<Sequence>>),
     /// The server of the store may have been started again.
     ServerChanged,
     /// Asks for the digest here.
@@ -102,6 +106,12 @@ pub(super) struct Progress {
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
     when_swept: Vec<Waiter>,
+    /// From here on every sequence must be in the stream.
+    whole_from: Sequence,
+    /// Sequences behind that which were missing at the load.
+    holes: Vec<(Sequence, Sequence)>,
+    /// Void messages and barriers behind that which a trim record permits to remove.
+    removable: BTreeSet<Sequence>,
     /// Removals that another writer has begun, and may not have ended.
     inherited: Removal,
 }
@@ -170,7 +180,12 @@ impl Task {
                 self.applier.reset(floor);
                 self.state = Progress { mark, ..Progress::default() };
             }
-            Entry::Loaded => self.load().await?,
+            Entry::Loaded { trim, holes } => {
+                self.load().await?;
+                self.state.holes = holes;
+                self.begin_whole(trim);
+            }
+            Entry::Lacking(present, sender) => drop(sender.send(self.lacking(&present))),
             Entry::ServerChanged => {
                 if let Some(gate) = &mut self.gate {
                     gate.forget();
@@ -218,6 +233,8 @@ impl Task {
             && self.state.is_loaded
         {
             let removal = self.applier.take_garbage(&trim, sequence);
+            self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
+            self.begin_whole(sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
                 let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
@@ -233,6 +250,24 @@ impl Task {
             self.compare()?;
         }
         Ok(())
+    }
+
+    /// Everything is there from the first revision above the floor on, and behind the trim record itself.
+    fn begin_whole(&mut self, trim: Sequence) {
+        let state = self.applier.state();
+        let first = state.compacted.and_then(|floor| state.log.since(floor.next()).next());
+        let first = first.map_or(trim, |entry| entry.events()[0].version.sequence());
+        self.state.whole_from = first.min(trim).max(self.state.whole_from);
+        self.state.removable = self.state.removable.split_off(&self.state.whole_from);
+    }
+
+    fn lacking(&self, present: &Present) -> Option<Sequence> {
+        let Progress { whole_from, position, holes, removable, .. } = &self.state;
+        let before_first = (whole_from.0..present.first.0.min(position.0 + 1)).map(Sequence);
+        let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= position);
+        let is_permitted =
+            |at: &Sequence| removable.contains(at) || holes.iter().any(|(from, to)| from <= at && at <= to);
+        before_first.chain(deleted).find(|at| !is_permitted(at))
     }
 
     fn checkpoint(&self) -> Option<(LogIndex, Digest)> {

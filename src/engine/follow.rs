@@ -36,7 +36,9 @@ const RESEND: Duration = Duration::from_secs(1);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Room in a message for what is not the content of calls.
 const MESSAGE_OVERHEAD: usize = 4096;
-/// A lost log is declared only after so many instances' answers in a row say so.
+/// The pause between attempts that find the stream too short.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// A lost log is declared only after so many answers in a row say so.
 const VETOES: usize = 10;
 
 /// Where messages come from.
@@ -102,6 +104,8 @@ enum AttemptError {
         end: Sequence,
         has_next: bool,
     },
+    /// The stream ends before what this instance has read.
+    Short(Sequence),
     Append(AppendError),
     Wire(WireError),
     Other(String),
@@ -293,7 +297,8 @@ impl Node {
     pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            self.entry(Entry::Loaded).await;
+            let (trim, holes) = (self.chain.trim_sequence(), self.chain.holes());
+            self.entry(Entry::Loaded { trim, holes }).await;
             // The applier shows everything before it answers this.
             self.digest().await;
             let state = self.reader.snapshot();
@@ -613,6 +618,9 @@ impl Node {
                     let has_next = log.has_message_behind(end).await.unwrap_or(true);
                     Err(AttemptError::Refused { end: stored, has_next })
                 }
+                Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored < end => {
+                    Err(AttemptError::Short(stored))
+                }
                 Ok(Err(error)) => Err(AttemptError::Append(error)),
                 Err(_) => Err(AttemptError::Append(AppendError::Late)),
             }
@@ -654,6 +662,18 @@ impl Node {
                 following.next_attempt = Instant::now() + self.settings.election_timeout;
             }
             Err(AttemptError::Refused { .. }) => {}
+            Err(AttemptError::Short(end)) => {
+                following.vetoes += 1;
+                tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
+                if following.vetoes >= VETOES {
+                    return Err(Break::Fatal(format!(
+                        "the log has lost its newest messages: the stream ends at sequence {end}, and this instance has read \
+                         sequence {}. {WAYS_OUT}",
+                        self.chain.position()
+                    )));
+                }
+                following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
+            }
             Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
                 self.space.found_full();
                 tracing::warn!(cause, "JetStream has no room for an epoch record");
@@ -664,7 +684,9 @@ impl Node {
                     AttemptError::Append(error) => error.to_string(),
                     AttemptError::Wire(error) => error.to_string(),
                     AttemptError::Other(cause) => cause,
-                    AttemptError::Refused { .. } | AttemptError::Behind(_) => String::new(),
+                    AttemptError::Refused { .. } | AttemptError::Behind(_) | AttemptError::Short(_) => {
+                        String::new()
+                    }
                 };
                 tracing::debug!(cause, "this instance does not write yet");
             }

@@ -63,6 +63,11 @@ impl ApiError {
         }
     }
 
+    /// Whether there is no such stream.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, ApiError::Refused { err_code: 10059, .. })
+    }
+
     /// JetStream's own error number, if it answered with one.
     pub fn err_code(&self) -> Option<u32> {
         match self {
@@ -99,6 +104,9 @@ pub struct StreamState {
     pub first_seq: u64,
     /// The newest position, whether or not a message is there.
     pub last_seq: u64,
+    /// Sequences that were removed, if they were asked for.
+    #[serde(default)]
+    pub deleted: Vec<u64>,
     /// What the server knows to have lost to damage.
     #[serde(default)]
     pub lost: Option<Value>,
@@ -252,6 +260,11 @@ impl Api {
     /// Settings and content of a stream.
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
+    }
+
+    /// The same, with the sequences that were removed between the first message and the last.
+    pub async fn stream_info_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        self.call(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
     }
 
     /// What the account may store, and does.

@@ -27,7 +27,7 @@ mod subjects;
 mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, SetupError};
+pub use bucket::{Bucket, Facts, Present, SetupError};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use courier::{Courier, Incoming, Serving};
@@ -168,6 +168,26 @@ impl Log {
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
         self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// The stream's name.
+    pub fn stream(&self) -> &str {
+        &self.bucket.stream
+    }
+
+    /// Whether a stream's settings are those of the stream that was opened.
+    pub fn is_same(&self, info: &StreamInfo) -> bool {
+        Bucket::cluster_id(info) == Some(self.facts.cluster_id)
+    }
+
+    /// The sequences that the stream holds, as its leader has them.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn present(&self) -> Result<Present, ApiError> {
+        let info = self.api.stream_info_with_deleted(&self.bucket.stream).await?;
+        let deleted = info.state.deleted.into_iter().map(Sequence).collect();
+        Ok(Present { first: Sequence(info.state.first_seq), deleted })
     }
 
     /// Removes one message; one that is gone already counts as removed.

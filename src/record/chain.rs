@@ -70,6 +70,8 @@ pub struct Chain {
     partial: Option<(super::OperationId, u32)>,
     /// Records that the next epoch record decides about.
     undecided: Vec<Sequence>,
+    /// Missing sequences behind the index up to which records may be missing, from and to.
+    holes: Vec<(Sequence, Sequence)>,
 }
 
 impl Chain {
@@ -130,6 +132,11 @@ impl Chain {
         self.trim_sequence
     }
 
+    /// Sequences that were missing where they may be: behind the last trim record's index, void messages and barriers alone.
+    pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
+        self.holes.clone()
+    }
+
     /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
     pub fn settle(&mut self) {
         (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
@@ -150,6 +157,9 @@ impl Chain {
         }
         if self.is_broken {
             return Outcome::Missing;
+        }
+        if is_hole {
+            self.holes.push((self.position.next(), Sequence(sequence.0 - 1)));
         }
         self.position = sequence;
         self.has_hole |= is_hole;
@@ -244,6 +254,9 @@ impl Chain {
             void.append(&mut self.undecided);
         }
         (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
+        if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
+            self.holes.clear();
+        }
         if let Body::Trim(trim) = &placed.record.body
             && trim.to >= self.trim_to.0
             && !self.is_lenient
