@@ -77,8 +77,6 @@ pub enum Damage {
 pub struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
-    /// The last trim record was met.
-    pub is_whole: bool,
     /// The digest that the state must have at an index.
     pub checkpoint: Option<(LogIndex, Digest)>,
 }
@@ -105,6 +103,9 @@ pub struct Applier {
     tokens: HashMap<String, crate::auth::SimpleToken>,
     /// The newest message of each reserved record.
     reserved: HashMap<Reserved, Sequence>,
+    /// The highest index that a trim record has named. Where a load has not met its own trim record yet, its floor is already the
+    /// one of that record, and digests from before are others.
+    trimmed_to: LogIndex,
     pile: Pile,
     /// Versions of one revision, gathered until the next one begins, where records may be missing.
     gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
@@ -123,6 +124,7 @@ impl Applier {
             users: AuthStore::default(),
             tokens: HashMap::new(),
             reserved: HashMap::new(),
+            trimmed_to: LogIndex::NONE,
             pile: Pile::default(),
             gathering: None,
             compactions: Vec::new(),
@@ -143,6 +145,7 @@ impl Applier {
         self.sum.add(digest::of_users(&self.users));
         self.tokens.clear();
         self.reserved.clear();
+        self.trimmed_to = LogIndex::NONE;
         self.pile.clear();
         self.gathering = None;
         self.compactions.clear();
@@ -183,7 +186,8 @@ impl Applier {
             match record.body {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
-                    if place == 1 && strictness.is_whole {
+                    // The newest revision at the trim index is known only where its record is left.
+                    if place == 1 && self.writer.state().log_index > strictness.trim_to {
                         let before = self.current_revision();
                         if revision != before.next() {
                             return Err(Damage::Revision { index, found: revision, before });
@@ -205,13 +209,14 @@ impl Applier {
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
                     self.flush();
+                    if let Body::Trim(this) = &body {
+                        self.trimmed_to = self.trimmed_to.max(LogIndex(this.to));
+                        trim = Some((Trim::clone(this), sequence));
+                    }
                     if let Some(expected) = stated_digest(&body)
-                        && index > strictness.trim_to
+                        && self.is_comparable(index, strictness)
                     {
                         self.compare(index, expected)?;
-                    }
-                    if let Body::Trim(this) = &body {
-                        trim = Some((Trim::clone(this), sequence));
                     }
                     self.apply_reserved(body, sequence, index);
                     self.writer.advance(revision.max(self.current_revision()), index);
@@ -219,12 +224,17 @@ impl Applier {
             }
             if let Some((at, expected)) = strictness.checkpoint
                 && at == index
-                && index > strictness.trim_to
+                && self.is_comparable(index, strictness)
             {
                 self.compare(index, expected)?;
             }
         }
         Ok(trim)
+    }
+
+    /// Whether the state at an index is exactly that of its writer.
+    fn is_comparable(&self, index: LogIndex, strictness: Strictness) -> bool {
+        index > strictness.trim_to && self.trimmed_to >= strictness.trim_to
     }
 
     fn compare(&mut self, index: LogIndex, expected: Digest) -> Result<(), Damage> {

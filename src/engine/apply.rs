@@ -36,7 +36,6 @@ pub(super) enum Entry {
         records: Vec<Placed>,
         waiters: Vec<Waiter>,
         trim_to: LogIndex,
-        is_whole: bool,
         /// This instance has written them.
         is_own: bool,
     },
@@ -156,8 +155,8 @@ impl Task {
 
     async fn take(&mut self, entry: Entry) -> Result<(), Stop> {
         match entry {
-            Entry::Records { records, waiters, trim_to, is_whole, is_own } => {
-                let strictness = Strictness { trim_to, is_whole, checkpoint: self.checkpoint() };
+            Entry::Records { records, waiters, trim_to, is_own } => {
+                let strictness = Strictness { trim_to, checkpoint: self.checkpoint() };
                 self.take_records(records, strictness, is_own)?;
                 self.state.waiters.extend(waiters);
             }

@@ -317,8 +317,8 @@ impl Node {
         }
         if !valid.is_empty() {
             waiters.append(&mut self.reached());
-            let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
-            self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: false }).await;
+            let trim_to = self.trim_to;
+            self.entry(Entry::Records { records: valid, waiters, trim_to, is_own: false }).await;
         }
         outcome?;
         if self.chain.has_lost_its_trim() {
@@ -438,7 +438,9 @@ impl Node {
         if life.instance == self.start {
             return;
         }
-        if let Ok(member) = serde_json::from_slice(&life.member) {
+        if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+            // An earlier process of the same member has ended.
+            self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
             let (index, is_ready) = (LogIndex(life.index), life.is_ready);
             self.peers.insert(life.instance, Peer { member, index, is_ready, heard: Instant::now() });
         }

@@ -579,13 +579,13 @@ impl Node {
         if !void.is_empty() {
             return Err(Trouble::Invalid);
         }
-        let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
+        let trim_to = self.trim_to;
         if valid.is_empty() {
             for waiter in waiters {
                 self.entry(Entry::Complete(waiter)).await;
             }
         } else {
-            self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: true }).await;
+            self.entry(Entry::Records { records: valid, waiters, trim_to, is_own: true }).await;
         }
         for (sequence, index) in barriers {
             self.entry(Entry::Barrier(sequence, index)).await;
