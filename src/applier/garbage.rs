@@ -72,8 +72,8 @@ impl Pile {
         !self.keys.is_empty()
     }
 
-    /// Takes what may go under a trim record for `to` that stands at `sequence`.
-    pub(super) fn take(&mut self, to: LogIndex, sequence: Sequence) -> Removal {
+    /// Takes what may go under a trim record for `to` that stands at `sequence`; with `with_keys` that of compactions, too.
+    pub(super) fn take(&mut self, to: LogIndex, sequence: Sequence, with_keys: bool) -> Removal {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);
         void.sort_unstable_by(|a, b| b.cmp(a));
@@ -86,7 +86,8 @@ impl Pile {
             }
         });
         removal.void = void;
-        for Garbage { is_tombstone, sequence } in self.keys.drain(..) {
+        let keys = if with_keys { std::mem::take(&mut self.keys) } else { Vec::new() };
+        for Garbage { is_tombstone, sequence } in keys {
             if is_tombstone { removal.tombstones.push(sequence) } else { removal.values.push(sequence) }
         }
         self.reserved.retain(|superseded| {

@@ -77,6 +77,8 @@ pub enum Damage {
 pub struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
+    /// The last trim record was met before these records.
+    pub is_whole: bool,
     /// The digest that the state must have at an index.
     pub checkpoint: Option<(LogIndex, Digest)>,
 }
@@ -103,9 +105,6 @@ pub struct Applier {
     tokens: HashMap<String, crate::auth::SimpleToken>,
     /// The newest message of each reserved record.
     reserved: HashMap<Reserved, Sequence>,
-    /// The highest index that a trim record has named. Where a load has not met its own trim record yet, its floor is already the
-    /// one of that record, and digests from before are others.
-    trimmed_to: LogIndex,
     pile: Pile,
     /// Versions of one revision, gathered until the next one begins, where records may be missing.
     gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
@@ -124,7 +123,6 @@ impl Applier {
             users: AuthStore::default(),
             tokens: HashMap::new(),
             reserved: HashMap::new(),
-            trimmed_to: LogIndex::NONE,
             pile: Pile::default(),
             gathering: None,
             compactions: Vec::new(),
@@ -145,7 +143,6 @@ impl Applier {
         self.sum.add(digest::of_users(&self.users));
         self.tokens.clear();
         self.reserved.clear();
-        self.trimmed_to = LogIndex::NONE;
         self.pile.clear();
         self.gathering = None;
         self.compactions.clear();
@@ -180,14 +177,15 @@ impl Applier {
         strictness: Strictness,
     ) -> Result<Option<(Trim, Sequence)>, Damage> {
         let mut trim = None;
+        let mut is_whole = strictness.is_whole;
         let mut batch: Vec<KeyVersion> = Vec::new();
         for Placed { sequence, record } in records {
             let Record { index, revision, place, count, .. } = record;
             match record.body {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
-                    // The newest revision at the trim index is known only where its record is left.
-                    if place == 1 && self.writer.state().log_index > strictness.trim_to {
+                    self.flush();
+                    if place == 1 && is_whole {
                         let before = self.current_revision();
                         if revision != before.next() {
                             return Err(Damage::Revision { index, found: revision, before });
@@ -209,14 +207,15 @@ impl Applier {
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
                     self.flush();
-                    if let Body::Trim(this) = &body {
-                        self.trimmed_to = self.trimmed_to.max(LogIndex(this.to));
-                        trim = Some((Trim::clone(this), sequence));
-                    }
+                    // A digest from before the trim record was made under another floor.
+                    is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
                     if let Some(expected) = stated_digest(&body)
-                        && self.is_comparable(index, strictness)
+                        && is_whole
                     {
                         self.compare(index, expected)?;
+                    }
+                    if let Body::Trim(this) = &body {
+                        trim = Some((Trim::clone(this), sequence));
                     }
                     self.apply_reserved(body, sequence, index);
                     self.writer.advance(revision.max(self.current_revision()), index);
@@ -224,17 +223,12 @@ impl Applier {
             }
             if let Some((at, expected)) = strictness.checkpoint
                 && at == index
-                && self.is_comparable(index, strictness)
+                && is_whole
             {
                 self.compare(index, expected)?;
             }
         }
         Ok(trim)
-    }
-
-    /// Whether the state at an index is exactly that of its writer.
-    fn is_comparable(&self, index: LogIndex, strictness: Strictness) -> bool {
-        index > strictness.trim_to && self.trimmed_to >= strictness.trim_to
     }
 
     fn compare(&mut self, index: LogIndex, expected: Digest) -> Result<(), Damage> {
@@ -281,9 +275,11 @@ impl Applier {
         self.pile.has_keys()
     }
 
-    /// Takes the messages that may be removed under a trim record.
-    pub fn take_garbage(&mut self, to: LogIndex, trim: Sequence) -> Removal {
-        self.pile.take(to, trim)
+    /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
+    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
+        // A later compaction has left some of the garbage: the trim record for that one permits its removal.
+        let is_newest = self.writer.state().compacted == trim.floor.map(Revision);
+        self.pile.take(LogIndex(trim.to), sequence, is_newest)
     }
 
     /// Floors that have risen, each with the state before it.

@@ -7,7 +7,7 @@ use super::compactor::Job;
 use super::counters::Counters;
 use super::mark::Mark;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Damage, Removal, Strictness};
+use crate::applier::{Applier, Removal, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::memory;
@@ -36,6 +36,7 @@ pub(super) enum Entry {
         records: Vec<Placed>,
         waiters: Vec<Waiter>,
         trim_to: LogIndex,
+        is_whole: bool,
         /// This instance has written them.
         is_own: bool,
     },
@@ -66,6 +67,8 @@ pub(super) enum Entry {
 pub(super) enum Report {
     /// The log is damaged, or lost what the mark says.
     Damaged(String),
+    /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its delete.
+    Doubtful(String),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
@@ -155,8 +158,8 @@ impl Task {
 
     async fn take(&mut self, entry: Entry) -> Result<(), Stop> {
         match entry {
-            Entry::Records { records, waiters, trim_to, is_own } => {
-                let strictness = Strictness { trim_to, checkpoint: self.checkpoint() };
+            Entry::Records { records, waiters, trim_to, is_whole, is_own } => {
+                let strictness = Strictness { trim_to, is_whole, checkpoint: self.checkpoint() };
                 self.take_records(records, strictness, is_own)?;
                 self.state.waiters.extend(waiters);
             }
@@ -206,16 +209,20 @@ impl Task {
                 }
             }
         }
-        let trim = self.applier.apply(records, strictness).map_err(|damage| Stop::of(&damage))?;
+        let trim = self.applier.apply(records, strictness).map_err(|damage| {
+            let report = if self.state.is_loaded { Report::Damaged } else { Report::Doubtful };
+            Stop::Damaged(report(damage.to_string()))
+        })?;
         self.state.position = last;
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
-            let removal = self.applier.take_garbage(LogIndex(trim.to), sequence);
+            let removal = self.applier.take_garbage(&trim, sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
+                let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
                 for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove(removal, LogIndex(trim.to))));
+                    drop(self.jobs.send(Job::Remove { removal, to, floor }));
                 }
             } else {
                 self.state.inherited = removal;
@@ -342,12 +349,6 @@ impl Task {
 enum Stop {
     Damaged(Report),
     NotDurable,
-}
-
-impl Stop {
-    fn of(damage: &Damage) -> Stop {
-        Stop::Damaged(Report::Damaged(damage.to_string()))
-    }
 }
 
 /// The sequence of the newest record among entries.

@@ -2,7 +2,7 @@
 //! none.
 
 use super::apply::{Entry, Report};
-use super::node::{Break, Command, Node, Open, end_of};
+use super::node::{Break, Command, Node, Open, WAYS_OUT, end_of};
 use super::proposal::{
     Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife,
 };
@@ -139,6 +139,7 @@ impl Node {
     pub(super) async fn follow(&mut self) -> Result<Elected, Break> {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
+        self.nonces.clear();
         let mut following = Following {
             since: self.chain.epoch(),
             source: Source::open(&self.log, self.chain.position()),
@@ -266,7 +267,7 @@ impl Node {
             }
             FromSource::Paused => {
                 self.entry(Entry::ServerChanged).await;
-                following.source = Source::open(&self.log, self.chain.position());
+                self.consume_anew(following);
             }
         }
         Ok(())
@@ -434,6 +435,16 @@ impl Node {
         let Some(outcome) = answer.outcome() else { return };
         let index = LogIndex(answer.index);
         let mut waiters = Vec::new();
+        // A deposed writer's refusal may come when the call is on its way to the next one, which carries it out.
+        let is_asked = |nonce: u64| nonce == answer.nonce;
+        let is_read = self.reads_sent.get(&answer.counter).is_some_and(|(_, nonce, _)| is_asked(*nonce));
+        let is_open = self
+            .open
+            .get(&answer.counter)
+            .is_some_and(|open| open.sent.is_some_and(|(nonce, _)| is_asked(nonce)));
+        if !is_read && !is_open {
+            return;
+        }
         if let Some((calls, ..)) = self.reads_sent.remove(&answer.counter) {
             waiters.extend(calls.into_iter().map(|call| Waiter::new(call, outcome.clone())));
         } else if let Some(open) = self.open.remove(&answer.counter) {
@@ -516,8 +527,20 @@ impl Node {
             tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
             self.log.try_another_server();
             following.progress.1 = Instant::now();
-            following.source = Source::open(&self.log, self.chain.position());
+            self.consume_anew(following);
         }
+    }
+
+    /// Makes another consumer. Attempts to become the writer count only for the consumer under which they were made: an own epoch
+    /// record of before says nothing of the end of another server's copy.
+    fn consume_anew(&mut self, following: &mut Following) {
+        if let Some(attempt) = following.attempt.take() {
+            attempt.task.abort();
+        }
+        following.elected = None;
+        self.nonces.clear();
+        (following.ready_counter, following.ready_sent) = (None, None);
+        following.source = Source::open(&self.log, self.chain.position());
     }
 
     fn wants_to_lead(&self, following: &Following) -> bool {
@@ -615,7 +638,7 @@ impl Node {
                 } else {
                     return Err(Break::Fatal(format!(
                         "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
-                         It was purged or edited. Restore a copy, or accept the loss with --accept-data-loss",
+                         It was purged or edited. {WAYS_OUT}",
                         self.chain.position()
                     )));
                 }
@@ -625,8 +648,8 @@ impl Node {
                 tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
                 if following.vetoes >= VETOES {
                     return Err(Break::Fatal(format!(
-                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. Restore \
-                         a copy, or accept the loss with --accept-data-loss",
+                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. \
+                         {WAYS_OUT}",
                         self.chain.index()
                     )));
                 }

@@ -368,6 +368,9 @@ impl Engine {
             peers: HashMap::new(),
             last_alive: None,
             is_leaving: false,
+            void_trims: Vec::new(),
+            doubt: None,
+            longest_timeout: Duration::ZERO,
         };
         tokio::spawn(node.run());
         Ok(Engine {

@@ -23,7 +23,7 @@ pub fn records(data: &[u8]) {
         let outcome = chain.take(next, record, &mut valid, &mut void);
         assert!(outcome == Outcome::Valid || valid.is_empty());
         next = Sequence(next.0 + 1 + u64::from(choices.byte() == 255));
-        let strictness = Strictness { trim_to: chain.trim_to(), checkpoint: None };
+        let strictness = Strictness { trim_to: chain.trim_to(), is_whole: true, checkpoint: None };
         let (one, another) = (often.apply(valid.clone(), strictness), once.apply(valid, strictness));
         assert_eq!(one.is_ok(), another.is_ok());
         // A damaged log is not shown.

@@ -93,7 +93,7 @@ pub fn requests(data: &[u8]) {
             chain.take(sequence, decoded, &mut valid, &mut Vec::new());
         }
         assert_eq!(valid.len(), count as usize, "all of it is valid with the last");
-        let strictness = Strictness { trim_to: LogIndex::NONE, checkpoint: None };
+        let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: true, checkpoint: None };
         applier.apply(valid, strictness).expect("one follows the other");
         applier.publish();
         assert_eq!(reader.revision(), revision);

@@ -264,18 +264,14 @@ impl Api {
         self.find(stream, &json!({ "seq": sequence.0 })).await
     }
 
-    /// The first message at or behind a sequence, from the stream's leader.
+    /// The first message of a subject at or behind a sequence, from the stream's leader.
     pub async fn next_message(
         &self,
         stream: &str,
         from: Sequence,
+        subject: &str,
     ) -> Result<Option<StoredMessage>, ApiError> {
-        self.find(stream, &json!({ "seq": from.0, "next_by_subj": ">" })).await
-    }
-
-    /// The newest message of a subject, from the stream's leader.
-    pub async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ApiError> {
-        self.find(stream, &json!({ "last_by_subj": subject })).await
+        self.find(stream, &json!({ "seq": from.0, "next_by_subj": subject })).await
     }
 
     async fn find(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, ApiError> {
