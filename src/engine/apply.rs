@@ -295,6 +295,8 @@ impl Task {
             gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
         }
         self.applier.settle_users();
+        // etcd forgets the hashes of compactions when it starts.
+        drop(self.applier.take_compactions());
         self.state.is_loaded = true;
         self.publish();
         self.note_mark();

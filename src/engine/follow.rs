@@ -291,6 +291,8 @@ impl Node {
     /// Everything that the log held when this instance asked has come.
     async fn ready(&mut self) {
         self.is_ready = true;
+        // The writer may hand over to this instance from now on.
+        self.last_alive = None;
         self.loaded().await;
     }
 

@@ -270,7 +270,9 @@ impl Node {
         }
         let trim = self.trim_point().await;
         // A load whose trim record proved void or is gone begins with another one.
-        let is_newer = self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| trim.to > before);
+        let known = (before, self.chain.trim_sequence());
+        let is_newer =
+            self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
         if !is_newer && !self.settings.accepts_loss {
             return Err(format!(
                 "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
@@ -474,7 +476,9 @@ impl Node {
         if life.instance == self.start {
             return;
         }
-        if let Ok(member) = serde_json::from_slice(&life.member) {
+        if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+            // An earlier process of the same member has ended.
+            self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
             let (index, is_ready) = (LogIndex(life.index), life.is_ready);
             self.peers.insert(life.instance, Peer { member, index, is_ready, heard: Instant::now() });
         }

@@ -257,8 +257,10 @@ impl Chain {
         if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
             self.holes.clear();
         }
+        // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body
             && trim.to >= self.trim_to.0
+            && placed.sequence >= self.trim_sequence
             && !self.is_lenient
         {
             (self.is_trim_met, self.trim_to) = (true, LogIndex(trim.to));
@@ -337,6 +339,26 @@ mod tests {
         ];
         let (valid, void, _) = read(&mut Chain::new(None), &messages);
         assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![4, 5]));
+    }
+
+    #[test]
+    fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
+        let trim = |index| {
+            let trim = Trim { to: 2, floor: None, digest: Digest(0) };
+            Some(record(1, index, (1, 1), Body::Trim(Box::new(trim))))
+        };
+        // The void messages 4 and 5 went under the second trim record.
+        let messages = [
+            (1, Some(start(1, 1))),
+            (2, Some(put(1, 2, (1, 1)))),
+            (3, trim(3)),
+            (6, trim(4)),
+            (7, Some(put(1, 5, (1, 1)))),
+        ];
+        let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6) };
+        let mut chain = Chain::new(Some(point));
+        let (valid, _, outcome) = read(&mut chain, &messages);
+        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
     }
 
     #[test]

@@ -142,6 +142,8 @@ impl Control {
             },
             Request::Refuse(error) => self.refuse(error),
             Request::Cancel(watch_id) => self.cancel(watch_id),
+            // Without watchers there is no answer (WAT-33), even if one comes before the routing task gets there.
+            Request::Progress if self.taken.is_empty() => {}
             Request::Progress => {
                 self.ask(Ask::Progress { stream: self.stream, scope: ProgressScope::Stream });
             }

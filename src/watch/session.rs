@@ -310,7 +310,6 @@ impl Session {
     fn progress(&mut self, revision: Revision) -> Option<Response> {
         self.open.answered();
         let mut watchers = self.watchers.iter().flatten().peekable();
-        // Without watchers there is no answer (WAT-33).
         let all = watchers.peek().is_some() && watchers.all(|watcher| watcher.has_all(revision));
         all.then_some(Response { revision, watch_id: NO_WATCHER, body: Body::Progress })
     }
@@ -414,6 +413,16 @@ mod tests {
         store.routing.route_only();
         let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
         assert_eq!(told, [(1, 3), (1, 4)]);
+    }
+
+    #[test]
+    fn progress_asked_for_before_the_first_watcher_is_not_told() {
+        let mut store = Store::new();
+        let mut call = store.session();
+        call.control.handle(Request::Progress);
+        call.control.handle(Request::Create(create(prefix("a"), 0)));
+        let told: Vec<_> = drain(&mut call).into_iter().map(|told| told.body).collect();
+        assert!(matches!(told[..], [Body::Created]), "{told:?}");
     }
 
     #[test]
