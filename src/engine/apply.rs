@@ -212,11 +212,12 @@ impl Task {
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
-            let removal = self.applier.take_garbage(LogIndex(trim.to), sequence);
+            let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
+            let removal = self.applier.take_garbage(to, floor, sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
                 for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove(removal, LogIndex(trim.to))));
+                    drop(self.jobs.send(Job::Remove(removal, to, floor)));
                 }
             } else {
                 self.state.inherited = removal;

@@ -41,8 +41,8 @@ pub(super) enum Job {
     Compacted(Arc<State>, Revision),
     /// A sweep has left messages to remove.
     Swept,
-    /// A trim record for this index permits these removals.
-    Remove(Removal, LogIndex),
+    /// A trim record for this index and this floor permits these removals.
+    Remove(Removal, LogIndex, Option<Revision>),
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -91,11 +91,11 @@ impl Compactor {
                         }
                     }
                 }
-                Job::Remove(removal, to) if !removal.is_empty() => {
+                Job::Remove(removal, to, floor) if !removal.is_empty() => {
                     let begun = Instant::now();
                     self.remove_all(removal).await;
                     self.counters.removed(begun.elapsed());
-                    drop(self.calls.ask(Proposal::Trim { to }).await);
+                    drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
                 Job::Remove(..) => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
@@ -122,7 +122,7 @@ impl Compactor {
                 }
             },
         };
-        if let Err(error) = self.calls.ask(Proposal::Trim { to }).await {
+        if let Err(error) = self.calls.ask(Proposal::Trim { to, floor: Some(floor) }).await {
             tracing::debug!(%error, "no trim record was written");
         }
     }

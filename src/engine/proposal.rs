@@ -31,8 +31,8 @@ pub(super) enum Proposal {
     Compact { revision: Revision, physical: bool },
     /// Waits for the removals of the compactions so far.
     FinishRemovals,
-    /// Writes a trim record; of the writer itself only.
-    Trim { to: LogIndex },
+    /// Writes a trim record for an index, which the state needs to be read from this floor on; of the writer itself only.
+    Trim { to: LogIndex, floor: Option<Revision> },
     /// Raises or lowers an alarm.
     Alarm { alarm: Alarm, raised: bool },
     /// Changes users or roles.

@@ -51,8 +51,8 @@ const REMEMBERED: usize = 100_000;
 enum Then {
     /// Planning goes on.
     Resume,
-    /// A trim record for this index is appended.
-    Trim(LogIndex, Waiter),
+    /// A trim record for this index and this floor is appended.
+    Trim((LogIndex, Option<Revision>), Waiter),
     /// Another instance is told to take over.
     HandOver(u64, Option<Waiter>),
     /// A stop record is appended.
@@ -266,16 +266,16 @@ impl Node {
     fn accept_loss(&mut self, writing: &mut Writing) {
         self.chain.settle();
         self.trim_to = self.chain.index();
+        let (to, floor) = (self.chain.index(), self.reader.snapshot().compacted);
         let call = Call {
             operation: self.next_operation(),
-            proposal: Proposal::Trim { to: self.chain.index() },
+            proposal: Proposal::Trim { to, floor },
             caller: Caller::default(),
             deadline: Instant::now() + super::REQUEST_TIMEOUT,
             origin: Origin::Internal,
         };
-        let to = self.chain.index();
-        writing.quiesce =
-            Some(Quiesce { then: Then::Trim(to, Waiter::new(call, Ok(Outcome::Done))), fence: None });
+        let waiter = Waiter::new(call, Ok(Outcome::Done));
+        writing.quiesce = Some(Quiesce { then: Then::Trim((to, floor), waiter), fence: None });
         self.counters.lost(1);
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
@@ -372,10 +372,15 @@ impl Node {
             Proposal::FinishRemovals => {
                 self.entry(Entry::WhenSwept(Waiter::new(call, Ok(Outcome::Done)))).await;
             }
-            Proposal::Trim { to } => {
-                let to = *to;
+            Proposal::Trim { to, floor } => {
+                let (to, floor) = (*to, *floor);
                 let waiter = Waiter::new(call, Ok(Outcome::Done));
-                writing.quiesce = Some(Quiesce { then: Then::Trim(to, waiter), fence: None });
+                // A load goes by the last trim record: it never permits less than those before.
+                if to < self.chain.trim_to() {
+                    self.entry(Entry::Complete(waiter)).await;
+                    return;
+                }
+                writing.quiesce = Some(Quiesce { then: Then::Trim((to, floor), waiter), fence: None });
             }
             Proposal::MoveLeader { target } => {
                 let target = *target;
@@ -676,9 +681,8 @@ impl Node {
         };
         match then {
             Then::Resume => {}
-            Then::Trim(to, waiter) => {
-                let floor = self.reader.snapshot().compacted.map(|floor| floor.0);
-                let trim = Trim { to: to.0, floor, digest };
+            Then::Trim((to, floor), waiter) => {
+                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest };
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
             }
@@ -693,7 +697,7 @@ impl Node {
                 let operation = self.next_operation();
                 let call = Call {
                     operation,
-                    proposal: Proposal::Trim { to: LogIndex::NONE },
+                    proposal: Proposal::Trim { to: LogIndex::NONE, floor: None },
                     caller: Caller::default(),
                     deadline: Instant::now() + super::REQUEST_TIMEOUT,
                     origin: Origin::Internal,
