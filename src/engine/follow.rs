@@ -286,6 +286,8 @@ impl Node {
     /// Everything that the log held when this instance asked has come.
     async fn ready(&mut self) {
         self.is_ready = true;
+        // The others know it by its next sign of life, and may hand over to it from then on.
+        self.last_alive = None;
         self.loaded().await;
     }
 
