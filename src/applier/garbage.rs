@@ -4,7 +4,7 @@
 //! can be rebuilt.
 
 use crate::core::Garbage;
-use crate::types::{LogIndex, Sequence};
+use crate::types::{LogIndex, Revision, Sequence};
 
 /// Messages to remove, in this order, each part durable before the next.
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ struct Superseded {
 #[derive(Debug, Default)]
 pub(super) struct Pile {
     void: Vec<Sequence>,
-    /// Of keys: superseded at or below the compaction floor.
-    keys: Vec<Garbage>,
+    /// Of keys, with the compaction floor at or below which they were superseded.
+    keys: Vec<(Garbage, Option<Revision>)>,
     reserved: Vec<Superseded>,
     barriers: Vec<(Sequence, LogIndex)>,
 }
@@ -55,8 +55,8 @@ impl Pile {
         self.void.extend_from_slice(sequences);
     }
 
-    pub(super) fn add_keys(&mut self, keys: impl IntoIterator<Item = Garbage>) {
-        self.keys.extend(keys);
+    pub(super) fn add_keys(&mut self, keys: impl IntoIterator<Item = Garbage>, floor: Option<Revision>) {
+        self.keys.extend(keys.into_iter().map(|key| (key, floor)));
     }
 
     pub(super) fn add_barrier(&mut self, sequence: Sequence, index: LogIndex) {
@@ -72,8 +72,9 @@ impl Pile {
         !self.keys.is_empty()
     }
 
-    /// Takes what may go under a trim record for `to` that stands at `sequence`; with `with_keys` that of compactions, too.
-    pub(super) fn take(&mut self, to: LogIndex, sequence: Sequence, with_keys: bool) -> Removal {
+    /// Takes what may go under a trim record for `to` and `floor` that stands at `sequence`. The floor may have risen since
+    /// that index was found; what it has superseded since then waits for the next trim record.
+    pub(super) fn take(&mut self, to: LogIndex, floor: Option<Revision>, sequence: Sequence) -> Removal {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);
         void.sort_unstable_by(|a, b| b.cmp(a));
@@ -86,8 +87,7 @@ impl Pile {
             }
         });
         removal.void = void;
-        let keys = if with_keys { std::mem::take(&mut self.keys) } else { Vec::new() };
-        for Garbage { is_tombstone, sequence } in keys {
+        for (Garbage { is_tombstone, sequence }, _) in self.keys.extract_if(.., |(_, of)| *of <= floor) {
             if is_tombstone { removal.tombstones.push(sequence) } else { removal.values.push(sequence) }
         }
         self.reserved.retain(|superseded| {
@@ -113,5 +113,22 @@ impl Pile {
 
     pub(super) fn clear(&mut self) {
         *self = Pile::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trim_record_permits_no_removal_of_a_later_floor() {
+        let mut pile = Pile::default();
+        let value = |sequence| Garbage { is_tombstone: false, sequence: Sequence(sequence) };
+        pile.add_keys([value(2)], Some(Revision(5)));
+        pile.add_keys([value(3)], Some(Revision(9)));
+        assert_eq!(pile.take(LogIndex(6), Some(Revision(5)), Sequence(20)).values, [Sequence(2)]);
+        assert!(pile.has_keys());
+        assert_eq!(pile.take(LogIndex(9), Some(Revision(9)), Sequence(21)).values, [Sequence(3)]);
+        assert!(!pile.has_keys());
     }
 }

@@ -266,7 +266,8 @@ impl Applier {
     pub fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
-        self.pile.add_keys(garbage);
+        let floor = self.writer.state().compacted;
+        self.pile.add_keys(garbage, floor);
         count
     }
 
@@ -275,11 +276,9 @@ impl Applier {
         self.pile.has_keys()
     }
 
-    /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
-    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
-        // A later compaction has left some of the garbage: the trim record for that one permits its removal.
-        let is_newest = self.writer.state().compacted == trim.floor.map(Revision);
-        self.pile.take(LogIndex(trim.to), sequence, is_newest)
+    /// Takes the messages that may be removed under a trim record for this index and this floor.
+    pub fn take_garbage(&mut self, to: LogIndex, floor: Option<Revision>, trim: Sequence) -> Removal {
+        self.pile.take(to, floor, trim)
     }
 
     /// Floors that have risen, each with the state before it.
@@ -334,7 +333,8 @@ impl Applier {
             let held = before.map_or(LeaseId::NONE, KeyVersion::lease);
             tables.attachments.moved(version.key(), held, version.lease());
         });
-        self.pile.add_keys(garbage);
+        let floor = writer.state().compacted;
+        self.pile.add_keys(garbage, floor);
         damage.map_or(Ok(()), Err)
     }
 

@@ -232,12 +232,12 @@ impl Task {
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
-            let removal = self.applier.take_garbage(&trim, sequence);
+            let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
+            let removal = self.applier.take_garbage(to, floor, sequence);
             self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
             self.begin_whole(sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
-                let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
                 for removal in [inherited, removal] {
                     drop(self.jobs.send(Job::Remove { removal, to, floor }));
                 }

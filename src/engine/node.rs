@@ -392,6 +392,9 @@ impl Node {
         self.longest_timeout = self.longest_timeout.max(Duration::from_millis(start.election_timeout_ms));
         self.epoch = Some(start.clone());
         self.status.set_epoch(self.chain.epoch().0);
+        if self.is_ready && !self.is_own(nonce) {
+            self.status.set_leader(Ok(start.member.id));
+        }
         // Whatever was sent to another writer and is not in the log by now never will be.
         let resolved: Vec<u64> = self
             .open

@@ -854,7 +854,8 @@ impl Node {
         let handed_over = handover.and_then(|(_, waiter)| waiter);
         if let Some(waiter) = handed_over {
             if matches!(trouble, Trouble::Deposed) {
-                self.entry(Entry::Complete(waiter)).await;
+                // The new writer is known here, too, when this is answered.
+                self.by_index.entry(self.chain.index().next()).or_default().push(waiter);
             } else {
                 waiter.call.refuse(EtcdError::LeaderTransferTimeout);
             }

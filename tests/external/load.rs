@@ -78,7 +78,8 @@ fn key(at: usize) -> String {
     format!("/load/{at:05}")
 }
 
-/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say.
+/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say. Returns the last
+/// revision, and the number of messages that are left: those of keys, and the records beside them.
 async fn fill(nats: &Nats) -> (i64, u64) {
     let mut writer = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     let client = writer.client().await;
@@ -95,13 +96,17 @@ async fn fill(nats: &Nats) -> (i64, u64) {
     let revision = client.txn(run(vec![op(delete(key(7))), op(put(key(8), "last"))])).await.unwrap();
     let revision = revision.header.unwrap().revision;
     let left = KEYS as u64 + 1 + 2;
-    let messages = eventually("what is compacted to be gone", async || {
-        let info = nats.api("STREAM.INFO.KV_test", &serde_json::Value::Null).await;
-        info["state"]["messages"].as_u64().filter(|messages| *messages == left)
+    eventually("what is compacted to be gone", async || {
+        let of_keys = serde_json::json!({ "subjects_filter": "$KV.test.=.>" });
+        let info = nats.api("STREAM.INFO.KV_test", &of_keys).await;
+        let counts = info["state"]["subjects"].as_object().expect("keys");
+        let messages: u64 = counts.values().filter_map(serde_json::Value::as_u64).sum();
+        (messages == left).then_some(())
     })
     .await;
     writer.stop().await;
-    (revision, messages)
+    let info = nats.api("STREAM.INFO.KV_test", &serde_json::Value::Null).await;
+    (revision, info["state"]["messages"].as_u64().expect("a number"))
 }
 
 fn progress(body: &str, of: u64) -> Option<u64> {

@@ -12,8 +12,13 @@
 mod support;
 
 mod access;
+mod bucket;
 mod cluster;
 mod instances;
+mod integrity;
+mod lag;
 mod leader;
 mod load;
+mod traffic;
 mod users;
+mod writer;

@@ -175,12 +175,22 @@ impl Nats {
     }
 
     async fn ask(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
-        let mut stream = BufReader::new(TcpStream::connect(self.address()).await.unwrap());
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        let commands = format!(
-            "CONNECT {{\"verbose\":false}}\r\nSUB answer 1\r\nPUB $JS.API.{request} answer {}\r\n{body}\r\n",
-            body.len()
-        );
+        self.request(&format!("PUB $JS.API.{request} answer {}\r\n{body}\r\n", body.len())).await
+    }
+
+    /// Stores a message with headers, each with its line's end, as another program would; returns JetStream's answer.
+    pub async fn publish(&self, subject: &str, headers: &str, payload: &str) -> serde_json::Value {
+        let headers = format!("NATS/1.0\r\n{headers}\r\n");
+        let (head, all) = (headers.len(), headers.len() + payload.len());
+        self.request(&format!("HPUB {subject} answer {head} {all}\r\n{headers}{payload}\r\n")).await
+    }
+
+    /// One operation of the protocol, and the answer to it.
+    async fn request(&self, operation: &str) -> serde_json::Value {
+        let mut stream = BufReader::new(TcpStream::connect(self.address()).await.unwrap());
+        let commands =
+            format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nSUB answer 1\r\n{operation}");
         stream.get_mut().write_all(commands.as_bytes()).await.unwrap();
         let mut line = String::new();
         loop {

@@ -223,6 +223,11 @@ impl Server {
         }
     }
 
+    /// How the process has ended by itself, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("it was started").try_wait().unwrap()
+    }
+
     /// Asks the process to stop and waits until it has.
     pub async fn stop(&mut self) -> ExitStatus {
         signal(self.pid(), libc::SIGTERM);

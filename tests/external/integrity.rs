@@ -1,0 +1,202 @@
+//! Somebody changes the stream behind the instances' back. None of them serves what is not there any more, and none takes what
+//! nobody wrote.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use jetway::proto::mvccpb::KeyValue;
+use serde_json::{Value, json};
+
+use crate::instances::{all_agree, instances, reads_are_fresh};
+use crate::support::client::{Client, all, put};
+use crate::support::nats::Nats;
+use crate::support::server::Server;
+
+/// How long a change may go unnoticed.
+const NOTICED: Duration = Duration::from_secs(5);
+
+/// The words of which one is in the log of an instance that ends or refuses.
+const WORDS: &[&str] =
+    &["lost", "missing", "purged", "deleted", "another stream", "made anew", "does not exist"];
+
+fn is_told(line: &str) -> bool {
+    (line.contains("ERROR") || line.contains("WARN")) && WORDS.iter().any(|word| line.contains(word))
+}
+
+struct Pair {
+    nats: Nats,
+    servers: Vec<Server>,
+    clients: Vec<Client>,
+    state: Vec<KeyValue>,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let nats = Nats::start().await;
+        let (servers, clients) = instances(&nats.endpoint(), 2).await;
+        for at in 0..50 {
+            clients[at % 2].put(format!("/k/{at}"), at.to_string()).await;
+        }
+        let state = clients[0].range(all("")).await.unwrap().kvs;
+        Self { nats, servers, clients, state }
+    }
+
+    async fn api(&self, request: &str, body: Value) -> Value {
+        let answer = self.nats.api(request, &body).await;
+        assert!(answer.get("error").is_none(), "{request}: {answer}");
+        answer
+    }
+
+    async fn message(&self, key: &str) -> Value {
+        let subject = format!("$KV.test.=.k.{key}");
+        self.api("STREAM.MSG.GET.KV_test", json!({ "last_by_subj": subject })).await["message"].clone()
+    }
+
+    /// Each instance ends or refuses to answer within the time, says why, and gives no wrong answer before.
+    async fn is_noticed(&mut self) {
+        let begun = tokio::time::Instant::now();
+        for (server, client) in self.servers.iter_mut().zip(&self.clients) {
+            loop {
+                let has_ended = server.ended().is_some();
+                let serves = match tokio::time::timeout(NOTICED, client.range(all(""))).await {
+                    Ok(Ok(answer)) => {
+                        assert!(answer.kvs == self.state, "{server:?} serves something else");
+                        true
+                    }
+                    _ => false,
+                };
+                let log = server.log();
+                if (has_ended || !serves) && log.lines().any(is_told) {
+                    break;
+                }
+                assert!(begun.elapsed() < NOTICED, "{server:?} (serves: {serves}) has not noticed:\n{log}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    /// Nothing has happened to anybody: reads, writes, and starts.
+    async fn goes_on(mut self) {
+        for client in &self.clients {
+            assert!(client.range(all("/k/")).await.unwrap().kvs == self.state);
+        }
+        reads_are_fresh(&self.clients, 20).await;
+        all_agree(&self.clients).await;
+        let (fresh, more) = instances(&self.nats.endpoint(), 1).await;
+        self.servers.extend(fresh);
+        self.clients.extend(more);
+        all_agree(&self.clients).await;
+        self.servers[0].kill9();
+        self.servers[0].restart().await;
+        self.clients[0] = self.servers[0].client().await;
+        reads_are_fresh(&self.clients, 9).await;
+        all_agree(&self.clients).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_purge_is_noticed() {
+    let mut pair = Pair::start().await;
+    pair.api("STREAM.PURGE.KV_test", Value::Null).await;
+    pair.is_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_purge_of_one_key_is_noticed() {
+    let mut pair = Pair::start().await;
+    pair.api("STREAM.PURGE.KV_test", json!({ "filter": "$KV.test.=.k.7" })).await;
+    pair.is_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_deleted_message_is_noticed() {
+    let mut pair = Pair::start().await;
+    let seq = pair.message("20").await["seq"].clone();
+    pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": seq })).await;
+    pair.is_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_deleted_newest_message_is_noticed() {
+    let mut pair = Pair::start().await;
+    let info = pair.api("STREAM.INFO.KV_test", Value::Null).await;
+    pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": info["state"]["last_seq"] })).await;
+    pair.is_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_deleted_stream_is_noticed() {
+    let mut pair = Pair::start().await;
+    pair.api("STREAM.DELETE.KV_test", Value::Null).await;
+    pair.is_noticed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_stream_made_anew_is_noticed() {
+    let mut pair = Pair::start().await;
+    let config = pair.api("STREAM.INFO.KV_test", Value::Null).await["config"].clone();
+    pair.api("STREAM.DELETE.KV_test", Value::Null).await;
+    pair.api("STREAM.CREATE.KV_test", config).await;
+    pair.is_noticed().await;
+}
+
+/// Whoever served the old stream does not disturb an instance that has made a new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the check of the stream while an instance runs"]
+async fn a_new_stream_belongs_to_those_who_made_it() {
+    let mut pair = Pair::start().await;
+    pair.api("STREAM.DELETE.KV_test", Value::Null).await;
+    let (mut fresh, clients) = instances(&pair.nats.endpoint(), 1).await;
+    for at in 0..200 {
+        assert_eq!(clients[0].put("/new", at.to_string()).await, at + 2);
+    }
+    pair.is_noticed().await;
+    assert_eq!(clients[0].put("/new", "end").await, 202);
+    fresh[0].kill9();
+    fresh[0].restart().await;
+    let kv = fresh[0].client().await.kv("/new").await.unwrap();
+    assert_eq!((&kv.value[..], kv.mod_revision), (&b"end"[..], 202));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_another_program_count_for_nothing() {
+    let pair = Pair::start().await;
+    for (subject, headers) in [
+        ("$KV.test.=.k.7", ""),
+        ("$KV.test.=.k.8", "KV-Operation: DEL\r\n"),
+        ("$KV.test.=.new", "Jetway: nonsense\r\n"),
+        ("$KV.test.=_.users", ""),
+        ("$KV.test.=_.epoch", "Jetway: 9 9 9 9 1/1 9.9 s\r\n"),
+    ] {
+        let answer = pair.nats.publish(subject, headers, "foreign").await;
+        assert!(answer["seq"].is_u64(), "{answer}");
+    }
+    pair.goes_on().await;
+}
+
+/// A record that stands in the log a second time, with another value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_altered_copy_of_a_record_counts_for_nothing() {
+    let pair = Pair::start().await;
+    for key in ["7", "49"] {
+        let message = pair.message(key).await;
+        let headers = BASE64_STANDARD.decode(message["hdrs"].as_str().unwrap()).unwrap();
+        let headers = String::from_utf8(headers).unwrap();
+        let header = headers.lines().find(|line| line.starts_with("Jetway:")).unwrap();
+        let subject = message["subject"].as_str().unwrap();
+        let answer = pair.nats.publish(subject, &format!("{header}\r\n"), "altered").await;
+        assert!(answer["seq"].is_u64(), "{answer}");
+    }
+    // Followers read it at once, and a write that meets it takes its place behind it.
+    let (first, second) = (&pair.clients[0], &pair.clients[1]);
+    first.put_request(put("/x", "")).await.unwrap();
+    second.put_request(put("/x", "")).await.unwrap();
+    pair.goes_on().await;
+}
