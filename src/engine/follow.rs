@@ -299,8 +299,8 @@ impl Node {
     pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            let (trim, holes) = (self.chain.trim_sequence(), self.chain.holes());
-            self.entry(Entry::Loaded { trim, holes }).await;
+            let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
+            self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
             // The applier shows everything before it answers this.
             self.digest().await;
             let state = self.reader.snapshot();

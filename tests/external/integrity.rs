@@ -58,7 +58,7 @@ impl Pair {
         let begun = tokio::time::Instant::now();
         for (server, client) in self.servers.iter_mut().zip(&self.clients) {
             loop {
-                let has_ended = server.ended().is_some();
+                let has_ended = server.has_ended().is_some();
                 let serves = match tokio::time::timeout(NOTICED, client.range(all(""))).await {
                     Ok(Ok(answer)) => {
                         assert!(answer.kvs == self.state, "{server:?} serves something else");
