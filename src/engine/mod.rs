@@ -367,6 +367,7 @@ impl Engine {
             by_index: BTreeMap::new(),
             peers: HashMap::new(),
             last_alive: None,
+            told_refusal: None,
             is_leaving: false,
         };
         tokio::spawn(node.run());
