@@ -112,6 +112,12 @@ impl Server {
         Self::new(Target::from_env(), Launch { args, ..Launch::default() })
     }
 
+    /// Starts the process and waits for nothing.
+    pub fn begin(&mut self) {
+        assert!(self.child.is_none(), "stop it first");
+        self.spawn();
+    }
+
     fn new(target: Target, launch: Launch<'_>) -> Self {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         Self {
