@@ -627,7 +627,7 @@ mod tests {
             call.create("a", watch_id);
             call.expect_created().await;
         }
-        // More than flow control and the mailbox take.
+        // More than flow control and the queue of the stream take.
         let value = "x".repeat(64 << 10);
         for _ in 0..40 {
             let revision = served.put("a", &value);

@@ -77,7 +77,7 @@ pub enum Damage {
 pub struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
-    /// The last trim record was met.
+    /// The last trim record was met before these records.
     pub is_whole: bool,
     /// The digest that the state must have at an index.
     pub checkpoint: Option<(LogIndex, Digest)>,
@@ -177,13 +177,15 @@ impl Applier {
         strictness: Strictness,
     ) -> Result<Option<(Trim, Sequence)>, Damage> {
         let mut trim = None;
+        let mut is_whole = strictness.is_whole;
         let mut batch: Vec<KeyVersion> = Vec::new();
         for Placed { sequence, record } in records {
             let Record { index, revision, place, count, .. } = record;
             match record.body {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
-                    if place == 1 && strictness.is_whole {
+                    self.flush();
+                    if place == 1 && is_whole {
                         let before = self.current_revision();
                         if revision != before.next() {
                             return Err(Damage::Revision { index, found: revision, before });
@@ -205,8 +207,10 @@ impl Applier {
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
                     self.flush();
+                    // A digest from before the trim record was made under another floor.
+                    is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
                     if let Some(expected) = stated_digest(&body)
-                        && index > strictness.trim_to
+                        && is_whole
                     {
                         self.compare(index, expected)?;
                     }
@@ -219,7 +223,7 @@ impl Applier {
             }
             if let Some((at, expected)) = strictness.checkpoint
                 && at == index
-                && index > strictness.trim_to
+                && is_whole
             {
                 self.compare(index, expected)?;
             }

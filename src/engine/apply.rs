@@ -7,14 +7,15 @@ use super::compactor::Job;
 use super::counters::Counters;
 use super::mark::Mark;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Damage, Removal, Strictness};
+use crate::applier::{Applier, Removal, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
+use crate::log::Present;
 use crate::memory;
 use crate::primitive::Notify;
 use crate::record::{Body, Digest, Placed};
 use crate::types::{LogIndex, Revision, Sequence};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -48,8 +49,11 @@ pub(super) enum Entry {
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
     Begin { floor: Option<Revision>, mark: Option<Mark> },
-    /// Everything before this entry may be shown.
-    Loaded,
+    /// Everything before this entry may be shown. The load began with the trim record at a sequence, 0 if there was none, and
+    /// passed over holes.
+    Loaded { trim: Sequence, holes: Vec<(Sequence, Sequence)> },
+    /// Asks for the first sequence that must be in the stream, and is not.
+    Lacking(Present, oneshot::Sender<Option<Sequence>>),
     /// The server of the store may have been started again.
     ServerChanged,
     /// Asks for the digest here.
@@ -67,6 +71,8 @@ pub(super) enum Entry {
 pub(super) enum Report {
     /// The log is damaged, or lost what the mark says.
     Damaged(String),
+    /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its delete.
+    Doubtful(String),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
@@ -100,6 +106,12 @@ pub(super) struct Progress {
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
     when_swept: Vec<Waiter>,
+    /// From here on every sequence must be in the stream.
+    whole_from: Sequence,
+    /// Sequences behind that which were missing at the load.
+    holes: Vec<(Sequence, Sequence)>,
+    /// Void messages and barriers behind that which a trim record permits to remove.
+    removable: BTreeSet<Sequence>,
     /// Removals that another writer has begun, and may not have ended.
     inherited: Removal,
 }
@@ -168,7 +180,12 @@ impl Task {
                 self.applier.reset(floor);
                 self.state = Progress { mark, ..Progress::default() };
             }
-            Entry::Loaded => self.load().await?,
+            Entry::Loaded { trim, holes } => {
+                self.load().await?;
+                self.state.holes = holes;
+                self.begin_whole(trim);
+            }
+            Entry::Lacking(present, sender) => drop(sender.send(self.lacking(&present))),
             Entry::ServerChanged => {
                 if let Some(gate) = &mut self.gate {
                     gate.forget();
@@ -207,17 +224,22 @@ impl Task {
                 }
             }
         }
-        let trim = self.applier.apply(records, strictness).map_err(|damage| Stop::of(&damage))?;
+        let trim = self.applier.apply(records, strictness).map_err(|damage| {
+            let report = if self.state.is_loaded { Report::Damaged } else { Report::Doubtful };
+            Stop::Damaged(report(damage.to_string()))
+        })?;
         self.state.position = last;
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
             let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
             let removal = self.applier.take_garbage(to, floor, sequence);
+            self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
+            self.begin_whole(sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
                 for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove(removal, to, floor)));
+                    drop(self.jobs.send(Job::Remove { removal, to, floor }));
                 }
             } else {
                 self.state.inherited = removal;
@@ -228,6 +250,24 @@ impl Task {
             self.compare()?;
         }
         Ok(())
+    }
+
+    /// Everything is there from the first revision above the floor on, and behind the trim record itself.
+    fn begin_whole(&mut self, trim: Sequence) {
+        let state = self.applier.state();
+        let first = state.compacted.and_then(|floor| state.log.since(floor.next()).next());
+        let first = first.map_or(trim, |entry| entry.events()[0].version.sequence());
+        self.state.whole_from = first.min(trim).max(self.state.whole_from);
+        self.state.removable = self.state.removable.split_off(&self.state.whole_from);
+    }
+
+    fn lacking(&self, present: &Present) -> Option<Sequence> {
+        let Progress { whole_from, position, holes, removable, .. } = &self.state;
+        let before_first = (whole_from.0..present.first.0.min(position.0 + 1)).map(Sequence);
+        let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= position);
+        let is_permitted =
+            |at: &Sequence| removable.contains(at) || holes.iter().any(|(from, to)| from <= at && at <= to);
+        before_first.chain(deleted).find(|at| !is_permitted(at))
     }
 
     fn checkpoint(&self) -> Option<(LogIndex, Digest)> {
@@ -255,6 +295,8 @@ impl Task {
             gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
         }
         self.applier.settle_users();
+        // etcd forgets the hashes of compactions when it starts.
+        drop(self.applier.take_compactions());
         self.state.is_loaded = true;
         self.publish();
         self.note_mark();
@@ -342,12 +384,6 @@ impl Task {
 enum Stop {
     Damaged(Report),
     NotDurable,
-}
-
-impl Stop {
-    fn of(damage: &Damage) -> Stop {
-        Stop::Damaged(Report::Damaged(damage.to_string()))
-    }
 }
 
 /// The sequence of the newest record among entries.

@@ -41,8 +41,8 @@ pub(super) enum Job {
     Compacted(Arc<State>, Revision),
     /// A sweep has left messages to remove.
     Swept,
-    /// A trim record for this index and this floor permits these removals.
-    Remove(Removal, LogIndex, Option<Revision>),
+    /// A trim record for this index and floor permits these removals.
+    Remove { removal: Removal, to: LogIndex, floor: Option<Revision> },
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -84,20 +84,20 @@ impl Compactor {
                     self.trim().await;
                     // The removals that the trim record permits go before whoever waits for them.
                     while let Ok(job) = jobs.try_recv() {
-                        if matches!(job, Job::Remove(..)) {
+                        if matches!(job, Job::Remove { .. }) {
                             waiting.push_front(job);
                         } else {
                             waiting.push_back(job);
                         }
                     }
                 }
-                Job::Remove(removal, to, floor) if !removal.is_empty() => {
+                Job::Remove { removal, to, floor } if !removal.is_empty() => {
                     let begun = Instant::now();
                     self.remove_all(removal).await;
                     self.counters.removed(begun.elapsed());
                     drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
-                Job::Remove(..) => {}
+                Job::Remove { .. } => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
             }
             // The state before a compaction is the last one that holds what it took.
@@ -139,7 +139,10 @@ impl Compactor {
             if part.is_empty() {
                 continue;
             }
-            self.remove(part).await;
+            // A tombstone must not go before the values that it hides.
+            if !self.remove(part).await {
+                return;
+            }
             self.settle().await;
         }
     }
@@ -155,7 +158,8 @@ impl Compactor {
         }
     }
 
-    async fn remove(&self, mut waiting: Vec<Sequence>) {
+    /// Returns whether all of them are gone.
+    async fn remove(&self, mut waiting: Vec<Sequence>) -> bool {
         // Taken from the end.
         waiting.reverse();
         let (mut pause, mut failures) = (RETRY_MIN, 0);
@@ -166,7 +170,7 @@ impl Compactor {
                 let _quiet = self.quiet.lock().await;
                 tokio::select! {
                     failed = self.remove_slice(&slice) => failed,
-                    () = self.stop.cancelled() => return,
+                    () = self.stop.cancelled() => return false,
                 }
             };
             if failed.is_empty() {
@@ -178,6 +182,7 @@ impl Compactor {
             }
             waiting.extend(failed);
         }
+        waiting.is_empty()
     }
 
     /// Returns those that could not be removed, last first as they came.

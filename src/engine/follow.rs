@@ -2,7 +2,7 @@
 //! none.
 
 use super::apply::{Entry, Report};
-use super::node::{Break, Command, Node, Open, end_of};
+use super::node::{Break, Command, Node, Open, WAYS_OUT, end_of};
 use super::proposal::{
     Addressed, Call, Outcome, Proposal, Waiter, WireAnswers, WireCall, WireCalls, WireLife,
 };
@@ -36,7 +36,9 @@ const RESEND: Duration = Duration::from_secs(1);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Room in a message for what is not the content of calls.
 const MESSAGE_OVERHEAD: usize = 4096;
-/// A lost log is declared only after so many instances' answers in a row say so.
+/// The pause between attempts that find the stream too short.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// A lost log is declared only after so many answers in a row say so.
 const VETOES: usize = 10;
 
 /// Where messages come from.
@@ -102,6 +104,8 @@ enum AttemptError {
         end: Sequence,
         has_next: bool,
     },
+    /// The stream ends before what this instance has read.
+    Short(Sequence),
     Append(AppendError),
     Wire(WireError),
     Other(String),
@@ -139,6 +143,7 @@ impl Node {
     pub(super) async fn follow(&mut self) -> Result<Elected, Break> {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
+        self.nonces.clear();
         let mut following = Following {
             since: self.chain.epoch(),
             source: Source::open(&self.log, self.chain.position()),
@@ -269,7 +274,7 @@ impl Node {
             }
             FromSource::Paused => {
                 self.entry(Entry::ServerChanged).await;
-                following.source = Source::open(&self.log, self.chain.position());
+                self.consume_anew(following);
             }
         }
         Ok(())
@@ -297,7 +302,7 @@ impl Node {
     /// Everything that the log held when this instance asked has come.
     async fn ready(&mut self) {
         self.is_ready = true;
-        // The others know it by its next sign of life, and may hand over to it from then on.
+        // The writer may hand over to this instance from now on.
         self.last_alive = None;
         self.loaded().await;
     }
@@ -305,7 +310,8 @@ impl Node {
     pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            self.entry(Entry::Loaded).await;
+            let (trim, holes) = (self.chain.trim_sequence(), self.chain.holes());
+            self.entry(Entry::Loaded { trim, holes }).await;
             // The applier shows everything before it answers this.
             self.digest().await;
             let state = self.reader.snapshot();
@@ -445,6 +451,16 @@ impl Node {
         let Some(outcome) = answer.outcome() else { return };
         let index = LogIndex(answer.index);
         let mut waiters = Vec::new();
+        // A deposed writer's refusal may come when the call is on its way to the next one, which carries it out.
+        let is_asked = |nonce: u64| nonce == answer.nonce;
+        let is_read = self.reads_sent.get(&answer.counter).is_some_and(|(_, nonce, _)| is_asked(*nonce));
+        let is_open = self
+            .open
+            .get(&answer.counter)
+            .is_some_and(|open| open.sent.is_some_and(|(nonce, _)| is_asked(nonce)));
+        if !is_read && !is_open {
+            return;
+        }
         if let Some((calls, ..)) = self.reads_sent.remove(&answer.counter) {
             waiters.extend(calls.into_iter().map(|call| Waiter::new(call, outcome.clone())));
         } else if let Some(open) = self.open.remove(&answer.counter) {
@@ -527,8 +543,20 @@ impl Node {
             tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
             self.log.try_another_server();
             following.progress.1 = Instant::now();
-            following.source = Source::open(&self.log, self.chain.position());
+            self.consume_anew(following);
         }
+    }
+
+    /// Makes another consumer. Attempts to become the writer count only for the consumer under which they were made: an own epoch
+    /// record of before says nothing of the end of another server's copy.
+    fn consume_anew(&mut self, following: &mut Following) {
+        if let Some(attempt) = following.attempt.take() {
+            attempt.task.abort();
+        }
+        following.elected = None;
+        self.nonces.clear();
+        (following.ready_counter, following.ready_sent) = (None, None);
+        following.source = Source::open(&self.log, self.chain.position());
     }
 
     fn wants_to_lead(&self, following: &Following) -> bool {
@@ -603,6 +631,9 @@ impl Node {
                     let has_next = log.has_message_behind(end).await.unwrap_or(true);
                     Err(AttemptError::Refused { end: stored, has_next })
                 }
+                Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored < end => {
+                    Err(AttemptError::Short(stored))
+                }
                 Ok(Err(error)) => Err(AttemptError::Append(error)),
                 Err(_) => Err(AttemptError::Append(AppendError::Late)),
             }
@@ -626,7 +657,7 @@ impl Node {
                 } else {
                     return Err(Break::Fatal(format!(
                         "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
-                         It was purged or edited. Restore a copy, or accept the loss with --accept-data-loss",
+                         It was purged or edited. {WAYS_OUT}",
                         self.chain.position()
                     )));
                 }
@@ -636,14 +667,26 @@ impl Node {
                 tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
                 if following.vetoes >= VETOES {
                     return Err(Break::Fatal(format!(
-                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. Restore \
-                         a copy, or accept the loss with --accept-data-loss",
+                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. \
+                         {WAYS_OUT}",
                         self.chain.index()
                     )));
                 }
                 following.next_attempt = Instant::now() + self.settings.election_timeout;
             }
             Err(AttemptError::Refused { .. }) => {}
+            Err(AttemptError::Short(end)) => {
+                following.vetoes += 1;
+                tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
+                if following.vetoes >= VETOES {
+                    return Err(Break::Fatal(format!(
+                        "the log has lost its newest messages: the stream ends at sequence {end}, and this instance has read \
+                         sequence {}. {WAYS_OUT}",
+                        self.chain.position()
+                    )));
+                }
+                following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
+            }
             Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
                 self.space.found_full();
                 tracing::warn!(cause, "JetStream has no room for an epoch record");
@@ -660,7 +703,9 @@ impl Node {
                     AttemptError::Append(error) => error.to_string(),
                     AttemptError::Wire(error) => error.to_string(),
                     AttemptError::Other(cause) => cause,
-                    AttemptError::Refused { .. } | AttemptError::Behind(_) => String::new(),
+                    AttemptError::Refused { .. } | AttemptError::Behind(_) | AttemptError::Short(_) => {
+                        String::new()
+                    }
                 };
                 tracing::debug!(cause, "this instance does not write yet");
             }

@@ -25,6 +25,7 @@ mod compactor;
 mod counters;
 mod follow;
 mod hash;
+mod integrity;
 mod mark;
 mod node;
 mod planner;
@@ -324,6 +325,15 @@ impl Engine {
             stop: stop.clone(),
         };
         tokio::spawn(compactor.run(jobs));
+        let integrity = integrity::Integrity {
+            log: Arc::clone(&log),
+            calls: calls.clone(),
+            entries: entries.clone(),
+            status: Arc::clone(&status),
+            failure: failure.clone(),
+            stop: stop.clone(),
+        };
+        tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
         let node = Node {
             log: Arc::clone(&log),
@@ -369,6 +379,9 @@ impl Engine {
             last_alive: None,
             told_refusal: None,
             is_leaving: false,
+            void_trims: Vec::new(),
+            doubt: None,
+            longest_timeout: Duration::ZERO,
         };
         tokio::spawn(node.run());
         Ok(Engine {

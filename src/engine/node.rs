@@ -28,7 +28,9 @@ use crate::applier::Tables;
 use crate::core::Reader;
 use crate::error::EtcdError;
 use crate::log::{Courier, Incoming, Log};
-use crate::record::{Body, Chain, Digest, EpochStart, FORMAT, Member, OperationId, Outcome as Read, Record};
+use crate::record::{
+    Body, Chain, Digest, EpochStart, FORMAT, Member, OperationId, Outcome as Read, Record, TrimPoint,
+};
 use crate::types::{LogIndex, Revision, Sequence};
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
@@ -40,6 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 /// An instance that has not been heard of for so long is not live.
 const PEER_SILENCE: Duration = Duration::from_secs(10);
+
+/// The remedies for a log that is not whole.
+pub(super) const WAYS_OUT: &str = "Restore a copy, or accept the loss with --accept-data-loss";
 
 /// What a node needs to know.
 #[derive(Clone, Debug)]
@@ -127,6 +132,12 @@ pub(super) struct Node {
     pub(super) told_refusal: Option<String>,
     /// This instance is stopping, and does not write again.
     pub(super) is_leaving: bool,
+    /// Trim records that a load found void.
+    pub(super) void_trims: Vec<Sequence>,
+    /// The damage that the last load found, and how many messages had been removed from the stream by then.
+    pub(super) doubt: Option<(String, u64)>,
+    /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so long.
+    pub(super) longest_timeout: Duration,
 }
 
 /// The log cannot be followed as it is.
@@ -136,6 +147,8 @@ pub(super) enum Break {
     Missing,
     /// The state here is not the writer's: the log is reloaded from its start.
     Differs,
+    /// A load has found damage, unless messages were removed beside it.
+    Doubtful(String),
     /// It is damaged, or of a newer format: this instance must not serve it.
     Fatal(String),
 }
@@ -175,22 +188,31 @@ impl Node {
                         return reason;
                     }
                 }
+                Err(Break::Doubtful(damage)) => {
+                    if self.settings.is_alone || self.is_certain(&damage).await {
+                        return format!("{damage}. {WAYS_OUT}");
+                    }
+                    if let Err(reason) = self.begin().await {
+                        return reason;
+                    }
+                }
                 Err(Break::Fatal(reason)) => return reason,
             }
         }
     }
 
+    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between them.
+    async fn is_certain(&mut self, damage: &str) -> bool {
+        let Ok(info) = self.log.info().await else { return false };
+        let doubt = (damage.to_owned(), info.state.last_seq - info.state.messages);
+        let is_certain = self.doubt.as_ref() == Some(&doubt);
+        self.doubt = Some(doubt);
+        is_certain
+    }
+
     /// Starts to read the log from its first message.
     async fn begin(&mut self) -> Result<(), String> {
-        let trim = loop {
-            match self.log.trim_point().await {
-                Ok(trim) => break trim,
-                Err(error) => {
-                    tracing::debug!(%error, "the last trim record is not known yet");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        };
+        let trim = self.trim_point().await;
         let floor = trim.and_then(|(_, floor)| floor).map(Revision);
         let trim = trim.map(|(trim, _)| trim);
         let before_first = self.log.facts().before_first;
@@ -206,12 +228,25 @@ impl Node {
             trim.map_or(LogIndex::NONE, |trim| trim.to)
         };
         self.epoch = None;
+        self.nonces.clear();
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
         self.status.set_linearizable(false);
         self.status.set_phase(Phase::Loading { messages: 0, of: None });
         let mark = self.settings.mark.take().filter(|_| !self.settings.accepts_loss);
         self.entry(Entry::Begin { floor, mark }).await;
         Ok(())
+    }
+
+    async fn trim_point(&self) -> Option<(TrimPoint, Option<i64>)> {
+        loop {
+            match self.log.trim_point(&self.void_trims).await {
+                Ok(trim) => return trim,
+                Err(error) => {
+                    tracing::debug!(%error, "the last trim record is not known yet");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
     }
 
     /// Begins again: the log was trimmed while it was read, or it is not what it was.
@@ -232,17 +267,18 @@ impl Node {
                 self.open.insert(open.call.operation.counter, open);
             }
         }
-        let trim = loop {
-            match self.log.trim_point().await {
-                Ok(trim) => break trim,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
-        };
-        let is_newer = trim.is_some_and(|(trim, _)| trim.to > before);
+        if self.chain.has_lost_its_trim() {
+            self.void_trims.push(self.chain.trim_sequence());
+        }
+        let trim = self.trim_point().await;
+        // A load whose trim record proved void or is gone begins with another one.
+        let known = (before, self.chain.trim_sequence());
+        let is_newer =
+            self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
         if !is_newer && !self.settings.accepts_loss {
             return Err(format!(
                 "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
-                 It was purged, edited, or its store is damaged. Restore a copy, or accept the loss with --accept-data-loss"
+                 It was purged, edited, or its store is damaged. {WAYS_OUT}"
             ));
         }
         if was_loaded {
@@ -287,6 +323,7 @@ impl Node {
         let (mut valid, mut void, mut waiters) = (Vec::with_capacity(messages.len()), Vec::new(), Vec::new());
         let mut barriers = Vec::new();
         let mut outcome = Ok(());
+        let is_whole = self.chain.is_whole();
         for (sequence, record) in messages {
             let operation = record.as_ref().map(|record| record.operation);
             let known = valid.len();
@@ -319,7 +356,7 @@ impl Node {
         }
         if !valid.is_empty() {
             waiters.append(&mut self.reached());
-            let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
+            let trim_to = self.trim_to;
             self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: false }).await;
         }
         outcome?;
@@ -354,6 +391,7 @@ impl Node {
         if self.epoch.as_ref().is_some_and(|known| known.instance != start.instance) {
             self.counters.leader_changed();
         }
+        self.longest_timeout = self.longest_timeout.max(Duration::from_millis(start.election_timeout_ms));
         self.epoch = Some(start.clone());
         self.status.set_epoch(self.chain.epoch().0);
         if self.is_ready && !self.is_own(nonce) {
@@ -443,7 +481,9 @@ impl Node {
         if life.instance == self.start {
             return;
         }
-        if let Ok(member) = serde_json::from_slice(&life.member) {
+        if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+            // An earlier process of the same member has ended.
+            self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
             let (index, is_ready) = (LogIndex(life.index), life.is_ready);
             self.peers.insert(life.instance, Peer { member, index, is_ready, heard: Instant::now() });
         }
@@ -465,9 +505,8 @@ impl Node {
 /// The end that a report of the applier leads to.
 pub(super) fn end_of(report: Report) -> Break {
     match report {
-        Report::Damaged(what) => {
-            Break::Fatal(format!("{what}. Restore a copy, or accept the loss with --accept-data-loss"))
-        }
+        Report::Damaged(what) => Break::Fatal(format!("{what}. {WAYS_OUT}")),
+        Report::Doubtful(damage) => Break::Doubtful(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
             Break::Differs

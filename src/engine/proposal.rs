@@ -31,7 +31,7 @@ pub(super) enum Proposal {
     Compact { revision: Revision, physical: bool },
     /// Waits for the removals of the compactions so far.
     FinishRemovals,
-    /// Writes a trim record for an index, which the state needs to be read from this floor on; of the writer itself only.
+    /// Writes a trim record for the compaction floor that the index belongs to; of the writer itself only.
     Trim { to: LogIndex, floor: Option<Revision> },
     /// Raises or lowers an alarm.
     Alarm { alarm: Alarm, raised: bool },
@@ -185,8 +185,8 @@ pub(super) struct Addressed {
 pub(super) enum Origin {
     /// To a call of this instance.
     Local(oneshot::Sender<Result<Answer, EtcdError>>),
-    /// To another instance, at this subject.
-    Remote { reply: String, answers: mpsc::UnboundedSender<Addressed> },
+    /// To another instance, at this subject; the nonce is that of the epoch in which it asked.
+    Remote { nonce: u64, reply: String, answers: mpsc::UnboundedSender<Addressed> },
     /// Nowhere.
     Internal,
 }
@@ -214,8 +214,8 @@ impl Call {
         match self.origin {
             // The client may have gone; then nobody needs to know.
             Origin::Local(sender) => drop(sender.send(Err(error))),
-            Origin::Remote { reply, answers } => {
-                let answer = WireAnswer::new(self.operation.counter, LogIndex::NONE, &Err(error));
+            Origin::Remote { nonce, reply, answers } => {
+                let answer = WireAnswer::new(nonce, self.operation.counter, LogIndex::NONE, &Err(error));
                 drop(answers.send(Addressed { reply, instance: self.operation.instance, answer }));
             }
             Origin::Internal => {}
@@ -249,9 +249,9 @@ impl Waiter {
             }
             // The asking instance finds its own records in the log.
             Origin::Remote { .. } if matches!(self.outcome, Ok(Outcome::Written(_))) => {}
-            Origin::Remote { reply, answers } => {
+            Origin::Remote { nonce, reply, answers } => {
                 let OperationId { instance, counter } = self.call.operation;
-                let answer = WireAnswer::new(counter, state.log_index, &self.outcome);
+                let answer = WireAnswer::new(nonce, counter, state.log_index, &self.outcome);
                 drop(answers.send(Addressed { reply, instance, answer }));
             }
             Origin::Internal => {}
@@ -412,6 +412,9 @@ pub(super) struct WireAnswer {
     /// The outcome or the error, as JSON.
     #[prost(bytes = "vec", tag = "3")]
     outcome: Vec<u8>,
+    /// The nonce of the epoch in which the call was asked.
+    #[prost(fixed64, tag = "4")]
+    pub(super) nonce: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -426,7 +429,12 @@ enum WireOutcome {
 }
 
 impl WireAnswer {
-    pub(super) fn new(counter: u64, index: LogIndex, outcome: &Result<Outcome, EtcdError>) -> WireAnswer {
+    pub(super) fn new(
+        nonce: u64,
+        counter: u64,
+        index: LogIndex,
+        outcome: &Result<Outcome, EtcdError>,
+    ) -> WireAnswer {
         let outcome = match outcome {
             Ok(Outcome::Written(revision)) => WireOutcome::Written(revision.0),
             Ok(Outcome::Unwritten(revision)) => WireOutcome::Unwritten(revision.0),
@@ -437,7 +445,7 @@ impl WireAnswer {
             Err(error) => WireOutcome::Error(error.clone()),
         };
         let outcome = serde_json::to_vec(&outcome).expect("plain data");
-        WireAnswer { counter, index: index.0, outcome }
+        WireAnswer { counter, index: index.0, outcome, nonce }
     }
 
     pub(super) fn outcome(&self) -> Option<Result<Outcome, EtcdError>> {

@@ -51,8 +51,8 @@ const REMEMBERED: usize = 100_000;
 enum Then {
     /// Planning goes on.
     Resume,
-    /// A trim record for this index and this floor is appended.
-    Trim((LogIndex, Option<Revision>), Waiter),
+    /// A trim record for this index and floor is appended.
+    Trim(LogIndex, Option<Revision>, Waiter),
     /// Another instance is told to take over.
     HandOver(u64, Option<Waiter>),
     /// A stop record is appended.
@@ -202,16 +202,11 @@ impl Node {
     fn begin_writing(&mut self, elected: super::follow::Elected) -> Writing {
         let super::follow::Elected { pipeline, serving } = elected;
         let state = self.reader.snapshot();
-        let grace = self.settings.election_timeout;
-        let others = self
-            .epoch
-            .as_ref()
-            .map_or(Duration::ZERO, |epoch| Duration::from_millis(epoch.election_timeout_ms));
         let planner = Planner::new(
             Arc::clone(&self.log),
             self.tables.clone(),
             &state,
-            grace.max(others),
+            self.longest_timeout.max(self.settings.election_timeout),
             pipeline.max_record_bytes(),
         );
         self.tables.auth.tokens().keep_time(true);
@@ -274,8 +269,8 @@ impl Node {
             deadline: Instant::now() + super::REQUEST_TIMEOUT,
             origin: Origin::Internal,
         };
-        let waiter = Waiter::new(call, Ok(Outcome::Done));
-        writing.quiesce = Some(Quiesce { then: Then::Trim((to, floor), waiter), fence: None });
+        let then = Then::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
+        writing.quiesce = Some(Quiesce { then, fence: None });
         self.counters.lost(1);
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
@@ -375,12 +370,7 @@ impl Node {
             Proposal::Trim { to, floor } => {
                 let (to, floor) = (*to, *floor);
                 let waiter = Waiter::new(call, Ok(Outcome::Done));
-                // A load goes by the last trim record: it never permits less than those before.
-                if to < self.chain.trim_to() {
-                    self.entry(Entry::Complete(waiter)).await;
-                    return;
-                }
-                writing.quiesce = Some(Quiesce { then: Then::Trim((to, floor), waiter), fence: None });
+                writing.quiesce = Some(Quiesce { then: Then::Trim(to, floor, waiter), fence: None });
             }
             Proposal::MoveLeader { target } => {
                 let target = *target;
@@ -419,7 +409,7 @@ impl Node {
                 let waiter = Waiter { call, outcome, response };
                 if is_physical {
                     self.entry(Entry::WhenSwept(waiter)).await;
-                } else if is_renewal && self.is_proved_of_late(writing) {
+                } else if is_renewal && self.is_proved_of_late(writing) && self.is_granted(&waiter.call) {
                     self.entry(Entry::Complete(waiter)).await;
                 } else {
                     self.answer_when_proved(writing, waiter).await;
@@ -441,6 +431,11 @@ impl Node {
     fn is_proved_of_late(&self, writing: &Writing) -> bool {
         self.settings.is_alone
             || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
+    }
+
+    /// Whether the lease that a call renews is visible; its grant may still be in flight.
+    fn is_granted(&self, call: &Call) -> bool {
+        matches!(call.proposal, Proposal::KeepAlive(id) if self.tables.leases.get(id).is_some())
     }
 
     fn append_keys(
@@ -577,8 +572,14 @@ impl Node {
                 }
                 waiter => waiters.extend(waiter),
             }
+            let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;
             while let Some((_, waiter)) = writing.proofs.pop_front_if(|(at, _)| *at <= sequence) {
-                waiters.push(waiter);
+                if is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)) {
+                    // Another instance may have ended the lease since: only what was sent of late proves the contrary.
+                    writing.unproved.push(waiter);
+                } else {
+                    waiters.push(waiter);
+                }
             }
         }
         if !void.is_empty() {
@@ -681,7 +682,7 @@ impl Node {
         };
         match then {
             Then::Resume => {}
-            Then::Trim((to, floor), waiter) => {
+            Then::Trim(to, floor, waiter) => {
                 let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest };
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
@@ -813,7 +814,11 @@ impl Node {
                         proposal,
                         caller: Caller::from_parts(call.user, call.auth_revision),
                         deadline: Instant::now() + Duration::from_millis(call.patience_ms),
-                        origin: Origin::Remote { reply: reply.to_owned(), answers: self.answers.clone() },
+                        origin: Origin::Remote {
+                            nonce: self.chain.nonce(),
+                            reply: reply.to_owned(),
+                            answers: self.answers.clone(),
+                        },
                     });
                 }
             }
@@ -857,7 +862,7 @@ impl Node {
         }
         if let Some(Quiesce { then, .. }) = quiesce {
             match then {
-                Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => {
+                Then::Trim(_, _, waiter) | Then::HandOver(_, Some(waiter)) => {
                     waiter.call.refuse(EtcdError::LeaderChanged);
                 }
                 Then::Stop(done) => done.send(()).unwrap_or_default(),

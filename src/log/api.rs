@@ -63,6 +63,11 @@ impl ApiError {
         }
     }
 
+    /// Whether there is no such stream.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, ApiError::Refused { err_code: 10059, .. })
+    }
+
     /// JetStream's own error number, if it answered with one.
     pub fn err_code(&self) -> Option<u32> {
         match self {
@@ -99,6 +104,9 @@ pub struct StreamState {
     pub first_seq: u64,
     /// The newest position, whether or not a message is there.
     pub last_seq: u64,
+    /// Sequences that were removed, if they were asked for.
+    #[serde(default)]
+    pub deleted: Vec<u64>,
     /// What the server knows to have lost to damage.
     #[serde(default)]
     pub lost: Option<Value>,
@@ -254,6 +262,11 @@ impl Api {
         self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
     }
 
+    /// The same, with the sequences that were removed between the first message and the last.
+    pub async fn stream_info_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
+        self.call(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
+    }
+
     /// What the account may store, and does.
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
         self.call("INFO", &Value::Null).await
@@ -264,18 +277,14 @@ impl Api {
         self.find(stream, &json!({ "seq": sequence.0 })).await
     }
 
-    /// The first message at or behind a sequence, from the stream's leader.
+    /// The first message of a subject at or behind a sequence, from the stream's leader.
     pub async fn next_message(
         &self,
         stream: &str,
         from: Sequence,
+        subject: &str,
     ) -> Result<Option<StoredMessage>, ApiError> {
-        self.find(stream, &json!({ "seq": from.0, "next_by_subj": ">" })).await
-    }
-
-    /// The newest message of a subject, from the stream's leader.
-    pub async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ApiError> {
-        self.find(stream, &json!({ "last_by_subj": subject })).await
+        self.find(stream, &json!({ "seq": from.0, "next_by_subj": subject })).await
     }
 
     async fn find(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, ApiError> {

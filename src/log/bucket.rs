@@ -88,7 +88,21 @@ pub struct Facts {
     pub before_first: Sequence,
 }
 
+/// The sequences that a stream holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The first message.
+    pub first: Sequence,
+    /// Those behind it that were removed, ascending.
+    pub deleted: Vec<Sequence>,
+}
+
 impl Bucket {
+    /// The id that was drawn when a stream was made; `None` if it is not jetway's.
+    pub fn cluster_id(info: &StreamInfo) -> Option<u64> {
+        u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
+    }
+
     /// The names for a bucket.
     pub fn new(name: &str) -> Bucket {
         Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }

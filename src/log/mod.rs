@@ -27,7 +27,7 @@ mod subjects;
 mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, SetupError};
+pub use bucket::{Bucket, Facts, Present, SetupError};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use courier::{Courier, Incoming, Serving};
@@ -94,21 +94,27 @@ impl Log {
         self.server.load(Ordering::Relaxed)
     }
 
-    /// The last trim record, from the stream's leader.
+    /// The trim record that a load begins with, from the stream's leader, and its floor: of those for the highest index the last
+    /// one. `void` are the sequences of trim records that a load has found void, copies by another program for example.
     ///
     /// # Errors
     /// [`ApiError`].
-    pub async fn trim_point(&self) -> Result<Option<(TrimPoint, Option<i64>)>, ApiError> {
+    pub async fn trim_point(&self, void: &[Sequence]) -> Result<Option<(TrimPoint, Option<i64>)>, ApiError> {
         let subject = format!("{}{}", self.bucket.prefix, codec::trim_subject());
-        let message = self.api.last_message(&self.bucket.stream, &subject).await?;
-        let record =
-            message.as_ref().and_then(|message| Some((message.seq, message.record(&self.bucket.prefix)?)));
-        Ok(record.and_then(|(sequence, record)| match record.body {
-            Body::Trim(trim) => {
-                Some((TrimPoint { to: LogIndex(trim.to), sequence: Sequence(sequence) }, trim.floor))
+        let mut highest: Option<(TrimPoint, Option<i64>)> = None;
+        let mut from = Sequence(1);
+        while let Some(message) = self.api.next_message(&self.bucket.stream, from, &subject).await? {
+            let sequence = Sequence(message.seq);
+            from = sequence.next();
+            let Some(Body::Trim(trim)) = message.record(&self.bucket.prefix).map(|record| record.body) else {
+                continue;
+            };
+            let to = LogIndex(trim.to);
+            if highest.is_none_or(|(known, _)| known.to <= to) && !void.contains(&sequence) {
+                highest = Some((TrimPoint { to, sequence }, trim.floor));
             }
-            _ => None,
-        }))
+        }
+        Ok(highest)
     }
 
     /// A consumer of everything behind a sequence.
@@ -144,7 +150,7 @@ impl Log {
     /// # Errors
     /// [`ApiError`].
     pub async fn has_message_behind(&self, sequence: Sequence) -> Result<bool, ApiError> {
-        Ok(self.api.next_message(&self.bucket.stream, sequence.next()).await?.is_some())
+        Ok(self.api.next_message(&self.bucket.stream, sequence.next(), ">").await?.is_some())
     }
 
     /// The record at a sequence, from the stream's leader; `None` where there is none.
@@ -162,6 +168,26 @@ impl Log {
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
         self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// The stream's name.
+    pub fn stream(&self) -> &str {
+        &self.bucket.stream
+    }
+
+    /// Whether a stream's settings are those of the stream that was opened.
+    pub fn is_same(&self, info: &StreamInfo) -> bool {
+        Bucket::cluster_id(info) == Some(self.facts.cluster_id)
+    }
+
+    /// The sequences that the stream holds, as its leader has them.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn present(&self) -> Result<Present, ApiError> {
+        let info = self.api.stream_info_with_deleted(&self.bucket.stream).await?;
+        let deleted = info.state.deleted.into_iter().map(Sequence).collect();
+        Ok(Present { first: Sequence(info.state.first_seq), deleted })
     }
 
     /// Removes one message; one that is gone already counts as removed.

@@ -1,11 +1,11 @@
-//! What the lock-free parts and the waking of tasks stand on. In ordinary builds these are the types of std, arc-swap,
+//! The ground of the lock-free parts and of the waking of tasks. In ordinary builds these are the types of std, arc-swap,
 //! crossbeam-queue, futures-util and tokio themselves, under other names; under `cfg(jetway_loom)` they are stand-ins that
 //! loom can look into, so that the models (`loom_model.rs` beside what they model, `make loom`) run the code that is shipped.
 //!
 //! A stand-in promises no more than the type in whose place it stands, and that is where the models end: that arc-swap,
 //! crossbeam-queue's `SegQueue`, futures-util's `AtomicWaker` and tokio's `oneshot` keep these promises is taken from them.
-//! Miri and real threads look at arc-swap (`core/threads.rs`) and at `SegQueue` (`core/routing/threads.rs`). What has no
-//! stand-in keeps its own type, which loom runs as one step: std's `Arc` and the `OnceLock`s around encoded events,
+//! Miri and real threads look at arc-swap (`core/threads.rs`) and at `SegQueue` (`core/routing/threads.rs`). A type without
+//! stand-in stays as it is, and loom runs it as one step: std's `Arc` and the `OnceLock`s around encoded events,
 //! tokio's `watch` and `mpsc`. [`Notify`] is our own and has no stand-in: loom sees it as it is.
 
 mod counter;
@@ -29,6 +29,8 @@ mod real {
     /// A queue without an end and without a lock. Any thread pushes and pops; a push is a release, the pop that gets its
     /// value acquires it. Values of one thread come in the order in which it pushed them. Memory is taken in blocks of 31
     /// values as they are needed and given back as they are read.
+    ///
+    /// No push waits. A pop that finds a push begun and not complete spins for the few instructions that are left of it.
     pub(crate) type Queue<T> = crossbeam_queue::SegQueue<T>;
 
     /// A place that is filled once.

@@ -113,10 +113,12 @@ const PUSHES: usize = 16;
 /// In the place of crossbeam-queue's `SegQueue`, for one thread that pops, and weaker: a pop finds the values in the order
 /// in which their places were taken, and finds nothing while the first of them is still on its way or has not come to be
 /// seen. One release for each push, one acquire for each pop, and nothing beyond.
+///
+/// The two numbers are hidden from loom: what could go wrong between two threads shows in the places.
 pub(crate) struct Queue<T> {
     places: [Place<T>; PUSHES],
-    taken: AtomicUsize,
-    popped: AtomicUsize,
+    taken: std::sync::atomic::AtomicUsize,
+    popped: std::sync::atomic::AtomicUsize,
 }
 
 struct Place<T> {
@@ -128,7 +130,7 @@ struct Place<T> {
 impl<T> Queue<T> {
     pub(crate) fn new() -> Queue<T> {
         let place = |_| Place { is_filled: AtomicBool::new(false), value: std::sync::Mutex::new(None) };
-        Queue { places: std::array::from_fn(place), taken: AtomicUsize::new(0), popped: AtomicUsize::new(0) }
+        Queue { places: std::array::from_fn(place), taken: 0.into(), popped: 0.into() }
     }
 
     pub(crate) fn push(&self, value: T) {

@@ -70,6 +70,8 @@ pub struct Chain {
     partial: Option<(super::OperationId, u32)>,
     /// Records that the next epoch record decides about.
     undecided: Vec<Sequence>,
+    /// Missing sequences behind the index up to which records may be missing, from and to.
+    holes: Vec<(Sequence, Sequence)>,
 }
 
 impl Chain {
@@ -125,6 +127,16 @@ impl Chain {
         !self.is_whole() && self.position >= self.trim_sequence
     }
 
+    /// Where the trim record stands that the load began with.
+    pub fn trim_sequence(&self) -> Sequence {
+        self.trim_sequence
+    }
+
+    /// Sequences that were missing where they may be: behind the last trim record's index, void messages and barriers alone.
+    pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
+        self.holes.clone()
+    }
+
     /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
     pub fn settle(&mut self) {
         (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
@@ -145,6 +157,9 @@ impl Chain {
         }
         if self.is_broken {
             return Outcome::Missing;
+        }
+        if is_hole {
+            self.holes.push((self.position.next(), Sequence(sequence.0 - 1)));
         }
         self.position = sequence;
         self.has_hole |= is_hole;
@@ -239,8 +254,13 @@ impl Chain {
             void.append(&mut self.undecided);
         }
         (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
+        if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
+            self.holes.clear();
+        }
+        // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body
             && trim.to >= self.trim_to.0
+            && placed.sequence >= self.trim_sequence
             && !self.is_lenient
         {
             (self.is_trim_met, self.trim_to) = (true, LogIndex(trim.to));
@@ -319,6 +339,26 @@ mod tests {
         ];
         let (valid, void, _) = read(&mut Chain::new(None), &messages);
         assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![4, 5]));
+    }
+
+    #[test]
+    fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
+        let trim = |index| {
+            let trim = Trim { to: 2, floor: None, digest: Digest(0) };
+            Some(record(1, index, (1, 1), Body::Trim(Box::new(trim))))
+        };
+        // The void messages 4 and 5 went under the second trim record.
+        let messages = [
+            (1, Some(start(1, 1))),
+            (2, Some(put(1, 2, (1, 1)))),
+            (3, trim(3)),
+            (6, trim(4)),
+            (7, Some(put(1, 5, (1, 1)))),
+        ];
+        let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6) };
+        let mut chain = Chain::new(Some(point));
+        let (valid, _, outcome) = read(&mut chain, &messages);
+        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
     }
 
     #[test]

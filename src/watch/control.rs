@@ -5,15 +5,16 @@
 //! stream in the order of the requests.
 
 use super::hub::WatchHub;
-use super::session::{Answer, Created};
+use super::watcher::{Answer, Created};
 use crate::core::routing::{Interest, ProgressScope, Request as Ask, StreamId, WatcherId};
 use crate::error::EtcdError;
-use crate::primitive::{AtomicUsize, Notify, Ordering};
+use crate::primitive::Notify;
 use crate::types::{KeyRange, Revision};
 use futures_util::{Stream, StreamExt};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Requests that may wait for their answer to be taken before further ones are left unread.
 const OPEN: usize = 256;
@@ -35,7 +36,7 @@ pub enum Request {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the independent options of the wire")]
 pub struct Create {
-    /// What to watch.
+    /// The keys to watch.
     pub range: KeyRange,
     /// The first revision wanted; 0 for what happens from now on.
     pub start: Revision,
@@ -53,7 +54,9 @@ pub struct Create {
     pub no_delete: bool,
 }
 
-/// The numbers that both halves of a call see. They order nothing: what belongs together comes through the queue.
+/// The numbers that both halves of a call see. They order nothing, so all accesses are relaxed: what belongs together comes
+/// through the queue. Requests are counted up by one half and down by the other, each in one step, so that exactly one
+/// answer finds the number at [`OPEN`] and tells that there is room again.
 #[derive(Debug)]
 pub(super) struct Open {
     hub: WatchHub,
@@ -139,6 +142,8 @@ impl Control {
             },
             Request::Refuse(error) => self.refuse(error),
             Request::Cancel(watch_id) => self.cancel(watch_id),
+            // Without watchers there is no answer (WAT-33), even if one comes before the routing task gets there.
+            Request::Progress if self.taken.is_empty() => {}
             Request::Progress => {
                 self.ask(Ask::Progress { stream: self.stream, scope: ProgressScope::Stream });
             }
@@ -184,7 +189,7 @@ impl Control {
             self.places - 1
         });
         let watcher = WatcherId { watch_id, place, serial: self.next_serial };
-        // What is still on its way is younger than four billion watchers of one stream.
+        // Nothing that is still on its way is four billion watchers of one stream old.
         self.next_serial = self.next_serial.wrapping_add(1);
         self.taken.insert(watch_id, watcher);
         self.open.watchers.fetch_add(1, Ordering::Relaxed);

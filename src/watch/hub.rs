@@ -8,7 +8,7 @@
 //! its events from one other queue, in the order in which they became true.
 
 use super::metrics::Metrics;
-use super::session::Answer;
+use super::watcher::Answer;
 use crate::core::Reader;
 use crate::core::routing::{Receiver, Registrations, Request, Requests, Router, StreamId, queue, routing};
 use crate::primitive::Notify;

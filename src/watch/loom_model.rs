@@ -1,15 +1,16 @@
 //! Models of the way from a publication to a client: hub, queues, and both halves of a Watch call.
 //!
 //! Three threads at most: the writer, the routing task and a call. Loom sees the state's publication, the queues of the
-//! requests and of the stream, the numbers that the halves of a call share, and whatever is registered and woken; a wake-up
-//! that is lost leaves a thread asleep for ever, which loom reports as a deadlock. The code is the shipped one with room for
+//! requests and of the stream, and every waker that is registered and woken; a wake-up that is lost leaves a thread asleep
+//! for ever, which loom reports as a deadlock. The code is the shipped one with room for
 //! one delivery in a queue and one revision in a slice of the routing task. futures-util's `AtomicWaker` and crossbeam's
 //! `SegQueue` are replaced by what they promise (see `primitive`); the encoding of events, behind std's `OnceLock`, is one
 //! step. The models of the single structures are in `core/routing/loom_model.rs`.
 
 use super::control::{Control, Request};
 use super::hub::{WatchHub, follow};
-use super::session::{Body, Response, Session, Step, open};
+use super::response::{Body, Response};
+use super::session::{Session, Step, open};
 use super::tests::{Routing, Store, create, events, prefix};
 use crate::core::Writer;
 use crate::primitive::Notify;
@@ -82,7 +83,7 @@ fn revisions(response: &Response) -> Vec<i64> {
     events(response).iter().map(|event| event.kv.as_ref().expect("of a key").mod_revision).collect()
 }
 
-/// Reads up to the event of revision `last`, starting behind `seen`; answers every revision on the way.
+/// Reads up to the event of revision `last`, and returns every revision on the way.
 fn read_until(session: &mut Session, last: i64) -> Vec<i64> {
     let mut seen = Vec::new();
     while seen.last().is_none_or(|seen| *seen < last) {
@@ -95,12 +96,13 @@ fn watch(control: &mut Control, start: i64) {
     control.handle(Request::Create(create(prefix("a"), start)));
 }
 
-/// A client of a watch that is there, on a thread of its own.
-fn client(mut session: Session, reads: impl FnOnce(&mut Session) + Send + 'static) -> JoinHandle<()> {
-    thread::spawn(move || {
-        assert!(matches!(next(&mut session).body, Body::Created));
-        reads(&mut session);
-    })
+/// A client of a watch from the first revision on, which is there, on a thread of its own.
+fn client(watched: &Watched, reads: impl FnOnce(&mut Session) + Send + 'static) -> JoinHandle<()> {
+    let (mut control, mut session) = watched.call();
+    watch(&mut control, 0);
+    let created = next(&mut session);
+    assert!(matches!(created.body, Body::Created) && created.revision == Revision(1));
+    thread::spawn(move || reads(&mut session))
 }
 
 #[test]
@@ -128,9 +130,7 @@ fn whoever_watches_from_now_on_gets_all_that_follows_once_and_in_order() {
 fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
     loom::model(|| {
         let mut watched = Watched::new();
-        let (mut control, session) = watched.call();
-        watch(&mut control, 0);
-        let client = client(session, |session| assert_eq!(read_until(session, 4), [2, 3, 4]));
+        let client = client(&watched, |session| assert_eq!(read_until(session, 4), [2, 3, 4]));
         for _ in 0..3 {
             watched.put();
         }
@@ -143,9 +143,7 @@ fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
 fn a_watcher_that_compaction_overtakes_gets_everything_or_is_told() {
     loom::model(|| {
         let mut watched = Watched::new();
-        let (mut control, session) = watched.call();
-        watch(&mut control, 0);
-        let client = client(session, |session| {
+        let client = client(&watched, |session| {
             let mut seen = Vec::new();
             while seen.last() != Some(&3) {
                 let response = next(session);

@@ -24,16 +24,18 @@ mod hub;
 #[cfg(all(test, jetway_loom))]
 mod loom_model;
 mod metrics;
+mod response;
 mod session;
 mod stream;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]
 pub(crate) mod tests;
+mod watcher;
 
 pub use crate::primitive::Notify;
 pub use control::{Create, Request};
 pub use hub::WatchHub;
 pub use metrics::{Counter, Metrics};
-pub use session::{Body, NO_WATCHER, Response};
+pub use response::{Body, NO_WATCHER, Response};
 pub use stream::WatchStream;

@@ -18,9 +18,11 @@ use super::control::{Control, Open};
 use super::encoding::encode;
 use super::history;
 use super::hub::WatchHub;
+use super::response::{Body, NO_WATCHER, Response};
+use super::watcher::{Answer, Created, Phase, Watcher};
 use crate::core::Reader;
 use crate::core::routing::{
-    Batch, Interest, Item, Matched, ProgressScope, Receiver, Request as Ask, StreamId, WatcherId,
+    Batch, Item, Matched, ProgressScope, Receiver, Request as Ask, StreamId, WatcherId,
 };
 use crate::error::EtcdError;
 use crate::types::Revision;
@@ -29,9 +31,6 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-
-/// The watch id of progress for a whole stream, and of watchers that were never created.
-pub const NO_WATCHER: i64 = -1;
 
 /// Encoded events after which a response that catches up is long enough, in bytes.
 const RESPONSE_BYTES: usize = if cfg!(test) { 4096 } else { 1 << 20 };
@@ -42,62 +41,7 @@ const STEPS: usize = 32;
 /// Deliveries and bytes after which the routing task learns that there is room again.
 const REPORT: (usize, usize) = if cfg!(test) { (1, 1) } else { (32, 1 << 20) };
 
-/// One response, before it is put into its wire form.
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// For the header; 0 with [`Body::Compacted`].
-    pub revision: Revision,
-    /// The watcher, or [`NO_WATCHER`].
-    pub watch_id: i64,
-    /// What it says.
-    pub body: Body,
-}
-
-/// What a response says.
-#[derive(Clone, Debug)]
-pub enum Body {
-    /// The watcher exists now.
-    Created,
-    /// The watcher could not be made.
-    Refused(EtcdError),
-    /// The client has ended the watcher.
-    Canceled,
-    /// History that the watcher needs is gone; this is the oldest revision left.
-    Compacted(Revision),
-    /// Everything up to the header's revision has been sent.
-    Progress,
-    /// Events of whole revisions, in order.
-    Events {
-        /// Encoded as `mvccpb.Event`.
-        events: SmallVec<[Bytes; 1]>,
-        /// Whether the client takes them in pieces.
-        may_fragment: bool,
-    },
-}
-
-/// The part of an answer that passes the routing task as it is.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Created(Box<Created>),
-    Refused(Box<EtcdError>),
-    Canceled(WatcherId),
-    /// The requests cannot be read on.
-    Failed(Box<EtcdError>),
-}
-
-/// A watcher that has been asked for.
-#[derive(Debug)]
-pub(super) struct Created {
-    pub(super) watcher: WatcherId,
-    pub(super) interest: Arc<Interest>,
-    /// As the client gave it.
-    pub(super) start: Revision,
-    pub(super) prev_kv: bool,
-    pub(super) progress_notify: bool,
-    pub(super) fragment: bool,
-}
-
-/// What comes next on a stream.
+/// The next step of a stream.
 #[derive(Debug)]
 pub(super) enum Step {
     Respond(Response),
@@ -125,7 +69,7 @@ pub(super) struct Session {
     due: VecDeque<Response>,
     /// Whether the mark for those that are due now is on its way.
     is_due_asked: bool,
-    /// What was popped on the way to an answer.
+    /// Items that were popped on the way to an answer.
     inbox: VecDeque<Item<Answer>>,
     /// Deliveries and bytes that are done with and not reported.
     done: (usize, usize),
@@ -133,45 +77,6 @@ pub(super) struct Session {
     behind: VecDeque<WatcherId>,
     live_run: usize,
     end: Option<EtcdError>,
-}
-
-#[derive(Debug)]
-struct Watcher {
-    options: Created,
-    phase: Phase,
-    /// Revision of the newest event that was sent.
-    told: Revision,
-    /// Whether events were sent since the last tick.
-    is_fresh: bool,
-    /// Whether the last tick found that progress should be told.
-    is_due: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Live,
-    Behind { next: Revision },
-    Joining { from: Revision },
-    Compacted,
-}
-
-impl Phase {
-    fn is_slow(self) -> bool {
-        matches!(self, Phase::Behind { .. } | Phase::Joining { .. })
-    }
-}
-
-impl Watcher {
-    /// Whether a progress mark of this revision holds for the watcher (S3). One from before it has caught up with may be
-    /// older than what it has been told since; to tell that would be to go back.
-    fn has_all(&self, revision: Revision) -> bool {
-        let holds = match self.phase {
-            Phase::Live => true,
-            Phase::Joining { from } => revision < from,
-            Phase::Behind { .. } | Phase::Compacted => false,
-        };
-        holds && self.options.start <= revision && self.told <= revision
-    }
 }
 
 /// Opens a call: the half that handles its requests, and the half that makes its responses.
@@ -275,8 +180,9 @@ impl Session {
                     // It is no response by itself.
                     let _none: Option<Response> = self.take_item(item);
                 }
-                // An answer behind it may end the watcher that is in its way: that must not help it.
-                Item::Progress { scope: ProgressScope::Stream, .. } if self.is_unsynced() => {
+                // An answer behind it may end the watcher that is in its way, or make the first watcher: that must not
+                // help it.
+                Item::Progress { scope: ProgressScope::Stream, .. } if !self.may_be_synced() => {
                     self.open.answered();
                 }
                 item => self.inbox.push_back(item),
@@ -284,10 +190,11 @@ impl Session {
         }
     }
 
-    /// Whether a watcher has not been given everything, whatever the inbox holds.
-    fn is_unsynced(&self) -> bool {
-        let is_unsynced = |phase| matches!(phase, Phase::Behind { .. } | Phase::Compacted);
-        self.watchers.iter().flatten().any(|watcher| is_unsynced(watcher.phase))
+    /// Whether there are watchers, and each may have been given everything once the inbox is through.
+    fn may_be_synced(&self) -> bool {
+        let mut watchers = self.watchers.iter().flatten().peekable();
+        let may = |watcher: &Watcher| matches!(watcher.phase, Phase::Live | Phase::Joining { .. });
+        watchers.peek().is_some() && watchers.all(may)
     }
 
     fn take_item(&mut self, item: Item<Answer>) -> Option<Response> {
@@ -403,7 +310,6 @@ impl Session {
     fn progress(&mut self, revision: Revision) -> Option<Response> {
         self.open.answered();
         let mut watchers = self.watchers.iter().flatten().peekable();
-        // Without watchers there is no answer (WAT-33).
         let all = watchers.peek().is_some() && watchers.all(|watcher| watcher.has_all(revision));
         all.then_some(Response { revision, watch_id: NO_WATCHER, body: Body::Progress })
     }
@@ -507,6 +413,16 @@ mod tests {
         store.routing.route_only();
         let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
         assert_eq!(told, [(1, 3), (1, 4)]);
+    }
+
+    #[test]
+    fn progress_asked_for_before_the_first_watcher_is_not_told() {
+        let mut store = Store::new();
+        let mut call = store.session();
+        call.control.handle(Request::Progress);
+        call.control.handle(Request::Create(create(prefix("a"), 0)));
+        let told: Vec<_> = drain(&mut call).into_iter().map(|told| told.body).collect();
+        assert!(matches!(told[..], [Body::Created]), "{told:?}");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 
 use super::control::{Request, read_requests};
 use super::hub::WatchHub;
-use super::session::{Response, Session, Step, open};
+use super::response::Response;
+use super::session::{Session, Step, open};
 use crate::core::Reader;
 use crate::error::EtcdError;
 use futures_util::Stream;

@@ -3,7 +3,8 @@
 //! with what was written.
 
 use super::control::{Create, Request};
-use super::session::{Body, Response, Step};
+use super::response::{Body, Response};
+use super::session::Step;
 use super::tests::{Call, Routing, Store, create, events, prefix};
 use crate::types::{KeyRange, Revision};
 use rand::rngs::StdRng;
@@ -44,7 +45,7 @@ fn random_range(random: &mut StdRng) -> KeyRange {
     }
 }
 
-/// What the clients have seen so far, all of them together.
+/// All that the clients have seen so far, together.
 #[derive(Debug, Default)]
 struct Shown {
     watchers: AtomicUsize,
@@ -151,7 +152,7 @@ impl Client<'_> {
         }
     }
 
-    /// Reads one response; answers whether there was any.
+    /// Reads one response; returns whether there was any.
     fn read(&mut self) -> bool {
         let response = match self.session.next() {
             Step::Respond(response) => response,

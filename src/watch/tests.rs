@@ -3,7 +3,9 @@
 
 use super::control::{Control, Create, Request};
 use super::hub::WatchHub;
-use super::session::{self, Answer, Body, Response, Session, Step};
+use super::response::{Body, Response};
+use super::session::{self, Session, Step};
+use super::watcher::Answer;
 use crate::core::routing::{DELIVERIES, Interest, Router};
 use crate::core::{Change, ChangeKind, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
@@ -573,6 +575,23 @@ fn progress_is_told_only_where_all_watchers_have_everything() {
 }
 
 #[test]
+fn a_request_for_progress_is_not_helped_by_what_comes_after_it() {
+    let mut store = Store::new();
+    let mut session = store.session();
+    session.handle(Request::Progress);
+    session.create_at("a", 0);
+    assert_eq!(read(&mut session), ["0 created @1"], "there were no watchers");
+    store.put("a", "2");
+    store.compact(2);
+    store.route();
+    session.create_at("a", 1);
+    drain(&mut session);
+    session.handle(Request::Progress);
+    session.handle(Request::Cancel(1));
+    assert_eq!(read(&mut session), ["1 canceled @2"], "one was lost to compaction");
+}
+
+#[test]
 fn progress_does_not_count_for_a_watcher_that_fell_behind_before_it() {
     let mut store = Store::new();
     let mut session = store.session();
@@ -598,7 +617,7 @@ fn a_progress_mark_from_before_a_watcher_joined_counts_only_for_what_it_has() {
     store.route();
     session.handle(Request::Progress);
     session.create_at("a", 2);
-    // The mark for revision 4 is in the mailbox, the new watcher has nothing yet.
+    // The mark for revision 4 is in the queue, the new watcher has nothing yet.
     assert_eq!(read(&mut session), ["1 created @4", "1 +a=2#2 +a=3#3 +a=4#4 @4"]);
 }
 

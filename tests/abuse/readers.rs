@@ -66,7 +66,7 @@ async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
     bystander.finish().await;
 }
 
-/// A watcher that takes no event while a gigabyte of them passes: it costs its mailbox, and everybody else is told in
+/// A watcher that takes no event while a gigabyte of them passes: it costs its queue, and everybody else is told in
 /// time. When it wakes up it is given them all, from the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_never_reads_while_a_gigabyte_passes() {

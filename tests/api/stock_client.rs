@@ -59,6 +59,8 @@ async fn a_watch_sees_puts_and_deletes_with_previous_values() {
     let at = unique("watch");
     let options = WatchOptions::new().with_prefix().with_prev_key();
     let mut stream = client.watch(at.clone(), Some(options)).await.unwrap();
+    // The client does not wait for it.
+    assert!(within("the watcher", stream.message()).await.unwrap().unwrap().created());
     client.put(format!("{at}a"), "1", None).await.unwrap();
     client.delete(format!("{at}a"), None).await.unwrap();
     let mut events = Vec::new();

@@ -66,6 +66,7 @@ pub struct Topics {
     pub malformed: bool,
     pub kills: bool,
     pub expiry: bool,
+    pub instances: bool,
 }
 
 impl Topics {
@@ -80,11 +81,12 @@ impl Topics {
             malformed: is("malformed"),
             kills: is("kills"),
             expiry: is("expiry"),
+            instances: is("instances"),
         }
     }
 }
 
-const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks,auth";
+const LANDED: &str = "maintenance,malformed,kills,expiry,hash,locks,auth,instances";
 
 #[derive(Debug)]
 pub struct Generator {
@@ -113,8 +115,11 @@ impl Generator {
         }
         let topics = Topics::get();
         let auth = random.random_bool(0.3) && topics.auth;
-        let setup =
-            Setup { external: random.random_bool(0.3) && topics.kills, jwt: random.random_bool(0.3) && auth };
+        let setup = Setup {
+            external: random.random_bool(0.3) && topics.kills,
+            instances: random.random_bool(0.3) && topics.instances,
+            jwt: random.random_bool(0.3) && auth,
+        };
         let hash = random.random_bool(0.6) && topics.hash;
         Self { random, keys, topics, setup, hash, auth }
     }
@@ -132,6 +137,13 @@ impl Generator {
         for _ in 0..kills {
             let op = Op::Kill(self.victim());
             self.insert(&mut steps, op);
+        }
+        if self.setup.instances {
+            for _ in 0..self.random.random_range(1..6) {
+                let changes = [Change::Move, Change::Kill, Change::Stop];
+                let op = Op::Writer(*changes.choose(&mut self.random).expect("some changes"));
+                self.insert(&mut steps, op);
+            }
         }
         if self.topics.expiry && self.chance(50) {
             let op = Op::Expire(self.expire());
@@ -348,7 +360,8 @@ impl Generator {
                 let alarm = if action == 1 { 0 } else { self.random.random_range(0..4) };
                 maintenance("Alarm", json!({"action": action, "memberID": id, "alarm": alarm}))
             }
-            4 => cluster("MemberList", json!({"linearizable": self.chance(50)})),
+            // Three instances are three members.
+            4 if !self.setup.instances => cluster("MemberList", json!({"linearizable": self.chance(50)})),
             5 => cluster("MemberAdd", json!({"peerURLs": urls, "isLearner": self.chance(50)})),
             6 => cluster("MemberRemove", json!({"ID": id})),
             7 => cluster("MemberUpdate", json!({"ID": id, "peerURLs": urls})),

@@ -12,7 +12,7 @@
 //!
 //! - `JETWAY_PARITY_PAIRS`: how many sessions run beside each other;
 //! - `JETWAY_PARITY_TOPICS`: what sessions are about beside KV, watches and leases, all by default: maintenance,
-//!   malformed, kills, expiry, hash, locks, auth.
+//!   malformed, kills, expiry, hash, locks, auth, instances.
 //!
 //! Left out, since etcd 3.7.3 itself fails on it:
 //!
@@ -44,6 +44,7 @@ mod support;
 mod answer;
 mod contend;
 mod generate;
+mod instances;
 mod pair;
 mod session;
 mod shrink;

@@ -96,11 +96,11 @@ impl Pair {
             Err(broken) => format!("broke a rule: {broken}"),
         };
         if left != right || left.is_err() {
-            let (left, right) = (show(left) + &self.left.fault(), show(right) + &self.right.fault());
+            let (left, right) = (show(left) + &self.left.faults(), show(right) + &self.right.faults());
             return differ(one.to_string(), left, right);
         }
         // The events are compared where both sides are known to have all of them.
-        if matches!(one.op, Op::Settle | Op::Compact(_) | Op::Kill(_)) {
+        if matches!(one.op, Op::Settle | Op::Compact(_) | Op::Kill(_) | Op::Writer(_)) {
             let (left_history, left) = self.left.watchers.received();
             let (right_history, right) = self.right.watchers.received();
             if left_history != right_history {

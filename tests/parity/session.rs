@@ -21,6 +21,8 @@ pub struct Session {
 pub struct Setup {
     /// jetway's nats-server is not its child, so that each of the two can die without the other.
     pub external: bool,
+    /// jetway is three instances on one nats-server, and the session goes through one that is not the writer.
+    pub instances: bool,
     /// Tokens are JWTs.
     pub jwt: bool,
 }
@@ -81,6 +83,8 @@ pub enum Op {
     Contend(Contend),
     /// Kills servers and starts them again. Watches end with that.
     Kill(Victim),
+    /// Another instance becomes the writer while the session goes on. Nothing else happens.
+    Writer(Change),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -161,6 +165,18 @@ pub enum Victim {
     Server,
     Nats,
     Both,
+}
+
+/// How the writer changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// By MoveLeader.
+    Move,
+    /// The writer's process is killed.
+    Kill,
+    /// The writer's process is asked to stop.
+    Stop,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use tonic::Status;
 use crate::answer::{self, Answer, mask};
 use crate::contend;
 use crate::generate::{ROOT, Topics};
+use crate::instances::Others;
 use crate::session::*;
 use crate::support::client::{Client, revision};
 use crate::support::eventually;
@@ -20,6 +21,8 @@ use crate::watchers::{STREAMS, Watchers};
 #[derive(Debug)]
 pub struct Side {
     pub server: Server,
+    /// The other instances, one of which writes.
+    others: Option<Others>,
     /// A nats-server that is not jetway's child.
     nats: Option<Nats>,
     /// The key of the JWTs; the server reads it at each start.
@@ -41,7 +44,9 @@ impl Side {
         }
         let nats = match target {
             // Room for what etcd takes.
-            Target::Jetway if setup.external => Some(Nats::start_with("max_payload: 4MB").await),
+            Target::Jetway if setup.external || setup.instances => {
+                Some(Nats::start_with("max_payload: 4MB").await)
+            }
             _ => None,
         };
         if let Some(nats) = &nats {
@@ -54,26 +59,31 @@ impl Side {
             args.extend(["--auth-token".to_owned(), token]);
         }
         let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let others = match target {
+            Target::Jetway if setup.instances => Some(Others::start(&args).await),
+            _ => None,
+        };
         let server = Server::launch(target, &args).await;
         let steward = server.client().await;
         let clients = clients(&server).await;
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
         let watchers = Watchers::open(&steward, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self { server, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
+        Self { server, others, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
     }
 
-    /// What the server says of its own end, if that is why it does not answer.
-    pub fn fault(&self) -> String {
-        let log = self.server.log();
-        let fatal = |line: &str| ["panic", "fatal", "goroutine "].iter().any(|word| line.contains(word));
-        let lines: Vec<_> = log.lines().collect();
-        let first = lines.iter().rposition(|line| fatal(line)).map_or(lines.len(), |at| at.saturating_sub(5));
-        lines[first..].iter().take(40).map(|line| format!("\n  {line}")).collect()
+    /// What the servers say of their own end, if that is why one does not answer.
+    pub fn faults(&self) -> String {
+        let others = self.others.iter().flat_map(Others::servers);
+        std::iter::once(&self.server).chain(others).map(fault).collect()
     }
 
     /// Runs one operation. The error is a rule that this side broke by itself.
     pub async fn run(&mut self, step: &Step) -> Result<Answer, String> {
+        if let Some(others) = &mut self.others {
+            let is_due = matches!(step.op, Op::Kill(_) | Op::Writer(_) | Op::Expire(_));
+            others.settle(&self.server, &self.steward, is_due).await;
+        }
         let answer = self.ask(step.client, &step.op).await?;
         if let Some(revision) = answer.revision() {
             self.marks.current = self.marks.current.max(revision);
@@ -247,6 +257,14 @@ impl Side {
                 self.kill(*victim).await?;
                 Answer::Silence
             }
+            Op::Writer(change) => {
+                self.catch_up().await?;
+                self.watchers.settle(self.marks.current).await?;
+                if let Some(others) = &mut self.others {
+                    others.change(*change, &self.steward);
+                }
+                Answer::Silence
+            }
         })
     }
 
@@ -313,6 +331,9 @@ impl Side {
             (Target::Jetway, Victim::Both) => {
                 let nats = self.server.find_nats_pid();
                 self.server.kill9();
+                if let Some(others) = &mut self.others {
+                    others.kill9();
+                }
                 match (&mut self.nats, nats) {
                     (Some(nats), _) => {
                         nats.kill9();
@@ -322,8 +343,14 @@ impl Side {
                     (None, Some(pid)) if alive(pid) => signal(pid, libc::SIGKILL),
                     (None, _) => {}
                 }
+                if let Some(others) = &mut self.others {
+                    others.restart().await;
+                }
                 self.server.restart().await;
             }
+        }
+        if let Some(others) = &mut self.others {
+            others.disturb();
         }
         let auth = self.steward.has_token();
         self.steward = self.server.client().await;
@@ -351,6 +378,15 @@ impl Side {
         }
         eventually("jetway to serve again", async || self.steward.get("\0").await.ok()).await;
     }
+}
+
+/// What a server says of its own end.
+fn fault(server: &Server) -> String {
+    let log = server.log();
+    let fatal = |line: &str| ["panic", "fatal", "goroutine "].iter().any(|word| line.contains(word));
+    let lines: Vec<_> = log.lines().collect();
+    let first = lines.iter().rposition(|line| fatal(line)).map_or(lines.len(), |at| at.saturating_sub(5));
+    lines[first..].iter().take(40).map(|line| format!("\n  {line}")).collect()
 }
 
 async fn clients(server: &Server) -> Vec<Client> {

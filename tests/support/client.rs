@@ -72,6 +72,11 @@ impl Client {
         client
     }
 
+    /// The same client of another server.
+    pub fn at(&self, endpoint: &str) -> Self {
+        Self { metadata: self.metadata.clone(), ..Self::lazy(endpoint) }
+    }
+
     fn request<T>(&self, message: T) -> Request<T> {
         Request::from_parts(self.metadata.clone(), Extensions::default(), message)
     }

@@ -236,8 +236,12 @@ impl Server {
 
     /// Asks the process to stop and waits until it has.
     pub async fn stop(&mut self) -> ExitStatus {
-        let pid = self.pid();
-        signal(pid, libc::SIGTERM);
+        signal(self.pid(), libc::SIGTERM);
+        self.ended().await
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
         let child = self.child.as_mut().expect("the server runs");
         let status = eventually("the server to stop", async || child.try_wait().unwrap()).await;
         self.child = None;

@@ -1,4 +1,4 @@
-//! What the routing task does for the streams that ask it.
+//! The requests of the streams, as the routing task does them.
 
 use super::batch::{Batch, Interest};
 use super::queue::{Item, ProgressScope, WatcherId};

@@ -20,7 +20,7 @@
 //!   missed something. The routing task never waits for a stream.
 //!
 //! Nobody waits for anybody here. The writer of the store publishes and notifies. A stream pushes its request and goes on
-//! with what it has; the answer comes in its queue. The routing task finds a request or does not. What a request takes is
+//! with what it has; the answer comes in its queue. The routing task finds a request or does not. The work for a request is
 //! bounded (at most 1024 events are read from the log for it), and so is a slice of events (512 deliveries, and the rest
 //! of the revision in which they end), so that neither keeps the other waiting for longer than some hundred microseconds.
 //!

@@ -132,7 +132,7 @@ pub struct Sender<A> {
     shared: Arc<Shared<A>>,
     /// All that was pushed since the start.
     pushed: Load,
-    /// What the receiver had done with when the sender last looked.
+    /// All that the receiver had done with when the sender last looked.
     seen_done: Load,
 }
 

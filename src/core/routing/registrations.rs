@@ -96,7 +96,7 @@ impl Group {
         }
     }
 
-    /// Answers whether it was there.
+    /// Returns whether it was there.
     fn remove(&mut self, number: u64) -> bool {
         let last = |chunk: &Arc<Vec<Watcher>>| chunk.last().map_or(0, |watcher| watcher.number);
         let at = self.0.partition_point(|chunk| last(chunk) < number);
@@ -141,7 +141,7 @@ mod tests {
         ]
     }
 
-    /// What a plain list finds.
+    /// The watchers that a plain list finds.
     fn expected(list: &[(KeyRange, u64)], key: &[u8]) -> Vec<u64> {
         list.iter().filter(|(range, _)| range.contains(key)).map(|(_, number)| *number).collect()
     }

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicU64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(u64);
 
-/// One thing that the routing task is asked. What one thread asks is done in its order.
+/// One thing that the routing task is asked. The requests of one thread are done in its order.
 #[derive(Debug)]
 pub enum Request<A> {
     /// Know a stream, which has been told of the store of this epoch.

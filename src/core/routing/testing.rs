@@ -1,4 +1,4 @@
-//! What the tests and models of this folder share.
+//! Shared by the tests and models of this folder.
 
 use super::{Batch, Interest, Item, Receiver, WatcherId};
 use crate::core::{Change, ChangeKind, Writer};

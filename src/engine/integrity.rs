@@ -1,0 +1,117 @@
+//! Notices that messages of the stream vanish while it is in use: a purge, a deletion by a foreign hand, a stream that was deleted
+//! or put back from a backup, a server that lost a file.
+//!
+//! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of removed messages has
+//! changed since the last look does it ask for their sequences. A sequence that must be there and is not is no proof yet, since a
+//! trim record that this instance has not met may permit its removal: a barrier that is stored after the look, and valid, stands
+//! behind any such trim record. What the stream lacks then is lost.
+//!
+//! Looked for is everything behind the last trim record's index. What stands at or below it is proved by the digest at the next
+//! load.
+
+use super::Calls;
+use super::apply::Entry;
+use super::node::{Failure, WAYS_OUT};
+use super::proposal::Proposal;
+use super::status::{Phase, Status};
+use crate::log::{Log, Present};
+use crate::types::Sequence;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Time between two looks.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Looks in a row that must find no stream: a cluster that changes its leader may not know it for a moment.
+const ABSENCES: usize = 2;
+
+/// The watch over the stream.
+pub(super) struct Integrity {
+    pub(super) log: Arc<Log>,
+    pub(super) calls: Calls,
+    pub(super) entries: mpsc::Sender<Entry>,
+    pub(super) status: Arc<Status>,
+    pub(super) failure: Failure,
+    pub(super) stop: CancellationToken,
+}
+
+impl Integrity {
+    /// Looks until the instance stops, or something is lost.
+    pub(super) async fn run(self) {
+        let stop = self.stop.clone();
+        let lost = stop.run_until_cancelled(self.find_loss()).await;
+        if let Some(loss) = lost {
+            let reason = format!("{loss}. {WAYS_OUT}");
+            tracing::error!(reason, "this instance cannot serve its data");
+            self.status.set_leader(Err(reason.clone()));
+            self.status.set_linearizable(false);
+            self.failure.send_replace(Some(reason));
+        }
+    }
+
+    /// Returns what was lost, once something was.
+    async fn find_loss(&self) -> String {
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut link = self.log.connection().link.clone();
+        let (mut known, mut created, mut absences) = (None, None, 0);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = link.changed() => {}
+            }
+            if *self.status.phase().borrow() != Phase::Serving {
+                (known, absences) = (None, 0);
+                continue;
+            }
+            let info = match self.log.info().await {
+                Ok(info) => info,
+                Err(error) if error.is_absent() => {
+                    absences += 1;
+                    if absences >= ABSENCES {
+                        return format!("the stream {} was deleted", self.log.stream());
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the stream's state is not known");
+                    continue;
+                }
+            };
+            absences = 0;
+            let is_same =
+                self.log.is_same(&info) && created.as_ref().is_none_or(|created| *created == info.created);
+            if !is_same {
+                return format!("the stream {} was deleted and made again", self.log.stream());
+            }
+            let removed = (info.state.first_seq, info.state.last_seq.saturating_sub(info.state.messages));
+            created = Some(info.created);
+            if known == Some(removed) {
+                continue;
+            }
+            let Ok(present) = self.log.present().await else { continue };
+            match self.lacking(&present).await {
+                None => known = Some(removed),
+                Some(suspected) => {
+                    tracing::warn!(sequence = %suspected, "a message of the stream is missing");
+                    if self.calls.ask(Proposal::Barrier).await.is_err() {
+                        continue;
+                    }
+                    if let Some(lost) = self.lacking(&present).await {
+                        return format!(
+                            "the log has lost the message at sequence {lost}: it was purged or deleted, or its store is damaged"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first sequence that must be there, as this instance knows it, and is not.
+    async fn lacking(&self, present: &Present) -> Option<Sequence> {
+        let (sender, receiver) = oneshot::channel();
+        drop(self.entries.send(Entry::Lacking(present.clone(), sender)).await);
+        receiver.await.ok().flatten()
+    }
+}
