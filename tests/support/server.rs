@@ -230,7 +230,7 @@ impl Server {
     }
 
     /// How the process has ended by itself, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().expect("it was started").try_wait().unwrap()
     }
 
