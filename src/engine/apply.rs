@@ -49,8 +49,8 @@ pub(super) enum Entry {
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
     Begin { floor: Option<Revision>, mark: Option<Mark> },
-    /// Everything before this entry may be shown. The load began with the trim record at a sequence, 0 if there was none, and
-    /// passed over holes.
+    /// Everything before this entry may be shown. The load began with the trim record at a sequence, the stream's first one if
+    /// there was none, and passed over holes.
     Loaded { trim: Sequence, holes: Vec<(Sequence, Sequence)> },
     /// Asks for the first sequence that must be in the stream, and is not.
     Lacking(Present, oneshot::Sender<Option<Sequence>>),

@@ -310,8 +310,9 @@ impl Node {
     pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            let (trim, holes) = (self.chain.trim_sequence(), self.chain.holes());
-            self.entry(Entry::Loaded { trim, holes }).await;
+            // A log that was never trimmed begins with the stream's first sequence; none is before it.
+            let trim = self.chain.trim_sequence().max(self.log.facts().before_first.next());
+            self.entry(Entry::Loaded { trim, holes: self.chain.holes() }).await;
             // The applier shows everything before it answers this.
             self.digest().await;
             let state = self.reader.snapshot();
