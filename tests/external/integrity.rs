@@ -58,7 +58,7 @@ impl Pair {
         let begun = tokio::time::Instant::now();
         for (server, client) in self.servers.iter_mut().zip(&self.clients) {
             loop {
-                let has_ended = server.ended().is_some();
+                let has_ended = server.has_ended().is_some();
                 let serves = match tokio::time::timeout(NOTICED, client.range(all(""))).await {
                     Ok(Ok(answer)) => {
                         assert!(answer.kvs == self.state, "{server:?} serves something else");
@@ -96,7 +96,6 @@ impl Pair {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_purge_is_noticed() {
     let mut pair = Pair::start().await;
     pair.api("STREAM.PURGE.KV_test", Value::Null).await;
@@ -104,7 +103,6 @@ async fn a_purge_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_purge_of_one_key_is_noticed() {
     let mut pair = Pair::start().await;
     pair.api("STREAM.PURGE.KV_test", json!({ "filter": "$KV.test.=.k.7" })).await;
@@ -112,7 +110,6 @@ async fn a_purge_of_one_key_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_deleted_message_is_noticed() {
     let mut pair = Pair::start().await;
     let seq = pair.message("20").await["seq"].clone();
@@ -121,7 +118,6 @@ async fn a_deleted_message_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_deleted_newest_message_is_noticed() {
     let mut pair = Pair::start().await;
     let info = pair.api("STREAM.INFO.KV_test", Value::Null).await;
@@ -130,7 +126,6 @@ async fn a_deleted_newest_message_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_deleted_stream_is_noticed() {
     let mut pair = Pair::start().await;
     pair.api("STREAM.DELETE.KV_test", Value::Null).await;
@@ -138,7 +133,6 @@ async fn a_deleted_stream_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_stream_made_anew_is_noticed() {
     let mut pair = Pair::start().await;
     let config = pair.api("STREAM.INFO.KV_test", Value::Null).await["config"].clone();
@@ -149,7 +143,6 @@ async fn a_stream_made_anew_is_noticed() {
 
 /// Whoever served the old stream does not disturb an instance that has made a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs the check of the stream while an instance runs"]
 async fn a_new_stream_belongs_to_those_who_made_it() {
     let mut pair = Pair::start().await;
     pair.api("STREAM.DELETE.KV_test", Value::Null).await;

@@ -324,6 +324,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the log of {self:?}:\n{}", self.log());
+        }
         if self.child.is_none() {
             return;
         }
