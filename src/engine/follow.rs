@@ -260,6 +260,9 @@ impl Node {
                 self.send_calls(following).await;
             }
             FromSource::Failed(error) => {
+                if let ConsumeError::Wire(WireError::Server(text)) = &error {
+                    self.tell_refusal(text);
+                }
                 tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_leader(Err(error.to_string()));
@@ -275,6 +278,14 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Tells once that NATS has refused something in words, such as a right that is missing.
+    fn tell_refusal(&mut self, text: &str) {
+        if self.told_refusal.as_deref() != Some(text) {
+            tracing::warn!(refusal = text, "NATS refuses what this instance does");
+            self.told_refusal = Some(text.to_owned());
+        }
     }
 
     fn tell_progress(&self, following: &mut Following) {
@@ -682,6 +693,12 @@ impl Node {
                 following.next_attempt = Instant::now() + Duration::from_millis(500);
             }
             Err(error) => {
+                if let AttemptError::Wire(WireError::Server(text))
+                | AttemptError::Append(AppendError::Wire(WireError::Server(text))) = &error
+                {
+                    self.tell_refusal(text);
+                    self.status.set_leader(Err(format!("NATS says: {text}")));
+                }
                 let cause = match error {
                     AttemptError::Append(error) => error.to_string(),
                     AttemptError::Wire(error) => error.to_string(),

@@ -377,6 +377,7 @@ impl Engine {
             by_index: BTreeMap::new(),
             peers: HashMap::new(),
             last_alive: None,
+            told_refusal: None,
             is_leaving: false,
             void_trims: Vec::new(),
             doubt: None,

@@ -128,6 +128,8 @@ pub(super) struct Node {
     pub(super) by_index: BTreeMap<LogIndex, Vec<Waiter>>,
     pub(super) peers: HashMap<u64, Peer>,
     pub(super) last_alive: Option<Instant>,
+    /// The last refusal of NATS that was told.
+    pub(super) told_refusal: Option<String>,
     /// This instance is stopping, and does not write again.
     pub(super) is_leaving: bool,
     /// Trim records that a load found void.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use jetway::proto::etcdserverpb::{CompactionRequest, PutRequest};
 use jetway::proto::mvccpb::KeyValue;
 use serde_json::{Value, json};
 
@@ -172,6 +173,43 @@ async fn messages_of_another_program_count_for_nothing() {
         assert!(answer["seq"].is_u64(), "{answer}");
     }
     pair.goes_on().await;
+}
+
+/// What compactions remove is no loss, on whatever instance: several looks at the stream fall into this.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_compactions_remove_is_not_missed() {
+    let mut pair = Pair::start().await;
+    let end = tokio::time::Instant::now() + NOTICED + Duration::from_secs(1);
+    for round in 0_usize.. {
+        if tokio::time::Instant::now() > end {
+            break;
+        }
+        let client = pair.clients[round % 2].clone();
+        for at in 0..10 {
+            client.put(format!("/k/{at}"), round.to_string()).await;
+        }
+        let lease = round as i64 + 1;
+        client.lease_grant(lease, 600).await.unwrap();
+        client.put_request(PutRequest { lease, ..put("/leased", "") }).await.unwrap();
+        client.lease_revoke(lease).await.unwrap();
+        pair.nats.publish("$KV.test.=.k.7", "", "foreign").await;
+        let revision = client.delete("/k/9").await - round as i64 % 3;
+        let physical = round.is_multiple_of(2);
+        client.compact_request(CompactionRequest { revision, physical }).await.unwrap();
+        if round % 20 == 19 {
+            // One that begins in between knows of no removal but by what it finds.
+            pair.servers[1].stop().await;
+            pair.servers[1].restart().await;
+            pair.clients[1] = pair.servers[1].client().await;
+        }
+    }
+    for server in &mut pair.servers {
+        assert!(server.has_ended().is_none());
+    }
+    let state: Vec<_> = pair.clients[0].range(all("")).await.unwrap().kvs;
+    assert!(pair.clients[1].range(all("")).await.unwrap().kvs == state);
+    let (_fresh, more) = instances(&pair.nats.endpoint(), 1).await;
+    assert!(more[0].range(all("")).await.unwrap().kvs == state);
 }
 
 /// A record that stands in the log a second time, with another value.

@@ -23,8 +23,8 @@ use crate::support::watch::{WatchStream, outline, pair, watch_all};
 pub struct Group {
     pub servers: Vec<Server>,
     pub clients: Vec<Client>,
-    pub nodes: Vec<Nats>,
-    pub endpoint: String,
+    // Last, so that the instances go before their servers.
+    _nodes: Vec<Nats>,
 }
 
 impl Group {
@@ -32,7 +32,7 @@ impl Group {
     pub async fn over_one() -> Self {
         let nats = Nats::start().await;
         let endpoint = nats.endpoint();
-        Self::over(vec![nats], endpoint).await
+        Self::over(vec![nats], &endpoint).await
     }
 
     /// Three instances over three NATS servers, each of which knows all of these.
@@ -40,12 +40,12 @@ impl Group {
         let nodes = Nats::cluster().await;
         let hosts: Vec<String> = nodes.iter().map(Nats::address).collect();
         let endpoint = format!("nats://{}?bucket=test&replicas=3", hosts.join(","));
-        Self::over(nodes.into(), endpoint).await
+        Self::over(nodes.into(), &endpoint).await
     }
 
-    async fn over(nodes: Vec<Nats>, endpoint: String) -> Self {
-        let (servers, clients) = crate::instances::instances(&endpoint, 3).await;
-        Self { servers, clients, nodes, endpoint }
+    async fn over(nodes: Vec<Nats>, endpoint: &str) -> Self {
+        let (servers, clients) = crate::instances::instances(endpoint, 3).await;
+        Self { servers, clients, _nodes: nodes }
     }
 
     /// The instance that writes, once each of `among` names it, and its member id.
@@ -93,6 +93,8 @@ pub struct Traffic {
     watch: WatchStream,
     begin: i64,
     count: Arc<AtomicI64>,
+    /// The newest value of each writer's that is known to be written.
+    known: Vec<Arc<AtomicI64>>,
 }
 
 const WRITERS: usize = 6;
@@ -111,10 +113,11 @@ impl Traffic {
             watch,
             begin,
             count: Arc::default(),
+            known: Vec::new(),
         };
         for writer in 0..WRITERS {
-            // The newest value of this writer's that is known to be written.
             let known = Arc::new(AtomicI64::new(-1));
+            traffic.known.push(known.clone());
             let at = writer % clients.len();
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
@@ -168,6 +171,25 @@ impl Traffic {
     pub async fn more(&self) {
         let enough = self.count.load(Ordering::SeqCst) + 60;
         eventually("more writes", async || (self.count.load(Ordering::SeqCst) >= enough).then_some(())).await;
+    }
+
+    /// Reads that are sent through `client` now, all at once, whenever it answers them. None of them may miss what was written
+    /// before.
+    pub fn reads_sent_now(&self, client: &Client) -> JoinSet<()> {
+        let mut reads = JoinSet::new();
+        for (writer, known) in self.known.iter().enumerate() {
+            let least = known.load(Ordering::SeqCst);
+            for _ in 0..10 {
+                let client = client.clone();
+                reads.spawn(async move {
+                    if let Ok(answer) = client.get(format!("/load/{writer}/b")).await {
+                        let found = answer.kvs.first().map_or(-1, |kv| number(&kv.value));
+                        assert!(found >= least, "{found} is read after {least} was answered");
+                    }
+                });
+            }
+        }
+        reads
     }
 
     /// No call through one of these instances has failed so far.

@@ -1,5 +1,7 @@
 //! The writer's role moves: by request, at a stop, after a kill, and away from an instance that stands still.
 
+use std::time::Duration;
+
 use jetway::proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse};
 use tonic::Code;
 
@@ -112,8 +114,13 @@ async fn stands_still(group: Group) {
     assert_ne!(next, writer);
     traffic.more().await;
     traffic.none_failed(&rest).await;
+    let mut reads = traffic.reads_sent_now(&group.clients[writer]);
+    tokio::time::sleep(Duration::from_millis(200)).await;
     signal(group.servers[writer].pid(), libc::SIGCONT);
     // It believes to write at this moment, and nothing of what it has in hand may count.
+    while let Some(read) = reads.join_next().await {
+        read.unwrap();
+    }
     let (_, leader) = group.writer(ALL).await;
     assert_ne!(leader, id, "it follows");
     eventually("a read through it", async || group.clients[writer].get("/load/end").await.ok()).await;

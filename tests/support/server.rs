@@ -112,6 +112,12 @@ impl Server {
         Self::new(Target::from_env(), Launch { args, ..Launch::default() })
     }
 
+    /// Starts the process and waits for nothing.
+    pub fn begin(&mut self) {
+        assert!(self.child.is_none(), "stop it first");
+        self.spawn();
+    }
+
     fn new(target: Target, launch: Launch<'_>) -> Self {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         Self {
@@ -318,6 +324,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the log of {self:?}:\n{}", self.log());
+        }
         if self.child.is_none() {
             return;
         }
