@@ -304,6 +304,7 @@ impl Node {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
+        self.tell_that_alive().await;
         self.loaded().await;
     }
 
