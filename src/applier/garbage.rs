@@ -4,7 +4,7 @@
 //! can be rebuilt.
 
 use crate::core::Garbage;
-use crate::types::{LogIndex, Sequence};
+use crate::types::{LogIndex, Revision, Sequence};
 
 /// Messages to remove, in this order, each part durable before the next.
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ struct Superseded {
 #[derive(Debug, Default)]
 pub(super) struct Pile {
     void: Vec<Sequence>,
-    /// Of keys: superseded at or below the compaction floor.
-    keys: Vec<Garbage>,
+    /// Of keys: superseded at or below a compaction floor. A later floor's go only under a trim record for it.
+    keys: Vec<(Garbage, Revision)>,
     reserved: Vec<Superseded>,
     barriers: Vec<(Sequence, LogIndex)>,
 }
@@ -55,8 +55,8 @@ impl Pile {
         self.void.extend_from_slice(sequences);
     }
 
-    pub(super) fn add_keys(&mut self, keys: impl IntoIterator<Item = Garbage>) {
-        self.keys.extend(keys);
+    pub(super) fn add_keys(&mut self, keys: impl IntoIterator<Item = Garbage>, floor: Revision) {
+        self.keys.extend(keys.into_iter().map(|garbage| (garbage, floor)));
     }
 
     pub(super) fn add_barrier(&mut self, sequence: Sequence, index: LogIndex) {
@@ -72,8 +72,8 @@ impl Pile {
         !self.keys.is_empty()
     }
 
-    /// Takes what may go under a trim record for `to` that stands at `sequence`.
-    pub(super) fn take(&mut self, to: LogIndex, sequence: Sequence) -> Removal {
+    /// Takes what may go under a trim record for `to`, the end of all at or below `floor`, that stands at `sequence`.
+    pub(super) fn take(&mut self, to: LogIndex, floor: Option<Revision>, sequence: Sequence) -> Removal {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);
         void.sort_unstable_by(|a, b| b.cmp(a));
@@ -86,9 +86,14 @@ impl Pile {
             }
         });
         removal.void = void;
-        for Garbage { is_tombstone, sequence } in self.keys.drain(..) {
-            if is_tombstone { removal.tombstones.push(sequence) } else { removal.values.push(sequence) }
-        }
+        self.keys.retain(|(garbage, of)| {
+            let goes = floor.is_some_and(|floor| *of <= floor);
+            if goes {
+                let into = if garbage.is_tombstone { &mut removal.tombstones } else { &mut removal.values };
+                into.push(garbage.sequence);
+            }
+            !goes
+        });
         self.reserved.retain(|superseded| {
             let goes = superseded.by <= to && superseded.sequence < sequence;
             if goes {

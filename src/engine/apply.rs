@@ -47,7 +47,9 @@ pub(super) enum Entry {
     /// A barrier behind the record at an index.
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
-    Begin { floor: Option<Revision>, mark: Option<Mark> },
+    Begin { floor: Option<Revision>, mark: Option<Mark>, accepts_loss: bool },
+    /// The log ends here, before anything is written behind it: the mark must not name more.
+    End,
     /// Everything before this entry may be shown.
     Loaded,
     /// The server of the store may have been started again.
@@ -93,6 +95,8 @@ pub(super) struct Progress {
     is_loaded: bool,
     is_damaged: bool,
     was_sweeping: bool,
+    /// What the mark names may be lost.
+    accepts_loss: bool,
     /// The sequence of the last record that was applied.
     position: Sequence,
     mark: Option<Mark>,
@@ -164,10 +168,11 @@ impl Task {
             Entry::Complete(waiter) => self.state.waiters.push(waiter),
             Entry::Void(sequences) => self.applier.note_void(&sequences),
             Entry::Barrier(sequence, index) => self.applier.note_barrier(sequence, index),
-            Entry::Begin { floor, mark } => {
+            Entry::Begin { floor, mark, accepts_loss } => {
                 self.applier.reset(floor);
-                self.state = Progress { mark, ..Progress::default() };
+                self.state = Progress { mark, accepts_loss, ..Progress::default() };
             }
+            Entry::End => self.check_mark()?,
             Entry::Loaded => self.load().await?,
             Entry::ServerChanged => {
                 if let Some(gate) = &mut self.gate {
@@ -212,11 +217,11 @@ impl Task {
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
-            let removal = self.applier.take_garbage(LogIndex(trim.to), sequence);
+            let removal = self.applier.take_garbage(&trim, sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
                 for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove(removal, LogIndex(trim.to))));
+                    drop(self.jobs.send(Job::Remove(removal, trim.clone())));
                 }
             } else {
                 self.state.inherited = removal;
@@ -230,24 +235,35 @@ impl Task {
     }
 
     fn checkpoint(&self) -> Option<(LogIndex, Digest)> {
-        let mark = self.state.mark.filter(|_| !self.state.is_loaded)?;
+        let mark = self.state.mark.filter(|_| !self.state.is_loaded && !self.state.accepts_loss)?;
         Some((mark.index, mark.digest))
+    }
+
+    /// Fails where more was synced than the log holds. Done before anything is written behind what is left of it.
+    fn check_mark(&mut self) -> Result<(), Stop> {
+        let index = self.applier.state().log_index;
+        if let Some(mark) = self.state.mark.filter(|mark| mark.index > index) {
+            let lost = mark.index.0 - index.0;
+            self.counters.lost(lost);
+            if self.state.accepts_loss {
+                self.state.mark = None;
+                tracing::error!(lost, %index, mark = %mark.index, "records at the end of the log are lost, and given up");
+            } else {
+                return Err(Stop::Damaged(Report::Damaged(format!(
+                    "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
+                 {}): its newest messages are lost, or it is an older copy",
+                    mark.index, mark.sequence
+                ))));
+            }
+        }
+        Ok(())
     }
 
     async fn load(&mut self) -> Result<(), Stop> {
         if self.state.is_loaded {
             return Ok(());
         }
-        let index = self.applier.state().log_index;
-        if let Some(mark) = self.state.mark.take().filter(|mark| mark.index > index) {
-            let lost = mark.index.0 - index.0;
-            self.counters.lost(lost);
-            return Err(Stop::Damaged(Report::Damaged(format!(
-                "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
-                 {}): its newest messages are lost, or it is an older copy",
-                mark.index, mark.sequence
-            ))));
-        }
+        self.state.mark = None;
         if let Some(gate) = &mut self.gate {
             gate.forget();
             // Whoever wrote the last records may have died between their acknowledgement and a sync.

@@ -14,6 +14,7 @@ use crate::applier::Removal;
 use crate::core::{Reader, State};
 use crate::durability::Quiet;
 use crate::log::Log;
+use crate::record::Trim;
 use crate::types::{LogIndex, Revision, Sequence};
 use futures_util::StreamExt;
 use std::collections::VecDeque;
@@ -41,8 +42,8 @@ pub(super) enum Job {
     Compacted(Arc<State>, Revision),
     /// A sweep has left messages to remove.
     Swept,
-    /// A trim record for this index permits these removals.
-    Remove(Removal, LogIndex),
+    /// This trim record permits these removals.
+    Remove(Removal, Trim),
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -91,11 +92,12 @@ impl Compactor {
                         }
                     }
                 }
-                Job::Remove(removal, to) if !removal.is_empty() => {
+                Job::Remove(removal, trim) if !removal.is_empty() => {
                     let begun = Instant::now();
                     self.remove_all(removal).await;
                     self.counters.removed(begun.elapsed());
-                    drop(self.calls.ask(Proposal::Trim { to }).await);
+                    let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
+                    drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
                 Job::Remove(..) => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
@@ -122,7 +124,7 @@ impl Compactor {
                 }
             },
         };
-        if let Err(error) = self.calls.ask(Proposal::Trim { to }).await {
+        if let Err(error) = self.calls.ask(Proposal::Trim { to, floor: Some(floor) }).await {
             tracing::debug!(%error, "no trim record was written");
         }
     }

@@ -31,8 +31,8 @@ pub(super) enum Proposal {
     Compact { revision: Revision, physical: bool },
     /// Waits for the removals of the compactions so far.
     FinishRemovals,
-    /// Writes a trim record; of the writer itself only.
-    Trim { to: LogIndex },
+    /// Writes a trim record for the last index at or below a floor; of the writer itself only.
+    Trim { to: LogIndex, floor: Option<Revision> },
     /// Raises or lowers an alarm.
     Alarm { alarm: Alarm, raised: bool },
     /// Changes users or roles.

@@ -6,7 +6,7 @@
 
 use super::LinearizableReads;
 use super::apply::Entry;
-use super::node::{Command, Node, Open, Peer, end_of};
+use super::node::{Break, Command, Node, Open, Peer, end_of};
 use super::planner::{Plan, Planner};
 use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireCalls, WireLife};
 use crate::auth::Caller;
@@ -52,7 +52,7 @@ enum Then {
     /// Planning goes on.
     Resume,
     /// A trim record for this index is appended.
-    Trim(LogIndex, Waiter),
+    Trim(LogIndex, Option<Revision>, Waiter),
     /// Another instance is told to take over.
     HandOver(u64, Option<Waiter>),
     /// A stop record is appended.
@@ -137,12 +137,12 @@ enum Event {
 
 impl Node {
     /// Writes until another instance does, or something goes wrong.
-    pub(super) async fn write(&mut self, elected: super::follow::Elected) {
+    pub(super) async fn write(&mut self, elected: super::follow::Elected) -> Result<(), Break> {
         self.is_ready = true;
-        self.loaded().await;
+        self.loaded().await?;
         // Everything before the epoch record is applied and visible when this is answered.
         if self.digest().await.is_none() {
-            pending::<()>().await;
+            return Err(self.end_of_applier().await);
         }
         let mut writing = self.begin_writing(elected);
         if self.trim_to == LogIndex(u64::MAX) {
@@ -197,6 +197,7 @@ impl Node {
             self.quiesce(&mut writing).await;
         };
         self.end_writing(writing, trouble).await;
+        Ok(())
     }
 
     fn begin_writing(&mut self, elected: super::follow::Elected) -> Writing {
@@ -266,16 +267,17 @@ impl Node {
     fn accept_loss(&mut self, writing: &mut Writing) {
         self.chain.settle();
         self.trim_to = self.chain.index();
+        let floor = self.reader.snapshot().compacted;
         let call = Call {
             operation: self.next_operation(),
-            proposal: Proposal::Trim { to: self.chain.index() },
+            proposal: Proposal::Trim { to: self.chain.index(), floor },
             caller: Caller::default(),
             deadline: Instant::now() + super::REQUEST_TIMEOUT,
             origin: Origin::Internal,
         };
         let to = self.chain.index();
         writing.quiesce =
-            Some(Quiesce { then: Then::Trim(to, Waiter::new(call, Ok(Outcome::Done))), fence: None });
+            Some(Quiesce { then: Then::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done))), fence: None });
         self.counters.lost(1);
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
@@ -300,7 +302,7 @@ impl Node {
             }
             Event::Report(report) => {
                 return Err(match end_of(report) {
-                    super::node::Break::Fatal(what) => Trouble::Damaged(what),
+                    Break::Fatal(what) => Trouble::Damaged(what),
                     _ => Trouble::Invalid,
                 });
             }
@@ -372,10 +374,10 @@ impl Node {
             Proposal::FinishRemovals => {
                 self.entry(Entry::WhenSwept(Waiter::new(call, Ok(Outcome::Done)))).await;
             }
-            Proposal::Trim { to } => {
-                let to = *to;
+            Proposal::Trim { to, floor } => {
+                let (to, floor) = (*to, *floor);
                 let waiter = Waiter::new(call, Ok(Outcome::Done));
-                writing.quiesce = Some(Quiesce { then: Then::Trim(to, waiter), fence: None });
+                writing.quiesce = Some(Quiesce { then: Then::Trim(to, floor, waiter), fence: None });
             }
             Proposal::MoveLeader { target } => {
                 let target = *target;
@@ -676,9 +678,11 @@ impl Node {
         };
         match then {
             Then::Resume => {}
-            Then::Trim(to, waiter) => {
-                let floor = self.reader.snapshot().compacted.map(|floor| floor.0);
-                let trim = Trim { to: to.0, floor, digest };
+            Then::Trim(to, floor, waiter) => {
+                // What may be missing already may be missing for ever.
+                let to = to.max(self.chain.trim_to());
+                let is_lossy = self.chain.is_lossy();
+                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest, is_lossy };
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
             }
@@ -693,7 +697,7 @@ impl Node {
                 let operation = self.next_operation();
                 let call = Call {
                     operation,
-                    proposal: Proposal::Trim { to: LogIndex::NONE },
+                    proposal: Proposal::Trim { to: LogIndex::NONE, floor: None },
                     caller: Caller::default(),
                     deadline: Instant::now() + super::REQUEST_TIMEOUT,
                     origin: Origin::Internal,
@@ -852,7 +856,7 @@ impl Node {
         }
         if let Some(Quiesce { then, .. }) = quiesce {
             match then {
-                Then::Trim(_, waiter) | Then::HandOver(_, Some(waiter)) => {
+                Then::Trim(_, _, waiter) | Then::HandOver(_, Some(waiter)) => {
                     waiter.call.refuse(EtcdError::LeaderChanged);
                 }
                 Then::Stop(done) => done.send(()).unwrap_or_default(),
