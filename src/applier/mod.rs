@@ -19,7 +19,7 @@ pub use garbage::Removal;
 pub use tables::{Alarms, Members, Tables};
 
 use crate::auth::AuthStore;
-use crate::core::{KeyVersion, State, Writer};
+use crate::core::{Garbage, KeyVersion, State, Writer};
 use crate::record::{Body, Digest, Placed, Record, Trim};
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
@@ -109,6 +109,8 @@ pub struct Applier {
     /// Versions of one revision, gathered until the next one begins, where records may be missing.
     gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
     compactions: Vec<(State, Revision)>,
+    /// The floor of the last floor record. The state's own is that of the last trim record before that record has come.
+    floor: Option<Revision>,
 }
 
 impl Applier {
@@ -126,6 +128,7 @@ impl Applier {
             pile: Pile::default(),
             gathering: None,
             compactions: Vec::new(),
+            floor: None,
         }
     }
 
@@ -146,6 +149,7 @@ impl Applier {
         self.pile.clear();
         self.gathering = None;
         self.compactions.clear();
+        self.floor = None;
     }
 
     /// Sets the compaction floor of the last trim record, before the first record.
@@ -163,8 +167,7 @@ impl Applier {
     /// The digest of the state so far.
     pub fn digest(&mut self) -> Digest {
         self.flush();
-        let state = self.writer.state();
-        self.sum.digest(state.revision, state.compacted)
+        self.sum.digest(self.current_revision(), self.floor)
     }
 
     /// Applies valid records, whole batches of them. Returns the last trim record among them, with its message's sequence.
@@ -184,9 +187,8 @@ impl Applier {
             match record.body {
                 Body::Key(version) if index <= strictness.trim_to => self.gather(revision, index, version),
                 Body::Key(version) => {
-                    self.flush();
                     if place == 1 && is_whole {
-                        let before = self.current_revision();
+                        let before = self.revision_before(strictness.trim_to);
                         if revision != before.next() {
                             return Err(Damage::Revision { index, found: revision, before });
                         }
@@ -209,6 +211,13 @@ impl Applier {
                     self.flush();
                     // A digest from before the trim record was made under another floor.
                     is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
+                    if is_whole {
+                        let before = self.revision_before(strictness.trim_to);
+                        if revision != before {
+                            return Err(Damage::Revision { index, found: revision, before });
+                        }
+                    }
+                    self.writer.advance(revision.max(self.current_revision()), index);
                     if let Some(expected) = stated_digest(&body)
                         && is_whole
                     {
@@ -218,7 +227,6 @@ impl Applier {
                         trim = Some((Trim::clone(this), sequence));
                     }
                     self.apply_reserved(body, sequence, index);
-                    self.writer.advance(revision.max(self.current_revision()), index);
                 }
             }
             if let Some((at, expected)) = strictness.checkpoint
@@ -235,6 +243,15 @@ impl Applier {
         let found = self.digest();
         let revision = self.current_revision();
         if found == expected { Ok(()) } else { Err(Damage::Digest { index, revision, found, expected }) }
+    }
+
+    /// The revision that the next record's must follow. That of the last records up to the trim record's index may be gone
+    /// with them; it is the floor's then.
+    fn revision_before(&mut self, trim_to: LogIndex) -> Revision {
+        self.flush();
+        let state = self.writer.state();
+        let floor = state.compacted.filter(|_| state.log_index <= trim_to);
+        state.revision.max(floor.unwrap_or_default())
     }
 
     fn current_revision(&self) -> Revision {
@@ -266,8 +283,7 @@ impl Applier {
     pub fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
-        let floor = self.writer.state().compacted;
-        self.pile.add_keys(garbage, floor);
+        self.pile_up(garbage);
         count
     }
 
@@ -276,9 +292,14 @@ impl Applier {
         self.pile.has_keys()
     }
 
-    /// Takes the messages that may be removed under a trim record for this index and this floor.
-    pub fn take_garbage(&mut self, to: LogIndex, floor: Option<Revision>, trim: Sequence) -> Removal {
-        self.pile.take(to, floor, trim)
+    /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
+    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
+        self.pile.take(LogIndex(trim.to), trim.floor.map(Revision), sequence)
+    }
+
+    fn pile_up(&mut self, garbage: Vec<Garbage>) {
+        let floor = self.writer.state().compacted;
+        self.pile.add_keys(garbage, floor);
     }
 
     /// Floors that have risen, each with the state before it.
@@ -333,8 +354,7 @@ impl Applier {
             let held = before.map_or(LeaseId::NONE, KeyVersion::lease);
             tables.attachments.moved(version.key(), held, version.lease());
         });
-        let floor = writer.state().compacted;
-        self.pile.add_keys(garbage, floor);
+        self.pile_up(garbage);
         damage.map_or(Ok(()), Err)
     }
 
@@ -358,6 +378,7 @@ impl Applier {
             }
             Body::Floor(floor) => {
                 self.supersede(Reserved::Floor, sequence, index, false);
+                self.floor = self.floor.max(Some(floor));
                 if self.writer.state().compacted.is_none_or(|current| floor > current) {
                     self.compactions.push((self.writer.state().clone(), floor));
                     self.writer.compact(floor);

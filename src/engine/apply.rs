@@ -48,7 +48,9 @@ pub(super) enum Entry {
     /// A barrier behind the record at an index.
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
-    Begin { floor: Option<Revision>, mark: Option<Mark> },
+    Begin { floor: Option<Revision>, mark: Option<Mark>, accepts_loss: bool },
+    /// The log ends here, before anything is written behind it: the mark must not name more.
+    End,
     /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is the first message,
     /// and passed over holes.
     Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
@@ -95,10 +97,13 @@ pub(super) struct Task {
 
 /// How far the thread is.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub(super) struct Progress {
     is_loaded: bool,
     is_damaged: bool,
     was_sweeping: bool,
+    /// What the mark names may be lost.
+    accepts_loss: bool,
     /// The sequence of the last record that was applied.
     position: Sequence,
     mark: Option<Mark>,
@@ -176,10 +181,11 @@ impl Task {
             Entry::Complete(waiter) => self.state.waiters.push(waiter),
             Entry::Void(sequences) => self.applier.note_void(&sequences),
             Entry::Barrier(sequence, index) => self.applier.note_barrier(sequence, index),
-            Entry::Begin { floor, mark } => {
+            Entry::Begin { floor, mark, accepts_loss } => {
                 self.applier.reset(floor);
-                self.state = Progress { mark, ..Progress::default() };
+                self.state = Progress { accepts_loss, mark, ..Progress::default() };
             }
+            Entry::End => self.check_mark()?,
             Entry::Loaded { first, holes } => {
                 self.load().await?;
                 self.state.holes = holes;
@@ -232,14 +238,13 @@ impl Task {
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
-            let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
-            let removal = self.applier.take_garbage(to, floor, sequence);
+            let removal = self.applier.take_garbage(&trim, sequence);
             self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
             self.begin_whole(sequence);
             let inherited = std::mem::take(&mut self.state.inherited);
             if is_own {
                 for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove { removal, to, floor }));
+                    drop(self.jobs.send(Job::Remove(removal, trim.clone())));
                 }
             } else {
                 self.state.inherited = removal;
@@ -271,24 +276,35 @@ impl Task {
     }
 
     fn checkpoint(&self) -> Option<(LogIndex, Digest)> {
-        let mark = self.state.mark.filter(|_| !self.state.is_loaded)?;
+        let mark = self.state.mark.filter(|_| !self.state.is_loaded && !self.state.accepts_loss)?;
         Some((mark.index, mark.digest))
+    }
+
+    /// Fails where more was synced than the log holds. Done before anything is written behind what is left of it.
+    fn check_mark(&mut self) -> Result<(), Stop> {
+        let index = self.applier.state().log_index;
+        if let Some(mark) = self.state.mark.filter(|mark| mark.index > index) {
+            let lost = mark.index.0 - index.0;
+            self.counters.lost(lost);
+            if self.state.accepts_loss {
+                self.state.mark = None;
+                tracing::error!(lost, %index, mark = %mark.index, "records at the end of the log are lost, and given up");
+            } else {
+                return Err(Stop::Damaged(Report::Damaged(format!(
+                    "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
+                 {}): its newest messages are lost, or it is an older copy",
+                    mark.index, mark.sequence
+                ))));
+            }
+        }
+        Ok(())
     }
 
     async fn load(&mut self) -> Result<(), Stop> {
         if self.state.is_loaded {
             return Ok(());
         }
-        let index = self.applier.state().log_index;
-        if let Some(mark) = self.state.mark.take().filter(|mark| mark.index > index) {
-            let lost = mark.index.0 - index.0;
-            self.counters.lost(lost);
-            return Err(Stop::Damaged(Report::Damaged(format!(
-                "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
-                 {}): its newest messages are lost, or it is an older copy",
-                mark.index, mark.sequence
-            ))));
-        }
+        self.state.mark = None;
         if let Some(gate) = &mut self.gate {
             gate.forget();
             // Whoever wrote the last records may have died between their acknowledgement and a sync.

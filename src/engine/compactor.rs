@@ -14,6 +14,7 @@ use crate::applier::Removal;
 use crate::core::{Reader, State};
 use crate::durability::Quiet;
 use crate::log::Log;
+use crate::record::Trim;
 use crate::types::{LogIndex, Revision, Sequence};
 use futures_util::StreamExt;
 use std::collections::VecDeque;
@@ -41,8 +42,8 @@ pub(super) enum Job {
     Compacted(Arc<State>, Revision),
     /// A sweep has left messages to remove.
     Swept,
-    /// A trim record for this index and floor permits these removals.
-    Remove { removal: Removal, to: LogIndex, floor: Option<Revision> },
+    /// This trim record permits these removals.
+    Remove(Removal, Trim),
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -84,20 +85,21 @@ impl Compactor {
                     self.trim().await;
                     // The removals that the trim record permits go before whoever waits for them.
                     while let Ok(job) = jobs.try_recv() {
-                        if matches!(job, Job::Remove { .. }) {
+                        if matches!(job, Job::Remove(..)) {
                             waiting.push_front(job);
                         } else {
                             waiting.push_back(job);
                         }
                     }
                 }
-                Job::Remove { removal, to, floor } if !removal.is_empty() => {
+                Job::Remove(removal, trim) if !removal.is_empty() => {
                     let begun = Instant::now();
                     self.remove_all(removal).await;
                     self.counters.removed(begun.elapsed());
+                    let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
                     drop(self.calls.ask(Proposal::Trim { to, floor }).await);
                 }
-                Job::Remove { .. } => {}
+                Job::Remove(..) => {}
                 Job::Fence(waiter) => waiter.complete(&self.reader.snapshot()),
             }
             // The state before a compaction is the last one that holds what it took.

@@ -172,7 +172,7 @@ impl Counters {
     }
 
     pub(super) fn lost(&self, messages: u64) {
-        self.lost.set(messages as i64);
+        self.lost.set(self.lost.get().max(messages as i64));
     }
 
     pub(super) fn removed(&self, elapsed: Duration) {

@@ -12,7 +12,7 @@ use crate::error::EtcdError;
 use crate::log::{
     AppendError, ConsumeError, Consumer, Delivered, Incoming, Log, Pipeline, Serving, WireError,
 };
-use crate::record::{Body, EpochStart, FORMAT, Record};
+use crate::record::{Body, Chain, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
 use prost::Message as _;
 use std::future::pending;
@@ -38,27 +38,103 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const MESSAGE_OVERHEAD: usize = 4096;
 /// The pause between attempts that find the stream too short.
 const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// Silence after which a log that should go on is looked at.
+const END_SILENCE: Duration = Duration::from_secs(1);
 /// A lost log is declared only after so many answers in a row say so.
 const VETOES: usize = 10;
 
 /// Where messages come from.
 enum Source {
-    Opening(JoinHandle<Result<Consumer, ConsumeError>>),
+    Opening(JoinHandle<Result<Consumer, OpeningError>>),
     Reading(Box<Consumer>),
     Pausing(Instant),
 }
 
 enum FromSource {
-    Opened { is_caught_up: bool },
+    Opened {
+        is_caught_up: bool,
+    },
+    /// The log does not hold what was read of it. A new leader may still be reading; another message is beyond doubt.
+    Lost {
+        what: String,
+        is_certain: bool,
+    },
     Delivered(Delivered),
     Failed(ConsumeError),
     Paused,
 }
 
+enum OpeningError {
+    Consume(ConsumeError),
+    Lost { what: String, is_certain: bool },
+}
+
+impl<E: Into<ConsumeError>> From<E> for OpeningError {
+    fn from(error: E) -> OpeningError {
+        OpeningError::Consume(error.into())
+    }
+}
+
+/// The end of what was read of the log.
+#[derive(Clone, Copy)]
+struct Known {
+    epoch: Epoch,
+    nonce: u64,
+    index: LogIndex,
+    /// Where the last record stands, and the last epoch record.
+    last: Sequence,
+    last_epoch: Sequence,
+    position: Sequence,
+}
+
+impl Known {
+    fn of(chain: &Chain) -> Known {
+        let (last, last_epoch) = chain.last();
+        let (epoch, nonce, index, position) = (chain.epoch(), chain.nonce(), chain.index(), chain.position());
+        Known { epoch, nonce, index, last, last_epoch, position }
+    }
+
+    /// Fails where the log is not the one that was read: another store may be in the place of the one before.
+    async fn compare(&self, log: &Log) -> Result<(), OpeningError> {
+        if self.last == Sequence::default() {
+            return Ok(());
+        }
+        let message = log.message_at(self.last).await?;
+        let is_same = |record: &Record| {
+            (record.epoch, record.nonce, record.index) == (self.epoch, self.nonce, self.index)
+        };
+        match message {
+            Some(record) if record.as_ref().is_some_and(is_same) => return Ok(()),
+            Some(_) => {
+                let what =
+                    format!("another message is at sequence {}, where record {} was", self.last, self.index);
+                return Err(OpeningError::Lost { what, is_certain: true });
+            }
+            None => {}
+        }
+        // A later trim record permits that the record goes. Epoch records stay for ever.
+        let epoch = log.message_at(self.last_epoch).await?;
+        if epoch.flatten().is_none_or(|record| (record.epoch, record.nonce) != (self.epoch, self.nonce)) {
+            let what =
+                format!("the record of epoch {} is not at sequence {} any more", self.epoch, self.last_epoch);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        let end = log.info().await?.state.last_seq;
+        if end < self.position.0 {
+            let what = format!("the stream ends at sequence {end}, and it was read up to {}", self.position);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        Ok(())
+    }
+}
+
 impl Source {
-    fn open(log: &Arc<Log>, after: Sequence) -> Source {
-        let log = Arc::clone(log);
-        Source::Opening(tokio::spawn(async move { log.consume(after).await }))
+    fn open(log: &Arc<Log>, chain: &Chain) -> Source {
+        let (log, known) = (Arc::clone(log), Known::of(chain));
+        Source::Opening(tokio::spawn(async move {
+            known.compare(&log).await?;
+            Ok(log.consume(known.position).await?)
+        }))
     }
 
     /// The next event. Nothing is lost where the future is dropped.
@@ -70,7 +146,8 @@ impl Source {
                     *self = Source::Reading(Box::new(consumer));
                     FromSource::Opened { is_caught_up }
                 }
-                Ok(Err(error)) => FromSource::Failed(error),
+                Ok(Err(OpeningError::Consume(error))) => FromSource::Failed(error),
+                Ok(Err(OpeningError::Lost { what, is_certain })) => FromSource::Lost { what, is_certain },
                 Err(_) => FromSource::Failed(ConsumeError::Silent),
             },
             Source::Reading(consumer) => match consumer.next().await {
@@ -118,6 +195,8 @@ struct Following {
     source: Source,
     pause: Duration,
     is_caught_up: bool,
+    /// When something was delivered, or the end was looked for without.
+    delivered: Instant,
     /// When the writer was last heard of, directly or by a record.
     heard: Instant,
     /// When the last thing arrived at all.
@@ -129,6 +208,8 @@ struct Following {
     /// An end beyond the last message, where messages were lost and the loss is accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
+    /// Times in a row that the log seemed to have lost records.
+    losses: usize,
     elected: Option<Elected>,
     /// The counter of the call whose barrier makes this instance ready.
     ready_counter: Option<u64>,
@@ -146,9 +227,10 @@ impl Node {
         self.nonces.clear();
         let mut following = Following {
             since: self.chain.epoch(),
-            source: Source::open(&self.log, self.chain.position()),
+            source: Source::open(&self.log, &self.chain),
             pause: RETRY_MIN,
             is_caught_up: false,
+            delivered: now,
             heard: now,
             is_writer_gone: self.epoch.as_ref().is_some_and(|epoch| epoch.instance == self.start),
             is_told_to_lead: false,
@@ -157,6 +239,7 @@ impl Node {
             next_attempt: now,
             forced_end: None,
             vetoes: 0,
+            losses: 0,
             elected: None,
             ready_counter: None,
             ready_sent: None,
@@ -223,6 +306,7 @@ impl Node {
         match event {
             FromSource::Opened { is_caught_up } => {
                 following.is_caught_up = is_caught_up;
+                following.losses = 0;
                 if !self.is_loaded {
                     let of = self.log.info().await.map(|info| info.state.messages).ok();
                     tracing::info!(messages = of.unwrap_or_default(), "loading the key stream");
@@ -234,6 +318,7 @@ impl Node {
                     following.heard = Instant::now();
                 }
                 following.pause = RETRY_MIN;
+                following.delivered = Instant::now();
                 following.is_caught_up = is_last;
                 if !self.is_loaded {
                     self.loaded_messages += messages.len() as u64;
@@ -255,9 +340,21 @@ impl Node {
                     operation.instance == self.start && Some(operation.counter) == following.ready_counter
                 };
                 if barriers.iter().any(is_ready) {
-                    self.ready().await;
+                    self.ready().await?;
                 }
                 self.send_calls(following).await;
+            }
+            FromSource::Lost { what, is_certain } => {
+                following.losses += 1;
+                if is_certain || self.log.facts().replicas == 1 || following.losses >= VETOES {
+                    return Err(Break::Fatal(format!(
+                        "the log is not the one that was read: {what}. Its store was replaced, restored or purged. Start again to \
+                         serve what is there, restore a copy, or accept the loss with --accept-data-loss"
+                    )));
+                }
+                tracing::warn!(what, "the log seems to have lost records");
+                following.source = Source::Pausing(Instant::now() + following.pause);
+                following.pause = (following.pause * 2).min(RETRY_MAX);
             }
             FromSource::Failed(error) => {
                 if let ConsumeError::Wire(WireError::Server(text)) = &error {
@@ -300,25 +397,29 @@ impl Node {
     }
 
     /// Everything that the log held when this instance asked has come.
-    async fn ready(&mut self) {
+    async fn ready(&mut self) -> Result<(), Break> {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
         self.tell_that_alive().await;
-        self.loaded().await;
+        self.loaded().await
     }
 
-    pub(super) async fn loaded(&mut self) {
+    pub(super) async fn loaded(&mut self) -> Result<(), Break> {
         if !self.is_loaded {
             self.is_loaded = true;
             let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
             self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
-            // The applier shows everything before it answers this.
-            self.digest().await;
+            // The applier shows everything before it answers this; it does not where something is lost or damaged.
+            if self.digest().await.is_none() {
+                return Err(self.end_of_applier().await);
+            }
+            self.settings.mark = None;
             let state = self.reader.snapshot();
             tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
             self.status.set_phase(Phase::Serving);
         }
+        Ok(())
     }
 
     fn open_call(&mut self, new: NewCall) {
@@ -500,6 +601,7 @@ impl Node {
             self.reads.extend(reads.into_iter().flat_map(|(calls, ..)| calls));
         }
         self.send_calls(following).await;
+        self.look_for_end(following).await;
         self.tell_that_alive().await;
         self.watch_lag(following);
         if !self.settings.is_alone && self.is_ready {
@@ -512,6 +614,23 @@ impl Node {
             self.attempt(following);
         }
         Ok(())
+    }
+
+    /// A damaged store counts messages that it cannot deliver: the end of the log is where no message follows.
+    async fn look_for_end(&self, following: &mut Following) {
+        if !self.settings.is_alone
+            || following.is_caught_up
+            || !matches!(following.source, Source::Reading(_))
+            || following.delivered.elapsed() < END_SILENCE
+        {
+            return;
+        }
+        following.delivered = Instant::now();
+        let position = self.chain.position();
+        if matches!(self.log.has_message_behind(position).await, Ok(false)) {
+            tracing::warn!(%position, "nats-server counts messages that it does not deliver");
+            following.is_caught_up = true;
+        }
     }
 
     fn no_leader(&self) -> String {
@@ -557,7 +676,7 @@ impl Node {
         following.elected = None;
         self.nonces.clear();
         (following.ready_counter, following.ready_sent) = (None, None);
-        following.source = Source::open(&self.log, self.chain.position());
+        following.source = Source::open(&self.log, &self.chain);
     }
 
     fn wants_to_lead(&self, following: &Following) -> bool {
@@ -580,7 +699,8 @@ impl Node {
             epoch: Epoch(self.chain.epoch().0 + 1),
             nonce,
             index: self.chain.index().next(),
-            revision: self.reader.snapshot().revision,
+            // While the log is loaded nothing is published yet.
+            revision: self.chain.revision().max(self.reader.snapshot().revision),
             place: 1,
             count: 1,
             operation: self.next_operation(),
@@ -601,6 +721,7 @@ impl Node {
         tracing::debug!(epoch = %record.epoch, %end, "trying to become the writer");
         let task = tokio::spawn(async move {
             let (sender, receiver) = digest;
+            drop(entries.send(Entry::End).await);
             drop(entries.send(Entry::Digest(sender)).await);
             let (applied, digest) =
                 receiver.await.map_err(|_| AttemptError::Other("the applier has ended".into()))?;

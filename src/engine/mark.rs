@@ -13,8 +13,43 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Its name, beside the store in the data directory.
+/// The beginning of its name, beside the store in the data directory.
 const FILE: &str = "synced";
+
+/// A mark that the store cannot be compared with.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// The file.
+    #[error("cannot read {file}, the mark of the synced index beside the store: {source}")]
+    Read {
+        /// Its path.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its content.
+    #[error(
+        "{file}, the mark of the synced index beside the store, is damaged: it cannot be told whether the store is whole. Restore \
+         a copy, or accept the loss with --accept-data-loss"
+    )]
+    Damaged {
+        /// Its path.
+        file: PathBuf,
+    },
+    /// Another stream than the one that was synced.
+    #[error(
+        "the store does not hold what was synced: {file} names the log {marked}, and the stream there is {found}, made anew or \
+         another one. Restore a copy, or accept the loss with --accept-data-loss"
+    )]
+    Foreign {
+        /// The mark's path.
+        file: PathBuf,
+        /// The id in the mark.
+        marked: String,
+        /// The id of the stream.
+        found: String,
+    },
+}
 
 /// A point of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,38 +59,56 @@ pub(super) struct Mark {
     pub(super) digest: Digest,
 }
 
-/// The file for a store.
-pub(super) fn file(store: &Path) -> Option<PathBuf> {
-    store.parent().map(|dir| dir.join(FILE))
+/// The file for a bucket of a store.
+pub(super) fn file(store: &Path, bucket: &str) -> Option<PathBuf> {
+    store.parent().map(|dir| dir.join(format!("{FILE}-{bucket}")))
 }
 
-/// The mark for a cluster's stream, if there is one. One of another cluster, or that a power cut has torn, is none.
-pub(super) fn read(file: &Path, cluster: u64) -> io::Result<Option<Mark>> {
-    let text = match fs::read_to_string(file) {
+/// The mark for a cluster's stream, if there is one.
+///
+/// # Errors
+/// [`MarkError`]; a power cut tears no mark, because the file is replaced as a whole.
+pub(super) fn read(file: &Path, cluster: u64) -> Result<Option<Mark>, MarkError> {
+    let text = match fs::read(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        text => text?,
+        Err(source) => return Err(MarkError::Read { file: file.to_owned(), source }),
+        Ok(text) => text,
     };
-    Ok(parse(&text, cluster))
+    let damaged = || MarkError::Damaged { file: file.to_owned() };
+    let text = std::str::from_utf8(&text).map_err(|_| damaged())?;
+    let (marked, mark) = parse(text).ok_or_else(damaged)?;
+    if marked != cluster {
+        let (marked, found) = (format!("{marked:016x}"), format!("{cluster:016x}"));
+        return Err(MarkError::Foreign { file: file.to_owned(), marked, found });
+    }
+    Ok(Some(mark))
 }
 
-fn parse(text: &str, cluster: u64) -> Option<Mark> {
-    let mut words = text.strip_suffix('\n')?.split(' ');
-    if words.next()? != format!("{cluster:016x}") {
+fn parse(text: &str) -> Option<(u64, Mark)> {
+    let (line, sum) = text.strip_suffix('\n')?.rsplit_once(' ')?;
+    if sum != checksum(line) {
         return None;
     }
+    let mut words = line.split(' ');
+    let cluster = u64::from_str_radix(words.next()?, 16).ok()?;
     let mark = Mark {
         sequence: Sequence(words.next()?.parse().ok()?),
         index: LogIndex(words.next()?.parse().ok()?),
         digest: Digest(u64::from_str_radix(words.next()?, 16).ok()?),
     };
-    words.next().is_none().then_some(mark)
+    words.next().is_none().then_some((cluster, mark))
+}
+
+fn checksum(line: &str) -> String {
+    format!("{:08x}", crc32c::crc32c(line.as_bytes()))
 }
 
 fn write(file: &Path, cluster: u64, mark: Mark) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut written = File::create(&new)?;
     let Mark { sequence, index, digest } = mark;
-    writeln!(written, "{cluster:016x} {sequence} {index} {digest}")?;
+    let line = format!("{cluster:016x} {sequence} {index} {digest}");
+    writeln!(written, "{line} {}", checksum(&line))?;
     written.sync_data()?;
     fs::rename(&new, file)
 }
@@ -106,10 +159,16 @@ mod tests {
         write(&file, 7, mark(7)).expect("room for a line");
         write(&file, 7, mark(12)).expect("room for a line");
         assert_eq!(read(&file, 7).expect("a file"), Some(mark(12)));
-        assert_eq!(read(&file, 8).expect("a file"), None);
+        assert!(matches!(read(&file, 8), Err(MarkError::Foreign { .. })));
         let text = fs::read_to_string(&file).expect("a file");
         for length in 0..text.len() {
-            assert_eq!(parse(&text[..length], 7), None, "{length} bytes of it");
+            assert_eq!(parse(&text[..length]), None, "{length} bytes of it");
+        }
+        for at in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] ^= 1;
+            fs::write(&file, damaged).expect("room for a line");
+            assert!(read(&file, 7).is_err(), "byte {at} is another one");
         }
     }
 }

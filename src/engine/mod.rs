@@ -36,6 +36,7 @@ mod write;
 
 pub use counters::Counters;
 pub use hash::KvHash;
+pub use mark::MarkError;
 pub use proposal::AuthChange;
 pub use status::Phase;
 
@@ -128,8 +129,8 @@ pub enum StartError {
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
     /// The mark beside the store.
-    #[error("cannot read the mark of the synced index beside the store: {0}")]
-    Mark(std::io::Error),
+    #[error(transparent)]
+    Mark(#[from] MarkError),
     /// The thread that applies.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -242,7 +243,9 @@ impl Engine {
         (writer, reader): (crate::core::Writer, Reader),
         published: Arc<Notify>,
     ) -> Result<Engine, StartError> {
-        let log = Arc::new(Log::open(&settings.endpoint).await?);
+        let store = settings.store_dir.clone();
+        let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
+        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
         let start: u64 = rand::random();
         let stop = CancellationToken::new();
         let tables = Tables::new(settings.auth.clone());
@@ -270,9 +273,17 @@ impl Engine {
         let quiet = Quiet::default();
         let has_freed = Arc::new(AtomicBool::new(false));
         let cluster = log.facts().cluster_id;
-        let mark_file = settings.synced_store.as_deref().and_then(mark::file);
+        let mark_file =
+            settings.synced_store.as_deref().and_then(|store| mark::file(store, &log.bucket().name));
         let known_mark = match &mark_file {
-            Some(file) => mark::read(file, cluster).map_err(StartError::Mark)?,
+            Some(file) => match mark::read(file, cluster) {
+                Err(error) if settings.accepts_loss => {
+                    tracing::error!(%error, "the mark of the synced index is given up");
+                    counters.lost(1);
+                    None
+                }
+                mark => mark?,
+            },
             None => None,
         };
         let marks = mark_file.map(|file| {

@@ -176,8 +176,12 @@ impl Node {
             return reason;
         }
         loop {
-            match self.follow().await {
-                Ok(pipeline) => self.write(pipeline).await,
+            let outcome = match self.follow().await {
+                Ok(elected) => self.write(elected).await,
+                Err(broken) => Err(broken),
+            };
+            match outcome {
+                Ok(()) => {}
                 Err(Break::Missing) => {
                     if let Err(reason) = self.reload().await {
                         return reason;
@@ -215,6 +219,10 @@ impl Node {
         let trim = self.trim_point().await;
         let floor = trim.and_then(|(_, floor)| floor).map(Revision);
         let trim = trim.map(|(trim, _)| trim);
+        if let Some(trim) = trim.filter(|trim| trim.is_lossy) {
+            tracing::warn!(index = %trim.to, "records of this log were lost at or below this index, and given up");
+            self.counters.lost(1);
+        }
         let before_first = self.log.facts().before_first;
         self.chain = if self.settings.accepts_loss && !self.is_loaded {
             tracing::warn!("records that are missing from the log are accepted as lost");
@@ -232,8 +240,9 @@ impl Node {
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
         self.status.set_linearizable(false);
         self.status.set_phase(Phase::Loading { messages: 0, of: None });
-        let mark = self.settings.mark.take().filter(|_| !self.settings.accepts_loss);
-        self.entry(Entry::Begin { floor, mark }).await;
+        // Until it was compared once.
+        let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
+        self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
         Ok(())
     }
 
@@ -297,6 +306,15 @@ impl Node {
         let (sender, receiver) = oneshot::channel();
         self.entry(Entry::Digest(sender)).await;
         receiver.await.ok()
+    }
+
+    /// The reason why the applier answers nothing any more.
+    pub(super) async fn end_of_applier(&mut self) -> Break {
+        match self.reports.recv().await {
+            Some(report) => end_of(report),
+            // The engine reports a disk that does not sync.
+            None => std::future::pending().await,
+        }
     }
 
     pub(super) fn next_operation(&mut self) -> OperationId {

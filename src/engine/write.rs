@@ -6,7 +6,7 @@
 
 use super::LinearizableReads;
 use super::apply::Entry;
-use super::node::{Command, Node, Open, Peer, end_of};
+use super::node::{Break, Command, Node, Open, Peer, end_of};
 use super::planner::{Plan, Planner};
 use super::proposal::{Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireCalls, WireLife};
 use crate::auth::Caller;
@@ -137,12 +137,12 @@ enum Event {
 
 impl Node {
     /// Writes until another instance does, or something goes wrong.
-    pub(super) async fn write(&mut self, elected: super::follow::Elected) {
+    pub(super) async fn write(&mut self, elected: super::follow::Elected) -> Result<(), Break> {
         self.is_ready = true;
-        self.loaded().await;
+        self.loaded().await?;
         // Everything before the epoch record is applied and visible when this is answered.
         if self.digest().await.is_none() {
-            pending::<()>().await;
+            return Err(self.end_of_applier().await);
         }
         let mut writing = self.begin_writing(elected);
         if self.trim_to == LogIndex(u64::MAX) {
@@ -197,6 +197,7 @@ impl Node {
             self.quiesce(&mut writing).await;
         };
         self.end_writing(writing, trouble).await;
+        Ok(())
     }
 
     fn begin_writing(&mut self, elected: super::follow::Elected) -> Writing {
@@ -295,7 +296,7 @@ impl Node {
             }
             Event::Report(report) => {
                 return Err(match end_of(report) {
-                    super::node::Break::Fatal(what) => Trouble::Damaged(what),
+                    Break::Fatal(what) => Trouble::Damaged(what),
                     _ => Trouble::Invalid,
                 });
             }
@@ -683,7 +684,10 @@ impl Node {
         match then {
             Then::Resume => {}
             Then::Trim(to, floor, waiter) => {
-                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest };
+                // Records that may be missing already may be missing for ever.
+                let to = to.max(self.chain.trim_to());
+                let is_lossy = self.chain.is_lossy();
+                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest, is_lossy };
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
             }

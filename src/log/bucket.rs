@@ -4,6 +4,7 @@ use super::api::{Api, ApiError, StreamInfo};
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -56,6 +57,26 @@ pub enum SetupError {
         /// What it must be.
         expected: Value,
     },
+    /// The files of the stream are there, and nats-server does not know it.
+    #[error(
+        "nats-server does not load stream {stream} from {}: meta.inf or meta.sum there is damaged or missing. Restore a copy, or \
+         accept the loss with --accept-data-loss",
+        folder.display()
+    )]
+    Unloaded {
+        /// The stream.
+        stream: String,
+        /// Its files.
+        folder: PathBuf,
+    },
+    /// The files of a damaged stream cannot be made ready to be loaded again.
+    #[error("cannot remove the damaged {}: {source}", file.display())]
+    Files {
+        /// One of them.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// JetStream refused or did not answer.
     #[error("cannot set up stream {stream}: {source}")]
     Api {
@@ -64,6 +85,42 @@ pub enum SetupError {
         /// Why.
         source: ApiError,
     },
+}
+
+/// The embedded server's store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What is lost of it is given up.
+    pub accepts_loss: bool,
+}
+
+impl Store {
+    /// Makes sure that no messages are there of a stream that the server does not know. Creating it anew would take them in under
+    /// another id, once more at each start, because nats-server leaves a damaged `meta.inf` as it is.
+    fn check_new(&self, stream: &str) -> Result<(), SetupError> {
+        let folder = self.dir.join("jetstream/$G/streams").join(stream);
+        if !folder.exists() {
+            return Ok(());
+        }
+        let blocks = std::fs::read_dir(folder.join("msgs")).into_iter().flatten().flatten();
+        let has_messages = blocks
+            .filter(|block| block.path().extension().is_some_and(|of| of == "blk"))
+            .any(|block| block.metadata().is_ok_and(|file| file.len() > 0));
+        if has_messages && !self.accepts_loss {
+            return Err(SetupError::Unloaded { stream: stream.to_owned(), folder });
+        }
+        for file in ["meta.inf", "meta.sum"].map(|name| folder.join(name)) {
+            match std::fs::remove_file(&file) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SetupError::Files { file, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Names of a bucket's stream and subjects.
@@ -112,10 +169,15 @@ impl Bucket {
     ///
     /// # Errors
     /// [`SetupError`].
-    pub async fn set_up(&self, api: &Api, replicas: Option<usize>) -> Result<Facts, SetupError> {
+    pub async fn set_up(
+        &self,
+        api: &Api,
+        replicas: Option<usize>,
+        store: Option<&Store>,
+    ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         loop {
-            match self.ensure(api, replicas).await {
+            match self.ensure(api, replicas, store).await {
                 Err(SetupError::Api { stream, source }) if source.may_pass() && Instant::now() < deadline => {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
                     tokio::time::sleep(CLUSTER_RETRY).await;
@@ -145,13 +207,21 @@ impl Bucket {
         })
     }
 
-    async fn ensure(&self, api: &Api, replicas: Option<usize>) -> Result<Facts, SetupError> {
+    async fn ensure(
+        &self,
+        api: &Api,
+        replicas: Option<usize>,
+        store: Option<&Store>,
+    ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         let wanted = self.config(replicas);
         let info = match api.stream_info(&stream).await {
             Ok(info) => info,
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
+                if let Some(store) = store {
+                    store.check_new(&stream)?;
+                }
                 tracing::info!(target: "jetway::log", stream, "creating the stream");
                 match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &wanted).await {
                     // Another instance was faster.

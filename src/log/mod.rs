@@ -27,7 +27,7 @@ mod subjects;
 mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, SetupError};
+pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use courier::{Courier, Incoming, Serving};
@@ -52,15 +52,15 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, and sets the bucket up.
+    /// Connects, and sets the bucket up. `store` is the embedded server's.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(endpoint: &Endpoint) -> Result<Log, OpenError> {
+    pub async fn open(endpoint: &Endpoint, store: Option<&Store>) -> Result<Log, OpenError> {
         let connection = Connection::open(endpoint, "jetway").await?;
         let bucket = Bucket::new(&endpoint.bucket);
         let api = Api::new(connection.client.clone());
-        let facts = bucket.set_up(&api, endpoint.replicas).await?;
+        let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
     }
@@ -109,9 +109,9 @@ impl Log {
             let Some(Body::Trim(trim)) = message.record(&self.bucket.prefix).map(|record| record.body) else {
                 continue;
             };
-            let to = LogIndex(trim.to);
+            let (to, is_lossy) = (LogIndex(trim.to), trim.is_lossy);
             if highest.is_none_or(|(known, _)| known.to <= to) && !void.contains(&sequence) {
-                highest = Some((TrimPoint { to, sequence }, trim.floor));
+                highest = Some((TrimPoint { to, sequence, is_lossy }, trim.floor));
             }
         }
         Ok(highest)
@@ -153,13 +153,21 @@ impl Log {
         Ok(self.api.next_message(&self.bucket.stream, sequence.next(), ">").await?.is_some())
     }
 
+    /// The message at a sequence, from the stream's leader; within it `None` for a foreign one.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn message_at(&self, sequence: Sequence) -> Result<Option<Option<Record>>, ApiError> {
+        let message = self.api.message(&self.bucket.stream, sequence).await?;
+        Ok(message.map(|message| message.record(&self.bucket.prefix)))
+    }
+
     /// The record at a sequence, from the stream's leader; `None` where there is none.
     ///
     /// # Errors
     /// [`ApiError`].
     pub async fn record_at(&self, sequence: Sequence) -> Result<Option<Record>, ApiError> {
-        let message = self.api.message(&self.bucket.stream, sequence).await?;
-        Ok(message.and_then(|message| message.record(&self.bucket.prefix)))
+        Ok(self.message_at(sequence).await?.flatten())
     }
 
     /// The stream as JetStream describes it.
@@ -218,20 +226,15 @@ pub enum OpenError {
     Setup(#[from] SetupError),
 }
 
-/// For fuzzing: the record of a message, by its subject without the prefix.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn decode_message(
-    subject: &str,
-    headers: &str,
-    payload: &[u8],
-    sequence: Sequence,
-) -> Option<Record> {
+/// For tests: the record of a message, by its subject without the prefix.
+#[doc(hidden)]
+pub fn decode_message(subject: &str, headers: &str, payload: &[u8], sequence: Sequence) -> Option<Record> {
     codec::decode(subject, headers, payload, sequence)
 }
 
-/// For fuzzing: subject, headers and payload of a record's message.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn encode_message(record: &Record) -> Result<(String, String, Vec<u8>), KeyTooLong> {
+/// For tests: subject without the prefix, headers and payload of a record's message.
+#[doc(hidden)]
+pub fn encode_message(record: &Record) -> Result<(String, String, Vec<u8>), KeyTooLong> {
     let (mut subject, mut headers) = (String::new(), b"NATS/1.0\r\n".to_vec());
     codec::write_subject("", &record.body, &mut subject)?;
     codec::write_headers(record, &mut headers);

@@ -13,7 +13,7 @@
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
 use super::{Body, Record};
-use crate::types::{Epoch, LogIndex, Sequence};
+use crate::types::{Epoch, LogIndex, Revision, Sequence};
 
 /// The last trim record of a log that is read from its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct TrimPoint {
     pub to: LogIndex,
     /// Where the trim record stands.
     pub sequence: Sequence,
+    /// Epoch records may be missing, too.
+    pub is_lossy: bool,
 }
 
 /// A record and its message's sequence.
@@ -53,7 +55,11 @@ pub struct Chain {
     epoch: Epoch,
     nonce: u64,
     index: LogIndex,
+    revision: Revision,
     position: Sequence,
+    /// Where the last valid record stands, and the last valid epoch record.
+    last: Sequence,
+    last_epoch: Sequence,
     /// Up to this index records may be missing.
     trim_to: LogIndex,
     trim_sequence: Sequence,
@@ -64,6 +70,8 @@ pub struct Chain {
     is_broken: bool,
     /// Loss is accepted: any record may be missing.
     is_lenient: bool,
+    /// Loss was accepted once: up to the last trim record's index epoch records may be missing, too.
+    is_lossy: bool,
     /// The records so far of a batch that is not whole.
     pending: Vec<Placed>,
     /// The place and the count of the last record of a batch whose beginning was trimmed.
@@ -77,8 +85,10 @@ pub struct Chain {
 impl Chain {
     /// Reads a log from its first message.
     pub fn new(trim: Option<TrimPoint>) -> Chain {
-        let (trim_to, trim_sequence) = trim.map_or_else(Default::default, |trim| (trim.to, trim.sequence));
-        Chain { trim_to, trim_sequence, is_trim_met: trim.is_none(), ..Chain::default() }
+        let Some(TrimPoint { to, sequence, is_lossy }) = trim else {
+            return Chain { is_trim_met: true, ..Chain::default() };
+        };
+        Chain { trim_to: to, trim_sequence: sequence, is_lossy, ..Chain::default() }
     }
 
     /// Reads a log of which messages are lost, and takes what is there.
@@ -107,14 +117,29 @@ impl Chain {
         self.index
     }
 
+    /// The revision of the last valid record.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
     /// The last sequence that was read.
     pub fn position(&self) -> Sequence {
         self.position
     }
 
+    /// Where the last valid record stands, and the last valid epoch record.
+    pub fn last(&self) -> (Sequence, Sequence) {
+        (self.last, self.last_epoch)
+    }
+
     /// Up to this index records may be missing.
     pub fn trim_to(&self) -> LogIndex {
         if self.is_lenient { self.index } else { self.trim_to }
+    }
+
+    /// Whether a loss was accepted, now or ever.
+    pub fn is_lossy(&self) -> bool {
+        self.is_lossy || self.is_lenient
     }
 
     /// Whether everything that the log must hold was there so far.
@@ -140,6 +165,7 @@ impl Chain {
     /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
     pub fn settle(&mut self) {
         (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
+        self.is_lossy = true;
     }
 
     /// Takes the next message; `record` is `None` for a foreign one. Valid records are added to `valid`, the sequences of void
@@ -219,7 +245,8 @@ impl Chain {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         let is_next_epoch = is_epoch && record.epoch.0 == self.epoch.0 + 1;
-        let is_of_epoch = is_current || is_next_epoch || (self.is_lenient && record.epoch >= self.epoch);
+        let is_any_epoch = self.is_lenient || (self.is_lossy && !self.is_trim_met);
+        let is_of_epoch = is_current || is_next_epoch || (is_any_epoch && record.epoch >= self.epoch);
         if self.may_skip_to(record.index) && is_of_epoch && record.index.0 >= next.0 + held {
             // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim record permits.
             valid.append(&mut self.pending);
@@ -253,9 +280,17 @@ impl Chain {
         if epoch != self.epoch {
             void.append(&mut self.undecided);
         }
+        self.revision = placed.record.revision;
+        self.last = placed.sequence;
+        if matches!(placed.record.body, Body::Epoch(_)) {
+            self.last_epoch = placed.sequence;
+        }
         (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
         if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
             self.holes.clear();
+        }
+        if let Body::Trim(trim) = &placed.record.body {
+            self.is_lossy |= trim.is_lossy;
         }
         // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body
@@ -275,7 +310,7 @@ mod tests {
     use super::*;
     use crate::core::{KeyVersion, VersionParts};
     use crate::record::{Digest, EpochStart, Member, OperationId, Trim};
-    use crate::types::{LeaseId, Revision};
+    use crate::types::LeaseId;
 
     fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Record {
         Record {
@@ -394,10 +429,10 @@ mod tests {
     #[test]
     fn records_may_be_missing_up_to_the_trim_record_only() {
         let trim = |index| {
-            let trim = Trim { to: 6, floor: None, digest: Digest(0) };
+            let trim = Trim { to: 6, floor: None, digest: Digest(0), is_lossy: false };
             record(1, index, (1, 1), Body::Trim(Box::new(trim)))
         };
-        let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8) };
+        let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8), is_lossy: false };
         let mut chain = Chain::new(Some(point));
         let messages = [
             (1, Some(start(1, 1))),

@@ -101,6 +101,9 @@ pub struct Trim {
     pub floor: Option<i64>,
     /// The digest of the state before this record.
     pub digest: Digest,
+    /// Some of them, epoch records too, were lost, and the loss was accepted. Every later trim record says so again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_lossy: bool,
 }
 
 /// The content of a record.

@@ -17,7 +17,7 @@ use super::load::{Leased, Load};
 use super::watcher::{Seen, Watcher};
 use crate::support::client::{Client, all, revision};
 use crate::support::eventually;
-use crate::support::server::{Server, signal};
+use crate::support::server::{Server, alive, signal};
 use crate::support::watch::pair;
 
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,10 @@ impl Victim {
 
 /// Kills jetway's nats-server, once there is one again.
 async fn kill_nats(server: &Server) {
-    signal(eventually("a nats-server to kill", async || server.find_nats_pid()).await, libc::SIGKILL);
+    let pid = eventually("a nats-server to kill", async || server.find_nats_pid()).await;
+    signal(pid, libc::SIGKILL);
+    // The next one is another process.
+    eventually("nats-server to end", async || (!alive(pid)).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

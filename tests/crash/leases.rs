@@ -11,7 +11,7 @@ use crate::support::server::{Server, signal};
 use crate::support::watch::{WatchStream, watch_all};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What jetway leaves to a lease at least after a start: nobody could renew it before.
+/// The time beside its TTL in which a lease ends after a start, on a busy machine.
 const GRACE: Duration = Duration::from_secs(5);
 
 async fn grant_with_key(client: &Client, id: i64, ttl: i64) -> Instant {
@@ -22,17 +22,17 @@ async fn grant_with_key(client: &Client, id: i64, ttl: i64) -> Instant {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_outlive_both_processes_with_their_remaining_time() {
+async fn leases_outlive_both_processes_and_begin_again() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let short = grant_with_key(&client, 1, 3).await;
-    let long = grant_with_key(&client, 2, 600).await;
+    grant_with_key(&client, 2, 600).await;
     let renewed = grant_with_key(&client, 3, 3).await;
     client.lease_grant(4, 600).await.unwrap();
     client.lease_revoke(4).await.unwrap();
     signal(server.nats_pid(), libc::SIGKILL);
     server.kill9();
-    // Time passes for the leases while nobody serves them.
+    // Nobody could renew them meanwhile: as with a new leader of etcd's, the time of each begins again.
     tokio::time::sleep(SECOND * 2).await;
     let starting = Instant::now();
     server.restart().await;
@@ -40,8 +40,8 @@ async fn leases_outlive_both_processes_with_their_remaining_time() {
     let client = server.client().await;
     let left = client.lease_time_to_live(2, true).await.unwrap();
     assert_eq!((left.granted_ttl, left.keys.len()), (600, 1));
-    let true_left = 600 - long.elapsed().as_secs() as i64;
-    assert!((true_left - 1..=true_left + 1).contains(&left.ttl), "{} s left, not {true_left}", left.ttl);
+    // With an election timeout, which a keepalive may have been under way.
+    assert!((598..=601).contains(&left.ttl), "{} s left", left.ttl);
     refused(client.lease_revoke(4).await, tonic::Code::NotFound, "etcdserver: requested lease not found");
 
     // A short one can be renewed after the restart, and is not over before its holder has had the chance to.
@@ -50,6 +50,7 @@ async fn leases_outlive_both_processes_with_their_remaining_time() {
     let renewed_again = Instant::now();
     eventually("the short lease to end", async || client.kv("/leased/1").await.is_none().then_some(())).await;
     assert!(short.elapsed() >= SECOND * 3, "it ended after {:?}", short.elapsed());
+    assert!(starting.elapsed() >= SECOND * 3, "it ended {:?} after the start", starting.elapsed());
     assert!(starting.elapsed() < GRACE + SECOND * 5, "it ended {:?} after the start", starting.elapsed());
     eventually("the renewed lease to end", async || client.kv("/leased/3").await.is_none().then_some(()))
         .await;

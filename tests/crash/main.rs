@@ -15,6 +15,7 @@
 mod support;
 
 mod compaction;
+mod damage;
 mod disk;
 mod journal;
 mod kills;

@@ -1,18 +1,23 @@
-//! The only writer of the stream knows where it ends, and lets messages stand there: what if they do not? Transactions over
-//! several keys are such messages, one behind the other: what is left of a part of them counts for nothing.
+//! The only writer of the stream knows where it ends, and guards each message by that. These tests break the assumption: somebody
+//! else publishes. A transaction over several keys is a batch of messages, one behind the other: a part of a batch counts for nothing.
 
 use std::fs;
 
-use jetway::jetstream::record;
+use jetway::core::{KeyVersion, VersionParts};
+use jetway::log::{decode_message, encode_message};
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::{TxnRequest, WatchCreateRequest};
 use jetway::proto::mvccpb::KeyValue;
+use jetway::record::{Body, OperationId, Record};
+use jetway::types::{LeaseId, LogIndex, Revision, Sequence};
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, all, compare, op, put, revision, run};
 use crate::support::eventually;
 use crate::support::server::{Server, signal};
 use crate::support::watch::{WatchStream, watch_key};
+
+const PREFIX: &str = "$KV.jetway.";
 
 /// A connection to the nats-server that `server` runs, which is nobody else's business.
 async fn intruder(server: &Server) -> async_nats::Client {
@@ -33,8 +38,38 @@ async fn ask(nats: &async_nats::Client, subject: &str, body: Value) -> Value {
     answer
 }
 
-async fn messages(nats: &async_nats::Client) -> u64 {
-    ask(nats, "STREAM.INFO.KV_jetway", Value::Null).await["state"]["messages"].as_u64().unwrap()
+/// The last sequence of the stream.
+async fn end(nats: &async_nats::Client) -> u64 {
+    ask(nats, "STREAM.INFO.KV_jetway", Value::Null).await["state"]["last_seq"].as_u64().unwrap()
+}
+
+/// Whether a message is there.
+async fn is_stored(nats: &async_nats::Client, sequence: u64) -> bool {
+    let request = json!({ "seq": sequence }).to_string();
+    let answer = nats.request("$JS.API.STREAM.MSG.GET.KV_jetway", request.into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    answer.get("error").is_none()
+}
+
+/// The record at a sequence.
+async fn record_at(nats: &async_nats::Client, sequence: u64) -> Record {
+    use base64::Engine as _;
+    let message = &ask(nats, "STREAM.MSG.GET.KV_jetway", json!({ "seq": sequence })).await["message"];
+    let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
+    let bytes = |field: &str| base64::prelude::BASE64_STANDARD.decode(text(field)).unwrap();
+    let subject = text("subject").strip_prefix(PREFIX).unwrap().to_owned();
+    let headers = String::from_utf8(bytes("hdrs")).unwrap();
+    decode_message(&subject, &headers, &bytes("data"), Sequence(sequence)).expect("a record of jetway's")
+}
+
+async fn publish(nats: &async_nats::Client, record: &Record) {
+    let (subject, headers, payload) = encode_message(record).unwrap();
+    let mut sent = async_nats::HeaderMap::new();
+    for line in headers.lines().skip(1).filter(|line| !line.is_empty()) {
+        let (name, value) = line.split_once(": ").unwrap();
+        sent.insert(name, value);
+    }
+    nats.publish_with_headers(format!("{PREFIX}{subject}"), sent, payload.into()).await.unwrap();
 }
 
 async fn everything(client: &Client) -> (i64, Vec<jetway::proto::mvccpb::KeyValue>) {
@@ -43,7 +78,7 @@ async fn everything(client: &Client) -> (i64, Vec<jetway::proto::mvccpb::KeyValu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_of_which_the_end_is_missing_counts_for_nothing() {
+async fn a_batch_of_which_the_end_is_missing_counts_for_nothing() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let keys = ["/row/a", "/row/b", "/row/c"];
@@ -51,36 +86,53 @@ async fn a_row_of_which_the_end_is_missing_counts_for_nothing() {
     client.txn(write("first")).await.unwrap();
     let nats = intruder(&server).await;
     let before = client.revision().await;
-    let stored = messages(&nats).await;
+    let stored = end(&nats).await;
+    let last = record_at(&nats, stored).await;
 
     // Two of three messages, as a nats-server leaves them that is killed between two. They come behind jetway's back, so that
-    // what it sends next is refused once: it does not stand where it should.
+    // the message that it sends next is refused once.
     for (key, place) in [(keys[0], 1), (keys[1], 2)] {
-        let subject = record::subject("$KV.jetway.", key.as_bytes()).unwrap();
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(record::HEADER, format!("{before} 2 0 {place}/3 feed.1").as_str());
-        nats.publish_with_headers(subject, headers, "torn".into()).await.unwrap();
+        let version = KeyVersion::new(&VersionParts {
+            key: key.as_bytes(),
+            value: b"torn",
+            create_revision: Revision(before),
+            mod_revision: Revision(before + 1),
+            version: 2,
+            lease: LeaseId::NONE,
+            sequence: Sequence(0),
+            place,
+        });
+        let record = Record {
+            index: LogIndex(last.index.0 + u64::from(place)),
+            revision: Revision(before + 1),
+            place,
+            count: 3,
+            operation: OperationId { instance: 0xfeed, counter: 1 },
+            body: Body::Key(version),
+            ..last.clone()
+        };
+        publish(&nats, &record).await;
     }
-    eventually("both are stored", async || (messages(&nats).await == stored + 2).then_some(())).await;
+    eventually("both are stored", async || (end(&nats).await == stored + 2).then_some(())).await;
     let answer = client.txn(write("second")).await.unwrap();
 
+    // The revision of the half is used again.
     let written = revision(&answer.header);
-    assert!(written > before + 1, "nothing came between: revision {written} after {before}");
+    assert_eq!(written, before + 1);
     let expected = |kv: &jetway::proto::mvccpb::KeyValue| (kv.value == "second", kv.version, kv.mod_revision);
     let (_, kvs) = everything(&client).await;
     assert_eq!(kvs.iter().map(expected).collect::<Vec<_>>(), [(true, 2, written); 3]);
-    // What is left of the half goes: three messages have come, and a barrier for each refusal.
-    eventually("the rest of the row is removed", async || {
-        let subject = "STREAM.INFO.KV_jetway";
-        let info = ask(&nats, subject, json!({ "subjects_filter": "$KV.jetway.>" })).await;
-        let subjects = info["state"]["subjects"].as_object().cloned().unwrap_or_default();
-        let of_keys = subjects.iter().filter(|(subject, _)| !subject.ends_with(record::BARRIER));
-        (of_keys.map(|(_, count)| count.as_u64().unwrap()).sum::<u64>() == stored + 3).then_some(())
-    })
-    .await;
-    // So do those of the versions before, and nothing of the row comes back in their place.
+    // An epoch record decides about the half. The guard compares numbers only, so that one message that was in flight may be
+    // stored before it.
+    let after = [record_at(&nats, stored + 3).await, record_at(&nats, stored + 4).await];
+    let epoch = after.iter().find(|record| matches!(record.body, Body::Epoch(_)));
+    assert_eq!(epoch.expect("an epoch record").index, last.index.next());
+    // The messages of the half go with the next compaction, and nothing of it comes back in place of the versions before.
+    let messages = [stored + 1, stored + 2];
+    assert!(is_stored(&nats, messages[0]).await && is_stored(&nats, messages[1]).await);
     client.compact(written).await.unwrap();
     client.defragment().await.unwrap();
+    assert!(!is_stored(&nats, messages[0]).await && !is_stored(&nats, messages[1]).await);
     let then = everything(&client).await;
     server.kill9();
     server.restart().await;

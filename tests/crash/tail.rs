@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jetway::proto::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRequest};
 use tonic::Code;
@@ -14,7 +14,7 @@ use crate::support::server::{Server, signal};
 use crate::support::watch::{WatchStream, outline, watch_all};
 use crate::support::{eventually, within};
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -76,9 +76,43 @@ async fn write_some(client: &Client, name: &str) {
     client.delete("/k/3").await;
 }
 
+/// Starts a server on its store once more, which it must refuse; returns what it reports.
+async fn refusal(server: &mut Server) -> String {
+    let before = server.log().len();
+    let status = server.ends().await;
+    let log = server.log()[before..].to_owned();
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("--accept-data-loss"), "{log}");
+    log
+}
+
+/// Kills both processes at once, as a power cut does: none of them writes anything more.
+pub fn kill_both(server: &mut Server) {
+    signal(server.nats_pid(), libc::SIGKILL);
+    server.kill9();
+}
+
+/// Takes bytes off the end of the stream's newest block.
+fn cut(server: &Server, bytes: u64) {
+    let block = blocks(&server.dir().join("data"), "KV_jetway").pop().unwrap();
+    let size = fs::metadata(&block).unwrap().len();
+    fs::File::options().write(true).open(&block).unwrap().set_len(size - bytes).unwrap();
+}
+
+/// Returns when the mark beside the store names the index of everything that was answered.
+pub async fn marked(server: &Server, client: &Client) {
+    let end = client.status().await.unwrap().raft_index;
+    let mark = server.dir().join("data/synced-jetway");
+    eventually("the end is written down", async || {
+        let text = fs::read_to_string(&mark).ok()?;
+        (text.split(' ').nth(2)?.parse::<u64>().ok()? >= end).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_copy_of_the_store_is_served_as_it_is() {
-    let mut server = Server::start().await;
+async fn an_older_copy_of_the_data_is_served_as_it_is() {
+    let mut server = Server::start_with(&["--sync", "group"]).await;
     let data = server.dir().join("data");
     let copied = server.dir().join("copy");
     let client = server.client().await;
@@ -96,6 +130,7 @@ async fn an_older_copy_of_the_store_is_served_as_it_is() {
     client.compact(revision(&at_copy.header) + 10).await.unwrap();
     client.lease_revoke(7).await.unwrap();
     server.stop().await;
+    // The mark is part of the copy.
     replace(&data, &copied);
     server.restart().await;
 
@@ -107,7 +142,7 @@ async fn an_older_copy_of_the_store_is_served_as_it_is() {
     assert_eq!(next, revision(&at_copy.header) + 1);
 }
 
-/// The messages that the last start found missing.
+/// The records that the last start found missing.
 async fn lost(server: &Server) -> i64 {
     let metrics = http(&server.address(), "GET", "/metrics").await.body;
     let line = metrics.lines().find_map(|line| line.strip_prefix("jetway_lost_messages "));
@@ -115,11 +150,12 @@ async fn lost(server: &Server) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_lost_what_was_on_the_disk_is_noticed() {
+async fn a_store_replaced_by_an_older_copy_is_refused_until_the_loss_is_accepted() {
     let mut server = Server::start_with(&["--sync", "group"]).await;
     let (store, copied) = (server.dir().join("data/nats"), server.dir().join("copy"));
     let client = server.client().await;
     write_some(&client, "kept").await;
+    let kept = client.range(all("")).await.unwrap();
     server.stop().await;
     copy(&store, &copied);
     server.restart().await;
@@ -128,57 +164,82 @@ async fn a_store_that_lost_what_was_on_the_disk_is_noticed() {
     for at in 0..10 {
         client.put("/lost", at.to_string()).await;
     }
-    let end = client.status().await.unwrap().raft_index;
-    let mark = server.dir().join("data/synced");
-    let marked =
-        async || fs::read_to_string(&mark).ok()?.trim_end().ends_with(&format!(" {end}")).then_some(());
-    eventually("the end is written down", marked).await;
+    marked(&server, &client).await;
     server.stop().await;
     replace(&store, &copied);
+    for _ in 0..2 {
+        let log = refusal(&mut server).await;
+        assert!(log.contains("more records were synced and answered"), "{log}");
+    }
+    server.set_args(&["--sync", "group", "--accept-data-loss"]);
     server.restart().await;
-    assert_eq!(lost(&server).await, 10);
-    assert!(server.log().contains("the store has lost its newest messages"));
+    assert!(lost(&server).await >= 10);
+    let now = server.client().await.range(all("")).await.unwrap();
+    assert_eq!((revision(&now.header), &now.kvs), (revision(&kept.header), &kept.kvs));
     server.stop().await;
+    server.set_args(&["--sync", "group"]);
     server.restart().await;
-    assert_eq!(lost(&server).await, 0, "it is told once");
+    let client = server.client().await;
+    assert_eq!(client.range(all("")).await.unwrap().kvs, kept.kvs);
+    assert_eq!(client.put("/k/0", "after").await, revision(&kept.header) + 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synced_tail_that_is_lost_is_noticed() {
+    let mut server = Server::start_with(&["--sync", "group"]).await;
+    let client = server.client().await;
+    write_some(&client, "kept").await;
+    let (end, kvs, _) = dump(&client).await;
+    client.put("/lost", "x".repeat(300)).await;
+    marked(&server, &client).await;
+    kill_both(&mut server);
+    cut(&server, 100);
+    refusal(&mut server).await;
+    server.set_args(&["--sync", "group", "--accept-data-loss"]);
+    server.restart().await;
+    assert!(lost(&server).await > 0);
+    let client = server.client().await;
+    let now = dump(&client).await;
+    assert_eq!((now.0, &now.1), (end, &kvs));
+    assert_eq!(client.put("/k/0", "after").await, end + 1);
+    let then = dump(&client).await;
+    kill_both(&mut server);
+    server.set_args(&["--sync", "group"]);
+    server.restart().await;
+    assert_eq!(dump(&server.client().await).await, then, "a restart sees another history");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_lost_its_end_is_as_if_it_had_never_been() {
+    // Nothing is synced, so that there is no mark to tell of the loss.
     let mut server = Server::start().await;
     let client = server.client().await;
     write_some(&client, "kept").await;
-    let (before, kvs, events) = dump(&client).await;
+    let before = dump(&client).await;
     let txn = run(["/t/0", "/t/1", "/new"].map(|key| op(put(key, "x".repeat(300)))).to_vec());
     client.txn(txn).await.unwrap();
-    // As a power cut does: no process writes anything more, and the end of the file is gone, in the middle of a
-    // message.
-    let nats = server.nats_pid();
-    signal(nats, libc::SIGKILL);
-    server.kill9();
-    let block = blocks(&server.dir().join("data"), "KV_jetway").pop().unwrap();
-    let size = fs::metadata(&block).unwrap().len();
-    fs::File::options().write(true).open(&block).unwrap().set_len(size - 500).unwrap();
+    kill_both(&mut server);
+    // In the middle of a message.
+    cut(&server, 500);
     server.restart().await;
 
     let client = server.client().await;
     let now = dump(&client).await;
-    assert_eq!((&now.1, &now.2), (&kvs, &events), "something of the torn transaction is there");
-    // Its whole messages, one or two, spent a revision each, and nothing more.
-    assert!((before + 1..=before + 2).contains(&now.0), "revision {} after {before}", now.0);
-    // The keys are free, those of the torn transaction above all, and instances agree on what comes next.
+    assert_eq!(now, before, "something of the torn transaction is there");
+    // Its revision is used again, and its keys are free.
     let txn = run(["/t/0", "/t/1", "/new"].map(|key| op(put(key, "again"))).to_vec());
     let written = revision(&client.txn(txn).await.unwrap().header);
-    assert!(written > now.0);
+    assert_eq!(written, before.0 + 1);
     let then = dump(&client).await;
     server.kill9();
     server.restart().await;
     assert_eq!(dump(&server.client().await).await, then, "a restart sees another history");
 }
 
+/// The tail holds the trim record that permits what a compaction has removed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_floor_above_the_end_of_the_keys_does_not_stop_writes() {
-    let mut server = Server::start().await;
+async fn a_tail_that_is_lost_with_a_compaction_does_not_stop_writes() {
+    let mut server = Server::start_with(&["--sync", "group"]).await;
     let client = server.client().await;
     write_some(&client, "kept").await;
     for at in 0..10 {
@@ -186,20 +247,20 @@ async fn a_floor_above_the_end_of_the_keys_does_not_stop_writes() {
     }
     let end = client.revision().await;
     client.compact(end).await.unwrap();
-    let nats = server.nats_pid();
-    signal(nats, libc::SIGKILL);
-    server.kill9();
-    let block = blocks(&server.dir().join("data"), "KV_jetway").pop().unwrap();
-    let size = fs::metadata(&block).unwrap().len();
-    fs::File::options().write(true).open(&block).unwrap().set_len(size - 600).unwrap();
+    client.defragment().await.unwrap();
+    marked(&server, &client).await;
+    kill_both(&mut server);
+    cut(&server, 600);
+    refusal(&mut server).await;
+    server.set_args(&["--sync", "group", "--accept-data-loss"]);
     server.restart().await;
 
     let client = server.client().await;
     let written = client.put("/k/0", "after").await;
-    assert!(written > end, "revision {written} after a compaction at {end}");
     assert_eq!(client.kv("/k/0").await.unwrap().value, "after");
     let then = client.range(all("")).await.unwrap();
     server.stop().await;
+    server.set_args(&["--sync", "group"]);
     server.restart().await;
     let now = server.client().await.range(all("")).await.unwrap();
     assert_eq!((revision(&now.header), now.kvs), (written, then.kvs));
@@ -208,7 +269,7 @@ async fn a_floor_above_the_end_of_the_keys_does_not_stop_writes() {
 /// NATS comes back with an older store while jetway runs. `between` may change the copy before it is put in place.
 async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     let mut nats = Nats::start().await;
-    let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let mut server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     let client = server.client().await;
     write_some(&client, "first").await;
     client.put("/which", "old").await;
@@ -219,7 +280,7 @@ async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     nats.restart().await;
     let of_copy = eventually("jetway to be back", async || client.range(all("")).await.ok()).await;
 
-    // What is lost in a moment, compaction and leases included.
+    // These are lost in a moment, compaction and leases included.
     write_some(&client, "second").await;
     client.put("/which", "new").await;
     // Physically: a removal that is still on its way when NATS comes back would hit the older store.
@@ -235,31 +296,31 @@ async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     nats.stop().await;
     between(&copied).await;
     replace(&nats.store(), &copied);
-    // Readers that wait through all of it.
-    let down = Instant::now();
+    // Readers that wait through all of it are told nothing at all.
     let readers: Vec<_> = (0..8)
         .map(|_| {
             let client = client.clone();
             tokio::spawn(async move {
                 loop {
-                    match client.get("/which").await {
-                        Ok(answer) => {
-                            assert_eq!(answer.kvs[0].value, "old", "what was lost was served as current");
-                            return revision(&answer.header);
-                        }
-                        Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status:?}"),
-                    }
-                    assert!(down.elapsed() < Duration::from_secs(60), "jetway does not come back");
+                    let answer = client.get("/which").await;
+                    let status = answer.expect_err("a log that was replaced is read");
+                    // A connection that ends cancels its calls.
+                    let codes = [Code::Unavailable, Code::Cancelled];
+                    assert!(codes.contains(&status.code()), "{status:?}");
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             })
         })
         .collect();
     nats.restart().await;
+    let status = server.ended().await;
     for reader in readers {
-        reader.await.unwrap();
+        assert!(!reader.is_finished(), "{:?}", reader.await);
+        reader.abort();
     }
-    // The watch ends, whether by a message or a status, and tells nothing more.
+    let log = server.log();
+    assert!(!status.success() && log.contains("--accept-data-loss"), "{log}");
+    // The watch ends, whether by a message or a status, and reports nothing more.
     within("the end of the watch", async {
         loop {
             match watch.message().await {
@@ -272,7 +333,9 @@ async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     })
     .await;
 
-    // From here on the old store is all there is.
+    // An instance that knows nothing of the loss serves the old store, which is all there is.
+    server.restart().await;
+    let client = server.client().await;
     let lease = client.lease_time_to_live(1, false).await.unwrap();
     assert_eq!(lease.granted_ttl, 600, "the lease is there again");
     let written = client.put("/which", "newest").await;
@@ -281,8 +344,7 @@ async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     assert!(client.kv("/seen").await.is_none(), "revision {seen} is lost");
     let old = client.range(RangeRequest { revision: lost_from - 1, ..all("") }).await.unwrap();
     assert_eq!(old.kvs, of_copy.kvs, "the floor went with the rest");
-    // An instance that knows nothing of what was lost tells the same.
-    let other = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let other = Server::start_with(&["--endpoint", &nats.endpoint(), "--name", "other"]).await;
     assert_eq!(dump(&client).await, dump(&other.client().await).await);
 }
 

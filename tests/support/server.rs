@@ -254,9 +254,42 @@ impl Server {
         self.run().await;
     }
 
+    /// Starts the process again where it cannot serve, and waits until it has given up.
+    pub async fn ends(&mut self) -> ExitStatus {
+        assert!(self.child.is_none(), "stop it first");
+        self.spawn();
+        self.ended().await
+    }
+
+    /// Waits until the process has given up by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("it has just been started");
+        let status = eventually("the server to give up", async || child.try_wait().unwrap()).await;
+        self.child = None;
+        status
+    }
+
+    /// Starts the process again where it may be unable to serve; fails with the way it ended.
+    pub async fn try_restart(&mut self) -> Result<(), String> {
+        assert!(self.child.is_none(), "stop it first");
+        self.spawn();
+        let served = self.serves().await;
+        if served.is_err() {
+            self.kill9();
+        }
+        served
+    }
+
+    /// Replaces the flags of the next start.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.args = args.iter().map(ToString::to_string).collect();
+    }
+
     async fn run(&mut self) {
         self.spawn();
-        self.serves().await;
+        if let Err(problem) = self.serves().await {
+            panic!("{self:?} {problem}\n{}", self.log());
+        }
     }
 
     fn spawn(&mut self) {
@@ -294,7 +327,7 @@ impl Server {
     }
 
     /// Waits until the server answers a read, and fails at once if it ends instead.
-    async fn serves(&mut self) {
+    async fn serves(&mut self) -> Result<(), String> {
         let client = Client::lazy(&self.endpoint());
         let serving = async {
             loop {
@@ -312,9 +345,7 @@ impl Server {
             }
         };
         let served = tokio::time::timeout(PATIENCE, serving).await;
-        if let Err(problem) = served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}"))) {
-            panic!("{self:?} {problem}\n{}", self.log());
-        }
+        served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}")))
     }
 
     fn log_path(&self) -> PathBuf {
