@@ -261,14 +261,6 @@ impl Server {
         self.ended().await
     }
 
-    /// Waits until the process has given up by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().expect("it has just been started");
-        let status = eventually("the server to give up", async || child.try_wait().unwrap()).await;
-        self.child = None;
-        status
-    }
-
     /// Starts the process again where it may be unable to serve; fails with the way it ended.
     pub async fn try_restart(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "stop it first");
