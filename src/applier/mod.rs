@@ -211,7 +211,7 @@ impl Applier {
                     self.flush();
                     // A digest from before the trim record was made under another floor.
                     is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
-                    if is_whole {
+                    if is_whole && index > strictness.trim_to {
                         let before = self.revision_before(strictness.trim_to);
                         if revision != before {
                             return Err(Damage::Revision { index, found: revision, before });
@@ -220,6 +220,7 @@ impl Applier {
                     self.writer.advance(revision.max(self.current_revision()), index);
                     if let Some(expected) = stated_digest(&body)
                         && is_whole
+                        && index > strictness.trim_to
                     {
                         self.compare(index, expected)?;
                     }
@@ -232,6 +233,7 @@ impl Applier {
             if let Some((at, expected)) = strictness.checkpoint
                 && at == index
                 && is_whole
+                && index > strictness.trim_to
             {
                 self.compare(index, expected)?;
             }
