@@ -91,6 +91,7 @@ pub(super) struct Task {
 
 /// How far the thread is.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub(super) struct Progress {
     is_loaded: bool,
     is_damaged: bool,
@@ -170,7 +171,7 @@ impl Task {
             Entry::Barrier(sequence, index) => self.applier.note_barrier(sequence, index),
             Entry::Begin { floor, mark, accepts_loss } => {
                 self.applier.reset(floor);
-                self.state = Progress { mark, accepts_loss, ..Progress::default() };
+                self.state = Progress { accepts_loss, mark, ..Progress::default() };
             }
             Entry::End => self.check_mark()?,
             Entry::Loaded => self.load().await?,
