@@ -140,9 +140,11 @@ impl Node {
     pub(super) async fn write(&mut self, elected: super::follow::Elected) -> Result<(), Break> {
         self.is_ready = true;
         self.loaded().await?;
-        // Everything before the epoch record is applied and visible when this is answered.
-        if self.digest().await.is_none() {
-            return Err(self.end_of_applier().await);
+        // Everything before the epoch record is applied when the first of these is answered, and visible with the second.
+        for _ in 0..2 {
+            if self.digest().await.is_none() {
+                return Err(self.end_of_applier().await);
+            }
         }
         let mut writing = self.begin_writing(elected);
         if self.trim_to == LogIndex(u64::MAX) {
@@ -558,12 +560,26 @@ impl Node {
             (Vec::with_capacity(acknowledged.len()), Vec::new(), Vec::new());
         let mut when_swept = Vec::new();
         let mut barriers = Vec::new();
+        let mut is_invalid = false;
         for Acknowledged { sequence, record, waiter, sent } in acknowledged.drain(..) {
             let is_barrier = matches!(record.body, Body::Barrier);
-            match self.chain.take(sequence, Some(record), &mut valid, &mut void) {
-                crate::record::Outcome::Missing => return Err(Trouble::Invalid),
-                crate::record::Outcome::Barrier => barriers.push((sequence, self.chain.index())),
-                _ => {}
+            if !is_invalid {
+                is_invalid = match self.chain.take(sequence, Some(record), &mut valid, &mut void) {
+                    crate::record::Outcome::Missing => true,
+                    crate::record::Outcome::Barrier => {
+                        barriers.push((sequence, self.chain.index()));
+                        false
+                    }
+                    crate::record::Outcome::Valid => false,
+                    crate::record::Outcome::Nothing => is_barrier || !self.chain.is_in_batch(),
+                };
+            }
+            if is_invalid {
+                // Stored, and not what the log holds: the next epoch record decides.
+                if let Some(waiter) = waiter {
+                    self.keep_open(waiter.call, Some((self.chain.nonce(), Instant::now())), false);
+                }
+                continue;
             }
             writing.barriers -= usize::from(is_barrier);
             writing.proved = Some(sent);
@@ -583,9 +599,6 @@ impl Node {
                 }
             }
         }
-        if !void.is_empty() {
-            return Err(Trouble::Invalid);
-        }
         let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
         if valid.is_empty() {
             for waiter in waiters {
@@ -599,6 +612,10 @@ impl Node {
         }
         for waiter in when_swept {
             self.entry(Entry::WhenSwept(waiter)).await;
+        }
+        if is_invalid || !void.is_empty() {
+            self.entry(Entry::Void(void)).await;
+            return Err(Trouble::Invalid);
         }
         if !writing.unproved.is_empty() {
             self.end_turn(writing);

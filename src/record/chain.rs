@@ -137,6 +137,11 @@ impl Chain {
         if self.is_lenient { self.index } else { self.trim_to }
     }
 
+    /// Whether the last message that was read belongs to a batch that may become whole.
+    pub fn is_in_batch(&self) -> bool {
+        self.pending.last().is_some_and(|last| last.sequence == self.position)
+    }
+
     /// Whether a loss was accepted, now or ever.
     pub fn is_lossy(&self) -> bool {
         self.is_lossy || self.is_lenient

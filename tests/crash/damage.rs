@@ -29,7 +29,8 @@ const AT_ONCE: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Emptied,
-    Cut,
+    /// So many bytes are missing at its end.
+    Cut(usize),
     /// One bit is changed at so many hundredths of the file.
     Flipped(u64),
     Removed,
@@ -37,7 +38,9 @@ enum Harm {
 
 const HARMS: &[Harm] = &[
     Harm::Emptied,
-    Harm::Cut,
+    Harm::Cut(10),
+    // Several records.
+    Harm::Cut(3000),
     Harm::Flipped(0),
     Harm::Flipped(20),
     Harm::Flipped(50),
@@ -51,7 +54,7 @@ impl Harm {
         let mut bytes = fs::read(file).unwrap();
         match self {
             Harm::Emptied => bytes.clear(),
-            Harm::Cut => bytes.truncate(bytes.len().saturating_sub(10)),
+            Harm::Cut(missing) => bytes.truncate(bytes.len().saturating_sub(missing)),
             Harm::Flipped(at) => {
                 // Not the first and the last byte: those of a header's middle, and of the last record's end.
                 let last = bytes.len() - 1;
