@@ -49,9 +49,9 @@ pub(super) enum Entry {
     Barrier(Sequence, LogIndex),
     /// The log is read from its start.
     Begin { floor: Option<Revision>, mark: Option<Mark> },
-    /// Everything before this entry may be shown. The load began with the trim record at a sequence, the stream's first one if
-    /// there was none, and passed over holes.
-    Loaded { trim: Sequence, holes: Vec<(Sequence, Sequence)> },
+    /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is the first message,
+    /// and passed over holes.
+    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
     /// Asks for the first sequence that must be in the stream, and is not.
     Lacking(Present, oneshot::Sender<Option<Sequence>>),
     /// The server of the store may have been started again.
@@ -180,10 +180,10 @@ impl Task {
                 self.applier.reset(floor);
                 self.state = Progress { mark, ..Progress::default() };
             }
-            Entry::Loaded { trim, holes } => {
+            Entry::Loaded { first, holes } => {
                 self.load().await?;
                 self.state.holes = holes;
-                self.begin_whole(trim);
+                self.begin_whole(first);
             }
             Entry::Lacking(present, sender) => drop(sender.send(self.lacking(&present))),
             Entry::ServerChanged => {
@@ -253,11 +253,11 @@ impl Task {
     }
 
     /// Everything is there from the first revision above the floor on, and behind the trim record itself.
-    fn begin_whole(&mut self, trim: Sequence) {
+    fn begin_whole(&mut self, begin: Sequence) {
         let state = self.applier.state();
         let first = state.compacted.and_then(|floor| state.log.since(floor.next()).next());
-        let first = first.map_or(trim, |entry| entry.events()[0].version.sequence());
-        self.state.whole_from = first.min(trim).max(self.state.whole_from);
+        let first = first.map_or(begin, |entry| entry.events()[0].version.sequence());
+        self.state.whole_from = first.min(begin).max(self.state.whole_from);
         self.state.removable = self.state.removable.split_off(&self.state.whole_from);
     }
 

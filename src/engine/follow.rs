@@ -304,15 +304,15 @@ impl Node {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
+        self.tell_that_alive().await;
         self.loaded().await;
     }
 
     pub(super) async fn loaded(&mut self) {
         if !self.is_loaded {
             self.is_loaded = true;
-            // A log that was never trimmed begins with the stream's first sequence; none is before it.
-            let trim = self.chain.trim_sequence().max(self.log.facts().before_first.next());
-            self.entry(Entry::Loaded { trim, holes: self.chain.holes() }).await;
+            let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
+            self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
             // The applier shows everything before it answers this.
             self.digest().await;
             let state = self.reader.snapshot();

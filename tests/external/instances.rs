@@ -313,10 +313,10 @@ async fn instances_hash_alike() {
         }
         Some(hashes)
     };
-    // The hash of what a compaction found is remembered a moment after it, on each instance for itself.
+    // Each instance ends the compaction in its own time, and has the hash of what went into it from then on.
     let alike = async || {
-        let (a, b) = (hashes(&clients[0]).await?, hashes(&clients[1]).await?);
-        (a == b).then_some(())
+        let (one, other) = (hashes(&clients[0]).await?, hashes(&clients[1]).await?);
+        (one == other).then_some(())
     };
     eventually("both instances to hash alike", alike).await;
 }

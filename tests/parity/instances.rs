@@ -1,12 +1,14 @@
 //! The instances of a jetway through which the session does not go. One of them writes, most of the time.
 
+use std::time::Duration;
+
 use jetway::proto::etcdserverpb as pb;
 use tokio::task::JoinHandle;
 
 use crate::session::Change;
 use crate::support::client::{Answer, Client};
-use crate::support::eventually;
 use crate::support::server::{Server, Target, signal};
+use crate::support::{eventually, within};
 
 /// Operations that run before the instances are as they were before a change of the writer.
 const UNSETTLED: usize = 5;
@@ -68,7 +70,20 @@ impl Others {
             Change::Move => {
                 let client = steward.at(&writer.endpoint());
                 let target_id = self.members[1 - self.writer];
-                Some(tokio::spawn(async move { move_leader(&client, target_id).await }))
+                Some(tokio::spawn(async move {
+                    // The writer may not have heard yet of an instance that has just started.
+                    within("the writer to move", async {
+                        loop {
+                            match move_leader(&client, target_id).await {
+                                Err(status) if status.message() == "etcdserver: bad leader transferee" => {
+                                    tokio::time::sleep(Duration::from_millis(20)).await;
+                                }
+                                answer => return answer,
+                            }
+                        }
+                    })
+                    .await
+                }))
             }
             Change::Kill => {
                 writer.kill9();
