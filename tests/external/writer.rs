@@ -37,6 +37,11 @@ async fn moves_by_request(group: &Group) {
             Code::FailedPrecondition,
             "etcdserver: not leader",
         );
+        refused(
+            move_leader(&group.clients[from], 17).await,
+            Code::FailedPrecondition,
+            "etcdserver: bad leader transferee",
+        );
         let term = group.clients[to].status().await.unwrap().raft_term;
         move_leader(&group.clients[from], target).await.unwrap();
         let status = group.clients[from].status().await.unwrap();
