@@ -31,7 +31,7 @@ pub fn records(data: &[u8]) {
             return;
         }
         often.note_void(&void);
-        if choices.byte() % 8 == 0 {
+        if choices.byte().is_multiple_of(8) {
             often.sweep(usize::from(choices.byte()));
         }
         often.publish();

@@ -11,7 +11,7 @@ use super::Error;
 const ENV: &str = "JETWAY_NATS_SERVER";
 const NAME: &str = "nats-server";
 
-/// Guards in atomic batches are compared rightly, and proposals are fenced by their leader's term, from here on.
+/// Proposals are fenced by their leader's term from here on.
 const MINIMUM: (Version, &str) = (Version(2, 14, 4), "2.14.4");
 /// Renames by block rewrites are synced, a stream keeps its creation time, and three replicas sync in groups.
 const RECOMMENDED: (Version, &str) = (Version(2, 15, 1), "2.15.1");

@@ -29,10 +29,6 @@ const MAX_CONTROL_LINE_BYTES: u32 = 16 << 10;
 /// lets it, up to 32 MiB each, for several consumers on one connection.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 
-/// Open batches, over all streams: one for each transaction over several keys in flight. The default, 50 a stream, would
-/// refuse busy clients.
-const MAX_OPEN_BATCHES: u32 = 10_000;
-
 pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
     let mut text = String::from(
         "# Written by jetway at each start of nats-server: changes are lost. Own settings go to the file that\n\
@@ -61,21 +57,12 @@ pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
          \x20 max_memory_store: {MAX_MEMORY_STORE_BYTES}\n\
          \x20 max_file_store: {max_file_store}\n\
          {sync}\
-         \x20 limits {{\n\
-         \x20   batch {{\n\
-         \x20     max_msgs: {max_batch}\n\
-         \x20     max_inflight_per_stream: {MAX_OPEN_BATCHES}\n\
-         \x20     max_inflight_total: {MAX_OPEN_BATCHES}\n\
-         \x20     timeout: \"10s\"\n\
-         \x20   }}\n\
-         \x20 }}\n\
          }}\n",
         token = quote(start.token),
         dir = quoted(start.dir),
         max_payload = settings.max_payload_bytes,
         store = quoted(start.store),
         max_file_store = start.max_file_store_bytes,
-        max_batch = settings.max_batch_messages,
     )
     .expect("writing to a string cannot fail");
     // At the end, so that the user's values win where both may set one (`max_pending`, `write_deadline`).

@@ -72,8 +72,6 @@ pub struct Settings {
     pub sync: SyncMode,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
-    /// Largest number of messages in one atomic batch.
-    pub max_batch_messages: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
     /// How long the server may take to recover its store before the start is given up.
@@ -91,7 +89,6 @@ impl Settings {
             extra_config: None,
             sync: SyncMode::default(),
             max_payload_bytes: 8 << 20,
-            max_batch_messages: 100_000,
             max_file_store_bytes: None,
             ready_timeout: Duration::from_mins(10),
             stop_timeout: Duration::from_mins(1),

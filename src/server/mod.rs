@@ -54,7 +54,6 @@ use gate::{Gate, Purpose, Served, Stage};
 use http::{Probes, Web};
 use listener::{ListenError, Listener};
 use services::{Calls, Named, Services};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -370,7 +369,8 @@ fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError
 
 /// The same for every start of the same instance: from its name and where clients find it.
 fn member_id(settings: &Settings) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&settings.name, &settings.advertise).hash(&mut hasher);
-    hasher.finish() | 1
+    // The same for each build: the log remembers it.
+    let parts =
+        std::iter::once(settings.name.clone()).chain(settings.advertise.iter().map(ToString::to_string));
+    xxhash_rust::xxh3::xxh3_64(parts.collect::<Vec<_>>().join("\n").as_bytes()) | 1
 }

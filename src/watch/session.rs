@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn progress_asked_for_before_the_first_watcher_is_not_told() {
-        let mut store = Store::new();
+        let store = Store::new();
         let mut call = store.session();
         call.control.handle(Request::Progress);
         call.control.handle(Request::Create(create(prefix("a"), 0)));

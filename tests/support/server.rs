@@ -325,7 +325,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("the log of {self:?}:\n{}", self.log());
+            #[allow(clippy::print_stdout, reason = "the report of a failed test")]
+            {
+                println!("the log of {self:?}:\n{}", self.log());
+            }
         }
         if self.child.is_none() {
             return;
