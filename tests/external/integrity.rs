@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::instances::{all_agree, instances, reads_are_fresh};
 use crate::support::client::{Client, all, put};
+use crate::support::eventually;
 use crate::support::nats::Nats;
 use crate::support::server::Server;
 
@@ -58,6 +59,17 @@ impl Pair {
     async fn message(&self, key: &str) -> Value {
         let subject = format!("$KV.test.=.k.{key}");
         self.api("STREAM.MSG.GET.KV_test", json!({ "last_by_subj": subject })).await["message"].clone()
+    }
+
+    /// The sequence of a barrier that is the stream's last message.
+    async fn barrier(&self) -> Value {
+        eventually("a barrier at the end", async || {
+            self.clients[0].revision().await;
+            let last = self.api("STREAM.INFO.KV_test", Value::Null).await["state"]["last_seq"].clone();
+            let answer = self.api("STREAM.MSG.GET.KV_test", json!({ "seq": last })).await;
+            (answer["message"]["subject"] == "$KV.test.=_.barrier").then_some(last)
+        })
+        .await
     }
 
     /// Each instance ends or refuses to answer within the time, says why, and gives no wrong answer before.
@@ -139,6 +151,15 @@ async fn a_deleted_newest_message_is_noticed() {
     let mut pair = Pair::start().await;
     let info = pair.api("STREAM.INFO.KV_test", Value::Null).await;
     pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": info["state"]["last_seq"] })).await;
+    pair.is_noticed().await;
+}
+
+/// A barrier is no record of anything, but an instance that begins finds its place empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_barrier_is_noticed() {
+    let mut pair = Pair::start().await;
+    let last = pair.barrier().await;
+    pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": last })).await;
     pair.is_noticed().await;
 }
 
