@@ -54,8 +54,8 @@ pub(super) enum Entry {
     /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is the first message,
     /// and passed over holes.
     Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
-    /// Asks for the first sequence that must be in the stream, and is not.
-    Lacking(Present, oneshot::Sender<Option<Sequence>>),
+    /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was read.
+    Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
     /// The server of the store may have been started again.
     ServerChanged,
     /// Asks for the digest here.
@@ -106,6 +106,8 @@ pub(super) struct Progress {
     accepts_loss: bool,
     /// The sequence of the last record that was applied.
     position: Sequence,
+    /// The last sequence that was read, barriers and void messages included.
+    read_to: Sequence,
     mark: Option<Mark>,
     digests: VecDeque<(LogIndex, Digest)>,
     to_compare: Option<(LogIndex, Digest)>,
@@ -179,8 +181,14 @@ impl Task {
                 self.state.waiters.extend(waiters);
             }
             Entry::Complete(waiter) => self.state.waiters.push(waiter),
-            Entry::Void(sequences) => self.applier.note_void(&sequences),
-            Entry::Barrier(sequence, index) => self.applier.note_barrier(sequence, index),
+            Entry::Void(sequences) => {
+                self.state.read_to = sequences.iter().copied().fold(self.state.read_to, Ord::max);
+                self.applier.note_void(&sequences);
+            }
+            Entry::Barrier(sequence, index) => {
+                self.state.read_to = self.state.read_to.max(sequence);
+                self.applier.note_barrier(sequence, index);
+            }
             Entry::Begin { floor, mark, accepts_loss } => {
                 self.applier.reset(floor);
                 self.state = Progress { accepts_loss, mark, ..Progress::default() };
@@ -191,7 +199,9 @@ impl Task {
                 self.state.holes = holes;
                 self.begin_whole(first);
             }
-            Entry::Lacking(present, sender) => drop(sender.send(self.lacking(&present))),
+            Entry::Lacking(present, sender) => {
+                sender.send((self.lacking(&present), self.state.read_to)).ok();
+            }
             Entry::ServerChanged => {
                 if let Some(gate) = &mut self.gate {
                     gate.forget();
@@ -235,6 +245,7 @@ impl Task {
             Stop::Damaged(report(damage.to_string()))
         })?;
         self.state.position = last;
+        self.state.read_to = self.state.read_to.max(last);
         if let Some((trim, sequence)) = trim
             && self.state.is_loaded
         {
@@ -267,9 +278,9 @@ impl Task {
     }
 
     fn lacking(&self, present: &Present) -> Option<Sequence> {
-        let Progress { whole_from, position, holes, removable, .. } = &self.state;
-        let before_first = (whole_from.0..present.first.0.min(position.0 + 1)).map(Sequence);
-        let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= position);
+        let Progress { whole_from, read_to, holes, removable, .. } = &self.state;
+        let before_first = (whole_from.0..present.first.0.min(read_to.0 + 1)).map(Sequence);
+        let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= read_to);
         let is_permitted =
             |at: &Sequence| removable.contains(at) || holes.iter().any(|(from, to)| from <= at && at <= to);
         before_first.chain(deleted).find(|at| !is_permitted(at))

@@ -92,13 +92,19 @@ impl Integrity {
             }
             let Ok(present) = self.log.present().await else { continue };
             match self.lacking(&present).await {
-                None => known = Some(removed),
-                Some(suspected) => {
+                (None, read_to) => {
+                    // What was removed before it was read here is judged at a later look.
+                    let is_read = |at: &Sequence| *at <= read_to;
+                    if present.first <= read_to.next() && present.deleted.iter().all(is_read) {
+                        known = Some(removed);
+                    }
+                }
+                (Some(suspected), _) => {
                     tracing::warn!(sequence = %suspected, "a message of the stream is missing");
                     if self.calls.ask(Proposal::Barrier).await.is_err() {
                         continue;
                     }
-                    if let Some(lost) = self.lacking(&present).await {
+                    if let (Some(lost), _) = self.lacking(&present).await {
                         return format!(
                             "the log has lost the message at sequence {lost}: it was purged or deleted, or its store is damaged"
                         );
@@ -108,10 +114,10 @@ impl Integrity {
         }
     }
 
-    /// The first sequence that must be there, as this instance knows it, and is not.
-    async fn lacking(&self, present: &Present) -> Option<Sequence> {
+    /// The first sequence that must be there, as this instance knows it, and is not; and the last one that it has read.
+    async fn lacking(&self, present: &Present) -> (Option<Sequence>, Sequence) {
         let (sender, receiver) = oneshot::channel();
         drop(self.entries.send(Entry::Lacking(present.clone(), sender)).await);
-        receiver.await.ok().flatten()
+        receiver.await.unwrap_or_default()
     }
 }

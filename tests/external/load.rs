@@ -1,76 +1,13 @@
 //! A start on a bucket that holds much: it tells how far it is, and goes on where its ways to the messages break off.
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpStream;
 
 use crate::support::client::{all, delete, op, put, run};
 use crate::support::eventually;
 use crate::support::http::http;
 use crate::support::nats::Nats;
 use crate::support::server::Server;
-
-/// A way to a server, on which so many bytes of what the server says get through: all connections share them.
-struct Way {
-    address: String,
-    allowed: watch::Sender<usize>,
-    cuts: watch::Sender<()>,
-}
-
-impl Way {
-    async fn to(server: String, bytes: usize) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let way = Self { address, allowed: watch::Sender::new(bytes), cuts: watch::Sender::new(()) };
-        let (allowed, cuts) = (way.allowed.clone(), way.cuts.clone());
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&server).await.unwrap();
-                let (allowed, mut cut) = (allowed.clone(), cuts.subscribe());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = carry(client, server, &allowed) => {}
-                        _ = cut.changed() => {}
-                    }
-                });
-            }
-        });
-        way
-    }
-
-    /// Ends all connections, and lets everything through from now on.
-    fn open(&self) {
-        self.allowed.send_replace(usize::MAX);
-        self.cuts.send_replace(());
-    }
-}
-
-async fn carry(mut client: TcpStream, mut server: TcpStream, allowed: &watch::Sender<usize>) {
-    let (mut from_server, mut to_server) = server.split();
-    let (mut from_client, mut to_client) = client.split();
-    let back = async {
-        let mut bytes = vec![0; 4096];
-        while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
-            let take = |left: &mut usize| match left.checked_sub(read) {
-                Some(rest) => {
-                    *left = rest;
-                    true
-                }
-                None => false,
-            };
-            while !allowed.send_if_modified(take) {
-                allowed.subscribe().wait_for(|left| *left >= read).await.unwrap();
-            }
-            if to_client.write_all(&bytes[..read]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = back => {}
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-    }
-}
+use crate::way::Way;
 
 const KEYS: usize = 6000;
 

@@ -21,4 +21,5 @@ mod leader;
 mod load;
 mod traffic;
 mod users;
+mod way;
 mod writer;

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use jetway::proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse};
+use tokio::task::JoinSet;
 use tonic::Code;
 
+use crate::instances::instances;
 use crate::support::client::{Answer, Client, refused};
 use crate::support::eventually;
+use crate::support::lease::KeepAlive;
+use crate::support::nats::Nats;
 use crate::support::server::signal;
 use crate::traffic::{Group, Traffic};
+use crate::way::Way;
 
 const ALL: &[usize] = &[0, 1, 2];
 
@@ -31,6 +36,11 @@ async fn moves_by_request(group: &Group) {
             move_leader(&group.clients[to], target).await,
             Code::FailedPrecondition,
             "etcdserver: not leader",
+        );
+        refused(
+            move_leader(&group.clients[from], 17).await,
+            Code::FailedPrecondition,
+            "etcdserver: bad leader transferee",
         );
         let term = group.clients[to].status().await.unwrap().raft_term;
         move_leader(&group.clients[from], target).await.unwrap();
@@ -137,6 +147,47 @@ async fn one_that_stands_still_returns_as_a_follower() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_stands_still_returns_as_a_follower_over_three_replicas() {
     stands_still(Group::over_three().await).await;
+}
+
+/// One that hears nothing does not know that another one writes, and answers nothing from what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_cut_off_serves_no_stale_read() {
+    let nats = Nats::start().await;
+    let way = Way::to(nats.address(), usize::MAX).await;
+    let through = format!("nats://{}?bucket=test", way.address);
+    let (_a, cut_off) = instances(&through, 1).await;
+    let (_b, rest) = instances(&nats.endpoint(), 1).await;
+    let (a, b) = (&cut_off[0], &rest[0]);
+    let status = a.status().await.unwrap();
+    assert_eq!(status.leader, status.header.unwrap().member_id);
+    a.put("/k", "old").await;
+    a.lease_grant(1, 60).await.unwrap();
+    let mut keep_alive = KeepAlive::open(a);
+    assert_eq!(keep_alive.renew(1).await.ttl, 60);
+    // Nothing is on its way then, by whose silence it would notice.
+    eventually("two members", async || (a.members().await.ok()?.members.len() == 2).then_some(())).await;
+    way.hold();
+    let written = b.put("/k", "new").await;
+    b.lease_revoke(1).await.unwrap();
+    keep_alive.send(1);
+    let mut reads = JoinSet::new();
+    for _ in 0..20 {
+        let a = a.clone();
+        reads.spawn(async move { a.get("/k").await });
+    }
+    while let Some(read) = reads.join_next().await {
+        let status = read.unwrap().expect_err("nobody can know");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    }
+    way.release();
+    let kv = eventually("a read", async || a.get("/k").await.ok()).await.kvs.pop().unwrap();
+    assert_eq!((&kv.value[..], kv.mod_revision), (&b"new"[..], written));
+    let status = a.status().await.unwrap();
+    assert_ne!(status.leader, status.header.unwrap().member_id, "it follows");
+    // Nor does it renew what the other one has ended.
+    if let Some(Ok(answer)) = keep_alive.message().await {
+        assert_eq!(answer.ttl, 0);
+    }
 }
 
 /// Time that a lease has used up is given back: the old writer may have renewed it without a record.
