@@ -575,7 +575,9 @@ impl Node {
         }
         if index <= self.chain.index() {
             for waiter in waiters {
-                self.entry(Entry::Complete(waiter)).await;
+                let is_physical = waiter.call.is_physical();
+                self.entry(if is_physical { Entry::WhenSwept(waiter) } else { Entry::Complete(waiter) })
+                    .await;
             }
         } else if !waiters.is_empty() {
             self.by_index.entry(index).or_default().append(&mut waiters);

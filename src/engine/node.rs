@@ -375,7 +375,13 @@ impl Node {
         if !valid.is_empty() {
             waiters.append(&mut self.reached());
             let trim_to = self.trim_to;
+            // As on etcd, a compaction is physical when the instance that was asked has ended it.
+            let when_swept: Vec<Waiter> =
+                waiters.extract_if(.., |waiter| waiter.call.is_physical()).collect();
             self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: false }).await;
+            for waiter in when_swept {
+                self.entry(Entry::WhenSwept(waiter)).await;
+            }
         }
         outcome?;
         if self.chain.has_lost_its_trim() {

@@ -209,6 +209,11 @@ impl Call {
         matches!(&self.origin, Origin::Local(sender) if sender.is_closed())
     }
 
+    /// Whether its answer waits until a compaction has ended.
+    pub(super) fn is_physical(&self) -> bool {
+        matches!(self.proposal, Proposal::Compact { physical: true, .. })
+    }
+
     /// Refuses it, which needs no state.
     pub(super) fn refuse(self, error: EtcdError) {
         match self.origin {

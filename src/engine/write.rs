@@ -403,8 +403,7 @@ impl Node {
         match plan {
             Plan::Wait => writing.deferred.push(call),
             Plan::Answer(outcome, response) => {
-                let is_physical = matches!(call.proposal, Proposal::Compact { physical: true, .. })
-                    && outcome == Err(EtcdError::Compacted);
+                let is_physical = call.is_physical() && outcome == Err(EtcdError::Compacted);
                 let is_renewal = matches!(
                     (&call.proposal, &outcome),
                     (Proposal::KeepAlive(_), Ok(Outcome::Lease { ttl: 1.., .. }))
@@ -584,9 +583,7 @@ impl Node {
             writing.barriers -= usize::from(is_barrier);
             writing.proved = Some(sent);
             match waiter {
-                Some(waiter) if matches!(waiter.call.proposal, Proposal::Compact { physical: true, .. }) => {
-                    when_swept.push(waiter);
-                }
+                Some(waiter) if waiter.call.is_physical() => when_swept.push(waiter),
                 waiter => waiters.extend(waiter),
             }
             let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;

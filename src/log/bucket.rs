@@ -178,7 +178,10 @@ impl Bucket {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         loop {
             match self.ensure(api, replicas, store).await {
-                Err(SetupError::Api { stream, source }) if source.may_pass() && Instant::now() < deadline => {
+                // One that another instance has just made may be known to the metadata leader only.
+                Err(SetupError::Api { stream, source })
+                    if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
+                {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
                     tokio::time::sleep(CLUSTER_RETRY).await;
                 }

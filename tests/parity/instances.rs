@@ -108,7 +108,11 @@ impl Others {
         match changing.change {
             Change::Move => {
                 if let Some(moving) = changing.moving.take() {
-                    moving.await.expect("the call is not aborted").expect("the writer moves");
+                    let moved = moving.await.expect("the call is not aborted");
+                    // On a machine that is slow enough the writer has changed by itself.
+                    if moved.as_ref().is_err_and(|status| status.message() != "etcdserver: not leader") {
+                        moved.expect("the writer moves");
+                    }
                 }
             }
             Change::Kill => self.servers[before].restart().await,

@@ -4,6 +4,9 @@
 //! session that once showed a difference stays. Two fresh servers run it side by side; the first answer or watch
 //! event that differs ends it, and what led there is shrunk to a short script.
 //!
+//! In some sessions jetway is three instances on one nats-server. The session goes through one that does not write, and the
+//! writer changes meanwhile: it is moved, stopped and killed.
+//!
 //! - `JETWAY_PARITY_SEED`: replay the sessions from this seed (it is printed with each difference);
 //! - `JETWAY_PARITY_OPS`: operations of a session;
 //! - `JETWAY_PARITY_SECONDS`: how long to go on with new sessions;
