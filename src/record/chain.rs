@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
         let trim = |index| {
-            let trim = Trim { to: 2, floor: None, digest: Digest(0) };
+            let trim = Trim { to: 2, floor: None, digest: Digest(0), is_lossy: false };
             Some(record(1, index, (1, 1), Body::Trim(Box::new(trim))))
         };
         // The void messages 4 and 5 went under the second trim record.
@@ -395,7 +395,7 @@ mod tests {
             (6, trim(4)),
             (7, Some(put(1, 5, (1, 1)))),
         ];
-        let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6) };
+        let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6), is_lossy: false };
         let mut chain = Chain::new(Some(point));
         let (valid, _, outcome) = read(&mut chain, &messages);
         assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
