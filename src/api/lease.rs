@@ -74,8 +74,8 @@ impl Lease for LeaseService {
         let caller = caller(&self.engine, &request).await?;
         self.engine.auth().check_identified(&caller)?;
         self.engine.admit(0)?;
-        let state = self.engine.revoke_lease(LeaseId(request.into_inner().id), &caller).await?;
-        Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(state.revision)) }))
+        let revision = self.engine.revoke_lease(LeaseId(request.into_inner().id), &caller).await?;
+        Ok(Response::new(LeaseRevokeResponse { header: Some(self.header.at(revision)) }))
     }
 
     async fn lease_keep_alive(

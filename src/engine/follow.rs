@@ -232,7 +232,7 @@ impl Node {
             is_caught_up: false,
             delivered: now,
             heard: now,
-            is_writer_gone: self.epoch.as_ref().is_some_and(|epoch| epoch.instance == self.start),
+            is_writer_gone: self.is_of_this_instance(),
             is_told_to_lead: false,
             patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
@@ -324,11 +324,15 @@ impl Node {
                     self.loaded_messages += messages.len() as u64;
                     self.tell_progress(following);
                 }
+                if !messages.is_empty() {
+                    following.vetoes = 0;
+                }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
                 if self.chain.epoch() != before {
                     // There is another writer than the one that was given up.
-                    (following.is_writer_gone, following.is_told_to_lead) = (false, false);
+                    following.is_writer_gone = self.is_of_this_instance();
+                    following.is_told_to_lead = false;
                     following.heard = if following.is_caught_up || self.is_ready {
                         Instant::now()
                     } else {
@@ -439,7 +443,10 @@ impl Node {
     async fn send_calls(&mut self, following: &mut Following) {
         let nonce = self.chain.nonce();
         let Some(courier) = self.courier.clone() else { return };
-        if self.chain.epoch() == Epoch(0) || self.is_own(nonce) || !following.is_caught_up && !self.is_ready {
+        if self.chain.epoch() == Epoch(0)
+            || self.is_of_this_instance()
+            || !following.is_caught_up && !self.is_ready
+        {
             return;
         }
         let now = Instant::now();
@@ -608,7 +615,7 @@ impl Node {
         self.watch_lag(following);
         if !self.settings.is_alone && self.is_ready {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
-            let leader = self.epoch.as_ref().filter(|_| is_heard && !self.is_own(self.chain.nonce()));
+            let leader = self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance());
             let leader = leader.map(|epoch| epoch.member.id).ok_or_else(|| self.no_leader());
             self.status.set_leader(leader);
         }
@@ -776,7 +783,12 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                if self.settings.accepts_loss && !self.is_loaded {
+                // The leader of several replicas counts messages that are not stored yet: only one that stays away is lost.
+                let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
+                if may_come && following.vetoes < VETOES {
+                    following.vetoes += 1;
+                    following.next_attempt = Instant::now() + SHORT_PAUSE;
+                } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
                 } else {
                     return Err(Break::Fatal(format!(

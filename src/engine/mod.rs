@@ -390,6 +390,7 @@ impl Engine {
             last_alive: None,
             told_refusal: None,
             is_leaving: false,
+            store_durations: settings.synced_store.is_none().then(|| sync_durations.clone()),
             void_trims: Vec::new(),
             doubt: None,
             longest_timeout: Duration::ZERO,
@@ -513,15 +514,19 @@ impl Engine {
         }
     }
 
-    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; returns a state in which they are
-    /// gone.
+    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; returns the revision that did so, the
+    /// current one where the lease has no keys.
     ///
     /// # Errors
     /// [`EtcdError::LeaseNotFound`], [`EtcdError::PermissionDenied`] and those of every call to the writer.
-    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Arc<State>, EtcdError> {
-        let answer = self.calls.ask_as(Proposal::Revoke(id), caller).await?;
-        self.counters.revoked();
-        Ok(answer.state)
+    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Revision, EtcdError> {
+        match self.calls.ask_as(Proposal::Revoke(id), caller).await?.outcome {
+            Outcome::Written(revision) => {
+                self.counters.revoked();
+                Ok(revision)
+            }
+            other => Err(mixed_up(&other)),
+        }
     }
 
     /// Renews a lease; returns its TTL, `None` for a lease that is gone.

@@ -32,6 +32,7 @@ use crate::record::{
     Body, Chain, Digest, EpochStart, FORMAT, Member, OperationId, Outcome as Read, Record, TrimPoint,
 };
 use crate::types::{LogIndex, Revision, Sequence};
+use prometheus::Histogram;
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -132,6 +133,8 @@ pub(super) struct Node {
     pub(super) told_refusal: Option<String>,
     /// This instance is stopping, and does not write again.
     pub(super) is_leaving: bool,
+    /// Times until records were acknowledged, where this process does not sync them.
+    pub(super) store_durations: Option<Histogram>,
     /// Trim records that a load found void.
     pub(super) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
@@ -333,6 +336,11 @@ impl Node {
         self.nonces.contains(&nonce)
     }
 
+    /// Whether the epoch in force is one of this instance's, whose writer has ended if it does not write.
+    pub(super) fn is_of_this_instance(&self) -> bool {
+        self.epoch.as_ref().is_some_and(|epoch| epoch.instance == self.start)
+    }
+
     /// Takes messages that a consumer has brought.
     pub(super) async fn take(
         &mut self,
@@ -418,14 +426,14 @@ impl Node {
         self.longest_timeout = self.longest_timeout.max(Duration::from_millis(start.election_timeout_ms));
         self.epoch = Some(start.clone());
         self.status.set_epoch(self.chain.epoch().0);
-        if self.is_ready && !self.is_own(nonce) {
+        if self.is_ready && start.instance != self.start {
             self.status.set_leader(Ok(start.member.id));
         }
         // Whatever was sent to another writer and is not in the log by now never will be.
         let resolved: Vec<u64> = self
             .open
             .iter()
-            .filter(|(_, open)| open.sent.is_some_and(|(to, _)| to != nonce))
+            .filter(|(_, open)| open.has_no_room || open.sent.is_some_and(|(to, _)| to != nonce))
             .map(|(counter, _)| *counter)
             .collect();
         for counter in resolved {
@@ -541,9 +549,9 @@ pub(super) fn end_of(report: Report) -> Break {
 /// The outcome of a call whose last record this is.
 fn outcome_of(proposal: &Proposal, record: &Record) -> Outcome {
     match (proposal, &record.body) {
-        (Proposal::Write(_), _) => Outcome::Written(record.revision),
+        (Proposal::Write(_) | Proposal::Revoke(_), _) => Outcome::Written(record.revision),
         (Proposal::Grant { .. }, Body::Lease(id, Some(ttl))) => Outcome::Lease { id: *id, ttl: *ttl },
-        (Proposal::Revoke(id) | Proposal::KeepAlive(id), _) => Outcome::Lease { id: *id, ttl: 0 },
+        (Proposal::KeepAlive(id), _) => Outcome::Lease { id: *id, ttl: 0 },
         _ => Outcome::Done,
     }
 }

@@ -176,7 +176,15 @@ impl Planner {
 
     fn revoke(&mut self, id: LeaseId, caller: &Caller, state: &State) -> Result<Plan, EtcdError> {
         self.check_lease_write(caller, id)?;
-        self.end(id, state).ok_or(EtcdError::LeaseNotFound)
+        Ok(match self.end(id, state).ok_or(EtcdError::LeaseNotFound)? {
+            Plan::Keys { writes, end, response, .. } => {
+                Plan::Keys { writes, end, outcome: Outcome::Written(self.revision.next()), response }
+            }
+            Plan::Reserved { bodies, .. } => {
+                Plan::Reserved { bodies, outcome: Outcome::Written(self.revision) }
+            }
+            plan => plan,
+        })
     }
 
     /// Plans the end of a lease: one batch with the deletes of its keys. `None` where there is no such lease.

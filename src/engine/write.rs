@@ -560,6 +560,9 @@ impl Node {
         let mut when_swept = Vec::new();
         let mut barriers = Vec::new();
         let mut is_invalid = false;
+        if let (Some(durations), Some(first)) = (&self.store_durations, acknowledged.first()) {
+            durations.observe(first.sent.elapsed().as_secs_f64());
+        }
         for Acknowledged { sequence, record, waiter, sent } in acknowledged.drain(..) {
             let is_barrier = matches!(record.body, Body::Barrier);
             if !is_invalid {
