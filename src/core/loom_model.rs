@@ -9,7 +9,6 @@ use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
-use std::sync::Arc;
 
 /// Where a thread may be stopped for as long as the others like.
 fn pause() {
