@@ -321,12 +321,12 @@ fn located(variable: &str, default: PathBuf) -> Result<PathBuf, Failure> {
         .into())
 }
 
-/// Where `make` puts a binary.
+/// The place where `make` puts a binary.
 fn built(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name)
 }
 
-/// What the binary calls itself when it is given this argument.
+/// The name that the binary prints when it is given this argument.
 fn version(binary: &Path, argument: &str) -> Result<String, Failure> {
     let output = std::process::Command::new(binary)
         .arg(argument)
@@ -354,7 +354,7 @@ impl Peer {
         Ok(())
     }
 
-    /// What its data takes on the disk, in bytes.
+    /// The size of its data on the disk, in bytes.
     pub(crate) fn disk(&self) -> std::io::Result<u64> {
         blocks_below(self.dir.path())
     }

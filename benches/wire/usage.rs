@@ -1,4 +1,4 @@
-//! What processes and everything they started cost, from `/proc`.
+//! The cost of processes and of everything that they started, from `/proc`.
 //!
 //! A peer is all of its processes: jetway with its nats-server is charged for both, a cluster for all of its members.
 

@@ -102,7 +102,7 @@ pub(super) struct Progress {
     is_loaded: bool,
     is_damaged: bool,
     was_sweeping: bool,
-    /// What the mark names may be lost.
+    /// The records that the mark names may be lost.
     accepts_loss: bool,
     /// The sequence of the last record that was applied.
     position: Sequence,
@@ -318,7 +318,7 @@ impl Task {
         self.state.mark = None;
         if let Some(gate) = &mut self.gate {
             gate.forget();
-            // Whoever wrote the last records may have died between their acknowledgement and a sync.
+            // The writer of the last records may have died between their acknowledgement and a sync.
             gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
         }
         self.applier.settle_users();

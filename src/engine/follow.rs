@@ -43,7 +43,7 @@ const END_SILENCE: Duration = Duration::from_secs(1);
 /// A lost log is declared only after so many answers in a row say so.
 const VETOES: usize = 10;
 
-/// Where messages come from.
+/// The source of messages.
 enum Source {
     Opening(JoinHandle<Result<Consumer, OpeningError>>),
     Reading(Box<Consumer>),
@@ -81,7 +81,7 @@ struct Known {
     epoch: Epoch,
     nonce: u64,
     index: LogIndex,
-    /// Where the last record stands, and the last epoch record.
+    /// The sequences of the last record and of the last epoch record.
     last: Sequence,
     last_epoch: Sequence,
     position: Sequence,

@@ -93,7 +93,7 @@ impl Integrity {
             let Ok(present) = self.log.present().await else { continue };
             match self.lacking(&present).await {
                 (None, read_to) => {
-                    // What was removed before it was read here is judged at a later look.
+                    // A message that was removed before it was read here is judged at a later look.
                     let is_read = |at: &Sequence| *at <= read_to;
                     if present.first <= read_to.next() && present.deleted.iter().all(is_read) {
                         known = Some(removed);

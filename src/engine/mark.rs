@@ -2,7 +2,7 @@
 //! second. A store that ends before it, or has another digest there, has lost or changed what was answered, and would not say so
 //! itself.
 //!
-//! Whatever is shown is synced (see [`crate::durability`]), so that a shown state makes a true mark at any time. A mark may be a
+//! Each shown state is synced (see [`crate::durability`]), so that a shown state makes a true mark at any time. A mark may be a
 //! second old, and then misses a loss of that second; it never tells of one that was none.
 
 use crate::record::Digest;

@@ -200,7 +200,7 @@ pub struct Engine {
     parts: Arc<Parts>,
 }
 
-/// What calls use of the engine.
+/// The parts of the engine that calls use.
 #[derive(Debug)]
 pub struct Parts {
     reader: Reader,

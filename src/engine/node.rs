@@ -47,7 +47,7 @@ const PEER_SILENCE: Duration = Duration::from_secs(10);
 /// The remedies for a log that is not whole.
 pub(super) const WAYS_OUT: &str = "Restore a copy, or accept the loss with --accept-data-loss";
 
-/// What a node needs to know.
+/// The settings of a node.
 #[derive(Clone, Debug)]
 pub(super) struct NodeSettings {
     /// No other instance can reach the log: the embedded server admits this one alone.
@@ -429,7 +429,7 @@ impl Node {
         if self.is_ready && start.instance != self.start {
             self.status.set_leader(Ok(start.member.id));
         }
-        // Whatever was sent to another writer and is not in the log by now never will be.
+        // A call that was sent to another writer and is not in the log by now never will be.
         let resolved: Vec<u64> = self
             .open
             .iter()

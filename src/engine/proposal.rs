@@ -180,7 +180,7 @@ pub(super) struct Addressed {
     pub(super) answer: WireAnswer,
 }
 
-/// Where an answer goes.
+/// The destination of an answer.
 #[derive(Debug)]
 pub(super) enum Origin {
     /// To a call of this instance.

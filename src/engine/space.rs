@@ -5,7 +5,7 @@
 //! messages too. The room is measured every two seconds; in between the estimated cost of each put is taken off the last
 //! measurement.
 //!
-//! Where the store is found full all the same (another program has taken the disk), the alarm holds here at once and is recorded
+//! If the store is found full all the same (another program has taken the disk), the alarm holds here at once and is recorded
 //! as soon as anything can be.
 
 use super::Calls;

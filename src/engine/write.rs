@@ -47,7 +47,7 @@ const MEMBER_SILENCE: Duration = Duration::from_mins(10);
 /// Calls of another instance that are remembered without one of a later message.
 const REMEMBERED: usize = 100_000;
 
-/// What happens once nothing is in flight and everything is visible.
+/// The action once nothing is in flight and everything is visible.
 enum Then {
     /// Planning goes on.
     Resume,

@@ -54,7 +54,7 @@ pub enum SetupError {
         setting: &'static str,
         /// Its value.
         found: Value,
-        /// What it must be.
+        /// The value that it must have.
         expected: Value,
     },
     /// The files of the stream are there, and nats-server does not know it.
@@ -92,7 +92,7 @@ pub enum SetupError {
 pub struct Store {
     /// Its directory.
     pub dir: PathBuf,
-    /// What is lost of it is given up.
+    /// Its lost records are given up.
     pub accepts_loss: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Reads the log from a sequence on: a push consumer whose messages come over a connection of their own and are decoded where
 //! they lie in the read buffer.
 //!
-//! Where the servers know it, the consumer is a *direct* one: the stream's leader makes it itself, so that it cannot sit on a
+//! On servers that know it, the consumer is a *direct* one: the stream's leader makes it itself, so that it cannot sit on a
 //! replica that lags, and a NATS cluster without a meta leader makes it all the same. Elsewhere it is an ordinary one.
 //!
 //! No sequence but that of a delivered message says how far the log was read: the position that heartbeats name may be that of

@@ -34,7 +34,7 @@ pub enum Incoming {
         nonce: u64,
         /// The calls.
         payload: Bytes,
-        /// Where the answers go.
+        /// The subject for the answers.
         reply: String,
     },
     /// Answers to calls.
@@ -45,7 +45,7 @@ pub enum Incoming {
     TakeOver(Bytes),
     /// A candidate asks how far this instance is.
     Ask {
-        /// Where the answer goes.
+        /// The subject for the answer.
         reply: String,
     },
 }
@@ -146,7 +146,7 @@ impl Courier {
     }
 
     async fn publish(&self, subject: String, payload: Vec<u8>) {
-        // Where it fails the message is lost, which is nothing new to its owner.
+        // If it fails, the message is lost, which is nothing new to its owner.
         if let Err(error) = self.client.publish(subject, payload.into()).await {
             tracing::debug!(target: "jetway::log", %error, "a message to another instance is lost");
         }

@@ -20,7 +20,7 @@ use crate::types::{Epoch, LogIndex, Revision, Sequence};
 pub struct TrimPoint {
     /// Up to this index records may be missing.
     pub to: LogIndex,
-    /// Where the trim record stands.
+    /// The sequence of the trim record.
     pub sequence: Sequence,
     /// Epoch records may be missing, too.
     pub is_lossy: bool,
@@ -57,7 +57,7 @@ pub struct Chain {
     index: LogIndex,
     revision: Revision,
     position: Sequence,
-    /// Where the last valid record stands, and the last valid epoch record.
+    /// The sequences of the last valid record and of the last valid epoch record.
     last: Sequence,
     last_epoch: Sequence,
     /// Up to this index records may be missing.
@@ -127,7 +127,7 @@ impl Chain {
         self.position
     }
 
-    /// Where the last valid record stands, and the last valid epoch record.
+    /// The sequences of the last valid record and of the last valid epoch record.
     pub fn last(&self) -> (Sequence, Sequence) {
         (self.last, self.last_epoch)
     }
@@ -157,7 +157,7 @@ impl Chain {
         !self.is_whole() && self.position >= self.trim_sequence
     }
 
-    /// Where the trim record stands that the load began with.
+    /// The sequence of the trim record that the load began with.
     pub fn trim_sequence(&self) -> Sequence {
         self.trim_sequence
     }

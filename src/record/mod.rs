@@ -69,9 +69,9 @@ pub struct Member {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Where clients reach it.
+    /// The URLs for clients.
     pub client_urls: Vec<String>,
-    /// Where peers would reach it.
+    /// The URLs for peers, shown only.
     pub peer_urls: Vec<String>,
 }
 

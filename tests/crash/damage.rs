@@ -25,7 +25,7 @@ const MARK: &str = "synced-jetway";
 /// Cases that run at once.
 const AT_ONCE: usize = 4;
 
-/// What is done to a file.
+/// The damage that is done to a file.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Emptied,

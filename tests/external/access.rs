@@ -145,7 +145,7 @@ async fn the_rights_in_the_readme_are_enough() {
     }
 }
 
-/// Whoever lacks a right is told which one.
+/// A user who lacks a right is told which one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_right_is_told_with_its_subject() {
     let rights = "permissions: { publish: { deny: \"$KV.b.>\" } }";

@@ -179,7 +179,7 @@ async fn a_stream_made_anew_is_noticed() {
     pair.is_noticed().await;
 }
 
-/// Whoever served the old stream does not disturb an instance that has made a new one.
+/// An instance of the old stream does not disturb an instance that has made a new one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_stream_belongs_to_those_who_made_it() {
     let mut pair = Pair::start().await;
@@ -212,7 +212,7 @@ async fn messages_of_another_program_count_for_nothing() {
     pair.goes_on().await;
 }
 
-/// What compactions remove is no loss, on whatever instance: several looks at the stream fall into this.
+/// Messages that compactions remove are no loss, on whatever instance: several looks at the stream fall into this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_compactions_remove_is_not_missed() {
     let mut pair = Pair::start().await;

@@ -29,7 +29,7 @@ async fn fill(clients: &[Client], prefix: &str, values: usize) {
         let prefix = prefix.to_owned();
         writers.spawn(async move {
             for at in (writer..values).step_by(8) {
-                // Whoever wrote may be gone with the machine.
+                // The writer may be gone with the machine.
                 let written = async {
                     while client.put_request(put(format!("{prefix}{at}"), value.as_str())).await.is_err() {
                         tokio::time::sleep(Duration::from_millis(20)).await;

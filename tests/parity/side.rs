@@ -72,7 +72,7 @@ impl Side {
         Self { server, others, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
     }
 
-    /// What the servers say of their own end, if that is why one does not answer.
+    /// The servers' words about their own end, if that is why one does not answer.
     pub fn faults(&self) -> String {
         let others = self.others.iter().flat_map(Others::servers);
         std::iter::once(&self.server).chain(others).map(fault).collect()
@@ -380,7 +380,7 @@ impl Side {
     }
 }
 
-/// What a server says of its own end.
+/// A server's words about its own end.
 fn fault(server: &Server) -> String {
     let log = server.log();
     let fatal = |line: &str| ["panic", "fatal", "goroutine "].iter().any(|word| line.contains(word));

@@ -221,7 +221,7 @@ fn a_closed_stream_goes_piece_by_piece_and_leaves_nothing() {
     setup.puts("a", 3);
     assert!(setup.router.turn(), "not in one turn");
     assert!(!setup.requests.registrations().is_empty());
-    // What it asked before it was closed is of no use any more.
+    // Its requests from before it was closed are of no use any more.
     setup.start(stream, WATCHER, key("a"), 0);
     setup.run();
     assert!(setup.router.is_unwatched());
