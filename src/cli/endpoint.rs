@@ -17,8 +17,13 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
     let (scheme, rest) = endpoint.split_once("://").ok_or("it has no scheme; expected nats://host:port")?;
     let scheme = match scheme {
         "nats" | "jetstream" => "nats",
-        "tls" | "ws" | "wss" => scheme,
-        other => return Err(format!("scheme {other} is unknown; expected nats, jetstream, tls, ws or wss")),
+        "tls" => scheme,
+        "ws" | "wss" => {
+            return Err(format!(
+                "scheme {scheme} is not served: the log needs a plain connection; give the server's nats:// or tls:// URL"
+            ));
+        }
+        other => return Err(format!("scheme {other} is unknown; expected nats, jetstream or tls")),
     };
     let (hosts, query) = rest.split_once('?').map_or((rest, ""), |(hosts, query)| (hosts, query));
     let mut parsed =
@@ -92,6 +97,8 @@ mod tests {
     fn mistakes_are_named() {
         for (endpoint, word) in [
             ("localhost:4222", "scheme"),
+            ("ws://h", "is not served"),
+            ("wss://h", "is not served"),
             ("http://a", "http"),
             ("nats://", "host"),
             ("nats://a?replicas=9", "replicas=9"),

@@ -229,7 +229,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("version", Bool, "false", "Print the version and exit."),
     ]),
     ("jetway", &[
-        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host:port[,host:port…][?bucket=NAME&replicas=N]; also jetstream://, tls://, ws:// and wss://. Without it jetway runs its own nats-server."),
+        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host:port[,host:port…][?bucket=NAME&replicas=N]; also jetstream:// and tls://. Without it jetway runs its own nats-server."),
         own("bucket", Text, "jetway", "Bucket that holds the data; a bucket= in --endpoint wins."),
         own("nats-creds", Text, "", "Credentials file (.creds) for NATS."),
         own("nats-token", Text, "", "Token for NATS."),

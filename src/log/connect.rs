@@ -15,7 +15,7 @@ const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 /// Where the bucket is and who we are there.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// `nats://host:port`, `tls://…`, `ws://…`, without credentials.
+    /// `nats://host:port` or `tls://…`, without credentials.
     pub servers: Vec<String>,
     /// How to introduce ourselves.
     pub auth: Auth,
