@@ -148,6 +148,8 @@ class Instance:
         """
         if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
             return
+        if self.w and not self.w.hold and "proveself" not in self.sim.off:
+            self.w.barrier()                                  # the next epoch's record may be gone: only a message tells
         if self.s.suspect:                                    # a sequence is missing right before it: a trim, or a loss
             return self.begin_doubt(None)
         if not self.ready():

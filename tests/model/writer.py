@@ -92,6 +92,8 @@ class Writer:
             return "failed"
         if o["kind"] in "wv" and o["lease"] and o["lease"] not in p.leases:
             return "nolease"
+        if o["kind"] == "g" and o["lease"] in p.leases:
+            return "exists"
         return None
 
     def batch(self, changes, op):
@@ -105,7 +107,9 @@ class Writer:
         recs = self.batch([(k, True, None) for k, v in sorted(self.plan.kv.items()) if v[3] == lease], op)
         for r in recs:
             r.cnt += 1
-        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op)
+        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op,
+                granted=self.plan.leases[lease][1])
+        self.lessor.ending(lease)
         if self.sim.fault == "revokefirst":                   # not one batch: the revoke record, then the deletes
             v.idx, v.n, v.cnt = self.plan.idx + 1, 0, 1
             for r in recs:
