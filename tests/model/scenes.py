@@ -244,6 +244,7 @@ def deposed(sim):
     sim.foreign_removal(q)
     if sim.rng.random() < .5:
         sim.more = dict(long=0)                               # and nothing happens that would tell it
+        a.inbox.clear()
     until(sim, lambda: False, 2)
 
 

@@ -525,6 +525,9 @@ class Sim:
                 x.doubt = None
                 x.check()
             self.drain()
+        for x in self.inst:
+            if x.w and x.w.ep != self.truth.ep:
+                self.fail(f"instance {x.i} still takes itself for the writer of epoch {x.w.ep} in epoch {self.truth.ep}")
         if not w or not w.w:
             return
         for x in self.inst:
