@@ -55,7 +55,7 @@ class Writer:
         if kind == "k":
             if o["lease"] not in p.leases:
                 return self.wait(frm, o, "nolease")
-            if not self.lessor.fresh():
+            if not self.lessor.fresh() or not self.granted(o["lease"]):
                 return self.wait(frm, o, "kept")
             self.lessor.keep(o["lease"], p.leases[o["lease"]])
             return self.reply(frm, o, self.inst.s.idx, "kept")
@@ -127,6 +127,10 @@ class Writer:
             self.known[o["op"][0]]["done"][o["op"][1]] = (at, how)
         self.sim.replies.append((to, o["op"], self.ep, at, how, o.get("token")))
 
+    def granted(self, lease):
+        """A keepalive rests on the grant: while that is in flight it waits, or else the lease could end before it began."""
+        return self.inst.s.leases.get(lease) == self.plan.leases[lease]
+
     def expire(self):
         for lease in self.lessor.due(self.plan)[:1]:
             self.expiries += 1
@@ -197,6 +201,9 @@ class Writer:
                     continue
                 if x.o["lease"] not in self.plan.leases:
                     self.wait(x.frm, x.o, "nolease")
+                    continue
+                if not self.granted(x.o["lease"]):
+                    self.wait(x.frm, x.o, "kept")
                     continue
                 self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
             self.reply(x.frm, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
