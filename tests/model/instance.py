@@ -148,6 +148,8 @@ class Instance:
         """
         if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
             return
+        if self.w and not self.w.hold and "proveself" not in self.sim.off:
+            self.w.barrier()                                  # the next epoch's record may be gone: only a message tells
         if self.s.suspect:                                    # a sequence is missing right before it: a trim, or a loss
             return self.begin_doubt(None)
         if not self.ready():
@@ -161,9 +163,9 @@ class Instance:
 
     def begin_doubt(self, lack):
         self.doubt = dict(token=object(), need=None, lack=lack)
-        for y in self.sim.inst:
-            if y.w:
-                y.inbox.append((self.i, dict(kind="j", op=None, token=self.doubt["token"]), y.w.ep, 0))
+        y = max((y for y in self.sim.inst if y.w), key=lambda y: y.w.ep, default=None)
+        if y:                                                 # of the heartbeats it hears, the highest epoch's
+            y.inbox.append((self.i, dict(kind="j", op=None, token=self.doubt["token"]), y.w.ep, 0))
 
     def decide_doubt(self):
         d, rep = self.doubt, self.sim.stream.replicas[self.rep]

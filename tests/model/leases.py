@@ -18,7 +18,7 @@ class Lessor:
             grace = max(state.before, state.timeout)
         if "grace" in sim.off:
             grace = 0
-        for lease, ttl in state.leases.items():
+        for lease, (ttl, _) in state.leases.items():
             self.ends[lease] = inst.clock() + ttl + grace if "newepoch" not in sim.off else inst.clock()
 
     def proved(self, recs, sent):
@@ -33,9 +33,14 @@ class Lessor:
     def fresh(self):
         return self.sim.fault == "stalekeep" or self.inst.clock() - self.sent <= self.timeout
 
-    def keep(self, lease, ttl):
-        self.ends[lease] = max(self.ends.get(lease, 0), self.inst.clock() + ttl)
-        self.sim.promises.kept(lease, ttl)
+    def keep(self, lease, grant):
+        self.ends[lease] = max(self.ends.get(lease, 0), self.inst.clock() + grant[0])
+        self.sim.promises.kept((lease, grant[1]), grant[0])
+
+    def ending(self, lease):
+        """The end is planned. The deadline goes now, or else it would end the next lease of that id, granted right behind."""
+        if "regrant" not in self.sim.off:
+            self.ends.pop(lease, None)
 
     def due(self, plan):
         return [lease for lease, end in sorted(self.ends.items()) if end <= self.inst.clock() and lease in plan.leases]
@@ -50,14 +55,15 @@ class Promises:
     def kept(self, lease, ttl):
         self.answers += 1
         if lease in self.ended:
-            self.sim.fail(f"keepalive of {lease} answered at {self.sim.now}, it ended at {self.ended[lease]}")
+            self.sim.fail(f"keepalive of {lease[0]} answered at {self.sim.now}, it ended at {self.ended[lease]}")
         self.until[lease] = max(self.until.get(lease, 0), self.sim.now + ttl)
 
     def record(self, r):
         """A valid record of the log, when it commits. A client's own revoke may come at any time."""
         if r.kind == "g":
-            self.until[r.lease] = self.sim.now + r.ttl
+            self.until[r.lease, r.idx] = self.sim.now + r.ttl
         elif r.kind == "v" and r.decided:
-            if r.decided < self.until.get(r.lease, 0):
-                self.sim.fail(f"{r.lease} expires at {r.decided}, promised until {self.until[r.lease]}")
-            self.ended[r.lease] = self.sim.now
+            lease = r.lease, r.granted
+            if r.decided < self.until.get(lease, 0):
+                self.sim.fail(f"{r.lease} expires at {r.decided}, promised until {self.until[lease]}")
+            self.ended[lease] = self.sim.now

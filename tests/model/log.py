@@ -18,7 +18,7 @@ class Rec:
     def __init__(self, kind, ep, no, idx, **kw):
         Rec.count += 1
         self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
-        self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = 0
+        self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = self.granted = 0
         self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
         self.__dict__.update(kw)
 
@@ -134,7 +134,7 @@ class State:
                 else:
                     self.kv[r.key] = (r.rev, r.ver, r.op, r.lease or "")
             elif r.kind == "g":
-                self.leases[r.lease] = r.ttl
+                self.leases[r.lease] = (r.ttl, r.idx)     # an id may be granted again: the grant's index tells which
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":

@@ -61,6 +61,7 @@ RULES = {
     "ready": "an instance is ready when its consumer has brought what proves its end",
     "request": "the barrier that makes ready was stored after the consumer was made",
     "checks": "an instance that runs looks for what it has applied",
+    "proveself": "a writer that checks sends a barrier, because the record that deposed it may have been removed",
     "confirm": "what is missing is a loss only when a barrier sent after the look is there and no trim explains it",
     "failbarrier": "an answer without a record waits for a barrier",
     "unknown": "an asker that reloads answers its open writes as unknown",
@@ -72,6 +73,7 @@ RULES = {
     "newepoch": "each new epoch gives each lease its full TTL",
     "grace": "and an election timeout on top",
     "lastgrace": "which is the longest of all epochs, not the longer of the last two",
+    "regrant": "a lease's deadline goes when its end is planned, the id may be granted again behind it",
     "keepbarrier": "a keepalive is answered an election timeout after its barrier was sent at the latest",
 }
 

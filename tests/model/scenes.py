@@ -229,5 +229,24 @@ def halfway(sim):
     until(sim, b.ready, 6)
 
 
+def deposed(sim):
+    """A writer sleeps while another takes over, and a foreign hand removes the epoch record before it could see it."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    a.paused = True
+    if not leads(sim, b):
+        return
+    q = max(q for q, m in sim.stream.msgs.items() if m.kind == "e")
+    if q == sim.stream.last and b.w:
+        b.w.barrier()
+    sim.stream.replicas[a.rep].wipe()                         # a's consumer has it still to bring
+    sim.foreign_removal(q)
+    if sim.rng.random() < .5:
+        sim.more = dict(long=0)                               # and nothing happens that would tell it
+        a.inbox.clear()
+    until(sim, lambda: False, 2)
+
+
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
-              halfway=halfway)
+              halfway=halfway, deposed=deposed)

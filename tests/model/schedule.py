@@ -135,11 +135,11 @@ class Sim:
         self.aliens += 1
         self.log(f"foreign {r.seq} {r}")
 
-    def foreign_removal(self):
+    def foreign_removal(self, q=None):
         st = self.stream
         stored = [q for q in st.msgs if q <= st.committed]
         if stored:
-            q = self.rng.choice(stored[-12:] if self.rng.random() < .5 else stored)
+            q = q or self.rng.choice(stored[-12:] if self.rng.random() < .5 else stored)
             self.damage.append(st.msgs[q])
             self.log(f"a foreign hand removed {q} {st.remove(q)}")
 
@@ -161,9 +161,9 @@ class Sim:
         self.log(f"{x.i} answers {n} op{op} {o['kind']} {how} at {s.idx}")
         self.done += 1
         self.told[n] = how
-        if how in ("ok", "failed", "nolease", "kept") and not x.ready():
+        if how in ("ok", "failed", "nolease", "exists", "kept") and not x.ready():
             self.fail(f"instance {x.i} answers request {n}, it is not ready")
-        if how in ("never", "failed", "nolease") and n in self.happened:
+        if how in ("never", "failed", "nolease", "exists") and n in self.happened:
             self.fail(f"request {n} told {how!r} but is valid")
         if how == "ok" and o["kind"] in "wgv":
             if op not in self.happened or s.ops.get(op, self.happened[op]) != self.happened[op]:
@@ -179,6 +179,9 @@ class Sim:
         elif how == "nolease":
             if not any(o["lease"] not in self.leases_at[i] for i in self.leases_at if i >= o["low"]):
                 self.fail(f"request {n}: lease {o['lease']} not found, it was there all the time")
+        elif how == "exists":
+            if not any(o["lease"] in self.leases_at[i] for i in self.leases_at if i >= o["low"]):
+                self.fail(f"request {n}: lease {o['lease']} exists, it was never there")
 
     # --- the schedule
 
@@ -203,6 +206,8 @@ class Sim:
                 o["lease"] = rng.choice(live)
         elif o["kind"] == "g":
             o["lease"], o["ttl"] = f"L{self.nop}", rng.choice([20, 20, 50])
+            if rng.random() < .4:
+                o["lease"] = f"L{rng.randint(1, 9)}"          # an id that there was, or is
         elif o["kind"] in "kv":
             mine = [lease for lease in live if int(lease[1:]) % len(self.inst) == x.i]
             if not live or o["kind"] == "k" and not mine:
@@ -515,13 +520,15 @@ class Sim:
         lacking = [m for m in self.damage if m.uid in self.valid and m.idx > T and msgs.get(m.seq) is not m and not self.twin(m)]
         if told is None and (wrong or lacking):
             self.fail(f"a fresh load is content: {wrong}, lacking {lacking}")
-        if not w:
-            return
+        for _ in range(3):                                    # a check may depose a writer, which then has to read on
+            for x in self.inst:
+                x.doubt = None
+                x.check()
+            self.drain()
         for x in self.inst:
-            x.doubt = None
-            x.check()
-        self.drain()
-        if not w.w:
+            if x.w and x.w.ep != self.truth.ep:
+                self.fail(f"instance {x.i} still takes itself for the writer of epoch {x.w.ep} in epoch {self.truth.ep}")
+        if not w or not w.w:
             return
         for x in self.inst:
             if x.ready() and any(x.seqs.get(m.idx) == m.seq and m.idx > x.s.trimmed for m in lacking):

@@ -55,7 +55,7 @@ class Writer:
         if kind == "k":
             if o["lease"] not in p.leases:
                 return self.wait(frm, o, "nolease")
-            if not self.lessor.fresh():
+            if not self.lessor.fresh() or not self.granted(o["lease"]):
                 return self.wait(frm, o, "kept")
             self.lessor.keep(o["lease"], p.leases[o["lease"]])
             return self.reply(frm, o, self.inst.s.idx, "kept")
@@ -92,6 +92,8 @@ class Writer:
             return "failed"
         if o["kind"] in "wv" and o["lease"] and o["lease"] not in p.leases:
             return "nolease"
+        if o["kind"] == "g" and o["lease"] in p.leases:
+            return "exists"
         return None
 
     def batch(self, changes, op):
@@ -105,7 +107,9 @@ class Writer:
         recs = self.batch([(k, True, None) for k, v in sorted(self.plan.kv.items()) if v[3] == lease], op)
         for r in recs:
             r.cnt += 1
-        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op)
+        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op,
+                granted=self.plan.leases[lease][1])
+        self.lessor.ending(lease)
         if self.sim.fault == "revokefirst":                   # not one batch: the revoke record, then the deletes
             v.idx, v.n, v.cnt = self.plan.idx + 1, 0, 1
             for r in recs:
@@ -122,6 +126,10 @@ class Writer:
         if o["op"] and o["kind"] in "wgv" and (how == "ok" or "knownfail" not in self.sim.off):
             self.known[o["op"][0]]["done"][o["op"][1]] = (at, how)
         self.sim.replies.append((to, o["op"], self.ep, at, how, o.get("token")))
+
+    def granted(self, lease):
+        """A keepalive rests on the grant: while that is in flight it waits, or else the lease could end before it began."""
+        return self.inst.s.leases.get(lease) == self.plan.leases[lease]
 
     def expire(self):
         for lease in self.lessor.due(self.plan)[:1]:
@@ -193,6 +201,9 @@ class Writer:
                     continue
                 if x.o["lease"] not in self.plan.leases:
                     self.wait(x.frm, x.o, "nolease")
+                    continue
+                if not self.granted(x.o["lease"]):
+                    self.wait(x.frm, x.o, "kept")
                     continue
                 self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
             self.reply(x.frm, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
