@@ -281,8 +281,7 @@ impl Task {
         let Progress { whole_from, read_to, holes, removable, .. } = &self.state;
         let before_first = (whole_from.0..present.first.0.min(read_to.0 + 1)).map(Sequence);
         let deleted = present.deleted.iter().copied().filter(|at| whole_from <= at && at <= read_to);
-        let is_permitted =
-            |at: &Sequence| removable.contains(at) || holes.iter().any(|(from, to)| from <= at && at <= to);
+        let is_permitted = |at: &Sequence| removable.contains(at) || is_in_hole(holes, *at);
         before_first.chain(deleted).find(|at| !is_permitted(at))
     }
 
@@ -413,6 +412,12 @@ enum Stop {
     NotDurable,
 }
 
+/// Whether a sequence is in one of the holes, which are ascending.
+fn is_in_hole(holes: &[(Sequence, Sequence)], at: Sequence) -> bool {
+    let next = holes.partition_point(|(_, to)| *to < at);
+    holes.get(next).is_some_and(|(from, _)| *from <= at)
+}
+
 /// The sequence of the newest record among entries.
 fn newest(entries: &[Entry]) -> Option<Sequence> {
     let records = entries.iter().rev().find_map(|entry| match entry {
@@ -420,4 +425,16 @@ fn newest(entries: &[Entry]) -> Option<Sequence> {
         _ => None,
     });
     records.map(|last| last.sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hole_holds_its_ends_and_nothing_beside_them() {
+        let holes = [(Sequence(3), Sequence(3)), (Sequence(7), Sequence(9))];
+        let inside: Vec<u64> = (1..12).filter(|at| is_in_hole(&holes, Sequence(*at))).collect();
+        assert_eq!(inside, [3, 7, 8, 9]);
+    }
 }

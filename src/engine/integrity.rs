@@ -90,7 +90,13 @@ impl Integrity {
             if known == Some(removed) {
                 continue;
             }
-            let Ok(present) = self.log.present().await else { continue };
+            let present = match self.log.present().await {
+                Ok(present) => present,
+                Err(error) => {
+                    tracing::debug!(%error, "the sequences of the stream are not known");
+                    continue;
+                }
+            };
             match self.lacking(&present).await {
                 (None, read_to) => {
                     // A message that was removed before it was read here is judged at a later look.

@@ -211,7 +211,7 @@ impl Node {
     /// Whether two loads in a row found the same damage, and nothing was removed from the stream between them.
     async fn is_certain(&mut self, damage: &str) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (damage.to_owned(), info.state.last_seq - info.state.messages);
+        let doubt = (damage.to_owned(), info.state.last_seq.saturating_sub(info.state.messages));
         let is_certain = self.doubt.as_ref() == Some(&doubt);
         self.doubt = Some(doubt);
         is_certain

@@ -834,7 +834,8 @@ impl Node {
                         operation: OperationId { instance, counter: call.counter },
                         proposal,
                         caller: Caller::from_parts(call.user, call.auth_revision),
-                        deadline: Instant::now() + Duration::from_millis(call.patience_ms),
+                        deadline: Instant::now()
+                            + Duration::from_millis(call.patience_ms).min(super::REQUEST_TIMEOUT),
                         origin: Origin::Remote {
                             nonce: self.chain.nonce(),
                             reply: reply.to_owned(),

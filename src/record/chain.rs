@@ -190,7 +190,7 @@ impl Chain {
             return Outcome::Missing;
         }
         if is_hole {
-            self.holes.push((self.position.next(), Sequence(sequence.0 - 1)));
+            self.holes.push((self.position.next(), Sequence(sequence.0.saturating_sub(1))));
         }
         self.position = sequence;
         self.has_hole |= is_hole;

@@ -11,6 +11,7 @@ use jetway::proto::authpb::{Role, permission::Type};
 use jetway::proto::etcdserverpb::{HashKvRequest, HashKvResponse, PutRequest, RangeRequest};
 use jetway::proto::mvccpb::KeyValue;
 
+use super::files_below;
 use super::tail::{copy, kill_both, marked};
 use crate::support::auth::{add_user, enable, permission};
 use crate::support::client::{Client, all, op, put, revision, run};
@@ -273,18 +274,8 @@ impl Case {
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else {
-                found.push(path);
-            }
-        }
-    }
     let mut found = vec![dir.join(MARK)];
-    walk(&dir.join(STREAM), &mut found);
+    found.extend(files_below(&dir.join(STREAM)));
     found.sort();
     found.into_iter().map(|path| path.strip_prefix(dir).unwrap().to_owned()).collect()
 }

@@ -19,15 +19,15 @@ mod damage;
 mod disk;
 mod journal;
 mod kills;
-
 mod leases;
 mod load;
 mod powercut;
 mod rows;
 mod tail;
-
 mod watcher;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long load runs, in each test that has it.
@@ -41,4 +41,18 @@ fn seed() -> u64 {
     let seed = seed.unwrap_or_else(rand::random::<u64>);
     println!("JETWAY_CRASH_SEED={seed}");
     seed
+}
+
+/// All files below a folder.
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }

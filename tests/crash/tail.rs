@@ -7,6 +7,7 @@ use std::time::Duration;
 use jetway::proto::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRequest};
 use tonic::Code;
 
+use crate::files_below;
 use crate::support::client::{Client, all, op, put, revision, run};
 use crate::support::http::http;
 use crate::support::nats::Nats;
@@ -34,18 +35,7 @@ fn replace(store: &Path, by: &Path) {
 
 /// The files of a stream's messages below `dir`, oldest first.
 fn blocks(dir: &Path, stream: &str) -> Vec<PathBuf> {
-    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, found);
-            } else {
-                found.push(path);
-            }
-        }
-    }
-    let mut found = Vec::new();
-    walk(dir, &mut found);
+    let mut found = files_below(dir);
     let in_stream = format!("/{stream}/msgs/");
     found.retain(|path| {
         path.to_str().unwrap().contains(&in_stream) && path.extension().is_some_and(|ext| ext == "blk")
