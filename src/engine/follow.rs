@@ -30,6 +30,8 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const ASK_TIMEOUT: Duration = Duration::from_millis(150);
 /// Reads that may be on their way to the writer at once, each for all that came before it was sent.
 const READS_SENT: usize = 2;
+/// How often other tasks run before calls are sent.
+const YIELDS: usize = 2;
 /// Time after which calls are sent again to the same writer: their message may be lost.
 const RESEND: Duration = Duration::from_secs(1);
 /// How often this instance tells the writer that it lives.
@@ -282,6 +284,10 @@ impl Node {
             Event::Attempt(outcome) => self.attempted(following, *outcome)?,
             Event::Call(call) => {
                 self.open_call(call);
+                // All other tasks that are ready run first: calls of theirs go along in the same message.
+                for _ in 0..YIELDS {
+                    tokio::task::yield_now().await;
+                }
                 while let Ok(call) = self.new_calls.try_recv() {
                     self.open_call(call);
                 }

@@ -38,6 +38,10 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const ENDED_AT_ONCE: usize = 500;
 /// Barriers in flight at once.
 const BARRIERS: usize = 2;
+/// The time from one barrier that several answers waited for to the next one. A barrier is a message of its own for three
+/// nats-servers, and more answers share it so: a read by one of 100 clients through three instances costs 57 to 62 us of CPU
+/// with 2 ms and 80 to 105 us without the pause. A client that reads alone never waits for it.
+const BARRIER_PAUSE: Duration = Duration::from_millis(2);
 /// The least time that an acknowledgement may take where no other instance waits for the writer.
 const PATIENCE_ALONE: Duration = Duration::from_secs(5);
 /// How long a successor may take.
@@ -86,6 +90,8 @@ struct Writing {
     /// Answers that wait for the message at a sequence.
     proofs: VecDeque<(Sequence, Waiter)>,
     barriers: usize,
+    /// No barrier is sent before this, as several answers waited for the last one.
+    next_barrier: Instant,
     /// When the last record that proved valid was sent.
     proved: Option<Instant>,
     /// Whether a record was appended in this turn, so that it is sent after every call of the turn came.
@@ -133,6 +139,15 @@ enum Event {
     Heartbeat,
     Expiry,
     Tick,
+    /// The pause between two barriers is over, and answers wait for the next one.
+    BarrierDue,
+}
+
+impl Writing {
+    /// Whether answers wait for a barrier, and another one may be in flight.
+    fn is_barrier_due(&self) -> bool {
+        !self.unproved.is_empty() && !self.has_appended && self.barriers < BARRIERS
+    }
 }
 
 impl Node {
@@ -177,6 +192,7 @@ impl Node {
                 _ = writing.heartbeat.tick(), if self.courier.is_some() => Event::Heartbeat,
                 _ = writing.expiry.tick() => Event::Expiry,
                 _ = tick.tick() => Event::Tick,
+                () = tokio::time::sleep_until(writing.next_barrier), if writing.is_barrier_due() => Event::BarrierDue,
             };
             let outcome = match event {
                 Event::Acknowledged(outcome) => match outcome {
@@ -233,6 +249,7 @@ impl Node {
             unproved: Vec::new(),
             proofs: VecDeque::new(),
             barriers: 0,
+            next_barrier: Instant::now(),
             proved: None,
             has_appended: false,
             deferred: Vec::new(),
@@ -313,6 +330,7 @@ impl Node {
                 self.keep_members(writing).await;
             }
             Event::Tick => return self.write_tick(writing).await,
+            Event::BarrierDue => self.end_turn(writing),
         }
         Ok(())
     }
@@ -537,7 +555,10 @@ impl Node {
     /// Ends a turn of planning: whatever was appended in it is sent after all its calls came, and proves them.
     fn end_turn(&mut self, writing: &mut Writing) {
         if !writing.unproved.is_empty() {
-            if !writing.has_appended && writing.barriers < BARRIERS {
+            if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
+                if writing.unproved.len() > 1 {
+                    writing.next_barrier = Instant::now() + BARRIER_PAUSE;
+                }
                 let operation = self.next_operation();
                 self.barrier(writing, operation, None);
             }
