@@ -129,6 +129,26 @@ fn each_rule_has_a_text() {
     }
 }
 
+/// Names that look like the id of a rule and are none.
+const OTHERS: [&str; 2] = ["SHA-256", "UTF-8"];
+
+#[test]
+fn each_rule_that_a_comment_names_is_in_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules: BTreeSet<_> = rows(&root.join("tests")).into_iter().map(|row| row.rule).collect();
+    let mut unknown = Vec::new();
+    for path in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (_, comment) in text.lines().filter_map(|line| line.split_once("//")) {
+            let words = comment.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            let lacking =
+                words.filter(|word| is_rule(word) && !OTHERS.contains(word) && !rules.contains(*word));
+            unknown.extend(lacking.map(|word| format!("{}: {word}", path.display())));
+        }
+    }
+    assert!(unknown.is_empty(), "not in RULES.md: {unknown:#?}");
+}
+
 /// Whether a name stands for a file of tests rather than for one of them.
 fn is_module(tests: &Path, name: &str) -> bool {
     tests.join(name.replace("::", "/")).with_extension("rs").exists()
