@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prometheus::IntCounter;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Method as HttpMethod, Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts};
 use std::collections::HashMap;

@@ -1,9 +1,10 @@
 //! A JSON object to a message of any type, by the rules of Go's `protojson` with unknown fields ignored.
 //!
-//! prost-reflect's own deserializer does not follow these rules, so the walk over a message's fields is here. It accepts a
-//! field that comes twice and bytes with half of their padding. It refuses integers such as `"1.0"`, enums such as `2.0`,
-//! and line ends in bytes. Its errors name neither the position nor the token, both of which etcd's gateway returns to
-//! clients. serde_json keeps neither for a deserializer of ours, so the tokens are [our own](super::token) too.
+//! prost-reflect's own deserializer does not follow these rules, so the walk over a message's fields is here.
+//! It accepts a field that comes twice and bytes with half of their padding. It refuses integers such as
+//! `"1.0"`, enums such as `2.0`, and line ends in bytes. Its errors name neither the position nor the token,
+//! both of which etcd's gateway returns to clients. serde_json keeps neither for a deserializer of ours, so
+//! the tokens are [our own](super::token) too.
 
 use super::scalar::scalar;
 use super::token::{Content, Token, Tokens};

@@ -1,8 +1,8 @@
 //! Finds the end of a JSON value in a body that arrives in pieces, and its first syntax error.
 //!
-//! serde_json cannot do this. It reads a value from its beginning each time, so that a long value in many pieces would cost
-//! quadratic time, and its errors are not those of Go's decoder, which etcd's gateway returns to clients. Memory is bounded
-//! by [`MAX_DEPTH`], and nothing recurses.
+//! serde_json cannot do this. It reads a value from its beginning each time, so that a long value in many
+//! pieces would cost quadratic time, and its errors are not those of Go's decoder, which etcd's gateway
+//! returns to clients. Memory is bounded by [`MAX_DEPTH`], and nothing recurses.
 
 /// Containers within each other, as many as Go's decoder takes.
 const MAX_DEPTH: usize = 10_000;

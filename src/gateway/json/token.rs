@@ -1,4 +1,5 @@
-//! The tokens of a JSON value that the [scanner](super::scan) has passed: its brackets, commas and literals are in order.
+//! The tokens of a JSON value that the [scanner](super::scan) has passed: its brackets, commas and literals
+//! are in order.
 
 use super::read::{MessageError, Position};
 use std::borrow::Cow;
@@ -86,7 +87,8 @@ impl<'a> Tokens<'a> {
         Ok(is_taken)
     }
 
-    /// Passes over a value of any form. Nothing recurses, since the depth of the value is the client's to choose.
+    /// Passes over a value of any form. Nothing recurses, since the depth of the value is the client's to
+    /// choose.
     ///
     /// # Errors
     ///
@@ -146,8 +148,8 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// The text that escapes stand for. In error, as half of a surrogate pair stands alone, the length of the text after it,
-/// in bytes.
+/// The text that escapes stand for. In error, as half of a surrogate pair stands alone, the length of the
+/// text after it, in bytes.
 fn unescape(text: &str) -> Result<String, usize> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;

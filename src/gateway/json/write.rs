@@ -1,6 +1,7 @@
 //! A message of any type to JSON, as Go's `protojson` writes it with the names of the proto files.
 //!
-//! Go puts a space after each comma in half of its builds, so that nobody relies on the bytes. There is never one here.
+//! Go puts a space after each comma in half of its builds, so that nobody relies on the bytes. There is never
+//! one here.
 
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde::Serialize;
@@ -22,7 +23,8 @@ pub(super) fn plain(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect(TO_MEMORY)
 }
 
-/// The JSON of a value as a line of a stream. Go escapes characters there that a web page could take for markup.
+/// The JSON of a value as a line of a stream. Go escapes characters there that a web page could take for
+/// markup.
 pub(super) fn line(value: &impl Serialize) -> String {
     let mut json = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut json, EscapedMarkup)).expect(TO_MEMORY);
