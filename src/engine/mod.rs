@@ -13,7 +13,7 @@
 //! - `apply` is the thread that applies, waits for the disk, shows states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark` writes down how far
 //!   the store was synced; `hash` makes etcd's checksums.
-//! - `proposal` is the language between calls, node and instances.
+//! - `proposal` is the language between calls, node and instances; `namesake` finds other processes with this member's id.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
@@ -27,6 +27,7 @@ mod follow;
 mod hash;
 mod integrity;
 mod mark;
+mod namesake;
 mod node;
 mod planner;
 mod proposal;
@@ -52,6 +53,7 @@ use crate::telemetry::write_histogram;
 use crate::txn::{self, Request, Response};
 use crate::types::{LeaseId, LogIndex, Revision};
 use hash::HashCache;
+use namesake::Namesakes;
 use node::{Command, Node, NodeSettings};
 use prometheus::{Histogram, IntCounter};
 use proposal::{Answer, Outcome, Proposal};
@@ -128,6 +130,9 @@ pub enum StartError {
     /// The subscriptions.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
+    /// Another process of the same member.
+    #[error("{0}")]
+    NameTaken(String),
     /// The mark beside the store.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -258,11 +263,12 @@ impl Engine {
         let (job_sender, jobs) = mpsc::unbounded_channel();
         let (answers, answered) = mpsc::unbounded_channel();
         let (commands, command_receiver) = mpsc::channel(4);
-        let (courier, incoming) = if settings.is_alone {
-            (None, mpsc::channel(1).1)
+        let (courier, incoming, namesakes) = if settings.is_alone {
+            (None, mpsc::channel(1).1, None)
         } else {
             let (courier, incoming) = Courier::open(log.connection(), &log.bucket().name, start).await?;
-            (Some(courier), incoming)
+            let namesakes = Namesakes::open(&courier, &settings.member, start).await?;
+            (Some(courier), incoming, Some(namesakes))
         };
         let sync_durations = write_histogram(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -363,6 +369,7 @@ impl Engine {
             new_calls,
             courier,
             incoming,
+            namesakes,
             answers,
             answered,
             entries,

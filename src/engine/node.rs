@@ -18,6 +18,7 @@
 use super::apply::{Entry, Report};
 use super::counters::Counters;
 use super::mark::Mark;
+use super::namesake::Namesakes;
 use super::proposal::{
     Addressed, Call, Origin, Outcome, Proposal, Waiter, WireAnswer, WireAnswers, WireLife,
 };
@@ -100,6 +101,7 @@ pub(super) struct Node {
     pub(super) new_calls: mpsc::UnboundedReceiver<NewCall>,
     pub(super) courier: Option<Courier>,
     pub(super) incoming: mpsc::Receiver<Incoming>,
+    pub(super) namesakes: Option<Namesakes>,
     pub(super) answers: mpsc::UnboundedSender<Addressed>,
     pub(super) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(super) entries: mpsc::Sender<Entry>,
@@ -514,6 +516,12 @@ impl Node {
             return;
         }
         if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+            if member.id == self.settings.member.id
+                && let Some(namesakes) = &mut self.namesakes
+            {
+                namesakes.heard(&self.failure);
+                return;
+            }
             // An earlier process of the same member has ended.
             self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
             let (index, is_ready) = (LogIndex(life.index), life.is_ready);

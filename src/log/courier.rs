@@ -7,12 +7,13 @@
 //! | `jetway.<bucket>.calls.<nonce>` | every instance | the writer of the epoch with this nonce |
 //! | `jetway.<bucket>.instance.<start>` | the writer | one instance |
 //! | `jetway.<bucket>.ask` | a candidate | every instance |
+//! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
 //! | an inbox | the answers | the asker |
 //!
 //! Messages may be lost or come twice; their owners send again, and recognise what they know.
 
 use super::connect::Connection;
-use async_nats::{Client, StatusCode, Subscriber};
+use async_nats::{Client, Request, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -60,7 +61,7 @@ pub struct Courier {
     received: mpsc::Sender<Incoming>,
 }
 
-/// Serves the calls of an epoch until it is dropped.
+/// Serves the calls of an epoch, or answers for a member, until it is dropped.
 #[derive(Debug)]
 pub struct Serving(AbortHandle);
 
@@ -197,6 +198,47 @@ impl Courier {
             found.push(answer.payload);
         }
         found
+    }
+
+    /// Answers those that ask for processes of this member, but for the one with this start, until the result is dropped.
+    ///
+    /// # Errors
+    /// That of the client library, where the connection is closed.
+    pub async fn answer_for_member(
+        &self,
+        member: u64,
+        start: u64,
+        answer: Vec<u8>,
+    ) -> Result<Serving, async_nats::SubscribeError> {
+        let (client, answer) = (self.client.clone(), Bytes::from(answer));
+        let mut questions = client.subscribe(self.member_subject(member)).await?;
+        let task = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                if question.payload[..] != start.to_le_bytes()
+                    && let Some(reply) = question.reply
+                    && let Err(error) = client.publish(reply, answer.clone()).await
+                {
+                    tracing::debug!(target: "jetway::log", %error, "an answer to another instance is lost");
+                }
+            }
+        });
+        Ok(Serving(task.abort_handle()))
+    }
+
+    /// Asks for other processes of this member than the one with this start; returns the first answer, if one comes in time.
+    pub async fn ask_member(&self, member: u64, start: u64, timeout: std::time::Duration) -> Option<Bytes> {
+        let question = Request::new().payload(start.to_le_bytes().to_vec().into()).timeout(Some(timeout));
+        match self.client.send_request(self.member_subject(member), question).await {
+            Ok(answer) => Some(answer.payload),
+            Err(error) => {
+                tracing::debug!(target: "jetway::log", %error, "no other process of this member answers");
+                None
+            }
+        }
+    }
+
+    fn member_subject(&self, member: u64) -> String {
+        format!("{}.member.{member:016x}", self.prefix)
     }
 
     /// The largest payload that one message can have.
