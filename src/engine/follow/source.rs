@@ -1,0 +1,127 @@
+//! The source of messages: a consumer, or the pause before the next one.
+
+use crate::log::{ConsumeError, Consumer, Delivered, Log};
+use crate::record::{Chain, Record};
+use crate::types::{Epoch, LogIndex, Sequence};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// The source of messages.
+pub(super) enum Source {
+    Opening(JoinHandle<Result<Consumer, OpeningError>>),
+    Reading(Box<Consumer>),
+    Pausing(Instant),
+}
+
+pub(super) enum FromSource {
+    Opened {
+        is_caught_up: bool,
+    },
+    /// The log does not hold what was read of it. A new leader may still be reading; another message is beyond doubt.
+    Lost {
+        what: String,
+        is_certain: bool,
+    },
+    Delivered(Delivered),
+    Failed(ConsumeError),
+    Paused,
+}
+
+pub(super) enum OpeningError {
+    Consume(ConsumeError),
+    Lost { what: String, is_certain: bool },
+}
+
+impl<E: Into<ConsumeError>> From<E> for OpeningError {
+    fn from(error: E) -> OpeningError {
+        OpeningError::Consume(error.into())
+    }
+}
+
+/// The end of what was read of the log.
+#[derive(Clone, Copy)]
+struct Known {
+    epoch: Epoch,
+    nonce: u64,
+    index: LogIndex,
+    /// The sequences of the last record and of the last epoch record.
+    last: Sequence,
+    last_epoch: Sequence,
+    position: Sequence,
+}
+
+impl Known {
+    fn of(chain: &Chain) -> Known {
+        let (last, last_epoch) = chain.last();
+        let (epoch, nonce, index, position) = (chain.epoch(), chain.nonce(), chain.index(), chain.position());
+        Known { epoch, nonce, index, last, last_epoch, position }
+    }
+
+    /// Fails where the log is not the one that was read: another store may be in the place of the one before.
+    async fn compare(&self, log: &Log) -> Result<(), OpeningError> {
+        if self.last == Sequence::default() {
+            return Ok(());
+        }
+        let message = log.message_at(self.last).await?;
+        let is_same = |record: &Record| {
+            (record.epoch, record.nonce, record.index) == (self.epoch, self.nonce, self.index)
+        };
+        match message {
+            Some(record) if record.as_ref().is_some_and(is_same) => return Ok(()),
+            Some(_) => {
+                let what =
+                    format!("another message is at sequence {}, where record {} was", self.last, self.index);
+                return Err(OpeningError::Lost { what, is_certain: true });
+            }
+            None => {}
+        }
+        // A later trim record permits that the record goes. Epoch records stay for ever.
+        let epoch = log.message_at(self.last_epoch).await?;
+        if epoch.flatten().is_none_or(|record| (record.epoch, record.nonce) != (self.epoch, self.nonce)) {
+            let what =
+                format!("the record of epoch {} is not at sequence {} any more", self.epoch, self.last_epoch);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        let end = log.info().await?.state.last_seq;
+        if end < self.position.0 {
+            let what = format!("the stream ends at sequence {end}, and it was read up to {}", self.position);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    pub(super) fn open(log: &Arc<Log>, chain: &Chain) -> Source {
+        let (log, known) = (Arc::clone(log), Known::of(chain));
+        Source::Opening(tokio::spawn(async move {
+            known.compare(&log).await?;
+            Ok(log.consume(known.position).await?)
+        }))
+    }
+
+    /// The next event. Nothing is lost where the future is dropped.
+    pub(super) async fn next(&mut self) -> FromSource {
+        match self {
+            Source::Opening(opening) => match opening.await {
+                Ok(Ok(consumer)) => {
+                    let is_caught_up = consumer.is_caught_up();
+                    *self = Source::Reading(Box::new(consumer));
+                    FromSource::Opened { is_caught_up }
+                }
+                Ok(Err(OpeningError::Consume(error))) => FromSource::Failed(error),
+                Ok(Err(OpeningError::Lost { what, is_certain })) => FromSource::Lost { what, is_certain },
+                Err(_) => FromSource::Failed(ConsumeError::Silent),
+            },
+            Source::Reading(consumer) => match consumer.next().await {
+                Ok(delivered) => FromSource::Delivered(delivered),
+                Err(error) => FromSource::Failed(error),
+            },
+            Source::Pausing(until) => {
+                tokio::time::sleep_until(*until).await;
+                FromSource::Paused
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Other instances: what is known of them, and the answers to their calls.
+
+use super::{Node, Peer};
+use crate::engine::proposal::{Addressed, WireAnswer, WireAnswers, WireLife};
+use crate::record::{Digest, Member};
+use crate::types::LogIndex;
+use prost::Message as _;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An instance that has not been heard of for so long is not live.
+const PEER_SILENCE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// This instance's sign of life.
+    pub(in crate::engine) fn life(&self, index: LogIndex, digest: Digest) -> WireLife {
+        WireLife {
+            nonce: self.chain.nonce(),
+            instance: self.start,
+            member: serde_json::to_vec(&self.settings.member).expect("plain data"),
+            index: index.0,
+            digest: digest.0,
+            is_ready: self.is_ready,
+        }
+    }
+
+    /// Takes note of another instance.
+    pub(in crate::engine) fn hear_of(&mut self, life: &WireLife) {
+        if life.instance == self.start {
+            return;
+        }
+        if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+            if member.id == self.settings.member.id
+                && let Some(namesakes) = &mut self.namesakes
+            {
+                namesakes.heard(&self.failure);
+                return;
+            }
+            // An earlier process of the same member has ended.
+            self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
+            let (index, is_ready) = (LogIndex(life.index), life.is_ready);
+            self.peers.insert(life.instance, Peer { member, index, is_ready, heard: Instant::now() });
+        }
+    }
+
+    /// Forgets instances that have not been heard of for long.
+    pub(super) fn forget_silent_peers(&mut self) {
+        self.peers.retain(|_, peer| peer.heard.elapsed() < PEER_SILENCE);
+    }
+
+    /// Sends answers to other instances, those of one message together.
+    pub(in crate::engine) async fn send_answers(&self, answers: Vec<Addressed>) {
+        let Some(courier) = &self.courier else { return };
+        let mut by_reply: HashMap<String, Vec<WireAnswer>> = HashMap::new();
+        for Addressed { reply, answer, .. } in answers {
+            by_reply.entry(reply).or_default().push(answer);
+        }
+        for (reply, answers) in by_reply {
+            courier.answer(reply, WireAnswers { answers }.encode_to_vec()).await;
+        }
+    }
+}
