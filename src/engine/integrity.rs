@@ -11,7 +11,7 @@
 
 use super::Calls;
 use super::apply::Entry;
-use super::node::{Failure, WAYS_OUT};
+use super::node::{Failure, REMEDY};
 use super::proposal::Proposal;
 use super::status::{Phase, Status};
 use crate::log::{Log, Present};
@@ -42,9 +42,9 @@ impl Integrity {
         let stop = self.stop.clone();
         let lost = stop.run_until_cancelled(self.find_loss()).await;
         if let Some(loss) = lost {
-            let reason = format!("{loss}. {WAYS_OUT}");
+            let reason = format!("{loss}. {REMEDY}");
             tracing::error!(reason, "this instance cannot serve its data");
-            self.status.set_leader(Err(reason.clone()));
+            self.status.set_no_leader(reason.clone());
             self.status.set_linearizable(false);
             self.failure.send_replace(Some(reason));
         }

@@ -1,6 +1,6 @@
 //! Calls that concern leases.
 
-use super::{Engine, mixed_up};
+use super::{Engine, unexpected};
 use crate::auth::Caller;
 use crate::core::State;
 use crate::engine::proposal::{Outcome, Proposal};
@@ -19,7 +19,7 @@ impl Engine {
                 self.counters.granted(ttl);
                 Ok((id, ttl))
             }
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -34,7 +34,7 @@ impl Engine {
                 self.counters.revoked();
                 Ok(revision)
             }
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -49,7 +49,7 @@ impl Engine {
                 self.counters.renewed();
                 Ok(Some(ttl))
             }
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -61,7 +61,7 @@ impl Engine {
         let answer = self.calls.ask(Proposal::TimeToLive(id)).await?;
         match answer.outcome {
             Outcome::TimeLeft(left) => Ok((left, answer.state)),
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -72,7 +72,7 @@ impl Engine {
     pub async fn all_leases(&self) -> Result<Vec<LeaseId>, EtcdError> {
         match self.calls.ask(Proposal::Leases).await?.outcome {
             Outcome::Leases(leases) => Ok(leases),
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The engine: carries calls out.
 //!
 //! ```text
-//! call -> Calls -> node: follow -> Courier -> the writer
+//! call -> Calls -> node: follow -> Messenger -> the writer
 //!                        write  -> Planner -> log::Pipeline ... acknowledged
 //!                                                    |
 //!         reader <- applier thread <- entries <------'   (or from a log::Consumer)
@@ -46,7 +46,7 @@ pub use hash::KvHash;
 pub use mark::MarkError;
 pub use proposal::AuthChange;
 pub use start::StartError;
-pub use status::Phase;
+pub use status::{NoLeader, Phase};
 
 use calls::{Calls, NewCall};
 
@@ -111,7 +111,7 @@ pub struct Settings {
     pub quota_bytes: i64,
     /// This instance in the member list.
     pub member: Member,
-    /// How often the writer says that it lives.
+    /// How often the writer says that it statuses.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.
     pub election_timeout: Duration,
@@ -178,7 +178,7 @@ impl Engine {
         match outcome {
             Outcome::Written(revision) => txn::evaluate(&state, revision.prev(), &request),
             Outcome::Unwritten(revision) => txn::evaluate(&state, revision, &request),
-            other => Err(mixed_up(&other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -224,7 +224,8 @@ impl Engine {
                 Ok(_) => return Err(EtcdError::Stopped),
                 Err(_) => {
                     let phase = self.status.phase().borrow().clone();
-                    let cause = self.status.known_leader().err().unwrap_or_default();
+                    let cause =
+                        self.status.known_leader().err().map(|NoLeader(reason)| reason).unwrap_or_default();
                     return Err(EtcdError::Unavailable(format!("{phase} ({cause})")));
                 }
             }
@@ -311,11 +312,11 @@ impl Engine {
         self.status.phase()
     }
 
-    /// The member that writes, the reason where none is known.
+    /// The member that writes.
     ///
     /// # Errors
-    /// The reason.
-    pub fn leader(&self) -> Result<u64, String> {
+    /// [`NoLeader`] where none is known.
+    pub fn leader(&self) -> Result<u64, NoLeader> {
         self.status.known_leader()
     }
 
@@ -379,7 +380,7 @@ impl Engine {
     }
 }
 
-fn mixed_up(outcome: &Outcome) -> EtcdError {
+fn unexpected(outcome: &Outcome) -> EtcdError {
     EtcdError::Unknown(format!("jetway: the answer does not fit the call: {outcome:?}"))
 }
 

@@ -10,7 +10,7 @@ use crate::engine::namesake::Namesakes;
 use crate::engine::node::{Node, NodeSettings};
 use crate::engine::space::Space;
 use crate::engine::status::Status;
-use crate::log::{Courier, Log, OpenError};
+use crate::log::{Log, Messenger, OpenError};
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
@@ -73,12 +73,12 @@ impl Engine {
         let (job_sender, jobs) = mpsc::unbounded_channel();
         let (answers, answered) = mpsc::unbounded_channel();
         let (commands, command_receiver) = mpsc::channel(4);
-        let (courier, incoming, namesakes) = if settings.is_alone {
+        let (messenger, incoming, namesakes) = if settings.is_alone {
             (None, mpsc::channel(1).1, None)
         } else {
-            let (courier, incoming) = Courier::open(log.connection(), &log.bucket().name, start).await?;
-            let namesakes = Namesakes::open(&courier, &settings.member, start).await?;
-            (Some(courier), incoming, Some(namesakes))
+            let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
+            let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
+            (Some(messenger), incoming, Some(namesakes))
         };
         let sync_durations = write_histogram(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -177,7 +177,7 @@ impl Engine {
             start,
             counter: 0,
             new_calls,
-            courier,
+            messenger,
             incoming,
             namesakes,
             answers,
@@ -205,7 +205,7 @@ impl Engine {
             by_index: BTreeMap::new(),
             peers: HashMap::new(),
             last_alive: None,
-            told_refusal: None,
+            reported_refusal: None,
             is_leaving: false,
             store_durations: settings.synced_store.is_none().then(|| sync_durations.clone()),
             void_trims: Vec::new(),

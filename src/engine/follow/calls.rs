@@ -49,7 +49,7 @@ impl Node {
     /// Sends the calls that are not on their way yet to the writer, if there is one.
     pub(super) async fn send_calls(&mut self, following: &mut Following) {
         let nonce = self.chain.nonce();
-        let Some(courier) = self.courier.clone() else { return };
+        let Some(messenger) = self.messenger.clone() else { return };
         if self.chain.epoch() == Epoch(0)
             || self.is_of_this_instance()
             || !following.is_caught_up && !self.is_ready
@@ -79,10 +79,10 @@ impl Node {
             return;
         }
         let lowest_open = self.lowest_open(following);
-        let most = courier.max_payload().saturating_sub(MESSAGE_OVERHEAD).max(1024);
+        let most = messenger.max_payload().saturating_sub(MESSAGE_OVERHEAD).max(1024);
         for calls in messages_of(calls, most) {
             let message = WireCalls { instance: self.start, lowest_open, calls };
-            courier.call(nonce, message.encode_to_vec()).await;
+            messenger.call(nonce, message.encode_to_vec()).await;
         }
     }
 
@@ -143,7 +143,7 @@ impl Node {
         if index <= self.chain.index() {
             for waiter in waiters {
                 let is_physical = waiter.call.is_physical();
-                self.entry(if is_physical { Entry::WhenSwept(waiter) } else { Entry::Complete(waiter) })
+                self.entry(if is_physical { Entry::AfterRemovals(waiter) } else { Entry::Complete(waiter) })
                     .await;
             }
         } else if !waiters.is_empty() {
@@ -166,8 +166,8 @@ fn wire_call(
     proposal: &Proposal,
 ) -> Vec<WireCall> {
     let Some((kind, content)) = proposal.encode() else { return Vec::new() };
-    let patience_ms = patience.as_millis() as u64;
-    vec![WireCall { counter, user, auth_revision, patience_ms, kind, content, part: 0, parts: 1 }]
+    let timeout_ms = patience.as_millis() as u64;
+    vec![WireCall { counter, user, auth_revision, timeout_ms, kind, content, part: 0, parts: 1 }]
 }
 
 /// Calls in as few messages as hold them; one that no message can hold in parts.

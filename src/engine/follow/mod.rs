@@ -8,7 +8,7 @@ mod takeover;
 
 use crate::engine::NewCall;
 use crate::engine::apply::{Entry, Report};
-use crate::engine::node::{Break, Command, Node, end_of};
+use crate::engine::node::{Command, Node, NodeError, end_of};
 use crate::engine::proposal::Addressed;
 use crate::engine::status::Phase;
 use crate::log::{ConsumeError, Delivered, Incoming, WireError};
@@ -43,7 +43,7 @@ struct Following {
     heard: Instant,
     /// When the last thing arrived at all.
     is_writer_gone: bool,
-    is_told_to_lead: bool,
+    must_take_over: bool,
     patience: Duration,
     attempt: Option<Attempt>,
     next_attempt: Instant,
@@ -58,7 +58,7 @@ struct Following {
     ready_sent: Option<Instant>,
     writer_index: LogIndex,
     progress: (LogIndex, Instant),
-    told: Instant,
+    reported: Instant,
 }
 
 enum Event {
@@ -74,7 +74,7 @@ enum Event {
 
 impl Node {
     /// Follows until an epoch record of this instance is valid.
-    pub(in crate::engine) async fn follow(&mut self) -> Result<Elected, Break> {
+    pub(in crate::engine) async fn follow(&mut self) -> Result<Elected, NodeError> {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
         self.nonces.clear();
@@ -86,7 +86,7 @@ impl Node {
             delivered: now,
             heard: now,
             is_writer_gone: self.is_of_this_instance(),
-            is_told_to_lead: false,
+            must_take_over: false,
             patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
             next_attempt: now,
@@ -98,7 +98,7 @@ impl Node {
             ready_sent: None,
             writer_index: LogIndex::NONE,
             progress: (self.chain.index(), now),
-            told: now,
+            reported: now,
         };
         if self.settings.is_alone {
             self.status.set_linearizable(false);
@@ -129,7 +129,11 @@ impl Node {
         outcome
     }
 
-    async fn handle(&mut self, following: &mut Following, event: Event) -> Result<Option<Elected>, Break> {
+    async fn handle(
+        &mut self,
+        following: &mut Following,
+        event: Event,
+    ) -> Result<Option<Elected>, NodeError> {
         match event {
             Event::Source(event) => self.read(following, event).await?,
             Event::Attempt(outcome) => self.attempted(following, *outcome)?,
@@ -137,7 +141,7 @@ impl Node {
                 self.open_calls(call).await;
                 self.send_calls(following).await;
             }
-            Event::Incoming(incoming) => self.hear(following, incoming).await,
+            Event::Incoming(incoming) => self.receive(following, incoming).await,
             Event::Report(report) => return Err(end_of(report)),
             Event::Command(Command::Resign(done)) => {
                 self.is_leaving = true;
@@ -152,7 +156,7 @@ impl Node {
         Ok(None)
     }
 
-    async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), Break> {
+    async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), NodeError> {
         match event {
             FromSource::Opened { is_caught_up } => {
                 following.is_caught_up = is_caught_up;
@@ -172,7 +176,7 @@ impl Node {
                 following.is_caught_up = is_last;
                 if !self.is_loaded {
                     self.loaded_messages += messages.len() as u64;
-                    self.tell_progress(following);
+                    self.report_progress(following);
                 }
                 if !messages.is_empty() {
                     following.vetoes = 0;
@@ -182,7 +186,7 @@ impl Node {
                 if self.chain.epoch() != before {
                     // There is another writer than the one that was given up.
                     following.is_writer_gone = self.is_of_this_instance();
-                    following.is_told_to_lead = false;
+                    following.must_take_over = false;
                     following.heard = if following.is_caught_up || self.is_ready {
                         Instant::now()
                     } else {
@@ -201,7 +205,7 @@ impl Node {
             FromSource::Lost { what, is_certain } => {
                 following.losses += 1;
                 if is_certain || self.log.facts().replicas == 1 || following.losses >= VETOES {
-                    return Err(Break::Fatal(format!(
+                    return Err(NodeError::Fatal(format!(
                         "the log is not the one that was read: {what}. Its store was replaced, restored or purged. Start again to \
                          serve what is there, restore a copy, or accept the loss with --accept-data-loss"
                     )));
@@ -212,11 +216,11 @@ impl Node {
             }
             FromSource::Failed(error) => {
                 if let ConsumeError::Wire(WireError::Server(text)) = &error {
-                    self.tell_refusal(text);
+                    self.report_refusal(text);
                 }
                 tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
                 if self.settings.is_alone || !self.is_ready {
-                    self.status.set_leader(Err(error.to_string()));
+                    self.status.set_no_leader(error.to_string());
                 }
                 self.log.try_another_server();
                 following.is_caught_up = false;
@@ -232,34 +236,34 @@ impl Node {
     }
 
     /// Tells once that NATS has refused something in words, such as a right that is missing.
-    fn tell_refusal(&mut self, text: &str) {
-        if self.told_refusal.as_deref() != Some(text) {
+    fn report_refusal(&mut self, text: &str) {
+        if self.reported_refusal.as_deref() != Some(text) {
             tracing::warn!(refusal = text, "NATS refuses what this instance does");
-            self.told_refusal = Some(text.to_owned());
+            self.reported_refusal = Some(text.to_owned());
         }
     }
 
-    fn tell_progress(&self, following: &mut Following) {
+    fn report_progress(&self, following: &mut Following) {
         let known = self.status.phase().borrow().clone();
         if let Phase::Loading { of, .. } = known {
             self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
-            if following.told.elapsed() >= Duration::from_secs(2) {
-                following.told = Instant::now();
+            if following.reported.elapsed() >= Duration::from_secs(2) {
+                following.reported = Instant::now();
                 tracing::info!(messages = self.loaded_messages, of, "still loading the key stream");
             }
         }
     }
 
     /// Everything that the log held when this instance asked has come.
-    async fn ready(&mut self) -> Result<(), Break> {
+    async fn ready(&mut self) -> Result<(), NodeError> {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
-        self.tell_that_alive().await;
+        self.send_status().await;
         self.loaded().await
     }
 
-    pub(in crate::engine) async fn loaded(&mut self) -> Result<(), Break> {
+    pub(in crate::engine) async fn loaded(&mut self) -> Result<(), NodeError> {
         if !self.is_loaded {
             self.is_loaded = true;
             let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
@@ -276,18 +280,19 @@ impl Node {
         Ok(())
     }
 
-    async fn follow_tick(&mut self, following: &mut Following) -> Result<(), Break> {
+    async fn follow_tick(&mut self, following: &mut Following) -> Result<(), NodeError> {
         self.expire();
         self.unsend_unanswered();
         self.send_calls(following).await;
         self.look_for_end(following).await;
-        self.tell_that_alive().await;
+        self.send_status().await;
         self.watch_lag(following);
         if !self.settings.is_alone && self.is_ready {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
-            let leader = self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance());
-            let leader = leader.map(|epoch| epoch.member.id).ok_or_else(|| self.no_leader());
-            self.status.set_leader(leader);
+            match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
+                Some(epoch) => self.status.set_leader(epoch.member.id),
+                None => self.status.set_no_leader(self.no_leader()),
+            }
         }
         if following.attempt.is_none()
             && self.wants_to_lead(following)

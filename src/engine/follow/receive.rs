@@ -3,35 +3,35 @@
 use super::Following;
 use crate::engine::apply::Entry;
 use crate::engine::node::Node;
-use crate::engine::proposal::{WireAnswers, WireLife};
+use crate::engine::proposal::{WireAnswers, WireStatus};
 use crate::log::Incoming;
 use crate::types::LogIndex;
 use prost::Message as _;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often this instance tells the writer that it lives.
+/// How often this instance tells the writer that it statuses.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub(super) async fn hear(&mut self, following: &mut Following, incoming: Incoming) {
+    pub(super) async fn receive(&mut self, following: &mut Following, incoming: Incoming) {
         match incoming {
             Incoming::Heartbeat(payload) => {
-                let Ok(life) = WireLife::decode(payload) else { return };
-                self.hear_of(&life);
-                if life.nonce == self.chain.nonce() {
+                let Ok(status) = WireStatus::decode(payload) else { return };
+                self.note_peer(&status);
+                if status.nonce == self.chain.nonce() {
                     following.heard = Instant::now();
                     following.is_writer_gone = false;
-                    following.writer_index = LogIndex(life.index);
+                    following.writer_index = LogIndex(status.index);
                     if self.is_loaded {
-                        let digest = crate::record::Digest(life.digest);
-                        self.entry(Entry::Compare(LogIndex(life.index), digest)).await;
+                        let digest = crate::record::Digest(status.digest);
+                        self.entry(Entry::Compare(LogIndex(status.index), digest)).await;
                     }
                 }
             }
             Incoming::Alive(payload) => {
-                if let Ok(life) = WireLife::decode(payload) {
-                    self.hear_of(&life);
+                if let Ok(status) = WireStatus::decode(payload) {
+                    self.note_peer(&status);
                 }
             }
             // Calls to an epoch that is over: its writer here answers nothing any more.
@@ -58,28 +58,28 @@ impl Node {
             Incoming::TakeOver(payload) => {
                 let nonce = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
                 if nonce == Some(self.chain.nonce()) && self.is_ready {
-                    following.is_told_to_lead = true;
+                    following.must_take_over = true;
                     following.next_attempt = Instant::now();
                 }
             }
-            Incoming::Ask { reply } => self.tell_index(reply).await,
+            Incoming::Ask { reply } => self.report_index(reply).await,
         }
     }
 
-    pub(in crate::engine) async fn tell_index(&self, reply: String) {
-        if let (true, Some(courier)) = (self.is_ready, &self.courier) {
+    pub(in crate::engine) async fn report_index(&self, reply: String) {
+        if let (true, Some(messenger)) = (self.is_ready, &self.messenger) {
             let index = self.reader.snapshot().log_index;
-            courier.answer(reply, self.life(index, crate::record::Digest(0)).encode_to_vec()).await;
+            messenger.answer(reply, self.wire_status(index, crate::record::Digest(0)).encode_to_vec()).await;
         }
     }
 
-    pub(in crate::engine) async fn tell_that_alive(&mut self) {
+    pub(in crate::engine) async fn send_status(&mut self) {
         if self.last_alive.is_none_or(|last| last.elapsed() >= ALIVE_INTERVAL)
             && !self.is_leaving
-            && let Some(courier) = &self.courier
+            && let Some(messenger) = &self.messenger
         {
-            let life = self.life(self.reader.snapshot().log_index, crate::record::Digest(0));
-            courier.alive(life.encode_to_vec()).await;
+            let status = self.wire_status(self.reader.snapshot().log_index, crate::record::Digest(0));
+            messenger.alive(status.encode_to_vec()).await;
             self.last_alive = Some(Instant::now());
         }
     }

@@ -41,7 +41,7 @@ impl<E: Into<ConsumeError>> From<E> for OpeningError {
 
 /// The end of what was read of the log.
 #[derive(Clone, Copy)]
-struct Known {
+struct ReadPosition {
     epoch: Epoch,
     nonce: u64,
     index: LogIndex,
@@ -51,11 +51,11 @@ struct Known {
     position: Sequence,
 }
 
-impl Known {
-    fn of(chain: &Chain) -> Known {
+impl ReadPosition {
+    fn of(chain: &Chain) -> ReadPosition {
         let (last, last_epoch) = chain.last();
         let (epoch, nonce, index, position) = (chain.epoch(), chain.nonce(), chain.index(), chain.position());
-        Known { epoch, nonce, index, last, last_epoch, position }
+        ReadPosition { epoch, nonce, index, last, last_epoch, position }
     }
 
     /// Fails where the log is not the one that was read: another store may be in the place of the one before.
@@ -94,7 +94,7 @@ impl Known {
 
 impl Source {
     pub(super) fn open(log: &Arc<Log>, chain: &Chain) -> Source {
-        let (log, known) = (Arc::clone(log), Known::of(chain));
+        let (log, known) = (Arc::clone(log), ReadPosition::of(chain));
         Source::Opening(tokio::spawn(async move {
             known.compare(&log).await?;
             Ok(log.consume(known.position).await?)

@@ -2,8 +2,8 @@
 
 use super::{Following, RETRY_MIN, VETOES};
 use crate::engine::apply::Entry;
-use crate::engine::node::{Break, Node, WAYS_OUT};
-use crate::engine::proposal::{Waiter, WireLife};
+use crate::engine::node::{Node, NodeError, REMEDY};
+use crate::engine::proposal::{Waiter, WireStatus};
 use crate::log::{AppendError, Pipeline, Serving, WireError};
 use crate::record::{Body, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
@@ -51,7 +51,7 @@ impl Node {
         let is_free = self.settings.is_alone
             || self.chain.epoch() == Epoch(0)
             || following.is_writer_gone
-            || following.is_told_to_lead
+            || following.must_take_over
             || following.heard.elapsed() > following.patience;
         is_whole && is_free && following.elected.is_none() && !self.is_leaving
     }
@@ -81,8 +81,8 @@ impl Node {
             quota_bytes: self.settings.quota_bytes,
             digest: crate::record::Digest(0),
         };
-        let (log, courier) = (Arc::clone(&self.log), self.courier.clone());
-        let is_asking = courier.is_some() && !following.is_told_to_lead;
+        let (log, messenger) = (Arc::clone(&self.log), self.messenger.clone());
+        let is_asking = messenger.is_some() && !following.must_take_over;
         let (index, others) = (self.chain.index(), self.peers.len());
         let timeout = self.settings.election_timeout.max(Duration::from_secs(2));
         tracing::debug!(epoch = %record.epoch, %end, "trying to become the writer");
@@ -95,17 +95,17 @@ impl Node {
             if applied != index {
                 return Err(AttemptError::Other("something came in between".into()));
             }
-            let serving = match &courier {
-                Some(courier) => {
-                    let serving = courier.serve(nonce).await;
+            let serving = match &messenger {
+                Some(messenger) => {
+                    let serving = messenger.serve(nonce).await;
                     Some(serving.map_err(|error| AttemptError::Other(error.to_string()))?)
                 }
                 None => None,
             };
-            if is_asking && let Some(courier) = &courier {
-                let answers = courier.ask(others, ASK_TIMEOUT).await;
-                let lives = answers.into_iter().filter_map(|answer| WireLife::decode(answer).ok());
-                let furthest = lives.map(|life| LogIndex(life.index)).max().unwrap_or_default();
+            if is_asking && let Some(messenger) = &messenger {
+                let answers = messenger.ask(others, ASK_TIMEOUT).await;
+                let statuses = answers.into_iter().filter_map(|answer| WireStatus::decode(answer).ok());
+                let furthest = statuses.map(|status| LogIndex(status.index)).max().unwrap_or_default();
                 if furthest > index {
                     return Err(AttemptError::Behind(furthest));
                 }
@@ -134,7 +134,7 @@ impl Node {
         &mut self,
         following: &mut Following,
         outcome: Result<Elected, AttemptError>,
-    ) -> Result<(), Break> {
+    ) -> Result<(), NodeError> {
         following.attempt = None;
         following.next_attempt = Instant::now() + Duration::from_millis(rand::random_range(20..120));
         match outcome {
@@ -149,9 +149,9 @@ impl Node {
                 } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
                 } else {
-                    return Err(Break::Fatal(format!(
+                    return Err(NodeError::Fatal(format!(
                         "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
-                         It was purged or edited. {WAYS_OUT}",
+                         It was purged or edited. {REMEDY}",
                         self.chain.position()
                     )));
                 }
@@ -160,9 +160,9 @@ impl Node {
                 following.vetoes += 1;
                 tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
                 if following.vetoes >= VETOES {
-                    return Err(Break::Fatal(format!(
+                    return Err(NodeError::Fatal(format!(
                         "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. \
-                         {WAYS_OUT}",
+                         {REMEDY}",
                         self.chain.index()
                     )));
                 }
@@ -173,9 +173,9 @@ impl Node {
                 following.vetoes += 1;
                 tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
                 if following.vetoes >= VETOES {
-                    return Err(Break::Fatal(format!(
+                    return Err(NodeError::Fatal(format!(
                         "the log has lost its newest messages: the stream ends at sequence {end}, and this instance has read \
-                         sequence {}. {WAYS_OUT}",
+                         sequence {}. {REMEDY}",
                         self.chain.position()
                     )));
                 }
@@ -190,8 +190,8 @@ impl Node {
                 if let AttemptError::Wire(WireError::Server(text))
                 | AttemptError::Append(AppendError::Wire(WireError::Server(text))) = &error
                 {
-                    self.tell_refusal(text);
-                    self.status.set_leader(Err(format!("NATS says: {text}")));
+                    self.report_refusal(text);
+                    self.status.set_no_leader(format!("NATS says: {text}"));
                 }
                 let cause = match error {
                     AttemptError::Append(error) => error.to_string(),
@@ -208,7 +208,7 @@ impl Node {
     }
 
     /// This instance's epoch record is valid, and everything before it was sent to the applier.
-    pub(super) async fn become_writer(&mut self, following: &mut Following) -> Result<Elected, Break> {
+    pub(super) async fn become_writer(&mut self, following: &mut Following) -> Result<Elected, NodeError> {
         if let Some(attempt) = following.attempt.take()
             && let Ok(Ok(elected)) = attempt.task.await
         {
@@ -223,8 +223,8 @@ impl Node {
             None => loop {
                 match self.log.append_behind(end).await {
                     Ok(pipeline) => {
-                        let serving = match &self.courier {
-                            Some(courier) => courier.serve(self.chain.nonce()).await.ok(),
+                        let serving = match &self.messenger {
+                            Some(messenger) => messenger.serve(self.chain.nonce()).await.ok(),
                             None => None,
                         };
                         return Ok(Elected { pipeline, serving });

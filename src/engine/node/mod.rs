@@ -30,7 +30,7 @@ use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Courier, Incoming, Log};
+use crate::log::{Incoming, Log, Messenger};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The remedies for a log that is not whole.
-pub(in crate::engine) const WAYS_OUT: &str = "Restore a copy, or accept the loss with --accept-data-loss";
+pub(in crate::engine) const REMEDY: &str = "Restore a copy, or accept the loss with --accept-data-loss";
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -95,7 +95,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) start: u64,
     pub(in crate::engine) counter: u64,
     pub(in crate::engine) new_calls: mpsc::UnboundedReceiver<NewCall>,
-    pub(in crate::engine) courier: Option<Courier>,
+    pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
@@ -128,7 +128,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) peers: HashMap<u64, Peer>,
     pub(in crate::engine) last_alive: Option<Instant>,
     /// The last refusal of NATS that was told.
-    pub(in crate::engine) told_refusal: Option<String>,
+    pub(in crate::engine) reported_refusal: Option<String>,
     /// This instance is stopping, and does not write again.
     pub(in crate::engine) is_leaving: bool,
     /// Times until records were acknowledged, where this process does not sync them.
@@ -143,7 +143,7 @@ pub(in crate::engine) struct Node {
 
 /// The log cannot be followed as it is.
 #[derive(Debug)]
-pub(in crate::engine) enum Break {
+pub(in crate::engine) enum NodeError {
     /// A message is missing where none may be: it is reloaded from its start.
     Missing,
     /// The state here is not the writer's: the log is reloaded from its start.
@@ -162,7 +162,7 @@ impl Node {
             () = stop.cancelled() => {}
             reason = self.work() => {
                 tracing::error!(reason, "this instance cannot serve its data");
-                self.status.set_leader(Err(reason.clone()));
+                self.status.set_no_leader(reason.clone());
                 self.status.set_linearizable(false);
                 self.failure.send_replace(Some(reason));
             }
@@ -172,36 +172,28 @@ impl Node {
         }
     }
 
+    /// Loads, follows and writes; returns the reason why this instance can serve nothing any more.
     async fn work(&mut self) -> String {
-        if let Err(reason) = self.begin().await {
-            return reason;
-        }
+        self.begin().await;
         loop {
             let outcome = match self.follow().await {
                 Ok(elected) => self.write(elected).await,
-                Err(broken) => Err(broken),
+                Err(error) => Err(error),
+            };
+            let outcome = match outcome {
+                Err(NodeError::Missing) => self.reload().await,
+                other => other,
             };
             match outcome {
                 Ok(()) => {}
-                Err(Break::Missing) => {
-                    if let Err(reason) = self.reload().await {
-                        return reason;
-                    }
-                }
-                Err(Break::Differs) => {
-                    if let Err(reason) = self.begin().await {
-                        return reason;
-                    }
-                }
-                Err(Break::Doubtful(damage)) => {
+                Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
+                Err(NodeError::Doubtful(damage)) => {
                     if self.settings.is_alone || self.is_certain(&damage).await {
-                        return format!("{damage}. {WAYS_OUT}");
+                        return format!("{damage}. {REMEDY}");
                     }
-                    if let Err(reason) = self.begin().await {
-                        return reason;
-                    }
+                    self.begin().await;
                 }
-                Err(Break::Fatal(reason)) => return reason,
+                Err(NodeError::Fatal(reason)) => return reason,
             }
         }
     }
@@ -216,7 +208,7 @@ impl Node {
     }
 
     /// Starts to read the log from its first message.
-    async fn begin(&mut self) -> Result<(), String> {
+    async fn begin(&mut self) {
         let trim = self.trim_point().await;
         let floor = trim.and_then(|(_, floor)| floor).map(Revision);
         let trim = trim.map(|(trim, _)| trim);
@@ -244,7 +236,6 @@ impl Node {
         // Until it was compared once.
         let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
         self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
-        Ok(())
     }
 
     async fn trim_point(&self) -> Option<(TrimPoint, Option<i64>)> {
@@ -260,7 +251,7 @@ impl Node {
     }
 
     /// Begins again: the log was trimmed while it was read, or it is not what it was.
-    async fn reload(&mut self) -> Result<(), String> {
+    async fn reload(&mut self) -> Result<(), NodeError> {
         let (position, index) = (self.chain.position(), self.chain.index());
         let was_loaded = self.is_loaded;
         let before = self.trim_to;
@@ -286,15 +277,16 @@ impl Node {
         let is_newer =
             self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
         if !is_newer && !self.settings.accepts_loss {
-            return Err(format!(
+            return Err(NodeError::Fatal(format!(
                 "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
-                 It was purged, edited, or its store is damaged. {WAYS_OUT}"
-            ));
+                 It was purged, edited, or its store is damaged. {REMEDY}"
+            )));
         }
         if was_loaded {
             tracing::error!(%position, "the log is loaded afresh, and every watch ends");
         }
-        self.begin().await
+        self.begin().await;
+        Ok(())
     }
 
     pub(in crate::engine) async fn entry(&self, entry: Entry) {
@@ -310,7 +302,7 @@ impl Node {
     }
 
     /// The reason why the applier answers nothing any more.
-    pub(in crate::engine) async fn end_of_applier(&mut self) -> Break {
+    pub(in crate::engine) async fn end_of_applier(&mut self) -> NodeError {
         match self.reports.recv().await {
             Some(report) => end_of(report),
             // The engine reports a disk that does not sync.
@@ -330,13 +322,13 @@ impl Node {
 }
 
 /// The end that a report of the applier leads to.
-pub(in crate::engine) fn end_of(report: Report) -> Break {
+pub(in crate::engine) fn end_of(report: Report) -> NodeError {
     match report {
-        Report::Damaged(what) => Break::Fatal(format!("{what}. {WAYS_OUT}")),
-        Report::Doubtful(damage) => Break::Doubtful(damage),
+        Report::Damaged(what) => NodeError::Fatal(format!("{what}. {REMEDY}")),
+        Report::Doubtful(damage) => NodeError::Doubtful(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
-            Break::Differs
+            NodeError::Differs
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Other instances: what is known of them, and the answers to their calls.
 
 use super::{Node, Peer};
-use crate::engine::proposal::{Addressed, WireAnswer, WireAnswers, WireLife};
+use crate::engine::proposal::{Addressed, WireAnswer, WireAnswers, WireStatus};
 use crate::record::{Digest, Member};
 use crate::types::LogIndex;
 use prost::Message as _;
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 const PEER_SILENCE: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// This instance's sign of life.
-    pub(in crate::engine) fn life(&self, index: LogIndex, digest: Digest) -> WireLife {
-        WireLife {
+    /// This instance's sign of status.
+    pub(in crate::engine) fn wire_status(&self, index: LogIndex, digest: Digest) -> WireStatus {
+        WireStatus {
             nonce: self.chain.nonce(),
             instance: self.start,
             member: serde_json::to_vec(&self.settings.member).expect("plain data"),
@@ -26,11 +26,11 @@ impl Node {
     }
 
     /// Takes note of another instance.
-    pub(in crate::engine) fn hear_of(&mut self, life: &WireLife) {
-        if life.instance == self.start {
+    pub(in crate::engine) fn note_peer(&mut self, status: &WireStatus) {
+        if status.instance == self.start {
             return;
         }
-        if let Ok(member) = serde_json::from_slice::<Member>(&life.member) {
+        if let Ok(member) = serde_json::from_slice::<Member>(&status.member) {
             if member.id == self.settings.member.id
                 && let Some(namesakes) = &mut self.namesakes
             {
@@ -38,9 +38,9 @@ impl Node {
                 return;
             }
             // An earlier process of the same member has ended.
-            self.peers.retain(|instance, peer| *instance == life.instance || peer.member.id != member.id);
-            let (index, is_ready) = (LogIndex(life.index), life.is_ready);
-            self.peers.insert(life.instance, Peer { member, index, is_ready, heard: Instant::now() });
+            self.peers.retain(|instance, peer| *instance == status.instance || peer.member.id != member.id);
+            let (index, is_ready) = (LogIndex(status.index), status.is_ready);
+            self.peers.insert(status.instance, Peer { member, index, is_ready, heard: Instant::now() });
         }
     }
 
@@ -51,13 +51,13 @@ impl Node {
 
     /// Sends answers to other instances, those of one message together.
     pub(in crate::engine) async fn send_answers(&self, answers: Vec<Addressed>) {
-        let Some(courier) = &self.courier else { return };
+        let Some(messenger) = &self.messenger else { return };
         let mut by_reply: HashMap<String, Vec<WireAnswer>> = HashMap::new();
         for Addressed { reply, answer, .. } in answers {
             by_reply.entry(reply).or_default().push(answer);
         }
         for (reply, answers) in by_reply {
-            courier.answer(reply, WireAnswers { answers }.encode_to_vec()).await;
+            messenger.answer(reply, WireAnswers { answers }.encode_to_vec()).await;
         }
     }
 }

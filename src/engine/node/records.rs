@@ -1,6 +1,6 @@
 //! Records that a consumer has brought: what they say of epochs and of open calls.
 
-use super::{Break, Node};
+use super::{Node, NodeError};
 use crate::engine::apply::Entry;
 use crate::engine::proposal::{Outcome, Proposal, Waiter};
 use crate::error::EtcdError;
@@ -13,7 +13,7 @@ impl Node {
     pub(in crate::engine) async fn take(
         &mut self,
         messages: Vec<(Sequence, Option<Record>)>,
-    ) -> Result<Vec<OperationId>, Break> {
+    ) -> Result<Vec<OperationId>, NodeError> {
         let (mut valid, mut void, mut waiters) = (Vec::with_capacity(messages.len()), Vec::new(), Vec::new());
         let mut barriers = Vec::new();
         let mut outcome = Ok(());
@@ -38,7 +38,7 @@ impl Node {
                 }
                 Read::Nothing => {}
                 Read::Missing => {
-                    outcome = Err(Break::Missing);
+                    outcome = Err(NodeError::Missing);
                     break;
                 }
             }
@@ -52,22 +52,22 @@ impl Node {
             waiters.append(&mut self.reached());
             let trim_to = self.trim_to;
             // As on etcd, a compaction is physical when the instance that was asked has ended it.
-            let when_swept: Vec<Waiter> =
+            let after_removals: Vec<Waiter> =
                 waiters.extract_if(.., |waiter| waiter.call.is_physical()).collect();
             self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: false }).await;
-            for waiter in when_swept {
-                self.entry(Entry::WhenSwept(waiter)).await;
+            for waiter in after_removals {
+                self.entry(Entry::AfterRemovals(waiter)).await;
             }
         }
         outcome?;
         if self.chain.has_lost_its_trim() {
-            return Err(Break::Missing);
+            return Err(NodeError::Missing);
         }
         Ok(barriers)
     }
 
     /// Takes note of a valid record: of an epoch, and of calls of this instance.
-    fn note(&mut self, record: &Record, waiters: &mut Vec<Waiter>) -> Result<(), Break> {
+    fn note(&mut self, record: &Record, waiters: &mut Vec<Waiter>) -> Result<(), NodeError> {
         if record.operation.instance == self.start
             && record.place == record.count
             && let Some(open) = self.open.remove(&record.operation.counter)
@@ -77,7 +77,7 @@ impl Node {
         }
         if let Body::Epoch(start) = &record.body {
             if start.format > FORMAT {
-                return Err(Break::Fatal(format!(
+                return Err(NodeError::Fatal(format!(
                     "the log is of format {}, which a newer jetway has written; this one knows {FORMAT}",
                     start.format
                 )));
@@ -95,7 +95,7 @@ impl Node {
         self.epoch = Some(start.clone());
         self.status.set_epoch(self.chain.epoch().0);
         if self.is_ready && start.instance != self.start {
-            self.status.set_leader(Ok(start.member.id));
+            self.status.set_leader(start.member.id);
         }
         // A call that was sent to another writer and is not in the log by now never will be.
         let resolved: Vec<u64> = self

@@ -4,7 +4,7 @@ mod auth_change;
 mod wire;
 
 pub use auth_change::AuthChange;
-pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireLife};
+pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireStatus};
 
 use crate::auth::Caller;
 use crate::core::State;

@@ -33,7 +33,7 @@ pub(in crate::engine) struct WireCall {
     pub(in crate::engine) auth_revision: u64,
     /// Milliseconds that the client still waits.
     #[prost(uint64, tag = "4")]
-    pub(in crate::engine) patience_ms: u64,
+    pub(in crate::engine) timeout_ms: u64,
     /// The kind of the content.
     #[prost(uint32, tag = "5")]
     pub(in crate::engine) kind: u32,
@@ -117,9 +117,9 @@ impl WireAnswer {
     }
 }
 
-/// The writer's sign of life, and an instance's.
+/// The writer's sign of status, and an instance's.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(in crate::engine) struct WireLife {
+pub(in crate::engine) struct WireStatus {
     /// The nonce of the sender's epoch; of an instance that does not write, that of the epoch it follows.
     #[prost(fixed64, tag = "1")]
     pub(in crate::engine) nonce: u64,

@@ -11,7 +11,7 @@ mod quiesce;
 mod remote;
 
 use crate::auth::Caller;
-use crate::engine::node::{Break, Command, Node, Open, end_of};
+use crate::engine::node::{Command, Node, NodeError, Open, end_of};
 use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
 use crate::error::EtcdError;
@@ -20,7 +20,7 @@ use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
 use prost::Message as _;
-use quiesce::{Quiesce, Then, fenced};
+use quiesce::{NextStep, Quiesce, fenced};
 use remote::{Remote, remember};
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -38,7 +38,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often leases and tokens are looked at.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The least time that an acknowledgement may take where no other instance waits for the writer.
-const PATIENCE_ALONE: Duration = Duration::from_secs(5);
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The writer's own.
 struct Writing {
@@ -71,7 +71,7 @@ struct Writing {
 
 /// Why this instance does not write any more.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum WriteError {
     #[error(transparent)]
     Append(#[from] AppendError),
     #[error("another instance writes now")]
@@ -103,7 +103,7 @@ impl Node {
     pub(in crate::engine) async fn write(
         &mut self,
         elected: crate::engine::follow::Elected,
-    ) -> Result<(), Break> {
+    ) -> Result<(), NodeError> {
         self.is_ready = true;
         self.loaded().await?;
         // Everything before the epoch record is applied when the first of these is answered, and visible with the second.
@@ -124,7 +124,7 @@ impl Node {
             self.admit(&mut writing, call).await;
         }
         self.end_turn(&mut writing);
-        let trouble = loop {
+        let error = loop {
             let can_plan = writing.quiesce.is_none()
                 && writing.handover.is_none()
                 && writing.pipeline.unacknowledged() < WAITING;
@@ -140,7 +140,7 @@ impl Node {
                 nonce = writing.epochs.next(&self.log, self.chain.position()) => Event::Epoch(nonce),
                 Some(report) = self.reports.recv() => Event::Report(report),
                 Some(command) = self.commands.recv() => Event::Command(command),
-                _ = writing.heartbeat.tick(), if self.courier.is_some() => Event::Heartbeat,
+                _ = writing.heartbeat.tick(), if self.messenger.is_some() => Event::Heartbeat,
                 _ = writing.expiry.tick() => Event::Expiry,
                 _ = tick.tick() => Event::Tick,
                 () = tokio::time::sleep_until(writing.next_barrier), if writing.is_barrier_due() => Event::BarrierDue,
@@ -160,12 +160,12 @@ impl Node {
                 }
                 event => self.act(&mut writing, event).await,
             };
-            if let Err(trouble) = outcome {
-                break trouble;
+            if let Err(error) = outcome {
+                break error;
             }
             self.quiesce(&mut writing).await;
         };
-        self.end_writing(writing, trouble).await;
+        self.end_writing(writing, error).await;
         Ok(())
     }
 
@@ -181,7 +181,7 @@ impl Node {
         );
         self.tables.auth.tokens().keep_time(true);
         self.status.set_writer(true);
-        self.status.set_leader(Ok(self.settings.member.id));
+        self.status.set_leader(self.settings.member.id);
         self.status.set_linearizable(self.settings.is_alone);
         let interval = |period: Duration| {
             let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
@@ -192,7 +192,7 @@ impl Node {
             pipeline,
             planner,
             _serving: serving,
-            epochs: if self.courier.is_some() {
+            epochs: if self.messenger.is_some() {
                 Epochs::open(&self.log, self.chain.position())
             } else {
                 Epochs::None
@@ -228,13 +228,13 @@ impl Node {
         writing
     }
 
-    async fn act(&mut self, writing: &mut Writing, event: Event) -> Result<(), Trouble> {
+    async fn act(&mut self, writing: &mut Writing, event: Event) -> Result<(), WriteError> {
         match event {
             Event::Acknowledged(_) | Event::Calls => {}
-            Event::Incoming(incoming) => self.hear_as_writer(writing, incoming).await,
+            Event::Incoming(incoming) => self.receive_as_writer(writing, incoming).await,
             Event::Epoch(nonce) => {
                 if nonce.is_some_and(|nonce| !self.is_own(nonce)) {
-                    return Err(Trouble::Deposed);
+                    return Err(WriteError::Deposed);
                 }
             }
             Event::Fenced(fenced) => self.fenced(writing, fenced).await,
@@ -248,14 +248,16 @@ impl Node {
             }
             Event::Report(report) => {
                 return Err(match end_of(report) {
-                    Break::Fatal(what) => Trouble::Damaged(what),
-                    _ => Trouble::Invalid,
+                    NodeError::Fatal(what) => WriteError::Damaged(what),
+                    _ => WriteError::Invalid,
                 });
             }
             Event::Command(Command::Resign(done)) => self.resign(writing, done),
             Event::Heartbeat => {
-                if let (Some(courier), Some((index, digest))) = (self.courier.clone(), self.digest().await) {
-                    courier.heartbeat(self.life(index, digest).encode_to_vec()).await;
+                if let (Some(messenger), Some((index, digest))) =
+                    (self.messenger.clone(), self.digest().await)
+                {
+                    messenger.heartbeat(self.wire_status(index, digest).encode_to_vec()).await;
                 }
             }
             Event::Expiry => {
@@ -268,9 +270,9 @@ impl Node {
         Ok(())
     }
 
-    async fn write_tick(&mut self, writing: &mut Writing) -> Result<(), Trouble> {
+    async fn write_tick(&mut self, writing: &mut Writing) -> Result<(), WriteError> {
         let patience = if self.settings.is_alone {
-            self.settings.election_timeout.max(PATIENCE_ALONE)
+            self.settings.election_timeout.max(ACKNOWLEDGEMENT_TIMEOUT)
         } else {
             self.settings.election_timeout
         };
@@ -297,13 +299,13 @@ impl Node {
     }
 
     /// Takes the way back: open calls of this instance wait for the next epoch record, which shows what became of them.
-    async fn end_writing(&mut self, writing: Writing, trouble: Trouble) {
-        tracing::info!(%trouble, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
+    async fn end_writing(&mut self, writing: Writing, error: WriteError) {
+        tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
         self.status.set_writer(false);
         self.status.set_linearizable(false);
-        self.status.set_leader(Err(trouble.to_string()));
+        self.status.set_no_leader(error.to_string());
         self.tables.auth.tokens().keep_time(false);
-        let has_no_room = matches!(trouble, Trouble::Append(AppendError::NoSpace(_)));
+        let has_no_room = matches!(error, WriteError::Append(AppendError::NoSpace(_)));
         if has_no_room {
             self.space.found_full();
         }
@@ -318,26 +320,26 @@ impl Node {
         }
         let handed_over = handover.and_then(|(_, waiter)| waiter);
         if let Some(waiter) = handed_over {
-            if matches!(trouble, Trouble::Deposed) {
+            if matches!(error, WriteError::Deposed) {
                 // The new writer is known here, too, when this is answered.
                 self.by_index.entry(self.chain.index().next()).or_default().push(waiter);
             } else {
                 waiter.call.refuse(EtcdError::LeaderTransferTimeout);
             }
         }
-        if let Some(Quiesce { then, .. }) = quiesce {
-            match then {
-                Then::Trim(_, _, waiter) | Then::HandOver(_, Some(waiter)) => {
+        if let Some(Quiesce { next, .. }) = quiesce {
+            match next {
+                NextStep::Trim(_, _, waiter) | NextStep::HandOver(_, Some(waiter)) => {
                     waiter.call.refuse(EtcdError::LeaderChanged);
                 }
-                Then::Stop(done) => done.send(()).unwrap_or_default(),
-                Then::Resume | Then::HandOver(_, None) => {}
+                NextStep::Stop(done) => done.send(()).unwrap_or_default(),
+                NextStep::Resume | NextStep::HandOver(_, None) => {}
             }
         }
         for done in stopping {
             done.send(()).unwrap_or_default();
         }
-        if let Trouble::Damaged(reason) = trouble {
+        if let WriteError::Damaged(reason) = error {
             self.failure.send_replace(Some(reason));
             pending::<()>().await;
         }

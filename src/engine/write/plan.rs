@@ -1,7 +1,7 @@
 //! Plans calls on everything that is in flight, and appends their records.
 
 use super::Writing;
-use super::quiesce::{Quiesce, Then};
+use super::quiesce::{NextStep, Quiesce};
 use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::engine::LinearizableReads;
@@ -46,12 +46,12 @@ impl Node {
                 self.barrier(writing, operation, Some(Waiter::new(call, Ok(Outcome::Done))));
             }
             Proposal::FinishRemovals => {
-                self.entry(Entry::WhenSwept(Waiter::new(call, Ok(Outcome::Done)))).await;
+                self.entry(Entry::AfterRemovals(Waiter::new(call, Ok(Outcome::Done)))).await;
             }
             Proposal::Trim { to, floor } => {
                 let (to, floor) = (*to, *floor);
                 let waiter = Waiter::new(call, Ok(Outcome::Done));
-                writing.quiesce = Some(Quiesce { then: Then::Trim(to, floor, waiter), fence: None });
+                writing.quiesce = Some(Quiesce { next: NextStep::Trim(to, floor, waiter), fence: None });
             }
             Proposal::MoveLeader { target } => {
                 let target = *target;
@@ -63,8 +63,8 @@ impl Node {
                 match peer.map(|(instance, _)| *instance) {
                     Some(instance) => {
                         let waiter = Waiter::new(call, Ok(Outcome::Done));
-                        let then = Then::HandOver(instance, Some(waiter));
-                        writing.quiesce = Some(Quiesce { then, fence: None });
+                        let next = NextStep::HandOver(instance, Some(waiter));
+                        writing.quiesce = Some(Quiesce { next, fence: None });
                     }
                     None => call.refuse(EtcdError::BadLeaderTransferee),
                 }
@@ -88,7 +88,7 @@ impl Node {
                 );
                 let waiter = Waiter { call, outcome, response };
                 if is_physical {
-                    self.entry(Entry::WhenSwept(waiter)).await;
+                    self.entry(Entry::AfterRemovals(waiter)).await;
                 } else if is_renewal && self.is_proved_of_late(writing) && self.is_granted(&waiter.call) {
                     self.entry(Entry::Complete(waiter)).await;
                 } else {
@@ -103,7 +103,7 @@ impl Node {
             }
         }
         if is_exclusive {
-            writing.quiesce = Some(Quiesce { then: Then::Resume, fence: None });
+            writing.quiesce = Some(Quiesce { next: NextStep::Resume, fence: None });
         }
     }
 
@@ -210,7 +210,7 @@ impl Node {
 
     /// Adds instances that have been heard of to the members, and removes members that have been silent for long.
     pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
-        if self.courier.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
+        if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
             return;
         }
         let known = self.tables.members.all();

@@ -2,7 +2,7 @@
 //!
 //! Answers that rest on no record of their own wait here for a record or a barrier that was sent after their calls came.
 
-use super::{Trouble, Writing};
+use super::{WriteError, Writing};
 use crate::engine::apply::Entry;
 use crate::engine::node::Node;
 use crate::engine::proposal::{Proposal, Waiter};
@@ -79,10 +79,10 @@ impl Node {
         &mut self,
         writing: &mut Writing,
         acknowledged: &mut Vec<Acknowledged<Waiter>>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), WriteError> {
         let (mut valid, mut void, mut waiters) =
             (Vec::with_capacity(acknowledged.len()), Vec::new(), Vec::new());
-        let mut when_swept = Vec::new();
+        let mut after_removals = Vec::new();
         let mut barriers = Vec::new();
         let mut is_invalid = false;
         if let (Some(durations), Some(first)) = (&self.store_durations, acknowledged.first()) {
@@ -111,7 +111,7 @@ impl Node {
             writing.barriers -= usize::from(is_barrier);
             writing.proved = Some(sent);
             match waiter {
-                Some(waiter) if waiter.call.is_physical() => when_swept.push(waiter),
+                Some(waiter) if waiter.call.is_physical() => after_removals.push(waiter),
                 waiter => waiters.extend(waiter),
             }
             let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;
@@ -135,12 +135,12 @@ impl Node {
         for (sequence, index) in barriers {
             self.entry(Entry::Barrier(sequence, index)).await;
         }
-        for waiter in when_swept {
-            self.entry(Entry::WhenSwept(waiter)).await;
+        for waiter in after_removals {
+            self.entry(Entry::AfterRemovals(waiter)).await;
         }
         if is_invalid || !void.is_empty() {
             self.entry(Entry::Void(void)).await;
-            return Err(Trouble::Invalid);
+            return Err(WriteError::Invalid);
         }
         if !writing.unproved.is_empty() {
             self.end_turn(writing);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The action once nothing is in flight and everything is visible.
-pub(super) enum Then {
+pub(super) enum NextStep {
     /// Planning goes on.
     Resume,
     /// A trim record for this index and floor is appended.
@@ -28,7 +28,7 @@ pub(super) enum Then {
 }
 
 pub(super) struct Quiesce {
-    pub(super) then: Then,
+    pub(super) next: NextStep,
     pub(super) fence: Option<oneshot::Receiver<(LogIndex, Digest)>>,
 }
 
@@ -45,8 +45,8 @@ impl Node {
             deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
             origin: Origin::Internal,
         };
-        let then = Then::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
-        writing.quiesce = Some(Quiesce { then, fence: None });
+        let next = NextStep::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
+        writing.quiesce = Some(Quiesce { next, fence: None });
         self.counters.lost(1);
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
@@ -67,12 +67,12 @@ impl Node {
 
     /// Nothing is in flight, and everything is visible.
     pub(super) async fn fenced(&mut self, writing: &mut Writing, fenced: Option<(LogIndex, Digest)>) {
-        let (Some(Quiesce { then, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else {
+        let (Some(Quiesce { next, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else {
             return;
         };
-        match then {
-            Then::Resume => {}
-            Then::Trim(to, floor, waiter) => {
+        match next {
+            NextStep::Resume => {}
+            NextStep::Trim(to, floor, waiter) => {
                 // Records that may be missing already may be missing for ever.
                 let to = to.max(self.chain.trim_to());
                 let is_lossy = self.chain.is_lossy();
@@ -80,14 +80,14 @@ impl Node {
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
             }
-            Then::HandOver(instance, waiter) => {
-                if let Some(courier) = &self.courier {
+            NextStep::HandOver(instance, waiter) => {
+                if let Some(messenger) = &self.messenger {
                     let nonce = self.chain.nonce().to_le_bytes().to_vec();
-                    courier.tell_to_take_over(instance, nonce).await;
+                    messenger.ask_to_take_over(instance, nonce).await;
                 }
                 writing.handover = Some((Instant::now() + HANDOVER_TIMEOUT, waiter));
             }
-            Then::Stop(done) => {
+            NextStep::Stop(done) => {
                 let operation = self.next_operation();
                 let call = Call {
                     operation,
@@ -112,7 +112,7 @@ impl Node {
                 drop(noted.await);
                 done.send(()).ok();
                 // Nothing more is written: the process ends.
-                writing.quiesce = Some(Quiesce { then: Then::Resume, fence: Some(oneshot::channel().1) });
+                writing.quiesce = Some(Quiesce { next: NextStep::Resume, fence: Some(oneshot::channel().1) });
                 pending::<()>().await;
             }
         }
@@ -128,9 +128,9 @@ impl Node {
         match furthest.map(|(instance, _)| *instance) {
             Some(instance) => {
                 writing.stopping.push(done);
-                writing.quiesce = Some(Quiesce { then: Then::HandOver(instance, None), fence: None });
+                writing.quiesce = Some(Quiesce { next: NextStep::HandOver(instance, None), fence: None });
             }
-            None => writing.quiesce = Some(Quiesce { then: Then::Stop(done), fence: None }),
+            None => writing.quiesce = Some(Quiesce { next: NextStep::Stop(done), fence: None }),
         }
     }
 }

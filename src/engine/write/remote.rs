@@ -3,7 +3,7 @@
 use super::{AT_ONCE, Writing};
 use crate::auth::Caller;
 use crate::engine::node::Node;
-use crate::engine::proposal::{Addressed, Call, Origin, Proposal, WireAnswer, WireCalls, WireLife};
+use crate::engine::proposal::{Addressed, Call, Origin, Proposal, WireAnswer, WireCalls, WireStatus};
 use crate::log::Incoming;
 use crate::record::OperationId;
 use bytes::Bytes;
@@ -52,7 +52,7 @@ pub(super) fn remember(remotes: &mut HashMap<u64, Remote>, answers: &[Addressed]
 }
 
 impl Node {
-    pub(super) async fn hear_as_writer(&mut self, writing: &mut Writing, incoming: Incoming) {
+    pub(super) async fn receive_as_writer(&mut self, writing: &mut Writing, incoming: Incoming) {
         match incoming {
             Incoming::Calls { nonce, payload, reply } if nonce == self.chain.nonce() => {
                 self.take_calls(writing, &payload, &reply).await;
@@ -67,23 +67,23 @@ impl Node {
                         Incoming::Calls { nonce, payload, reply } if nonce == self.chain.nonce() => {
                             self.take_calls(writing, &payload, &reply).await;
                         }
-                        other => self.hear_other(other).await,
+                        other => self.receive_other(other).await,
                     }
                 }
                 self.end_turn(writing);
             }
-            other => self.hear_other(other).await,
+            other => self.receive_other(other).await,
         }
     }
 
-    pub(super) async fn hear_other(&mut self, incoming: Incoming) {
+    pub(super) async fn receive_other(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Alive(payload) | Incoming::Heartbeat(payload) => {
-                if let Ok(life) = WireLife::decode(payload) {
-                    self.hear_of(&life);
+                if let Ok(status) = WireStatus::decode(payload) {
+                    self.note_peer(&status);
                 }
             }
-            Incoming::Ask { reply } => self.tell_index(reply).await,
+            Incoming::Ask { reply } => self.report_index(reply).await,
             Incoming::Calls { .. }
             | Incoming::Answers(_)
             | Incoming::NobodyServes(_)
@@ -125,7 +125,7 @@ impl Node {
                         proposal,
                         caller: Caller::from_parts(call.user, call.auth_revision),
                         deadline: Instant::now()
-                            + Duration::from_millis(call.patience_ms).min(crate::engine::REQUEST_TIMEOUT),
+                            + Duration::from_millis(call.timeout_ms).min(crate::engine::REQUEST_TIMEOUT),
                         origin: Origin::Remote {
                             nonce: self.chain.nonce(),
                             reply: reply.to_owned(),
