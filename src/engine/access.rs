@@ -1,4 +1,4 @@
-//! Users: who a request is of, changes of users and roles, and the checks that need the engine's tables.
+//! Users: the caller of a request, changes of users and roles, and the checks that need the engine's tables.
 
 use super::calls::NewCall;
 use super::{AuthChange, Engine, REQUEST_TIMEOUT};

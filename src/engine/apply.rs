@@ -79,7 +79,7 @@ pub(super) enum Report {
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Task {
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
@@ -95,7 +95,7 @@ pub(super) struct Task {
     pub(super) state: Progress,
 }
 
-/// How far the thread is.
+/// The progress of the thread.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub(super) struct Progress {

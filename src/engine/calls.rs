@@ -1,4 +1,4 @@
-//! The way of a call to the node.
+//! Hands calls to the node.
 
 use super::REQUEST_TIMEOUT;
 use crate::auth::Caller;

@@ -1,4 +1,4 @@
-//! What the engine reports of itself: ids, sizes, times.
+//! Ids, sizes and times that the engine reports.
 
 use super::{Counters, Engine};
 use crate::durability::Level;

@@ -4,10 +4,9 @@
 //! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of removed messages has
 //! changed since the last look does it ask for their sequences. A sequence that must be there and is not is no proof yet, since a
 //! trim record that this instance has not met may permit its removal: a barrier that is stored after the look, and valid, stands
-//! behind any such trim record. What the stream lacks then is lost.
+//! behind any such trim record. Everything that the stream lacks then is lost.
 //!
-//! Looked for is everything behind the last trim record's index. What stands at or below it is proved by the digest at the next
-//! load.
+//! It looks for everything behind the last trim record's index. The digest of the next load proves the rest.
 
 use super::Calls;
 use super::apply::Entry;

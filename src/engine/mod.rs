@@ -13,11 +13,12 @@
 //! - `apply` is the thread that applies, waits for the disk, shows states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark` writes down how far
 //!   the store was synced; `hash` makes etcd's checksums.
-//! - `proposal` is the language between calls, node and instances; `namesake` finds other processes with this member's id.
+//! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds other processes
+//!   with this member's id; `start` puts all together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
-//! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client is told so.
+//! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an error that says so.
 //! - E3: an answer that rests on a state is given only when the state is known to be no older than the call.
 
 mod access;
@@ -90,7 +91,7 @@ pub enum LinearizableReads {
     Leader,
 }
 
-/// What the engine needs to know.
+/// The settings of the engine.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// NATS and the bucket.
@@ -111,7 +112,7 @@ pub struct Settings {
     pub quota_bytes: i64,
     /// This instance in the member list.
     pub member: Member,
-    /// How often the writer says that it statuses.
+    /// The time between two heartbeats of the writer.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.
     pub election_timeout: Duration,

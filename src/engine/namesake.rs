@@ -1,11 +1,11 @@
 //! Other processes with the id of this member: a configuration that was copied, or an earlier process that does not end.
 //!
-//! A process answers a question that names the id of its member for as long as it statuses, beside all else that it does. One that
+//! A process answers a question that names the id of its member for as long as it lives, beside all else that it does. One that
 //! starts asks first, and ends where it is answered. An earlier process that has died answers nothing: NATS knows of no receiver,
 //! and says so at once.
 //!
 //! Two that start at the same moment on different NATS servers may miss each other's question. Each of them hears of the other
-//! by its signs of status, asks again, and the one whose start has the higher number ends. A sign of status alone proves nothing: a
+//! by its status messages, asks again, and the one whose start has the higher number ends. A status message alone proves nothing: a
 //! server that stood still may deliver one whose sender has died since.
 
 use super::StartError;
@@ -42,7 +42,7 @@ pub(super) struct Namesakes {
 }
 
 impl Namesakes {
-    /// Makes sure that no other process of this member statuses, and answers those that come later.
+    /// Makes sure that no other process of this member lives, and answers those that come later.
     pub(super) async fn open(
         messenger: &Messenger,
         member: &Member,
@@ -59,7 +59,7 @@ impl Namesakes {
         Ok(Namesakes { messenger, member, start, _answering: answering, asking: None })
     }
 
-    /// A sign of status of another process with this member's id has come. Ends this one if the other one statuses and may stay.
+    /// A status message of another process with this member's id has come. Ends this one if the other one lives and may stay.
     pub(super) fn heard(&mut self, failure: &Failure) {
         if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
             return;

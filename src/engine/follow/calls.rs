@@ -1,4 +1,5 @@
-//! Calls of this instance while another one writes: sent, sent again, answered.
+//! Calls of this instance while another one writes. They are sent to the writer, sent again if their message may be lost, and
+//! answered from the state here.
 
 use super::Following;
 use crate::engine::apply::Entry;
@@ -11,13 +12,13 @@ use prost::Message as _;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Reads that may be on their way to the writer at once, each for all that came before it was sent.
+/// Read indexes that may be in flight at once. Each one serves all reads that came before it was sent.
 const READS_SENT: usize = 2;
 /// How often other tasks run before calls are sent.
 const YIELDS: usize = 2;
 /// Time after which calls are sent again to the same writer: their message may be lost.
 const RESEND: Duration = Duration::from_secs(1);
-/// Room in a message for what is not the content of calls.
+/// Room in a message for all but the contents of its calls.
 const MESSAGE_OVERHEAD: usize = 4096;
 
 impl Node {
@@ -36,7 +37,7 @@ impl Node {
     fn open_call(&mut self, new: NewCall) {
         let call = self.call_of(new);
         match &call.proposal {
-            // A trim record is the writer's own business, and a leader is moved by the leader.
+            // Only the writer itself makes trim records, and only the leader moves the leader, as on etcd.
             Proposal::Trim { .. } | Proposal::MoveLeader { .. } => call.refuse(EtcdError::NotLeader),
             Proposal::ReadIndex => self.reads.push(call),
             _ => {
@@ -92,7 +93,7 @@ impl Node {
         [open, reads, following.ready_counter].into_iter().flatten().min().unwrap_or(self.counter)
     }
 
-    /// Calls that were sent to the writer of an epoch are to be sent again: nobody took them.
+    /// Marks the calls that were sent to the writer of an epoch as not sent: nobody received them.
     pub(super) fn unsend(&mut self, nonce: u64) {
         for open in self.open.values_mut() {
             if open.sent.is_some_and(|(to, _)| to == nonce) {
@@ -103,7 +104,7 @@ impl Node {
         self.reads.extend(reads.into_values().flat_map(|(calls, ..)| calls));
     }
 
-    /// Calls that the writer has not answered for long are to be sent again: their message may be lost.
+    /// Marks calls that the writer has not answered for long as not sent: their message may be lost.
     pub(super) fn unsend_unanswered(&mut self) {
         let now = Instant::now();
         for open in self.open.values_mut() {
@@ -133,7 +134,7 @@ impl Node {
         if let Some((calls, ..)) = self.reads_sent.remove(&answer.counter) {
             waiters.extend(calls.into_iter().map(|call| Waiter::new(call, outcome.clone())));
         } else if let Some(open) = self.open.remove(&answer.counter) {
-            // Its record shows the outcome, once it comes.
+            // The record shows the outcome when the consumer brings it.
             if matches!(outcome, Ok(Outcome::Written(_))) {
                 self.open.insert(answer.counter, open);
                 return;
@@ -170,7 +171,7 @@ fn wire_call(
     vec![WireCall { counter, user, auth_revision, timeout_ms, kind, content, part: 0, parts: 1 }]
 }
 
-/// Calls in as few messages as hold them; one that no message can hold in parts.
+/// Packs calls into as few messages as can hold them. A call that is larger than a message goes in parts.
 fn messages_of(calls: Vec<WireCall>, most: usize) -> Vec<Vec<WireCall>> {
     let mut messages = vec![Vec::new()];
     let mut bytes = 0;

@@ -20,34 +20,33 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 pub(super) use takeover::Elected;
 
-/// How precisely deadlines are kept.
+/// How often deadlines are checked.
 const TICK: Duration = Duration::from_millis(20);
 /// Pauses between consumers that fail.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Silence after which a log that should go on is looked at.
+/// Silence of the consumer after which the end of the log is looked for.
 const END_SILENCE: Duration = Duration::from_secs(1);
-/// A lost log is declared only after so many answers in a row say so.
+/// So many answers in a row must say that the log has lost records before this instance stops for it.
 const VETOES: usize = 10;
 
-/// The follower's own.
+/// The state of the follower role.
 struct Following {
-    /// The epoch in force when this began: an own one from before has ended in trouble.
+    /// The epoch in force when this role began. If it is an own one, its writer has ended.
     since: Epoch,
     source: Source,
     pause: Duration,
     is_caught_up: bool,
-    /// When something was delivered, or the end was looked for without.
+    /// When the consumer last delivered, or the end of the log was last looked for.
     delivered: Instant,
-    /// When the writer was last heard of, directly or by a record.
+    /// When the writer last sent a heartbeat or a record of it came.
     heard: Instant,
-    /// When the last thing arrived at all.
     is_writer_gone: bool,
     must_take_over: bool,
     patience: Duration,
     attempt: Option<Attempt>,
     next_attempt: Instant,
-    /// An end beyond the last message, where messages were lost and the loss is accepted.
+    /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
     /// Times in a row that the log seemed to have lost records.
@@ -235,7 +234,7 @@ impl Node {
         Ok(())
     }
 
-    /// Tells once that NATS has refused something in words, such as a right that is missing.
+    /// Logs a refusal of NATS once, such as a right that is missing.
     fn report_refusal(&mut self, text: &str) {
         if self.reported_refusal.as_deref() != Some(text) {
             tracing::warn!(refusal = text, "NATS refuses what this instance does");
@@ -254,7 +253,7 @@ impl Node {
         }
     }
 
-    /// Everything that the log held when this instance asked has come.
+    /// The barrier of this instance has come, so it has read everything that the log held when it asked.
     async fn ready(&mut self) -> Result<(), NodeError> {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
@@ -268,7 +267,7 @@ impl Node {
             self.is_loaded = true;
             let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
             self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
-            // The applier shows everything before it answers this; it does not where something is lost or damaged.
+            // The applier publishes everything before it answers. It gives no answer where something is lost or damaged.
             if self.digest().await.is_none() {
                 return Err(self.end_of_applier().await);
             }
@@ -303,7 +302,7 @@ impl Node {
         Ok(())
     }
 
-    /// A damaged store counts messages that it cannot deliver: the end of the log is where no message follows.
+    /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count proves nothing.
     async fn look_for_end(&self, following: &mut Following) {
         if !self.settings.is_alone
             || following.is_caught_up
@@ -343,8 +342,8 @@ impl Node {
         }
     }
 
-    /// Makes another consumer. Attempts to become the writer count only for the consumer under which they were made: an own epoch
-    /// record of before says nothing of the end of another server's copy.
+    /// Makes another consumer, and forgets the attempts to become the writer that were made under the last one: their epoch
+    /// records prove nothing about the end of another server's copy.
     fn consume_anew(&mut self, following: &mut Following) {
         if let Some(attempt) = following.attempt.take() {
             attempt.task.abort();

@@ -10,7 +10,7 @@ use prost::Message as _;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How often this instance tells the writer that it statuses.
+/// How often this instance sends its status to the others.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Node {
@@ -34,7 +34,7 @@ impl Node {
                     self.note_peer(&status);
                 }
             }
-            // Calls to an epoch that is over: its writer here answers nothing any more.
+            // These calls ask the writer of an epoch that is over. It answers nothing any more.
             Incoming::Calls { .. } => {}
             Incoming::Answers(payload) => {
                 if let Ok(WireAnswers { answers }) = WireAnswers::decode(payload) {

@@ -18,7 +18,8 @@ pub(super) enum FromSource {
     Opened {
         is_caught_up: bool,
     },
-    /// The log does not hold what was read of it. A new leader may still be reading; another message is beyond doubt.
+    /// The log does not hold the records that were read. A new stream leader may still be loading them; a different message at
+    /// their sequence is certain loss.
     Lost {
         what: String,
         is_certain: bool,
@@ -39,7 +40,7 @@ impl<E: Into<ConsumeError>> From<E> for OpeningError {
     }
 }
 
-/// The end of what was read of the log.
+/// The position up to which the log was read, with what identifies it.
 #[derive(Clone, Copy)]
 struct ReadPosition {
     epoch: Epoch,
@@ -58,7 +59,7 @@ impl ReadPosition {
         ReadPosition { epoch, nonce, index, last, last_epoch, position }
     }
 
-    /// Fails where the log is not the one that was read: another store may be in the place of the one before.
+    /// Compares the log with the records that were read of it: another store may have taken its place.
     async fn compare(&self, log: &Log) -> Result<(), OpeningError> {
         if self.last == Sequence::default() {
             return Ok(());
@@ -76,7 +77,7 @@ impl ReadPosition {
             }
             None => {}
         }
-        // A later trim record permits that the record goes. Epoch records stay for ever.
+        // A later trim record may permit the removal of the last record. Epoch records are never removed.
         let epoch = log.message_at(self.last_epoch).await?;
         if epoch.flatten().is_none_or(|record| (record.epoch, record.nonce) != (self.epoch, self.nonce)) {
             let what =
@@ -101,7 +102,7 @@ impl Source {
         }))
     }
 
-    /// The next event. Nothing is lost where the future is dropped.
+    /// Returns the next event. A dropped future loses nothing.
     pub(super) async fn next(&mut self) -> FromSource {
         match self {
             Source::Opening(opening) => match opening.await {

@@ -33,7 +33,7 @@ pub(in crate::engine) struct Elected {
 pub(super) enum AttemptError {
     /// Another instance has applied more than this one has read.
     Behind(LogIndex),
-    /// The guard did not hold: the log ends later, and the first message behind is there or not.
+    /// The log ends later than the guard says. The first message behind the guard exists or not.
     Refused {
         end: Sequence,
         has_next: bool,
@@ -66,7 +66,7 @@ impl Node {
             epoch: Epoch(self.chain.epoch().0 + 1),
             nonce,
             index: self.chain.index().next(),
-            // While the log is loaded nothing is published yet.
+            // Nothing is published while the log is being loaded.
             revision: self.chain.revision().max(self.reader.snapshot().revision),
             place: 1,
             count: 1,
@@ -141,7 +141,7 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                // The leader of several replicas counts messages that are not stored yet: only one that stays away is lost.
+                // The leader of several replicas counts messages that are not stored yet. Only one that stays away is lost.
                 let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
                 if may_come && following.vetoes < VETOES {
                     following.vetoes += 1;

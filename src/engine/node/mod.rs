@@ -3,12 +3,12 @@
 //! ```text
 //!            follow ---- own epoch record is valid ----> write
 //!               ^                                          |
-//!               '---- any trouble, or another epoch -------'
+//!               '---- any error, or another epoch ---------'
 //! ```
 //!
-//! There is one way back from every trouble: the log is read to its end, somebody stores an epoch record, and open calls are
-//! answered from the log as it then stands. A call whose records are in the log is answered; one whose are not never happened,
-//! and is sent again.
+//! Every error has the same remedy: the log is read to its end, an instance stores an epoch record, and open calls are answered
+//! from the log as it then stands. A call whose records are in the log is answered. A call without records never happened, and
+//! is sent again.
 //!
 //! Invariants:
 //! - N1: an instance writes only in an epoch of its own, after everything before that epoch's record was applied.
@@ -65,7 +65,7 @@ pub(in crate::engine) enum Command {
     Resign(oneshot::Sender<()>),
 }
 
-/// Why the node ends, in words.
+/// The reason why the node ended.
 pub(in crate::engine) type Failure = watch::Sender<Option<String>>;
 
 /// An open call of this instance while another one writes.
@@ -127,7 +127,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) by_index: BTreeMap<LogIndex, Vec<Waiter>>,
     pub(in crate::engine) peers: HashMap<u64, Peer>,
     pub(in crate::engine) last_alive: Option<Instant>,
-    /// The last refusal of NATS that was told.
+    /// The last refusal of NATS that was logged.
     pub(in crate::engine) reported_refusal: Option<String>,
     /// This instance is stopping, and does not write again.
     pub(in crate::engine) is_leaving: bool,
@@ -233,7 +233,7 @@ impl Node {
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
         self.status.set_linearizable(false);
         self.status.set_phase(Phase::Loading { messages: 0, of: None });
-        // Until it was compared once.
+        // The mark is given along until it was compared once.
         let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
         self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
     }
@@ -250,7 +250,7 @@ impl Node {
         }
     }
 
-    /// Begins again: the log was trimmed while it was read, or it is not what it was.
+    /// Begins again, because the log was trimmed while it was read. Fails if no newer trim record explains the gap.
     async fn reload(&mut self) -> Result<(), NodeError> {
         let (position, index) = (self.chain.position(), self.chain.index());
         let was_loaded = self.is_loaded;
@@ -260,7 +260,7 @@ impl Node {
                 waiter.call.refuse(EtcdError::Timeout);
             }
         }
-        // Their records may be among those that a trim takes away.
+        // A trim may have taken their records away, so their outcome is unknown.
         for (_, open) in std::mem::take(&mut self.open) {
             if open.sent.is_some() {
                 open.call.refuse(EtcdError::Timeout);
@@ -290,7 +290,7 @@ impl Node {
     }
 
     pub(in crate::engine) async fn entry(&self, entry: Entry) {
-        // The other end goes with the thread, whose end the engine reports.
+        // The receiver goes away only with the applier's thread, whose end the engine reports.
         drop(self.entries.send(entry).await);
     }
 

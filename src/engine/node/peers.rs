@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const PEER_SILENCE: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// This instance's sign of status.
+    /// The status message of this instance.
     pub(in crate::engine) fn wire_status(&self, index: LogIndex, digest: Digest) -> WireStatus {
         WireStatus {
             nonce: self.chain.nonce(),

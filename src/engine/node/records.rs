@@ -1,4 +1,4 @@
-//! Records that a consumer has brought: what they say of epochs and of open calls.
+//! Takes the records that a consumer has brought, and notes the epochs and the outcomes of open calls in them.
 
 use super::{Node, NodeError};
 use crate::engine::apply::Entry;

@@ -117,7 +117,7 @@ impl WireAnswer {
     }
 }
 
-/// The writer's sign of status, and an instance's.
+/// The heartbeat of the writer, and the status message of any other instance.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(in crate::engine) struct WireStatus {
     /// The nonce of the sender's epoch; of an instance that does not write, that of the epoch it follows.

@@ -1,4 +1,4 @@
-//! Reads the epoch records behind the own one: one of them is how a writer learns that it is deposed.
+//! Reads the epoch records behind the writer's own one. One that another instance has stored deposes the writer.
 
 use crate::log::{ConsumeError, Consumer, Log};
 use crate::types::Sequence;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// The consumer of epoch records, by which a writer learns of another one.
+/// The consumer of epoch records.
 pub(super) enum Epochs {
     None,
     Opening(JoinHandle<Result<Consumer, ConsumeError>>),
@@ -20,7 +20,7 @@ impl Epochs {
         Epochs::Opening(tokio::spawn(async move { log.consume_epochs(after).await }))
     }
 
-    /// The nonce of the next epoch record. Nothing is lost where the future is dropped.
+    /// Returns the nonce of the next epoch record. A dropped future loses nothing.
     pub(super) async fn next(&mut self, log: &Arc<Log>, position: Sequence) -> Option<u64> {
         match self {
             Epochs::None => pending().await,

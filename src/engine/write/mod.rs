@@ -2,7 +2,7 @@
 //!
 //! An answer that rests on no record of its own (a failed compare, a refusal, a read index, the time that a lease has left) waits
 //! until a record or a barrier that was sent after the call came has proved valid: a writer that was deposed without knowing it
-//! never sees that. Where no other instance can write, the records in flight when the call came are enough.
+//! never sees that. If no other instance can write, the records in flight when the call came are enough.
 
 mod epochs;
 mod plan;
@@ -40,23 +40,23 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The least time that an acknowledgement may take where no other instance waits for the writer.
 const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The writer's own.
+/// The state of the writer role.
 struct Writing {
     pipeline: Pipeline<Waiter>,
     planner: Planner,
     /// Keeps the subscription for calls.
     _serving: Option<Serving>,
     epochs: Epochs,
-    /// Answers that wait for a proof.
+    /// Answers that wait until a record or a barrier is sent for them.
     unproved: Vec<Waiter>,
-    /// Answers that wait for the message at a sequence.
+    /// Answers that wait until the message at a sequence proves valid.
     proofs: VecDeque<(Sequence, Waiter)>,
     barriers: usize,
-    /// No barrier is sent before this, as several answers waited for the last one.
+    /// The next barrier is not sent before this: several answers waited for the last one.
     next_barrier: Instant,
     /// When the last record that proved valid was sent.
     proved: Option<Instant>,
-    /// Whether a record was appended in this turn, so that it is sent after every call of the turn came.
+    /// Whether a record was appended in this turn. It is sent after all calls of the turn came, so it proves their answers.
     has_appended: bool,
     /// Calls whose plan has to wait.
     deferred: Vec<Call>,
@@ -69,7 +69,7 @@ struct Writing {
     expiry: Interval,
 }
 
-/// Why this instance does not write any more.
+/// The reason why this instance stops writing.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error(transparent)]
@@ -99,14 +99,14 @@ enum Event {
 }
 
 impl Node {
-    /// Writes until another instance does, or something goes wrong.
+    /// Writes until another instance takes over or an error ends the epoch.
     pub(in crate::engine) async fn write(
         &mut self,
         elected: crate::engine::follow::Elected,
     ) -> Result<(), NodeError> {
         self.is_ready = true;
         self.loaded().await?;
-        // Everything before the epoch record is applied when the first of these is answered, and visible with the second.
+        // The first answer comes when everything before the epoch record is applied, the second one when it is visible.
         for _ in 0..2 {
             if self.digest().await.is_none() {
                 return Err(self.end_of_applier().await);
@@ -212,7 +212,7 @@ impl Node {
             heartbeat: interval(self.settings.heartbeat_interval),
             expiry: interval(EXPIRY_INTERVAL),
         };
-        // Nothing of these is in the log, as the own epoch record shows.
+        // The own epoch record shows that none of these calls is in the log.
         let reads = std::mem::take(&mut self.reads);
         let sent = std::mem::take(&mut self.reads_sent);
         writing.deferred.extend(std::mem::take(&mut self.open).into_values().map(|open| open.call));
@@ -298,7 +298,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the way back: open calls of this instance wait for the next epoch record, which shows what became of them.
+    /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they are in the log.
     async fn end_writing(&mut self, writing: Writing, error: WriteError) {
         tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
         self.status.set_writer(false);
@@ -321,7 +321,7 @@ impl Node {
         let handed_over = handover.and_then(|(_, waiter)| waiter);
         if let Some(waiter) = handed_over {
             if matches!(error, WriteError::Deposed) {
-                // The new writer is known here, too, when this is answered.
+                // This answer waits until this instance, too, has read the new writer's epoch record.
                 self.by_index.entry(self.chain.index().next()).or_default().push(waiter);
             } else {
                 waiter.call.refuse(EtcdError::LeaderTransferTimeout);
@@ -346,7 +346,7 @@ impl Node {
     }
 
     fn keep_open(&mut self, call: Call, sent: Option<(u64, Instant)>, has_no_room: bool) {
-        // Another instance finds out by itself, and what nobody waits for is asked again.
+        // Another instance sends its call again by itself. Internal calls are made again when they are due.
         if !matches!(call.origin, Origin::Local(_)) {
             return;
         }

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Leases ended at one look, so that a flood of them does not crowd out everything else.
+/// Leases that are ended at once. The bound leaves room for other calls when many leases expire together.
 const ENDED_AT_ONCE: usize = 500;
 /// Silence after which a member is removed.
 const MEMBER_SILENCE: Duration = Duration::from_mins(10);
 
 impl Node {
-    /// Plans a call, or acts on it.
+    /// Plans a call, or carries it out where it needs no plan.
     pub(super) async fn admit(&mut self, writing: &mut Writing, call: Call) {
         if call.is_abandoned() {
             return;

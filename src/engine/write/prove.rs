@@ -27,7 +27,7 @@ impl Writing {
 }
 
 impl Node {
-    /// Lets an answer go out when it is known that this instance still wrote after the call came, and when everything that it
+    /// Sends an answer once a message that was sent after the call came has proved valid, and once everything that the answer
     /// rests on is visible.
     pub(super) async fn answer_when_proved(&mut self, writing: &mut Writing, waiter: Waiter) {
         if !self.settings.is_alone {
@@ -56,7 +56,7 @@ impl Node {
         writing.has_appended = true;
     }
 
-    /// Ends a turn of planning: whatever was appended in it is sent after all its calls came, and proves them.
+    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls; else a barrier is sent.
     pub(super) fn end_turn(&mut self, writing: &mut Writing) {
         if !writing.unproved.is_empty() {
             if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
@@ -102,7 +102,7 @@ impl Node {
                 };
             }
             if is_invalid {
-                // Stored, and not what the log holds: the next epoch record decides.
+                // The message is stored, but another one may be valid in its place. The next epoch record decides.
                 if let Some(waiter) = waiter {
                     self.keep_open(waiter.call, Some((self.chain.nonce(), Instant::now())), false);
                 }
@@ -117,7 +117,7 @@ impl Node {
             let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;
             while let Some((_, waiter)) = writing.proofs.pop_front_if(|(at, _)| *at <= sequence) {
                 if is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)) {
-                    // Another instance may have ended the lease since: only what was sent of late proves the contrary.
+                    // Another instance may have ended the lease since. Only a message that was sent within an election timeout excludes it.
                     writing.unproved.push(waiter);
                 } else {
                     waiters.push(waiter);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How long a successor may take.
+/// The time that a successor has to take over.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The action once nothing is in flight and everything is visible.
@@ -21,7 +21,7 @@ pub(super) enum NextStep {
     Resume,
     /// A trim record for this index and floor is appended.
     Trim(LogIndex, Option<Revision>, Waiter),
-    /// Another instance is told to take over.
+    /// Another instance is asked to take over.
     HandOver(u64, Option<Waiter>),
     /// A stop record is appended.
     Stop(oneshot::Sender<()>),
@@ -33,7 +33,7 @@ pub(super) struct Quiesce {
 }
 
 impl Node {
-    /// Writes down that everything that is missing so far may be missing.
+    /// Appends a trim record which permits that everything that is missing so far is missing.
     pub(super) fn accept_loss(&mut self, writing: &mut Writing) {
         self.chain.settle();
         self.trim_to = self.chain.index();
@@ -51,7 +51,7 @@ impl Node {
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
 
-    /// Asks for a fence where planning is to stop and nothing is in flight.
+    /// Asks the applier to report when everything is visible, once planning has stopped and nothing is in flight.
     pub(super) async fn quiesce(&mut self, writing: &mut Writing) {
         if writing.pipeline.unacknowledged() == 0
             && let Some(quiesce) = &mut writing.quiesce
@@ -59,13 +59,13 @@ impl Node {
         {
             let (sender, receiver) = oneshot::channel();
             quiesce.fence = Some(receiver);
-            // Asked twice: the first answer comes before the publication, the second one after it.
+            // The applier is asked twice: it answers the first time before it publishes, the second time after it.
             self.digest().await;
             self.entry(Entry::Digest(sender)).await;
         }
     }
 
-    /// Nothing is in flight, and everything is visible.
+    /// Takes the next step: nothing is in flight, and everything is visible.
     pub(super) async fn fenced(&mut self, writing: &mut Writing, fenced: Option<(LogIndex, Digest)>) {
         let (Some(Quiesce { next, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else {
             return;
@@ -73,7 +73,7 @@ impl Node {
         match next {
             NextStep::Resume => {}
             NextStep::Trim(to, floor, waiter) => {
-                // Records that may be missing already may be missing for ever.
+                // The bound never goes back: records that may be missing once may be missing for ever.
                 let to = to.max(self.chain.trim_to());
                 let is_lossy = self.chain.is_lossy();
                 let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest, is_lossy };

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Calls of another instance that are remembered without one of a later message.
+/// Calls of one instance whose answers are remembered at most.
 const REMEMBERED: usize = 100_000;
 
 /// Calls of another instance.
@@ -56,7 +56,7 @@ impl Node {
         match incoming {
             Incoming::Calls { nonce, payload, reply } if nonce == self.chain.nonce() => {
                 self.take_calls(writing, &payload, &reply).await;
-                // Those that have come meanwhile share the turn.
+                // Messages that have come meanwhile share the turn.
                 let mut more = 0;
                 while more < AT_ONCE
                     && writing.quiesce.is_none()
@@ -106,7 +106,7 @@ impl Node {
         let mut fresh = Vec::new();
         let mut again = Vec::new();
         for call in calls {
-            // Its client has its answer, or was told that it is unknown.
+            // Its client has its answer, or the error that the outcome is unknown.
             if call.counter < lowest {
                 continue;
             }
