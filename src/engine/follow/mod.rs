@@ -157,13 +157,13 @@ impl Node {
 
     async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), NodeError> {
         match event {
-            FromSource::Opened { is_caught_up } => {
-                following.is_caught_up = is_caught_up;
+            FromSource::Opened { pending } => {
+                following.is_caught_up = pending == 0;
                 following.losses = 0;
                 if !self.is_loaded {
-                    let of = self.log.info().await.map(|info| info.state.messages).ok();
-                    tracing::info!(messages = of.unwrap_or_default(), "loading the key stream");
-                    self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
+                    let of = self.loaded_messages + pending;
+                    tracing::info!(messages = of, "loading the key stream");
+                    self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
             }
             FromSource::Delivered(Delivered { messages, is_last }) => {

@@ -15,8 +15,9 @@ pub(super) enum Source {
 }
 
 pub(super) enum FromSource {
+    /// A consumer was made; the stream holds so many messages behind the position.
     Opened {
-        is_caught_up: bool,
+        pending: u64,
     },
     /// The log does not hold the records that were read. A new stream leader may still be loading them; a different message at
     /// their sequence is certain loss.
@@ -107,9 +108,9 @@ impl Source {
         match self {
             Source::Opening(opening) => match opening.await {
                 Ok(Ok(consumer)) => {
-                    let is_caught_up = consumer.is_caught_up();
+                    let pending = consumer.pending();
                     *self = Source::Reading(Box::new(consumer));
-                    FromSource::Opened { is_caught_up }
+                    FromSource::Opened { pending }
                 }
                 Ok(Err(OpeningError::Consume(error))) => FromSource::Failed(error),
                 Ok(Err(OpeningError::Lost { what, is_certain })) => FromSource::Lost { what, is_certain },
