@@ -83,7 +83,7 @@ doc: | $(CARGO) ## build the documentation; a broken link fails
 
 # Paths whose comments the check reads. Add one as soon as it is clean.
 STYLED := .ci Cargo.toml Makefile benches build.rs docker src/gateway src/lib.rs src/version.rs tests/bad_input.rs \
-	tests/fuzz tests/peers/deny.sh
+	tests/fuzz tests/gateway.rs tests/peers/deny.sh
 
 .PHONY: style
 style: | $(PYTHON) ## check the comments' width and sentences, and that one version of Rust is named everywhere

@@ -117,75 +117,51 @@ impl<'a> Tokens<'a> {
 
     /// The string that begins with the quote at `at`, and its length with both quotes.
     fn string(&self, at: usize) -> Result<(Content<'a>, usize), MessageError> {
-        let text = &self.text[at + 1..];
-        let mut length = 0;
-        let mut has_escapes = false;
-        while text[length] != b'"' {
-            let escaped = text[length] == b'\\';
-            has_escapes |= escaped;
-            length += 1 + usize::from(escaped);
+        let text = &self.text[at..];
+        let mut last = 1;
+        while text[last] != b'"' {
+            last += if text[last] == b'\\' { 2 } else { 1 };
         }
-        let text = &text[..length];
-        let Ok(text) = std::str::from_utf8(text) else {
+        let raw = &text[..=last];
+        let Ok(raw) = std::str::from_utf8(raw) else {
             return Err(MessageError::InvalidUtf8 { position: self.position(at) });
         };
-        let text = if has_escapes {
-            Cow::Owned(unescape(text).map_err(|left| {
-                // Go takes six bytes for the second half of the pair, even beyond the string.
-                let from = &self.text[at + 1 + length - left..];
-                match from.get(..6) {
-                    None => MessageError::UnexpectedEof,
-                    Some(code) => MessageError::InvalidEscape {
-                        position: self.position(at),
-                        code: String::from_utf8_lossy(code).into_owned(),
-                    },
-                }
-            })?)
+        if raw.contains('\\') {
+            let text = serde_json::from_str(raw).map_err(|_| self.invalid_escape(at, raw))?;
+            Ok((Content::String(Cow::Owned(text)), raw.len()))
         } else {
-            Cow::Borrowed(text)
-        };
-        Ok((Content::String(text), length + 2))
+            Ok((Content::String(Cow::Borrowed(&raw[1..last])), raw.len()))
+        }
+    }
+
+    /// The error for a string in which half of a surrogate pair stands alone.
+    fn invalid_escape(&self, at: usize, raw: &str) -> MessageError {
+        // Go takes six bytes for the second half of the pair, even beyond the string.
+        let from = &self.text[at + raw.len() - after_lone_surrogate(raw).len()..];
+        match from.get(..6) {
+            None => MessageError::UnexpectedEof,
+            Some(code) => MessageError::InvalidEscape {
+                position: self.position(at),
+                code: String::from_utf8_lossy(code).into_owned(),
+            },
+        }
     }
 }
 
-/// The text that escapes stand for. In error, as half of a surrogate pair stands alone, the length of the
-/// text after it, in bytes.
-fn unescape(text: &str) -> Result<String, usize> {
-    let mut plain = String::with_capacity(text.len());
+/// The rest of a string after the first half of a surrogate pair that stands alone.
+fn after_lone_surrogate(text: &str) -> &str {
+    let unit = |escape: &str| u16::from_str_radix(escape.strip_prefix("\\u")?.get(..4)?, 16).ok();
     let mut rest = text;
-    while let Some((before, escape)) = rest.split_once('\\') {
-        plain.push_str(before);
-        let (letter, after) = escape.split_at(1);
-        rest = after;
-        plain.push(match letter {
-            "b" => '\u{8}',
-            "f" => '\u{c}',
-            "n" => '\n',
-            "r" => '\r',
-            "t" => '\t',
-            "u" => {
-                let (digits, after) = after.split_at(4);
-                rest = after;
-                let unit = |digits| u32::from_str_radix(digits, 16).unwrap_or_default();
-                let high = unit(digits);
-                if let Some(character) = char::from_u32(high) {
-                    character
-                } else {
-                    let low = after.strip_prefix("\\u").and_then(|after| after.get(..4)).map(unit);
-                    let pair = low.and_then(|low| {
-                        char::decode_utf16([high as u16, low as u16]).next().and_then(Result::ok)
-                    });
-                    let character = pair.ok_or(after.len())?;
-                    rest = &after[6..];
-                    character
-                }
-            }
-            // The quote, the slash and the backslash stand for themselves.
-            _ => letter.chars().next().unwrap_or_default(),
-        });
+    while let Some(at) = rest.find('\\') {
+        rest = &rest[at..];
+        rest = match unit(rest) {
+            None => &rest[2..],
+            Some(0xd800..=0xdbff) if matches!(unit(&rest[6..]), Some(0xdc00..=0xdfff)) => &rest[12..],
+            Some(0xd800..=0xdfff) => return &rest[6..],
+            Some(_) => &rest[6..],
+        };
     }
-    plain.push_str(rest);
-    Ok(plain)
+    rest
 }
 
 #[cfg(test)]
@@ -194,9 +170,22 @@ mod tests {
 
     #[test]
     fn strings_are_characters() {
-        assert_eq!(unescape("a\\ud83d\\ude00\\/\\\"\\\\b\\b"), Ok("a😀/\"\\b\u{8}".to_owned()));
-        assert_eq!(unescape("\\ud83dabcdef"), Err(6));
-        assert_eq!(unescape("\\ude00"), Err(0));
+        let next = |text: &'static str| {
+            let token = Tokens::new(text.as_bytes()).next().map_err(|error| error.to_string());
+            token.map(|token| token.content)
+        };
+        let text = "a😀/\"\\b\u{8}".to_owned();
+        let escaped = "\"a\\ud83d\\ude00\\/\\\"\\\\b\\b\"";
+        assert_eq!(next(escaped), Ok(Content::String(text.into())));
+        for (text, code) in [
+            ("\"\\\\\\ud83dabcdef\"", "abcdef"),
+            ("\"\\ud83d\\ud83d\"", "\\\\ud83d"),
+            ("\"\\ud83d\\ude00\\ude00\"     ", "\\\"     "),
+        ] {
+            let error = format!("proto: syntax error (line 1:1): invalid escape code \"{code}\" in string");
+            assert_eq!(next(text), Err(error), "{text}");
+        }
+        assert_eq!(next("\"\\ude00\""), Err("proto: unexpected EOF".to_owned()));
     }
 
     #[test]
