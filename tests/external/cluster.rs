@@ -20,7 +20,7 @@ fn endpoint(nodes: &[Nats]) -> String {
 }
 
 /// Which node leads the key stream, when all three follow.
-async fn leader(nodes: &[Nats]) -> usize {
+pub async fn leader(nodes: &[Nats]) -> usize {
     let asked = nodes.iter().find(|node| node.is_running()).unwrap();
     eventually("a leader with two current followers", async || {
         let info = asked.api("STREAM.INFO.KV_test", &Value::Null).await;
