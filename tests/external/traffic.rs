@@ -79,6 +79,8 @@ impl Group {
 pub struct Load<'a> {
     /// Writers, each with two keys of its own.
     pub writers: usize,
+    /// Those of them, the first ones, that have one key and put it, so that their record is whole by itself.
+    pub single: usize,
     /// The instances that they write through, in turn.
     pub through: &'a [usize],
     /// Readers, each of the keys of one writer, through all instances in turn.
@@ -89,15 +91,21 @@ pub struct Load<'a> {
 }
 
 impl Load<'_> {
-    pub const LIGHT: Load<'static> =
-        Load { writers: 6, through: &[0, 1, 2], readers: 6, pause: Duration::from_millis(3), value_bytes: 0 };
+    pub const LIGHT: Load<'static> = Load {
+        writers: 6,
+        single: 0,
+        through: &[0, 1, 2],
+        readers: 6,
+        pause: Duration::from_millis(3),
+        value_bytes: 0,
+    };
 }
 
 /// A call that failed, or a watch that ended: through which instance, and how.
 type Failure = (usize, Status);
 type Failures = Arc<Mutex<Vec<Failure>>>;
 
-/// Two keys that were written at once.
+/// Two keys that were written at once, or one.
 struct Answered {
     writer: usize,
     value: i64,
@@ -115,6 +123,7 @@ pub struct Traffic {
     last: watch::Sender<i64>,
     failures: Failures,
     begin: i64,
+    single: usize,
     /// Writes that were answered, through each instance.
     counts: Vec<Arc<AtomicI64>>,
     /// The newest value of each writer's that is known to be written.
@@ -139,6 +148,7 @@ impl Traffic {
             last,
             failures: Arc::default(),
             begin,
+            single: load.single,
             counts: clients.iter().map(|_| Arc::default()).collect(),
             known: Vec::new(),
         };
@@ -157,16 +167,17 @@ impl Traffic {
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
             let (told, count, padding) = (known.clone(), traffic.counts[at].clone(), padding.clone());
-            let pause = load.pause;
+            let (pause, halves) = (load.pause, halves(writer, load.single));
             traffic.answered.spawn(async move {
                 let mut answered = Vec::new();
                 for value in first.. {
                     if stop.is_cancelled() {
                         break;
                     }
-                    let ops = ["a", "b"]
+                    let ops = halves
+                        .iter()
                         .map(|half| op(put(format!("/load/{writer}/{half}"), format!("{value} {padding}"))));
-                    match client.txn(run(ops.to_vec())).await {
+                    match client.txn(run(ops.collect())).await {
                         Ok(answer) => {
                             let revision = revision(&answer.header);
                             answered.push(Answered { writer, value, revision });
@@ -281,20 +292,25 @@ impl Traffic {
         revisions.dedup();
         assert_eq!(revisions, (self.begin + 1..=end).collect::<Vec<_>>(), "revisions are missing");
         let mut written = HashSet::new();
-        for halves in seen[..seen.len() - 1].chunks(2) {
-            let [a, b] = halves else { panic!("half of a transaction: {halves:?}") };
-            let (a, b) = (pair(a), pair(b));
-            assert_eq!((&a.value, a.mod_revision, a.version), (&b.value, b.mod_revision, b.version));
-            let (_, key, _) = outline(&halves[0]);
+        for events in seen[..seen.len() - 1].chunk_by(|one, next| outline(one).2 == outline(next).2) {
+            let (_, key, _) = outline(&events[0]);
             let writer: usize = key.split('/').nth(2).unwrap().parse().unwrap();
-            assert!(written.insert((writer, number(&a.value))), "a write happened twice: {a:?}");
-            assert_eq!(halves[0].r#type(), EventType::Put);
+            let first = pair(&events[0]);
+            let keys: Vec<_> = events.iter().map(|event| outline(event).1).collect();
+            let whole: Vec<_> =
+                halves(writer, self.single).iter().map(|half| format!("/load/{writer}/{half}")).collect();
+            assert_eq!(keys, whole, "half of a write: {events:?}");
+            for event in events {
+                assert_eq!((&pair(event).value, pair(event).version), (&first.value, first.version));
+                assert_eq!(event.r#type(), EventType::Put);
+            }
+            assert!(written.insert((writer, number(&first.value))), "a write happened twice: {first:?}");
         }
         let at: HashSet<_> = outlines.iter().map(|event| (&event.1[..], event.2)).collect();
         for Answered { writer, value, revision } in answered {
             assert!(written.contains(&(writer, value)), "write {value} of {writer} is lost");
             assert!(
-                at.contains(&(&format!("/load/{writer}/a")[..], revision)),
+                at.contains(&(&format!("/load/{writer}/b")[..], revision)),
                 "its revision is another one"
             );
         }
@@ -344,6 +360,11 @@ async fn see(
         };
         fail(failures, at, ended).await;
     }
+}
+
+/// The last parts of the names of a writer's keys.
+fn halves(writer: usize, single: usize) -> &'static [&'static str] {
+    if writer < single { &["b"] } else { &["a", "b"] }
 }
 
 async fn fail(failures: &Mutex<Vec<Failure>>, at: usize, status: Status) {
