@@ -196,11 +196,12 @@ impl Traffic {
             let at = (at + 1 + writer / clients.len()) % clients.len();
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
+            let key = read_key(writer, load.single);
             traffic.readers.spawn(async move {
                 let mut reads = 0;
                 while !stop.is_cancelled() {
                     let least = known.load(Ordering::SeqCst);
-                    match client.get(format!("/load/{writer}/b")).await {
+                    match client.get(&key).await {
                         Ok(answer) => {
                             let found = answer.kvs.first().map_or(-1, |kv| number(&kv.value));
                             assert!(found >= least, "instance {at} reads {found} after {least} was answered");
@@ -241,9 +242,9 @@ impl Traffic {
         for (writer, known) in self.known.iter().enumerate().take(Load::LIGHT.writers) {
             let least = known.load(Ordering::SeqCst);
             for _ in 0..10 {
-                let client = client.clone();
+                let (client, key) = (client.clone(), read_key(writer, self.single));
                 reads.spawn(async move {
-                    if let Ok(answer) = client.get(format!("/load/{writer}/b")).await {
+                    if let Ok(answer) = client.get(key).await {
                         let found = answer.kvs.first().map_or(-1, |kv| number(&kv.value));
                         assert!(found >= least, "{found} is read after {least} was answered");
                     }
@@ -310,7 +311,7 @@ impl Traffic {
         for Answered { writer, value, revision } in answered {
             assert!(written.contains(&(writer, value)), "write {value} of {writer} is lost");
             assert!(
-                at.contains(&(&format!("/load/{writer}/b")[..], revision)),
+                at.contains(&(&read_key(writer, self.single)[..], revision)),
                 "its revision is another one"
             );
         }
@@ -364,7 +365,12 @@ async fn see(
 
 /// The last parts of the names of a writer's keys.
 fn halves(writer: usize, single: usize) -> &'static [&'static str] {
-    if writer < single { &["b"] } else { &["a", "b"] }
+    if writer < single { &["only"] } else { &["a", "b"] }
+}
+
+/// The key of a writer's that is read.
+fn read_key(writer: usize, single: usize) -> String {
+    format!("/load/{writer}/{}", halves(writer, single).last().expect("one key"))
 }
 
 async fn fail(failures: &Mutex<Vec<Failure>>, at: usize, status: Status) {
