@@ -112,7 +112,7 @@ impl Overlaps {
         traffic.none_failed(&rest).await;
         let revisions = traffic.end(&group.clients.iter().collect::<Vec<_>>()).await;
         let end = *revisions.end();
-        let step = if round % HASHED == 0 { 1 } else { revisions.clone().count().div_ceil(SAMPLES) };
+        let step = if round.is_multiple_of(HASHED) { 1 } else { revisions.clone().count().div_ceil(SAMPLES) };
         hash_alike(&group.clients, revisions.step_by(step).chain([end])).await;
         if round % COMPACTED == COMPACTED - 1 {
             group.clients[first].compact(end).await.unwrap();
