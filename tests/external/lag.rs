@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::leader;
 use crate::rounds;
 use crate::support::client::{Client, all, delete_all, put, revision};
 use crate::support::http::http;
@@ -290,6 +291,8 @@ impl Machines {
             drop(everybody);
             fresh.stop().await;
         }
+        // Three replicas bear the loss of one: the next one may go when this one has everything.
+        leader(&self.nodes).await;
     }
 
     async fn rounds(mut self, rounds: usize) {
