@@ -215,7 +215,7 @@ no-curl:
 
 .PHONY: no-cargo
 no-cargo:
-	@echo "make: no cargo here: install Rust 1.89 or newer (rustup) and try again" >&2; exit 1
+	@echo "make: no cargo here: install Rust 1.93 or newer (rustup) and try again" >&2; exit 1
 
 .PHONY: no-python
 no-python:

@@ -47,7 +47,7 @@ pub enum EtcdError {
         /// Largest size accepted.
         limit: usize,
     },
-    /// A key that has no NATS subject because that would be too long; both in bytes. jetway's own, see the README.
+    /// A key that has no NATS subject because that would be too long; both in bytes. jetway's own, see `tests/DIFFERENCES.md`.
     #[error("jetway: key is too long: its subject needs {size} bytes, the limit is {limit}")]
     KeyTooLong {
         /// Length of the subject.

@@ -317,7 +317,7 @@ fn with_code<'a>(labels: [(&'a str, &'a str); 3], code: &'a str) -> [(&'a str, &
     [kind, service, method, ("grpc_code", code)]
 }
 
-/// Section 14.4: the families that dashboards and alerts of etcd read, with their types.
+/// MET-6: the families that dashboards and alerts of etcd read, with their types.
 #[tokio::test]
 async fn metrics_have_etcds_names_and_types() {
     let server = Server::shared().await;
@@ -389,7 +389,7 @@ async fn the_level_of_durability_is_told() {
     }
 }
 
-/// The table of section 14.4: what etcd's dashboard and alerts read, with the labels that they select by. A cluster of one
+/// MET-1, MET-6: the metrics that etcd's dashboard and alerts read, with the labels that they select by. A cluster of one
 /// has no peers, and no series of any.
 #[tokio::test]
 async fn the_mixin_finds_what_it_reads() {
@@ -437,7 +437,7 @@ async fn the_mixin_finds_what_it_reads() {
     assert_eq!(started.count(), 45);
 }
 
-/// MET-3, MET-4: names, types and labels beside those of the table.
+/// MET-3, MET-4: names, types and labels that etcd's mixin does not read.
 #[tokio::test]
 async fn other_metrics_have_etcds_names_types_and_labels() {
     let server = Server::start().await;

@@ -212,7 +212,7 @@ fn peers(options: &Options) -> Vec<Kind> {
     all.to_vec()
 }
 
-/// Only what a full run has measured goes where the README shows it.
+/// The folder that `benches/NUMBERS.md` shows gets the results of a full run alone.
 fn out(options: &Options) -> PathBuf {
     let is_full = !options.quick
         && options.only.is_empty()

@@ -1,4 +1,4 @@
-//! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and the README read it.
+//! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md` follow it.
 
 /// What a value must look like; the rules are those of Go's `flag` package and of etcd's own kinds of value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What `--help` and `--version` print, and the table in the README.
+//! The texts of `--help` and `--version`, and the table in `FLAGS.md`.
 
 use super::Personality;
 use super::flags::{self, Effect, Flag};
@@ -86,9 +86,9 @@ fn go_arch(arch: &'static str) -> &'static str {
     }
 }
 
-/// The README's table: flags that have neighbours of the same effect share a row.
-#[cfg_attr(not(test), expect(dead_code, reason = "the README is held to it"))]
-fn readme_table() -> String {
+/// The table in `FLAGS.md`: flags that have neighbours of the same effect share a row.
+#[cfg_attr(not(test), expect(dead_code, reason = "FLAGS.md is held to it"))]
+fn table() -> String {
     let mut text = "| flag | as in etcd? | default | |\n|---|---|---|---|\n".to_owned();
     let rows: Vec<&Flag> = flags::SECTIONS.iter().flat_map(|(_, flags)| flags.iter()).collect();
     for group in rows.chunk_by(|one, next| one.effect == next.effect && matches!(one.effect, Effect::None(_)))
@@ -113,10 +113,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_readme_has_the_table_of_flags() {
-        let readme = include_str!("../../README.md");
-        let table = readme_table();
-        assert!(readme.contains(&table), "the table of flags in README.md should be\n\n{table}");
+    fn flags_md_has_the_table_of_flags() {
+        let page = include_str!("FLAGS.md");
+        let table = table();
+        assert!(page.contains(&table), "the table in src/cli/FLAGS.md should be\n\n{table}");
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! and says so at once.
 //!
 //! Two that start at the same moment on different NATS servers may miss each other's question. Each of them hears of the other
-//! by its signs of life, asks again, and the one whose start has the higher number ends. A sign of life alone proves nothing: a
+//! by its status messages, asks again, and the one whose start has the higher number ends. A status message alone proves nothing: a
 //! server that stood still may deliver one whose sender has died since.
 
 use super::StartError;
 use super::node::Failure;
-use crate::log::{Courier, Serving};
+use crate::log::{Messenger, Serving};
 use crate::record::Member;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -34,7 +34,7 @@ struct WireNamesake {
 /// Answers for this process, and asks for others.
 #[derive(Debug)]
 pub(super) struct Namesakes {
-    courier: Courier,
+    messenger: Messenger,
     member: Member,
     start: u64,
     _answering: Serving,
@@ -44,30 +44,30 @@ pub(super) struct Namesakes {
 impl Namesakes {
     /// Makes sure that no other process of this member lives, and answers those that come later.
     pub(super) async fn open(
-        courier: &Courier,
+        messenger: &Messenger,
         member: &Member,
         start: u64,
     ) -> Result<Namesakes, StartError> {
-        if let Some(other) = ask(courier, member, start).await {
+        if let Some(other) = ask(messenger, member, start).await {
             return Err(StartError::NameTaken(words(member, &other)));
         }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let own = WireNamesake { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
         let answer = prost::Message::encode_to_vec(&own);
-        let answering = courier.answer_for_member(member.id, start, answer).await?;
-        let (courier, member) = (courier.clone(), member.clone());
-        Ok(Namesakes { courier, member, start, _answering: answering, asking: None })
+        let answering = messenger.answer_for_member(member.id, start, answer).await?;
+        let (messenger, member) = (messenger.clone(), member.clone());
+        Ok(Namesakes { messenger, member, start, _answering: answering, asking: None })
     }
 
-    /// A sign of life of another process with this member's id has come. Ends this one if the other one lives and may stay.
+    /// A status message of another process with this member's id has come. Ends this one if the other one lives and may stay.
     pub(super) fn heard(&mut self, failure: &Failure) {
         if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
             return;
         }
-        let (courier, member, start) = (self.courier.clone(), self.member.clone(), self.start);
+        let (messenger, member, start) = (self.messenger.clone(), self.member.clone(), self.start);
         let failure = failure.clone();
         self.asking = Some(tokio::spawn(async move {
-            if let Some(other) = ask(&courier, &member, start).await {
+            if let Some(other) = ask(&messenger, &member, start).await {
                 let words = words(&member, &other);
                 if other.instance < start {
                     failure.send_replace(Some(words));
@@ -79,8 +79,8 @@ impl Namesakes {
     }
 }
 
-async fn ask(courier: &Courier, member: &Member, start: u64) -> Option<WireNamesake> {
-    let answer = courier.ask_member(member.id, start, ANSWER_TIMEOUT).await?;
+async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireNamesake> {
+    let answer = messenger.ask_member(member.id, start, ANSWER_TIMEOUT).await?;
     prost::Message::decode(answer).ok()
 }
 

@@ -144,7 +144,7 @@ async fn a_password_opens_the_door_and_a_new_one_ends_the_tokens_of_the_old() {
     refused(user.user_get("u").await, Code::Unauthenticated, "etcdserver: invalid auth token");
 }
 
-/// Section 1.2: `hashedPassword` is taken where a password is changed, and of no use where a user is added.
+/// A change of a password takes `hashedPassword`. UserAdd does not: etcd hashes the plain password there.
 #[tokio::test]
 async fn a_hash_of_the_clients_own_is_taken_for_a_change_only() {
     let server = Server::start().await;

@@ -242,7 +242,7 @@ async fn the_server_and_its_members_are_for_administrators() {
     root.alarm(alarm(Deactivate)).await.unwrap();
 }
 
-/// Section 16.1: locks and elections are made of keys and leases, in the name of whoever asks for them.
+/// LOCK-1: locks and elections are keys and leases, so the caller needs the permissions for them.
 #[tokio::test]
 async fn locks_and_elections_need_the_permissions_of_their_keys() {
     let server = Server::start().await;

@@ -276,7 +276,7 @@ async fn tokens_are_signed_by_every_kind_of_key() {
     }
 }
 
-/// Section 11: with no kind of token at all nobody can log in.
+/// Without a kind of token nobody can log in, because the server has nothing to issue.
 #[tokio::test]
 async fn without_tokens_no_password_helps() {
     let server = Server::start_with(&["--auth-token", "", "--bcrypt-cost", "4"]).await;

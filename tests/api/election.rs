@@ -1,4 +1,4 @@
-//! The Election service. Its rules have numbers of section 16 instead of names.
+//! The Election service.
 
 use jetway::proto::v3electionpb::*;
 use tokio::task::JoinHandle;
@@ -52,7 +52,7 @@ impl Observer {
     }
 }
 
-/// 16.6, 16.8
+/// ELE-1, ELE-3
 #[tokio::test]
 async fn the_first_candidate_leads_until_it_resigns() {
     let client = Server::shared().await.client().await;
@@ -79,7 +79,7 @@ async fn the_first_candidate_leads_until_it_resigns() {
     assert_eq!(leader(&client, &name).await.unwrap().kv, Some(standing));
 }
 
-/// 16.6
+/// ELE-1
 #[tokio::test]
 async fn a_candidate_that_campaigns_again_changes_its_value_only() {
     let client = Server::shared().await.client().await;
@@ -95,7 +95,7 @@ async fn a_candidate_that_campaigns_again_changes_its_value_only() {
     assert_eq!((&kv.value[..], kv.version), (&b"two"[..], 2));
 }
 
-/// 16.7
+/// ELE-2
 #[tokio::test]
 async fn only_the_leader_proclaims_and_resigns() {
     let client = Server::shared().await.client().await;
@@ -125,7 +125,7 @@ async fn only_the_leader_proclaims_and_resigns() {
     resign(&client, Some(key)).await.unwrap();
 }
 
-/// 16.4, 16.6
+/// LOCK-4, ELE-1
 #[tokio::test]
 async fn a_candidate_that_goes_away_is_not_elected() {
     let client = Server::shared().await.client().await;
@@ -144,7 +144,7 @@ async fn a_candidate_that_goes_away_is_not_elected() {
     assert_eq!(leader(&client, &name).await.unwrap().kv.unwrap().value, "three");
 }
 
-/// 16.8
+/// ELE-3
 #[tokio::test]
 async fn an_observer_sees_each_leader_and_each_of_its_values() {
     let client = Server::shared().await.client().await;
@@ -183,7 +183,7 @@ async fn an_observer_sees_each_leader_and_each_of_its_values() {
     assert_eq!(late.next().await.0, "five");
 }
 
-/// 16.1, 16.2
+/// LOCK-1, LOCK-2
 #[tokio::test]
 async fn a_campaign_needs_a_lease_that_lives() {
     let client = Server::shared().await.client().await;

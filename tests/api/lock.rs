@@ -1,4 +1,4 @@
-//! The Lock service. Its rules have numbers of section 16 instead of names.
+//! The Lock service.
 
 use bytes::Bytes;
 use jetway::proto::etcdserverpb::*;
@@ -30,7 +30,7 @@ async fn wait_in_line(client: &Client, name: &str, lease: i64) -> JoinHandle<Ans
     waiting
 }
 
-/// 16.3
+/// LOCK-3
 #[tokio::test]
 async fn a_lock_is_a_key_named_by_the_lease() {
     let client = Server::shared().await.client().await;
@@ -51,7 +51,7 @@ async fn a_lock_is_a_key_named_by_the_lease() {
     assert!(negative.key.ends_with(b"/-1f"), "{:?}", negative.key);
 }
 
-/// 16.2
+/// LOCK-2
 #[tokio::test]
 async fn without_a_lease_the_server_brings_one() {
     let client = Server::shared().await.client().await;
@@ -66,7 +66,7 @@ async fn without_a_lease_the_server_brings_one() {
     );
 }
 
-/// 16.3, 16.5
+/// LOCK-3, LOCK-5
 #[tokio::test]
 async fn whoever_waits_longest_is_next() {
     let client = Server::shared().await.client().await;
@@ -88,7 +88,7 @@ async fn whoever_waits_longest_is_next() {
     assert_eq!(client.list(&name).await, ["/1f8"]);
 }
 
-/// 16.4
+/// LOCK-4
 #[tokio::test]
 async fn whoever_stops_waiting_leaves_the_line() {
     let client = Server::shared().await.client().await;
@@ -106,7 +106,7 @@ async fn whoever_stops_waiting_leaves_the_line() {
     within("the lock", stays).await.unwrap().unwrap();
 }
 
-/// 16.3
+/// LOCK-3
 #[tokio::test]
 async fn a_lease_that_ends_in_line_gets_no_lock() {
     let client = Server::shared().await.client().await;
@@ -127,7 +127,7 @@ async fn a_lease_that_ends_in_line_gets_no_lock() {
     within("the lock", next).await.unwrap().unwrap();
 }
 
-/// 16.1, 16.5
+/// LOCK-1, LOCK-5
 #[tokio::test]
 async fn unlocking_deletes_the_key_that_is_named() {
     let client = Server::shared().await.client().await;
@@ -141,7 +141,7 @@ async fn unlocking_deletes_the_key_that_is_named() {
     refused(unlock(&client, "").await, Code::Unknown, "etcdserver: key is not provided");
 }
 
-/// 16.1: what refuses a write refuses a lock.
+/// LOCK-1: limits and alarms that refuse a write refuse a lock.
 #[tokio::test]
 async fn limits_and_alarms_hold_for_locks() {
     let server = Server::start_with(&["--max-request-bytes", "1000"]).await;

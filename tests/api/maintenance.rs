@@ -116,7 +116,7 @@ async fn authentication_is_off() {
     assert_eq!((status.enabled, status.auth_revision), (false, 1));
 }
 
-/// Section 1.1: the health service knows the empty name only.
+/// The health service knows the empty name only: it stands for the whole server.
 #[tokio::test]
 async fn the_health_service_serves() {
     let client = Server::shared().await.client().await;

@@ -1,8 +1,8 @@
-//! The table of rules says what the tests say.
+//! The table of rules has a text for each rule, and says the same as the comments of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A rule and the test that shows it.
 type Claim = (String, String);
@@ -33,14 +33,26 @@ fn claimed(tests: &Path) -> BTreeSet<Claim> {
     claims
 }
 
-/// The rows of the table: a rule, and what is said of it.
-fn rows(tests: &Path) -> Vec<(String, String)> {
-    let text = fs::read_to_string(tests.join("RULES.md")).unwrap();
-    let row = |line: &str| -> Option<(String, String)> {
-        let (rule, shown_by) = line.strip_prefix("| ")?.split_once(" | ")?;
-        is_rule(rule).then(|| (rule.to_owned(), shown_by.to_owned()))
+/// A row of the table.
+struct Row {
+    rule: String,
+    text: String,
+    /// The tests that show the rule, or the reason why none does.
+    shown_by: String,
+}
+
+/// The rows of the table. A text holds no `|`, since that ends a cell.
+fn rows(tests: &Path) -> Vec<Row> {
+    let table = fs::read_to_string(tests.join("RULES.md")).unwrap();
+    let row = |line: &str| -> Option<Row> {
+        let cells: Vec<_> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
+        if !is_rule(cells[0]) {
+            return None;
+        }
+        let [rule, text, shown_by, ""] = cells[..] else { panic!("not three cells: {line}") };
+        Some(Row { rule: rule.to_owned(), text: text.to_owned(), shown_by: shown_by.to_owned() })
     };
-    text.lines().filter_map(row).collect()
+    table.lines().filter_map(row).collect()
 }
 
 /// The tests that a row names.
@@ -50,7 +62,7 @@ fn named(shown_by: &str) -> impl Iterator<Item = &str> {
 
 /// What the table says of this crate's tests.
 fn tabled(tests: &Path) -> BTreeSet<Claim> {
-    let claims = |(rule, shown_by): (String, String)| {
+    let claims = |Row { rule, shown_by, .. }: Row| {
         let tests =
             named(&shown_by).filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
         tests.map(|test| (rule.clone(), test.to_owned())).collect::<Vec<_>>()
@@ -58,18 +70,27 @@ fn tabled(tests: &Path) -> BTreeSet<Claim> {
     rows(tests).into_iter().flat_map(claims).collect()
 }
 
-/// The names of all functions below a folder.
-fn functions(folder: &Path) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
+/// All Rust files below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            names.append(&mut functions(&path));
+            files.append(&mut sources(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            let heads = text.split("fn ").skip(1);
-            names.extend(heads.filter_map(|head| Some(head.split_once(['(', '<'])?.0.to_owned())));
+            files.push(path);
         }
+    }
+    files
+}
+
+/// The names of all functions below a folder.
+fn functions(folder: &Path) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for path in sources(folder) {
+        let text = fs::read_to_string(&path).unwrap();
+        let heads = text.split("fn ").skip(1);
+        names.extend(heads.filter_map(|head| Some(head.split_once(['(', '<'])?.0.to_owned())));
     }
     names
 }
@@ -89,13 +110,43 @@ fn each_rule_has_one_row_and_each_row_names_tests_that_there_are() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let functions = functions(&tests);
     let mut rules = BTreeSet::new();
-    for (rule, shown_by) in rows(&tests) {
+    for Row { rule, shown_by, .. } in rows(&tests) {
         for test in named(&shown_by) {
             let name = test.rsplit("::").next().unwrap();
             assert!(functions.contains(name) || is_module(&tests, test), "{rule}: there is no {test}");
         }
         assert!(rules.insert(rule.clone()), "{rule} has two rows");
     }
+}
+
+#[test]
+fn each_rule_has_a_text() {
+    let rows = rows(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    assert!(rows.len() > 200, "the rows are found");
+    for Row { rule, text, shown_by } in rows {
+        assert!(text.split_whitespace().count() > 2, "{rule} has no text");
+        assert!(!shown_by.is_empty(), "{rule} has neither a test nor a reason why there is none");
+    }
+}
+
+/// Names that look like the id of a rule and are none.
+const OTHERS: [&str; 2] = ["SHA-256", "UTF-8"];
+
+#[test]
+fn each_rule_that_a_comment_names_is_in_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules: BTreeSet<_> = rows(&root.join("tests")).into_iter().map(|row| row.rule).collect();
+    let mut unknown = Vec::new();
+    for path in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (_, comment) in text.lines().filter_map(|line| line.split_once("//")) {
+            let words = comment.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            let lacking =
+                words.filter(|word| is_rule(word) && !OTHERS.contains(word) && !rules.contains(*word));
+            unknown.extend(lacking.map(|word| format!("{}: {word}", path.display())));
+        }
+    }
+    assert!(unknown.is_empty(), "not in RULES.md: {unknown:#?}");
 }
 
 /// Whether a name stands for a file of tests rather than for one of them.

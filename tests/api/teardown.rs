@@ -39,7 +39,7 @@ const METHODS: [(&str, &str); 4] = [
     ("v3electionpb.Election", "Observe"),
 ];
 
-/// MET-1, 16.4
+/// MET-1, LOCK-4
 #[tokio::test]
 async fn what_clients_leave_is_gone() {
     const EACH: usize = 20;

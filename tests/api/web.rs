@@ -67,7 +67,7 @@ async fn other_paths_are_not_found() {
     assert_eq!(get("/nothing/here").await.status, 404);
 }
 
-/// Section 14.4, MET-1
+/// MET-1, MET-6
 #[tokio::test]
 async fn metrics_have_the_names_that_dashboards_use() {
     let server = Server::shared().await;

@@ -1,4 +1,4 @@
-//! The README's table of flags, held to the flags that etcd's help prints.
+//! The table in `src/cli/FLAGS.md`, held to the flags that etcd's help prints.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,10 +25,10 @@ async fn flags_of_etcd() -> BTreeMap<String, String> {
     flags
 }
 
-/// What the README says of each flag.
+/// The second column of the table, by flag.
 fn verdicts() -> BTreeMap<String, String> {
-    let readme = include_str!("../../README.md");
-    let rows = readme.lines().filter(|line| line.starts_with("| `--"));
+    let page = include_str!("../../src/cli/FLAGS.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `--"));
     let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>());
     rows.flat_map(|cells| {
         let names = cells[0].split('`').filter_map(|part| part.strip_prefix("--"));

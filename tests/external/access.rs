@@ -109,12 +109,12 @@ async fn tls_to_nats_with_and_without_a_client_certificate() {
     refused(&with[..4]).await;
 }
 
-/// The rights that the README names are enough for everything that is done with NATS.
+/// The rights that `docker/OPERATING.md` names are enough for everything that is done with NATS.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_rights_in_the_readme_are_enough() {
-    let readme = include_str!("../../README.md");
-    let begin = readme.find("permissions: {").expect("the rights");
-    let rights = readme[begin..].split("```").next().unwrap();
+async fn the_documented_rights_are_enough() {
+    let page = include_str!("../../docker/OPERATING.md");
+    let begin = page.find("permissions: {").expect("the rights");
+    let rights = page[begin..].split("```").next().unwrap();
     let user = format!("{{ user: jw, password: pw, {rights} }}");
     let nats = Nats::start_with(&format!("authorization {{ users: [ {user} ] }}")).await;
     let endpoint = format!("nats://jw:pw@{}?bucket=jetway", nats.address());

@@ -53,7 +53,7 @@ pub enum Incoming {
 
 /// Sends to other instances.
 #[derive(Clone, Debug)]
-pub struct Courier {
+pub struct Messenger {
     client: Client,
     prefix: String,
     /// The beginning of the subjects for answers; the nonce of the epoch follows.
@@ -71,7 +71,7 @@ impl Drop for Serving {
     }
 }
 
-impl Courier {
+impl Messenger {
     /// Subscribes to everything that concerns the instance with this start.
     ///
     /// # Errors
@@ -80,30 +80,30 @@ impl Courier {
         connection: &Connection,
         bucket: &str,
         start: u64,
-    ) -> Result<(Courier, mpsc::Receiver<Incoming>), async_nats::SubscribeError> {
+    ) -> Result<(Messenger, mpsc::Receiver<Incoming>), async_nats::SubscribeError> {
         let client = connection.client.clone();
         let (received, receiver) = mpsc::channel(WAITING);
         let prefix = format!("jetway.{bucket}");
         let inbox = format!("{}.", client.new_inbox());
-        let courier = Courier { client, prefix, inbox, received };
-        let inbox_bytes = courier.inbox.len();
-        courier.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
-        courier.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
-        courier
+        let messenger = Messenger { client, prefix, inbox, received };
+        let inbox_bytes = messenger.inbox.len();
+        messenger.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
+        messenger.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
+        messenger
             .receive(format!("instance.{start:016x}"), |message| Some(Incoming::TakeOver(message.payload)))
             .await?;
-        courier
+        messenger
             .receive("ask".into(), |message| Some(Incoming::Ask { reply: message.reply?.to_string() }))
             .await?;
-        let answers = courier.client.subscribe(format!("{}*", courier.inbox)).await?;
-        courier.spawn(answers, move |message| {
+        let answers = messenger.client.subscribe(format!("{}*", messenger.inbox)).await?;
+        messenger.spawn(answers, move |message| {
             if message.status == Some(StatusCode::NO_RESPONDERS) {
                 let nonce = message.subject.get(inbox_bytes..)?;
                 return Some(Incoming::NobodyServes(u64::from_str_radix(nonce, 16).ok()?));
             }
             Some(Incoming::Answers(message.payload))
         });
-        Ok((courier, receiver))
+        Ok((messenger, receiver))
     }
 
     async fn receive(
@@ -178,7 +178,7 @@ impl Courier {
     }
 
     /// Tells an instance to take over.
-    pub async fn tell_to_take_over(&self, start: u64, payload: Vec<u8>) {
+    pub async fn ask_to_take_over(&self, start: u64, payload: Vec<u8>) {
         self.publish(format!("{}.instance.{start:016x}", self.prefix), payload).await;
     }
 
