@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::leader;
+use crate::cluster::leader_now;
 use crate::rounds;
 use crate::support::client::{Client, all, delete_all, put, revision};
 use crate::support::http::http;
@@ -204,6 +204,9 @@ const LAGS: [Lag; 4] = [Lag::RoutesCut, Lag::DiskWiped, Lag::ServerStill, Lag::S
 const SOME: usize = 60;
 const MANY: usize = 2500;
 
+/// How long NATS may take until a replica follows again.
+const CAUGHT_UP: Duration = Duration::from_secs(120);
+
 /// A cluster of servers whose routes can be cut, and an instance beside each of them.
 struct Machines {
     nodes: [Nats; 3],
@@ -292,7 +295,12 @@ impl Machines {
             fresh.stop().await;
         }
         // Three replicas bear the loss of one: the next one may go when this one has everything.
-        leader(&self.nodes).await;
+        let caught_up = async {
+            while leader_now(&self.nodes).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(CAUGHT_UP, caught_up).await.expect("a replica that follows again");
     }
 
     async fn rounds(mut self, rounds: usize) {
