@@ -24,6 +24,7 @@ mod apply;
 mod compactor;
 mod counters;
 mod follow;
+mod gauges;
 mod hash;
 mod integrity;
 mod mark;
