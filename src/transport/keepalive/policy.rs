@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_pings_in_one_read_is_broken() {
+    fn any_number_of_pings_in_one_read_breaks_the_rule() {
         let mut policy = policy();
         let now = Instant::now();
         for ping in 0..1000 {
