@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_longer_period_is_waited_for_once_and_then_it_compacts_every_hour() {
         let mode = AutoCompaction::Periodic(Duration::from_hours(3));
-        // Ten samples an hour; what is compacted is three hours old.
+        // Ten samples an hour; the compacted revision is three hours old.
         assert_eq!(run(mode, 55, None), [(30, 10), (40, 100), (50, 200)]);
     }
 

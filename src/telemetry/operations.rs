@@ -21,7 +21,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Times a range alone, without what it waited for.
+    /// Times a range alone, without the waits before it.
     pub fn time_range<T, E>(&self, range: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
         let result = range();
@@ -30,7 +30,7 @@ impl Operations {
         result
     }
 
-    /// Counts what a transaction has done: the operations of the branch that was taken, at any depth.
+    /// Counts the operations of the branch that a transaction took, at any depth.
     pub fn count_txn(&self, response: &TxnResponse) {
         if self.count_branch(response) > 1 {
             self.txns.inc();

@@ -52,7 +52,7 @@ pub(crate) struct Http2Settings {
 }
 
 impl Http2Settings {
-    /// Zero means what it means to grpc-go: its own defaults. It never pings more than once a second.
+    /// Zero means the defaults of grpc-go, as it does there. grpc-go never pings more than once a second.
     pub(super) fn with_defaults(mut self) -> Http2Settings {
         if self.keepalive_interval.is_zero() || self.keepalive_timeout.is_zero() {
             self.keepalive_interval = Duration::from_hours(2);

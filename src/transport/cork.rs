@@ -102,7 +102,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
         }
     }
 
-    /// Sends all that is there.
+    /// Sends the buffer.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.waiting() > 0 {
             let written = ready!(Pin::new(&mut self.io).poll_write(context, &self.buffer[self.sent..]))?;
@@ -118,7 +118,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Inner<I> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what is there and as much of `slices` as goes along.
+    /// Sends the buffer, and as much of `slices` as goes along.
     fn poll_send_with(
         &mut self,
         context: &mut Context<'_>,

@@ -71,7 +71,7 @@ impl Clients {
         })
     }
 
-    /// Whether the common name of a client's certificate says who the client is.
+    /// Whether the common name of a client's certificate is its user.
     pub(super) fn are_named(&self) -> bool {
         self.named
     }

@@ -73,7 +73,7 @@ impl fmt::Debug for Files {
     }
 }
 
-/// Where the files are.
+/// Paths of the files.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
     pub(super) cert: PathBuf,

@@ -166,7 +166,7 @@ impl Tls {
         Current { config, pair, files, versions }
     }
 
-    /// Whether the common name of a client's certificate says who the client is.
+    /// Whether the common name of a client's certificate is its user.
     pub(super) fn names_clients(&self) -> bool {
         self.fixed.clients.are_named()
     }
