@@ -129,7 +129,7 @@ pub(super) fn find(path: &str) -> Option<&'static Route> {
         let mut routes = HashMap::new();
         for (prefix, service, methods) in PATHS {
             let descriptor =
-                super::json::pool().get_service_by_name(service).expect("proto/ has the service");
+                crate::proto::pool().get_service_by_name(service).expect("proto/ has the service");
             for (name, method) in *methods {
                 let slash = if prefix.is_empty() { "" } else { "/" };
                 let found = descriptor.methods().find(|found| found.name() == *method);
@@ -163,7 +163,7 @@ mod tests {
             })
             .collect();
         let mut without = Vec::new();
-        let pool = super::super::json::pool();
+        let pool = crate::proto::pool();
         for service in pool.services().filter(|service| service.package_name() != "grpc.health.v1") {
             for method in service.methods() {
                 let name = format!("{}/{}", service.full_name(), method.name());

@@ -11,18 +11,9 @@ pub(super) use values::{ReadError, Values};
 
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde::Serialize;
-use std::sync::LazyLock;
 use tonic::Status;
-
-/// The types of all of `proto/`.
-pub(super) fn pool() -> &'static DescriptorPool {
-    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        DescriptorPool::decode(crate::proto::DESCRIPTORS).expect("the build compiled the same descriptors")
-    });
-    &POOL
-}
 
 /// The protobuf encoding of a JSON object.
 ///
@@ -94,7 +85,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     let Some((which, json)) = data.split_first() else { return };
     // The gateway does not serve the health service, which has the only map.
     let is_served = |message: &MessageDescriptor| message.package_name() != "grpc.health.v1";
-    let messages: Vec<_> = pool().all_messages().filter(is_served).collect();
+    let messages: Vec<_> = crate::proto::pool().all_messages().filter(is_served).collect();
     let descriptor = &messages[usize::from(*which) % messages.len()];
     // Only whole values get past the scanner.
     if let Ok(value) = scan::first_value(json)

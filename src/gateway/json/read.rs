@@ -154,9 +154,9 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool;
     use super::*;
     use crate::proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest, TxnRequest};
+    use crate::proto::pool;
     use prost::Message;
 
     fn read<M: Message + Default>(name: &str, text: &str) -> Result<M, String> {

@@ -56,9 +56,9 @@ fn is_markup(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool;
     use super::*;
     use crate::proto::etcdserverpb::{AlarmMember, AlarmResponse, AuthUserListResponse, ResponseHeader};
+    use crate::proto::pool;
 
     fn dynamic(name: &str, source: &impl prost::Message) -> DynamicMessage {
         let descriptor = pool().get_message_by_name(name).expect("there is such a message");
