@@ -1,6 +1,7 @@
 """An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
 
-from log import Rec, State, last_trim
+from garbage import Pile
+from log import Rec, State, last_trim, state_before
 from writer import Writer
 
 
@@ -8,7 +9,7 @@ class Instance:
     def __init__(self, sim, i):
         self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
         self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
-        self.inbox, self.conn = [], []
+        self.inbox, self.conn, self.down = [], [], False
         self.boot()
 
     def boot(self):
@@ -18,6 +19,8 @@ class Instance:
         self.named, self.lost, self.tries, self.void = None, False, {}, set()
         self.conn = []
         self.sim.conns.append(self.conn)
+        # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim record it waits for.
+        self.jobs, self.removing, self.permit, self.wants = [], None, None, None
         if self.sim.rng.random() < .5:
             self.inbox = []                                   # else requests for the process before it arrive late
         self.reload()
@@ -33,9 +36,12 @@ class Instance:
         sim, rep = self.sim, self.sim.stream.replicas
         self.rep = sim.rng.randrange(len(rep))
         view = rep[self.rep] if sim.rng.random() < .5 else None
-        T, q = last_trim(view.msgs, view.shown, self.void) if view else sim.last_trim(self.void)
-        self.s = State(T, q, sim.fault, sim.off)
-        self.w, self.doubt, self.seqs, self.shown = None, None, {}, None
+        msgs, end = (view.msgs, view.shown) if view else (sim.stream.msgs, sim.stream.committed)
+        self.s = state_before(msgs, end, self.void, sim.fault, sim.off)
+        self.pile = Pile(msgs[self.s.tpos].floor if self.s.tpos else 0)
+        if sim.accepting is self:                             # --accept-data-loss: it takes what is there
+            self.s = State(0, 0, sim.fault, sim.off, lenient=True)
+        self.w, self.doubt, self.seqs, self.shown, self.loaded = None, None, {}, None, False
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
         self.token, self.loading = object(), self.view()
         if "attempt" not in sim.off:
@@ -55,10 +61,10 @@ class Instance:
         self.reload()
 
     def ready(self):
-        return self.s.met and self.proved and not self.lost
+        return self.s.whole() and self.proved and not self.lost
 
     def consume(self):
-        if self.lost:
+        if self.lost or self.down:
             return False
         rep = self.sim.stream.replicas[self.rep]
         if self.w:                                            # a writer's consumer brings the epoch records of others alone
@@ -68,7 +74,7 @@ class Instance:
             return False
         r = rep.msgs[nxt]
         before = self.s.idx
-        got = self.s.apply(nxt, r)
+        got = self.read(nxt, r)
         if self.applied(got):
             return True
         if self.s.suspect or ("seqgap" in self.sim.off and not got and r.idx > before + 1):
@@ -82,7 +88,7 @@ class Instance:
             if self.s.suspect:
                 self.decide_doubt()
                 return False
-        if not self.s.met and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
+        if not self.s.whole() and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
             if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off:
                 self.void.add(self.s.tpos)                    # it stands there and is none: another program's
             self.drop()                                       # or it was superseded while this load ran
@@ -90,15 +96,28 @@ class Instance:
         if got and got[-1].kind == "e":
             e = got[-1]
             mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
-            if mine and self.s.met:
+            if mine and self.s.whole():
                 self.proved = True
+                if self.sim.accepting is self:                # what is missing so far may be missing, and nothing more
+                    self.become_loaded()
+                    self.s.settle()
                 self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
                 self.became_ready()
+                if self.sim.accepting is self:
+                    self.w.trim(self.s.idx, self.pile.floor, accepts=True)
         return True
+
+    def read(self, q, r):
+        got = self.s.apply(q, r)
+        if r.kind == "b" and self.s.sure == q:
+            self.pile.bars.append((q, self.s.idx))
+        return got
 
     def applied(self, recs):
         """Checks new valid records and answers those that waited for them. True if the state was thrown away."""
         was = self.ready()
+        self.pile.add(recs)
+        self.pile.void, self.s.void = self.pile.void + self.s.void, []
         for r in recs:
             self.seqs[r.idx] = r.seq
             if self.shown is not None and r.idx != self.shown + 1:
@@ -114,6 +133,9 @@ class Instance:
         if self.need is not None and self.s.sure >= self.need or "request" in self.sim.off and self.s.sure:
             self.proved = True
         if self.ready():
+            for r in recs:
+                if was and r.kind == "t":
+                    self.trimmed(r)
             if not was:
                 self.became_ready()
             if recs:
@@ -126,10 +148,59 @@ class Instance:
         if self.shown is None and self.ready():
             self.shown = self.s.idx
             self.sim.check_state(self)
+            self.become_loaded()
+
+    def become_loaded(self):
+        """From here on it knows what must be in the stream: all behind what the trim record of its load permits to be missing."""
+        if self.loaded:
+            return
+        self.loaded = True
+        self.pile.holes = list(self.s.holes)
+        self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs, self.sim.off)
+
+    def trimmed(self, t):
+        """A trim record came while it ran. The writer removes what goes under it, and what the writer before left."""
+        p = self.pile
+        removal = p.take(t.T, t.floor, t.seq, self.sim.off)
+        p.begin_whole(t.seq, t.T, self.seqs, self.sim.off)
+        if self.w:
+            self.jobs += [("remove", what, t) for what in (p.inherited, removal) if what]
+        p.inherited = None if self.w else removal
+
+    # --- compaction
+
+    def work(self):
+        """The compactor's turn. It goes on beside all else, through changes of the writer."""
+        if self.removing:
+            return
+        if self.wants:                                        # a trim record, which the writer alone may write
+            T, floor = self.wants
+            if not self.w or self.w.trim(T, floor):
+                self.wants = None
+        elif self.ready() and self.pile.todo and self.sim.rng.random() < .5:
+            if self.pile.sweep(self.sim.rng.randint(1, 3)):
+                self.jobs.append(("swept",))
+        elif self.jobs:
+            job, *rest = self.jobs.pop(0)
+            if job == "remove":
+                self.removing, self.permit = rest
+            elif self.pile.floor:
+                first = self.pile.first_above_floor()
+                if not first:
+                    self.wants = self.s.idx, self.pile.floor
+                elif first[0] in self.sim.stream.msgs:
+                    self.wants = first[1] - 1, self.pile.floor
+
+    def remove(self, n):
+        if self.removing:
+            self.sim.remove(self.removing[:n])
+            self.removing = self.removing[n:]
+            if not self.removing:                             # another trim record spares each load the holes
+                self.wants = self.permit.T, self.permit.floor
 
     def ask_ready(self):
         """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""
-        if not self.proved and not self.w and not self.lost and not self.cut_off:
+        if not (self.proved or self.w or self.lost or self.cut_off or self.down):
             ws = [y for y in self.sim.inst if y.w]
             if ws:
                 y = self.sim.rng.choice(ws)
@@ -146,7 +217,7 @@ class Instance:
         A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
         after the look decides it: the trim record stands before it.
         """
-        if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
+        if self.lost or self.doubt or self.cut_off or self.down or "checks" in self.sim.off:
             return
         if self.w and not self.w.hold and "proveself" not in self.sim.off:
             self.w.barrier()                                  # the next epoch's record may be gone: only a message tells
@@ -155,11 +226,15 @@ class Instance:
         if not self.ready():
             return
         rep = self.sim.rng.choice(self.sim.stream.replicas)
-        lack = [i for i, q in self.seqs.items() if i > self.s.trimmed and q <= rep.shown and q not in rep.msgs]
+        missing = [q for q in range(self.pile.whole, rep.shown + 1) if q not in rep.msgs]
+        lack = self.lacking(missing)
         if lack and "confirm" in self.sim.off:
-            return self.lose(f"lacks index {lack[0]}")
+            return self.lose(f"lacks sequence {lack[0]}")
         if lack:
-            self.begin_doubt(lack)
+            self.begin_doubt(missing)
+
+    def lacking(self, missing):
+        return [q for q in missing if q <= self.s.pos and self.pile.must_be_there(q)]
 
     def begin_doubt(self, lack):
         self.doubt = dict(token=object(), need=None, lack=lack)
@@ -182,10 +257,10 @@ class Instance:
             self.doubt = None
             lack = d["lack"]
             if self.sim.fault == "lookagain":                 # a newer trim may have begun meanwhile
-                lack = [i for i, q in self.seqs.items() if q not in self.sim.stream.msgs]
-            lack = [i for i in lack if i > self.s.trimmed]
+                lack = [q for q in range(self.pile.whole, self.s.pos) if q not in self.sim.stream.msgs]
+            lack = self.lacking(lack)
             if lack:
-                self.lose(f"lacks index {lack[0]}")
+                self.lose(f"lacks sequence {lack[0]}")
 
     def lose(self, why):
         self.sim.log(f"{self.i} declares a loss: {why}")
@@ -222,7 +297,7 @@ class Instance:
                 self.need = at
             elif self.doubt and token is self.doubt["token"]:
                 self.doubt["need"] = at
-            if not self.lost:
+            if not self.lost and not self.down:
                 self.applied([])
             return
         o = self.open.get(op)
@@ -261,7 +336,9 @@ class Instance:
     # --- becoming the writer
 
     def takeover(self):
-        if self.w or not self.s.met or self.s.suspect or self.lost:
+        if self.w or not self.s.whole() or self.s.suspect or self.lost or self.down:
+            return
+        if self.sim.accepting not in (None, self):
             return
         guard, stream = self.s.pos, self.sim.stream
         if stream.next_after(guard) is None and self.sim.rng.random() < .5:
@@ -272,7 +349,8 @@ class Instance:
         no = f"{self.start}.{self.attempts}"
         self.tries[no] = self.clock()
         moved, self.named = self.named, None
-        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved)
+        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved,
+                lossy=self.s.lenient)
         self.publish(r, guard)
 
     def publish(self, r, guard):

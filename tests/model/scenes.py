@@ -55,13 +55,15 @@ def contest(sim, old, new, lease, ticks):
 
 def trims(sim, x, removes=True):
     """The writer x compacts; the removals that follow are seen by every replica that is not stalled."""
-    for _ in range(2):
-        if x.w and not x.w.removing:
-            x.w.compact()
+    if x.w:
+        x.w.compact()
+    for _ in range(20):
         until(sim, lambda: not x.w or not x.w.fly, 4)
-    if removes and x.w and x.w.removing:
-        sim.remove(x.w.removing)
-        x.w.removing = None
+        x.work()
+        if x.removing and removes:
+            x.remove(99)
+        elif x.removing:
+            break
     for r in sim.stream.replicas:
         if not r.stalled:
             r.advance(sim.stream, 99)
@@ -223,9 +225,7 @@ def halfway(sim):
     b.drop()
     for _ in range(sim.rng.randint(1, 6)):
         b.consume()
-    if a.w and a.w.removing:
-        sim.remove(a.w.removing)
-        a.w.removing = None
+    a.remove(99)
     until(sim, b.ready, 6)
 
 
