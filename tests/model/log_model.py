@@ -41,6 +41,10 @@ FAULTS = {
     "revokefirst": "a lease's end is no batch, and the revoke record goes first",
     "stalekeep": "a deposed writer answers keepalives",
     "ackclock": "the time of an acknowledgement taken for that of sending",
+    "oldbarrier": "a barrier that was sent before a read came proves the read",
+    "lossyonce": "a later trim record does not say again that a loss was accepted",
+    "unsettled": "an instance that has accepted a loss goes on taking what is there",
+    "anytrim": "the first of several trim records of one index ends the tolerance for holes",
     "monotonic": "a clock that stops while the process is suspended",
 }
 
@@ -51,6 +55,11 @@ RULES = {
     "barkeep": "barriers go under a trim only",
     "epochkeep": "epoch records are never removed",
     "trimalone": "a trim record is sent with nothing in flight",
+    "floortag": "a trim record permits no removal of what a later floor superseded",
+    "anyepoch": "up to the trim record of an accepted loss epoch records may be missing, too",
+    "lossyholes": "in a log of which messages are lost, an index of one epoch is missing only where a sequence is",
+    "lossynonce": "and a number that is known has its nonce",
+    "wholefrom": "an instance that runs looks for all behind the trim record's index, not for all above the floor",
     "passover": "a load passes over a trim record that proved void, another program's copy for one",
     "batchtrim": "up to T the rest of a batch counts",
     "seqgap": "behind the trim record no sequence is missing",

@@ -1,6 +1,9 @@
 """The writer of one epoch: it plans, sends guarded messages without waiting, and believes acknowledgements in their order."""
 
 from leases import Lessor
+
+BARRIERS = 2                                                  # barriers in flight at once
+PAUSE = 3                                                     # from one that several answers waited for to the next one
 from log import Rec, holds
 
 
@@ -26,7 +29,7 @@ class Writer:
         self.known = {}                                       # by instance start: the lowest open counter, answers by counter
         self.lessor = Lessor(inst, s, sent)
         self.hold = self.holds = self.named = 0               # a resignation: since when, which, and if it named its successor
-        self.expiries = 0
+        self.expiries, self.next_barrier = 0, 0
 
     def trouble(self, why):
         self.sim.log(f"{self.inst.i} stops writing: {why}")
@@ -118,8 +121,21 @@ class Writer:
         return recs + [v]
 
     def wait(self, frm, o, how):
-        self.reads.append(Read(frm, o, how))
+        """All that waits is proved by whatever is sent next: a barrier, or a record that comes in between."""
+        x = Read(frm, o, how)
+        self.reads.append(x)
+        if self.sim.fault == "oldbarrier":
+            x.seq = max((f.seq for f in self.fly if f.rec.kind == "b"), default=None)
         if self.sim.rng.random() < .7:
+            self.end_turn()
+
+    def end_turn(self):
+        """Sends a barrier for all that waits, unless two are in flight, or the pause behind a shared one is not over."""
+        waiting = [x for x in self.reads if not x.seq]
+        barriers = sum(f.rec.kind == "b" for f in self.fly)
+        if waiting and barriers < BARRIERS and self.sim.now >= self.next_barrier:
+            if len(waiting) > 1:
+                self.next_barrier = self.sim.now + PAUSE
             self.barrier()
 
     def reply(self, to, o, at, how):
@@ -145,6 +161,7 @@ class Writer:
         for r in recs:
             self.plan.take([r])
             self.send(r)
+        self.prove()
         return self.fly[-1]
 
     def send(self, r):
@@ -153,9 +170,13 @@ class Writer:
         self.next += 1
 
     def barrier(self):
-        for x in self.reads:
-            x.seq = x.seq or self.next
         self.send(Rec("b", self.ep, self.no, self.plan.idx))
+        self.prove()
+
+    def prove(self):
+        """The last message that was sent proves all that came before."""
+        for x in self.reads:
+            x.seq = x.seq or self.next - 1
 
     def ack(self, uid, seq):
         f = next((f for f in self.fly if f.rec.uid == uid), None)
@@ -188,6 +209,8 @@ class Writer:
         if f.rec.kind == "b" and "barkeep" in self.sim.off:
             self.sim.remove([f.seq])
         self.answer_reads(f.seq, f.sent)
+        if self.inst.w is self:
+            self.end_turn()
 
     def answer_reads(self, seq, sent):
         for x in [x for x in self.reads if x.seq and x.seq <= seq]:
