@@ -188,6 +188,8 @@ class Sim:
             return []
         del took[r.uid]
         lost = [m for m in self.damage if m.uid in self.valid]
+        if any(v.no == "garbage" for v in took.values()) and not any(m.kind == "e" for m in lost):
+            self.fail("the accepted log holds a foreign message")
         if not self.aliens and not any(m.kind == "e" for m in lost):
             twins, torn = {(m.ep, m.no, m.idx) for m in lost}, {m.op for m in lost if m.cnt > 1}
             for v in took.values():
