@@ -8,8 +8,8 @@ of those at or below its own floor. All the rest goes by the trim record's index
 class Pile:
     """Fed with valid records, barriers and void messages in the order of the log, from its start."""
 
-    def __init__(self, floor=0):
-        self.floor = floor                                    # the last trim record's, before the floor record has come
+    def __init__(self, floor=0, off=()):
+        self.floor, self.off = floor, off                     # the floor of the last trim record, before its floor record comes
         self.versions, self.revs, self.last = {}, {}, {}      # by key; first record of each revision; newest reserved record
         self.void, self.keys, self.reserved, self.bars = [], [], [], []
         self.todo, self.again, self.swept = [], False, False  # keys that a sweep has still to see
@@ -27,7 +27,7 @@ class Pile:
                 self.supersede(r.lease, r)
             elif r.kind == "v":
                 self.supersede(r.lease, r, ends=True)
-            elif r.kind in "ft":
+            elif r.kind in "ft" or "epochkeep" in self.off:   # epoch records stay for ever
                 self.supersede(r.kind, r)
                 if r.kind == "f" and r.floor > self.floor:
                     self.floor, self.again = r.floor, bool(self.todo)
@@ -70,28 +70,28 @@ class Pile:
         rev = min((rev for rev in self.revs if rev > self.floor), default=None)
         return self.revs.get(rev)
 
-    def take(self, T, floor, seq, off=()):
+    def take(self, T, floor, seq):
         """What may go under a trim record at a sequence: void messages descending, old versions, tombstones, barriers."""
         void = sorted((q for q in self.void if q < seq), reverse=True)
         self.void = [q for q in self.void if q >= seq]
-        goes = [k for k in self.keys if k[2] <= floor or "floortag" in off]
-        self.keys = [k for k in self.keys if not (k[2] <= floor or "floortag" in off)]
+        goes = [k for k in self.keys if k[2] <= floor or "floortag" in self.off]
+        self.keys = [k for k in self.keys if not (k[2] <= floor or "floortag" in self.off)]
         goes += [k for k in self.reserved if k[2] <= T and k[0] < seq]
         self.reserved = [k for k in self.reserved if not (k[2] <= T and k[0] < seq)]
         bars = [q for q, idx in self.bars if idx <= T and q < seq]
         self.bars = [(q, idx) for q, idx in self.bars if not (idx <= T and q < seq)]
         old, late = (sorted(q for q, dead, _ in goes if dead == ends) for ends in (False, True))
         self.removable.update(void, bars)
-        if "voidfirst" in off:
+        if "voidfirst" in self.off:
             return old + late + bars + void
         return void + old + late + bars
 
     # --- what must be in the stream
 
-    def begin_whole(self, begin, T, seqs, off=()):
+    def begin_whole(self, begin, T, seqs):
         """Everything is there behind index T, and behind the trim record itself, which stands at `begin`."""
         first = min((q for idx, q in seqs.items() if idx > T), default=begin)
-        if "wholefrom" in off:
+        if "wholefrom" in self.off:
             first = (self.first_above_floor() or (begin,))[0]
         self.whole = max(self.whole, min(begin, first))
 

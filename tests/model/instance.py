@@ -38,7 +38,7 @@ class Instance:
         view = rep[self.rep] if sim.rng.random() < .5 else None
         msgs, end = (view.msgs, view.shown) if view else (sim.stream.msgs, sim.stream.committed)
         self.s = state_before(msgs, end, self.void, sim.fault, sim.off)
-        self.pile = Pile(msgs[self.s.tpos].floor if self.s.tpos else 0)
+        self.pile = Pile(msgs[self.s.tpos].floor if self.s.tpos else 0, sim.off)
         if sim.accepting is self:                             # --accept-data-loss: it takes what is there
             self.s = State(0, 0, sim.fault, sim.off, lenient=True)
         self.w, self.doubt, self.seqs, self.shown, self.loaded = None, None, {}, None, False
@@ -156,13 +156,13 @@ class Instance:
             return
         self.loaded = True
         self.pile.holes = list(self.s.holes)
-        self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs, self.sim.off)
+        self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
 
     def trimmed(self, t):
         """A trim record came while it ran. The writer removes what goes under it, and what the writer before left."""
         p = self.pile
-        removal = p.take(t.T, t.floor, t.seq, self.sim.off)
-        p.begin_whole(t.seq, t.T, self.seqs, self.sim.off)
+        removal = p.take(t.T, t.floor, t.seq)
+        p.begin_whole(t.seq, t.T, self.seqs)
         if self.w:
             self.jobs += [("remove", what, t) for what in (p.inherited, removal) if what]
         p.inherited = None if self.w else removal

@@ -83,7 +83,7 @@ class Sim:
         if q in self.waiting:
             self.acks.append(self.waiting.pop(q))
         t = self.truth
-        got = self.loss_accepted(q, r) if r.kind == "e" and r.lossy else t.apply(q, r)
+        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.lossy else t.apply(q, r)
         t = self.truth
         for v in got:
             if v.inst == "alien":
