@@ -5,6 +5,9 @@ from log import Rec, State, last_trim, state_before
 from writer import Writer
 
 
+READS_SENT = 2                                                # requests for reads on their way at once
+
+
 class Instance:
     def __init__(self, sim, i):
         self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
@@ -16,6 +19,7 @@ class Instance:
         self.starts += 1
         self.start = f"{self.i}{'abcdefghijklmnopqrstuvwxyz'[self.starts % 26]}{self.starts // 26}"
         self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
+        self.later = []                                       # reads for which two requests are on their way already
         self.named, self.lost, self.tries, self.void = None, False, {}, set()
         self.conn = []
         self.sim.conns.append(self.conn)
@@ -55,9 +59,7 @@ class Instance:
     def drop(self):
         self.sim.reloads += 1
         if "unknown" not in self.sim.off:
-            for o in self.open.values():
-                self.sim.answer(self, o, "unknown")
-            self.open = {}
+            self.give_up()
         self.reload()
 
     def ready(self):
@@ -78,10 +80,10 @@ class Instance:
         if self.applied(got):
             return True
         if self.s.suspect or ("seqgap" in self.sim.off and not got and r.idx > before + 1):
-            T, q = self.sim.last_trim(self.void)
-            if T > self.s.T:            # it fell behind a trim
+            trim = self.sim.last_trim(self.void)
+            if trim > (self.s.T, self.s.tpos):                # it fell behind a trim
                 if "reload" in self.sim.off:
-                    self.s.T, self.s.tpos, self.s.met, self.s.suspect, self.s.hole = T, q, False, False, True
+                    (self.s.T, self.s.tpos), self.s.met, self.s.suspect, self.s.hole = trim, False, False, True
                     return True
                 self.drop()
                 return True
@@ -125,7 +127,7 @@ class Instance:
             if self.shown is not None:
                 self.shown = r.idx
         if self.s.bad and self.s.met:                         # another digest than the trim record's
-            if self.sim.last_trim(self.void)[0] > self.s.T or (self.loading != self.view() and "steady" not in self.sim.off):
+            if self.sim.last_trim(self.void) > (self.s.T, self.s.tpos) or (self.loading != self.view() and "steady" not in self.sim.off):
                 self.drop()                                   # messages went while it loaded: it may have read half of a removal
             else:
                 self.lose("digest")
@@ -249,7 +251,7 @@ class Instance:
         if d["lack"] is None and self.s.suspect:              # it cannot read on: its replica must have got that far
             if rep.shown >= d["need"]:
                 self.doubt = None
-                if last_trim(rep.msgs, rep.shown, self.void)[0] <= self.s.T:
+                if last_trim(rep.msgs, rep.shown, self.void) <= (self.s.T, self.s.tpos):
                     self.lose(f"a hole behind sequence {self.s.pos}")
         elif d["lack"] is None:
             self.doubt = None
@@ -268,9 +270,8 @@ class Instance:
             self.sim.fail(f"instance {self.i} declares a loss ({why}), nobody removed anything")
         if self.w:
             self.w.trouble("loss")
-        for o in self.open.values():
-            self.sim.answer(self, o, "unknown")
-        self.open, self.lost = {}, True
+        self.give_up()
+        self.lost = True
 
     # --- asking the writer
 
@@ -278,7 +279,30 @@ class Instance:
         self.counter += 1
         o["op"], o["at"], o["how"] = (self.start, self.counter), None, None
         self.sim.client_of[o["op"]] = o["n"]
+        if o["kind"] == "r":                                  # a request is for all reads that came before it was sent
+            o["with"] = []
+            sent = [x for x in self.open.values() if x["kind"] == "r"]
+            if sent and self.sim.fault == "joinread":
+                return sent[-1]["with"].append(o)
+            if len(sent) >= READS_SENT:
+                return self.later.append(o)
         self.forward(o)
+
+    def tell(self, o, how):
+        del self.open[o["op"]]
+        for x in [o] + o.get("with", []):
+            self.sim.answer(self, x, how)
+        if o["kind"] == "r" and self.later:
+            first, *rest = self.later
+            first["with"], self.later = rest, []
+            self.forward(first)
+
+    def give_up(self):
+        later, self.later = self.later, []
+        for o in list(self.open.values()):
+            self.tell(o, "unknown")
+        for o in later:
+            self.sim.answer(self, o, "unknown")
 
     def forward(self, o):
         o["ep"] = self.s.ep
@@ -310,19 +334,15 @@ class Instance:
             return
         for op, o in list(self.open.items()):
             if o["at"] is not None and self.s.idx >= o["at"]:
-                del self.open[op]
-                self.sim.answer(self, o, o["how"])
+                self.tell(o, o["how"])
             elif self.s.ep > o["ep"]:                         # the log up to the next epoch record decides
                 change = o["kind"] in "wgv"
                 if change and op in self.s.ops:
-                    del self.open[op]
-                    self.sim.answer(self, o, "ok")
+                    self.tell(o, "ok")
                 elif change and self.s.gap and "unknown" not in self.sim.off:
-                    del self.open[op]
-                    self.sim.answer(self, o, "unknown")
+                    self.tell(o, "unknown")
                 elif not change or self.sim.rng.random() < .4:
-                    del self.open[op]
-                    self.sim.answer(self, o, "never")
+                    self.tell(o, "never")
                 else:
                     o["at"] = None
                     self.forward(o)                           # sent again, same operation id

@@ -6,13 +6,14 @@ Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 
 -f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
 
 Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
-and replicas), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
+and replicas), garbage (what an instance may remove), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
 
 Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
-floor and trim records, removals; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by foreign hands.
+floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
+share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
+by foreign hands; a loss that an operator accepts, after which all that is left is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch.
 """
@@ -42,6 +43,7 @@ FAULTS = {
     "stalekeep": "a deposed writer answers keepalives",
     "ackclock": "the time of an acknowledgement taken for that of sending",
     "oldbarrier": "a barrier that was sent before a read came proves the read",
+    "joinread": "a read joins the request of others that is on its way already",
     "lossyonce": "a later trim record does not say again that a loss was accepted",
     "unsettled": "an instance that has accepted a loss goes on taking what is there",
     "anytrim": "the first of several trim records of one index ends the tolerance for holes",

@@ -169,9 +169,8 @@ class Sim:
                 r.advance(self.stream, 9999)
         for x in self.inst:
             del x.conn[self.rng.randint(0, len(x.conn)):]
-            for o in x.open.values():
-                self.answer(x, o, "unknown")
-            x.open, x.paused, x.cut_off, x.down = {}, False, False, x is not self.accepting
+            x.give_up()
+            x.paused, x.cut_off, x.down = False, False, x is not self.accepting
             x.boot()
 
     def loss_accepted(self, q, r):
@@ -433,8 +432,7 @@ class Sim:
                 x.w.trouble("connection lost")
         elif a == "crash":
             del x.conn[rng.randint(0, len(x.conn)):]
-            for o in x.open.values():
-                self.answer(x, o, "unknown")
+            x.give_up()
             x.boot()
             self.log(f"{x.i} restarts as {x.start}")
         elif a == "reload":
