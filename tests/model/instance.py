@@ -46,6 +46,7 @@ class Instance:
         if sim.accepting is self:                             # --accept-data-loss: it takes what is there
             self.s = State(0, 0, sim.fault, sim.off, lenient=True)
         self.w, self.doubt, self.seqs, self.shown, self.loaded = None, None, {}, None, False
+        self.met = None                                       # the last trim record that a load has read
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
         self.token, self.loading = object(), self.view()
         if "attempt" not in sim.off:
@@ -126,6 +127,12 @@ class Instance:
                 self.sim.fail(f"instance {self.i}: its watches skip from index {self.shown} to {r.idx}")
             if self.shown is not None:
                 self.shown = r.idx
+        for r in recs:
+            if r.kind == "t":
+                if self.loaded:
+                    self.trimmed(r)
+                elif "loadtrim" not in self.sim.off:
+                    self.met = r
         if self.s.bad and self.s.met:                         # another digest than the trim record's
             if self.sim.last_trim(self.void) > (self.s.T, self.s.tpos) or (self.loading != self.view() and "steady" not in self.sim.off):
                 self.drop()                                   # messages went while it loaded: it may have read half of a removal
@@ -135,9 +142,6 @@ class Instance:
         if self.need is not None and self.s.sure >= self.need or "request" in self.sim.off and self.s.sure:
             self.proved = True
         if self.ready():
-            for r in recs:
-                if was and r.kind == "t":
-                    self.trimmed(r)
             if not was:
                 self.became_ready()
             if recs:
@@ -159,6 +163,8 @@ class Instance:
         self.loaded = True
         self.pile.holes = list(self.s.holes)
         self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
+        if self.met:                                          # what goes under it may have been there when it was read
+            self.trimmed(self.met)
 
     def trimmed(self, t):
         """A trim record came while it ran. The writer removes what goes under it, and what the writer before left."""

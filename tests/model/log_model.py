@@ -62,6 +62,7 @@ RULES = {
     "lossyholes": "in a log of which messages are lost, an index of one epoch is missing only where a sequence is",
     "lossynonce": "and a number that is known has its nonce",
     "wholefrom": "an instance that runs looks for all behind the trim record's index, not for all above the floor",
+    "loadtrim": "a trim record that a load reads permits removals when it has loaded, too",
     "passover": "a load passes over a trim record that proved void, another program's copy for one",
     "batchtrim": "up to T the rest of a batch counts",
     "seqgap": "behind the trim record no sequence is missing",
