@@ -248,6 +248,27 @@ def deposed(sim):
     until(sim, lambda: False, 2)
 
 
+def loading(sim):
+    """A trim record comes while an instance loads, and the removals that it permits when it has loaded."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    for n in range(sim.rng.randint(2, 6)):
+        answered(sim, asks(sim, a, "w", keys=[sim.rng.choice("ab")], dead=sim.rng.random() < .3))
+    b.drop()
+    for _ in range(sim.rng.randint(0, 6)):
+        b.consume()
+    b.cut_off = True
+    trims(sim, a, removes=False)
+    b.cut_off = False
+    until(sim, b.ready, 6)
+    a.remove(sim.rng.randint(1, 9))
+    for r in sim.stream.replicas:
+        r.advance(sim.stream, 99)
+    b.check()
+    until(sim, lambda: False, 3)
+
+
 def accepted(sim):
     """Something is lost above the floor, and the loss is accepted. The instances that start afterwards must agree on the rest."""
     rng, (a, b) = sim.rng, sim.inst[:2]
@@ -288,4 +309,4 @@ def accepted(sim):
 
 
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
-              halfway=halfway, deposed=deposed, accepted=accepted)
+              halfway=halfway, deposed=deposed, accepted=accepted, loading=loading)
