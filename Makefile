@@ -97,6 +97,10 @@ model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then 
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
+.PHONY: full-disk
+full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
+	$(CARGO) test --locked --test full_disk -- --ignored
+
 # --- what takes longer ---
 
 .PHONY: model-long

@@ -1,14 +1,5 @@
 //! Mistakes of those who start jetway: each is told in words that name the remedy, and ends in
 //! an exit or an etcd error, never in a panic or a hang.
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-
-#[path = "support/mod.rs"]
-mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

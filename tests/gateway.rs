@@ -3,16 +3,6 @@
 //! All of it is checked on etcd too, with `JETWAY_TEST_TARGET=etcd`. Go puts a space after each comma in some builds and
 //! not in others, and after `proto:` now a space and now a no-break one; that is all the text that may differ.
 
-#![allow(
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "support/mod.rs"]
-mod support;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};

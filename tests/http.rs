@@ -2,17 +2,6 @@
 //!
 //! As the rest of the contract, all that etcd has too is checked on etcd with `JETWAY_TEST_TARGET=etcd`.
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "support/mod.rs"]
-mod support;
-
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;

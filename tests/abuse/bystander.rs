@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::Client;
-use crate::support::server::{Server, Target};
-use crate::support::watch::{WatchStream, pair, watch_key};
+use support::client::Client;
+use support::server::{Server, Target};
+use support::watch::{WatchStream, pair, watch_key};
 
 /// The longest that any of its calls may take. What is abused is a debug build, on a machine that may do other things as
 /// well; left alone the slowest call is seen to take a tenth of a second.

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::bystander::Bystander;
 use crate::process::Memory;
 use crate::raw::*;
-use crate::support::server::{Server, Target};
-use crate::support::within;
+use support::server::{Server, Target};
+use support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 

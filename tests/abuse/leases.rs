@@ -6,9 +6,9 @@ use tonic::Code;
 
 use crate::bystander::Bystander;
 use crate::process::Memory;
-use crate::support::client::*;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
+use support::client::*;
+use support::lease::KeepAlive;
+use support::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_streams_that_keep_one_lease_alive() {

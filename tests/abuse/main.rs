@@ -5,17 +5,6 @@
 //! and looks at the server's memory from outside. With `JETWAY_TEST_TARGET=etcd` the same is done to etcd, which shows
 //! what the answers have to be; bounds on time and memory are jetway's alone.
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bystander;
 mod connections;
 mod frames;

@@ -9,10 +9,10 @@ use tower::Service as _;
 use crate::bystander::Bystander;
 use crate::process::Memory;
 use crate::raw::*;
-use crate::support::client::*;
-use crate::support::server::{Server, Target};
-use crate::support::watch::{WatchStream, watch_key};
-use crate::support::within;
+use support::client::*;
+use support::server::{Server, Target};
+use support::watch::{WatchStream, watch_key};
+use support::within;
 
 /// A key of a mebibyte is within etcd's limit. jetway has a lower one for keys it stores; reads and watches of others
 /// find nothing.

@@ -6,10 +6,10 @@ use jetway::proto::etcdserverpb::*;
 
 use crate::bystander::Bystander;
 use crate::process::Memory;
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
-use crate::support::within;
+use support::client::*;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
+use support::within;
 
 const VALUE: usize = 1 << 20;
 

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use crate::bystander::Bystander;
 use crate::process::Memory;
-use crate::support::client::Client;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_key};
+use support::client::Client;
+use support::server::Server;
+use support::watch::{WatchStream, watch_key};
 
 const WATCHES: usize = 100_000;
 
@@ -57,7 +57,7 @@ async fn a_hundred_thousand_watches_on_one_stream() {
     let writing = tokio::spawn(async move {
         let keys: Vec<_> = (0..WATCHES).collect();
         for keys in keys.chunks(128) {
-            use crate::support::client::{op, put, run};
+            use support::client::{op, put, run};
             let puts = keys.iter().map(|n| op(put(format!("/watched/{n}"), "v"))).collect();
             writer.txn(run(puts)).await.unwrap();
         }

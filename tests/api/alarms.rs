@@ -4,11 +4,11 @@ use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
+use support::client::*;
+use support::eventually;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
 
 const CORRUPT: &str = "etcdserver: corrupt cluster";
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";

@@ -5,9 +5,9 @@ use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::{AuthUserAddRequest, AuthUserChangePasswordRequest};
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{refused, revision};
-use crate::support::server::Server;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{refused, revision};
+use support::server::Server;
 
 const FAILED: &str = "etcdserver: authentication failed, invalid user ID or password";
 const NOT_FOUND: &str = "etcdserver: user name not found";

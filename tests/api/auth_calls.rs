@@ -6,12 +6,12 @@ use jetway::proto::v3electionpb::{CampaignRequest, CampaignResponse, LeaderReque
 use jetway::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 use tonic::Code;
 
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::{Answer, Client, put, refused};
-use crate::support::keys::b;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
+use support::auth::{add_user, enable, permission};
+use support::client::{Answer, Client, put, refused};
+use support::keys::b;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
 
 const DENIED: &str = "etcdserver: permission denied";
 const EMPTY: &str = "etcdserver: user name is empty";
@@ -165,7 +165,7 @@ async fn a_lease_expires_by_itself_whoever_owns_its_keys() {
     let root = enable(&client).await;
     root.lease_grant(7, 2).await.unwrap();
     root.put_request(PutRequest { lease: 7, ..put("k", "v") }).await.unwrap();
-    crate::support::eventually("the lease to end", async || root.kv("k").await.is_none().then_some(())).await;
+    support::eventually("the lease to end", async || root.kv("k").await.is_none().then_some(())).await;
 }
 
 /// STS-2, MNT-8, CLU-3, CLU-7
@@ -276,7 +276,7 @@ async fn locks_and_elections_need_the_permissions_of_their_keys() {
             .server_stream("/v3electionpb.Election/Observe", LeaderRequest { name: b("other") })
             .await
             .unwrap();
-        assert!(crate::support::within("the end", observed.message()).await.unwrap().is_none());
+        assert!(support::within("the end", observed.message()).await.unwrap().is_none());
     }
     assert_eq!(root.kv(&key).await.unwrap(), held);
     unlock(&user, &key).await.unwrap();
@@ -294,6 +294,6 @@ async fn health_is_for_everybody() {
     let answer: jetway::proto::health::HealthCheckResponse =
         client.unary("/grpc.health.v1.Health/Check", check).await.unwrap();
     assert_eq!(answer.status(), jetway::proto::health::health_check_response::ServingStatus::Serving);
-    let health = crate::support::http::http(&server.address(), "GET", "/health").await;
+    let health = support::http::http(&server.address(), "GET", "/health").await;
     assert!(health.body.contains("\"health\":\"true\""), "{}", health.body);
 }

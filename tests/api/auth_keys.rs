@@ -7,10 +7,10 @@ use jetway::proto::etcdserverpb::{
 };
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{Client, all, compare, delete, get, op, put, refused, run};
-use crate::support::keys::b;
-use crate::support::server::Server;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{Client, all, compare, delete, get, op, put, refused, run};
+use support::keys::b;
+use support::server::Server;
 
 const DENIED: &str = "etcdserver: permission denied";
 const EMPTY: &str = "etcdserver: user name is empty";
@@ -293,11 +293,11 @@ async fn a_stream_that_outlives_a_change_of_users_ends_with_an_error() {
     }
     let mut stream: tonic::Streaming<jetway::proto::etcdserverpb::RangeStreamResponse> =
         root.server_stream("/etcdserverpb.KV/RangeStream", all("k/")).await.unwrap();
-    let first = crate::support::within("a chunk", stream.message()).await.unwrap();
+    let first = support::within("a chunk", stream.message()).await.unwrap();
     assert!(first.is_some());
     root.role_add("new").await.unwrap();
     let status = loop {
-        match crate::support::within("a chunk", stream.message()).await {
+        match support::within("a chunk", stream.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("the stream must not end well"),
             Err(status) => break status,

@@ -15,10 +15,10 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{Client, get, op, refused, run};
-use crate::support::server::Server;
-use crate::support::watch::WatchStream;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{Client, get, op, refused, run};
+use support::server::Server;
+use support::watch::WatchStream;
 
 const TOKEN: &str = "etcdserver: invalid auth token";
 const OLD: &str = "etcdserver: revision of auth store is old";
@@ -137,7 +137,7 @@ async fn a_signed_token_is_good_until_users_change() {
     root.leases().await.unwrap();
 
     refused(user.get("k").await, Code::InvalidArgument, OLD);
-    refused(user.put_request(crate::support::client::put("k", "v")).await, Code::InvalidArgument, OLD);
+    refused(user.put_request(support::client::put("k", "v")).await, Code::InvalidArgument, OLD);
     user.lease_revoke(5).await.unwrap();
     user.user_get("u").await.unwrap();
     client.login("u", "u").await.get("k").await.unwrap();

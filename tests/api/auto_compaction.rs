@@ -3,9 +3,9 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::server::Server;
+use support::client::*;
+use support::eventually;
+use support::server::Server;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 

@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::server::Server;
+use support::watch::*;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
@@ -214,13 +214,13 @@ async fn compaction_frees_space() {
     for _ in 0..100 {
         client.put("a", &value).await;
     }
-    let before = crate::support::eventually("the space in use to show", async || {
+    let before = support::eventually("the space in use to show", async || {
         client.status().await.ok().filter(|status| status.db_size_in_use > 9_000_000)
     })
     .await;
     let last = client.revision().await;
     client.compact_request(CompactionRequest { revision: last, physical: true }).await.unwrap();
-    crate::support::eventually("the space in use to shrink", async || {
+    support::eventually("the space in use to shrink", async || {
         // etcd counts again when it commits.
         client.put("b", "x").await;
         (client.status().await.unwrap().db_size_in_use < before.db_size_in_use / 10).then_some(())

@@ -4,10 +4,10 @@ use jetway::proto::v3electionpb::*;
 use tokio::task::JoinHandle;
 use tonic::{Code, Streaming};
 
-use crate::support::client::*;
-use crate::support::keys::{b, unique};
-use crate::support::server::Server;
-use crate::support::{eventually, within};
+use support::client::*;
+use support::keys::{b, unique};
+use support::server::Server;
+use support::{eventually, within};
 
 async fn campaign(client: &Client, name: &str, lease: i64, value: &str) -> Answer<CampaignResponse> {
     let request = CampaignRequest { name: b(name), lease, value: b(value) };

@@ -3,8 +3,8 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::server::Server;
 
 /// MD-5: clients find out by this what a server does not know.
 #[tokio::test]

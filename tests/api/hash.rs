@@ -3,9 +3,9 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::server::{Server, Target};
+use support::client::*;
+use support::eventually;
+use support::server::{Server, Target};
 
 async fn hash_kv(client: &Client, revision: i64) -> Answer<HashKvResponse> {
     client.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision }).await

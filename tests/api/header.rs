@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
 
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::server::Server;
+use support::watch::*;
 
 /// HDR-1
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn the_change_that_moves_nested_revisions_may_lie_in_another_nested_txn() 
 #[tokio::test]
 async fn guarded_updates_by_many_clients_lose_nothing() {
     let server = Server::shared().await;
-    let key = crate::support::keys::unique("counter");
+    let key = support::keys::unique("counter");
     let (clients, rounds) = (8, 12);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..clients {
@@ -194,7 +194,7 @@ async fn increment(client: &Client, key: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_given_up_fits_into_the_history_or_is_not_there() {
     let server = Server::shared().await;
-    let key = crate::support::keys::unique("given-up");
+    let key = support::keys::unique("given-up");
     let client = server.client().await;
     let first = client.put(&key, "blind").await;
     let mut tasks = tokio::task::JoinSet::new();

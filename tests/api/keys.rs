@@ -2,9 +2,9 @@
 
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 /// KEY-1, PUT-8: any bytes make a key, and keys compare as unsigned bytes.
 #[tokio::test]

@@ -6,11 +6,11 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::Delete;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::*;
 
 const NOT_FOUND: &str = "etcdserver: requested lease not found";
 
@@ -275,7 +275,7 @@ async fn an_empty_lease_expires_without_a_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     client.lease_grant(9, 2).await.unwrap();
-    crate::support::eventually("the lease to expire", async || {
+    support::eventually("the lease to expire", async || {
         let left = client.lease_time_to_live(9, false).await.unwrap();
         (left.ttl == -1 && left.granted_ttl == 0).then_some(())
     })

@@ -3,9 +3,9 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 const TOO_LARGE: &str = "etcdserver: request is too large";
 const MAX_REQUEST: usize = 1536 * 1024;

@@ -6,10 +6,10 @@ use jetway::proto::v3lockpb::*;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::{b, unique};
-use crate::support::server::Server;
-use crate::support::{eventually, within};
+use support::client::*;
+use support::keys::{b, unique};
+use support::server::Server;
+use support::{eventually, within};
 
 async fn lock(client: &Client, name: &str, lease: i64) -> Answer<LockResponse> {
     client.unary("/v3lockpb.Lock/Lock", LockRequest { name: b(name), lease }).await

@@ -6,8 +6,8 @@ use jetway::proto::health::health_check_response::ServingStatus;
 use jetway::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::server::Server;
 
 /// STS-1, CLI-7: kube-apiserver decides by the version whether it may ask for progress.
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn status_tells_a_version_a_leader_and_sizes() {
     client.put("a", vec![b'v'; 100_000]).await;
     // The size follows the write, a moment later.
     let grown = async || client.status().await.ok().filter(|status| status.db_size > 100_000);
-    let status = crate::support::eventually("the size to show the write", grown).await;
+    let status = support::eventually("the size to show the write", grown).await;
     let version: Vec<u64> = status.version.split('.').map(|part| part.parse().unwrap()).collect();
     let [major, minor, patch] = version[..] else { panic!("{} is no plain semver", status.version) };
     assert!((major, minor, patch) >= (3, 6, 0), "{}", status.version);
@@ -128,7 +128,7 @@ async fn the_health_service_serves() {
     refused(answer, Code::NotFound, "unknown service");
     let mut stream: tonic::Streaming<HealthCheckResponse> =
         client.server_stream("/grpc.health.v1.Health/Watch", check("")).await.unwrap();
-    let first = crate::support::within("the health", stream.message()).await.unwrap().unwrap();
+    let first = support::within("the health", stream.message()).await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
 }
 
@@ -257,11 +257,11 @@ async fn leadership_and_version_stay_where_they_are() {
 async fn calls_that_want_a_leader_find_one() {
     let server = Server::shared().await;
     let client = server.client().await.with_metadata("hasleader", "true");
-    let key = crate::support::keys::unique("hasleader");
-    let mut watch = crate::support::watch::WatchStream::open(&client);
-    watch.watch(crate::support::watch::watch_key(&key)).await;
+    let key = support::keys::unique("hasleader");
+    let mut watch = support::watch::WatchStream::open(&client);
+    watch.watch(support::watch::watch_key(&key)).await;
     client.put(&key, "x").await;
     assert_eq!(watch.events(1).await.len(), 1);
-    let mut keep_alive = crate::support::lease::KeepAlive::open(&client);
+    let mut keep_alive = support::lease::KeepAlive::open(&client);
     assert_eq!(keep_alive.renew(123_123).await.ttl, 0);
 }

@@ -4,10 +4,10 @@ use jetway::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::within;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::within;
 
 /// Checks the shape of the pieces and merges them into the Range answer that they stand for.
 fn merge((chunks, ended): (Vec<RangeResponse>, Option<tonic::Status>)) -> RangeResponse {

@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::compare::CompareResult::{self, Equal, Greater, 
 use jetway::proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 async fn holds(client: &Client, compares: Vec<Compare>) -> bool {
     client.txn(TxnRequest { compare: compares, ..Default::default() }).await.unwrap().succeeded

@@ -6,10 +6,10 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 fn never() -> Compare {
     compare("any", CompareResult::Less, TargetUnion::Version(0))

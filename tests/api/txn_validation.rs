@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 const DUPLICATE: &str = "etcdserver: duplicate key given in txn request";
 const NO_KEY: &str = "etcdserver: key is not provided";

@@ -4,10 +4,10 @@ use jetway::proto::etcdserverpb::watch_request::RequestUnion;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";

@@ -6,10 +6,10 @@ use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 use jetway::proto::mvccpb::{Event, KeyValue};
 use prost::Message as _;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 /// A shared server's client, a prefix, and a watch of that prefix.
 async fn watching(name: &str, options: WatchCreateRequest) -> (Client, String, WatchStream) {
@@ -322,7 +322,7 @@ async fn a_slow_reader_hurts_nobody_and_catches_up() {
     }
     let mut next = 2;
     while next < 2 + count {
-        let message = crate::support::within("the slow watch", slow.message()).await.unwrap().unwrap();
+        let message = support::within("the slow watch", slow.message()).await.unwrap().unwrap();
         for event in &message.events {
             assert_eq!(pair(event).mod_revision, next);
             next += 1;

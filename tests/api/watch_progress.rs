@@ -2,10 +2,10 @@
 
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 /// WAT-31, WAT-33, WAT-36
 #[tokio::test]

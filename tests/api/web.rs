@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::http::{HttpAnswer, http};
-use crate::support::server::Server;
+use support::http::{HttpAnswer, http};
+use support::server::Server;
 
 async fn get(path: &str) -> HttpAnswer {
     http(&Server::shared().await.address(), "GET", path).await

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 
 use rcgen::KeyPair;
 
-use crate::material::{Material, Says};
 use crate::program::{Place, Program, Running, assignments, etcdctl};
-use crate::support::http::http;
-use crate::support::server::{Port, peer, spawn};
+use support::certificates::{Material, Template};
+use support::http::http;
+use support::server::{Port, peer, spawn};
 
 /// Certificates, ports and a place.
 struct Site {
@@ -24,10 +24,10 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let material = Material::new();
+        let material = Material::create();
         let hosts = &["127.0.0.1", "127.0.0.2", "localhost"];
-        material.serve(Says { name: "server", hosts, ..Says::default() });
-        let pair = material.authority.issue(Says { name: "client", ..Says::default() });
+        material.serve(Template { name: "server", hosts, ..Template::default() });
+        let pair = material.authority.issue(Template { name: "client", ..Template::default() });
         material.write("client.pem", pair.cert);
         material.write("client.key", pair.key);
         let [client, peer, metrics] = [Port::claim(), Port::claim(), Port::claim()];
@@ -265,7 +265,7 @@ ETCD_LOG_OUTPUTS=\"stderr\"
     fs::write(&file, site.fill(text)).unwrap();
     let socket = site.place.path("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
-    systemd.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+    systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
     let mut command = site.command("");
     command.envs(assignments(&file)).env("NOTIFY_SOCKET", &socket);
     let server = site.place.start(command).await;

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::eventually;
-use crate::support::server::{alive, peer, signal, spawn};
+use support::eventually;
+use support::server::{alive, peer, signal, spawn};
 
 /// Who is called `etcd`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::program::{Ended, Place, Program, etcdctl};
-use crate::support::eventually;
-use crate::support::server::Port;
+use support::eventually;
+use support::server::Port;
 
 /// Names in etcd's help that etcd itself does not know.
 const UNDEFINED: [&str; 2] = ["discovery", "discovery-proxy"];

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::server::{signal, spawn};
+use support::server::{signal, spawn};
 
 /// The longest that a client may take for one step. Some steps wait for a lease to expire.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use crate::certificates::{CLIENTS, Certificates, STRANGER};
 use crate::plain::{self, Ids};
 use crate::process::{self, Ended, Process};
-use crate::support::server::{Server, Target, peer};
+use support::server::{Server, Target, peer};
 
 /// A line of the script with its number and, where it is a command, its input.
 struct Line {

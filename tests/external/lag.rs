@@ -7,11 +7,11 @@ use jetway::proto::etcdserverpb::{HashKvRequest, HashKvResponse, RangeRequest};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::{Client, all, put};
-use crate::support::http::http;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::{eventually, within};
+use support::client::{Client, all, put};
+use support::http::http;
+use support::nats::Nats;
+use support::server::Server;
+use support::{eventually, within};
 
 const VALUES: usize = 160;
 const VALUE_BYTES: usize = 100_000;

@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use crate::answer::{self, Answer};
 use crate::session::{Contend, Ending};
 use crate::side::Side;
-use crate::support::client::{self, Client, all};
-use crate::support::{eventually, within};
+use support::client::{self, Client, all};
+use support::{eventually, within};
 
 type Called = client::Answer<Bytes>;
 

@@ -10,8 +10,8 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use crate::session::*;
-use crate::support::keys::{TO_THE_END, prefix_end};
 use crate::watchers::STREAMS;
+use support::keys::{TO_THE_END, prefix_end};
 
 /// Keys that most operations use.
 const HOT: [&[u8]; 6] = [b"a", b"b", b"c", b"a/b", b"a/c", b"/x/y"];

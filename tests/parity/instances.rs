@@ -6,9 +6,9 @@ use jetway::proto::etcdserverpb as pb;
 use tokio::task::JoinHandle;
 
 use crate::session::Change;
-use crate::support::client::{Answer, Client};
-use crate::support::server::{Server, Target, signal};
-use crate::support::{eventually, within};
+use support::client::{Answer, Client};
+use support::server::{Server, Target, signal};
+use support::{eventually, within};
 
 /// Operations that run before the instances are as they were before a change of the writer.
 const UNSETTLED: usize = 5;

@@ -33,17 +33,6 @@
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal
 //! elements of a sorted range, remaining lease times, how events are batched (but one revision is never split).
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod answer;
 mod contend;
 mod generate;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::answer::Answer;
 use crate::session::{Op, Session, Setup, Step};
 use crate::side::Side;
-use crate::support::server::Target;
 use crate::watchers::Received;
+use support::server::Target;
 
 #[derive(Debug)]
 pub struct Pair {

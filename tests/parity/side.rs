@@ -11,12 +11,12 @@ use crate::contend;
 use crate::generate::{ROOT, Topics};
 use crate::instances::Others;
 use crate::session::*;
-use crate::support::client::{Client, revision};
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::nats::Nats;
-use crate::support::server::{Server, Target, alive, signal};
 use crate::watchers::{STREAMS, Watchers};
+use support::client::{Client, revision};
+use support::eventually;
+use support::lease::KeepAlive;
+use support::nats::Nats;
+use support::server::{Server, Target, alive, signal};
 
 #[derive(Debug)]
 pub struct Side {

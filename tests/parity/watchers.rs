@@ -14,9 +14,9 @@ use jetway::proto::mvccpb::Event;
 use jetway::proto::mvccpb::event::EventType;
 
 use crate::answer::{Answer, mask};
-use crate::support::client::{Client, revision};
-use crate::support::keys::TO_THE_END;
-use crate::support::watch::*;
+use support::client::{Client, revision};
+use support::keys::TO_THE_END;
+use support::watch::*;
 
 /// How long an event that is due may take.
 const DUE: Duration = Duration::from_secs(10);

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::eventually;
-use super::server::{Port, signal, spawn};
+use crate::eventually;
+use crate::server::{Port, signal, spawn};
 
 /// The nats-server binary: the one jetway would run, or the one in PATH.
 pub fn binary() -> PathBuf {

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::within;
+use support::within;
 
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;

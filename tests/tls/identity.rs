@@ -5,16 +5,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
 use crate::BOTH;
-use crate::material::{Material, Says};
 use crate::secure::{CERT, MUTUAL, Peer, Secure};
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::{put, refused};
-use crate::support::server::Target;
-use crate::support::within;
+use support::auth::{add_user, enable, permission};
+use support::certificates::{Material, Template};
+use support::client::{put, refused};
+use support::server::Target;
+use support::within;
 
 /// A server with users `alice`, who may write below `a/`, and `bob`, who may below `b/`; auth is on.
 async fn with_users(target: Target, args: &[&str]) -> Secure {
-    let secure = Secure::start(target, Material::new(), args).await;
+    let secure = Secure::start(target, Material::create(), args).await;
     let client = secure.server.client().await;
     for (name, start, end) in [("alice", "a/", "a0"), ("bob", "b/", "b0")] {
         add_user(&client, name, &[permission(Type::Readwrite, start, end)]).await;
@@ -24,7 +24,7 @@ async fn with_users(target: Target, args: &[&str]) -> Secure {
 }
 
 fn named(secure: &Secure, name: &str) -> Peer {
-    let pair = secure.material.authority.issue(Says { name, ..Says::default() });
+    let pair = secure.material.authority.issue(Template { name, ..Template::default() });
     secure.client().with_certificate(pair)
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::BOTH;
 use crate::frames::{ACK, HEADERS, PING, RST_STREAM, SETTINGS, Wire};
-use crate::material::Material;
 use crate::secure::{CERT, Secure};
-use crate::support::client::Client;
-use crate::support::server::Server;
+use support::certificates::Material;
+use support::client::Client;
+use support::server::Server;
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
@@ -72,7 +72,7 @@ async fn a_stream_that_has_ended_does_not_count() {
 #[tokio::test]
 async fn over_tls_pings_are_not_counted() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = Secure::start(target, Material::create(), &CERT).await;
         let mut wire = Wire::over(secure.client().with_alpn(&["h2"]).connect().await.unwrap()).await;
         for ping in 0..20 {
             assert!(wire.ping().await, "{target:?}: ping {ping} is answered");

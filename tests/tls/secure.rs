@@ -18,10 +18,10 @@ use tokio_rustls::rustls::{
 };
 use tonic::transport::Endpoint;
 
-use crate::material::{Authority, Material, Pair};
-use crate::support::client::Client;
-use crate::support::server::{Launch, Port, Server, Target};
-use crate::support::{eventually, within};
+use support::certificates::{Authority, Material, Pair};
+use support::client::Client;
+use support::server::{Launch, Port, Server, Target};
+use support::{eventually, within};
 
 /// A server that speaks TLS on a port of its own, beside the plain one.
 pub struct Secure {
