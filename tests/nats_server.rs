@@ -319,7 +319,8 @@ async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("the other one's server is ready", async || (ports_files(dir.path()) == 1).then_some(())).await;
+    eventually("the other one's server is ready", async || (ports_files(dir.path()) == 1).then_some(()))
+        .await;
     let pid = server_pid(dir.path());
     other.kill().unwrap();
     other.wait().unwrap();

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::bystander::Bystander;
 use crate::process::{Memory, raise_descriptor_limit};
-use crate::raw::*;
+use support::http2::*;
 use support::server::{Server, Target};
 use support::within;
 
@@ -15,7 +15,10 @@ use support::within;
 async fn ten_thousand_connections() {
     const CONNECTIONS: usize = 10_000;
     let (limit, needed) = (raise_descriptor_limit(), CONNECTIONS as u64 + 1000);
-    assert!(limit >= needed, "a process may open {limit} files here: raise that to {needed} with `ulimit -Hn`");
+    assert!(
+        limit >= needed,
+        "a process may open {limit} files here: raise that to {needed} with `ulimit -Hn`"
+    );
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -25,7 +28,7 @@ async fn ten_thousand_connections() {
         connections.extend(join_all((0..200).map(|_| Connection::http2(&server))).await);
     }
     for connection in &mut connections {
-        assert!(connection.is_alive().await);
+        assert!(connection.ping().await);
     }
     println!("{CONNECTIONS} connections in {:?}", began.elapsed());
     memory.stayed_below("10,000 connections", 500);
@@ -63,9 +66,9 @@ async fn slow_loris() {
         let began = Instant::now();
         let mut answer = [0; 1000];
         while began.elapsed() < patience {
-            let reading = connection.stream.read(&mut answer);
+            let reading = connection.io.read(&mut answer);
             let read = tokio::time::timeout(Duration::from_secs(2), reading).await;
-            if matches!(read, Ok(Ok(0) | Err(_))) || connection.stream.write_all(more).await.is_err() {
+            if matches!(read, Ok(Ok(0) | Err(_))) || connection.io.write_all(more).await.is_err() {
                 return (*what, Some(began.elapsed()));
             }
         }
@@ -94,7 +97,7 @@ async fn huge_headers() {
         let request = [b"GET /version HTTP/1.1\r\nHost: a\r\nX: ".as_slice(), &value, b"\r\n\r\n"].concat();
         connection.send(&request).await;
         let mut answer = vec![0; 100];
-        let read = within("an answer", connection.stream.read(&mut answer)).await.unwrap();
+        let read = within("an answer", connection.io.read(&mut answer)).await.unwrap();
         let answer = String::from_utf8_lossy(&answer[..read]);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{size}: {answer}");
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::bystander::Bystander;
 use crate::process::Memory;
-use crate::raw::*;
+use support::http2::*;
 use support::server::{Server, Target};
 use support::within;
 
@@ -35,10 +35,10 @@ async fn garbage_is_dropped() {
         let mut connection = Connection::open(&server).await;
         connection.send(before).await;
         connection.send(&garbage).await;
-        drop(connection.stream.shutdown().await);
+        drop(connection.io.shutdown().await);
         let mut rest = Vec::new();
         // Closed or reset; the server may have had enough before it had read everything.
-        drop(within("the end of the connection", connection.stream.read_to_end(&mut rest)).await);
+        drop(within("the end of the connection", connection.io.read_to_end(&mut rest)).await);
     }
     memory.stayed_below("garbage", 50);
     bystander.finish().await;
@@ -53,7 +53,7 @@ async fn frames_without_sense_end_their_connection_and_no_other() {
     let mut rng = StdRng::seed_from_u64(2);
     for _ in 0..300 {
         let mut connection = Connection::http2(&server).await;
-        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        connection.open_stream(1, RANGE).await;
         let mut frames = Vec::new();
         for _ in 0..50 {
             let mut payload = vec![0; rng.random_range(0..64)];
@@ -62,7 +62,7 @@ async fn frames_without_sense_end_their_connection_and_no_other() {
             frames.extend(frame(rng.random_range(0..12), rng.random(), stream, &payload));
         }
         connection.send(&frames).await;
-        drop(connection.stream.shutdown().await);
+        drop(connection.io.shutdown().await);
         connection.ended().await;
     }
     memory.stayed_below("frames without sense", 50);
@@ -76,7 +76,7 @@ async fn an_oversized_frame_is_refused_by_its_head() {
     let bystander = Bystander::start(&server).await;
     for kind in [DATA, HEADERS, SETTINGS, PING, CONTINUATION, 77] {
         let mut connection = Connection::http2(&server).await;
-        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        connection.open_stream(1, RANGE).await;
         let mut head = frame(kind, 0, 1, &[]);
         head[..3].fill(0xff);
         connection.send(&head).await;
@@ -112,7 +112,7 @@ async fn a_bomb_of_indexed_headers_is_not_unfolded() {
                 break;
             }
         }
-        let alive = connection.is_alive().await;
+        let alive = connection.ping().await;
         connections.push((connection, alive));
     }
     let alive = connections.iter().filter(|(_, alive)| *alive).count();
@@ -168,7 +168,7 @@ async fn rapid_resets_hurt_nobody() {
             }
             sent += 1000;
         }
-        let alive = connection.is_alive().await;
+        let alive = connection.ping().await;
         println!("{sent} calls made and cancelled; the connection lives on: {alive}");
         println!("{} MiB", memory.grown() >> 20);
     }
@@ -195,7 +195,7 @@ async fn answers_that_nobody_reads_do_not_pile_up() {
         let mut sent = 0;
         // It stops reading, or closes, or takes it all without keeping any.
         while sent < 32 << 20 {
-            let sending = tokio::time::timeout(Duration::from_secs(2), connection.stream.write_all(&batch));
+            let sending = tokio::time::timeout(Duration::from_secs(2), connection.io.write_all(&batch));
             let Ok(Ok(())) = sending.await else { break };
             sent += batch.len();
         }

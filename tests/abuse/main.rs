@@ -11,6 +11,5 @@ mod frames;
 mod leases;
 mod messages;
 mod process;
-mod raw;
 mod readers;
 mod watches;

@@ -8,8 +8,8 @@ use tower::Service as _;
 
 use crate::bystander::Bystander;
 use crate::process::Memory;
-use crate::raw::*;
 use support::client::*;
+use support::http2::*;
 use support::server::{Server, Target};
 use support::watch::{WatchStream, watch_key};
 use support::within;

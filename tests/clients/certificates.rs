@@ -20,7 +20,8 @@ impl Certificates {
     pub async fn launch(target: Target, flags: &[&str]) -> (Server, Self) {
         let certificates = Self { port: Port::claim(), material: Material::create() };
         let material = &certificates.material;
-        let vouched = CLIENTS.map(|name| (name, material.authority.issue(Template { name, ..Template::default() })));
+        let vouched =
+            CLIENTS.map(|name| (name, material.authority.issue(Template { name, ..Template::default() })));
         let stranger = Authority::new("another").issue(Template { name: STRANGER, ..Template::default() });
         for (name, pair) in vouched.into_iter().chain([(STRANGER, stranger)]) {
             material.write(&format!("{name}.pem"), pair.cert);

@@ -142,7 +142,7 @@ impl Material {
 
     /// Puts another certificate with its key in the server's place.
     pub fn serve(&self, template: Template<'_>) {
-        let pair = self.authority.issue(says);
+        let pair = self.authority.issue(template);
         self.write("server.pem", pair.cert);
         self.write("server.key", pair.key);
     }

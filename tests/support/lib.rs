@@ -10,10 +10,12 @@ pub mod auth;
 pub mod certificates;
 pub mod client;
 pub mod http;
+pub mod http2;
 pub mod keys;
 pub mod lease;
 pub mod nats;
 pub mod server;
+pub mod tls;
 pub mod watch;
 
 use std::time::Duration;

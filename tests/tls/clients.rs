@@ -1,18 +1,18 @@
 //! Which client certificates are taken.
 
 use crate::BOTH;
-use crate::secure::{CERT, MUTUAL, Secure};
 use support::certificates::{Authority, Material, Template, Usage};
 use support::eventually;
 use support::server::Target;
+use support::tls::{CERT, MUTUAL, TlsServer};
 
 /// With `--client-cert-auth` every client needs a certificate that the authority has signed, that is valid now and meant
 /// for clients.
 #[tokio::test]
 async fn a_client_needs_a_good_certificate() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &MUTUAL).await;
-        let issue = |says| secure.client().with_certificate(secure.material.authority.issue(says));
+        let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
+        let issue = |template| secure.client().with_certificate(secure.material.authority.issue(template));
         issue(Template::default()).is_served().await;
         issue(Template::default()).grpc().await.put("tls/client", "").await;
         let stranger = Authority::new("the authority").issue(Template::default());
@@ -35,7 +35,7 @@ async fn a_client_needs_a_good_certificate() {
 async fn an_authority_alone_asks_for_certificates_too() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
-        let secure = Secure::start(target, Material::create(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         secure.client().is_refused().await;
         let pair = secure.material.authority.issue(Template::default());
         secure.client().with_certificate(pair).is_served().await;
@@ -47,7 +47,7 @@ async fn an_authority_alone_asks_for_certificates_too() {
 async fn without_an_authority_the_system_s_are_asked() {
     for target in BOTH {
         let flags = [&CERT[..], &["--client-cert-auth"]].concat();
-        let secure = Secure::start(target, Material::create(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         secure.client().is_refused().await;
         let pair = secure.material.authority.issue(Template::default());
         secure.client().with_certificate(pair).is_refused().await;
@@ -59,10 +59,10 @@ async fn without_an_authority_the_system_s_are_asked() {
 async fn a_client_needs_an_allowed_host_name() {
     for target in BOTH {
         let allowed = ["--client-cert-allowed-hostname", "a.test,b.test"];
-        let secure = Secure::start(target, Material::create(), &[&MUTUAL[..], &allowed].concat()).await;
+        let secure = TlsServer::start(target, Material::create(), &[&MUTUAL[..], &allowed].concat()).await;
         let with = |name, hosts| {
-            let says = Template { name, hosts, ..Template::default() };
-            secure.client().with_certificate(secure.material.authority.issue(says))
+            let template = Template { name, hosts, ..Template::default() };
+            secure.client().with_certificate(secure.material.authority.issue(template))
         };
         with("client", &["x.test", "a.test"]).is_served().await;
         with("client", &["*.test"]).is_served().await;
@@ -82,10 +82,11 @@ async fn a_revoked_certificate_is_refused_from_then_on() {
         let material = Material::create();
         material.write("crl", material.authority.revoke(&[1000]));
         let secure =
-            Secure::start(target, material, &[&MUTUAL[..], &["--client-crl-file", "@crl"]].concat()).await;
+            TlsServer::start(target, material, &[&MUTUAL[..], &["--client-crl-file", "@crl"]].concat()).await;
         let authority = &secure.material.authority;
-        let issue =
-            |serial| secure.client().with_certificate(authority.issue(Template { serial, ..Template::default() }));
+        let issue = |serial| {
+            secure.client().with_certificate(authority.issue(Template { serial, ..Template::default() }))
+        };
         let (good, bad) = (issue(3), issue(300));
         good.is_served().await;
         bad.is_served().await;

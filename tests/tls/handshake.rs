@@ -10,16 +10,16 @@ use tokio_rustls::rustls::crypto::ring::cipher_suite::{
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::BOTH;
-use crate::secure::{CERT, MUTUAL, Peer, Secure, with_paths};
 use support::certificates::{Material, Template};
 use support::server::{Launch, Server};
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, with_paths};
 use support::within;
 
 /// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN tells them apart, and a client without ALPN speaks HTTP/1.1.
 #[tokio::test]
 async fn grpc_and_http_share_the_port() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let peer = secure.client();
         for (offered, agreed) in [(&["h2"][..], Some("h2")), (&["h2", "http/1.1"], Some("h2")), (&[], None)] {
             let stream = peer.clone().with_alpn(offered).connect().await.unwrap();
@@ -46,7 +46,7 @@ async fn curl_is_served_over_either_http() {
         let identity = material.authority.issue(Template::default());
         material.write("client.pem", &identity.cert);
         material.write("client.key", &identity.key);
-        let secure = Secure::start(target, material, &MUTUAL).await;
+        let secure = TlsServer::start(target, material, &MUTUAL).await;
         let url = format!("https://{}/version", secure.address());
         for (version, spoken) in [("--http1.1", "1.1"), ("--http2", "2"), ("--no-alpn", "1.1")] {
             let args = ["-sS", version, "-w", " %{http_version}", "--cacert", "@ca.pem", &url];
@@ -89,7 +89,7 @@ async fn output(mut command: Command) -> String {
 #[tokio::test]
 async fn tls_1_1_is_refused() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut stream = TcpStream::connect(secure.address()).await.unwrap();
         let suites = [0x00, 0x02, 0xc0, 0x13];
         let body = [&[3, 2][..], &[7; 32], &[0], &suites, &[1, 0]].concat();
@@ -109,11 +109,11 @@ async fn tls_1_1_is_refused() {
 async fn versions_outside_the_flags_are_refused() {
     for target in BOTH {
         let flags = [&CERT[..], &["--tls-min-version", "TLS1.3"]].concat();
-        let secure = Secure::start(target, Material::create(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         only13(&secure).is_served().await;
         only12(&secure).is_refused().await;
         let flags = [&CERT[..], &["--tls-max-version", "TLS1.2"]].concat();
-        let secure = Secure::start(target, Material::create(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         only12(&secure).is_served().await;
         only13(&secure).is_refused().await;
     }
@@ -125,18 +125,18 @@ async fn versions_outside_the_flags_are_refused() {
 async fn suites_that_are_not_named_are_not_used() {
     for target in BOTH {
         let flag = ["--cipher-suites", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"];
-        let secure = Secure::start(target, Material::create(), &[&CERT[..], &flag].concat()).await;
+        let secure = TlsServer::start(target, Material::create(), &[&CERT[..], &flag].concat()).await;
         only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]).is_served().await;
         only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]).is_refused().await;
         only13(&secure).is_served().await;
     }
 }
 
-fn only12(secure: &Secure) -> Peer {
+fn only12(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS12])
 }
 
-fn only13(secure: &Secure) -> Peer {
+fn only13(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS13])
 }
 
@@ -144,7 +144,7 @@ fn only13(secure: &Secure) -> Peer {
 #[tokio::test]
 async fn plain_text_and_tls_do_not_mix() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let plain = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
         // etcd makes up its mind at the end of a line.
         let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[9; 600], b"\r\n"].concat();

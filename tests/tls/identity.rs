@@ -5,16 +5,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
 use crate::BOTH;
-use crate::secure::{CERT, MUTUAL, Peer, Secure};
 use support::auth::{add_user, enable, permission};
 use support::certificates::{Material, Template};
 use support::client::{put, refused};
 use support::server::Target;
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer};
 use support::within;
 
 /// A server with users `alice`, who may write below `a/`, and `bob`, who may below `b/`; auth is on.
-async fn with_users(target: Target, args: &[&str]) -> Secure {
-    let secure = Secure::start(target, Material::create(), args).await;
+async fn with_users(target: Target, args: &[&str]) -> TlsServer {
+    let secure = TlsServer::start(target, Material::create(), args).await;
     let client = secure.server.client().await;
     for (name, start, end) in [("alice", "a/", "a0"), ("bob", "b/", "b0")] {
         add_user(&client, name, &[permission(Type::Readwrite, start, end)]).await;
@@ -23,7 +23,7 @@ async fn with_users(target: Target, args: &[&str]) -> Secure {
     secure
 }
 
-fn named(secure: &Secure, name: &str) -> Peer {
+fn named(secure: &TlsServer, name: &str) -> TlsClient {
     let pair = secure.material.authority.issue(Template { name, ..Template::default() });
     secure.client().with_certificate(pair)
 }

@@ -1,12 +1,10 @@
 //! TLS, and what connections may do: mostly the same assertions on jetway and on etcd.
 
 mod clients;
-mod frames;
 mod handshake;
 mod identity;
 mod pings;
 mod renewal;
-mod secure;
 mod slow;
 mod start;
 mod users;

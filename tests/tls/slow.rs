@@ -6,16 +6,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::BOTH;
-use crate::secure::{CERT, Secure};
 use support::certificates::Material;
 use support::server::{Launch, Server};
+use support::tls::{CERT, TlsServer};
 use support::within;
 
 /// A TLS handshake may take ten seconds, whether nothing comes or one byte after the other; nobody else waits for it.
 #[tokio::test]
 async fn a_slow_handshake_is_cut_off() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let began = Instant::now();
         let mut streams = Vec::new();
         for _ in 0..200 {
@@ -51,7 +51,7 @@ async fn a_slow_handshake_is_cut_off() {
 #[tokio::test]
 async fn silent_clients_are_in_nobody_s_way() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::create(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut silent = Vec::new();
         for says in [&b""[..], b"GET /version HTTP/1.1\r\nHost: loc", b"PRI * HTTP/2.0\r\n", b"P"] {
             for _ in 0..100 {
