@@ -33,11 +33,12 @@ async fn flags_that_mean_nothing_are_named() {
 }
 
 #[tokio::test]
-async fn a_busy_port_is_named() {
+async fn a_busy_port_is_named_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", taken.local_addr().unwrap());
-    let words = ["--listen-client-urls", &url, "in use"];
-    refused(&["--listen-client-urls", &url], &words).await;
+    for flag in ["--listen-client-urls", "--listen-metrics-urls"] {
+        refused(&[flag, &url], &[flag, &url, "in use"]).await;
+    }
 }
 
 #[tokio::test]

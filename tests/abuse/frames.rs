@@ -161,7 +161,7 @@ async fn rapid_resets_hurt_nobody() {
             let mut frames = Vec::new();
             for n in sent..sent + 1000 {
                 frames.extend(frame(HEADERS, END_HEADERS, 1 + 2 * n, &headers));
-                frames.extend(frame(RST_STREAM, 0, 1 + 2 * n, &8_u32.to_be_bytes()));
+                frames.extend(frame(RST_STREAM, 0, 1 + 2 * n, &CANCEL.to_be_bytes()));
             }
             if !connection.send(&frames).await {
                 break;

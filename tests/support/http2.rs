@@ -18,6 +18,11 @@ pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
+/// Error codes of RST_STREAM and GOAWAY.
+pub const REFUSED_STREAM: u32 = 7;
+pub const CANCEL: u32 = 8;
+pub const ENHANCE_YOUR_CALM: u32 = 11;
+
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 /// A flag of PING and SETTINGS.

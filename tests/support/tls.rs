@@ -101,6 +101,10 @@ impl TlsClient {
         }
     }
 
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn with_certificate(mut self, pair: Pair) -> Self {
         self.identity = Some(Arc::new(pair));
         self

@@ -5,7 +5,10 @@ use std::time::Duration;
 use crate::BOTH;
 use support::certificates::Material;
 use support::client::Client;
-use support::http2::{ACK, Connection, Frame, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame};
+use support::http2::{
+    ACK, CANCEL, Connection, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS, PING, REFUSED_STREAM, RST_STREAM,
+    SETTINGS, frame,
+};
 use support::server::Server;
 use support::tls::{CERT, TlsServer};
 
@@ -25,7 +28,7 @@ async fn a_client_without_a_stream_may_not_ping() {
             assert!(connection.ping().await, "{target:?}: ping {ping} is answered");
         }
         let goaway = connection.next_of(GOAWAY).await.expect("a GOAWAY before the end");
-        assert_eq!(goaway.payload[4..8], [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
+        assert_eq!(goaway.payload[4..8], ENHANCE_YOUR_CALM.to_be_bytes());
         assert_eq!(&goaway.payload[8..], b"too_many_pings");
         assert_eq!(connection.next().await, None, "nothing follows");
         // Others are still welcome.
@@ -64,8 +67,7 @@ async fn a_stream_that_has_ended_does_not_count() {
             assert!(connection.ping().await, "{target:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        const CANCEL: [u8; 4] = [0, 0, 0, 8];
-        connection.send(&frame(RST_STREAM, 0, 1, &CANCEL)).await;
+        connection.send(&frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes())).await;
         for _ in 0..2 {
             assert!(connection.ping().await, "{target:?}");
         }
@@ -134,8 +136,7 @@ async fn streams_of_a_connection_are_bounded() {
             connection.open_stream(stream, WATCH).await;
         }
         let refused = connection.next_of(RST_STREAM).await.unwrap();
-        const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
-        assert_eq!((refused.stream, &refused.payload[..]), (5, &REFUSED_STREAM[..]), "{target:?}");
+        assert_eq!((refused.stream, &*refused.payload), (5, &REFUSED_STREAM.to_be_bytes()[..]), "{target:?}");
         // A polite client, once it knows the limit, waits instead, and its calls all come through.
         let client = Client::connect(&server.endpoint()).await;
         client.put("tls/first", "").await;
