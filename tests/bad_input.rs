@@ -22,7 +22,7 @@ async fn refused(args: &[&str], words: &[&str]) {
 }
 
 #[tokio::test]
-async fn flags_that_mean_nothing_are_named() {
+async fn invalid_flags_are_named() {
     // In the words of Go's flags, which know one dash.
     refused(&["--no-such-flag"], &["-no-such-flag", "--help"]).await;
     refused(&["--max-txn-ops", "many"], &["-max-txn-ops", "many", "expected a number"]).await;
@@ -53,7 +53,7 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
 }
 
 #[tokio::test]
-async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_goes_on() {
+async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_serves() {
     let first = Server::start().await;
     let client = first.client().await;
     let data = first.dir().join("data");
@@ -64,7 +64,7 @@ async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_goes_on(
 }
 
 #[tokio::test]
-async fn a_nats_server_that_is_missing_or_unfit_is_named_with_the_way_to_another() {
+async fn a_missing_or_unusable_nats_server_is_named_with_the_remedy() {
     refused(&["--nats-server", "/no/such/nats-server"], &["/no/such/nats-server"]).await;
     let dir = tempfile::tempdir().unwrap();
     let script = |name: &str, prints: &str| {
@@ -80,7 +80,7 @@ async fn a_nats_server_that_is_missing_or_unfit_is_named_with_the_way_to_another
 }
 
 #[tokio::test]
-async fn a_nats_that_is_not_there_is_named() {
+async fn an_unreachable_nats_is_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     refused(&["--endpoint", &format!("nats://{free}")], &["--endpoint", &free.to_string()]).await;
 }
@@ -95,7 +95,7 @@ async fn a_nats_without_jetstream_is_refused() {
 }
 
 #[tokio::test]
-async fn a_bucket_of_somebody_else_is_refused_and_left_alone() {
+async fn a_bucket_of_another_program_is_refused_and_not_changed() {
     let nats = Nats::start().await;
     let foreign = json!({
         "name": "KV_test", "subjects": ["$KV.test.>"], "storage": "file", "retention": "limits", "discard": "new",

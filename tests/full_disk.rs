@@ -42,7 +42,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
-async fn a_full_disk_refuses_writes_and_nothing_else_until_there_is_room() {
+async fn a_full_disk_refuses_writes_alone_until_it_has_room() {
     let disk = SmallDisk::mount(96);
     let data = disk.path().join("data");
     let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
@@ -109,7 +109,7 @@ async fn disarm(client: &Client) {
 /// help.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
-async fn a_disk_that_we_fill_ourselves_is_cleared_by_deletes_and_a_compaction() {
+async fn a_disk_filled_by_jetway_is_cleared_by_deletes_and_a_compaction() {
     let disk = SmallDisk::mount(128);
     let data = disk.path().join("data");
     let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
@@ -122,7 +122,7 @@ async fn a_disk_that_we_fill_ourselves_is_cleared_by_deletes_and_a_compaction() 
 /// The same where somebody else has taken the disk to its last byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
-async fn a_disk_that_others_fill_takes_deletes_and_compactions_all_the_same() {
+async fn a_disk_filled_by_others_accepts_deletes_and_compactions() {
     let disk = SmallDisk::mount(128);
     let data = disk.path().join("data");
     let server = Server::start_with(&["--data-dir", data.to_str().unwrap()]).await;
@@ -177,7 +177,7 @@ async fn clear(client: &Client, values: usize) {
 
 /// Limits of JetStream's own are as good as a full disk: those of an account, and one that somebody has set on the stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_jetstream_leave_room_for_deletes() {
+async fn limits_of_jetstream_accept_deletes_and_compactions() {
     let account =
         "accounts { A { jetstream: { max_file: 40MB, max_mem: 1MB }, users: [{ user: a, password: b }] } }";
     let nats = Nats::start_with(account).await;

@@ -148,7 +148,7 @@ async fn other_paths_are_not_found() {
 
 /// GW-1
 #[tokio::test]
-async fn the_gateway_can_be_switched_off() {
+async fn the_gateway_can_be_disabled() {
     let server = Server::start_with(&["--enable-grpc-gateway=false"]).await;
     for path in ["/v3/kv/range", "/v3/", "/v3", "/v3beta/kv/range"] {
         let answer = send(&server, "POST", path, &[], "").await;
@@ -158,7 +158,7 @@ async fn the_gateway_can_be_switched_off() {
 
 /// GW-2: the text itself, but for the numbers that are the server's own.
 #[tokio::test]
-async fn answers_are_proto_names_and_numbers_in_quotes() {
+async fn responses_have_proto_names_and_quoted_numbers() {
     let server = Server::shared().await;
     let key = unique("gateway");
     let name = base64(&key);
@@ -199,7 +199,7 @@ async fn answers_are_proto_names_and_numbers_in_quotes() {
 
 /// GW-3: one request in many forms.
 #[tokio::test]
-async fn requests_may_be_written_in_many_ways() {
+async fn requests_are_accepted_in_every_form_of_proto_json() {
     let server = Server::shared().await;
     let key = unique("forms\u{fffd}?>");
     let (standard, url_safe) = (base64(&key), base64(&key).replace('+', "-").replace('/', "_"));
@@ -219,7 +219,7 @@ async fn requests_may_be_written_in_many_ways() {
 
 /// GW-3
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_in_gos_words() {
+async fn unreadable_requests_are_refused_with_the_texts_of_go() {
     let server = Server::shared().await;
     for (body, message) in [
         ("", "etcdserver: key is not provided"),
@@ -275,7 +275,7 @@ async fn what_cannot_be_read_is_refused_in_gos_words() {
 
 /// GW-5, LIM-2
 #[tokio::test]
-async fn codes_have_their_http_status() {
+async fn each_grpc_code_has_its_http_status() {
     let server = Server::start().await;
     refused(&server, "/v3/lease/revoke", r#"{"ID":"7"}"#, 404, 5, "etcdserver: requested lease not found")
         .await;
@@ -338,7 +338,7 @@ async fn headers_become_metadata() {
 
 /// GW-1, GW-6, MD-1: auth from beginning to end, by JSON alone.
 #[tokio::test]
-async fn a_token_comes_as_authorization() {
+async fn the_authorization_header_is_the_token() {
     let server = Server::start().await;
     let (key, end) = (base64("a"), base64("b"));
     for (path, body) in [
@@ -448,7 +448,7 @@ impl Talk {
 
 /// GW-4
 #[tokio::test]
-async fn keepalives_are_answered_line_by_line() {
+async fn each_keep_alive_gets_a_response_on_its_own_line() {
     let server = Server::shared().await;
     let lease = ok(&server, "/v3/lease/grant", r#"{"TTL":"100"}"#).await;
     let id = lease["ID"].as_str().unwrap();
@@ -465,7 +465,7 @@ async fn keepalives_are_answered_line_by_line() {
 
 /// GW-4, WAT-14: a watch begins before its request has ended, and goes on after it.
 #[tokio::test]
-async fn a_watch_is_a_stream_both_ways() {
+async fn a_watch_is_a_bidirectional_stream() {
     let server = Server::shared().await;
     let client = server.client().await;
     let key = unique("watched");
@@ -590,7 +590,7 @@ impl Socket {
 
 /// GW-4
 #[tokio::test]
-async fn a_websocket_is_a_stream_too() {
+async fn a_websocket_carries_a_bidirectional_stream() {
     let server = Server::shared().await;
     let client = server.client().await;
     let key = unique("socket");
@@ -622,7 +622,7 @@ async fn a_websocket_is_a_stream_too() {
 
 /// A client that closes its WebSocket leaves no watch behind.
 #[tokio::test]
-async fn a_websocket_takes_its_watch_along() {
+async fn a_watch_ends_with_its_websocket() {
     let server = Server::start().await;
     let (mut socket, _) = Socket::open(&server, "/v3/watch", &[]).await;
     socket.say(Socket::TEXT, r#"{"create_request":{"key":"YQ=="}}"#).await;

@@ -77,7 +77,7 @@ async fn ask(client: &async_nats::Client, subject: &'static str, body: &'static 
 }
 
 #[tokio::test]
-async fn it_starts_answers_and_stops_without_a_trace() {
+async fn a_stopped_server_leaves_no_process_and_no_ports_file() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -115,7 +115,7 @@ async fn a_dropped_handle_stops_the_server() {
 }
 
 #[tokio::test]
-async fn a_killed_server_comes_back_on_its_port_with_its_data() {
+async fn a_killed_server_is_restarted_on_its_port_with_its_data() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -143,7 +143,7 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
 
 /// A store that has refused one write refuses all, in silence, until its server is restarted.
 #[tokio::test]
-async fn a_store_that_refuses_writes_is_told_and_made_writable_again() {
+async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let client = connect(&server).await;
@@ -178,7 +178,7 @@ async fn a_store_that_refuses_writes_is_told_and_made_writable_again() {
 }
 
 #[tokio::test]
-async fn a_port_taken_meanwhile_is_replaced_and_told() {
+async fn a_port_that_was_taken_is_replaced_and_reported() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -216,7 +216,7 @@ async fn a_second_instance_on_a_data_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_missing_or_unfit_binary_is_refused() {
+async fn a_missing_or_unusable_binary_is_refused() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let missing = Settings { binary: Some(dir.path().join("nowhere")), ..settings(&data) };
@@ -251,7 +251,7 @@ async fn an_unwritable_data_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_the_server_refuses_is_shown() {
+async fn a_configuration_that_the_server_refuses_is_reported() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "no_such_key: 1\n").unwrap();
@@ -287,7 +287,7 @@ async fn a_standalone_store_is_not_run_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_start_called_off_leaves_no_process() {
+async fn an_abandoned_start_leaves_no_process() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_owned();
     let record = path.join("nats-server.lock");
@@ -353,7 +353,7 @@ async fn left_over(dir: &Path) -> std::process::Child {
 }
 
 #[tokio::test]
-async fn a_server_left_over_is_waited_for() {
+async fn a_start_waits_for_the_server_of_a_dead_process() {
     let dir = TempDir::new().unwrap();
     let mut old = left_over(dir.path()).await;
     let start = tokio::spawn(NatsServer::start(settings(dir.path())));
@@ -373,7 +373,7 @@ async fn a_server_left_over_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_server_left_over_that_hangs_is_killed() {
+async fn a_hanging_server_of_a_dead_process_is_killed() {
     use std::os::unix::process::ExitStatusExt;
     let dir = TempDir::new().unwrap();
     let mut old = left_over(dir.path()).await;

@@ -12,7 +12,7 @@ use support::server::{Server, Target};
 use support::within;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_connections() {
+async fn ten_thousand_connections_are_served() {
     const CONNECTIONS: usize = 10_000;
     let (limit, needed) = (raise_descriptor_limit(), CONNECTIONS as u64 + 1000);
     assert!(
@@ -42,7 +42,7 @@ async fn ten_thousand_connections() {
 /// Clients that send a byte now and then and never a whole request. etcd gives them minutes, or for ever; what matters is
 /// that nobody else waits for them, and in the end they are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_loris() {
+async fn clients_that_never_finish_a_request_are_disconnected() {
     let server = Server::start().await;
     // jetway gives each step half a minute.
     let patience = Duration::from_secs(if server.target() == Target::Jetway { 50 } else { 5 });
@@ -87,7 +87,7 @@ async fn slow_loris() {
 
 /// Headers that are longer than any client's, up to where they are refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn huge_headers() {
+async fn headers_are_accepted_up_to_a_limit() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);

@@ -17,7 +17,7 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 /// Random bytes, alone and behind what opens an HTTP/2 connection. Whatever they mean, the server has to be done with
 /// them once the client has said all it will.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_is_dropped() {
+async fn random_bytes_end_only_their_own_connection() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -46,7 +46,7 @@ async fn garbage_is_dropped() {
 
 /// Well-formed frames with nonsense in them: wrong streams, flags, lengths and payloads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_without_sense_end_their_connection_and_no_other() {
+async fn malformed_frames_end_only_their_own_connection() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -71,7 +71,7 @@ async fn frames_without_sense_end_their_connection_and_no_other() {
 
 /// RFC 9113: a frame may not be longer than the server has allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_oversized_frame_is_refused_by_its_head() {
+async fn an_oversized_frame_is_refused_by_its_header() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     for kind in [DATA, HEADERS, SETTINGS, PING, CONTINUATION, 77] {
@@ -91,7 +91,7 @@ async fn an_oversized_frame_is_refused_by_its_head() {
 /// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes that stand
 /// for many megabytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bomb_of_indexed_headers_is_not_unfolded() {
+async fn repeated_indexed_headers_take_bounded_memory() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -123,7 +123,7 @@ async fn a_bomb_of_indexed_headers_is_not_unfolded() {
 
 /// Headers that never end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_continuations_is_cut_off() {
+async fn endless_continuations_end_the_connection() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -149,7 +149,7 @@ async fn a_flood_of_continuations_is_cut_off() {
 
 /// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rapid_resets_hurt_nobody() {
+async fn rapid_resets_take_bounded_memory_and_leave_other_clients_served() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -178,7 +178,7 @@ async fn rapid_resets_hurt_nobody() {
 
 /// Frames that want an answer, from a client that never reads one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_do_not_pile_up() {
+async fn unread_responses_take_bounded_memory() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     for (what, frames) in [
@@ -206,7 +206,7 @@ async fn answers_that_nobody_reads_do_not_pile_up() {
 
 /// Part of the preface, and then silence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_preface_holds_nothing_up() {
+async fn unfinished_prefaces_do_not_delay_other_clients() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);

@@ -11,7 +11,7 @@ use support::lease::KeepAlive;
 use support::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_that_keep_one_lease_alive() {
+async fn a_thousand_streams_keep_one_lease_alive() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let client = server.client().await;
@@ -38,7 +38,7 @@ async fn a_thousand_streams_that_keep_one_lease_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_leases_with_a_key_each_come_and_go() {
+async fn five_thousand_leases_with_a_key_each_are_granted_and_revoked() {
     const LEASES: i64 = 5000;
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
@@ -75,7 +75,7 @@ async fn five_thousand_leases_with_a_key_each_come_and_go() {
 
 /// What no lease can be is refused; any number but zero is an id.
 #[tokio::test]
-async fn a_lease_of_centuries_is_refused() {
+async fn a_ttl_of_centuries_is_refused() {
     let server = Server::start().await;
     let client = server.client().await;
     for ttl in [9_000_000_001, i64::MAX] {

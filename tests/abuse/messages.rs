@@ -17,7 +17,7 @@ use support::within;
 /// A key of a mebibyte is within etcd's limit. jetway has a lower one for keys it stores; reads and watches of others
 /// find nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_a_mebibyte() {
+async fn a_key_of_a_mebibyte_is_refused_by_puts_and_not_found_by_reads() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let client = server.client().await;
@@ -67,7 +67,7 @@ const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/Le
 
 /// Frames and messages that are none, in grpc-go's words, which differ between calls with one request and with many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_is_refused_as_grpc_go_does() {
+async fn unreadable_messages_are_refused_with_the_errors_of_grpc_go() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let malformed = "proto: cannot parse invalid wire-format data";
@@ -126,7 +126,7 @@ async fn unknown_groups_are_skipped_or_refused() {
 
 /// TXN-1 to the end: as many transactions in one another as there may be operations on a path.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_nest_as_deep_as_their_operations_may_be_many() {
+async fn transactions_nest_up_to_the_limit_of_operations() {
     let server = Server::start_with(&["--max-txn-ops", "128"]).await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -169,7 +169,7 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_announce_gibibytes_are_refused_before_they_come() {
+async fn messages_that_announce_gibibytes_are_refused_by_their_header() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);

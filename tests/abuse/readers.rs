@@ -24,7 +24,7 @@ async fn filled(mebibytes: usize) -> (Server, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_of_two_hundred_mebibytes() {
+async fn a_response_of_two_hundred_mebibytes_is_sent() {
     let (server, client) = filled(200).await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -40,7 +40,7 @@ async fn an_answer_of_two_hundred_mebibytes() {
 
 /// The answer is one message, and whoever does not read it holds that much; a stream holds no more than a window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
+async fn unread_range_streams_take_bounded_memory() {
     let (server, client) = filled(100).await;
     let bystander = Bystander::start(&server).await;
     let memory = Memory::of(&server);
@@ -69,7 +69,7 @@ async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
 /// A watcher that takes no event while a gigabyte of them passes: it costs its queue, and everybody else is told in
 /// time. When it wakes up it is given them all, from the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_never_reads_while_a_gigabyte_passes() {
+async fn a_watcher_that_never_reads_takes_bounded_memory() {
     let (server, client) = filled(0).await;
     let bystander = Bystander::start(&server).await;
     let deaf = Deaf::watch(&server).await;
@@ -131,7 +131,7 @@ impl Deaf {
 
 /// The same with nothing compacted: the log has it all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_slept_is_given_every_event_from_the_log() {
+async fn a_watcher_that_resumes_reading_gets_every_event_from_the_log() {
     let (server, client) = filled(0).await;
     let deaf = Deaf::watch(&server).await;
     let mut last = 0;
@@ -145,7 +145,7 @@ async fn a_watcher_that_slept_is_given_every_event_from_the_log() {
 /// Values come in together and leave one by one: a small one that stays must not hold on to a large one that was beside
 /// it on its way in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_values_do_not_hold_large_ones() {
+async fn a_stored_small_value_does_not_keep_a_large_one_in_memory() {
     let (server, client) = filled(0).await;
     let memory = Memory::of(&server);
     for n in 0..300 {

@@ -43,7 +43,7 @@ async fn cancel(stream: &mut WatchStream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_watches_on_one_stream() {
+async fn one_stream_serves_a_hundred_thousand_watches() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let client = server.client().await;
@@ -80,7 +80,7 @@ async fn a_hundred_thousand_watches_on_one_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_watches_of_one_key() {
+async fn one_key_has_a_hundred_thousand_watches() {
     let server = Server::start().await;
     let bystander = Bystander::start(&server).await;
     let client = server.client().await;

@@ -62,7 +62,7 @@ async fn a_watch_needs_a_permission_for_all_of_its_range() {
 
 /// WAT-16
 #[tokio::test]
-async fn a_watch_goes_on_when_its_permission_is_gone() {
+async fn a_watch_continues_after_its_permission_is_revoked() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -96,7 +96,7 @@ async fn keep_alive(client: &Client, id: i64) -> Answer<LeaseKeepAliveResponse> 
 
 /// LSE-25
 #[tokio::test]
-async fn a_lease_needs_a_name_and_permissions_for_the_keys_on_it() {
+async fn a_lease_needs_a_user_and_permissions_for_its_keys() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -159,7 +159,7 @@ async fn a_lease_needs_a_name_and_permissions_for_the_keys_on_it() {
 
 /// LSE-20 with users: nobody needs a permission for the end of a lease.
 #[tokio::test]
-async fn a_lease_expires_by_itself_whoever_owns_its_keys() {
+async fn a_lease_expires_without_any_permission_for_its_keys() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -170,7 +170,7 @@ async fn a_lease_expires_by_itself_whoever_owns_its_keys() {
 
 /// STS-2, MNT-8, CLU-3, CLU-7
 #[tokio::test]
-async fn the_server_and_its_members_are_for_administrators() {
+async fn maintenance_and_membership_changes_need_root() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -286,7 +286,7 @@ async fn locks_and_elections_need_the_permissions_of_their_keys() {
 
 /// AUT-15: who asks for health needs no name.
 #[tokio::test]
-async fn health_is_for_everybody() {
+async fn health_needs_no_user() {
     let server = Server::start().await;
     let client = server.client().await;
     enable(&client).await;

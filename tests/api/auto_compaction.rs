@@ -11,7 +11,7 @@ const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted"
 
 /// CMP-12
 #[tokio::test]
-async fn old_revisions_go_by_themselves_and_the_newest_stays() {
+async fn auto_compaction_removes_old_revisions_and_keeps_the_newest() {
     let args = ["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1s"];
     let server = Server::start_with(&args).await;
     let client = server.client().await;

@@ -81,7 +81,7 @@ async fn the_first_candidate_leads_until_it_resigns() {
 
 /// ELE-1
 #[tokio::test]
-async fn a_candidate_that_campaigns_again_changes_its_value_only() {
+async fn a_repeated_campaign_changes_the_value_only() {
     let client = Server::shared().await.client().await;
     let name = unique("election");
     client.lease_grant(0x611, 600).await.unwrap();
@@ -127,7 +127,7 @@ async fn only_the_leader_proclaims_and_resigns() {
 
 /// LOCK-4, ELE-1
 #[tokio::test]
-async fn a_candidate_that_goes_away_is_not_elected() {
+async fn a_cancelled_candidate_is_not_elected() {
     let client = Server::shared().await.client().await;
     let name = unique("election");
     for lease in 0x631..0x634 {

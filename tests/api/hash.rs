@@ -165,7 +165,7 @@ async fn the_hash_of_a_store_whose_keys_are_gone_is_etcds() {
 
 /// MNT-3
 #[tokio::test]
-async fn a_hash_is_asked_for_within_what_there_is() {
+async fn a_hash_can_be_requested_from_the_compacted_to_the_current_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     let empty = hash_kv(&client, 0).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_hash_is_asked_for_within_what_there_is() {
 
 /// MNT-2
 #[tokio::test]
-async fn the_hash_of_everything_changes_with_it() {
+async fn the_hash_changes_with_every_write() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let hash = async |client: &Client| -> u32 {

@@ -174,7 +174,7 @@ async fn write_pairs(
 
 /// GEN-1, CMP-9
 #[tokio::test]
-async fn a_killed_server_loses_nothing_it_answered() {
+async fn a_killed_server_loses_no_acknowledged_write() {
     survives(Target::from_env(), async |server| {
         server.kill9();
         server.restart().await;
@@ -184,7 +184,7 @@ async fn a_killed_server_loses_nothing_it_answered() {
 
 /// The same with nats-server killed under jetway, which must start it again by itself.
 #[tokio::test]
-async fn a_killed_nats_server_loses_nothing_that_was_answered() {
+async fn a_killed_nats_server_loses_no_acknowledged_write() {
     survives(Target::Jetway, async |server| {
         let old = server.nats_pid();
         signal(old, libc::SIGKILL);
@@ -199,7 +199,7 @@ async fn a_killed_nats_server_loses_nothing_that_was_answered() {
 
 /// The same with both killed at once.
 #[tokio::test]
-async fn both_killed_at_once_lose_nothing_that_was_answered() {
+async fn killing_both_at_once_loses_no_acknowledged_write() {
     survives(Target::Jetway, async |server| {
         let nats = server.nats_pid();
         signal(nats, libc::SIGKILL);
@@ -225,7 +225,7 @@ async fn nats_server_ends_with_jetway() {
 
 /// GEN-1: clients that wait through an outage of nats-server get an answer.
 #[tokio::test]
-async fn reads_and_watches_outlive_an_outage_of_nats_server() {
+async fn reads_and_watches_continue_after_an_outage_of_nats_server() {
     let server = Server::launch(Target::Jetway, &[]).await;
     let client = server.client().await;
     let mut watch = WatchStream::open(&client);

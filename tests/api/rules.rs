@@ -106,7 +106,7 @@ fn is_rule(word: &str) -> bool {
 }
 
 #[test]
-fn each_rule_has_one_row_and_each_row_names_tests_that_there_are() {
+fn each_rule_has_one_entry_which_names_existing_tests() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let functions = functions(&tests);
     let mut rules = BTreeSet::new();
@@ -133,7 +133,7 @@ fn each_rule_has_a_text() {
 const OTHERS: [&str; 2] = ["SHA-256", "UTF-8"];
 
 #[test]
-fn each_rule_that_a_comment_names_is_in_the_table() {
+fn each_rule_of_a_comment_is_in_the_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let rules: BTreeSet<_> = rows(&root.join("tests")).into_iter().map(|row| row.rule).collect();
     let mut unknown = Vec::new();

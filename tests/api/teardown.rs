@@ -41,7 +41,7 @@ const METHODS: [(&str, &str); 4] = [
 
 /// MET-1, LOCK-4
 #[tokio::test]
-async fn what_clients_leave_is_gone() {
+async fn cancelled_calls_leave_no_watchers_and_no_waiters() {
     const EACH: usize = 20;
     let server = Server::start().await;
     let client = server.client().await;
@@ -111,7 +111,7 @@ async fn what_clients_leave_is_gone() {
 
 /// CMP-11, for memory
 #[tokio::test]
-async fn the_memory_of_a_compacted_history_is_given_back() {
+async fn compaction_frees_the_memory_of_the_history() {
     // etcd's memory is pages of its file.
     let server = Server::launch(Target::Jetway, &[]).await;
     let client = server.client().await;

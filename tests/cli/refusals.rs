@@ -33,7 +33,7 @@ async fn both_refuse(args: &[&str], variables: &[(&str, &str)], file: Option<&st
 }
 
 #[tokio::test]
-async fn what_is_no_command_line() {
+async fn malformed_command_lines_are_refused_in_etcds_words() {
     for (args, words) in [
         (&["--no-such-flag"][..], "flag provided but not defined: -no-such-flag"),
         (
@@ -81,7 +81,7 @@ async fn what_is_no_command_line() {
 }
 
 #[tokio::test]
-async fn what_means_nothing() {
+async fn contradictory_flags_are_refused_in_etcds_words() {
     for (args, words) in [
         (&["--listen-client-urls=http://127.0.0.1:1"][..], "--advertise-client-urls is required when"),
         (
@@ -139,7 +139,7 @@ async fn what_means_nothing() {
 }
 
 #[tokio::test]
-async fn what_fails_at_the_start() {
+async fn failures_at_the_start_are_reported_in_etcds_words() {
     for (args, words) in [
         (
             &["--listen-client-urls=https://127.0.0.1:0"][..],
@@ -170,7 +170,7 @@ async fn what_fails_at_the_start() {
 }
 
 #[tokio::test]
-async fn wrong_variables() {
+async fn invalid_variables_are_refused_in_etcds_words() {
     let shadowed = "conflicting environment variable is shadowed by corresponding command-line flag";
     for (args, variable, words) in [
         (&["--name=a"][..], ("ETCD_NAME", "b"), shadowed),
@@ -189,7 +189,7 @@ async fn wrong_variables() {
 }
 
 #[tokio::test]
-async fn wrong_config_files() {
+async fn invalid_config_files_are_refused_in_etcds_words() {
     for (file, words) in [
         ("max-txn-ops: many", "cannot unmarshal string into"),
         ("max-txn-ops: \"5\"", "cannot unmarshal string into"),
@@ -222,7 +222,7 @@ async fn wrong_config_files() {
 
 /// What etcd does and jetway does not, so that nobody gets something else than was asked for.
 #[tokio::test]
-async fn what_only_jetway_refuses() {
+async fn unsupported_features_are_refused_by_jetway_alone() {
     let two = "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     for (args, words) in [
         (&["gateway", "start"][..], &["gateway is not part of jetway"][..]),
@@ -253,7 +253,7 @@ async fn what_only_jetway_refuses() {
 }
 
 #[tokio::test]
-async fn help_and_version_end_well() {
+async fn help_and_version_succeed() {
     for args in [&["--help"][..], &["-h"], &["-help"], &["--version"], &["-version", "--name=a"]] {
         let mut said = Vec::new();
         for program in [Program::Etcd, Program::Link] {

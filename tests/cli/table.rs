@@ -125,7 +125,7 @@ async fn every_flag_is_accepted_or_refused_as_the_table_says() {
 
 /// The flag `--warning-unary-request-duration`, in the form of etcd's line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_calls_are_told_by_both() {
+async fn both_servers_log_slow_calls() {
     for program in [Program::Etcd, Program::Link] {
         let place = Place::new();
         let port = Port::claim();

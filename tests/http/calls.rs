@@ -14,7 +14,7 @@ use crate::scrape::Metrics;
 
 /// HTTP-1
 #[tokio::test]
-async fn grpc_is_spoken_by_http_2_only() {
+async fn grpc_needs_http_2() {
     let server = Server::shared().await;
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     let request = "POST /etcdserverpb.KV/Range HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
@@ -65,7 +65,7 @@ async fn thousands_of_calls_are_cancelled_before_they_begin() {
 
 /// A server that is stopped ends every call and refuses later connections.
 #[tokio::test]
-async fn a_stop_ends_every_call() {
+async fn a_graceful_stop_ends_every_call() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let mut stream = WatchStream::open(&client);

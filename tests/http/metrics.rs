@@ -68,7 +68,7 @@ async fn metrics_have_etcds_names_and_types() {
 
 /// When answered writes are on the disk is told by the log, the metrics and each Status.
 #[tokio::test]
-async fn the_level_of_durability_is_told() {
+async fn log_metrics_and_status_report_the_level_of_durability() {
     if Target::from_env() == Target::Etcd {
         return;
     }
@@ -91,7 +91,7 @@ async fn the_level_of_durability_is_told() {
 /// MET-1, MET-6: the metrics that etcd's dashboard and alerts read, with the labels that they select by. A cluster of one
 /// has no peers, and no series of any.
 #[tokio::test]
-async fn the_mixin_finds_what_it_reads() {
+async fn the_metrics_of_etcds_mixin_exist_with_their_labels() {
     let server = Server::start_with(&["--metrics", "extensive"]).await;
     server.client().await.put("a", "b").await;
     let metrics = Metrics::scrape(&server.address()).await;

@@ -8,7 +8,7 @@ use crate::CORS;
 
 /// HTTP-3, HTTP-4
 #[tokio::test]
-async fn every_answer_of_a_client_port_allows_any_origin() {
+async fn every_response_of_a_client_port_allows_any_origin() {
     let server = Server::shared().await;
     for (method, path, status) in [
         ("GET", "/version", 200),
@@ -36,7 +36,7 @@ async fn every_answer_of_a_client_port_allows_any_origin() {
 
 /// HTTP-3
 #[tokio::test]
-async fn only_pages_of_these_origins_may_read() {
+async fn only_allowed_origins_get_cors_headers() {
     let server = Server::start_with(&["--cors", "http://a.example:1,http://b.example:2"]).await;
     for (origin, allowed) in [("http://b.example:2", true), ("http://b.example", false), ("*", false)] {
         for (method, path) in [("GET", "/version"), ("OPTIONS", "/v3/kv/range"), ("POST", "/v3/nothing")] {
@@ -52,7 +52,7 @@ async fn only_pages_of_these_origins_may_read() {
 
 /// HTTP-3
 #[tokio::test]
-async fn a_host_that_is_not_on_the_list_is_misdirected() {
+async fn a_host_outside_the_whitelist_is_misdirected() {
     let server = Server::start_with(&["--host-whitelist", "127.0.0.1,good.example"]).await;
     let get = async |host: &str| request(&server.address(), "GET", "/version", &[("Host", host)], "").await;
     for host in ["127.0.0.1:1", "good.example", "good.example:2379"] {

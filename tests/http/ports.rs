@@ -11,7 +11,7 @@ use crate::{CORS, free_address, is};
 
 /// HTTP-1
 #[tokio::test]
-async fn http_may_have_ports_of_its_own() {
+async fn http_can_have_its_own_ports() {
     let address = free_address();
     let server = Server::start_with(&["--listen-client-http-urls", &format!("http://{address}")]).await;
     eventually("the port", async || TcpStream::connect(&address).await.is_ok().then_some(())).await;
@@ -33,7 +33,7 @@ async fn http_may_have_ports_of_its_own() {
 
 /// HTTP-4
 #[tokio::test]
-async fn profiles_are_there_if_they_are_asked_for() {
+async fn profiles_are_served_with_their_flag() {
     let server = Server::start_with(&["--enable-pprof"]).await;
     let answer = http(&server.address(), "GET", "/debug/pprof/").await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")));
@@ -46,7 +46,7 @@ async fn profiles_are_there_if_they_are_asked_for() {
 
 /// HTTP-12
 #[tokio::test]
-async fn a_version_is_read_and_not_written() {
+async fn the_version_accepts_get_only() {
     let server = Server::shared().await;
     let answer = is(&server.address(), "POST", "/version", 405, "Method Not Allowed\n").await;
     assert_eq!(answer.header("allow"), Some("GET"));
@@ -72,7 +72,7 @@ async fn a_metrics_port_has_metrics_and_probes_only() {
 
 /// Kubernetes' preflight only connects (and so does every port scan).
 #[tokio::test]
-async fn connections_that_say_nothing_leave_no_trace_in_the_log() {
+async fn connections_without_a_request_are_not_logged() {
     let server = Server::start().await;
     for _ in 0..20 {
         drop(TcpStream::connect(server.address()).await.unwrap());

@@ -10,7 +10,7 @@ use crate::scrape::Metrics;
 
 /// HTTP-10, HTTP-11
 #[tokio::test]
-async fn alarms_are_told_to_probes() {
+async fn probes_report_alarms() {
     let server = Server::start().await;
     let client = server.client().await;
     let address = server.address();
@@ -54,7 +54,7 @@ async fn alarms_are_told_to_probes() {
 
 /// HTTP-11
 #[tokio::test]
-async fn checks_are_also_paths() {
+async fn each_check_has_its_own_path() {
     let server = Server::shared().await;
     let address = server.address();
     is(&address, "GET", "/livez/serializable_read?verbose", 200, "[+]serializable_read ok\nok\n").await;

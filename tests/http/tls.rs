@@ -26,7 +26,7 @@ async fn secure_server(material: &Material, flags: &[&str]) -> (Server, TlsClien
 }
 
 #[tokio::test]
-async fn http_is_served_over_tls() {
+async fn the_metrics_port_serves_tls() {
     let (server, client) = secure_server(&Material::create(), &[]).await;
     for (offered, chosen) in [(&["http/1.1"][..], Some(&b"http/1.1"[..])), (&[], None)] {
         let stream = client.clone().with_alpn(offered).connect().await.unwrap();
@@ -46,7 +46,7 @@ async fn http_is_served_over_tls() {
 }
 
 #[tokio::test]
-async fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
+async fn the_metrics_port_refuses_clients_without_a_valid_certificate() {
     let material = Material::create();
     let (_server, client) =
         secure_server(&material, &["--trusted-ca-file", "@ca.pem", "--client-cert-auth"]).await;

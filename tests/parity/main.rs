@@ -67,7 +67,7 @@ async fn check(session: Session, origin: &str) {
 }
 
 #[tokio::test]
-async fn random_sessions_get_the_same_answers() {
+async fn random_sessions_get_the_same_responses() {
     let ops = setting("JETWAY_PARITY_OPS", 500) as usize;
     let end = Instant::now() + Duration::from_secs(setting("JETWAY_PARITY_SECONDS", 60));
     let first = setting("JETWAY_PARITY_SEED", u64::from(rand::random::<u32>()));
@@ -96,7 +96,7 @@ async fn random_sessions_get_the_same_answers() {
 }
 
 #[tokio::test]
-async fn scripts_get_the_same_answers() {
+async fn scripts_get_the_same_responses() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/scripts");
     let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -112,7 +112,7 @@ async fn scripts_get_the_same_answers() {
 
 /// The harness itself: it must see a difference that is there.
 #[tokio::test]
-async fn a_planted_difference_is_found() {
+async fn the_harness_finds_a_planted_difference() {
     let session = |lines: &str| Session::parse(lines, "planted");
     let plants = [
         // An answer that differs.
@@ -138,7 +138,7 @@ async fn a_planted_difference_is_found() {
 }
 
 #[test]
-fn a_session_survives_its_text_form() {
+fn a_session_equals_its_parsed_text() {
     for seed in 0..20 {
         let session = Generator::new(seed).session(200);
         assert_eq!(Session::parse(&session.to_string(), "text"), session);

@@ -9,7 +9,7 @@ use support::tls::{CERT, MUTUAL, TlsServer};
 /// With `--client-cert-auth` every client needs a certificate that the authority has signed, that is valid now and meant
 /// for clients.
 #[tokio::test]
-async fn a_client_needs_a_good_certificate() {
+async fn a_client_needs_a_valid_certificate() {
     for target in BOTH {
         let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
         let issue = |template| secure.client().with_certificate(secure.material.authority.issue(template));
@@ -32,7 +32,7 @@ async fn a_client_needs_a_good_certificate() {
 
 /// As in etcd `--trusted-ca-file` is enough for that.
 #[tokio::test]
-async fn an_authority_alone_asks_for_certificates_too() {
+async fn a_trusted_ca_alone_requires_client_certificates() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
         let secure = TlsServer::start(target, Material::create(), &flags).await;
@@ -44,7 +44,7 @@ async fn an_authority_alone_asks_for_certificates_too() {
 
 /// With `--client-cert-auth` alone the authorities of the system vouch for clients, and none of them vouches for these.
 #[tokio::test]
-async fn without_an_authority_the_system_s_are_asked() {
+async fn without_a_trusted_ca_those_of_the_system_count() {
     for target in BOTH {
         let flags = [&CERT[..], &["--client-cert-auth"]].concat();
         let secure = TlsServer::start(target, Material::create(), &flags).await;

@@ -40,7 +40,7 @@ async fn grpc_and_http_share_the_port() {
 
 /// HTTP-1 as seen by curl.
 #[tokio::test]
-async fn curl_is_served_over_either_http() {
+async fn curl_is_served_over_http_1_and_http_2() {
     for target in BOTH {
         let material = Material::create();
         let identity = material.authority.issue(Template::default());
@@ -122,7 +122,7 @@ async fn versions_outside_the_flags_are_refused() {
 /// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own. (etcd does not start
 /// without the suite that is named here: HTTP/2 demands it.)
 #[tokio::test]
-async fn suites_that_are_not_named_are_not_used() {
+async fn only_named_cipher_suites_are_used() {
     for target in BOTH {
         let flag = ["--cipher-suites", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"];
         let secure = TlsServer::start(target, Material::create(), &[&CERT[..], &flag].concat()).await;
@@ -142,7 +142,7 @@ fn only13(secure: &TlsServer) -> TlsClient {
 
 /// Whoever speaks the wrong language is cut off without an HTTP answer, and others do not notice.
 #[tokio::test]
-async fn plain_text_and_tls_do_not_mix() {
+async fn a_client_of_the_wrong_protocol_is_disconnected() {
     for target in BOTH {
         let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let plain = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";

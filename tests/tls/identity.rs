@@ -30,7 +30,7 @@ fn named(secure: &TlsServer, name: &str) -> TlsClient {
 
 /// AUT-10: the common name is the user's, unless the client shows a token.
 #[tokio::test]
-async fn a_certificate_says_who_the_client_is() {
+async fn the_common_name_of_a_certificate_is_the_user() {
     const DENIED: &str = "etcdserver: permission denied";
     for target in BOTH {
         let secure = with_users(target, &MUTUAL).await;
@@ -59,7 +59,7 @@ async fn a_certificate_says_who_the_client_is() {
 
 /// AUT-10: only `--client-cert-auth` makes certificates count, though authorities alone have them checked.
 #[tokio::test]
-async fn without_client_cert_auth_a_certificate_says_nothing() {
+async fn without_client_cert_auth_a_certificate_names_no_user() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
         let secure = with_users(target, &flags).await;
@@ -71,7 +71,7 @@ async fn without_client_cert_auth_a_certificate_says_nothing() {
 
 /// AUT-10: calls through the gateway are not made in that name; a client that shows one is told so.
 #[tokio::test]
-async fn the_gateway_does_not_take_names_from_certificates() {
+async fn the_gateway_ignores_the_common_name_of_a_certificate() {
     for target in BOTH {
         let secure = with_users(target, &MUTUAL).await;
         for (name, expected) in

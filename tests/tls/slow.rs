@@ -49,7 +49,7 @@ async fn a_slow_handshake_is_cut_off() {
 
 /// Hundreds of clients that say nothing, half a request or half a preface do not keep others from being served.
 #[tokio::test]
-async fn silent_clients_are_in_nobody_s_way() {
+async fn silent_clients_do_not_delay_others() {
     for target in BOTH {
         let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut silent = Vec::new();
