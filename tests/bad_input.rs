@@ -12,11 +12,11 @@ use support::server::Server;
 /// Starts jetway with flags with which it must not serve. Everything in `words` must be in what it says.
 async fn refused(args: &[&str], words: &[&str]) {
     let began = Instant::now();
-    let (status, said) = Server::fails_to_start(args).await;
-    assert!(status.code().is_some_and(|code| code != 0), "{args:?} ended with {status}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
+    let (status, output) = Server::fails_to_start(args).await;
+    assert!(status.code().is_some_and(|code| code != 0), "{args:?} ended with {status}: {output}");
+    assert!(!output.contains("panicked"), "{output}");
     for word in words {
-        assert!(said.contains(word), "{word:?} is not in what jetway says about {args:?}: {said}");
+        assert!(output.contains(word), "{word:?} is not in what jetway says about {args:?}: {output}");
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{args:?} took {:?}", began.elapsed());
 }

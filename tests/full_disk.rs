@@ -105,8 +105,7 @@ async fn disarm(client: &Client) {
     }
 }
 
-/// What makes room goes on without room for anything else, and then there is room again: no restart, and nobody else's
-/// help.
+/// Deletes and compactions work without room for anything else, and then there is room again, without a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
 async fn a_disk_filled_by_jetway_is_cleared_by_deletes_and_a_compaction() {

@@ -178,7 +178,7 @@ async fn responses_have_proto_names_and_quoted_numbers() {
         r#"{{"key":"{name}","create_revision":"{revision}","mod_revision":"{later}","version":"2","value":"/+8="}}"#
     );
     assert_eq!(header(&range.body), format!(r#","kvs":[{kv}],"count":"1"}}"#));
-    // What is zero is not there: no kvs, no count, no succeeded, no deleted.
+    // Fields with a zero value are left out: no kvs, no count, no succeeded, no deleted.
     let nothing = post(&server, "/v3/kv/range", &format!(r#"{{"key":"{}"}}"#, base64(unique("none")))).await;
     assert_eq!(header(&nothing.body), "}");
     let failed = format!(r#"{{"compare":[{{"key":"{name}","version":"7","target":"VERSION"}}]}}"#);
@@ -393,29 +393,29 @@ async fn the_authorization_header_is_the_token() {
         (("X-Other", token), false),
     ] {
         let (mut socket, _) = Socket::open(&server, "/v3/watch", &[header]).await;
-        socket.say(Socket::TEXT, &create).await;
-        let (_, answer) = socket.hears().await;
+        socket.send(Socket::TEXT, &create).await;
+        let (_, answer) = socket.receive().await;
         let is_created = answer.ends_with(r#""created":true}}"#);
         assert_eq!(is_created, is_allowed, "{header:?}: {answer}");
     }
 }
 
 /// A request whose body goes on while the answer comes.
-struct Talk {
+struct DuplexRequest {
     stream: TcpStream,
     received: String,
 }
 
-impl Talk {
-    async fn start(server: &Server, path: &str, headers: &[(&str, &str)]) -> Talk {
+impl DuplexRequest {
+    async fn start(server: &Server, path: &str, headers: &[(&str, &str)]) -> DuplexRequest {
         let address = server.address();
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let head = head("POST", path, &[&[("Host", &*address)], headers].concat(), None);
         stream.write_all(head.as_bytes()).await.unwrap();
-        Talk { stream, received: String::new() }
+        DuplexRequest { stream, received: String::new() }
     }
 
-    async fn say(&mut self, text: &str) {
+    async fn send(&mut self, text: &str) {
         let chunk = format!("{:x}\r\n{text}\r\n", text.len());
         self.stream.write_all(chunk.as_bytes()).await.unwrap();
     }
@@ -425,7 +425,7 @@ impl Talk {
     }
 
     /// Reads until `text` has come, and forgets what was before it.
-    async fn hears(&mut self, text: &str) {
+    async fn receive(&mut self, text: &str) {
         let reading = async {
             while !self.received.contains(text) {
                 let mut bytes = [0; 4096];
@@ -470,25 +470,25 @@ async fn a_watch_is_a_bidirectional_stream() {
     let client = server.client().await;
     let key = unique("watched");
     let name = base64(&key);
-    let mut talk = Talk::start(&server, "/v3/watch", &[]).await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[]).await;
     let create = format!(r#"{{"create_request":{{"key":"{name}","watch_id":"7"}}}}"#);
     // A value counts as soon as its last byte has come.
     let (first, last) = create.split_at(20);
-    talk.say(first).await;
-    talk.say(last).await;
-    talk.hears("HTTP/1.1 200 OK").await;
-    talk.hears(r#""watch_id":"7","created":true}}"#).await;
+    call.send(first).await;
+    call.send(last).await;
+    call.receive("HTTP/1.1 200 OK").await;
+    call.receive(r#""watch_id":"7","created":true}}"#).await;
     let revision = client.put(&key, "<&>").await;
     let event = format!(
         r#""watch_id":"7","events":[{{"kv":{{"key":"{name}","create_revision":"{revision}","mod_revision":"{revision}","version":"1","value":"PCY+"}}}}]}}}}"#
     );
-    talk.hears(&event).await;
-    talk.say(r#"{"cancel_request":{"watch_id":"7"}}{"createRequest":{"key":"eA==","watchId":8}}"#).await;
-    talk.hears(r#""watch_id":"7","canceled":true}}"#).await;
-    talk.hears(r#""watch_id":"8","created":true}}"#).await;
-    talk.end().await;
+    call.receive(&event).await;
+    call.send(r#"{"cancel_request":{"watch_id":"7"}}{"createRequest":{"key":"eA==","watchId":8}}"#).await;
+    call.receive(r#""watch_id":"7","canceled":true}}"#).await;
+    call.receive(r#""watch_id":"8","created":true}}"#).await;
+    call.end().await;
     client.put("x", "after the end of the request").await;
-    talk.hears(r#""watch_id":"8","events":[{"#).await;
+    call.receive(r#""watch_id":"8","events":[{"#).await;
 }
 
 /// GW-4
@@ -496,17 +496,17 @@ async fn a_watch_is_a_bidirectional_stream() {
 async fn a_stream_ends_with_its_error() {
     let server = Server::shared().await;
     let error = r#"{"error":{"code":4,"message":"context deadline exceeded"}}"#;
-    let mut talk = Talk::start(&server, "/v3/watch", &[("Grpc-Timeout", "2S")]).await;
-    talk.say(r#"{"create_request":{"key":"YQ=="}}"#).await;
-    talk.hears("HTTP/1.1 200 OK").await;
-    talk.hears(r#""created":true}}"#).await;
-    talk.end().await;
-    talk.hears(error).await;
-    assert!(talk.ends().await.ends_with("0\r\n\r\n"));
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[("Grpc-Timeout", "2S")]).await;
+    call.send(r#"{"create_request":{"key":"YQ=="}}"#).await;
+    call.receive("HTTP/1.1 200 OK").await;
+    call.receive(r#""created":true}}"#).await;
+    call.end().await;
+    call.receive(error).await;
+    assert!(call.ends().await.ends_with("0\r\n\r\n"));
     // Before the first answer there is still a status to give.
-    let mut talk = Talk::start(&server, "/v3/watch", &[("Grpc-Timeout", "300m")]).await;
-    talk.hears("HTTP/1.1 504 Gateway Timeout").await;
-    talk.hears("\"error\":{\"code\":4,").await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[("Grpc-Timeout", "300m")]).await;
+    call.receive("HTTP/1.1 504 Gateway Timeout").await;
+    call.receive("\"error\":{\"code\":4,").await;
     refused(
         &server,
         "/v3/election/observe",
@@ -522,16 +522,16 @@ async fn a_stream_ends_with_its_error() {
 #[tokio::test]
 async fn a_watch_ends_with_its_connection() {
     let server = Server::start().await;
-    let mut talk = Talk::start(&server, "/v3/watch", &[]).await;
-    talk.say(r#"{"create_request":{"key":"YQ=="}}"#).await;
-    talk.hears(r#""created":true}}"#).await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[]).await;
+    call.send(r#"{"create_request":{"key":"YQ=="}}"#).await;
+    call.receive(r#""created":true}}"#).await;
     let streams = async || {
         let metrics = send(&server, "GET", "/metrics", &[], "").await.body;
         let line = metrics.lines().find(|line| line.starts_with("etcd_debugging_mvcc_watch_stream_total"));
         line.unwrap().trim_start_matches("etcd_debugging_mvcc_watch_stream_total").parse::<u32>().unwrap()
     };
     assert_eq!(streams().await, 1);
-    drop(talk);
+    drop(call);
     support::eventually("the watch to be gone", async || (streams().await == 0).then_some(())).await;
 }
 
@@ -563,7 +563,7 @@ impl Socket {
         (Socket(stream), head)
     }
 
-    async fn say(&mut self, kind: u8, text: &str) {
+    async fn send(&mut self, kind: u8, text: &str) {
         // A mask of zeros changes nothing.
         let mut frame = vec![kind, 0x80 | 126];
         frame.extend((text.len() as u16).to_be_bytes());
@@ -572,7 +572,7 @@ impl Socket {
         self.0.write_all(&frame).await.unwrap();
     }
 
-    async fn hears(&mut self) -> (u8, String) {
+    async fn receive(&mut self) -> (u8, String) {
         within("a message", async {
             let kind = self.0.read_u8().await.unwrap();
             let length = match self.0.read_u8().await.unwrap() {
@@ -596,12 +596,12 @@ async fn a_websocket_carries_a_bidirectional_stream() {
     let key = unique("socket");
     let (mut socket, _) = Socket::open(&server, "/v3/watch", &[]).await;
     let create = format!(r#"{{"create_request":{{"key":"{}"}}}}"#, base64(&key));
-    socket.say(Socket::TEXT, &create).await;
-    let (kind, created) = socket.hears().await;
+    socket.send(Socket::TEXT, &create).await;
+    let (kind, created) = socket.receive().await;
     assert_eq!(kind, Socket::TEXT);
     assert!(created.ends_with(r#""created":true}}"#), "{created}");
     client.put(&key, "x").await;
-    let (_, event) = socket.hears().await;
+    let (_, event) = socket.receive().await;
     assert!(event.contains(&format!(r#""events":[{{"kv":{{"key":"{}","#, base64(&key))), "{event}");
 
     let (mut socket, head) =
@@ -609,13 +609,13 @@ async fn a_websocket_carries_a_bidirectional_stream() {
             .await;
     assert!(head.contains("\r\nsec-websocket-protocol: bearer\r\n"), "{head}");
     for id in ["5", "6"] {
-        socket.say(Socket::TEXT, &format!(r#"{{"ID":"{id}"}}"#)).await;
-        let (_, answer) = socket.hears().await;
+        socket.send(Socket::TEXT, &format!(r#"{{"ID":"{id}"}}"#)).await;
+        let (_, answer) = socket.receive().await;
         assert!(answer.ends_with(&format!(r#""ID":"{id}"}}}}"#)), "{answer}");
     }
-    // What is refused is told, and then the connection ends.
+    // The server sends the error and closes the connection.
     let (mut socket, _) = Socket::open(&server, "/v3/nothing", &[]).await;
-    assert_eq!(socket.hears().await.1, r#"{"code":5,"message":"Not Found"}"#);
+    assert_eq!(socket.receive().await.1, r#"{"code":5,"message":"Not Found"}"#);
     let mut rest = Vec::new();
     within("the end", socket.0.read_to_end(&mut rest)).await.unwrap();
 }
@@ -625,9 +625,9 @@ async fn a_websocket_carries_a_bidirectional_stream() {
 async fn a_watch_ends_with_its_websocket() {
     let server = Server::start().await;
     let (mut socket, _) = Socket::open(&server, "/v3/watch", &[]).await;
-    socket.say(Socket::TEXT, r#"{"create_request":{"key":"YQ=="}}"#).await;
-    socket.hears().await;
-    socket.say(Socket::CLOSE, "").await;
+    socket.send(Socket::TEXT, r#"{"create_request":{"key":"YQ=="}}"#).await;
+    socket.receive().await;
+    socket.send(Socket::CLOSE, "").await;
     support::eventually("the watch to be gone", async || {
         let metrics = send(&server, "GET", "/metrics", &[], "").await.body;
         metrics.contains("etcd_debugging_mvcc_watch_stream_total0\n").then_some(())

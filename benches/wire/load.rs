@@ -30,7 +30,7 @@ pub(crate) trait Caller: Send + 'static {
     fn call(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// What one sample showed.
+/// The figures of one sample.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) operations: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Outcome {
     pub(crate) client_cpu: Duration,
     /// Of watches, how much should have come. `operations` is what came.
     pub(crate) expected: Option<u64>,
-    /// What a reader should know besides.
+    /// A remark for the reader.
     pub(crate) note: String,
 }
 

@@ -1,4 +1,4 @@
-//! What a reader must know of the machine before believing a figure.
+//! The machine on which the figures were measured.
 
 use crate::load::{Failure, Latencies};
 use std::fs;

@@ -79,11 +79,11 @@ struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Where tables, plots and JSON go [default: benches/results for all of a full run, else target/wire].
+    /// The folder of tables, plots and JSON [default: benches/results for all of a full run, else target/wire].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Where the peers keep their data while they run; its file system decides what an fsync costs.
+    /// The folder of the peers' data while they run; its file system decides the cost of an fsync.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 
@@ -101,7 +101,7 @@ struct Options {
     #[arg(long)]
     list: bool,
 
-    /// What cargo says to a benchmark, and does not say when it builds one as a test.
+    /// The flag that cargo gives to a benchmark, but not to one that it builds as a test.
     #[arg(long, hide = true)]
     bench: bool,
 }

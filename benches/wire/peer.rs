@@ -493,7 +493,7 @@ async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
     Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
 }
 
-/// What kine is told whatever its store is.
+/// The flags of kine with any store.
 fn kine_listens(command: &mut Command, store: &str, address: &str) {
     command.args(["--endpoint", store, "--listen-address", address, "--metrics-bind-address", "0"]);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::{Memory, raise_descriptor_limit};
 use support::http2::*;
 use support::server::{Server, Target};
@@ -20,7 +20,7 @@ async fn ten_thousand_connections_are_served() {
         "a process may open {limit} files here: raise that to {needed} with `ulimit -Hn`"
     );
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let began = Instant::now();
     let mut connections = Vec::new();
@@ -36,7 +36,7 @@ async fn ten_thousand_connections_are_served() {
     server.client().await.put("/late", "v").await;
     drop(connections);
     server.client().await.put("/later", "v").await;
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Clients that send a byte now and then and never a whole request. etcd gives them minutes, or for ever; what matters is
@@ -46,7 +46,7 @@ async fn clients_that_never_finish_a_request_are_disconnected() {
     let server = Server::start().await;
     // jetway gives each step half a minute.
     let patience = Duration::from_secs(if server.target() == Target::Jetway { 50 } else { 5 });
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
     let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -82,14 +82,14 @@ async fn clients_that_never_finish_a_request_are_disconnected() {
         assert!(open == 0 || server.target() == Target::Etcd, "{what}");
     }
     memory.stayed_below("slow loris", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Headers that are longer than any client's, up to where they are refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_are_accepted_up_to_a_limit() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     for (size, status) in [(8 << 10, "200 OK"), (64 << 10, "200 OK"), (4 << 20, "431 ")] {
         let mut connection = Connection::open(&server).await;
@@ -107,5 +107,5 @@ async fn headers_are_accepted_up_to_a_limit() {
         assert_eq!(client.get("k").await.is_ok(), is_taken, "metadata of {size}");
     }
     memory.stayed_below("huge headers", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
 use support::http2::*;
 use support::server::{Server, Target};
@@ -14,12 +14,12 @@ use support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
-/// Random bytes, alone and behind what opens an HTTP/2 connection. Whatever they mean, the server has to be done with
-/// them once the client has said all it will.
+/// Random bytes, alone and behind the preface of HTTP/2. The server must close the connection after the client has
+/// closed its side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_bytes_end_only_their_own_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut rng = StdRng::seed_from_u64(1);
     let settings = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -41,14 +41,14 @@ async fn random_bytes_end_only_their_own_connection() {
         drop(within("the end of the connection", connection.io.read_to_end(&mut rest)).await);
     }
     memory.stayed_below("garbage", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Well-formed frames with nonsense in them: wrong streams, flags, lengths and payloads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_frames_end_only_their_own_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut rng = StdRng::seed_from_u64(2);
     for _ in 0..300 {
@@ -66,14 +66,14 @@ async fn malformed_frames_end_only_their_own_connection() {
         connection.ended().await;
     }
     memory.stayed_below("frames without sense", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// RFC 9113: a frame may not be longer than the server has allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_oversized_frame_is_refused_by_its_header() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     for kind in [DATA, HEADERS, SETTINGS, PING, CONTINUATION, 77] {
         let mut connection = Connection::http2(&server).await;
         connection.open_stream(1, RANGE).await;
@@ -85,7 +85,7 @@ async fn an_oversized_frame_is_refused_by_its_header() {
         let code = connection.ended().await;
         assert!(matches!(code, None | Some(6)), "type {kind}: {code:?}");
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes that stand
@@ -93,7 +93,7 @@ async fn an_oversized_frame_is_refused_by_its_header() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_indexed_headers_take_bounded_memory() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut connections = Vec::new();
     for _ in 0..20 {
@@ -118,14 +118,14 @@ async fn repeated_indexed_headers_take_bounded_memory() {
     let alive = connections.iter().filter(|(_, alive)| *alive).count();
     println!("{alive} of {} connections outlive the bomb", connections.len());
     memory.stayed_below("HPACK bombs", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Headers that never end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_continuations_end_the_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     for payload in [vec![], field("x", b"y"), field("x", &[b'y'; 16_000])] {
         let mut connection = Connection::http2(&server).await;
@@ -144,14 +144,14 @@ async fn endless_continuations_end_the_connection() {
         println!("continuations of {} bytes: cut off after {sent}", payload.len());
     }
     memory.stayed_below("continuations", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_take_bounded_memory_and_leave_other_clients_served() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let headers = call(RANGE);
     for _ in 0..2 {
@@ -173,14 +173,14 @@ async fn rapid_resets_take_bounded_memory_and_leave_other_clients_served() {
         println!("{} MiB", memory.grown() >> 20);
     }
     memory.stayed_below("rapid resets", 250);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Frames that want an answer, from a client that never reads one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_responses_take_bounded_memory() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     for (what, frames) in [
         ("pings", frame(PING, 0, 0, &[7; 8])),
         ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
@@ -201,14 +201,14 @@ async fn unread_responses_take_bounded_memory() {
         }
         memory.stayed_below(&format!("{sent} bytes of {what}"), 50);
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Part of the preface, and then silence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_prefaces_do_not_delay_other_clients() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut connections = Vec::new();
     for n in 0..200 {
@@ -217,5 +217,5 @@ async fn unfinished_prefaces_do_not_delay_other_clients() {
         connections.push(connection);
     }
     memory.stayed_below("half prefaces", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
 use support::client::Client;
 use support::server::Server;
@@ -45,7 +45,7 @@ async fn cancel(stream: &mut WatchStream) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_stream_serves_a_hundred_thousand_watches() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let memory = Memory::of(&server);
     let began = Instant::now();
@@ -76,13 +76,13 @@ async fn one_stream_serves_a_hundred_thousand_watches() {
     cancel(&mut stream).await;
     println!("cancelled in {:?}: {} MiB", began.elapsed(), memory.grown() >> 20);
     memory.stayed_below("100,000 watches on one stream", 300);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_key_has_a_hundred_thousand_watches() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let memory = Memory::of(&server);
     let mut stream = create(&client, |_| "/watched".into()).await;
@@ -107,5 +107,5 @@ async fn one_key_has_a_hundred_thousand_watches() {
     drop(stream);
     client.put("/watched", "3").await;
     memory.stayed_below("100,000 watches of one key", 300);
-    bystander.finish().await;
+    healthy.finish().await;
 }

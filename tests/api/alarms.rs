@@ -1,4 +1,4 @@
-//! What alarms refuse, and what they leave alone. How they are raised and lowered is shown in `maintenance`.
+//! Calls that alarms refuse, and calls that they do not. `maintenance` shows how alarms are activated and deactivated.
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;

@@ -134,7 +134,7 @@ async fn a_changed_password_invalidates_the_tokens_of_the_old_one() {
     refused(client.authenticate("u", "first").await, Code::InvalidArgument, FAILED);
     let user = client.login("u", "second").await;
     user.user_get("u").await.unwrap();
-    // Whoever has no password gets none.
+    // A user without a password cannot be given one.
     root.user_change_password("none", "x").await.unwrap();
     assert!(client.authenticate("none", "x").await.is_err());
 
@@ -317,7 +317,7 @@ async fn only_root_manages_users_and_roles_and_each_user_may_get_its_own() {
     }
     assert_eq!(user.user_get("u").await.unwrap().roles, ["u"]);
     assert_eq!(user.role_get("u").await.unwrap().perm, []);
-    // What is wrong with the request itself comes later, except for a password that cannot be hashed.
+    // Permissions are checked before the request, except for a password that cannot be hashed.
     refused(user.user_add("", "p").await, Code::PermissionDenied, denied);
     refused(
         client.user_add("", &"p".repeat(73)).await,

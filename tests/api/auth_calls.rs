@@ -1,4 +1,4 @@
-//! Who may watch, hold leases, look after the server, and change its members.
+//! Permissions of watches, leases, maintenance, and membership changes.
 
 use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::*;

@@ -1,4 +1,4 @@
-//! Who may read and write which keys.
+//! Permissions of keys.
 
 use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
@@ -60,7 +60,7 @@ async fn without_a_user_or_with_an_invalid_token_every_kv_call_is_refused() {
         refused(who.txn(run(vec![op(put("k", "w"))])).await, code, text);
         refused(who.txn(run(vec![op(get("k"))])).await, code, text);
         refused(who.compact(1).await, code, text);
-        // What is wrong with the request is found first.
+        // The request is checked before the user.
         refused(who.get("").await, Code::InvalidArgument, "etcdserver: key is not provided");
         refused(who.put_request(put("", "")).await, Code::InvalidArgument, "etcdserver: key is not provided");
     }

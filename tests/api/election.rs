@@ -178,7 +178,7 @@ async fn an_observer_sees_each_leader_and_each_of_its_values() {
     let third = campaign(&client, &name, 0x641, "five").await.unwrap();
     let at = revision(&third.header);
     assert_eq!(observer.next().await, ("five".to_owned(), at, at));
-    // Who comes late sees the present leader first.
+    // A late observer sees the present leader first.
     let mut late = observe(&client, &name).await;
     assert_eq!(late.next().await.0, "five");
 }

@@ -1,4 +1,4 @@
-//! What a key is and what a range selects.
+//! Keys, and the keys that a range selects.
 
 use jetway::proto::etcdserverpb::*;
 

@@ -1,4 +1,4 @@
-//! What survives the end of the process, asked for or not.
+//! Data that survives a stop and a kill of the processes.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
@@ -110,7 +110,7 @@ async fn survives(target: Target, kill: impl AsyncFn(&mut Server)) {
         eventually("enough writes", async || (watched.revision().await > last_seen + 200).then_some(()))
             .await;
         kill(&mut server).await;
-        // Where the server itself lives on, the writers may have noticed nothing.
+        // If the server itself lives on, the writers may still run.
         enough.cancel();
         let answered: Vec<_> = writers.join_all().await;
         let all_answered: Vec<_> =

@@ -1,4 +1,4 @@
-//! What is refused before any service gets to see it: in grpc-go's codes and words.
+//! Calls that are refused before any service gets them, with the codes and texts of grpc-go.
 
 use std::convert::Infallible;
 

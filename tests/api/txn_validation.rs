@@ -1,4 +1,4 @@
-//! What is wrong with a transaction before it runs.
+//! Transactions that are refused before they run.
 
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;

@@ -1,8 +1,8 @@
 //! Wrong command lines: the same exit status as etcd's, and the words that tell what is wrong.
 
-use crate::program::{Ended, Place, Program};
+use crate::program::{Ended, Program, WorkingFolder};
 
-/// What a start that gets as far as opening ports needs to stay out of others' way.
+/// Flags with which a start that opens ports disturbs no other server.
 const APART: [&str; 6] = [
     "--listen-peer-urls=http://127.0.0.1:0",
     "--listen-client-urls=http://127.0.0.1:0",
@@ -16,16 +16,19 @@ const APART: [&str; 6] = [
 async fn both_refuse(args: &[&str], variables: &[(&str, &str)], file: Option<&str>, words: &str) {
     let mut statuses = Vec::new();
     for program in [Program::Etcd, Program::Link] {
-        let place = Place::new();
-        let mut command = place.command(program);
+        let folder = WorkingFolder::new();
+        let mut command = folder.command(program);
         command.args(args).envs(variables.iter().copied());
         if let Some(text) = file {
-            std::fs::write(place.path("etcd.yaml"), text).unwrap();
+            std::fs::write(folder.path("etcd.yaml"), text).unwrap();
             command.args(["--config-file", "etcd.yaml"]);
         }
-        let Ended { status, said } = place.run(command).await;
-        assert!(said.contains(words), "{program:?} {args:?} {variables:?} {file:?}: no {words:?} in\n{said}");
-        assert!(!said.contains("panicked"), "{said}");
+        let Ended { status, output } = folder.run(command).await;
+        assert!(
+            output.contains(words),
+            "{program:?} {args:?} {variables:?} {file:?}: no {words:?} in\n{output}"
+        );
+        assert!(!output.contains("panicked"), "{output}");
         statuses.push(status);
     }
     assert_eq!(statuses[0], statuses[1], "etcd and jetway on {args:?} {variables:?} {file:?}");
@@ -220,7 +223,7 @@ async fn invalid_config_files_are_refused_in_etcds_words() {
         .await;
 }
 
-/// What etcd does and jetway does not, so that nobody gets something else than was asked for.
+/// etcd has these features and jetway has not. It refuses them, so that no setting is ignored silently.
 #[tokio::test]
 async fn unsupported_features_are_refused_by_jetway_alone() {
     let two = "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2";
@@ -236,43 +239,43 @@ async fn unsupported_features_are_refused_by_jetway_alone() {
         ),
         (&["--log-level=loud"], &["unrecognized level: \"loud\"", "--log-level"]),
     ] {
-        let place = Place::new();
-        let mut command = place.command(Program::Link);
+        let folder = WorkingFolder::new();
+        let mut command = folder.command(Program::Link);
         command.args(args);
-        let Ended { status, said } = place.run(command).await;
-        assert_eq!(status, 1, "{args:?}: {said}");
-        assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {said}");
+        let Ended { status, output } = folder.run(command).await;
+        assert_eq!(status, 1, "{args:?}: {output}");
+        assert!(words.iter().all(|word| output.contains(word)), "{args:?}: {output}");
     }
-    let place = Place::new();
-    std::fs::create_dir_all(place.path("data/member/wal")).unwrap();
-    let mut command = place.command(Program::Link);
+    let folder = WorkingFolder::new();
+    std::fs::create_dir_all(folder.path("data/member/wal")).unwrap();
+    let mut command = folder.command(Program::Link);
     command.args(["--data-dir", "data"]);
-    let Ended { status, said } = place.run(command).await;
-    assert_eq!(status, 1, "{said}");
-    assert!(said.contains("--data-dir data: holds the data of an etcd"), "{said}");
+    let Ended { status, output } = folder.run(command).await;
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("--data-dir data: holds the data of an etcd"), "{output}");
 }
 
 #[tokio::test]
 async fn help_and_version_succeed() {
     for args in [&["--help"][..], &["-h"], &["-help"], &["--version"], &["-version", "--name=a"]] {
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         for program in [Program::Etcd, Program::Link] {
-            let place = Place::new();
-            let mut command = place.command(program);
+            let folder = WorkingFolder::new();
+            let mut command = folder.command(program);
             command.args(args);
-            let ended = place.run(command).await;
-            assert_eq!(ended.status, 0, "{program:?} {args:?}: {}", ended.said);
-            said.push(ended.said);
+            let ended = folder.run(command).await;
+            assert_eq!(ended.status, 0, "{program:?} {args:?}: {}", ended.output);
+            output.push(ended.output);
         }
         let keys = |text: &str| -> Vec<String> {
             text.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
         };
         if args[0].contains("version") {
-            assert_eq!(keys(&said[0]), keys(&said[1]));
-            assert_eq!(said[0].lines().next(), said[1].lines().next());
-            assert_eq!(said[0].lines().last(), said[1].lines().last());
+            assert_eq!(keys(&output[0]), keys(&output[1]));
+            assert_eq!(output[0].lines().next(), output[1].lines().next());
+            assert_eq!(output[0].lines().last(), output[1].lines().last());
         } else {
-            assert!(said[1].contains("--listen-client-urls"), "{}", said[1]);
+            assert!(output[1].contains("--listen-client-urls"), "{}", output[1]);
         }
     }
 }

@@ -35,12 +35,12 @@
 
 mod answer;
 mod contend;
+mod executor;
 mod generate;
 mod instances;
 mod pair;
 mod session;
 mod shrink;
-mod side;
 mod watchers;
 
 use std::path::Path;

@@ -24,7 +24,7 @@ pub struct Authority {
     pub cert: String,
 }
 
-/// What a certificate template.
+/// The fields of a certificate that is issued.
 #[derive(Clone, Copy, Debug)]
 pub struct Template<'a> {
     /// The common name; none if empty.

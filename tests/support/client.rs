@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// What it sends as its token.
+    /// The token that it sends.
     pub fn token(&self) -> Option<String> {
         Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
     }

@@ -82,7 +82,7 @@ impl Nats {
         format!("127.0.0.1:{}", self.port.number)
     }
 
-    /// What `--endpoint` takes, for the bucket named `test`.
+    /// The value of `--endpoint` for the bucket named `test`.
     pub fn endpoint(&self) -> String {
         format!("nats://{}?bucket=test", self.address())
     }
@@ -95,7 +95,7 @@ impl Nats {
         &self.name
     }
 
-    /// Where JetStream keeps its files.
+    /// The folder of JetStream's files.
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }

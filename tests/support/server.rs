@@ -141,8 +141,8 @@ impl Server {
         }
     }
 
-    /// Starts jetway with flags, or in a place, in which it cannot serve; returns how it ended and what it said. The flags
-    /// come last and so win over those that every test server gets.
+    /// Starts jetway with flags with which it cannot serve; returns its exit status and its output. The flags come last
+    /// and so win over those that every test server gets.
     pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
         Self::fails_to_start_as(Target::Jetway, Launch { args, ..Launch::default() }).await
     }
@@ -216,7 +216,7 @@ impl Server {
             })
     }
 
-    /// What the process has printed so far.
+    /// The output of the process so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }

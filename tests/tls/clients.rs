@@ -25,7 +25,7 @@ async fn a_client_needs_a_valid_certificate() {
         ] {
             assert!(refused.version().await.is_err(), "{target:?} serves a client: {what}");
         }
-        // Who is refused disturbs nobody.
+        // Refused clients disturb no other.
         issue(Template::default()).is_served().await;
     }
 }

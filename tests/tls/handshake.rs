@@ -1,4 +1,4 @@
-//! What is agreed on when a connection begins.
+//! Versions, suites and protocols of TLS connections.
 
 use std::process::{Command, Stdio};
 
@@ -53,8 +53,11 @@ async fn curl_is_served_over_http_1_and_http_2() {
             let mut curl = Command::new("curl");
             curl.args(with_paths(&secure.material, &args))
                 .args(with_paths(&secure.material, &["--cert", "@client.pem", "--key", "@client.key"]));
-            let said = output(curl).await;
-            assert!(said.contains("etcdserver") && said.ends_with(spoken), "{target:?} {version}: {said}");
+            let printed = output(curl).await;
+            assert!(
+                printed.contains("etcdserver") && printed.ends_with(spoken),
+                "{target:?} {version}: {printed}"
+            );
         }
     }
 }
@@ -72,8 +75,8 @@ async fn a_unix_socket_speaks_tls() {
         let mut curl = Command::new("curl");
         curl.args(with_paths(&material, &["-sS", "--cacert", "@ca.pem", "--unix-socket", "@socket"]));
         curl.arg("https://localhost/version");
-        let said = output(curl).await;
-        assert!(said.contains("etcdserver"), "{target:?}: {said}");
+        let printed = output(curl).await;
+        assert!(printed.contains("etcdserver"), "{target:?}: {printed}");
     }
 }
 
@@ -140,7 +143,7 @@ fn only13(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS13])
 }
 
-/// Whoever speaks the wrong language is cut off without an HTTP answer, and others do not notice.
+/// Plain text on a TLS port, and TLS on a plain one, ends the connection without an HTTP response. Other clients continue.
 #[tokio::test]
 async fn a_client_of_the_wrong_protocol_is_disconnected() {
     for target in BOTH {
@@ -156,10 +159,10 @@ async fn a_client_of_the_wrong_protocol_is_disconnected() {
         ] {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             stream.write_all(words).await.unwrap();
-            let mut said = Vec::new();
+            let mut answer = Vec::new();
             // A reset is as good an end as any.
-            within("an end", stream.read_to_end(&mut said)).await.ok();
-            assert!(!said.starts_with(b"HTTP/"), "{target:?}: {}", String::from_utf8_lossy(&said));
+            within("an end", stream.read_to_end(&mut answer)).await.ok();
+            assert!(!answer.starts_with(b"HTTP/"), "{target:?}: {}", String::from_utf8_lossy(&answer));
         }
         secure.client().is_served().await;
     }

@@ -1,4 +1,4 @@
-//! Who a client is by its certificate.
+//! Users that certificates name.
 
 use jetway::proto::authpb::permission::Type;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -1,4 +1,4 @@
-//! What is wrong with TLS shows at the start.
+//! Invalid certificates and flags of TLS, which end the start.
 
 use std::fs;
 
