@@ -13,13 +13,6 @@
 //! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is cut short has
 //! shown something.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the result goes to stdout, the progress to stderr"
-)]
-#![expect(clippy::cast_precision_loss, reason = "figures of three digits")]
-
 mod failover;
 mod kv;
 mod load;
@@ -43,7 +36,6 @@ use workload::{Shape, Workload};
 
 /// Runs the same workloads with one etcd client against each peer, prints tables of the outcome and draws it.
 #[derive(Parser, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[command(name = "wire")]
 struct Options {
     /// Short samples, one round, stores of a tenth of the size: for a look, not for a claim.
