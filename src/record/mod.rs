@@ -45,7 +45,7 @@ impl fmt::Display for Digest {
 }
 
 /// Kinds of alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AlarmKind {
     /// No room for more data.
     NoSpace,
@@ -54,7 +54,7 @@ pub enum AlarmKind {
 }
 
 /// An alarm that is raised for a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Alarm {
     /// The member; it need not exist.
     pub member: u64,

@@ -9,6 +9,7 @@ mod integrity;
 mod lag;
 mod leader;
 mod load;
+mod namesake;
 mod traffic;
 mod users;
 mod way;

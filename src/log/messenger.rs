@@ -7,12 +7,13 @@
 //! | `jetway.<bucket>.calls.<nonce>` | every instance | the writer of the epoch with this nonce |
 //! | `jetway.<bucket>.instance.<start>` | the writer | one instance |
 //! | `jetway.<bucket>.ask` | a candidate | every instance |
+//! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
 //! | an inbox | the answers | the asker |
 //!
 //! Messages may be lost or come twice; their owners send again, and recognise what they know.
 
 use super::connect::Connection;
-use async_nats::{Client, StatusCode, Subscriber};
+use async_nats::{Client, Request, StatusCode, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -52,7 +53,7 @@ pub enum Incoming {
 
 /// Sends to other instances.
 #[derive(Clone, Debug)]
-pub struct Courier {
+pub struct Messenger {
     client: Client,
     prefix: String,
     /// The beginning of the subjects for answers; the nonce of the epoch follows.
@@ -60,7 +61,7 @@ pub struct Courier {
     received: mpsc::Sender<Incoming>,
 }
 
-/// Serves the calls of an epoch until it is dropped.
+/// Serves the calls of an epoch, or answers for a member, until it is dropped.
 #[derive(Debug)]
 pub struct Serving(AbortHandle);
 
@@ -70,7 +71,7 @@ impl Drop for Serving {
     }
 }
 
-impl Courier {
+impl Messenger {
     /// Subscribes to everything that concerns the instance with this start.
     ///
     /// # Errors
@@ -79,30 +80,30 @@ impl Courier {
         connection: &Connection,
         bucket: &str,
         start: u64,
-    ) -> Result<(Courier, mpsc::Receiver<Incoming>), async_nats::SubscribeError> {
+    ) -> Result<(Messenger, mpsc::Receiver<Incoming>), async_nats::SubscribeError> {
         let client = connection.client.clone();
         let (received, receiver) = mpsc::channel(WAITING);
         let prefix = format!("jetway.{bucket}");
         let inbox = format!("{}.", client.new_inbox());
-        let courier = Courier { client, prefix, inbox, received };
-        let inbox_bytes = courier.inbox.len();
-        courier.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
-        courier.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
-        courier
+        let messenger = Messenger { client, prefix, inbox, received };
+        let inbox_bytes = messenger.inbox.len();
+        messenger.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
+        messenger.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
+        messenger
             .receive(format!("instance.{start:016x}"), |message| Some(Incoming::TakeOver(message.payload)))
             .await?;
-        courier
+        messenger
             .receive("ask".into(), |message| Some(Incoming::Ask { reply: message.reply?.to_string() }))
             .await?;
-        let answers = courier.client.subscribe(format!("{}*", courier.inbox)).await?;
-        courier.spawn(answers, move |message| {
+        let answers = messenger.client.subscribe(format!("{}*", messenger.inbox)).await?;
+        messenger.spawn(answers, move |message| {
             if message.status == Some(StatusCode::NO_RESPONDERS) {
                 let nonce = message.subject.get(inbox_bytes..)?;
                 return Some(Incoming::NobodyServes(u64::from_str_radix(nonce, 16).ok()?));
             }
             Some(Incoming::Answers(message.payload))
         });
-        Ok((courier, receiver))
+        Ok((messenger, receiver))
     }
 
     async fn receive(
@@ -177,7 +178,7 @@ impl Courier {
     }
 
     /// Tells an instance to take over.
-    pub async fn tell_to_take_over(&self, start: u64, payload: Vec<u8>) {
+    pub async fn ask_to_take_over(&self, start: u64, payload: Vec<u8>) {
         self.publish(format!("{}.instance.{start:016x}", self.prefix), payload).await;
     }
 
@@ -197,6 +198,47 @@ impl Courier {
             found.push(answer.payload);
         }
         found
+    }
+
+    /// Answers those that ask for processes of this member, but for the one with this start, until the result is dropped.
+    ///
+    /// # Errors
+    /// That of the client library, where the connection is closed.
+    pub async fn answer_for_member(
+        &self,
+        member: u64,
+        start: u64,
+        answer: Vec<u8>,
+    ) -> Result<Serving, async_nats::SubscribeError> {
+        let (client, answer) = (self.client.clone(), Bytes::from(answer));
+        let mut questions = client.subscribe(self.member_subject(member)).await?;
+        let task = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                if question.payload[..] != start.to_le_bytes()
+                    && let Some(reply) = question.reply
+                    && let Err(error) = client.publish(reply, answer.clone()).await
+                {
+                    tracing::debug!(target: "jetway::log", %error, "an answer to another instance is lost");
+                }
+            }
+        });
+        Ok(Serving(task.abort_handle()))
+    }
+
+    /// Asks for other processes of this member than the one with this start; returns the first answer, if one comes in time.
+    pub async fn ask_member(&self, member: u64, start: u64, timeout: std::time::Duration) -> Option<Bytes> {
+        let question = Request::new().payload(start.to_le_bytes().to_vec().into()).timeout(Some(timeout));
+        match self.client.send_request(self.member_subject(member), question).await {
+            Ok(answer) => Some(answer.payload),
+            Err(error) => {
+                tracing::debug!(target: "jetway::log", %error, "no other process of this member answers");
+                None
+            }
+        }
+    }
+
+    fn member_subject(&self, member: u64) -> String {
+        format!("{}.member.{member:016x}", self.prefix)
     }
 
     /// The largest payload that one message can have.
