@@ -27,7 +27,8 @@ async fn secure_server(material: &Material, flags: &[&str]) -> (Server, TlsClien
 
 #[tokio::test]
 async fn the_metrics_port_serves_tls() {
-    let (server, client) = secure_server(&Material::create(), &[]).await;
+    let material = Material::create();
+    let (server, client) = secure_server(&material, &[]).await;
     for (offered, chosen) in [(&["http/1.1"][..], Some(&b"http/1.1"[..])), (&[], None)] {
         let stream = client.clone().with_alpn(offered).connect().await.unwrap();
         // etcd's own metrics port chooses none.
