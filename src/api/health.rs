@@ -1,5 +1,8 @@
-//! gRPC's health service. It knows one name, the empty one for the server as a whole, and that one serves from the moment
-//! that calls are taken.
+//! gRPC's health service. It knows one name, the empty one for the server as a whole, which serves as soon as calls are
+//! accepted.
+//!
+//! `tonic-health` (0.14.9) has no `List`, and refuses to watch an unknown name. grpc-go, and so etcd, has `List`, and
+//! reports such a name as `SERVICE_UNKNOWN`.
 
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_server::Health;

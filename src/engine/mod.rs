@@ -28,6 +28,7 @@ mod compactor;
 mod counters;
 mod figures;
 mod follow;
+mod gauges;
 mod hash;
 mod integrity;
 mod leases;

@@ -53,6 +53,16 @@ pub enum AlarmKind {
     Corrupt,
 }
 
+impl AlarmKind {
+    /// Its name in etcd's API.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        }
+    }
+}
+
 /// An alarm that is raised for a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Alarm {
