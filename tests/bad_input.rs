@@ -1,14 +1,5 @@
 //! Mistakes of those who start jetway: each is told in words that name the remedy, and ends in
 //! an exit or an etcd error, never in a panic or a hang.
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-
-#[path = "support/mod.rs"]
-mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -21,17 +12,17 @@ use support::server::Server;
 /// Starts jetway with flags with which it must not serve. Everything in `words` must be in what it says.
 async fn refused(args: &[&str], words: &[&str]) {
     let began = Instant::now();
-    let (status, said) = Server::fails_to_start(args).await;
-    assert!(status.code().is_some_and(|code| code != 0), "{args:?} ended with {status}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
+    let (status, output) = Server::fails_to_start(args).await;
+    assert!(status.code().is_some_and(|code| code != 0), "{args:?} ended with {status}: {output}");
+    assert!(!output.contains("panicked"), "{output}");
     for word in words {
-        assert!(said.contains(word), "{word:?} is not in what jetway says about {args:?}: {said}");
+        assert!(output.contains(word), "{word:?} is not in what jetway says about {args:?}: {output}");
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{args:?} took {:?}", began.elapsed());
 }
 
 #[tokio::test]
-async fn flags_that_mean_nothing_are_named() {
+async fn invalid_flags_are_named() {
     // In the words of Go's flags, which know one dash.
     refused(&["--no-such-flag"], &["-no-such-flag", "--help"]).await;
     refused(&["--max-txn-ops", "many"], &["-max-txn-ops", "many", "expected a number"]).await;
@@ -42,11 +33,12 @@ async fn flags_that_mean_nothing_are_named() {
 }
 
 #[tokio::test]
-async fn a_busy_port_is_named() {
+async fn a_busy_port_is_named_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", taken.local_addr().unwrap());
-    let words = ["--listen-client-urls", &url, "in use"];
-    refused(&["--listen-client-urls", &url], &words).await;
+    for flag in ["--listen-client-urls", "--listen-metrics-urls"] {
+        refused(&[flag, &url], &[flag, &url, "in use"]).await;
+    }
 }
 
 #[tokio::test]
@@ -61,7 +53,7 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
 }
 
 #[tokio::test]
-async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_goes_on() {
+async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_serves() {
     let first = Server::start().await;
     let client = first.client().await;
     let data = first.dir().join("data");
@@ -72,7 +64,7 @@ async fn a_second_instance_on_a_data_directory_is_refused_and_the_first_goes_on(
 }
 
 #[tokio::test]
-async fn a_nats_server_that_is_missing_or_unfit_is_named_with_the_way_to_another() {
+async fn a_missing_or_unusable_nats_server_is_named_with_the_remedy() {
     refused(&["--nats-server", "/no/such/nats-server"], &["/no/such/nats-server"]).await;
     let dir = tempfile::tempdir().unwrap();
     let script = |name: &str, prints: &str| {
@@ -88,7 +80,7 @@ async fn a_nats_server_that_is_missing_or_unfit_is_named_with_the_way_to_another
 }
 
 #[tokio::test]
-async fn a_nats_that_is_not_there_is_named() {
+async fn an_unreachable_nats_is_named() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     refused(&["--endpoint", &format!("nats://{free}")], &["--endpoint", &free.to_string()]).await;
 }
@@ -103,7 +95,7 @@ async fn a_nats_without_jetstream_is_refused() {
 }
 
 #[tokio::test]
-async fn a_bucket_of_somebody_else_is_refused_and_left_alone() {
+async fn a_bucket_of_another_program_is_refused_and_not_changed() {
     let nats = Nats::start().await;
     let foreign = json!({
         "name": "KV_test", "subjects": ["$KV.test.>"], "storage": "file", "retention": "limits", "discard": "new",

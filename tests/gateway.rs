@@ -4,16 +4,6 @@
 //! builds and not in others, and after `proto:` now a space and now a no-break one; that is all the text that
 //! may differ.
 
-#![allow(
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "support/mod.rs"]
-mod support;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -159,7 +149,7 @@ async fn other_paths_are_not_found() {
 
 /// GW-1
 #[tokio::test]
-async fn the_gateway_can_be_switched_off() {
+async fn the_gateway_can_be_disabled() {
     let server = Server::start_with(&["--enable-grpc-gateway=false"]).await;
     for path in ["/v3/kv/range", "/v3/", "/v3", "/v3beta/kv/range"] {
         let answer = send(&server, "POST", path, &[], "").await;
@@ -169,7 +159,7 @@ async fn the_gateway_can_be_switched_off() {
 
 /// GW-2: the text itself, but for the numbers that are the server's own.
 #[tokio::test]
-async fn answers_are_proto_names_and_numbers_in_quotes() {
+async fn responses_have_proto_names_and_quoted_numbers() {
     let server = Server::shared().await;
     let key = unique("gateway");
     let name = base64(&key);
@@ -189,7 +179,7 @@ async fn answers_are_proto_names_and_numbers_in_quotes() {
         r#"{{"key":"{name}","create_revision":"{revision}","mod_revision":"{later}","version":"2","value":"/+8="}}"#
     );
     assert_eq!(header(&range.body), format!(r#","kvs":[{kv}],"count":"1"}}"#));
-    // Zeros are left out: no kvs, no count, no succeeded, no deleted.
+    // Fields with a zero value are left out: no kvs, no count, no succeeded, no deleted.
     let nothing = post(&server, "/v3/kv/range", &format!(r#"{{"key":"{}"}}"#, base64(unique("none")))).await;
     assert_eq!(header(&nothing.body), "}");
     let failed = format!(r#"{{"compare":[{{"key":"{name}","version":"7","target":"VERSION"}}]}}"#);
@@ -210,7 +200,7 @@ async fn answers_are_proto_names_and_numbers_in_quotes() {
 
 /// GW-3: one request in many forms.
 #[tokio::test]
-async fn requests_may_be_written_in_many_ways() {
+async fn requests_are_accepted_in_every_form_of_proto_json() {
     let server = Server::shared().await;
     let key = unique("forms\u{fffd}?>");
     let (standard, url_safe) = (base64(&key), base64(&key).replace('+', "-").replace('/', "_"));
@@ -230,7 +220,7 @@ async fn requests_may_be_written_in_many_ways() {
 
 /// GW-3
 #[tokio::test]
-async fn what_cannot_be_read_is_refused_in_gos_words() {
+async fn unreadable_requests_are_refused_with_the_texts_of_go() {
     let server = Server::shared().await;
     for (body, message) in [
         ("", "etcdserver: key is not provided"),
@@ -286,7 +276,7 @@ async fn what_cannot_be_read_is_refused_in_gos_words() {
 
 /// GW-5, LIM-2
 #[tokio::test]
-async fn codes_have_their_http_status() {
+async fn each_grpc_code_has_its_http_status() {
     let server = Server::start().await;
     refused(&server, "/v3/lease/revoke", r#"{"ID":"7"}"#, 404, 5, "etcdserver: requested lease not found")
         .await;
@@ -349,7 +339,7 @@ async fn headers_become_metadata() {
 
 /// GW-1, GW-6, MD-1: auth from beginning to end, by JSON alone.
 #[tokio::test]
-async fn a_token_comes_as_authorization() {
+async fn the_authorization_header_is_the_token() {
     let server = Server::start().await;
     let (key, end) = (base64("a"), base64("b"));
     for (path, body) in [
@@ -404,29 +394,29 @@ async fn a_token_comes_as_authorization() {
         (("X-Other", token), false),
     ] {
         let (mut socket, _) = Socket::open(&server, "/v3/watch", &[header]).await;
-        socket.say(Socket::TEXT, &create).await;
-        let (_, answer) = socket.hears().await;
+        socket.send(Socket::TEXT, &create).await;
+        let (_, answer) = socket.receive().await;
         let is_created = answer.ends_with(r#""created":true}}"#);
         assert_eq!(is_created, is_allowed, "{header:?}: {answer}");
     }
 }
 
 /// A request whose body goes on while the answer comes.
-struct Talk {
+struct DuplexRequest {
     stream: TcpStream,
     received: String,
 }
 
-impl Talk {
-    async fn start(server: &Server, path: &str, headers: &[(&str, &str)]) -> Talk {
+impl DuplexRequest {
+    async fn start(server: &Server, path: &str, headers: &[(&str, &str)]) -> DuplexRequest {
         let address = server.address();
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let head = head("POST", path, &[&[("Host", &*address)], headers].concat(), None);
         stream.write_all(head.as_bytes()).await.unwrap();
-        Talk { stream, received: String::new() }
+        DuplexRequest { stream, received: String::new() }
     }
 
-    async fn say(&mut self, text: &str) {
+    async fn send(&mut self, text: &str) {
         let chunk = format!("{:x}\r\n{text}\r\n", text.len());
         self.stream.write_all(chunk.as_bytes()).await.unwrap();
     }
@@ -436,7 +426,7 @@ impl Talk {
     }
 
     /// Reads until `text` has come, and forgets what was before it.
-    async fn hears(&mut self, text: &str) {
+    async fn receive(&mut self, text: &str) {
         let reading = async {
             while !self.received.contains(text) {
                 let mut bytes = [0; 4096];
@@ -459,7 +449,7 @@ impl Talk {
 
 /// GW-4
 #[tokio::test]
-async fn keepalives_are_answered_line_by_line() {
+async fn each_keep_alive_gets_a_response_on_its_own_line() {
     let server = Server::shared().await;
     let lease = ok(&server, "/v3/lease/grant", r#"{"TTL":"100"}"#).await;
     let id = lease["ID"].as_str().unwrap();
@@ -476,30 +466,30 @@ async fn keepalives_are_answered_line_by_line() {
 
 /// GW-4, WAT-14: a watch begins before its request has ended, and goes on after it.
 #[tokio::test]
-async fn a_watch_is_a_stream_both_ways() {
+async fn a_watch_is_a_bidirectional_stream() {
     let server = Server::shared().await;
     let client = server.client().await;
     let key = unique("watched");
     let name = base64(&key);
-    let mut talk = Talk::start(&server, "/v3/watch", &[]).await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[]).await;
     let create = format!(r#"{{"create_request":{{"key":"{name}","watch_id":"7"}}}}"#);
     // A value counts as soon as its last byte has come.
     let (first, last) = create.split_at(20);
-    talk.say(first).await;
-    talk.say(last).await;
-    talk.hears("HTTP/1.1 200 OK").await;
-    talk.hears(r#""watch_id":"7","created":true}}"#).await;
+    call.send(first).await;
+    call.send(last).await;
+    call.receive("HTTP/1.1 200 OK").await;
+    call.receive(r#""watch_id":"7","created":true}}"#).await;
     let revision = client.put(&key, "<&>").await;
     let event = format!(
         r#""watch_id":"7","events":[{{"kv":{{"key":"{name}","create_revision":"{revision}","mod_revision":"{revision}","version":"1","value":"PCY+"}}}}]}}}}"#
     );
-    talk.hears(&event).await;
-    talk.say(r#"{"cancel_request":{"watch_id":"7"}}{"createRequest":{"key":"eA==","watchId":8}}"#).await;
-    talk.hears(r#""watch_id":"7","canceled":true}}"#).await;
-    talk.hears(r#""watch_id":"8","created":true}}"#).await;
-    talk.end().await;
+    call.receive(&event).await;
+    call.send(r#"{"cancel_request":{"watch_id":"7"}}{"createRequest":{"key":"eA==","watchId":8}}"#).await;
+    call.receive(r#""watch_id":"7","canceled":true}}"#).await;
+    call.receive(r#""watch_id":"8","created":true}}"#).await;
+    call.end().await;
     client.put("x", "after the end of the request").await;
-    talk.hears(r#""watch_id":"8","events":[{"#).await;
+    call.receive(r#""watch_id":"8","events":[{"#).await;
 }
 
 /// GW-4
@@ -507,17 +497,17 @@ async fn a_watch_is_a_stream_both_ways() {
 async fn a_stream_ends_with_its_error() {
     let server = Server::shared().await;
     let error = r#"{"error":{"code":4,"message":"context deadline exceeded"}}"#;
-    let mut talk = Talk::start(&server, "/v3/watch", &[("Grpc-Timeout", "2S")]).await;
-    talk.say(r#"{"create_request":{"key":"YQ=="}}"#).await;
-    talk.hears("HTTP/1.1 200 OK").await;
-    talk.hears(r#""created":true}}"#).await;
-    talk.end().await;
-    talk.hears(error).await;
-    assert!(talk.ends().await.ends_with("0\r\n\r\n"));
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[("Grpc-Timeout", "2S")]).await;
+    call.send(r#"{"create_request":{"key":"YQ=="}}"#).await;
+    call.receive("HTTP/1.1 200 OK").await;
+    call.receive(r#""created":true}}"#).await;
+    call.end().await;
+    call.receive(error).await;
+    assert!(call.ends().await.ends_with("0\r\n\r\n"));
     // Before the first answer there is still a status to give.
-    let mut talk = Talk::start(&server, "/v3/watch", &[("Grpc-Timeout", "300m")]).await;
-    talk.hears("HTTP/1.1 504 Gateway Timeout").await;
-    talk.hears("\"error\":{\"code\":4,").await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[("Grpc-Timeout", "300m")]).await;
+    call.receive("HTTP/1.1 504 Gateway Timeout").await;
+    call.receive("\"error\":{\"code\":4,").await;
     refused(
         &server,
         "/v3/election/observe",
@@ -533,16 +523,16 @@ async fn a_stream_ends_with_its_error() {
 #[tokio::test]
 async fn a_watch_ends_with_its_connection() {
     let server = Server::start().await;
-    let mut talk = Talk::start(&server, "/v3/watch", &[]).await;
-    talk.say(r#"{"create_request":{"key":"YQ=="}}"#).await;
-    talk.hears(r#""created":true}}"#).await;
+    let mut call = DuplexRequest::start(&server, "/v3/watch", &[]).await;
+    call.send(r#"{"create_request":{"key":"YQ=="}}"#).await;
+    call.receive(r#""created":true}}"#).await;
     let streams = async || {
         let metrics = send(&server, "GET", "/metrics", &[], "").await.body;
         let line = metrics.lines().find(|line| line.starts_with("etcd_debugging_mvcc_watch_stream_total"));
         line.unwrap().trim_start_matches("etcd_debugging_mvcc_watch_stream_total").parse::<u32>().unwrap()
     };
     assert_eq!(streams().await, 1);
-    drop(talk);
+    drop(call);
     support::eventually("the watch to be gone", async || (streams().await == 0).then_some(())).await;
 }
 
@@ -574,7 +564,7 @@ impl Socket {
         (Socket(stream), head)
     }
 
-    async fn say(&mut self, kind: u8, text: &str) {
+    async fn send(&mut self, kind: u8, text: &str) {
         // A mask of zeros changes nothing.
         let mut frame = vec![kind, 0x80 | 126];
         frame.extend((text.len() as u16).to_be_bytes());
@@ -583,7 +573,7 @@ impl Socket {
         self.0.write_all(&frame).await.unwrap();
     }
 
-    async fn hears(&mut self) -> (u8, String) {
+    async fn receive(&mut self) -> (u8, String) {
         within("a message", async {
             let kind = self.0.read_u8().await.unwrap();
             let length = match self.0.read_u8().await.unwrap() {
@@ -601,18 +591,18 @@ impl Socket {
 
 /// GW-4
 #[tokio::test]
-async fn a_websocket_is_a_stream_too() {
+async fn a_websocket_carries_a_bidirectional_stream() {
     let server = Server::shared().await;
     let client = server.client().await;
     let key = unique("socket");
     let (mut socket, _) = Socket::open(&server, "/v3/watch", &[]).await;
     let create = format!(r#"{{"create_request":{{"key":"{}"}}}}"#, base64(&key));
-    socket.say(Socket::TEXT, &create).await;
-    let (kind, created) = socket.hears().await;
+    socket.send(Socket::TEXT, &create).await;
+    let (kind, created) = socket.receive().await;
     assert_eq!(kind, Socket::TEXT);
     assert!(created.ends_with(r#""created":true}}"#), "{created}");
     client.put(&key, "x").await;
-    let (_, event) = socket.hears().await;
+    let (_, event) = socket.receive().await;
     assert!(event.contains(&format!(r#""events":[{{"kv":{{"key":"{}","#, base64(&key))), "{event}");
 
     let (mut socket, head) =
@@ -620,25 +610,25 @@ async fn a_websocket_is_a_stream_too() {
             .await;
     assert!(head.contains("\r\nsec-websocket-protocol: bearer\r\n"), "{head}");
     for id in ["5", "6"] {
-        socket.say(Socket::TEXT, &format!(r#"{{"ID":"{id}"}}"#)).await;
-        let (_, answer) = socket.hears().await;
+        socket.send(Socket::TEXT, &format!(r#"{{"ID":"{id}"}}"#)).await;
+        let (_, answer) = socket.receive().await;
         assert!(answer.ends_with(&format!(r#""ID":"{id}"}}}}"#)), "{answer}");
     }
-    // The error comes first, and then the connection ends.
+    // The server sends the error and closes the connection.
     let (mut socket, _) = Socket::open(&server, "/v3/nothing", &[]).await;
-    assert_eq!(socket.hears().await.1, r#"{"code":5,"message":"Not Found"}"#);
+    assert_eq!(socket.receive().await.1, r#"{"code":5,"message":"Not Found"}"#);
     let mut rest = Vec::new();
     within("the end", socket.0.read_to_end(&mut rest)).await.unwrap();
 }
 
 /// A client that closes its WebSocket leaves no watch behind.
 #[tokio::test]
-async fn a_websocket_takes_its_watch_along() {
+async fn a_watch_ends_with_its_websocket() {
     let server = Server::start().await;
     let (mut socket, _) = Socket::open(&server, "/v3/watch", &[]).await;
-    socket.say(Socket::TEXT, r#"{"create_request":{"key":"YQ=="}}"#).await;
-    socket.hears().await;
-    socket.say(Socket::CLOSE, "").await;
+    socket.send(Socket::TEXT, r#"{"create_request":{"key":"YQ=="}}"#).await;
+    socket.receive().await;
+    socket.send(Socket::CLOSE, "").await;
     support::eventually("the watch to be gone", async || {
         let metrics = send(&server, "GET", "/metrics", &[], "").await.body;
         metrics.contains("etcd_debugging_mvcc_watch_stream_total0\n").then_some(())

@@ -1,13 +1,5 @@
 //! The supervisor of the embedded nats-server, against a real one.
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![expect(clippy::unwrap_used, reason = "clippy takes only test functions for tests, not their helpers")]
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,33 +7,17 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use jetway::nats_server::{Error, NatsServer, Settings, Status, client_url};
+use support::server::{alive, peer, signal};
+use support::{PATIENCE, eventually};
 use tempfile::TempDir;
 
-/// Longer than anything here should take; only a failure waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// `JETWAY_NATS_SERVER`, or where `make` puts a nats-server.
-fn binary() -> PathBuf {
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin/nats-server");
-    let path = std::env::var_os("JETWAY_NATS_SERVER").map_or(fetched, PathBuf::from);
-    assert!(
-        path.is_file(),
-        "no nats-server at {}: set JETWAY_NATS_SERVER, or fetch one with make",
-        path.display()
-    );
-    path
+/// The program that the supervisor runs.
+fn nats_server() -> PathBuf {
+    peer("JETWAY_NATS_SERVER", "nats-server")
 }
 
 fn settings(dir: &Path) -> Settings {
-    Settings { binary: Some(binary()), ready_timeout: PATIENCE, ..Settings::new(dir) }
-}
-
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    Settings { binary: Some(nats_server()), ready_timeout: PATIENCE, ..Settings::new(dir) }
 }
 
 /// The next run after `generation`, with its port.
@@ -67,16 +43,6 @@ fn server_pid(dir: &Path) -> u32 {
             return pid.parse().unwrap();
         }
     }
-}
-
-/// Whether the process exists and is more than a zombie.
-fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
-}
-
-fn signal(pid: u32, name: &str) {
-    assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success());
 }
 
 fn ports_files(dir: &Path) -> usize {
@@ -111,7 +77,7 @@ async fn ask(client: &async_nats::Client, subject: &'static str, body: &'static 
 }
 
 #[tokio::test]
-async fn it_starts_answers_and_stops_without_a_trace() {
+async fn a_stopped_server_leaves_no_process_and_no_ports_file() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -127,12 +93,12 @@ async fn it_starts_answers_and_stops_without_a_trace() {
     async_nats::connect(client_url(port)).await.expect_err("a connection without the token is refused");
 
     let pid = server_pid(dir.path());
-    assert!(is_alive(pid));
+    assert!(alive(pid));
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let group = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(2).unwrap();
     assert_eq!(group, pid.to_string(), "alone in its process group, out of reach of Ctrl-C");
     server.stop().await.unwrap();
-    assert!(!is_alive(pid));
+    assert!(!alive(pid));
     assert_eq!(ports_files(dir.path()), 0);
     assert_eq!(*server.status().borrow(), Status::Stopped);
     assert_eq!(server.port(), None);
@@ -145,11 +111,11 @@ async fn a_dropped_handle_stops_the_server() {
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let pid = server_pid(dir.path());
     drop(server);
-    eventually("the server is gone", || !is_alive(pid)).await;
+    eventually("the server is gone", async || (!alive(pid)).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_killed_server_comes_back_on_its_port_with_its_data() {
+async fn a_killed_server_is_restarted_on_its_port_with_its_data() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -163,7 +129,7 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
         let ack = ask(&client, "kept.one", "value").await;
         assert_eq!(ack["seq"], published, "{ack}");
         let pid = server_pid(dir.path());
-        signal(pid, "KILL");
+        signal(pid, libc::SIGKILL);
         let (now_on, now) = running_after(&server, generation).await;
         assert_eq!((now_on, now), (port, generation + 1));
         assert_ne!(server_pid(dir.path()), pid);
@@ -177,7 +143,7 @@ async fn a_killed_server_comes_back_on_its_port_with_its_data() {
 
 /// A store that has refused one write refuses all, in silence, until its server is restarted.
 #[tokio::test]
-async fn a_store_that_refuses_writes_is_told_and_made_writable_again() {
+async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let client = connect(&server).await;
@@ -212,19 +178,19 @@ async fn a_store_that_refuses_writes_is_told_and_made_writable_again() {
 }
 
 #[tokio::test]
-async fn a_port_taken_meanwhile_is_replaced_and_told() {
+async fn a_port_that_was_taken_is_replaced_and_reported() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
     // The supervisor pauses longer after each kill, so that the thief comes first in the end.
     let mut stolen = None;
-    eventually("the port is taken", || {
+    eventually("the port is taken", async || {
         stolen = std::net::TcpListener::bind(("127.0.0.1", port)).ok();
         let pid = server_pid(dir.path());
-        if stolen.is_none() && is_alive(pid) {
-            signal(pid, "KILL");
+        if stolen.is_none() && alive(pid) {
+            signal(pid, libc::SIGKILL);
         }
-        stolen.is_some()
+        stolen.is_some().then_some(())
     })
     .await;
     let mut status = server.status();
@@ -250,7 +216,7 @@ async fn a_second_instance_on_a_data_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_missing_or_unfit_binary_is_refused() {
+async fn a_missing_or_unusable_binary_is_refused() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let missing = Settings { binary: Some(dir.path().join("nowhere")), ..settings(&data) };
@@ -285,7 +251,7 @@ async fn an_unwritable_data_directory_is_refused() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_the_server_refuses_is_shown() {
+async fn a_configuration_that_the_server_refuses_is_reported() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "no_such_key: 1\n").unwrap();
@@ -321,17 +287,19 @@ async fn a_standalone_store_is_not_run_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn a_start_called_off_leaves_no_process() {
+async fn an_abandoned_start_leaves_no_process() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().to_owned();
     let record = path.join("nats-server.lock");
     let start = tokio::spawn(NatsServer::start(settings(&path)));
-    eventually("the process exists", || fs::read_to_string(&record).is_ok_and(|text| text.ends_with('\n')))
-        .await;
+    eventually("the process exists", async || {
+        fs::read_to_string(&record).ok().filter(|text| text.ends_with('\n'))
+    })
+    .await;
     let pid = server_pid(&path);
     start.abort();
     drop(start.await);
-    eventually("the process is gone", || !is_alive(pid)).await;
+    eventually("the process is gone", async || (!alive(pid)).then_some(())).await;
 }
 
 /// Tells this test binary to act as a jetway that runs a server on the directory for ever.
@@ -351,11 +319,12 @@ async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    eventually("the other one's server is ready", || ports_files(dir.path()) == 1).await;
+    eventually("the other one's server is ready", async || (ports_files(dir.path()) == 1).then_some(()))
+        .await;
     let pid = server_pid(dir.path());
     other.kill().unwrap();
     other.wait().unwrap();
-    eventually("the server is gone", || !is_alive(pid)).await;
+    eventually("the server is gone", async || (!alive(pid)).then_some(())).await;
     assert_eq!(ports_files(dir.path()), 0, "a clean stop removes the ports file");
     NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
 }
@@ -367,7 +336,7 @@ async fn left_over(dir: &Path) -> std::process::Child {
     let lock_path = dir.join("nats-server.lock");
     let lock = fs::File::open(&lock_path).unwrap();
     lock.try_lock().unwrap();
-    let server = Command::new(binary())
+    let server = Command::new(nats_server())
         .arg("-c")
         .arg(dir.join("nats-server.conf").canonicalize().unwrap())
         .stdout(lock)
@@ -375,36 +344,36 @@ async fn left_over(dir: &Path) -> std::process::Child {
         .spawn()
         .unwrap();
     let pid = server.id();
-    eventually("the server is ready", || ports_files(dir) == 1).await;
+    eventually("the server is ready", async || (ports_files(dir) == 1).then_some(())).await;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let start_ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
     fs::write(&lock_path, format!("{pid} {start_ticks}\n")).unwrap();
-    signal(pid, "STOP");
+    signal(pid, libc::SIGSTOP);
     server
 }
 
 #[tokio::test]
-async fn a_server_left_over_is_waited_for() {
+async fn a_start_waits_for_the_server_of_a_dead_process() {
     let dir = TempDir::new().unwrap();
     let mut old = left_over(dir.path()).await;
     let start = tokio::spawn(NatsServer::start(settings(dir.path())));
     // It is asked to stop, and cannot yet.
     let status = format!("/proc/{}/status", old.id());
-    eventually("the signal is pending", || {
+    eventually("the signal is pending", async || {
         let status = fs::read_to_string(&status).unwrap();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
-        u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (libc::SIGTERM - 1)) != 0
+        (u64::from_str_radix(pending.trim(), 16).unwrap() & (1 << (libc::SIGTERM - 1)) != 0).then_some(())
     })
     .await;
     assert!(!start.is_finished());
-    signal(old.id(), "CONT");
+    signal(old.id(), libc::SIGCONT);
     let server = start.await.unwrap().unwrap();
     assert!(old.try_wait().unwrap().expect("it is gone").success());
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_server_left_over_that_hangs_is_killed() {
+async fn a_hanging_server_of_a_dead_process_is_killed() {
     use std::os::unix::process::ExitStatusExt;
     let dir = TempDir::new().unwrap();
     let mut old = left_over(dir.path()).await;
@@ -420,8 +389,8 @@ async fn a_server_that_does_not_stop_is_killed() {
     let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
     let server = NatsServer::start(hurried).await.unwrap();
     let pid = server_pid(dir.path());
-    signal(pid, "STOP");
+    signal(pid, libc::SIGSTOP);
     let error = server.stop().await.unwrap_err();
     assert!(matches!(error, Error::StopTimeout { .. }), "{error}");
-    assert!(!is_alive(pid));
+    assert!(!alive(pid));
 }

@@ -44,7 +44,7 @@ struct Write {
 }
 
 /// The end of a leader.
-struct Loss {
+struct LeaderLoss {
     member: usize,
     /// Members that called themselves leader.
     leaders: usize,
@@ -74,7 +74,7 @@ async fn fail_over(peer: &mut Peer, installation: &Installation, signal: Signal)
         let lost = end_leader(peer, &connections, signal).await?;
         loss.set(lost).map_err(|_| "the leader was ended twice".into())
     };
-    let is_over = || loss.get().is_some_and(|loss: &Loss| loss.gone.elapsed() >= timing.sample);
+    let is_over = || loss.get().is_some_and(|loss: &LeaderLoss| loss.gone.elapsed() >= timing.sample);
     let ((mut writes, last), ()) = tokio::try_join!(write_until(&connections, is_over), ended)?;
     let loss = loss.get().ok_or("the leader was not ended")?;
 
@@ -108,7 +108,7 @@ async fn fail_over(peer: &mut Peer, installation: &Installation, signal: Signal)
 }
 
 /// Ends the first member that calls itself leader.
-async fn end_leader(peer: &mut Peer, connections: &[Client], signal: Signal) -> Result<Loss, Failure> {
+async fn end_leader(peer: &mut Peer, connections: &[Client], signal: Signal) -> Result<LeaderLoss, Failure> {
     let mut leaders = Vec::new();
     for (member, connection) in connections.iter().enumerate() {
         let status = connection.maintenance_client().status().await?;
@@ -120,7 +120,7 @@ async fn end_leader(peer: &mut Peer, connections: &[Client], signal: Signal) -> 
     let member = *leaders.first().ok_or("no member calls itself leader")?;
     let at = Instant::now();
     peer.end_member(member, signal).await?;
-    Ok(Loss { member, leaders: leaders.len(), at, gone: Instant::now() })
+    Ok(LeaderLoss { member, leaders: leaders.len(), at, gone: Instant::now() })
 }
 
 /// Writes until it `is_over` and no answer is overdue. Gives all writes, and when the last one began.

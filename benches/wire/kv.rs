@@ -1,7 +1,7 @@
 //! Reads, writes and transactions.
 //!
-//! A value says which key it belongs to and which write it is, so that every answer can be checked without
-//! remembering what was written.
+//! A value says which key it belongs to and which write it is, so that every answer can be checked without remembering
+//! what was written.
 
 use crate::load::{Bench, Caller, Failure, Outcome};
 use etcd_client::{
@@ -197,12 +197,12 @@ pub(crate) async fn get(bench: &Bench) -> Result<Outcome, Failure> {
 }
 
 /// Reads, and now and then a put. Which one follows from the random numbers of the reads.
-struct Mixer {
+struct MixedCaller {
     getter: Getter,
     putter: Putter,
 }
 
-impl Caller for Mixer {
+impl Caller for MixedCaller {
     async fn call(&mut self) -> Result<(), Failure> {
         if self.getter.random.random_ratio(7, 10) {
             self.getter.call().await
@@ -218,7 +218,7 @@ pub(crate) async fn mixed(bench: &Bench) -> Result<Outcome, Failure> {
     let count = clients.len() as u64;
     let mixers = getters(clients).zip(0..).map(|(getter, client)| {
         let putter = Putter { kv: getter.kv.clone(), client, clients: count, write: 0 };
-        Mixer { getter, putter }
+        MixedCaller { getter, putter }
     });
     let (outcome, mixers) = bench.closed_loop(mixers.collect()).await?;
     for mut mixer in mixers {
@@ -228,9 +228,9 @@ pub(crate) async fn mixed(bench: &Bench) -> Result<Outcome, Failure> {
 }
 
 /// Reads pages as Kubernetes does: from somewhere to the end of the prefix, with a limit.
-struct Ranger(Getter);
+struct RangeReader(Getter);
 
-impl Caller for Ranger {
+impl Caller for RangeReader {
     async fn call(&mut self) -> Result<(), Failure> {
         let first = self.0.random.random_range(0..=KEYS - PAGE);
         let end = GetOptions::new().with_range(prefix_end()).with_limit(PAGE as i64);
@@ -262,7 +262,7 @@ fn prefix_end() -> Vec<u8> {
 
 pub(crate) async fn range(bench: &Bench) -> Result<Outcome, Failure> {
     fill(bench, KEYS, VALUE_BYTES).await?;
-    let rangers = getters(bench.kv_clients().await?).map(Ranger);
+    let rangers = getters(bench.kv_clients().await?).map(RangeReader);
     Ok(bench.closed_loop(rangers.collect()).await?.0)
 }
 
@@ -306,7 +306,7 @@ pub(crate) async fn count(bench: &Bench) -> Result<Outcome, Failure> {
     Ok(bench.closed_loop(counters.collect()).await?.0)
 }
 
-/// Kubernetes writes so: a put guarded by the key's revision, or else a read of the key.
+/// The transaction with which Kubernetes writes: a put if the key's revision is this one, else a get.
 async fn guarded(
     kv: &mut KvClient,
     number: u64,
@@ -391,7 +391,7 @@ pub(crate) async fn update(bench: &Bench) -> Result<Outcome, Failure> {
     updates(bench, bench.clients as u64, VALUE_BYTES).await
 }
 
-/// The heartbeats that the nodes of a cluster write.
+/// The heartbeats of a cluster's nodes.
 pub(crate) async fn flood(bench: &Bench) -> Result<Outcome, Failure> {
     updates(bench, FLOOD_KEYS, FLOOD_BYTES).await
 }
@@ -422,14 +422,14 @@ async fn updates(bench: &Bench, keys: u64, length: usize) -> Result<Outcome, Fai
 }
 
 /// Updates the one key that all update, until it wins.
-struct Rival {
+struct ContendingUpdater {
     kv: KvClient,
     revision: i64,
     wins: u64,
     losses: u64,
 }
 
-impl Caller for Rival {
+impl Caller for ContendingUpdater {
     async fn call(&mut self) -> Result<(), Failure> {
         loop {
             let answer = guarded(&mut self.kv, 0, self.revision, value(0, self.wins, VALUE_BYTES)).await?;
@@ -453,12 +453,16 @@ impl Caller for Rival {
 
 pub(crate) async fn hot_key(bench: &Bench) -> Result<Outcome, Failure> {
     fill(bench, 1, VALUE_BYTES).await?;
-    let rivals =
-        bench.kv_clients().await?.into_iter().map(|kv| Rival { kv, revision: 0, wins: 0, losses: 0 });
-    let (mut outcome, mut rivals) = bench.closed_loop(rivals.collect()).await?;
-    let wins: u64 = rivals.iter().map(|rival| rival.wins).sum();
-    let losses: u64 = rivals.iter().map(|rival| rival.losses).sum();
-    let answer = rivals[0].kv.get(key(0), None).await?;
+    let updaters = bench.kv_clients().await?.into_iter().map(|kv| ContendingUpdater {
+        kv,
+        revision: 0,
+        wins: 0,
+        losses: 0,
+    });
+    let (mut outcome, mut updaters) = bench.closed_loop(updaters.collect()).await?;
+    let wins: u64 = updaters.iter().map(|updater| updater.wins).sum();
+    let losses: u64 = updaters.iter().map(|updater| updater.losses).sum();
+    let answer = updaters[0].kv.get(key(0), None).await?;
     let version = answer.kvs().first().ok_or("the hot key is not there")?.version();
     if bench.counts_versions && version as u64 != wins + 1 {
         return Err(format!("{wins} guarded writes were answered, and the key has version {version}").into());

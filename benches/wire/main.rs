@@ -1,26 +1,17 @@
 //! The wire benchmark: one client, the same work over each peer in turn, side by side in one run.
 //!
-//! Every sample gets a freshly started peer in a directory of its own on loopback, so that no sample inherits
-//! another's caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile
-//! does so for every peer. The load is a closed loop (each client waits for its answer before it asks again)
-//! unless a workload says otherwise, so its latencies say nothing about a server that is asked faster than it
-//! can answer. Client and server share the machine. Answers are checked. A peer that gives a wrong one, or
-//! none in time, gets a dash and the reason instead of figures, since the speed of wrong answers is of no
-//! interest; if it is jetway, the run fails in the end.
+//! Every sample gets a freshly started peer in a directory of its own on loopback, so that no sample inherits another's
+//! caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile does so for every peer.
+//! The load is a closed loop (each client waits for its answer before it asks again) unless a workload says otherwise, so
+//! its latencies say nothing about a server that is asked faster than it can answer. Client and server share the machine.
+//! Answers are checked. A peer that gives a wrong one, or none in time, gets a dash and the reason instead of figures, since
+//! the speed of wrong answers is of no interest; if it is jetway, the run fails in the end.
 //!
-//! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and
-//! what an operation costs is the sum of all processes: three etcds, or three jetways with three
-//! nats-servers.
+//! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and what an operation
+//! costs is the sum of all processes: three etcds, or three jetways with three nats-servers.
 //!
-//! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is
-//! cut short has shown something.
-
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the result goes to stdout, the progress to stderr"
-)]
-#![expect(clippy::cast_precision_loss, reason = "figures of three digits")]
+//! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is cut short has
+//! shown something.
 
 mod failover;
 mod kv;
@@ -45,15 +36,13 @@ use workload::{Shape, Workload};
 
 /// Runs the same workloads with one etcd client against each peer, prints tables of the outcome and draws it.
 #[derive(Parser, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[command(name = "wire")]
 struct Options {
     /// Short samples, one round, stores of a tenth of the size: for a look, not for a claim.
     #[arg(long)]
     quick: bool,
 
-    /// Only the workloads of these names, or whose names start with one of them and a dash. The longest run
-    /// only so.
+    /// Only the workloads of these names, or whose names start with one of them and a dash. The longest run only so.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
@@ -82,11 +71,11 @@ struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Folder of tables, plots and JSON [default: benches/results for all of a full run, else target/wire].
+    /// The folder of tables, plots and JSON [default: benches/results for all of a full run, else target/wire].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Folder of the peers' data while they run. Its file system decides how much an fsync costs.
+    /// The folder of the peers' data while they run; its file system decides the cost of an fsync.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 

@@ -1,10 +1,9 @@
 //! Many watchers of one prefix, and writers under it.
 //!
-//! Every watcher should see every write once, in order, with the value before it, as Kubernetes asks for it.
-//! An event that comes twice or in another order ends the sample, and one that does not come is counted. A
-//! value carries the time at which its put was sent, so that the lag of an event is the whole way: put,
-//! durability, delivery, decoding. The cost of a phase is counted until the last watcher has seen the last
-//! write, so a peer that delivers late pays for it.
+//! Every watcher should see every write once, in order, with the value before it, as Kubernetes requests it. An event that
+//! comes twice or in another order ends the sample. Missing events are counted. A value carries the time at which its put was
+//! sent, so the lag of an event is the sum of put, durability, delivery and decoding. The cost of a phase is counted until the
+//! last watcher has seen the last write, so a peer that delivers late pays for it.
 
 use crate::load::{Bench, Failure, Latencies, Meter, Outcome};
 use etcd_client::{Client, KeyValue, KvClient, WatchOptions, WatchStream};
@@ -22,7 +21,7 @@ const WATCHERS_PER_CONNECTION: usize = 10;
 const WRITERS: usize = 16;
 const WRITER_CONNECTIONS: usize = 2;
 
-/// For the watchers to catch up after the last write. An event that has not come by then is counted as lost.
+/// The time for the watchers to catch up after the last write. Events that come later count as lost.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The writes of a phase.
@@ -47,7 +46,7 @@ impl Written {
     }
 }
 
-/// The events that one watcher has seen since this was last taken from it.
+/// The events of one watcher since this was last taken from it.
 #[derive(Default)]
 struct Seen {
     count: u64,
@@ -110,14 +109,14 @@ impl Watcher {
 }
 
 /// Watchers, writers' connections, and the clock of the values.
-struct Stage {
+struct FanOut {
     watchers: Vec<Arc<Watcher>>,
     following: JoinSet<Result<(), Failure>>,
     writers: Vec<KvClient>,
     epoch: Instant,
 }
 
-impl Stage {
+impl FanOut {
     async fn set(bench: &Bench) -> Result<Self, Failure> {
         let connections = bench.connect(bench.clients.div_ceil(WATCHERS_PER_CONNECTION)).await?;
         let epoch = Instant::now();
@@ -175,8 +174,7 @@ impl Stage {
         collect(writing).await
     }
 
-    /// Waits until every watcher has seen the last write, or has had its time. Gives the lags of all events
-    /// that came.
+    /// Waits until every watcher has seen the last write, or has had its time. Gives the lags of all events that came.
     async fn drain(&mut self, written: &Written) -> Result<Vec<Duration>, Failure> {
         let start = Instant::now();
         let is_behind = |watcher: &Arc<Watcher>| watcher.revision.load(Ordering::Acquire) < written.last;
@@ -189,8 +187,7 @@ impl Stage {
         let mut lags = Vec::new();
         for watcher in &self.watchers {
             let seen = std::mem::take(&mut *watcher.seen.lock().unwrap_or_else(PoisonError::into_inner));
-            // Revisions rise strictly, so the same number of them with the same sum and end are the same
-            // ones.
+            // Revisions rise strictly, so the same number of them with the same sum and end are the same ones.
             if seen.count > written.count || seen.count == written.count && seen.sum != written.sum {
                 return Err("a watcher saw other writes than were answered".into());
             }
@@ -236,28 +233,28 @@ async fn collect(mut writing: JoinSet<Result<Written, Failure>>) -> Result<Writt
 }
 
 pub(crate) async fn fan_out(bench: &Bench) -> Result<Outcome, Failure> {
-    let mut stage = Stage::set(bench).await?;
-    let written = stage.unthrottled(bench.timing.warm_up).await?;
-    stage.settle(&written).await?;
+    let mut fan_out = FanOut::set(bench).await?;
+    let written = fan_out.unthrottled(bench.timing.warm_up).await?;
+    fan_out.settle(&written).await?;
     let meter = Meter::start(&bench.roots)?;
-    let written = stage.unthrottled(bench.timing.sample).await?;
-    finish(stage, &written, meter).await
+    let written = fan_out.unthrottled(bench.timing.sample).await?;
+    finish(fan_out, &written, meter).await
 }
 
 pub(crate) async fn lag(bench: &Bench, writes_a_second: u32) -> Result<Outcome, Failure> {
-    let mut stage = Stage::set(bench).await?;
-    let written = stage.throttled(bench.timing.warm_up, writes_a_second).await?;
-    stage.settle(&written).await?;
+    let mut fan_out = FanOut::set(bench).await?;
+    let written = fan_out.throttled(bench.timing.warm_up, writes_a_second).await?;
+    fan_out.settle(&written).await?;
     let meter = Meter::start(&bench.roots)?;
-    let written = stage.throttled(bench.timing.sample, writes_a_second).await?;
-    finish(stage, &written, meter).await
+    let written = fan_out.throttled(bench.timing.sample, writes_a_second).await?;
+    finish(fan_out, &written, meter).await
 }
 
-async fn finish(mut stage: Stage, written: &Written, meter: Meter<'_>) -> Result<Outcome, Failure> {
-    let lags = stage.drain(written).await?;
+async fn finish(mut fan_out: FanOut, written: &Written, meter: Meter<'_>) -> Result<Outcome, Failure> {
+    let lags = fan_out.drain(written).await?;
     let mut outcome = meter.stop()?;
     outcome.operations = lags.len() as u64;
-    outcome.expected = Some(written.count * stage.watchers.len() as u64);
+    outcome.expected = Some(written.count * fan_out.watchers.len() as u64);
     outcome.latencies = Latencies::of(lags);
     outcome.note = format!("{} puts were answered", written.count);
     if outcome.operations == 0 {

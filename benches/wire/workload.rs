@@ -12,17 +12,17 @@ pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// The work, in a line.
     pub(crate) what: &'static str,
-    /// The name of one operation.
+    /// One operation.
     pub(crate) unit: &'static str,
     /// So long that it runs only when it is named.
     pub(crate) is_long: bool,
-    place: Place,
+    peers: Peers,
     pub(crate) shape: Shape,
 }
 
 /// The peers that a workload is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Peers {
     /// Servers alone.
     Alone,
     /// Clusters.
@@ -30,7 +30,7 @@ enum Place {
     Both,
 }
 
-/// The thing that is measured.
+/// The subject of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// A server under the load of so many clients.
@@ -41,7 +41,7 @@ pub(crate) enum Shape {
     Failover(Signal),
 }
 
-/// The requests of the clients.
+/// The operations of the clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
     Put,
@@ -182,35 +182,35 @@ impl Workload {
         clients: usize,
         load: Load,
     ) -> Self {
-        Self { name, what, unit, is_long: false, place: Place::Alone, shape: Shape::Load(clients, load) }
+        Self { name, what, unit, is_long: false, peers: Peers::Alone, shape: Shape::Load(clients, load) }
     }
 
     const fn store(name: &'static str, what: &'static str, keys: u64, rewrites: u64) -> Self {
         let shape = Shape::Store(Contents { keys, rewrites });
-        Self { name, what, unit: "put", is_long: false, place: Place::Alone, shape }
+        Self { name, what, unit: "put", is_long: false, peers: Peers::Alone, shape }
     }
 
     const fn failover(name: &'static str, what: &'static str, signal: Signal) -> Self {
         let shape = Shape::Failover(signal);
-        Self { name, what, unit: "put", is_long: false, place: Place::Cluster, shape }
+        Self { name, what, unit: "put", is_long: false, peers: Peers::Cluster, shape }
     }
 
     /// The same, for clusters too.
     const fn in_both(self) -> Self {
-        Self { place: Place::Both, ..self }
+        Self { peers: Peers::Both, ..self }
     }
 
     /// The same, for clusters only.
     const fn in_cluster(self) -> Self {
-        Self { place: Place::Cluster, ..self }
+        Self { peers: Peers::Cluster, ..self }
     }
 
     /// All for clusters, or all for servers alone.
     pub(crate) fn all(for_clusters: bool) -> impl Iterator<Item = &'static Self> {
-        const { &Self::ALL }.iter().filter(move |workload| match workload.place {
-            Place::Alone => !for_clusters,
-            Place::Cluster => for_clusters,
-            Place::Both => true,
+        const { &Self::ALL }.iter().filter(move |workload| match workload.peers {
+            Peers::Alone => !for_clusters,
+            Peers::Cluster => for_clusters,
+            Peers::Both => true,
         })
     }
 
@@ -219,8 +219,7 @@ impl Workload {
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
-    /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow
-    /// for it.
+    /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow for it.
     pub(crate) fn patience(&self) -> Duration {
         let minutes = match self.shape {
             Shape::Load(..) | Shape::Failover(_) => 4,

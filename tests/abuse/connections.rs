@@ -5,21 +5,22 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::{Memory, raise_descriptor_limit};
-use crate::raw::*;
-use crate::support::server::{Server, Target};
-use crate::support::within;
+use support::http2::*;
+use support::server::{Server, Target};
+use support::within;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_connections() {
+async fn ten_thousand_connections_are_served() {
     const CONNECTIONS: usize = 10_000;
-    let limit = raise_descriptor_limit();
-    if limit < CONNECTIONS as u64 + 1000 {
-        return println!("skipped: a process may open only {limit} files here");
-    }
+    let (limit, needed) = (raise_descriptor_limit(), CONNECTIONS as u64 + 1000);
+    assert!(
+        limit >= needed,
+        "a process may open {limit} files here: raise that to {needed} with `ulimit -Hn`"
+    );
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let began = Instant::now();
     let mut connections = Vec::new();
@@ -27,7 +28,7 @@ async fn ten_thousand_connections() {
         connections.extend(join_all((0..200).map(|_| Connection::http2(&server))).await);
     }
     for connection in &mut connections {
-        assert!(connection.is_alive().await);
+        assert!(connection.ping().await);
     }
     println!("{CONNECTIONS} connections in {:?}", began.elapsed());
     memory.stayed_below("10,000 connections", 500);
@@ -35,17 +36,17 @@ async fn ten_thousand_connections() {
     server.client().await.put("/late", "v").await;
     drop(connections);
     server.client().await.put("/later", "v").await;
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Clients that send a byte now and then and never a whole request. etcd gives them minutes, or for ever; what matters is
 /// that nobody else waits for them, and in the end they are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_loris() {
+async fn clients_that_never_finish_a_request_are_disconnected() {
     let server = Server::start().await;
     // jetway gives each step half a minute.
     let patience = Duration::from_secs(if server.target() == Target::Jetway { 50 } else { 5 });
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
     let preface = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -65,9 +66,9 @@ async fn slow_loris() {
         let began = Instant::now();
         let mut answer = [0; 1000];
         while began.elapsed() < patience {
-            let reading = connection.stream.read(&mut answer);
+            let reading = connection.io.read(&mut answer);
             let read = tokio::time::timeout(Duration::from_secs(2), reading).await;
-            if matches!(read, Ok(Ok(0) | Err(_))) || connection.stream.write_all(more).await.is_err() {
+            if matches!(read, Ok(Ok(0) | Err(_))) || connection.io.write_all(more).await.is_err() {
                 return (*what, Some(began.elapsed()));
             }
         }
@@ -81,14 +82,14 @@ async fn slow_loris() {
         assert!(open == 0 || server.target() == Target::Etcd, "{what}");
     }
     memory.stayed_below("slow loris", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Headers that are longer than any client's, up to where they are refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn huge_headers() {
+async fn headers_are_accepted_up_to_a_limit() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     for (size, status) in [(8 << 10, "200 OK"), (64 << 10, "200 OK"), (4 << 20, "431 ")] {
         let mut connection = Connection::open(&server).await;
@@ -96,7 +97,7 @@ async fn huge_headers() {
         let request = [b"GET /version HTTP/1.1\r\nHost: a\r\nX: ".as_slice(), &value, b"\r\n\r\n"].concat();
         connection.send(&request).await;
         let mut answer = vec![0; 100];
-        let read = within("an answer", connection.stream.read(&mut answer)).await.unwrap();
+        let read = within("an answer", connection.io.read(&mut answer)).await.unwrap();
         let answer = String::from_utf8_lossy(&answer[..read]);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{size}: {answer}");
     }
@@ -106,5 +107,5 @@ async fn huge_headers() {
         assert_eq!(client.get("k").await.is_ok(), is_taken, "metadata of {size}");
     }
     memory.stayed_below("huge headers", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }

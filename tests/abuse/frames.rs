@@ -6,20 +6,20 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
-use crate::raw::*;
-use crate::support::server::{Server, Target};
-use crate::support::within;
+use support::http2::*;
+use support::server::{Server, Target};
+use support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
-/// Random bytes, alone and behind what opens an HTTP/2 connection. Whatever they mean, the server has to be done with
-/// them once the client has said all it will.
+/// Random bytes, alone and behind the preface of HTTP/2. The server must close the connection after the client has
+/// closed its side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_is_dropped() {
+async fn random_bytes_end_only_their_own_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut rng = StdRng::seed_from_u64(1);
     let settings = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
@@ -35,25 +35,25 @@ async fn garbage_is_dropped() {
         let mut connection = Connection::open(&server).await;
         connection.send(before).await;
         connection.send(&garbage).await;
-        drop(connection.stream.shutdown().await);
+        drop(connection.io.shutdown().await);
         let mut rest = Vec::new();
         // Closed or reset; the server may have had enough before it had read everything.
-        drop(within("the end of the connection", connection.stream.read_to_end(&mut rest)).await);
+        drop(within("the end of the connection", connection.io.read_to_end(&mut rest)).await);
     }
     memory.stayed_below("garbage", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Well-formed frames with nonsense in them: wrong streams, flags, lengths and payloads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_without_sense_end_their_connection_and_no_other() {
+async fn malformed_frames_end_only_their_own_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut rng = StdRng::seed_from_u64(2);
     for _ in 0..300 {
         let mut connection = Connection::http2(&server).await;
-        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        connection.open_stream(1, RANGE).await;
         let mut frames = Vec::new();
         for _ in 0..50 {
             let mut payload = vec![0; rng.random_range(0..64)];
@@ -62,21 +62,21 @@ async fn frames_without_sense_end_their_connection_and_no_other() {
             frames.extend(frame(rng.random_range(0..12), rng.random(), stream, &payload));
         }
         connection.send(&frames).await;
-        drop(connection.stream.shutdown().await);
+        drop(connection.io.shutdown().await);
         connection.ended().await;
     }
     memory.stayed_below("frames without sense", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// RFC 9113: a frame may not be longer than the server has allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_oversized_frame_is_refused_by_its_head() {
+async fn an_oversized_frame_is_refused_by_its_header() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     for kind in [DATA, HEADERS, SETTINGS, PING, CONTINUATION, 77] {
         let mut connection = Connection::http2(&server).await;
-        connection.send(&frame(HEADERS, END_HEADERS, 1, &call(RANGE))).await;
+        connection.open_stream(1, RANGE).await;
         let mut head = frame(kind, 0, 1, &[]);
         head[..3].fill(0xff);
         connection.send(&head).await;
@@ -85,15 +85,15 @@ async fn an_oversized_frame_is_refused_by_its_head() {
         let code = connection.ended().await;
         assert!(matches!(code, None | Some(6)), "type {kind}: {code:?}");
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes that stand
 /// for many megabytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bomb_of_indexed_headers_is_not_unfolded() {
+async fn repeated_indexed_headers_take_bounded_memory() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut connections = Vec::new();
     for _ in 0..20 {
@@ -112,20 +112,20 @@ async fn a_bomb_of_indexed_headers_is_not_unfolded() {
                 break;
             }
         }
-        let alive = connection.is_alive().await;
+        let alive = connection.ping().await;
         connections.push((connection, alive));
     }
     let alive = connections.iter().filter(|(_, alive)| *alive).count();
     println!("{alive} of {} connections outlive the bomb", connections.len());
     memory.stayed_below("HPACK bombs", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Headers that never end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_continuations_is_cut_off() {
+async fn endless_continuations_end_the_connection() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     for payload in [vec![], field("x", b"y"), field("x", &[b'y'; 16_000])] {
         let mut connection = Connection::http2(&server).await;
@@ -144,14 +144,14 @@ async fn a_flood_of_continuations_is_cut_off() {
         println!("continuations of {} bytes: cut off after {sent}", payload.len());
     }
     memory.stayed_below("continuations", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rapid_resets_hurt_nobody() {
+async fn rapid_resets_take_bounded_memory_and_leave_other_clients_served() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let headers = call(RANGE);
     for _ in 0..2 {
@@ -161,26 +161,26 @@ async fn rapid_resets_hurt_nobody() {
             let mut frames = Vec::new();
             for n in sent..sent + 1000 {
                 frames.extend(frame(HEADERS, END_HEADERS, 1 + 2 * n, &headers));
-                frames.extend(frame(RST_STREAM, 0, 1 + 2 * n, &8_u32.to_be_bytes()));
+                frames.extend(frame(RST_STREAM, 0, 1 + 2 * n, &CANCEL.to_be_bytes()));
             }
             if !connection.send(&frames).await {
                 break;
             }
             sent += 1000;
         }
-        let alive = connection.is_alive().await;
+        let alive = connection.ping().await;
         println!("{sent} calls made and cancelled; the connection lives on: {alive}");
         println!("{} MiB", memory.grown() >> 20);
     }
     memory.stayed_below("rapid resets", 250);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Frames that want an answer, from a client that never reads one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_that_nobody_reads_do_not_pile_up() {
+async fn unread_responses_take_bounded_memory() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     for (what, frames) in [
         ("pings", frame(PING, 0, 0, &[7; 8])),
         ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
@@ -195,20 +195,20 @@ async fn answers_that_nobody_reads_do_not_pile_up() {
         let mut sent = 0;
         // It stops reading, or closes, or takes it all without keeping any.
         while sent < 32 << 20 {
-            let sending = tokio::time::timeout(Duration::from_secs(2), connection.stream.write_all(&batch));
+            let sending = tokio::time::timeout(Duration::from_secs(2), connection.io.write_all(&batch));
             let Ok(Ok(())) = sending.await else { break };
             sent += batch.len();
         }
         memory.stayed_below(&format!("{sent} bytes of {what}"), 50);
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Part of the preface, and then silence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_preface_holds_nothing_up() {
+async fn unfinished_prefaces_do_not_delay_other_clients() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut connections = Vec::new();
     for n in 0..200 {
@@ -217,5 +217,5 @@ async fn half_a_preface_holds_nothing_up() {
         connections.push(connection);
     }
     memory.stayed_below("half prefaces", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }

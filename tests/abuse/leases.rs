@@ -4,16 +4,16 @@ use jetway::proto::etcdserverpb::*;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
-use crate::support::client::*;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
+use support::client::*;
+use support::lease::KeepAlive;
+use support::server::Server;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_streams_that_keep_one_lease_alive() {
+async fn a_thousand_streams_keep_one_lease_alive() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let lease = client.lease_grant(0, 60).await.unwrap().id;
     let memory = Memory::of(&server);
@@ -28,20 +28,20 @@ async fn a_thousand_streams_that_keep_one_lease_alive() {
     }
     memory.stayed_below("1,000 keep-alive streams", 100);
     drop(streams);
-    // What they held is free again, so that as many more do no harm.
+    // The server has freed the first thousand, so a thousand more take no more memory.
     let mut streams: Vec<_> = (0..1000).map(|_| KeepAlive::open(&client)).collect();
     for stream in &mut streams {
         assert_eq!(stream.renew(lease).await.ttl, 60);
     }
     memory.stayed_below("1,000 more", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_leases_with_a_key_each_come_and_go() {
+async fn five_thousand_leases_with_a_key_each_are_granted_and_revoked() {
     const LEASES: i64 = 5000;
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let memory = Memory::of(&server);
     let mut tasks = JoinSet::new();
@@ -70,12 +70,12 @@ async fn five_thousand_leases_with_a_key_each_come_and_go() {
     tasks.join_all().await;
     assert_eq!(client.leases().await.unwrap().leases.len(), 0);
     assert_eq!(client.list("/leased/").await.len(), 0);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
-/// What no lease can be is refused; any number but zero is an id.
+/// An impossible TTL is refused. Any number but zero is an id.
 #[tokio::test]
-async fn a_lease_of_centuries_is_refused() {
+async fn a_ttl_of_centuries_is_refused() {
     let server = Server::start().await;
     let client = server.client().await;
     for ttl in [9_000_000_001, i64::MAX] {

@@ -6,20 +6,20 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use tower::Service as _;
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
-use crate::raw::*;
-use crate::support::client::*;
-use crate::support::server::{Server, Target};
-use crate::support::watch::{WatchStream, watch_key};
-use crate::support::within;
+use support::client::*;
+use support::http2::*;
+use support::server::{Server, Target};
+use support::watch::{WatchStream, watch_key};
+use support::within;
 
 /// A key of a mebibyte is within etcd's limit. jetway has a lower one for keys it stores; reads and watches of others
 /// find nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_of_a_mebibyte() {
+async fn a_key_of_a_mebibyte_is_refused_by_puts_and_not_found_by_reads() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let key = vec![b'k'; 1 << 20];
     let memory = Memory::of(&server);
@@ -40,7 +40,7 @@ async fn a_key_of_a_mebibyte() {
         }
     }
     memory.stayed_below("1 MiB key", 100);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// The status of a call whose request is made of these bytes.
@@ -67,9 +67,9 @@ const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/Le
 
 /// Frames and messages that are none, in grpc-go's words, which differ between calls with one request and with many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_read_is_refused_as_grpc_go_does() {
+async fn unreadable_messages_are_refused_with_the_errors_of_grpc_go() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let malformed = "proto: cannot parse invalid wire-format data";
     let unary = |reason| (Code::Internal, format!("grpc: error unmarshalling request: {reason}"));
     let stream =
@@ -101,14 +101,14 @@ async fn what_cannot_be_read_is_refused_as_grpc_go_does() {
             assert_eq!(status_of(&server, path, data.clone()).await, expected[1], "{what} {path}");
         }
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// Groups in groups, which no message of etcd's has: they are skipped, but not down to where the stack ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_groups_are_skipped_or_refused() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let groups = |depth: usize| {
         let groups = [vec![0x7b; depth], vec![0x7c; depth]].concat();
         message(0, groups.len() as u32, &groups)
@@ -117,18 +117,18 @@ async fn unknown_groups_are_skipped_or_refused() {
     assert_eq!((code, text.as_str()), (Code::InvalidArgument, "etcdserver: key is not provided"));
     for depth in [20_000, 1_000_000] {
         let (code, text) = status_of(&server, UNARY, groups(depth)).await;
-        // What etcd calls it depends on where it gives up.
+        // etcd's text depends on the depth at which it gives up.
         assert_eq!(code, Code::Internal);
         assert!(text.starts_with("grpc: error unmarshalling request: proto: "), "{text}");
     }
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// TXN-1 to the end: as many transactions in one another as there may be operations on a path.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn transactions_nest_as_deep_as_their_operations_may_be_many() {
+async fn transactions_nest_up_to_the_limit_of_operations() {
     let server = Server::start_with(&["--max-txn-ops", "128"]).await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let deep = async |server: &Server, depth| {
         let data = nested(depth);
@@ -146,7 +146,7 @@ async fn transactions_nest_as_deep_as_their_operations_may_be_many() {
         assert_eq!(deep(&server, depth).await, (Code::Internal, text.into()), "{depth}");
     }
     memory.stayed_below("deep transactions", 100);
-    bystander.finish().await;
+    healthy.finish().await;
     let server = Server::start_with(&["--max-txn-ops", "10000"]).await;
     assert_eq!(deep(&server, 256).await, (Code::Ok, String::new()));
 }
@@ -169,9 +169,9 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_that_announce_gibibytes_are_refused_before_they_come() {
+async fn messages_that_announce_gibibytes_are_refused_by_their_header() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     for path in [UNARY, STREAMS[0], STREAMS[1]] {
         for size in [2_097_153, 1 << 31, u32::MAX] {
@@ -181,5 +181,5 @@ async fn messages_that_announce_gibibytes_are_refused_before_they_come() {
         }
     }
     memory.stayed_below("announced messages", 50);
-    bystander.finish().await;
+    healthy.finish().await;
 }

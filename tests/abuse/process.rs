@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use crate::support::server::{Server, Target};
+use support::server::{Server, Target};
 
 const MIB: u64 = 1 << 20;
 

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use jetway::proto::etcdserverpb::*;
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
-use crate::support::within;
+use support::client::*;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
+use support::within;
 
 const VALUE: usize = 1 << 20;
 
@@ -24,9 +24,9 @@ async fn filled(mebibytes: usize) -> (Server, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_of_two_hundred_mebibytes() {
+async fn a_response_of_two_hundred_mebibytes_is_sent() {
     let (server, client) = filled(200).await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let began = Instant::now();
     let answer = client.range(all("/big/")).await.unwrap();
@@ -35,14 +35,14 @@ async fn an_answer_of_two_hundred_mebibytes() {
     println!("200 MiB in {:?}", began.elapsed());
     drop(answer);
     memory.stayed_below("one answer of 200 MiB", 700);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// The answer is one message, and whoever does not read it holds that much; a stream holds no more than a window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
+async fn unread_range_streams_take_bounded_memory() {
     let (server, client) = filled(100).await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let mut streams = Vec::new();
     for _ in 0..50 {
@@ -52,7 +52,7 @@ async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
             reader.server_stream("/etcdserverpb.KV/RangeStream", all("/big/")).await.unwrap();
         streams.push((reader, stream));
     }
-    // What was promised is still to be had, even if all of it is overwritten meanwhile.
+    // A stream reads its own revision to the end, even if all keys are overwritten meanwhile.
     for n in 0..100 {
         client.put(format!("/big/{n:04}"), "new").await;
     }
@@ -63,16 +63,16 @@ async fn streams_of_ranges_that_nobody_reads_hold_nothing() {
     }
     assert_eq!(bytes, 100 * VALUE);
     memory.stayed_below("50 streams that nobody reads", 400);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// A watcher that takes no event while a gigabyte of them passes: it costs its queue, and everybody else is told in
 /// time. When it wakes up it is given them all, from the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_never_reads_while_a_gigabyte_passes() {
+async fn a_watcher_that_never_reads_takes_bounded_memory() {
     let (server, client) = filled(0).await;
-    let bystander = Bystander::start(&server).await;
-    let deaf = Deaf::watch(&server).await;
+    let healthy = HealthyClient::start(&server).await;
+    let unread = UnreadWatch::watch(&server).await;
     let mut awake = WatchStream::open(&client);
     awake.watch(watch_all("/big/")).await;
     let memory = Memory::of(&server);
@@ -87,19 +87,19 @@ async fn a_watcher_that_never_reads_while_a_gigabyte_passes() {
     }
     println!("a gigabyte later: {} MiB", memory.grown() >> 20);
     memory.stayed_below("a watcher that never reads", 350);
-    let (events, end) = deaf.wake_up(last).await;
+    let (events, end) = unread.read_all(last).await;
     println!("it then got {events} events and {end}");
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 /// A watch whose responses nobody takes off the connection.
-struct Deaf {
+struct UnreadWatch {
     _client: Client,
     _requests: tokio::sync::mpsc::UnboundedSender<WatchRequest>,
     responses: tonic::Streaming<WatchResponse>,
 }
 
-impl Deaf {
+impl UnreadWatch {
     async fn watch(server: &Server) -> Self {
         let client = server.client().await;
         let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();
@@ -113,7 +113,7 @@ impl Deaf {
     }
 
     /// Reads everything up to `last`, or up to the end that compaction gives it.
-    async fn wake_up(mut self, last: i64) -> (usize, String) {
+    async fn read_all(mut self, last: i64) -> (usize, String) {
         let mut events = 0;
         loop {
             let response = within("a response", self.responses.message()).await.unwrap().unwrap();
@@ -131,21 +131,21 @@ impl Deaf {
 
 /// The same with nothing compacted: the log has it all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watcher_that_slept_is_given_every_event_from_the_log() {
+async fn a_watcher_that_resumes_reading_gets_every_event_from_the_log() {
     let (server, client) = filled(0).await;
-    let deaf = Deaf::watch(&server).await;
+    let unread = UnreadWatch::watch(&server).await;
     let mut last = 0;
     for n in 0..150_usize {
         last = client.put(format!("/big/{}", n % 10), vec![n as u8; VALUE]).await;
     }
-    let (events, _) = tokio::time::timeout(Duration::from_secs(60), deaf.wake_up(last)).await.unwrap();
+    let (events, _) = tokio::time::timeout(Duration::from_secs(60), unread.read_all(last)).await.unwrap();
     assert_eq!(events, 150);
 }
 
 /// Values come in together and leave one by one: a small one that stays must not hold on to a large one that was beside
 /// it on its way in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn small_values_do_not_hold_large_ones() {
+async fn a_stored_small_value_does_not_keep_a_large_one_in_memory() {
     let (server, client) = filled(0).await;
     let memory = Memory::of(&server);
     for n in 0..300 {

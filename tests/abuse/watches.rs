@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use crate::bystander::Bystander;
+use crate::healthy_client::HealthyClient;
 use crate::process::Memory;
-use crate::support::client::Client;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_key};
+use support::client::Client;
+use support::server::Server;
+use support::watch::{WatchStream, watch_key};
 
 const WATCHES: usize = 100_000;
 
@@ -43,9 +43,9 @@ async fn cancel(stream: &mut WatchStream) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_watches_on_one_stream() {
+async fn one_stream_serves_a_hundred_thousand_watches() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let memory = Memory::of(&server);
     let began = Instant::now();
@@ -57,7 +57,7 @@ async fn a_hundred_thousand_watches_on_one_stream() {
     let writing = tokio::spawn(async move {
         let keys: Vec<_> = (0..WATCHES).collect();
         for keys in keys.chunks(128) {
-            use crate::support::client::{op, put, run};
+            use support::client::{op, put, run};
             let puts = keys.iter().map(|n| op(put(format!("/watched/{n}"), "v"))).collect();
             writer.txn(run(puts)).await.unwrap();
         }
@@ -76,13 +76,13 @@ async fn a_hundred_thousand_watches_on_one_stream() {
     cancel(&mut stream).await;
     println!("cancelled in {:?}: {} MiB", began.elapsed(), memory.grown() >> 20);
     memory.stayed_below("100,000 watches on one stream", 300);
-    bystander.finish().await;
+    healthy.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_watches_of_one_key() {
+async fn one_key_has_a_hundred_thousand_watches() {
     let server = Server::start().await;
-    let bystander = Bystander::start(&server).await;
+    let healthy = HealthyClient::start(&server).await;
     let client = server.client().await;
     let memory = Memory::of(&server);
     let mut stream = create(&client, |_| "/watched".into()).await;
@@ -107,5 +107,5 @@ async fn a_hundred_thousand_watches_of_one_key() {
     drop(stream);
     client.put("/watched", "3").await;
     memory.stayed_below("100,000 watches of one key", 300);
-    bystander.finish().await;
+    healthy.finish().await;
 }

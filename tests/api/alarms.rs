@@ -1,14 +1,14 @@
-//! What alarms refuse, and what they leave alone. How they are raised and lowered is shown in `maintenance`.
+//! Calls that alarms refuse, and calls that they do not. `maintenance` shows how alarms are activated and deactivated.
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
+use support::client::*;
+use support::eventually;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
 
 const CORRUPT: &str = "etcdserver: corrupt cluster";
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
@@ -24,7 +24,7 @@ fn get_txn() -> TxnRequest {
 
 /// ALM-7, CMP-10
 #[tokio::test]
-async fn a_corrupt_store_is_read_and_not_written() {
+async fn the_corrupt_alarm_refuses_every_write_and_no_read() {
     let server = Server::start().await;
     let client = server.client().await;
     client.lease_grant(1, 600).await.unwrap();
@@ -73,7 +73,7 @@ async fn a_corrupt_store_is_read_and_not_written() {
 
 /// ALM-5, ALM-7: with both alarms there is corruption first.
 #[tokio::test]
-async fn corruption_is_told_before_want_of_space() {
+async fn the_corrupt_alarm_is_reported_before_the_nospace_alarm() {
     let server = Server::start().await;
     let client = server.client().await;
     for kind in [AlarmType::Nospace, AlarmType::Corrupt] {
@@ -87,7 +87,7 @@ async fn corruption_is_told_before_want_of_space() {
 
 /// ALM-5: nothing is looked at before the room is.
 #[tokio::test]
-async fn want_of_space_is_found_before_any_other_mistake() {
+async fn the_nospace_alarm_is_checked_before_the_request() {
     let server = Server::start_with(&["--quota-backend-bytes", "1000000"]).await;
     let client = server.client().await;
     let alarms = async || client.alarm(AlarmRequest::default()).await.unwrap().alarms;
@@ -101,7 +101,7 @@ async fn want_of_space_is_found_before_any_other_mistake() {
 
 /// ALM-4
 #[tokio::test]
-async fn alarms_outlive_a_restart() {
+async fn alarms_survive_a_restart() {
     let mut server = Server::start().await;
     let client = server.client().await;
     for kind in [AlarmType::Nospace, AlarmType::Corrupt] {

@@ -5,9 +5,9 @@ use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::{AuthUserAddRequest, AuthUserChangePasswordRequest};
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{refused, revision};
-use crate::support::server::Server;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{refused, revision};
+use support::server::Server;
 
 const FAILED: &str = "etcdserver: authentication failed, invalid user ID or password";
 const NOT_FOUND: &str = "etcdserver: user name not found";
@@ -16,7 +16,7 @@ const MANAGEMENT: &str = "etcdserver: invalid auth management";
 
 /// AUT-1, AUT-4
 #[tokio::test]
-async fn auth_is_enabled_by_a_root_user_only_and_disabled_again() {
+async fn auth_can_be_enabled_only_with_a_root_user_and_disabled_again() {
     let server = Server::start().await;
     let client = server.client().await;
     assert_eq!(auth_revision(&client).await, 1);
@@ -54,7 +54,7 @@ async fn auth_is_enabled_by_a_root_user_only_and_disabled_again() {
 
 /// AUT-5
 #[tokio::test]
-async fn while_auth_is_off_there_are_no_tokens_and_any_is_fine() {
+async fn while_auth_is_off_no_token_is_issued_and_any_is_accepted() {
     let client = Server::shared().await.client().await;
     refused(
         client.authenticate("nobody", "").await,
@@ -103,7 +103,7 @@ async fn users_are_added_listed_and_deleted() {
 
 /// AUT-4, AUT-13: passwords.
 #[tokio::test]
-async fn a_password_opens_the_door_and_a_new_one_ends_the_tokens_of_the_old() {
+async fn a_changed_password_invalidates_the_tokens_of_the_old_one() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -134,7 +134,7 @@ async fn a_password_opens_the_door_and_a_new_one_ends_the_tokens_of_the_old() {
     refused(client.authenticate("u", "first").await, Code::InvalidArgument, FAILED);
     let user = client.login("u", "second").await;
     user.user_get("u").await.unwrap();
-    // Whoever has no password gets none.
+    // A user without a password cannot be given one.
     root.user_change_password("none", "x").await.unwrap();
     assert!(client.authenticate("none", "x").await.is_err());
 
@@ -146,7 +146,7 @@ async fn a_password_opens_the_door_and_a_new_one_ends_the_tokens_of_the_old() {
 
 /// A change of a password takes `hashedPassword`. UserAdd does not: etcd hashes the plain password there.
 #[tokio::test]
-async fn a_hash_of_the_clients_own_is_taken_for_a_change_only() {
+async fn a_hashed_password_is_accepted_for_a_change_only() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -182,7 +182,7 @@ async fn a_hash_of_the_clients_own_is_taken_for_a_change_only() {
 
 /// AUT-1, AUT-4: roles.
 #[tokio::test]
-async fn roles_are_added_granted_and_taken_away() {
+async fn roles_are_added_granted_revoked_and_deleted() {
     let server = Server::start().await;
     let client = server.client().await;
     refused(client.role_add("").await, Code::InvalidArgument, "etcdserver: role name is empty");
@@ -279,7 +279,7 @@ async fn permissions_are_kept_by_range_in_the_order_of_their_keys() {
 
 /// AUT-11, AUT-12, AUT-15
 #[tokio::test]
-async fn users_and_roles_are_for_administrators_and_each_may_look_at_itself() {
+async fn only_root_manages_users_and_roles_and_each_user_may_get_its_own() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -317,7 +317,7 @@ async fn users_and_roles_are_for_administrators_and_each_may_look_at_itself() {
     }
     assert_eq!(user.user_get("u").await.unwrap().roles, ["u"]);
     assert_eq!(user.role_get("u").await.unwrap().perm, []);
-    // What is wrong with the request itself comes later, except for a password that cannot be hashed.
+    // Permissions are checked before the request, except for a password that cannot be hashed.
     refused(user.user_add("", "p").await, Code::PermissionDenied, denied);
     refused(
         client.user_add("", &"p".repeat(73)).await,

@@ -1,4 +1,4 @@
-//! Who may watch, hold leases, look after the server, and change its members.
+//! Permissions of watches, leases, maintenance, and membership changes.
 
 use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::*;
@@ -6,12 +6,12 @@ use jetway::proto::v3electionpb::{CampaignRequest, CampaignResponse, LeaderReque
 use jetway::proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
 use tonic::Code;
 
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::{Answer, Client, put, refused};
-use crate::support::keys::b;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
+use support::auth::{add_user, enable, permission};
+use support::client::{Answer, Client, put, refused};
+use support::keys::b;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
 
 const DENIED: &str = "etcdserver: permission denied";
 const EMPTY: &str = "etcdserver: user name is empty";
@@ -62,7 +62,7 @@ async fn a_watch_needs_a_permission_for_all_of_its_range() {
 
 /// WAT-16
 #[tokio::test]
-async fn a_watch_goes_on_when_its_permission_is_gone() {
+async fn a_watch_continues_after_its_permission_is_revoked() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -96,7 +96,7 @@ async fn keep_alive(client: &Client, id: i64) -> Answer<LeaseKeepAliveResponse> 
 
 /// LSE-25
 #[tokio::test]
-async fn a_lease_needs_a_name_and_permissions_for_the_keys_on_it() {
+async fn a_lease_needs_a_user_and_permissions_for_its_keys() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -159,18 +159,18 @@ async fn a_lease_needs_a_name_and_permissions_for_the_keys_on_it() {
 
 /// LSE-20 with users: nobody needs a permission for the end of a lease.
 #[tokio::test]
-async fn a_lease_expires_by_itself_whoever_owns_its_keys() {
+async fn a_lease_expires_without_any_permission_for_its_keys() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
     root.lease_grant(7, 2).await.unwrap();
     root.put_request(PutRequest { lease: 7, ..put("k", "v") }).await.unwrap();
-    crate::support::eventually("the lease to end", async || root.kv("k").await.is_none().then_some(())).await;
+    support::eventually("the lease to end", async || root.kv("k").await.is_none().then_some(())).await;
 }
 
 /// STS-2, MNT-8, CLU-3, CLU-7
 #[tokio::test]
-async fn the_server_and_its_members_are_for_administrators() {
+async fn maintenance_and_membership_changes_need_root() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -276,7 +276,7 @@ async fn locks_and_elections_need_the_permissions_of_their_keys() {
             .server_stream("/v3electionpb.Election/Observe", LeaderRequest { name: b("other") })
             .await
             .unwrap();
-        assert!(crate::support::within("the end", observed.message()).await.unwrap().is_none());
+        assert!(support::within("the end", observed.message()).await.unwrap().is_none());
     }
     assert_eq!(root.kv(&key).await.unwrap(), held);
     unlock(&user, &key).await.unwrap();
@@ -286,7 +286,7 @@ async fn locks_and_elections_need_the_permissions_of_their_keys() {
 
 /// AUT-15: who asks for health needs no name.
 #[tokio::test]
-async fn health_is_for_everybody() {
+async fn health_needs_no_user() {
     let server = Server::start().await;
     let client = server.client().await;
     enable(&client).await;
@@ -294,6 +294,6 @@ async fn health_is_for_everybody() {
     let answer: jetway::proto::health::HealthCheckResponse =
         client.unary("/grpc.health.v1.Health/Check", check).await.unwrap();
     assert_eq!(answer.status(), jetway::proto::health::health_check_response::ServingStatus::Serving);
-    let health = crate::support::http::http(&server.address(), "GET", "/health").await;
+    let health = support::http::http(&server.address(), "GET", "/health").await;
     assert!(health.body.contains("\"health\":\"true\""), "{}", health.body);
 }

@@ -1,4 +1,4 @@
-//! Who may read and write which keys.
+//! Permissions of keys.
 
 use jetway::proto::authpb::permission::Type::{Read, Readwrite, Write};
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
@@ -7,10 +7,10 @@ use jetway::proto::etcdserverpb::{
 };
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{Client, all, compare, delete, get, op, put, refused, run};
-use crate::support::keys::b;
-use crate::support::server::Server;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{Client, all, compare, delete, get, op, put, refused, run};
+use support::keys::b;
+use support::server::Server;
 
 const DENIED: &str = "etcdserver: permission denied";
 const EMPTY: &str = "etcdserver: user name is empty";
@@ -37,7 +37,7 @@ async fn user_and_root(server: &Server) -> (Client, Client) {
 
 /// AUT-10, AUT-11, AUT-3: every call of KV.
 #[tokio::test]
-async fn without_a_name_or_with_a_wrong_token_no_key_is_to_be_had() {
+async fn without_a_user_or_with_an_invalid_token_every_kv_call_is_refused() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -60,7 +60,7 @@ async fn without_a_name_or_with_a_wrong_token_no_key_is_to_be_had() {
         refused(who.txn(run(vec![op(put("k", "w"))])).await, code, text);
         refused(who.txn(run(vec![op(get("k"))])).await, code, text);
         refused(who.compact(1).await, code, text);
-        // What is wrong with the request is found first.
+        // The request is checked before the user.
         refused(who.get("").await, Code::InvalidArgument, "etcdserver: key is not provided");
         refused(who.put_request(put("", "")).await, Code::InvalidArgument, "etcdserver: key is not provided");
     }
@@ -72,7 +72,7 @@ async fn without_a_name_or_with_a_wrong_token_no_key_is_to_be_had() {
 
 /// MD-1
 #[tokio::test]
-async fn a_token_is_taken_from_either_header_with_or_without_its_scheme() {
+async fn a_token_is_read_from_either_header_with_or_without_its_scheme() {
     let server = Server::start().await;
     let client = server.client().await;
     enable(&client).await;
@@ -98,7 +98,7 @@ async fn a_token_is_taken_from_either_header_with_or_without_its_scheme() {
 
 /// AUT-2, AUT-3
 #[tokio::test]
-async fn a_key_needs_a_permission_and_a_range_needs_them_for_all_of_it() {
+async fn a_call_needs_permissions_for_its_whole_range() {
     let server = Server::start().await;
     let (user, root) = user_and_root(&server).await;
     for key in ["r1", "w1", "both", "z"] {
@@ -161,7 +161,7 @@ async fn a_key_needs_a_permission_and_a_range_needs_them_for_all_of_it() {
 
 /// AUT-2: permissions of several roles, side by side, overlapping, without end.
 #[tokio::test]
-async fn permissions_of_all_roles_count_together() {
+async fn the_permissions_of_all_roles_are_merged() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -227,7 +227,7 @@ async fn permissions_of_all_roles_count_together() {
 
 /// TXN-22
 #[tokio::test]
-async fn a_transaction_needs_what_is_compared_and_every_operation_of_both_branches() {
+async fn a_transaction_needs_permissions_for_its_compares_and_both_branches() {
     let server = Server::start().await;
     let (user, root) = user_and_root(&server).await;
     root.put("both", "v").await;
@@ -268,7 +268,7 @@ async fn a_transaction_needs_what_is_compared_and_every_operation_of_both_branch
 
 /// CMP-10
 #[tokio::test]
-async fn compaction_is_for_administrators() {
+async fn compaction_needs_root() {
     let server = Server::start().await;
     let (user, root) = user_and_root(&server).await;
     root.put("k", "1").await;
@@ -282,7 +282,7 @@ async fn compaction_is_for_administrators() {
 
 /// RST-2: users that change while a range is streamed are told at its end.
 #[tokio::test]
-async fn a_stream_that_outlives_a_change_of_users_ends_with_an_error() {
+async fn a_range_stream_ends_with_an_error_after_a_change_of_users() {
     let server = Server::start().await;
     let client = server.client().await;
     let root = enable(&client).await;
@@ -293,11 +293,11 @@ async fn a_stream_that_outlives_a_change_of_users_ends_with_an_error() {
     }
     let mut stream: tonic::Streaming<jetway::proto::etcdserverpb::RangeStreamResponse> =
         root.server_stream("/etcdserverpb.KV/RangeStream", all("k/")).await.unwrap();
-    let first = crate::support::within("a chunk", stream.message()).await.unwrap();
+    let first = support::within("a chunk", stream.message()).await.unwrap();
     assert!(first.is_some());
     root.role_add("new").await.unwrap();
     let status = loop {
-        match crate::support::within("a chunk", stream.message()).await {
+        match support::within("a chunk", stream.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("the stream must not end well"),
             Err(status) => break status,

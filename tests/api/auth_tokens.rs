@@ -15,17 +15,17 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{Client, get, op, refused, run};
-use crate::support::server::Server;
-use crate::support::watch::WatchStream;
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{Client, get, op, refused, run};
+use support::server::Server;
+use support::watch::WatchStream;
 
 const TOKEN: &str = "etcdserver: invalid auth token";
 const OLD: &str = "etcdserver: revision of auth store is old";
 
 /// AUT-13: a simple token lives as long as it is used, and for a while then.
 #[tokio::test]
-async fn a_simple_token_ends_when_it_is_not_used() {
+async fn an_unused_simple_token_expires() {
     let server = Server::start_with(&["--auth-token-ttl", "3", "--bcrypt-cost", "4"]).await;
     let client = server.client().await;
     enable(&client).await;
@@ -105,7 +105,7 @@ fn now() -> u64 {
 
 /// AUT-14, AUT-11: what a signed token says, how it gets old, and what does not ask for its age.
 #[tokio::test]
-async fn a_signed_token_is_good_until_users_change() {
+async fn a_jwt_is_valid_until_users_change() {
     let keys = Keys::new();
     let secret = keys.write("secret", "not to be told");
     let server = start(&format!("sign-method=HS256,priv-key={secret},ttl=10m")).await;
@@ -137,7 +137,7 @@ async fn a_signed_token_is_good_until_users_change() {
     root.leases().await.unwrap();
 
     refused(user.get("k").await, Code::InvalidArgument, OLD);
-    refused(user.put_request(crate::support::client::put("k", "v")).await, Code::InvalidArgument, OLD);
+    refused(user.put_request(support::client::put("k", "v")).await, Code::InvalidArgument, OLD);
     user.lease_revoke(5).await.unwrap();
     user.user_get("u").await.unwrap();
     client.login("u", "u").await.get("k").await.unwrap();
@@ -176,7 +176,7 @@ async fn a_signed_token_is_good_until_users_change() {
 
 /// AUT-14: what is no good token.
 #[tokio::test]
-async fn a_token_that_somebody_else_has_signed_is_refused() {
+async fn a_jwt_with_an_invalid_signature_is_refused() {
     let keys = Keys::new();
     let secret = keys.write("secret", "right");
     let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
@@ -231,7 +231,7 @@ async fn signs_and_checks(method: &str, options: &str) -> String {
 
 /// AUT-14: each kind of key, whole or halved.
 #[tokio::test]
-async fn tokens_are_signed_by_every_kind_of_key() {
+async fn jwts_are_signed_and_verified_with_every_kind_of_key() {
     let keys = Keys::new();
     let pair = |name: &str, key: &KeyPair| {
         let private = keys.write(&format!("{name}.key"), key.serialize_pem());
@@ -278,7 +278,7 @@ async fn tokens_are_signed_by_every_kind_of_key() {
 
 /// Without a kind of token nobody can log in, because the server has nothing to issue.
 #[tokio::test]
-async fn without_tokens_no_password_helps() {
+async fn without_a_token_provider_nobody_can_log_in() {
     let server = Server::start_with(&["--auth-token", "", "--bcrypt-cost", "4"]).await;
     let client = server.client().await;
     client.user_add("root", "root").await.unwrap();

@@ -3,15 +3,15 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::server::Server;
+use support::client::*;
+use support::eventually;
+use support::server::Server;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 
 /// CMP-12
 #[tokio::test]
-async fn old_revisions_go_by_themselves_and_the_newest_stays() {
+async fn auto_compaction_removes_old_revisions_and_keeps_the_newest() {
     let args = ["--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1s"];
     let server = Server::start_with(&args).await;
     let client = server.client().await;

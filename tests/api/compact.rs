@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::server::Server;
+use support::watch::*;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
@@ -50,7 +50,7 @@ async fn only_a_revision_between_the_compacted_and_the_current_one_can_be_compac
 
 /// CMP-3, CMP-4
 #[tokio::test]
-async fn the_floor_holds_as_soon_as_the_answer_is_there() {
+async fn a_compaction_is_in_effect_when_its_response_arrives() {
     let (_server, client) = with_revisions(6).await;
     for floor in 2..=6 {
         assert_eq!(revision(&client.compact(floor).await.unwrap().header), 6, "no bump");
@@ -64,7 +64,7 @@ async fn the_floor_holds_as_soon_as_the_answer_is_there() {
 
 /// CMP-3: a compaction is no event.
 #[tokio::test]
-async fn watchers_that_are_up_to_date_notice_nothing() {
+async fn synced_watchers_get_nothing_from_a_compaction() {
     let (_server, client) = with_revisions(5).await;
     let mut watch = WatchStream::open(&client);
     watch.watch(WatchCreateRequest { prev_kv: true, ..watch_all("") }).await;
@@ -76,7 +76,7 @@ async fn watchers_that_are_up_to_date_notice_nothing() {
 
 /// CMP-4, CMP-5
 #[tokio::test]
-async fn what_lives_at_the_floor_is_kept_with_its_own_revisions() {
+async fn keys_live_at_the_compacted_revision_keep_their_own_revisions() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("old", "kept").await;
@@ -102,7 +102,7 @@ async fn what_lives_at_the_floor_is_kept_with_its_own_revisions() {
 
 /// CMP-5
 #[tokio::test]
-async fn a_delete_made_at_the_floor_is_still_replayed() {
+async fn a_delete_at_the_compacted_revision_is_still_replayed() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("a", "x").await;
@@ -124,7 +124,7 @@ async fn a_delete_made_at_the_floor_is_still_replayed() {
 
 /// CMP-6: what was deleted before the floor is no previous value after it.
 #[tokio::test]
-async fn prev_kv_of_later_events_is_there() {
+async fn prev_kv_is_kept_for_events_after_the_compacted_revision() {
     let (_server, client) = with_revisions(4).await;
     client.compact_request(CompactionRequest { revision: 3, physical: true }).await.unwrap();
     client.delete("a").await;
@@ -137,7 +137,7 @@ async fn prev_kv_of_later_events_is_there() {
 
 /// CMP-7
 #[tokio::test]
-async fn a_physical_compaction_answers_like_a_logical_one() {
+async fn a_physical_compaction_responds_like_a_logical_one() {
     let (_server, client) = with_revisions(200).await;
     let physical = |revision| client.compact_request(CompactionRequest { revision, physical: true });
     assert_eq!(revision(&physical(150).await.unwrap().header), 200);
@@ -148,7 +148,7 @@ async fn a_physical_compaction_answers_like_a_logical_one() {
 
 /// CMP-7: more than the server takes out of its memory in one turn, with writes in between.
 #[tokio::test]
-async fn a_physical_compaction_of_much_ends_with_all_of_it_removed() {
+async fn a_large_physical_compaction_returns_after_everything_is_removed() {
     const ROUNDS: usize = 30;
     let server = Server::start().await;
     let client = server.client().await;
@@ -176,7 +176,7 @@ async fn a_physical_compaction_of_much_ends_with_all_of_it_removed() {
 
 /// CMP-8
 #[tokio::test]
-async fn a_list_pinned_below_the_floor_fails_on_its_next_page() {
+async fn a_paged_list_below_the_compacted_revision_fails_on_its_next_page() {
     let (_server, client) = with_revisions(2).await;
     client.put("b", "x").await;
     let page = client.range(RangeRequest { limit: 1, ..all("") }).await.unwrap();
@@ -189,7 +189,7 @@ async fn a_list_pinned_below_the_floor_fails_on_its_next_page() {
 
 /// CMP-9
 #[tokio::test]
-async fn floor_and_revision_survive_a_restart() {
+async fn the_compacted_and_the_current_revision_survive_a_restart() {
     let (mut server, client) = with_revisions(5).await;
     client.put("b", "x").await;
     // The newest revision is a delete, and is compacted away.
@@ -214,13 +214,13 @@ async fn compaction_frees_space() {
     for _ in 0..100 {
         client.put("a", &value).await;
     }
-    let before = crate::support::eventually("the space in use to show", async || {
+    let before = support::eventually("the space in use to show", async || {
         client.status().await.ok().filter(|status| status.db_size_in_use > 9_000_000)
     })
     .await;
     let last = client.revision().await;
     client.compact_request(CompactionRequest { revision: last, physical: true }).await.unwrap();
-    crate::support::eventually("the space in use to shrink", async || {
+    support::eventually("the space in use to shrink", async || {
         // etcd counts again when it commits.
         client.put("b", "x").await;
         (client.status().await.unwrap().db_size_in_use < before.db_size_in_use / 10).then_some(())

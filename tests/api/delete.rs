@@ -4,10 +4,10 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 /// DEL-1
 #[tokio::test]
@@ -21,7 +21,7 @@ async fn an_empty_key_is_refused() {
 
 /// DEL-2, DEL-4, WAT-21, WAT-24
 #[tokio::test]
-async fn a_range_goes_in_one_revision_and_in_key_order() {
+async fn a_range_is_deleted_in_one_revision_and_in_key_order() {
     let client = Server::shared().await.client().await;
     let at = unique("delete");
     let lease = client.lease_grant(0, 600).await.unwrap().id;
@@ -65,7 +65,7 @@ async fn deleting_nothing_succeeds_without_a_revision_or_an_event() {
 
 /// DEL-4
 #[tokio::test]
-async fn prev_kvs_come_only_when_asked_for() {
+async fn prev_kvs_are_returned_only_on_request() {
     let client = Server::shared().await.client().await;
     let at = unique("no-prev");
     client.put(format!("{at}a"), "x").await;
@@ -75,7 +75,7 @@ async fn prev_kvs_come_only_when_asked_for() {
 
 /// DEL-5
 #[tokio::test]
-async fn a_deleted_key_leaves_its_lease_which_lives_on() {
+async fn a_deleted_key_is_detached_from_its_lease() {
     let client = Server::shared().await.client().await;
     let key = unique("leaves");
     let lease = client.lease_grant(0, 600).await.unwrap().id;

@@ -4,10 +4,10 @@ use jetway::proto::v3electionpb::*;
 use tokio::task::JoinHandle;
 use tonic::{Code, Streaming};
 
-use crate::support::client::*;
-use crate::support::keys::{b, unique};
-use crate::support::server::Server;
-use crate::support::{eventually, within};
+use support::client::*;
+use support::keys::{b, unique};
+use support::server::Server;
+use support::{eventually, within};
 
 async fn campaign(client: &Client, name: &str, lease: i64, value: &str) -> Answer<CampaignResponse> {
     let request = CampaignRequest { name: b(name), lease, value: b(value) };
@@ -81,7 +81,7 @@ async fn the_first_candidate_leads_until_it_resigns() {
 
 /// ELE-1
 #[tokio::test]
-async fn a_candidate_that_campaigns_again_changes_its_value_only() {
+async fn a_repeated_campaign_changes_the_value_only() {
     let client = Server::shared().await.client().await;
     let name = unique("election");
     client.lease_grant(0x611, 600).await.unwrap();
@@ -127,7 +127,7 @@ async fn only_the_leader_proclaims_and_resigns() {
 
 /// LOCK-4, ELE-1
 #[tokio::test]
-async fn a_candidate_that_goes_away_is_not_elected() {
+async fn a_cancelled_candidate_is_not_elected() {
     let client = Server::shared().await.client().await;
     let name = unique("election");
     for lease in 0x631..0x634 {
@@ -178,7 +178,7 @@ async fn an_observer_sees_each_leader_and_each_of_its_values() {
     let third = campaign(&client, &name, 0x641, "five").await.unwrap();
     let at = revision(&third.header);
     assert_eq!(observer.next().await, ("five".to_owned(), at, at));
-    // Who comes late sees the present leader first.
+    // A late observer sees the present leader first.
     let mut late = observe(&client, &name).await;
     assert_eq!(late.next().await.0, "five");
 }

@@ -3,8 +3,8 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::server::Server;
 
 /// MD-5: clients find out by this what a server does not know.
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn errors_are_plain_statuses_with_etcds_text() {
 
 /// A message that is no protobuf is refused, and the connection lives on.
 #[tokio::test]
-async fn garbage_is_refused() {
+async fn a_message_that_is_no_protobuf_is_refused() {
     let client = Server::shared().await.client().await;
     // Field 1 of a TxnRequest is a compare, which these bytes are not.
     let garbage = get(b"\xff\xff\xff");

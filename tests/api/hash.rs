@@ -3,15 +3,15 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::server::{Server, Target};
+use support::client::*;
+use support::eventually;
+use support::server::{Server, Target};
 
 async fn hash_kv(client: &Client, revision: i64) -> Answer<HashKvResponse> {
     client.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision }).await
 }
 
-/// What two servers with the same history must agree on.
+/// The fields that are equal on two servers with the same history.
 async fn comparable(client: &Client, revision: i64) -> Result<(u32, i64, i64, i64), (Code, String)> {
     let answer = hash_kv(client, revision).await;
     answer
@@ -20,12 +20,12 @@ async fn comparable(client: &Client, revision: i64) -> Result<(u32, i64, i64, i6
 }
 
 /// The same history, on etcd and on jetway.
-struct Twins {
+struct ServerPair {
     servers: [Server; 2],
     clients: [Client; 2],
 }
 
-impl Twins {
+impl ServerPair {
     async fn start() -> Self {
         let servers = [Server::launch(Target::Etcd, &[]).await, Server::launch(Target::Jetway, &[]).await];
         let clients = [servers[0].client().await, servers[1].client().await];
@@ -80,92 +80,91 @@ impl Twins {
 /// MNT-3, MNT-4
 #[tokio::test]
 async fn the_hash_of_every_revision_of_a_history_is_etcds() {
-    let mut twins = Twins::start().await;
-    twins.agree("when empty").await;
+    let mut pair = ServerPair::start().await;
+    pair.agree("when empty").await;
     for n in 0..5 {
-        twins.put(put(format!("k/{n}"), format!("value {n}"))).await;
+        pair.put(put(format!("k/{n}"), format!("value {n}"))).await;
     }
-    twins.put(put("k/0", "")).await;
-    twins.put(put(b"\0\xff", vec![0xfe; 300])).await;
-    twins.agree("after puts").await;
+    pair.put(put("k/0", "")).await;
+    pair.put(put(b"\0\xff", vec![0xfe; 300])).await;
+    pair.agree("after puts").await;
 
-    twins
-        .txn(vec![op(put("k/7", "7")), op(delete("k/1")), op(put("k/0", "again")), op(put("k/8", "8"))])
+    pair.txn(vec![op(put("k/7", "7")), op(delete("k/1")), op(put("k/0", "again")), op(put("k/8", "8"))])
         .await;
-    twins.delete(delete_all("k/7")).await;
+    pair.delete(delete_all("k/7")).await;
     // Two changes of one key in one revision: the end \0 escapes the check for duplicates.
     let from_k8 = DeleteRangeRequest { key: "k/8".into(), range_end: vec![0].into(), prev_kv: false };
-    twins.txn(vec![op(put("k/9", "9")), op(from_k8.clone())]).await;
-    twins.txn(vec![op(from_k8), op(put("k/9", "back"))]).await;
-    twins.agree("after transactions").await;
+    pair.txn(vec![op(put("k/9", "9")), op(from_k8.clone())]).await;
+    pair.txn(vec![op(from_k8), op(put("k/9", "back"))]).await;
+    pair.agree("after transactions").await;
 
-    for client in &twins.clients {
+    for client in &pair.clients {
         client.lease_grant(10, 600).await.unwrap();
         client.lease_grant(11, 2).await.unwrap();
     }
     for lease in [10, 11] {
         for n in 0..3 {
-            twins.put(PutRequest { lease, ..put(format!("leased/{lease}/{n}"), "x") }).await;
+            pair.put(PutRequest { lease, ..put(format!("leased/{lease}/{n}"), "x") }).await;
         }
     }
-    for client in &twins.clients {
+    for client in &pair.clients {
         client.lease_revoke(10).await.unwrap();
     }
-    twins.agree("with leases").await;
-    for client in &twins.clients {
+    pair.agree("with leases").await;
+    for client in &pair.clients {
         eventually("the lease to end", async || client.list("leased/").await.is_empty().then_some(())).await;
     }
-    twins.agree("after the end of leases").await;
+    pair.agree("after the end of leases").await;
 
-    twins.compact(4).await;
-    twins.agree("compacted in the middle of puts").await;
-    twins.compact(9).await;
-    twins.agree("compacted at a transaction").await;
-    twins.restart().await;
-    twins.agree("after a restart").await;
-    twins.compact(10).await;
-    twins.agree("compacted at a delete").await;
-    twins.restart().await;
-    twins.agree("after a restart at a delete").await;
-    twins.put(put("k/0", "once more")).await;
-    twins.agree("after another put").await;
-    let current = twins.clients[0].revision().await;
-    twins.compact(current).await;
-    twins.agree("compacted at the end").await;
-    twins.restart().await;
-    twins.agree("after the last restart").await;
+    pair.compact(4).await;
+    pair.agree("compacted in the middle of puts").await;
+    pair.compact(9).await;
+    pair.agree("compacted at a transaction").await;
+    pair.restart().await;
+    pair.agree("after a restart").await;
+    pair.compact(10).await;
+    pair.agree("compacted at a delete").await;
+    pair.restart().await;
+    pair.agree("after a restart at a delete").await;
+    pair.put(put("k/0", "once more")).await;
+    pair.agree("after another put").await;
+    let current = pair.clients[0].revision().await;
+    pair.compact(current).await;
+    pair.agree("compacted at the end").await;
+    pair.restart().await;
+    pair.agree("after the last restart").await;
 }
 
 /// MNT-4: with no key left, a compaction would keep nothing, and then etcd skips nothing either.
 #[tokio::test]
 async fn the_hash_of_a_store_whose_keys_are_gone_is_etcds() {
-    let mut twins = Twins::start().await;
-    twins.compact(0).await;
-    twins.agree("compacted at nothing").await;
+    let mut pair = ServerPair::start().await;
+    pair.compact(0).await;
+    pair.agree("compacted at nothing").await;
     for n in 0..4 {
-        twins.put(put(format!("k/{n}"), "v")).await;
+        pair.put(put(format!("k/{n}"), "v")).await;
     }
-    twins.txn(vec![op(delete("k/0")), op(put("k/4", "v"))]).await;
-    twins.compact(5).await;
-    twins.agree("with keys").await;
-    twins.delete(delete_all("k/")).await;
-    twins.agree("without a key").await;
-    twins.compact(6).await;
-    twins.agree("compacted before the deletes").await;
-    twins.restart().await;
-    twins.agree("after a restart").await;
-    twins.compact(7).await;
-    twins.agree("compacted at the deletes").await;
-    twins.put(put("k/9", "v")).await;
-    twins.agree("with a key again").await;
-    twins.compact(8).await;
-    twins.restart().await;
-    twins.agree("after the last restart").await;
+    pair.txn(vec![op(delete("k/0")), op(put("k/4", "v"))]).await;
+    pair.compact(5).await;
+    pair.agree("with keys").await;
+    pair.delete(delete_all("k/")).await;
+    pair.agree("without a key").await;
+    pair.compact(6).await;
+    pair.agree("compacted before the deletes").await;
+    pair.restart().await;
+    pair.agree("after a restart").await;
+    pair.compact(7).await;
+    pair.agree("compacted at the deletes").await;
+    pair.put(put("k/9", "v")).await;
+    pair.agree("with a key again").await;
+    pair.compact(8).await;
+    pair.restart().await;
+    pair.agree("after the last restart").await;
 }
 
 /// MNT-3
 #[tokio::test]
-async fn a_hash_is_asked_for_within_what_there_is() {
+async fn a_hash_can_be_requested_from_the_compacted_to_the_current_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     let empty = hash_kv(&client, 0).await.unwrap();
@@ -190,7 +189,7 @@ async fn a_hash_is_asked_for_within_what_there_is() {
 
 /// MNT-2
 #[tokio::test]
-async fn the_hash_of_everything_changes_with_it() {
+async fn the_hash_changes_with_every_write() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let hash = async |client: &Client| -> u32 {

@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::KeyValue;
 
-use crate::support::client::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::server::Server;
+use support::watch::*;
 
 /// HDR-1
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn the_revision_moves_by_one_per_request_that_changes_something() {
 
 /// HDR-3, HDR-4
 #[tokio::test]
-async fn each_answer_reports_its_own_revision() {
+async fn each_response_reports_its_own_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     for n in 2..=5 {
@@ -98,7 +98,7 @@ async fn each_answer_reports_its_own_revision() {
 
 /// HDR-5, TXN-17
 #[tokio::test]
-async fn nested_headers_carry_the_revision_alone_and_that_of_a_nested_txn_nothing() {
+async fn nested_headers_hold_the_revision_alone_and_those_of_nested_txns_nothing() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("gone", "x").await;
@@ -119,7 +119,7 @@ async fn nested_headers_carry_the_revision_alone_and_that_of_a_nested_txn_nothin
 
 /// HDR-6, TXN-17
 #[tokio::test]
-async fn a_nested_read_reports_the_new_revision_once_an_earlier_op_changed_something() {
+async fn a_nested_read_reports_the_new_revision_after_an_earlier_write() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("a", "x").await;
@@ -143,7 +143,7 @@ async fn a_nested_read_reports_the_new_revision_once_an_earlier_op_changed_somet
 
 /// HDR-6, inside nested transactions
 #[tokio::test]
-async fn the_change_that_moves_nested_revisions_may_lie_in_another_nested_txn() {
+async fn a_write_in_one_nested_txn_moves_the_revision_of_the_next_ones() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("a", "x").await;
@@ -156,9 +156,9 @@ async fn the_change_that_moves_nested_revisions_may_lie_in_another_nested_txn() 
 
 /// GEN-1
 #[tokio::test]
-async fn guarded_updates_by_many_clients_lose_nothing() {
+async fn concurrent_compare_and_set_loses_no_update() {
     let server = Server::shared().await;
-    let key = crate::support::keys::unique("counter");
+    let key = support::keys::unique("counter");
     let (clients, rounds) = (8, 12);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..clients {
@@ -189,12 +189,12 @@ async fn increment(client: &Client, key: &str) {
     }
 }
 
-/// GEN-1: what a client has given up comes about as it was meant or not at all. Whoever writes the same key next must not be
-/// planned without it, nor it without whoever came in between.
+/// GEN-1: an abandoned write is applied as planned or not at all. The next write of its key is planned on top of it, and it
+/// on top of every write before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_given_up_fits_into_the_history_or_is_not_there() {
+async fn an_abandoned_write_is_applied_as_planned_or_not_at_all() {
     let server = Server::shared().await;
-    let key = crate::support::keys::unique("given-up");
+    let key = support::keys::unique("given-up");
     let client = server.client().await;
     let first = client.put(&key, "blind").await;
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,10 +1,10 @@
-//! What a key is and what a range selects.
+//! Keys, and the keys that a range selects.
 
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 /// KEY-1, PUT-8: any bytes make a key, and keys compare as unsigned bytes.
 #[tokio::test]

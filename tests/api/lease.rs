@@ -6,11 +6,11 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::Delete;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::lease::KeepAlive;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::lease::KeepAlive;
+use support::server::Server;
+use support::watch::*;
 
 const NOT_FOUND: &str = "etcdserver: requested lease not found";
 
@@ -24,7 +24,7 @@ async fn put_leased(client: &Client, key: &str, lease: i64) -> i64 {
 
 /// LSE-1
 #[tokio::test]
-async fn the_server_chooses_a_positive_id_or_takes_the_one_given() {
+async fn a_lease_has_the_requested_id_or_a_positive_one_of_the_server() {
     let client = client().await;
     let (one, two) = (client.lease_grant(0, 60).await.unwrap(), client.lease_grant(0, 60).await.unwrap());
     assert!(one.id > 0 && two.id > 0 && one.id != two.id);
@@ -67,7 +67,7 @@ async fn the_ttl_has_bounds() {
 
 /// LSE-5
 #[tokio::test]
-async fn a_revoke_takes_all_keys_in_one_revision_and_the_lease_with_them() {
+async fn a_revoke_deletes_the_lease_and_all_its_keys_in_one_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     refused(client.lease_revoke(5).await, Code::NotFound, NOT_FOUND);
@@ -89,7 +89,7 @@ async fn a_revoke_takes_all_keys_in_one_revision_and_the_lease_with_them() {
 
 /// LSE-5, LSE-6: a key that left the lease stays.
 #[tokio::test]
-async fn a_revoke_takes_only_what_is_attached_now() {
+async fn a_revoke_deletes_only_keys_that_are_attached_now() {
     let client = client().await;
     let at = unique("attached");
     let key = |name: &str| format!("{at}{name}");
@@ -110,7 +110,7 @@ async fn a_revoke_takes_only_what_is_attached_now() {
 
 /// LSE-7
 #[tokio::test]
-async fn a_transaction_attaches_like_a_put() {
+async fn a_put_in_a_transaction_attaches_its_key_to_the_lease() {
     let client = client().await;
     let at = unique("txn");
     let lease = client.lease_grant(0, 600).await.unwrap().id;
@@ -123,7 +123,7 @@ async fn a_transaction_attaches_like_a_put() {
 
 /// LSE-10, LSE-11
 #[tokio::test]
-async fn renewals_are_answered_in_order_and_a_dead_lease_has_ttl_zero() {
+async fn renewals_are_answered_in_order_and_an_ended_lease_has_ttl_zero() {
     let client = client().await;
     let lease = client.lease_grant(0, 600).await.unwrap().id;
     let mut keep_alive = KeepAlive::open(&client);
@@ -158,7 +158,7 @@ async fn the_call_ends_when_the_client_closes_its_side() {
 
 /// LSE-16
 #[tokio::test]
-async fn time_to_live_tells_what_is_left_what_was_granted_and_the_keys() {
+async fn time_to_live_returns_the_remaining_and_the_granted_time_and_the_keys() {
     let client = client().await;
     let at = unique("ttl");
     let lease = client.lease_grant(0, 600).await.unwrap().id;
@@ -182,7 +182,7 @@ async fn time_to_live_of_an_unknown_lease_is_minus_one() {
 
 /// LSE-18
 #[tokio::test]
-async fn the_list_has_every_lease_shortest_first() {
+async fn leases_are_listed_by_their_remaining_time() {
     let server = Server::start().await;
     let client = server.client().await;
     assert_eq!(client.leases().await.unwrap().leases, []);
@@ -196,7 +196,7 @@ async fn the_list_has_every_lease_shortest_first() {
 
 /// LSE-20, LSE-21, WAT-21, WAT-22
 #[tokio::test]
-async fn an_expired_lease_takes_its_keys_in_one_revision() {
+async fn an_expired_lease_deletes_its_keys_in_one_revision() {
     let client = client().await;
     let at = unique("expiry");
     let mut watch = WatchStream::open(&client);
@@ -245,7 +245,7 @@ async fn each_expired_lease_is_a_revision_of_its_own() {
 
 /// LSE-10, LSE-20
 #[tokio::test]
-async fn a_renewed_lease_lives_on() {
+async fn a_renewed_lease_does_not_expire() {
     let client = client().await;
     let at = unique("renewed");
     let (kept, lost) =
@@ -275,7 +275,7 @@ async fn an_empty_lease_expires_without_a_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     client.lease_grant(9, 2).await.unwrap();
-    crate::support::eventually("the lease to expire", async || {
+    support::eventually("the lease to expire", async || {
         let left = client.lease_time_to_live(9, false).await.unwrap();
         (left.ttl == -1 && left.granted_ttl == 0).then_some(())
     })

@@ -3,9 +3,9 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 const TOO_LARGE: &str = "etcdserver: request is too large";
 const MAX_REQUEST: usize = 1536 * 1024;
@@ -13,7 +13,7 @@ const MAX_MESSAGE: usize = MAX_REQUEST + 512 * 1024;
 
 /// LIM-1, LIM-13, PUT-10
 #[tokio::test]
-async fn a_write_of_up_to_one_and_a_half_mebibytes_is_taken() {
+async fn a_write_of_up_to_one_and_a_half_mebibytes_is_accepted() {
     let client = Server::shared().await.client().await;
     let key = unique("large");
     // Room for what etcd adds to the request when it replicates it.
@@ -42,7 +42,7 @@ async fn a_message_above_two_mebibytes_is_refused_by_the_transport() {
 
 /// LIM-1, LIM-2
 #[tokio::test]
-async fn the_limit_is_a_flag() {
+async fn the_request_size_limit_is_a_flag() {
     let server = Server::start_with(&["--max-request-bytes", "10000"]).await;
     let client = server.client().await;
     client.put("k", vec![b'v'; 9_000]).await;
@@ -54,7 +54,7 @@ async fn the_limit_is_a_flag() {
 
 /// LIM-4
 #[tokio::test]
-async fn the_number_of_operations_is_a_flag() {
+async fn the_limit_of_operations_is_a_flag() {
     let server = Server::start_with(&["--max-txn-ops", "3"]).await;
     let client = server.client().await;
     let gets = |count| run((0..count).map(|_| op(get("a"))).collect());

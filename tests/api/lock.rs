@@ -6,10 +6,10 @@ use jetway::proto::v3lockpb::*;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::{b, unique};
-use crate::support::server::Server;
-use crate::support::{eventually, within};
+use support::client::*;
+use support::keys::{b, unique};
+use support::server::Server;
+use support::{eventually, within};
 
 async fn lock(client: &Client, name: &str, lease: i64) -> Answer<LockResponse> {
     client.unary("/v3lockpb.Lock/Lock", LockRequest { name: b(name), lease }).await
@@ -53,7 +53,7 @@ async fn a_lock_is_a_key_named_by_the_lease() {
 
 /// LOCK-2
 #[tokio::test]
-async fn without_a_lease_the_server_brings_one() {
+async fn without_a_lease_the_server_grants_one() {
     let client = Server::shared().await.client().await;
     let locked = lock(&client, &unique("lock"), 0).await.unwrap();
     let lease = client.kv(&locked.key).await.unwrap().lease;
@@ -68,7 +68,7 @@ async fn without_a_lease_the_server_brings_one() {
 
 /// LOCK-3, LOCK-5
 #[tokio::test]
-async fn whoever_waits_longest_is_next() {
+async fn the_longest_waiter_gets_the_lock_next() {
     let client = Server::shared().await.client().await;
     let name = unique("lock");
     for lease in 501..505 {
@@ -90,7 +90,7 @@ async fn whoever_waits_longest_is_next() {
 
 /// LOCK-4
 #[tokio::test]
-async fn whoever_stops_waiting_leaves_the_line() {
+async fn a_cancelled_waiter_leaves_the_queue() {
     let client = Server::shared().await.client().await;
     let name = unique("lock");
     for lease in 511..514 {
@@ -108,7 +108,7 @@ async fn whoever_stops_waiting_leaves_the_line() {
 
 /// LOCK-3
 #[tokio::test]
-async fn a_lease_that_ends_in_line_gets_no_lock() {
+async fn a_waiter_whose_lease_ends_gets_no_lock() {
     let client = Server::shared().await.client().await;
     let name = unique("lock");
     for lease in 521..524 {
@@ -129,7 +129,7 @@ async fn a_lease_that_ends_in_line_gets_no_lock() {
 
 /// LOCK-1, LOCK-5
 #[tokio::test]
-async fn unlocking_deletes_the_key_that_is_named() {
+async fn unlock_deletes_the_key_that_it_names() {
     let client = Server::shared().await.client().await;
     let key = unique("unlock");
     client.put(&key, "x").await;

@@ -3,17 +3,6 @@
 //! Each test names the rules it covers; `tests/RULES.md` is the table the other way round. The same tests pass on
 //! etcd itself with `JETWAY_TEST_TARGET=etcd`, which is how they were checked to state the truth.
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod alarms;
 mod auth;
 mod auth_calls;

@@ -6,18 +6,18 @@ use jetway::proto::health::health_check_response::ServingStatus;
 use jetway::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::server::Server;
 
 /// STS-1, CLI-7: kube-apiserver decides by the version whether it may ask for progress.
 #[tokio::test]
-async fn status_tells_a_version_a_leader_and_sizes() {
+async fn status_reports_a_version_a_leader_and_sizes() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("a", vec![b'v'; 100_000]).await;
     // The size follows the write, a moment later.
     let grown = async || client.status().await.ok().filter(|status| status.db_size > 100_000);
-    let status = crate::support::eventually("the size to show the write", grown).await;
+    let status = support::eventually("the size to show the write", grown).await;
     let version: Vec<u64> = status.version.split('.').map(|part| part.parse().unwrap()).collect();
     let [major, minor, patch] = version[..] else { panic!("{} is no plain semver", status.version) };
     assert!((major, minor, patch) >= (3, 6, 0), "{}", status.version);
@@ -35,7 +35,7 @@ async fn status_tells_a_version_a_leader_and_sizes() {
 
 /// ALM-1, ALM-3
 #[tokio::test]
-async fn there_are_no_alarms_and_disarming_none_is_fine() {
+async fn a_fresh_store_has_no_alarms_and_disarming_none_succeeds() {
     let client = Server::shared().await.client().await;
     for alarm in [0, 1, 2] {
         let answer = client.alarm(AlarmRequest { alarm, ..Default::default() }).await.unwrap();
@@ -47,7 +47,7 @@ async fn there_are_no_alarms_and_disarming_none_is_fine() {
 
 /// ALM-5, ALM-6, TXN-21, LIM-5, DEL-6, LSE-4
 #[tokio::test]
-async fn a_full_quota_refuses_what_adds_and_allows_what_frees() {
+async fn a_full_quota_refuses_writes_that_add_and_allows_those_that_free() {
     let server = Server::start_with(&["--quota-backend-bytes", "8000000"]).await;
     let client = server.client().await;
     client.lease_grant(1, 600).await.unwrap();
@@ -110,7 +110,7 @@ async fn the_member_list_names_the_endpoint_of_this_server() {
 
 /// AUT-4, AUT-5
 #[tokio::test]
-async fn authentication_is_off() {
+async fn auth_is_off_on_a_fresh_store() {
     let client = Server::shared().await.client().await;
     let status = client.auth_status().await.unwrap();
     assert_eq!((status.enabled, status.auth_revision), (false, 1));
@@ -128,13 +128,13 @@ async fn the_health_service_serves() {
     refused(answer, Code::NotFound, "unknown service");
     let mut stream: tonic::Streaming<HealthCheckResponse> =
         client.server_stream("/grpc.health.v1.Health/Watch", check("")).await.unwrap();
-    let first = crate::support::within("the health", stream.message()).await.unwrap().unwrap();
+    let first = support::within("the health", stream.message()).await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
 }
 
 /// ALM-1, ALM-2, ALM-3, ALM-6
 #[tokio::test]
-async fn an_alarm_is_raised_for_any_member_and_stays_until_it_is_lowered_for_that_member() {
+async fn an_alarm_is_activated_for_any_member_until_it_is_deactivated_for_that_member() {
     let server = Server::start().await;
     let client = server.client().await;
     let ask = |action: AlarmAction, member_id, alarm: AlarmType| {
@@ -157,7 +157,7 @@ async fn an_alarm_is_raised_for_any_member_and_stays_until_it_is_lowered_for_tha
 
 /// ALM-7
 #[tokio::test]
-async fn a_corrupt_store_changes_no_more_and_can_be_read() {
+async fn the_corrupt_alarm_is_raised_by_request_and_refuses_writes() {
     let server = Server::start().await;
     let client = server.client().await;
     let revision = client.put("a", "x").await;
@@ -181,7 +181,7 @@ async fn a_corrupt_store_changes_no_more_and_can_be_read() {
 
 /// CLU-4, CLU-5
 #[tokio::test]
-async fn membership_changes_that_make_no_sense_are_refused() {
+async fn invalid_membership_changes_are_refused() {
     let client = Server::shared().await.client().await;
     let no_urls = MemberAddRequest::default();
     let answer: Answer<MemberAddResponse> = client.unary("/etcdserverpb.Cluster/MemberAdd", no_urls).await;
@@ -205,7 +205,7 @@ async fn membership_changes_that_make_no_sense_are_refused() {
 
 /// CLU-1, CLU-4, CLU-5, CLU-6
 #[tokio::test]
-async fn the_only_member_stays_and_may_change_its_peer_urls() {
+async fn the_only_member_cannot_be_removed_and_may_change_its_peer_urls() {
     let server = Server::start().await;
     let client = server.client().await;
     let [member] = &client.members().await.unwrap().members[..] else { panic!("one member") };
@@ -232,7 +232,7 @@ async fn the_only_member_stays_and_may_change_its_peer_urls() {
 
 /// MNT-6, MNT-7, HDR-4
 #[tokio::test]
-async fn leadership_and_version_stay_where_they_are() {
+async fn the_only_member_keeps_the_leadership_and_cannot_be_downgraded() {
     let client = Server::shared().await.client().await;
     let status = client.status().await.unwrap();
     let transfer = async |target_id| -> Answer<MoveLeaderResponse> {
@@ -254,14 +254,14 @@ async fn leadership_and_version_stay_where_they_are() {
 
 /// MD-2: there is a leader, so asking for one changes nothing.
 #[tokio::test]
-async fn calls_that_want_a_leader_find_one() {
+async fn calls_that_require_a_leader_succeed() {
     let server = Server::shared().await;
     let client = server.client().await.with_metadata("hasleader", "true");
-    let key = crate::support::keys::unique("hasleader");
-    let mut watch = crate::support::watch::WatchStream::open(&client);
-    watch.watch(crate::support::watch::watch_key(&key)).await;
+    let key = support::keys::unique("hasleader");
+    let mut watch = support::watch::WatchStream::open(&client);
+    watch.watch(support::watch::watch_key(&key)).await;
     client.put(&key, "x").await;
     assert_eq!(watch.events(1).await.len(), 1);
-    let mut keep_alive = crate::support::lease::KeepAlive::open(&client);
+    let mut keep_alive = support::lease::KeepAlive::open(&client);
     assert_eq!(keep_alive.renew(123_123).await.ttl, 0);
 }

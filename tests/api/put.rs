@@ -3,13 +3,13 @@
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 /// PUT-1
 #[tokio::test]
-async fn contradictory_requests_are_refused_in_order() {
+async fn contradictory_puts_are_refused_in_a_fixed_order() {
     let client = Server::shared().await.client().await;
     let everything_wrong = PutRequest {
         key: b(""),
@@ -31,7 +31,7 @@ async fn contradictory_requests_are_refused_in_order() {
 
 /// PUT-2
 #[tokio::test]
-async fn a_put_that_fails_changes_nothing() {
+async fn a_failed_put_changes_nothing() {
     let server = Server::start().await;
     let client = server.client().await;
     let leased = PutRequest { lease: 4242, ..put("a", "x") };
@@ -76,7 +76,7 @@ async fn versions_count_from_the_creation_of_the_key() {
 
 /// PUT-8
 #[tokio::test]
-async fn a_value_is_any_bytes() {
+async fn any_bytes_are_a_value() {
     let client = Server::shared().await.client().await;
     let key = unique("bytes");
     let every_byte: Vec<u8> = (0..=255).collect();
@@ -120,7 +120,7 @@ async fn a_key_belongs_to_the_lease_of_its_newest_put() {
 
 /// PUT-6, PUT-7
 #[tokio::test]
-async fn ignore_value_and_ignore_lease_keep_what_is_stored() {
+async fn ignore_value_and_ignore_lease_keep_the_stored_value_and_lease() {
     let client = Server::shared().await.client().await;
     let key = unique("ignore");
     let lease = client.lease_grant(0, 600).await.unwrap().id;

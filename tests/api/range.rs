@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const FUTURE: &str = "etcdserver: mvcc: required revision is a future revision";
@@ -107,7 +107,7 @@ async fn a_read_in_the_past_shows_the_pair_as_it_was() {
 
 /// RNG-5, RNG-7
 #[tokio::test]
-async fn limit_cuts_the_answer_and_count_stays_whole() {
+async fn limit_truncates_the_pairs_and_not_the_count() {
     let (client, at) = with_pairs("limit", &[("a", "1"), ("b", "2"), ("c", "3")]).await;
     for (limit, found, more) in
         [(0, 3, false), (-1, 3, false), (1, 1, true), (2, 2, true), (3, 3, false), (4, 3, false)]
@@ -120,7 +120,7 @@ async fn limit_cuts_the_answer_and_count_stays_whole() {
 
 /// RNG-6
 #[tokio::test]
-async fn count_only_counts_and_never_says_more() {
+async fn count_only_returns_the_count_alone() {
     let (client, at) = with_pairs("count", &[("a", "1"), ("b", "2"), ("c", "3")]).await;
     for limit in [0, 1, 5] {
         let answer = client.range(RangeRequest { count_only: true, limit, ..all(&at) }).await.unwrap();
@@ -161,7 +161,7 @@ async fn revision_filters_are_inclusive_and_act_before_the_limit_but_not_on_coun
 
 /// RNG-9, RNG-11
 #[tokio::test]
-async fn a_sorted_read_sorts_the_whole_range_before_it_cuts() {
+async fn a_sorted_read_sorts_the_whole_range_before_the_limit() {
     let pairs =
         [("a", "3"), ("b", "2"), ("c", "1"), ("d", "4"), ("e", "0"), ("b", "2"), ("d", "4"), ("d", "4")];
     let (client, at) = with_pairs("sort", &pairs).await;
@@ -264,7 +264,7 @@ async fn an_answer_may_be_larger_than_any_request() {
 
 /// RNG-16
 #[tokio::test]
-async fn a_range_without_matches_is_an_empty_success() {
+async fn a_range_without_matches_succeeds_without_pairs() {
     let (client, at) = with_pairs("empty", &[]).await;
     for request in [get(format!("{at}missing")), all(&at)] {
         let answer = client.range(request).await.unwrap();

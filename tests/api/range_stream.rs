@@ -4,10 +4,10 @@ use jetway::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::within;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::within;
 
 /// Checks the shape of the pieces and merges them into the Range answer that they stand for.
 fn merge((chunks, ended): (Vec<RangeResponse>, Option<tonic::Status>)) -> RangeResponse {
@@ -26,7 +26,7 @@ fn merge((chunks, ended): (Vec<RangeResponse>, Option<tonic::Status>)) -> RangeR
 
 /// RST-4, RST-5, RST-6, RST-7, RST-9
 #[tokio::test]
-async fn the_merged_messages_equal_the_range_answer() {
+async fn the_merged_messages_equal_the_response_of_range() {
     let server = Server::start().await;
     let client = server.client().await;
     for n in 0..300 {
@@ -60,7 +60,7 @@ async fn the_merged_messages_equal_the_range_answer() {
 
 /// RST-1
 #[tokio::test]
-async fn what_range_refuses_and_what_cannot_be_streamed_is_refused() {
+async fn a_range_stream_refuses_invalid_sorted_and_filtered_ranges() {
     let server = Server::start().await;
     let client = server.client().await;
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What survives the end of the process, asked for or not.
+//! Data that survives a stop and a kill of the processes.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,11 +8,11 @@ use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::eventually;
-use crate::support::keys::*;
-use crate::support::server::{Server, Target, alive, signal};
-use crate::support::watch::*;
+use support::client::*;
+use support::eventually;
+use support::keys::*;
+use support::server::{Server, Target, alive, signal};
+use support::watch::*;
 
 /// Everything of the store that a client can read.
 async fn contents(client: &Client) -> Vec<jetway::proto::mvccpb::KeyValue> {
@@ -96,8 +96,8 @@ async fn a_stop_ends_watches_with_unavailable() {
 }
 
 /// GEN-1, CMP-9: after a kill under load all that was answered is there, and nothing is half there.
-async fn survives(kill: impl AsyncFn(&mut Server)) {
-    let mut server = Server::start().await;
+async fn survives(target: Target, kill: impl AsyncFn(&mut Server)) {
+    let mut server = Server::launch(target, &[]).await;
     let mut last_seen = 1;
     for round in 0..3 {
         let mut writers = tokio::task::JoinSet::new();
@@ -110,7 +110,7 @@ async fn survives(kill: impl AsyncFn(&mut Server)) {
         eventually("enough writes", async || (watched.revision().await > last_seen + 200).then_some(()))
             .await;
         kill(&mut server).await;
-        // Where the server itself lives on, the writers may have noticed nothing.
+        // If the server itself lives on, the writers may still run.
         enough.cancel();
         let answered: Vec<_> = writers.join_all().await;
         let all_answered: Vec<_> =
@@ -174,8 +174,8 @@ async fn write_pairs(
 
 /// GEN-1, CMP-9
 #[tokio::test]
-async fn a_killed_server_loses_nothing_it_answered() {
-    survives(async |server| {
+async fn a_killed_server_loses_no_acknowledged_write() {
+    survives(Target::from_env(), async |server| {
         server.kill9();
         server.restart().await;
     })
@@ -184,11 +184,8 @@ async fn a_killed_server_loses_nothing_it_answered() {
 
 /// The same with nats-server killed under jetway, which must start it again by itself.
 #[tokio::test]
-async fn a_killed_nats_server_loses_nothing_that_was_answered() {
-    if Target::from_env() != Target::Jetway {
-        return;
-    }
-    survives(async |server| {
+async fn a_killed_nats_server_loses_no_acknowledged_write() {
+    survives(Target::Jetway, async |server| {
         let old = server.nats_pid();
         signal(old, libc::SIGKILL);
         eventually("a new nats-server", async || server.find_nats_pid().filter(|&new| new != old)).await;
@@ -202,11 +199,8 @@ async fn a_killed_nats_server_loses_nothing_that_was_answered() {
 
 /// The same with both killed at once.
 #[tokio::test]
-async fn both_killed_at_once_lose_nothing_that_was_answered() {
-    if Target::from_env() != Target::Jetway {
-        return;
-    }
-    survives(async |server| {
+async fn killing_both_at_once_loses_no_acknowledged_write() {
+    survives(Target::Jetway, async |server| {
         let nats = server.nats_pid();
         signal(nats, libc::SIGKILL);
         server.kill9();
@@ -218,10 +212,7 @@ async fn both_killed_at_once_lose_nothing_that_was_answered() {
 /// jetway leaves no nats-server behind, however it ends.
 #[tokio::test]
 async fn nats_server_ends_with_jetway() {
-    if Target::from_env() != Target::Jetway {
-        return;
-    }
-    let mut server = Server::start().await;
+    let mut server = Server::launch(Target::Jetway, &[]).await;
     let gone = async |pid| eventually("nats-server to end", async || (!alive(pid)).then_some(())).await;
     let nats = server.nats_pid();
     server.stop().await;
@@ -234,11 +225,8 @@ async fn nats_server_ends_with_jetway() {
 
 /// GEN-1: clients that wait through an outage of nats-server get an answer.
 #[tokio::test]
-async fn reads_and_watches_outlive_an_outage_of_nats_server() {
-    if Target::from_env() != Target::Jetway {
-        return;
-    }
-    let server = Server::start().await;
+async fn reads_and_watches_continue_after_an_outage_of_nats_server() {
+    let server = Server::launch(Target::Jetway, &[]).await;
     let client = server.client().await;
     let mut watch = WatchStream::open(&client);
     watch.watch(watch_all("")).await;

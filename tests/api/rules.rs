@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// A rule and the test that shows it.
 type Claim = (String, String);
 
-/// What the comments of this crate's tests claim: every rule id above a function.
+/// The rules that the comments of this crate's tests name: every id above a function.
 fn claimed(tests: &Path) -> BTreeSet<Claim> {
     let mut claims = BTreeSet::new();
     for entry in fs::read_dir(tests.join("api")).unwrap() {
@@ -33,41 +33,41 @@ fn claimed(tests: &Path) -> BTreeSet<Claim> {
     claims
 }
 
-/// A row of the table.
-struct Row {
+/// A entry of the table.
+struct Entry {
     rule: String,
     text: String,
     /// The tests that show the rule, or the reason why none does.
     shown_by: String,
 }
 
-/// The rows of the table. A text holds no `|`, since that ends a cell.
-fn rows(tests: &Path) -> Vec<Row> {
+/// The entries of the table. A text holds no `|`, since that ends a cell.
+fn entries(tests: &Path) -> Vec<Entry> {
     let table = fs::read_to_string(tests.join("RULES.md")).unwrap();
-    let row = |line: &str| -> Option<Row> {
+    let entry = |line: &str| -> Option<Entry> {
         let cells: Vec<_> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
         if !is_rule(cells[0]) {
             return None;
         }
         let [rule, text, shown_by, ""] = cells[..] else { panic!("not three cells: {line}") };
-        Some(Row { rule: rule.to_owned(), text: text.to_owned(), shown_by: shown_by.to_owned() })
+        Some(Entry { rule: rule.to_owned(), text: text.to_owned(), shown_by: shown_by.to_owned() })
     };
-    table.lines().filter_map(row).collect()
+    table.lines().filter_map(entry).collect()
 }
 
-/// The tests that a row names.
+/// The tests that a entry names.
 fn named(shown_by: &str) -> impl Iterator<Item = &str> {
     shown_by.split('`').filter(|test| test.contains("::"))
 }
 
-/// What the table says of this crate's tests.
+/// The rules that the table assigns to this crate's tests.
 fn tabled(tests: &Path) -> BTreeSet<Claim> {
-    let claims = |Row { rule, shown_by, .. }: Row| {
+    let claims = |Entry { rule, shown_by, .. }: Entry| {
         let tests =
             named(&shown_by).filter(|test| test.matches("::").count() == 2 && test.starts_with("api::"));
         tests.map(|test| (rule.clone(), test.to_owned())).collect::<Vec<_>>()
     };
-    rows(tests).into_iter().flat_map(claims).collect()
+    entries(tests).into_iter().flat_map(claims).collect()
 }
 
 /// All Rust files below a folder.
@@ -106,24 +106,24 @@ fn is_rule(word: &str) -> bool {
 }
 
 #[test]
-fn each_rule_has_one_row_and_each_row_names_tests_that_there_are() {
+fn each_rule_has_one_entry_which_names_existing_tests() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let functions = functions(&tests);
     let mut rules = BTreeSet::new();
-    for Row { rule, shown_by, .. } in rows(&tests) {
+    for Entry { rule, shown_by, .. } in entries(&tests) {
         for test in named(&shown_by) {
             let name = test.rsplit("::").next().unwrap();
             assert!(functions.contains(name) || is_module(&tests, test), "{rule}: there is no {test}");
         }
-        assert!(rules.insert(rule.clone()), "{rule} has two rows");
+        assert!(rules.insert(rule.clone()), "{rule} has two entries");
     }
 }
 
 #[test]
 fn each_rule_has_a_text() {
-    let rows = rows(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
-    assert!(rows.len() > 200, "the rows are found");
-    for Row { rule, text, shown_by } in rows {
+    let entries = entries(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests"));
+    assert!(entries.len() > 200, "the entries are found");
+    for Entry { rule, text, shown_by } in entries {
         assert!(text.split_whitespace().count() > 2, "{rule} has no text");
         assert!(!shown_by.is_empty(), "{rule} has neither a test nor a reason why there is none");
     }
@@ -133,9 +133,9 @@ fn each_rule_has_a_text() {
 const OTHERS: [&str; 2] = ["SHA-256", "UTF-8"];
 
 #[test]
-fn each_rule_that_a_comment_names_is_in_the_table() {
+fn each_rule_of_a_comment_is_in_the_table() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let rules: BTreeSet<_> = rows(&root.join("tests")).into_iter().map(|row| row.rule).collect();
+    let rules: BTreeSet<_> = entries(&root.join("tests")).into_iter().map(|entry| entry.rule).collect();
     let mut unknown = Vec::new();
     for path in ["src", "tests", "benches"].iter().flat_map(|folder| sources(&root.join(folder))) {
         let text = fs::read_to_string(&path).unwrap();

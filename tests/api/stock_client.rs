@@ -2,9 +2,9 @@
 
 use etcd_client::*;
 
-use crate::support::keys::unique;
-use crate::support::server::Server;
-use crate::support::within;
+use support::keys::unique;
+use support::server::Server;
+use support::within;
 
 async fn connect() -> Client {
     let server = Server::shared().await;

@@ -4,13 +4,13 @@ use jetway::proto::etcdserverpb::TxnRequest;
 use jetway::proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use jetway::proto::v3lockpb::{LockRequest, LockResponse};
 
-use crate::support::client::*;
-use crate::support::http::http;
-use crate::support::keys::b;
-use crate::support::lease::KeepAlive;
-use crate::support::server::{Server, Target};
-use crate::support::watch::{WatchStream, watch_all};
-use crate::support::{eventually, within};
+use support::client::*;
+use support::http::http;
+use support::keys::b;
+use support::lease::KeepAlive;
+use support::server::{Server, Target};
+use support::watch::{WatchStream, watch_all};
+use support::{eventually, within};
 
 /// The sum of a metric's series whose labels hold all of `labels`.
 async fn metric(server: &Server, name: &str, labels: &[&str]) -> f64 {
@@ -41,7 +41,7 @@ const METHODS: [(&str, &str); 4] = [
 
 /// MET-1, LOCK-4
 #[tokio::test]
-async fn what_clients_leave_is_gone() {
+async fn cancelled_calls_leave_no_watchers_and_no_waiters() {
     const EACH: usize = 20;
     let server = Server::start().await;
     let client = server.client().await;
@@ -111,12 +111,9 @@ async fn what_clients_leave_is_gone() {
 
 /// CMP-11, for memory
 #[tokio::test]
-async fn the_memory_of_a_compacted_history_is_given_back() {
-    let server = Server::start().await;
-    if server.target() == Target::Etcd {
-        // Its memory is pages of its file.
-        return;
-    }
+async fn compaction_frees_the_memory_of_the_history() {
+    // etcd's memory is pages of its file.
+    let server = Server::launch(Target::Jetway, &[]).await;
     let client = server.client().await;
     let resident = async || metric(&server, "process_resident_memory_bytes", &[]).await;
     let empty = resident().await;

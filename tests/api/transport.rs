@@ -1,4 +1,4 @@
-//! What is refused before any service gets to see it: in grpc-go's codes and words.
+//! Calls that are refused before any service gets them, with the codes and texts of grpc-go.
 
 use std::convert::Infallible;
 
@@ -11,8 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
-use crate::support::server::Server;
-use crate::support::within;
+use support::server::Server;
+use support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
@@ -68,7 +68,7 @@ async fn refused(path: &str, headers: &[(&str, &str)], data: &[u8], code: Code, 
 
 /// LIM-2: the limit holds for every service, and before the message has come.
 #[tokio::test]
-async fn no_service_takes_a_message_above_the_limit() {
+async fn every_service_refuses_a_message_above_the_limit() {
     let text = "grpc: received message larger than max (3145728 vs. 2097152)";
     for path in [
         RANGE,
@@ -87,7 +87,7 @@ async fn no_service_takes_a_message_above_the_limit() {
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_refused() {
+async fn unreadable_grpc_messages_are_refused() {
     let no_field = [0, 0, 0, 0, 1, 0xff];
     let wire = "proto: cannot parse invalid wire-format data";
     for (path, what) in [
@@ -135,7 +135,7 @@ async fn a_request_may_be_compressed_with_gzip() {
 }
 
 #[tokio::test]
-async fn a_call_ends_with_the_time_that_its_client_gives_it() {
+async fn a_call_ends_at_the_deadline_of_its_client() {
     for timeout in ["1n", "0S"] {
         let timeout = [("grpc-timeout", timeout)];
         refused(RANGE, &timeout, MESSAGE, Code::DeadlineExceeded, "context deadline exceeded").await;
@@ -154,7 +154,7 @@ async fn a_call_ends_with_the_time_that_its_client_gives_it() {
 
 /// MD-5
 #[tokio::test]
-async fn a_call_is_a_post_to_a_method_that_there_is() {
+async fn a_call_is_a_post_to_a_known_method() {
     for method in [Method::GET, Method::PUT] {
         let text = format!("Received a HEADERS frame with :method \"{method}\" which should be POST");
         assert_eq!(send(method, RANGE, &[], MESSAGE).await, (405, Code::Internal, text));
@@ -176,7 +176,7 @@ async fn a_call_is_a_post_to_a_method_that_there_is() {
 
 /// The one name that the health service knows is that of the whole server.
 #[tokio::test]
-async fn health_is_known_by_one_name() {
+async fn the_health_service_knows_the_empty_name_only() {
     let empty = [0, 0, 0, 0, 0];
     refused(HEALTH, &[], &empty, Code::Ok, "").await;
     refused(HEALTH, &[], MESSAGE, Code::NotFound, "unknown service").await;

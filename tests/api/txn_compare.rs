@@ -4,9 +4,9 @@ use jetway::proto::etcdserverpb::compare::CompareResult::{self, Equal, Greater, 
 use jetway::proto::etcdserverpb::compare::{CompareTarget, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 async fn holds(client: &Client, compares: Vec<Compare>) -> bool {
     client.txn(TxnRequest { compare: compares, ..Default::default() }).await.unwrap().succeeded
@@ -52,7 +52,7 @@ async fn each_target_compares_with_each_result() {
 
 /// TXN-7
 #[tokio::test]
-async fn all_compares_must_hold_and_none_is_enough() {
+async fn all_compares_must_hold_and_no_compare_succeeds() {
     let client = Server::shared().await.client().await;
     let key = unique("and");
     client.put(&key, "x").await;
@@ -66,7 +66,7 @@ async fn all_compares_must_hold_and_none_is_enough() {
 
 /// TXN-9
 #[tokio::test]
-async fn a_missing_key_is_zero_for_numbers_and_false_for_values() {
+async fn a_missing_key_compares_as_zero_and_fails_each_compare_of_a_value() {
     let client = Server::shared().await.client().await;
     let never = unique("missing");
     let deleted = unique("missing");
@@ -120,7 +120,7 @@ async fn a_compare_of_a_range_must_hold_for_each_key_in_it() {
 
 /// TXN-11
 #[tokio::test]
-async fn a_union_that_does_not_fit_the_target_means_zero() {
+async fn a_union_of_another_target_compares_as_zero() {
     let client = Server::shared().await.client().await;
     let key = unique("misfit");
     client.put(&key, "x").await;

@@ -6,10 +6,10 @@ use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 fn never() -> Compare {
     compare("any", CompareResult::Less, TargetUnion::Version(0))
@@ -17,7 +17,7 @@ fn never() -> Compare {
 
 /// TXN-13, LSE-7
 #[tokio::test]
-async fn the_taken_path_is_checked_against_the_state_before_and_fails_as_a_whole() {
+async fn the_executed_branch_is_checked_against_the_state_before_and_fails_as_a_whole() {
     let server = Server::start().await;
     let client = server.client().await;
     client.put("old", "x").await;
@@ -58,7 +58,7 @@ async fn the_taken_path_is_checked_against_the_state_before_and_fails_as_a_whole
 
 /// TXN-13: a put in the same transaction does not make the key exist for ignore_value.
 #[tokio::test]
-async fn a_key_put_by_the_transaction_itself_is_not_there_for_the_check() {
+async fn a_key_put_by_the_same_transaction_does_not_exist_for_its_checks() {
     let client = Server::shared().await.client().await;
     let key = unique("own");
     let ops = vec![op(run(vec![op(delete(&key))])), op(PutRequest { ignore_value: true, ..put(&key, "") })];
@@ -70,7 +70,7 @@ async fn a_key_put_by_the_transaction_itself_is_not_there_for_the_check() {
 
 /// TXN-14, TXN-16, TXN-20
 #[tokio::test]
-async fn each_op_sees_the_ones_before_it() {
+async fn each_operation_sees_the_earlier_ones() {
     let client = Server::shared().await.client().await;
     let at = unique("order");
     let key = |name: &str| format!("{at}{name}");
@@ -114,7 +114,7 @@ async fn each_op_sees_the_ones_before_it() {
 
 /// TXN-14: a read at an older revision does not see them.
 #[tokio::test]
-async fn a_read_at_a_named_revision_sees_only_that() {
+async fn a_read_at_a_revision_sees_no_earlier_operation_of_its_transaction() {
     let client = Server::shared().await.client().await;
     let key = unique("pinned");
     let old = client.put(&key, "old").await;
@@ -126,7 +126,7 @@ async fn a_read_at_a_named_revision_sees_only_that() {
 
 /// TXN-15, TXN-16
 #[tokio::test]
-async fn the_branch_not_taken_does_nothing() {
+async fn the_branch_that_is_not_executed_changes_nothing() {
     let server = Server::start().await;
     let client = server.client().await;
     let txn = |failure| TxnRequest { compare: vec![never()], success: vec![op(put("a", "x"))], failure };
@@ -141,7 +141,7 @@ async fn the_branch_not_taken_does_nothing() {
 
 /// TXN-16
 #[tokio::test]
-async fn nested_transactions_answer_with_their_own_outcome() {
+async fn nested_transactions_return_their_own_outcome() {
     let client = Server::shared().await.client().await;
     let key = unique("outcome");
     let inner = |compare| {

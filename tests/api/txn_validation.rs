@@ -1,12 +1,12 @@
-//! What is wrong with a transaction before it runs.
+//! Transactions that are refused before they run.
 
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
 
 const DUPLICATE: &str = "etcdserver: duplicate key given in txn request";
 const NO_KEY: &str = "etcdserver: key is not provided";
@@ -36,7 +36,7 @@ async fn each_list_may_hold_128_entries() {
 
 /// TXN-1: the limit bounds each path from the root to a leaf, not the sum.
 #[tokio::test]
-async fn nested_lists_share_the_budget_of_their_path() {
+async fn nested_lists_share_the_limit_of_their_path() {
     let client = Server::shared().await.client().await;
     let at = unique("nested-many");
     let nested = |count: usize| {
@@ -62,7 +62,7 @@ async fn a_compare_needs_a_key() {
 
 /// TXN-3, TXN-6
 #[tokio::test]
-async fn each_op_is_checked_like_the_request_alone_taken_or_not() {
+async fn the_operations_of_both_branches_are_checked_like_single_requests() {
     let client = Server::shared().await.client().await;
     let wrong = [
         (op(RangeRequest::default()), NO_KEY),
@@ -106,7 +106,7 @@ async fn checks_run_in_a_fixed_order() {
 
 /// TXN-4
 #[tokio::test]
-async fn writes_of_one_key_twice_are_refused() {
+async fn two_writes_of_one_key_are_refused() {
     let client = Server::shared().await.client().await;
     let at = unique("duplicates");
     let key = |name: &str| format!("{at}{name}");
@@ -155,7 +155,7 @@ async fn writes_of_one_key_twice_are_refused() {
 
 /// TXN-4, TXN-5, TXN-18
 #[tokio::test]
-async fn sharing_that_is_no_violation_is_accepted_and_runs_in_order() {
+async fn permitted_overlaps_are_accepted_and_run_in_order() {
     let client = Server::shared().await.client().await;
     let at = unique("sharing");
     let key = |name: &str| format!("{at}{name}");

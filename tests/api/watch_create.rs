@@ -4,10 +4,10 @@ use jetway::proto::etcdserverpb::watch_request::RequestUnion;
 use jetway::proto::etcdserverpb::*;
 use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
@@ -23,7 +23,7 @@ async fn fresh() -> (Server, Client, WatchStream) {
 
 /// WAT-1
 #[tokio::test]
-async fn a_request_without_content_is_ignored() {
+async fn an_empty_watch_request_is_ignored() {
     let (_server, client, mut watch) = fresh().await;
     watch.send(None);
     watch.watch(watch_key("a")).await;
@@ -34,7 +34,7 @@ async fn a_request_without_content_is_ignored() {
 
 /// WAT-1, CLI-2
 #[tokio::test]
-async fn created_and_cancel_answers_come_in_the_order_of_the_requests() {
+async fn created_and_cancelled_responses_come_in_the_order_of_the_requests() {
     let (_server, _client, mut watch) = fresh().await;
     for n in 0..50 {
         watch.request(WatchCreateRequest { watch_id: 100 + n, ..watch_key(format!("{n}")) });
@@ -54,7 +54,7 @@ async fn created_and_cancel_answers_come_in_the_order_of_the_requests() {
 
 /// WAT-2
 #[tokio::test]
-async fn an_empty_key_is_one_zero_byte() {
+async fn an_empty_key_is_watched_as_one_zero_byte() {
     let (_server, client, mut watch) = fresh().await;
     let everything = WatchCreateRequest { range_end: b(TO_THE_END), watch_id: 1, ..watch_key("") };
     watch.watch(everything).await;
@@ -69,7 +69,7 @@ async fn an_empty_key_is_one_zero_byte() {
 
 /// WAT-3
 #[tokio::test]
-async fn the_created_answer_comes_first_and_bears_the_current_revision() {
+async fn the_created_response_comes_first_with_the_current_revision() {
     let (_server, client, mut watch) = fresh().await;
     for _ in 0..5 {
         client.put("a", "x").await;
@@ -83,7 +83,7 @@ async fn the_created_answer_comes_first_and_bears_the_current_revision() {
 
 /// WAT-4
 #[tokio::test]
-async fn the_server_counts_ids_up_and_skips_those_in_use() {
+async fn the_server_assigns_ascending_ids_and_skips_those_in_use() {
     let (_server, _client, mut watch) = fresh().await;
     let mut create = async |watch_id| watch.watch(WatchCreateRequest { watch_id, ..watch_key("a") }).await;
     assert_eq!(create(0).await, 0);
@@ -101,7 +101,7 @@ async fn the_server_counts_ids_up_and_skips_those_in_use() {
 
 /// WAT-4: each stream counts for itself.
 #[tokio::test]
-async fn streams_share_no_ids() {
+async fn watch_ids_belong_to_their_stream() {
     let (_server, client, mut one) = fresh().await;
     let mut other = WatchStream::open(&client);
     assert_eq!(one.watch(watch_key("a")).await, 0);
@@ -114,7 +114,7 @@ async fn streams_share_no_ids() {
 
 /// WAT-5, WAT-6, WAT-7, WAT-8
 #[tokio::test]
-async fn a_failed_create_is_told_in_band_and_hurts_nobody() {
+async fn a_failed_create_is_reported_in_band_and_other_watches_continue() {
     let (_server, client, mut watch) = fresh().await;
     watch.watch(WatchCreateRequest { watch_id: 5, ..watch_key("a") }).await;
     let ranged = |key: &str, end: &str| WatchCreateRequest { range_end: b(end), ..watch_key(key) };
@@ -139,7 +139,7 @@ async fn a_failed_create_is_told_in_band_and_hurts_nobody() {
 
 /// WAT-9
 #[tokio::test]
-async fn a_watch_from_the_past_replays_from_its_start_on_and_goes_on() {
+async fn a_watch_from_the_past_replays_history_and_continues() {
     let (_server, client, mut watch) = fresh().await;
     for _ in 2..=5 {
         client.put("a", "x").await;
@@ -163,7 +163,7 @@ async fn a_watch_from_the_current_revision_gets_that_revision() {
 
 /// WAT-9
 #[tokio::test]
-async fn a_watch_from_the_future_is_silent_until_then() {
+async fn a_watch_from_a_future_revision_gets_no_earlier_event() {
     let (_server, client, mut watch) = fresh().await;
     watch.watch(WatchCreateRequest { start_revision: 5, ..watch_key("a") }).await;
     for _ in 2..=6 {
@@ -175,7 +175,7 @@ async fn a_watch_from_the_future_is_silent_until_then() {
 
 /// WAT-10, CLI-3: everything after the revision in the created answer arrives, under constant writes.
 #[tokio::test]
-async fn no_event_is_lost_between_the_created_answer_and_the_first_event() {
+async fn no_event_is_lost_between_the_created_response_and_the_first_event() {
     let (_server, client, _) = fresh().await;
     let writer = {
         let client = client.clone();
@@ -234,7 +234,7 @@ async fn a_watch_below_the_compacted_revision_is_created_and_then_cancelled() {
 
 /// WAT-12
 #[tokio::test]
-async fn the_id_of_a_watch_lost_to_compaction_is_reserved_until_it_is_cancelled() {
+async fn the_id_of_a_watch_cancelled_by_compaction_is_reserved_until_it_is_cancelled() {
     let (_server, client, mut watch) = fresh().await;
     for _ in 2..=4 {
         client.put("a", "x").await;
@@ -269,7 +269,7 @@ async fn a_cancel_is_acknowledged_and_ends_the_events() {
 
 /// WAT-13
 #[tokio::test]
-async fn cancelling_what_is_not_there_gets_no_answer() {
+async fn cancelling_an_unknown_watch_gets_no_response() {
     let (_server, _client, mut watch) = fresh().await;
     watch.watch(WatchCreateRequest { watch_id: 3, ..watch_key("a") }).await;
     watch.cancel(77);
@@ -285,7 +285,7 @@ async fn cancelling_what_is_not_there_gets_no_answer() {
 
 /// WAT-14
 #[tokio::test]
-async fn the_watch_goes_on_after_the_client_has_closed_its_side() {
+async fn a_watch_continues_after_the_client_half_closes() {
     let (_server, client, mut watch) = fresh().await;
     watch.watch(WatchCreateRequest { progress_notify: true, ..watch_key("a") }).await;
     watch.half_close();
@@ -302,7 +302,7 @@ async fn the_watch_goes_on_after_the_client_has_closed_its_side() {
 
 /// WAT-13, WAT-40: a call that ends frees its watchers.
 #[tokio::test]
-async fn streams_come_and_go() {
+async fn a_call_that_ends_frees_its_watchers() {
     let (_server, client, mut stays) = fresh().await;
     stays.watch(watch_key("a")).await;
     for _ in 0..20 {

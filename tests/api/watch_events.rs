@@ -6,10 +6,10 @@ use jetway::proto::mvccpb::event::EventType::{Delete, Put};
 use jetway::proto::mvccpb::{Event, KeyValue};
 use prost::Message as _;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 /// A shared server's client, a prefix, and a watch of that prefix.
 async fn watching(name: &str, options: WatchCreateRequest) -> (Client, String, WatchStream) {
@@ -30,7 +30,7 @@ fn with_prev() -> WatchCreateRequest {
 
 /// WAT-15
 #[tokio::test]
-async fn filters_drop_their_kind_of_event() {
+async fn filters_drop_events_of_their_kind() {
     let (client, at, mut watch) = watching("filters", plain()).await;
     let filtered = |watch_id, filters: &[i32]| WatchCreateRequest {
         watch_id,
@@ -66,7 +66,7 @@ async fn filters_drop_their_kind_of_event() {
 
 /// WAT-20
 #[tokio::test]
-async fn a_put_event_carries_the_whole_pair() {
+async fn a_put_event_holds_the_whole_pair() {
     let (client, at, mut watch) = watching("put", plain()).await;
     let key = format!("{at}a");
     let lease = client.lease_grant(0, 600).await.unwrap().id;
@@ -83,7 +83,7 @@ async fn a_put_event_carries_the_whole_pair() {
 
 /// WAT-21
 #[tokio::test]
-async fn a_delete_event_carries_key_and_revision_only() {
+async fn a_delete_event_holds_key_and_revision_only() {
     let (client, at, mut watch) = watching("delete", plain()).await;
     let key = format!("{at}a");
     client.put(&key, "x").await;
@@ -222,7 +222,7 @@ async fn a_batch_of_history_holds_whole_revisions_and_a_bounded_number_of_them()
 
 /// WAT-26
 #[tokio::test]
-async fn a_live_watch_gets_one_answer_per_revision_that_bears_it() {
+async fn a_synced_watch_gets_one_response_per_revision() {
     let (client, at, mut watch) = watching("live", plain()).await;
     for _ in 0..20 {
         let written = client.put(format!("{at}a"), "x").await;
@@ -234,7 +234,7 @@ async fn a_live_watch_gets_one_answer_per_revision_that_bears_it() {
 
 /// WAT-28
 #[tokio::test]
-async fn a_large_answer_is_cut_into_adjacent_pieces_if_asked_for() {
+async fn a_large_response_is_split_into_adjacent_fragments_on_request() {
     let (client, at, mut watch) = watching("fragment", with_prev()).await;
     watch.watch(WatchCreateRequest { watch_id: 1, fragment: true, prev_kv: true, ..watch_all(&at) }).await;
     let big = vec![b'v'; 700 << 10];
@@ -274,7 +274,7 @@ async fn a_large_answer_is_cut_into_adjacent_pieces_if_asked_for() {
 
 /// WAT-24, WAT-28: history that does not fit into one message.
 #[tokio::test]
-async fn pieces_of_history_join_to_whole_revisions() {
+async fn fragments_of_history_join_to_whole_revisions() {
     let client = Server::shared().await.client().await;
     let at = unique("fragments");
     let big = vec![b'v'; 500 << 10];
@@ -299,7 +299,7 @@ async fn pieces_of_history_join_to_whole_revisions() {
 
 /// WAT-29, WAT-42: a client that does not read loses nothing and slows nobody.
 #[tokio::test]
-async fn a_slow_reader_hurts_nobody_and_catches_up() {
+async fn a_slow_watcher_delays_no_other_and_catches_up() {
     let server = Server::start().await;
     let client = server.client().await;
     let request =
@@ -322,7 +322,7 @@ async fn a_slow_reader_hurts_nobody_and_catches_up() {
     }
     let mut next = 2;
     while next < 2 + count {
-        let message = crate::support::within("the slow watch", slow.message()).await.unwrap().unwrap();
+        let message = support::within("the slow watch", slow.message()).await.unwrap().unwrap();
         for event in &message.events {
             assert_eq!(pair(event).mod_revision, next);
             next += 1;
@@ -332,7 +332,7 @@ async fn a_slow_reader_hurts_nobody_and_catches_up() {
 
 /// WAT-23: many watchers on one stream, each gets its own.
 #[tokio::test]
-async fn a_thousand_watchers_on_one_stream() {
+async fn each_of_a_thousand_watchers_on_one_stream_gets_its_events() {
     let (client, at, mut watch) = watching("thousand", plain()).await;
     let count = 1000;
     for n in 1..=count {

@@ -2,14 +2,14 @@
 
 use jetway::proto::etcdserverpb::*;
 
-use crate::support::client::*;
-use crate::support::keys::*;
-use crate::support::server::Server;
-use crate::support::watch::*;
+use support::client::*;
+use support::keys::*;
+use support::server::Server;
+use support::watch::*;
 
 /// WAT-31, WAT-33, WAT-36
 #[tokio::test]
-async fn a_synced_stream_answers_with_the_current_revision() {
+async fn progress_of_a_synced_stream_is_the_current_revision() {
     let server = Server::start().await;
     let client = server.client().await;
     let mut watch = WatchStream::open(&client);
@@ -59,7 +59,7 @@ async fn progress_never_overtakes_an_event() {
 
 /// WAT-31, WAT-34: a watcher that reads history holds the answer back.
 #[tokio::test]
-async fn progress_waits_for_history() {
+async fn progress_waits_for_a_watcher_that_reads_history() {
     let server = Server::start().await;
     let client = server.client().await;
     let value = vec![b'v'; 10_000];
@@ -92,7 +92,7 @@ async fn a_stream_without_watchers_gets_no_progress() {
 
 /// WAT-12, WAT-33
 #[tokio::test]
-async fn a_watcher_in_the_future_or_lost_to_compaction_blocks_progress() {
+async fn a_watcher_of_the_future_or_cancelled_by_compaction_blocks_progress() {
     let server = Server::start().await;
     let client = server.client().await;
     for _ in 2..=6 {
@@ -121,7 +121,7 @@ async fn a_watcher_in_the_future_or_lost_to_compaction_blocks_progress() {
 
 /// WAT-32
 #[tokio::test]
-async fn a_silent_watch_gets_periodic_progress_if_asked_for() {
+async fn an_idle_watch_gets_periodic_progress_on_request() {
     let server = Server::start_with(&["--watch-progress-notify-interval", "200ms"]).await;
     let client = server.client().await;
     let mut watch = WatchStream::open(&client);

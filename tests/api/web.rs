@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::http::{HttpAnswer, http};
-use crate::support::server::Server;
+use support::http::{HttpAnswer, http};
+use support::server::Server;
 
 async fn get(path: &str) -> HttpAnswer {
     http(&Server::shared().await.address(), "GET", path).await
@@ -15,7 +15,7 @@ fn body(answer: &HttpAnswer) -> Value {
 
 /// HTTP-1, HTTP-12
 #[tokio::test]
-async fn version_tells_server_cluster_and_storage() {
+async fn version_reports_server_cluster_and_storage() {
     let server = Server::shared().await;
     let answer = get("/version").await;
     assert_eq!(answer.status, 200);
@@ -30,7 +30,7 @@ async fn version_tells_server_cluster_and_storage() {
 
 /// HTTP-10
 #[tokio::test]
-async fn health_is_true_as_a_string() {
+async fn health_is_the_string_true() {
     for path in ["/health", "/health?serializable=true", "/health?exclude=NOSPACE"] {
         let answer = get(path).await;
         assert_eq!(answer.status, 200);
@@ -42,7 +42,7 @@ async fn health_is_true_as_a_string() {
 
 /// HTTP-11
 #[tokio::test]
-async fn livez_and_readyz_answer_ok_and_name_their_checks() {
+async fn livez_and_readyz_respond_ok_and_name_their_checks() {
     let readyz = ["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
     for (path, checks) in [("/livez", &["serializable_read"][..]), ("/readyz", &readyz)] {
         let answer = get(path).await;

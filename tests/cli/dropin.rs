@@ -8,30 +8,30 @@ use std::process::{Command, Stdio};
 
 use rcgen::KeyPair;
 
-use crate::material::{Material, Says};
-use crate::program::{Place, Program, Running, assignments, etcdctl};
-use crate::support::http::http;
-use crate::support::server::{Port, peer, spawn};
+use crate::program::{Program, Running, WorkingFolder, assignments, etcdctl};
+use support::certificates::{Material, Template};
+use support::http::http;
+use support::server::{Port, peer, spawn};
 
-/// Certificates, ports and a place.
-struct Site {
-    place: Place,
+/// Certificates, ports and a folder.
+struct Setup {
+    folder: WorkingFolder,
     material: Material,
     client: Port,
     peer: Port,
     metrics: Port,
 }
 
-impl Site {
+impl Setup {
     fn new() -> Self {
-        let material = Material::new();
+        let material = Material::create();
         let hosts = &["127.0.0.1", "127.0.0.2", "localhost"];
-        material.serve(Says { name: "server", hosts, ..Says::default() });
-        let pair = material.authority.issue(Says { name: "client", ..Says::default() });
+        material.serve(Template { name: "server", hosts, ..Template::default() });
+        let pair = material.authority.issue(Template { name: "client", ..Template::default() });
         material.write("client.pem", pair.cert);
         material.write("client.key", pair.key);
         let [client, peer, metrics] = [Port::claim(), Port::claim(), Port::claim()];
-        Self { place: Place::new(), material, client, peer, metrics }
+        Self { folder: WorkingFolder::new(), material, client, peer, metrics }
     }
 
     /// Puts what is here in the place of `{names}`.
@@ -40,7 +40,7 @@ impl Site {
             .replace("{client}", &self.client.number.to_string())
             .replace("{peer}", &self.peer.number.to_string())
             .replace("{metrics}", &self.metrics.number.to_string())
-            .replace("{data}", &self.place.arg("data"));
+            .replace("{data}", &self.folder.arg("data"));
         for file in ["ca.pem", "server.pem", "server.key", "jwt.key", "jwt.pub"] {
             text = text.replace(&format!("{{{file}}}"), &self.material.arg(file));
         }
@@ -49,7 +49,7 @@ impl Site {
 
     /// A command line, one argument a line.
     fn command(&self, args: &str) -> Command {
-        let mut command = self.place.command(Program::Link);
+        let mut command = self.folder.command(Program::Link);
         command.args(self.fill(args).lines().map(str::trim).filter(|arg| !arg.is_empty()));
         command
     }
@@ -82,7 +82,7 @@ impl Site {
         lines
     }
 
-    /// What etcdctl sees of a server of this name, whose members advertise `url`.
+    /// Checks with etcdctl that a server of this name serves, and that its members advertise `url`.
     fn is_an_etcd(&self, name: &str, url: &str) {
         assert_eq!(self.etcdctl(&["put", "/a", "1"]), "OK\n");
         assert_eq!(self.etcdctl(&["get", "/a"]), "/a\n1\n");
@@ -110,9 +110,9 @@ fn warns_of_nothing(server: &Running) {
 /// The static pod of kubeadm 1.34, with its probes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubeadm() {
-    let site = Site::new();
+    let setup = Setup::new();
     // kubelet has made the directory that the pod mounts.
-    fs::create_dir(site.place.path("data")).unwrap();
+    fs::create_dir(setup.folder.path("data")).unwrap();
     let args = "
         --advertise-client-urls=https://127.0.0.2:{client}
         --cert-file={server.pem}
@@ -133,10 +133,10 @@ async fn kubeadm() {
         --snapshot-count=10000
         --trusted-ca-file={ca.pem}
         --watch-progress-notify-interval=5s";
-    let server = site.place.start(site.command(args)).await;
+    let server = setup.folder.start(setup.command(args)).await;
     warns_of_nothing(&server);
-    site.is_an_etcd("node-1", "https://127.0.0.2:{client}");
-    let metrics = format!("127.0.0.1:{}", site.metrics.number);
+    setup.is_an_etcd("node-1", "https://127.0.0.2:{client}");
+    let metrics = format!("127.0.0.1:{}", setup.metrics.number);
     for probe in
         ["/livez", "/readyz", "/health?exclude=NOSPACE&serializable=true", "/health?serializable=false"]
     {
@@ -146,18 +146,18 @@ async fn kubeadm() {
     assert_eq!(server.stop().await, Some(0));
 
     // kubelet starts it again on the same directory.
-    let server = site.place.start(site.command(args)).await;
-    assert_eq!(site.etcdctl(&["get", "/a", "--print-value-only"]), "2\n");
+    let server = setup.folder.start(setup.command(args)).await;
+    assert_eq!(setup.etcdctl(&["get", "/a", "--print-value-only"]), "2\n");
     assert_eq!(server.stop().await, Some(0));
 }
 
 /// The first controller of k0s, with the tokens that it asks for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k0s() {
-    let site = Site::new();
+    let setup = Setup::new();
     let key = KeyPair::generate().unwrap();
-    site.material.write("jwt.key", key.serialize_pem());
-    site.material.write("jwt.pub", key.public_key_pem());
+    setup.material.write("jwt.key", key.serialize_pem());
+    setup.material.write("jwt.pub", key.public_key_pem());
     // k0s makes an RSA key; an elliptic one is quicker made.
     let args = "
         --data-dir={data}
@@ -177,9 +177,9 @@ async fn k0s() {
         --peer-client-cert-auth=true
         --enable-pprof=false
         --auth-token=jwt,pub-key={jwt.pub},priv-key={jwt.key},sign-method=ES256,ttl=10m";
-    let server = site.place.start(site.command(args)).await;
+    let server = setup.folder.start(setup.command(args)).await;
     warns_of_nothing(&server);
-    site.is_an_etcd("controller-0", "https://127.0.0.1:{client}");
+    setup.is_an_etcd("controller-0", "https://127.0.0.1:{client}");
     assert_eq!(server.stop().await, Some(0));
 }
 
@@ -187,7 +187,7 @@ async fn k0s() {
 /// for the scripts of the image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator() {
-    let site = Site::new();
+    let setup = Setup::new();
     let args = "
         --name=etcd-0
         --listen-peer-urls=https://0.0.0.0:{peer}
@@ -215,28 +215,28 @@ async fn an_operator() {
         ("ETCD_DISASTER_RECOVERY", "no"),
     ];
     let start = |state: &'static str| {
-        let mut command = site.command(args);
-        command.envs(variables.iter().map(|(name, value)| (*name, site.fill(value))));
+        let mut command = setup.command(args);
+        command.envs(variables.iter().map(|(name, value)| (*name, setup.fill(value))));
         // So that the start can be seen; and the operator says that there is a cluster once there is one.
         command.env("ETCD_LOG_LEVEL", "info").env("ETCD_INITIAL_CLUSTER_STATE", state);
         command
     };
-    let server = site.place.start(start("new")).await;
+    let server = setup.folder.start(start("new")).await;
     let told = server.log();
     assert!(told.contains("unrecognized environment variable ETCD_ON_K8S"), "{told}");
     assert!(!told.contains("unrecognized environment variable ETCD_LISTEN"), "{told}");
-    site.is_an_etcd("etcd-0", "https://etcd-0.etcd-headless.default.svc:{client}");
+    setup.is_an_etcd("etcd-0", "https://etcd-0.etcd-headless.default.svc:{client}");
     assert_eq!(server.stop().await, Some(0));
-    let server = site.place.start(start("existing")).await;
-    assert_eq!(site.etcdctl(&["get", "/a", "--print-value-only"]), "2\n");
+    let server = setup.folder.start(start("existing")).await;
+    assert_eq!(setup.etcdctl(&["get", "/a", "--print-value-only"]), "2\n");
     drop(server);
 }
 
 /// A unit with `Type=notify` and an environment file, as distributions install it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_unit_of_systemd() {
-    let site = Site::new();
-    let file = site.place.path("etcd.conf");
+    let setup = Setup::new();
+    let file = setup.folder.path("etcd.conf");
     let text = "
 # [member]
 ETCD_NAME=\"host-1\"
@@ -262,25 +262,25 @@ ETCD_PEER_TRUSTED_CA_FILE=\"{ca.pem}\"
 # [logging]
 ETCD_LOG_OUTPUTS=\"stderr\"
 ";
-    fs::write(&file, site.fill(text)).unwrap();
-    let socket = site.place.path("notify");
+    fs::write(&file, setup.fill(text)).unwrap();
+    let socket = setup.folder.path("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
-    systemd.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
-    let mut command = site.command("");
+    systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let mut command = setup.command("");
     command.envs(assignments(&file)).env("NOTIFY_SOCKET", &socket);
-    let server = site.place.start(command).await;
+    let server = setup.folder.start(command).await;
     let mut buffer = [0; 64];
     let length = systemd.recv(&mut buffer).expect("the unit is told");
     assert_eq!(&buffer[..length], b"READY=1");
     warns_of_nothing(&server);
-    site.is_an_etcd("host-1", "https://127.0.0.1:{client}");
+    setup.is_an_etcd("host-1", "https://127.0.0.1:{client}");
     assert_eq!(server.stop().await, Some(0));
 }
 
 /// A config file, which makes flags and variables count for nothing, those of jetway excepted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_file() {
-    let site = Site::new();
+    let setup = Setup::new();
     let text = "
 name: 'host-1'
 data-dir: {data}
@@ -320,19 +320,19 @@ watch-progress-notify-interval: 5000000000
 auto-compaction-mode: periodic
 auto-compaction-retention: \"1\"
 ";
-    fs::write(site.place.path("etcd.yaml"), site.fill(text)).unwrap();
-    let mut command = site.command("--config-file=etcd.yaml\n--name=ignored\n--sync=lazy");
+    fs::write(setup.folder.path("etcd.yaml"), setup.fill(text)).unwrap();
+    let mut command = setup.command("--config-file=etcd.yaml\n--name=ignored\n--sync=lazy");
     command.env("ETCD_NAME", "ignored too").env("ETCD_MAX_TXN_OPS", "no number");
-    let server = site.place.start(command).await;
+    let server = setup.folder.start(command).await;
     let told = server.log();
     assert!(
         told.contains("other configuration command line flags and environment variables will be"),
         "{told}"
     );
     assert!(told.contains("keys of etcd.yaml that mean nothing: discovery-fallback"), "{told}");
-    site.is_an_etcd("host-1", "https://127.0.0.1:{client}");
+    setup.is_an_etcd("host-1", "https://127.0.0.1:{client}");
     // The other URL is served without TLS.
-    let answer = http(&format!("127.0.0.1:{}", site.metrics.number), "GET", "/version").await;
+    let answer = http(&format!("127.0.0.1:{}", setup.metrics.number), "GET", "/version").await;
     assert_eq!(answer.status, 200);
     assert_eq!(server.stop().await, Some(0));
 }

@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::eventually;
-use crate::support::server::{alive, peer, signal, spawn};
+use support::eventually;
+use support::server::{alive, peer, signal, spawn};
 
-/// Who is called `etcd`.
+/// The program that is called `etcd`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Program {
     /// jetway, by a link of that name.
@@ -21,7 +21,7 @@ pub enum Program {
 }
 
 /// A directory to run in, with the link in it.
-pub struct Place {
+pub struct WorkingFolder {
     dir: TempDir,
 }
 
@@ -30,10 +30,10 @@ pub struct Place {
 pub struct Ended {
     pub status: i32,
     /// All it printed, in which quotes inside of JSON are plain ones.
-    pub said: String,
+    pub output: String,
 }
 
-impl Place {
+impl WorkingFolder {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jetway"), dir.path().join("etcd")).unwrap();
@@ -71,7 +71,7 @@ impl Place {
         let mut child = Running { child: spawn(command).unwrap(), log: log.path().to_owned() };
         let status = eventually(&what, async || child.child.try_wait().unwrap()).await;
         let status = status.code().unwrap_or_else(|| -status.signal().unwrap());
-        Ended { status, said: child.log().replace("\\\"", "\"") }
+        Ended { status, output: child.log().replace("\\\"", "\"") }
     }
 
     /// Starts a command that is expected to serve.

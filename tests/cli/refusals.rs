@@ -1,8 +1,8 @@
 //! Wrong command lines: the same exit status as etcd's, and the words that tell what is wrong.
 
-use crate::program::{Ended, Place, Program};
+use crate::program::{Ended, Program, WorkingFolder};
 
-/// What a start that gets as far as opening ports needs to stay out of others' way.
+/// Flags with which a start that opens ports disturbs no other server.
 const APART: [&str; 6] = [
     "--listen-peer-urls=http://127.0.0.1:0",
     "--listen-client-urls=http://127.0.0.1:0",
@@ -16,16 +16,19 @@ const APART: [&str; 6] = [
 async fn both_refuse(args: &[&str], variables: &[(&str, &str)], file: Option<&str>, words: &str) {
     let mut statuses = Vec::new();
     for program in [Program::Etcd, Program::Link] {
-        let place = Place::new();
-        let mut command = place.command(program);
+        let folder = WorkingFolder::new();
+        let mut command = folder.command(program);
         command.args(args).envs(variables.iter().copied());
         if let Some(text) = file {
-            std::fs::write(place.path("etcd.yaml"), text).unwrap();
+            std::fs::write(folder.path("etcd.yaml"), text).unwrap();
             command.args(["--config-file", "etcd.yaml"]);
         }
-        let Ended { status, said } = place.run(command).await;
-        assert!(said.contains(words), "{program:?} {args:?} {variables:?} {file:?}: no {words:?} in\n{said}");
-        assert!(!said.contains("panicked"), "{said}");
+        let Ended { status, output } = folder.run(command).await;
+        assert!(
+            output.contains(words),
+            "{program:?} {args:?} {variables:?} {file:?}: no {words:?} in\n{output}"
+        );
+        assert!(!output.contains("panicked"), "{output}");
         statuses.push(status);
     }
     assert_eq!(statuses[0], statuses[1], "etcd and jetway on {args:?} {variables:?} {file:?}");
@@ -33,7 +36,7 @@ async fn both_refuse(args: &[&str], variables: &[(&str, &str)], file: Option<&st
 }
 
 #[tokio::test]
-async fn what_is_no_command_line() {
+async fn malformed_command_lines_are_refused_in_etcds_words() {
     for (args, words) in [
         (&["--no-such-flag"][..], "flag provided but not defined: -no-such-flag"),
         (
@@ -81,7 +84,7 @@ async fn what_is_no_command_line() {
 }
 
 #[tokio::test]
-async fn what_means_nothing() {
+async fn contradictory_flags_are_refused_in_etcds_words() {
     for (args, words) in [
         (&["--listen-client-urls=http://127.0.0.1:1"][..], "--advertise-client-urls is required when"),
         (
@@ -139,7 +142,7 @@ async fn what_means_nothing() {
 }
 
 #[tokio::test]
-async fn what_fails_at_the_start() {
+async fn failures_at_the_start_are_reported_in_etcds_words() {
     for (args, words) in [
         (
             &["--listen-client-urls=https://127.0.0.1:0"][..],
@@ -170,7 +173,7 @@ async fn what_fails_at_the_start() {
 }
 
 #[tokio::test]
-async fn wrong_variables() {
+async fn invalid_variables_are_refused_in_etcds_words() {
     let shadowed = "conflicting environment variable is shadowed by corresponding command-line flag";
     for (args, variable, words) in [
         (&["--name=a"][..], ("ETCD_NAME", "b"), shadowed),
@@ -189,7 +192,7 @@ async fn wrong_variables() {
 }
 
 #[tokio::test]
-async fn wrong_config_files() {
+async fn invalid_config_files_are_refused_in_etcds_words() {
     for (file, words) in [
         ("max-txn-ops: many", "cannot unmarshal string into"),
         ("max-txn-ops: \"5\"", "cannot unmarshal string into"),
@@ -220,9 +223,9 @@ async fn wrong_config_files() {
         .await;
 }
 
-/// What etcd does and jetway does not, so that nobody gets something else than was asked for.
+/// etcd has these features and jetway has not. It refuses them, so that no setting is ignored silently.
 #[tokio::test]
-async fn what_only_jetway_refuses() {
+async fn unsupported_features_are_refused_by_jetway_alone() {
     let two = "--initial-cluster=a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     for (args, words) in [
         (&["gateway", "start"][..], &["gateway is not part of jetway"][..]),
@@ -236,43 +239,43 @@ async fn what_only_jetway_refuses() {
         ),
         (&["--log-level=loud"], &["unrecognized level: \"loud\"", "--log-level"]),
     ] {
-        let place = Place::new();
-        let mut command = place.command(Program::Link);
+        let folder = WorkingFolder::new();
+        let mut command = folder.command(Program::Link);
         command.args(args);
-        let Ended { status, said } = place.run(command).await;
-        assert_eq!(status, 1, "{args:?}: {said}");
-        assert!(words.iter().all(|word| said.contains(word)), "{args:?}: {said}");
+        let Ended { status, output } = folder.run(command).await;
+        assert_eq!(status, 1, "{args:?}: {output}");
+        assert!(words.iter().all(|word| output.contains(word)), "{args:?}: {output}");
     }
-    let place = Place::new();
-    std::fs::create_dir_all(place.path("data/member/wal")).unwrap();
-    let mut command = place.command(Program::Link);
+    let folder = WorkingFolder::new();
+    std::fs::create_dir_all(folder.path("data/member/wal")).unwrap();
+    let mut command = folder.command(Program::Link);
     command.args(["--data-dir", "data"]);
-    let Ended { status, said } = place.run(command).await;
-    assert_eq!(status, 1, "{said}");
-    assert!(said.contains("--data-dir data: holds the data of an etcd"), "{said}");
+    let Ended { status, output } = folder.run(command).await;
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("--data-dir data: holds the data of an etcd"), "{output}");
 }
 
 #[tokio::test]
-async fn help_and_version_end_well() {
+async fn help_and_version_succeed() {
     for args in [&["--help"][..], &["-h"], &["-help"], &["--version"], &["-version", "--name=a"]] {
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         for program in [Program::Etcd, Program::Link] {
-            let place = Place::new();
-            let mut command = place.command(program);
+            let folder = WorkingFolder::new();
+            let mut command = folder.command(program);
             command.args(args);
-            let ended = place.run(command).await;
-            assert_eq!(ended.status, 0, "{program:?} {args:?}: {}", ended.said);
-            said.push(ended.said);
+            let ended = folder.run(command).await;
+            assert_eq!(ended.status, 0, "{program:?} {args:?}: {}", ended.output);
+            output.push(ended.output);
         }
         let keys = |text: &str| -> Vec<String> {
             text.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect()
         };
         if args[0].contains("version") {
-            assert_eq!(keys(&said[0]), keys(&said[1]));
-            assert_eq!(said[0].lines().next(), said[1].lines().next());
-            assert_eq!(said[0].lines().last(), said[1].lines().last());
+            assert_eq!(keys(&output[0]), keys(&output[1]));
+            assert_eq!(output[0].lines().next(), output[1].lines().next());
+            assert_eq!(output[0].lines().last(), output[1].lines().last());
         } else {
-            assert!(said[1].contains("--listen-client-urls"), "{}", said[1]);
+            assert!(output[1].contains("--listen-client-urls"), "{}", output[1]);
         }
     }
 }

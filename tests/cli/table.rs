@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::program::{Ended, Place, Program, etcdctl};
-use crate::support::eventually;
-use crate::support::server::Port;
+use crate::program::{Ended, Program, WorkingFolder, etcdctl};
+use support::eventually;
+use support::server::Port;
 
 /// Names in etcd's help that etcd itself does not know.
 const UNDEFINED: [&str; 2] = ["discovery", "discovery-proxy"];
 
 /// Flags and the default that etcd's help shows for each.
 async fn flags_of_etcd() -> BTreeMap<String, String> {
-    let place = Place::new();
-    let mut command = place.command(Program::Etcd);
+    let folder = WorkingFolder::new();
+    let mut command = folder.command(Program::Etcd);
     command.arg("--help");
-    let help = place.run(command).await.said;
+    let help = folder.run(command).await.output;
     let flags = help.lines().filter_map(|line| line.strip_prefix("  --"));
     let flags: BTreeMap<_, _> = flags
         .map(|line| line.split_once(' ').unwrap_or((line, "")))
@@ -55,11 +55,11 @@ async fn values_are_checked_as_etcd_checks_them() {
     for flag in flags_of_etcd().await.into_keys() {
         let mut answers = Vec::new();
         for program in [Program::Etcd, Program::Link] {
-            let place = Place::new();
-            let mut command = place.command(program);
+            let folder = WorkingFolder::new();
+            let mut command = folder.command(program);
             command.args([&format!("--{flag}=zzzz"), "argument"]);
-            let Ended { status, said } = place.run(command).await;
-            let refused = said.lines().next().filter(|_| status == 2).unwrap_or_default().to_owned();
+            let Ended { status, output } = folder.run(command).await;
+            let refused = output.lines().next().filter(|_| status == 2).unwrap_or_default().to_owned();
             answers.push((status, refused));
         }
         assert_eq!(answers[0].0, answers[1].0, "--{flag}: {answers:?}");
@@ -68,14 +68,14 @@ async fn values_are_checked_as_etcd_checks_them() {
 }
 
 /// A value for each flag, such that all of them together make sense.
-fn value(flag: &str, default: &str, place: &Place, ports: &[Port; 3]) -> String {
+fn value(flag: &str, default: &str, folder: &WorkingFolder, ports: &[Port; 3]) -> String {
     let url = |at: usize| format!("http://127.0.0.1:{}", ports[at].number);
     match flag {
         "listen-client-urls" | "advertise-client-urls" => url(0),
         "listen-client-http-urls" => url(1),
         "listen-metrics-urls" => url(2),
-        "data-dir" => place.arg("data"),
-        "log-outputs" => place.arg("file.log"),
+        "data-dir" => folder.arg("data"),
+        "log-outputs" => folder.arg("file.log"),
         "cors" => "http://example.test:1".into(),
         "auto-compaction-retention" | "max-concurrent-streams" => "1000".into(),
         "auto-compaction-mode" => "revision".into(),
@@ -95,29 +95,29 @@ fn value(flag: &str, default: &str, place: &Place, ports: &[Port; 3]) -> String 
 async fn every_flag_is_accepted_or_refused_as_the_table_says() {
     let verdicts = verdicts();
     let flags = flags_of_etcd().await;
-    let place = Place::new();
+    let folder = WorkingFolder::new();
     let ports = [Port::claim(), Port::claim(), Port::claim()];
-    let mut command = place.command(Program::Link);
+    let mut command = folder.command(Program::Link);
     let mut idle: BTreeSet<_> = BTreeSet::from(["--initial-cluster".to_owned()]);
     for (flag, default) in &flags {
         let verdict = verdicts[flag].as_str();
         if verdict == "refused" {
-            let place = Place::new();
-            let mut command = place.command(Program::Link);
+            let folder = WorkingFolder::new();
+            let mut command = folder.command(Program::Link);
             command.arg(format!("--{flag}=anything"));
-            let Ended { status, said } = place.run(command).await;
-            assert_eq!(status, 1, "--{flag}: {said}");
-            assert!(said.contains(&format!("--{flag}")), "{said}");
+            let Ended { status, output } = folder.run(command).await;
+            assert_eq!(status, 1, "--{flag}: {output}");
+            assert!(output.contains(&format!("--{flag}")), "{output}");
             continue;
         }
         if verdict == "no effect" {
             idle.insert(format!("--{flag}"));
         }
-        command.arg(format!("--{flag}={}", value(flag, default, &place, &ports)));
+        command.arg(format!("--{flag}={}", value(flag, default, &folder, &ports)));
     }
     // The log goes to a file, so this is not told where the start looks for it.
-    let log = place.path("file.log");
-    let server = place.start_logging_to(command, &log).await;
+    let log = folder.path("file.log");
+    let server = folder.start_logging_to(command, &log).await;
     let told = server.line("these flags have no effect here").expect("a line in the log");
     let told: BTreeSet<_> = told["flags"].as_str().unwrap().split(' ').map(str::to_owned).collect();
     assert_eq!(told, idle);
@@ -125,15 +125,15 @@ async fn every_flag_is_accepted_or_refused_as_the_table_says() {
 
 /// The flag `--warning-unary-request-duration`, in the form of etcd's line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_calls_are_told_by_both() {
+async fn both_servers_log_slow_calls() {
     for program in [Program::Etcd, Program::Link] {
-        let place = Place::new();
+        let folder = WorkingFolder::new();
         let port = Port::claim();
         let url = format!("http://127.0.0.1:{}", port.number);
-        let mut command = place.command(program);
+        let mut command = folder.command(program);
         command.args(["--warning-unary-request-duration=1ns", "--listen-peer-urls=http://127.0.0.1:0"]);
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url, "--data-dir", "data"]);
-        let server = place.start(command).await;
+        let server = folder.start(command).await;
         etcdctl(&[format!("--endpoints={url}")], &["put", "a", "b"]);
         let line = eventually("the line", async || server.line("request stats")).await;
         assert!(line["level"] == "warn" && line["time spent"].is_string(), "{program:?}: {line}");

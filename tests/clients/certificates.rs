@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::material::{Authority, Material, Says};
-use crate::support::server::{Launch, Port, Server, Target};
+use support::certificates::{Authority, Material, Template};
+use support::server::{Launch, Port, Server, Target};
 
 /// Clients by their common name that the server's authority vouches for, in `NAME.pem` and `NAME.key`.
 pub const CLIENTS: [&str; 3] = ["root", "reader", "unknown"];
@@ -18,10 +18,11 @@ pub struct Certificates {
 impl Certificates {
     /// A server on plain HTTP and, for those who show a certificate, on HTTPS.
     pub async fn launch(target: Target, flags: &[&str]) -> (Server, Self) {
-        let certificates = Self { port: Port::claim(), material: Material::new() };
+        let certificates = Self { port: Port::claim(), material: Material::create() };
         let material = &certificates.material;
-        let vouched = CLIENTS.map(|name| (name, material.authority.issue(Says { name, ..Says::default() })));
-        let stranger = Authority::new("another").issue(Says { name: STRANGER, ..Says::default() });
+        let vouched =
+            CLIENTS.map(|name| (name, material.authority.issue(Template { name, ..Template::default() })));
+        let stranger = Authority::new("another").issue(Template { name: STRANGER, ..Template::default() });
         for (name, pair) in vouched.into_iter().chain([(STRANGER, stranger)]) {
             material.write(&format!("{name}.pem"), pair.cert);
             material.write(&format!("{name}.key"), pair.key);

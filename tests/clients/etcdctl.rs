@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::script::{QUICK_PASSWORDS, session};
-use crate::support::server::{Server, Target, peer, spawn};
+use support::server::{Server, Target, peer, spawn};
 
 #[tokio::test]
 async fn keys() {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::program::{session, session_over_tls};
-use crate::support::server::peer;
+use support::server::peer;
 
 #[tokio::test]
 async fn the_go_client() {

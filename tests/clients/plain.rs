@@ -225,7 +225,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 }
 
 #[test]
-fn what_a_server_chooses_is_hidden_and_nothing_else() {
+fn only_values_that_a_server_chooses_are_masked() {
     let mut ids = Ids::default();
     assert_eq!(
         ids.hide("lease 32698f2c0d8a1b05 granted, 3631962823434312453 = 0x32698f2c0d8a1b06"),

@@ -6,12 +6,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::server::{signal, spawn};
+use support::server::{signal, spawn};
 
 /// The longest that a client may take for one step. Some steps wait for a lease to expire.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What [`Process::lines`] ends in when the program says no more.
+/// The end of [`Process::lines`] if the program prints no more.
 pub const GAVE_UP: &str = "<and no more>\n";
 
 /// How a program ended.
@@ -58,7 +58,7 @@ impl Process {
         self.stdout.take_lines(count)
     }
 
-    /// What it has printed and [`Self::lines`] has not handed out.
+    /// The output that [`Self::lines`] has not returned yet.
     pub fn so_far(&self) -> String {
         String::from_utf8_lossy(&self.stdout.shared.0.lock().unwrap().bytes).into_owned()
     }
@@ -86,7 +86,7 @@ impl Process {
     }
 }
 
-/// What a thread reads from one of the child's pipes.
+/// The output that a thread reads from one of the child's pipes.
 struct Printed {
     shared: Arc<(Mutex<Pipe>, Condvar)>,
     reader: Option<JoinHandle<()>>,

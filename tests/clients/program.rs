@@ -8,7 +8,7 @@ use crate::certificates::Certificates;
 use crate::plain::{self, Ids};
 use crate::process::{self, Process};
 use crate::script::QUICK_PASSWORDS;
-use crate::support::server::{Server, Target};
+use support::server::{Server, Target};
 
 /// Runs the program that `command` makes for an endpoint on both servers and compares what it prints.
 ///

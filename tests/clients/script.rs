@@ -26,19 +26,19 @@ use tokio::runtime::Handle;
 use crate::certificates::{CLIENTS, Certificates, STRANGER};
 use crate::plain::{self, Ids};
 use crate::process::{self, Ended, Process};
-use crate::support::server::{Server, Target, peer};
+use support::server::{Server, Target, peer};
 
-/// A line of the script with its number and, where it is a command, its input.
-struct Line {
+/// A line of the script with its number and the input of its command.
+struct Statement {
     number: usize,
     text: String,
     input: String,
-    /// What the server under test says by design, where that is not etcd's answer.
+    /// A text that the server under test prints by design in place of etcd's.
     differs: Option<String>,
 }
 
-fn parse(script: &str) -> Vec<Line> {
-    let mut lines: Vec<Line> = Vec::new();
+fn parse(script: &str) -> Vec<Statement> {
+    let mut lines: Vec<Statement> = Vec::new();
     for (number, text) in script.lines().enumerate() {
         let text = text.trim_start();
         if let Some(input) = text.strip_prefix('|') {
@@ -48,7 +48,12 @@ fn parse(script: &str) -> Vec<Line> {
         } else if let Some(differs) = text.strip_prefix("differs ") {
             lines.last_mut().expect("a difference has its command above it").differs = Some(differs.into());
         } else if !text.is_empty() && !text.starts_with('#') {
-            lines.push(Line { number: number + 1, text: text.into(), input: String::new(), differs: None });
+            lines.push(Statement {
+                number: number + 1,
+                text: text.into(),
+                input: String::new(),
+                differs: None,
+            });
         }
     }
     lines
@@ -62,9 +67,9 @@ pub async fn session(name: &str, flags: &[&str]) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name);
     let script = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let target = Target::from_env();
-    let (expected, told) = tokio::join!(run(Target::Etcd, &script, flags), run(target, &script, flags));
+    let (expected, output) = tokio::join!(run(Target::Etcd, &script, flags), run(target, &script, flags));
     let mut report = String::new();
-    for (line, (expected, told)) in parse(&script).iter().zip(expected.iter().zip(&told)) {
+    for (line, (expected, output)) in parse(&script).iter().zip(expected.iter().zip(&output)) {
         let unexpected = line.text.split(' ').next().is_some_and(|verb| match verb {
             "await" => expected.ends_with(process::GAVE_UP),
             "etcdctl" | "curl" | "~" | "sorted" | "!" => {
@@ -76,20 +81,24 @@ pub async fn session(name: &str, flags: &[&str]) {
             writeln!(report, "--- {name}:{}: {}\nunexpected:\n{expected}", line.number, line.text).unwrap();
         }
         let by_design = line.differs.as_ref().filter(|_| target != Target::Etcd);
-        if by_design.map_or(expected != told, |text| !told.contains(text)) {
-            writeln!(report, "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{told}", line.number, line.text)
-                .unwrap();
+        if by_design.map_or(expected != output, |text| !output.contains(text)) {
+            writeln!(
+                report,
+                "--- {name}:{}: {}\netcd:\n{expected}\njetway:\n{output}",
+                line.number, line.text
+            )
+            .unwrap();
         }
     }
     if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
-        for (line, told) in parse(&script).iter().zip(&expected) {
-            println!("{name}:{}: {}\n{told}", line.number, line.text);
+        for (line, output) in parse(&script).iter().zip(&expected) {
+            println!("{name}:{}: {}\n{output}", line.number, line.text);
         }
     }
     assert!(report.is_empty(), "etcd and the server under test differ:\n{report}");
 }
 
-/// What each line of the script printed on a fresh server.
+/// The output of each line of the script on a fresh server.
 async fn run(target: Target, script: &str, flags: &[&str]) -> Vec<String> {
     let (server, certificates) = if script.contains("$SECURE") {
         let (server, certificates) = Certificates::launch(target, flags).await;
@@ -102,14 +111,14 @@ async fn run(target: Target, script: &str, flags: &[&str]) -> Vec<String> {
     let lines = parse(script);
     let runtime = Handle::current();
     let job = tokio::task::spawn_blocking(move || {
-        let mut side = Side::new(server, other, certificates, runtime);
-        lines.iter().map(|line| side.step(line)).collect()
+        let mut interpreter = Interpreter::new(server, other, certificates, runtime);
+        lines.iter().map(|line| interpreter.step(line)).collect()
     });
     job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// One server with what the script has made so far.
-struct Side {
+struct Interpreter {
     server: Server,
     runtime: Handle,
     ids: Ids,
@@ -126,7 +135,7 @@ struct Side {
     _certificates: Option<Certificates>,
 }
 
-impl Side {
+impl Interpreter {
     fn new(
         server: Server,
         other: Option<Server>,
@@ -167,7 +176,7 @@ impl Side {
         }
     }
 
-    fn step(&mut self, line: &Line) -> String {
+    fn step(&mut self, line: &Statement) -> String {
         let text = self.fill(&line.text);
         let (verb, rest) = text.split_once(' ').unwrap_or((&text, ""));
         let at = || format!("line {}: {}", line.number, line.text);
@@ -175,11 +184,11 @@ impl Side {
             "let" => {
                 let (name, how) = rest.split_once(" = ").unwrap_or_else(|| panic!("{}", at()));
                 let value = pick(&self.last, how);
-                let told = value
+                let output = value
                     .as_ref()
                     .map_or_else(|| format!("nothing there in {:?}", self.last), |_| String::new());
                 self.variables.insert(name.into(), value.unwrap_or_else(|| "nothing".into()));
-                told
+                output
             }
             "hide" => {
                 self.hidden.push(rest.into());
@@ -213,13 +222,13 @@ impl Side {
             "terminate" | "end" => {
                 let mut process = self.background.remove(rest).unwrap_or_else(|| panic!("{}", at()));
                 if verb == "terminate" {
-                    // What nobody awaits may come before the signal or not at all.
+                    // Output that is not awaited may come before the signal or not at all.
                     let surplus = process.so_far();
                     assert!(surplus.is_empty(), "{}: it has printed more than is awaited: {surplus:?}", at());
                     process.terminate();
                 }
                 let ended = process.end();
-                format!("{}exit {:?}", self.told(&ended), ended.code)
+                format!("{}exit {:?}", self.output(&ended), ended.code)
             }
             _ => self.run(&text, &self.fill(&line.input)),
         }
@@ -242,33 +251,33 @@ impl Side {
         if command.contains("-w protobuf") {
             ended.stdout = plain::protobuf(&ended.stdout).into_bytes();
         }
-        let mut told = self.told(&ended);
+        let mut output = self.output(&ended);
         if numbers {
-            told = plain::hide_numbers(&told);
+            output = plain::hide_numbers(&output);
         }
         if sorted {
-            let mut lines: Vec<_> = told.split_inclusive('\n').collect();
+            let mut lines: Vec<_> = output.split_inclusive('\n').collect();
             lines.sort_unstable();
-            told = lines.concat();
+            output = lines.concat();
         }
-        format!("{told}exit {:?}", ended.code)
+        format!("{output}exit {:?}", ended.code)
     }
 
-    fn told(&mut self, ended: &Ended) -> String {
+    fn output(&mut self, ended: &Ended) -> String {
         self.last = String::from_utf8_lossy(&ended.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&ended.stderr);
         // etcdctl's own log lines are JSON with times in them.
         let errors = stderr.split_inclusive('\n').filter(|line| !line.starts_with('{'));
-        let told = self.last.clone() + &errors.collect::<String>();
-        self.own_hidden(&told)
+        let output = self.last.clone() + &errors.collect::<String>();
+        self.own_hidden(&output)
     }
 
-    fn own_hidden(&mut self, told: &str) -> String {
-        let mut told = plain::hide_fields(told, &self.hidden);
+    fn own_hidden(&mut self, printed: &str) -> String {
+        let mut output = plain::hide_fields(printed, &self.hidden);
         for (own, name) in &self.own {
-            told = told.replace(own, name);
+            output = output.replace(own, name);
         }
-        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&told))))
+        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&output))))
     }
 
     /// Puts the variables in, the longest names first, since one may begin another.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::program::session;
-use crate::support::server::{Server, peer};
+use support::server::{Server, peer};
 
 fn program(interpreter: &str, path: &str, server: &Server) -> Command {
     let mut command = Command::new(interpreter);

@@ -2,9 +2,9 @@
 
 use jetway::proto::etcdserverpb::RangeRequest;
 
-use crate::support::client::{all, delete_all, get, refused};
-use crate::support::eventually;
-use crate::support::server::{Server, signal};
+use support::client::{all, delete_all, get, refused};
+use support::eventually;
+use support::server::{Server, signal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_crash_left_undone_is_removed_after_the_restart() {

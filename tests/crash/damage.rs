@@ -13,9 +13,9 @@ use jetway::proto::mvccpb::KeyValue;
 
 use super::files_below;
 use super::tail::{copy, kill_both, marked};
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::{Client, all, op, put, revision, run};
-use crate::support::server::Server;
+use support::auth::{add_user, enable, permission};
+use support::client::{Client, all, op, put, revision, run};
+use support::server::Server;
 
 const SYNC: &[&str] = &["--sync", "group", "--bcrypt-cost", "4"];
 const ACCEPT: &[&str] =

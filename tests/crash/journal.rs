@@ -12,7 +12,7 @@ use jetway::proto::mvccpb::KeyValue;
 use jetway::proto::mvccpb::event::EventType;
 
 use super::watcher::Seen;
-use crate::support::watch::pair;
+use support::watch::pair;
 
 /// One request that writes, and what came of it.
 #[derive(Clone, Debug)]

@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use super::journal::replay;
 use super::load::{Leased, Load};
 use super::watcher::{Seen, Watcher};
-use crate::support::client::{Client, all, revision};
-use crate::support::eventually;
-use crate::support::server::{Server, alive, signal};
-use crate::support::watch::pair;
+use support::client::{Client, all, revision};
+use support::eventually;
+use support::server::{Server, alive, signal};
+use support::watch::pair;
 
 #[derive(Clone, Copy, Debug)]
 enum Victim {
@@ -134,7 +134,7 @@ pub async fn under_load(
 
 /// A put that is not part of the history that is checked.
 fn probe() -> jetway::proto::etcdserverpb::PutRequest {
-    crate::support::client::put("/probe", "")
+    support::client::put("/probe", "")
 }
 
 async fn verify(

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use jetway::proto::etcdserverpb::{PutRequest, WatchCreateRequest};
 
-use crate::support::client::{Client, put, refused};
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::server::{Server, signal};
-use crate::support::watch::{WatchStream, watch_all};
+use support::client::{Client, put, refused};
+use support::eventually;
+use support::lease::KeepAlive;
+use support::server::{Server, signal};
+use support::watch::{WatchStream, watch_all};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The time beside its TTL in which a lease ends after a start, on a busy machine.
@@ -60,7 +60,7 @@ async fn leases_outlive_both_processes_and_begin_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_ends_no_lease_before_its_holder_can_renew_it() {
-    let mut nats = crate::support::nats::Nats::start().await;
+    let mut nats = support::nats::Nats::start().await;
     let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     let client = server.client().await;
     let start_revision = client.revision().await;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use super::journal::{Attempt, Journal};
 use super::watcher::Watcher;
-use crate::support::client::{Client, all, compare, delete, delete_of, get, op, put, revision, run};
+use support::client::{Client, all, compare, delete, delete_of, get, op, put, revision, run};
 
 /// Keys of one writer.
 const KEYS: usize = 4;
@@ -214,7 +214,7 @@ impl Load {
             let mut deletes: BTreeSet<Bytes> =
                 (0..3).map(|at| format!("/txn-{worker}/{at}").into()).collect();
             if range {
-                ops.push(op(crate::support::client::delete_all(format!("/txn-{worker}/"))));
+                ops.push(op(support::client::delete_all(format!("/txn-{worker}/"))));
             } else {
                 deletes.clear();
             }

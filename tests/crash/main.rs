@@ -3,16 +3,6 @@
 //!
 //! Each test prints its seed; `JETWAY_CRASH_SEED` runs one again (the moments of the kills still differ a little,
 //! since the machine is part of the game). `JETWAY_CRASH_SECONDS` makes the runs under load longer.
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
 
 mod compaction;
 mod damage;

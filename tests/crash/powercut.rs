@@ -14,8 +14,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::disk::Disk;
 use super::kills::{Rounds, under_load};
-use crate::support::eventually;
-use crate::support::server::{Server, alive, signal};
+use support::eventually;
+use support::server::{Server, alive, signal};
 
 /// Cuts that one store must live through before the next begins with an empty disk.
 const CUTS_PER_STORE: u32 = 20;

@@ -12,10 +12,10 @@ use jetway::record::{Body, OperationId, Record};
 use jetway::types::{LeaseId, LogIndex, Revision, Sequence};
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, all, compare, op, put, revision, run};
-use crate::support::eventually;
-use crate::support::server::{Server, signal};
-use crate::support::watch::{WatchStream, watch_key};
+use support::client::{Client, all, compare, op, put, revision, run};
+use support::eventually;
+use support::server::{Server, signal};
+use support::watch::{WatchStream, watch_key};
 
 const PREFIX: &str = "$KV.jetway.";
 

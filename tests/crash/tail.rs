@@ -8,12 +8,12 @@ use jetway::proto::etcdserverpb::{CompactionRequest, RangeRequest, WatchCreateRe
 use tonic::Code;
 
 use crate::files_below;
-use crate::support::client::{Client, all, op, put, revision, run};
-use crate::support::http::http;
-use crate::support::nats::Nats;
-use crate::support::server::{Server, signal};
-use crate::support::watch::{WatchStream, outline, watch_all};
-use crate::support::{eventually, within};
+use support::client::{Client, all, op, put, revision, run};
+use support::http::http;
+use support::nats::Nats;
+use support::server::{Server, signal};
+use support::watch::{WatchStream, outline, watch_all};
+use support::{eventually, within};
 
 pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

@@ -8,9 +8,9 @@ use jetway::proto::etcdserverpb::WatchCreateRequest;
 use jetway::proto::mvccpb::Event;
 use tokio::task::JoinHandle;
 
-use crate::support::client::{Client, revision};
-use crate::support::eventually;
-use crate::support::watch::{WatchStream, pair, watch_all};
+use support::client::{Client, revision};
+use support::eventually;
+use support::watch::{WatchStream, pair, watch_all};
 
 /// An event and when it came.
 #[derive(Clone, Debug)]

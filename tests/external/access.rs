@@ -8,10 +8,10 @@ use jetway::proto::etcdserverpb::CompactionRequest;
 use tokio::task::JoinSet;
 
 use crate::instances::instances;
-use crate::support::client::{Client, all, op, put, run};
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
+use support::client::{Client, all, op, put, run};
+use support::eventually;
+use support::nats::Nats;
+use support::server::Server;
 
 async fn works(args: &[&str]) {
     let server = Server::start_with(args).await;

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::instances::{all_agree, instances};
-use crate::support::client::{all, delete_all, op, put, revision, run};
-use crate::support::nats::Nats;
-use crate::support::server::Server;
+use support::client::{all, delete_all, op, put, revision, run};
+use support::nats::Nats;
+use support::server::Server;
 
 async fn refused(endpoint: &str) -> String {
     let (status, said) = Server::fails_to_start(&["--endpoint", endpoint]).await;

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::instances::{all_agree, instances, no_update_is_lost, reads_are_fresh};
-use crate::support::client::{Client, all, get, op, put, revision, run};
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::watch::{WatchStream, outline, watch_all};
+use support::client::{Client, all, get, op, put, revision, run};
+use support::eventually;
+use support::nats::Nats;
+use support::watch::{WatchStream, outline, watch_all};
 
 fn endpoint(nodes: &[Nats]) -> String {
     let hosts: Vec<String> = nodes.iter().map(Nats::address).collect();

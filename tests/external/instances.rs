@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::support::client::{Client, all, compare, delete, get, op, put, refused, revision, run};
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, outline, watch_all};
+use support::client::{Client, all, compare, delete, get, op, put, refused, revision, run};
+use support::eventually;
+use support::lease::KeepAlive;
+use support::nats::Nats;
+use support::server::Server;
+use support::watch::{WatchStream, outline, watch_all};
 
 /// Instances and a client for each.
 pub async fn instances(endpoint: &str, count: usize) -> (Vec<Server>, Vec<Client>) {
@@ -138,7 +138,7 @@ async fn watches_on_one_see_writes_through_another_in_order() {
         let key = format!("/w/{}", round % 5);
         let client = &clients[round % 2];
         if round % 7 == 6 {
-            let delete = client.delete_range(crate::support::client::delete(&key)).await.unwrap();
+            let delete = client.delete_range(support::client::delete(&key)).await.unwrap();
             if delete.deleted == 1 {
                 expected.push((EventType::Delete, key, revision(&delete.header)));
             }

@@ -10,10 +10,10 @@ use jetway::proto::mvccpb::KeyValue;
 use serde_json::{Value, json};
 
 use crate::instances::{all_agree, instances, reads_are_fresh};
-use crate::support::client::{Client, all, put};
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
+use support::client::{Client, all, put};
+use support::eventually;
+use support::nats::Nats;
+use support::server::Server;
 
 /// How long a change may go unnoticed.
 const NOTICED: Duration = Duration::from_secs(5);

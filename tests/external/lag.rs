@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::leader_now;
 use crate::rounds;
-use crate::support::client::{Client, all, delete_all, put, revision};
-use crate::support::http::http;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::{eventually, within};
 use crate::way::Way;
+use support::client::{Client, all, delete_all, put, revision};
+use support::http::http;
+use support::nats::Nats;
+use support::server::Server;
+use support::{eventually, within};
 
 const VALUES: usize = 160;
 const VALUE_BYTES: usize = 100_000;

@@ -4,13 +4,13 @@ use jetway::proto::etcdserverpb::*;
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::support::client::{Answer, Client, get, put, refused};
-use crate::support::http::http;
-use crate::support::lease::KeepAlive;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
-use crate::support::{eventually, within};
+use support::client::{Answer, Client, get, put, refused};
+use support::http::http;
+use support::lease::KeepAlive;
+use support::nats::Nats;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
+use support::{eventually, within};
 
 const NO_LEADER: &str = "etcdserver: no leader";
 

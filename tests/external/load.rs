@@ -2,12 +2,12 @@
 
 use tokio::net::TcpStream;
 
-use crate::support::client::{all, delete, op, put, run};
-use crate::support::eventually;
-use crate::support::http::http;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
 use crate::way::Way;
+use support::client::{all, delete, op, put, run};
+use support::eventually;
+use support::http::http;
+use support::nats::Nats;
+use support::server::Server;
 
 const KEYS: usize = 6000;
 

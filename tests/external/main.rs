@@ -3,16 +3,6 @@
 //!
 //! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` says how many rounds, and
 //! `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
 
 mod access;
 mod bucket;

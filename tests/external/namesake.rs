@@ -1,8 +1,8 @@
 //! Two processes with the name and the client URLs of one member: one of them serves.
 
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::server::{Server, signal};
+use support::eventually;
+use support::nats::Nats;
+use support::server::{Server, signal};
 
 /// The flags of a process that reaches `node` and says that clients find it where they find `other`.
 fn flags_as(other: &Server, node: &Nats) -> [String; 4] {
@@ -97,8 +97,7 @@ async fn of_two_that_start_at_once_one_stays() {
     second.begin();
     let mut both = [first, second];
     let stays = one_stays(&mut both).await;
-    let client = crate::support::client::Client::lazy(&both[stays].endpoint());
-    eventually("a write", async || client.put_request(crate::support::client::put("/k", "v")).await.ok())
-        .await;
+    let client = support::client::Client::lazy(&both[stays].endpoint());
+    eventually("a write", async || client.put_request(support::client::put("/k", "v")).await.ok()).await;
     assert!(both[stays].has_ended().is_none());
 }

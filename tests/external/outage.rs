@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::cluster::leader;
 use crate::lag::hash_alike;
 use crate::rounds;
-use crate::support::server::signal;
 use crate::traffic::{Group, Traffic};
 use crate::writer::{ALL, others};
+use support::server::signal;
 
 /// What happens to the cluster.
 #[derive(Clone, Copy, Debug)]

@@ -9,13 +9,13 @@ use serde_json::json;
 
 use crate::lag::{hash_alike, hashes_settle};
 use crate::rounds;
-use crate::support::http::http;
-use crate::support::nats::Nats;
-use crate::support::server::{Server, signal};
-use crate::support::within;
 use crate::traffic::{Group, Load, Traffic};
 use crate::way::Way;
 use crate::writer::{ALL, others};
+use support::http::http;
+use support::nats::Nats;
+use support::server::{Server, signal};
+use support::within;
 
 /// Elections as short as a busy machine allows without a reason.
 const FLAGS: &[&str] = &["--heartbeat-interval", "20", "--election-timeout", "100"];

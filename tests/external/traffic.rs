@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::support::client::{Client, op, put, revision, run};
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, outline, pair, watch_all};
+use support::client::{Client, op, put, revision, run};
+use support::eventually;
+use support::nats::Nats;
+use support::server::Server;
+use support::watch::{WatchStream, outline, pair, watch_all};
 
 /// NATS servers, instances on them, and a client for each instance.
 pub struct Group {

@@ -7,12 +7,12 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::instances::instances;
-use crate::support::auth::{add_user, auth_revision, enable, permission};
-use crate::support::client::{put, refused};
-use crate::support::eventually;
-use crate::support::nats::Nats;
-use crate::support::server::Server;
-use crate::support::watch::{WatchStream, watch_all};
+use support::auth::{add_user, auth_revision, enable, permission};
+use support::client::{put, refused};
+use support::eventually;
+use support::nats::Nats;
+use support::server::Server;
+use support::watch::{WatchStream, watch_all};
 
 const DENIED: &str = "etcdserver: permission denied";
 const TOKEN: &str = "etcdserver: invalid auth token";

@@ -7,13 +7,13 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::instances::instances;
-use crate::support::client::{Answer, Client, refused};
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::nats::Nats;
-use crate::support::server::signal;
 use crate::traffic::{Group, Traffic};
 use crate::way::Way;
+use support::client::{Answer, Client, refused};
+use support::eventually;
+use support::lease::KeepAlive;
+use support::nats::Nats;
+use support::server::signal;
 
 pub const ALL: &[usize] = &[0, 1, 2];
 

@@ -12,7 +12,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDes
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-/// What a request got.
+/// The response to a request, or its error.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Range(RangeResponse),
@@ -68,7 +68,7 @@ impl Answer {
     }
 
     pub fn error(status: &Status) -> Self {
-        // What follows is a text of Go's protobuf, which is made to differ from build to build.
+        // The rest is a text of Go's protobuf, which differs from build to build on purpose.
         let unreadable = "grpc: error unmarshalling request";
         let text = if status.message().starts_with(unreadable) { unreadable } else { status.message() };
         Self::Error(status.code(), text.to_owned())

@@ -13,22 +13,22 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::answer::{self, Answer};
+use crate::executor::Executor;
 use crate::session::{Contend, Ending};
-use crate::side::Side;
-use crate::support::client::{self, Client, all};
-use crate::support::{eventually, within};
+use support::client::{self, Client, all};
+use support::{eventually, within};
 
-type Called = client::Answer<Bytes>;
+type Response = client::Answer<Bytes>;
 
 /// A call that waits for others, and the revision of its key once that is known.
-struct Waiting(JoinHandle<Called>, Option<i64>);
+struct PendingCall(JoinHandle<Response>, Option<i64>);
 
 enum Outcome {
-    Answered(Called),
-    Waits(Waiting),
+    Answered(Response),
+    Waits(PendingCall),
 }
 
-impl Drop for Waiting {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -60,25 +60,25 @@ impl Contend {
         [self.prefix(), format!("{sign}{:x}", lease.unsigned_abs()).into_bytes()].concat().into()
     }
 
-    fn answer(&self, called: Called) -> Answer {
+    fn answer(&self, called: Response) -> Answer {
         Answer::of(called, |m| answer::message(answer::method(self.method()).output(), m))
     }
 }
 
-pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Answer>, String> {
-    let clients = [side.clients[n].clone(), side.clients[(n + 1) % side.clients.len()].clone()];
-    let steward = side.steward.clone();
+pub async fn run(executor: &mut Executor, n: usize, contend: &Contend) -> Result<Vec<Answer>, String> {
+    let clients = [executor.clients[n].clone(), executor.clients[(n + 1) % executor.clients.len()].clone()];
+    let admin = executor.admin.clone();
     let (leases, values) = (contend.leases, &contend.values);
     // Nobody waits while auth is on: the client inside etcd that waits for him watches in the name of whoever waited
     // first, whose token may be no good any more.
-    let alone = steward.has_token();
-    if alone && !steward.range(all(contend.prefix())).await.expect("the steward may read").kvs.is_empty() {
+    let alone = admin.has_token();
+    if alone && !admin.range(all(contend.prefix())).await.expect("the admin may read").kvs.is_empty() {
         return Ok(vec![Answer::Silence]);
     }
-    let first = match call(&steward, &clients[0], contend, leases.0, &values.0.0).await {
+    let first = match call(&admin, &clients[0], contend, leases.0, &values.0.0).await {
         Outcome::Answered(answer) => answer,
         Outcome::Waits(waiting) => {
-            give_up(&steward, waiting, contend, leases.0).await;
+            give_up(&admin, waiting, contend, leases.0).await;
             return Ok(vec![Answer::Blocked]);
         }
     };
@@ -89,7 +89,7 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
         answer.leader
     });
     if let Some(leader) = &leader {
-        // Who leads may say so, and it is seen.
+        // The leader proclaims a value, and an observer sees it.
         let request = election::ProclaimRequest { leader: leader.clone(), value: values.1.0.clone().into() };
         answers.push(named(&clients[0], "v3electionpb.Election/Proclaim", request).await);
         let request = election::LeaderRequest { name: (&contend.name).into() };
@@ -112,7 +112,7 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
         answers.push(release().await);
         return Ok(answers);
     }
-    let waiting = match call(&steward, &clients[1], contend, leases.1, &values.1.0).await {
+    let waiting = match call(&admin, &clients[1], contend, leases.1, &values.1.0).await {
         Outcome::Answered(answer) => {
             answers.push(contend.answer(answer));
             return Ok(answers);
@@ -124,7 +124,7 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
         Ending::Revoke => Answer::revoke(clients[0].lease_revoke(leases.0).await),
         Ending::Delete => delete(&clients[0], key.clone()).await,
         Ending::Cancel => {
-            give_up(&steward, waiting, contend, leases.1).await;
+            give_up(&admin, waiting, contend, leases.1).await;
             return Ok(answers);
         }
         Ending::Lose => {
@@ -133,25 +133,25 @@ pub async fn run(side: &mut Side, n: usize, contend: &Contend) -> Result<Vec<Ans
         }
     };
     answers.push(released);
-    match settle(&steward, waiting, contend, leases.1).await {
+    match settle(&admin, waiting, contend, leases.1).await {
         Outcome::Answered(answer) => answers.push(contend.answer(answer)),
         Outcome::Waits(waiting) => {
-            give_up(&steward, waiting, contend, leases.1).await;
+            give_up(&admin, waiting, contend, leases.1).await;
             answers.push(Answer::Blocked);
         }
     }
     Ok(answers)
 }
 
-async fn call(steward: &Client, client: &Client, contend: &Contend, lease: i64, value: &[u8]) -> Outcome {
+async fn call(admin: &Client, client: &Client, contend: &Contend, lease: i64, value: &[u8]) -> Outcome {
     let (client, request) = (client.clone(), contend.request(lease, value));
     let path = format!("/{}", contend.method());
     let call = tokio::spawn(async move { client.raw(&path, request).await });
-    settle(steward, Waiting(call, None), contend, lease).await
+    settle(admin, PendingCall(call, None), contend, lease).await
 }
 
 /// Waits until the call has answered or is known to wait.
-async fn settle(steward: &Client, mut waiting: Waiting, contend: &Contend, lease: i64) -> Outcome {
+async fn settle(admin: &Client, mut waiting: PendingCall, contend: &Contend, lease: i64) -> Outcome {
     let key = contend.key(lease);
     within("a call to answer or to wait", async {
         loop {
@@ -159,7 +159,7 @@ async fn settle(steward: &Client, mut waiting: Waiting, contend: &Contend, lease
             if let Ok(answer) = answered {
                 return Outcome::Answered(answer.expect("the call is not aborted"));
             }
-            let keys = steward.range(all(contend.prefix())).await.expect("the steward may read").kvs;
+            let keys = admin.range(all(contend.prefix())).await.expect("the admin may read").kvs;
             let own = keys.iter().find(|kv| kv.key == key).map(|kv| kv.create_revision);
             waiting.1 = own.or(waiting.1);
             if waiting.1.is_some_and(|own| keys.iter().any(|kv| kv.create_revision < own)) {
@@ -171,16 +171,16 @@ async fn settle(steward: &Client, mut waiting: Waiting, contend: &Contend, lease
 }
 
 /// Cancels the call, upon which the server removes its key.
-async fn give_up(steward: &Client, waiting: Waiting, contend: &Contend, lease: i64) {
+async fn give_up(admin: &Client, waiting: PendingCall, contend: &Contend, lease: i64) {
     drop(waiting);
     let key = contend.key(lease);
-    if steward.has_token() {
-        // etcd removes the key in nobody's name, so with auth on it stays. Whoever deletes it, it is one revision.
-        steward.delete(&key).await;
+    if admin.has_token() {
+        // etcd removes the key without a user, so it stays with auth on. A delete by root is one revision too.
+        admin.delete(&key).await;
         return;
     }
     eventually("the key of a cancelled call to go", async || {
-        let answer = steward.get(&key).await.expect("the steward may read");
+        let answer = admin.get(&key).await.expect("the admin may read");
         answer.kvs.is_empty().then_some(())
     })
     .await;

@@ -10,8 +10,8 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use crate::session::*;
-use crate::support::keys::{TO_THE_END, prefix_end};
 use crate::watchers::STREAMS;
+use support::keys::{TO_THE_END, prefix_end};
 
 /// Keys that most operations use.
 const HOT: [&[u8]; 6] = [b"a", b"b", b"c", b"a/b", b"a/c", b"/x/y"];
@@ -56,7 +56,7 @@ const USERS: [&str; 4] = ["root", "u", "v", "w"];
 const ROLES: [&str; 4] = ["r", "s", "t", "root"];
 const PASSWORDS: [&str; 3] = ["p", "q", ""];
 
-/// What sessions are about beside KV, watches and leases: `JETWAY_PARITY_TOPICS` names some, or all by default.
+/// Topics of sessions beside KV, watches and leases: `JETWAY_PARITY_TOPICS` names some, or all by default.
 #[derive(Clone, Copy, Debug)]
 pub struct Topics {
     pub hash: bool,
@@ -132,7 +132,7 @@ impl Generator {
         while steps.len() < ops {
             self.steps(&mut steps);
         }
-        // What takes seconds comes a few times a session, however long it is.
+        // Operations that take seconds come a few times a session, however long it is.
         let kills = if self.topics.kills { self.random.random_range(0..3) } else { 0 };
         for _ in 0..kills {
             let op = Op::Kill(self.victim());
@@ -399,7 +399,7 @@ impl Generator {
         }
     }
 
-    /// Who the client is from now on.
+    /// The client's user from now on.
     fn identity(&mut self) -> Op {
         match self.random.random_range(0..10) {
             0 => Op::Token(String::new()),
@@ -629,12 +629,12 @@ impl Generator {
         let (key, end) = self.key_range(75);
         let target = self.random.random_range(0..5);
         let fitting = if self.chance(95) { target } else { self.random.random_range(0..6) };
-        let given = match fitting {
-            0 => Some(Given::Version(self.random.random_range(0..4))),
-            1 => Some(Given::Create(self.rev())),
-            2 => Some(Given::Mod(self.rev())),
-            3 => Some(Given::Value(self.value())),
-            4 => Some(Given::Lease(if self.chance(50) { 0 } else { self.lease().id })),
+        let operand = match fitting {
+            0 => Some(Operand::Version(self.random.random_range(0..4))),
+            1 => Some(Operand::Create(self.rev())),
+            2 => Some(Operand::Mod(self.rev())),
+            3 => Some(Operand::Value(self.value())),
+            4 => Some(Operand::Lease(if self.chance(50) { 0 } else { self.lease().id })),
             _ => None,
         };
         let (result, target) = if self.chance(98) {
@@ -642,7 +642,7 @@ impl Generator {
         } else {
             (self.random.random_range(0..7), self.random.random_range(0..8))
         };
-        Compare { key, end, result, target, given }
+        Compare { key, end, result, target, operand }
     }
 
     fn compact(&mut self) -> Compact {

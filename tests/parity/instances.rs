@@ -6,9 +6,9 @@ use jetway::proto::etcdserverpb as pb;
 use tokio::task::JoinHandle;
 
 use crate::session::Change;
-use crate::support::client::{Answer, Client};
-use crate::support::server::{Server, Target, signal};
-use crate::support::{eventually, within};
+use support::client::{Answer, Client};
+use support::server::{Server, Target, signal};
+use support::{eventually, within};
 
 /// Operations that run before the instances are as they were before a change of the writer.
 const UNSETTLED: usize = 5;
@@ -20,12 +20,12 @@ pub struct Others {
     writer: usize,
     /// Members by their ids, in the order of the servers.
     members: [u64; 2],
-    changing: Option<Changing>,
+    pending_change: Option<PendingChange>,
 }
 
 /// A change of the writer that has begun.
 #[derive(Debug)]
-struct Changing {
+struct PendingChange {
     change: Change,
     moving: Option<JoinHandle<Answer<pb::MoveLeaderResponse>>>,
     /// Operations that still run meanwhile.
@@ -41,7 +41,7 @@ impl Others {
         for (server, member) in servers.iter().zip(&mut members) {
             (*member, _) = status(&server.client().await).await.expect("it serves");
         }
-        Self { servers, writer: 0, members, changing: None }
+        Self { servers, writer: 0, members, pending_change: None }
     }
 
     pub fn servers(&self) -> &[Server] {
@@ -60,15 +60,15 @@ impl Others {
 
     /// Anybody may write now.
     pub fn disturb(&mut self) {
-        self.changing = Some(Changing { change: Change::Move, moving: None, operations: 0 });
+        self.pending_change = Some(PendingChange { change: Change::Move, moving: None, operations: 0 });
     }
 
     /// Begins a change of the writer and waits for nothing.
-    pub fn change(&mut self, change: Change, steward: &Client) {
+    pub fn change(&mut self, change: Change, admin: &Client) {
         let writer = &mut self.servers[self.writer];
         let moving = match change {
             Change::Move => {
-                let client = steward.at(&writer.endpoint());
+                let client = admin.at(&writer.endpoint());
                 let target_id = self.members[1 - self.writer];
                 Some(tokio::spawn(async move {
                     // The writer may not have heard yet of an instance that has just started.
@@ -94,12 +94,12 @@ impl Others {
                 None
             }
         };
-        self.changing = Some(Changing { change, moving, operations: UNSETTLED });
+        self.pending_change = Some(PendingChange { change, moving, operations: UNSETTLED });
     }
 
     /// Ends a change of the writer, at once or after a few operations: all instances run, and `session` does not write.
-    pub async fn settle(&mut self, session: &Server, steward: &Client, at_once: bool) {
-        let Some(changing) = &mut self.changing else { return };
+    pub async fn settle(&mut self, session: &Server, admin: &Client, at_once: bool) {
+        let Some(changing) = &mut self.pending_change else { return };
         if !at_once && changing.operations > 0 {
             changing.operations -= 1;
             return;
@@ -122,8 +122,8 @@ impl Others {
                 self.servers[before].restart().await;
             }
         }
-        self.changing = None;
-        let client = steward.at(&session.endpoint());
+        self.pending_change = None;
+        let client = admin.at(&session.endpoint());
         self.writer = eventually("a writer that the session does not go through", async || {
             let (own, leader) = status(&client).await.ok()?;
             if leader == own {

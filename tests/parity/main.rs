@@ -33,25 +33,14 @@
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal
 //! elements of a sorted range, remaining lease times, how events are batched (but one revision is never split).
 
-#![allow(
-    clippy::pedantic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and is read from top to bottom"
-)]
-#![allow(unreachable_pub, reason = "a test crate has no outside")]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod answer;
 mod contend;
+mod executor;
 mod generate;
 mod instances;
 mod pair;
 mod session;
 mod shrink;
-mod side;
 mod watchers;
 
 use std::path::Path;
@@ -78,7 +67,7 @@ async fn check(session: Session, origin: &str) {
 }
 
 #[tokio::test]
-async fn random_sessions_get_the_same_answers() {
+async fn random_sessions_get_the_same_responses() {
     let ops = setting("JETWAY_PARITY_OPS", 500) as usize;
     let end = Instant::now() + Duration::from_secs(setting("JETWAY_PARITY_SECONDS", 60));
     let first = setting("JETWAY_PARITY_SEED", u64::from(rand::random::<u32>()));
@@ -107,7 +96,7 @@ async fn random_sessions_get_the_same_answers() {
 }
 
 #[tokio::test]
-async fn scripts_get_the_same_answers() {
+async fn scripts_get_the_same_responses() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity/scripts");
     let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
@@ -123,7 +112,7 @@ async fn scripts_get_the_same_answers() {
 
 /// The harness itself: it must see a difference that is there.
 #[tokio::test]
-async fn a_planted_difference_is_found() {
+async fn the_harness_finds_a_planted_difference() {
     let session = |lines: &str| Session::parse(lines, "planted");
     let plants = [
         // An answer that differs.
@@ -149,7 +138,7 @@ async fn a_planted_difference_is_found() {
 }
 
 #[test]
-fn a_session_survives_its_text_form() {
+fn a_session_equals_its_parsed_text() {
     for seed in 0..20 {
         let session = Generator::new(seed).session(200);
         assert_eq!(Session::parse(&session.to_string(), "text"), session);

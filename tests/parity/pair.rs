@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::answer::Answer;
+use crate::executor::Executor;
 use crate::session::{Op, Session, Setup, Step};
-use crate::side::Side;
-use crate::support::server::Target;
 use crate::watchers::Received;
+use support::server::Target;
 
 #[derive(Debug)]
 pub struct Pair {
-    left: Side,
-    right: Side,
+    left: Executor,
+    right: Executor,
 }
 
-/// Where and how the two sides differ.
+/// The operation at which the two servers differ, and how.
 #[derive(Debug)]
 pub struct Difference {
     pub index: usize,
@@ -45,7 +45,7 @@ impl Pair {
     /// Fresh servers.
     pub async fn start(setup: Setup) -> Self {
         let (left, right) = Self::targets();
-        let (left, right) = tokio::join!(Side::start(left, setup), Side::start(right, setup));
+        let (left, right) = tokio::join!(Executor::start(left, setup), Executor::start(right, setup));
         Self { left, right }
     }
 

@@ -101,7 +101,7 @@ pub struct Expire {
     pub ttl: i64,
     pub keys: Vec<Blob>,
     pub renew: bool,
-    /// What dies before the lease does.
+    /// The process that is killed before the lease expires.
     pub kill: Option<Victim>,
 }
 
@@ -242,13 +242,13 @@ pub struct Compare {
     pub end: Blob,
     pub result: i32,
     pub target: i32,
-    pub given: Option<Given>,
+    pub operand: Option<Operand>,
 }
 
 /// The union of a compare, which need not fit its target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Given {
+pub enum Operand {
     Version(i64),
     Create(Rev),
     Mod(Rev),
@@ -367,7 +367,7 @@ impl TryFrom<String> for Rev {
     }
 }
 
-/// What relative revisions are relative to.
+/// The revisions that relative ones count from.
 #[derive(Clone, Copy, Debug)]
 pub struct Marks {
     pub current: i64,
@@ -471,12 +471,12 @@ impl TxnOp {
 impl Compare {
     fn request(&self, marks: Marks) -> pb::Compare {
         use pb::compare::TargetUnion;
-        let target_union = self.given.as_ref().map(|given| match given {
-            Given::Version(version) => TargetUnion::Version(*version),
-            Given::Create(rev) => TargetUnion::CreateRevision(marks.resolve(*rev)),
-            Given::Mod(rev) => TargetUnion::ModRevision(marks.resolve(*rev)),
-            Given::Value(value) => TargetUnion::Value(value.into()),
-            Given::Lease(lease) => TargetUnion::Lease(*lease),
+        let target_union = self.operand.as_ref().map(|operand| match operand {
+            Operand::Version(version) => TargetUnion::Version(*version),
+            Operand::Create(rev) => TargetUnion::CreateRevision(marks.resolve(*rev)),
+            Operand::Mod(rev) => TargetUnion::ModRevision(marks.resolve(*rev)),
+            Operand::Value(value) => TargetUnion::Value(value.into()),
+            Operand::Lease(lease) => TargetUnion::Lease(*lease),
         });
         pb::Compare {
             result: self.result,

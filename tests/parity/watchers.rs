@@ -14,9 +14,9 @@ use jetway::proto::mvccpb::Event;
 use jetway::proto::mvccpb::event::EventType;
 
 use crate::answer::{Answer, mask};
-use crate::support::client::{Client, revision};
-use crate::support::keys::TO_THE_END;
-use crate::support::watch::*;
+use support::client::{Client, revision};
+use support::keys::TO_THE_END;
+use support::watch::*;
 
 /// How long an event that is due may take.
 const DUE: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const DUE: Duration = Duration::from_secs(10);
 /// Each client has one watch stream.
 pub const STREAMS: usize = 3;
 
-/// What a watcher has got, in a form in which equal behaviour is equal.
+/// The events of a watcher, in a form in which equal behaviour is equal.
 #[derive(Clone, Default, PartialEq)]
 pub struct Received {
     pub events: Vec<Event>,
@@ -58,7 +58,7 @@ struct Watcher {
     /// The revision of the last event, and whether more events of that revision may follow.
     last: i64,
     fragment: bool,
-    /// What has come since the last comparison.
+    /// The events since the last comparison.
     received: Received,
 }
 
@@ -84,7 +84,7 @@ pub struct Watchers {
 }
 
 /// A rule that this side alone breaks.
-pub type Broken = String;
+pub type Violation = String;
 
 impl Watchers {
     /// No watchers but the observer, who begins at `start_revision`.
@@ -114,7 +114,7 @@ impl Watchers {
         stream: usize,
         request: WatchCreateRequest,
         floor: i64,
-    ) -> Result<Answer, Broken> {
+    ) -> Result<Answer, Violation> {
         let n = stream;
         let stream = &mut self.streams[n];
         stream.stream.request(request.clone());
@@ -153,7 +153,7 @@ impl Watchers {
     }
 
     /// Cancels a watcher and returns the acknowledgement, if there is to be one.
-    pub async fn cancel(&mut self, stream: usize, id: i64) -> Result<Option<WatchResponse>, Broken> {
+    pub async fn cancel(&mut self, stream: usize, id: i64) -> Result<Option<WatchResponse>, Violation> {
         let stream = &mut self.streams[stream];
         stream.stream.cancel(id);
         // A second cancel of the id gets no answer, which shows later: it would be an unexpected message.
@@ -173,7 +173,7 @@ impl Watchers {
     }
 
     /// Asks for progress on a settled stream. `None` where the protocol has no answer.
-    pub async fn progress(&mut self, stream: usize, current: i64) -> Result<Option<i64>, Broken> {
+    pub async fn progress(&mut self, stream: usize, current: i64) -> Result<Option<i64>, Violation> {
         let stream = &mut self.streams[stream];
         if !stream.answers_progress(current) {
             stream.stream.ask_progress();
@@ -195,9 +195,9 @@ impl Watchers {
 
     /// Makes sure that no watcher reads history any more, so that a compaction cannot overtake one.
     ///
-    /// A watcher that has got an event has read its history. Where there was none for it, an answer to a progress
-    /// request proves it; where the stream gives no such answer, nothing does, and the watcher is cancelled.
-    pub async fn leave_history(&mut self, current: i64) -> Result<(), Broken> {
+    /// A watcher that has got an event has read its history. A response to a progress request proves it for a watcher
+    /// without events. If the stream gives no such response, the watcher is cancelled.
+    pub async fn leave_history(&mut self, current: i64) -> Result<(), Violation> {
         self.settle(current).await?;
         for n in 0..self.streams.len() {
             let stream = &mut self.streams[n];
@@ -217,7 +217,7 @@ impl Watchers {
     }
 
     /// Waits until every watcher has got what it is due up to `current`.
-    pub async fn settle(&mut self, current: i64) -> Result<(), Broken> {
+    pub async fn settle(&mut self, current: i64) -> Result<(), Violation> {
         self.observe(current).await?;
         for (n, stream) in self.streams.iter_mut().enumerate() {
             loop {
@@ -238,7 +238,7 @@ impl Watchers {
     }
 
     /// Brings the history up to `current`.
-    async fn observe(&mut self, current: i64) -> Result<(), Broken> {
+    async fn observe(&mut self, current: i64) -> Result<(), Violation> {
         let last = |history: &[Event]| history.last().map_or(1, |event| pair(event).mod_revision);
         while last(&self.history) < current {
             let Ok(message) = tokio::time::timeout(DUE, self.observer.next()).await else {
@@ -285,7 +285,7 @@ impl Stream {
     }
 
     /// Files a message with its watcher.
-    fn take(&mut self, mut message: WatchResponse) -> Result<(), Broken> {
+    fn take(&mut self, mut message: WatchResponse) -> Result<(), Violation> {
         if is_progress(&message) {
             // A periodic one goes to one watcher and depends on the clock.
             if message.watch_id == -1 && self.surplus > 0 {
@@ -310,7 +310,7 @@ impl Stream {
         Ok(())
     }
 
-    /// What the first watcher in debt still owes of `history`.
+    /// The first missing event of `history`, with its watcher.
     fn owed(&mut self, history: &[Event]) -> Option<String> {
         self.watchers.iter_mut().find_map(|(id, watcher)| {
             if watcher.compacted {
@@ -351,7 +351,7 @@ impl Watcher {
 
 /// Checks that a batch is whole and goes on after revision `last`, or within it if it is a fragment's continuation.
 /// Returns the batch's last revision.
-fn check_batch(message: &WatchResponse, last: i64, continues: bool) -> Result<i64, Broken> {
+fn check_batch(message: &WatchResponse, last: i64, continues: bool) -> Result<i64, Violation> {
     let mut before = last;
     for (n, event) in message.events.iter().enumerate() {
         let revision = pair(event).mod_revision;

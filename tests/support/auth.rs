@@ -3,8 +3,8 @@
 use jetway::proto::authpb::{Permission, UserAddOptions, permission::Type};
 use jetway::proto::etcdserverpb::*;
 
-use super::client::{Answer, Client, revision};
-use super::keys::b;
+use crate::client::{Answer, Client, revision};
+use crate::keys::b;
 
 /// The calls of Auth.
 impl Client {

@@ -11,8 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Extensions, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::keys::{b, prefix_end, prefix_start};
-use super::within;
+use crate::keys::{b, prefix_end, prefix_start};
+use crate::within;
 
 /// Anything that a call can answer.
 pub type Answer<T> = Result<T, Status>;
@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// What it sends as its token.
+    /// The token that it sends.
     pub fn token(&self) -> Option<String> {
         Some(self.metadata.get("token")?.to_str().expect("a token is text").to_owned())
     }

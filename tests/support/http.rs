@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::within;
+use crate::within;
 
 #[derive(Debug)]
 pub struct HttpAnswer {

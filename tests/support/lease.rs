@@ -6,8 +6,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
-use super::client::Client;
-use super::within;
+use crate::client::Client;
+use crate::within;
 
 #[derive(Debug)]
 pub struct KeepAlive {

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use super::eventually;
-use super::server::{Port, signal, spawn};
+use crate::eventually;
+use crate::server::{Port, signal, spawn};
 
 /// The nats-server binary: the one jetway would run, or the one in PATH.
 pub fn binary() -> PathBuf {
@@ -97,7 +97,7 @@ impl Nats {
         format!("127.0.0.1:{}", self.port.number)
     }
 
-    /// What `--endpoint` takes, for the bucket named `test`.
+    /// The value of `--endpoint` for the bucket named `test`.
     pub fn endpoint(&self) -> String {
         format!("nats://{}?bucket=test", self.address())
     }
@@ -110,7 +110,7 @@ impl Nats {
         &self.name
     }
 
-    /// Where JetStream keeps its files.
+    /// The folder of JetStream's files.
     pub fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::client::Client;
-use super::{PATIENCE, eventually};
+use crate::client::Client;
+use crate::{PATIENCE, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,19 +38,28 @@ impl Target {
 
     fn binary(self) -> PathBuf {
         match self {
-            Self::Jetway => env!("CARGO_BIN_EXE_jetway").into(),
+            Self::Jetway => jetway(),
             Self::Etcd => peer("JETWAY_TEST_ETCD", "etcd"),
         }
     }
 }
 
-/// A binary of etcd's: the path in the environment variable, else the one that the Makefile builds.
+/// The jetway of this build, which cargo puts beside the folder of the test programs. Cargo names it to the
+/// targets of the package `jetway` only.
+fn jetway() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.ancestors().nth(2).expect("a test program lies in a folder of cargo").join("jetway");
+    assert!(path.exists(), "no jetway at {}: run the test with cargo", path.display());
+    path
+}
+
+/// A program that is not jetway: the path in the environment variable, else the one that the Makefile builds.
 pub fn peer(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable).map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/bin").join(name),
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers/bin").join(name),
         PathBuf::from,
     );
-    assert!(path.exists(), "no {name} at {}: build it or name it in {variable}", path.display());
+    assert!(path.exists(), "no {name} at {}: run `make peers` or name it in {variable}", path.display());
     path
 }
 
@@ -132,8 +141,8 @@ impl Server {
         }
     }
 
-    /// Starts jetway with flags, or in a place, in which it cannot serve; returns how it ended and what it said. The flags
-    /// come last and so win over those that every test server gets.
+    /// Starts jetway with flags with which it cannot serve; returns its exit status and its output. The flags come last
+    /// and so win over those that every test server gets.
     pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
         Self::fails_to_start_as(Target::Jetway, Launch { args, ..Launch::default() }).await
     }
@@ -194,11 +203,6 @@ impl Server {
         self.find_nats_pid().unwrap_or_else(|| panic!("{self:?} has no nats-server\n{}", self.log()))
     }
 
-    /// Whether jetway's nats-server runs at the moment.
-    pub fn has_nats(&self) -> bool {
-        self.find_nats_pid().is_some()
-    }
-
     /// As [`Self::nats_pid`], `None` while there is none.
     pub fn find_nats_pid(&self) -> Option<u32> {
         let parent = self.pid();
@@ -212,7 +216,7 @@ impl Server {
             })
     }
 
-    /// What the process has printed so far.
+    /// The output of the process so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -348,10 +352,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            #[allow(clippy::print_stdout, reason = "the report of a failed test")]
-            {
-                println!("the log of {self:?}:\n{}", self.log());
-            }
+            println!("the log of {self:?}:\n{}", self.log());
         }
         if self.child.is_none() {
             return;

@@ -10,9 +10,9 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
-use super::client::{Client, revision};
-use super::keys::{b, prefix_end, prefix_start};
-use super::within;
+use crate::client::{Client, revision};
+use crate::keys::{b, prefix_end, prefix_start};
+use crate::within;
 
 /// A watch stream. Dropping it cancels the call.
 #[derive(Debug)]

@@ -1,55 +1,55 @@
 //! Which client certificates are taken.
 
 use crate::BOTH;
-use crate::material::{Authority, Material, Says, Usage};
-use crate::secure::{CERT, MUTUAL, Secure};
-use crate::support::eventually;
-use crate::support::server::Target;
+use support::certificates::{Authority, Material, Template, Usage};
+use support::eventually;
+use support::server::Target;
+use support::tls::{CERT, MUTUAL, TlsServer};
 
 /// With `--client-cert-auth` every client needs a certificate that the authority has signed, that is valid now and meant
 /// for clients.
 #[tokio::test]
-async fn a_client_needs_a_good_certificate() {
+async fn a_client_needs_a_valid_certificate() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &MUTUAL).await;
-        let issue = |says| secure.client().with_certificate(secure.material.authority.issue(says));
-        issue(Says::default()).is_served().await;
-        issue(Says::default()).grpc().await.put("tls/client", "").await;
-        let stranger = Authority::new("the authority").issue(Says::default());
+        let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
+        let issue = |template| secure.client().with_certificate(secure.material.authority.issue(template));
+        issue(Template::default()).is_served().await;
+        issue(Template::default()).grpc().await.put("tls/client", "").await;
+        let stranger = Authority::new("the authority").issue(Template::default());
         for (what, refused) in [
             ("no certificate", secure.client()),
             ("of another authority", secure.client().with_certificate(stranger)),
-            ("expired", issue(Says { days: (-10, -1), ..Says::default() })),
-            ("not yet valid", issue(Says { days: (1, 10), ..Says::default() })),
-            ("for servers", issue(Says { usage: Usage::Server, ..Says::default() })),
+            ("expired", issue(Template { days: (-10, -1), ..Template::default() })),
+            ("not yet valid", issue(Template { days: (1, 10), ..Template::default() })),
+            ("for servers", issue(Template { usage: Usage::Server, ..Template::default() })),
         ] {
             assert!(refused.version().await.is_err(), "{target:?} serves a client: {what}");
         }
-        // Who is refused disturbs nobody.
-        issue(Says::default()).is_served().await;
+        // Refused clients disturb no other.
+        issue(Template::default()).is_served().await;
     }
 }
 
 /// As in etcd `--trusted-ca-file` is enough for that.
 #[tokio::test]
-async fn an_authority_alone_asks_for_certificates_too() {
+async fn a_trusted_ca_alone_requires_client_certificates() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         secure.client().is_refused().await;
-        let pair = secure.material.authority.issue(Says::default());
+        let pair = secure.material.authority.issue(Template::default());
         secure.client().with_certificate(pair).is_served().await;
     }
 }
 
 /// With `--client-cert-auth` alone the authorities of the system vouch for clients, and none of them vouches for these.
 #[tokio::test]
-async fn without_an_authority_the_system_s_are_asked() {
+async fn without_a_trusted_ca_those_of_the_system_count() {
     for target in BOTH {
         let flags = [&CERT[..], &["--client-cert-auth"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         secure.client().is_refused().await;
-        let pair = secure.material.authority.issue(Says::default());
+        let pair = secure.material.authority.issue(Template::default());
         secure.client().with_certificate(pair).is_refused().await;
     }
 }
@@ -59,10 +59,10 @@ async fn without_an_authority_the_system_s_are_asked() {
 async fn a_client_needs_an_allowed_host_name() {
     for target in BOTH {
         let allowed = ["--client-cert-allowed-hostname", "a.test,b.test"];
-        let secure = Secure::start(target, Material::new(), &[&MUTUAL[..], &allowed].concat()).await;
+        let secure = TlsServer::start(target, Material::create(), &[&MUTUAL[..], &allowed].concat()).await;
         let with = |name, hosts| {
-            let says = Says { name, hosts, ..Says::default() };
-            secure.client().with_certificate(secure.material.authority.issue(says))
+            let template = Template { name, hosts, ..Template::default() };
+            secure.client().with_certificate(secure.material.authority.issue(template))
         };
         with("client", &["x.test", "a.test"]).is_served().await;
         with("client", &["*.test"]).is_served().await;
@@ -79,13 +79,14 @@ async fn a_client_needs_an_allowed_host_name() {
 #[tokio::test]
 async fn a_revoked_certificate_is_refused_from_then_on() {
     for target in BOTH {
-        let material = Material::new();
+        let material = Material::create();
         material.write("crl", material.authority.revoke(&[1000]));
         let secure =
-            Secure::start(target, material, &[&MUTUAL[..], &["--client-crl-file", "@crl"]].concat()).await;
+            TlsServer::start(target, material, &[&MUTUAL[..], &["--client-crl-file", "@crl"]].concat()).await;
         let authority = &secure.material.authority;
-        let issue =
-            |serial| secure.client().with_certificate(authority.issue(Says { serial, ..Says::default() }));
+        let issue = |serial| {
+            secure.client().with_certificate(authority.issue(Template { serial, ..Template::default() }))
+        };
         let (good, bad) = (issue(3), issue(300));
         good.is_served().await;
         bad.is_served().await;

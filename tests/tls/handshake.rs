@@ -1,4 +1,4 @@
-//! What is agreed on when a connection begins.
+//! Versions, suites and protocols of TLS connections.
 
 use std::process::{Command, Stdio};
 
@@ -10,16 +10,16 @@ use tokio_rustls::rustls::crypto::ring::cipher_suite::{
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::BOTH;
-use crate::material::{Material, Says};
-use crate::secure::{CERT, MUTUAL, Peer, Secure, with_paths};
-use crate::support::server::{Launch, Server};
-use crate::support::within;
+use support::certificates::{Material, Template};
+use support::server::{Launch, Server};
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, with_paths};
+use support::within;
 
 /// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN tells them apart, and a client without ALPN speaks HTTP/1.1.
 #[tokio::test]
 async fn grpc_and_http_share_the_port() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let peer = secure.client();
         for (offered, agreed) in [(&["h2"][..], Some("h2")), (&["h2", "http/1.1"], Some("h2")), (&[], None)] {
             let stream = peer.clone().with_alpn(offered).connect().await.unwrap();
@@ -40,21 +40,24 @@ async fn grpc_and_http_share_the_port() {
 
 /// HTTP-1 as seen by curl.
 #[tokio::test]
-async fn curl_is_served_over_either_http() {
+async fn curl_is_served_over_http_1_and_http_2() {
     for target in BOTH {
-        let material = Material::new();
-        let identity = material.authority.issue(Says::default());
+        let material = Material::create();
+        let identity = material.authority.issue(Template::default());
         material.write("client.pem", &identity.cert);
         material.write("client.key", &identity.key);
-        let secure = Secure::start(target, material, &MUTUAL).await;
+        let secure = TlsServer::start(target, material, &MUTUAL).await;
         let url = format!("https://{}/version", secure.address());
         for (version, spoken) in [("--http1.1", "1.1"), ("--http2", "2"), ("--no-alpn", "1.1")] {
             let args = ["-sS", version, "-w", " %{http_version}", "--cacert", "@ca.pem", &url];
             let mut curl = Command::new("curl");
             curl.args(with_paths(&secure.material, &args))
                 .args(with_paths(&secure.material, &["--cert", "@client.pem", "--key", "@client.key"]));
-            let said = output(curl).await;
-            assert!(said.contains("etcdserver") && said.ends_with(spoken), "{target:?} {version}: {said}");
+            let printed = output(curl).await;
+            assert!(
+                printed.contains("etcdserver") && printed.ends_with(spoken),
+                "{target:?} {version}: {printed}"
+            );
         }
     }
 }
@@ -63,7 +66,7 @@ async fn curl_is_served_over_either_http() {
 #[tokio::test]
 async fn a_unix_socket_speaks_tls() {
     for target in BOTH {
-        let material = Material::new();
+        let material = Material::create();
         let url = format!("unixs://{}", material.arg("socket"));
         let args = with_paths(&material, &CERT);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -72,8 +75,8 @@ async fn a_unix_socket_speaks_tls() {
         let mut curl = Command::new("curl");
         curl.args(with_paths(&material, &["-sS", "--cacert", "@ca.pem", "--unix-socket", "@socket"]));
         curl.arg("https://localhost/version");
-        let said = output(curl).await;
-        assert!(said.contains("etcdserver"), "{target:?}: {said}");
+        let printed = output(curl).await;
+        assert!(printed.contains("etcdserver"), "{target:?}: {printed}");
     }
 }
 
@@ -89,7 +92,7 @@ async fn output(mut command: Command) -> String {
 #[tokio::test]
 async fn tls_1_1_is_refused() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut stream = TcpStream::connect(secure.address()).await.unwrap();
         let suites = [0x00, 0x02, 0xc0, 0x13];
         let body = [&[3, 2][..], &[7; 32], &[0], &suites, &[1, 0]].concat();
@@ -109,11 +112,11 @@ async fn tls_1_1_is_refused() {
 async fn versions_outside_the_flags_are_refused() {
     for target in BOTH {
         let flags = [&CERT[..], &["--tls-min-version", "TLS1.3"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         only13(&secure).is_served().await;
         only12(&secure).is_refused().await;
         let flags = [&CERT[..], &["--tls-max-version", "TLS1.2"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         only12(&secure).is_served().await;
         only13(&secure).is_refused().await;
     }
@@ -122,29 +125,29 @@ async fn versions_outside_the_flags_are_refused() {
 /// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own. (etcd does not start
 /// without the suite that is named here: HTTP/2 demands it.)
 #[tokio::test]
-async fn suites_that_are_not_named_are_not_used() {
+async fn only_named_cipher_suites_are_used() {
     for target in BOTH {
         let flag = ["--cipher-suites", "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"];
-        let secure = Secure::start(target, Material::new(), &[&CERT[..], &flag].concat()).await;
+        let secure = TlsServer::start(target, Material::create(), &[&CERT[..], &flag].concat()).await;
         only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]).is_served().await;
         only12(&secure).with_suites(&[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384]).is_refused().await;
         only13(&secure).is_served().await;
     }
 }
 
-fn only12(secure: &Secure) -> Peer {
+fn only12(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS12])
 }
 
-fn only13(secure: &Secure) -> Peer {
+fn only13(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS13])
 }
 
-/// Whoever speaks the wrong language is cut off without an HTTP answer, and others do not notice.
+/// Plain text on a TLS port, and TLS on a plain one, ends the connection without an HTTP response. Other clients continue.
 #[tokio::test]
-async fn plain_text_and_tls_do_not_mix() {
+async fn a_client_of_the_wrong_protocol_is_disconnected() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let plain = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
         // etcd makes up its mind at the end of a line.
         let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[9; 600], b"\r\n"].concat();
@@ -156,10 +159,10 @@ async fn plain_text_and_tls_do_not_mix() {
         ] {
             let mut stream = TcpStream::connect(&address).await.unwrap();
             stream.write_all(words).await.unwrap();
-            let mut said = Vec::new();
+            let mut answer = Vec::new();
             // A reset is as good an end as any.
-            within("an end", stream.read_to_end(&mut said)).await.ok();
-            assert!(!said.starts_with(b"HTTP/"), "{target:?}: {}", String::from_utf8_lossy(&said));
+            within("an end", stream.read_to_end(&mut answer)).await.ok();
+            assert!(!answer.starts_with(b"HTTP/"), "{target:?}: {}", String::from_utf8_lossy(&answer));
         }
         secure.client().is_served().await;
     }

@@ -1,20 +1,20 @@
-//! Who a client is by its certificate.
+//! Users that certificates name.
 
 use jetway::proto::authpb::permission::Type;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
 use crate::BOTH;
-use crate::material::{Material, Says};
-use crate::secure::{CERT, MUTUAL, Peer, Secure};
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::{put, refused};
-use crate::support::server::Target;
-use crate::support::within;
+use support::auth::{add_user, enable, permission};
+use support::certificates::{Material, Template};
+use support::client::{put, refused};
+use support::server::Target;
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer};
+use support::within;
 
 /// A server with users `alice`, who may write below `a/`, and `bob`, who may below `b/`; auth is on.
-async fn with_users(target: Target, args: &[&str]) -> Secure {
-    let secure = Secure::start(target, Material::new(), args).await;
+async fn with_users(target: Target, args: &[&str]) -> TlsServer {
+    let secure = TlsServer::start(target, Material::create(), args).await;
     let client = secure.server.client().await;
     for (name, start, end) in [("alice", "a/", "a0"), ("bob", "b/", "b0")] {
         add_user(&client, name, &[permission(Type::Readwrite, start, end)]).await;
@@ -23,14 +23,14 @@ async fn with_users(target: Target, args: &[&str]) -> Secure {
     secure
 }
 
-fn named(secure: &Secure, name: &str) -> Peer {
-    let pair = secure.material.authority.issue(Says { name, ..Says::default() });
+fn named(secure: &TlsServer, name: &str) -> TlsClient {
+    let pair = secure.material.authority.issue(Template { name, ..Template::default() });
     secure.client().with_certificate(pair)
 }
 
 /// AUT-10: the common name is the user's, unless the client shows a token.
 #[tokio::test]
-async fn a_certificate_says_who_the_client_is() {
+async fn the_common_name_of_a_certificate_is_the_user() {
     const DENIED: &str = "etcdserver: permission denied";
     for target in BOTH {
         let secure = with_users(target, &MUTUAL).await;
@@ -59,7 +59,7 @@ async fn a_certificate_says_who_the_client_is() {
 
 /// AUT-10: only `--client-cert-auth` makes certificates count, though authorities alone have them checked.
 #[tokio::test]
-async fn without_client_cert_auth_a_certificate_says_nothing() {
+async fn without_client_cert_auth_a_certificate_names_no_user() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
         let secure = with_users(target, &flags).await;
@@ -71,7 +71,7 @@ async fn without_client_cert_auth_a_certificate_says_nothing() {
 
 /// AUT-10: calls through the gateway are not made in that name; a client that shows one is told so.
 #[tokio::test]
-async fn the_gateway_does_not_take_names_from_certificates() {
+async fn the_gateway_ignores_the_common_name_of_a_certificate() {
     for target in BOTH {
         let secure = with_users(target, &MUTUAL).await;
         for (name, expected) in

@@ -3,24 +3,34 @@
 use std::time::Duration;
 
 use crate::BOTH;
-use crate::frames::{ACK, HEADERS, PING, RST_STREAM, SETTINGS, Wire};
-use crate::material::Material;
-use crate::secure::{CERT, Secure};
-use crate::support::client::Client;
-use crate::support::server::Server;
+use support::certificates::Material;
+use support::client::Client;
+use support::http2::{
+    ACK, CANCEL, Connection, ENHANCE_YOUR_CALM, Frame, GOAWAY, HEADERS, PING, REFUSED_STREAM, RST_STREAM,
+    SETTINGS, frame,
+};
+use support::server::Server;
+use support::tls::{CERT, TlsServer};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
+
+fn is_request(ping: &Frame) -> bool {
+    ping.flags & ACK == 0
+}
 
 /// LIM-7: without a stream the fourth ping in a row is too much.
 #[tokio::test]
 async fn a_client_without_a_stream_may_not_ping() {
     for target in BOTH {
         let server = Server::launch(target, &[]).await;
-        let mut wire = Wire::connect(&server.address()).await;
+        let mut connection = Connection::http2(&server).await;
         for ping in 0..4 {
-            assert!(wire.ping().await, "{target:?}: ping {ping} is answered");
+            assert!(connection.ping().await, "{target:?}: ping {ping} is answered");
         }
-        wire.is_sent_away().await;
+        let goaway = connection.next_of(GOAWAY).await.expect("a GOAWAY before the end");
+        assert_eq!(goaway.payload[4..8], ENHANCE_YOUR_CALM.to_be_bytes());
+        assert_eq!(&goaway.payload[8..], b"too_many_pings");
+        assert_eq!(connection.next().await, None, "nothing follows");
         // Others are still welcome.
         server.client().await.put("tls/others", "").await;
     }
@@ -32,14 +42,14 @@ async fn a_client_with_a_stream_may_ping_at_the_interval() {
     const INTERVAL: Duration = Duration::from_millis(100);
     for target in BOTH {
         let server = Server::launch(target, &["--grpc-keepalive-min-time", "100ms"]).await;
-        let mut wire = Wire::connect(&server.address()).await;
-        wire.open(1, WATCH).await;
+        let mut connection = Connection::http2(&server).await;
+        connection.open_stream(1, WATCH).await;
         for _ in 0..8 {
-            assert!(wire.ping().await, "{target:?}");
+            assert!(connection.ping().await, "{target:?}");
             tokio::time::sleep(INTERVAL).await;
         }
         let mut answered = 0;
-        while wire.ping().await {
+        while connection.ping().await {
             answered += 1;
         }
         assert!((2..=4).contains(&answered), "{target:?}: {answered} pings in haste");
@@ -51,18 +61,17 @@ async fn a_client_with_a_stream_may_ping_at_the_interval() {
 async fn a_stream_that_has_ended_does_not_count() {
     for target in BOTH {
         let server = Server::launch(target, &["--grpc-keepalive-min-time", "1ms"]).await;
-        let mut wire = Wire::connect(&server.address()).await;
-        wire.open(1, WATCH).await;
+        let mut connection = Connection::http2(&server).await;
+        connection.open_stream(1, WATCH).await;
         for _ in 0..8 {
-            assert!(wire.ping().await, "{target:?}");
+            assert!(connection.ping().await, "{target:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        const CANCEL: [u8; 4] = [0, 0, 0, 8];
-        wire.send(RST_STREAM, 0, 1, &CANCEL).await;
+        connection.send(&frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes())).await;
         for _ in 0..2 {
-            assert!(wire.ping().await, "{target:?}");
+            assert!(connection.ping().await, "{target:?}");
         }
-        while wire.ping().await {
+        while connection.ping().await {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -72,10 +81,11 @@ async fn a_stream_that_has_ended_does_not_count() {
 #[tokio::test]
 async fn over_tls_pings_are_not_counted() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
-        let mut wire = Wire::over(secure.client().with_alpn(&["h2"]).connect().await.unwrap()).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
+        let mut connection =
+            Connection::over(secure.client().with_alpn(&["h2"]).connect().await.unwrap()).await;
         for ping in 0..20 {
-            assert!(wire.ping().await, "{target:?}: ping {ping} is answered");
+            assert!(connection.ping().await, "{target:?}: ping {ping} is answered");
         }
     }
 }
@@ -85,12 +95,12 @@ async fn over_tls_pings_are_not_counted() {
 async fn a_client_that_gets_answers_may_ping() {
     for target in BOTH {
         let server = Server::launch(target, &[]).await;
-        let mut wire = Wire::connect(&server.address()).await;
+        let mut connection = Connection::http2(&server).await;
         for stream in (1..40).step_by(2) {
             // No message and the end of the stream: an answer of headers only.
-            wire.open(stream, "/etcdserverpb.KV/NoSuchMethod").await;
-            assert!(wire.next_of(HEADERS).await.is_some(), "{target:?}");
-            assert!(wire.ping().await && wire.ping().await, "{target:?}: after stream {stream}");
+            connection.open_stream(stream, "/etcdserverpb.KV/NoSuchMethod").await;
+            assert!(connection.next_of(HEADERS).await.is_some(), "{target:?}");
+            assert!(connection.ping().await && connection.ping().await, "{target:?}: after stream {stream}");
         }
     }
 }
@@ -101,14 +111,13 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
     for target in BOTH {
         let flags = ["--grpc-keepalive-interval", "1s", "--grpc-keepalive-timeout", "1s"];
         let server = Server::launch(target, &flags).await;
-        let (mut polite, mut silent) =
-            (Wire::connect(&server.address()).await, Wire::connect(&server.address()).await);
+        let (mut polite, mut silent) = (Connection::http2(&server).await, Connection::http2(&server).await);
         for _ in 0..3 {
             let ping = polite.next_of(PING).await.unwrap();
-            assert!(ping.is_ping());
-            polite.send(PING, ACK, 0, &ping.payload).await;
+            assert!(is_request(&ping));
+            polite.send(&frame(PING, ACK, 0, &ping.payload)).await;
         }
-        assert!(silent.next_of(PING).await.unwrap().is_ping());
+        assert!(is_request(&silent.next_of(PING).await.unwrap()));
         while silent.next().await.is_some() {}
         assert!(polite.ping().await, "{target:?}");
     }
@@ -119,16 +128,15 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
 async fn streams_of_a_connection_are_bounded() {
     for target in BOTH {
         let server = Server::launch(target, &["--max-concurrent-streams", "2"]).await;
-        let mut wire = Wire::connect(&server.address()).await;
-        let settings = wire.next_of(SETTINGS).await.unwrap();
+        let mut connection = Connection::http2(&server).await;
+        let settings = connection.next_of(SETTINGS).await.unwrap();
         let told = settings.payload.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 2]);
         assert!(told, "{target:?}: {settings:?}");
         for stream in [1, 3, 5] {
-            wire.open(stream, WATCH).await;
+            connection.open_stream(stream, WATCH).await;
         }
-        let refused = wire.next_of(RST_STREAM).await.unwrap();
-        const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
-        assert_eq!((refused.stream, &refused.payload[..]), (5, &REFUSED_STREAM[..]), "{target:?}");
+        let refused = connection.next_of(RST_STREAM).await.unwrap();
+        assert_eq!((refused.stream, &*refused.payload), (5, &REFUSED_STREAM.to_be_bytes()[..]), "{target:?}");
         // A polite client, once it knows the limit, waits instead, and its calls all come through.
         let client = Client::connect(&server.endpoint()).await;
         client.put("tls/first", "").await;

@@ -1,22 +1,22 @@
 //! Files that change while the server runs.
 
 use crate::BOTH;
-use crate::material::{Material, Says};
-use crate::secure::{CERT, MUTUAL, Secure};
-use crate::support::eventually;
-use crate::support::server::Target;
+use support::certificates::{Material, Template};
+use support::eventually;
+use support::server::Target;
+use support::tls::{CERT, MUTUAL, TlsServer};
 
 /// A renewed certificate counts for the next connection; those that are open go on.
 #[tokio::test]
 async fn a_renewed_certificate_is_shown_to_new_connections() {
     for target in BOTH {
-        let material = Material::new();
-        material.serve(Says { name: "server", serial: 11, ..Says::default() });
-        let secure = Secure::start(target, material, &CERT).await;
+        let material = Material::create();
+        material.serve(Template { name: "server", serial: 11, ..Template::default() });
+        let secure = TlsServer::start(target, material, &CERT).await;
         let held = secure.client().grpc().await;
         assert_eq!(secure.client().serial().await.unwrap(), 11);
         for serial in 12..15 {
-            secure.material.serve(Says { name: "server", serial, ..Says::default() });
+            secure.material.serve(Template { name: "server", serial, ..Template::default() });
             assert_eq!(secure.client().serial().await.unwrap(), serial, "{target:?}");
             held.put("tls/renewed", serial.to_string()).await;
         }
@@ -28,10 +28,11 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
 #[tokio::test]
 async fn a_broken_renewal_leaves_the_certificate_that_works() {
     for target in BOTH {
-        let material = Material::new();
-        material.serve(Says { name: "server", serial: 11, ..Says::default() });
-        let secure = Secure::start(target, material, &CERT).await;
-        let next = secure.material.authority.issue(Says { name: "server", serial: 12, ..Says::default() });
+        let material = Material::create();
+        material.serve(Template { name: "server", serial: 11, ..Template::default() });
+        let secure = TlsServer::start(target, material, &CERT).await;
+        let next =
+            secure.material.authority.issue(Template { name: "server", serial: 12, ..Template::default() });
         let breaks: [(&str, &str); 3] = [
             ("server.pem", &next.cert),
             ("server.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
@@ -66,10 +67,10 @@ async fn a_broken_renewal_leaves_the_certificate_that_works() {
 #[tokio::test]
 async fn another_authority_counts_after_a_restart_only() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &MUTUAL).await;
-        let pair = secure.material.authority.issue(Says::default());
+        let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
+        let pair = secure.material.authority.issue(Template::default());
         let peer = secure.client().with_certificate(pair);
-        secure.material.write("ca.pem", crate::material::Authority::new("another").cert);
+        secure.material.write("ca.pem", support::certificates::Authority::new("another").cert);
         peer.is_served().await;
     }
 }

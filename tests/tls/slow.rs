@@ -6,16 +6,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::BOTH;
-use crate::material::Material;
-use crate::secure::{CERT, Secure};
-use crate::support::server::{Launch, Server};
-use crate::support::within;
+use support::certificates::Material;
+use support::server::{Launch, Server};
+use support::tls::{CERT, TlsServer};
+use support::within;
 
 /// A TLS handshake may take ten seconds, whether nothing comes or one byte after the other; nobody else waits for it.
 #[tokio::test]
 async fn a_slow_handshake_is_cut_off() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let began = Instant::now();
         let mut streams = Vec::new();
         for _ in 0..200 {
@@ -49,9 +49,9 @@ async fn a_slow_handshake_is_cut_off() {
 
 /// Hundreds of clients that say nothing, half a request or half a preface do not keep others from being served.
 #[tokio::test]
-async fn silent_clients_are_in_nobody_s_way() {
+async fn silent_clients_do_not_delay_others() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &CERT).await;
+        let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut silent = Vec::new();
         for says in [&b""[..], b"GET /version HTTP/1.1\r\nHost: loc", b"PRI * HTTP/2.0\r\n", b"P"] {
             for _ in 0..100 {

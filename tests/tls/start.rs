@@ -1,11 +1,11 @@
-//! What is wrong with TLS shows at the start.
+//! Invalid certificates and flags of TLS, which end the start.
 
 use std::fs;
 
 use crate::BOTH;
-use crate::material::{Material, Says};
-use crate::secure::{CERT, MUTUAL, Peer, Secure, version_over, with_paths};
-use crate::support::server::{Launch, Port, Server, Target};
+use support::certificates::{Material, Template};
+use support::server::{Launch, Port, Server, Target};
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, get_over, with_paths};
 
 /// Both servers refuse to start; jetway says which flag, which file, and why.
 async fn refused(material: &Material, args: &[&str], words: &[&str]) {
@@ -28,8 +28,8 @@ async fn refused(material: &Material, args: &[&str], words: &[&str]) {
 
 #[tokio::test]
 async fn bad_material_is_named() {
-    let material = Material::new();
-    let other = material.authority.issue(Says::default());
+    let material = Material::create();
+    let other = material.authority.issue(Template::default());
     material.write("other.key", &other.key);
     material.write("noise", "no PEM in here");
     material.write("damaged.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
@@ -55,7 +55,7 @@ async fn bad_material_is_named() {
 
 #[tokio::test]
 async fn bad_flags_are_named() {
-    let material = Material::new();
+    let material = Material::create();
     let with = |flags: &[&'static str]| [&CERT[..], flags].concat();
     let suites = ["--cipher-suites", "TLS_NONE"];
     let words =
@@ -81,7 +81,7 @@ async fn bad_flags_are_named() {
 async fn a_certificate_is_made_where_there_is_none() {
     for target in BOTH {
         let flags = ["--auto-tls", "--client-cert-auth", "--trusted-ca-file", "@ca.pem"];
-        let mut secure = Secure::start(target, Material::new(), &flags).await;
+        let mut secure = TlsServer::start(target, Material::create(), &flags).await;
         let dir = secure.server.dir().join("data/fixtures/client");
         let cert = fs::read_to_string(dir.join("cert.pem")).unwrap();
         let key = fs::read_to_string(dir.join("key.pem")).unwrap();
@@ -97,10 +97,10 @@ async fn a_certificate_is_made_where_there_is_none() {
             ("etcd", 365, false),
             "{target:?}"
         );
-        let stream = secure.client().trusting_anybody().connect().await.unwrap();
+        let stream = secure.client().trusting_any_server().connect().await.unwrap();
         let shown = &stream.get_ref().1.peer_certificates().unwrap()[0];
         assert_eq!(**shown, *pem.contents, "{target:?}");
-        assert!(version_over(stream).await.unwrap().contains("etcdserver"), "{target:?}");
+        assert!(get_over(stream, "/version").await.unwrap().contains("etcdserver"), "{target:?}");
         secure.server.stop().await;
         secure.server.restart().await;
         assert_eq!(fs::read_to_string(dir.join("cert.pem")).unwrap(), cert, "{target:?}");
@@ -112,9 +112,9 @@ async fn a_certificate_is_made_where_there_is_none() {
 async fn a_revocation_list_may_come_later() {
     for target in BOTH {
         let flags = [&MUTUAL[..], &["--client-crl-file", "@crl"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
-        let pair = secure.material.authority.issue(Says::default());
-        let peer: Peer = secure.client().with_certificate(pair);
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
+        let pair = secure.material.authority.issue(Template::default());
+        let peer: TlsClient = secure.client().with_certificate(pair);
         peer.is_refused().await;
         secure.material.write("crl", secure.material.authority.revoke(&[]));
         peer.is_served().await;

@@ -5,21 +5,21 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
 use crate::BOTH;
-use crate::material::{Material, Says};
-use crate::secure::{CERT, MUTUAL, Peer, Secure};
-use crate::support::auth::{add_user, enable, permission};
-use crate::support::client::refused;
-use crate::support::within;
+use support::auth::{add_user, enable, permission};
+use support::certificates::{Material, Template};
+use support::client::refused;
+use support::tls::{CERT, MUTUAL, TlsClient, TlsServer};
+use support::within;
 
 /// AUT-10, AUT-12: a token wins over the certificate, and the certificate needs no password.
 #[tokio::test]
 async fn the_common_name_of_a_certificate_is_a_user() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &MUTUAL).await;
+        let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
         let named = |name| {
             secure
                 .client()
-                .with_certificate(secure.material.authority.issue(Says { name, ..Says::default() }))
+                .with_certificate(secure.material.authority.issue(Template { name, ..Template::default() }))
         };
         let plain = secure.server.client().await;
         let root = enable(&plain).await;
@@ -59,9 +59,9 @@ async fn the_common_name_of_a_certificate_is_a_user() {
 async fn a_certificate_that_is_only_asked_for_names_nobody() {
     for target in BOTH {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
-        let secure = Secure::start(target, Material::new(), &flags).await;
+        let secure = TlsServer::start(target, Material::create(), &flags).await;
         enable(&secure.server.client().await).await;
-        let says = Says { name: "root", ..Says::default() };
+        let says = Template { name: "root", ..Template::default() };
         let client = secure.client().with_certificate(secure.material.authority.issue(says));
         refused(client.grpc().await.get("k").await, Code::InvalidArgument, "etcdserver: user name is empty");
     }
@@ -71,16 +71,16 @@ async fn a_certificate_that_is_only_asked_for_names_nobody() {
 #[tokio::test]
 async fn a_certificates_name_does_not_count_in_the_gateway() {
     for target in BOTH {
-        let secure = Secure::start(target, Material::new(), &MUTUAL).await;
+        let secure = TlsServer::start(target, Material::create(), &MUTUAL).await;
         let issue = |name| {
             secure
                 .client()
-                .with_certificate(secure.material.authority.issue(Says { name, ..Says::default() }))
+                .with_certificate(secure.material.authority.issue(Template { name, ..Template::default() }))
         };
         // Without Accept etcd takes such a call for one of its own certificate.
         let (named, nameless) = (issue("root"), issue(""));
         let range = "POST /v3/kv/range HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nConnection: close\r\nContent-Length: 14\r\n\r\n{\"key\":\"YQ==\"}";
-        let post = async |peer: &Peer| {
+        let post = async |peer: &TlsClient| {
             let mut stream = peer.connect().await.unwrap();
             stream.write_all(range.as_bytes()).await.unwrap();
             let mut answer = Vec::new();

@@ -1,25 +1,21 @@
-//! What the integration tests share: real servers, a client that can say anything, and a few keys.
+//! The parts that all integration tests share: real servers, a client over bare messages, certificates, and keys.
 //!
 //! The same tests run against jetway and against a real etcd: `JETWAY_TEST_TARGET=etcd` chooses the latter.
-//! Where both disagree, etcd is right.
+//! etcd is right if both disagree.
 //!
 //! Nothing here waits for a fixed time. Each wait is for a condition and has a bound, which is generous,
 //! because a loaded machine is no failure.
-#![allow(dead_code, reason = "each test crate uses a part of it")]
-#![allow(unreachable_pub, reason = "a module of a test crate has no outside")]
-#![allow(
-    clippy::missing_panics_doc,
-    clippy::unwrap_used,
-    reason = "a test says what went wrong by panicking"
-)]
 
 pub mod auth;
+pub mod certificates;
 pub mod client;
 pub mod http;
+pub mod http2;
 pub mod keys;
 pub mod lease;
 pub mod nats;
 pub mod server;
+pub mod tls;
 pub mod watch;
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A server with a TLS port, and clients that say exactly what they want.
+//! A server with a TLS port, and clients with any certificate, version, suite and protocol.
 
 use std::io;
 use std::sync::Arc;
@@ -18,19 +18,20 @@ use tokio_rustls::rustls::{
 };
 use tonic::transport::Endpoint;
 
-use crate::material::{Authority, Material, Pair};
-use crate::support::client::Client;
-use crate::support::server::{Launch, Port, Server, Target};
-use crate::support::{eventually, within};
+use crate::certificates::{Authority, Material, Pair};
+use crate::client::Client;
+use crate::http::head;
+use crate::server::{Launch, Port, Server, Target};
+use crate::{eventually, within};
 
 /// A server that speaks TLS on a port of its own, beside the plain one.
-pub struct Secure {
+pub struct TlsServer {
     pub server: Server,
     pub material: Material,
     port: Port,
 }
 
-impl Secure {
+impl TlsServer {
     /// `args` are flags; `@name` in them stands for a file of the material.
     pub async fn start(target: Target, material: Material, args: &[&str]) -> Self {
         let port = Port::claim();
@@ -40,8 +41,8 @@ impl Secure {
         let launch = Launch { args: &args, also_on: &[&url], ..Launch::default() };
         let secure = Self { server: Server::launch_as(target, launch).await, material, port };
         // etcd reads the files once more for this port some time after it serves the other.
-        let anybody = secure.client().trusting_anybody();
-        eventually("a TLS handshake", async || anybody.connect().await.ok()).await;
+        let client = secure.client().trusting_any_server();
+        eventually("a TLS handshake", async || client.connect().await.ok()).await;
         secure
     }
 
@@ -50,8 +51,8 @@ impl Secure {
     }
 
     /// A client that trusts the server's authority.
-    pub fn client(&self) -> Peer {
-        Peer::new(&self.address(), &self.material.authority)
+    pub fn client(&self) -> TlsClient {
+        TlsClient::new(&self.address(), &self.material.authority)
     }
 }
 
@@ -73,19 +74,19 @@ pub fn with_paths(material: &Material, args: &[&str]) -> Vec<String> {
     args.iter().map(place).collect()
 }
 
-/// A client's side of TLS.
+/// A client over TLS.
 #[derive(Clone)]
-pub struct Peer {
+pub struct TlsClient {
     address: String,
     roots: Arc<RootCertStore>,
     identity: Option<Arc<Pair>>,
     alpn: &'static [&'static str],
     versions: Vec<&'static SupportedProtocolVersion>,
     suites: Vec<SupportedCipherSuite>,
-    trusts_anybody: bool,
+    trusts_any_server: bool,
 }
 
-impl Peer {
+impl TlsClient {
     pub fn new(address: &str, trusts: &Authority) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(trusts.cert.as_bytes()).unwrap()).unwrap();
@@ -96,8 +97,12 @@ impl Peer {
             alpn: &[],
             versions: tokio_rustls::rustls::ALL_VERSIONS.to_vec(),
             suites: ring::ALL_CIPHER_SUITES.to_vec(),
-            trusts_anybody: false,
+            trusts_any_server: false,
         }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     pub fn with_certificate(mut self, pair: Pair) -> Self {
@@ -120,8 +125,8 @@ impl Peer {
         self
     }
 
-    pub fn trusting_anybody(mut self) -> Self {
-        self.trusts_anybody = true;
+    pub fn trusting_any_server(mut self) -> Self {
+        self.trusts_any_server = true;
         self
     }
 
@@ -139,8 +144,8 @@ impl Peer {
                 builder.with_client_auth_cert(vec![cert], key).unwrap()
             }
         };
-        if self.trusts_anybody {
-            config.dangerous().set_certificate_verifier(Arc::new(TrustsAnybody));
+        if self.trusts_any_server {
+            config.dangerous().set_certificate_verifier(Arc::new(TrustsAnyServer));
         }
         config.alpn_protocols = self.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config
@@ -157,10 +162,9 @@ impl Peer {
         .await
     }
 
-    /// The body of `GET /version` over HTTP/1.1, on a connection of its own.
+    /// The answer to `GET /version` over HTTP/1.1, on a connection of its own.
     pub async fn version(&self) -> io::Result<String> {
-        let stream = self.connect().await?;
-        version_over(stream).await
+        get_over(self.connect().await?, "/version").await
     }
 
     /// Panics unless the server takes this client.
@@ -196,9 +200,9 @@ impl Peer {
 
 /// Takes any certificate for the server's.
 #[derive(Debug)]
-struct TrustsAnybody;
+struct TrustsAnyServer;
 
-impl ServerCertVerifier for TrustsAnybody {
+impl ServerCertVerifier for TrustsAnyServer {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -237,13 +241,14 @@ impl ServerCertVerifier for TrustsAnybody {
     }
 }
 
-/// The body of `GET /version` on a connection.
-pub async fn version_over(mut stream: TlsStream<TcpStream>) -> io::Result<String> {
+/// The whole answer to `GET path` over HTTP/1.1, the last on this connection.
+pub async fn get_over(mut stream: TlsStream<TcpStream>, path: &str) -> io::Result<String> {
+    let host = [("Host", "localhost")];
     within("an answer", async {
-        stream.write_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+        stream.write_all(head("GET", path, &host, Some(0)).as_bytes()).await?;
         let mut bytes = Vec::new();
         match stream.read_to_end(&mut bytes).await {
-            // Go says goodbye, hyper just closes; what came before counts.
+            // Go sends a close_notify and hyper does not, so bytes before the end count.
             Err(error) if bytes.is_empty() => return Err(error),
             _ if bytes.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
             _ => {}

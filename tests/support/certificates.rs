@@ -18,15 +18,15 @@ pub struct Pair {
     pub key: String,
 }
 
-/// Somebody who signs certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub cert: String,
 }
 
-/// What a certificate says.
+/// The fields of a certificate that is issued.
 #[derive(Clone, Copy, Debug)]
-pub struct Says<'a> {
+pub struct Template<'a> {
     /// The common name; none if empty.
     pub name: &'a str,
     pub hosts: &'a [&'a str],
@@ -36,14 +36,14 @@ pub struct Says<'a> {
     pub usage: Usage,
 }
 
-/// What a certificate may be used for.
+/// The extended key usages of a certificate.
 #[derive(Clone, Copy, Debug)]
 pub enum Usage {
     Both,
     Server,
 }
 
-impl Default for Says<'_> {
+impl Default for Template<'_> {
     fn default() -> Self {
         Self {
             name: "client",
@@ -66,20 +66,20 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), cert }
     }
 
-    pub fn issue(&self, says: Says<'_>) -> Pair {
-        let hosts: Vec<String> = says.hosts.iter().map(ToString::to_string).collect();
+    pub fn issue(&self, template: Template<'_>) -> Pair {
+        let hosts: Vec<String> = template.hosts.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "jetway");
-        if !says.name.is_empty() {
-            params.distinguished_name.push(DnType::CommonName, says.name);
+        if !template.name.is_empty() {
+            params.distinguished_name.push(DnType::CommonName, template.name);
         }
-        params.serial_number = Some(SerialNumber::from(says.serial));
+        params.serial_number = Some(SerialNumber::from(template.serial));
         let now = OffsetDateTime::now_utc();
-        params.not_before = now + Duration::days(says.days.0);
-        params.not_after = now + Duration::days(says.days.1);
+        params.not_before = now + Duration::days(template.days.0);
+        params.not_after = now + Duration::days(template.days.1);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match says.usage {
+        params.extended_key_usages = match template.usage {
             Usage::Both => {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
             }
@@ -118,11 +118,11 @@ pub struct Material {
 }
 
 impl Material {
-    pub fn new() -> Self {
+    pub fn create() -> Self {
         let authority = Authority::new("the authority");
         let material = Self { dir: tempfile::tempdir().unwrap(), authority };
         material.write("ca.pem", &material.authority.cert);
-        material.serve(Says { name: "server", ..Says::default() });
+        material.serve(Template { name: "server", ..Template::default() });
         material
     }
 
@@ -141,8 +141,8 @@ impl Material {
     }
 
     /// Puts another certificate with its key in the server's place.
-    pub fn serve(&self, says: Says<'_>) {
-        let pair = self.authority.issue(says);
+    pub fn serve(&self, template: Template<'_>) {
+        let pair = self.authority.issue(template);
         self.write("server.pem", pair.cert);
         self.write("server.key", pair.key);
     }

@@ -11,15 +11,15 @@ use crate::contend;
 use crate::generate::{ROOT, Topics};
 use crate::instances::Others;
 use crate::session::*;
-use crate::support::client::{Client, revision};
-use crate::support::eventually;
-use crate::support::lease::KeepAlive;
-use crate::support::nats::Nats;
-use crate::support::server::{Server, Target, alive, signal};
 use crate::watchers::{STREAMS, Watchers};
+use support::client::{Client, revision};
+use support::eventually;
+use support::lease::KeepAlive;
+use support::nats::Nats;
+use support::server::{Server, Target, alive, signal};
 
 #[derive(Debug)]
-pub struct Side {
+pub struct Executor {
     pub server: Server,
     /// The other instances, one of which writes.
     others: Option<Others>,
@@ -28,14 +28,14 @@ pub struct Side {
     /// The key of the JWTs; the server reads it at each start.
     _secret: NamedTempFile,
     /// The harness's own client, root while auth is on.
-    pub steward: Client,
+    pub admin: Client,
     pub clients: Vec<Client>,
     keep_alives: Vec<KeepAlive>,
     pub watchers: Watchers,
     pub marks: Marks,
 }
 
-impl Side {
+impl Executor {
     pub async fn start(target: Target, setup: Setup) -> Self {
         let mut args = Vec::new();
         if Topics::get().auth {
@@ -64,12 +64,12 @@ impl Side {
             _ => None,
         };
         let server = Server::launch(target, &args).await;
-        let steward = server.client().await;
+        let admin = server.client().await;
         let clients = clients(&server).await;
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
-        let watchers = Watchers::open(&steward, &clients, 1).await;
+        let watchers = Watchers::open(&admin, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self { server, others, nats, _secret: secret, steward, clients, keep_alives, watchers, marks }
+        Self { server, others, nats, _secret: secret, admin, clients, keep_alives, watchers, marks }
     }
 
     /// The servers' words about their own end, if that is why one does not answer.
@@ -82,7 +82,7 @@ impl Side {
     pub async fn run(&mut self, step: &Step) -> Result<Answer, String> {
         if let Some(others) = &mut self.others {
             let is_due = matches!(step.op, Op::Kill(_) | Op::Writer(_) | Op::Expire(_));
-            others.settle(&self.server, &self.steward, is_due).await;
+            others.settle(&self.server, &self.admin, is_due).await;
         }
         let answer = self.ask(step.client, &step.op).await?;
         if let Some(revision) = answer.revision() {
@@ -176,7 +176,7 @@ impl Side {
                 self.watchers.settle(marks.current).await?;
                 let told = self.watchers.progress(watch.stream, marks.current).await?;
                 match told {
-                    // What is answered later shows that this was read before anything else happens.
+                    // The response to a later request shows that the server has read this one.
                     None => {
                         let client = &self.clients[watch.stream];
                         let other = pb::WatchCreateRequest { key: "other".into(), ..Default::default() };
@@ -224,9 +224,9 @@ impl Side {
                     client.raw(&path, body).await
                 };
                 let enabled = call.method == "etcdserverpb.Auth/AuthEnable" && answer.is_ok();
-                let changed = call.method.starts_with("etcdserverpb.Auth/") && self.steward.has_token();
+                let changed = call.method.starts_with("etcdserverpb.Auth/") && self.admin.has_token();
                 if enabled || changed {
-                    login(&mut self.steward).await?;
+                    login(&mut self.admin).await?;
                 }
                 Answer::of(answer, |m| answer::message(method.output(), m))
             }
@@ -261,7 +261,7 @@ impl Side {
                 self.catch_up().await?;
                 self.watchers.settle(self.marks.current).await?;
                 if let Some(others) = &mut self.others {
-                    others.change(*change, &self.steward);
+                    others.change(*change, &self.admin);
                 }
                 Answer::Silence
             }
@@ -270,7 +270,7 @@ impl Side {
 
     /// Learns the revision where no answer tells it.
     async fn catch_up(&mut self) -> Result<(), String> {
-        let answer = self.steward.get("\0").await.map_err(|status| status.to_string())?;
+        let answer = self.admin.get("\0").await.map_err(|status| status.to_string())?;
         self.marks.current = self.marks.current.max(revision(&answer.header));
         Ok(())
     }
@@ -310,7 +310,7 @@ impl Side {
             self.kill(victim).await?;
         }
         eventually("a lease to expire", async || {
-            let left = self.steward.lease_time_to_live(expire.id, false).await.ok()?;
+            let left = self.admin.lease_time_to_live(expire.id, false).await.ok()?;
             // An overdue lease may also have a time of -1 left.
             (left.granted_ttl == 0).then_some(())
         })
@@ -352,15 +352,15 @@ impl Side {
         if let Some(others) = &mut self.others {
             others.disturb();
         }
-        let auth = self.steward.has_token();
-        self.steward = self.server.client().await;
+        let auth = self.admin.has_token();
+        self.admin = self.server.client().await;
         if auth {
-            login(&mut self.steward).await?;
+            login(&mut self.admin).await?;
         }
         // etcd forgets its simple tokens when it ends, so nobody keeps one.
         self.clients = clients(&self.server).await;
         self.keep_alives = self.clients.iter().map(KeepAlive::open).collect();
-        self.watchers = Watchers::open(&self.steward, &self.clients, self.marks.floor.max(1)).await;
+        self.watchers = Watchers::open(&self.admin, &self.clients, self.marks.floor.max(1)).await;
         self.watchers.settle(self.marks.current).await
     }
 
@@ -376,7 +376,7 @@ impl Side {
             })
             .await;
         }
-        eventually("jetway to serve again", async || self.steward.get("\0").await.ok()).await;
+        eventually("jetway to serve again", async || self.admin.get("\0").await.ok()).await;
     }
 }
 
@@ -398,13 +398,13 @@ async fn clients(server: &Server) -> Vec<Client> {
 }
 
 /// Makes a client root, if auth is on.
-async fn login(steward: &mut Client) -> Result<(), String> {
+async fn login(admin: &mut Client) -> Result<(), String> {
     let request = pb::AuthenticateRequest { name: ROOT.0.into(), password: ROOT.1.into() };
-    let answer = steward.unary("/etcdserverpb.Auth/Authenticate", request).await;
+    let answer = admin.unary("/etcdserverpb.Auth/Authenticate", request).await;
     match answer {
-        Ok(pb::AuthenticateResponse { token, .. }) => steward.set_token(Some(&token)),
+        Ok(pb::AuthenticateResponse { token, .. }) => admin.set_token(Some(&token)),
         Err(status) if status.message() == "etcdserver: authentication is not enabled" => {
-            steward.set_token(None)
+            admin.set_token(None)
         }
         Err(status) => return Err(format!("root cannot log in: {status}")),
     }

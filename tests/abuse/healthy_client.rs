@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::Client;
-use crate::support::server::{Server, Target};
-use crate::support::watch::{WatchStream, pair, watch_key};
+use support::client::Client;
+use support::server::{Server, Target};
+use support::watch::{WatchStream, pair, watch_key};
 
-/// The longest that any of its calls may take. What is abused is a debug build, on a machine that may do other things as
-/// well; left alone the slowest call is seen to take a tenth of a second.
+/// The longest that any of its calls may take. The server is a debug build on a machine that may do other things as well.
+/// Without abuse the slowest call takes a tenth of a second.
 const BOUND: Duration = Duration::from_secs(15);
 
 /// Puts, reads and watches a key of its own until told to stop.
-pub struct Bystander {
+pub struct HealthyClient {
     target: Target,
     log: PathBuf,
     stop: CancellationToken,
@@ -31,7 +31,7 @@ struct Seen {
     event: Duration,
 }
 
-impl Bystander {
+impl HealthyClient {
     pub async fn start(server: &Server) -> Self {
         let client = server.client().await;
         let stop = CancellationToken::new();
@@ -51,7 +51,7 @@ impl Bystander {
     pub async fn finish(self) {
         self.stop.cancel();
         let seen = self.task.await.unwrap();
-        println!("a bystander's slowest: {seen:?}");
+        println!("slowest calls of the healthy client: {seen:?}");
         if self.target == Target::Jetway {
             let log = fs::read_to_string(self.log).unwrap();
             assert!(!log.contains("panicked at"), "{log}");
@@ -62,7 +62,7 @@ impl Bystander {
 
 /// A watch made, an event on it, and the value read back.
 async fn round(client: &Client, seen: &mut Seen) {
-    let key = "/bystander";
+    let key = "/healthy";
     let mut watch = WatchStream::open(client);
     watch.watch(watch_key(key)).await;
     let began = Instant::now();
