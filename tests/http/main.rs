@@ -1,6 +1,8 @@
-//! Ports as their clients see them: HTTP beside gRPC, probes, metrics, TLS, unix sockets, and rough treatment.
+//! Ports as their clients see them: HTTP beside gRPC, probes, metrics, TLS, unix sockets, and rough
+//! treatment.
 //!
-//! Everything that etcd has too is checked on etcd with `JETWAY_TEST_TARGET=etcd`, as the rest of the contract.
+//! Everything that etcd has too is checked on etcd with `JETWAY_TEST_TARGET=etcd`, as the rest of the
+//! contract.
 
 mod calls;
 mod metrics;

@@ -88,8 +88,8 @@ async fn log_metrics_and_status_report_the_level_of_durability() {
     }
 }
 
-/// MET-1, MET-6: the metrics that etcd's dashboard and alerts read, with the labels that they select by. A cluster of one
-/// has no peers, and no series of any.
+/// MET-1, MET-6: the metrics that etcd's dashboard and alerts read, with the labels that they select by. A
+/// cluster of one has no peers, and no series of any.
 #[tokio::test]
 async fn the_metrics_of_etcds_mixin_exist_with_their_labels() {
     let server = Server::start_with(&["--metrics", "extensive"]).await;
@@ -129,7 +129,8 @@ async fn the_metrics_of_etcds_mixin_exist_with_their_labels() {
     metrics.is("grpc_server_handling_seconds_bucket", &alarm, 0.0);
     let puts = [("grpc_method", "Put"), ("grpc_service", "etcdserverpb.KV"), ("le", "+Inf")];
     metrics.is("grpc_server_handling_seconds_bucket", &puts, 1.0);
-    // Every method has its series from the start; those of Lock and Election come with their first call in etcd.
+    // Every method has its series from the start; those of Lock and Election come with their first call in
+    // etcd.
     let started = metrics.series.iter().filter(|(series, _)| {
         series.starts_with("grpc_server_started_total{") && !series.contains("grpc_service=\"v3")
     });

@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::free_address;
 
-/// A server whose metrics port speaks TLS, beside the plain port that the tests' own client uses; and a client of
-/// that port.
+/// A server whose metrics port speaks TLS, beside the plain port that the tests' own client uses; and a
+/// client of that port.
 async fn secure_server(material: &Material, flags: &[&str]) -> (Server, TlsClient) {
     let address = free_address();
     let url = format!("https://{address}");

@@ -1,5 +1,5 @@
-//! A client over bare protobuf messages: it can send what a polite client library refuses to, and shows answers
-//! and errors as they are on the wire.
+//! A client over bare protobuf messages: it can send what a polite client library refuses to, and shows
+//! answers and errors as they are on the wire.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http::uri::PathAndQuery;

@@ -31,7 +31,8 @@ pub fn b(bytes: impl AsRef<[u8]>) -> Bytes {
     Bytes::copy_from_slice(bytes.as_ref())
 }
 
-/// The first key that starts with `prefix`: the whole keyspace starts at one zero byte, since no key is empty.
+/// The first key that starts with `prefix`: the whole keyspace starts at one zero byte, since no key is
+/// empty.
 pub fn prefix_start(prefix: impl AsRef<[u8]>) -> Bytes {
     match prefix.as_ref() {
         [] => Bytes::from_static(b"\0"),

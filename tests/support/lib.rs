@@ -1,4 +1,5 @@
-//! The parts that all integration tests share: real servers, a client over bare messages, certificates, and keys.
+//! The parts that all integration tests share: real servers, a client over bare messages, certificates, and
+//! keys.
 //!
 //! The same tests run against jetway and against a real etcd: `JETWAY_TEST_TARGET=etcd` chooses the latter.
 //! etcd is right if both disagree.

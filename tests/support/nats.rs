@@ -59,7 +59,8 @@ impl Nats {
         [Self::new("n0", ""), Self::new("n1", ""), Self::new("n2", "")]
     }
 
-    /// Starts servers that reach each other where `route` says, for each pair of them. `config` is more of the block `cluster`.
+    /// Starts servers that reach each other where `route` says, for each pair of them. `config` is more of
+    /// the block `cluster`.
     pub async fn join(nodes: &mut [Self; 3], config: &str, route: impl Fn(usize, usize) -> String) {
         for (from, node) in nodes.iter_mut().enumerate() {
             let routes: Vec<String> = (0..3).map(|to| format!("nats://{}", route(from, to))).collect();
@@ -179,8 +180,8 @@ impl Nats {
         .await;
     }
 
-    /// One request below `$JS.API`, over a connection of its own without TLS or credentials. While a cluster has no
-    /// leader nobody answers, so it is asked again.
+    /// One request below `$JS.API`, over a connection of its own without TLS or credentials. While a cluster
+    /// has no leader nobody answers, so it is asked again.
     pub async fn api(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
         let again = std::time::Duration::from_secs(1);
         eventually("an answer of JetStream's API", async || {
@@ -194,7 +195,8 @@ impl Nats {
         self.request(&format!("PUB $JS.API.{request} answer {}\r\n{body}\r\n", body.len())).await
     }
 
-    /// Stores a message with headers, each with its line's end, as another program would; returns JetStream's answer.
+    /// Stores a message with headers, each with its line's end, as another program would; returns JetStream's
+    /// answer.
     pub async fn publish(&self, subject: &str, headers: &str, payload: &str) -> serde_json::Value {
         let headers = format!("NATS/1.0\r\n{headers}\r\n");
         let (head, all) = (headers.len(), headers.len() + payload.len());

@@ -141,8 +141,8 @@ impl Server {
         }
     }
 
-    /// Starts jetway with flags with which it cannot serve; returns its exit status and its output. The flags come last
-    /// and so win over those that every test server gets.
+    /// Starts jetway with flags with which it cannot serve; returns its exit status and its output. The flags
+    /// come last and so win over those that every test server gets.
     pub async fn fails_to_start(args: &[&str]) -> (ExitStatus, String) {
         Self::fails_to_start_as(Target::Jetway, Launch { args, ..Launch::default() }).await
     }

@@ -128,8 +128,8 @@ impl WatchStream {
 
     /// As [`Self::progress`], and what came before the answer, and how many more answers may come yet.
     ///
-    /// Asking again is part of the protocol: a request that meets an unsynced watcher gets no answer. A server that is
-    /// merely slow answers both.
+    /// Asking again is part of the protocol: a request that meets an unsynced watcher gets no answer. A
+    /// server that is merely slow answers both.
     pub async fn progress_and_before(&mut self) -> (WatchResponse, Vec<WatchResponse>, usize) {
         let mut before = Vec::new();
         let mut asked = 0;
