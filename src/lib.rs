@@ -12,6 +12,7 @@ pub mod cli;
 pub mod core;
 pub mod disk;
 pub mod durability;
+mod duration;
 pub mod engine;
 pub mod error;
 #[cfg(any(fuzzing, test))]

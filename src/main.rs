@@ -43,7 +43,7 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
             }
             return Ok(());
         }
-        Err(error) => return Err((error.status, error.into())),
+        Err(error) => return Err((error.status(), error.into())),
     };
     telemetry::init(&settings.log).map_err(|error| (1, error.into()))?;
     for notice in &settings.notices {

@@ -1,7 +1,7 @@
 //! JSON web tokens: signed with a key that every instance is given, so that nothing has to be remembered.
 
 use super::{Caller, TokenError};
-use crate::cli::duration;
+use crate::duration;
 use crate::error::EtcdError;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::signature::KeyPair;

@@ -1,7 +1,7 @@
 //! The texts of `--help` and `--version`, and the table in `FLAGS.md`.
 
-use super::Personality;
 use super::flags::{self, Effect, Flag};
+use super::personality::Personality;
 use crate::version::ETCD_VERSION;
 use std::fmt::Write as _;
 
@@ -63,7 +63,7 @@ fn wrap(text: &mut String, words: &str) {
     text.push('\n');
 }
 
-/// In etcd's form where somebody may take it for etcd's.
+/// The text of `--version`. Called as etcd it has etcd's form, which programs read.
 pub(super) fn version(personality: Personality) -> String {
     let own = env!("CARGO_PKG_VERSION");
     match personality {

@@ -29,7 +29,7 @@ use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::watch::{self as watch_api, WatchService};
 use crate::auth::{self, TokenSettings};
-use crate::cli::{ListenAddress, ListenUrl, Settings, Storage};
+use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
 use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
@@ -97,7 +97,7 @@ pub enum ServeError {
 }
 
 /// Serves until a signal says to stop.
-pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, gate) = watch::channel(Stage::Starting("opening the ports".to_owned()));
@@ -180,7 +180,7 @@ struct Started {
 }
 
 async fn start(
-    settings: &Settings,
+    settings: &ServerSettings,
     stage: &watch::Sender<Stage>,
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
@@ -308,7 +308,7 @@ macro_rules! limited {
 }
 
 fn services(
-    settings: &Settings,
+    settings: &ServerSettings,
     engine: &Engine,
     hub: &WatchHub,
     header: &HeaderSource,
@@ -358,7 +358,7 @@ fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
     hosts.collect()
 }
 
-fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {
+fn auth_settings(settings: &ServerSettings) -> Result<auth::Settings, auth::TokenError> {
     Ok(auth::Settings {
         token: TokenSettings::parse(&settings.auth_token)?,
         token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
@@ -368,7 +368,7 @@ fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError
 }
 
 /// The same for every start of the same instance: from its name and where clients find it.
-fn member_id(settings: &Settings) -> u64 {
+fn member_id(settings: &ServerSettings) -> u64 {
     // The same for each build: the log remembers it.
     let parts =
         std::iter::once(settings.name.clone()).chain(settings.advertise.iter().map(ToString::to_string));
