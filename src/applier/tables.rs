@@ -25,7 +25,7 @@ pub struct Tables {
 
 impl Tables {
     /// Empty tables.
-    pub fn new(auth: crate::auth::Settings) -> Tables {
+    pub fn new(auth: crate::auth::AuthSettings) -> Tables {
         Tables {
             attachments: Attachments::default(),
             leases: Arc::default(),

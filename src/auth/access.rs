@@ -3,7 +3,7 @@
 use super::permission::Permissions;
 use super::store::ROOT;
 use super::token::Tokens;
-use super::{AuthStore, CertificateName, Settings};
+use super::{AuthSettings, AuthStore, CertificateName};
 use crate::error::EtcdError;
 use crate::primitive::{AtomicBool, Ordering, Published};
 use std::collections::HashMap;
@@ -115,7 +115,7 @@ impl Snapshot {
 
 /// Users, roles and tokens as they are known here.
 pub struct Auth {
-    settings: Settings,
+    settings: AuthSettings,
     tokens: Tokens,
     /// What the snapshot says, for those who need no more. Set behind it with Release and read with Acquire: who sees
     /// auth enabled finds a snapshot at least as new.
@@ -131,7 +131,7 @@ impl fmt::Debug for Auth {
 
 impl Auth {
     /// Without users, and off.
-    pub fn new(settings: Settings) -> Auth {
+    pub fn new(settings: AuthSettings) -> Auth {
         Auth {
             tokens: Tokens::new(&settings),
             settings,
@@ -237,7 +237,7 @@ mod loom_model {
     #[test]
     fn who_sees_auth_enabled_finds_the_store_that_enabled_it() {
         loom::model(|| {
-            let auth = Arc::new(Auth::new(Settings::default()));
+            let auth = Arc::new(Auth::new(AuthSettings::default()));
             let request = thread::spawn({
                 let auth = Arc::clone(&auth);
                 move || {

@@ -41,7 +41,7 @@ pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
 
 /// What can be chosen about auth.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct AuthSettings {
     /// Kind of tokens.
     pub token: TokenSettings,
     /// How long a simple token lives without use; zero for the default.
@@ -52,9 +52,9 @@ pub struct Settings {
     pub client_cert_auth: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for AuthSettings {
+    fn default() -> AuthSettings {
+        AuthSettings {
             token: TokenSettings::Simple,
             token_ttl: DEFAULT_TOKEN_TTL,
             bcrypt_cost: DEFAULT_BCRYPT_COST,

@@ -1,7 +1,7 @@
 //! Tokens: `simple` ones, which the server remembers, and JWTs, which say all themselves.
 
 use super::jwt::Jwt;
-use super::{AuthStore, Caller, DEFAULT_TOKEN_TTL, Settings};
+use super::{AuthSettings, AuthStore, Caller, DEFAULT_TOKEN_TTL};
 use rand::distr::{Distribution, slice::Choose};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -125,7 +125,7 @@ pub fn token_hash(token: &str) -> String {
 }
 
 impl Tokens {
-    pub(super) fn new(settings: &Settings) -> Tokens {
+    pub(super) fn new(settings: &AuthSettings) -> Tokens {
         Tokens {
             kind: settings.token.clone(),
             ttl: if settings.token_ttl.is_zero() { DEFAULT_TOKEN_TTL } else { settings.token_ttl },
@@ -293,7 +293,7 @@ mod tests {
     }
 
     fn tokens(ttl: Duration) -> (Tokens, AuthStore) {
-        let settings = Settings { token_ttl: ttl, ..Settings::default() };
+        let settings = AuthSettings { token_ttl: ttl, ..AuthSettings::default() };
         let mut store = AuthStore::default();
         store.add_user("root", None).unwrap();
         store.grant_role("root", "root").unwrap();

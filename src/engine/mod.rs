@@ -116,7 +116,7 @@ pub struct Settings {
     /// Messages that are missing from the log are given up.
     pub accepts_loss: bool,
     /// For users and their tokens.
-    pub auth: auth::Settings,
+    pub auth: auth::AuthSettings,
 }
 
 /// The engine could not start.

@@ -10,7 +10,7 @@
 use super::api::{Api, ApiError};
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -207,7 +207,8 @@ impl Consumer {
             ServerOp::Error(text) => return Err(server_error(text).into()),
             ServerOp::Pong | ServerOp::Info(_) | ServerOp::Ok => return Ok(Some(length)),
         };
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|error| WireError::Protocol(error.to_string()));
+        let text =
+            |bytes| std::str::from_utf8(bytes).map_err(|error| WireError::from(ProtocolError::from(error)));
         let (subject, reply, headers) = (text(subject)?, text(reply)?, text(headers)?);
         if let Some(status) = status(headers) {
             if !status.starts_with("100") {
@@ -226,7 +227,7 @@ impl Consumer {
             return Ok(Some(length));
         }
         let Some(delivery) = Delivery::parse(reply) else {
-            return Err(WireError::Protocol(format!("a message without delivery data: {reply:?}")).into());
+            return Err(WireError::from(ProtocolError::Delivery(reply.to_owned())).into());
         };
         if delivery.number != self.expected {
             return Err(ConsumeError::Gap);

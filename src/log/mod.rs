@@ -33,7 +33,7 @@ pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use courier::{Courier, Incoming, Serving};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
-pub use wire::WireError;
+pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};

@@ -10,7 +10,7 @@
 
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -355,7 +355,7 @@ fn slot_of(subject: &[u8], inbox_bytes: usize) -> Option<usize> {
 
 fn stored(payload: &[u8]) -> Result<Sequence, AppendError> {
     let ack: Ack = serde_json::from_slice(payload)
-        .map_err(|error| WireError::Protocol(format!("an acknowledgement that cannot be read: {error}")))?;
+        .map_err(|error| WireError::from(ProtocolError::Acknowledgement(error.to_string())))?;
     match ack.error {
         None => Ok(Sequence(ack.seq)),
         // Store failed, resources exceeded.

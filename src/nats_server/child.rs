@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::Ending;
 use super::data_dir::StoreLock;
 use super::log::{self, Tail};
+use super::signal::signal;
 
 /// By how much of what is alive a Go program's heap may grow before it is collected.
 const GC_PERCENT: &str = "GOGC";
@@ -136,13 +137,4 @@ fn die_with(parent: u32) -> io::Result<()> {
     } else {
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     }
-}
-
-/// Sends a signal to one process.
-pub(super) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
-    let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
-    #[expect(unsafe_code, reason = "kill has no counterpart in std")]
-    // SAFETY: kill touches no memory; `pid` is positive, so that it means one process.
-    let outcome = unsafe { libc::kill(pid, signal) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::extra_config::ExtraConfig;
-use super::{Settings, SyncMode};
+use super::{NatsServerSettings, SyncMode};
 
-/// What one start of the child is configured with, beyond the [`Settings`].
+/// What one start of the child is configured with, beyond the [`NatsServerSettings`].
 #[derive(Debug)]
 pub(super) struct Start<'a> {
     pub(super) dir: &'a Path,
@@ -29,7 +29,7 @@ const MAX_CONTROL_LINE_BYTES: u32 = 16 << 10;
 /// lets it, up to 32 MiB each, for several consumers on one connection.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 
-pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
+pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String {
     let mut text = String::from(
         "# Written by jetway at each start of nats-server: changes are lost. Own settings go to the file that\n\
          # --nats-config names.\n",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::child;
+use super::signal::signal;
 use crate::disk;
 
 #[derive(Debug)]
@@ -179,14 +179,14 @@ impl DataDir {
                     "a nats-server of an earlier jetway still holds the store; waiting for its end"
                 );
                 if let Some(holder) = ours {
-                    child::signal(holder.pid, libc::SIGTERM).ok();
+                    signal(holder.pid, libc::SIGTERM).ok();
                 }
             }
             if !killed && started.elapsed() >= patience {
                 killed = true;
                 if let Some(holder) = ours {
                     tracing::error!(pid = holder.pid, "it did not end within {patience:?}; killing it");
-                    child::signal(holder.pid, libc::SIGKILL).ok();
+                    signal(holder.pid, libc::SIGKILL).ok();
                 }
             }
             if started.elapsed() >= patience + AFTER_KILL {

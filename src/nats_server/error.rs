@@ -1,6 +1,7 @@
 //! What can go wrong before the first start has succeeded, and while stopping. Later failures are retried and appear in
 //! [`Status`](super::Status) instead.
 
+use super::extra_config::ExtraConfigError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub enum Error {
     StoreHeld { lock: PathBuf, holder: String, after: Duration },
 
     #[error("the nats-server configuration {} (--nats-config) cannot be used: {reason}", .path.display())]
-    ExtraConfig { path: PathBuf, reason: String },
+    ExtraConfig { path: PathBuf, reason: ExtraConfigError },
 
     #[error(
         "the store in {} was created {recorded}, and the configuration would run it {wanted}: nats-server would delete its \

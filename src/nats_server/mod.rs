@@ -41,9 +41,11 @@ mod error;
 mod extra_config;
 mod log;
 mod ready;
+mod signal;
 mod supervisor;
 
 pub use error::Error;
+pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
 
@@ -61,7 +63,7 @@ pub enum SyncMode {
 
 /// What to run, where, and how long to wait.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct NatsServerSettings {
     /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable, then `PATH`.
     pub binary: Option<PathBuf>,
     /// Holds the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
@@ -81,7 +83,7 @@ pub struct Settings {
     pub stop_timeout: Duration,
 }
 
-impl Settings {
+impl NatsServerSettings {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             binary: None,
@@ -141,7 +143,7 @@ struct Started {
 impl NatsServer {
     /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as the recovery
     /// of the store. Dropping the future stops what it started.
-    pub async fn start(settings: Settings) -> Result<Self, Error> {
+    pub async fn start(settings: NatsServerSettings) -> Result<Self, Error> {
         let (status_tx, status) = watch::channel(Status::Starting);
         let (write_error_tx, write_error) = watch::channel(None);
         let (ending_tx, ending) = watch::channel(None);

@@ -11,7 +11,7 @@ use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
-use super::{Ending, Error, Settings, Started, Status, binary};
+use super::{Ending, Error, NatsServerSettings, Started, Status, binary};
 
 /// Pause before a new start, doubled with each start that did not last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ type StartedSender = oneshot::Sender<Result<Started, Error>>;
 
 /// The supervisor thread, from the first look at the data directory to the end of the child.
 pub(super) fn thread(
-    settings: Settings,
+    settings: NatsServerSettings,
     outputs: Outputs,
     stop: watch::Receiver<bool>,
     started: StartedSender,
@@ -49,7 +49,12 @@ pub(super) fn thread(
     }
 }
 
-async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<bool>, started: StartedSender) {
+async fn run(
+    settings: NatsServerSettings,
+    outputs: Outputs,
+    mut stop: watch::Receiver<bool>,
+    started: StartedSender,
+) {
     let stop_timeout = settings.stop_timeout;
     let mut started = Some(started);
     let mut data_dir = None;
@@ -78,7 +83,7 @@ async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<boo
 
 /// What stays the same from one start of the child to the next.
 struct Plan<'a> {
-    settings: &'a Settings,
+    settings: &'a NatsServerSettings,
     data_dir: &'a DataDir,
     binary: PathBuf,
     extra: Option<ExtraConfig>,
@@ -100,7 +105,7 @@ impl From<Error> for Failure {
 
 /// Starts the child again and again. Returns only with an error, and only before the first start has succeeded.
 async fn supervise(
-    settings: &Settings,
+    settings: &NatsServerSettings,
     outputs: &Outputs,
     data_dir: &mut Option<DataDir>,
     child: &mut Option<Child>,

@@ -190,7 +190,7 @@ async fn start(
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
         Storage::Embedded { data_dir, binary, config, sync, bucket } => {
-            let mut nats = nats_server::Settings::new(data_dir);
+            let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.sync = *sync;
@@ -317,7 +317,7 @@ fn services(
 ) -> Services {
     let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
     let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-    let watch_settings = watch_api::Settings {
+    let watch_settings = watch_api::WatchSettings {
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };
@@ -358,8 +358,8 @@ fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
     hosts.collect()
 }
 
-fn auth_settings(settings: &ServerSettings) -> Result<auth::Settings, auth::TokenError> {
-    Ok(auth::Settings {
+fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::TokenError> {
+    Ok(auth::AuthSettings {
         token: TokenSettings::parse(&settings.auth_token)?,
         token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
         bcrypt_cost: settings.bcrypt_cost,

@@ -16,12 +16,16 @@
 mod check;
 mod compare;
 mod execute;
+mod path;
 mod plan;
+mod precheck;
 mod range;
 mod view;
 
 pub use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
-pub use plan::{LeaseTable, PlanError, Planned, Request, Response, Write, answer_reads, evaluate, plan};
+pub use execute::Write;
+pub use plan::{Planned, Request, Response, answer_reads, evaluate, plan};
+pub use precheck::{LeaseTable, PlanError};
 pub use range::{RangeStream, key_value, range};
 pub use view::{Base, Overlay};
 

@@ -1,22 +1,15 @@
 //! Plans: what a request writes, and the answer to it.
 
-use super::compare::evaluate as compares_hold;
-use super::execute::{Execution, Path, branch, precheck, precheck_put};
+use super::execute::{Execution, Write};
+use super::path::{Path, find_path};
+use super::precheck::{LeaseTable, PlanError, precheck, precheck_put};
 use super::view::{Base, Overlay, View};
-use crate::core::{ChangeKind, State};
+use crate::core::State;
 use crate::error::EtcdError;
-use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
 };
 use crate::types::{LeaseId, Revision};
-use bytes::Bytes;
-
-/// The leases that exist, as far as the planner cares.
-pub trait LeaseTable {
-    /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still counts.
-    fn exists(&self, id: LeaseId) -> bool;
-}
 
 /// A request that may write. Its static checks have passed.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,15 +33,6 @@ pub enum Response {
     Txn(TxnResponse),
 }
 
-/// One change of one key.
-#[derive(Clone, Debug)]
-pub struct Write {
-    /// The key.
-    pub key: Bytes,
-    /// The change.
-    pub kind: ChangeKind,
-}
-
 /// The outcome of planning a request.
 #[derive(Debug)]
 pub struct Planned {
@@ -57,21 +41,6 @@ pub struct Planned {
     pub writes: Vec<Write>,
     /// The response, true once the writes are part of the log at the next revision.
     pub response: Response,
-}
-
-/// A request that is not planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanError {
-    /// It is refused, and nothing is written.
-    Refused(EtcdError),
-    /// It reads a revision that is planned but not part of the state yet. The same plan can be made a little later.
-    NotYet,
-}
-
-impl From<EtcdError> for PlanError {
-    fn from(error: EtcdError) -> PlanError {
-        PlanError::Refused(error)
-    }
 }
 
 /// Decides what a request does to the newest planned store.
@@ -137,17 +106,6 @@ struct NoLeases;
 impl LeaseTable for NoLeases {
     fn exists(&self, _: LeaseId) -> bool {
         false
-    }
-}
-
-/// Evaluates the compares of a transaction and of all nested on the path taken, before anything runs.
-fn find_path(view: &View<'_>, txn: &TxnRequest, path: &mut Path) {
-    let succeeded = compares_hold(view, &txn.compare);
-    path.push(succeeded);
-    for op in branch(txn, succeeded) {
-        if let Some(Op::RequestTxn(nested)) = &op.request {
-            find_path(view, nested, path);
-        }
     }
 }
 

@@ -55,5 +55,5 @@ pub use batch::{Batch, Interest, Matched};
 pub(crate) use queue::DELIVERIES;
 pub use queue::{Item, ProgressScope, Receiver, Sender, WatcherId, queue};
 pub use registrations::Registrations;
-pub use requests::{Request, Requests, StreamId, routing};
-pub use router::Router;
+pub use requests::{Request, Requests, StreamId};
+pub use router::{Router, routing};

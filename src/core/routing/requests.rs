@@ -3,8 +3,6 @@
 use super::batch::Interest;
 use super::queue::{ProgressScope, Sender, WatcherId};
 use super::registrations::Registrations;
-use super::router::Router;
-use crate::core::Reader;
 use crate::primitive::{AtomicI64, Notify, Ordering, Published, Queue, oneshot};
 use crate::types::Revision;
 use std::sync::Arc;
@@ -110,25 +108,23 @@ pub(super) struct Shared<A> {
     streams: AtomicU64,
 }
 
+impl<A> Shared<A> {
+    /// `routed` is the revision up to which there is nothing to route.
+    pub(super) fn new(published: Arc<Notify>, routed: Revision) -> Shared<A> {
+        Shared {
+            queue: Queue::new(),
+            published,
+            routed: AtomicI64::new(routed.0),
+            registrations: Published::from_pointee(Registrations::default()),
+            streams: AtomicU64::new(0),
+        }
+    }
+}
+
 impl<A> Clone for Requests<A> {
     fn clone(&self) -> Requests<A> {
         Requests(Arc::clone(&self.0))
     }
-}
-
-/// A router of the events behind `reader`, and the handle to ask it. Those who publish events notify `published`, and so
-/// does each request.
-pub fn routing<A>(reader: Reader, published: Arc<Notify>) -> (Requests<A>, Router<A>) {
-    let state = reader.snapshot();
-    let shared = Arc::new(Shared {
-        queue: Queue::new(),
-        published,
-        routed: AtomicI64::new(state.revision.0),
-        registrations: Published::from_pointee(Registrations::default()),
-        streams: AtomicU64::new(0),
-    });
-    let router = Router::new(reader, Arc::clone(&shared), &state);
-    (Requests(shared), router)
 }
 
 impl<A> Requests<A> {

@@ -4,10 +4,10 @@
 use super::batch::{Batch, Matched};
 use super::queue::{Item, ProgressScope};
 use super::registrations::{Registrations, Watcher};
-use super::requests::{Shared, StreamId};
+use super::requests::{Requests, Shared, StreamId};
 use super::streams::Streams;
 use crate::core::{Event, Reader, RevisionEvents, State};
-use crate::primitive::{Ordering, oneshot};
+use crate::primitive::{Notify, Ordering, oneshot};
 use crate::types::Revision;
 use std::sync::Arc;
 
@@ -44,8 +44,17 @@ pub struct Router<A> {
     pub(super) awaited: Vec<(Revision, oneshot::Sender<()>)>,
 }
 
+/// A router of the events behind `reader`, and the handle to ask it. Those who publish events notify `published`, and so
+/// does each request.
+pub fn routing<A>(reader: Reader, published: Arc<Notify>) -> (Requests<A>, Router<A>) {
+    let state = reader.snapshot();
+    let shared = Arc::new(Shared::new(published, state.revision));
+    let router = Router::new(reader, Arc::clone(&shared), &state);
+    (Requests(shared), router)
+}
+
 impl<A> Router<A> {
-    pub(super) fn new(reader: Reader, shared: Arc<Shared<A>>, state: &State) -> Router<A> {
+    fn new(reader: Reader, shared: Arc<Shared<A>>, state: &State) -> Router<A> {
         Router {
             reader,
             shared,
