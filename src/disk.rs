@@ -1,4 +1,4 @@
-//! What a file system says of its room.
+//! The room on a file system.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -11,20 +11,20 @@ use std::path::Path;
 /// Room of a file system, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// What an ordinary user may still write.
+    /// Bytes that an ordinary user may still write.
     pub free: u64,
-    /// All there is.
+    /// All bytes.
     pub total: u64,
 }
 
-/// What is kept free of puts, so that what makes room (deletes, compactions, renewals of leases are messages too) has
-/// room itself: a few of JetStream's blocks and its index, or an eighth where there is little.
+/// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in order to make room:
+/// a few of JetStream's blocks and its index, or an eighth of a small disk.
 pub fn headroom(total: u64) -> u64 {
     const ENOUGH: u64 = 32 << 20;
     ENOUGH.min(total / 8)
 }
 
-/// The room of the file system that holds `path`; `None` if it does not say.
+/// The room of the file system that holds `path`; `None` if it is unknown.
 pub fn space(path: &Path) -> Option<Space> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();

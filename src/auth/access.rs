@@ -10,16 +10,16 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a request says about who sends it.
+/// The parts of a request that identify its sender.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
-    /// The token, where there is one, however wrong.
+    /// The token of the metadata, not checked yet.
     pub token: Option<String>,
     /// Name in the certificate of the connection.
     pub certificate: Option<CertificateName>,
 }
 
-/// Who a request came from; nobody while auth is off, or where it does not say.
+/// The sender of a request: a user, or nobody while auth is off or without credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Caller(Option<Identity>);
 
@@ -54,12 +54,12 @@ impl Caller {
     }
 }
 
-/// What a caller may do.
+/// The rights of a caller.
 #[derive(Clone, Debug)]
 pub enum Access {
     /// Everything: auth is off, or the user has the role `root`.
     Unlimited,
-    /// What the user's roles permit.
+    /// The permissions of the user's roles.
     Limited(Arc<Permissions>),
     /// Nothing, for this reason.
     None(EtcdError),
@@ -117,8 +117,8 @@ impl Snapshot {
 pub struct Auth {
     settings: AuthSettings,
     tokens: Tokens,
-    /// What the snapshot says, for those who need no more. Set behind it with Release and read with Acquire: who sees
-    /// auth enabled finds a snapshot at least as new.
+    /// A copy of the snapshot's switch, which a check reads first. It is stored after the snapshot with Release and loaded
+    /// with Acquire: a reader that finds auth enabled finds a snapshot at least as new.
     enabled: AtomicBool,
     snapshot: Published<Snapshot>,
 }
@@ -130,7 +130,7 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// Without users, and off.
+    /// Begins without users, and disabled.
     pub fn new(settings: AuthSettings) -> Auth {
         Auth {
             tokens: Tokens::new(&settings),
@@ -145,7 +145,7 @@ impl Auth {
         self.settings.bcrypt_cost
     }
 
-    /// Where tokens come from.
+    /// The tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
     }
@@ -160,14 +160,14 @@ impl Auth {
         Arc::clone(&self.snapshot.load().store)
     }
 
-    /// The users and roles are these from now on.
+    /// Replaces all users and roles.
     pub fn replace(&self, store: AuthStore) {
         let enabled = store.is_enabled();
         self.snapshot.store(Arc::new(Snapshot::new(Arc::new(store))));
         self.enabled.store(enabled, Ordering::Release);
     }
 
-    /// Who a request comes from: its token says, and without one the certificate of its connection.
+    /// The sender of a request, by its token, or without one by the certificate of its connection.
     pub fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
         if !self.is_enabled() {
             return Ok(Caller::default());
@@ -182,7 +182,7 @@ impl Auth {
         }
     }
 
-    /// What a caller may do with keys now.
+    /// The rights of a caller on keys now.
     pub fn access(&self, caller: &Caller) -> Access {
         if !self.is_enabled() {
             return Access::Unlimited;
@@ -191,7 +191,7 @@ impl Auth {
         if !snapshot.store.is_enabled() {
             return Access::Unlimited;
         }
-        // Revision 0, which only a signed token can say, is what etcd takes for no identity.
+        // For etcd revision 0 means no identity. Only a signed token can hold it.
         let Some(identity) = caller.0.as_ref().filter(|identity| identity.revision != 0) else {
             return Access::None(EtcdError::UserEmpty);
         };
@@ -210,12 +210,12 @@ impl Auth {
         if self.is_enabled() { self.store().check_admin(caller.user()) } else { Ok(()) }
     }
 
-    /// Whether a caller is anybody at all.
+    /// Whether a caller has an identity.
     pub fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
-    /// Whether users and roles are still those that a caller was recognized by. Asked after a read, as etcd does it.
+    /// Whether users and roles have not changed since the caller was recognized. As in etcd, this is checked after a read.
     pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
         match &caller.0 {
             Some(Identity { revision: 0, .. }) | None => Ok(()),
@@ -227,7 +227,7 @@ impl Auth {
     }
 }
 
-/// The switch and what it stands for, which are two atomics: whoever finds auth on finds the users of that moment or of a
+/// The switch and the snapshot are two atomics: a reader that finds auth enabled finds the users of that moment or of a
 /// later one.
 #[cfg(all(test, jetway_loom))]
 mod loom_model {

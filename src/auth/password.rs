@@ -1,14 +1,14 @@
-//! Passwords and their hashes. Both take long on purpose, so they run where they hold nobody up.
+//! Passwords and their hashes. Hashing and checking take long on purpose, so they run on threads of their own.
 
 use super::DEFAULT_BCRYPT_COST;
 use crate::error::EtcdError;
 
-/// bcrypt looks at no more than this.
+/// bcrypt ignores the bytes behind these.
 const LONGEST_PASSWORD: usize = 72;
-/// Costs that bcrypt knows.
+/// The costs of bcrypt.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
 
-/// Hashes a password. A cost that bcrypt does not know is replaced by the default, as in etcd.
+/// Hashes a password. As in etcd, the default replaces a cost that bcrypt does not have.
 pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     if password.len() > LONGEST_PASSWORD {
         return Err(EtcdError::PasswordTooLong);
@@ -18,7 +18,7 @@ pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     hashed.map_err(|error| EtcdError::Unknown(error.to_string()))
 }
 
-/// Whether a password fits a hash. Nothing fits what is no hash.
+/// Whether a password has a hash. A text that is no hash belongs to no password.
 pub async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
     run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await
 }

@@ -1,4 +1,4 @@
-//! Permissions of roles, and what those of one user come to together.
+//! Permissions of roles, and their union for one user.
 
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -46,7 +46,7 @@ mod base64_bytes {
     }
 }
 
-/// What the permissions of a user's roles come to together.
+/// The union of the permissions of a user's roles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     read: Intervals,
@@ -109,7 +109,7 @@ impl Intervals {
         for interval in sorted {
             match merged.last_mut() {
                 Some(last) if !last.ends_before(&interval.start) => {
-                    // No end is the greatest end.
+                    // `None` is the greatest end.
                     last.end = match (last.end.take(), interval.end) {
                         (Some(a), Some(b)) => Some(a.max(b)),
                         _ => None,
@@ -121,8 +121,8 @@ impl Intervals {
         Intervals(merged)
     }
 
-    /// Whether one interval holds all of `wanted`. An inverted range holds no key; as in etcd its start still has to
-    /// lie where something is granted.
+    /// Whether one interval holds all of `wanted`. An inverted range holds no key, but as in etcd its start must be in a
+    /// granted interval.
     fn cover(&self, wanted: &Interval) -> bool {
         let behind = self.0.partition_point(|interval| interval.start <= wanted.start);
         let Some(interval) = behind.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
@@ -179,7 +179,7 @@ mod tests {
     }
 
     proptest! {
-        /// A range is covered exactly if each of its keys is: checked on keys of one byte, of which there are few.
+        /// A range is covered exactly if each of its keys is. Keys of one byte are few enough to try all.
         #[test]
         fn a_range_is_covered_if_all_of_it_is(
             granted in prop::collection::vec((1_u8..20, 1_u8..22), 0..6),

@@ -1,4 +1,4 @@
-//! Tokens: `simple` ones, which the server remembers, and JWTs, which say all themselves.
+//! Tokens: `simple` ones, which the server stores, and JWTs, which hold everything themselves.
 
 use super::jwt::Jwt;
 use super::{AuthSettings, AuthStore, Caller, DEFAULT_TOKEN_TTL};
@@ -24,23 +24,23 @@ pub enum TokenError {
     /// `sign-method` is missing or not known.
     #[error("auth: invalid auth signature method: {0}")]
     Method(String),
-    /// Neither key is there, or not the one that is needed.
+    /// The needed key is missing.
     #[error("auth: missing key data: {0}")]
     MissingKey(&'static str),
     /// Two keys that are no pair.
     #[error("auth: public and private keys don't match")]
     KeyMismatch,
-    /// A file with something else in it.
+    /// A file that holds no such key.
     #[error("{option}: {reason}")]
     Key {
         /// The option that names the file.
         option: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Which tokens there are.
+/// The kind of tokens.
 #[derive(Clone, Debug)]
 pub enum TokenSettings {
     /// None: nobody can authenticate with a password.
@@ -75,17 +75,17 @@ impl TokenSettings {
     }
 }
 
-/// What is stored of a simple token, beside the token itself.
+/// The stored part of a simple token, beside the token itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SimpleToken {
-    /// Whose it is.
+    /// Name of its user.
     pub user: String,
     /// The auth revision at which it was issued.
     pub revision: u64,
 }
 
 impl SimpleToken {
-    /// A token that nobody has: 16 letters, a dot, and a position of the store.
+    /// A new token: 16 random letters, a dot, and a position of the store.
     pub fn invent(position: u64) -> String {
         const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
@@ -95,29 +95,29 @@ impl SimpleToken {
     }
 }
 
-/// A simple token as it is known here.
+/// A simple token on this instance.
 #[derive(Debug)]
 struct Known {
     user: Arc<str>,
     revision: u64,
-    /// When it runs out unless it is used.
+    /// The token expires at this time, unless it is used before.
     deadline: Instant,
-    /// When the writer was last told of a use.
+    /// Time of the last use that was reported to the writer.
     reported: Instant,
 }
 
-/// The tokens that are good here.
+/// The valid tokens of this instance.
 #[derive(Debug)]
 pub struct Tokens {
     kind: TokenSettings,
     ttl: Duration,
-    /// Whether this instance's deadlines count: those of the writer, which ends a token by a record. Elsewhere a token is good
-    /// for as long as the log holds it.
+    /// Whether deadlines count on this instance. They count on the writer, which ends a token by a record. On other instances a
+    /// token is valid for as long as the log holds it.
     keeps_time: AtomicBool,
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// The name of a simple token in the log. The log does not hold the token itself: who may read the bucket must not be able to use
+/// The name of a simple token in the log. The log does not hold the token itself, so that a reader of the bucket cannot use
 /// it.
 pub fn token_hash(token: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
@@ -139,12 +139,12 @@ impl Tokens {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which kind is issued.
+    /// The kind that is issued.
     pub fn kind(&self) -> &TokenSettings {
         &self.kind
     }
 
-    /// The log holds a token of this hash.
+    /// Adds a token that the log holds.
     pub fn remember(&self, hash: &str, token: SimpleToken) {
         let now = Instant::now();
         let known = Known {
@@ -156,17 +156,17 @@ impl Tokens {
         self.lock().insert(hash.to_owned(), known);
     }
 
-    /// The log does not hold it any more.
+    /// Removes a token that the log has ended.
     pub fn forget(&self, hash: &str) {
         self.lock().remove(hash);
     }
 
-    /// Forgets all but some.
+    /// Removes all other tokens.
     pub fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
         self.lock().retain(|hash, _| is_kept(hash));
     }
 
-    /// From now on deadlines count here, or not. Each token gets its full time again.
+    /// Sets whether deadlines count on this instance. Each token gets its full time again.
     pub fn keep_time(&self, keeps_time: bool) {
         let deadline = Instant::now() + self.ttl;
         self.lock().values_mut().for_each(|known| known.deadline = deadline);
@@ -174,20 +174,20 @@ impl Tokens {
         self.keeps_time.store(keeps_time, Ordering::Relaxed);
     }
 
-    /// The hashes of tokens whose time is over.
+    /// The hashes of expired tokens.
     pub fn expired(&self) -> Vec<String> {
         let now = Instant::now();
         self.lock().iter().filter(|(_, known)| known.deadline <= now).map(|(hash, _)| hash.clone()).collect()
     }
 
-    /// A token was used on another instance.
+    /// Records a use of a token on another instance.
     pub fn touch(&self, hash: &str) {
         if let Some(known) = self.lock().get_mut(hash) {
             known.deadline = Instant::now() + self.ttl;
         }
     }
 
-    /// Whether a simple token is known here, or could not be one at all.
+    /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a simple token.
     pub fn is_settled(&self, token: &str) -> bool {
         if !matches!(self.kind, TokenSettings::Simple) {
             return true;
@@ -200,7 +200,7 @@ impl Tokens {
         !looks_right || self.lock().contains_key(&token_hash(token))
     }
 
-    /// Whom a token belongs to. Using a simple one makes it live on.
+    /// The user of a token. A use of a simple token renews it.
     pub(super) fn caller(&self, token: &str, store: &AuthStore) -> Option<Caller> {
         match &self.kind {
             TokenSettings::None => None,
@@ -219,7 +219,7 @@ impl Tokens {
         }
     }
 
-    /// The hash of a token of whose use the writer, being another instance, has to be told; returned once in a while for each.
+    /// The hash of a token whose use this instance must report to the writer. Each token is returned once in a while.
     pub fn use_to_report(&self, token: &str) -> Option<String> {
         if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;
@@ -323,7 +323,7 @@ mod tests {
             assert_eq!(tokens.caller("t", &store).unwrap().user(), Some("u"));
             change(&mut store);
             assert!(tokens.caller("t", &store).is_none());
-            // One that was issued before is found again in the log, and is as void as it was.
+            // A load of the log finds the old token again, and it stays void.
             tokens.remember(&token_hash("t"), SimpleToken { user: "u".into(), revision: 3 });
             assert!(tokens.caller("t", &store).is_none());
             tokens.remember(&token_hash("new"), entry(&store));

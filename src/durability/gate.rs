@@ -1,11 +1,11 @@
-//! Holds back what was read of the log until it is durable.
+//! Holds records back until they are durable.
 
 use super::StreamFiles;
 use crate::types::Sequence;
 use prometheus::Histogram;
 use tokio::sync::watch;
 
-/// Nothing behind it is shown before it is durable.
+/// Messages pass it once they are durable.
 #[derive(Debug)]
 pub struct Gate {
     files: StreamFiles,
@@ -19,20 +19,19 @@ pub struct Gate {
 pub struct NotDurable;
 
 impl Gate {
-    /// A gate before the content of `files`. `failed` gets the reason why nothing passes any more, `durations` the time of each
-    /// sync.
+    /// A gate for the messages in `files`. `failed` gets the reason if nothing passes any more, `durations` the time of each sync.
     pub fn new(files: StreamFiles, failed: watch::Sender<Option<String>>, durations: Histogram) -> Gate {
         Gate { files, failed, durations, durable_to: Sequence::NONE }
     }
 
-    /// The server may have been started again, which changes any file: the next sync is one of the whole store.
+    /// Makes the next sync one of the whole store: a restart of the server may change any file.
     pub fn forget(&mut self) {
         self.files.forget();
         self.durable_to = Sequence::NONE;
     }
 
-    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once where nothing is new.
-    /// Blocks while the disk works: for a thread that has nothing else to do.
+    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once if none is new. Blocks
+    /// its thread while the disk works.
     ///
     /// # Errors
     /// [`NotDurable`], and from then on always.

@@ -43,7 +43,7 @@ pub use status::Phase;
 use crate::applier::{Applier, Tables};
 use crate::auth::{self, Auth, AuthStore, Caller, Credentials, TokenSettings};
 use crate::core::{Reader, State};
-use crate::durability::{Gate, Level, Quiet, StreamFiles};
+use crate::durability::{Gate, Level, RewriteLock, StreamFiles};
 use crate::error::EtcdError;
 use crate::log::{Courier, Endpoint, Log, OpenError};
 use crate::primitive::Notify;
@@ -270,7 +270,7 @@ impl Engine {
         );
         let store_failed = watch::Sender::new(None);
         let failure = watch::Sender::new(None);
-        let quiet = Quiet::default();
+        let rewrites = RewriteLock::default();
         let has_freed = Arc::new(AtomicBool::new(false));
         let cluster = log.facts().cluster_id;
         let mark_file =
@@ -301,7 +301,7 @@ impl Engine {
         ));
         let hashes = Arc::new(HashCache::default());
         let gate = settings.synced_store.as_ref().map(|store| {
-            let files = StreamFiles::new(store, &log.bucket().stream, quiet.clone());
+            let files = StreamFiles::new(store, &log.bucket().stream, rewrites.clone());
             Gate::new(files, store_failed.clone(), sync_durations.clone())
         });
         let task = apply::Task {
@@ -331,7 +331,7 @@ impl Engine {
             counters: counters.clone(),
             hashes: Arc::clone(&hashes),
             store: settings.synced_store.clone(),
-            quiet,
+            rewrites,
             has_freed,
             stop: stop.clone(),
         };

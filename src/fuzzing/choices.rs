@@ -1,6 +1,6 @@
 //! Bytes as a source of decisions.
 
-/// Bytes, taken piece by piece to decide what happens next.
+/// Bytes that decide piece by piece on the next step.
 #[derive(Debug)]
 pub(crate) struct Choices<'a> {
     rest: &'a [u8],
@@ -31,7 +31,7 @@ impl<'a> Choices<'a> {
         }
     }
 
-    /// So many bytes as the first two of them say, or what is left.
+    /// As many bytes as the first two name, or all that are left.
     pub(crate) fn bytes(&mut self) -> &'a [u8] {
         let len = usize::from(u16::from_le_bytes([self.byte(), self.byte()])).min(self.rest.len());
         let (bytes, rest) = self.rest.split_at(len);

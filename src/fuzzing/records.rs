@@ -1,4 +1,4 @@
-//! Messages of the stream that another program may have written, and the state that comes of them.
+//! Messages of the stream that another program may have written, and the state after them.
 
 use super::choices::Choices;
 use crate::applier::{Applier, Strictness, Tables};
@@ -109,7 +109,7 @@ fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>
     (subject, format!("NATS/1.0\r\nJetway: {header}\r\n\r\n"), payload)
 }
 
-/// Checks the rules for every store that is shown.
+/// Checks the invariants of every published store.
 fn check(state: &State) {
     let all = KeyRange::all();
     let histories: Vec<_> = state.index.range(&all).collect();

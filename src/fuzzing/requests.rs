@@ -111,7 +111,7 @@ fn encode(response: &Response) {
     }
 }
 
-/// Whether a message is what its bytes say.
+/// Whether a message and its encoding are the same.
 fn comes_back<M: Message + Default + PartialEq + std::fmt::Debug>(message: &M) {
     let bytes = message.encode_to_vec();
     assert_eq!(bytes.len(), message.encoded_len());

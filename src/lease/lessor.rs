@@ -1,4 +1,5 @@
-//! The deadlines of leases, on the writer. Holds what is planned: a grant counts as soon as its record is sent, an end as well.
+//! The deadlines of leases, on the writer. A grant and an end count as soon as their records are planned, before they are
+//! acknowledged.
 
 use crate::primitive::Uptime;
 use crate::txn;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 /// The least TTL in seconds, as etcd computes it from its default heartbeat and election timeouts.
 pub const MIN_TTL: i64 = 2;
-/// The greatest.
+/// The greatest TTL in seconds.
 pub const MAX_TTL: i64 = 9_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +32,7 @@ impl txn::LeaseTable for Lessor {
 }
 
 impl Lessor {
-    /// The leases of a log, each with its full TTL and `grace` more from `now` on.
+    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on.
     pub fn new(leases: impl IntoIterator<Item = (LeaseId, i64)>, now: Uptime, grace: Duration) -> Lessor {
         let mut lessor = Lessor::default();
         for (id, ttl) in leases {
@@ -60,7 +61,7 @@ impl Lessor {
         }
     }
 
-    /// Gives a lease its full TTL again; returns that. `None` where there is no such lease, or its time is over.
+    /// Gives a lease its full TTL again and returns the TTL; `None` if there is no such lease, or it has expired.
     pub fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
         let Deadline { ttl, at } = *self.leases.get(&id)?;
         if at <= now {
@@ -81,7 +82,7 @@ impl Lessor {
         self.by_deadline.iter().map(|(_, id)| *id)
     }
 
-    /// Up to `most` leases whose time is over.
+    /// Up to `most` expired leases.
     pub fn expired(&self, now: Uptime, most: usize) -> Vec<LeaseId> {
         self.by_deadline.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect()
     }

@@ -1,4 +1,4 @@
-//! The leases there are, as the log says. Their deadlines are the writer's business.
+//! The leases of the log. Their deadlines are in [`Lessor`](super::Lessor), on the writer alone.
 
 use crate::types::{LeaseId, Sequence};
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ pub struct Lease {
     pub sequence: Sequence,
 }
 
-/// All leases. Written by the applier; never on the path of a read, a watch, or a put without a lease.
+/// All leases. The applier writes them. Reads, watches and puts without a lease do not use them.
 #[derive(Debug, Default)]
 pub struct LeaseTable {
     leases: Mutex<HashMap<LeaseId, Lease>>,
@@ -25,7 +25,7 @@ impl LeaseTable {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a lease; returns the one of that id before.
+    /// Adds a lease, and returns the one that it replaces.
     pub fn put(&self, id: LeaseId, ttl: i64, sequence: Sequence) -> Option<Lease> {
         self.lock().insert(id, Lease { ttl, sequence })
     }
@@ -35,7 +35,7 @@ impl LeaseTable {
         self.lock().remove(&id)
     }
 
-    /// Forgets all.
+    /// Removes all leases.
     pub fn clear(&self) {
         self.lock().clear();
     }

@@ -1,5 +1,4 @@
-//! What can be said about a request without looking at the store, in etcd's order, since the first failure is the one
-//! a client sees.
+//! Checks of a request that need no store. They come in etcd's order, since a client gets the first failure.
 
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -33,7 +32,7 @@ pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
     Ok(())
 }
 
-/// Checks a Put. Whether its lease and the key it wants to keep exist is for the planner to say.
+/// Checks a Put. The planner checks that its lease exists, and the key whose value it keeps.
 pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
@@ -76,7 +75,7 @@ fn check_ops(request: &TxnRequest, budget: usize) -> Result<(), EtcdError> {
     })
 }
 
-/// What a list of operations writes, for the list that holds it.
+/// The writes of a list of operations, for the outer list.
 #[derive(Default)]
 struct Written<'a> {
     puts: HashSet<&'a [u8]>,
@@ -85,7 +84,7 @@ struct Written<'a> {
 
 /// Refuses two puts of one key in one list, and a put of a key that a delete of the list covers.
 ///
-/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is held against nested puts only
+/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is checked against nested puts only
 /// of later transactions, and the two branches of one transaction may put the same keys, as only one of them runs.
 fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     let mut written = Written::default();
@@ -118,8 +117,8 @@ fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     Ok(written)
 }
 
-/// Disjoint half-open intervals, first key to end. Unlike everywhere else an end of one zero byte is taken as it
-/// stands, so that such an interval holds nothing: etcd compares it so, and clients may rely on what that permits.
+/// Disjoint half-open intervals, first key to end. Only here an end of one zero byte is an ordinary end, so that such an
+/// interval holds nothing: etcd compares it so, and clients may rely on it.
 #[derive(Default)]
 struct Intervals(BTreeMap<Bytes, Bytes>);
 

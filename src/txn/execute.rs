@@ -1,4 +1,4 @@
-//! The operations of a transaction, run in order over a view of the store that shows what earlier ones wrote.
+//! The operations of a transaction, run in order over a view of the store with the writes of earlier ones.
 
 use super::path::{branch, next_outcome};
 use super::range::{header, key_value, read};
@@ -36,8 +36,7 @@ pub(super) struct Execution<'a> {
 }
 
 impl<'a> Execution<'a> {
-    /// `revision` is the one that the writes get, `view` what the operations find, and `past` holds the revisions that
-    /// clients name in reads.
+    /// `revision` is the one that the writes get. The operations read `view`, and `past` for reads at a named revision.
     pub(super) fn new(view: View<'a>, past: &'a State, revision: Revision) -> Execution<'a> {
         Execution { view, past, revision, writes: Vec::new() }
     }
@@ -93,8 +92,8 @@ impl<'a> Execution<'a> {
     }
 
     /// # Errors
-    /// [`EtcdError::KeyNotFound`] where an earlier operation has deleted the key whose value or lease is to be kept.
-    /// etcd's own checks miss this case and it crashes.
+    /// [`EtcdError::KeyNotFound`] if an earlier operation has deleted the key whose value or lease is kept. etcd's own checks miss
+    /// this case, and etcd crashes.
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
         let (response, change) = self.write_put(request)?;
         let mod_revision = self.revision;

@@ -6,11 +6,11 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use std::slice::Iter;
 
-/// The outcomes of the compares of a transaction and of those nested on the path taken, outermost first, each before
-/// the ones nested in it, in the order of the operations.
+/// The outcomes of the compares of a transaction and of the nested transactions on its path. A transaction comes before those
+/// nested in it, and these come in the order of the operations.
 pub(super) type Path = Vec<bool>;
 
-/// The operations that the outcome of its compares leaves of a transaction.
+/// The operations of a transaction that run for an outcome of its compares.
 pub(super) fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
     if succeeded { &txn.success } else { &txn.failure }
 }

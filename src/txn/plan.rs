@@ -1,4 +1,4 @@
-//! Plans: what a request writes, and the answer to it.
+//! Plans: the writes of a request, and the response to it.
 
 use super::execute::{Execution, Write};
 use super::path::{Path, find_path};
@@ -36,8 +36,8 @@ pub enum Response {
 /// The outcome of planning a request.
 #[derive(Debug)]
 pub struct Planned {
-    /// The changes of the next revision in the order of execution, which is the order of the events. Empty where the request
-    /// changes nothing.
+    /// The changes of the next revision in the order of execution, which is the order of the events. Empty if the request changes
+    /// nothing.
     pub writes: Vec<Write>,
     /// The response, true once the writes are part of the log at the next revision.
     pub response: Response,
@@ -67,8 +67,8 @@ pub fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Resul
 /// The response to a request whose writes, if it has any, made the revision after `before`.
 ///
 /// # Errors
-/// [`EtcdError::Timeout`], whose meaning to a client is an unknown outcome: a compaction has taken the revision `before` away
-/// in the meantime. The errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
+/// [`EtcdError::Timeout`], which means an unknown outcome to a client: the revision `before` was compacted in the meantime. The
+/// errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
 pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
     if let Request::Put(PutRequest { prev_kv: false, .. }) = request {
         let header = Some(super::range::header(before.next()));
@@ -88,7 +88,7 @@ pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Re
 /// The response to a request that writes nothing, from a state.
 ///
 /// # Errors
-/// As [`plan`]; [`EtcdError::Unknown`] where the request does write.
+/// As [`plan`]; [`EtcdError::Unknown`] if the request does write.
 pub fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdError> {
     let overlay = Overlay::default();
     let base = Base { state, overlay: &overlay, revision: state.revision, compacted: state.compacted };

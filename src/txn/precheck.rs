@@ -8,7 +8,7 @@ use crate::proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest};
 use crate::types::LeaseId;
 use std::slice::Iter;
 
-/// The leases that exist, as far as the planner cares.
+/// The part of the leases that the planner needs.
 pub trait LeaseTable {
     /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still counts.
     fn exists(&self, id: LeaseId) -> bool;
@@ -29,8 +29,8 @@ impl From<EtcdError> for PlanError {
     }
 }
 
-/// Checks the operations on the path against the store before the transaction. Nothing has run yet, so a put that wants to keep
-/// a value needs the key to be there beforehand.
+/// Checks the operations on the path against the store before the transaction. No operation has run yet, so a put that keeps a
+/// value needs the key to exist before.
 pub(super) fn precheck(
     base: &Base<'_>,
     view: &View<'_>,

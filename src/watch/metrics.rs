@@ -1,9 +1,9 @@
-//! Counters of the watch side, for those who serve metrics.
+//! Counters of watches, for the metrics.
 
 pub use crate::primitive::Counter;
 use std::sync::Arc;
 
-/// All that is counted.
+/// The counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Open Watch calls.
@@ -12,8 +12,8 @@ pub struct Metrics {
     pub watchers: Counter,
     /// Watchers that read the log because they start in the past or could not keep up.
     pub slow_watchers: Counter,
-    /// Deliveries that their stream has not made a response of yet.
+    /// Deliveries that their stream has not put into a response yet.
     pub pending: Arc<Counter>,
-    /// Events sent since the start, once a watcher.
+    /// Events sent since the start, counted once for each watcher.
     pub events_sent: Counter,
 }
