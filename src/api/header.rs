@@ -1,4 +1,4 @@
-//! The response header: who answers, and at which revision.
+//! The response header: ids of cluster and member, epoch and revision.
 
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::types::Revision;
@@ -12,7 +12,7 @@ pub struct HeaderSource {
     pub cluster_id: u64,
     /// This instance.
     pub member_id: u64,
-    /// The epoch in force. Relaxed: a number by itself.
+    /// The current epoch. Its accesses are relaxed, since it orders nothing.
     pub epoch: Arc<AtomicU64>,
 }
 

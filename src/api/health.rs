@@ -1,5 +1,4 @@
-//! gRPC's health service. It knows one name, the empty one for the server as a whole, and that one serves from the moment
-//! that calls are taken.
+//! gRPC's health service. It has one name, the empty one for the whole server, whose status is always SERVING.
 
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_server::Health;
@@ -54,7 +53,7 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = request.into_inner().service.is_empty();
         let status = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
-        // Nothing changes until the end.
+        // The status changes only at the end.
         let shutdown = self.shutdown.child_token();
         let until_the_end = stream::pending().take_until(async move { shutdown.cancelled().await });
         let statuses = stream::once(std::future::ready(Ok(answer(status)))).chain(until_the_end);

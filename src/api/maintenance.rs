@@ -105,7 +105,7 @@ impl Maintenance for MaintenanceService {
                 AlarmKind::NoSpace => "NOSPACE",
                 AlarmKind::Corrupt => "CORRUPT",
             };
-            // As protobuf's text form has it: fields that are zero are not there.
+            // As in protobuf's text form, fields that are zero are left out.
             match alarm.member {
                 0 => format!("alarm:{kind}"),
                 member => format!("memberID:{member} alarm:{kind}"),
@@ -137,8 +137,8 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        // Space comes back by itself: JetStream rewrites blocks as messages are removed. What can be waited for is the
-        // removal of what compactions have left.
+        // JetStream frees space by itself, since it rewrites blocks as messages are removed. This waits until the
+        // messages that compactions have superseded are removed.
         self.engine.finish_removals().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }

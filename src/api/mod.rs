@@ -1,4 +1,4 @@
-//! The gRPC edge: everything that knows tonic.
+//! The gRPC services.
 
 pub mod auth;
 pub mod call;

@@ -18,7 +18,7 @@ pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     hashed.map_err(|error| EtcdError::Unknown(error.to_string()))
 }
 
-/// Whether a password has a hash. A text that is no hash belongs to no password.
+/// Whether a hash is that of a password. A text that is no hash is that of none.
 pub async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
     run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await
 }

@@ -219,7 +219,7 @@ fn mismatch(value: &Value, path: &str, expected: &'static str) -> ContentError {
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
-        // Go shows the number if another number is expected.
+        // Go's text has the number if another kind of number is expected.
         Value::Number(number) if expected.contains("int") => format!("number {number}"),
         Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),

@@ -732,7 +732,7 @@ impl Node {
             Then::HandOver(instance, waiter) => {
                 if let Some(courier) = &self.courier {
                     let nonce = self.chain.nonce().to_le_bytes().to_vec();
-                    courier.tell_to_take_over(instance, nonce).await;
+                    courier.request_takeover(instance, nonce).await;
                 }
                 writing.handover = Some((Instant::now() + HANDOVER_TIMEOUT, waiter));
             }

@@ -100,7 +100,7 @@ pub enum WireError {
     /// The server reports an error.
     #[error("NATS says: {0}")]
     Server(String),
-    /// The data has no sense.
+    /// The server sends data that no nats-server sends.
     #[error("unexpected data from NATS: {0}")]
     Protocol(#[from] ProtocolError),
     /// TLS cannot be set up.
@@ -150,7 +150,7 @@ pub(super) struct ServerInfo {
     /// Its version.
     #[serde(default)]
     pub(super) version: String,
-    /// The largest message that it takes, headers included.
+    /// Size of the largest message that it accepts, headers included.
     pub(super) max_payload: usize,
 }
 
@@ -167,7 +167,7 @@ pub(super) enum ServerOp<'a> {
 
 impl Wire {
     /// Connects to the first server of the endpoint that answers, beginning with number `first`, and subscribes to `inbox`.
-    /// Reads about `buffer_bytes` at once; more only for a message that does not fit.
+    /// Reads about `buffer_bytes` at once, and more only for a message that does not fit.
     ///
     /// # Errors
     /// That of the last server tried.
@@ -256,7 +256,7 @@ impl Wire {
         Ok(Wire { stream: Stream::Tls(Box::new(tls)), start: 0, end: 0, ..self })
     }
 
-    /// The next operation and its length, if it is there as a whole.
+    /// The next operation and its length, if it is complete.
     ///
     /// # Errors
     /// [`WireError::Protocol`].
@@ -331,7 +331,7 @@ impl Wire {
     }
 }
 
-/// The error that a server's text stands for.
+/// The error for a server's text.
 pub(super) fn server_error(text: &[u8]) -> WireError {
     WireError::Server(
         String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned(),

@@ -43,7 +43,7 @@ const OWNED: &[&str] = &[
     "no_auth_user",
 ];
 
-/// The files nest at most so deep.
+/// Most levels of included files.
 const DEEPEST: u32 = 16;
 
 /// The reason for which a configuration cannot be used.
@@ -121,8 +121,8 @@ struct Entry {
     value: String,
 }
 
-/// Lists the top-level entries of a configuration in nats-server's syntax: `key: value`, `key = value`, `key value` or
-/// `key { … }`, separated by line ends, commas or semicolons, all of it perhaps in braces; `#` and `//` comments.
+/// Lists the top-level entries of a configuration in nats-server's syntax. An entry is `key: value`, `key = value`, `key value`
+/// or `key { … }`. Line ends, commas or semicolons separate entries. `#` and `//` begin comments. The whole may be in braces.
 fn top_level(text: &str) -> Vec<Entry> {
     let mut scanner = Scanner { rest: text };
     scanner.skip_between();

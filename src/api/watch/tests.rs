@@ -121,13 +121,13 @@ async fn refusals_are_told_in_the_words_of_etcd() {
         start_revision,
         ..WatchCreateRequest::default()
     };
-    let rows = [
+    let cases = [
         (range("a", "", -1), "etcdserver: mvcc: required revision has been compacted"),
         (range("b", "a", 0), "mvcc: watcher range is empty"),
-        // A start that cannot be is found first.
+        // An invalid start is found first.
         (range("b", "b", -1), "etcdserver: mvcc: required revision has been compacted"),
     ];
-    for (create, reason) in rows {
+    for (create, reason) in cases {
         call.send(RequestUnion::CreateRequest(create));
         let expect = WatchResponse {
             header: Some(header().at(Revision(1))),
@@ -174,7 +174,7 @@ async fn a_client_that_does_not_read_can_cancel_and_go() {
         call.create("a", watch_id);
         call.expect_created().await;
     }
-    // More than flow control and the queue of the stream take.
+    // More than flow control and the queue of the stream hold.
     let value = "x".repeat(64 << 10);
     for _ in 0..40 {
         let revision = served.put("a", &value);

@@ -80,7 +80,7 @@ pub enum Item<A> {
     },
     /// The watcher that asked to join is registered; what it had missed by then comes next.
     Joined(WatcherId),
-    /// The watcher that asked to join must first catch up some more: too much has happened since.
+    /// The watcher that asked to join must first catch up more: too many events have come since.
     Behind(WatcherId),
     /// An answer that only had to keep its place in the order.
     Echo {
@@ -89,7 +89,7 @@ pub enum Item<A> {
         /// The newest revision at that moment.
         revision: Revision,
     },
-    /// Every watcher that is registered has been given everything up to `revision`.
+    /// Every registered watcher has got everything up to `revision`.
     Progress {
         /// As it came with the request.
         scope: ProgressScope,
