@@ -55,6 +55,9 @@ pub fn usage(dir: &Path) -> u64 {
 }
 
 /// Gives a file this many bytes that no other file can get.
+///
+/// # Errors
+/// That of the file system.
 pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     #[expect(unsafe_code, reason = "posix_fallocate has no counterpart in std")]

@@ -19,6 +19,9 @@ pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentia
 }
 
 /// The sender of a request; nobody while auth is off, which costs nothing.
+///
+/// # Errors
+/// [`EtcdError::InvalidAuthToken`].
 pub async fn identify(
     engine: &Engine,
     metadata: &MetadataMap,
@@ -31,17 +34,26 @@ pub async fn identify(
 }
 
 /// As [`identify`], for a whole request.
+///
+/// # Errors
+/// As [`identify`].
 pub async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
     identify(engine, request.metadata(), request.extensions()).await
 }
 
 /// Refuses a sender without the role `root`, while auth is on.
+///
+/// # Errors
+/// As [`caller`]; [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
 pub async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_admin(&caller)
 }
 
 /// Refuses a request without an identity, while auth is on.
+///
+/// # Errors
+/// As [`caller`]; [`EtcdError::UserEmpty`].
 pub async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_identified(&caller)

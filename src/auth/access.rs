@@ -72,11 +72,17 @@ impl Access {
     }
 
     /// Whether all of a range, as on the wire, may be read.
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
     pub fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_read(key, range_end))
     }
 
     /// Whether all of a range, as on the wire, may be written.
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
     pub fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_write(key, range_end))
     }
@@ -168,6 +174,9 @@ impl Auth {
     }
 
     /// The sender of a request, by its token, or without one by the certificate of its connection.
+    ///
+    /// # Errors
+    /// [`EtcdError::InvalidAuthToken`].
     pub fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
         if !self.is_enabled() {
             return Ok(Caller::default());
@@ -206,16 +215,25 @@ impl Auth {
     }
 
     /// Whether a caller has the role `root`. The revision does not matter here, as it does not in etcd.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
     pub fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() { self.store().check_admin(caller.user()) } else { Ok(()) }
     }
 
     /// Whether a caller has an identity.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`].
     pub fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
     /// Whether users and roles have not changed since the caller was recognized. As in etcd, this is checked after a read.
+    ///
+    /// # Errors
+    /// [`EtcdError::AuthOldRevision`].
     pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
         match &caller.0 {
             Some(Identity { revision: 0, .. }) | None => Ok(()),

@@ -101,6 +101,9 @@ impl Jwt {
     }
 
     /// A token for a user at an auth revision.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unknown`] without a key to sign with.
     pub fn sign(&self, user: &str, revision: u64) -> Result<String, EtcdError> {
         let Some(key) = &self.signing else {
             return Err(EtcdError::Unknown("auth: token signing attempted with verify-only key".into()));

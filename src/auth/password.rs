@@ -9,6 +9,9 @@ const LONGEST_PASSWORD: usize = 72;
 const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
 
 /// Hashes a password. As in etcd, the default replaces a cost that bcrypt does not have.
+///
+/// # Errors
+/// [`EtcdError::PasswordTooLong`]; [`EtcdError::Stopped`] while the server stops.
 pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     if password.len() > LONGEST_PASSWORD {
         return Err(EtcdError::PasswordTooLong);
@@ -19,6 +22,9 @@ pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
 }
 
 /// Whether a hash is that of a password. A text that is no hash is that of none.
+///
+/// # Errors
+/// [`EtcdError::Stopped`] while the server stops.
 pub async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
     run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await
 }

@@ -9,6 +9,9 @@ use crate::txn::Request;
 use crate::types::LeaseId;
 
 /// Checks a request. `may_attach` returns whether the caller may attach a key to a lease.
+///
+/// # Errors
+/// The first failed check of `access` or of `may_attach`.
 pub fn check(
     access: &Access,
     request: &Request,

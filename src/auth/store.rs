@@ -74,11 +74,17 @@ impl AuthStore {
     }
 
     /// The roles of a user, ascending.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`].
     pub fn roles_of(&self, user: &str) -> Result<&BTreeSet<String>, EtcdError> {
         self.users.get(user).map(|user| &user.roles).ok_or(EtcdError::UserNotFound)
     }
 
     /// Permissions of a role. Those of `root` are not kept there.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`].
     pub fn permissions_of(&self, role: &str) -> Result<&[Permission], EtcdError> {
         self.roles.get(role).map(Vec::as_slice).ok_or(EtcdError::RoleNotFound)
     }
@@ -89,6 +95,9 @@ impl AuthStore {
     }
 
     /// The hash that a user's password must fit.
+    ///
+    /// # Errors
+    /// [`EtcdError::AuthNotEnabled`], [`EtcdError::AuthFailed`] without such a user, [`EtcdError::NoPasswordUser`].
     pub fn password_hash(&self, user: &str) -> Result<&str, EtcdError> {
         if !self.enabled {
             return Err(EtcdError::AuthNotEnabled);
@@ -108,6 +117,9 @@ impl AuthStore {
     }
 
     /// Checks for the role `root`, which each change of users, roles, members or the whole store needs.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
     pub fn check_admin(&self, user: Option<&str>) -> Result<(), EtcdError> {
         if !self.enabled {
             return Ok(());
@@ -118,6 +130,9 @@ impl AuthStore {
     }
 
     /// Enables auth. The revision stays.
+    ///
+    /// # Errors
+    /// [`EtcdError::RootUserNotExist`], [`EtcdError::RootRoleNotExist`].
     pub fn enable(&mut self) -> Result<(), EtcdError> {
         if self.enabled {
             return Ok(());
@@ -140,6 +155,9 @@ impl AuthStore {
     }
 
     /// Adds a user; `None` for one without a password.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::UserExists`].
     pub fn add_user(&mut self, name: &str, password_hash: Option<&str>) -> Result<(), EtcdError> {
         if name.is_empty() {
             return Err(EtcdError::UserEmpty);
@@ -159,6 +177,9 @@ impl AuthStore {
     }
 
     /// Removes a user.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is on.
     pub fn delete_user(&mut self, name: &str) -> Result<(), EtcdError> {
         if self.enabled && name == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -169,6 +190,9 @@ impl AuthStore {
     }
 
     /// Changes a user's password. A user without a password stays without.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`].
     pub fn change_password(&mut self, name: &str, password_hash: &str) -> Result<(), EtcdError> {
         let user = self.users.get_mut(name).ok_or(EtcdError::UserNotFound)?;
         self.revision += 1;
@@ -180,6 +204,9 @@ impl AuthStore {
     }
 
     /// Grants a role to a user, who may have it already. The role `root` need not exist.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotFound`].
     pub fn grant_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
         let user = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
         if role != ROOT && !self.roles.contains_key(role) {
@@ -192,6 +219,10 @@ impl AuthStore {
     }
 
     /// Revokes a role from a user.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotGranted`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is
+    /// on.
     pub fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
         if self.enabled && user == ROOT && role == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -205,6 +236,9 @@ impl AuthStore {
     }
 
     /// Adds a role.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleEmpty`], [`EtcdError::RoleExists`].
     pub fn add_role(&mut self, name: &str) -> Result<(), EtcdError> {
         if name.is_empty() {
             return Err(EtcdError::RoleEmpty);
@@ -218,6 +252,9 @@ impl AuthStore {
     }
 
     /// Removes a role, from all users too.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is on.
     pub fn delete_role(&mut self, name: &str) -> Result<(), EtcdError> {
         if self.enabled && name == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -232,6 +269,9 @@ impl AuthStore {
 
     /// Grants a permission to a role. As in etcd, it replaces one for the same range only if that is the first of those that
     /// begin at its key.
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionNotGiven`], [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`] for an invalid range.
     pub fn grant_permission(&mut self, role: &str, granted: Option<Permission>) -> Result<(), EtcdError> {
         let granted = granted.ok_or(EtcdError::PermissionNotGiven)?;
         if !granted.is_valid() {
@@ -253,6 +293,9 @@ impl AuthStore {
     }
 
     /// Revokes the permission for exactly this range from a role.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`], [`EtcdError::PermissionNotGranted`].
     pub fn revoke_permission(&mut self, role: &str, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
         let before = permissions.len();

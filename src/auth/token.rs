@@ -54,6 +54,9 @@ pub enum TokenSettings {
 impl TokenSettings {
     /// Reads a value of `--auth-token`: `simple`, or `jwt` with options, of which `sign-method` is needed and the files
     /// of `pub-key` and `priv-key` are read.
+    ///
+    /// # Errors
+    /// [`TokenError`].
     pub fn parse(text: &str) -> Result<TokenSettings, TokenError> {
         let mut words = text.split(',');
         let kind = words.next().unwrap_or_default();

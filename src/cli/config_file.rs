@@ -16,7 +16,7 @@ use thiserror::Error;
 #[error("--config-file {path}: {reason}", path = .path.display())]
 pub(super) struct ConfigFileError {
     path: PathBuf,
-    reason: ContentError,
+    reason: Box<ContentError>,
 }
 
 /// The reason for which a config file cannot be used. The texts about its content are etcd's.
@@ -25,7 +25,7 @@ pub(super) enum ContentError {
     #[error("{0}")]
     Read(std::io::Error),
     #[error("error converting YAML to JSON: {0}")]
-    Yaml(Box<serde_saphyr::Error>),
+    Yaml(serde_saphyr::Error),
     #[error("error unmarshaling JSON: cannot unmarshal {found} into {path} of type {expected}")]
     Type { found: String, path: String, expected: &'static str },
     #[error("{path}: {text:?}: {reason}")]
@@ -85,14 +85,15 @@ const FLAGS_ONLY: &[&str] =
 /// Reads a file.
 pub(super) fn read(path: &Path) -> Result<ConfigFile, ConfigFileError> {
     let text = std::fs::read_to_string(path).map_err(ContentError::Read);
-    text.and_then(|text| parse(&text)).map_err(|reason| ConfigFileError { path: path.to_owned(), reason })
+    text.and_then(|text| parse(&text))
+        .map_err(|reason| ConfigFileError { path: path.to_owned(), reason: Box::new(reason) })
 }
 
 pub(super) fn parse(text: &str) -> Result<ConfigFile, ContentError> {
     if text.trim().is_empty() {
         return Ok(ConfigFile::default());
     }
-    let document: Value = from_yaml(text).map_err(|error| ContentError::Yaml(Box::new(error)))?;
+    let document: Value = from_yaml(text).map_err(ContentError::Yaml)?;
     let mut file = ConfigFile::default();
     for (key, value) in map("", &document)? {
         let nested = NESTED.iter().find(|(name, _)| key.eq_ignore_ascii_case(name));

@@ -213,7 +213,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("compact-hash-check-time", Duration, "1m", CHECKS),
         idle("compaction-batch-limit", Int, "0", COMPACTION),
         idle("compaction-sleep-interval", Duration, "0s", COMPACTION),
-        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on a quiet watch that asked for them; 5s if not given, as etcd 10m."),
+        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them; 5s if not given, as etcd 10m."),
         idle("warning-apply-duration", Duration, "100ms", "nothing is applied on its own: see --warning-unary-request-duration"),
         idle("bootstrap-defrag-threshold-megabytes", Uint, "0", BACKEND),
         idle("max-learners", Int, "1", "membership cannot be changed"),

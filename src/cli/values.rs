@@ -51,7 +51,7 @@ pub(super) enum ValueError {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{reason}{expected}")]
 pub(super) struct InvalidValue {
-    reason: ValueError,
+    reason: Box<ValueError>,
     expected: &'static str,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn check(kind: Kind, text: &str) -> Result<(), InvalidValue> {
         | Kind::FeatureGates
         | Kind::Anything => "",
     };
-    etcd_check(kind, text).map_err(|reason| InvalidValue { reason, expected })
+    etcd_check(kind, text).map_err(|reason| InvalidValue { reason: Box::new(reason), expected })
 }
 
 fn etcd_check(kind: Kind, text: &str) -> Result<(), ValueError> {

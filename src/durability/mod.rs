@@ -92,6 +92,9 @@ struct Folder {
 
 /// Syncs all files of `store` and their folders. A file comes before its folder, for the same reason as above. (`syncfs` would
 /// also write the data of other programs on the file system.)
+///
+/// # Errors
+/// That of the file system.
 pub fn sync_all(store: &Path) -> io::Result<()> {
     sync_below(store)?;
     store.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
@@ -128,6 +131,9 @@ impl StreamFiles {
 
     /// Returns when everything written before is durable. After an error it is unknown which data is durable: the kernel drops
     /// data that it could not write. Blocks its thread while the disk works.
+    ///
+    /// # Errors
+    /// That of the file system.
     pub async fn sync(&mut self) -> io::Result<()> {
         match &mut self.known {
             Some(folder) if !folder.has_changed() => folder.sync_newest(),

@@ -230,6 +230,9 @@ impl Api {
     }
 
     /// Sends a request below `$JS.API` and reads its answer.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
         self.call_with_timeout(request, body, TIMEOUT).await
     }
@@ -258,26 +261,41 @@ impl Api {
     }
 
     /// Settings and content of a stream.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
     }
 
     /// The same, with the sequences that were removed between the first message and the last.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn stream_info_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
     }
 
     /// Storage and limits of the account.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
         self.call("INFO", &Value::Null).await
     }
 
     /// The message at a position, from the stream's leader; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn message(&self, stream: &str, sequence: Sequence) -> Result<Option<StoredMessage>, ApiError> {
         self.find(stream, &json!({ "seq": sequence.0 })).await
     }
 
     /// The first message of a subject at or behind a sequence, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn next_message(
         &self,
         stream: &str,
@@ -304,6 +322,9 @@ impl Api {
 
     /// Removes one message; a message that is gone already counts as removed. Never erases in place: that overwrites
     /// the block file and is not crash-safe.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn delete_message(&self, stream: &str, sequence: Sequence) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence.0, "no_erase": true });
         match self.call::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {

@@ -107,6 +107,9 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, and keeps reconnecting for as long as the client lives.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; only the first connection can fail.
     pub async fn open(endpoint: &Endpoint, name: &str) -> Result<Connection, ConnectError> {
         let (link_tx, link) = watch::channel(Link::default());
         let mut options = ConnectOptions::new()

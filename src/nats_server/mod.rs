@@ -142,6 +142,9 @@ struct Started {
 impl NatsServer {
     /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as the recovery of the
     /// store. Dropping the future stops the server.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
     pub async fn start(settings: NatsServerSettings) -> Result<Self, Error> {
         let (status_tx, status) = watch::channel(Status::Starting);
         let (write_error_tx, write_error) = watch::channel(None);
@@ -200,6 +203,9 @@ impl NatsServer {
     }
 
     /// Stops the server and waits until its process has ended. May be called again.
+    ///
+    /// # Errors
+    /// [`Error::StopTimeout`], [`Error::SupervisorGone`].
     pub async fn stop(&self) -> Result<(), Error> {
         self.stop.send_replace(true);
         let mut ending = self.ending.clone();

@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 /// Checks a Range.
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`], [`EtcdError::InvalidSortOption`].
 pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
@@ -21,6 +24,9 @@ pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
 }
 
 /// Checks a RangeStream: a Range in key order and without filters.
+///
+/// # Errors
+/// As [`check_range`]; [`EtcdError::StreamSort`], [`EtcdError::StreamFilter`].
 pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
     check_range(request)?;
     if !super::range::is_default_order(request) {
@@ -33,6 +39,9 @@ pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
 }
 
 /// Checks a Put. The planner checks that its lease exists, and the key whose value it keeps.
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`], [`EtcdError::ValueProvided`], [`EtcdError::LeaseProvided`].
 pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
@@ -47,12 +56,19 @@ pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
 }
 
 /// Checks a DeleteRange.
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`].
 pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() { Err(EtcdError::EmptyKey) } else { Ok(()) }
 }
 
 /// Checks a Txn with all that is nested in it, both branches alike. No path from the outermost transaction to an
 /// innermost operation may need more than `max_ops`, each transaction on it counting for its longest list.
+///
+/// # Errors
+/// [`EtcdError::TooManyOps`], [`EtcdError::DuplicateKey`], [`EtcdError::KeyNotFound`] for an empty operation, and those of single
+/// operations.
 pub fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
     check_ops(request, max_ops)?;
     check_overlaps(&request.success)?;
