@@ -40,6 +40,8 @@ FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
 CUTS ?= 200
+# Each test of faults has a number of its own.
+ROUNDS ?=
 PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
@@ -49,8 +51,8 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), PREEMPTIONS=n for loom (2), BACKEND=jetway|etcd for kubernetes,"
-	@echo "INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n for each test of faults, PREEMPTIONS=n for"
+	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
 
@@ -111,6 +113,10 @@ parity-long: $(TEST_PEERS) | $(CARGO) ## randomised sessions against jetway and 
 .PHONY: crash-long
 crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under load, each for MINUTES
 	JETWAY_CRASH_SECONDS=$$(($(MINUTES) * 60)) $(CARGO) test --locked --test crash kills -- --nocapture --test-threads 1
+
+.PHONY: faults
+faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external $(TESTS) -- --ignored --nocapture --test-threads 1
 
 # libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not needed.
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod applier;
 pub mod auth;
+mod auto_compaction;
 pub mod cli;
 pub mod core;
 pub mod disk;
@@ -28,6 +29,7 @@ pub mod proto;
 pub mod record;
 pub mod server;
 pub mod telemetry;
+mod transport;
 pub mod txn;
 pub mod types;
 pub mod version;

@@ -101,10 +101,7 @@ impl Maintenance for MaintenanceService {
             errors.push(EtcdError::NoLeader.to_string());
         }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
-            let kind = match alarm.kind {
-                AlarmKind::NoSpace => "NOSPACE",
-                AlarmKind::Corrupt => "CORRUPT",
-            };
+            let kind = alarm.kind.name();
             // As in protobuf's text form, fields that are zero are left out.
             match alarm.member {
                 0 => format!("alarm:{kind}"),

@@ -63,7 +63,7 @@ pub(super) enum Entry {
     /// The writer has this digest at an index.
     Compare(LogIndex, Digest),
     /// To be answered when compactions have left nothing to sweep and to remove.
-    WhenSwept(Waiter),
+    AfterRemovals(Waiter),
     /// The writer stops: everything that is shown is the last mark.
     Stop(oneshot::Sender<()>),
 }
@@ -79,7 +79,7 @@ pub(super) enum Report {
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
 
-/// The thread's own.
+/// The state of the thread.
 pub(super) struct Task {
     pub(super) entries: mpsc::Receiver<Entry>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
@@ -95,7 +95,7 @@ pub(super) struct Task {
     pub(super) state: Progress,
 }
 
-/// How far the thread is.
+/// The progress of the thread.
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub(super) struct Progress {
@@ -112,7 +112,7 @@ pub(super) struct Progress {
     digests: VecDeque<(LogIndex, Digest)>,
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
-    when_swept: Vec<Waiter>,
+    after_removals: Vec<Waiter>,
     /// From here on every sequence must be in the stream.
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
@@ -215,7 +215,7 @@ impl Task {
                 self.state.to_compare = Some((index, digest));
                 self.compare()?;
             }
-            Entry::WhenSwept(waiter) => self.state.when_swept.push(waiter),
+            Entry::AfterRemovals(waiter) => self.state.after_removals.push(waiter),
             Entry::Stop(done) => {
                 self.note_mark();
                 done.send(()).ok();
@@ -379,7 +379,7 @@ impl Task {
         if std::mem::take(&mut self.state.was_sweeping) && self.applier.has_garbage() {
             drop(self.jobs.send(Job::Swept));
         }
-        for waiter in self.state.when_swept.drain(..) {
+        for waiter in self.state.after_removals.drain(..) {
             drop(self.jobs.send(Job::Fence(Box::new(waiter))));
         }
     }

@@ -48,7 +48,7 @@ pub(super) enum Job {
     Fence(Box<Waiter>),
 }
 
-/// The compactor's own.
+/// The state of the compactor.
 pub(super) struct Compactor {
     pub(super) log: Arc<Log>,
     pub(super) calls: Calls,
@@ -83,7 +83,7 @@ impl Compactor {
                 Job::Compacted(before, floor) => self.hashes.remember(before, floor).await,
                 Job::Swept => {
                     self.trim().await;
-                    // The removals that the trim record permits go before whoever waits for them.
+                    // Calls that wait for the end of a compaction come behind the removals that its trim record permits.
                     while let Ok(job) = jobs.try_recv() {
                         if matches!(job, Job::Remove(..)) {
                             waiting.push_front(job);
@@ -162,7 +162,7 @@ impl Compactor {
 
     /// Returns whether all of them are gone.
     async fn remove(&self, mut waiting: Vec<Sequence>) -> bool {
-        // Taken from the end.
+        // The list is taken from its end.
         waiting.reverse();
         let (mut pause, mut failures) = (RETRY_MIN, 0);
         while !waiting.is_empty() && failures < TRIES && !self.stop.is_cancelled() {

@@ -6,7 +6,7 @@
 //! has not come to its end changes nothing; and all that are left where such a compaction would keep none at all.
 //!
 //! When a compaction ends, etcd remembers the hash of what went into it, from the floor before to the new one, and
-//! answers with that whoever asks for exactly this revision, until ten newer ones are known or it starts again. So does
+//! answers requests for exactly this revision with it, until ten newer ones are known or it starts again. So does
 //! jetway: the answers are part of what `etcdctl endpoint hashkv` and corruption checks compare.
 
 use super::Engine;
@@ -36,10 +36,10 @@ pub struct KvHash {
     pub revision: Revision,
 }
 
-/// What a compaction at the hashed revision keeps of a key that was deleted exactly there.
+/// The part that a compaction at the hashed revision keeps of a key that was deleted exactly there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tombstones {
-    /// As far as a question is concerned, nothing.
+    /// Nothing, in the answer to a request.
     Dropped,
     /// In the compaction itself, the tombstone.
     Kept,

@@ -4,14 +4,13 @@
 //! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of removed messages has
 //! changed since the last look does it ask for their sequences. A sequence that must be there and is not is no proof yet, since a
 //! trim record that this instance has not met may permit its removal: a barrier that is stored after the look, and valid, stands
-//! behind any such trim record. What the stream lacks then is lost.
+//! behind any such trim record. Everything that the stream lacks then is lost.
 //!
-//! Looked for is everything behind the last trim record's index. What stands at or below it is proved by the digest at the next
-//! load.
+//! It looks for everything behind the last trim record's index. The digest of the next load proves the rest.
 
 use super::Calls;
 use super::apply::Entry;
-use super::node::{Failure, WAYS_OUT};
+use super::node::{Failure, REMEDY};
 use super::proposal::Proposal;
 use super::status::{Phase, Status};
 use crate::log::{Log, Present};
@@ -42,9 +41,9 @@ impl Integrity {
         let stop = self.stop.clone();
         let lost = stop.run_until_cancelled(self.find_loss()).await;
         if let Some(loss) = lost {
-            let reason = format!("{loss}. {WAYS_OUT}");
+            let reason = format!("{loss}. {REMEDY}");
             tracing::error!(reason, "this instance cannot serve its data");
-            self.status.set_leader(Err(reason.clone()));
+            self.status.set_no_leader(reason.clone());
             self.status.set_linearizable(false);
             self.failure.send_replace(Some(reason));
         }

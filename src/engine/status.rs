@@ -34,12 +34,17 @@ impl fmt::Display for Phase {
     }
 }
 
+/// No member is known to write, for this reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoLeader(pub(super) String);
+
 /// Shared by the node, which writes it, and calls.
 #[derive(Debug)]
 pub(super) struct Status {
     phase: watch::Sender<Phase>,
     /// The member that writes; the reason where none is known.
-    leader: watch::Sender<Result<u64, String>>,
+    leader: watch::Sender<Result<u64, NoLeader>>,
     epoch: Arc<AtomicU64>,
     is_writer: AtomicBool,
     /// Whether the visible state is linearizable without asking anybody: this instance writes, and no other one can.
@@ -51,7 +56,7 @@ impl Status {
     pub(super) fn new() -> Status {
         Status {
             phase: watch::Sender::new(Phase::Loading { messages: 0, of: None }),
-            leader: watch::Sender::new(Err("still starting".into())),
+            leader: watch::Sender::new(Err(NoLeader("still starting".to_owned()))),
             epoch: Arc::default(),
             is_writer: AtomicBool::new(false),
             is_linearizable: AtomicBool::new(false),
@@ -72,22 +77,32 @@ impl Status {
         });
     }
 
-    pub(super) fn leader(&self) -> watch::Receiver<Result<u64, String>> {
+    pub(super) fn leader(&self) -> watch::Receiver<Result<u64, NoLeader>> {
         self.leader.subscribe()
     }
 
-    pub(super) fn known_leader(&self) -> Result<u64, String> {
+    pub(super) fn known_leader(&self) -> Result<u64, NoLeader> {
         self.leader.borrow().clone()
     }
 
-    pub(super) fn set_leader(&self, leader: Result<u64, String>) -> bool {
+    /// This member writes.
+    pub(super) fn set_leader(&self, member: u64) {
+        self.change_leader(Ok(member));
+    }
+
+    /// No member is known to write, for a reason.
+    pub(super) fn set_no_leader(&self, reason: String) {
+        self.change_leader(Err(NoLeader(reason)));
+    }
+
+    fn change_leader(&self, leader: Result<u64, NoLeader>) {
         self.leader.send_if_modified(|known| {
             let changes = *known != leader;
             if changes {
                 *known = leader;
             }
             changes
-        })
+        });
     }
 
     pub(super) fn epoch(&self) -> Arc<AtomicU64> {

@@ -75,7 +75,8 @@ pub struct Consumer {
     /// Answers to flow control, and the number of their bytes that are sent.
     answers: Vec<u8>,
     sent: usize,
-    is_caught_up: bool,
+    /// Messages of the stream behind those that were returned, as the server counts them.
+    pending: u64,
     cleanup: Cleanup,
 }
 
@@ -161,14 +162,14 @@ impl Consumer {
             heard: Instant::now(),
             answers: Vec::new(),
             sent: 0,
-            is_caught_up: created.num_pending == 0,
+            pending: created.num_pending,
             cleanup: Cleanup { api: api.clone(), request },
         })
     }
 
-    /// Whether all messages that existed when the last one was sent have been returned.
-    pub fn is_caught_up(&self) -> bool {
-        self.is_caught_up
+    /// Messages of the stream behind those that were returned, as the server counted them when it sent the last one.
+    pub fn pending(&self) -> u64 {
+        self.pending
     }
 
     /// The next messages. Cancel-safe.
@@ -185,7 +186,6 @@ impl Consumer {
                 bytes += length;
             }
             if !delivered.messages.is_empty() {
-                self.is_caught_up = delivered.is_last;
                 return Ok(delivered);
             }
             self.answer().await?;
@@ -237,6 +237,7 @@ impl Consumer {
             .strip_prefix(self.prefix.as_str())
             .and_then(|subject| codec::decode(subject, headers, payload, delivery.sequence));
         delivered.messages.push((delivery.sequence, record));
+        self.pending = delivery.pending;
         delivered.is_last = delivery.pending == 0;
         Ok(Some(length))
     }

@@ -10,7 +10,7 @@
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
 //! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything else.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream.
-//! - [`Courier`] carries calls between instances.
+//! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not know (`state.lost`,
 //! newer settings) and erases message contents on delete. Its ordered consumers also resume past a tail that the server lost,
@@ -21,7 +21,7 @@ pub mod bucket;
 mod codec;
 mod connect;
 mod consumer;
-mod courier;
+mod messenger;
 mod pipeline;
 mod subjects;
 mod wire;
@@ -30,7 +30,7 @@ pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
-pub use courier::{Courier, Incoming, Serving};
+pub use messenger::{Incoming, Messenger, Serving};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};

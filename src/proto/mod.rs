@@ -2,6 +2,9 @@
 
 mod txn;
 
+use prost_reflect::DescriptorPool;
+use std::sync::LazyLock;
+
 macro_rules! package {
     ($name:ident, $package:literal $(, $own:path)?) => {
         #[allow(
@@ -21,6 +24,14 @@ macro_rules! package {
 
 /// All of `proto/`, as an encoded `FileDescriptorSet`, for code that works on messages of any type.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The types and services of all of `proto/`.
+pub(crate) fn pool() -> &'static DescriptorPool {
+    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+        DescriptorPool::decode(DESCRIPTORS).expect("the build compiled the same descriptors")
+    });
+    &POOL
+}
 
 package!(authpb, "authpb");
 package!(etcdserverpb, "etcdserverpb", super::txn::TxnRequest);

@@ -45,7 +45,7 @@ impl fmt::Display for Digest {
 }
 
 /// Kinds of alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AlarmKind {
     /// The quota is used up, or the disk is full.
     NoSpace,
@@ -53,8 +53,18 @@ pub enum AlarmKind {
     Corrupt,
 }
 
+impl AlarmKind {
+    /// Its name in etcd's API.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        }
+    }
+}
+
 /// An alarm that is raised for a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Alarm {
     /// The member; it need not exist.
     pub member: u64,

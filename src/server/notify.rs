@@ -1,11 +1,13 @@
-//! Telling systemd that the server is ready, which a unit of `Type=notify` waits for: etcd's own unit is one.
+//! Tells systemd that the server is ready. A unit of `Type=notify`, such as etcd's own, waits for it.
+//!
+//! The crate `sd-notify` sends a line feed behind the message; etcd does not, and neither does this.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 
-/// Says so, if there is somebody to say it to.
+/// Sends the message, if there is a socket for it.
 pub(super) fn ready() {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else { return };
     if let Err(error) = send(&socket, b"READY=1") {
@@ -34,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_sockets_are_told() {
+    fn both_kinds_of_sockets_get_the_message() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("notify");
         let receiver = UnixDatagram::bind(&path).expect("bound");

@@ -1,16 +1,19 @@
-//! The gRPC services behind one door. A call finds its service by the path alone, without a router and its boxes on the
-//! way: every call passes here.
+//! Makes the gRPC services.
 
+use super::start::MESSAGE_OVERHEAD_BYTES;
 use crate::api::auth::AuthService;
-use crate::api::call::LeaderRequired;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;
+use crate::api::header::HeaderSource;
 use crate::api::health::HealthService;
-use crate::api::kv::KvService;
+use crate::api::kv::{KvService, Limits};
 use crate::api::lease::LeaseService;
+use crate::api::local::Local;
 use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
-use crate::api::watch::WatchService;
+use crate::api::watch::{self as watch_api, WatchService};
+use crate::cli::ServerSettings;
+use crate::engine::Engine;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
 use crate::proto::etcdserverpb::kv_server::KvServer;
@@ -19,76 +22,62 @@ use crate::proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
-use crate::telemetry::CountingService;
-use http::{Request, Response};
-use http_body::Body as HttpBody;
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use tonic::Status;
-use tonic::body::Body;
-use tower::Service;
+use crate::telemetry::Operations;
+use crate::transport::{ServiceSet, Services};
+use crate::watch::WatchHub;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding;
 
-/// All that calls pass through, from the outside in.
-pub(super) type Calls = CountingService<LeaderRequired<Services>>;
-
-/// The services by their names.
-#[derive(Debug)]
-pub(super) struct Named {
-    pub(super) kv: KvServer<KvService>,
-    pub(super) watch: WatchService,
-    pub(super) lease: LeaseServer<LeaseService>,
-    pub(super) maintenance: MaintenanceServer<MaintenanceService>,
-    pub(super) cluster: ClusterServer<ClusterService>,
-    pub(super) auth: AuthServer<AuthService>,
-    pub(super) lock: LockServer<LockService>,
-    pub(super) election: ElectionServer<ElectionService>,
-    pub(super) health: HealthServer<HealthService>,
+/// Limits of the messages of every service. Responses are not compressed, not even for clients that compress their requests:
+/// most clients offer to take gzip, and compression would cost each of their calls time.
+macro_rules! limited {
+    ($service:expr, $message_bytes:expr) => {
+        $service
+            .max_decoding_message_size($message_bytes)
+            .max_encoding_message_size(usize::MAX)
+            .accept_compressed(CompressionEncoding::Gzip)
+    };
 }
 
-/// Passes each call to its service.
-#[derive(Clone, Debug)]
-pub(super) struct Services(Arc<Named>);
-
-impl Services {
-    pub(super) fn new(named: Named) -> Services {
-        Services(Arc::new(named))
-    }
-}
-
-type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-impl<B> Service<Request<B>> for Services
-where
-    B: HttpBody + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Answer;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Answer {
-        let named = &self.0;
-        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
-        match service {
-            "etcdserverpb.KV" => named.kv.clone().call(request),
-            "etcdserverpb.Watch" => named.watch.clone().call(request),
-            "etcdserverpb.Lease" => named.lease.clone().call(request),
-            "etcdserverpb.Maintenance" => named.maintenance.clone().call(request),
-            "etcdserverpb.Cluster" => named.cluster.clone().call(request),
-            "etcdserverpb.Auth" => named.auth.clone().call(request),
-            "v3lockpb.Lock" => named.lock.clone().call(request),
-            "v3electionpb.Election" => named.election.clone().call(request),
-            "grpc.health.v1.Health" => named.health.clone().call(request),
-            _ => {
-                let refusal = Status::unimplemented(format!("unknown service {service}"));
-                Box::pin(std::future::ready(Ok(refusal.into_http())))
-            }
-        }
-    }
+/// The services over an engine. `shutdown` ends their streams.
+pub(super) fn services(
+    settings: &ServerSettings,
+    engine: &Engine,
+    hub: &WatchHub,
+    header: &HeaderSource,
+    operations: Operations,
+    shutdown: &CancellationToken,
+) -> Services {
+    let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
+    let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+    let watch_settings = watch_api::WatchSettings {
+        progress_interval: settings.progress_interval,
+        max_request_bytes: settings.max_request_bytes,
+    };
+    let kv = KvService::new(engine.clone(), header.clone(), limits, operations, hub.clone());
+    let lease = LeaseService::new(engine.clone(), header.clone(), shutdown.clone());
+    let local = Local::new(kv.clone(), lease.clone(), hub.clone(), engine.reader().clone(), shutdown.clone());
+    let watch = WatchService::new(
+        hub.clone(),
+        engine.reader().clone(),
+        header.clone(),
+        watch_settings,
+        shutdown.clone(),
+    )
+    .with_leader(engine.has_leader())
+    .with_users(engine.clone());
+    let maintenance = MaintenanceService::new(engine.clone(), header.clone(), settings.quota_bytes);
+    let cluster = ClusterService::new(engine.clone(), header.clone());
+    let auth = AuthService::new(engine.clone(), header.clone());
+    Services::new(ServiceSet {
+        kv: limited!(KvServer::new(kv), message_bytes),
+        watch,
+        lease: limited!(LeaseServer::new(lease), message_bytes),
+        maintenance: limited!(MaintenanceServer::new(maintenance), message_bytes),
+        cluster: limited!(ClusterServer::new(cluster), message_bytes),
+        auth: limited!(AuthServer::new(auth), message_bytes),
+        lock: limited!(LockServer::new(LockService::new(local.clone())), message_bytes),
+        election: limited!(ElectionServer::new(ElectionService::new(local, header.clone())), message_bytes),
+        health: limited!(HealthServer::new(HealthService::new(shutdown.clone())), message_bytes),
+    })
 }

@@ -1,17 +1,18 @@
-//! The log and the metrics. Metric names are etcd's where a dashboard or alert for etcd reads them.
+//! Metrics and the log of the program. Metric names are etcd's where a dashboard or alert for etcd reads them.
+//!
+//! This module measures, and knows nothing of the parts that it measures: they import it, and register their own metrics
+//! in [`Metrics`].
 
-mod deadline;
-mod frames;
-mod grpc;
-mod health;
+mod calls;
 mod log;
 mod metrics;
-mod wording;
+mod operations;
+mod probes;
 
-pub use grpc::{CountCalls, CountingService, GrpcCalls};
-pub use health::Health;
+pub use calls::{CallCounters, MessageCounters, MethodCounters};
 pub use log::{LogError, LogFormat, LogOutput, LogRotation, LogSettings, init};
-pub use metrics::{Metrics, Operations, write_histogram};
-pub use wording::not_grpc;
+pub use metrics::{Metrics, write_histogram};
+pub use operations::Operations;
+pub use probes::Probes;
 
 pub(crate) use metrics::descriptor_limit;

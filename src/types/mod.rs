@@ -4,11 +4,12 @@ mod key_range;
 
 pub use key_range::KeyRange;
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A point in the store's history as an etcd client sees it. An empty store is at revision 1, the first write makes 2,
 /// and every write transaction moves it by exactly one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(pub i64);
 
 impl Revision {
@@ -87,7 +88,7 @@ impl fmt::Display for Epoch {
 }
 
 /// An etcd lease id; 0 stands for "no lease" on the wire and in a stored version.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub i64);
 
 impl LeaseId {

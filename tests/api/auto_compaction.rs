@@ -1,4 +1,4 @@
-//! Compaction without being asked. When exactly it comes is shown by the unit tests of `server::auto_compaction`.
+//! Compaction without being asked. When exactly it comes is shown by the unit tests of `auto_compaction`.
 
 use jetway::proto::etcdserverpb::*;
 use tonic::Code;

@@ -20,17 +20,19 @@ fn endpoint(nodes: &[Nats]) -> String {
 }
 
 /// Which node leads the key stream, when all three follow.
-async fn leader(nodes: &[Nats]) -> usize {
+pub async fn leader(nodes: &[Nats]) -> usize {
+    eventually("a leader with two current followers", async || leader_now(nodes).await).await
+}
+
+/// As [`leader`], `None` while one of them does not follow.
+pub async fn leader_now(nodes: &[Nats]) -> Option<usize> {
     let asked = nodes.iter().find(|node| node.is_running()).unwrap();
-    eventually("a leader with two current followers", async || {
-        let info = asked.api("STREAM.INFO.KV_test", &Value::Null).await;
-        let cluster = &info["cluster"];
-        let replicas = cluster["replicas"].as_array()?;
-        let all_current = replicas.len() == 2 && replicas.iter().all(|replica| replica["current"] == true);
-        let leader = cluster["leader"].as_str()?;
-        nodes.iter().position(|node| all_current && node.name() == leader)
-    })
-    .await
+    let info = asked.api("STREAM.INFO.KV_test", &Value::Null).await;
+    let cluster = &info["cluster"];
+    let replicas = cluster["replicas"].as_array()?;
+    let all_current = replicas.len() == 2 && replicas.iter().all(|replica| replica["current"] == true);
+    let leader = cluster["leader"].as_str()?;
+    nodes.iter().position(|node| all_current && node.name() == leader)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

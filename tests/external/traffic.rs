@@ -1,4 +1,4 @@
-//! Writes and reads through several instances while something happens to them, and the proof that nothing went wrong.
+//! Writes, reads and watches through several instances while something happens to them, and the proof that nothing went wrong.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use jetway::proto::etcdserverpb::WatchCreateRequest;
 use jetway::proto::mvccpb::Event;
 use jetway::proto::mvccpb::event::EventType;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -24,7 +24,7 @@ pub struct Group {
     pub servers: Vec<Server>,
     pub clients: Vec<Client>,
     // Last, so that the instances go before their servers.
-    _nodes: Vec<Nats>,
+    pub nodes: Vec<Nats>,
 }
 
 impl Group {
@@ -45,7 +45,7 @@ impl Group {
 
     async fn over(nodes: Vec<Nats>, endpoint: &str) -> Self {
         let (servers, clients) = crate::instances::instances(endpoint, 3).await;
-        Self { servers, clients, _nodes: nodes }
+        Self { servers, clients, nodes }
     }
 
     /// The instance that writes, once each of `among` names it, and its member id.
@@ -74,10 +74,38 @@ impl Group {
     }
 }
 
-/// A call that failed: through which instance, and how.
-type Failure = (usize, Status);
+/// How much is asked at once.
+#[derive(Clone, Copy)]
+pub struct Load<'a> {
+    /// Writers, each with two keys of its own.
+    pub writers: usize,
+    /// Those of them, the first ones, that have one key and put it, so that their record is whole by itself.
+    pub single: usize,
+    /// The instances that they write through, in turn.
+    pub through: &'a [usize],
+    /// Readers, each of the keys of one writer, through all instances in turn.
+    pub readers: usize,
+    /// Between two calls of a writer.
+    pub pause: Duration,
+    pub value_bytes: usize,
+}
 
-/// Two keys that were written at once.
+impl Load<'_> {
+    pub const LIGHT: Load<'static> = Load {
+        writers: 6,
+        single: 0,
+        through: &[0, 1, 2],
+        readers: 6,
+        pause: Duration::from_millis(3),
+        value_bytes: 0,
+    };
+}
+
+/// A call that failed, or a watch that ended: through which instance, and how.
+type Failure = (usize, Status);
+type Failures = Arc<Mutex<Vec<Failure>>>;
+
+/// Two keys that were written at once, or one.
 struct Answered {
     writer: usize,
     value: i64,
@@ -89,48 +117,67 @@ pub struct Traffic {
     stop: CancellationToken,
     answered: JoinSet<Vec<Answered>>,
     readers: JoinSet<usize>,
-    failures: Arc<Mutex<Vec<Failure>>>,
-    watch: WatchStream,
+    /// What the watch through each instance has seen.
+    watches: JoinSet<(usize, Vec<Event>)>,
+    /// The last revision, once it is known.
+    last: watch::Sender<i64>,
+    failures: Failures,
     begin: i64,
-    count: Arc<AtomicI64>,
+    single: usize,
+    /// Writes that were answered, through each instance.
+    counts: Vec<Arc<AtomicI64>>,
     /// The newest value of each writer's that is known to be written.
     known: Vec<Arc<AtomicI64>>,
 }
 
-const WRITERS: usize = 6;
-
 impl Traffic {
-    /// Writes and reads through all instances, and watches through the one with the number `watched`.
-    pub async fn begin(clients: &[Client], watched: usize) -> Self {
-        let begin = clients[watched].revision().await;
-        let mut watch = WatchStream::open(&clients[watched]);
-        watch.watch(watch_all("/load/")).await;
+    /// Writes, reads and watches through all instances.
+    pub async fn begin(clients: &[Client]) -> Self {
+        Self::begin_with(clients, Load::LIGHT).await
+    }
+
+    /// As [`Traffic::begin`], with as much as `load` says.
+    pub async fn begin_with(clients: &[Client], load: Load<'_>) -> Self {
+        let begin = clients[0].revision().await;
+        let (last, _) = watch::channel(i64::MAX);
         let mut traffic = Self {
             stop: CancellationToken::new(),
             answered: JoinSet::new(),
             readers: JoinSet::new(),
+            watches: JoinSet::new(),
+            last,
             failures: Arc::default(),
-            watch,
             begin,
-            count: Arc::default(),
+            single: load.single,
+            counts: clients.iter().map(|_| Arc::default()).collect(),
             known: Vec::new(),
         };
-        for writer in 0..WRITERS {
+        for (at, client) in clients.iter().enumerate() {
+            let (client, failures, last) =
+                (client.clone(), traffic.failures.clone(), traffic.last.subscribe());
+            traffic.watches.spawn(async move { (at, see(&client, at, begin, &failures, last).await) });
+        }
+        // No traffic of before wrote as large a number.
+        let first = begin * 1000;
+        let padding = Arc::new("v".repeat(load.value_bytes));
+        for writer in 0..load.writers {
             let known = Arc::new(AtomicI64::new(-1));
             traffic.known.push(known.clone());
-            let at = writer % clients.len();
+            let at = load.through[writer % load.through.len()];
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
-            let (told, count) = (known.clone(), traffic.count.clone());
+            let (told, count, padding) = (known.clone(), traffic.counts[at].clone(), padding.clone());
+            let (pause, halves) = (load.pause, halves(writer, load.single));
             traffic.answered.spawn(async move {
                 let mut answered = Vec::new();
-                for value in 0.. {
+                for value in first.. {
                     if stop.is_cancelled() {
                         break;
                     }
-                    let ops =
-                        ["a", "b"].map(|half| op(put(format!("/load/{writer}/{half}"), value.to_string())));
-                    match client.txn(run(ops.to_vec())).await {
+                    let ops = halves
+                        .iter()
+                        .map(|half| op(put(format!("/load/{writer}/{half}"), format!("{value} {padding}"))));
+                    match client.txn(run(ops.collect())).await {
                         Ok(answer) => {
                             let revision = revision(&answer.header);
                             answered.push(Answered { writer, value, revision });
@@ -139,18 +186,22 @@ impl Traffic {
                         }
                         Err(status) => fail(&failures, at, status).await,
                     }
-                    tokio::time::sleep(Duration::from_millis(3)).await;
+                    tokio::time::sleep(pause).await;
                 }
                 answered
             });
-            let at = (writer + 1) % clients.len();
+            if writer >= load.readers {
+                continue;
+            }
+            let at = (at + 1 + writer / clients.len()) % clients.len();
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
+            let key = read_key(writer, load.single);
             traffic.readers.spawn(async move {
                 let mut reads = 0;
                 while !stop.is_cancelled() {
                     let least = known.load(Ordering::SeqCst);
-                    match client.get(format!("/load/{writer}/b")).await {
+                    match client.get(&key).await {
                         Ok(answer) => {
                             let found = answer.kvs.first().map_or(-1, |kv| number(&kv.value));
                             assert!(found >= least, "instance {at} reads {found} after {least} was answered");
@@ -169,20 +220,31 @@ impl Traffic {
 
     /// Waits until some more writes are answered.
     pub async fn more(&self) {
-        let enough = self.count.load(Ordering::SeqCst) + 60;
-        eventually("more writes", async || (self.count.load(Ordering::SeqCst) >= enough).then_some(())).await;
+        let count = || self.counts.iter().map(|count| count.load(Ordering::SeqCst)).sum::<i64>();
+        let enough = count() + 60;
+        eventually("more writes", async || (count() >= enough).then_some(())).await;
+    }
+
+    /// As [`Traffic::more`], and through each instance more than may have been under way.
+    pub async fn more_through_each(&self) {
+        self.more().await;
+        for (at, count) in self.counts.iter().enumerate() {
+            let enough = count.load(Ordering::SeqCst) + self.known.len() as i64 + 1;
+            let what = format!("more writes through instance {at}");
+            eventually(&what, async || (count.load(Ordering::SeqCst) >= enough).then_some(())).await;
+        }
     }
 
     /// Reads that are sent through `client` now, all at once, whenever it answers them. None of them may miss what was written
     /// before.
     pub fn reads_sent_now(&self, client: &Client) -> JoinSet<()> {
         let mut reads = JoinSet::new();
-        for (writer, known) in self.known.iter().enumerate() {
+        for (writer, known) in self.known.iter().enumerate().take(Load::LIGHT.writers) {
             let least = known.load(Ordering::SeqCst);
             for _ in 0..10 {
-                let client = client.clone();
+                let (client, key) = (client.clone(), read_key(writer, self.single));
                 reads.spawn(async move {
-                    if let Ok(answer) = client.get(format!("/load/{writer}/b")).await {
+                    if let Ok(answer) = client.get(key).await {
                         let found = answer.kvs.first().map_or(-1, |kv| number(&kv.value));
                         assert!(found >= least, "{found} is read after {least} was answered");
                     }
@@ -192,15 +254,16 @@ impl Traffic {
         reads
     }
 
-    /// No call through one of these instances has failed so far.
+    /// No call and no watch through one of these instances has failed so far.
     pub async fn none_failed(&self, through: &[usize]) {
         let failures = self.failures.lock().await;
         let wrong: Vec<_> = failures.iter().filter(|(at, _)| through.contains(at)).collect();
         assert!(wrong.is_empty(), "{} calls failed, as {:?}", wrong.len(), wrong[0]);
     }
 
-    /// Ends the calls, and compares what was answered and what the watch saw with what `clients` hold.
-    pub async fn end(mut self, clients: &[&Client]) {
+    /// Ends the calls, and compares what was answered and what the watches saw with what `clients` hold. Returns the revisions
+    /// that were written.
+    pub async fn end(mut self, clients: &[&Client]) -> std::ops::RangeInclusive<i64> {
         self.stop.cancel();
         let mut answered = Vec::new();
         while let Some(writes) = self.answered.join_next().await {
@@ -210,11 +273,17 @@ impl Traffic {
         while let Some(reader) = self.readers.join_next().await {
             reads += reader.unwrap();
         }
-        println!("{} transactions were answered, {reads} reads", answered.len());
+        println!(
+            "{} transactions were answered, {reads} reads, {} failures",
+            answered.len(),
+            self.failures.lock().await.len()
+        );
         let end = clients[0].put("/load/end", "0").await;
-        let mut seen: Vec<Event> = Vec::new();
-        while seen.last().is_none_or(|event| outline(event).2 < end) {
-            seen.extend(self.watch.next_but_progress().await.events);
+        self.last.send_replace(end);
+        let (_, seen) = self.watches.join_next().await.expect("one watch").unwrap();
+        while let Some(watch) = self.watches.join_next().await {
+            let (at, events) = watch.unwrap();
+            assert!(events == seen, "the watch through instance {at} saw something else");
         }
         let outlines: Vec<_> = seen.iter().map(outline).collect();
         // Each event once, whole revisions, and none in between that is nobody's.
@@ -224,20 +293,25 @@ impl Traffic {
         revisions.dedup();
         assert_eq!(revisions, (self.begin + 1..=end).collect::<Vec<_>>(), "revisions are missing");
         let mut written = HashSet::new();
-        for halves in seen[..seen.len() - 1].chunks(2) {
-            let [a, b] = halves else { panic!("half of a transaction: {halves:?}") };
-            let (a, b) = (pair(a), pair(b));
-            assert_eq!((&a.value, a.mod_revision, a.version), (&b.value, b.mod_revision, b.version));
-            let (_, key, _) = outline(&halves[0]);
+        for events in seen[..seen.len() - 1].chunk_by(|one, next| outline(one).2 == outline(next).2) {
+            let (_, key, _) = outline(&events[0]);
             let writer: usize = key.split('/').nth(2).unwrap().parse().unwrap();
-            assert!(written.insert((writer, number(&a.value))), "a write happened twice: {a:?}");
-            assert_eq!(halves[0].r#type(), EventType::Put);
+            let first = pair(&events[0]);
+            let keys: Vec<_> = events.iter().map(|event| outline(event).1).collect();
+            let whole: Vec<_> =
+                halves(writer, self.single).iter().map(|half| format!("/load/{writer}/{half}")).collect();
+            assert_eq!(keys, whole, "half of a write: {events:?}");
+            for event in events {
+                assert_eq!((&pair(event).value, pair(event).version), (&first.value, first.version));
+                assert_eq!(event.r#type(), EventType::Put);
+            }
+            assert!(written.insert((writer, number(&first.value))), "a write happened twice: {first:?}");
         }
         let at: HashSet<_> = outlines.iter().map(|event| (&event.1[..], event.2)).collect();
         for Answered { writer, value, revision } in answered {
             assert!(written.contains(&(writer, value)), "write {value} of {writer} is lost");
             assert!(
-                at.contains(&(&format!("/load/{writer}/a")[..], revision)),
+                at.contains(&(&read_key(writer, self.single)[..], revision)),
                 "its revision is another one"
             );
         }
@@ -251,7 +325,52 @@ impl Traffic {
             }
             assert!(events == seen, "an instance has another history");
         }
+        self.begin + 1..=end
     }
+}
+
+/// The events behind revision `begin` up to the last one, as a client sees them that takes a watch up where it has ended.
+async fn see(
+    client: &Client,
+    at: usize,
+    begin: i64,
+    failures: &Failures,
+    mut last: watch::Receiver<i64>,
+) -> Vec<Event> {
+    let mut seen: Vec<Event> = Vec::new();
+    loop {
+        let mut stream = WatchStream::open(client);
+        let known = seen.last().map_or(begin, |event| outline(event).2);
+        stream.request(WatchCreateRequest { start_revision: known + 1, ..watch_all("/load/") });
+        let ended = loop {
+            if seen.last().is_some_and(|event| outline(event).2 >= *last.borrow_and_update()) {
+                return seen;
+            }
+            let message = tokio::select! {
+                message = stream.message() => message,
+                Ok(()) = last.changed() => continue,
+            };
+            match message {
+                Some(Ok(message)) => {
+                    assert!(!message.canceled, "the watch through instance {at} is ended: {message:?}");
+                    seen.extend(message.events);
+                }
+                Some(Err(status)) => break status,
+                None => break Status::unavailable("the watch has ended"),
+            }
+        };
+        fail(failures, at, ended).await;
+    }
+}
+
+/// The last parts of the names of a writer's keys.
+fn halves(writer: usize, single: usize) -> &'static [&'static str] {
+    if writer < single { &["only"] } else { &["a", "b"] }
+}
+
+/// The key of a writer's that is read.
+fn read_key(writer: usize, single: usize) -> String {
+    format!("/load/{writer}/{}", halves(writer, single).last().expect("one key"))
 }
 
 async fn fail(failures: &Mutex<Vec<Failure>>, at: usize, status: Status) {
@@ -262,6 +381,8 @@ async fn fail(failures: &Mutex<Vec<Failure>>, at: usize, status: Status) {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
+/// The number that a value begins with.
 fn number(value: &[u8]) -> i64 {
-    std::str::from_utf8(value).unwrap().parse().unwrap()
+    let text = std::str::from_utf8(value).unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
 }

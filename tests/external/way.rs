@@ -1,4 +1,4 @@
-//! A way to a NATS server that a test can narrow, hold and cut.
+//! A way to a NATS server that a test can narrow, hold and break.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +21,8 @@ impl Way {
         let (allowed, held, cuts) = (way.allowed.clone(), way.held.clone(), way.cuts.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&server).await.unwrap();
+                // A server that is down hangs up.
+                let Ok(server) = TcpStream::connect(&server).await else { continue };
                 let (allowed, held, mut cut) = (allowed.clone(), held.clone(), cuts.subscribe());
                 tokio::spawn(async move {
                     tokio::select! {
@@ -37,6 +38,11 @@ impl Way {
     /// Ends all connections, and lets everything through from now on.
     pub fn open(&self) {
         self.allowed.send_replace(usize::MAX);
+        self.cuts.send_replace(());
+    }
+
+    /// Ends all connections; new ones may be made.
+    pub fn break_off(&self) {
         self.cuts.send_replace(());
     }
 

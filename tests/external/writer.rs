@@ -15,19 +15,19 @@ use crate::support::server::signal;
 use crate::traffic::{Group, Traffic};
 use crate::way::Way;
 
-const ALL: &[usize] = &[0, 1, 2];
+pub const ALL: &[usize] = &[0, 1, 2];
 
 async fn move_leader(client: &Client, target_id: u64) -> Answer<MoveLeaderResponse> {
     client.unary("/etcdserverpb.Maintenance/MoveLeader", MoveLeaderRequest { target_id }).await
 }
 
-fn others(than: usize) -> Vec<usize> {
+pub fn others(than: usize) -> Vec<usize> {
     (0..3).filter(|at| *at != than).collect()
 }
 
 async fn moves_by_request(group: &Group) {
     group.members().await;
-    let traffic = Traffic::begin(&group.clients, 0).await;
+    let traffic = Traffic::begin(&group.clients).await;
     for _ in 0..3 {
         let (from, _) = group.writer(ALL).await;
         let to = (from + 1) % 3;
@@ -68,7 +68,7 @@ async fn stops(mut group: Group) {
     group.members().await;
     let (writer, _) = group.writer(ALL).await;
     let rest = others(writer);
-    let traffic = Traffic::begin(&group.clients, rest[0]).await;
+    let traffic = Traffic::begin(&group.clients).await;
     assert!(group.servers[writer].stop().await.success());
     group.writer(&rest).await;
     traffic.more().await;
@@ -93,7 +93,7 @@ async fn one_that_stops_fails_no_call_over_three_replicas() {
 async fn is_killed(mut group: Group) {
     let (writer, _) = group.writer(ALL).await;
     let rest = others(writer);
-    let traffic = Traffic::begin(&group.clients, rest[0]).await;
+    let traffic = Traffic::begin(&group.clients).await;
     group.servers[writer].kill9();
     group.writer(&rest).await;
     traffic.more().await;
@@ -118,7 +118,7 @@ async fn one_that_is_killed_loses_nothing_over_three_replicas() {
 async fn stands_still(group: Group) {
     let (writer, id) = group.writer(ALL).await;
     let rest = others(writer);
-    let traffic = Traffic::begin(&group.clients, rest[0]).await;
+    let traffic = Traffic::begin(&group.clients).await;
     signal(group.servers[writer].pid(), libc::SIGSTOP);
     let (next, _) = group.writer(&rest).await;
     assert_ne!(next, writer);

@@ -48,23 +48,38 @@ impl Nats {
 
     /// Three servers that form a cluster.
     pub async fn cluster() -> [Self; 3] {
-        let mut nodes = [Self::new("n0", ""), Self::new("n1", ""), Self::new("n2", "")];
-        let routes: Vec<String> =
-            nodes.iter().map(|node| format!("nats://127.0.0.1:{}", node.cluster_port.number)).collect();
-        for node in &mut nodes {
+        let mut nodes = Self::three();
+        let addresses = nodes.each_ref().map(Self::route_address);
+        Self::join(&mut nodes, "", |_, to| addresses[to].clone()).await;
+        nodes
+    }
+
+    /// Three servers that are to form a cluster, by [`Nats::join`].
+    pub fn three() -> [Self; 3] {
+        [Self::new("n0", ""), Self::new("n1", ""), Self::new("n2", "")]
+    }
+
+    /// Starts servers that reach each other where `route` says, for each pair of them. `config` is more of the block `cluster`.
+    pub async fn join(nodes: &mut [Self; 3], config: &str, route: impl Fn(usize, usize) -> String) {
+        for (from, node) in nodes.iter_mut().enumerate() {
+            let routes: Vec<String> = (0..3).map(|to| format!("nats://{}", route(from, to))).collect();
             node.config = format!(
-                "cluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{}] }}",
-                node.cluster_port.number,
+                "cluster {{ name: c, listen: \"{}\", routes: [{}]\n {config} }}",
+                node.route_address(),
                 routes.join(", ")
             );
         }
-        for node in &mut nodes {
+        for node in nodes.iter_mut() {
             node.spawn();
         }
-        for node in &mut nodes {
+        for node in nodes.iter_mut() {
             node.answers().await;
         }
-        nodes
+    }
+
+    /// Where other servers of its cluster reach this one.
+    pub fn route_address(&self) -> String {
+        format!("127.0.0.1:{}", self.cluster_port.number)
     }
 
     fn new(name: &str, config: &str) -> Self {

@@ -4,22 +4,14 @@ mod read;
 mod scan;
 mod write;
 
+pub(super) use crate::proto::pool;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use scan::{Scanner, Step};
-use std::sync::LazyLock;
 use tonic::Status;
-
-/// The types of all of `proto/`.
-pub(super) fn pool() -> &'static DescriptorPool {
-    static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-        DescriptorPool::decode(crate::proto::DESCRIPTORS).expect("the build compiled the same descriptors")
-    });
-    &POOL
-}
 
 /// Why there is no next value.
 #[derive(Debug)]

@@ -1,0 +1,62 @@
+//! Hands calls to the node.
+
+use super::REQUEST_TIMEOUT;
+use crate::auth::Caller;
+use crate::engine::proposal::{Answer, Proposal};
+use crate::error::EtcdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// Writes that may be open at once. etcd refuses more when that many are committed and not applied.
+const MOST_OPEN: usize = 10_000;
+
+/// A new call, for the node.
+#[derive(Debug)]
+pub(super) struct NewCall {
+    pub(super) proposal: Proposal,
+    pub(super) caller: Caller,
+    pub(super) deadline: Instant,
+    pub(super) answer: Option<oneshot::Sender<Result<Answer, EtcdError>>>,
+}
+
+/// Hands calls to the node.
+#[derive(Clone, Debug)]
+pub(super) struct Calls {
+    pub(super) sender: mpsc::UnboundedSender<NewCall>,
+    /// Writes that are not answered. Relaxed: a number by itself.
+    pub(super) open: Arc<AtomicUsize>,
+}
+
+/// Counts an open write until it is dropped.
+pub(super) struct OpenWrite<'a>(&'a AtomicUsize);
+
+impl Drop for OpenWrite<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Calls {
+    pub(super) async fn ask(&self, proposal: Proposal) -> Result<Answer, EtcdError> {
+        self.ask_as(proposal, &Caller::default()).await
+    }
+
+    pub(super) async fn ask_as(&self, proposal: Proposal, caller: &Caller) -> Result<Answer, EtcdError> {
+        let (sender, receiver) = oneshot::channel();
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let call = NewCall { proposal, caller: caller.clone(), deadline, answer: Some(sender) };
+        self.sender.send(call).map_err(|_| EtcdError::Stopped)?;
+        receiver.await.map_err(|_| EtcdError::Stopped)?
+    }
+
+    pub(super) fn open_write(&self) -> Result<OpenWrite<'_>, EtcdError> {
+        let open = OpenWrite(&self.open);
+        if self.open.fetch_add(1, Ordering::Relaxed) >= MOST_OPEN {
+            Err(EtcdError::TooManyRequests)
+        } else {
+            Ok(open)
+        }
+    }
+}

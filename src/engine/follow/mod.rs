@@ -1,0 +1,356 @@
+//! The role of an instance that does not write: it reads the log, sends its calls to the writer, and takes over where there is
+//! none.
+
+mod calls;
+mod receive;
+mod source;
+mod takeover;
+
+use crate::engine::NewCall;
+use crate::engine::apply::{Entry, Report};
+use crate::engine::node::{Command, Node, NodeError, end_of};
+use crate::engine::proposal::Addressed;
+use crate::engine::status::Phase;
+use crate::log::{ConsumeError, Delivered, Incoming, WireError};
+use crate::types::{Epoch, LogIndex, Sequence};
+use source::{FromSource, Source};
+use std::time::Duration;
+use takeover::{Attempt, AttemptError, outcome_of};
+use tokio::time::{Instant, MissedTickBehavior};
+
+pub(super) use takeover::Elected;
+
+/// How often deadlines are checked.
+const TICK: Duration = Duration::from_millis(20);
+/// Pauses between consumers that fail.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Silence of the consumer after which the end of the log is looked for.
+const END_SILENCE: Duration = Duration::from_secs(1);
+/// So many answers in a row must say that the log has lost records before this instance stops for it.
+const VETOES: usize = 10;
+
+/// The state of the follower role.
+struct Following {
+    /// The epoch in force when this role began. If it is an own one, its writer has ended.
+    since: Epoch,
+    source: Source,
+    pause: Duration,
+    is_caught_up: bool,
+    /// When the consumer last delivered, or the end of the log was last looked for.
+    delivered: Instant,
+    /// When the writer last sent a heartbeat or a record of it came.
+    heard: Instant,
+    is_writer_gone: bool,
+    must_take_over: bool,
+    patience: Duration,
+    attempt: Option<Attempt>,
+    next_attempt: Instant,
+    /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is accepted.
+    forced_end: Option<Sequence>,
+    vetoes: usize,
+    /// Times in a row that the log seemed to have lost records.
+    losses: usize,
+    elected: Option<Elected>,
+    /// The counter of the call whose barrier makes this instance ready.
+    ready_counter: Option<u64>,
+    ready_sent: Option<Instant>,
+    writer_index: LogIndex,
+    progress: (LogIndex, Instant),
+    reported: Instant,
+}
+
+enum Event {
+    Source(FromSource),
+    Attempt(Box<Result<Elected, AttemptError>>),
+    Call(NewCall),
+    Incoming(Incoming),
+    Report(Report),
+    Command(Command),
+    Answered(Addressed),
+    Tick,
+}
+
+impl Node {
+    /// Follows until an epoch record of this instance is valid.
+    pub(in crate::engine) async fn follow(&mut self) -> Result<Elected, NodeError> {
+        let now = Instant::now();
+        let timeout = self.settings.election_timeout;
+        self.nonces.clear();
+        let mut following = Following {
+            since: self.chain.epoch(),
+            source: Source::open(&self.log, &self.chain),
+            pause: RETRY_MIN,
+            is_caught_up: false,
+            delivered: now,
+            heard: now,
+            is_writer_gone: self.is_of_this_instance(),
+            must_take_over: false,
+            patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
+            attempt: None,
+            next_attempt: now,
+            forced_end: None,
+            vetoes: 0,
+            losses: 0,
+            elected: None,
+            ready_counter: None,
+            ready_sent: None,
+            writer_index: LogIndex::NONE,
+            progress: (self.chain.index(), now),
+            reported: now,
+        };
+        if self.settings.is_alone {
+            self.status.set_linearizable(false);
+        }
+        self.entry(Entry::ServerChanged).await;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let outcome = loop {
+            let event = tokio::select! {
+                event = following.source.next() => Event::Source(event),
+                outcome = outcome_of(&mut following.attempt) => Event::Attempt(Box::new(outcome)),
+                Some(call) = self.new_calls.recv() => Event::Call(call),
+                Some(incoming) = self.incoming.recv() => Event::Incoming(incoming),
+                Some(report) = self.reports.recv() => Event::Report(report),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                Some(answer) = self.answered.recv() => Event::Answered(answer),
+                _ = tick.tick() => Event::Tick,
+            };
+            match self.handle(&mut following, event).await {
+                Ok(None) => {}
+                Ok(Some(elected)) => break Ok(elected),
+                Err(broken) => break Err(broken),
+            }
+        };
+        if let Some(attempt) = following.attempt.take() {
+            attempt.task.abort();
+        }
+        outcome
+    }
+
+    async fn handle(
+        &mut self,
+        following: &mut Following,
+        event: Event,
+    ) -> Result<Option<Elected>, NodeError> {
+        match event {
+            Event::Source(event) => self.read(following, event).await?,
+            Event::Attempt(outcome) => self.attempted(following, *outcome)?,
+            Event::Call(call) => {
+                self.open_calls(call).await;
+                self.send_calls(following).await;
+            }
+            Event::Incoming(incoming) => self.receive(following, incoming).await,
+            Event::Report(report) => return Err(end_of(report)),
+            Event::Command(Command::Resign(done)) => {
+                self.is_leaving = true;
+                done.send(()).ok();
+            }
+            Event::Answered(answer) => self.send_answers(vec![answer]).await,
+            Event::Tick => self.follow_tick(following).await?,
+        }
+        if self.is_own(self.chain.nonce()) && self.chain.is_whole() && self.chain.epoch() > following.since {
+            return self.become_writer(following).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), NodeError> {
+        match event {
+            FromSource::Opened { pending } => {
+                following.is_caught_up = pending == 0;
+                following.losses = 0;
+                if !self.is_loaded {
+                    let of = self.loaded_messages + pending;
+                    tracing::info!(messages = of, "loading the key stream");
+                    self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
+                }
+            }
+            FromSource::Delivered(Delivered { messages, is_last }) => {
+                if following.is_caught_up || self.is_ready {
+                    following.heard = Instant::now();
+                }
+                following.pause = RETRY_MIN;
+                following.delivered = Instant::now();
+                following.is_caught_up = is_last;
+                if !self.is_loaded {
+                    self.loaded_messages += messages.len() as u64;
+                    self.report_progress(following);
+                }
+                if !messages.is_empty() {
+                    following.vetoes = 0;
+                }
+                let before = self.chain.epoch();
+                let barriers = self.take(messages).await?;
+                if self.chain.epoch() != before {
+                    // There is another writer than the one that was given up.
+                    following.is_writer_gone = self.is_of_this_instance();
+                    following.must_take_over = false;
+                    following.heard = if following.is_caught_up || self.is_ready {
+                        Instant::now()
+                    } else {
+                        following.heard
+                    };
+                    following.ready_sent = None;
+                }
+                let is_ready = |operation: &crate::record::OperationId| {
+                    operation.instance == self.start && Some(operation.counter) == following.ready_counter
+                };
+                if barriers.iter().any(is_ready) {
+                    self.ready().await?;
+                }
+                self.send_calls(following).await;
+            }
+            FromSource::Lost { what, is_certain } => {
+                following.losses += 1;
+                if is_certain || self.log.facts().replicas == 1 || following.losses >= VETOES {
+                    return Err(NodeError::Fatal(format!(
+                        "the log is not the one that was read: {what}. Its store was replaced, restored or purged. Start again to \
+                         serve what is there, restore a copy, or accept the loss with --accept-data-loss"
+                    )));
+                }
+                tracing::warn!(what, "the log seems to have lost records");
+                following.source = Source::Pausing(Instant::now() + following.pause);
+                following.pause = (following.pause * 2).min(RETRY_MAX);
+            }
+            FromSource::Failed(error) => {
+                if let ConsumeError::Wire(WireError::Server(text)) = &error {
+                    self.report_refusal(text);
+                }
+                tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
+                if self.settings.is_alone || !self.is_ready {
+                    self.status.set_no_leader(error.to_string());
+                }
+                self.log.try_another_server();
+                following.is_caught_up = false;
+                following.source = Source::Pausing(Instant::now() + following.pause);
+                following.pause = (following.pause * 2).min(RETRY_MAX);
+            }
+            FromSource::Paused => {
+                self.entry(Entry::ServerChanged).await;
+                self.consume_anew(following);
+            }
+        }
+        Ok(())
+    }
+
+    /// Logs a refusal of NATS once, such as a right that is missing.
+    fn report_refusal(&mut self, text: &str) {
+        if self.reported_refusal.as_deref() != Some(text) {
+            tracing::warn!(refusal = text, "NATS refuses what this instance does");
+            self.reported_refusal = Some(text.to_owned());
+        }
+    }
+
+    fn report_progress(&self, following: &mut Following) {
+        let known = self.status.phase().borrow().clone();
+        if let Phase::Loading { of, .. } = known {
+            self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
+            if following.reported.elapsed() >= Duration::from_secs(2) {
+                following.reported = Instant::now();
+                tracing::info!(messages = self.loaded_messages, of, "still loading the key stream");
+            }
+        }
+    }
+
+    /// The barrier of this instance has come, so it has read everything that the log held when it asked.
+    async fn ready(&mut self) -> Result<(), NodeError> {
+        self.is_ready = true;
+        // The writer may hand over to this instance from now on.
+        self.last_alive = None;
+        self.send_status().await;
+        self.loaded().await
+    }
+
+    pub(in crate::engine) async fn loaded(&mut self) -> Result<(), NodeError> {
+        if !self.is_loaded {
+            self.is_loaded = true;
+            let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
+            self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
+            // The applier publishes everything before it answers. It gives no answer where something is lost or damaged.
+            if self.digest().await.is_none() {
+                return Err(self.end_of_applier().await);
+            }
+            self.settings.mark = None;
+            let state = self.reader.snapshot();
+            tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
+            self.status.set_phase(Phase::Serving);
+        }
+        Ok(())
+    }
+
+    async fn follow_tick(&mut self, following: &mut Following) -> Result<(), NodeError> {
+        self.expire();
+        self.unsend_unanswered();
+        self.send_calls(following).await;
+        self.look_for_end(following).await;
+        self.send_status().await;
+        self.watch_lag(following);
+        if !self.settings.is_alone && self.is_ready {
+            let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
+            match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
+                Some(epoch) => self.status.set_leader(epoch.member.id),
+                None => self.status.set_no_leader(self.no_leader()),
+            }
+        }
+        if following.attempt.is_none()
+            && self.wants_to_lead(following)
+            && Instant::now() >= following.next_attempt
+        {
+            self.attempt(following);
+        }
+        Ok(())
+    }
+
+    /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count proves nothing.
+    async fn look_for_end(&self, following: &mut Following) {
+        if !self.settings.is_alone
+            || following.is_caught_up
+            || !matches!(following.source, Source::Reading(_))
+            || following.delivered.elapsed() < END_SILENCE
+        {
+            return;
+        }
+        following.delivered = Instant::now();
+        let position = self.chain.position();
+        if matches!(self.log.has_message_behind(position).await, Ok(false)) {
+            tracing::warn!(%position, "nats-server counts messages that it does not deliver");
+            following.is_caught_up = true;
+        }
+    }
+
+    fn no_leader(&self) -> String {
+        let link = self.log.connection().link.borrow();
+        match (link.connected, &link.cause) {
+            (false, Some(cause)) => format!("NATS is unreachable: {cause}"),
+            _ => "no instance writes now".to_owned(),
+        }
+    }
+
+    /// An instance that stays behind the writer reads from another server.
+    fn watch_lag(&mut self, following: &mut Following) {
+        let index = self.chain.index();
+        if index > following.progress.0 || index >= following.writer_index {
+            following.progress = (index, Instant::now());
+        } else if following.progress.1.elapsed() > 2 * self.settings.election_timeout
+            && matches!(following.source, Source::Reading(_))
+        {
+            tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
+            self.log.try_another_server();
+            following.progress.1 = Instant::now();
+            self.consume_anew(following);
+        }
+    }
+
+    /// Makes another consumer, and forgets the attempts to become the writer that were made under the last one: their epoch
+    /// records prove nothing about the end of another server's copy.
+    fn consume_anew(&mut self, following: &mut Following) {
+        if let Some(attempt) = following.attempt.take() {
+            attempt.task.abort();
+        }
+        following.elected = None;
+        self.nonces.clear();
+        (following.ready_counter, following.ready_sent) = (None, None);
+        following.source = Source::open(&self.log, &self.chain);
+    }
+}

@@ -1,0 +1,86 @@
+//! Messages of other instances, and what this one reports to them.
+
+use super::Following;
+use crate::engine::apply::Entry;
+use crate::engine::node::Node;
+use crate::engine::proposal::{WireAnswers, WireStatus};
+use crate::log::Incoming;
+use crate::types::LogIndex;
+use prost::Message as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often this instance sends its status to the others.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Node {
+    pub(super) async fn receive(&mut self, following: &mut Following, incoming: Incoming) {
+        match incoming {
+            Incoming::Heartbeat(payload) => {
+                let Ok(status) = WireStatus::decode(payload) else { return };
+                self.note_peer(&status);
+                if status.nonce == self.chain.nonce() {
+                    following.heard = Instant::now();
+                    following.is_writer_gone = false;
+                    following.writer_index = LogIndex(status.index);
+                    if self.is_loaded {
+                        let digest = crate::record::Digest(status.digest);
+                        self.entry(Entry::Compare(LogIndex(status.index), digest)).await;
+                    }
+                }
+            }
+            Incoming::Alive(payload) => {
+                if let Ok(status) = WireStatus::decode(payload) {
+                    self.note_peer(&status);
+                }
+            }
+            // These calls ask the writer of an epoch that is over. It answers nothing any more.
+            Incoming::Calls { .. } => {}
+            Incoming::Answers(payload) => {
+                if let Ok(WireAnswers { answers }) = WireAnswers::decode(payload) {
+                    for answer in answers {
+                        self.answer(answer).await;
+                    }
+                    self.send_calls(following).await;
+                }
+            }
+            Incoming::NobodyServes(nonce) => {
+                if nonce == self.chain.nonce()
+                    && following.heard.elapsed() > 3 * self.settings.heartbeat_interval
+                {
+                    following.is_writer_gone = true;
+                }
+                self.unsend(nonce);
+                if nonce == self.chain.nonce() {
+                    following.ready_sent = None;
+                }
+            }
+            Incoming::TakeOver(payload) => {
+                let nonce = payload.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+                if nonce == Some(self.chain.nonce()) && self.is_ready {
+                    following.must_take_over = true;
+                    following.next_attempt = Instant::now();
+                }
+            }
+            Incoming::Ask { reply } => self.report_index(reply).await,
+        }
+    }
+
+    pub(in crate::engine) async fn report_index(&self, reply: String) {
+        if let (true, Some(messenger)) = (self.is_ready, &self.messenger) {
+            let index = self.reader.snapshot().log_index;
+            messenger.answer(reply, self.wire_status(index, crate::record::Digest(0)).encode_to_vec()).await;
+        }
+    }
+
+    pub(in crate::engine) async fn send_status(&mut self) {
+        if self.last_alive.is_none_or(|last| last.elapsed() >= ALIVE_INTERVAL)
+            && !self.is_leaving
+            && let Some(messenger) = &self.messenger
+        {
+            let status = self.wire_status(self.reader.snapshot().log_index, crate::record::Digest(0));
+            messenger.alive(status.encode_to_vec()).await;
+            self.last_alive = Some(Instant::now());
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The source of messages: a consumer, or the pause before the next one.
+
+use crate::log::{ConsumeError, Consumer, Delivered, Log};
+use crate::record::{Chain, Record};
+use crate::types::{Epoch, LogIndex, Sequence};
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// The source of messages.
+pub(super) enum Source {
+    Opening(JoinHandle<Result<Consumer, OpeningError>>),
+    Reading(Box<Consumer>),
+    Pausing(Instant),
+}
+
+pub(super) enum FromSource {
+    /// A consumer was made; the stream holds so many messages behind the position.
+    Opened {
+        pending: u64,
+    },
+    /// The log does not hold the records that were read. A new stream leader may still be loading them; a different message at
+    /// their sequence is certain loss.
+    Lost {
+        what: String,
+        is_certain: bool,
+    },
+    Delivered(Delivered),
+    Failed(ConsumeError),
+    Paused,
+}
+
+pub(super) enum OpeningError {
+    Consume(ConsumeError),
+    Lost { what: String, is_certain: bool },
+}
+
+impl<E: Into<ConsumeError>> From<E> for OpeningError {
+    fn from(error: E) -> OpeningError {
+        OpeningError::Consume(error.into())
+    }
+}
+
+/// The position up to which the log was read, with what identifies it.
+#[derive(Clone, Copy)]
+struct ReadPosition {
+    epoch: Epoch,
+    nonce: u64,
+    index: LogIndex,
+    /// The sequences of the last record and of the last epoch record.
+    last: Sequence,
+    last_epoch: Sequence,
+    position: Sequence,
+}
+
+impl ReadPosition {
+    fn of(chain: &Chain) -> ReadPosition {
+        let (last, last_epoch) = chain.last();
+        let (epoch, nonce, index, position) = (chain.epoch(), chain.nonce(), chain.index(), chain.position());
+        ReadPosition { epoch, nonce, index, last, last_epoch, position }
+    }
+
+    /// Compares the log with the records that were read of it: another store may have taken its place.
+    async fn compare(&self, log: &Log) -> Result<(), OpeningError> {
+        if self.last == Sequence::default() {
+            return Ok(());
+        }
+        let message = log.message_at(self.last).await?;
+        let is_same = |record: &Record| {
+            (record.epoch, record.nonce, record.index) == (self.epoch, self.nonce, self.index)
+        };
+        match message {
+            Some(record) if record.as_ref().is_some_and(is_same) => return Ok(()),
+            Some(_) => {
+                let what =
+                    format!("another message is at sequence {}, where record {} was", self.last, self.index);
+                return Err(OpeningError::Lost { what, is_certain: true });
+            }
+            None => {}
+        }
+        // A later trim record may permit the removal of the last record. Epoch records are never removed.
+        let epoch = log.message_at(self.last_epoch).await?;
+        if epoch.flatten().is_none_or(|record| (record.epoch, record.nonce) != (self.epoch, self.nonce)) {
+            let what =
+                format!("the record of epoch {} is not at sequence {} any more", self.epoch, self.last_epoch);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        let end = log.info().await?.state.last_seq;
+        if end < self.position.0 {
+            let what = format!("the stream ends at sequence {end}, and it was read up to {}", self.position);
+            return Err(OpeningError::Lost { what, is_certain: false });
+        }
+        Ok(())
+    }
+}
+
+impl Source {
+    pub(super) fn open(log: &Arc<Log>, chain: &Chain) -> Source {
+        let (log, known) = (Arc::clone(log), ReadPosition::of(chain));
+        Source::Opening(tokio::spawn(async move {
+            known.compare(&log).await?;
+            Ok(log.consume(known.position).await?)
+        }))
+    }
+
+    /// Returns the next event. A dropped future loses nothing.
+    pub(super) async fn next(&mut self) -> FromSource {
+        match self {
+            Source::Opening(opening) => match opening.await {
+                Ok(Ok(consumer)) => {
+                    let pending = consumer.pending();
+                    *self = Source::Reading(Box::new(consumer));
+                    FromSource::Opened { pending }
+                }
+                Ok(Err(OpeningError::Consume(error))) => FromSource::Failed(error),
+                Ok(Err(OpeningError::Lost { what, is_certain })) => FromSource::Lost { what, is_certain },
+                Err(_) => FromSource::Failed(ConsumeError::Silent),
+            },
+            Source::Reading(consumer) => match consumer.next().await {
+                Ok(delivered) => FromSource::Delivered(delivered),
+                Err(error) => FromSource::Failed(error),
+            },
+            Source::Pausing(until) => {
+                tokio::time::sleep_until(*until).await;
+                FromSource::Paused
+            }
+        }
+    }
+}

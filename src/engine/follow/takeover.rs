@@ -1,0 +1,250 @@
+//! Becoming the writer: an epoch record behind everything that was read.
+
+use super::{Following, RETRY_MIN, VETOES};
+use crate::engine::apply::Entry;
+use crate::engine::node::{Node, NodeError, REMEDY};
+use crate::engine::proposal::{Waiter, WireStatus};
+use crate::log::{AppendError, Pipeline, Serving, WireError};
+use crate::record::{Body, EpochStart, FORMAT, Record};
+use crate::types::{Epoch, LogIndex, Sequence};
+use prost::Message as _;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long a candidate waits for the other instances' answers.
+const ASK_TIMEOUT: Duration = Duration::from_millis(150);
+/// The pause between attempts that find the stream too short.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+
+/// An attempt to become the writer.
+pub(super) struct Attempt {
+    pub(super) task: JoinHandle<Result<Elected, AttemptError>>,
+}
+
+/// A connection on which an epoch record was acknowledged.
+pub(in crate::engine) struct Elected {
+    pub(in crate::engine) pipeline: Pipeline<Waiter>,
+    pub(in crate::engine) serving: Option<Serving>,
+}
+
+pub(super) enum AttemptError {
+    /// Another instance has applied more than this one has read.
+    Behind(LogIndex),
+    /// The log ends later than the guard says. The first message behind the guard exists or not.
+    Refused {
+        end: Sequence,
+        has_next: bool,
+    },
+    /// The stream ends before what this instance has read.
+    Short(Sequence),
+    Append(AppendError),
+    Wire(WireError),
+    Other(String),
+}
+
+impl Node {
+    pub(super) fn wants_to_lead(&self, following: &Following) -> bool {
+        let is_whole = self.chain.is_whole() && following.is_caught_up;
+        let is_free = self.settings.is_alone
+            || self.chain.epoch() == Epoch(0)
+            || following.is_writer_gone
+            || following.must_take_over
+            || following.heard.elapsed() > following.patience;
+        is_whole && is_free && following.elected.is_none() && !self.is_leaving
+    }
+
+    /// Tries to store an epoch record behind everything that was read.
+    pub(super) fn attempt(&mut self, following: &mut Following) {
+        let nonce = rand::random::<u64>();
+        self.nonces.push(nonce);
+        let end = following.forced_end.take().unwrap_or(self.chain.position());
+        let (digest, entries) = (tokio::sync::oneshot::channel(), self.entries.clone());
+        let record = Record {
+            epoch: Epoch(self.chain.epoch().0 + 1),
+            nonce,
+            index: self.chain.index().next(),
+            // Nothing is published while the log is being loaded.
+            revision: self.chain.revision().max(self.reader.snapshot().revision),
+            place: 1,
+            count: 1,
+            operation: self.next_operation(),
+            body: Body::Barrier,
+        };
+        let start = EpochStart {
+            instance: self.start,
+            format: FORMAT,
+            member: self.settings.member.clone(),
+            election_timeout_ms: self.settings.election_timeout.as_millis() as u64,
+            quota_bytes: self.settings.quota_bytes,
+            digest: crate::record::Digest(0),
+        };
+        let (log, messenger) = (Arc::clone(&self.log), self.messenger.clone());
+        let is_asking = messenger.is_some() && !following.must_take_over;
+        let (index, others) = (self.chain.index(), self.peers.len());
+        let timeout = self.settings.election_timeout.max(Duration::from_secs(2));
+        tracing::debug!(epoch = %record.epoch, %end, "trying to become the writer");
+        let task = tokio::spawn(async move {
+            let (sender, receiver) = digest;
+            drop(entries.send(Entry::End).await);
+            drop(entries.send(Entry::Digest(sender)).await);
+            let (applied, digest) =
+                receiver.await.map_err(|_| AttemptError::Other("the applier has ended".into()))?;
+            if applied != index {
+                return Err(AttemptError::Other("something came in between".into()));
+            }
+            let serving = match &messenger {
+                Some(messenger) => {
+                    let serving = messenger.serve(nonce).await;
+                    Some(serving.map_err(|error| AttemptError::Other(error.to_string()))?)
+                }
+                None => None,
+            };
+            if is_asking && let Some(messenger) = &messenger {
+                let answers = messenger.ask(others, ASK_TIMEOUT).await;
+                let statuses = answers.into_iter().filter_map(|answer| WireStatus::decode(answer).ok());
+                let furthest = statuses.map(|status| LogIndex(status.index)).max().unwrap_or_default();
+                if furthest > index {
+                    return Err(AttemptError::Behind(furthest));
+                }
+            }
+            let body = Body::Epoch(Box::new(EpochStart { digest, ..start }));
+            let mut pipeline: Pipeline<Waiter> = log.append_behind(end).await.map_err(AttemptError::Wire)?;
+            pipeline.append(Record { body, ..record }, None);
+            let mut emitted = Vec::new();
+            match tokio::time::timeout(timeout, pipeline.next(&mut emitted)).await {
+                Ok(Ok(())) => Ok(Elected { pipeline, serving }),
+                Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored > end => {
+                    let has_next = log.has_message_behind(end).await.unwrap_or(true);
+                    Err(AttemptError::Refused { end: stored, has_next })
+                }
+                Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored < end => {
+                    Err(AttemptError::Short(stored))
+                }
+                Ok(Err(error)) => Err(AttemptError::Append(error)),
+                Err(_) => Err(AttemptError::Append(AppendError::Late)),
+            }
+        });
+        following.attempt = Some(Attempt { task });
+    }
+
+    pub(super) fn attempted(
+        &mut self,
+        following: &mut Following,
+        outcome: Result<Elected, AttemptError>,
+    ) -> Result<(), NodeError> {
+        following.attempt = None;
+        following.next_attempt = Instant::now() + Duration::from_millis(rand::random_range(20..120));
+        match outcome {
+            // The consumer brings the record.
+            Ok(elected) => following.elected = Some(elected),
+            Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
+                // The leader of several replicas counts messages that are not stored yet. Only one that stays away is lost.
+                let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
+                if may_come && following.vetoes < VETOES {
+                    following.vetoes += 1;
+                    following.next_attempt = Instant::now() + SHORT_PAUSE;
+                } else if self.settings.accepts_loss && !self.is_loaded {
+                    following.forced_end = Some(end);
+                } else {
+                    return Err(NodeError::Fatal(format!(
+                        "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
+                         It was purged or edited. {REMEDY}",
+                        self.chain.position()
+                    )));
+                }
+            }
+            Err(AttemptError::Behind(index)) => {
+                following.vetoes += 1;
+                tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
+                if following.vetoes >= VETOES {
+                    return Err(NodeError::Fatal(format!(
+                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. \
+                         {REMEDY}",
+                        self.chain.index()
+                    )));
+                }
+                following.next_attempt = Instant::now() + self.settings.election_timeout;
+            }
+            Err(AttemptError::Refused { .. }) => {}
+            Err(AttemptError::Short(end)) => {
+                following.vetoes += 1;
+                tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
+                if following.vetoes >= VETOES {
+                    return Err(NodeError::Fatal(format!(
+                        "the log has lost its newest messages: the stream ends at sequence {end}, and this instance has read \
+                         sequence {}. {REMEDY}",
+                        self.chain.position()
+                    )));
+                }
+                following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
+            }
+            Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
+                self.space.found_full();
+                tracing::warn!(cause, "JetStream has no room for an epoch record");
+                following.next_attempt = Instant::now() + Duration::from_millis(500);
+            }
+            Err(error) => {
+                if let AttemptError::Wire(WireError::Server(text))
+                | AttemptError::Append(AppendError::Wire(WireError::Server(text))) = &error
+                {
+                    self.report_refusal(text);
+                    self.status.set_no_leader(format!("NATS says: {text}"));
+                }
+                let cause = match error {
+                    AttemptError::Append(error) => error.to_string(),
+                    AttemptError::Wire(error) => error.to_string(),
+                    AttemptError::Other(cause) => cause,
+                    AttemptError::Refused { .. } | AttemptError::Behind(_) | AttemptError::Short(_) => {
+                        String::new()
+                    }
+                };
+                tracing::debug!(cause, "this instance does not write yet");
+            }
+        }
+        Ok(())
+    }
+
+    /// This instance's epoch record is valid, and everything before it was sent to the applier.
+    pub(super) async fn become_writer(&mut self, following: &mut Following) -> Result<Elected, NodeError> {
+        if let Some(attempt) = following.attempt.take()
+            && let Ok(Ok(elected)) = attempt.task.await
+        {
+            following.elected = Some(elected);
+        }
+        let end = self.chain.position();
+        let elected =
+            following.elected.take().filter(|elected| elected.pipeline.next_sequence() == end.next());
+        match elected {
+            Some(elected) => Ok(elected),
+            // The acknowledgement is lost, or something stands behind the record.
+            None => loop {
+                match self.log.append_behind(end).await {
+                    Ok(pipeline) => {
+                        let serving = match &self.messenger {
+                            Some(messenger) => messenger.serve(self.chain.nonce()).await.ok(),
+                            None => None,
+                        };
+                        return Ok(Elected { pipeline, serving });
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "no connection to append on yet");
+                        tokio::time::sleep(RETRY_MIN).await;
+                    }
+                }
+            },
+        }
+    }
+}
+
+pub(super) async fn outcome_of(attempt: &mut Option<Attempt>) -> Result<Elected, AttemptError> {
+    match attempt {
+        Some(attempt) => match (&mut attempt.task).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(AttemptError::Other(error.to_string())),
+        },
+        None => pending().await,
+    }
+}

@@ -1,0 +1,96 @@
+//! Other processes with the id of this member: a configuration that was copied, or an earlier process that does not end.
+//!
+//! A process answers a question that names the id of its member for as long as it lives, beside all else that it does. One that
+//! starts asks first, and ends where it is answered. An earlier process that has died answers nothing: NATS knows of no receiver,
+//! and says so at once.
+//!
+//! Two that start at the same moment on different NATS servers may miss each other's question. Each of them hears of the other
+//! by its status messages, asks again, and the one whose start has the higher number ends. A status message alone proves nothing: a
+//! server that stood still may deliver one whose sender has died since.
+
+use super::StartError;
+use super::node::Failure;
+use crate::log::{Messenger, Serving};
+use crate::record::Member;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// How long another process may take to answer. An earlier one that stands still delays a start by as much.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// The answer of a living process.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireNamesake {
+    /// Its start.
+    #[prost(fixed64, tag = "1")]
+    instance: u64,
+    /// How an operator finds it.
+    #[prost(uint32, tag = "2")]
+    pid: u32,
+    #[prost(string, tag = "3")]
+    host: String,
+}
+
+/// Answers for this process, and asks for others.
+#[derive(Debug)]
+pub(super) struct Namesakes {
+    messenger: Messenger,
+    member: Member,
+    start: u64,
+    _answering: Serving,
+    asking: Option<JoinHandle<()>>,
+}
+
+impl Namesakes {
+    /// Makes sure that no other process of this member lives, and answers those that come later.
+    pub(super) async fn open(
+        messenger: &Messenger,
+        member: &Member,
+        start: u64,
+    ) -> Result<Namesakes, StartError> {
+        if let Some(other) = ask(messenger, member, start).await {
+            return Err(StartError::NameTaken(words(member, &other)));
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let own = WireNamesake { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
+        let answer = prost::Message::encode_to_vec(&own);
+        let answering = messenger.answer_for_member(member.id, start, answer).await?;
+        let (messenger, member) = (messenger.clone(), member.clone());
+        Ok(Namesakes { messenger, member, start, _answering: answering, asking: None })
+    }
+
+    /// A status message of another process with this member's id has come. Ends this one if the other one lives and may stay.
+    pub(super) fn heard(&mut self, failure: &Failure) {
+        if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
+            return;
+        }
+        let (messenger, member, start) = (self.messenger.clone(), self.member.clone(), self.start);
+        let failure = failure.clone();
+        self.asking = Some(tokio::spawn(async move {
+            if let Some(other) = ask(&messenger, &member, start).await {
+                let words = words(&member, &other);
+                if other.instance < start {
+                    failure.send_replace(Some(words));
+                } else {
+                    tracing::warn!("{words}; the other one ends");
+                }
+            }
+        }));
+    }
+}
+
+async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireNamesake> {
+    let answer = messenger.ask_member(member.id, start, ANSWER_TIMEOUT).await?;
+    prost::Message::decode(answer).ok()
+}
+
+fn words(member: &Member, other: &WireNamesake) -> String {
+    let Member { id, name, client_urls, .. } = member;
+    format!(
+        "member {id:x} is another process already, which answers: pid {} on host {:?} has the same --name {name:?} and the same \
+         --advertise-client-urls {:?}. Give each instance its own --name, or stop the other one first",
+        other.pid,
+        other.host,
+        client_urls.join(",")
+    )
+}

@@ -1,0 +1,62 @@
+//! Open calls of this instance: their ids, their deadlines, and the error where nobody writes.
+
+use super::Node;
+use crate::engine::NewCall;
+use crate::engine::proposal::{Call, Origin};
+use crate::error::EtcdError;
+use crate::record::OperationId;
+use tokio::time::Instant;
+
+impl Node {
+    pub(in crate::engine) fn next_operation(&mut self) -> OperationId {
+        self.counter += 1;
+        OperationId { instance: self.start, counter: self.counter }
+    }
+
+    pub(in crate::engine) fn call_of(&mut self, new: NewCall) -> Call {
+        let NewCall { proposal, caller, deadline, answer } = new;
+        let origin = answer.map_or(Origin::Internal, Origin::Local);
+        Call { operation: self.next_operation(), proposal, caller, deadline, origin }
+    }
+
+    /// Refuses calls whose time is over.
+    pub(in crate::engine) fn expire(&mut self) {
+        let now = Instant::now();
+        let over: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.call.deadline <= now)
+            .map(|(counter, _)| *counter)
+            .collect();
+        let error = self.unavailable();
+        for counter in over {
+            if let Some(open) = self.open.remove(&counter) {
+                open.call.refuse(if open.sent.is_some() { EtcdError::Timeout } else { error.clone() });
+            }
+        }
+        for call in self.reads.extract_if(.., |call| call.deadline <= now || call.is_abandoned()) {
+            call.refuse(error.clone());
+        }
+        for (calls, ..) in self.reads_sent.values_mut() {
+            for call in calls.extract_if(.., |call| call.deadline <= now) {
+                call.refuse(EtcdError::Timeout);
+            }
+        }
+        self.forget_silent_peers();
+    }
+
+    /// The error for calls that wait for a writer.
+    pub(in crate::engine) fn unavailable(&self) -> EtcdError {
+        let link = self.log.connection().link.borrow().clone();
+        if !link.connected {
+            return EtcdError::Unavailable(format!(
+                "NATS is unreachable: {}",
+                link.cause.unwrap_or_default()
+            ));
+        }
+        match self.status.known_leader() {
+            Ok(_) => EtcdError::Timeout,
+            Err(cause) => EtcdError::Unavailable(format!("the log cannot be followed: {cause}")),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The node: one task that owns the chain, every open call, and the role that this instance has.
+//!
+//! ```text
+//!            follow ---- own epoch record is valid ----> write
+//!               ^                                          |
+//!               '---- any error, or another epoch ---------'
+//! ```
+//!
+//! Every error has the same remedy: the log is read to its end, an instance stores an epoch record, and open calls are answered
+//! from the log as it then stands. A call whose records are in the log is answered. A call without records never happened, and
+//! is sent again.
+//!
+//! Invariants:
+//! - N1: an instance writes only in an epoch of its own, after everything before that epoch's record was applied.
+//! - N2: a call is sent again only when an epoch record shows that it did not happen.
+//! - N3: the position moves only by messages that an own consumer or an own acknowledgement has brought.
+
+mod calls;
+mod peers;
+mod records;
+
+use crate::applier::Tables;
+use crate::core::Reader;
+use crate::engine::apply::{Entry, Report};
+use crate::engine::counters::Counters;
+use crate::engine::mark::Mark;
+use crate::engine::namesake::Namesakes;
+use crate::engine::proposal::{Addressed, Call, Waiter};
+use crate::engine::space::Space;
+use crate::engine::status::{Phase, Status};
+use crate::engine::{LinearizableReads, NewCall};
+use crate::error::EtcdError;
+use crate::log::{Incoming, Log, Messenger};
+use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
+use crate::types::{LogIndex, Revision, Sequence};
+use prometheus::Histogram;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The remedies for a log that is not whole.
+pub(in crate::engine) const REMEDY: &str = "Restore a copy, or accept the loss with --accept-data-loss";
+
+/// The settings of a node.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct NodeSettings {
+    /// No other instance can reach the log: the embedded server admits this one alone.
+    pub(in crate::engine) is_alone: bool,
+    pub(in crate::engine) member: Member,
+    pub(in crate::engine) heartbeat_interval: Duration,
+    pub(in crate::engine) election_timeout: Duration,
+    pub(in crate::engine) reads: LinearizableReads,
+    pub(in crate::engine) quota_bytes: i64,
+    pub(in crate::engine) accepts_loss: bool,
+    pub(in crate::engine) mark: Option<Mark>,
+}
+
+/// An instruction from outside.
+#[derive(Debug)]
+pub(in crate::engine) enum Command {
+    /// Let another instance write, or note that the log ends here; answered when that is done.
+    Resign(oneshot::Sender<()>),
+}
+
+/// The reason why the node ended.
+pub(in crate::engine) type Failure = watch::Sender<Option<String>>;
+
+/// An open call of this instance while another one writes.
+#[derive(Debug)]
+pub(in crate::engine) struct Open {
+    pub(in crate::engine) call: Call,
+    /// The nonce of the epoch whose writer it was sent to, and when.
+    pub(in crate::engine) sent: Option<(u64, Instant)>,
+    /// It was refused for want of room, unless the log says otherwise.
+    pub(in crate::engine) has_no_room: bool,
+}
+
+/// Another instance.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Peer {
+    pub(in crate::engine) member: Member,
+    pub(in crate::engine) index: LogIndex,
+    pub(in crate::engine) is_ready: bool,
+    pub(in crate::engine) heard: Instant,
+}
+
+/// The node.
+pub(in crate::engine) struct Node {
+    pub(in crate::engine) log: Arc<Log>,
+    pub(in crate::engine) settings: NodeSettings,
+    /// The start of this instance, a random number.
+    pub(in crate::engine) start: u64,
+    pub(in crate::engine) counter: u64,
+    pub(in crate::engine) new_calls: mpsc::UnboundedReceiver<NewCall>,
+    pub(in crate::engine) messenger: Option<Messenger>,
+    pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
+    pub(in crate::engine) namesakes: Option<Namesakes>,
+    pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
+    pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
+    pub(in crate::engine) entries: mpsc::Sender<Entry>,
+    pub(in crate::engine) reports: mpsc::UnboundedReceiver<Report>,
+    pub(in crate::engine) commands: mpsc::Receiver<Command>,
+    pub(in crate::engine) tables: Tables,
+    pub(in crate::engine) reader: Reader,
+    pub(in crate::engine) status: Arc<Status>,
+    pub(in crate::engine) counters: Counters,
+    pub(in crate::engine) space: Arc<Space>,
+    pub(in crate::engine) failure: Failure,
+    pub(in crate::engine) stop: CancellationToken,
+    pub(in crate::engine) chain: Chain,
+    /// Up to this index records may have been missing when the load began.
+    pub(in crate::engine) trim_to: LogIndex,
+    pub(in crate::engine) epoch: Option<EpochStart>,
+    pub(in crate::engine) is_ready: bool,
+    pub(in crate::engine) is_loaded: bool,
+    pub(in crate::engine) loaded_messages: u64,
+    /// Nonces of this instance's epoch records.
+    pub(in crate::engine) nonces: Vec<u64>,
+    pub(in crate::engine) open: BTreeMap<u64, Open>,
+    pub(in crate::engine) reads: Vec<Call>,
+    /// Reads that share a read index, by its counter.
+    pub(in crate::engine) reads_sent: BTreeMap<u64, (Vec<Call>, u64, Instant)>,
+    /// Answers that wait until the chain has reached an index.
+    pub(in crate::engine) by_index: BTreeMap<LogIndex, Vec<Waiter>>,
+    pub(in crate::engine) peers: HashMap<u64, Peer>,
+    pub(in crate::engine) last_alive: Option<Instant>,
+    /// The last refusal of NATS that was logged.
+    pub(in crate::engine) reported_refusal: Option<String>,
+    /// This instance is stopping, and does not write again.
+    pub(in crate::engine) is_leaving: bool,
+    /// Times until records were acknowledged, where this process does not sync them.
+    pub(in crate::engine) store_durations: Option<Histogram>,
+    /// Trim records that a load found void.
+    pub(in crate::engine) void_trims: Vec<Sequence>,
+    /// The damage that the last load found, and how many messages had been removed from the stream by then.
+    pub(in crate::engine) doubt: Option<(String, u64)>,
+    /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so long.
+    pub(in crate::engine) longest_timeout: Duration,
+}
+
+/// The log cannot be followed as it is.
+#[derive(Debug)]
+pub(in crate::engine) enum NodeError {
+    /// A message is missing where none may be: it is reloaded from its start.
+    Missing,
+    /// The state here is not the writer's: the log is reloaded from its start.
+    Differs,
+    /// A load has found damage, unless messages were removed beside it.
+    Doubtful(String),
+    /// It is damaged, or of a newer format: this instance must not serve it.
+    Fatal(String),
+}
+
+impl Node {
+    /// Follows and writes until it is told to stop.
+    pub(in crate::engine) async fn run(mut self) {
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            reason = self.work() => {
+                tracing::error!(reason, "this instance cannot serve its data");
+                self.status.set_no_leader(reason.clone());
+                self.status.set_linearizable(false);
+                self.failure.send_replace(Some(reason));
+            }
+        }
+        for (_, open) in std::mem::take(&mut self.open) {
+            open.call.refuse(EtcdError::Stopped);
+        }
+    }
+
+    /// Loads, follows and writes; returns the reason why this instance can serve nothing any more.
+    async fn work(&mut self) -> String {
+        self.begin().await;
+        loop {
+            let outcome = match self.follow().await {
+                Ok(elected) => self.write(elected).await,
+                Err(error) => Err(error),
+            };
+            let outcome = match outcome {
+                Err(NodeError::Missing) => self.reload().await,
+                other => other,
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
+                Err(NodeError::Doubtful(damage)) => {
+                    if self.settings.is_alone || self.is_certain(&damage).await {
+                        return format!("{damage}. {REMEDY}");
+                    }
+                    self.begin().await;
+                }
+                Err(NodeError::Fatal(reason)) => return reason,
+            }
+        }
+    }
+
+    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between them.
+    async fn is_certain(&mut self, damage: &str) -> bool {
+        let Ok(info) = self.log.info().await else { return false };
+        let doubt = (damage.to_owned(), info.state.last_seq.saturating_sub(info.state.messages));
+        let is_certain = self.doubt.as_ref() == Some(&doubt);
+        self.doubt = Some(doubt);
+        is_certain
+    }
+
+    /// Starts to read the log from its first message.
+    async fn begin(&mut self) {
+        let trim = self.trim_point().await;
+        let floor = trim.and_then(|(_, floor)| floor).map(Revision);
+        let trim = trim.map(|(trim, _)| trim);
+        if let Some(trim) = trim.filter(|trim| trim.is_lossy) {
+            tracing::warn!(index = %trim.to, "records of this log were lost at or below this index, and given up");
+            self.counters.lost(1);
+        }
+        let before_first = self.log.facts().before_first;
+        self.chain = if self.settings.accepts_loss && !self.is_loaded {
+            tracing::warn!("records that are missing from the log are accepted as lost");
+            Chain::lenient()
+        } else {
+            Chain::new(trim).behind(before_first)
+        };
+        self.trim_to = if self.settings.accepts_loss && !self.is_loaded {
+            LogIndex(u64::MAX)
+        } else {
+            trim.map_or(LogIndex::NONE, |trim| trim.to)
+        };
+        self.epoch = None;
+        self.nonces.clear();
+        (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
+        self.status.set_linearizable(false);
+        self.status.set_phase(Phase::Loading { messages: 0, of: None });
+        // The mark is given along until it was compared once.
+        let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
+        self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
+    }
+
+    async fn trim_point(&self) -> Option<(TrimPoint, Option<i64>)> {
+        loop {
+            match self.log.trim_point(&self.void_trims).await {
+                Ok(trim) => return trim,
+                Err(error) => {
+                    tracing::debug!(%error, "the last trim record is not known yet");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Begins again, because the log was trimmed while it was read. Fails if no newer trim record explains the gap.
+    async fn reload(&mut self) -> Result<(), NodeError> {
+        let (position, index) = (self.chain.position(), self.chain.index());
+        let was_loaded = self.is_loaded;
+        let before = self.trim_to;
+        for (_, waiters) in std::mem::take(&mut self.by_index) {
+            for waiter in waiters {
+                waiter.call.refuse(EtcdError::Timeout);
+            }
+        }
+        // A trim may have taken their records away, so their outcome is unknown.
+        for (_, open) in std::mem::take(&mut self.open) {
+            if open.sent.is_some() {
+                open.call.refuse(EtcdError::Timeout);
+            } else {
+                self.open.insert(open.call.operation.counter, open);
+            }
+        }
+        if self.chain.has_lost_its_trim() {
+            self.void_trims.push(self.chain.trim_sequence());
+        }
+        let trim = self.trim_point().await;
+        // A load whose trim record proved void or is gone begins with another one.
+        let known = (before, self.chain.trim_sequence());
+        let is_newer =
+            self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
+        if !is_newer && !self.settings.accepts_loss {
+            return Err(NodeError::Fatal(format!(
+                "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
+                 It was purged, edited, or its store is damaged. {REMEDY}"
+            )));
+        }
+        if was_loaded {
+            tracing::error!(%position, "the log is loaded afresh, and every watch ends");
+        }
+        self.begin().await;
+        Ok(())
+    }
+
+    pub(in crate::engine) async fn entry(&self, entry: Entry) {
+        // The receiver goes away only with the applier's thread, whose end the engine reports.
+        drop(self.entries.send(entry).await);
+    }
+
+    /// The digest of the state with everything that was sent to the applier.
+    pub(in crate::engine) async fn digest(&self) -> Option<(LogIndex, Digest)> {
+        let (sender, receiver) = oneshot::channel();
+        self.entry(Entry::Digest(sender)).await;
+        receiver.await.ok()
+    }
+
+    /// The reason why the applier answers nothing any more.
+    pub(in crate::engine) async fn end_of_applier(&mut self) -> NodeError {
+        match self.reports.recv().await {
+            Some(report) => end_of(report),
+            // The engine reports a disk that does not sync.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether an epoch is this instance's own.
+    pub(in crate::engine) fn is_own(&self, nonce: u64) -> bool {
+        self.nonces.contains(&nonce)
+    }
+
+    /// Whether the epoch in force is one of this instance's, whose writer has ended if it does not write.
+    pub(in crate::engine) fn is_of_this_instance(&self) -> bool {
+        self.epoch.as_ref().is_some_and(|epoch| epoch.instance == self.start)
+    }
+}
+
+/// The end that a report of the applier leads to.
+pub(in crate::engine) fn end_of(report: Report) -> NodeError {
+    match report {
+        Report::Damaged(what) => NodeError::Fatal(format!("{what}. {REMEDY}")),
+        Report::Doubtful(damage) => NodeError::Doubtful(damage),
+        Report::Differs { index, here, writer } => {
+            tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
+            NodeError::Differs
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Other instances: what is known of them, and the answers to their calls.
+
+use super::{Node, Peer};
+use crate::engine::proposal::{Addressed, WireAnswer, WireAnswers, WireStatus};
+use crate::record::{Digest, Member};
+use crate::types::LogIndex;
+use prost::Message as _;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An instance that has not been heard of for so long is not live.
+const PEER_SILENCE: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// The status message of this instance.
+    pub(in crate::engine) fn wire_status(&self, index: LogIndex, digest: Digest) -> WireStatus {
+        WireStatus {
+            nonce: self.chain.nonce(),
+            instance: self.start,
+            member: serde_json::to_vec(&self.settings.member).expect("plain data"),
+            index: index.0,
+            digest: digest.0,
+            is_ready: self.is_ready,
+        }
+    }
+
+    /// Takes note of another instance.
+    pub(in crate::engine) fn note_peer(&mut self, status: &WireStatus) {
+        if status.instance == self.start {
+            return;
+        }
+        if let Ok(member) = serde_json::from_slice::<Member>(&status.member) {
+            if member.id == self.settings.member.id
+                && let Some(namesakes) = &mut self.namesakes
+            {
+                namesakes.heard(&self.failure);
+                return;
+            }
+            // An earlier process of the same member has ended.
+            self.peers.retain(|instance, peer| *instance == status.instance || peer.member.id != member.id);
+            let (index, is_ready) = (LogIndex(status.index), status.is_ready);
+            self.peers.insert(status.instance, Peer { member, index, is_ready, heard: Instant::now() });
+        }
+    }
+
+    /// Forgets instances that have not been heard of for long.
+    pub(super) fn forget_silent_peers(&mut self) {
+        self.peers.retain(|_, peer| peer.heard.elapsed() < PEER_SILENCE);
+    }
+
+    /// Sends answers to other instances, those of one message together.
+    pub(in crate::engine) async fn send_answers(&self, answers: Vec<Addressed>) {
+        let Some(messenger) = &self.messenger else { return };
+        let mut by_reply: HashMap<String, Vec<WireAnswer>> = HashMap::new();
+        for Addressed { reply, answer, .. } in answers {
+            by_reply.entry(reply).or_default().push(answer);
+        }
+        for (reply, answers) in by_reply {
+            messenger.answer(reply, WireAnswers { answers }.encode_to_vec()).await;
+        }
+    }
+}

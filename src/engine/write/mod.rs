@@ -1,0 +1,359 @@
+//! The role of the writer: plans calls, appends their records, and answers when these have proved valid.
+//!
+//! An answer that rests on no record of its own (a failed compare, a refusal, a read index, the time that a lease has left) waits
+//! until a record or a barrier that was sent after the call came has proved valid: a writer that was deposed without knowing it
+//! never sees that. If no other instance can write, the records in flight when the call came are enough.
+
+mod epochs;
+mod plan;
+mod prove;
+mod quiesce;
+mod remote;
+
+use crate::auth::Caller;
+use crate::engine::node::{Command, Node, NodeError, Open, end_of};
+use crate::engine::planner::Planner;
+use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
+use crate::error::EtcdError;
+use crate::log::{AppendError, Incoming, Pipeline, Serving};
+use crate::record::Digest;
+use crate::types::{LogIndex, Sequence};
+use epochs::Epochs;
+use prost::Message as _;
+use quiesce::{NextStep, Quiesce, fenced};
+use remote::{Remote, remember};
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+/// Calls that are planned in one turn.
+const AT_ONCE: usize = 512;
+/// Records that wait to be sent, above which no call is planned.
+const WAITING: usize = 64 * 1024;
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// How often leases and tokens are looked at.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+/// The least time that an acknowledgement may take where no other instance waits for the writer.
+const ACKNOWLEDGEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The state of the writer role.
+struct Writing {
+    pipeline: Pipeline<Waiter>,
+    planner: Planner,
+    /// Keeps the subscription for calls.
+    _serving: Option<Serving>,
+    epochs: Epochs,
+    /// Answers that wait until a record or a barrier is sent for them.
+    unproved: Vec<Waiter>,
+    /// Answers that wait until the message at a sequence proves valid.
+    proofs: VecDeque<(Sequence, Waiter)>,
+    barriers: usize,
+    /// The next barrier is not sent before this: several answers waited for the last one.
+    next_barrier: Instant,
+    /// When the last record that proved valid was sent.
+    proved: Option<Instant>,
+    /// Whether a record was appended in this turn. It is sent after all calls of the turn came, so it proves their answers.
+    has_appended: bool,
+    /// Calls whose plan has to wait.
+    deferred: Vec<Call>,
+    quiesce: Option<Quiesce>,
+    handover: Option<(Instant, Option<Waiter>)>,
+    stopping: Vec<oneshot::Sender<()>>,
+    members_heard: HashMap<u64, Instant>,
+    remotes: HashMap<u64, Remote>,
+    heartbeat: Interval,
+    expiry: Interval,
+}
+
+/// The reason why this instance stops writing.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error("another instance writes now")]
+    Deposed,
+    #[error("the log does not hold what was acknowledged")]
+    Invalid,
+    #[error("{0}")]
+    Damaged(String),
+}
+
+enum Event {
+    Acknowledged(Result<(), AppendError>),
+    Calls,
+    Incoming(Incoming),
+    Epoch(Option<u64>),
+    Fenced(Option<(LogIndex, Digest)>),
+    Answered(Addressed),
+    Report(super::apply::Report),
+    Command(Command),
+    Heartbeat,
+    Expiry,
+    Tick,
+    /// The pause between two barriers is over, and answers wait for the next one.
+    BarrierDue,
+}
+
+impl Node {
+    /// Writes until another instance takes over or an error ends the epoch.
+    pub(in crate::engine) async fn write(
+        &mut self,
+        elected: crate::engine::follow::Elected,
+    ) -> Result<(), NodeError> {
+        self.is_ready = true;
+        self.loaded().await?;
+        // The first answer comes when everything before the epoch record is applied, the second one when it is visible.
+        for _ in 0..2 {
+            if self.digest().await.is_none() {
+                return Err(self.end_of_applier().await);
+            }
+        }
+        let mut writing = self.begin_writing(elected);
+        if self.trim_to == LogIndex(u64::MAX) {
+            self.accept_loss(&mut writing);
+        }
+        tracing::info!(epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance writes");
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut acknowledged, mut calls) = (Vec::new(), Vec::new());
+        for call in std::mem::take(&mut writing.deferred) {
+            self.admit(&mut writing, call).await;
+        }
+        self.end_turn(&mut writing);
+        let error = loop {
+            let can_plan = writing.quiesce.is_none()
+                && writing.handover.is_none()
+                && writing.pipeline.unacknowledged() < WAITING;
+            let event = tokio::select! {
+                outcome = writing.pipeline.next(&mut acknowledged) => Event::Acknowledged(outcome),
+                count = self.new_calls.recv_many(&mut calls, AT_ONCE), if can_plan => {
+                    if count == 0 { pending::<()>().await }
+                    Event::Calls
+                }
+                Some(answer) = self.answered.recv() => Event::Answered(answer),
+                Some(incoming) = self.incoming.recv(), if can_plan => Event::Incoming(incoming),
+                fenced = fenced(&mut writing.quiesce) => Event::Fenced(fenced),
+                nonce = writing.epochs.next(&self.log, self.chain.position()) => Event::Epoch(nonce),
+                Some(report) = self.reports.recv() => Event::Report(report),
+                Some(command) = self.commands.recv() => Event::Command(command),
+                _ = writing.heartbeat.tick(), if self.messenger.is_some() => Event::Heartbeat,
+                _ = writing.expiry.tick() => Event::Expiry,
+                _ = tick.tick() => Event::Tick,
+                () = tokio::time::sleep_until(writing.next_barrier), if writing.is_barrier_due() => Event::BarrierDue,
+            };
+            let outcome = match event {
+                Event::Acknowledged(outcome) => match outcome {
+                    Ok(()) => self.emit(&mut writing, &mut acknowledged).await,
+                    Err(error) => Err(error.into()),
+                },
+                Event::Calls => {
+                    for call in calls.drain(..) {
+                        let call = self.call_of(call);
+                        self.admit(&mut writing, call).await;
+                    }
+                    self.end_turn(&mut writing);
+                    Ok(())
+                }
+                event => self.act(&mut writing, event).await,
+            };
+            if let Err(error) = outcome {
+                break error;
+            }
+            self.quiesce(&mut writing).await;
+        };
+        self.end_writing(writing, error).await;
+        Ok(())
+    }
+
+    fn begin_writing(&mut self, elected: crate::engine::follow::Elected) -> Writing {
+        let crate::engine::follow::Elected { pipeline, serving } = elected;
+        let state = self.reader.snapshot();
+        let planner = Planner::new(
+            Arc::clone(&self.log),
+            self.tables.clone(),
+            &state,
+            self.longest_timeout.max(self.settings.election_timeout),
+            pipeline.max_record_bytes(),
+        );
+        self.tables.auth.tokens().keep_time(true);
+        self.status.set_writer(true);
+        self.status.set_leader(self.settings.member.id);
+        self.status.set_linearizable(self.settings.is_alone);
+        let interval = |period: Duration| {
+            let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        let mut writing = Writing {
+            pipeline,
+            planner,
+            _serving: serving,
+            epochs: if self.messenger.is_some() {
+                Epochs::open(&self.log, self.chain.position())
+            } else {
+                Epochs::None
+            },
+            unproved: Vec::new(),
+            proofs: VecDeque::new(),
+            barriers: 0,
+            next_barrier: Instant::now(),
+            proved: None,
+            has_appended: false,
+            deferred: Vec::new(),
+            quiesce: None,
+            handover: None,
+            stopping: Vec::new(),
+            members_heard: HashMap::new(),
+            remotes: HashMap::new(),
+            heartbeat: interval(self.settings.heartbeat_interval),
+            expiry: interval(EXPIRY_INTERVAL),
+        };
+        // The own epoch record shows that none of these calls is in the log.
+        let reads = std::mem::take(&mut self.reads);
+        let sent = std::mem::take(&mut self.reads_sent);
+        writing.deferred.extend(std::mem::take(&mut self.open).into_values().map(|open| open.call));
+        writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
+        let member = self.settings.member.clone();
+        writing.deferred.push(Call {
+            operation: self.next_operation(),
+            proposal: Proposal::Member { id: member.id, member: Some(member) },
+            caller: Caller::default(),
+            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+            origin: Origin::Internal,
+        });
+        writing
+    }
+
+    async fn act(&mut self, writing: &mut Writing, event: Event) -> Result<(), WriteError> {
+        match event {
+            Event::Acknowledged(_) | Event::Calls => {}
+            Event::Incoming(incoming) => self.receive_as_writer(writing, incoming).await,
+            Event::Epoch(nonce) => {
+                if nonce.is_some_and(|nonce| !self.is_own(nonce)) {
+                    return Err(WriteError::Deposed);
+                }
+            }
+            Event::Fenced(fenced) => self.fenced(writing, fenced).await,
+            Event::Answered(answer) => {
+                let mut answers = vec![answer];
+                while let Ok(answer) = self.answered.try_recv() {
+                    answers.push(answer);
+                }
+                remember(&mut writing.remotes, &answers);
+                self.send_answers(answers).await;
+            }
+            Event::Report(report) => {
+                return Err(match end_of(report) {
+                    NodeError::Fatal(what) => WriteError::Damaged(what),
+                    _ => WriteError::Invalid,
+                });
+            }
+            Event::Command(Command::Resign(done)) => self.resign(writing, done),
+            Event::Heartbeat => {
+                if let (Some(messenger), Some((index, digest))) =
+                    (self.messenger.clone(), self.digest().await)
+                {
+                    messenger.heartbeat(self.wire_status(index, digest).encode_to_vec()).await;
+                }
+            }
+            Event::Expiry => {
+                self.end_leases(writing);
+                self.keep_members(writing).await;
+            }
+            Event::Tick => return self.write_tick(writing).await,
+            Event::BarrierDue => self.end_turn(writing),
+        }
+        Ok(())
+    }
+
+    async fn write_tick(&mut self, writing: &mut Writing) -> Result<(), WriteError> {
+        let patience = if self.settings.is_alone {
+            self.settings.election_timeout.max(ACKNOWLEDGEMENT_TIMEOUT)
+        } else {
+            self.settings.election_timeout
+        };
+        if writing.pipeline.oldest().is_some_and(|sent| sent.elapsed() > patience) {
+            return Err(AppendError::Late.into());
+        }
+        if let Some((until, _)) = &writing.handover
+            && Instant::now() >= *until
+        {
+            let (_, waiter) = writing.handover.take().expect("it is there");
+            tracing::warn!("no other instance has taken over in time; this one goes on");
+            if let Some(waiter) = waiter {
+                waiter.call.refuse(EtcdError::LeaderTransferTimeout);
+            }
+            writing.stopping.drain(..).for_each(|done| done.send(()).unwrap_or_default());
+        }
+        if writing.quiesce.is_none() && writing.handover.is_none() && !writing.deferred.is_empty() {
+            for call in std::mem::take(&mut writing.deferred) {
+                self.admit(writing, call).await;
+            }
+            self.end_turn(writing);
+        }
+        Ok(())
+    }
+
+    /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they are in the log.
+    async fn end_writing(&mut self, writing: Writing, error: WriteError) {
+        tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
+        self.status.set_writer(false);
+        self.status.set_linearizable(false);
+        self.status.set_no_leader(error.to_string());
+        self.tables.auth.tokens().keep_time(false);
+        let has_no_room = matches!(error, WriteError::Append(AppendError::NoSpace(_)));
+        if has_no_room {
+            self.space.found_full();
+        }
+        let nonce = self.chain.nonce();
+        let Writing { pipeline, unproved, proofs, deferred, handover, stopping, quiesce, .. } = writing;
+        for Waiter { call, .. } in pipeline.into_waiters() {
+            self.keep_open(call, Some((nonce, Instant::now())), has_no_room);
+        }
+        let unwritten = unproved.into_iter().chain(proofs.into_iter().map(|(_, waiter)| waiter));
+        for call in unwritten.map(|waiter| waiter.call).chain(deferred) {
+            self.keep_open(call, None, false);
+        }
+        let handed_over = handover.and_then(|(_, waiter)| waiter);
+        if let Some(waiter) = handed_over {
+            if matches!(error, WriteError::Deposed) {
+                // This answer waits until this instance, too, has read the new writer's epoch record.
+                self.by_index.entry(self.chain.index().next()).or_default().push(waiter);
+            } else {
+                waiter.call.refuse(EtcdError::LeaderTransferTimeout);
+            }
+        }
+        if let Some(Quiesce { next, .. }) = quiesce {
+            match next {
+                NextStep::Trim(_, _, waiter) | NextStep::HandOver(_, Some(waiter)) => {
+                    waiter.call.refuse(EtcdError::LeaderChanged);
+                }
+                NextStep::Stop(done) => done.send(()).unwrap_or_default(),
+                NextStep::Resume | NextStep::HandOver(_, None) => {}
+            }
+        }
+        for done in stopping {
+            done.send(()).unwrap_or_default();
+        }
+        if let WriteError::Damaged(reason) = error {
+            self.failure.send_replace(Some(reason));
+            pending::<()>().await;
+        }
+    }
+
+    fn keep_open(&mut self, call: Call, sent: Option<(u64, Instant)>, has_no_room: bool) {
+        // Another instance sends its call again by itself. Internal calls are made again when they are due.
+        if !matches!(call.origin, Origin::Local(_)) {
+            return;
+        }
+        match call.proposal {
+            Proposal::ReadIndex => self.reads.push(call),
+            Proposal::Trim { .. } | Proposal::MoveLeader { .. } => call.refuse(EtcdError::LeaderChanged),
+            _ => drop(self.open.insert(call.operation.counter, Open { call, sent, has_no_room })),
+        }
+    }
+}

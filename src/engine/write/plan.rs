@@ -1,0 +1,246 @@
+//! Plans calls on everything that is in flight, and appends their records.
+
+use super::Writing;
+use super::quiesce::{NextStep, Quiesce};
+use crate::auth::Caller;
+use crate::core::{Change, State};
+use crate::engine::LinearizableReads;
+use crate::engine::apply::Entry;
+use crate::engine::node::{Node, Peer};
+use crate::engine::planner::{Plan, Planner};
+use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
+use crate::error::EtcdError;
+use crate::record::{Body, Member, OperationId, Record};
+use crate::txn::Response;
+use crate::types::{LeaseId, LogIndex, Revision};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Leases that are ended at once. The bound leaves room for other calls when many leases expire together.
+const ENDED_AT_ONCE: usize = 500;
+/// Silence after which a member is removed.
+const MEMBER_SILENCE: Duration = Duration::from_mins(10);
+
+impl Node {
+    /// Plans a call, or carries it out where it needs no plan.
+    pub(super) async fn admit(&mut self, writing: &mut Writing, call: Call) {
+        if call.is_abandoned() {
+            return;
+        }
+        if writing.quiesce.is_some() || writing.handover.is_some() {
+            writing.deferred.push(call);
+            return;
+        }
+        match &call.proposal {
+            Proposal::ReadIndex => {
+                let waiter = Waiter::new(call, Ok(Outcome::Done));
+                if self.settings.reads == LinearizableReads::Leader {
+                    self.entry(Entry::Complete(waiter)).await;
+                } else {
+                    self.answer_when_proved(writing, waiter).await;
+                }
+            }
+            Proposal::Barrier => {
+                let operation = call.operation;
+                self.barrier(writing, operation, Some(Waiter::new(call, Ok(Outcome::Done))));
+            }
+            Proposal::FinishRemovals => {
+                self.entry(Entry::AfterRemovals(Waiter::new(call, Ok(Outcome::Done)))).await;
+            }
+            Proposal::Trim { to, floor } => {
+                let (to, floor) = (*to, *floor);
+                let waiter = Waiter::new(call, Ok(Outcome::Done));
+                writing.quiesce = Some(Quiesce { next: NextStep::Trim(to, floor, waiter), fence: None });
+            }
+            Proposal::MoveLeader { target } => {
+                let target = *target;
+                if target == self.settings.member.id {
+                    self.entry(Entry::Complete(Waiter::new(call, Ok(Outcome::Done)))).await;
+                    return;
+                }
+                let peer = self.peers.iter().find(|(_, peer)| peer.member.id == target && peer.is_ready);
+                match peer.map(|(instance, _)| *instance) {
+                    Some(instance) => {
+                        let waiter = Waiter::new(call, Ok(Outcome::Done));
+                        let next = NextStep::HandOver(instance, Some(waiter));
+                        writing.quiesce = Some(Quiesce { next, fence: None });
+                    }
+                    None => call.refuse(EtcdError::BadLeaderTransferee),
+                }
+            }
+            _ => self.plan(writing, call).await,
+        }
+    }
+
+    pub(super) async fn plan(&mut self, writing: &mut Writing, call: Call) {
+        let state = self.reader.snapshot();
+        writing.planner.overlay.forget_to(state.log_index);
+        let plan = writing.planner.plan(&call, &state);
+        let is_exclusive = Planner::is_exclusive(&plan);
+        match plan {
+            Plan::Wait => writing.deferred.push(call),
+            Plan::Answer(outcome, response) => {
+                let is_physical = call.is_physical() && outcome == Err(EtcdError::Compacted);
+                let is_renewal = matches!(
+                    (&call.proposal, &outcome),
+                    (Proposal::KeepAlive(_), Ok(Outcome::Lease { ttl: 1.., .. }))
+                );
+                let waiter = Waiter { call, outcome, response };
+                if is_physical {
+                    self.entry(Entry::AfterRemovals(waiter)).await;
+                } else if is_renewal && self.is_proved_of_late(writing) && self.is_granted(&waiter.call) {
+                    self.entry(Entry::Complete(waiter)).await;
+                } else {
+                    self.answer_when_proved(writing, waiter).await;
+                }
+            }
+            Plan::Keys { writes, end, outcome, response } => {
+                self.append_keys(writing, Some((call, outcome, response)), writes, end);
+            }
+            Plan::Reserved { bodies, outcome } => {
+                self.append_reserved(writing, Some((call, outcome)), bodies);
+            }
+        }
+        if is_exclusive {
+            writing.quiesce = Some(Quiesce { next: NextStep::Resume, fence: None });
+        }
+    }
+
+    /// Whether a record that was sent within an election timeout has proved valid: nobody else can write yet.
+    pub(super) fn is_proved_of_late(&self, writing: &Writing) -> bool {
+        self.settings.is_alone
+            || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
+    }
+
+    /// Whether the lease that a call renews is visible; its grant may still be in flight.
+    pub(super) fn is_granted(&self, call: &Call) -> bool {
+        matches!(call.proposal, Proposal::KeepAlive(id) if self.tables.leases.get(id).is_some())
+    }
+
+    pub(super) fn append_keys(
+        &mut self,
+        writing: &mut Writing,
+        answer: Option<(Call, Outcome, Option<Response>)>,
+        writes: Vec<crate::txn::Write>,
+        end: Option<LeaseId>,
+    ) {
+        let operation = answer.as_ref().map_or_else(|| self.next_operation(), |(call, ..)| call.operation);
+        let count = (writes.len() + usize::from(end.is_some())) as u32;
+        let revision = writing.planner.revision.next();
+        let last = LogIndex(writing.planner.index.0 + u64::from(count));
+        let mut waiter =
+            answer.map(|(call, outcome, response)| Waiter { call, outcome: Ok(outcome), response });
+        for (crate::txn::Write { key, kind }, place) in writes.into_iter().zip(1..) {
+            let sequence = writing.pipeline.next_sequence();
+            let change = Change { key, sequence, place, kind };
+            let version = change.version(revision);
+            writing.planner.overlay.insert(change.key, last, version.clone());
+            let record = self.record(writing, (place, count), operation, revision, Body::Key(version));
+            let waiter = if place == count { waiter.take() } else { None };
+            writing.pipeline.append(record, waiter);
+        }
+        if let Some(lease) = end {
+            let record = self.record(writing, (count, count), operation, revision, Body::Lease(lease, None));
+            writing.pipeline.append(record, waiter.take());
+        }
+        writing.planner.revision = revision;
+        writing.has_appended = true;
+    }
+
+    pub(super) fn append_reserved(
+        &mut self,
+        writing: &mut Writing,
+        answer: Option<(Call, Outcome)>,
+        bodies: Vec<Body>,
+    ) {
+        let operation = answer.as_ref().map_or_else(|| self.next_operation(), |(call, _)| call.operation);
+        let count = bodies.len() as u32;
+        let revision = writing.planner.revision;
+        let mut waiter = answer.map(|(call, outcome)| Waiter::new(call, Ok(outcome)));
+        for (body, place) in bodies.into_iter().zip(1..) {
+            let record = self.record(writing, (place, count), operation, revision, body);
+            let waiter = if place == count { waiter.take() } else { None };
+            writing.pipeline.append(record, waiter);
+        }
+        writing.has_appended = true;
+    }
+
+    pub(super) fn record(
+        &self,
+        writing: &mut Writing,
+        (place, count): (u32, u32),
+        operation: OperationId,
+        revision: Revision,
+        body: Body,
+    ) -> Record {
+        writing.planner.index = writing.planner.index.next();
+        let index = writing.planner.index;
+        Record {
+            epoch: self.chain.epoch(),
+            nonce: self.chain.nonce(),
+            index,
+            revision,
+            place,
+            count,
+            operation,
+            body,
+        }
+    }
+
+    pub(super) fn end_leases(&mut self, writing: &mut Writing) {
+        if writing.quiesce.is_some() || writing.handover.is_some() {
+            return;
+        }
+        let state: Arc<State> = self.reader.snapshot();
+        writing.planner.overlay.forget_to(state.log_index);
+        for plan in writing.planner.expire(&state, ENDED_AT_ONCE) {
+            self.counters.expired();
+            match plan {
+                Plan::Keys { writes, end, .. } => self.append_keys(writing, None, writes, end),
+                Plan::Reserved { bodies, .. } => self.append_reserved(writing, None, bodies),
+                Plan::Answer(..) | Plan::Wait => {}
+            }
+        }
+        for body in writing.planner.expire_tokens() {
+            self.append_reserved(writing, None, vec![body]);
+        }
+        self.end_turn(writing);
+    }
+
+    /// Adds instances that have been heard of to the members, and removes members that have been silent for long.
+    pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
+        if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
+            return;
+        }
+        let known = self.tables.members.all();
+        let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
+        for Peer { member, .. } in self.peers.values() {
+            writing.members_heard.insert(member.id, Instant::now());
+            if known
+                .get(&member.id)
+                .is_none_or(|known| known.client_urls != member.client_urls || known.name != member.name)
+            {
+                changes.push((member.id, Some(member.clone())));
+            }
+        }
+        for id in known.keys().filter(|id| **id != self.settings.member.id) {
+            let heard = writing.members_heard.entry(*id).or_insert_with(Instant::now);
+            if heard.elapsed() > MEMBER_SILENCE {
+                tracing::warn!(member = id, "a member has been silent for ten minutes and is removed");
+                changes.push((*id, None));
+            }
+        }
+        for (id, member) in changes {
+            let call = Call {
+                operation: self.next_operation(),
+                proposal: Proposal::Member { id, member },
+                caller: Caller::default(),
+                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+                origin: Origin::Internal,
+            };
+            self.admit(writing, call).await;
+        }
+        self.end_turn(writing);
+    }
+}

@@ -1,0 +1,169 @@
+//! The start: nats-server, the engine, and the services over it.
+
+use super::services::services;
+use super::{ServeError, notify};
+use crate::api::call::RequireLeader;
+use crate::api::header::HeaderSource;
+use crate::auth::{self, TokenSettings};
+use crate::auto_compaction;
+use crate::cli::{ServerSettings, Storage};
+use crate::core::Writer;
+use crate::durability::Level;
+use crate::engine::{self, Engine, Phase};
+use crate::gateway::Gateway;
+use crate::log::{Auth, Endpoint};
+use crate::nats_server::{self, NatsServer, SyncMode};
+use crate::primitive::Notify;
+use crate::record::Member;
+use crate::telemetry::Metrics;
+use crate::transport::{Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, probe_routes};
+use crate::watch::WatchHub;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower::Layer;
+use tower::util::BoxCloneSyncService;
+
+/// etcd adds this to the request limit for the size of a gRPC message.
+pub(super) const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// The parts that have to be stopped in the end.
+pub(super) struct Started {
+    pub(super) engine: Engine,
+    pub(super) nats: Option<NatsServer>,
+}
+
+/// Starts all parts, and reports each step in `stage`.
+///
+/// # Errors
+/// [`ServeError`].
+pub(super) async fn start(
+    settings: &ServerSettings,
+    stage: &watch::Sender<Stage>,
+    shutdown: &CancellationToken,
+) -> Result<Started, ServeError> {
+    let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
+    let auth = auth_settings(settings)?;
+    starting("starting nats-server".into());
+    let (nats, endpoint, store_dir, durability) = match &settings.storage {
+        Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
+        Storage::Embedded { data_dir, binary, config, sync, bucket } => {
+            let mut nats = nats_server::NatsServerSettings::new(data_dir);
+            nats.binary.clone_from(binary);
+            nats.extra_config.clone_from(config);
+            nats.sync = *sync;
+            // A message holds the value of one key, as large as a request. Its header fits into the overhead.
+            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+            let nats = NatsServer::start(nats).await?;
+            let endpoint = Endpoint {
+                servers: nats.client_url().into_iter().collect(),
+                auth: Auth::Token(nats.token().to_owned()),
+                bucket: bucket.clone(),
+                replicas: None,
+                ca_file: None,
+                client_cert: None,
+            };
+            let durability = match sync {
+                SyncMode::Group => Level::Group,
+                SyncMode::Always => Level::Always,
+                SyncMode::Lazy => Level::Lazy,
+            };
+            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
+        }
+    };
+    starting("connecting to NATS".into());
+    let engine_settings = engine::EngineSettings {
+        endpoint,
+        is_alone: nats.is_some(),
+        linearizable_reads: settings.linearizable_reads,
+        store_dir,
+        durability,
+        synced_store: nats.as_ref().and_then(NatsServer::synced_store),
+        store_error: nats.as_ref().map(NatsServer::write_error),
+        quota_bytes: settings.quota_bytes,
+        member: Member {
+            id: member_id(settings),
+            name: settings.name.clone(),
+            client_urls: settings.advertise.clone(),
+            peer_urls: settings.peer_urls.clone(),
+        },
+        heartbeat_interval: settings.heartbeat_interval,
+        election_timeout: settings.election_timeout,
+        accepts_loss: settings.accept_data_loss,
+        auth,
+    };
+    let published = Arc::new(Notify::new());
+    let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
+    let mut phase = engine.phase();
+    loop {
+        let now = phase.borrow_and_update().clone();
+        match now {
+            Phase::Loading { .. } => starting(now.to_string()),
+            Phase::Serving | Phase::Stopped => break,
+        }
+        tokio::select! {
+            changed = phase.changed() => if changed.is_err() {
+                break;
+            },
+            reason = engine.failed() => {
+                engine.stop();
+                if let Some(nats) = nats {
+                    nats.stop().await?;
+                }
+                return Err(ServeError::Data(reason));
+            }
+        }
+    }
+    let hub = WatchHub::spawn(engine.reader().clone(), published);
+    if let Some(mode) = settings.auto_compaction {
+        auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
+    }
+    let header = HeaderSource {
+        cluster_id: engine.cluster_id(),
+        member_id: member_id(settings),
+        epoch: engine.epoch(),
+    };
+    let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
+    engine.register(&mut metrics);
+    hub.register(&mut metrics);
+    let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
+    let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
+    let require_leader = RequireLeader { has_leader: engine.has_leader() };
+    let grpc: GrpcServices = calls.layer(require_leader.layer(services));
+    let probes = Probes { engine: engine.clone(), metrics: Arc::new(metrics) };
+    let gateway = settings.enable_grpc_gateway.then(|| {
+        Gateway::new(
+            BoxCloneSyncService::new(grpc.clone()),
+            settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES,
+        )
+    });
+    let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
+    let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
+    // All at once: a client that has been served must not get a response that says that the server starts.
+    stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
+    for listen in &settings.listen {
+        tracing::info!(url = listen.url, "serving client traffic");
+    }
+    tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
+    notify::ready();
+    Ok(Started { engine, nats })
+}
+
+fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::TokenError> {
+    Ok(auth::AuthSettings {
+        token: TokenSettings::parse(&settings.auth_token)?,
+        token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
+        bcrypt_cost: settings.bcrypt_cost,
+        client_cert_auth: settings.tls.as_ref().is_some_and(|tls| tls.client_cert_auth),
+    })
+}
+
+/// The same for every start of the same instance: made of its name and the URLs of its clients.
+fn member_id(settings: &ServerSettings) -> u64 {
+    // A hash that no build changes, because the log holds the id.
+    let parts =
+        std::iter::once(settings.name.clone()).chain(settings.advertise.iter().map(ToString::to_string));
+    xxhash_rust::xxh3::xxh3_64(parts.collect::<Vec<_>>().join("\n").as_bytes()) | 1
+}
