@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// Room of a file system, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
+pub(crate) struct Space {
     /// Bytes that an ordinary user may still write.
     pub free: u64,
     /// All bytes.
@@ -19,13 +19,13 @@ pub struct Space {
 
 /// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in order to make room:
 /// a few of JetStream's blocks and its index, or an eighth of a small disk.
-pub fn headroom(total: u64) -> u64 {
+pub(crate) fn headroom(total: u64) -> u64 {
     const ENOUGH: u64 = 32 << 20;
     ENOUGH.min(total / 8)
 }
 
 /// The room of the file system that holds `path`; `None` if it is unknown.
-pub fn space(path: &Path) -> Option<Space> {
+pub(crate) fn space(path: &Path) -> Option<Space> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
@@ -42,7 +42,7 @@ pub fn space(path: &Path) -> Option<Space> {
 }
 
 /// Bytes that the files below a directory occupy; files that go away meanwhile do not count.
-pub fn usage(dir: &Path) -> u64 {
+pub(crate) fn usage(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     entries
         .flatten()
@@ -58,7 +58,7 @@ pub fn usage(dir: &Path) -> u64 {
 ///
 /// # Errors
 /// That of the file system.
-pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+pub(crate) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     #[expect(unsafe_code, reason = "posix_fallocate has no counterpart in std")]
     // SAFETY: the descriptor is open for as long as `file` lives, and the call touches no memory of ours.

@@ -26,14 +26,14 @@ use tonic::{Request, Response, Status};
 
 /// The Auth service of an instance.
 #[derive(Clone, Debug)]
-pub struct AuthService {
+pub(crate) struct AuthService {
     engine: Engine,
     header: HeaderSource,
 }
 
 impl AuthService {
     /// Serves `engine`.
-    pub fn new(engine: Engine, header: HeaderSource) -> AuthService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource) -> AuthService {
         AuthService { engine, header }
     }
 

@@ -34,7 +34,7 @@ pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
 
 /// The layer that refuses calls that want a leader while there is none.
 #[derive(Clone, Debug)]
-pub struct RequireLeader {
+pub(crate) struct RequireLeader {
     /// Whether there is a leader now.
     pub has_leader: watch::Receiver<bool>,
 }
@@ -49,7 +49,7 @@ impl<S> Layer<S> for RequireLeader {
 
 /// A service behind [`RequireLeader`].
 #[derive(Clone, Debug)]
-pub struct LeaderRequired<S> {
+pub(crate) struct LeaderRequired<S> {
     inner: S,
     has_leader: watch::Receiver<bool>,
 }

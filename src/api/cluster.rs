@@ -16,14 +16,14 @@ use tonic::{Request, Response, Status};
 
 /// The Cluster service of an instance.
 #[derive(Clone, Debug)]
-pub struct ClusterService {
+pub(crate) struct ClusterService {
     engine: Engine,
     header: HeaderSource,
 }
 
 impl ClusterService {
     /// Serves `engine`.
-    pub fn new(engine: Engine, header: HeaderSource) -> ClusterService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource) -> ClusterService {
         ClusterService { engine, header }
     }
 

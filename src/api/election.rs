@@ -22,14 +22,14 @@ use tonic::{Code, Request, Response, Status};
 
 /// The Election service of an instance.
 #[derive(Clone, Debug)]
-pub struct ElectionService {
+pub(crate) struct ElectionService {
     local: Local,
     header: super::header::HeaderSource,
 }
 
 impl ElectionService {
     /// Elections are keys of `local`'s store.
-    pub fn new(local: Local, header: super::header::HeaderSource) -> ElectionService {
+    pub(crate) fn new(local: Local, header: super::header::HeaderSource) -> ElectionService {
         ElectionService { local, header }
     }
 }

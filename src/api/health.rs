@@ -15,13 +15,13 @@ use tonic::{Request, Response, Status};
 
 /// The health service of an instance.
 #[derive(Clone, Debug)]
-pub struct HealthService {
+pub(crate) struct HealthService {
     shutdown: CancellationToken,
 }
 
 impl HealthService {
     /// Serves until `shutdown`, which ends watches.
-    pub fn new(shutdown: CancellationToken) -> HealthService {
+    pub(crate) fn new(shutdown: CancellationToken) -> HealthService {
         HealthService { shutdown }
     }
 }

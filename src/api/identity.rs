@@ -8,7 +8,7 @@ use tonic::{Extensions, Request};
 
 /// Reads credentials. The token may have one of two names. A certificate does not count for a request from the JSON gateway,
 /// since it is the gateway's.
-pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
+pub(crate) fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
     let token = metadata.get("token").or_else(|| metadata.get("authorization")).map(|value| {
         let text = value.to_str().unwrap_or_default();
         text.strip_prefix("Bearer ").unwrap_or(text).to_owned()
@@ -22,7 +22,7 @@ pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentia
 ///
 /// # Errors
 /// [`EtcdError::InvalidAuthToken`].
-pub async fn identify(
+pub(crate) async fn identify(
     engine: &Engine,
     metadata: &MetadataMap,
     extensions: &Extensions,
@@ -37,7 +37,7 @@ pub async fn identify(
 ///
 /// # Errors
 /// As [`identify`].
-pub async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
+pub(crate) async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
     identify(engine, request.metadata(), request.extensions()).await
 }
 
@@ -45,7 +45,7 @@ pub async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, 
 ///
 /// # Errors
 /// As [`caller`]; [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
-pub async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+pub(crate) async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_admin(&caller)
 }
@@ -54,7 +54,7 @@ pub async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(
 ///
 /// # Errors
 /// As [`caller`]; [`EtcdError::UserEmpty`].
-pub async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+pub(crate) async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_identified(&caller)
 }

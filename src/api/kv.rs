@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 /// Limits of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Largest write, in encoded bytes.
     pub max_request_bytes: usize,
     /// Most operations on any path through a transaction.
@@ -32,7 +32,7 @@ pub struct Limits {
 
 /// The KV service of an instance.
 #[derive(Clone, Debug)]
-pub struct KvService {
+pub(crate) struct KvService {
     engine: Engine,
     header: HeaderSource,
     limits: Limits,
@@ -42,7 +42,7 @@ pub struct KvService {
 
 impl KvService {
     /// Serves `engine`.
-    pub fn new(
+    pub(crate) fn new(
         engine: Engine,
         header: HeaderSource,
         limits: Limits,

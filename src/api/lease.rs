@@ -24,7 +24,7 @@ const GRANT_COST_BYTES: u64 = 64;
 
 /// The Lease service of an instance.
 #[derive(Clone, Debug)]
-pub struct LeaseService {
+pub(crate) struct LeaseService {
     engine: Engine,
     header: HeaderSource,
     shutdown: CancellationToken,
@@ -33,7 +33,7 @@ pub struct LeaseService {
 
 impl LeaseService {
     /// Serves `engine` until `shutdown`. Streams that ask for a leader end without one.
-    pub fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
         let has_leader = engine.has_leader();
         LeaseService { engine, header, shutdown, has_leader }
     }

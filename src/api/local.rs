@@ -34,7 +34,7 @@ const NO_PROGRESS: Duration = Duration::from_hours(24);
 
 /// The services of this instance.
 #[derive(Clone, Debug)]
-pub struct Local {
+pub(crate) struct Local {
     kv: KvService,
     lease: LeaseService,
     hub: WatchHub,
@@ -44,7 +44,7 @@ pub struct Local {
 
 impl Local {
     /// Waits end with `shutdown`.
-    pub fn new(
+    pub(crate) fn new(
         kv: KvService,
         lease: LeaseService,
         hub: WatchHub,

@@ -13,13 +13,13 @@ use tonic::{Request, Response, Status};
 
 /// The Lock service of an instance.
 #[derive(Clone, Debug)]
-pub struct LockService {
+pub(crate) struct LockService {
     local: Local,
 }
 
 impl LockService {
     /// Locks are keys of `local`'s store.
-    pub fn new(local: Local) -> LockService {
+    pub(crate) fn new(local: Local) -> LockService {
         LockService { local }
     }
 }

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 /// The Maintenance service of an instance.
 #[derive(Clone, Debug)]
-pub struct MaintenanceService {
+pub(crate) struct MaintenanceService {
     engine: Engine,
     header: HeaderSource,
     quota_bytes: i64,
@@ -29,7 +29,7 @@ pub struct MaintenanceService {
 
 impl MaintenanceService {
     /// Serves `engine`; the quota is only reported.
-    pub fn new(engine: Engine, header: HeaderSource, quota_bytes: i64) -> MaintenanceService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource, quota_bytes: i64) -> MaintenanceService {
         MaintenanceService { engine, header, quota_bytes }
     }
 

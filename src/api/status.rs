@@ -7,7 +7,7 @@ use crate::error::EtcdError;
 use tonic::{Code, Status};
 
 /// The gRPC code that etcd sends with an error.
-pub fn code(error: &EtcdError) -> Code {
+pub(crate) fn code(error: &EtcdError) -> Code {
     match error {
         EtcdError::EmptyKey
         | EtcdError::KeyNotFound
@@ -93,13 +93,13 @@ impl From<EtcdError> for Status {
 }
 
 /// The status of a Lock or Election call that failed: the code is always unknown, and the text that of the error.
-pub fn unknown(error: &EtcdError) -> Status {
+pub(crate) fn unknown(error: &EtcdError) -> Status {
     Status::unknown(error.to_string())
 }
 
 /// The `cancel_reason` of a watch that could not be created. A refused identity or permission has the long form of a gRPC error,
 /// any other error its bare text.
-pub fn cancel_reason(error: &EtcdError) -> String {
+pub(crate) fn cancel_reason(error: &EtcdError) -> String {
     match error {
         EtcdError::InvalidAuthToken
         | EtcdError::AuthOldRevision

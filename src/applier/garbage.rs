@@ -8,7 +8,7 @@ use crate::types::{LogIndex, Revision, Sequence};
 
 /// Messages to remove, in the order of the fields. Each removal is durable before the next one begins.
 #[derive(Debug, Default)]
-pub struct Removal {
+pub(crate) struct Removal {
     /// Void messages, descending: a torn batch must not lose its head first.
     pub void: Vec<Sequence>,
     /// Superseded values and reserved records, ascending.
@@ -21,12 +21,12 @@ pub struct Removal {
 
 impl Removal {
     /// The number of messages.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.void.len() + self.values.len() + self.tombstones.len() + self.barriers.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

@@ -15,8 +15,8 @@ mod digest;
 mod garbage;
 mod tables;
 
-pub use garbage::Removal;
-pub use tables::{Alarms, Members, Tables};
+pub(crate) use garbage::Removal;
+pub(crate) use tables::{Alarms, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};
@@ -29,7 +29,7 @@ use thiserror::Error;
 
 /// A record does not fit the state before it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Damage {
+pub(crate) enum Damage {
     /// The version before is missing or another one.
     #[error(
         "the log is damaged at index {index}, revision {revision}: {key} has version {found} there, and version {before} before it"
@@ -74,7 +74,7 @@ pub enum Damage {
 
 /// The gaps that are allowed, and the checks that are made.
 #[derive(Clone, Copy, Debug)]
-pub struct Strictness {
+pub(crate) struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
     /// The last trim record was met before these records.
@@ -97,7 +97,7 @@ enum Reserved {
 
 /// The state machine.
 #[derive(Debug)]
-pub struct Applier {
+pub(crate) struct Applier {
     writer: Writer,
     tables: Tables,
     sum: Sum,
@@ -115,7 +115,7 @@ pub struct Applier {
 
 impl Applier {
     /// Applies to `writer`'s store and to `tables`, which are empty.
-    pub fn new(writer: Writer, tables: Tables) -> Applier {
+    pub(crate) fn new(writer: Writer, tables: Tables) -> Applier {
         let mut sum = Sum::default();
         sum.add(digest::of_users(&AuthStore::default()));
         Applier {
@@ -134,7 +134,7 @@ impl Applier {
 
     /// Empties the state and begins again. `floor` is the compaction floor of the last trim record. The users stay in force until
     /// the log names others, so that nobody gets more rights during the load.
-    pub fn reset(&mut self, floor: Option<Revision>) {
+    pub(crate) fn reset(&mut self, floor: Option<Revision>) {
         self.writer.reset();
         self.begin(floor);
         self.tables.attachments.clear();
@@ -153,19 +153,19 @@ impl Applier {
     }
 
     /// Sets the compaction floor of the last trim record, before the first record.
-    pub fn begin(&mut self, floor: Option<Revision>) {
+    pub(crate) fn begin(&mut self, floor: Option<Revision>) {
         if let Some(floor) = floor {
             self.writer.set_floor(floor);
         }
     }
 
     /// The state that the next publication will show.
-    pub fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         self.writer.state()
     }
 
     /// The digest of the state so far.
-    pub fn digest(&mut self) -> Digest {
+    pub(crate) fn digest(&mut self) -> Digest {
         self.flush();
         self.sum.digest(self.current_revision(), self.floor)
     }
@@ -174,7 +174,7 @@ impl Applier {
     ///
     /// # Errors
     /// [`Damage`]; nothing may be shown after it.
-    pub fn apply(
+    pub(crate) fn apply(
         &mut self,
         records: impl IntoIterator<Item = Placed>,
         strictness: Strictness,
@@ -261,28 +261,28 @@ impl Applier {
     }
 
     /// Adds void messages to the garbage.
-    pub fn note_void(&mut self, sequences: &[Sequence]) {
+    pub(crate) fn note_void(&mut self, sequences: &[Sequence]) {
         self.pending.add_void(sequences);
     }
 
     /// Adds a barrier behind the record at `index` to the garbage.
-    pub fn note_barrier(&mut self, sequence: Sequence, index: LogIndex) {
+    pub(crate) fn note_barrier(&mut self, sequence: Sequence, index: LogIndex) {
         self.pending.add_barrier(sequence, index);
     }
 
     /// Publishes the state.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         self.flush();
         self.writer.publish();
     }
 
     /// Whether compactions have left versions to free.
-    pub fn is_sweeping(&self) -> bool {
+    pub(crate) fn is_sweeping(&self) -> bool {
         self.writer.is_sweeping()
     }
 
     /// Frees some of the versions that compactions have left. Visits about `most` versions, and returns the number of those freed.
-    pub fn sweep(&mut self, most: usize) -> usize {
+    pub(crate) fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
         self.pile_up(garbage);
@@ -290,12 +290,12 @@ impl Applier {
     }
 
     /// Whether compactions have left messages to remove.
-    pub fn has_garbage(&self) -> bool {
+    pub(crate) fn has_garbage(&self) -> bool {
         self.pending.has_keys()
     }
 
     /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
-    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
+    pub(crate) fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
         self.pending.take(LogIndex(trim.to), trim.floor.map(Revision), sequence)
     }
 
@@ -305,7 +305,7 @@ impl Applier {
     }
 
     /// Floors that have risen, each with the state before it.
-    pub fn take_compactions(&mut self) -> Vec<(State, Revision)> {
+    pub(crate) fn take_compactions(&mut self) -> Vec<(State, Revision)> {
         std::mem::take(&mut self.compactions)
     }
 
@@ -448,7 +448,7 @@ impl Applier {
     }
 
     /// Drops users from before a load if the log names none.
-    pub fn settle_users(&mut self) {
+    pub(crate) fn settle_users(&mut self) {
         if *self.tables.auth.store() != self.users {
             self.tables.auth.replace(self.users.clone());
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// The parts of a request that identify its sender.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The token of the metadata, not checked yet.
     pub token: Option<String>,
     /// Name in the certificate of the connection.
@@ -21,7 +21,7 @@ pub struct Credentials {
 
 /// The sender of a request: a user, or nobody while auth is off or without credentials.
 #[derive(Clone, Debug, Default)]
-pub struct Caller(Option<Identity>);
+pub(crate) struct Caller(Option<Identity>);
 
 #[derive(Clone, Debug)]
 struct Identity {
@@ -36,7 +36,7 @@ impl Caller {
     }
 
     /// The user's name and the auth revision, for another instance.
-    pub fn to_parts(&self) -> (Option<String>, u64) {
+    pub(crate) fn to_parts(&self) -> (Option<String>, u64) {
         match &self.0 {
             Some(identity) => (Some(identity.user.to_string()), identity.revision),
             None => (None, 0),
@@ -44,19 +44,19 @@ impl Caller {
     }
 
     /// The caller with these parts.
-    pub fn from_parts(user: Option<String>, revision: u64) -> Caller {
+    pub(crate) fn from_parts(user: Option<String>, revision: u64) -> Caller {
         Caller(user.map(|user| Identity { user: user.into(), revision }))
     }
 
     /// Name of the user.
-    pub fn user(&self) -> Option<&str> {
+    pub(crate) fn user(&self) -> Option<&str> {
         self.0.as_ref().map(|identity| identity.user.as_ref())
     }
 }
 
 /// The rights of a caller.
 #[derive(Clone, Debug)]
-pub enum Access {
+pub(crate) enum Access {
     /// Everything: auth is off, or the user has the role `root`.
     Unlimited,
     /// The permissions of the user's roles.
@@ -67,7 +67,7 @@ pub enum Access {
 
 impl Access {
     /// Whether there is nothing to check.
-    pub fn is_unlimited(&self) -> bool {
+    pub(crate) fn is_unlimited(&self) -> bool {
         matches!(self, Access::Unlimited)
     }
 
@@ -75,7 +75,7 @@ impl Access {
     ///
     /// # Errors
     /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
-    pub fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+    pub(crate) fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_read(key, range_end))
     }
 
@@ -83,7 +83,7 @@ impl Access {
     ///
     /// # Errors
     /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
-    pub fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+    pub(crate) fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_write(key, range_end))
     }
 
@@ -120,7 +120,7 @@ impl Snapshot {
 }
 
 /// Users, roles and tokens as they are known here.
-pub struct Auth {
+pub(crate) struct Auth {
     settings: AuthSettings,
     tokens: Tokens,
     /// A copy of the snapshot's switch, which a check reads first. It is stored after the snapshot with Release and loaded
@@ -137,7 +137,7 @@ impl fmt::Debug for Auth {
 
 impl Auth {
     /// Begins without users, and disabled.
-    pub fn new(settings: AuthSettings) -> Auth {
+    pub(crate) fn new(settings: AuthSettings) -> Auth {
         Auth {
             tokens: Tokens::new(&settings),
             settings,
@@ -147,27 +147,27 @@ impl Auth {
     }
 
     /// Cost of a password's hash.
-    pub fn bcrypt_cost(&self) -> u32 {
+    pub(crate) fn bcrypt_cost(&self) -> u32 {
         self.settings.bcrypt_cost
     }
 
     /// The tokens.
-    pub fn tokens(&self) -> &Tokens {
+    pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
     /// Whether permissions are checked (A1).
-    pub fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
     }
 
     /// All users and roles.
-    pub fn store(&self) -> Arc<AuthStore> {
+    pub(crate) fn store(&self) -> Arc<AuthStore> {
         Arc::clone(&self.snapshot.load().store)
     }
 
     /// Replaces all users and roles.
-    pub fn replace(&self, store: AuthStore) {
+    pub(crate) fn replace(&self, store: AuthStore) {
         let enabled = store.is_enabled();
         self.snapshot.store(Arc::new(Snapshot::new(Arc::new(store))));
         self.enabled.store(enabled, Ordering::Release);
@@ -177,7 +177,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`EtcdError::InvalidAuthToken`].
-    pub fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
+    pub(crate) fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
         if !self.is_enabled() {
             return Ok(Caller::default());
         }
@@ -192,7 +192,7 @@ impl Auth {
     }
 
     /// The rights of a caller on keys now.
-    pub fn access(&self, caller: &Caller) -> Access {
+    pub(crate) fn access(&self, caller: &Caller) -> Access {
         if !self.is_enabled() {
             return Access::Unlimited;
         }
@@ -218,7 +218,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
-    pub fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
+    pub(crate) fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() { self.store().check_admin(caller.user()) } else { Ok(()) }
     }
 
@@ -226,7 +226,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`EtcdError::UserEmpty`].
-    pub fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
+    pub(crate) fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
@@ -234,7 +234,7 @@ impl Auth {
     ///
     /// # Errors
     /// [`EtcdError::AuthOldRevision`].
-    pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
+    pub(crate) fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
         match &caller.0 {
             Some(Identity { revision: 0, .. }) | None => Ok(()),
             Some(identity) if identity.revision != self.snapshot.load().store.revision() => {

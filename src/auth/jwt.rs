@@ -47,7 +47,7 @@ struct Issued<'a> {
 }
 
 /// Issues and checks tokens.
-pub struct Jwt {
+pub(crate) struct Jwt {
     method: Algorithm,
     /// `None` if the server only checks tokens that others have signed.
     signing: Option<EncodingKey>,
@@ -104,7 +104,7 @@ impl Jwt {
     ///
     /// # Errors
     /// [`EtcdError::Unknown`] without a key to sign with.
-    pub fn sign(&self, user: &str, revision: u64) -> Result<String, EtcdError> {
+    pub(crate) fn sign(&self, user: &str, revision: u64) -> Result<String, EtcdError> {
         let Some(key) = &self.signing else {
             return Err(EtcdError::Unknown("auth: token signing attempted with verify-only key".into()));
         };

@@ -24,24 +24,24 @@ mod request;
 mod store;
 mod token;
 
-pub use access::{Access, Auth, Caller, Credentials};
-pub use password::{fits, hash};
-pub use permission::{Permission, READ, READ_WRITE, WRITE};
-pub use request::check as check_request;
-pub use store::{AuthStore, ROOT};
-pub use token::{SimpleToken, TokenError, TokenSettings, token_hash};
+pub(crate) use access::{Access, Auth, Caller, Credentials};
+pub(crate) use password::{fits, hash};
+pub(crate) use permission::{Permission, READ_WRITE};
+pub(crate) use request::check as check_request;
+pub(crate) use store::{AuthStore, ROOT};
+pub(crate) use token::{SimpleToken, TokenError, TokenSettings, token_hash};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Default cost of a password's hash.
-pub const DEFAULT_BCRYPT_COST: u32 = 10;
+pub(crate) const DEFAULT_BCRYPT_COST: u32 = 10;
 /// Default validity of a simple token without use.
-pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
+pub(crate) const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
 
 /// Settings of auth.
 #[derive(Clone, Debug)]
-pub struct AuthSettings {
+pub(crate) struct AuthSettings {
     /// Kind of tokens.
     pub token: TokenSettings,
     /// Validity of a simple token without use; zero for the default.
@@ -66,4 +66,4 @@ impl Default for AuthSettings {
 /// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
 /// Empty if the certificate has none: no user has an empty name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateName(pub Arc<str>);
+pub(crate) struct CertificateName(pub Arc<str>);

@@ -12,7 +12,7 @@ const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
 ///
 /// # Errors
 /// [`EtcdError::PasswordTooLong`]; [`EtcdError::Stopped`] while the server stops.
-pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
+pub(crate) async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     if password.len() > LONGEST_PASSWORD {
         return Err(EtcdError::PasswordTooLong);
     }
@@ -25,7 +25,7 @@ pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
 ///
 /// # Errors
 /// [`EtcdError::Stopped`] while the server stops.
-pub async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
+pub(crate) async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
     run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await
 }
 

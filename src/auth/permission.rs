@@ -5,11 +5,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Values of [`Permission::kind`].
-pub const READ: i32 = 0;
+pub(crate) const READ: i32 = 0;
 /// See [`READ`].
-pub const WRITE: i32 = 1;
+pub(crate) const WRITE: i32 = 1;
 /// See [`READ`].
-pub const READ_WRITE: i32 = 2;
+pub(crate) const READ_WRITE: i32 = 2;
 
 /// The right to read or write a key or a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,14 +48,14 @@ mod base64_bytes {
 
 /// The union of the permissions of a user's roles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
+pub(crate) struct Permissions {
     read: Intervals,
     write: Intervals,
 }
 
 impl Permissions {
     /// The union of permissions.
-    pub fn merge<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Permissions {
+    pub(crate) fn merge<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Permissions {
         let permissions: Vec<_> = permissions.into_iter().collect();
         let of = |kind: i32| {
             let granted = permissions.iter().filter(|given| given.kind == kind || given.kind == READ_WRITE);
@@ -65,12 +65,12 @@ impl Permissions {
     }
 
     /// Whether all of a range, as on the wire, may be read.
-    pub fn may_read(&self, key: &[u8], range_end: &[u8]) -> bool {
+    pub(crate) fn may_read(&self, key: &[u8], range_end: &[u8]) -> bool {
         self.read.cover(&Interval::from_wire(key, range_end))
     }
 
     /// Whether all of a range, as on the wire, may be written.
-    pub fn may_write(&self, key: &[u8], range_end: &[u8]) -> bool {
+    pub(crate) fn may_write(&self, key: &[u8], range_end: &[u8]) -> bool {
         self.write.cover(&Interval::from_wire(key, range_end))
     }
 }

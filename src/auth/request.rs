@@ -12,7 +12,7 @@ use crate::types::LeaseId;
 ///
 /// # Errors
 /// The first failed check of `access` or of `may_attach`.
-pub fn check(
+pub(crate) fn check(
     access: &Access,
     request: &Request,
     may_attach: &dyn Fn(LeaseId) -> Result<(), EtcdError>,

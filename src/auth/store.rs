@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The user that must exist before auth can be enabled.
-pub const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,7 +42,7 @@ pub enum TokenError {
 
 /// The kind of tokens.
 #[derive(Clone, Debug)]
-pub enum TokenSettings {
+pub(crate) enum TokenSettings {
     /// None: nobody can authenticate with a password.
     None,
     /// The server's own.
@@ -57,7 +57,7 @@ impl TokenSettings {
     ///
     /// # Errors
     /// [`TokenError`].
-    pub fn parse(text: &str) -> Result<TokenSettings, TokenError> {
+    pub(crate) fn parse(text: &str) -> Result<TokenSettings, TokenError> {
         let mut words = text.split(',');
         let kind = words.next().unwrap_or_default();
         let mut options = HashMap::new();
@@ -111,7 +111,7 @@ struct Known {
 
 /// The valid tokens of this instance.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     kind: TokenSettings,
     ttl: Duration,
     /// Whether deadlines count on this instance. They count on the writer, which ends a token by a record. On other instances a
@@ -122,7 +122,7 @@ pub struct Tokens {
 
 /// The name of a simple token in the log. The log does not hold the token itself, so that a reader of the bucket cannot use
 /// it.
-pub fn token_hash(token: &str) -> String {
+pub(crate) fn token_hash(token: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
     digest.as_ref()[..HASH_BYTES].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
@@ -143,12 +143,12 @@ impl Tokens {
     }
 
     /// The kind that is issued.
-    pub fn kind(&self) -> &TokenSettings {
+    pub(crate) fn kind(&self) -> &TokenSettings {
         &self.kind
     }
 
     /// Adds a token that the log holds.
-    pub fn remember(&self, hash: &str, token: SimpleToken) {
+    pub(crate) fn remember(&self, hash: &str, token: SimpleToken) {
         let now = Instant::now();
         let known = Known {
             user: token.user.into(),
@@ -160,17 +160,17 @@ impl Tokens {
     }
 
     /// Removes a token that the log has ended.
-    pub fn forget(&self, hash: &str) {
+    pub(crate) fn forget(&self, hash: &str) {
         self.lock().remove(hash);
     }
 
     /// Removes all other tokens.
-    pub fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
+    pub(crate) fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
         self.lock().retain(|hash, _| is_kept(hash));
     }
 
     /// Sets whether deadlines count on this instance. Each token gets its full time again.
-    pub fn keep_time(&self, keeps_time: bool) {
+    pub(crate) fn keep_time(&self, keeps_time: bool) {
         let deadline = Instant::now() + self.ttl;
         self.lock().values_mut().for_each(|known| known.deadline = deadline);
         // Relaxed: the deadlines have a lock of their own.
@@ -178,20 +178,20 @@ impl Tokens {
     }
 
     /// The hashes of expired tokens.
-    pub fn expired(&self) -> Vec<String> {
+    pub(crate) fn expired(&self) -> Vec<String> {
         let now = Instant::now();
         self.lock().iter().filter(|(_, known)| known.deadline <= now).map(|(hash, _)| hash.clone()).collect()
     }
 
     /// Records a use of a token on another instance.
-    pub fn touch(&self, hash: &str) {
+    pub(crate) fn touch(&self, hash: &str) {
         if let Some(known) = self.lock().get_mut(hash) {
             known.deadline = Instant::now() + self.ttl;
         }
     }
 
     /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a simple token.
-    pub fn is_settled(&self, token: &str) -> bool {
+    pub(crate) fn is_settled(&self, token: &str) -> bool {
         if !matches!(self.kind, TokenSettings::Simple) {
             return true;
         }
@@ -223,7 +223,7 @@ impl Tokens {
     }
 
     /// The hash of a token whose use this instance must report to the writer. Each token is returned once in a while.
-    pub fn use_to_report(&self, token: &str) -> Option<String> {
+    pub(crate) fn use_to_report(&self, token: &str) -> Option<String> {
         if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;
         }

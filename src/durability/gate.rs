@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 /// Messages pass it once they are durable.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     files: StreamFiles,
     failed: watch::Sender<Option<String>>,
     durations: Histogram,
@@ -16,16 +16,20 @@ pub struct Gate {
 
 /// A sync failed: nothing may be shown any more.
 #[derive(Debug)]
-pub struct NotDurable;
+pub(crate) struct NotDurable;
 
 impl Gate {
     /// A gate for the messages in `files`. `failed` gets the reason if nothing passes any more, `durations` the time of each sync.
-    pub fn new(files: StreamFiles, failed: watch::Sender<Option<String>>, durations: Histogram) -> Gate {
+    pub(crate) fn new(
+        files: StreamFiles,
+        failed: watch::Sender<Option<String>>,
+        durations: Histogram,
+    ) -> Gate {
         Gate { files, failed, durations, durable_to: Sequence::NONE }
     }
 
     /// Makes the next sync one of the whole store: a restart of the server may change any file.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.files.forget();
         self.durable_to = Sequence::NONE;
     }
@@ -35,7 +39,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`NotDurable`], and from then on always.
-    pub async fn pass(&mut self, newest: Sequence) -> Result<(), NotDurable> {
+    pub(crate) async fn pass(&mut self, newest: Sequence) -> Result<(), NotDurable> {
         if self.failed.borrow().is_some() {
             return Err(NotDurable);
         }

@@ -24,7 +24,7 @@
 
 mod gate;
 
-pub use gate::{Gate, NotDurable};
+pub(crate) use gate::{Gate, NotDurable};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -36,7 +36,7 @@ use std::time::{Duration, SystemTime};
 
 /// The time at which a write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Level {
     /// Before it is answered, many with one sync.
     Group,
     /// Before it is answered, each with a sync of its own.
@@ -49,7 +49,7 @@ pub enum Level {
 
 impl Level {
     /// Its name in metrics, logs and the response to a Status call: the value of `--sync` for the embedded server.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Level::Group => "group",
             Level::Always => "always",
@@ -64,14 +64,14 @@ impl Level {
 const STAMP_GRAIN: Duration = Duration::from_millis(100);
 
 /// Held during a removal, which makes the server rewrite blocks, and during a sync of the blocks' folder.
-pub type RewriteLock = Arc<tokio::sync::Mutex<()>>;
+pub(crate) type RewriteLock = Arc<tokio::sync::Mutex<()>>;
 
 /// Inode and time stamp of a block's file, which change with the file; `None` if a later change could leave both as they are.
 type Identity = Option<(u64, SystemTime)>;
 
 /// The files of one stream.
 #[derive(Debug)]
-pub struct StreamFiles {
+pub(crate) struct StreamFiles {
     store: PathBuf,
     stream: String,
     rewrites: RewriteLock,
@@ -95,7 +95,7 @@ struct Folder {
 ///
 /// # Errors
 /// That of the file system.
-pub fn sync_all(store: &Path) -> io::Result<()> {
+pub(crate) fn sync_all(store: &Path) -> io::Result<()> {
     sync_below(store)?;
     store.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
@@ -120,12 +120,12 @@ fn sync_below(folder: &Path) -> io::Result<()> {
 
 impl StreamFiles {
     /// The files of `stream` in the JetStream store below `store`. A removal of messages holds `rewrites` meanwhile.
-    pub fn new(store: &Path, stream: &str, rewrites: RewriteLock) -> StreamFiles {
+    pub(crate) fn new(store: &Path, stream: &str, rewrites: RewriteLock) -> StreamFiles {
         StreamFiles { store: store.to_owned(), stream: stream.to_owned(), rewrites, known: None }
     }
 
     /// Makes the next sync one of the whole store: a server that was started again may have changed any file.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.known = None;
     }
 
@@ -134,7 +134,7 @@ impl StreamFiles {
     ///
     /// # Errors
     /// That of the file system.
-    pub async fn sync(&mut self) -> io::Result<()> {
+    pub(crate) async fn sync(&mut self) -> io::Result<()> {
         match &mut self.known {
             Some(folder) if !folder.has_changed() => folder.sync_newest(),
             Some(folder) => {

@@ -53,7 +53,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(
+    pub(crate) async fn start(
         settings: EngineSettings,
         (writer, reader): (crate::core::Writer, Reader),
         published: Arc<Notify>,

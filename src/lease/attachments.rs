@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The keys of all leases. The applier writes them and lease calls read them; reads and watches do not.
 #[derive(Clone, Debug, Default)]
-pub struct Attachments {
+pub(crate) struct Attachments {
     keys: Arc<Mutex<HashMap<LeaseId, BTreeSet<Bytes>>>>,
 }
 
@@ -18,7 +18,7 @@ impl Attachments {
     }
 
     /// Moves a key from one lease to another. Either may be no lease.
-    pub fn moved(&self, key: &[u8], from: LeaseId, to: LeaseId) {
+    pub(crate) fn moved(&self, key: &[u8], from: LeaseId, to: LeaseId) {
         if !from.is_some() && !to.is_some() {
             return;
         }
@@ -40,17 +40,12 @@ impl Attachments {
     }
 
     /// The keys of a lease, ascending.
-    pub fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
+    pub(crate) fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
         self.lock().get(&lease).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Every lease with keys.
-    pub fn leases(&self) -> Vec<LeaseId> {
-        self.lock().keys().copied().collect()
-    }
-
     /// Removes all keys.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.lock().clear();
     }
 }
@@ -70,6 +65,6 @@ mod tests {
         attachments.moved(&a, LeaseId(1), LeaseId(2));
         attachments.moved(&b, LeaseId(1), LeaseId::NONE);
         assert_eq!(attachments.keys(LeaseId(1)), [] as [Bytes; 0]);
-        assert_eq!(attachments.leases(), [LeaseId(2)]);
+        assert_eq!(attachments.keys(LeaseId(2)), [a]);
     }
 }

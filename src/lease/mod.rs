@@ -12,6 +12,6 @@ mod attachments;
 mod lessor;
 mod table;
 
-pub use attachments::Attachments;
-pub use lessor::{Lessor, MAX_TTL, MIN_TTL};
-pub use table::{Lease, LeaseTable};
+pub(crate) use attachments::Attachments;
+pub(crate) use lessor::{Lessor, MAX_TTL, MIN_TTL};
+pub(crate) use table::LeaseTable;

@@ -12,7 +12,7 @@ use std::ops::Bound;
 ///
 /// # Errors
 /// [`EtcdError::EmptyKey`], [`EtcdError::InvalidSortOption`].
-pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
+pub(crate) fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
     }
@@ -27,7 +27,7 @@ pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
 ///
 /// # Errors
 /// As [`check_range`]; [`EtcdError::StreamSort`], [`EtcdError::StreamFilter`].
-pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
+pub(crate) fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
     check_range(request)?;
     if !super::range::is_default_order(request) {
         return Err(EtcdError::StreamSort);
@@ -42,7 +42,7 @@ pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
 ///
 /// # Errors
 /// [`EtcdError::EmptyKey`], [`EtcdError::ValueProvided`], [`EtcdError::LeaseProvided`].
-pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
+pub(crate) fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
     }
@@ -59,7 +59,7 @@ pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
 ///
 /// # Errors
 /// [`EtcdError::EmptyKey`].
-pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
+pub(crate) fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() { Err(EtcdError::EmptyKey) } else { Ok(()) }
 }
 
@@ -69,7 +69,7 @@ pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError>
 /// # Errors
 /// [`EtcdError::TooManyOps`], [`EtcdError::DuplicateKey`], [`EtcdError::KeyNotFound`] for an empty operation, and those of single
 /// operations.
-pub fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
+pub(crate) fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
     check_ops(request, max_ops)?;
     check_overlaps(&request.success)?;
     check_overlaps(&request.failure)?;

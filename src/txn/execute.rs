@@ -17,7 +17,7 @@ use std::slice::Iter;
 
 /// One change of one key.
 #[derive(Clone, Debug)]
-pub struct Write {
+pub(crate) struct Write {
     /// The key.
     pub key: Bytes,
     /// The change.

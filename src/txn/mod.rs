@@ -21,23 +21,25 @@ mod precheck;
 mod range;
 mod view;
 
-pub use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
-pub use execute::Write;
-pub use plan::{Planned, Request, Response, answer_reads, evaluate, plan};
-pub use precheck::{LeaseTable, PlanError};
-pub use range::{RangeStream, key_value, range};
-pub use view::{Base, Overlay};
+pub(crate) use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
+pub(crate) use execute::Write;
+#[cfg(any(fuzzing, test))]
+pub(crate) use plan::Planned;
+pub(crate) use plan::{Request, Response, answer_reads, evaluate, plan};
+pub(crate) use precheck::{LeaseTable, PlanError};
+pub(crate) use range::{RangeStream, key_value, range};
+pub(crate) use view::{Base, Overlay};
 
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
 
 /// Whether neither branch of a transaction could write: each operation is a Range. Any nested transaction makes it a write.
-pub fn is_read_only(txn: &TxnRequest) -> bool {
+pub(crate) fn is_read_only(txn: &TxnRequest) -> bool {
     all_ranges(txn, |_| true)
 }
 
 /// Whether a transaction may be answered from local state of any age: each operation is a serializable Range, or there is none.
-pub fn is_serializable(txn: &TxnRequest) -> bool {
+pub(crate) fn is_serializable(txn: &TxnRequest) -> bool {
     all_ranges(txn, |range| range.serializable)
 }
 

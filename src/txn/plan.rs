@@ -13,7 +13,7 @@ use crate::types::{LeaseId, Revision};
 
 /// A request that may write. Its static checks have passed.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Request {
+pub(crate) enum Request {
     /// One key is put.
     Put(PutRequest),
     /// A range is deleted.
@@ -24,7 +24,7 @@ pub enum Request {
 
 /// The response to a [`Request`] of the same kind.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Response {
+pub(crate) enum Response {
     /// To a put.
     Put(PutResponse),
     /// To a delete.
@@ -35,7 +35,7 @@ pub enum Response {
 
 /// The outcome of planning a request.
 #[derive(Debug)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// The changes of the next revision in the order of execution, which is the order of the events. Empty if the request changes
     /// nothing.
     pub writes: Vec<Write>,
@@ -48,7 +48,7 @@ pub struct Planned {
 /// # Errors
 /// [`PlanError::Refused`] with [`EtcdError::LeaseNotFound`], [`EtcdError::KeyNotFound`], [`EtcdError::FutureRevision`] or
 /// [`EtcdError::Compacted`]; [`PlanError::NotYet`].
-pub fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Result<Planned, PlanError> {
+pub(crate) fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Result<Planned, PlanError> {
     let view = View::planned(base);
     let mut path = Path::new();
     match request {
@@ -69,7 +69,7 @@ pub fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Resul
 /// # Errors
 /// [`EtcdError::Timeout`], which means an unknown outcome to a client: the revision `before` was compacted in the meantime. The
 /// errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
-pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
+pub(crate) fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
     if let Request::Put(PutRequest { prev_kv: false, .. }) = request {
         let header = Some(super::range::header(before.next()));
         return Ok(Response::Put(PutResponse { header, prev_kv: None }));
@@ -89,7 +89,7 @@ pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Re
 ///
 /// # Errors
 /// As [`plan`]; [`EtcdError::Unknown`] if the request does write.
-pub fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdError> {
+pub(crate) fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdError> {
     let overlay = Overlay::default();
     let base = Base { state, overlay: &overlay, revision: state.revision, compacted: state.compacted };
     match plan(base, &NoLeases, request) {

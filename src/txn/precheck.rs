@@ -9,14 +9,14 @@ use crate::types::LeaseId;
 use std::slice::Iter;
 
 /// The part of the leases that the planner needs.
-pub trait LeaseTable {
+pub(crate) trait LeaseTable {
     /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still counts.
     fn exists(&self, id: LeaseId) -> bool;
 }
 
 /// A request that is not planned.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// It is refused, and nothing is written.
     Refused(EtcdError),
     /// It reads a revision that is planned but not part of the state yet. The same plan can be made a little later.

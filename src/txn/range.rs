@@ -19,7 +19,7 @@ const CHUNK_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
 const PAIR_OVERHEAD: usize = 32;
 
 /// The wire form of a stored version.
-pub fn key_value(version: &KeyVersion) -> KeyValue {
+pub(crate) fn key_value(version: &KeyVersion) -> KeyValue {
     let (key, value) = version.to_bytes();
     KeyValue {
         key,
@@ -69,7 +69,7 @@ fn read_revision(state: &State, request: &RangeRequest) -> Result<Revision, Etcd
 ///
 /// # Errors
 /// [`EtcdError::FutureRevision`], [`EtcdError::Compacted`].
-pub fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
+pub(crate) fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
     let view = View::new(state, read_revision(state, request)?);
     Ok(read(&view, request, state.revision))
 }
@@ -158,10 +158,9 @@ fn shown(version: &KeyVersion, request: &RangeRequest) -> KeyValue {
 
 /// The messages of a RangeStream from one pinned state. Merged field by field they are the response to the same Range.
 ///
-/// Ends after the message with the header, and there always is one. Compactions do not affect the pinned state. For etcd's
-/// behaviour the caller compares [`RangeStream::revision`] with the floor between messages.
+/// Ends after the message with the header, and there always is one. Compactions do not affect the pinned state.
 #[derive(Debug)]
-pub struct RangeStream {
+pub(crate) struct RangeStream {
     state: Arc<State>,
     request: RangeRequest,
     revision: Revision,
@@ -178,16 +177,11 @@ impl RangeStream {
     ///
     /// # Errors
     /// As [`range`].
-    pub fn new(state: Arc<State>, request: RangeRequest) -> Result<RangeStream, EtcdError> {
+    pub(crate) fn new(state: Arc<State>, request: RangeRequest) -> Result<RangeStream, EtcdError> {
         let revision = read_revision(&state, &request)?;
         let range = KeyRange::from_wire(request.key.clone(), &request.range_end);
         let left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
         Ok(RangeStream { state, revision, rest: Some(range.clone()), range, left, delivered: 0, request })
-    }
-
-    /// The revision that the stream reads.
-    pub fn revision(&self) -> Revision {
-        self.revision
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 /// The newest versions of those keys that planned records write, for as long as no state shows the records.
 #[derive(Debug, Default)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     versions: BTreeMap<Bytes, (LogIndex, KeyVersion)>,
     /// Every entry with the index of its record, ascending.
     order: VecDeque<(LogIndex, Bytes)>,
@@ -17,13 +17,13 @@ pub struct Overlay {
 
 impl Overlay {
     /// Adds the version that the record at `index` makes; indexes ascend.
-    pub fn insert(&mut self, key: Bytes, index: LogIndex, version: KeyVersion) {
+    pub(crate) fn insert(&mut self, key: Bytes, index: LogIndex, version: KeyVersion) {
         self.order.push_back((index, key.clone()));
         self.versions.insert(key, (index, version));
     }
 
     /// Removes the versions of records up to `index`, which a state shows now.
-    pub fn forget_to(&mut self, index: LogIndex) {
+    pub(crate) fn forget_to(&mut self, index: LogIndex) {
         while let Some((at, key)) = self.order.pop_front_if(|(at, _)| *at <= index) {
             if self.versions.get(&key).is_some_and(|(newest, _)| *newest == at) {
                 self.versions.remove(&key);
@@ -31,19 +31,13 @@ impl Overlay {
         }
     }
 
-    /// Removes everything.
-    pub fn clear(&mut self) {
-        self.versions.clear();
-        self.order.clear();
-    }
-
     /// The newest planned version of a key, tombstone or not.
-    pub fn get(&self, key: &[u8]) -> Option<&KeyVersion> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyVersion> {
         if self.versions.is_empty() { None } else { self.versions.get(key).map(|(_, version)| version) }
     }
 
     /// The newest planned version of every key that has one, in key order.
-    pub fn iter(&self) -> impl Iterator<Item = &KeyVersion> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyVersion> {
         self.versions.values().map(|(_, version)| version)
     }
 
@@ -56,7 +50,7 @@ impl Overlay {
 
 /// The newest planned store: a state, and on top of it the records that it does not show yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Base<'a> {
+pub(crate) struct Base<'a> {
     /// A state.
     pub state: &'a State,
     /// Every planned record that the state lacks.

@@ -44,7 +44,7 @@ const SHORTEST_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The Watch service of one server. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct WatchService {
+pub(crate) struct WatchService {
     shared: Arc<Shared>,
 }
 
@@ -62,7 +62,7 @@ struct Shared {
 
 /// Settings of watches.
 #[derive(Clone, Copy, Debug)]
-pub struct WatchSettings {
+pub(crate) struct WatchSettings {
     /// Time between progress notifications of a watcher that wants them; at least 100 ms.
     pub progress_interval: Duration,
     /// Largest request. A response longer than this plus 512 KiB is split if the client allows it.
@@ -71,7 +71,7 @@ pub struct WatchSettings {
 
 impl WatchService {
     /// A service on a hub and its store. `shutdown` ends every call with Unavailable.
-    pub fn new(
+    pub(crate) fn new(
         hub: WatchHub,
         reader: Reader,
         header: HeaderSource,
@@ -95,14 +95,14 @@ impl WatchService {
 
     /// Ends calls that ask for a leader (WAT-44) when `has_leader` has been false for three seconds.
     #[must_use]
-    pub fn with_leader(self, has_leader: watch::Receiver<bool>) -> WatchService {
+    pub(crate) fn with_leader(self, has_leader: watch::Receiver<bool>) -> WatchService {
         let shared = Shared { has_leader: Some(has_leader), ..Arc::unwrap_or_clone(self.shared) };
         WatchService { shared: Arc::new(shared) }
     }
 
     /// Checks permissions by the users of `engine`.
     #[must_use]
-    pub fn with_users(self, engine: Engine) -> WatchService {
+    pub(crate) fn with_users(self, engine: Engine) -> WatchService {
         let shared = Shared { engine: Some(engine), ..Arc::unwrap_or_clone(self.shared) };
         WatchService { shared: Arc::new(shared) }
     }
