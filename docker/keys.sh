@@ -1,6 +1,6 @@
 #!/bin/sh
-# keys.sh FOLDER: what a kube-apiserver needs before its first start: a key pair for service accounts, and one user
-# with all rights and a random token. Left alone when it is there.
+# keys.sh FOLDER: what a kube-apiserver needs before its first start: a key pair for service accounts, and one
+# user with all rights and a random token. Left alone when it is there.
 set -eu
 cd "$1"
 umask 077

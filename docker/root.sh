@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# root.sh JETWAY NATS-SERVER FOLDER: lays out the file system of the image: the two programs, what they load, and a
-# plain user. The Dockerfile and the test of the image call it alike.
+# root.sh JETWAY NATS-SERVER FOLDER: lays out the file system of the image: the two programs, what they load,
+# and a plain user. The Dockerfile and the test of the image call it alike.
 #
-# jetway is the binary that the tests ran, linked dynamically, and its few libraries are copied beside it. A static one
-# would be a second build, and with glibc it would still look for files of the machine to resolve a host name.
+# jetway is the binary that the tests ran, linked dynamically, and its few libraries are copied beside it. A
+# static one would be a second build, and with glibc it would still look for files of the machine to resolve a
+# host name.
 set -euo pipefail
 
 [[ $# == 3 ]] || { echo "usage: root.sh JETWAY NATS-SERVER FOLDER" >&2; exit 1; }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# test.sh JETWAY NATS-SERVER ETCDCTL: builds the image's last stage from binaries that are there, with buildah and
-# without a registry, starts it twice on one data folder, and uses it with etcdctl. `--install` as the first argument
-# lets it install buildah where there is none; else it says so and does nothing.
+# test.sh JETWAY NATS-SERVER ETCDCTL: builds the image's last stage from binaries that are there, with buildah
+# and without a registry, starts it twice on one data folder, and uses it with etcdctl. `--install` as the
+# first argument lets it install buildah where there is none; else it says so and does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

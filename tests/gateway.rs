@@ -1,7 +1,8 @@
 //! The JSON gateway as its clients see it: plain HTTP/1.1, streams and WebSockets.
 //!
-//! All of it is checked on etcd too, with `JETWAY_TEST_TARGET=etcd`. Go puts a space after each comma in some builds and
-//! not in others, and after `proto:` now a space and now a no-break one; that is all the text that may differ.
+//! All of it is checked on etcd too, with `JETWAY_TEST_TARGET=etcd`. Go puts a space after each comma in some
+//! builds and not in others, and after `proto:` now a space and now a no-break one; that is all the text that
+//! may differ.
 
 #![allow(
     clippy::pedantic,
@@ -188,7 +189,7 @@ async fn answers_are_proto_names_and_numbers_in_quotes() {
         r#"{{"key":"{name}","create_revision":"{revision}","mod_revision":"{later}","version":"2","value":"/+8="}}"#
     );
     assert_eq!(header(&range.body), format!(r#","kvs":[{kv}],"count":"1"}}"#));
-    // What is zero is not there: no kvs, no count, no succeeded, no deleted.
+    // Zeros are left out: no kvs, no count, no succeeded, no deleted.
     let nothing = post(&server, "/v3/kv/range", &format!(r#"{{"key":"{}"}}"#, base64(unique("none")))).await;
     assert_eq!(header(&nothing.body), "}");
     let failed = format!(r#"{{"compare":[{{"key":"{name}","version":"7","target":"VERSION"}}]}}"#);
@@ -623,7 +624,7 @@ async fn a_websocket_is_a_stream_too() {
         let (_, answer) = socket.hears().await;
         assert!(answer.ends_with(&format!(r#""ID":"{id}"}}}}"#)), "{answer}");
     }
-    // What is refused is told, and then the connection ends.
+    // The error comes first, and then the connection ends.
     let (mut socket, _) = Socket::open(&server, "/v3/nothing", &[]).await;
     assert_eq!(socket.hears().await.1, r#"{"code":5,"message":"Not Found"}"#);
     let mut rest = Vec::new();

@@ -1,7 +1,8 @@
-//! What the structures of the core cost by themselves, through the crate's public interface alone: no server, no client, no disk.
+//! The cost of the core's structures by themselves, through the crate's public interface alone: no server, no
+//! client, no disk.
 //!
-//! `cargo bench --bench core` runs all, a name after `--` those that contain it; Criterion says how each compares with the run
-//! before. An operation is one call where nothing else is said.
+//! `cargo bench --bench core` runs all, a name after `--` those that contain it; Criterion says how each
+//! compares with the run before. An operation is one call unless a benchmark names another.
 
 mod fan_out;
 mod store;

@@ -1,9 +1,10 @@
 //! Writes while the leader of a cluster goes away.
 //!
-//! A write begins every 10 ms, whether or not those before are answered: a call that the leader has taken with it may be
-//! answered seconds later only, and must not hide that others are served meanwhile. Each write begins at the next endpoint. One
-//! that fails is sent to the endpoint after that, as an application does it with etcd's client, until it succeeds. Writes of
-//! the same value to the same key can be repeated without harm. In the end every key must be there.
+//! A write begins every 10 ms, whether or not those before are answered: a call that the leader has taken
+//! with it may be answered seconds later only, and must not hide that others are served meanwhile. Each write
+//! begins at the next endpoint. One that fails is sent to the endpoint after that, as an application does it
+//! with etcd's client, until it succeeds. Writes of the same value to the same key can be repeated without
+//! harm. In the end every key must be there.
 
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Timing};

@@ -1,7 +1,7 @@
 //! Reads, writes and transactions.
 //!
-//! A value says which key it belongs to and which write it is, so that every answer can be checked without remembering
-//! what was written.
+//! A value says which key it belongs to and which write it is, so that every answer can be checked without
+//! remembering what was written.
 
 use crate::load::{Bench, Caller, Failure, Outcome};
 use etcd_client::{
@@ -306,7 +306,7 @@ pub(crate) async fn count(bench: &Bench) -> Result<Outcome, Failure> {
     Ok(bench.closed_loop(counters.collect()).await?.0)
 }
 
-/// What Kubernetes writes with: a put guarded by the key's revision, or else a look at the key.
+/// Kubernetes writes so: a put guarded by the key's revision, or else a read of the key.
 async fn guarded(
     kv: &mut KvClient,
     number: u64,
@@ -391,7 +391,7 @@ pub(crate) async fn update(bench: &Bench) -> Result<Outcome, Failure> {
     updates(bench, bench.clients as u64, VALUE_BYTES).await
 }
 
-/// What the nodes of a cluster write to say that they live.
+/// The heartbeats that the nodes of a cluster write.
 pub(crate) async fn flood(bench: &Bench) -> Result<Outcome, Failure> {
     updates(bench, FLOOD_KEYS, FLOOD_BYTES).await
 }

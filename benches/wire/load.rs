@@ -1,4 +1,5 @@
-//! The load generator: clients in a closed loop, a window of time in which their calls count, and what it cost the peer.
+//! The load generator: clients in a closed loop, a window of time in which their calls count, and what it
+//! cost the peer.
 
 use crate::peer::{Kind, Peer};
 use crate::usage;
@@ -30,7 +31,7 @@ pub(crate) trait Caller: Send + 'static {
     fn call(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// What one sample showed.
+/// The result of one sample.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) operations: u64,
@@ -42,7 +43,7 @@ pub(crate) struct Outcome {
     pub(crate) client_cpu: Duration,
     /// Of watches, how much should have come. `operations` is what came.
     pub(crate) expected: Option<u64>,
-    /// What a reader should know besides.
+    /// A remark for the reader.
     pub(crate) note: String,
 }
 
@@ -80,9 +81,9 @@ impl Bench {
         Ok(clients)
     }
 
-    /// A handle for each client, on as many connections as that many clients share. Clients that are fewer than the
-    /// endpoints have all of them each, and every call takes one, as etcd's own client does it: else the figures of one
-    /// client would tell which member happens to lead.
+    /// A handle for each client, on as many connections as that many clients share. Clients that are fewer
+    /// than the endpoints have all of them each, and every call takes one, as etcd's own client does it: else
+    /// the figures of one client would tell which member happens to lead.
     pub(crate) async fn kv_clients(&self) -> Result<Vec<KvClient>, Failure> {
         if self.clients < self.endpoints.len() {
             let mut clients = Vec::with_capacity(self.clients);

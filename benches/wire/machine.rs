@@ -1,4 +1,4 @@
-//! What a reader must know of the machine before believing a figure.
+//! The machine's properties that a reader must know before believing a figure.
 
 use crate::load::{Failure, Latencies};
 use std::fs;
@@ -19,7 +19,8 @@ pub(crate) struct Facts {
     pub(crate) file_system: String,
     pub(crate) fsync_p50: Duration,
     pub(crate) fsync_p99: Duration,
-    /// The load average of the last minute before the run: work of others that the figures share the machine with.
+    /// The load average of the last minute before the run: work of others that the figures share the machine
+    /// with.
     pub(crate) load: String,
 }
 

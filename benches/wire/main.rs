@@ -1,17 +1,19 @@
 //! The wire benchmark: one client, the same work over each peer in turn, side by side in one run.
 //!
-//! Every sample gets a freshly started peer in a directory of its own on loopback, so that no sample inherits another's
-//! caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile does so for every peer.
-//! The load is a closed loop (each client waits for its answer before it asks again) unless a workload says otherwise, so
-//! its latencies say nothing about a server that is asked faster than it can answer. Client and server share the machine.
-//! Answers are checked. A peer that gives a wrong one, or none in time, gets a dash and the reason instead of figures, since
-//! the speed of wrong answers is of no interest; if it is jetway, the run fails in the end.
+//! Every sample gets a freshly started peer in a directory of its own on loopback, so that no sample inherits
+//! another's caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile
+//! does so for every peer. The load is a closed loop (each client waits for its answer before it asks again)
+//! unless a workload says otherwise, so its latencies say nothing about a server that is asked faster than it
+//! can answer. Client and server share the machine. Answers are checked. A peer that gives a wrong one, or
+//! none in time, gets a dash and the reason instead of figures, since the speed of wrong answers is of no
+//! interest; if it is jetway, the run fails in the end.
 //!
-//! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and what an operation
-//! costs is the sum of all processes: three etcds, or three jetways with three nats-servers.
+//! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and
+//! what an operation costs is the sum of all processes: three etcds, or three jetways with three
+//! nats-servers.
 //!
-//! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is cut short has
-//! shown something.
+//! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is
+//! cut short has shown something.
 
 #![expect(
     clippy::print_stdout,
@@ -50,7 +52,8 @@ struct Options {
     #[arg(long)]
     quick: bool,
 
-    /// Only the workloads of these names, or whose names start with one of them and a dash. The longest run only so.
+    /// Only the workloads of these names, or whose names start with one of them and a dash. The longest run
+    /// only so.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 
@@ -79,11 +82,11 @@ struct Options {
     #[arg(long)]
     json: bool,
 
-    /// Where tables, plots and JSON go [default: benches/results for all of a full run, else target/wire].
+    /// Folder of tables, plots and JSON [default: benches/results for all of a full run, else target/wire].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Where the peers keep their data while they run; its file system decides what an fsync costs.
+    /// Folder of the peers' data while they run. Its file system decides how much an fsync costs.
     #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
     dir: PathBuf,
 
@@ -101,7 +104,7 @@ struct Options {
     #[arg(long)]
     list: bool,
 
-    /// What cargo says to a benchmark, and does not say when it builds one as a test.
+    /// The flag that cargo gives to a benchmark, but not to one that it builds as a test.
     #[arg(long, hide = true)]
     bench: bool,
 }

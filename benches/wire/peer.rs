@@ -95,7 +95,8 @@ pub(crate) struct Installation {
     binary: PathBuf,
     /// The servers that it consists of.
     members: usize,
-    /// The binary, and its version, of the nats-server beside each member of a cluster. A jetway alone runs its own.
+    /// The binary, and its version, of the nats-server beside each member of a cluster. A jetway alone runs
+    /// its own.
     nats_server: Option<(PathBuf, String)>,
     more_args: Vec<String>,
 }
@@ -105,7 +106,8 @@ pub(crate) struct Installation {
 pub(crate) struct Peer {
     /// One for each member.
     pub(crate) endpoints: Vec<String>,
-    /// The processes from which all others of the peer descend; those of the members come first, in the order of the endpoints.
+    /// The processes from which all others of the peer descend; those of the members come first, in the order
+    /// of the endpoints.
     pub(crate) roots: Vec<u32>,
     /// When its writes are on disk, in a few words.
     pub(crate) durability: String,
@@ -222,8 +224,8 @@ impl Installation {
         Ok(members)
     }
 
-    /// Each peer answers a write when it is on the disk, and keeps all history: etcd does so by itself, of the others it
-    /// has to be asked.
+    /// Each peer answers a write when it is on the disk, and keeps all history: etcd does so by itself, of
+    /// the others it has to be asked.
     fn arguments(&self, command: &mut Command, member: &Member, members: &[Member]) -> Result<(), Failure> {
         let data = member.dir.join("data");
         let endpoint = &member.endpoint;
@@ -493,7 +495,7 @@ async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
     Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
 }
 
-/// What kine is told whatever its store is.
+/// The flags of kine that do not depend on its store.
 fn kine_listens(command: &mut Command, store: &str, address: &str) {
     command.args(["--endpoint", store, "--listen-address", address, "--metrics-bind-address", "0"]);
 }

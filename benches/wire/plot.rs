@@ -1,7 +1,7 @@
 //! Bars as SVG: a panel for each workload, a bar for each peer, each panel with a scale of its own.
 //!
-//! The pictures stand in `benches/NUMBERS.md`, which is shown on white and on black, so text has the colour that the reader's
-//! theme asks for.
+//! The pictures stand in `benches/NUMBERS.md`, which is shown on white and on black, so text has the colour
+//! that the reader's theme asks for.
 
 use std::fmt::{self, Write};
 

@@ -175,7 +175,7 @@ struct Row {
     cells: Vec<Cell>,
 }
 
-/// What a peer showed in a workload.
+/// The results of a peer in a workload.
 #[derive(Clone, Debug, Default)]
 struct Cell {
     samples: Vec<Sample>,

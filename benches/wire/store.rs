@@ -1,8 +1,8 @@
-//! What a server that holds much costs: to fill, to keep in memory, to start.
+//! The cost of a server that holds much: to fill, to keep in memory, to start.
 //!
-//! Memory is read once the server has come to rest, as it is then (Go gives what it has collected back in its own time), and
-//! once more after a start. A start is timed from the fork to the answer of a linearizable read; the files are in the page
-//! cache, so it shows the work and not the disk.
+//! Memory is read once the server has come to rest, as it is then (Go gives what it has collected back in its
+//! own time), and once more after a start. A start is timed from the fork to the answer of a linearizable
+//! read; the files are in the page cache, so it shows the work and not the disk.
 
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Meter, Timing};
@@ -18,7 +18,7 @@ const REST: Duration = Duration::from_secs(1);
 /// After this it is measured as it is.
 const REST_AT_LAST: Duration = Duration::from_mins(1);
 
-/// What a server holds.
+/// The contents of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contents {
     pub(crate) keys: u64,

@@ -1,6 +1,7 @@
 //! The cost of processes and of everything that they started, from `/proc`.
 //!
-//! A peer is all of its processes: jetway with its nats-server is charged for both, a cluster for all of its members.
+//! A peer is all of its processes: jetway with its nats-server is charged for both, a cluster for all of its
+//! members.
 
 use crate::load::Failure;
 use std::collections::HashMap;
@@ -43,8 +44,8 @@ pub(crate) fn memory(roots: &[u32]) -> Result<Memory, Failure> {
     Ok(memory)
 }
 
-/// The most memory that the processes and their descendants have held, in bytes: the sum of their peaks, file pages that
-/// they map included.
+/// The most memory that the processes and their descendants have held, in bytes: the sum of their peaks, file
+/// pages that they map included.
 pub(crate) fn peak_rss(roots: &[u32]) -> Result<u64, Failure> {
     Ok(tree(roots)?.into_iter().map(|pid| status(pid, "VmHWM:")).sum())
 }
@@ -84,7 +85,8 @@ struct Stat {
 impl Stat {
     fn read(pid: u32) -> Option<Self> {
         let line = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
+        // The second field is the program's name in parentheses, which may hold spaces and parentheses
+        // itself.
         let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse::<u32>().ok();
         // utime, stime, and the same of children that were waited for.

@@ -1,9 +1,10 @@
 //! Many watchers of one prefix, and writers under it.
 //!
-//! Every watcher should see every write once, in order, with the value before it, as Kubernetes asks for it; what comes twice or
-//! in another order ends the sample, what does not come is counted. A value carries the
-//! time at which its put was sent, so that the lag of an event is the whole way: put, durability, delivery, decoding. What a
-//! phase costs is counted until the last watcher has seen the last write, so a peer that delivers late pays for it.
+//! Every watcher should see every write once, in order, with the value before it, as Kubernetes asks for it.
+//! An event that comes twice or in another order ends the sample, and one that does not come is counted. A
+//! value carries the time at which its put was sent, so that the lag of an event is the whole way: put,
+//! durability, delivery, decoding. The cost of a phase is counted until the last watcher has seen the last
+//! write, so a peer that delivers late pays for it.
 
 use crate::load::{Bench, Failure, Latencies, Meter, Outcome};
 use etcd_client::{Client, KeyValue, KvClient, WatchOptions, WatchStream};
@@ -21,10 +22,10 @@ const WATCHERS_PER_CONNECTION: usize = 10;
 const WRITERS: usize = 16;
 const WRITER_CONNECTIONS: usize = 2;
 
-/// For the watchers to catch up after the last write. What has not come then is counted as lost.
+/// For the watchers to catch up after the last write. An event that has not come by then is counted as lost.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What the writers of a phase did.
+/// The writes of a phase.
 #[derive(Default)]
 struct Written {
     count: u64,
@@ -46,7 +47,7 @@ impl Written {
     }
 }
 
-/// What one watcher has seen since this was last taken from it.
+/// The events that one watcher has seen since this was last taken from it.
 #[derive(Default)]
 struct Seen {
     count: u64,
@@ -174,7 +175,8 @@ impl Stage {
         collect(writing).await
     }
 
-    /// Waits until every watcher has seen the last write, or has had its time. Gives the lags of all events that came.
+    /// Waits until every watcher has seen the last write, or has had its time. Gives the lags of all events
+    /// that came.
     async fn drain(&mut self, written: &Written) -> Result<Vec<Duration>, Failure> {
         let start = Instant::now();
         let is_behind = |watcher: &Arc<Watcher>| watcher.revision.load(Ordering::Acquire) < written.last;
@@ -187,7 +189,8 @@ impl Stage {
         let mut lags = Vec::new();
         for watcher in &self.watchers {
             let seen = std::mem::take(&mut *watcher.seen.lock().unwrap_or_else(PoisonError::into_inner));
-            // Revisions rise strictly, so the same number of them with the same sum and end are the same ones.
+            // Revisions rise strictly, so the same number of them with the same sum and end are the same
+            // ones.
             if seen.count > written.count || seen.count == written.count && seen.sum != written.sum {
                 return Err("a watcher saw other writes than were answered".into());
             }

@@ -12,7 +12,7 @@ pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// The work, in a line.
     pub(crate) what: &'static str,
-    /// What one operation is.
+    /// The name of one operation.
     pub(crate) unit: &'static str,
     /// So long that it runs only when it is named.
     pub(crate) is_long: bool,
@@ -30,7 +30,7 @@ enum Place {
     Both,
 }
 
-/// What is measured.
+/// The thing that is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// A server under the load of so many clients.
@@ -41,7 +41,7 @@ pub(crate) enum Shape {
     Failover(Signal),
 }
 
-/// What the clients do.
+/// The requests of the clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Load {
     Put,
@@ -219,7 +219,8 @@ impl Workload {
         self.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
-    /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow for it.
+    /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow
+    /// for it.
     pub(crate) fn patience(&self) -> Duration {
         let minutes = match self.shape {
             Shape::Load(..) | Shape::Failover(_) => 4,

@@ -1,5 +1,5 @@
-//! A call to the gRPC services of this process, as if it had come in by a connection: every check, limit and count of a
-//! call applies once, where it applies to all.
+//! A call to the gRPC services of this process. It passes the same layers as a call from a connection, so
+//! that every check, limit and count of a call applies.
 
 use super::Services;
 use axum::body::Body;
@@ -22,12 +22,16 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
 }
 
 /// Starts a call.
+///
+/// # Errors
+///
+/// The status of a call that ends without a message.
 pub(super) async fn start(
     services: Services,
     method: &str,
     metadata: HeaderMap,
     body: Body,
-) -> Result<Answers, Status> {
+) -> Result<Responses, Status> {
     let mut request = Request::new(body);
     *request.method_mut() = Method::POST;
     *request.version_mut() = Version::HTTP_2;
@@ -37,19 +41,23 @@ pub(super) async fn start(
     let (head, body) = response.into_parts();
     match Status::from_header_map(&head.headers) {
         Some(status) if status.code() != tonic::Code::Ok => Err(status),
-        _ => Ok(Answers { body, buffer: BytesMut::new() }),
+        _ => Ok(Responses { body, buffer: BytesMut::new() }),
     }
 }
 
-/// The messages of an answer. Dropping it cancels the call.
+/// The messages of a call's response. Dropping them cancels the call.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(super) struct Responses {
     body: Body,
     buffer: BytesMut,
 }
 
-impl Answers {
-    /// The next message; none at the end of a call that went well.
+impl Responses {
+    /// The next message; none at the end of a call that succeeded.
+    ///
+    /// # Errors
+    ///
+    /// The status that the call ended with.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             if let Some(message) = self.buffered() {

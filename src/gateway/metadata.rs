@@ -1,7 +1,7 @@
 //! A request's headers to a call's metadata.
 //!
-//! `Grpc-Metadata-X` becomes `x`, `Authorization` stays, headers that HTTP itself knows get the prefix `grpcgateway-`, by
-//! which the server tells a call of the gateway, and the rest is dropped.
+//! `Grpc-Metadata-X` becomes `x`, `Authorization` stays, headers that HTTP itself knows get the prefix
+//! `grpcgateway-`, by which the server tells a call of the gateway, and the rest is dropped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -40,7 +40,7 @@ const PERMANENT: &[&str] = &[
     "warning",
 ];
 
-/// What belongs to gRPC and HTTP/2 themselves, and is not a client's to set.
+/// Names of gRPC and HTTP/2 themselves, which a client cannot set.
 const RESERVED: &[&str] = &[
     "connection",
     "content-length",
@@ -52,7 +52,11 @@ const RESERVED: &[&str] = &[
     "user-agent",
 ];
 
-/// The metadata of the call that a request with these headers stands for.
+/// The metadata of the call for a request with these headers.
+///
+/// # Errors
+///
+/// `InvalidArgument` for a timeout or a binary header that cannot be decoded.
 pub(super) fn of_call(headers: &HeaderMap) -> Result<HeaderMap, Status> {
     let mut metadata = HeaderMap::new();
     metadata.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));

@@ -1,17 +1,17 @@
 //! etcd's JSON gateway: `/v3/*` over plain HTTP, and over WebSockets.
 //!
-//! A request's body is JSON, which becomes the protobuf message of the method that its path stands for; that goes to the
-//! very services that gRPC clients call, in this process; their answers become JSON again. Nothing here knows what any
-//! method does: types come from the descriptors, and the only table is the one of paths.
+//! A request's path names a method, and its JSON becomes that method's protobuf message. The services that
+//! gRPC clients call take it, in this process, and their responses become JSON again. No method has code
+//! here: types come from the descriptors, and the only table is the one of paths.
 //!
 //! ```text
 //! body -> Values -> protobuf -> frames -> services -> frames -> protobuf -> JSON
 //!         `Values` and `to_protobuf`      `call`                `from_protobuf`, `result_line`
 //! ```
 //!
-//! A method with one answer is answered once its request's body has ended. One with a stream of answers is answered with
-//! a line for each, as they come, while its requests are still read: a watch is created before the client has said all
-//! that it has to say. Either way a client that goes away drops the call.
+//! A method with one response returns it once the request's body has ended. A method with a stream of
+//! responses returns a line for each as it comes, while requests are still read: a watch begins before the
+//! client has sent all of its requests. A client that goes away drops the call.
 
 mod call;
 mod json;
@@ -24,7 +24,7 @@ pub(crate) use json::fuzz;
 
 use axum::body::Body;
 use axum::response::Response;
-use call::Answers;
+use call::Responses;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use json::{ReadError, Values};
 use routes::Route;
@@ -32,18 +32,19 @@ use std::convert::Infallible;
 use tonic::{Code, Status};
 use tower::util::BoxCloneSyncService;
 
-/// JSON needs more bytes than protobuf for the same message: four for three in base64, more with space between.
+/// JSON needs more bytes than protobuf for the same message: four for three in base64, more with space
+/// between.
 const JSON_GROWTH: usize = 4;
 
-/// Where the gateway is found, and its older name.
+/// Prefix of the gateway's paths.
 pub(crate) const PREFIX: &str = "/v3/";
-/// See [`PREFIX`].
+/// The older name of [`PREFIX`].
 pub(crate) const OLD_PREFIX: &str = "/v3beta/";
 
 /// The gRPC services, as calls from a connection reach them.
 pub(crate) type Services = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
 
-/// Answers requests for paths that begin with [`PREFIX`].
+/// Serves requests for paths that begin with [`PREFIX`].
 #[derive(Clone, Debug)]
 pub(crate) struct Gateway {
     services: Services,
@@ -56,8 +57,8 @@ impl Gateway {
         Gateway { services, max_json_bytes: max_message_bytes.saturating_mul(JSON_GROWTH) }
     }
 
-    /// The answer to a request, which may ask for a WebSocket.
-    pub(crate) async fn answer(&self, request: Request<Body>) -> Response {
+    /// The response to a request, which may ask for a WebSocket.
+    pub(crate) async fn respond(&self, request: Request<Body>) -> Response {
         if websocket::is_wanted(&request) {
             websocket::serve(self.clone(), request).await
         } else {
@@ -67,39 +68,39 @@ impl Gateway {
 
     async fn transcode(&self, request: Request<Body>) -> Response {
         let Some(route) = routes::find(request.uri().path()) else {
-            return refusal(&Status::not_found("Not Found"));
+            return error_response(&Status::not_found("Not Found"));
         };
         if request.method() != Method::POST {
-            return refusal(&Status::unimplemented("Method Not Allowed"));
+            return error_response(&Status::unimplemented("Method Not Allowed"));
         }
-        let answered = if route.streams_answers {
+        let response = if route.streams_responses {
             self.stream(route, request).await
         } else {
             self.once(route, request).await
         };
-        answered.unwrap_or_else(|status| refusal(&status))
+        response.unwrap_or_else(|status| error_response(&status))
     }
 
-    /// One request, one answer.
+    /// One request, one response.
     async fn once(&self, route: &'static Route, request: Request<Body>) -> Result<Response, Status> {
-        let mut answers = self.call_with_one(route, request).await?;
-        let message = answers.next().await?.unwrap_or_default();
+        let mut responses = self.call_with_one(route, request).await?;
+        let message = responses.next().await?.unwrap_or_default();
         // The status comes last.
-        answers.next().await?;
-        Ok(success(Body::from(json::from_protobuf(&route.answer, message)?)))
+        responses.next().await?;
+        Ok(success(Body::from(json::from_protobuf(&route.response, message)?)))
     }
 
     async fn stream(&self, route: &'static Route, request: Request<Body>) -> Result<Response, Status> {
-        let mut answers = if route.streams_requests {
+        let mut responses = if route.streams_requests {
             self.call_with_many(route, request).await?
         } else {
             self.call_with_one(route, request).await?
         };
-        let first = match next_line(route, &mut answers).await {
+        let first = match next_line(route, &mut responses).await {
             Ok(Some(first)) => first,
             Ok(None) => return Ok(Response::new(in_chunks(String::new()))),
             Err(status) => {
-                let mut response = refusal(&status);
+                let mut response = error_response(&status);
                 *response.body_mut() = in_chunks(json::error_line(&status));
                 return Ok(response);
             }
@@ -107,7 +108,7 @@ impl Gateway {
         let lines = async_stream::stream! {
             yield Ok::<_, Infallible>(first);
             loop {
-                match next_line(route, &mut answers).await {
+                match next_line(route, &mut responses).await {
                     Ok(Some(line)) => yield Ok(line),
                     Ok(None) => break,
                     Err(status) => {
@@ -121,7 +122,7 @@ impl Gateway {
     }
 
     /// Calls with the first value of the body, once all of the body has come.
-    async fn call_with_one(&self, route: &Route, request: Request<Body>) -> Result<Answers, Status> {
+    async fn call_with_one(&self, route: &Route, request: Request<Body>) -> Result<Responses, Status> {
         let metadata = metadata::of_call(request.headers())?;
         let mut values = Values::new(request.into_body(), self.max_json_bytes);
         let message = match values.next().await? {
@@ -133,9 +134,14 @@ impl Gateway {
         call::start(self.services.clone(), &route.method, metadata, body).await
     }
 
-    /// Calls with every value of the body as it comes. A value that cannot be read ends the requests, as does the end of
-    /// the body; the answers to those before it still come. A client that has gone ends the call.
-    async fn call_with_many(&self, route: &'static Route, request: Request<Body>) -> Result<Answers, Status> {
+    /// Calls with every value of the body as it comes. A value that cannot be read ends the requests, as does
+    /// the end of the body; the responses to those before it still come. A client that has gone ends the
+    /// call.
+    async fn call_with_many(
+        &self,
+        route: &'static Route,
+        request: Request<Body>,
+    ) -> Result<Responses, Status> {
         let metadata = metadata::of_call(request.headers())?;
         let mut values = Values::new(request.into_body(), self.max_json_bytes);
         let messages = async_stream::stream! {
@@ -162,13 +168,13 @@ impl Gateway {
     }
 }
 
-/// The line for the next message of an answer; none at its end.
-async fn next_line(route: &Route, answers: &mut Answers) -> Result<Option<String>, Status> {
-    let message = answers.next().await?;
-    message.map(|message| json::result_line(&route.answer, message)).transpose()
+/// The line for the next response; none at the end of the stream.
+async fn next_line(route: &Route, responses: &mut Responses) -> Result<Option<String>, Status> {
+    let message = responses.next().await?;
+    message.map(|message| json::result_line(&route.response, message)).transpose()
 }
 
-/// A stream of a known end: without a length, as any other.
+/// A body without a length, as streams have it.
 fn in_chunks(text: String) -> Body {
     Body::from_stream(futures_util::stream::iter([Ok::<_, Infallible>(text)]))
 }
@@ -181,8 +187,8 @@ fn success(body: Body) -> Response {
     response
 }
 
-/// The answer of a call that failed before anything was said.
-fn refusal(status: &Status) -> Response {
+/// The response to a call that failed before its first message.
+fn error_response(status: &Status) -> Response {
     let mut response = Response::new(Body::from(json::error(status)));
     *response.status_mut() = http_status(status.code());
     let headers = response.headers_mut();
@@ -204,7 +210,7 @@ fn http_status(code: Code) -> StatusCode {
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
-        // The client has gone; nobody agreed on a name for that.
+        // No standard has a name for it: the client has gone.
         Code::Cancelled => StatusCode::from_u16(499).expect("a legal status"),
         Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,

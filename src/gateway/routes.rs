@@ -1,10 +1,10 @@
-//! Which path stands for which method.
+//! The paths of the methods.
 
 use prost_reflect::MessageDescriptor;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// Where a service is found, its name, and the names of its methods there and in gRPC.
+/// The path of a service, its name, and the names of its methods there and in gRPC.
 type Service = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 /// Paths below `/v3/`, and the methods they stand for. RangeStream has none.
@@ -118,9 +118,9 @@ pub(super) struct Route {
     /// As gRPC has it: `/etcdserverpb.KV/Range`.
     pub(super) method: String,
     pub(super) request: MessageDescriptor,
-    pub(super) answer: MessageDescriptor,
+    pub(super) response: MessageDescriptor,
     pub(super) streams_requests: bool,
-    pub(super) streams_answers: bool,
+    pub(super) streams_responses: bool,
 }
 
 /// The route of a path such as `/v3/kv/range`.
@@ -129,7 +129,7 @@ pub(super) fn find(path: &str) -> Option<&'static Route> {
         let mut routes = HashMap::new();
         for (prefix, service, methods) in PATHS {
             let descriptor =
-                super::json::pool().get_service_by_name(service).expect("proto/ has the service");
+                crate::proto::pool().get_service_by_name(service).expect("proto/ has the service");
             for (name, method) in *methods {
                 let slash = if prefix.is_empty() { "" } else { "/" };
                 let found = descriptor.methods().find(|found| found.name() == *method);
@@ -137,9 +137,9 @@ pub(super) fn find(path: &str) -> Option<&'static Route> {
                 let route = Route {
                     method: format!("/{service}/{method}"),
                     request: found.input(),
-                    answer: found.output(),
+                    response: found.output(),
                     streams_requests: found.is_client_streaming(),
-                    streams_answers: found.is_server_streaming(),
+                    streams_responses: found.is_server_streaming(),
                 };
                 routes.insert(format!("/v3/{prefix}{slash}{name}"), route);
             }
@@ -163,7 +163,7 @@ mod tests {
             })
             .collect();
         let mut without = Vec::new();
-        let pool = super::super::json::pool();
+        let pool = crate::proto::pool();
         for service in pool.services().filter(|service| service.package_name() != "grpc.health.v1") {
             for method in service.methods() {
                 let name = format!("{}/{}", service.full_name(), method.name());

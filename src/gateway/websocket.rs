@@ -1,7 +1,8 @@
-//! The gateway over a WebSocket: messages in are the request's body, lines of the answer are messages out.
+//! The gateway over a WebSocket: incoming messages are the request's body, and the response's lines are
+//! outgoing messages.
 //!
-//! Browsers cannot set headers there, so a token comes as a subprotocol (`Bearer, <token>`) or as the cookie `token`.
-//! The request ends when the connection does, and the connection when the answer does.
+//! Browsers cannot set headers there, so a token comes as a subprotocol (`Bearer, <token>`) or as the cookie
+//! `token`. The request ends when the connection does, and the connection when the response does.
 
 use super::Gateway;
 use axum::body::Body;
@@ -16,8 +17,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long a client may take to close its side.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time for a client to close its end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Headers of the handshake that are the request's.
 const FORWARDED: [header::HeaderName; 2] = [header::ORIGIN, header::REFERER];
@@ -34,19 +35,19 @@ pub(super) fn is_wanted(request: &Request<Body>) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// Takes the handshake, and serves the connection until one side ends it.
+/// Takes the handshake, and serves the connection until one end closes it.
 pub(super) async fn serve(gateway: Gateway, request: Request<Body>) -> Response {
     let (mut head, _) = request.into_parts();
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut head, &()).await {
         Ok(upgrade) => upgrade,
-        Err(refusal) => return refusal.into_response(),
+        Err(rejection) => return rejection.into_response(),
     };
     let mut inner = Request::new(Body::empty());
     *inner.method_mut() = Method::POST;
     *inner.uri_mut() = head.uri.clone();
     *inner.headers_mut() = headers(&head.headers);
     let upgrade = upgrade.protocols(["Bearer"]).max_message_size(gateway.max_json_bytes);
-    upgrade.on_upgrade(async move |socket| talk(gateway, inner, socket).await)
+    upgrade.on_upgrade(async move |socket| relay(gateway, inner, socket).await)
 }
 
 fn headers(handshake: &HeaderMap) -> HeaderMap {
@@ -76,7 +77,7 @@ fn token(handshake: &HeaderMap) -> Option<&str> {
     cookie.or_else(protocol)
 }
 
-async fn talk(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
+async fn relay(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
     let (mut outgoing, mut incoming) = socket.split();
     let (texts, body) = mpsc::channel::<Bytes>(1);
     let body = stream::unfold(body, async |mut body| {
@@ -94,14 +95,14 @@ async fn talk(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
                 Message::Close(_) => break,
             };
             line.extend_from_slice(b"\n");
-            // A call that takes no more requests may still have answers.
+            // A call that takes no more requests may still have responses.
             texts.send(line.freeze()).await.ok();
         }
     };
-    let answering = async {
-        let mut answer = gateway.transcode(request).await.into_body();
+    let responding = async {
+        let mut response = gateway.transcode(request).await.into_body();
         let mut buffer = BytesMut::new();
-        while let Some(Ok(frame)) = answer.frame().await {
+        while let Some(Ok(frame)) = response.frame().await {
             let Ok(data) = frame.into_data() else { continue };
             buffer.extend_from_slice(&data);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
@@ -116,14 +117,14 @@ async fn talk(gateway: Gateway, request: Request<Body>, socket: WebSocket) {
         }
     };
     tokio::select! {
-        () = answering => {}
+        () = responding => {}
         () = reading => {}
     }
-    // It is over either way; a client that has gone needs no farewell. One that is still talking is listened to for a
-    // moment: a connection that is closed on unread data takes the answer with it.
+    // A close cannot reach a client that has gone. A client that still sends is read for a moment: a
+    // connection that is closed on unread data takes the response with it.
     outgoing.close().await.ok();
-    let silence = async { while let Some(Ok(_)) = incoming.next().await {} };
-    tokio::time::timeout(FAREWELL, silence).await.ok();
+    let rest = async { while let Some(Ok(_)) = incoming.next().await {} };
+    tokio::time::timeout(CLOSE_TIMEOUT, rest).await.ok();
 }
 
 async fn send(outgoing: &mut (impl SinkExt<Message> + Unpin), line: &[u8]) -> bool {

@@ -21,7 +21,7 @@ use crate::proto::health::health_server::HealthServer;
 use crate::proto::v3electionpb::election_server::ElectionServer;
 use crate::proto::v3lockpb::lock_server::LockServer;
 use http::{Request, Response};
-use http_body::Body as HttpBody;
+use hyper::body::Body as HttpBody;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http::Method;
-use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;

@@ -1,23 +1,30 @@
 """An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
 
-from log import Rec, State, last_trim
+from garbage import Pile
+from log import Rec, State, last_trim, state_before
 from writer import Writer
+
+
+READS_SENT = 2                                                # requests for reads on their way at once
 
 
 class Instance:
     def __init__(self, sim, i):
         self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
         self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
-        self.inbox, self.conn = [], []
+        self.inbox, self.conn, self.down = [], [], False
         self.boot()
 
     def boot(self):
         self.starts += 1
         self.start = f"{self.i}{'abcdefghijklmnopqrstuvwxyz'[self.starts % 26]}{self.starts // 26}"
         self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
+        self.later = []                                       # reads for which two requests are on their way already
         self.named, self.lost, self.tries, self.void = None, False, {}, set()
         self.conn = []
         self.sim.conns.append(self.conn)
+        # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim record it waits for.
+        self.jobs, self.removing, self.permit, self.wants = [], None, None, None
         if self.sim.rng.random() < .5:
             self.inbox = []                                   # else requests for the process before it arrive late
         self.reload()
@@ -33,9 +40,13 @@ class Instance:
         sim, rep = self.sim, self.sim.stream.replicas
         self.rep = sim.rng.randrange(len(rep))
         view = rep[self.rep] if sim.rng.random() < .5 else None
-        T, q = last_trim(view.msgs, view.shown, self.void) if view else sim.last_trim(self.void)
-        self.s = State(T, q, sim.fault, sim.off)
-        self.w, self.doubt, self.seqs, self.shown = None, None, {}, None
+        msgs, end = (view.msgs, view.shown) if view else (sim.stream.msgs, sim.stream.committed)
+        self.s = state_before(msgs, end, self.void, sim.fault, sim.off)
+        self.pile = Pile(msgs[self.s.tpos].floor if self.s.tpos else 0, sim.off)
+        if sim.accepting is self:                             # --accept-data-loss: it takes what is there
+            self.s = State(0, 0, sim.fault, sim.off, lenient=True)
+        self.w, self.doubt, self.seqs, self.shown, self.loaded = None, None, {}, None, False
+        self.met = None                                       # the last trim record that a load has read
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
         self.token, self.loading = object(), self.view()
         if "attempt" not in sim.off:
@@ -49,16 +60,14 @@ class Instance:
     def drop(self):
         self.sim.reloads += 1
         if "unknown" not in self.sim.off:
-            for o in self.open.values():
-                self.sim.answer(self, o, "unknown")
-            self.open = {}
+            self.give_up()
         self.reload()
 
     def ready(self):
-        return self.s.met and self.proved and not self.lost
+        return self.s.whole() and self.proved and not self.lost
 
     def consume(self):
-        if self.lost:
+        if self.lost or self.down:
             return False
         rep = self.sim.stream.replicas[self.rep]
         if self.w:                                            # a writer's consumer brings the epoch records of others alone
@@ -68,21 +77,21 @@ class Instance:
             return False
         r = rep.msgs[nxt]
         before = self.s.idx
-        got = self.s.apply(nxt, r)
+        got = self.read(nxt, r)
         if self.applied(got):
             return True
         if self.s.suspect or ("seqgap" in self.sim.off and not got and r.idx > before + 1):
-            T, q = self.sim.last_trim(self.void)
-            if T > self.s.T:            # it fell behind a trim
+            trim = self.sim.last_trim(self.void)
+            if trim > (self.s.T, self.s.tpos):                # it fell behind a trim
                 if "reload" in self.sim.off:
-                    self.s.T, self.s.tpos, self.s.met, self.s.suspect, self.s.hole = T, q, False, False, True
+                    (self.s.T, self.s.tpos), self.s.met, self.s.suspect, self.s.hole = trim, False, False, True
                     return True
                 self.drop()
                 return True
             if self.s.suspect:
                 self.decide_doubt()
                 return False
-        if not self.s.met and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
+        if not self.s.whole() and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
             if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off:
                 self.void.add(self.s.tpos)                    # it stands there and is none: another program's
             self.drop()                                       # or it was superseded while this load ran
@@ -90,23 +99,42 @@ class Instance:
         if got and got[-1].kind == "e":
             e = got[-1]
             mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
-            if mine and self.s.met:
+            if mine and self.s.whole():
                 self.proved = True
+                if self.sim.accepting is self:                # what is missing so far may be missing, and nothing more
+                    self.become_loaded()
+                    self.s.settle()
                 self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
                 self.became_ready()
+                if self.sim.accepting is self:
+                    self.w.trim(self.s.idx, self.pile.floor, accepts=True)
         return True
+
+    def read(self, q, r):
+        got = self.s.apply(q, r)
+        if r.kind == "b" and self.s.sure == q:
+            self.pile.bars.append((q, self.s.idx))
+        return got
 
     def applied(self, recs):
         """Checks new valid records and answers those that waited for them. True if the state was thrown away."""
         was = self.ready()
+        self.pile.add(recs)
+        self.pile.void, self.s.void = self.pile.void + self.s.void, []
         for r in recs:
             self.seqs[r.idx] = r.seq
             if self.shown is not None and r.idx != self.shown + 1:
                 self.sim.fail(f"instance {self.i}: its watches skip from index {self.shown} to {r.idx}")
             if self.shown is not None:
                 self.shown = r.idx
+        for r in recs:
+            if r.kind == "t":
+                if self.loaded:
+                    self.trimmed(r)
+                elif "loadtrim" not in self.sim.off:
+                    self.met = r
         if self.s.bad and self.s.met:                         # another digest than the trim record's
-            if self.sim.last_trim(self.void)[0] > self.s.T or (self.loading != self.view() and "steady" not in self.sim.off):
+            if self.sim.last_trim(self.void) > (self.s.T, self.s.tpos) or (self.loading != self.view() and "steady" not in self.sim.off):
                 self.drop()                                   # messages went while it loaded: it may have read half of a removal
             else:
                 self.lose("digest")
@@ -126,10 +154,61 @@ class Instance:
         if self.shown is None and self.ready():
             self.shown = self.s.idx
             self.sim.check_state(self)
+            self.become_loaded()
+
+    def become_loaded(self):
+        """From here on it knows what must be in the stream: all behind what the trim record of its load permits to be missing."""
+        if self.loaded:
+            return
+        self.loaded = True
+        self.pile.holes = list(self.s.holes)
+        self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
+        if self.met:                                          # what goes under it may have been there when it was read
+            self.trimmed(self.met)
+
+    def trimmed(self, t):
+        """A trim record came while it ran. The writer removes what goes under it, and what the writer before left."""
+        p = self.pile
+        removal = p.take(t.T, t.floor, t.seq)
+        p.begin_whole(t.seq, t.T, self.seqs)
+        if self.w:
+            self.jobs += [("remove", what, t) for what in (p.inherited, removal) if what]
+        p.inherited = None if self.w else removal
+
+    # --- compaction
+
+    def work(self):
+        """The compactor's turn. It goes on beside all else, through changes of the writer."""
+        if self.removing:
+            return
+        if self.wants:                                        # a trim record, which the writer alone may write
+            T, floor = self.wants
+            if not self.w or self.w.trim(T, floor):
+                self.wants = None
+        elif self.ready() and self.pile.todo and self.sim.rng.random() < .5:
+            if self.pile.sweep(self.sim.rng.randint(1, 3)):
+                self.jobs.append(("swept",))
+        elif self.jobs:
+            job, *rest = self.jobs.pop(0)
+            if job == "remove":
+                self.removing, self.permit = rest
+            elif self.pile.floor:
+                first = self.pile.first_above_floor()
+                if not first:
+                    self.wants = self.s.idx, self.pile.floor
+                elif first[0] in self.sim.stream.msgs:
+                    self.wants = first[1] - 1, self.pile.floor
+
+    def remove(self, n):
+        if self.removing:
+            self.sim.remove(self.removing[:n])
+            self.removing = self.removing[n:]
+            if not self.removing:                             # another trim record spares each load the holes
+                self.wants = self.permit.T, self.permit.floor
 
     def ask_ready(self):
         """Asks for a barrier after its consumer was made. The answer names a sequence to wait for, no more."""
-        if not self.proved and not self.w and not self.lost and not self.cut_off:
+        if not (self.proved or self.w or self.lost or self.cut_off or self.down):
             ws = [y for y in self.sim.inst if y.w]
             if ws:
                 y = self.sim.rng.choice(ws)
@@ -146,7 +225,7 @@ class Instance:
         A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
         after the look decides it: the trim record stands before it.
         """
-        if self.lost or self.doubt or self.cut_off or "checks" in self.sim.off:
+        if self.lost or self.doubt or self.cut_off or self.down or "checks" in self.sim.off:
             return
         if self.w and not self.w.hold and "proveself" not in self.sim.off:
             self.w.barrier()                                  # the next epoch's record may be gone: only a message tells
@@ -155,11 +234,15 @@ class Instance:
         if not self.ready():
             return
         rep = self.sim.rng.choice(self.sim.stream.replicas)
-        lack = [i for i, q in self.seqs.items() if i > self.s.trimmed and q <= rep.shown and q not in rep.msgs]
+        missing = [q for q in range(self.pile.whole, rep.shown + 1) if q not in rep.msgs]
+        lack = self.lacking(missing)
         if lack and "confirm" in self.sim.off:
-            return self.lose(f"lacks index {lack[0]}")
+            return self.lose(f"lacks sequence {lack[0]}")
         if lack:
-            self.begin_doubt(lack)
+            self.begin_doubt(missing)
+
+    def lacking(self, missing):
+        return [q for q in missing if q <= self.s.pos and self.pile.must_be_there(q)]
 
     def begin_doubt(self, lack):
         self.doubt = dict(token=object(), need=None, lack=lack)
@@ -174,7 +257,7 @@ class Instance:
         if d["lack"] is None and self.s.suspect:              # it cannot read on: its replica must have got that far
             if rep.shown >= d["need"]:
                 self.doubt = None
-                if last_trim(rep.msgs, rep.shown, self.void)[0] <= self.s.T:
+                if last_trim(rep.msgs, rep.shown, self.void) <= (self.s.T, self.s.tpos):
                     self.lose(f"a hole behind sequence {self.s.pos}")
         elif d["lack"] is None:
             self.doubt = None
@@ -182,10 +265,10 @@ class Instance:
             self.doubt = None
             lack = d["lack"]
             if self.sim.fault == "lookagain":                 # a newer trim may have begun meanwhile
-                lack = [i for i, q in self.seqs.items() if q not in self.sim.stream.msgs]
-            lack = [i for i in lack if i > self.s.trimmed]
+                lack = [q for q in range(self.pile.whole, self.s.pos) if q not in self.sim.stream.msgs]
+            lack = self.lacking(lack)
             if lack:
-                self.lose(f"lacks index {lack[0]}")
+                self.lose(f"lacks sequence {lack[0]}")
 
     def lose(self, why):
         self.sim.log(f"{self.i} declares a loss: {why}")
@@ -193,9 +276,8 @@ class Instance:
             self.sim.fail(f"instance {self.i} declares a loss ({why}), nobody removed anything")
         if self.w:
             self.w.trouble("loss")
-        for o in self.open.values():
-            self.sim.answer(self, o, "unknown")
-        self.open, self.lost = {}, True
+        self.give_up()
+        self.lost = True
 
     # --- asking the writer
 
@@ -203,7 +285,30 @@ class Instance:
         self.counter += 1
         o["op"], o["at"], o["how"] = (self.start, self.counter), None, None
         self.sim.client_of[o["op"]] = o["n"]
+        if o["kind"] == "r":                                  # a request is for all reads that came before it was sent
+            o["with"] = []
+            sent = [x for x in self.open.values() if x["kind"] == "r"]
+            if sent and self.sim.fault == "joinread":
+                return sent[-1]["with"].append(o)
+            if len(sent) >= READS_SENT:
+                return self.later.append(o)
         self.forward(o)
+
+    def tell(self, o, how):
+        del self.open[o["op"]]
+        for x in [o] + o.get("with", []):
+            self.sim.answer(self, x, how)
+        if o["kind"] == "r" and self.later:
+            first, *rest = self.later
+            first["with"], self.later = rest, []
+            self.forward(first)
+
+    def give_up(self):
+        later, self.later = self.later, []
+        for o in list(self.open.values()):
+            self.tell(o, "unknown")
+        for o in later:
+            self.sim.answer(self, o, "unknown")
 
     def forward(self, o):
         o["ep"] = self.s.ep
@@ -222,7 +327,7 @@ class Instance:
                 self.need = at
             elif self.doubt and token is self.doubt["token"]:
                 self.doubt["need"] = at
-            if not self.lost:
+            if not self.lost and not self.down:
                 self.applied([])
             return
         o = self.open.get(op)
@@ -235,19 +340,15 @@ class Instance:
             return
         for op, o in list(self.open.items()):
             if o["at"] is not None and self.s.idx >= o["at"]:
-                del self.open[op]
-                self.sim.answer(self, o, o["how"])
+                self.tell(o, o["how"])
             elif self.s.ep > o["ep"]:                         # the log up to the next epoch record decides
                 change = o["kind"] in "wgv"
                 if change and op in self.s.ops:
-                    del self.open[op]
-                    self.sim.answer(self, o, "ok")
+                    self.tell(o, "ok")
                 elif change and self.s.gap and "unknown" not in self.sim.off:
-                    del self.open[op]
-                    self.sim.answer(self, o, "unknown")
+                    self.tell(o, "unknown")
                 elif not change or self.sim.rng.random() < .4:
-                    del self.open[op]
-                    self.sim.answer(self, o, "never")
+                    self.tell(o, "never")
                 else:
                     o["at"] = None
                     self.forward(o)                           # sent again, same operation id
@@ -261,7 +362,9 @@ class Instance:
     # --- becoming the writer
 
     def takeover(self):
-        if self.w or not self.s.met or self.s.suspect or self.lost:
+        if self.w or not self.s.whole() or self.s.suspect or self.lost or self.down:
+            return
+        if self.sim.accepting not in (None, self):
             return
         guard, stream = self.s.pos, self.sim.stream
         if stream.next_after(guard) is None and self.sim.rng.random() < .5:
@@ -272,7 +375,8 @@ class Instance:
         no = f"{self.start}.{self.attempts}"
         self.tries[no] = self.clock()
         moved, self.named = self.named, None
-        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved)
+        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved,
+                lossy=self.s.lenient)
         self.publish(r, guard)
 
     def publish(self, r, guard):

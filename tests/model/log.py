@@ -19,6 +19,7 @@ class Rec:
         Rec.count += 1
         self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
         self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = self.granted = 0
+        self.lossy = False
         self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
         self.__dict__.update(kw)
 
@@ -30,28 +31,40 @@ class Rec:
     def __repr__(self):
         x = {"w": f"{self.key}{'-' if self.dead else ''} r{self.rev} {self.n + 1}/{self.cnt} op{self.op} {self.lease or ''}",
              "g": f"{self.lease} ttl{self.ttl} op{self.op}", "v": f"{self.lease} {self.n + 1}/{self.cnt} op{self.op}",
-             "t": f"T{self.T}", "f": f"floor{self.floor}"}.get(self.kind, "")
+             "t": f"T{self.T} floor{self.floor}{' lossy' if self.lossy else ''}", "f": f"floor{self.floor}"}.get(self.kind, "")
         return f"<{self.uid}:{self.kind} e{self.ep}.{self.no} i{self.idx} {x}>"
 
 
 class State:
     """A reader of the log: the state, and the rule that decides validity."""
 
-    def __init__(self, T=0, tpos=0, fault=None, off=()):
+    def __init__(self, T=0, tpos=0, fault=None, off=(), lossy=False, lenient=False):
         self.ep, self.no, self.idx, self.rev, self.floor, self.pos = 0, None, 0, 0, 0, 0
         self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
         self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
         self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
+        self.lossy, self.lenient = lossy, lenient             # a loss was accepted: once, up to T; now, anywhere
+        self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
         self.sure = 0                                         # sequence of the last valid record or barrier
-        self.trimmed, self.first = 0, {}                      # T of the last trim record; first index of each revision
+        self.trimmed = 0                                      # T of the last trim record
         self.timeout, self.before, self.longest = 0, 0, 0     # election timeouts: of this epoch, of the last, the longest
 
     def copy(self):
         s = State()
         s.__dict__.update(self.__dict__)
-        s.kv, s.leases, s.ops, s.first = dict(self.kv), dict(self.leases), dict(self.ops), dict(self.first)
-        s.pend = list(self.pend)
+        s.kv, s.leases, s.ops = dict(self.kv), dict(self.leases), dict(self.ops)
+        s.pend, s.void, s.undecided, s.holes = list(self.pend), [], list(self.undecided), []
         return s
+
+    def whole(self):
+        """Whether all that the log must hold was there so far."""
+        return self.met or self.lenient
+
+    def settle(self):
+        """The accepted loss ends here: what is missing so far may be missing, and nothing behind it."""
+        self.lossy = True
+        if self.fault != "unsettled":
+            self.lenient, self.met, self.T = False, True, self.idx
 
     def digest(self):
         return hash((self.rev, self.floor, tuple(sorted(self.kv.items())), tuple(sorted(self.leases.items()))))
@@ -64,17 +77,19 @@ class State:
         if self.fault == "guardonly":
             self.pos = seq
             return [] if r.kind in "bx" else self.take([r])
-        if "seqgap" not in self.off and self.met and hole:
+        if "seqgap" not in self.off and self.met and hole and not self.lenient:
             self.suspect = True                               # behind the trim record no sequence may be missing
         if self.suspect:
             return []
+        if hole:
+            self.holes.append((self.pos + 1, seq - 1))
         got = self.judge(r, hole)
         if self.suspect:
             return []
         self.pos = seq
         if got:
             self.sure = seq
-        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx:
+        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx and not self.pend:
             self.sure = seq                                   # a barrier is valid if it names the last index
         elif self.fault == "spend" and r.kind == "x":
             self.idx += 1
@@ -84,41 +99,62 @@ class State:
         self.hole = self.hole or hole
         same = r.ep == self.ep and (r.no == self.no or self.fault == "nononce")
         if r.kind in "bx":
+            if r.kind == "x":
+                self.void.append(r.seq)
             return []
         nxt, p = self.idx + 1, self.pend
-        may = not self.met and (self.hole or "holes" in self.off)
-        if r.kind == "e":
-            if r.ep != self.ep + 1 or r.idx < nxt:
-                return []
+        may = self.may_skip(r)
+        if r.kind == "e" and r.ep == self.ep + 1 and r.idx >= nxt:
             if r.idx == nxt:
                 return self.take([r])
-            if may and r.idx <= self.T + 1:
-                self.gap = True
-                return self.take((p if "batchtrim" not in self.off else []) + [r])
-            self.suspect = True                               # a higher index is lag or loss, never void
-            return []
-        if not same:
-            return []
-        if r.idx == nxt + len(p) and r.n == len(p) and (not p or p[0].op == r.op):
+            if not may:
+                self.suspect = True                           # a higher index is lag or loss, never void
+                return []
+        if same and r.kind != "e" and r.idx == nxt + len(p) and r.n == len(p) and (not p or p[0].op == r.op):
             p.append(r)
             return self.take(p) if r.n + 1 == r.cnt or self.fault == "torn" else []
-        if r.idx == nxt and r.n == 0:
+        if same and r.kind != "e" and r.idx == nxt and r.n == 0:
+            self.void += [v.seq for v in p]                   # begun again only after the other one was given up
             self.pend = [r]
             return self.take([r]) if r.cnt == 1 else []
         x = self.part                                         # a batch without its head, which a trim removed: it was whole
-        if x and not self.hole and r.idx == nxt and (r.op, r.n) == (x.op, x.n + 1):
+        if x and same and r.kind != "e" and not self.hole and r.idx == nxt and (r.op, r.n) == (x.op, x.n + 1):
             got = self.take([r])
             self.part = r
             return got
-        if may and nxt + len(p) <= r.idx <= self.T + 1:
+        follows = same and r.kind != "e" or r.kind == "e" and r.ep == self.ep + 1 or self.may_be_of_any_epoch(r)
+        if may and follows and r.idx >= nxt + len(p):
             self.gap = True                                   # a gap that the trim record permits
             got = self.take((p if "batchtrim" not in self.off else []) + [r])
             self.part = r if r.kind in "wv" else None
             return got
+        (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
         return []
 
+    def is_lossy_here(self):
+        return self.lenient or (self.lossy and not self.met and "anyepoch" not in self.off)
+
+    def may_be_of_any_epoch(self, r):
+        """Where a loss was accepted, epoch records may be missing, too. A number that is known has its nonce."""
+        if not self.is_lossy_here():
+            return False
+        return r.ep > self.ep or r.ep == self.ep and (r.no == self.no or "lossynonce" in self.off)
+
+    def may_skip(self, r):
+        """Whether the records before this one may be missing. Of one epoch an index is missing where a sequence is."""
+        if not self.lenient and (self.met or r.idx > self.T + 1):
+            return False
+        if self.lenient and "lossyholes" in self.off:
+            return True
+        return self.hole or "holes" in self.off or self.is_lossy_here() and r.ep > self.ep
+
     def take(self, recs):
+        self.void += [v.seq for v in self.pend if v not in recs]
+        if recs[-1].ep != self.ep:
+            self.void, self.undecided = self.void + self.undecided, []
         self.pend, self.hole, self.part = [], False, None
+        if not self.lenient and not self.met and recs[-1].idx <= self.T:
+            self.holes = []
         for r in recs:
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
             if r.op:
@@ -128,7 +164,6 @@ class State:
                 self.longest = max(self.longest, r.timeout)
             elif r.kind == "w":
                 self.rev = r.rev
-                self.first.setdefault(r.rev, r.idx)
                 if r.dead:
                     self.kv.pop(r.key, None)
                 else:
@@ -143,8 +178,11 @@ class State:
                 self.rev = max(self.rev, r.rev)               # its record may be gone: "the store is at revision R"
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
-                if r.T >= self.T:                             # older trim records: their values may be gone
-                    self.met, self.bad = True, self.bad or r.dig != self.digest()
+                self.lossy = self.lossy or r.lossy
+                if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
+                    self.bad = self.bad or r.dig != self.digest()
+                    if r.seq >= self.tpos or self.fault == "anytrim":
+                        self.met = True                       # only the last one ends it: void ones went under each
         return recs
 
 
@@ -232,6 +270,12 @@ class Stream:
 def last_trim(msgs, end, void=()):
     """T and sequence of the trim record that a load begins with: the highest T of those that no load has found void."""
     return max([(m.T, q) for q, m in msgs.items() if m.kind == "t" and q <= end and q not in void], default=(0, 0))
+
+
+def state_before(msgs, end, void, fault, off):
+    """An empty state for a load that begins with that trim record."""
+    T, q = last_trim(msgs, end, void)
+    return State(T, q, fault, off, lossy=q and msgs[q].lossy)
 
 
 def holds(compare, version):

@@ -6,13 +6,14 @@ Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 
 -f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
 
 Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
-and replicas), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
+and replicas), garbage (what an instance may remove), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
 
 Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
-floor and trim records, removals; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by foreign hands.
+floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
+share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
+by foreign hands; a loss that an operator accepts, after which all that is left is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch.
 """
@@ -41,6 +42,11 @@ FAULTS = {
     "revokefirst": "a lease's end is no batch, and the revoke record goes first",
     "stalekeep": "a deposed writer answers keepalives",
     "ackclock": "the time of an acknowledgement taken for that of sending",
+    "oldbarrier": "a barrier that was sent before a read came proves the read",
+    "joinread": "a read joins the request of others that is on its way already",
+    "lossyonce": "a later trim record does not say again that a loss was accepted",
+    "unsettled": "an instance that has accepted a loss goes on taking what is there",
+    "anytrim": "the first of several trim records of one index ends the tolerance for holes",
     "monotonic": "a clock that stops while the process is suspended",
 }
 
@@ -51,6 +57,12 @@ RULES = {
     "barkeep": "barriers go under a trim only",
     "epochkeep": "epoch records are never removed",
     "trimalone": "a trim record is sent with nothing in flight",
+    "floortag": "a trim record permits no removal of what a later floor superseded",
+    "anyepoch": "up to the trim record of an accepted loss epoch records may be missing, too",
+    "lossyholes": "in a log of which messages are lost, an index of one epoch is missing only where a sequence is",
+    "lossynonce": "and a number that is known has its nonce",
+    "wholefrom": "an instance that runs looks for all behind the trim record's index, not for all above the floor",
+    "loadtrim": "a trim record that a load reads permits removals when it has loaded, too",
     "passover": "a load passes over a trim record that proved void, another program's copy for one",
     "batchtrim": "up to T the rest of a batch counts",
     "seqgap": "behind the trim record no sequence is missing",

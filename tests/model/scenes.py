@@ -55,13 +55,15 @@ def contest(sim, old, new, lease, ticks):
 
 def trims(sim, x, removes=True):
     """The writer x compacts; the removals that follow are seen by every replica that is not stalled."""
-    for _ in range(2):
-        if x.w and not x.w.removing:
-            x.w.compact()
+    if x.w:
+        x.w.compact()
+    for _ in range(20):
         until(sim, lambda: not x.w or not x.w.fly, 4)
-    if removes and x.w and x.w.removing:
-        sim.remove(x.w.removing)
-        x.w.removing = None
+        x.work()
+        if x.removing and removes:
+            x.remove(99)
+        elif x.removing:
+            break
     for r in sim.stream.replicas:
         if not r.stalled:
             r.advance(sim.stream, 99)
@@ -223,9 +225,7 @@ def halfway(sim):
     b.drop()
     for _ in range(sim.rng.randint(1, 6)):
         b.consume()
-    if a.w and a.w.removing:
-        sim.remove(a.w.removing)
-        a.w.removing = None
+    a.remove(99)
     until(sim, b.ready, 6)
 
 
@@ -248,5 +248,65 @@ def deposed(sim):
     until(sim, lambda: False, 2)
 
 
+def loading(sim):
+    """A trim record comes while an instance loads, and the removals that it permits when it has loaded."""
+    a, b = sim.inst[:2]
+    if not leads(sim, a):
+        return
+    for n in range(sim.rng.randint(2, 6)):
+        answered(sim, asks(sim, a, "w", keys=[sim.rng.choice("ab")], dead=sim.rng.random() < .3))
+    b.drop()
+    for _ in range(sim.rng.randint(0, 6)):
+        b.consume()
+    b.cut_off = True
+    trims(sim, a, removes=False)
+    b.cut_off = False
+    until(sim, b.ready, 6)
+    a.remove(sim.rng.randint(1, 9))
+    for r in sim.stream.replicas:
+        r.advance(sim.stream, 99)
+    b.check()
+    until(sim, lambda: False, 3)
+
+
+def accepted(sim):
+    """Something is lost above the floor, and the loss is accepted. The instances that start afterwards must agree on the rest."""
+    rng, (a, b) = sim.rng, sim.inst[:2]
+    if not leads(sim, a):
+        return
+    for n in range(rng.randint(2, 5)):
+        answered(sim, asks(sim, a, "w", keys=[rng.choice("ab")], dead=rng.random() < .3))
+        if n == 1:
+            trims(sim, a)
+    other = rng.random()
+    if other < .3:                                            # a foreign message, and what stood before it goes
+        sim.foreign_message()
+    if not leads(sim, b):
+        return
+    for _ in range(rng.randint(1, 4)):
+        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+    stream = sim.stream
+    alien = [q for q, m in stream.msgs.items() if m.inst == "alien" and q - 1 in stream.msgs and q <= stream.committed]
+    epochs = [q for q, m in stream.msgs.items() if m.kind == "e" and m.ep == sim.truth.ep and q <= stream.committed]
+    some = alien and [alien[0] - 1] or other < .7 and epochs or [None]
+    sim.foreign_removal(some[0])
+    sim.operator()
+    until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
+    until(sim, lambda: not sim.accepting, 6)
+    if sim.accepting:
+        return
+    until(sim, lambda: all(x.ready() for x in sim.inst), 6)
+    for x in sim.inst:
+        x.check()
+    until(sim, lambda: False, 3)
+    if leads(sim, rng.choice(sim.inst)):
+        w = sim.writer()
+        for _ in range(rng.randint(1, 4)):
+            answered(sim, asks(sim, w, "w", keys=[rng.choice("ab")]))
+        if w.w and rng.random() < .7:
+            trims(sim, w)
+            rng.choice(sim.inst).drop()
+
+
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
-              halfway=halfway, deposed=deposed)
+              halfway=halfway, deposed=deposed, accepted=accepted, loading=loading)

@@ -7,7 +7,7 @@ import random
 
 from instance import Instance
 from leases import Promises
-from log import Rec, State, Stream, Violation, holds, last_trim
+from log import Rec, State, Stream, Violation, holds, last_trim, state_before
 from scenes import SCENES
 
 KEYS = "abc"
@@ -15,13 +15,14 @@ KEYS = "abc"
 # A mood makes some steps more frequent than others. Rare troubles need company of their kind to do harm.
 MOODS = {
     "plain": {},
-    "trims": dict(compact=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),
+    "trims": dict(compact=3, work=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),
     "epochs": dict(takeover=3, cut=2, reload=20, move=3),
     "leases": dict(leases=1, long=2, coups=.7, partitions=.7, pause=2, expire=4, client=2, serve=2, reply=2),
     "slow": dict(slow=1, resend=6, dup=10, client=1.5, coups=1.5, stalls=.5, serve=1.5, reply=.5),
     "moves": dict(move=8, client=1.5, serve=1.5),
-    "foreign": dict(foreign=8, compact=2, remove=2, reload=6),
-    "removal": dict(hands=.3, compact=2, remove=2, check=4, replicate=.7),
+    "foreign": dict(foreign=8, compact=2, work=2, remove=2, reload=6),
+    "loss": dict(hands=.3, operators=.5, foreign=4, compact=2, work=2, remove=2, check=2, takeover=2, crash=.3),
+    "removal": dict(hands=.3, compact=2, work=2, remove=2, check=4, replicate=.7),
     "replicas": dict(replicate=.4, wipe=6, snapshot=4, reload=12, move_consumer=3, check=2),
 }
 
@@ -41,6 +42,8 @@ class Sim:
         self.happened, self.client_of, self.told = {}, {}, {}  # index by operation; request by operation; answer by request
         self.seen, self.reloads, self.nop, self.done = 0, 0, 0, 0   # seen: highest index that any answer has shown
         self.damage, self.aliens, self.moves = [], 0, 0
+        self.orphans = set()                                  # keys that lost their lease, with their revisions
+        self.accepting, self.accepted = None, 0               # the instance that was started with --accept-data-loss
         self.chaos, self.load = rng.choice([.05, .2, .5, 1.5, 4]), rng.choice([5, 10, 20])
         self.inst = []
         for i in range(rng.randint(2, 4)):
@@ -80,7 +83,8 @@ class Sim:
         if q in self.waiting:
             self.acks.append(self.waiting.pop(q))
         t = self.truth
-        got = t.apply(q, r)
+        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.lossy else t.apply(q, r)
+        t = self.truth
         for v in got:
             if v.inst == "alien":
                 self.fail(f"a foreign message is valid: {v}")
@@ -89,6 +93,12 @@ class Sim:
                 self.op_is_valid(v)
             if v.kind in "gv":
                 self.promises.record(v)
+            if v.kind == "t" and v.lossy and self.accepting:
+                self.accepting, self.accepted = None, self.accepted + 1
+                for x in self.inst:
+                    if x.down:
+                        x.down = False
+                        x.boot()
             if v.kind == "e" and v.moved:
                 for x in self.inst:
                     if x.w and x.w.hold and (x.w.ep, x.w.holds) == v.moved and x.w.fly:
@@ -98,7 +108,7 @@ class Sim:
         if got:
             self.hist[t.idx], self.snap[t.idx], self.leases_at[t.idx] = t.digest(), dict(t.kv), tuple(t.leases)
             for k, v in t.kv.items():
-                if v[3] and v[3] not in t.leases:
+                if v[3] and v[3] not in t.leases and (k, v[0]) not in self.orphans:
                     self.fail(f"{k} outlives its lease {v[3]} at index {t.idx}")
         elif t.suspect:
             self.fail(f"the log itself looks like a loss at {r}")
@@ -138,10 +148,66 @@ class Sim:
     def foreign_removal(self, q=None):
         st = self.stream
         stored = [q for q in st.msgs if q <= st.committed]
-        if stored:
+        if stored and not self.accepting:
             q = q or self.rng.choice(stored[-12:] if self.rng.random() < .5 else stored)
             self.damage.append(st.msgs[q])
             self.log(f"a foreign hand removed {q} {st.remove(q)}")
+
+    # --- an accepted loss
+
+    def operator(self):
+        """Stops all instances, and starts one with --accept-data-loss, after something was lost that must be there.
+
+        The loss is over by then: each replica shows it.
+        """
+        if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
+            return
+        self.accepting = self.rng.choice(self.inst)
+        self.log(f"{self.accepting.i} is to accept the loss")
+        for r in self.stream.replicas:
+            while r.behind(self.stream):
+                r.advance(self.stream, 9999)
+        for x in self.inst:
+            del x.conn[self.rng.randint(0, len(x.conn)):]
+            x.give_up()
+            x.paused, x.cut_off, x.down = False, False, x is not self.accepting
+            x.boot()
+
+    def loss_accepted(self, q, r):
+        """The epoch record of the instance that accepts it. What that one has read is the truth from here on.
+
+        Each record that is left must be among it, and nothing else. A void message may count where the epoch record is lost
+        that makes it void, where a foreign message has made a gap before it, or where a torn batch begins behind the loss.
+        """
+        new, took = State(lenient=True), {}
+        for at in sorted(at for at in self.stream.msgs if at <= q):
+            took.update((v.uid, v) for v in new.apply(at, self.stream.msgs[at]))
+        if r.uid not in took:
+            self.truth.pos = q
+            return []
+        del took[r.uid]
+        lost = [m for m in self.damage if m.uid in self.valid]
+        epoch_lost = any(m.kind == "e" for m in lost)
+        if not epoch_lost and any(v.no == "garbage" and v.uid not in self.valid for v in took.values()):
+            self.fail("the accepted log holds a foreign message")
+        if not epoch_lost and not self.aliens:
+            twins, torn = {(m.ep, m.no, m.idx) for m in lost}, {m.op for m in lost if m.cnt > 1}
+            for v in took.values():
+                if v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins and v.cnt == 1:
+                    self.fail(f"the accepted log holds {v}, which was void")
+            for m in self.stream.msgs.values():
+                if m.uid in self.valid and m.uid not in took and (m.cnt == 1 or m.op not in torn):
+                    self.fail(f"the accepted log lacks {m}, which is there")
+        self.valid = {uid: v.idx for uid, v in took.items()}
+        new.settle()
+        self.truth, self.damage = new, []
+        self.orphans = {(k, v[0]) for k, v in new.kv.items() if v[3] not in new.leases}
+        self.hist, self.snap, self.leases_at = {}, {}, {}
+        self.happened, self.client_of, self.told, self.seen = {}, {}, {}, 0
+        self.promises, answers = Promises(self), self.promises.answers
+        self.promises.answers = answers
+        self.accepting.born = 0
+        return [r]
 
     # --- checks
 
@@ -219,13 +285,15 @@ class Sim:
         """The frequency of each step. Those with ch are trouble: how much of it there is differs between schedules."""
         ch, more = self.chaos, self.more
         w = dict(deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, calm=6 / (1 + ch),
-                 client=self.load, ready=6, barrier=1, compact=4, remove=4, expire=4, move=.3, check=1, resend=.5, hand=0,
+                 client=self.load, ready=6, barrier=1, compact=3, work=8, remove=4, expire=4, move=.3, check=1, resend=.5,
+                 hand=0, operator=0,
                  leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, reload=ch / 4, takeover=2 * ch, partition=ch / 4,
                  wipe=ch / 8, snapshot=ch / 4, stall=ch / 4, move_consumer=ch / 4, foreign=ch / 12)
         for k, f in more.items():
             if k in w:
                 w[k] *= f
-        for k, plus in (("takeover", "coups"), ("stall", "stalls"), ("partition", "partitions"), ("hand", "hands")):
+        for k, plus in (("takeover", "coups"), ("stall", "stalls"), ("partition", "partitions"), ("hand", "hands"),
+                        ("operator", "operators")):
             w[k] += more.get(plus, 0)
         self.dup = .05 * more.get("dup", 1)
         self.names, acc = list(w), 0
@@ -243,7 +311,7 @@ class Sim:
         rng, ch = self.rng, self.chaos
         self.tick(1)
         a = rng.choices(self.names, cum_weights=self.cum)[0]
-        up = [x for x in self.inst if not x.paused]
+        up = [x for x in self.inst if not x.paused and not x.down]
         if a == "deliver":
             c = [c for c in self.conns if c and not c[0][0].cut_off]
             if c:
@@ -278,6 +346,8 @@ class Sim:
             self.foreign_message()
         elif a == "hand":
             self.foreign_removal()
+        elif a == "operator":
+            self.operator()
         elif a == "pause":
             x = rng.choice(self.inst)
             x.paused = not x.paused
@@ -311,7 +381,7 @@ class Sim:
                 rng.choice(reach).takeover()
 
     def serve(self, y):
-        if y.w and y.w.hold:
+        if y.w and (y.w.hold or y.w.quiet):
             return
         if not y.inbox:
             return
@@ -363,8 +433,7 @@ class Sim:
                 x.w.trouble("connection lost")
         elif a == "crash":
             del x.conn[rng.randint(0, len(x.conn)):]
-            for o in x.open.values():
-                self.answer(x, o, "unknown")
+            x.give_up()
             x.boot()
             self.log(f"{x.i} restarts as {x.start}")
         elif a == "reload":
@@ -390,6 +459,12 @@ class Sim:
             if x.doubt and rng.random() < .2:
                 x.doubt = None                                # its barrier was lost: it begins anew
             x.check()
+        elif a == "work":
+            x.work()
+        elif a == "remove":
+            if x.w and "voidtrim" in self.off:
+                x.w.sweep()
+            x.remove(rng.randint(1, max(1, len(x.removing or []))))
         elif not w:
             return
         elif a == "late":
@@ -400,21 +475,15 @@ class Sim:
                 w.w.barrier()
         elif a == "expire":
             if not w.w.hold:
-                w.w.expire()
+                if not w.w.quiet:
+                    w.w.expire()
             else:
                 w.w.resign()                                  # goes on with it
         elif a == "move":
             w.w.resign()
         elif a == "compact":
-            w.w.compact()
-        elif a == "remove":
-            if "voidtrim" in self.off:
-                w.w.sweep()
-            rm = w.w.removing
-            if rm:
-                n = rng.randint(1, len(rm))
-                self.remove(rm[:n])
-                w.w.removing = rm[n:]
+            if not w.w.hold and not w.w.quiet:
+                w.w.compact()
 
     # --- the end: all comes to rest, one healthy writer, everything is compared
 
@@ -443,6 +512,10 @@ class Sim:
                 else:
                     self.fail(f"instance {x.i} reloads for ever")
             for x in self.inst:
+                if x.w and x.w.quiet:
+                    x.work()
+                if x.w and x.w.quiet:
+                    continue
                 inbox, x.inbox = x.inbox, []
                 for req in inbox:
                     moved += 1
@@ -476,6 +549,13 @@ class Sim:
             if x.w:
                 x.w.hold = 0
         self.chaos, self.at_rest = 0, True
+        for _ in range(8):
+            self.drain()
+            if not self.accepting:
+                break
+            self.accepting.takeover()
+        else:
+            self.fail(f"instance {self.accepting.i} does not get to accept the loss")
         for n in range(8):
             self.drain()
             w = self.writer()
@@ -509,7 +589,7 @@ class Sim:
         for q in [q for q, m in msgs.items() if m.uid in self.valid and m.idx > T]:
             m = msgs.pop(q)
             told, wrong, _ = self.fresh_load()
-            if told is None and (wrong or not self.twin(m)):
+            if told is None and (wrong and m.kind != "t" or not self.twin(m)):
                 self.fail(f"removal of {q} {m} by a foreign hand goes unnoticed (T {T})")
             msgs[q] = m
 
@@ -518,6 +598,8 @@ class Sim:
         told, wrong, T = self.fresh_load()
         msgs = self.stream.msgs
         lacking = [m for m in self.damage if m.uid in self.valid and m.idx > T and msgs.get(m.seq) is not m and not self.twin(m)]
+        if any(m.kind == "t" and self.twin(m) for m in self.damage):
+            wrong = None
         if told is None and (wrong or lacking):
             self.fail(f"a fresh load is content: {wrong}, lacking {lacking}")
         for _ in range(3):                                    # a check may depose a writer, which then has to read on
@@ -537,8 +619,13 @@ class Sim:
                 self.fail(f"instance {x.i} is ready at index {x.s.idx}, the log at {self.truth.idx}")
 
     def twin(self, m):
-        """True if a void message now stands in for this one and changes nothing: a copy, or another candidate's epoch record."""
+        """True if a void message now stands in for this one: a copy, another candidate's epoch record, or another trim record.
+
+        The rule does not tell a program's copy of an older trim record from the last one, where that one is gone.
+        """
         void = [v for v in self.stream.msgs.values() if v.uid not in self.valid]
+        if m.kind == "t" and any(v.kind == "t" for v in void):
+            return True
         void = [v for v in void if (v.kind, v.ep, v.idx) == (m.kind, m.ep, m.idx)]
         return any(v.no == m.no or m.kind == "e" for v in void)
 
@@ -547,7 +634,7 @@ class Sim:
         msgs, void = self.stream.msgs, set()
         while True:
             T, tpos = self.last_trim(void)
-            s = State(T, tpos, self.fault, self.off)
+            s = state_before(msgs, self.stream.committed, void, self.fault, self.off)
             for q in sorted(msgs):
                 s.apply(q, msgs[q])
             if s.met or s.suspect or not tpos or "passover" in self.off:

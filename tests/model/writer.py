@@ -1,6 +1,9 @@
 """The writer of one epoch: it plans, sends guarded messages without waiting, and believes acknowledgements in their order."""
 
 from leases import Lessor
+
+BARRIERS = 2                                                  # barriers in flight at once
+PAUSE = 3                                                     # from one that several answers waited for to the next one
 from log import Rec, holds
 
 
@@ -22,11 +25,11 @@ class Writer:
     def __init__(self, inst, at, sent, plan=None):
         s = inst.s
         self.inst, self.sim, self.ep, self.no, self.at, self.next = inst, inst.sim, s.ep, s.no, at, at + 1
-        self.plan, self.fly, self.reads, self.removing, self.seen = plan or s.copy(), [], [], None, at
+        self.plan, self.fly, self.reads, self.quiet, self.seen = plan or s.copy(), [], [], False, at
         self.known = {}                                       # by instance start: the lowest open counter, answers by counter
         self.lessor = Lessor(inst, s, sent)
         self.hold = self.holds = self.named = 0               # a resignation: since when, which, and if it named its successor
-        self.expiries = 0
+        self.expiries, self.next_barrier = 0, 0
 
     def trouble(self, why):
         self.sim.log(f"{self.inst.i} stops writing: {why}")
@@ -118,8 +121,21 @@ class Writer:
         return recs + [v]
 
     def wait(self, frm, o, how):
-        self.reads.append(Read(frm, o, how))
+        """All that waits is proved by whatever is sent next: a barrier, or a record that comes in between."""
+        x = Read(frm, o, how)
+        self.reads.append(x)
+        if self.sim.fault == "oldbarrier":
+            x.seq = max((f.seq for f in self.fly if f.rec.kind == "b"), default=None)
         if self.sim.rng.random() < .7:
+            self.end_turn()
+
+    def end_turn(self):
+        """Sends a barrier for all that waits, unless two are in flight, or the pause behind a shared one is not over."""
+        waiting = [x for x in self.reads if not x.seq]
+        barriers = sum(f.rec.kind == "b" for f in self.fly)
+        if waiting and barriers < BARRIERS and self.sim.now >= self.next_barrier:
+            if len(waiting) > 1:
+                self.next_barrier = self.sim.now + PAUSE
             self.barrier()
 
     def reply(self, to, o, at, how):
@@ -145,6 +161,7 @@ class Writer:
         for r in recs:
             self.plan.take([r])
             self.send(r)
+        self.prove()
         return self.fly[-1]
 
     def send(self, r):
@@ -153,9 +170,13 @@ class Writer:
         self.next += 1
 
     def barrier(self):
-        for x in self.reads:
-            x.seq = x.seq or self.next
         self.send(Rec("b", self.ep, self.no, self.plan.idx))
+        self.prove()
+
+    def prove(self):
+        """The last message that was sent proves all that came before."""
+        for x in self.reads:
+            x.seq = x.seq or self.next - 1
 
     def ack(self, uid, seq):
         f = next((f for f in self.fly if f.rec.uid == uid), None)
@@ -177,7 +198,7 @@ class Writer:
 
     def proved(self, f):
         s = self.inst.s
-        got = s.apply(f.seq, f.rec)
+        got = self.inst.read(f.seq, f.rec)
         if s.suspect:
             return self.trouble("a hole")
         self.lessor.proved(got, f.sent)
@@ -185,11 +206,11 @@ class Writer:
             return
         if f.asker:
             self.reply(*f.asker, s.idx, "ok")
-        if f.rec.kind == "t":
-            self.removing = self.removals(f.rec)
         if f.rec.kind == "b" and "barkeep" in self.sim.off:
             self.sim.remove([f.seq])
         self.answer_reads(f.seq, f.sent)
+        if self.inst.w is self:
+            self.end_turn()
 
     def answer_reads(self, seq, sent):
         for x in [x for x in self.reads if x.seq and x.seq <= seq]:
@@ -213,7 +234,7 @@ class Writer:
     def resign(self):
         """Holds new requests, drains, names a successor, and stays the writer until a new epoch record is there."""
         if not self.hold:
-            self.hold, self.holds, self.named = self.sim.now, self.holds + 1, 0
+            self.hold, self.holds, self.named, self.quiet = self.sim.now, self.holds + 1, 0, False
             if any(not x.seq for x in self.reads):
                 self.barrier()
         elif not self.named and (not self.fly and not self.reads or "drain" in self.sim.off):
@@ -233,37 +254,29 @@ class Writer:
     # --- compaction
 
     def compact(self):
-        p, alone = self.plan, "trimalone" not in self.sim.off
-        if self.removing or self.hold or (self.fly and alone):   # nothing in flight: a trim record that is stored is valid
-            return
+        """A client asks for it. The floor rises, all else follows in the background."""
+        p = self.plan
         floor = self.sim.rng.choice([p.rev, self.sim.rng.randint(p.floor, p.rev)])
         if floor > p.floor:
-            r = Rec("f", self.ep, self.no, p.idx + 1, floor=floor, rev=p.rev)
-            self.send_all([r])
-            if alone:
-                return
-        T = p.idx if p.rev == p.floor else p.first[p.floor + 1] - 1
-        if T <= p.trimmed:
-            return
-        r = Rec("t", self.ep, self.no, p.idx + 1, floor=p.floor, T=T, rev=p.rev, dig=p.digest())
-        if self.sim.fault == "notrim":
-            self.removing = self.removals(r)
-            return
-        self.send_all([r])
+            self.send_all([Rec("f", self.ep, self.no, p.idx + 1, floor=floor, rev=p.rev)])
 
-    def removals(self, t):
-        """Void messages descending; up to T, ascending: superseded values, tombstones, barriers. Never an epoch record."""
-        msgs, valid = self.sim.stream.msgs, self.sim.valid
-        m = {q: r for q, r in msgs.items() if q < self.inst.s.pos and r.idx <= t.T}
-        ok = [q for q in sorted(m) if m[q].uid in valid]
-        void = [q for q in sorted(msgs, reverse=True) if q < self.at and msgs[q].kind != "b" and msgs[q].uid not in valid]
-        subject = {q: m[q].key if m[q].kind == "w" else m[q].lease if m[q].kind in "gv" else m[q].kind for q in ok}
-        last = {subject[q]: q for q in ok}
-        never = "" if "epochkeep" in self.sim.off else "e"
-        old = [q for q in ok if (last[subject[q]] != q or m[q].kind == "t") and m[q].kind not in never]
-        late = [q for q in ok if (m[q].dead or m[q].kind == "v") and q not in old]
-        bars = [q for q in sorted(m) if m[q].kind == "b"]
-        return (void if "voidfirst" not in self.sim.off else []) + old + late + bars
+    def trim(self, T, floor, accepts=False):
+        """Nothing is in flight: a trim record that is stored is valid. True once it is sent."""
+        p = self.plan
+        if self.hold or self.fly and "trimalone" not in self.sim.off:
+            self.quiet = not self.hold                        # nothing new is planned until then
+            return False
+        self.quiet, T = False, max(T, p.trimmed)              # what may be missing already may be missing for ever
+        if T <= 0:
+            return True
+        lossy = accepts or p.lossy and self.sim.fault != "lossyonce"
+        r = Rec("t", self.ep, self.no, p.idx + 1, floor=floor, T=T, rev=p.rev, dig=p.digest(), lossy=lossy)
+        if self.sim.fault == "notrim":
+            r.seq = self.next
+            self.inst.trimmed(r)
+            return True
+        self.send_all([r])
+        return True
 
     def sweep(self):
         """Dropped rule: void messages go at any time, without a trim record."""

@@ -1,88 +1,102 @@
 //! A JSON object to a message of any type, by the rules of Go's `protojson` with unknown fields ignored.
 //!
-//! The text has been through the [scanner](super::scan): its brackets, commas and literals are in order. What is left to
-//! find is what does not fit the message.
+//! prost-reflect's own deserializer does not follow these rules, so the walk over a message's fields is here.
+//! It accepts a field that comes twice and bytes with half of their padding. It refuses integers such as
+//! `"1.0"`, enums such as `2.0`, and line ends in bytes. Its errors name neither the position nor the token,
+//! both of which etcd's gateway returns to clients. serde_json keeps neither for a deserializer of ours, so
+//! the tokens are [our own](super::token) too.
 
-use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use super::scalar::scalar;
+use super::token::{Content, Token, Tokens};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
-use std::borrow::Cow;
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Formatter};
 
 /// Messages within each other; the decoder of gRPC requests takes no more.
 const MAX_DEPTH: usize = 100;
 
-/// Digits that an integer of 64 bits has at most.
-const MAX_DIGITS: usize = 20;
-
-/// Reads one message from `text`.
-pub(super) fn message(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, String> {
-    Reader { text, at: 0 }.message(descriptor, 1)
+/// The reason why a JSON value is not a message of a type, in the words of Go's `protojson`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MessageError {
+    #[error("proto: exceeded max recursion depth")]
+    TooDeep,
+    #[error("proto: unexpected EOF")]
+    UnexpectedEof,
+    #[error("proto: syntax error {position}: unexpected token {token}")]
+    UnexpectedToken { position: Position, token: String },
+    #[error("proto: syntax error {position}: invalid UTF-8 in string")]
+    InvalidUtf8 { position: Position },
+    #[error("proto: syntax error {position}: invalid escape code {code:?} in string")]
+    InvalidEscape { position: Position, code: String },
+    #[error("proto: {position}: duplicate field {name}")]
+    DuplicateField { position: Position, name: String },
+    #[error("proto: {position}: error parsing {name}, oneof {oneof} is already set")]
+    OneofAlreadySet { position: Position, name: String, oneof: String },
+    #[error("proto: {position}: invalid value for {kind} field {field}: {value}")]
+    InvalidValue { position: Position, kind: String, field: String, value: String },
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Content<'a> {
-    ObjectOpen,
-    ObjectClose,
-    ArrayOpen,
-    ArrayClose,
-    Null,
-    Bool(bool),
-    Number,
-    String(Cow<'a, str>),
+/// Line and column, both from one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) line: usize,
+    pub(super) column: usize,
 }
 
-#[derive(Debug)]
-struct Token<'a> {
-    at: usize,
-    raw: &'a [u8],
-    content: Content<'a>,
-}
-
-impl Token<'_> {
-    fn raw(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(self.raw)
+impl Display for Position {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "(line {}:{})", self.line, self.column)
     }
 }
 
-struct Reader<'a> {
-    text: &'a [u8],
-    at: usize,
+/// Reads one message from `text`.
+///
+/// # Errors
+///
+/// The text is no message of this type.
+pub(super) fn message(descriptor: &MessageDescriptor, text: &[u8]) -> Result<DynamicMessage, MessageError> {
+    Reader { tokens: Tokens::new(text) }.message(descriptor, 1)
 }
 
-impl<'a> Reader<'a> {
-    fn message(&mut self, descriptor: &MessageDescriptor, depth: usize) -> Result<DynamicMessage, String> {
+struct Reader<'a> {
+    tokens: Tokens<'a>,
+}
+
+impl Reader<'_> {
+    fn message(
+        &mut self,
+        descriptor: &MessageDescriptor,
+        depth: usize,
+    ) -> Result<DynamicMessage, MessageError> {
         if depth > MAX_DEPTH {
-            return Err("proto: exceeded max recursion depth".to_owned());
+            return Err(MessageError::TooDeep);
         }
-        let open = self.token()?;
-        if open.content != Content::ObjectOpen {
-            return Err(self.unexpected(&open));
-        }
+        self.open(&Content::ObjectOpen)?;
         let mut message = DynamicMessage::new(descriptor.clone());
         let mut seen = Vec::new();
         let mut seen_oneofs = Vec::new();
         loop {
-            let name = self.token()?;
+            let name = self.tokens.next()?;
             let Content::String(key) = &name.content else { return Ok(message) };
             let field = descriptor.get_field_by_json_name(key).or_else(|| descriptor.get_field_by_name(key));
             let Some(field) = field else {
-                self.skip()?;
+                self.tokens.skip_value()?;
                 continue;
             };
             if seen.contains(&field.number()) {
-                return Err(self.error(name.at, format_args!("duplicate field {}", name.raw())));
+                let position = self.tokens.position(name.at);
+                return Err(MessageError::DuplicateField { position, name: name.raw().into_owned() });
             }
             seen.push(field.number());
-            if self.skip_null()? {
+            if self.tokens.take_if(&Content::Null)? {
                 continue;
             }
             if let Some(oneof) = field.containing_oneof() {
                 if seen_oneofs.contains(&oneof) {
-                    let (raw, oneof) = (name.raw(), oneof.full_name());
-                    let text = format_args!("error parsing {raw}, oneof {oneof} is already set");
-                    return Err(self.error(name.at, text));
+                    return Err(MessageError::OneofAlreadySet {
+                        position: self.tokens.position(name.at),
+                        name: name.raw().into_owned(),
+                        oneof: oneof.full_name().to_owned(),
+                    });
                 }
                 seen_oneofs.push(oneof);
             }
@@ -92,309 +106,62 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn field(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Option<Value>, String> {
+    fn field(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Option<Value>, MessageError> {
         if !field.is_list() {
             return self.singular(field, depth);
         }
-        let open = self.token()?;
-        if open.content != Content::ArrayOpen {
-            return Err(self.unexpected(&open));
-        }
+        self.open(&Content::ArrayOpen)?;
         let mut list = Vec::new();
-        while !self.skip_array_end()? {
+        while !self.tokens.take_if(&Content::ArrayClose)? {
             list.extend(self.singular(field, depth)?);
         }
         Ok(Some(Value::List(list)))
     }
 
-    /// One value, or none if it is an enum's name that nobody knows.
-    fn singular(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Option<Value>, String> {
+    /// One value, or none if it is an enum's name that the descriptor does not have.
+    fn singular(&mut self, field: &FieldDescriptor, depth: usize) -> Result<Option<Value>, MessageError> {
         if let Kind::Message(descriptor) = field.kind() {
             return self.message(&descriptor, depth + 1).map(|message| Some(Value::Message(message)));
         }
-        let token = self.token()?;
+        let token = self.tokens.next()?;
         if let (Kind::Enum(values), Content::String(name)) = (field.kind(), &token.content) {
             return Ok(values.get_value_by_name(name).map(|value| Value::EnumNumber(value.number())));
         }
-        let value = scalar(&field.kind(), &token);
-        value.map(Some).ok_or_else(|| {
-            let (kind, name, raw) = (kind_name(&field.kind()), field.json_name(), token.raw());
-            self.error(token.at, format_args!("invalid value for {kind} field {name}: {raw}"))
-        })
+        scalar(&field.kind(), &token).map(Some).ok_or_else(|| self.invalid_value(field, &token))
     }
 
-    /// Passes over a value of any form, without recursion: its depth is the client's to choose.
-    fn skip(&mut self) -> Result<(), String> {
-        let mut depth = 0usize;
-        loop {
-            match self.token()?.content {
-                Content::ObjectOpen | Content::ArrayOpen => depth += 1,
-                Content::ObjectClose | Content::ArrayClose => depth -= 1,
-                // A name is followed by its value, which ends the container or not.
-                _ => {}
-            }
-            if depth == 0 {
-                return Ok(());
-            }
+    /// Takes the bracket that a container begins with.
+    fn open(&mut self, bracket: &Content) -> Result<(), MessageError> {
+        let token = self.tokens.next()?;
+        if token.content == *bracket {
+            return Ok(());
         }
+        let position = self.tokens.position(token.at);
+        Err(MessageError::UnexpectedToken { position, token: token.raw().into_owned() })
     }
 
-    fn skip_null(&mut self) -> Result<bool, String> {
-        self.skip_if(|content| *content == Content::Null)
-    }
-
-    fn skip_array_end(&mut self) -> Result<bool, String> {
-        self.skip_if(|content| *content == Content::ArrayClose)
-    }
-
-    fn skip_if(&mut self, is_it: fn(&Content) -> bool) -> Result<bool, String> {
-        let before = self.at;
-        let is_it = is_it(&self.token()?.content);
-        if !is_it {
-            self.at = before;
+    fn invalid_value(&self, field: &FieldDescriptor, token: &Token) -> MessageError {
+        // Such as `TYPE_INT64`.
+        let kind = field.field_descriptor_proto().r#type().as_str_name();
+        MessageError::InvalidValue {
+            position: self.tokens.position(token.at),
+            kind: kind.trim_start_matches("TYPE_").to_lowercase(),
+            field: field.json_name().to_owned(),
+            value: token.raw().into_owned(),
         }
-        Ok(is_it)
-    }
-
-    fn token(&mut self) -> Result<Token<'a>, String> {
-        let is_between = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b',' | b':');
-        let rest = &self.text[self.at..];
-        let rest = &rest[rest.iter().take_while(|byte| is_between(byte)).count()..];
-        let at = self.text.len() - rest.len();
-        let (content, length) = match rest.first() {
-            None => return Err("proto: unexpected EOF".to_owned()),
-            Some(b'{') => (Content::ObjectOpen, 1),
-            Some(b'}') => (Content::ObjectClose, 1),
-            Some(b'[') => (Content::ArrayOpen, 1),
-            Some(b']') => (Content::ArrayClose, 1),
-            Some(b'n') => (Content::Null, "null".len()),
-            Some(b't') => (Content::Bool(true), "true".len()),
-            Some(b'f') => (Content::Bool(false), "false".len()),
-            Some(b'"') => self.string(at)?,
-            Some(_) => {
-                let is_number =
-                    |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-');
-                (Content::Number, rest.iter().take_while(|byte| is_number(byte)).count())
-            }
-        };
-        self.at = at + length;
-        Ok(Token { at, raw: &rest[..length], content })
-    }
-
-    /// The string that begins with the quote at `at`, and its length with both quotes.
-    fn string(&self, at: usize) -> Result<(Content<'a>, usize), String> {
-        let text = &self.text[at + 1..];
-        let mut length = 0;
-        let mut has_escapes = false;
-        while text[length] != b'"' {
-            let escaped = text[length] == b'\\';
-            has_escapes |= escaped;
-            length += 1 + usize::from(escaped);
-        }
-        let text = &text[..length];
-        let Ok(text) = std::str::from_utf8(text) else {
-            return Err(self.syntax_error(at, "invalid UTF-8 in string"));
-        };
-        let text = if has_escapes {
-            Cow::Owned(unescape(text).map_err(|left| {
-                // What is looked at for the second half may reach beyond the string.
-                let from = &self.text[at + 1 + length - left..];
-                match from.get(..6) {
-                    None => "proto: unexpected EOF".to_owned(),
-                    Some(code) => {
-                        let code = String::from_utf8_lossy(code);
-                        self.syntax_error(at, format_args!("invalid escape code {code:?} in string"))
-                    }
-                }
-            })?)
-        } else {
-            Cow::Borrowed(text)
-        };
-        Ok((Content::String(text), length + 2))
-    }
-
-    fn unexpected(&self, token: &Token) -> String {
-        self.syntax_error(token.at, format_args!("unexpected token {}", token.raw()))
-    }
-
-    fn syntax_error(&self, at: usize, text: impl Display) -> String {
-        format!("proto: syntax error {}: {text}", self.position(at))
-    }
-
-    fn error(&self, at: usize, text: fmt::Arguments) -> String {
-        format!("proto: {}: {text}", self.position(at))
-    }
-
-    fn position(&self, at: usize) -> String {
-        let before = &self.text[..at];
-        let mut lines = before.split(|byte| *byte == b'\n').rev();
-        let last = lines.next().unwrap_or_default();
-        format!("(line {}:{})", lines.count() + 1, String::from_utf8_lossy(last).chars().count() + 1)
-    }
-}
-
-/// The text that escapes stand for. In error, as half of a surrogate pair stands alone, what is left of the text after it,
-/// in bytes.
-fn unescape(text: &str) -> Result<String, usize> {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, escape)) = rest.split_once('\\') {
-        plain.push_str(before);
-        let (letter, after) = escape.split_at(1);
-        rest = after;
-        plain.push(match letter {
-            "b" => '\u{8}',
-            "f" => '\u{c}',
-            "n" => '\n',
-            "r" => '\r',
-            "t" => '\t',
-            "u" => {
-                let (digits, after) = after.split_at(4);
-                rest = after;
-                let unit = |digits| u32::from_str_radix(digits, 16).unwrap_or_default();
-                let high = unit(digits);
-                if let Some(character) = char::from_u32(high) {
-                    character
-                } else {
-                    let low = after.strip_prefix("\\u").and_then(|after| after.get(..4)).map(unit);
-                    let pair = low.and_then(|low| {
-                        char::decode_utf16([high as u16, low as u16]).next().and_then(Result::ok)
-                    });
-                    let character = pair.ok_or(after.len())?;
-                    rest = &after[6..];
-                    character
-                }
-            }
-            // The quote, the slash and the backslash stand for themselves.
-            _ => letter.chars().next().unwrap_or_default(),
-        });
-    }
-    plain.push_str(rest);
-    Ok(plain)
-}
-
-fn scalar(kind: &Kind, token: &Token) -> Option<Value> {
-    Some(match kind {
-        Kind::Bool => match token.content {
-            Content::Bool(value) => Value::Bool(value),
-            _ => return None,
-        },
-        Kind::String => match &token.content {
-            Content::String(value) => Value::String(value.clone().into_owned()),
-            _ => return None,
-        },
-        Kind::Bytes => match &token.content {
-            Content::String(value) => Value::Bytes(bytes(value)?.into()),
-            _ => return None,
-        },
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(integer(token)?.parse().ok()?),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(integer(token)?.parse().ok()?),
-        Kind::Uint32 | Kind::Fixed32 => Value::U32(integer(token)?.parse().ok()?),
-        Kind::Uint64 | Kind::Fixed64 => Value::U64(integer(token)?.parse().ok()?),
-        Kind::Enum(_) => match token.content {
-            Content::Number => Value::EnumNumber(integer(token)?.parse().ok()?),
-            _ => return None,
-        },
-        // etcd has no field of these kinds, which a test makes sure of.
-        Kind::Float | Kind::Double | Kind::Message(_) => return None,
-    })
-}
-
-/// A whole number as its plain digits: `10` for `1e1`, `"10"` and `10.0`.
-fn integer(token: &Token) -> Option<String> {
-    let text = match &token.content {
-        Content::Number => std::str::from_utf8(token.raw).ok()?,
-        Content::String(text) if is_number(text) => text,
-        _ => return None,
-    };
-    let (sign, text) = text.strip_prefix('-').map_or(("", text), |text| ("-", text));
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let exponent: i64 = exponent.parse::<i32>().ok()?.into();
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let whole = if whole == "0" { "" } else { whole };
-    let fraction = fraction.trim_end_matches('0');
-    let mut digits = format!("{whole}{fraction}");
-    if digits.is_empty() {
-        return Some("0".to_owned());
-    }
-    let point = whole.len() as i64 + exponent;
-    if !(0..=MAX_DIGITS as i64).contains(&point) {
-        return None;
-    }
-    let point = point as usize;
-    while digits.len() < point {
-        digits.push('0');
-    }
-    let fraction = digits.split_off(point);
-    if fraction.bytes().any(|digit| digit != b'0') {
-        return None;
-    }
-    let digits = if digits.is_empty() { "0" } else { &digits };
-    // Unsigned fields refuse a minus even before a zero, and so does their parser.
-    Some(format!("{sign}{digits}"))
-}
-
-/// Whether a text is a JSON number and nothing else.
-fn is_number(text: &str) -> bool {
-    let mut scanner = super::scan::Scanner::new();
-    text.starts_with(|first: char| first == '-' || first.is_ascii_digit())
-        && text.bytes().all(|byte| scanner.push(byte) == Ok(super::scan::Step::More))
-        && scanner.can_end()
-}
-
-const STANDARD: [GeneralPurpose; 2] = engines(&alphabet::STANDARD);
-const URL_SAFE: [GeneralPurpose; 2] = engines(&alphabet::URL_SAFE);
-
-/// Without and with padding. Go lets bits pass that no byte needs.
-const fn engines(alphabet: &alphabet::Alphabet) -> [GeneralPurpose; 2] {
-    let config = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
-    [
-        GeneralPurpose::new(alphabet, config.with_decode_padding_mode(DecodePaddingMode::RequireNone)),
-        GeneralPurpose::new(alphabet, config.with_decode_padding_mode(DecodePaddingMode::RequireCanonical)),
-    ]
-}
-
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    let engines = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    let engine = &engines[usize::from(text.len().is_multiple_of(4))];
-    // Go's decoder passes over line ends.
-    let text: Cow<str> =
-        if text.contains(['\r', '\n']) { text.replace(['\r', '\n'], "").into() } else { text.into() };
-    engine.decode(text.as_bytes()).ok()
-}
-
-fn kind_name(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Double => "double",
-        Kind::Float => "float",
-        Kind::Int32 => "int32",
-        Kind::Int64 => "int64",
-        Kind::Uint32 => "uint32",
-        Kind::Uint64 => "uint64",
-        Kind::Sint32 => "sint32",
-        Kind::Sint64 => "sint64",
-        Kind::Fixed32 => "fixed32",
-        Kind::Fixed64 => "fixed64",
-        Kind::Sfixed32 => "sfixed32",
-        Kind::Sfixed64 => "sfixed64",
-        Kind::Bool => "bool",
-        Kind::String => "string",
-        Kind::Bytes => "bytes",
-        Kind::Message(_) => "message",
-        Kind::Enum(_) => "enum",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool;
     use super::*;
     use crate::proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest, TxnRequest};
+    use crate::proto::pool;
     use prost::Message;
 
     fn read<M: Message + Default>(name: &str, text: &str) -> Result<M, String> {
         let descriptor = pool().get_message_by_name(name).expect("there is such a message");
-        let message = message(&descriptor, text.as_bytes())?;
+        let message = message(&descriptor, text.as_bytes()).map_err(|error| error.to_string())?;
         Ok(M::decode(message.encode_to_vec().as_slice()).expect("a message of this type"))
     }
 
@@ -466,13 +233,6 @@ mod tests {
             let request = read::<LeaseGrantRequest>("etcdserverpb.LeaseGrantRequest", &text);
             assert_eq!(request, Ok(LeaseGrantRequest { ttl, ..LeaseGrantRequest::default() }));
         }
-    }
-
-    #[test]
-    fn strings_are_characters() {
-        assert_eq!(unescape("a\\ud83d\\ude00\\/\\\"\\\\b\\b"), Ok("a😀/\"\\b\u{8}".to_owned()));
-        assert_eq!(unescape("\\ud83dabcdef"), Err(6));
-        assert_eq!(unescape("\\ude00"), Err(0));
     }
 
     #[test]

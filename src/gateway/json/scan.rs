@@ -1,12 +1,13 @@
-//! Finds where one JSON value ends in a body that arrives in pieces, and what is wrong with it.
+//! Finds the end of a JSON value in a body that arrives in pieces, and its first syntax error.
 //!
-//! The words are those of Go's decoder, which stands before etcd's gateway. Memory is bounded by [`MAX_DEPTH`]; nothing
-//! recurses.
+//! serde_json cannot do this. It reads a value from its beginning each time, so that a long value in many
+//! pieces would cost quadratic time, and its errors are not those of Go's decoder, which etcd's gateway
+//! returns to clients. Memory is bounded by [`MAX_DEPTH`], and nothing recurses.
 
 /// Containers within each other, as many as Go's decoder takes.
 const MAX_DEPTH: usize = 10_000;
 
-/// What is expected next.
+/// The part of a value that is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Value,
@@ -37,7 +38,7 @@ enum Container {
     Array,
 }
 
-/// Where a value stands after a byte.
+/// The state of a value after a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     More,
@@ -45,6 +46,17 @@ pub(super) enum Step {
     End,
     /// The value, a bare number or literal, ended before the byte.
     EndedBefore,
+}
+
+/// A syntax error, in the words of Go's `encoding/json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SyntaxError {
+    #[error("invalid character '{}' {context}", quoted(*.byte))]
+    InvalidCharacter { byte: u8, context: &'static str },
+    #[error("invalid character '{}' in literal {literal} (expecting '{expected}')", quoted(*.byte))]
+    InvalidLiteral { byte: u8, literal: &'static str, expected: char },
+    #[error("unexpected EOF")]
+    UnexpectedEof,
 }
 
 /// Takes the bytes of one value.
@@ -74,7 +86,12 @@ impl Scanner {
             )
     }
 
-    pub(super) fn push(&mut self, byte: u8) -> Result<Step, String> {
+    /// Takes the next byte.
+    ///
+    /// # Errors
+    ///
+    /// The byte cannot follow those before it.
+    pub(super) fn push(&mut self, byte: u8) -> Result<Step, SyntaxError> {
         let is_space = matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
         self.has_begun |= !is_space;
         let next = match (self.state, byte) {
@@ -90,13 +107,13 @@ impl Scanner {
                 State::InString
             }
             (State::Key | State::KeyOrObjectEnd, _) => {
-                return Err(wrong(byte, "looking for beginning of object key string"));
+                return Err(invalid(byte, "looking for beginning of object key string"));
             }
             (State::InString, b'\\') => State::Escape,
-            (State::InString, _) => return Err(wrong(byte, "in string literal")),
+            (State::InString, _) => return Err(invalid(byte, "in string literal")),
             (State::Escape, b'u') => State::Unicode(4),
             (State::Escape, b'b' | b'f' | b'n' | b'r' | b't' | b'\\' | b'/' | b'"') => State::InString,
-            (State::Escape, _) => return Err(wrong(byte, "in string escape code")),
+            (State::Escape, _) => return Err(invalid(byte, "in string escape code")),
             (State::Unicode(left), _) if byte.is_ascii_hexdigit() => {
                 if left == 1 {
                     State::InString
@@ -104,20 +121,20 @@ impl Scanner {
                     State::Unicode(left - 1)
                 }
             }
-            (State::Unicode(_), _) => return Err(wrong(byte, "in \\u hexadecimal character escape")),
+            (State::Unicode(_), _) => return Err(invalid(byte, "in \\u hexadecimal character escape")),
             (State::Minus, b'0') => State::Zero,
             (State::Minus, b'1'..=b'9') | (State::Integer, b'0'..=b'9') => State::Integer,
-            (State::Minus, _) => return Err(wrong(byte, "in numeric literal")),
+            (State::Minus, _) => return Err(invalid(byte, "in numeric literal")),
             (State::Zero | State::Integer, b'.') => State::Point,
             (State::Zero | State::Integer | State::Fraction, b'e' | b'E') => State::Exponent,
             (State::Point | State::Fraction, b'0'..=b'9') => State::Fraction,
-            (State::Point, _) => return Err(wrong(byte, "after decimal point in numeric literal")),
+            (State::Point, _) => return Err(invalid(byte, "after decimal point in numeric literal")),
             (State::Exponent, b'+' | b'-') => State::ExponentSign,
             (State::Exponent | State::ExponentSign | State::ExponentDigits, b'0'..=b'9') => {
                 State::ExponentDigits
             }
             (State::Exponent | State::ExponentSign, _) => {
-                return Err(wrong(byte, "in exponent of numeric literal"));
+                return Err(invalid(byte, "in exponent of numeric literal"));
             }
             (State::Literal(literal, at), _) if literal.as_bytes()[at] == byte => {
                 if at + 1 == literal.len() {
@@ -127,7 +144,7 @@ impl Scanner {
             }
             (State::Literal(literal, at), _) => {
                 let expected = char::from(literal.as_bytes()[at]);
-                return Err(wrong(byte, &format!("in literal {literal} (expecting '{expected}')")));
+                return Err(SyntaxError::InvalidLiteral { byte, literal, expected });
             }
             (
                 State::AfterValue | State::Zero | State::Integer | State::Fraction | State::ExponentDigits,
@@ -140,7 +157,7 @@ impl Scanner {
         Ok(Step::More)
     }
 
-    fn begin(&mut self, byte: u8) -> Result<State, String> {
+    fn begin(&mut self, byte: u8) -> Result<State, SyntaxError> {
         Ok(match byte {
             b'{' => {
                 self.open(byte, Container::ObjectKey)?;
@@ -157,13 +174,13 @@ impl Scanner {
             b't' => State::Literal("true", 1),
             b'f' => State::Literal("false", 1),
             b'n' => State::Literal("null", 1),
-            _ => return Err(wrong(byte, "looking for beginning of value")),
+            _ => return Err(invalid(byte, "looking for beginning of value")),
         })
     }
 
-    fn open(&mut self, byte: u8, container: Container) -> Result<(), String> {
+    fn open(&mut self, byte: u8, container: Container) -> Result<(), SyntaxError> {
         if self.containers.len() == MAX_DEPTH {
-            return Err(wrong(byte, "exceeded max depth"));
+            return Err(invalid(byte, "exceeded max depth"));
         }
         self.containers.push(container);
         Ok(())
@@ -180,7 +197,7 @@ impl Scanner {
         if self.containers.is_empty() { Step::End } else { Step::More }
     }
 
-    fn after_value(&mut self, byte: u8, is_space: bool) -> Result<Step, String> {
+    fn after_value(&mut self, byte: u8, is_space: bool) -> Result<Step, SyntaxError> {
         let Some(container) = self.containers.last_mut() else { return Ok(Step::EndedBefore) };
         self.state = match (*container, byte) {
             _ if is_space => State::AfterValue,
@@ -188,23 +205,27 @@ impl Scanner {
                 *container = Container::ObjectValue;
                 State::Value
             }
-            (Container::ObjectKey, _) => return Err(wrong(byte, "after object key")),
+            (Container::ObjectKey, _) => return Err(invalid(byte, "after object key")),
             (Container::ObjectValue, b',') => {
                 *container = Container::ObjectKey;
                 State::Key
             }
             (Container::Array, b',') => State::Value,
             (Container::ObjectValue, b'}') | (Container::Array, b']') => return Ok(self.close()),
-            (Container::ObjectValue, _) => return Err(wrong(byte, "after object key:value pair")),
-            (Container::Array, _) => return Err(wrong(byte, "after array element")),
+            (Container::ObjectValue, _) => return Err(invalid(byte, "after object key:value pair")),
+            (Container::Array, _) => return Err(invalid(byte, "after array element")),
         };
         Ok(Step::More)
     }
 }
 
+fn invalid(byte: u8, context: &'static str) -> SyntaxError {
+    SyntaxError::InvalidCharacter { byte, context }
+}
+
 /// Go quotes the byte as if it were a character of its own.
-fn wrong(byte: u8, context: &str) -> String {
-    let quoted = match byte {
+fn quoted(byte: u8) -> String {
+    match byte {
         b'\'' => "\\'".to_owned(),
         b'"' => "\"".to_owned(),
         b'\\' => "\\\\".to_owned(),
@@ -218,29 +239,32 @@ fn wrong(byte: u8, context: &str) -> String {
         0x20..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte).to_string(),
         0x00..=0x1f | 0x7f => format!("\\x{byte:02x}"),
         0x80..=0xa0 | 0xad => format!("\\u00{byte:02x}"),
-    };
-    format!("invalid character '{quoted}' {context}")
+    }
+}
+
+/// The bytes of the first value in a whole text.
+///
+/// # Errors
+///
+/// As for [`Scanner::push`], or the value does not end.
+pub(super) fn first_value(text: &[u8]) -> Result<&[u8], SyntaxError> {
+    let mut scanner = Scanner::new();
+    for (at, &byte) in text.iter().enumerate() {
+        match scanner.push(byte)? {
+            Step::More => {}
+            Step::End => return Ok(&text[..=at]),
+            Step::EndedBefore => return Ok(&text[..at]),
+        }
+    }
+    if scanner.can_end() { Ok(text) } else { Err(SyntaxError::UnexpectedEof) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The bytes of the first value, or what is wrong.
-    fn scan(text: &[u8]) -> Result<&[u8], String> {
-        let mut scanner = Scanner::new();
-        for (at, &byte) in text.iter().enumerate() {
-            match scanner.push(byte)? {
-                Step::More => {}
-                Step::End => return Ok(&text[..=at]),
-                Step::EndedBefore => return Ok(&text[..at]),
-            }
-        }
-        if scanner.can_end() { Ok(text) } else { Err("unexpected EOF".to_owned()) }
-    }
-
     #[test]
-    fn a_value_ends_where_go_ends_it() {
+    fn values_end_as_in_go() {
         for (text, value) in [
             (r#"{"a":[1,{"b":"]}"}],"c":null} rest"#, r#"{"a":[1,{"b":"]}"}],"c":null}"#),
             ("{}{}", "{}"),
@@ -252,12 +276,12 @@ mod tests {
             ("null null", "null"),
             (" -1 ", " -1"),
         ] {
-            assert_eq!(scan(text.as_bytes()), Ok(value.as_bytes()), "{text}");
+            assert_eq!(first_value(text.as_bytes()), Ok(value.as_bytes()), "{text}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_gos_words() {
+    fn errors_have_gos_words() {
         for (text, error) in [
             ("x", "invalid character 'x' looking for beginning of value"),
             ("{x", "invalid character 'x' looking for beginning of object key string"),
@@ -281,13 +305,15 @@ mod tests {
             ("\"abc", "unexpected EOF"),
             ("1.", "unexpected EOF"),
         ] {
-            assert_eq!(scan(text.as_bytes()), Err(error.to_owned()), "{text}");
+            let found = first_value(text.as_bytes()).expect_err(text);
+            assert_eq!(found.to_string(), error, "{text}");
         }
     }
 
     #[test]
     fn depth_is_bounded() {
         let deep = "[".repeat(MAX_DEPTH + 1);
-        assert_eq!(scan(deep.as_bytes()), Err("invalid character '[' exceeded max depth".to_owned()));
+        let error = first_value(deep.as_bytes()).expect_err("too deep");
+        assert_eq!(error.to_string(), "invalid character '[' exceeded max depth");
     }
 }

@@ -1,110 +1,68 @@
 //! A message of any type to JSON, as Go's `protojson` writes it with the names of the proto files.
 //!
-//! Go puts a space after each comma in half of its builds, so that nobody relies on the bytes; here there is never one.
+//! Go puts a space after each comma in half of its builds, so that nobody relies on the bytes. There is never
+//! one here.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value};
-use std::fmt::Write;
+use prost_reflect::{DynamicMessage, SerializeOptions};
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{CompactFormatter, Formatter};
+use std::io;
 
-/// Appends a message. `html` escapes what a page could take for markup, as Go does in streams.
-pub(super) fn message(message: &DynamicMessage, html: bool, out: &mut String) {
-    out.push('{');
-    let mut is_first = true;
-    for field in message.descriptor().fields() {
-        if !message.has_field(&field) {
-            continue;
-        }
-        if !std::mem::take(&mut is_first) {
-            out.push(',');
-        }
-        out.push('"');
-        out.push_str(field.name());
-        out.push_str("\":");
-        value(&message.get_field(&field), &field.kind(), html, out);
+/// A message, to be serialized.
+pub(super) struct Message<'a>(pub(super) &'a DynamicMessage);
+
+impl Serialize for Message<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize_with_options(serializer, &SerializeOptions::new().use_proto_field_name(true))
     }
-    out.push('}');
 }
 
-fn value(value: &Value, kind: &Kind, html: bool, out: &mut String) {
-    let written = match value {
-        Value::Bool(value) => write!(out, "{value}"),
-        Value::I32(value) => write!(out, "{value}"),
-        Value::U32(value) => write!(out, "{value}"),
-        Value::I64(value) => write!(out, "\"{value}\""),
-        Value::U64(value) => write!(out, "\"{value}\""),
-        Value::EnumNumber(number) => match kind {
-            Kind::Enum(values) if let Some(value) = values.get_value(*number) => {
-                write!(out, "\"{}\"", value.name())
-            }
-            _ => write!(out, "{number}"),
-        },
-        Value::String(text) => {
-            string(text, html, out);
-            Ok(())
-        }
-        Value::Bytes(bytes) => {
-            out.push('"');
-            STANDARD.encode_string(bytes, out);
-            out.push('"');
-            Ok(())
-        }
-        Value::Message(nested) => {
-            message(nested, html, out);
-            Ok(())
-        }
-        Value::List(list) => {
-            out.push('[');
-            for (at, element) in list.iter().enumerate() {
-                if at > 0 {
-                    out.push(',');
-                }
-                self::value(element, kind, html, out);
-            }
-            out.push(']');
-            Ok(())
-        }
-        Value::F32(_) | Value::F64(_) | Value::Map(_) => unreachable!("etcd has no such fields"),
-    };
-    written.expect("a string takes all that is written to it");
+/// The JSON of a value.
+pub(super) fn plain(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect(TO_MEMORY)
 }
 
-/// Appends a quoted text.
-pub(super) fn string(text: &str, html: bool, out: &mut String) {
-    out.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\0'..' ' => write!(out, "\\u{:04x}", u32::from(character)).expect("as above"),
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' if html => {
-                write!(out, "\\u{:04x}", u32::from(character)).expect("as above");
+/// The JSON of a value as a line of a stream. Go escapes characters there that a web page could take for
+/// markup.
+pub(super) fn line(value: &impl Serialize) -> String {
+    let mut json = Vec::new();
+    value.serialize(&mut Serializer::with_formatter(&mut json, EscapedMarkup)).expect(TO_MEMORY);
+    json.push(b'\n');
+    String::from_utf8(json).expect("JSON is UTF-8")
+}
+
+const TO_MEMORY: &str = "memory takes all bytes, and the names of all fields are strings";
+
+struct EscapedMarkup;
+
+impl Formatter for EscapedMarkup {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, text: &str) -> io::Result<()> {
+        for piece in text.split_inclusive(is_markup) {
+            let markup = piece.chars().next_back().filter(|last| is_markup(*last));
+            let plain = &piece[..piece.len() - markup.map_or(0, char::len_utf8)];
+            CompactFormatter.write_string_fragment(out, plain)?;
+            if let Some(markup) = markup {
+                write!(out, "\\u{:04x}", u32::from(markup))?;
             }
-            _ => out.push(character),
         }
+        Ok(())
     }
-    out.push('"');
+}
+
+fn is_markup(character: char) -> bool {
+    matches!(character, '<' | '>' | '&' | '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::pool;
     use super::*;
     use crate::proto::etcdserverpb::{AlarmMember, AlarmResponse, AuthUserListResponse, ResponseHeader};
-    use prost::Message;
+    use crate::proto::pool;
 
-    fn write<M: Message>(name: &str, source: &M, html: bool) -> String {
+    fn dynamic(name: &str, source: &impl prost::Message) -> DynamicMessage {
         let descriptor = pool().get_message_by_name(name).expect("there is such a message");
-        let dynamic =
-            DynamicMessage::decode(descriptor, source.encode_to_vec().as_slice()).expect("of this type");
-        let mut out = String::new();
-        message(&dynamic, html, &mut out);
-        out
+        DynamicMessage::decode(descriptor, source.encode_to_vec().as_slice()).expect("of this type")
     }
 
     #[test]
@@ -119,14 +77,17 @@ mod tests {
             r#"{"header":{"cluster_id":"18446744073709551615","revision":"-1"},"#,
             r#""alarms":[{"memberID":"1","alarm":"NOSPACE"},{"alarm":7}]}"#
         );
-        assert_eq!(write("etcdserverpb.AlarmResponse", &response, false), expected);
+        assert_eq!(plain(&Message(&dynamic("etcdserverpb.AlarmResponse", &response))), expected);
     }
 
     #[test]
     fn only_streams_escape_markup() {
-        let users = AuthUserListResponse { header: None, users: vec!["<a&b>\u{1}\"\\é".to_owned()] };
-        let name = "etcdserverpb.AuthUserListResponse";
-        assert_eq!(write(name, &users, false), r#"{"users":["<a&b>\u0001\"\\é"]}"#);
-        assert_eq!(write(name, &users, true), r#"{"users":["\u003ca\u0026b\u003e\u0001\"\\é"]}"#);
+        let users =
+            AuthUserListResponse { header: None, users: vec!["<a&b>\u{1}\"\\é\u{2028}\u{7f}".to_owned()] };
+        let users = dynamic("etcdserverpb.AuthUserListResponse", &users);
+        let unescaped = "{\"users\":[\"<a&b>\\u0001\\\"\\\\é\u{2028}\u{7f}\"]}";
+        assert_eq!(plain(&Message(&users)), unescaped);
+        let expected = "{\"users\":[\"\\u003ca\\u0026b\\u003e\\u0001\\\"\\\\é\\u2028\u{7f}\"]}\n";
+        assert_eq!(line(&Message(&users)), expected);
     }
 }

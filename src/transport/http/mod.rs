@@ -81,7 +81,7 @@ impl HttpRoutes {
             paths::redirect(&request, &path)
         } else {
             match self.gateway.filter(|_| request.uri().path().starts_with(gateway::PREFIX)) {
-                Some(gateway) => gateway.answer(request).await,
+                Some(gateway) => gateway.respond(request).await,
                 None => self.router.oneshot(request).await.unwrap_or_else(|never| match never {}),
             }
         };

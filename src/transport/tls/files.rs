@@ -4,8 +4,6 @@
 //! brings a thread, learns of a change later than the next handshake, and of none on network file systems.
 
 use super::{TlsError, explain};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
@@ -15,6 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use x509_parser::error::X509Error;
 use x509_parser::nom;
