@@ -1,4 +1,4 @@
-//! What a file system says of its room.
+//! The room on a file system.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -10,22 +10,22 @@ use std::path::Path;
 
 /// Room of a file system, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// What an ordinary user may still write.
+pub(crate) struct Space {
+    /// Bytes that an ordinary user may still write.
     pub free: u64,
-    /// All there is.
+    /// All bytes.
     pub total: u64,
 }
 
-/// What is kept free of puts, so that what makes room (deletes, compactions, renewals of leases are messages too) has
-/// room itself: a few of JetStream's blocks and its index, or an eighth where there is little.
-pub fn headroom(total: u64) -> u64 {
+/// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in order to make room:
+/// a few of JetStream's blocks and its index, or an eighth of a small disk.
+pub(crate) fn headroom(total: u64) -> u64 {
     const ENOUGH: u64 = 32 << 20;
     ENOUGH.min(total / 8)
 }
 
-/// The room of the file system that holds `path`; `None` if it does not say.
-pub fn space(path: &Path) -> Option<Space> {
+/// The room of the file system that holds `path`; `None` if it is unknown.
+pub(crate) fn space(path: &Path) -> Option<Space> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     #[expect(unsafe_code, reason = "statvfs has no counterpart in std")]
@@ -42,7 +42,7 @@ pub fn space(path: &Path) -> Option<Space> {
 }
 
 /// Bytes that the files below a directory occupy; files that go away meanwhile do not count.
-pub fn usage(dir: &Path) -> u64 {
+pub(crate) fn usage(dir: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     entries
         .flatten()
@@ -55,7 +55,10 @@ pub fn usage(dir: &Path) -> u64 {
 }
 
 /// Gives a file this many bytes that no other file can get.
-pub fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+///
+/// # Errors
+/// That of the file system.
+pub(crate) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
     #[expect(unsafe_code, reason = "posix_fallocate has no counterpart in std")]
     // SAFETY: the descriptor is open for as long as `file` lives, and the call touches no memory of ours.

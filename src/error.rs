@@ -1,14 +1,13 @@
-//! Everything a client can be told that went wrong, in etcd's exact words.
+//! All errors that a client can get, with etcd's exact texts.
 //!
-//! Clients match on the text before they look at the code (it is how etcd's own client recovers its typed errors), so
-//! a variant and its text are one thing, written down here and nowhere else. The gRPC code of each stands in
-//! `api::status`, the only place that knows gRPC. Errors inside jetway that are no etcd condition stay in their own
-//! modules and reach a client as [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
+//! Clients match on the text before they look at the code: etcd's own client recovers its typed errors in this way. So each
+//! text is written here and nowhere else. The gRPC codes are in `api::status`. Errors inside jetway that etcd does not have stay
+//! in their own modules. They reach a client as [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-/// An answer other than success.
+/// An error that a client gets.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum EtcdError {
     // Requests that can never be right.
@@ -61,7 +60,7 @@ pub enum EtcdError {
     /// A filtered `RangeStream`.
     #[error("RangeStream does not support revision filters")]
     StreamFilter,
-    /// A call that jetway does not offer; the text says which and why.
+    /// A call that jetway does not serve; the text names the call and the reason.
     #[error("{0}")]
     Unimplemented(Cow<'static, str>),
 
@@ -235,7 +234,7 @@ pub enum EtcdError {
     /// The corruption alarm is raised.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
-    /// NATS or the server itself cannot serve now; the text says why. jetway's own.
+    /// NATS or the server itself cannot serve now; the text has the reason. jetway's own.
     #[error("jetway: {0}")]
     Unavailable(String),
 
@@ -260,7 +259,7 @@ pub enum EtcdError {
     UnknownMethod,
 
     // The client went away.
-    /// A write whose client gave up.
+    /// A write that its client cancelled.
     #[error("etcdserver: request canceled")]
     RequestCanceled,
     /// Defined by etcd; clients usually see [`EtcdError::ContextDeadlineExceeded`].
@@ -274,13 +273,13 @@ pub enum EtcdError {
     ContextDeadlineExceeded,
 
     // Lock and election.
-    /// Proclaim or resign by somebody who does not lead.
+    /// Proclaim or resign by a candidate that does not lead.
     #[error("election: not leader")]
     ElectionNotLeader,
-    /// Nobody leads.
+    /// There is no leader.
     #[error("election: no leader")]
     ElectionNoLeader,
-    /// Proclaim or resign without saying for whom.
+    /// Proclaim or resign without a leader key.
     #[error("\"leader\" field must be provided")]
     ElectionLeaderMissing,
     /// The lease ended while waiting for the lock.

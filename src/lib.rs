@@ -26,21 +26,22 @@
     allow(private_interfaces, dead_code, reason = "the stand-ins of the models are no interface")
 )]
 
-pub mod api;
-pub mod applier;
-pub mod auth;
+mod api;
+mod applier;
+mod auth;
 mod auto_compaction;
 pub mod cli;
 pub mod core;
-pub mod disk;
-pub mod durability;
-pub mod engine;
-pub mod error;
+mod disk;
+mod durability;
+mod duration;
+mod engine;
+mod error;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod gateway;
-pub mod lease;
+mod gateway;
+mod lease;
 pub mod log;
 pub mod memory;
 pub mod nats_server;
@@ -50,7 +51,7 @@ pub mod record;
 pub mod server;
 pub mod telemetry;
 mod transport;
-pub mod txn;
+mod txn;
 pub mod types;
-pub mod version;
+mod version;
 pub mod watch;

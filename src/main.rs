@@ -45,7 +45,7 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
             }
             return Ok(());
         }
-        Err(error) => return Err((error.status, error.into())),
+        Err(error) => return Err((error.status(), error.into())),
     };
     telemetry::init(&settings.log).map_err(|error| (1, error.into()))?;
     for notice in &settings.notices {
@@ -59,8 +59,8 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
         let flags: Vec<_> = settings.without_effect.iter().map(|flag| format!("--{flag}")).collect();
         tracing::info!(flags = flags.join(" "), "these flags have no effect here");
     }
-    // Measured against a runtime for each core, with its share of the connections: that costs a put 17 % more CPU, since
-    // what answers a call then wakes another thread. What applies writes has a thread of its own.
+    // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the response to a call
+    // then wakes another thread. The applier has a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| (1, error.into()))?;
     runtime.block_on(jetway::server::serve(settings)).map_err(|error| (1, error.into()))
@@ -72,7 +72,7 @@ fn fail(personality: Personality, status: u8, error: &dyn std::error::Error) {
         Personality::Jetway => "jetway",
         Personality::Etcd => "etcd",
     };
-    // Mistakes in the command line itself stand alone in etcd too.
+    // As in etcd, the text of a mistake in the command line itself has no prefix.
     if status == 2 {
         eprintln!("{error}\n{name} --help lists every flag.");
     } else {

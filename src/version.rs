@@ -1,6 +1,6 @@
 //! Versions that clients ask for.
 
 /// The etcd release whose behaviour jetway has; clients derive features from it.
-pub const ETCD_VERSION: &str = "3.7.3";
+pub(crate) const ETCD_VERSION: &str = "3.7.3";
 /// The cluster version etcd of that release reports.
-pub const CLUSTER_VERSION: &str = "3.7.0";
+pub(crate) const CLUSTER_VERSION: &str = "3.7.0";

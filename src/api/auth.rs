@@ -26,14 +26,14 @@ use tonic::{Request, Response, Status};
 
 /// The Auth service of an instance.
 #[derive(Clone, Debug)]
-pub struct AuthService {
+pub(crate) struct AuthService {
     engine: Engine,
     header: HeaderSource,
 }
 
 impl AuthService {
     /// Serves `engine`.
-    pub fn new(engine: Engine, header: HeaderSource) -> AuthService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource) -> AuthService {
         AuthService { engine, header }
     }
 
@@ -41,7 +41,7 @@ impl AuthService {
         self.header.at(self.engine.reader().revision())
     }
 
-    /// A change of users or roles, as an administrator.
+    /// Makes a change of users or roles, which needs the role `root`.
     async fn change<T>(
         &self,
         request: Request<T>,
@@ -57,7 +57,7 @@ impl AuthService {
     }
 }
 
-/// A hash that a client has made itself, as etcd takes it: in base64, and not looked at further.
+/// A hash that a client has made itself. As in etcd, it is in base64, and not checked further.
 fn given_hash(text: &str) -> Result<String, EtcdError> {
     let hash = STANDARD.decode(text).map_err(|_| EtcdError::NoPasswordUser)?;
     Ok(String::from_utf8(hash).unwrap_or_default())
@@ -93,7 +93,7 @@ impl Auth for AuthService {
         &self,
         request: Request<AuthStatusRequest>,
     ) -> Result<Response<AuthStatusResponse>, Status> {
-        // Anybody may ask, but a token that is there must be good.
+        // Every caller may ask, but a token must be valid.
         caller(&self.engine, &request).await?;
         let store = self.engine.auth_store().await?;
         Ok(Response::new(AuthStatusResponse {
@@ -118,7 +118,7 @@ impl Auth for AuthService {
     ) -> Result<Response<AuthUserAddResponse>, Status> {
         let has_password = !request.get_ref().options.is_some_and(|options| options.no_password);
         let password = std::mem::take(&mut request.get_mut().password);
-        // Before anything is checked, as in etcd.
+        // As in etcd, the hash is made before the checks.
         let hash = if has_password { Some(self.hash(password).await?) } else { None };
         let header = self.change(request, |request| AuthChange::AddUser { name: request.name, hash }).await?;
         Ok(Response::new(AuthUserAddResponse { header: Some(header) }))

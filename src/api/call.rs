@@ -1,4 +1,4 @@
-//! Calls that ask for a leader (`hasleader` in their metadata), whatever they are.
+//! Calls of any service that ask for a leader (`hasleader` in their metadata).
 
 use crate::error::EtcdError;
 use futures_util::future::{Either, Ready, ready};
@@ -10,20 +10,20 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-/// How long a stream that asked for a leader outlives it.
+/// Time after which a stream that asked for a leader ends without one.
 const LEADER_LOSS: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
 
-/// Whether a call wants a leader to be there.
+/// Whether a call asks for a leader.
 pub(super) fn wants_leader(metadata: &HeaderMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")
 }
 
-/// Resolves when the leader that a stream asked for has been away for three seconds; never where it asked for none.
+/// Resolves when the leader that a stream asked for has been away for three seconds; never if it asked for none.
 pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
     let Some(mut has_leader) = has_leader else { return std::future::pending().await };
     loop {
         if has_leader.wait_for(|has_leader| !has_leader).await.is_err() {
-            // Nobody will tell any more; the server is going down.
+            // The sender is gone, since the server stops.
             return std::future::pending().await;
         }
         if tokio::time::timeout(LEADER_LOSS, has_leader.wait_for(|has_leader| *has_leader)).await.is_err() {
@@ -34,7 +34,7 @@ pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
 
 /// The layer that refuses calls that want a leader while there is none.
 #[derive(Clone, Debug)]
-pub struct RequireLeader {
+pub(crate) struct RequireLeader {
     /// Whether there is a leader now.
     pub has_leader: watch::Receiver<bool>,
 }
@@ -49,7 +49,7 @@ impl<S> Layer<S> for RequireLeader {
 
 /// A service behind [`RequireLeader`].
 #[derive(Clone, Debug)]
-pub struct LeaderRequired<S> {
+pub(crate) struct LeaderRequired<S> {
     inner: S,
     has_leader: watch::Receiver<bool>,
 }

@@ -16,14 +16,14 @@ use tonic::{Request, Response, Status};
 
 /// The Cluster service of an instance.
 #[derive(Clone, Debug)]
-pub struct ClusterService {
+pub(crate) struct ClusterService {
     engine: Engine,
     header: HeaderSource,
 }
 
 impl ClusterService {
     /// Serves `engine`.
-    pub fn new(engine: Engine, header: HeaderSource) -> ClusterService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource) -> ClusterService {
         ClusterService { engine, header }
     }
 
@@ -114,7 +114,7 @@ impl Cluster for ClusterService {
     }
 }
 
-/// Scheme, host and port, and nothing behind them.
+/// Whether a URL has a scheme, a host, a port and no more.
 fn is_peer_url(text: &str) -> bool {
     let Ok(url) = url::Url::parse(text) else { return false };
     let has_place = matches!(url.scheme(), "unix" | "unixs")

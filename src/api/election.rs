@@ -1,5 +1,5 @@
-//! The Election service: who created its key below the election's name first leads, and the key's value is what the
-//! leader proclaims.
+//! The Election service: the candidate with the oldest key below the election's name leads, and the key's value is its
+//! proclamation.
 
 use super::local::{
     Caller, Local, OnDrop, created_at, delete, end_of, get, is_delete, key_of, oldest, one, prefix_of, put,
@@ -22,19 +22,19 @@ use tonic::{Code, Request, Response, Status};
 
 /// The Election service of an instance.
 #[derive(Clone, Debug)]
-pub struct ElectionService {
+pub(crate) struct ElectionService {
     local: Local,
     header: super::header::HeaderSource,
 }
 
 impl ElectionService {
     /// Elections are keys of `local`'s store.
-    pub fn new(local: Local, header: super::header::HeaderSource) -> ElectionService {
+    pub(crate) fn new(local: Local, header: super::header::HeaderSource) -> ElectionService {
         ElectionService { local, header }
     }
 }
 
-/// A candidate's key, which is its own for as long as its creation revision stays.
+/// A candidate's key, with the creation revision that makes it the candidate's.
 #[derive(Clone, Debug)]
 struct Candidacy {
     key: Bytes,
@@ -85,7 +85,7 @@ async fn campaign(caller: &Caller, request: CampaignRequest) -> Result<CampaignR
             return Err(error);
         }
     }
-    // Whoever stops waiting must not be elected.
+    // A candidate that stops waiting must not be elected.
     let abandon = OnDrop::new({
         let (caller, candidacy) = (caller.clone(), candidacy.clone());
         move || {
@@ -109,7 +109,7 @@ async fn leader(
 }
 
 impl ElectionService {
-    /// What a Proclaim or a Resign says of the leader it is meant for.
+    /// The leader key in a Proclaim or a Resign.
     async fn candidacy(caller: &Caller, leader: Option<LeaderKey>) -> Result<Candidacy, Status> {
         let leader = leader.ok_or_else(|| unknown(&EtcdError::ElectionLeaderMissing))?;
         let lease = caller.session(leader.lease).await?;
@@ -120,7 +120,7 @@ impl ElectionService {
         LeaderResponse { header: Some(self.header.at(revision)), kv: Some(kv) }
     }
 
-    /// Each leader and each of its values; ends where its watch does.
+    /// Each leader and each of its values. Ends with its watch.
     fn observed(
         self,
         caller: Caller,
@@ -196,7 +196,7 @@ impl Election for ElectionService {
         request: Request<LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         let (caller, LeaderRequest { name }) = self.local.on_behalf_of(request);
-        // A read or watch that etcd would not answer ends etcd's stream too, without a word.
+        // As in etcd, a failed read or watch ends the stream without an error.
         let observed = self.clone().observed(caller, &name);
         let observed = observed.take_while(|leader| {
             leader.as_ref().map_or_else(|error| error.code() != Code::Unknown, |_| true)

@@ -1,4 +1,4 @@
-//! The response header: who answers, and at which revision.
+//! The response header: ids of cluster and member, epoch and revision.
 
 use crate::proto::etcdserverpb::ResponseHeader;
 use crate::types::Revision;
@@ -7,18 +7,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Makes the headers that this instance sends.
 #[derive(Clone, Debug)]
-pub struct HeaderSource {
+pub(crate) struct HeaderSource {
     /// Shared by all instances on a bucket.
     pub cluster_id: u64,
     /// This instance.
     pub member_id: u64,
-    /// The epoch in force. Relaxed: a number by itself.
+    /// The current epoch. Its accesses are relaxed, since it orders nothing.
     pub epoch: Arc<AtomicU64>,
 }
 
 impl HeaderSource {
     /// A header at a revision; 0 for calls that have none.
-    pub fn at(&self, revision: Revision) -> ResponseHeader {
+    pub(crate) fn at(&self, revision: Revision) -> ResponseHeader {
         ResponseHeader {
             cluster_id: self.cluster_id,
             member_id: self.member_id,
@@ -28,7 +28,7 @@ impl HeaderSource {
     }
 
     /// Fills the ids into a header that has only its revision.
-    pub fn fill(&self, header: &mut Option<ResponseHeader>) {
+    pub(crate) fn fill(&self, header: &mut Option<ResponseHeader>) {
         let revision = header.as_ref().map_or(0, |header| header.revision);
         *header = Some(self.at(Revision(revision)));
     }

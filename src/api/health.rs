@@ -1,5 +1,4 @@
-//! gRPC's health service. It knows one name, the empty one for the server as a whole, which serves as soon as calls are
-//! accepted.
+//! gRPC's health service. It has one name, the empty one for the whole server, whose status is always SERVING.
 //!
 //! `tonic-health` (0.14.9) has no `List`, and refuses to watch an unknown name. grpc-go, and so etcd, has `List`, and
 //! reports such a name as `SERVICE_UNKNOWN`.
@@ -16,13 +15,13 @@ use tonic::{Request, Response, Status};
 
 /// The health service of an instance.
 #[derive(Clone, Debug)]
-pub struct HealthService {
+pub(crate) struct HealthService {
     shutdown: CancellationToken,
 }
 
 impl HealthService {
     /// Serves until `shutdown`, which ends watches.
-    pub fn new(shutdown: CancellationToken) -> HealthService {
+    pub(crate) fn new(shutdown: CancellationToken) -> HealthService {
         HealthService { shutdown }
     }
 }
@@ -57,7 +56,7 @@ impl Health for HealthService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let known = request.into_inner().service.is_empty();
         let status = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown };
-        // Nothing changes until the end.
+        // The status changes only at the end.
         let shutdown = self.shutdown.child_token();
         let until_the_end = stream::pending().take_until(async move { shutdown.cancelled().await });
         let statuses = stream::once(std::future::ready(Ok(answer(status)))).chain(until_the_end);

@@ -1,4 +1,4 @@
-//! Who sends a request, as its metadata and its connection say.
+//! The sender of a request, by its metadata and its connection.
 
 use crate::auth::{Caller, Credentials};
 use crate::engine::Engine;
@@ -6,9 +6,9 @@ use crate::error::EtcdError;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request};
 
-/// Reads credentials. The token is looked for under two names; a certificate does not count where the JSON gateway
-/// has passed the request on, since it is the gateway's.
-pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
+/// Reads credentials. The token may have one of two names. A certificate does not count for a request from the JSON gateway,
+/// since it is the gateway's.
+pub(crate) fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
     let token = metadata.get("token").or_else(|| metadata.get("authorization")).map(|value| {
         let text = value.to_str().unwrap_or_default();
         text.strip_prefix("Bearer ").unwrap_or(text).to_owned()
@@ -18,8 +18,11 @@ pub fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentia
     Credentials { token, certificate }
 }
 
-/// Who a request comes from; nobody while auth is off, which costs nothing to say.
-pub async fn identify(
+/// The sender of a request; nobody while auth is off, which costs nothing.
+///
+/// # Errors
+/// [`EtcdError::InvalidAuthToken`].
+pub(crate) async fn identify(
     engine: &Engine,
     metadata: &MetadataMap,
     extensions: &Extensions,
@@ -30,19 +33,28 @@ pub async fn identify(
     engine.identify(&credentials(metadata, extensions)).await
 }
 
-/// As [`identify`], of a request that is still whole.
-pub async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
+/// As [`identify`], for a whole request.
+///
+/// # Errors
+/// As [`identify`].
+pub(crate) async fn caller<T>(engine: &Engine, request: &Request<T>) -> Result<Caller, EtcdError> {
     identify(engine, request.metadata(), request.extensions()).await
 }
 
-/// Refuses a request from anybody without the role `root`, while auth is on.
-pub async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+/// Refuses a sender without the role `root`, while auth is on.
+///
+/// # Errors
+/// As [`caller`]; [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
+pub(crate) async fn require_admin<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_admin(&caller)
 }
 
-/// Refuses a request from nobody, while auth is on.
-pub async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
+/// Refuses a request without an identity, while auth is on.
+///
+/// # Errors
+/// As [`caller`]; [`EtcdError::UserEmpty`].
+pub(crate) async fn require_identity<T>(engine: &Engine, request: &Request<T>) -> Result<(), EtcdError> {
     let caller = caller(engine, request).await?;
     engine.auth().check_identified(&caller)
 }

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 /// Limits of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Largest write, in encoded bytes.
     pub max_request_bytes: usize,
     /// Most operations on any path through a transaction.
@@ -32,7 +32,7 @@ pub struct Limits {
 
 /// The KV service of an instance.
 #[derive(Clone, Debug)]
-pub struct KvService {
+pub(crate) struct KvService {
     engine: Engine,
     header: HeaderSource,
     limits: Limits,
@@ -42,7 +42,7 @@ pub struct KvService {
 
 impl KvService {
     /// Serves `engine`.
-    pub fn new(
+    pub(crate) fn new(
         engine: Engine,
         header: HeaderSource,
         limits: Limits,
@@ -69,16 +69,15 @@ impl KvService {
     }
 }
 
-/// Bytes of a request in etcd's log: behind a tag and its length, and with a header that holds the number of the
-/// request, which is mostly above 2^63.
+/// Bytes of a request in etcd's log: with a tag, its length, and a header with the number of the request, which is mostly above
+/// 2^63.
 fn replicated_len(request: &impl Message) -> usize {
     const HEADER: usize = 14;
     let len = request.encoded_len();
     HEADER + 1 + prost::length_delimiter_len(len) + len
 }
 
-/// Bytes that a request may add, as etcd estimates them: of a transaction the larger branch, whichever is taken. Zero
-/// where nothing is put.
+/// Bytes that a request may add, by etcd's estimate: for a transaction those of its larger branch. Zero without a put.
 fn cost(request: &Write) -> u64 {
     match request {
         Write::Put(put) => put_cost(put),
@@ -87,7 +86,7 @@ fn cost(request: &Write) -> u64 {
     }
 }
 
-/// What etcd adds for what it stores beside key and value.
+/// etcd's estimate of the bytes that it stores beside key and value.
 const PUT_OVERHEAD_BYTES: u64 = 256;
 
 fn put_cost(put: &PutRequest) -> u64 {
@@ -121,7 +120,7 @@ impl Kv for KvService {
         let (metadata, extensions, request) = request.into_parts();
         txn::check_range(&request)?;
         self.operations.ranges.inc();
-        // The state first: what is written after the caller has lost a permission is not in it.
+        // The state comes before the check, so that it has no write after the caller has lost a permission.
         let state = self.state(request.serializable).await?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
         self.engine.auth().access(&caller).read(&request.key, &request.range_end)?;
@@ -149,7 +148,7 @@ impl Kv for KvService {
             }
             Ok(RangeStreamResponse { range_response: Some(range) })
         });
-        // Whoever reads slowly is told in the end if users have changed meanwhile.
+        // A slow stream ends with an error if users have changed meanwhile.
         let engine = self.engine.clone();
         let end = futures_util::stream::once(async move { engine.auth().check_unchanged(&caller) })
             .filter_map(|unchanged| unchanged.err().map(|error| Err(error.into())));
@@ -158,7 +157,7 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        // Before anything else, as in etcd: even a put that makes no sense raises the alarm.
+        // As in etcd this comes first: even an invalid put raises the alarm.
         self.engine.claim_space(put_cost(&request)).await?;
         txn::check_put(&request)?;
         let caller = identity::identify(&self.engine, &metadata, &extensions).await?;
@@ -217,7 +216,7 @@ impl Kv for KvService {
         require_admin(&self.engine, &request).await?;
         let request = request.into_inner();
         self.engine.admit(0)?;
-        // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
+        // Events that are not routed yet must not be compacted, so that a live watcher gets them.
         self.hub.routed(Revision(request.revision).min(self.engine.reader().revision())).await;
         let state = self.engine.compact(Revision(request.revision), request.physical).await?;
         Ok(Response::new(CompactionResponse { header: Some(self.header.at(state.revision)) }))

@@ -19,12 +19,12 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// What a grant counts against the quota.
+/// Bytes of a grant that count against the quota.
 const GRANT_COST_BYTES: u64 = 64;
 
 /// The Lease service of an instance.
 #[derive(Clone, Debug)]
-pub struct LeaseService {
+pub(crate) struct LeaseService {
     engine: Engine,
     header: HeaderSource,
     shutdown: CancellationToken,
@@ -33,17 +33,17 @@ pub struct LeaseService {
 
 impl LeaseService {
     /// Serves `engine` until `shutdown`. Streams that ask for a leader end without one.
-    pub fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource, shutdown: CancellationToken) -> LeaseService {
         let has_leader = engine.has_leader();
         LeaseService { engine, header, shutdown, has_leader }
     }
 
     async fn keep_alive(&self, id: i64, credentials: &Credentials) -> Result<LeaseKeepAliveResponse, Status> {
-        // Each time: a token can run out while the call goes on.
+        // Every keep-alive is checked, since a token may expire during the call.
         let caller = self.engine.identify(credentials).await?;
         self.engine.auth().check_identified(&caller)?;
         self.engine.check_lease_write(&caller, LeaseId(id))?;
-        // Taken before the renewal, so that no client sees a renewal at a revision after the lease's end.
+        // The header is made before the renewal, so that no client sees a renewal at a revision after the lease's end.
         let header = self.header.at(self.engine.reader().revision());
         let ttl = self.engine.keep_lease_alive(LeaseId(id)).await?.unwrap_or(0);
         Ok(LeaseKeepAliveResponse { header: Some(header), id, ttl })

@@ -1,7 +1,7 @@
-//! The services of this instance for use from within, as etcd's Lock and Election services use its own client.
+//! The services of this instance for the Lock and Election services, for which etcd uses its own client.
 //!
-//! Every call goes through the service that clients call, with the identity of the call it is made for, so that limits,
-//! alarms and permissions hold here too.
+//! Every call goes through the service that clients call, with the identity of the outer call, so that limits, alarms and
+//! permissions hold here too.
 
 use super::kv::KvService;
 use super::lease::LeaseService;
@@ -27,14 +27,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Status};
 
-/// Time to live of a lease that a caller did not bring, seconds.
+/// Time to live, in seconds, of the lease for a caller without one.
 const SESSION_TTL: i64 = 60;
-/// Nobody looks at the progress of these watches.
+/// Progress of these watches is not used.
 const NO_PROGRESS: Duration = Duration::from_hours(24);
 
 /// The services of this instance.
 #[derive(Clone, Debug)]
-pub struct Local {
+pub(crate) struct Local {
     kv: KvService,
     lease: LeaseService,
     hub: WatchHub,
@@ -44,7 +44,7 @@ pub struct Local {
 
 impl Local {
     /// Waits end with `shutdown`.
-    pub fn new(
+    pub(crate) fn new(
         kv: KvService,
         lease: LeaseService,
         hub: WatchHub,
@@ -54,15 +54,15 @@ impl Local {
         Local { kv, lease, hub, reader, shutdown }
     }
 
-    /// Takes a request apart: its message, and whom the calls made for it are made for.
+    /// The caller of a request, for calls on its behalf, and its message.
     pub(super) fn on_behalf_of<T>(&self, request: Request<T>) -> (Caller, T) {
         let (metadata, extensions, message) = request.into_parts();
         (Caller { local: self.clone(), metadata, extensions }, message)
     }
 }
 
-/// The services as one caller may use them. Failures are told as etcd's client tells them to the code above it: an
-/// error of etcd's is [`tonic::Code::Unknown`], whatever code it has on the wire.
+/// The services on behalf of one caller. Failures have the form that etcd's client gives them: an error of etcd's is always
+/// [`tonic::Code::Unknown`].
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     local: Local,
@@ -75,7 +75,7 @@ impl Caller {
         Request::from_parts(self.metadata.clone(), self.extensions.clone(), message)
     }
 
-    /// The lease to use: the one given, or a new one that nobody keeps alive.
+    /// The lease of the request, or a new one, which is not kept alive.
     pub(super) async fn session(&self, lease: i64) -> Result<i64, Status> {
         if lease != 0 {
             return Ok(lease);
@@ -122,7 +122,7 @@ impl Caller {
         Events { stream: WatchStream::new(hub, reader, requests, NO_PROGRESS, ending) }
     }
 
-    /// Waits until no key below the prefix is older than `revision`, its creation counted.
+    /// Waits until no key below the prefix was created before `revision`.
     pub(super) async fn wait_for_older(&self, prefix: &[u8], revision: i64) -> Result<(), Status> {
         loop {
             let older = self.range(RangeRequest {
@@ -165,12 +165,12 @@ impl Events {
     }
 }
 
-/// Whether an event took its key away.
+/// Whether an event is a delete.
 pub(super) fn is_delete(event: &mvccpb::Event) -> bool {
     event.r#type() == mvccpb::event::EventType::Delete
 }
 
-/// What a caller from within sees of a failure. The end of the server remains what it is, so that clients try another.
+/// The form of a failure for a caller of [`Caller`]. A stop of the server keeps its code, so that clients try another one.
 fn inner(status: Status) -> Status {
     let is_stopped = status.message() == EtcdError::Stopped.to_string();
     if status.message().starts_with("etcdserver: ") && !is_stopped {
@@ -184,7 +184,7 @@ pub(super) fn prefix_of(name: &[u8]) -> Vec<u8> {
     [name, b"/"].concat()
 }
 
-/// The key of a lease below a prefix: its id in hexadecimal, with the sign in front.
+/// The key of a lease below a prefix: its id in hexadecimal, after the sign.
 pub(super) fn key_of(prefix: &[u8], lease: i64) -> Bytes {
     let sign = if lease < 0 { "-" } else { "" };
     [prefix, format!("{sign}{:x}", lease.unsigned_abs()).as_bytes()].concat().into()
@@ -202,7 +202,7 @@ pub(super) fn oldest(prefix: &[u8]) -> RangeRequest {
     }
 }
 
-/// The end of a prefix of [`prefix_of`]'s: the byte after the slash is no 0xff.
+/// The end of a prefix that [`prefix_of`] made, which ends in a slash.
 pub(super) fn end_of(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
@@ -244,7 +244,7 @@ pub(super) fn delete(key: Bytes) -> RequestOp {
     }
 }
 
-/// Work that is done when a call is given up: its future is dropped and nobody is left to do it.
+/// Work that is done if a call is cancelled and its future dropped.
 #[derive(Debug)]
 pub(super) struct OnDrop<F: FnOnce()>(Option<F>);
 
@@ -254,7 +254,7 @@ impl<F: FnOnce()> OnDrop<F> {
         OnDrop(Some(work))
     }
 
-    /// Nothing is to be done any more.
+    /// Drops the work.
     pub(super) fn disarm(mut self) {
         self.0 = None;
     }

@@ -1,4 +1,4 @@
-//! The Lock service: who created its key below the lock's name first owns the lock.
+//! The Lock service: the caller with the oldest key below the lock's name owns the lock.
 
 use super::local::{Caller, Local, OnDrop, created_at, get, key_of, oldest, one, prefix_of, put};
 use super::status::unknown;
@@ -13,18 +13,18 @@ use tonic::{Request, Response, Status};
 
 /// The Lock service of an instance.
 #[derive(Clone, Debug)]
-pub struct LockService {
+pub(crate) struct LockService {
     local: Local,
 }
 
 impl LockService {
     /// Locks are keys of `local`'s store.
-    pub fn new(local: Local) -> LockService {
+    pub(crate) fn new(local: Local) -> LockService {
         LockService { local }
     }
 }
 
-/// The first pair that a read among a transaction's operations found.
+/// The first pair in the response to a transaction's operation, a read.
 pub(super) fn first_found(txn: &TxnResponse, operation: usize) -> Option<&KeyValue> {
     match txn.responses.get(operation) {
         Some(ResponseOp { response: Some(OpResponse::ResponseRange(range)) }) => range.kvs.first(),
@@ -50,7 +50,7 @@ async fn acquire(caller: &Caller, name: &[u8], lease: i64) -> Result<LockRespons
         return Ok(LockResponse { header: answer.header, key });
     }
 
-    // Whoever stops waiting must not stand in the way of those behind.
+    // A caller that stops waiting must not block those behind it.
     let abandon = OnDrop::new({
         let (caller, key) = (caller.clone(), key.clone());
         move || {
@@ -65,7 +65,7 @@ async fn acquire(caller: &Caller, name: &[u8], lease: i64) -> Result<LockRespons
         Ok(own) => own,
         Err(error) => {
             abandon.disarm();
-            // The reason why it cannot wait is the news, not whether the key could be removed.
+            // The caller gets the error of the wait, and not that of the delete.
             caller.delete(key).await.ok();
             return Err(error);
         }

@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 /// The Maintenance service of an instance.
 #[derive(Clone, Debug)]
-pub struct MaintenanceService {
+pub(crate) struct MaintenanceService {
     engine: Engine,
     header: HeaderSource,
     quota_bytes: i64,
@@ -29,7 +29,7 @@ pub struct MaintenanceService {
 
 impl MaintenanceService {
     /// Serves `engine`; the quota is only reported.
-    pub fn new(engine: Engine, header: HeaderSource, quota_bytes: i64) -> MaintenanceService {
+    pub(crate) fn new(engine: Engine, header: HeaderSource, quota_bytes: i64) -> MaintenanceService {
         MaintenanceService { engine, header, quota_bytes }
     }
 
@@ -102,7 +102,7 @@ impl Maintenance for MaintenanceService {
         }
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
             let kind = alarm.kind.name();
-            // As protobuf's text form has it: fields that are zero are not there.
+            // As in protobuf's text form, fields that are zero are left out.
             match alarm.member {
                 0 => format!("alarm:{kind}"),
                 member => format!("memberID:{member} alarm:{kind}"),
@@ -134,8 +134,8 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        // Space comes back by itself: JetStream rewrites blocks as messages are removed. What can be waited for is the
-        // removal of what compactions have left.
+        // JetStream frees space by itself, since it rewrites blocks as messages are removed. This waits until the
+        // messages that compactions have superseded are removed.
         self.engine.finish_removals().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }

@@ -1,16 +1,16 @@
-//! The gRPC edge: everything that knows tonic.
+//! The gRPC services.
 
-pub mod auth;
-pub mod call;
-pub mod cluster;
-pub mod election;
-pub mod header;
-pub mod health;
-pub mod identity;
-pub mod kv;
-pub mod lease;
-pub mod local;
-pub mod lock;
-pub mod maintenance;
-pub mod status;
-pub mod watch;
+pub(crate) mod auth;
+pub(crate) mod call;
+pub(crate) mod cluster;
+pub(crate) mod election;
+pub(crate) mod header;
+pub(crate) mod health;
+pub(crate) mod identity;
+pub(crate) mod kv;
+pub(crate) mod lease;
+pub(crate) mod local;
+pub(crate) mod lock;
+pub(crate) mod maintenance;
+pub(crate) mod status;
+pub(crate) mod watch;

@@ -1,13 +1,13 @@
-//! From an error to its gRPC status: the one table.
+//! The gRPC status of each error.
 //!
-//! The match is complete on purpose, so that a new error cannot get a code by accident. Some codes look wrong (a role
-//! that is not found is a failed precondition, full queues are unknown): they are etcd's.
+//! The match has no default, so that a new error cannot get a code by accident. Some codes look wrong, but are etcd's: a missing
+//! role is a failed precondition, and full queues are unknown.
 
 use crate::error::EtcdError;
 use tonic::{Code, Status};
 
 /// The gRPC code that etcd sends with an error.
-pub fn code(error: &EtcdError) -> Code {
+pub(crate) fn code(error: &EtcdError) -> Code {
     match error {
         EtcdError::EmptyKey
         | EtcdError::KeyNotFound
@@ -92,14 +92,14 @@ impl From<EtcdError> for Status {
     }
 }
 
-/// The status of a Lock or Election call that failed: these report every failure as unknown, in its own words.
-pub fn unknown(error: &EtcdError) -> Status {
+/// The status of a Lock or Election call that failed: the code is always unknown, and the text that of the error.
+pub(crate) fn unknown(error: &EtcdError) -> Status {
     Status::unknown(error.to_string())
 }
 
-/// The `cancel_reason` of a watch that could not be created. A refused identity or permission is told in the long form
-/// of a gRPC error, everything else in its bare text.
-pub fn cancel_reason(error: &EtcdError) -> String {
+/// The `cancel_reason` of a watch that could not be created. A refused identity or permission has the long form of a gRPC error,
+/// any other error its bare text.
+pub(crate) fn cancel_reason(error: &EtcdError) -> String {
     match error {
         EtcdError::InvalidAuthToken
         | EtcdError::AuthOldRevision
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn every_error_has_the_code_and_text_of_etcd() {
-        let rows = [
+        let cases = [
             (EtcdError::EmptyKey, Code::InvalidArgument, "etcdserver: key is not provided"),
             (EtcdError::KeyNotFound, Code::InvalidArgument, "etcdserver: key not found"),
             (EtcdError::ValueProvided, Code::InvalidArgument, "etcdserver: value is provided"),
@@ -302,15 +302,15 @@ mod tests {
                 "jetway: key is too long: its subject needs 5000 bytes, the limit is 3900",
             ),
         ];
-        for (error, code, text) in rows {
+        for (error, code, text) in cases {
             let status = Status::from(error.clone());
             assert_eq!((status.code(), status.message()), (code, text), "{error:?}");
         }
     }
 
     #[test]
-    fn watches_tell_refusals_in_the_long_form_and_the_rest_in_the_short_one() {
-        let rows = [
+    fn watches_report_refusals_in_the_long_form_and_the_rest_in_the_short_one() {
+        let cases = [
             (EtcdError::Compacted, "etcdserver: mvcc: required revision has been compacted"),
             (
                 EtcdError::InvalidAuthToken,
@@ -328,7 +328,7 @@ mod tests {
             (EtcdError::WatchRangeEmpty, "mvcc: watcher range is empty"),
             (EtcdError::WatchIdInUse, "mvcc: duplicate watch ID provided on the WatchStream"),
         ];
-        for (error, reason) in rows {
+        for (error, reason) in cases {
             assert_eq!(cancel_reason(&error), reason);
         }
     }

@@ -13,7 +13,7 @@ use crate::record::{Alarm, Digest, Member};
 use crate::types::{LeaseId, Revision};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-/// Keeps things of different kinds apart.
+/// The kind of a thing, which is part of its term.
 #[derive(Clone, Copy)]
 enum Kind {
     Key = 1,

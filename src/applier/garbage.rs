@@ -1,14 +1,14 @@
-//! Messages that nothing needs any more, kept until a trim record permits their removal.
+//! Superseded messages, which wait until a trim record permits their removal.
 //!
-//! Only what a record at or below the trim record's index supersedes may go, so that the state there and all history behind it
-//! can be rebuilt.
+//! A message may be removed only if a record at or below the trim record's index supersedes it. So the state there and all
+//! history behind it can be rebuilt.
 
 use crate::core::Garbage;
 use crate::types::{LogIndex, Revision, Sequence};
 
-/// Messages to remove, in this order, each part durable before the next.
+/// Messages to remove, in the order of the fields. Each removal is durable before the next one begins.
 #[derive(Debug, Default)]
-pub struct Removal {
+pub(crate) struct Removal {
     /// Void messages, descending: a torn batch must not lose its head first.
     pub void: Vec<Sequence>,
     /// Superseded values and reserved records, ascending.
@@ -21,12 +21,12 @@ pub struct Removal {
 
 impl Removal {
     /// The number of messages.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.void.len() + self.values.len() + self.tombstones.len() + self.barriers.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
@@ -40,9 +40,9 @@ struct Superseded {
     is_tombstone: bool,
 }
 
-/// Everything that waits for removal.
+/// The messages that wait for removal.
 #[derive(Debug, Default)]
-pub(super) struct Pile {
+pub(super) struct PendingRemovals {
     void: Vec<Sequence>,
     /// Of keys, with the compaction floor at or below which they were superseded.
     keys: Vec<(Garbage, Option<Revision>)>,
@@ -50,7 +50,7 @@ pub(super) struct Pile {
     barriers: Vec<(Sequence, LogIndex)>,
 }
 
-impl Pile {
+impl PendingRemovals {
     pub(super) fn add_void(&mut self, sequences: &[Sequence]) {
         self.void.extend_from_slice(sequences);
     }
@@ -67,13 +67,13 @@ impl Pile {
         self.reserved.push(Superseded { sequence, by, is_tombstone });
     }
 
-    /// Whether a compaction has left anything.
+    /// Whether compactions have left messages of keys.
     pub(super) fn has_keys(&self) -> bool {
         !self.keys.is_empty()
     }
 
-    /// Takes what may go under a trim record for `to` and `floor` that stands at `sequence`. The floor may have risen since
-    /// that index was found; what it has superseded since then waits for the next trim record.
+    /// Takes the messages that a trim record for `to` and `floor` at `sequence` permits to remove. The floor may have risen since
+    /// that index was chosen. The messages that it has superseded since then wait for the next trim record.
     pub(super) fn take(&mut self, to: LogIndex, floor: Option<Revision>, sequence: Sequence) -> Removal {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);
@@ -112,7 +112,7 @@ impl Pile {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Pile::default();
+        *self = PendingRemovals::default();
     }
 }
 
@@ -122,13 +122,13 @@ mod tests {
 
     #[test]
     fn a_trim_record_permits_no_removal_of_a_later_floor() {
-        let mut pile = Pile::default();
+        let mut pending = PendingRemovals::default();
         let value = |sequence| Garbage { is_tombstone: false, sequence: Sequence(sequence) };
-        pile.add_keys([value(2)], Some(Revision(5)));
-        pile.add_keys([value(3)], Some(Revision(9)));
-        assert_eq!(pile.take(LogIndex(6), Some(Revision(5)), Sequence(20)).values, [Sequence(2)]);
-        assert!(pile.has_keys());
-        assert_eq!(pile.take(LogIndex(9), Some(Revision(9)), Sequence(21)).values, [Sequence(3)]);
-        assert!(!pile.has_keys());
+        pending.add_keys([value(2)], Some(Revision(5)));
+        pending.add_keys([value(3)], Some(Revision(9)));
+        assert_eq!(pending.take(LogIndex(6), Some(Revision(5)), Sequence(20)).values, [Sequence(2)]);
+        assert!(pending.has_keys());
+        assert_eq!(pending.take(LogIndex(9), Some(Revision(9)), Sequence(21)).values, [Sequence(3)]);
+        assert!(!pending.has_keys());
     }
 }

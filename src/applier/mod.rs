@@ -7,7 +7,7 @@
 //! Invariants:
 //! - A1: the state changes only by records, in the order of their indexes.
 //! - A2: behind the index up to which records may be missing, each version finds its predecessor and each revision follows the
-//!   one before. Where one does not, the log is damaged, and nothing more is applied.
+//!   one before. Otherwise the log is damaged, and nothing more is applied.
 //! - A3: the digest of a trim, epoch or stop record is that of the state before it, on each instance.
 //! - A4: at and below the compaction floor records stand alone; those of one revision are still applied together.
 
@@ -15,22 +15,22 @@ mod digest;
 mod garbage;
 mod tables;
 
-pub use garbage::Removal;
-pub use tables::{Alarms, Members, Tables};
+pub(crate) use garbage::Removal;
+pub(crate) use tables::{Alarms, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};
 use crate::record::{Body, Digest, Placed, Record, Trim};
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
-use garbage::Pile;
+use garbage::PendingRemovals;
 use std::collections::{BTreeSet, HashMap};
 use thiserror::Error;
 
-/// The log does not say what it must.
+/// A record does not fit the state before it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum Damage {
-    /// The version before one is missing or another one.
+pub(crate) enum Damage {
+    /// The version before is missing or another one.
     #[error(
         "the log is damaged at index {index}, revision {revision}: {key} has version {found} there, and version {before} before it"
     )]
@@ -39,7 +39,7 @@ pub enum Damage {
         index: LogIndex,
         /// Its revision.
         revision: Revision,
-        /// The key, readable.
+        /// The key, in a readable form.
         key: String,
         /// The version that the record makes; 0 for a delete.
         found: i64,
@@ -56,12 +56,12 @@ pub enum Damage {
         /// The revision before.
         before: Revision,
     },
-    /// The state is not the one that was written.
+    /// The digest of the state is not that in the record.
     #[error(
         "the data is damaged: at index {index}, revision {revision}, its digest is {found} and the log says {expected}"
     )]
     Digest {
-        /// The record that says so.
+        /// The record with the digest.
         index: LogIndex,
         /// The revision there.
         revision: Revision,
@@ -72,9 +72,9 @@ pub enum Damage {
     },
 }
 
-/// How strictly records are taken.
+/// The gaps that are allowed, and the checks that are made.
 #[derive(Clone, Copy, Debug)]
-pub struct Strictness {
+pub(crate) struct Strictness {
     /// Up to this index records may be missing.
     pub trim_to: LogIndex,
     /// The last trim record was met before these records.
@@ -97,7 +97,7 @@ enum Reserved {
 
 /// The state machine.
 #[derive(Debug)]
-pub struct Applier {
+pub(crate) struct Applier {
     writer: Writer,
     tables: Tables,
     sum: Sum,
@@ -105,7 +105,7 @@ pub struct Applier {
     tokens: HashMap<String, crate::auth::SimpleToken>,
     /// The newest message of each reserved record.
     reserved: HashMap<Reserved, Sequence>,
-    pile: Pile,
+    pending: PendingRemovals,
     /// Versions of one revision, gathered until the next one begins, where records may be missing.
     gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
     compactions: Vec<(State, Revision)>,
@@ -115,7 +115,7 @@ pub struct Applier {
 
 impl Applier {
     /// Applies to `writer`'s store and to `tables`, which are empty.
-    pub fn new(writer: Writer, tables: Tables) -> Applier {
+    pub(crate) fn new(writer: Writer, tables: Tables) -> Applier {
         let mut sum = Sum::default();
         sum.add(digest::of_users(&AuthStore::default()));
         Applier {
@@ -125,16 +125,16 @@ impl Applier {
             users: AuthStore::default(),
             tokens: HashMap::new(),
             reserved: HashMap::new(),
-            pile: Pile::default(),
+            pending: PendingRemovals::default(),
             gathering: None,
             compactions: Vec::new(),
             floor: None,
         }
     }
 
-    /// Forgets everything and begins again. `floor` is the compaction floor of the last trim record. Users that were known before
-    /// stay in force until the log names others: nobody may do more while they are read again.
-    pub fn reset(&mut self, floor: Option<Revision>) {
+    /// Empties the state and begins again. `floor` is the compaction floor of the last trim record. The users stay in force until
+    /// the log names others, so that nobody gets more rights during the load.
+    pub(crate) fn reset(&mut self, floor: Option<Revision>) {
         self.writer.reset();
         self.begin(floor);
         self.tables.attachments.clear();
@@ -146,26 +146,26 @@ impl Applier {
         self.sum.add(digest::of_users(&self.users));
         self.tokens.clear();
         self.reserved.clear();
-        self.pile.clear();
+        self.pending.clear();
         self.gathering = None;
         self.compactions.clear();
         self.floor = None;
     }
 
     /// Sets the compaction floor of the last trim record, before the first record.
-    pub fn begin(&mut self, floor: Option<Revision>) {
+    pub(crate) fn begin(&mut self, floor: Option<Revision>) {
         if let Some(floor) = floor {
             self.writer.set_floor(floor);
         }
     }
 
     /// The state that the next publication will show.
-    pub fn state(&self) -> &State {
+    pub(crate) fn state(&self) -> &State {
         self.writer.state()
     }
 
     /// The digest of the state so far.
-    pub fn digest(&mut self) -> Digest {
+    pub(crate) fn digest(&mut self) -> Digest {
         self.flush();
         self.sum.digest(self.current_revision(), self.floor)
     }
@@ -174,7 +174,7 @@ impl Applier {
     ///
     /// # Errors
     /// [`Damage`]; nothing may be shown after it.
-    pub fn apply(
+    pub(crate) fn apply(
         &mut self,
         records: impl IntoIterator<Item = Placed>,
         strictness: Strictness,
@@ -203,7 +203,7 @@ impl Applier {
                     }
                 }
                 body => {
-                    // A lease's end stands behind the deletes of its keys.
+                    // The record of a lease's end follows the deletes of its keys.
                     if let Some(first) = batch.first() {
                         let revision = first.mod_revision();
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
@@ -247,8 +247,8 @@ impl Applier {
         if found == expected { Ok(()) } else { Err(Damage::Digest { index, revision, found, expected }) }
     }
 
-    /// The revision that the next record's must follow. That of the last records up to the trim record's index may be gone
-    /// with them; it is the floor's then.
+    /// The revision that the next record's must follow. The last records up to the trim record's index may be gone; then it is
+    /// that of the floor.
     fn revision_before(&mut self, trim_to: LogIndex) -> Revision {
         self.flush();
         let state = self.writer.state();
@@ -260,29 +260,29 @@ impl Applier {
         self.writer.state().revision
     }
 
-    /// Takes note of messages that change nothing.
-    pub fn note_void(&mut self, sequences: &[Sequence]) {
-        self.pile.add_void(sequences);
+    /// Adds void messages to the garbage.
+    pub(crate) fn note_void(&mut self, sequences: &[Sequence]) {
+        self.pending.add_void(sequences);
     }
 
-    /// Takes note of a barrier behind the record at `index`.
-    pub fn note_barrier(&mut self, sequence: Sequence, index: LogIndex) {
-        self.pile.add_barrier(sequence, index);
+    /// Adds a barrier behind the record at `index` to the garbage.
+    pub(crate) fn note_barrier(&mut self, sequence: Sequence, index: LogIndex) {
+        self.pending.add_barrier(sequence, index);
     }
 
-    /// Makes visible what has been applied.
-    pub fn publish(&mut self) {
+    /// Publishes the state.
+    pub(crate) fn publish(&mut self) {
         self.flush();
         self.writer.publish();
     }
 
-    /// Whether compactions have left anything to sweep.
-    pub fn is_sweeping(&self) -> bool {
+    /// Whether compactions have left versions to free.
+    pub(crate) fn is_sweeping(&self) -> bool {
         self.writer.is_sweeping()
     }
 
-    /// Frees some of what compactions have left, after a look at about `most` versions; returns how many versions went.
-    pub fn sweep(&mut self, most: usize) -> usize {
+    /// Frees some of the versions that compactions have left. Visits about `most` versions, and returns the number of those freed.
+    pub(crate) fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
         self.pile_up(garbage);
@@ -290,22 +290,22 @@ impl Applier {
     }
 
     /// Whether compactions have left messages to remove.
-    pub fn has_garbage(&self) -> bool {
-        self.pile.has_keys()
+    pub(crate) fn has_garbage(&self) -> bool {
+        self.pending.has_keys()
     }
 
     /// Takes the messages that may be removed under a trim record, which stands at `sequence`.
-    pub fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
-        self.pile.take(LogIndex(trim.to), trim.floor.map(Revision), sequence)
+    pub(crate) fn take_garbage(&mut self, trim: &Trim, sequence: Sequence) -> Removal {
+        self.pending.take(LogIndex(trim.to), trim.floor.map(Revision), sequence)
     }
 
     fn pile_up(&mut self, garbage: Vec<Garbage>) {
         let floor = self.writer.state().compacted;
-        self.pile.add_keys(garbage, floor);
+        self.pending.add_keys(garbage, floor);
     }
 
     /// Floors that have risen, each with the state before it.
-    pub fn take_compactions(&mut self) -> Vec<(State, Revision)> {
+    pub(crate) fn take_compactions(&mut self) -> Vec<(State, Revision)> {
         std::mem::take(&mut self.compactions)
     }
 
@@ -362,21 +362,21 @@ impl Applier {
 
     fn apply_reserved(&mut self, body: Body, sequence: Sequence, index: LogIndex) {
         match body {
-            // Epoch records stay in the log for ever, so that they set nothing that another record ends.
+            // Epoch records stay in the log for ever. So they set nothing that another record could end.
             Body::Key(_) | Body::Barrier | Body::Epoch(_) => {}
             Body::Lease(id, Some(ttl)) => {
                 if let Some(before) = self.tables.leases.put(id, ttl, sequence) {
                     self.sum.take_away(digest::of_lease(id, before.ttl));
-                    self.pile.add_reserved(before.sequence, index, false);
+                    self.pending.add_reserved(before.sequence, index, false);
                 }
                 self.sum.add(digest::of_lease(id, ttl));
             }
             Body::Lease(id, None) => {
                 if let Some(before) = self.tables.leases.remove(id) {
                     self.sum.take_away(digest::of_lease(id, before.ttl));
-                    self.pile.add_reserved(before.sequence, index, false);
+                    self.pending.add_reserved(before.sequence, index, false);
                 }
-                self.pile.add_reserved(sequence, index, true);
+                self.pending.add_reserved(sequence, index, true);
             }
             Body::Floor(floor) => {
                 self.supersede(Reserved::Floor, sequence, index, false);
@@ -435,20 +435,20 @@ impl Applier {
         }
     }
 
-    /// The message of a reserved record takes the place of the one before. One that ends something is of no use itself once the
-    /// one before is gone.
+    /// Makes the message of a reserved record supersede the one before. A message that ends something becomes garbage itself, since
+    /// it is not needed once the one before is gone.
     fn supersede(&mut self, what: Reserved, sequence: Sequence, index: LogIndex, is_end: bool) {
         let before = if is_end { self.reserved.remove(&what) } else { self.reserved.insert(what, sequence) };
         if let Some(before) = before {
-            self.pile.add_reserved(before, index, false);
+            self.pending.add_reserved(before, index, false);
         }
         if is_end {
-            self.pile.add_reserved(sequence, index, true);
+            self.pending.add_reserved(sequence, index, true);
         }
     }
 
-    /// Ends the users of before a load that the log does not name any more.
-    pub fn settle_users(&mut self) {
+    /// Drops users from before a load if the log names none.
+    pub(crate) fn settle_users(&mut self) {
         if *self.tables.auth.store() != self.users {
             self.tables.auth.replace(self.users.clone());
         }
@@ -456,7 +456,7 @@ impl Applier {
     }
 }
 
-/// The digest that a record states of the state before it.
+/// The digest of the state before a record, if the record holds it.
 fn stated_digest(body: &Body) -> Option<Digest> {
     match body {
         Body::Epoch(start) => Some(start.digest),

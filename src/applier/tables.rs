@@ -1,4 +1,4 @@
-//! The parts of a state beside its keys: written by the applier, read by every call without a lock but those of leases.
+//! The parts of a state beside its keys. The applier writes them. Calls read them, and only those of leases take a lock.
 
 use crate::auth::Auth;
 use crate::lease::{Attachments, LeaseTable};
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Handles on all of them; clones share the content.
 #[derive(Clone, Debug)]
-pub struct Tables {
+pub(crate) struct Tables {
     /// Keys by lease.
     pub attachments: Attachments,
     /// Leases.
@@ -25,7 +25,7 @@ pub struct Tables {
 
 impl Tables {
     /// Empty tables.
-    pub fn new(auth: crate::auth::Settings) -> Tables {
+    pub(crate) fn new(auth: crate::auth::AuthSettings) -> Tables {
         Tables {
             attachments: Attachments::default(),
             leases: Arc::default(),
@@ -38,21 +38,21 @@ impl Tables {
 
 /// The alarms that are raised.
 #[derive(Debug, Default)]
-pub struct Alarms {
-    /// One bit for each kind that is raised for any member, for those who need no more. Stored behind the set with Release
-    /// and loaded with Acquire: a reader of the bit finds the alarm in the set.
+pub(crate) struct Alarms {
+    /// One bit for each kind that is raised for any member, which calls check first. It is stored after the set with Release and
+    /// loaded with Acquire: a reader of the bit finds the alarm in the set.
     kinds: AtomicU8,
     set: ArcSwap<BTreeSet<Alarm>>,
 }
 
 impl Alarms {
     /// Whether an alarm of a kind is raised for any member.
-    pub fn is_raised(&self, kind: AlarmKind) -> bool {
+    pub(crate) fn is_raised(&self, kind: AlarmKind) -> bool {
         self.kinds.load(Ordering::Acquire) & bit(kind) != 0
     }
 
     /// All of them, ascending.
-    pub fn all(&self) -> Arc<BTreeSet<Alarm>> {
+    pub(crate) fn all(&self) -> Arc<BTreeSet<Alarm>> {
         self.set.load_full()
     }
 
@@ -79,13 +79,13 @@ fn bit(kind: AlarmKind) -> u8 {
 
 /// The members, by id.
 #[derive(Debug, Default)]
-pub struct Members {
+pub(crate) struct Members {
     members: ArcSwap<BTreeMap<u64, Member>>,
 }
 
 impl Members {
     /// All of them, ascending by id.
-    pub fn all(&self) -> Arc<BTreeMap<u64, Member>> {
+    pub(crate) fn all(&self) -> Arc<BTreeMap<u64, Member>> {
         self.members.load_full()
     }
 

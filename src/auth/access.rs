@@ -3,25 +3,25 @@
 use super::permission::Permissions;
 use super::store::ROOT;
 use super::token::Tokens;
-use super::{AuthStore, CertificateName, Settings};
+use super::{AuthSettings, AuthStore, CertificateName};
 use crate::error::EtcdError;
 use crate::primitive::{AtomicBool, Ordering, Published};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a request says about who sends it.
+/// The parts of a request that identify its sender.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials {
-    /// The token, where there is one, however wrong.
+pub(crate) struct Credentials {
+    /// The token of the metadata, not checked yet.
     pub token: Option<String>,
     /// Name in the certificate of the connection.
     pub certificate: Option<CertificateName>,
 }
 
-/// Who a request came from; nobody while auth is off, or where it does not say.
+/// The sender of a request: a user, or nobody while auth is off or without credentials.
 #[derive(Clone, Debug, Default)]
-pub struct Caller(Option<Identity>);
+pub(crate) struct Caller(Option<Identity>);
 
 #[derive(Clone, Debug)]
 struct Identity {
@@ -36,7 +36,7 @@ impl Caller {
     }
 
     /// The user's name and the auth revision, for another instance.
-    pub fn to_parts(&self) -> (Option<String>, u64) {
+    pub(crate) fn to_parts(&self) -> (Option<String>, u64) {
         match &self.0 {
             Some(identity) => (Some(identity.user.to_string()), identity.revision),
             None => (None, 0),
@@ -44,22 +44,22 @@ impl Caller {
     }
 
     /// The caller with these parts.
-    pub fn from_parts(user: Option<String>, revision: u64) -> Caller {
+    pub(crate) fn from_parts(user: Option<String>, revision: u64) -> Caller {
         Caller(user.map(|user| Identity { user: user.into(), revision }))
     }
 
     /// Name of the user.
-    pub fn user(&self) -> Option<&str> {
+    pub(crate) fn user(&self) -> Option<&str> {
         self.0.as_ref().map(|identity| identity.user.as_ref())
     }
 }
 
-/// What a caller may do.
+/// The rights of a caller.
 #[derive(Clone, Debug)]
-pub enum Access {
+pub(crate) enum Access {
     /// Everything: auth is off, or the user has the role `root`.
     Unlimited,
-    /// What the user's roles permit.
+    /// The permissions of the user's roles.
     Limited(Arc<Permissions>),
     /// Nothing, for this reason.
     None(EtcdError),
@@ -67,17 +67,23 @@ pub enum Access {
 
 impl Access {
     /// Whether there is nothing to check.
-    pub fn is_unlimited(&self) -> bool {
+    pub(crate) fn is_unlimited(&self) -> bool {
         matches!(self, Access::Unlimited)
     }
 
     /// Whether all of a range, as on the wire, may be read.
-    pub fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
+    pub(crate) fn read(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_read(key, range_end))
     }
 
     /// Whether all of a range, as on the wire, may be written.
-    pub fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionDenied`], or the reason of [`Access::None`].
+    pub(crate) fn write(&self, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         self.check(|permissions| permissions.may_write(key, range_end))
     }
 
@@ -114,11 +120,11 @@ impl Snapshot {
 }
 
 /// Users, roles and tokens as they are known here.
-pub struct Auth {
-    settings: Settings,
+pub(crate) struct Auth {
+    settings: AuthSettings,
     tokens: Tokens,
-    /// What the snapshot says, for those who need no more. Set behind it with Release and read with Acquire: who sees
-    /// auth enabled finds a snapshot at least as new.
+    /// A copy of the snapshot's switch, which a check reads first. It is stored after the snapshot with Release and loaded
+    /// with Acquire: a reader that finds auth enabled finds a snapshot at least as new.
     enabled: AtomicBool,
     snapshot: Published<Snapshot>,
 }
@@ -130,8 +136,8 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// Without users, and off.
-    pub fn new(settings: Settings) -> Auth {
+    /// Begins without users, and disabled.
+    pub(crate) fn new(settings: AuthSettings) -> Auth {
         Auth {
             tokens: Tokens::new(&settings),
             settings,
@@ -141,34 +147,37 @@ impl Auth {
     }
 
     /// Cost of a password's hash.
-    pub fn bcrypt_cost(&self) -> u32 {
+    pub(crate) fn bcrypt_cost(&self) -> u32 {
         self.settings.bcrypt_cost
     }
 
-    /// Where tokens come from.
-    pub fn tokens(&self) -> &Tokens {
+    /// The tokens.
+    pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
     /// Whether permissions are checked (A1).
-    pub fn is_enabled(&self) -> bool {
+    pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Acquire)
     }
 
     /// All users and roles.
-    pub fn store(&self) -> Arc<AuthStore> {
+    pub(crate) fn store(&self) -> Arc<AuthStore> {
         Arc::clone(&self.snapshot.load().store)
     }
 
-    /// The users and roles are these from now on.
-    pub fn replace(&self, store: AuthStore) {
+    /// Replaces all users and roles.
+    pub(crate) fn replace(&self, store: AuthStore) {
         let enabled = store.is_enabled();
         self.snapshot.store(Arc::new(Snapshot::new(Arc::new(store))));
         self.enabled.store(enabled, Ordering::Release);
     }
 
-    /// Who a request comes from: its token says, and without one the certificate of its connection.
-    pub fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
+    /// The sender of a request, by its token, or without one by the certificate of its connection.
+    ///
+    /// # Errors
+    /// [`EtcdError::InvalidAuthToken`].
+    pub(crate) fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
         if !self.is_enabled() {
             return Ok(Caller::default());
         }
@@ -182,8 +191,8 @@ impl Auth {
         }
     }
 
-    /// What a caller may do with keys now.
-    pub fn access(&self, caller: &Caller) -> Access {
+    /// The rights of a caller on keys now.
+    pub(crate) fn access(&self, caller: &Caller) -> Access {
         if !self.is_enabled() {
             return Access::Unlimited;
         }
@@ -191,7 +200,7 @@ impl Auth {
         if !snapshot.store.is_enabled() {
             return Access::Unlimited;
         }
-        // Revision 0, which only a signed token can say, is what etcd takes for no identity.
+        // For etcd revision 0 means no identity. Only a signed token can hold it.
         let Some(identity) = caller.0.as_ref().filter(|identity| identity.revision != 0) else {
             return Access::None(EtcdError::UserEmpty);
         };
@@ -206,17 +215,26 @@ impl Auth {
     }
 
     /// Whether a caller has the role `root`. The revision does not matter here, as it does not in etcd.
-    pub fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
+    pub(crate) fn check_admin(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() { self.store().check_admin(caller.user()) } else { Ok(()) }
     }
 
-    /// Whether a caller is anybody at all.
-    pub fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
+    /// Whether a caller has an identity.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`].
+    pub(crate) fn check_identified(&self, caller: &Caller) -> Result<(), EtcdError> {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
-    /// Whether users and roles are still those that a caller was recognized by. Asked after a read, as etcd does it.
-    pub fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
+    /// Whether users and roles have not changed since the caller was recognized. As in etcd, this is checked after a read.
+    ///
+    /// # Errors
+    /// [`EtcdError::AuthOldRevision`].
+    pub(crate) fn check_unchanged(&self, caller: &Caller) -> Result<(), EtcdError> {
         match &caller.0 {
             Some(Identity { revision: 0, .. }) | None => Ok(()),
             Some(identity) if identity.revision != self.snapshot.load().store.revision() => {
@@ -227,7 +245,7 @@ impl Auth {
     }
 }
 
-/// The switch and what it stands for, which are two atomics: whoever finds auth on finds the users of that moment or of a
+/// The switch and the snapshot are two atomics: a reader that finds auth enabled finds the users of that moment or of a
 /// later one.
 #[cfg(all(test, jetway_loom))]
 mod loom_model {
@@ -237,7 +255,7 @@ mod loom_model {
     #[test]
     fn who_sees_auth_enabled_finds_the_store_that_enabled_it() {
         loom::model(|| {
-            let auth = Arc::new(Auth::new(Settings::default()));
+            let auth = Arc::new(Auth::new(AuthSettings::default()));
             let request = thread::spawn({
                 let auth = Arc::clone(&auth);
                 move || {

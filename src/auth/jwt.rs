@@ -1,7 +1,7 @@
-//! JSON web tokens: signed with a key that every instance is given, so that nothing has to be remembered.
+//! JSON web tokens. Each instance has the key that signs them, so no instance stores them.
 
 use super::{Caller, TokenError};
-use crate::cli::duration;
+use crate::duration;
 use crate::error::EtcdError;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use ring::signature::KeyPair;
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-/// How long a token is good where `ttl` does not say.
+/// Validity of a token without the option `ttl`.
 const DEFAULT_TTL: Duration = Duration::from_mins(5);
 const METHODS: &[(&str, Algorithm)] = &[
     ("HS256", Algorithm::HS256),
@@ -47,9 +47,9 @@ struct Issued<'a> {
 }
 
 /// Issues and checks tokens.
-pub struct Jwt {
+pub(crate) struct Jwt {
     method: Algorithm,
-    /// `None` where the server only checks what others have signed.
+    /// `None` if the server only checks tokens that others have signed.
     signing: Option<EncodingKey>,
     checking: DecodingKey,
     validation: Validation,
@@ -58,7 +58,7 @@ pub struct Jwt {
 
 impl fmt::Debug for Jwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never a key.
+        // The keys are left out: this goes to the log.
         f.debug_struct("Jwt").field("method", &self.method).field("ttl", &self.ttl).finish_non_exhaustive()
     }
 }
@@ -101,7 +101,10 @@ impl Jwt {
     }
 
     /// A token for a user at an auth revision.
-    pub fn sign(&self, user: &str, revision: u64) -> Result<String, EtcdError> {
+    ///
+    /// # Errors
+    /// [`EtcdError::Unknown`] without a key to sign with.
+    pub(crate) fn sign(&self, user: &str, revision: u64) -> Result<String, EtcdError> {
         let Some(key) = &self.signing else {
             return Err(EtcdError::Unknown("auth: token signing attempted with verify-only key".into()));
         };
@@ -111,14 +114,14 @@ impl Jwt {
             .map_err(|error| EtcdError::Unknown(error.to_string()))
     }
 
-    /// Whom a token names, and the auth revision it was issued at; nobody where it is not a good one.
+    /// The user that a token names, and the auth revision at which it was issued; `None` for an invalid token.
     pub(super) fn verify(&self, token: &str) -> Option<Caller> {
         let token = jsonwebtoken::decode::<Claims>(token, &self.checking, &self.validation).ok()?;
         let Claims { username, revision, .. } = token.claims;
         Some(Caller::new(username.into(), revision as u64))
     }
 
-    /// What one key signs the other must accept.
+    /// Checks that the public key accepts a signature of the private key.
     fn check_pair(&self) -> Result<(), TokenError> {
         if self.signing.is_none() {
             return Ok(());
@@ -137,7 +140,7 @@ fn wrong(option: &'static str, reason: String) -> TokenError {
     TokenError::Key { option, reason }
 }
 
-/// The key to sign with, where there is one, and the key to check with.
+/// The key to sign with, if there is one, and the key to check with.
 fn keys(
     method: Algorithm,
     public: Option<&[u8]>,
@@ -203,7 +206,7 @@ fn private_key(method: Algorithm, pem: &[u8]) -> Result<(EncodingKey, DecodingKe
     }
 }
 
-/// An EC key as OpenSSL's older commands write it, in the form that ring reads: algorithm and curve go in front.
+/// Turns an EC key of OpenSSL's older commands into the form that ring reads: algorithm and curve go in front.
 fn wrap_sec1(method: Algorithm, sec1: &[u8]) -> Vec<u8> {
     const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
     const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];

@@ -3,18 +3,18 @@
 //! ```text
 //! log -> applier -> Auth: AuthStore (users and roles, one value) + each user's merged permissions
 //!                            |
-//! metadata, certificate -> Caller (who, at which auth revision) -> Access (what that one may do now)
+//! metadata, certificate -> Caller (user and auth revision) -> Access (the user's rights now)
 //! ```
 //!
 //! Users and roles are one record of the log, so that they and their revision are the same on every instance and after every
-//! restart. Simple tokens are a record each, which the writer ends; whether one is good follows from the revision it was issued
-//! at, so that nothing has to be deleted when a password changes.
+//! restart. Each simple token is a record, which the writer ends. The auth revision at which a token was issued decides whether
+//! it is valid, so that a change of a password deletes no token.
 //!
 //! Invariants:
-//! - A1: while auth is off, a check costs one load of an atomic and looks at nothing a client has sent.
-//! - A2: a check is made against the newest store known here, and by a revision that is no older than what is answered:
-//!   a read takes its snapshot first. Another instance's change counts here as soon as it has arrived, which is later
-//!   than its answer by one delivery of NATS.
+//! - A1: while auth is off, a check costs one load of an atomic and reads nothing that a client has sent.
+//! - A2: a check uses the newest users that this instance has, which are no older than the keys in the response: a read takes
+//!   its snapshot of the keys first. A change by another instance counts here from its delivery on, which is later than its
+//!   response.
 
 mod access;
 mod jwt;
@@ -24,27 +24,27 @@ mod request;
 mod store;
 mod token;
 
-pub use access::{Access, Auth, Caller, Credentials};
-pub use password::{fits, hash};
-pub use permission::{Permission, READ, READ_WRITE, WRITE};
-pub use request::check as check_request;
-pub use store::{AuthStore, ROOT};
-pub use token::{SimpleToken, TokenError, TokenSettings, token_hash};
+pub(crate) use access::{Access, Auth, Caller, Credentials};
+pub(crate) use password::{fits, hash};
+pub(crate) use permission::{Permission, READ_WRITE};
+pub(crate) use request::check as check_request;
+pub(crate) use store::{AuthStore, ROOT};
+pub(crate) use token::{SimpleToken, TokenError, TokenSettings, token_hash};
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Cost of a password's hash where none is chosen.
-pub const DEFAULT_BCRYPT_COST: u32 = 10;
-/// How long a simple token lives without use where nothing else is chosen.
-pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
+/// Default cost of a password's hash.
+pub(crate) const DEFAULT_BCRYPT_COST: u32 = 10;
+/// Default validity of a simple token without use.
+pub(crate) const DEFAULT_TOKEN_TTL: Duration = Duration::from_mins(5);
 
-/// What can be chosen about auth.
+/// Settings of auth.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct AuthSettings {
     /// Kind of tokens.
     pub token: TokenSettings,
-    /// How long a simple token lives without use; zero for the default.
+    /// Validity of a simple token without use; zero for the default.
     pub token_ttl: Duration,
     /// Cost of a password's hash, 4 to 31; the default for anything else.
     pub bcrypt_cost: u32,
@@ -52,9 +52,9 @@ pub struct Settings {
     pub client_cert_auth: bool,
 }
 
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings {
+impl Default for AuthSettings {
+    fn default() -> AuthSettings {
+        AuthSettings {
             token: TokenSettings::Simple,
             token_ttl: DEFAULT_TOKEN_TTL,
             bcrypt_cost: DEFAULT_BCRYPT_COST,
@@ -64,6 +64,6 @@ impl Default for Settings {
 }
 
 /// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
-/// Empty if the certificate has none, which makes its owner somebody that no user is.
+/// Empty if the certificate has none: no user has an empty name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateName(pub Arc<str>);
+pub(crate) struct CertificateName(pub Arc<str>);

@@ -1,15 +1,18 @@
-//! Passwords and their hashes. Both take long on purpose, so they run where they hold nobody up.
+//! Passwords and their hashes. Hashing and checking take long on purpose, so they run on threads of their own.
 
 use super::DEFAULT_BCRYPT_COST;
 use crate::error::EtcdError;
 
-/// bcrypt looks at no more than this.
+/// bcrypt ignores the bytes behind these.
 const LONGEST_PASSWORD: usize = 72;
-/// Costs that bcrypt knows.
+/// The costs of bcrypt.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=31;
 
-/// Hashes a password. A cost that bcrypt does not know is replaced by the default, as in etcd.
-pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
+/// Hashes a password. As in etcd, the default replaces a cost that bcrypt does not have.
+///
+/// # Errors
+/// [`EtcdError::PasswordTooLong`]; [`EtcdError::Stopped`] while the server stops.
+pub(crate) async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     if password.len() > LONGEST_PASSWORD {
         return Err(EtcdError::PasswordTooLong);
     }
@@ -18,8 +21,11 @@ pub async fn hash(password: String, cost: u32) -> Result<String, EtcdError> {
     hashed.map_err(|error| EtcdError::Unknown(error.to_string()))
 }
 
-/// Whether a password fits a hash. Nothing fits what is no hash.
-pub async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
+/// Whether a hash is that of a password. A text that is no hash is that of none.
+///
+/// # Errors
+/// [`EtcdError::Stopped`] while the server stops.
+pub(crate) async fn fits(password: String, hash: String) -> Result<bool, EtcdError> {
     run(move || bcrypt::verify(password, &hash).unwrap_or(false)).await
 }
 

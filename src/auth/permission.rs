@@ -1,15 +1,15 @@
-//! Permissions of roles, and what those of one user come to together.
+//! Permissions of roles, and their union for one user.
 
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Values of [`Permission::kind`].
-pub const READ: i32 = 0;
+pub(crate) const READ: i32 = 0;
 /// See [`READ`].
-pub const WRITE: i32 = 1;
+pub(crate) const WRITE: i32 = 1;
 /// See [`READ`].
-pub const READ_WRITE: i32 = 2;
+pub(crate) const READ_WRITE: i32 = 2;
 
 /// The right to read or write a key or a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,16 +46,16 @@ mod base64_bytes {
     }
 }
 
-/// What the permissions of a user's roles come to together.
+/// The union of the permissions of a user's roles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
+pub(crate) struct Permissions {
     read: Intervals,
     write: Intervals,
 }
 
 impl Permissions {
     /// The union of permissions.
-    pub fn merge<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Permissions {
+    pub(crate) fn merge<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Permissions {
         let permissions: Vec<_> = permissions.into_iter().collect();
         let of = |kind: i32| {
             let granted = permissions.iter().filter(|given| given.kind == kind || given.kind == READ_WRITE);
@@ -65,12 +65,12 @@ impl Permissions {
     }
 
     /// Whether all of a range, as on the wire, may be read.
-    pub fn may_read(&self, key: &[u8], range_end: &[u8]) -> bool {
+    pub(crate) fn may_read(&self, key: &[u8], range_end: &[u8]) -> bool {
         self.read.cover(&Interval::from_wire(key, range_end))
     }
 
     /// Whether all of a range, as on the wire, may be written.
-    pub fn may_write(&self, key: &[u8], range_end: &[u8]) -> bool {
+    pub(crate) fn may_write(&self, key: &[u8], range_end: &[u8]) -> bool {
         self.write.cover(&Interval::from_wire(key, range_end))
     }
 }
@@ -109,7 +109,7 @@ impl Intervals {
         for interval in sorted {
             match merged.last_mut() {
                 Some(last) if !last.ends_before(&interval.start) => {
-                    // No end is the greatest end.
+                    // `None` is the greatest end.
                     last.end = match (last.end.take(), interval.end) {
                         (Some(a), Some(b)) => Some(a.max(b)),
                         _ => None,
@@ -121,8 +121,8 @@ impl Intervals {
         Intervals(merged)
     }
 
-    /// Whether one interval holds all of `wanted`. An inverted range holds no key; as in etcd its start still has to
-    /// lie where something is granted.
+    /// Whether one interval holds all of `wanted`. An inverted range holds no key, but as in etcd its start must be in a
+    /// granted interval.
     fn cover(&self, wanted: &Interval) -> bool {
         let behind = self.0.partition_point(|interval| interval.start <= wanted.start);
         let Some(interval) = behind.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };
@@ -179,7 +179,7 @@ mod tests {
     }
 
     proptest! {
-        /// A range is covered exactly if each of its keys is: checked on keys of one byte, of which there are few.
+        /// A range is covered exactly if each of its keys is. Keys of one byte are few enough to try all.
         #[test]
         fn a_range_is_covered_if_all_of_it_is(
             granted in prop::collection::vec((1_u8..20, 1_u8..22), 0..6),

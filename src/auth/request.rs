@@ -1,5 +1,5 @@
-//! What a request of KV needs: read what is read, compared or answered as a previous value, write what is written, both
-//! branches of a transaction alike.
+//! The rights that a KV request needs: to read each key that it reads, compares or returns as a previous value, and to write
+//! each key that it writes. Both branches of a transaction count.
 
 use super::Access;
 use crate::error::EtcdError;
@@ -8,8 +8,11 @@ use crate::proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnR
 use crate::txn::Request;
 use crate::types::LeaseId;
 
-/// Checks a request. `may_attach` says whether the caller may put a key on a lease.
-pub fn check(
+/// Checks a request. `may_attach` returns whether the caller may attach a key to a lease.
+///
+/// # Errors
+/// The first failed check of `access` or of `may_attach`.
+pub(crate) fn check(
     access: &Access,
     request: &Request,
     may_attach: &dyn Fn(LeaseId) -> Result<(), EtcdError>,

@@ -9,33 +9,33 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The user that must exist before auth can be enabled.
-pub const ROOT: &str = "root";
+pub(crate) const ROOT: &str = "root";
 
 /// A user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct User {
-    /// Hash of the password, in bcrypt's own form. One that is no such hash fits no password.
+    /// bcrypt's hash of the password. A text that is no such hash belongs to no password.
     password: String,
-    /// Known by a certificate only.
+    /// Whether the user logs in with a certificate alone.
     no_password: bool,
     roles: BTreeSet<String>,
-    /// Tokens issued at an earlier auth revision are void: the user was made, or got this password, at this one.
+    /// Auth revision at which the user was added or got this password. Tokens of earlier revisions are void.
     tokens_since: u64,
 }
 
-/// All users and roles, as one value: what is stored is always from one moment.
+/// All users and roles. They are stored as one value, which is always that of one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthStore {
     enabled: bool,
     revision: u64,
-    /// Tokens issued at an earlier auth revision are void: auth was disabled at this one.
+    /// Auth revision at which auth was disabled last. Tokens of earlier revisions are void.
     tokens_since: u64,
     users: BTreeMap<String, User>,
     roles: BTreeMap<String, Vec<Permission>>,
 }
 
 impl Default for AuthStore {
-    /// As it is before the first change: off, at revision 1.
+    /// The store before the first change: disabled, at revision 1.
     fn default() -> AuthStore {
         AuthStore {
             enabled: false,
@@ -48,7 +48,7 @@ impl Default for AuthStore {
 }
 
 impl AuthStore {
-    /// With auth on and nobody there who may do anything: what cannot be read must not open the door.
+    /// A store that permits nothing: auth is enabled, and there are no users. It replaces one that cannot be read.
     pub fn locked() -> AuthStore {
         AuthStore { enabled: true, ..AuthStore::default() }
     }
@@ -74,11 +74,17 @@ impl AuthStore {
     }
 
     /// The roles of a user, ascending.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`].
     pub fn roles_of(&self, user: &str) -> Result<&BTreeSet<String>, EtcdError> {
         self.users.get(user).map(|user| &user.roles).ok_or(EtcdError::UserNotFound)
     }
 
     /// Permissions of a role. Those of `root` are not kept there.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`].
     pub fn permissions_of(&self, role: &str) -> Result<&[Permission], EtcdError> {
         self.roles.get(role).map(Vec::as_slice).ok_or(EtcdError::RoleNotFound)
     }
@@ -89,6 +95,9 @@ impl AuthStore {
     }
 
     /// The hash that a user's password must fit.
+    ///
+    /// # Errors
+    /// [`EtcdError::AuthNotEnabled`], [`EtcdError::AuthFailed`] without such a user, [`EtcdError::NoPasswordUser`].
     pub fn password_hash(&self, user: &str) -> Result<&str, EtcdError> {
         if !self.enabled {
             return Err(EtcdError::AuthNotEnabled);
@@ -107,7 +116,10 @@ impl AuthStore {
             && self.users.get(user).is_some_and(|user| issued >= user.tokens_since)
     }
 
-    /// The root role is needed for whatever changes users, roles, members or the whole store.
+    /// Checks for the role `root`, which each change of users, roles, members or the whole store needs.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::PermissionDenied`].
     pub fn check_admin(&self, user: Option<&str>) -> Result<(), EtcdError> {
         if !self.enabled {
             return Ok(());
@@ -117,7 +129,10 @@ impl AuthStore {
         if roles.contains(ROOT) { Ok(()) } else { Err(EtcdError::PermissionDenied) }
     }
 
-    /// Starts to check permissions. No change of the revision.
+    /// Enables auth. The revision stays.
+    ///
+    /// # Errors
+    /// [`EtcdError::RootUserNotExist`], [`EtcdError::RootRoleNotExist`].
     pub fn enable(&mut self) -> Result<(), EtcdError> {
         if self.enabled {
             return Ok(());
@@ -130,7 +145,7 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Ends it, and with it every token.
+    /// Disables auth, and makes every token void.
     pub fn disable(&mut self) {
         if self.enabled {
             self.enabled = false;
@@ -140,6 +155,9 @@ impl AuthStore {
     }
 
     /// Adds a user; `None` for one without a password.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserEmpty`], [`EtcdError::UserExists`].
     pub fn add_user(&mut self, name: &str, password_hash: Option<&str>) -> Result<(), EtcdError> {
         if name.is_empty() {
             return Err(EtcdError::UserEmpty);
@@ -159,6 +177,9 @@ impl AuthStore {
     }
 
     /// Removes a user.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is on.
     pub fn delete_user(&mut self, name: &str) -> Result<(), EtcdError> {
         if self.enabled && name == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -168,7 +189,10 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Gives a user another password. One who has none keeps none.
+    /// Changes a user's password. A user without a password stays without.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`].
     pub fn change_password(&mut self, name: &str, password_hash: &str) -> Result<(), EtcdError> {
         let user = self.users.get_mut(name).ok_or(EtcdError::UserNotFound)?;
         self.revision += 1;
@@ -179,7 +203,10 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Gives a user a role; one that is held already changes nothing. The role `root` need not exist.
+    /// Grants a role to a user, who may have it already. The role `root` need not exist.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotFound`].
     pub fn grant_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
         let user = self.users.get_mut(user).ok_or(EtcdError::UserNotFound)?;
         if role != ROOT && !self.roles.contains_key(role) {
@@ -191,7 +218,11 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Takes a role from a user.
+    /// Revokes a role from a user.
+    ///
+    /// # Errors
+    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotGranted`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is
+    /// on.
     pub fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
         if self.enabled && user == ROOT && role == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -205,6 +236,9 @@ impl AuthStore {
     }
 
     /// Adds a role.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleEmpty`], [`EtcdError::RoleExists`].
     pub fn add_role(&mut self, name: &str) -> Result<(), EtcdError> {
         if name.is_empty() {
             return Err(EtcdError::RoleEmpty);
@@ -218,6 +252,9 @@ impl AuthStore {
     }
 
     /// Removes a role, from all users too.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is on.
     pub fn delete_role(&mut self, name: &str) -> Result<(), EtcdError> {
         if self.enabled && name == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -230,8 +267,11 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Gives a role a permission. One for the same range is replaced, though, as in etcd, only where it is the first
-    /// of those that begin at its key.
+    /// Grants a permission to a role. As in etcd, it replaces one for the same range only if that is the first of those that
+    /// begin at its key.
+    ///
+    /// # Errors
+    /// [`EtcdError::PermissionNotGiven`], [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`] for an invalid range.
     pub fn grant_permission(&mut self, role: &str, granted: Option<Permission>) -> Result<(), EtcdError> {
         let granted = granted.ok_or(EtcdError::PermissionNotGiven)?;
         if !granted.is_valid() {
@@ -252,7 +292,10 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Takes the permission for exactly this range from a role.
+    /// Revokes the permission for exactly this range from a role.
+    ///
+    /// # Errors
+    /// [`EtcdError::RoleNotFound`], [`EtcdError::PermissionNotGranted`].
     pub fn revoke_permission(&mut self, role: &str, key: &[u8], range_end: &[u8]) -> Result<(), EtcdError> {
         let permissions = self.roles.get_mut(role).ok_or(EtcdError::RoleNotFound)?;
         let before = permissions.len();

@@ -1,7 +1,7 @@
-//! Tokens: `simple` ones, which the server remembers, and JWTs, which say all themselves.
+//! Tokens: `simple` ones, which the server stores, and JWTs, which hold everything themselves.
 
 use super::jwt::Jwt;
-use super::{AuthStore, Caller, DEFAULT_TOKEN_TTL, Settings};
+use super::{AuthSettings, AuthStore, Caller, DEFAULT_TOKEN_TTL};
 use rand::distr::{Distribution, slice::Choose};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -24,25 +24,25 @@ pub enum TokenError {
     /// `sign-method` is missing or not known.
     #[error("auth: invalid auth signature method: {0}")]
     Method(String),
-    /// Neither key is there, or not the one that is needed.
+    /// The needed key is missing.
     #[error("auth: missing key data: {0}")]
     MissingKey(&'static str),
     /// Two keys that are no pair.
     #[error("auth: public and private keys don't match")]
     KeyMismatch,
-    /// A file with something else in it.
+    /// A file that holds no such key.
     #[error("{option}: {reason}")]
     Key {
         /// The option that names the file.
         option: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Which tokens there are.
+/// The kind of tokens.
 #[derive(Clone, Debug)]
-pub enum TokenSettings {
+pub(crate) enum TokenSettings {
     /// None: nobody can authenticate with a password.
     None,
     /// The server's own.
@@ -54,7 +54,10 @@ pub enum TokenSettings {
 impl TokenSettings {
     /// Reads a value of `--auth-token`: `simple`, or `jwt` with options, of which `sign-method` is needed and the files
     /// of `pub-key` and `priv-key` are read.
-    pub fn parse(text: &str) -> Result<TokenSettings, TokenError> {
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub(crate) fn parse(text: &str) -> Result<TokenSettings, TokenError> {
         let mut words = text.split(',');
         let kind = words.next().unwrap_or_default();
         let mut options = HashMap::new();
@@ -75,17 +78,17 @@ impl TokenSettings {
     }
 }
 
-/// What is stored of a simple token, beside the token itself.
+/// The stored part of a simple token, beside the token itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SimpleToken {
-    /// Whose it is.
+    /// Name of its user.
     pub user: String,
     /// The auth revision at which it was issued.
     pub revision: u64,
 }
 
 impl SimpleToken {
-    /// A token that nobody has: 16 letters, a dot, and a position of the store.
+    /// A new token: 16 random letters, a dot, and a position of the store.
     pub fn invent(position: u64) -> String {
         const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
@@ -95,37 +98,37 @@ impl SimpleToken {
     }
 }
 
-/// A simple token as it is known here.
+/// A simple token on this instance.
 #[derive(Debug)]
 struct Known {
     user: Arc<str>,
     revision: u64,
-    /// When it runs out unless it is used.
+    /// The token expires at this time, unless it is used before.
     deadline: Instant,
-    /// When the writer was last told of a use.
+    /// Time of the last use that was reported to the writer.
     reported: Instant,
 }
 
-/// The tokens that are good here.
+/// The valid tokens of this instance.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     kind: TokenSettings,
     ttl: Duration,
-    /// Whether this instance's deadlines count: those of the writer, which ends a token by a record. Elsewhere a token is good
-    /// for as long as the log holds it.
+    /// Whether deadlines count on this instance. They count on the writer, which ends a token by a record. On other instances a
+    /// token is valid for as long as the log holds it.
     keeps_time: AtomicBool,
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// The name of a simple token in the log. The log does not hold the token itself: who may read the bucket must not be able to use
+/// The name of a simple token in the log. The log does not hold the token itself, so that a reader of the bucket cannot use
 /// it.
-pub fn token_hash(token: &str) -> String {
+pub(crate) fn token_hash(token: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
     digest.as_ref()[..HASH_BYTES].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl Tokens {
-    pub(super) fn new(settings: &Settings) -> Tokens {
+    pub(super) fn new(settings: &AuthSettings) -> Tokens {
         Tokens {
             kind: settings.token.clone(),
             ttl: if settings.token_ttl.is_zero() { DEFAULT_TOKEN_TTL } else { settings.token_ttl },
@@ -139,13 +142,13 @@ impl Tokens {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which kind is issued.
-    pub fn kind(&self) -> &TokenSettings {
+    /// The kind that is issued.
+    pub(crate) fn kind(&self) -> &TokenSettings {
         &self.kind
     }
 
-    /// The log holds a token of this hash.
-    pub fn remember(&self, hash: &str, token: SimpleToken) {
+    /// Adds a token that the log holds.
+    pub(crate) fn remember(&self, hash: &str, token: SimpleToken) {
         let now = Instant::now();
         let known = Known {
             user: token.user.into(),
@@ -156,39 +159,39 @@ impl Tokens {
         self.lock().insert(hash.to_owned(), known);
     }
 
-    /// The log does not hold it any more.
-    pub fn forget(&self, hash: &str) {
+    /// Removes a token that the log has ended.
+    pub(crate) fn forget(&self, hash: &str) {
         self.lock().remove(hash);
     }
 
-    /// Forgets all but some.
-    pub fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
+    /// Removes all other tokens.
+    pub(crate) fn keep_only(&self, is_kept: impl Fn(&str) -> bool) {
         self.lock().retain(|hash, _| is_kept(hash));
     }
 
-    /// From now on deadlines count here, or not. Each token gets its full time again.
-    pub fn keep_time(&self, keeps_time: bool) {
+    /// Sets whether deadlines count on this instance. Each token gets its full time again.
+    pub(crate) fn keep_time(&self, keeps_time: bool) {
         let deadline = Instant::now() + self.ttl;
         self.lock().values_mut().for_each(|known| known.deadline = deadline);
         // Relaxed: the deadlines have a lock of their own.
         self.keeps_time.store(keeps_time, Ordering::Relaxed);
     }
 
-    /// The hashes of tokens whose time is over.
-    pub fn expired(&self) -> Vec<String> {
+    /// The hashes of expired tokens.
+    pub(crate) fn expired(&self) -> Vec<String> {
         let now = Instant::now();
         self.lock().iter().filter(|(_, known)| known.deadline <= now).map(|(hash, _)| hash.clone()).collect()
     }
 
-    /// A token was used on another instance.
-    pub fn touch(&self, hash: &str) {
+    /// Records a use of a token on another instance.
+    pub(crate) fn touch(&self, hash: &str) {
         if let Some(known) = self.lock().get_mut(hash) {
             known.deadline = Instant::now() + self.ttl;
         }
     }
 
-    /// Whether a simple token is known here, or could not be one at all.
-    pub fn is_settled(&self, token: &str) -> bool {
+    /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a simple token.
+    pub(crate) fn is_settled(&self, token: &str) -> bool {
         if !matches!(self.kind, TokenSettings::Simple) {
             return true;
         }
@@ -200,7 +203,7 @@ impl Tokens {
         !looks_right || self.lock().contains_key(&token_hash(token))
     }
 
-    /// Whom a token belongs to. Using a simple one makes it live on.
+    /// The user of a token. A use of a simple token renews it.
     pub(super) fn caller(&self, token: &str, store: &AuthStore) -> Option<Caller> {
         match &self.kind {
             TokenSettings::None => None,
@@ -219,8 +222,8 @@ impl Tokens {
         }
     }
 
-    /// The hash of a token of whose use the writer, being another instance, has to be told; returned once in a while for each.
-    pub fn use_to_report(&self, token: &str) -> Option<String> {
+    /// The hash of a token whose use this instance must report to the writer. Each token is returned once in a while.
+    pub(crate) fn use_to_report(&self, token: &str) -> Option<String> {
         if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;
         }
@@ -293,7 +296,7 @@ mod tests {
     }
 
     fn tokens(ttl: Duration) -> (Tokens, AuthStore) {
-        let settings = Settings { token_ttl: ttl, ..Settings::default() };
+        let settings = AuthSettings { token_ttl: ttl, ..AuthSettings::default() };
         let mut store = AuthStore::default();
         store.add_user("root", None).unwrap();
         store.grant_role("root", "root").unwrap();
@@ -323,7 +326,7 @@ mod tests {
             assert_eq!(tokens.caller("t", &store).unwrap().user(), Some("u"));
             change(&mut store);
             assert!(tokens.caller("t", &store).is_none());
-            // One that was issued before is found again in the log, and is as void as it was.
+            // A load of the log finds the old token again, and it stays void.
             tokens.remember(&token_hash("t"), SimpleToken { user: "u".into(), revision: 3 });
             assert!(tokens.caller("t", &store).is_none());
             tokens.remember(&token_hash("new"), entry(&store));

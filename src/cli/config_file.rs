@@ -1,26 +1,47 @@
 //! `--config-file`: etcd's YAML.
 //!
 //! Keys are those of etcd's own decoding: mostly names of flags, with TLS, sockets and discovery in maps of their own.
-//! Types are as strict as there: a number is no text, a duration is a number of nanoseconds. What comes out is what the
-//! command line would have said, so that everything after is the same for both.
+//! Types are as strict as there: a number is no text, a duration is a number of nanoseconds. Each value becomes the text
+//! that the flag would have on the command line, so that the later checks are the same for both.
 
-use super::CommandLineError;
 use super::flags::{self, ALLOWED_CN, CONFIG_FILE, Kind};
-use super::values;
+use super::values::{self, InvalidValue};
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// A config file that cannot be used.
+#[derive(Debug, Error)]
+#[error("--config-file {path}: {reason}", path = .path.display())]
+pub(super) struct ConfigFileError {
+    path: PathBuf,
+    reason: Box<ContentError>,
+}
+
+/// The reason for which a config file cannot be used. The texts about its content are etcd's.
+#[derive(Debug, Error)]
+pub(super) enum ContentError {
+    #[error("{0}")]
+    Read(std::io::Error),
+    #[error("error converting YAML to JSON: {0}")]
+    Yaml(serde_saphyr::Error),
+    #[error("error unmarshaling JSON: cannot unmarshal {found} into {path} of type {expected}")]
+    Type { found: String, path: String, expected: &'static str },
+    #[error("{path}: {text:?}: {reason}")]
+    Value { path: String, text: String, reason: InvalidValue },
+}
 
 /// A file's content.
 #[derive(Debug, Default)]
 pub(super) struct ConfigFile {
-    /// By name of the flag that would say the same.
+    /// Texts by the names of their flags.
     pub(super) values: Vec<(&'static str, String)>,
-    /// Keys that etcd would pass over in silence.
+    /// Keys that etcd would ignore without a message.
     pub(super) unknown: Vec<String>,
 }
 
-/// Keys in maps, with the flags that they stand for; nothing for those without one.
+/// Keys in maps, with the names of their flags.
 const NESTED: &[(&str, &[(&str, &str)])] = &[
     (
         "client-transport-security",
@@ -54,27 +75,25 @@ const NESTED: &[(&str, &[(&str, &str)])] = &[
     ("socket-options", &[("reuse-port", "socket-reuse-port"), ("reuse-address", "socket-reuse-address")]),
     ("discovery-config", &[("token", "discovery-token")]),
 ];
-/// The endpoints of discovery lie one deeper.
+/// The map in `discovery-config` that has the endpoints.
 const DISCOVERY_CLIENT: (&str, &[(&str, &str)]) = ("client", &[("endpoints", "discovery-endpoints")]);
 
-/// Flags that are no keys, beside those in maps.
+/// Flags that are no keys of the file. Those that are keys of a map are not listed.
 const FLAGS_ONLY: &[&str] =
     &["client-crl-file", "peer-crl-file", "discovery-fallback", "raft-read-timeout", "raft-write-timeout"];
 
 /// Reads a file.
-pub(super) fn read(path: &Path) -> Result<ConfigFile, CommandLineError> {
-    let refused =
-        |reason: String| CommandLineError::refused(format!("--config-file {}: {reason}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    parse(&text).map_err(refused)
+pub(super) fn read(path: &Path) -> Result<ConfigFile, ConfigFileError> {
+    let text = std::fs::read_to_string(path).map_err(ContentError::Read);
+    text.and_then(|text| parse(&text))
+        .map_err(|reason| ConfigFileError { path: path.to_owned(), reason: Box::new(reason) })
 }
 
-pub(super) fn parse(text: &str) -> Result<ConfigFile, String> {
+pub(super) fn parse(text: &str) -> Result<ConfigFile, ContentError> {
     if text.trim().is_empty() {
         return Ok(ConfigFile::default());
     }
-    let document: Value =
-        from_yaml(text).map_err(|error| format!("error converting YAML to JSON: {error}"))?;
+    let document: Value = from_yaml(text).map_err(ContentError::Yaml)?;
     let mut file = ConfigFile::default();
     for (key, value) in map("", &document)? {
         let nested = NESTED.iter().find(|(name, _)| key.eq_ignore_ascii_case(name));
@@ -97,7 +116,7 @@ pub(super) fn parse(text: &str) -> Result<ConfigFile, String> {
     Ok(file)
 }
 
-/// Names are found in any case, as Go's JSON does it; of a key that comes twice the second counts.
+/// The flag of a key at the top of the file. As in Go's JSON, case does not matter.
 fn top_level(key: &str) -> Option<&'static flags::Flag> {
     let flag = flags::find(&key.to_ascii_lowercase())?;
     let elsewhere = NESTED.iter().any(|(_, keys)| keys.iter().any(|(_, name)| *name == flag.name))
@@ -107,7 +126,7 @@ fn top_level(key: &str) -> Option<&'static flags::Flag> {
     (!elsewhere && flag.kind != Kind::Anything).then_some(flag)
 }
 
-fn map<'a>(name: &str, value: &'a Value) -> Result<&'a serde_json::Map<String, Value>, String> {
+fn map<'a>(name: &str, value: &'a Value) -> Result<&'a serde_json::Map<String, Value>, ContentError> {
     static EMPTY: std::sync::OnceLock<serde_json::Map<String, Value>> = std::sync::OnceLock::new();
     match value {
         Value::Object(map) => Ok(map),
@@ -123,7 +142,7 @@ impl ConfigFile {
         key: &str,
         value: &Value,
         keys: &[(&str, &'static str)],
-    ) -> Result<(), String> {
+    ) -> Result<(), ContentError> {
         let name = keys.iter().find(|(name, _)| key.eq_ignore_ascii_case(name)).map(|(_, flag)| *flag);
         let path = format!("{prefix}{key}");
         match name.map(|name| (name, flags::find(name))) {
@@ -141,20 +160,22 @@ impl ConfigFile {
         }
     }
 
-    fn put(&mut self, path: &str, value: &Value, flag: &'static flags::Flag) -> Result<(), String> {
+    fn put(&mut self, path: &str, value: &Value, flag: &'static flags::Flag) -> Result<(), ContentError> {
         if let Some(text) = text_of(path, value, flag.kind)? {
-            // What is empty here is not given, in etcd too.
+            // As in etcd, an empty text leaves the default.
             if !text.is_empty() {
-                values::check(flag.kind, &text).map_err(|reason| format!("{path}: {text:?}: {reason}"))?;
-                self.values.push((flag.name, text));
+                match values::check(flag.kind, &text) {
+                    Ok(()) => self.values.push((flag.name, text)),
+                    Err(reason) => return Err(ContentError::Value { path: path.to_owned(), text, reason }),
+                }
             }
         }
         Ok(())
     }
 }
 
-/// A value as the command line would have it; `None` for null, which leaves the default.
-fn text_of(path: &str, value: &Value, kind: Kind) -> Result<Option<String>, String> {
+/// The text that a value would have on the command line; `None` for null, which leaves the default.
+fn text_of(path: &str, value: &Value, kind: Kind) -> Result<Option<String>, ContentError> {
     let text = match (kind, value) {
         (_, Value::Null) => return Ok(None),
         (Kind::Bool, Value::Bool(value)) => value.to_string(),
@@ -195,11 +216,11 @@ fn type_name(kind: Kind) -> &'static str {
     }
 }
 
-fn mismatch(value: &Value, path: &str, expected: &str) -> String {
+fn mismatch(value: &Value, path: &str, expected: &'static str) -> ContentError {
     let found = match value {
         Value::Null => "null".to_owned(),
         Value::Bool(_) => "bool".to_owned(),
-        // As Go, which shows a number that is no number of the kind.
+        // Go's text has the number if another kind of number is expected.
         Value::Number(number) if expected.contains("int") => format!("number {number}"),
         Value::Number(_) => "number".to_owned(),
         Value::String(_) => "string".to_owned(),
@@ -207,11 +228,11 @@ fn mismatch(value: &Value, path: &str, expected: &str) -> String {
         Value::Object(_) => "object".to_owned(),
     };
     let path = if path.is_empty() { "the file" } else { path };
-    format!("error unmarshaling JSON: cannot unmarshal {found} into {path} of type {expected}")
+    ContentError::Type { found, path: path.to_owned(), expected }
 }
 
 fn from_yaml(text: &str) -> Result<Value, serde_saphyr::Error> {
-    // As etcd's reader, which also knows yes and no.
+    // etcd's reader takes yes and no for booleans, and the last one of two equal keys.
     let options = serde_saphyr::options! {
         duplicate_keys: DuplicateKeyPolicy::LastWins,
         with_snippet: false,
@@ -254,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_values_the_second_counts_and_case_does_not() {
+    fn the_second_of_two_values_counts_and_case_does_not() {
         let file = parse("name: a\nname: b\n").expect("as etcd");
         assert_eq!(file.values, [("name", "b".to_owned())]);
         assert_eq!(parse("Name: a").expect("as etcd").values, [("name", "a".to_owned())]);
@@ -280,7 +301,7 @@ mod tests {
             ("feature-gates: a=true", "unrecognized feature gate: a"),
             ("auto-compaction-retention: 5", "cannot unmarshal number into auto-compaction-retention"),
         ] {
-            let error = parse(text).expect_err(text);
+            let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(words), "{text}: {error}");
         }
     }

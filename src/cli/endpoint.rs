@@ -1,9 +1,38 @@
 //! `--endpoint`: a NATS URL in kine's form.
 
 use crate::log::Auth;
+use thiserror::Error;
 use url::Url;
 
-/// What a URL says; `None` where it does not.
+/// An endpoint that jetway cannot use. The URL may hold a password, so the text has only the wrong part of it.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(super) enum EndpointError {
+    #[error("it has no scheme; expected nats://host:port")]
+    NoScheme,
+    #[error(
+        "scheme {0} is not served: the log needs a plain connection; give the server's nats:// or tls:// URL"
+    )]
+    WebSocket(String),
+    #[error("scheme {0} is unknown; expected nats, jetstream or tls")]
+    Scheme(String),
+    #[error("{host}: {reason}")]
+    Host { host: String, reason: url::ParseError },
+    #[error("{0:?} names no host; expected host:port")]
+    NoHost(String),
+    #[error("bucket={name}: {reason}")]
+    Bucket { name: String, reason: BucketNameError },
+    #[error("replicas={0}: expected 1, 3 or 5")]
+    Replicas(String),
+    #[error("parameter {0} is unknown; there are bucket and replicas")]
+    Parameter(String),
+}
+
+/// JetStream does not accept a name for a bucket.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("a bucket name has letters, digits, - and _ only")]
+pub(super) struct BucketNameError;
+
+/// The parts of an endpoint; `None` for a part that it does not have.
 #[derive(Debug)]
 pub(super) struct ParsedEndpoint {
     pub(super) servers: Vec<String>,
@@ -12,27 +41,24 @@ pub(super) struct ParsedEndpoint {
     pub(super) replicas: Option<usize>,
 }
 
-/// Reads an endpoint. Several hosts share one user part and one query, as in kine: the list is split at its commas.
-pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
-    let (scheme, rest) = endpoint.split_once("://").ok_or("it has no scheme; expected nats://host:port")?;
+/// Reads an endpoint. As in kine, commas separate hosts, which share one user part and one query.
+pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, EndpointError> {
+    let (scheme, rest) = endpoint.split_once("://").ok_or(EndpointError::NoScheme)?;
     let scheme = match scheme {
         "nats" | "jetstream" => "nats",
         "tls" => scheme,
-        "ws" | "wss" => {
-            return Err(format!(
-                "scheme {scheme} is not served: the log needs a plain connection; give the server's nats:// or tls:// URL"
-            ));
-        }
-        other => return Err(format!("scheme {other} is unknown; expected nats, jetstream or tls")),
+        "ws" | "wss" => return Err(EndpointError::WebSocket(scheme.to_owned())),
+        other => return Err(EndpointError::Scheme(other.to_owned())),
     };
     let (hosts, query) = rest.split_once('?').map_or((rest, ""), |(hosts, query)| (hosts, query));
     let mut parsed =
         ParsedEndpoint { servers: Vec::new(), auth: Auth::Anonymous, bucket: None, replicas: None };
     for host in hosts.trim_end_matches('/').split(',') {
         let host = host.split_once("://").map_or(host, |(_, host)| host);
-        let url = Url::parse(&format!("{scheme}://{host}")).map_err(|error| format!("{host}: {error}"))?;
+        let url = Url::parse(&format!("{scheme}://{host}"))
+            .map_err(|reason| EndpointError::Host { host: host.to_owned(), reason })?;
         let name = url.host_str().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| format!("{host:?} names no host; expected host:port"))?;
+        let name = name.ok_or_else(|| EndpointError::NoHost(host.to_owned()))?;
         let decode = |text: &str| percent_decode(text);
         match (url.username(), url.password()) {
             ("", None) => {}
@@ -44,29 +70,29 @@ pub(super) fn parse(endpoint: &str) -> Result<ParsedEndpoint, String> {
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
         match key.as_ref() {
             "bucket" => {
-                check_bucket(&value).map_err(|reason| format!("bucket={value}: {reason}"))?;
+                check_bucket(&value)
+                    .map_err(|reason| EndpointError::Bucket { name: value.to_string(), reason })?;
                 parsed.bucket = Some(value.into_owned());
             }
             "replicas" => {
                 let replicas = value.parse().ok().filter(|replicas| matches!(replicas, 1 | 3 | 5));
-                parsed.replicas =
-                    Some(replicas.ok_or_else(|| format!("replicas={value}: expected 1, 3 or 5"))?);
+                parsed.replicas = Some(replicas.ok_or_else(|| EndpointError::Replicas(value.to_string()))?);
             }
-            // kine's own knobs that have no meaning here.
+            // kine's own parameters, which have no meaning here.
             "noEmbed" | "revHistory" | "slowMethod" | "dontListen" | "stdoutLogging" => {}
-            other => return Err(format!("parameter {other} is unknown; there are bucket and replicas")),
+            other => return Err(EndpointError::Parameter(other.to_owned())),
         }
     }
     Ok(parsed)
 }
 
-/// Whether JetStream takes this for the name of a bucket.
-pub(super) fn check_bucket(name: &str) -> Result<(), &'static str> {
+/// Checks that JetStream accepts a name for a bucket.
+pub(super) fn check_bucket(name: &str) -> Result<(), BucketNameError> {
     let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !name.is_empty() && name.chars().all(legal) {
         return Ok(());
     }
-    Err("a bucket name has letters, digits, - and _ only")
+    Err(BucketNameError)
 }
 
 fn percent_decode(text: &str) -> String {
@@ -106,7 +132,7 @@ mod tests {
             ("nats://a?bucket=a.b", "a.b"),
             ("nats://a?colour=red", "colour"),
         ] {
-            let error = parse(endpoint).expect_err(endpoint);
+            let error = parse(endpoint).expect_err(endpoint).to_string();
             assert!(error.contains(word), "{endpoint}: {error}");
         }
     }

@@ -1,12 +1,12 @@
 //! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md` follow it.
 
-/// What a value must look like; the rules are those of Go's `flag` package and of etcd's own kinds of value.
+/// The kind of a value. The rules are those of Go's `flag` package and of etcd's own kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Bool,
     /// A whole number from 0.
     Uint,
-    /// The same in 32 bits, with another message where it is none.
+    /// The same in 32 bits, with another error.
     Uint32,
     /// A whole number.
     Int,
@@ -21,26 +21,26 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     Choices(&'static [&'static str]),
     FeatureGates,
-    /// Whatever it is, nobody looks at it.
+    /// Any value; it is not read.
     Anything,
 }
 
-/// What becomes of a flag.
+/// The effect of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// That of etcd.
     Same,
-    /// It is accepted, and this is why it may be: nothing depends on it.
+    /// None: it is accepted, for the reason that nothing depends on it.
     None(&'static str),
-    /// As told: accepted in some cases and refused in others, or of another effect than in etcd.
+    /// Another one than in etcd, as described: it may be accepted in some cases and refused in others.
     Other(&'static str),
-    /// It is refused, because.
+    /// It is refused, for this reason.
     Refused(&'static str),
     /// It is not etcd's.
     Own,
 }
 
-/// A row of the table.
+/// An entry of the table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flag {
     /// Without dashes.
@@ -199,7 +199,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("log-format", Text, "json", "json or console; console is the default of jetway, json as etcd."),
         same("enable-log-rotation", Bool, "false", "Start a new log file when the one of --log-outputs is full."),
         other("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "maxsize, maxage and maxbackups as in etcd; old files are named in UTC and not compressed"),
-        same("warning-unary-request-duration", Duration, "300ms", "Unary calls that take longer are told in the log."),
+        same("warning-unary-request-duration", Duration, "300ms", "Unary calls that take longer are reported in the log."),
     ]),
     ("Distributed tracing", &[
         idle("enable-distributed-tracing", Bool, "false", TRACING),
@@ -213,7 +213,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("compact-hash-check-time", Duration, "1m", CHECKS),
         idle("compaction-batch-limit", Int, "0", COMPACTION),
         idle("compaction-sleep-interval", Duration, "0s", COMPACTION),
-        same("watch-progress-notify-interval", Duration, "10m", "How often a watch that asked for it is told how far it is while nothing happens; 5s if not given, as etcd 10m."),
+        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them; 5s if not given, as etcd 10m."),
         idle("warning-apply-duration", Duration, "100ms", "nothing is applied on its own: see --warning-unary-request-duration"),
         idle("bootstrap-defrag-threshold-megabytes", Uint, "0", BACKEND),
         idle("max-learners", Int, "1", "membership cannot be changed"),
@@ -240,11 +240,11 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
         own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
         own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),
-        own("accept-data-loss", Bool, "false", "Serve what is left of data that was lost or damaged. Told in the log and the metric jetway_lost_messages."),
+        own("accept-data-loss", Bool, "false", "Serve what is left of data that was lost or damaged. Reported in the log and the metric jetway_lost_messages."),
     ]),
 ];
 
-/// What etcd once had and still takes without a word.
+/// Flags that etcd once had and still ignores.
 #[rustfmt::skip]
 const IGNORED: &[Flag] = &[
     idle("cluster-active-size", Anything, "", GONE),
@@ -264,7 +264,7 @@ const IGNORED: &[Flag] = &[
     idle("test.outputdir", Anything, "", GONE),
 ];
 
-/// All flags, those without a word included.
+/// All flags, the ignored ones included.
 pub(super) fn all() -> impl Iterator<Item = &'static Flag> {
     SECTIONS.iter().flat_map(|(_, flags)| flags.iter()).chain(IGNORED)
 }
@@ -280,7 +280,7 @@ impl Flag {
         matches!(self.kind, Bool | Anything)
     }
 
-    /// The environment variable that gives it.
+    /// Its environment variable.
     pub(super) fn variable(&self) -> String {
         let prefix = if self.effect == Effect::Own { "JETWAY" } else { "ETCD" };
         format!("{prefix}_{}", self.name.to_uppercase().replace('-', "_"))

@@ -1,7 +1,7 @@
 //! The texts of `--help` and `--version`, and the table in `FLAGS.md`.
 
-use super::Personality;
 use super::flags::{self, Effect, Flag};
+use super::personality::Personality;
 use crate::version::ETCD_VERSION;
 use std::fmt::Write as _;
 
@@ -63,7 +63,7 @@ fn wrap(text: &mut String, words: &str) {
     text.push('\n');
 }
 
-/// In etcd's form where somebody may take it for etcd's.
+/// The text of `--version`. Called as etcd it has etcd's form, which programs read.
 pub(super) fn version(personality: Personality) -> String {
     let own = env!("CARGO_PKG_VERSION");
     match personality {
@@ -86,12 +86,12 @@ fn go_arch(arch: &'static str) -> &'static str {
     }
 }
 
-/// The table in `FLAGS.md`: flags that have neighbours of the same effect share a row.
+/// The table in `FLAGS.md`. Consecutive flags without effect for the same reason share a line.
 #[cfg_attr(not(test), expect(dead_code, reason = "FLAGS.md is held to it"))]
 fn table() -> String {
     let mut text = "| flag | as in etcd? | default | |\n|---|---|---|---|\n".to_owned();
-    let rows: Vec<&Flag> = flags::SECTIONS.iter().flat_map(|(_, flags)| flags.iter()).collect();
-    for group in rows.chunk_by(|one, next| one.effect == next.effect && matches!(one.effect, Effect::None(_)))
+    let all: Vec<&Flag> = flags::SECTIONS.iter().flat_map(|(_, flags)| flags.iter()).collect();
+    for group in all.chunk_by(|one, next| one.effect == next.effect && matches!(one.effect, Effect::None(_)))
     {
         let names: Vec<_> = group.iter().map(|flag| format!("`--{}`", flag.name)).collect();
         let (verdict, default, help) = match group[0].effect {

@@ -1,74 +1,89 @@
 //! The flags of the log.
 
-use super::given::Given;
-use super::settings::SettingsError;
-use super::{Notice, Personality};
+use super::flag_values::FlagValues;
+use super::notice::Notice;
+use super::personality::Personality;
 use crate::telemetry::{LogFormat, LogOutput, LogRotation, LogSettings};
 use serde_json::Value;
+use thiserror::Error;
+use tracing_subscriber::filter::{self, EnvFilter};
 
-/// What etcd writes to when it is not told.
+/// etcd's name for the output that it uses by default.
 const DEFAULT_OUTPUT: &str = "default";
 const JOURNAL_OUTPUT: &str = "systemd/journal";
 
-/// Checks in the order in which etcd does, which is before everything else.
+/// Flags of the log that make no sense. The texts are etcd's where etcd refuses the same.
+#[derive(Debug, Error)]
+pub(super) enum LogFlagsError {
+    #[error("--logger=capnslog is removed in v3.5")]
+    Capnslog,
+    #[error("unknown logger option {0:?}: --logger can only be zap")]
+    Logger(String),
+    #[error("multi logoutput for {DEFAULT_OUTPUT:?} is not supported yet: --log-outputs {0}")]
+    DefaultAmongOthers(String),
+    #[error(
+        "running with systemd/journal but other '--log-outputs' values ({0:?}) are configured with 'default'; \
+         override 'default' value with something else"
+    )]
+    JournalAmongOthers(Vec<String>),
+    #[error("unknown log format: {0}, supported values json, console (--log-format)")]
+    Format(String),
+    #[error("unrecognized level: {0:?}: --log-level can be debug, info, warn, error, panic or fatal")]
+    Level(String),
+    #[error("--log-level {level}: {reason}; expected debug, info, warn or error")]
+    Filter { level: String, reason: filter::ParseError },
+    #[error("--log-outputs requires a single file path when --log-rotate-config-json is defined")]
+    RotationWithoutFile,
+    #[error("improperly formatted log rotation config: --log-rotation-config-json: {0}")]
+    RotationJson(serde_json::Error),
+    #[error("invalid log rotation config: --log-rotation-config-json: {key} in {config}")]
+    RotationValue { key: &'static str, config: String },
+}
+
+/// Form, filter and outputs of the log. etcd checks these flags before all others.
 pub(super) fn settings(
-    given: &Given,
+    flags: &FlagValues,
     personality: Personality,
     notices: &mut Vec<Notice>,
-) -> Result<LogSettings, SettingsError> {
-    let refuse = |reason: String| Err(SettingsError(reason));
-    match given.text_or_default("logger") {
+) -> Result<LogSettings, LogFlagsError> {
+    match flags.text_or_default("logger") {
         "zap" => {}
-        "capnslog" => return refuse("--logger=capnslog is removed in v3.5".into()),
-        other => return refuse(format!("unknown logger option {other:?}: --logger can only be zap")),
+        "capnslog" => return Err(LogFlagsError::Capnslog),
+        other => return Err(LogFlagsError::Logger(other.to_owned())),
     }
-    let outputs = outputs(given)?;
+    let outputs = outputs(flags)?;
     let rotation =
-        if given.is_true("enable-log-rotation") { Some(rotation(given, &outputs, notices)?) } else { None };
-    let format = match (given.text("log-format").filter(|format| !format.is_empty()), personality) {
+        if flags.is_true("enable-log-rotation") { Some(rotation(flags, &outputs, notices)?) } else { None };
+    let format = match (flags.non_empty("log-format"), personality) {
         (Some("json"), _) | (None, Personality::Etcd) => LogFormat::Json,
         (Some("console"), _) | (None, Personality::Jetway) => LogFormat::Console,
-        (Some(other), _) => {
-            return refuse(format!(
-                "unknown log format: {other}, supported values json, console (--log-format)"
-            ));
-        }
+        (Some(other), _) => return Err(LogFlagsError::Format(other.to_owned())),
     };
-    let level = given.text_or_default("log-level");
+    let level = flags.text_or_default("log-level");
     let filter = match level {
         "dpanic" | "panic" | "fatal" | "DPANIC" | "PANIC" | "FATAL" => "error".to_owned(),
-        // The client library tells of each connection at info; what matters of it we log ourselves.
+        // The client library reports each connection at info, and jetway logs the important ones itself.
         "debug" | "info" | "warn" | "error" | "DEBUG" | "INFO" | "WARN" | "ERROR" => {
             format!("{},async_nats=warn,h2=warn,hyper=warn,tower=warn", level.to_ascii_lowercase())
         }
         filter if filter.contains('=') => filter.to_owned(),
-        _ => {
-            return refuse(format!(
-                "unrecognized level: {level:?}: --log-level can be debug, info, warn, error, panic or fatal"
-            ));
-        }
+        _ => return Err(LogFlagsError::Level(level.to_owned())),
     };
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&filter) {
-        return refuse(format!("--log-level {level}: {error}; expected debug, info, warn or error"));
+    if let Err(reason) = EnvFilter::try_new(&filter) {
+        return Err(LogFlagsError::Filter { level: level.to_owned(), reason });
     }
     Ok(LogSettings { filter, format, outputs, rotation })
 }
 
-fn outputs(given: &Given) -> Result<Vec<LogOutput>, SettingsError> {
-    let mut names = given.texts("log-outputs");
+fn outputs(flags: &FlagValues) -> Result<Vec<LogOutput>, LogFlagsError> {
+    let mut names = flags.texts("log-outputs");
     names.sort();
     names.dedup();
     if names.len() > 1 && names.iter().any(|name| name == DEFAULT_OUTPUT) {
-        return Err(SettingsError(format!(
-            "multi logoutput for {DEFAULT_OUTPUT:?} is not supported yet: --log-outputs {}",
-            names.join(",")
-        )));
+        return Err(LogFlagsError::DefaultAmongOthers(names.join(",")));
     }
     if names.len() > 1 && names.iter().any(|name| name == JOURNAL_OUTPUT) {
-        return Err(SettingsError(format!(
-            "running with systemd/journal but other '--log-outputs' values ({names:?}) are configured with 'default'; \
-             override 'default' value with something else"
-        )));
+        return Err(LogFlagsError::JournalAmongOthers(names));
     }
     Ok(names
         .into_iter()
@@ -82,27 +97,23 @@ fn outputs(given: &Given) -> Result<Vec<LogOutput>, SettingsError> {
 }
 
 fn rotation(
-    given: &Given,
+    flags: &FlagValues,
     outputs: &[LogOutput],
     notices: &mut Vec<Notice>,
-) -> Result<LogRotation, SettingsError> {
+) -> Result<LogRotation, LogFlagsError> {
     const FLAG: &str = "--log-rotation-config-json";
     let files = outputs.iter().filter(|output| matches!(output, LogOutput::File(_))).count();
     if files != 1 {
-        return Err(SettingsError(
-            "--log-outputs requires a single file path when --log-rotate-config-json is defined".to_owned(),
-        ));
+        return Err(LogFlagsError::RotationWithoutFile);
     }
-    let text = given.text_or_default("log-rotation-config-json");
-    let config: Value = serde_json::from_str(text).map_err(|error| {
-        SettingsError(format!("improperly formatted log rotation config: {FLAG}: {error}"))
-    })?;
-    let wrong = |key: &str| SettingsError(format!("invalid log rotation config: {FLAG}: {key} in {text}"));
-    let number = |key: &str| match config.get(key) {
+    let text = flags.text_or_default("log-rotation-config-json");
+    let config: Value = serde_json::from_str(text).map_err(LogFlagsError::RotationJson)?;
+    let wrong = |key: &'static str| LogFlagsError::RotationValue { key, config: text.to_owned() };
+    let number = |key: &'static str| match config.get(key) {
         None | Some(Value::Null) => Ok(0),
         Some(value) => value.as_u64().ok_or_else(|| wrong(key)),
     };
-    let flag = |key: &str| match config.get(key) {
+    let flag = |key: &'static str| match config.get(key) {
         None | Some(Value::Null) => Ok(false),
         Some(value) => value.as_bool().ok_or_else(|| wrong(key)),
     };
@@ -116,7 +127,7 @@ fn rotation(
         notices.push(Notice::warning(format!("{FLAG}: old log files are named in UTC")));
     }
     Ok(LogRotation {
-        // As lumberjack, for which nothing means this.
+        // etcd's library takes 0 for this size.
         max_bytes: match number("maxsize")? {
             0 => 100 << 20,
             megabytes => megabytes.saturating_mul(1 << 20),

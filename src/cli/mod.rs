@@ -1,127 +1,115 @@
-//! The command line: the only reader of flags and environment.
+//! The command line: the only reader of flags and environment variables.
 //!
-//! `flags` is the table of all flags, etcd's and our own; `given` reads command line, environment and config file into
-//! one text for each flag, by etcd's rules; `settings` is what the rest of the program gets: checked once, with every
-//! default filled in. `help` prints the table.
+//! `flags` is the table of all flags, etcd's and jetway's own. `flag_values` reads command line, environment and config
+//! file into one text for each flag, by etcd's rules. The modules of single subjects (`listen`, `tls`, `storage`,
+//! `bootstrap`, `compaction`, `logging`, `no_effect`) check these texts. `settings` is the result, which the rest of the
+//! program reads. `help` prints the table.
 
+mod bootstrap;
+mod compaction;
 mod config_file;
-pub(crate) mod duration;
 mod endpoint;
+mod flag_values;
 mod flags;
-mod given;
 mod help;
+mod listen;
 mod logging;
+mod no_effect;
+mod notice;
+mod personality;
 mod settings;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod tls;
 mod urls;
 mod values;
 
-pub use settings::{
-    AutoCompaction, ListenAddress, ListenUrl, Settings, SettingsError, Storage, TlsSettings, TlsVersion,
-};
+pub use compaction::AutoCompaction;
+pub use listen::{ListenAddress, ListenUrl};
+pub use notice::Notice;
+pub use personality::Personality;
+pub use settings::ServerSettings;
+pub use storage::Storage;
+pub use tls::{TlsSettings, TlsVersion};
 
-use given::{Given, Request};
+use flag_values::{CommandLine, FlagError, FlagValues};
+use settings::SettingsError;
 use std::ffi::OsString;
-use std::path::Path;
 use thiserror::Error;
 
-/// By which name we are called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Personality {
-    /// Our own.
-    Jetway,
-    /// As `etcd`, through a link: defaults, version and refusals are etcd's then.
-    Etcd,
-}
-
-/// Something to say once there is a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// Whether somebody should look at it.
-    pub warns: bool,
-    /// A sentence.
-    pub text: String,
-}
-
-impl Notice {
-    fn warning(text: String) -> Notice {
-        Notice { warns: true, text }
-    }
-
-    fn information(text: String) -> Notice {
-        Notice { warns: false, text }
-    }
-}
-
-/// What to do.
+/// The task that a command line sets.
 #[derive(Debug)]
 pub enum Invocation {
     /// Serve.
-    Serve(Box<Settings>),
-    /// Print this and be done.
+    Serve(Box<ServerSettings>),
+    /// Print this text and end.
     Print(String),
 }
 
-/// A command line with which nothing can be done.
+/// A command line that sets no task.
 #[derive(Debug, Error)]
-#[error("{message}")]
-pub struct CommandLineError {
-    /// Status of the process: 2 for a mistake in the command line itself, 1 for any other, as with etcd.
-    pub status: u8,
-    message: String,
+#[error(transparent)]
+pub struct CommandLineError(Reason);
+
+#[derive(Debug, Error)]
+enum Reason {
+    #[error("{0} is not part of jetway: let clients connect to jetway itself, or run etcd's own {0}")]
+    OtherCommand(String),
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
 }
 
 impl CommandLineError {
-    fn usage(message: String) -> CommandLineError {
-        CommandLineError { status: 2, message }
-    }
-
-    fn refused(message: String) -> CommandLineError {
-        CommandLineError { status: 1, message }
-    }
-}
-
-impl Personality {
-    /// By the name in the first argument.
-    pub fn of(program: Option<&OsString>) -> Personality {
-        match program.and_then(|program| Path::new(program).file_stem()) {
-            Some(name) if name == "etcd" => Personality::Etcd,
-            _ => Personality::Jetway,
+    /// Exit status of the process. As with etcd, it is 2 for a mistake in the arguments themselves, and 1 for any other.
+    pub fn status(&self) -> u8 {
+        match &self.0 {
+            Reason::Flags(error) if error.is_usage() => 2,
+            _ => 1,
         }
     }
 }
 
 /// Reads a command line, without the name of the program, and the environment.
+///
+/// # Errors
+/// A flag, a variable or the config file is refused, by etcd's rules or since jetway has no such thing.
 pub fn read(
     personality: Personality,
     args: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, CommandLineError> {
+    read_task(personality, args, environment).map_err(CommandLineError)
+}
+
+fn read_task(
+    personality: Personality,
+    args: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Invocation, Reason> {
     let mut args = args.into_iter().peekable();
     if let Some(command) = args.next_if(|arg| arg == "serve" || arg == "gateway" || arg == "grpc-proxy")
         && command != "serve"
     {
-        return Err(CommandLineError::refused(format!(
-            "{} is not part of jetway: let clients connect to jetway itself, or run etcd's own {}",
-            command.display(),
-            command.display()
-        )));
+        return Err(Reason::OtherCommand(command.display().to_string()));
     }
-    match Given::read(args, environment.into_iter())? {
-        Request::Help => Ok(Invocation::Print(help::help(personality))),
-        Request::Version => Ok(Invocation::Print(help::version(personality))),
-        Request::Serve(given) => match Settings::new(&given, personality) {
-            Ok(settings) => Ok(Invocation::Serve(Box::new(settings))),
-            Err(error) => Err(CommandLineError::refused(error.to_string())),
-        },
+    match FlagValues::read(args, environment.into_iter())? {
+        CommandLine::Help => Ok(Invocation::Print(help::help(personality))),
+        CommandLine::Version => Ok(Invocation::Print(help::version(personality))),
+        CommandLine::Serve(flags) => {
+            Ok(Invocation::Serve(Box::new(ServerSettings::new(&flags, personality)?)))
+        }
     }
 }
 
 /// For fuzzing: a config file, or the value of a flag, of any text.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(data: &[u8]) {
-    let Some((which, text)) = data.split_first() else { return };
+    let Some((target, text)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(text);
-    match which % 4 {
+    match target % 4 {
         0 => {
             if let Ok(endpoint) = endpoint::parse(&text) {
                 assert!(!endpoint.servers.is_empty());
@@ -129,11 +117,11 @@ pub(crate) fn fuzz(data: &[u8]) {
         }
         1 => {
             for url in urls::parse_list(&text).into_iter().flatten() {
-                drop((url.is_secure(), url.listen(), url.check_advertised()));
+                drop((url.is_secure(), ListenUrl::try_from(&url), url.check_advertised()));
             }
         }
         2 => {
-            drop((duration::parse(&text), values::feature_gates(&text)));
+            drop((crate::duration::parse(&text), values::feature_gates(&text)));
             drop((values::boolean(&text), values::unsigned(&text), values::integer(&text)));
         }
         _ => {

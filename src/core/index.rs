@@ -1,11 +1,11 @@
 //! The ordered index from keys to their histories: a B+tree whose nodes are shared and never changed once another
 //! owner can see them.
 //!
-//! A clone of the tree is one reference count and stays as it is whatever the writer does afterwards. The writer
-//! changes its own copy: [`Arc::make_mut`] copies exactly those nodes on a path that a clone still holds, so a batch
-//! of changes between two publications copies each touched node once. Every inner node keeps the number of live keys
-//! below each child, so counting a range takes two descents and no walk, and the number of keys with a past, so that a
-//! compaction goes only where there is one.
+//! A clone of the tree costs one reference count, and later changes by the writer do not affect it. The writer changes its
+//! own copy: [`Arc::make_mut`] copies exactly those nodes on a path that a clone still holds, so a batch of changes between
+//! two publications copies each touched node once. Every inner node keeps two numbers for each child. With the number of live
+//! keys, counting a range takes two descents and no walk. With the number of keys with old versions, a compaction skips
+//! subtrees without them.
 
 use super::sorted::{Iter, Keyed, Sorted};
 use super::version::{History, KeyVersion};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Entries in a full leaf and children of a full inner node.
 const FANOUT: usize = if cfg!(test) { 6 } else { 48 };
-/// The most of them in a node of a tree that is built at once, which leaves some room for what comes.
+/// Most entries of a node in a tree that is built at once. They leave room for later keys.
 const BUILT: usize = FANOUT / 4 * 3 + 1;
 
 /// A persistent ordered map from key to [`History`].
@@ -70,9 +70,9 @@ impl Child {
 /// Keys of a subtree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
-    /// Those that exist now.
+    /// Keys that exist now.
     live: usize,
-    /// Those with anything but one live version; of the others no compaction takes anything.
+    /// Keys with anything but one live version. No compaction changes the others.
     past: usize,
 }
 
@@ -81,7 +81,7 @@ impl Counts {
         Counts { live: usize::from(history.is_live()), past: usize::from(history.has_past()) }
     }
 
-    /// The sum once a part of it is another.
+    /// The sum after one part of it has changed.
     fn with(self, part: Counts, before: Counts) -> Counts {
         Counts { live: self.live + part.live - before.live, past: self.past + part.past - before.past }
     }
@@ -108,7 +108,7 @@ impl Node {
         }
     }
 
-    /// Cuts a node that has grown past the fanout; the upper half comes back with its lower bound.
+    /// Splits a node that has grown past the fanout, and returns the upper half with its lower bound.
     fn split(&mut self) -> Option<Child> {
         if self.len() <= FANOUT {
             return None;
@@ -136,12 +136,12 @@ impl Node {
     }
 }
 
-/// Which child of an inner node covers `key`.
+/// The child of an inner node that covers `key`.
 fn child_of(children: &Sorted<Child>, key: &[u8]) -> usize {
     children.find(key).unwrap_or_else(|at| at - 1)
 }
 
-/// Deals `items` out to as few nodes as should hold them, to all about the same number.
+/// Distributes `items` evenly over as few nodes as possible.
 fn deal<T: Keyed>(
     mut items: impl ExactSizeIterator<Item = T>,
     node: impl Fn(Sorted<T>) -> Child,
@@ -161,7 +161,7 @@ impl Index {
             Child::new(Bytes::copy_from_slice(entries[0].key()), Node::Leaf(entries))
         };
         let mut level = deal(histories, leaf);
-        // Keys to come may be lower than the lowest.
+        // Later keys may be lower than the lowest.
         if let Some(first) = level.first_mut() {
             first.lower = Bytes::new();
         }
@@ -194,7 +194,7 @@ impl Index {
         self.root.counts().live
     }
 
-    /// Adds a version to its key; answers the version that was newest before.
+    /// Adds a version to its key, and returns the version that was newest before.
     pub fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
         let mut previous = None;
         let root = Arc::make_mut(&mut self.root);
@@ -213,10 +213,10 @@ impl Index {
         lower_root(root);
     }
 
-    /// Takes out what a compaction at `floor` leaves nobody to read, beginning with the key `from` and until `most`
-    /// versions have been looked at. Answers what it took, and where to go on; `None` at the end.
+    /// Removes versions that cannot be read after a compaction at `floor`. Begins with the key `from`, and ends after visiting
+    /// `most` versions. Returns the removed versions, and the key to continue with; `None` at the end.
     ///
-    /// One step is a leaf with all versions of its keys, so that it may look at more.
+    /// One step is a leaf with all versions of its keys, so it may visit more.
     pub fn compact(&mut self, floor: Revision, from: Bytes, most: usize) -> (Vec<KeyVersion>, Option<Bytes>) {
         let mut lost = Vec::new();
         let mut next = Some(from);
@@ -283,7 +283,7 @@ impl Index {
     }
 }
 
-/// Answers what the key counts for now, and what it did before.
+/// Returns the counts of the key after and before.
 fn insert(node: &mut Node, version: KeyVersion, previous: &mut Option<KeyVersion>) -> (Counts, Counts) {
     match node {
         Node::Leaf(entries) => match entries.find(version.key()) {
@@ -338,8 +338,8 @@ fn replace(node: &mut Node, key: &[u8], history: Option<History>) {
     }
 }
 
-/// Compacts the histories of the first leaf that has any at or behind `from`; `upper` is where the next node begins.
-/// Answers how many versions it has looked at, and where to go on. What is copied is the way to it, and what changes there.
+/// Compacts the histories of the first leaf that has any at or behind `from`; the next node begins at `upper`. Returns the
+/// number of visited versions, and the key to continue with. Copies only the path to the leaf, and the changes in it.
 fn compact_leaf(
     node: &mut Arc<Node>,
     floor: Revision,
@@ -354,7 +354,7 @@ fn compact_leaf(
             if !left.is_empty()
                 && let Node::Leaf(entries) = Arc::make_mut(node)
             {
-                // From the last one on, so that the places of the others stay.
+                // The last one comes first, so that the positions of the others stay.
                 for (at, history) in left.into_iter().rev() {
                     match history {
                         Some(history) => entries[first + at] = history,
@@ -380,7 +380,7 @@ fn compact_leaf(
     answer
 }
 
-/// Answers how many versions it has looked at, and what is left of those histories that lose some, by their places.
+/// Returns the number of visited versions, and the rest of each history that loses some, with its position.
 fn compact_entries(
     entries: Iter<'_, History>,
     floor: Revision,
@@ -399,7 +399,7 @@ fn compact_entries(
     (seen, left)
 }
 
-/// A tree whose root has one child is that child.
+/// Replaces a root with one child by the child.
 fn lower_root(root: &mut Node) {
     while let Node::Inner(children) = &mut *root {
         match children.len() {
@@ -413,7 +413,7 @@ fn lower_root(root: &mut Node) {
     }
 }
 
-/// Keeps nodes from thinning out: a small child is joined with a neighbour where both fit into one.
+/// Merges a small child with a neighbour if both fit into one node, so that nodes stay full.
 fn merge_small(children: &mut Sorted<Child>, at: usize) {
     let len = children[at].node.len();
     if len == 0 {

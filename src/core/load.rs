@@ -1,7 +1,7 @@
-//! The keys of a store that is being loaded: nobody reads it before all is there, so they need no order until then.
+//! The keys of a store during a load. Nothing reads them in order before the load is complete.
 //!
-//! A hash table finds a key at the cost of a cache miss or two, a tree at one for each comparison, and a load waits for
-//! little else. In the end the keys are sorted and the tree is built of them at once, its nodes evenly filled.
+//! Finding a key costs one or two cache misses in a hash table, and one for each comparison in a tree. A load waits for little
+//! else. In the end the keys are sorted, and the tree is built at once, with evenly filled nodes.
 
 use super::index::Index;
 use super::version::{History, KeyVersion};
@@ -13,16 +13,16 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 #[derive(Debug, Default)]
 pub(super) struct LoadingKeys {
     hashes: RandomState,
-    /// By hash: each key is hashed once, and not again where the table grows.
+    /// Histories by the hash of the key, so that no key is hashed again when the table grows.
     by_hash: HashMap<u64, History, BuildHasherDefault<AsItIs>>,
-    /// Those that came when another key of the same hash was there; hardly ever any.
+    /// Histories of keys whose hash another key had before. There are hardly ever any.
     others: BTreeMap<Box<[u8]>, History>,
 }
 
-/// Tests have keys of the same hash.
+/// Tests use a short hash, so that keys share it.
 const HASH_MASK: u64 = if cfg!(test) { 0xff } else { u64::MAX };
 
-/// The hash of a hash.
+/// A hasher for keys that are hashes.
 #[derive(Debug, Default)]
 struct AsItIs(u64);
 
@@ -51,7 +51,7 @@ impl LoadingKeys {
         history.or_else(|| self.others.get(key))
     }
 
-    /// Adds a version to its key; answers the one that was newest before.
+    /// Adds a version to its key, and returns the one that was newest before.
     pub(super) fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
         let hash = self.hash(version.key());
         let history = match self.by_hash.entry(hash) {
@@ -88,7 +88,7 @@ impl LoadingKeys {
         }
     }
 
-    /// The same, in order.
+    /// The same histories in order.
     pub(super) fn into_index(self) -> Index {
         let histories = self.by_hash.into_values().chain(self.others.into_values());
         let mut places: Vec<Place> =
@@ -98,19 +98,19 @@ impl LoadingKeys {
     }
 }
 
-/// A history on its way to its place.
+/// A history that is being sorted.
 struct Place {
     /// The bytes of its key that are compared now, the first the most significant, zeros after the last.
     window: u64,
-    /// How many there are: fewer than a window holds at the end of a key only.
+    /// The number of these bytes. It is less than a full window only at the end of a key.
     length: usize,
     history: History,
 }
 
 const WINDOW: usize = size_of::<u64>();
 
-/// Sorts keys that are alike up to `depth`. The bytes that are compared stand beside each other rather than behind three
-/// pointers; where many keys begin alike, as they do, each byte of a key is fetched once.
+/// Sorts keys that are equal up to `depth`. The compared bytes are next to each other in memory, and not behind three
+/// pointers. Each byte of a key is fetched once, although many keys have the same prefix.
 fn sort(places: &mut [Place], depth: usize) {
     for place in &mut *places {
         let rest = &place.history.key()[depth..];
@@ -119,10 +119,10 @@ fn sort(places: &mut [Place], depth: usize) {
         window[..place.length].copy_from_slice(&rest[..place.length]);
         place.window = u64::from_be_bytes(window);
     }
-    // Of two keys that differ by zeros at the end only, the shorter one goes first.
+    // Of two keys that differ only by zeros at the end, the shorter one is lower.
     places.sort_unstable_by_key(|place| (place.window, place.length));
     for alike in places.chunk_by_mut(|a, b| a.window == b.window && a.length == b.length) {
-        // Keys that ended would be one and the same.
+        // Keys that have ended are unique.
         if alike.len() > 1 {
             sort(alike, depth + WINDOW);
         }
@@ -150,7 +150,7 @@ mod tests {
         })
     }
 
-    /// Of any bytes; with beginnings longer than a window in common; that differ by zeros at the end.
+    /// Keys of any bytes, keys with a common prefix longer than a window, and keys that differ by zeros at the end.
     fn key() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..20),

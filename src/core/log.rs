@@ -1,9 +1,8 @@
 //! The log of events since the compaction floor, one entry a revision.
 //!
-//! Entries sit in chunks of write-once slots. The writer fills the next slot of the last chunk in place; a reader
-//! holds an [`EventLog`], which says how many entries it may look at, all of them filled before it was published.
-//! The list of chunks is copied only when a chunk is added, once in [`CHUNK`] revisions, and by a compaction, which also
-//! copies the chunk in which the log begins from then on.
+//! Entries are in chunks of write-once slots. The writer fills the next slot of the last chunk in place. A reader holds an
+//! [`EventLog`] with a fixed number of entries, all of them filled before it was published. The list of chunks is copied when
+//! a chunk is added, once in [`CHUNK`] revisions, and by a compaction, which also copies the new first chunk.
 
 use super::version::KeyVersion;
 use crate::primitive::Slot;
@@ -33,8 +32,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// What a client may see as the value before: nothing of a creation, also where the transaction that created the
-    /// key had deleted it first.
+    /// The previous version that a client may see: none for a creation, even if the same transaction deleted the key first.
     pub fn visible_previous(&self) -> Option<&KeyVersion> {
         let is_creation = self.version.create_revision() == self.version.mod_revision();
         self.previous.as_ref().filter(|_| !is_creation)
@@ -45,7 +43,7 @@ impl Event {
 #[derive(Clone, Debug)]
 pub struct RevisionEvents(Events);
 
-/// Nearly every revision has one event, and a store holds as many revisions as the time between two compactions brings.
+/// Nearly every revision has one event, and there are many revisions between two compactions. So one event is stored in place.
 #[derive(Clone, Debug)]
 enum Events {
     One(Event),
@@ -53,7 +51,7 @@ enum Events {
 }
 
 impl RevisionEvents {
-    /// Of events of one revision, of which there is at least one.
+    /// Takes the events of one revision; at least one.
     pub(super) fn new(mut events: SmallVec<[Event; 1]>) -> RevisionEvents {
         RevisionEvents(match events.pop() {
             Some(only) if events.is_empty() => Events::One(only),
@@ -167,8 +165,7 @@ impl EventLog {
         self.end += 1;
     }
 
-    /// Forgets the entries before `revision`. They go to `forgotten`, which may be the last owner of them: to free a
-    /// long log takes long.
+    /// Removes the entries before `revision`. They go to `forgotten`, since freeing a long log takes long.
     pub(super) fn forget_before(&mut self, revision: Revision, forgotten: &mut Forgotten) {
         let keep_from = self.lower_bound(revision);
         if keep_from == self.start {
@@ -179,8 +176,7 @@ impl EventLog {
         self.end -= whole * CHUNK;
         let chunks = Arc::make_mut(&mut self.chunks);
         forgotten.chunks.extend(chunks.drain(..whole));
-        // The entries share their chunk with forgotten ones, whose values may be large. Copies of the log that are
-        // read keep the chunk that they have.
+        // The first chunk still holds removed entries, whose values may be large. Other copies of the log keep the old chunk.
         if let Some(first) = chunks.first_mut() {
             let kept = first.only(self.start..self.end.min(CHUNK));
             forgotten.chunks.push(std::mem::replace(first, kept));
@@ -188,7 +184,7 @@ impl EventLog {
     }
 }
 
-/// What logs have forgotten and nobody has freed yet.
+/// Chunks that were removed from logs and are not freed yet.
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
     chunks: Vec<Arc<Chunk>>,
@@ -200,7 +196,7 @@ impl Forgotten {
         self.chunks.is_empty()
     }
 
-    /// Lets go of about so many revisions, at least of one chunk of them.
+    /// Frees about as many revisions, and at least one chunk.
     pub(super) fn free(&mut self, revisions: usize) {
         let left = self.chunks.len().saturating_sub((revisions / CHUNK).max(1));
         self.chunks.truncate(left);

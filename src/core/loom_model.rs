@@ -1,8 +1,8 @@
-//! Models of the published state and of the event log: one writer, and readers that look while it goes on.
+//! Models of the published state and of the event log: one writer, and readers that run at the same time.
 //!
-//! Loom sees every publication and load, every log slot that is filled or read, and each [`pause`], where a reader
-//! sleeps in the middle of what it does. It does not see the reference counts of std's `Arc`, on which copying on write
-//! rests, nor into arc-swap, whose contract `primitive` puts in its place: a store is a release, a load acquires it.
+//! Loom sees every publication and load, every log slot that is filled or read, and each [`pause`], at which a reader sleeps
+//! in the middle of a read. It does not see the reference counts of std's `Arc`, which copying on write depends on. arc-swap is
+//! replaced by its contract in `primitive`: a store is a release, a load acquires it.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
-/// Where a thread may be stopped for as long as the others like.
+/// A point at which a thread may be stopped for any time.
 fn pause() {
     AtomicUsize::new(0).load(Ordering::Relaxed);
 }
@@ -33,8 +33,8 @@ fn put(writer: &mut Writer, keys: &[&'static str]) {
     writer.apply(revision, LogIndex(revision.0 as u64), versions, |_, _| ());
 }
 
-/// What a state must be in itself, wherever it was loaded. The writers of these models put `a` and `b` at every
-/// revision, the first of which is 2.
+/// Checks a state against the invariants. The writers of these models put `a` and `b` at every revision, the first of which
+/// is 2.
 fn check(state: &State) {
     let range = KeyRange::all();
     let newest = state.revision.0;
@@ -161,7 +161,7 @@ fn a_log_reader_that_falls_behind_gets_every_event_or_finds_the_floor() {
     });
 }
 
-/// Reads on from `next`; answers where to go on.
+/// Reads the log from `next` on, and returns the revision to continue with.
 fn follow(reader: &Reader, mut next: Revision) -> Revision {
     let state = reader.snapshot();
     if let Some(floor) = state.compacted.filter(|_| state.is_compacted(next)) {

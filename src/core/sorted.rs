@@ -1,13 +1,13 @@
-//! The content of a node of the index: items in the order of their keys, found with few looks at these.
+//! The content of a node of the index: items in the order of their keys, found with few accesses to the keys.
 //!
-//! A key lies somewhere else in memory, two steps away, and most keys of a node begin alike. So beside each item stands its
-//! key's head, the first bytes behind those that all keys of the node share; only where heads are equal are keys compared.
+//! A key is elsewhere in memory, behind two pointers, and most keys of a node have a common prefix. So each item is stored with
+//! the head of its key: the first bytes behind the common prefix. Keys are compared only if their heads are equal.
 
 use std::cmp::Ordering;
 
-/// Something that has a place by its key.
+/// An item that is ordered by its key.
 pub(super) trait Keyed {
-    /// Whether the first item of a node stands for all that is below the second one, so that its key counts for nothing.
+    /// Whether the first item of a node covers all keys below the second one. Its own key does not count then: it is open.
     const FIRST_IS_OPEN: bool;
 
     fn key(&self) -> &[u8];
@@ -16,7 +16,7 @@ pub(super) trait Keyed {
 /// Items in ascending order of their keys.
 #[derive(Debug)]
 pub(super) struct Sorted<T> {
-    /// Bytes with which all keys begin; an open one is not among them.
+    /// Length of the prefix that all keys share, an open one excepted.
     shared: usize,
     items: Vec<(u64, T)>,
 }
@@ -28,7 +28,7 @@ impl<T> Default for Sorted<T> {
 }
 
 impl<T: Clone> Clone for Sorted<T> {
-    /// A copy is made to be changed, so there is room for one item more.
+    /// A copy has room for one more item, since it is made to be changed.
     fn clone(&self) -> Sorted<T> {
         let mut items = Vec::with_capacity(self.items.len() + 1);
         items.extend_from_slice(&self.items);
@@ -36,8 +36,8 @@ impl<T: Clone> Clone for Sorted<T> {
     }
 }
 
-/// The bytes behind the `shared` ones as a number, so that of two keys with the same ones the one with the lower head comes
-/// first. Those that are missing count as zero: equal heads say nothing.
+/// The bytes behind the `shared` ones as a number: of two keys with the same prefix, the one with the lower head is lower.
+/// Missing bytes count as zero, so equal heads decide nothing.
 fn head(key: &[u8], shared: usize) -> u64 {
     let rest = &key[shared..];
     if let Some(bytes) = rest.first_chunk() {
@@ -49,7 +49,7 @@ fn head(key: &[u8], shared: usize) -> u64 {
 }
 
 impl<T: Keyed> Sorted<T> {
-    /// These items, which ascend by key.
+    /// Takes items that ascend by key.
     pub(super) fn new(items: impl IntoIterator<Item = T>) -> Sorted<T> {
         let mut sorted = Sorted { shared: 0, items: items.into_iter().map(|item| (0, item)).collect() };
         sorted.measure();
@@ -59,11 +59,11 @@ impl<T: Keyed> Sorted<T> {
     /// The first item whose key counts.
     const FIRST: usize = if T::FIRST_IS_OPEN { 1 } else { 0 };
 
-    /// Finds out again what all keys share.
+    /// Computes the common prefix and the heads again.
     fn measure(&mut self) {
         let Some(keyed) = self.items.get_mut(Self::FIRST..) else { return };
         let (Some((_, first)), Some((_, last))) = (keyed.first(), keyed.last()) else { return };
-        // They are in order: what these two share is shared by all.
+        // The keys are in order, so all share the common prefix of the first and the last.
         let pairs = first.key().iter().zip(last.key());
         let shared = pairs.take_while(|(first, last)| first == last).count();
         for (head_of, item) in keyed {
@@ -72,7 +72,7 @@ impl<T: Keyed> Sorted<T> {
         self.shared = shared;
     }
 
-    /// Where the item of this key is, or where it would be. An open item is never it.
+    /// The position of the item with this key, or the position for inserting it. Never finds an open item.
     pub(super) fn find(&self, key: &[u8]) -> Result<usize, usize> {
         let Some((_, sample)) = self.items.get(Self::FIRST) else { return Err(self.items.len()) };
         let shared = &sample.key()[..self.shared];
@@ -91,9 +91,9 @@ impl<T: Keyed> Sorted<T> {
             .map_err(|at| from + at)
     }
 
-    /// Puts an item where [`Sorted::find`] said that it would be.
+    /// Inserts an item at the position that [`Sorted::find`] returned.
     pub(super) fn insert(&mut self, at: usize, item: T) {
-        // A vector on its own would double: most of the memory of an index is in nodes that are never full.
+        // A vector would double its capacity by default: most of the memory of an index is in nodes that are not full.
         if self.items.len() == self.items.capacity() {
             self.items.reserve_exact(1 + self.items.len() / 8);
         }
@@ -165,7 +165,7 @@ impl<T> std::ops::Index<usize> for Sorted<T> {
     }
 }
 
-/// An item may become another one of the same key.
+/// An item may be replaced by another one of the same key.
 impl<T> std::ops::IndexMut<usize> for Sorted<T> {
     fn index_mut(&mut self, at: usize) -> &mut T {
         &mut self.items[at].1
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// Keys that begin alike for longer or shorter, with zeros, at which heads end.
+    /// Keys with common prefixes of various lengths, and with zeros, at which heads end.
     fn key() -> impl Strategy<Value = Vec<u8>> {
         let tail = prop::collection::vec(0_u8..2, 0..12);
         let prefix = prop::sample::select(vec![&b""[..], b"/registry/pods/", b"/registry/p", b"\0"]);

@@ -1,4 +1,4 @@
-//! The published picture of the store, and its one writer.
+//! The published state of the store, and its one writer.
 
 use super::index::Index;
 use super::load::LoadingKeys;
@@ -10,13 +10,13 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// The whole store at one revision. Immutable for whoever holds it.
+/// The whole store at one revision, immutable.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Grows when the log turned out not to be the one applied so far, and everything was loaded afresh. A watch that began
-    /// under another incarnation must end.
+    /// Grows when everything was loaded again, because the log was not the one applied so far. A watch that began under another
+    /// incarnation must end.
     pub incarnation: u64,
-    /// The newest revision; what a read without a revision sees.
+    /// The newest revision, at which a read without a revision reads.
     pub revision: Revision,
     /// The newest revision that a compaction has named; `None` before the first compaction.
     pub compacted: Option<Revision>,
@@ -52,8 +52,8 @@ impl State {
 
     /// The number of keys in a range at a revision that is neither compacted nor in the future.
     ///
-    /// For the present this costs two descents of the index. For the past it undoes what the log says has happened
-    /// since, unless reading the range itself is the shorter way.
+    /// For the newest revision this costs two descents of the index. For an older one it subtracts the later events of the log,
+    /// unless reading the range itself is faster.
     pub fn count(&self, range: &KeyRange, revision: Revision) -> usize {
         let now = self.index.count(range);
         if revision >= self.revision {
@@ -66,7 +66,7 @@ impl State {
         for entry in self.log.since(revision.next()) {
             for event in entry.events() {
                 let change = i64::from(event.previous.is_some()) - i64::from(!event.version.is_tombstone());
-                // Most events change the number of keys not at all, and most revisions have one.
+                // Most events do not change the number of keys, and most revisions have one event.
                 if change != 0
                     && range.contains(event.version.key())
                     && (entry.events().len() == 1 || self.is_last_of_its_revision(&event.version))
@@ -78,8 +78,8 @@ impl State {
         usize::try_from(count).expect("a range cannot lose more keys than it had")
     }
 
-    /// A key changed twice in one revision has the state before that revision as `previous` both times; only its last
-    /// event tells the state after.
+    /// Both events of a key that changed twice in one revision have the version before that revision as `previous`. Only the last
+    /// one has the version after it.
     fn is_last_of_its_revision(&self, version: &KeyVersion) -> bool {
         let last = self.index.get(version.key()).and_then(|history| history.at(version.mod_revision()));
         last.is_none_or(|last| last.is_same(version))
@@ -112,16 +112,16 @@ impl Reader {
     }
 }
 
-/// One change of one key, as a message tells it.
+/// One change of one key, as a message holds it.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The key.
     pub key: Bytes,
     /// The message.
     pub sequence: Sequence,
-    /// Place among the changes of its revision, counted from 1; those that compaction has removed count too.
+    /// Place among the changes of its revision, counted from 1. Changes that compaction has removed count too.
     pub place: u32,
-    /// What happens to the key.
+    /// The kind of the change.
     pub kind: ChangeKind,
 }
 
@@ -149,21 +149,21 @@ impl Change {
     }
 }
 
-/// What a change does.
+/// The kind of a change.
 #[derive(Clone, Debug)]
 pub enum ChangeKind {
-    /// The key has this value now.
+    /// The key gets a value.
     Put {
         /// The value.
         value: Bytes,
-        /// Revision of the creating put; `None` where this is the one.
+        /// Revision of the creating put; `None` if this is it.
         create_revision: Option<Revision>,
         /// Number of puts since creation, this one included.
         version: i64,
-        /// The lease the key hangs on from now on.
+        /// The lease that the key is attached to from now on.
         lease: LeaseId,
     },
-    /// The key is gone.
+    /// The key is deleted.
     Delete,
 }
 
@@ -193,12 +193,12 @@ pub struct Writer {
     forgotten: Forgotten,
 }
 
-/// What compactions have left to take out of the index.
+/// Progress of removing from the index the versions that compactions have superseded.
 #[derive(Debug)]
 struct Sweep {
-    /// Keys below this one have nothing any more that the floor had taken from them when the sweep was here.
+    /// The sweep is done with keys below this one, for the floor at the time when it visited them.
     from: Bytes,
-    /// Whether the floor has risen on the way, so that all keys must be seen once more.
+    /// Whether the floor has risen during the sweep, so that all keys must be visited once more.
     again: bool,
 }
 
@@ -226,7 +226,7 @@ impl Writer {
         self.history(key).map(History::newest)
     }
 
-    /// Forgets everything, for a stream that turned out not to be the one applied so far.
+    /// Empties the store, since the stream is not the one applied so far.
     pub fn reset(&mut self) {
         self.next = State { incarnation: self.next.incarnation + 1, ..State::empty() };
         self.loading = Some(LoadingKeys::default());
@@ -241,8 +241,8 @@ impl Writer {
     /// Applies all versions that one revision made, in the order of its transaction. `index` is that of its last record. `each`
     /// gets every version, and the one that was the key's newest before.
     ///
-    /// At or below the floor this is a replay of what compaction left: versions are taken as they stand and no event
-    /// is logged, except at the floor itself. What later messages have superseded comes back as garbage.
+    /// At or below the floor this replays the versions that compaction has left: they are applied as they are, and no event is
+    /// logged, except at the floor itself. Returns superseded messages as garbage.
     pub fn apply(
         &mut self,
         revision: Revision,
@@ -257,7 +257,7 @@ impl Writer {
         for version in versions {
             let newest = self.insert(version.clone());
             each(&version, newest.as_ref());
-            // A first version stays, unless it is a delete.
+            // The first version of a key stays, unless it is a delete.
             if below_floor && (newest.is_some() || version.is_tombstone()) {
                 touched.push(version.clone());
             }
@@ -289,9 +289,9 @@ impl Writer {
         self.next.log_index = self.next.log_index.max(index);
     }
 
-    /// Raises the floor; one that does not rise changes nothing. With the next publication all of it is in force: what
-    /// may be read and what the log holds. What no read at or above the floor can see any more stays in memory until
-    /// [`Writer::sweep`] has come by, which changes no answer.
+    /// Raises the floor; one that does not rise changes nothing. The next publication puts it in force, for reads and for the log.
+    /// Versions that no read at or above the floor can see stay in memory until [`Writer::sweep`] removes them, which changes no
+    /// response.
     ///
     /// Takes as long as it takes to copy one pointer for each chunk of the log.
     pub fn compact(&mut self, floor: Revision) {
@@ -306,17 +306,17 @@ impl Writer {
         }
     }
 
-    /// Whether compactions have left anything to [`Writer::sweep`] now: the sweep for one that came before the first
-    /// publication waits for that.
+    /// Whether there is anything to [`Writer::sweep`] now. The sweep for a compaction before the first publication waits for that
+    /// publication.
     pub fn is_sweeping(&self) -> bool {
         self.loading.is_none() && (self.sweep.is_some() || !self.forgotten.is_empty())
     }
 
-    /// Forgets some of what compactions have left, after a look at about `most` versions. The messages of the versions
-    /// come back as garbage, all of one key together and each once.
+    /// Removes some of the versions that compactions have superseded, and visits about `most` versions. Returns their messages as
+    /// garbage, all of one key together and each once.
     ///
-    /// There may be any writes and publications between two calls. A sweep goes through the keys in their order: all that
-    /// a floor takes was there when it rose, and no key moves.
+    /// Writes and publications may come between two calls. A sweep visits the keys in their order. All versions that a floor
+    /// supersedes were there when it rose, so the sweep misses none.
     pub fn sweep(&mut self, most: usize) -> Vec<Garbage> {
         if self.loading.is_some() {
             return Vec::new();
@@ -358,7 +358,7 @@ impl Writer {
         }
     }
 
-    /// Adds a version to its key; answers the one that was newest before.
+    /// Adds a version to its key, and returns the one that was newest before.
     fn insert(&mut self, version: KeyVersion) -> Option<KeyVersion> {
         match &mut self.loading {
             Some(keys) => keys.insert(version),
@@ -371,7 +371,7 @@ impl Writer {
         if let Some(keys) = self.loading.take() {
             self.next.index = keys.into_index();
         }
-        // The swap is the release that readers' loads acquire; all that the state refers to is built before it.
+        // Readers' loads acquire this swap, a release. Everything that the state refers to is built before it.
         self.published.store(Arc::new(self.next.clone()));
     }
 }

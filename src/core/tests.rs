@@ -11,24 +11,24 @@ use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Changes of one revision, after so many revisions without any.
+    /// Changes of one revision, after a number of revisions without changes.
     Apply(i64, Vec<(Bytes, bool)>),
-    /// Compacts to so many revisions before the present.
+    /// Compacts to a revision this far before the newest.
     Compact(i64),
-    /// Sweeps after compactions, with a look at so many versions.
+    /// Sweeps after compactions, and visits this many versions.
     Sweep(usize),
     /// The stream removes this share of the garbage, in the order that garbage sorts in.
     Collect(prop::sample::Index),
     Publish,
 }
 
-/// So few that each has a history.
+/// Few keys, so that each has a history.
 fn few_keys() -> impl Strategy<Value = Bytes> + Clone + 'static {
     prop::sample::select(vec!["a", "ab", "b", "c", "d", "e", "f"])
         .prop_map(|key| Bytes::from_static(key.as_bytes()))
 }
 
-/// Enough for an index of several levels.
+/// Enough keys for an index of several levels.
 fn many_keys() -> impl Strategy<Value = Bytes> + Clone + 'static {
     prop::collection::vec(b'a'..b'g', 1..4).prop_map(Bytes::from)
 }
@@ -51,9 +51,9 @@ type Map = BTreeMap<Bytes, KeyVersion>;
 struct Message {
     revision: Revision,
     change: Change,
-    /// What the key was just before the revision.
+    /// The key's version just before the revision.
     previous: Option<KeyVersion>,
-    /// What it is after the message.
+    /// The key's version after the message.
     version: KeyVersion,
 }
 
@@ -72,7 +72,7 @@ impl Model {
         self.maps.range(..=revision).next_back().map(|(_, map)| map.clone()).unwrap_or_default()
     }
 
-    /// Applies changes at a revision; the model decides what a writer of this store would have sent.
+    /// Applies changes at a revision, and returns the changes that a writer of this store would have sent.
     fn apply(&mut self, revision: Revision, changes: Vec<(Bytes, bool)>) -> Vec<Change> {
         let before = self.map(self.revision);
         let mut map = before.clone();
@@ -144,7 +144,7 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
             assert_eq!(pages(state, range, revision, limit), expect, "pages of {range:?} at {revision}");
         }
     }
-    // A key has the versions that somebody may need, and no more unless those are still to be swept.
+    // A key has the versions that a read may need. It has more only until a sweep.
     let present = model.map(model.revision);
     for key in model.messages.iter().map(|message| &message.change.key).collect::<BTreeSet<_>>() {
         assert_eq!(state.get(key), present.get(key));
@@ -193,7 +193,7 @@ fn check(state: &State, model: &Model, ranges: &[KeyRange], limit: usize, is_swe
     }
 }
 
-/// What a client gets that asks for a range in pages.
+/// The pages that a client gets for a range.
 fn pages<'a>(state: &'a State, range: &KeyRange, revision: Revision, limit: usize) -> Vec<&'a KeyVersion> {
     let KeyRange::Span { start, end } = range else {
         let only = state.index.get(range.start()).and_then(|history| history.live_at(revision));
@@ -218,7 +218,7 @@ fn pages<'a>(state: &'a State, range: &KeyRange, revision: Revision, limit: usiz
     }
 }
 
-/// Loads a core from the messages left in the stream, as a restart does; answers what it takes for garbage.
+/// Loads a core from the messages that are left in the stream, as a restart does, and returns the garbage.
 fn load(writer: &mut Writer, left: &[Message], model: &Model) -> Vec<Garbage> {
     if let Some(floor) = model.floor {
         writer.set_floor(floor);
@@ -240,17 +240,17 @@ fn sorted(mut garbage: Vec<Garbage>) -> Vec<Garbage> {
     garbage
 }
 
-/// Does the steps with a core and the model, and compares at the end: the newest state, every state that was published
-/// and held on the way, and what a restart makes of the messages that are left.
+/// Runs the steps on a core and on the model. Compares the newest state at the end, every state that was published and held,
+/// and the state that a restart loads from the messages that are left.
 fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), TestCaseError> {
     let (mut writer, reader) = Writer::new();
     let mut model = Model::default();
     let mut left: Vec<Message> = Vec::new();
     let mut pending: Vec<Garbage> = Vec::new();
-    // What compactions so far take, and what sweeps have brought of it.
+    // The garbage of all compactions so far, and the part that sweeps have returned.
     let (mut taken, mut swept) = (Vec::new(), Vec::new());
     let mut kept: Vec<(Arc<State>, Model, bool)> = vec![(reader.snapshot(), model.clone(), true)];
-    // Until then nothing is swept.
+    // Nothing is swept before.
     let mut is_published = false;
     for step in steps {
         match step {
@@ -300,7 +300,7 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
     }
     writer.publish();
     check(writer.state(), &model, ranges, limit, !writer.is_sweeping());
-    // Garbage may have been told of or not when the process ends; a start finds it.
+    // A restart finds the garbage again, whether it was returned before or not.
     let mut unswept = writer.sweep(usize::MAX);
     unswept.extend(writer.sweep(usize::MAX));
     prop_assert!(!writer.is_sweeping());
@@ -323,7 +323,7 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
     writer.publish();
     prop_assert_eq!(reader.snapshot().incarnation, published.incarnation + 1);
     check(&reader.snapshot(), &model, ranges, limit, true);
-    // What was published stays as it was.
+    // Published states have not changed.
     for (state, model, is_swept) in &kept {
         check(state, model, ranges, limit, *is_swept);
     }

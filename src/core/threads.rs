@@ -1,6 +1,5 @@
-//! Readers on threads of their own while the writer writes and compacts, on arc-swap itself. Loom has its models beside
-//! this (`loom_model`); here miri looks at what loom cannot see (`make miri`): arc-swap, `Arc`, `OnceLock`, and that what
-//! nobody needs any more is freed.
+//! Readers on their own threads while the writer writes and compacts, on arc-swap itself. Miri (`make miri`) checks here what
+//! loom (`loom_model`) cannot see: arc-swap, `Arc`, `OnceLock`, and that unused memory is freed.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
@@ -18,7 +17,7 @@ fn name(key: i64) -> Bytes {
     Bytes::from(format!("{key:03}"))
 }
 
-/// Every revision puts all keys with an even number or all with an odd one, and deletes the others.
+/// Every revision puts all keys with an even number, or all with an odd one, and deletes the others.
 fn write(writer: &mut Writer) {
     let revision = writer.state().revision.next();
     let sequence = Sequence(revision.0 as u64);
@@ -37,7 +36,7 @@ fn write(writer: &mut Writer) {
     writer.apply(revision, LogIndex(sequence.0), versions, |_, _| ());
 }
 
-/// Reads one state from end to end, with the others running on.
+/// Reads one whole state while the other threads run.
 fn check(state: &State) {
     let range = KeyRange::all();
     let newest = state.revision.0;

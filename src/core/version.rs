@@ -7,14 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 use triomphe::ThinArc;
 
-/// One state of one key: what a put stored, or that a delete took it away. Cloning shares it.
+/// One version of one key, made by a put or by a delete. Clones share it.
 ///
-/// A store holds millions of them. So each is one piece of memory: the numbers that every version has, the key, the
-/// value, and behind these the numbers that few have.
+/// A store holds millions of them. So each is one allocation: the numbers that every version has, the key, the value, and
+/// behind these the numbers that few versions have.
 #[derive(Clone)]
 pub struct KeyVersion(ThinArc<Fixed, u8>);
 
-/// What a version is made of, and what it tells.
+/// The parts of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionParts<'a> {
     /// The key.
@@ -27,7 +27,7 @@ pub struct VersionParts<'a> {
     pub mod_revision: Revision,
     /// Number of puts since creation, 1 for the creating one; 0 in a tombstone.
     pub version: i64,
-    /// The lease the key hangs on.
+    /// The lease that the key is attached to.
     pub lease: LeaseId,
     /// The message that carries this version.
     pub sequence: Sequence,
@@ -42,17 +42,17 @@ struct Fixed {
     layout: Layout,
 }
 
-/// The length of the key, and which numbers stand behind the value.
+/// The length of the key, and flags for the numbers behind the value.
 #[derive(Clone, Copy)]
 struct Layout(u32);
 
 const NUMBER: usize = size_of::<i64>();
 
 impl Layout {
-    /// `version` is 0, told here because a walk over many keys asks each.
+    /// `version` is 0. A flag of its own, because a walk over many keys checks it for each.
     const TOMBSTONE: u32 = 1 << 31;
-    /// The last two numbers are `create_revision` and `version`. Else a tombstone's are 0, and another version created
-    /// its key.
+    /// The last two numbers are `create_revision` and `version`. Without this flag both are 0 for a tombstone, and any other
+    /// version created its key.
     const REWRITTEN: u32 = 1 << 30;
     /// The number before those is `lease`.
     const LEASED: u32 = 1 << 29;
@@ -78,17 +78,17 @@ impl Layout {
         (self.0 & Layout::KEY) as usize
     }
 
-    /// How many bytes the numbers take.
+    /// Length of the numbers in bytes.
     fn numbers(self) -> usize {
         (usize::from(self.has(Layout::REWRITTEN)) * 2 + usize::from(self.has(Layout::LEASED))) * NUMBER
     }
 }
 
-/// The most bytes that a thread keeps for putting the next version together.
+/// Most bytes of the buffer that a thread keeps for building the next version.
 const SCRATCH: usize = 64 * 1024;
 
 impl KeyVersion {
-    /// A version of its own.
+    /// Makes a version.
     pub fn new(parts: &VersionParts<'_>) -> KeyVersion {
         thread_local! {
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -121,13 +121,13 @@ impl KeyVersion {
         self.fixed().layout
     }
 
-    /// Key and value, one behind the other.
+    /// Key and value together.
     fn pair(&self) -> &[u8] {
         let bytes = &self.0.slice;
         &bytes[..bytes.len() - self.layout().numbers()]
     }
 
-    /// The number that has so many bytes from itself to the end.
+    /// The number that begins this many bytes before the end.
     fn number(&self, from_end: usize) -> i64 {
         let bytes = &self.0.slice;
         let number = bytes[bytes.len() - from_end..].first_chunk().expect("the layout says that it is there");
@@ -144,7 +144,7 @@ impl KeyVersion {
         &self.pair()[self.layout().key()..]
     }
 
-    /// Key and value to be sent: windows into this version, which lives for as long as they do.
+    /// Key and value for sending, without a copy. They keep this version alive.
     pub fn to_bytes(&self) -> (Bytes, Bytes) {
         let mut key = Bytes::from_owner(Pair(self.clone()));
         let value = key.split_off(self.layout().key());
@@ -194,7 +194,7 @@ impl KeyVersion {
         self.fixed().place
     }
 
-    /// All that it tells.
+    /// All its parts.
     pub fn parts(&self) -> VersionParts<'_> {
         VersionParts {
             key: self.key(),
@@ -208,17 +208,17 @@ impl KeyVersion {
         }
     }
 
-    /// Whether this version says that the key is gone.
+    /// Whether a delete made this version.
     pub fn is_tombstone(&self) -> bool {
         self.layout().has(Layout::TOMBSTONE)
     }
 
-    /// Whether the two are one version, not only alike.
+    /// Whether the two are the same allocation.
     pub(super) fn is_same(&self, other: &KeyVersion) -> bool {
         std::ptr::eq(self.fixed(), other.fixed())
     }
 
-    /// How many share it.
+    /// The number of clones.
     #[cfg(test)]
     pub(super) fn owners(&self) -> usize {
         ThinArc::strong_count(&self.0)
@@ -239,7 +239,7 @@ impl fmt::Debug for KeyVersion {
     }
 }
 
-/// The owner of what [`KeyVersion::to_bytes`] gives out.
+/// The owner behind the bytes of [`KeyVersion::to_bytes`].
 struct Pair(KeyVersion);
 
 impl AsRef<[u8]> for Pair {
@@ -267,7 +267,7 @@ struct Older {
 }
 
 impl Drop for Older {
-    /// A hot key's history is a list of any length; dropping it node by node keeps the stack flat.
+    /// Drops a list of any length node by node, without recursion.
     fn drop(&mut self) {
         self.jump = None;
         let mut next = self.next.take();
@@ -300,12 +300,12 @@ impl Older {
 }
 
 impl History {
-    /// A key's first version.
+    /// Begins with a key's first version.
     pub fn new(newest: KeyVersion) -> History {
         History { newest, older: None }
     }
 
-    /// The key these versions belong to.
+    /// The key of these versions.
     pub fn key(&self) -> &[u8] {
         self.newest.key()
     }
@@ -320,7 +320,7 @@ impl History {
         !self.newest.is_tombstone()
     }
 
-    /// Whether there is anything that a compaction may take: an older version, or that the key is gone.
+    /// Whether a compaction may remove anything: there is an older version, or the key is deleted.
     pub(super) fn has_past(&self) -> bool {
         self.older.is_some() || self.newest.is_tombstone()
     }
@@ -330,13 +330,13 @@ impl History {
         self.older.as_ref().map_or(1, |older| older.depth as usize + 2)
     }
 
-    /// The same key one version later.
+    /// The history with one more version.
     #[must_use]
     pub fn with(&self, newest: KeyVersion) -> History {
         History { newest, older: Some(Older::push(self.newest.clone(), self.older.clone())) }
     }
 
-    /// The version that was newest at `revision`, tombstone or not; `None` where the key had none yet.
+    /// The version that was newest at `revision`, tombstone or not; `None` if the key had none yet.
     pub fn at(&self, revision: Revision) -> Option<&KeyVersion> {
         if self.newest.mod_revision() <= revision {
             return Some(&self.newest);
@@ -356,9 +356,9 @@ impl History {
         self.at(revision).filter(|version| !version.is_tombstone())
     }
 
-    /// What is left of the history after a compaction at `floor`, and the versions it lost. `None` is left where
-    /// the key had been deleted before the floor and not written again. All that happened exactly at the floor stays,
-    /// since a watch that starts there must still see it, after a restart too.
+    /// The rest of the history after a compaction at `floor`, and the versions that it loses. The rest is `None` if the key was
+    /// deleted before the floor and not written again. All versions made exactly at the floor stay, since a watch that starts
+    /// there must see them, after a restart too.
     pub fn compact(&self, floor: Revision) -> (Option<History>, Vec<KeyVersion>) {
         let mut kept = Vec::new();
         let mut lost = Vec::new();
@@ -402,7 +402,7 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        /// Numbers that have a place of their own, and such as follow from others.
+        /// Numbers that are stored, and numbers that follow from others.
         fn numbers()(
             mod_revision in 1_i64..4,
             created in prop_oneof![Just(None), (0_i64..4).prop_map(Some), any::<i64>().prop_map(Some)],
@@ -443,7 +443,7 @@ mod tests {
         }
     }
 
-    /// A page of memory holds so many of them that a few bytes more for each are seen in what a server takes.
+    /// There are so many of them that a few more bytes for each show in the memory of a server.
     #[test]
     fn versions_and_events_take_no_more_room_than_they_need() {
         assert_eq!(size_of::<KeyVersion>(), 8);

@@ -1,13 +1,13 @@
-//! Holds back what was read of the log until it is durable.
+//! Holds records back until they are durable.
 
 use super::StreamFiles;
 use crate::types::Sequence;
 use prometheus::Histogram;
 use tokio::sync::watch;
 
-/// Nothing behind it is shown before it is durable.
+/// Messages pass it once they are durable.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     files: StreamFiles,
     failed: watch::Sender<Option<String>>,
     durations: Histogram,
@@ -16,27 +16,30 @@ pub struct Gate {
 
 /// A sync failed: nothing may be shown any more.
 #[derive(Debug)]
-pub struct NotDurable;
+pub(crate) struct NotDurable;
 
 impl Gate {
-    /// A gate before the content of `files`. `failed` gets the reason why nothing passes any more, `durations` the time of each
-    /// sync.
-    pub fn new(files: StreamFiles, failed: watch::Sender<Option<String>>, durations: Histogram) -> Gate {
+    /// A gate for the messages in `files`. `failed` gets the reason if nothing passes any more, `durations` the time of each sync.
+    pub(crate) fn new(
+        files: StreamFiles,
+        failed: watch::Sender<Option<String>>,
+        durations: Histogram,
+    ) -> Gate {
         Gate { files, failed, durations, durable_to: Sequence::NONE }
     }
 
-    /// The server may have been started again, which changes any file: the next sync is one of the whole store.
-    pub fn forget(&mut self) {
+    /// Makes the next sync one of the whole store: a restart of the server may change any file.
+    pub(crate) fn forget(&mut self) {
         self.files.forget();
         self.durable_to = Sequence::NONE;
     }
 
-    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once where nothing is new.
-    /// Blocks while the disk works: for a thread that has nothing else to do.
+    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once if none is new. Blocks
+    /// its thread while the disk works.
     ///
     /// # Errors
     /// [`NotDurable`], and from then on always.
-    pub async fn pass(&mut self, newest: Sequence) -> Result<(), NotDurable> {
+    pub(crate) async fn pass(&mut self, newest: Sequence) -> Result<(), NotDurable> {
         if self.failed.borrow().is_some() {
             return Err(NotDurable);
         }

@@ -1,29 +1,30 @@
 //! Group durability: many acknowledged messages made durable by one sync of the store's files.
 //!
-//! nats-server acknowledges a message after `write(2)` and leaves it to the kernel when it reaches the disk. A sync of the
-//! same file through any descriptor settles that, for all messages written before it. So jetway lets messages queue
-//! while one sync runs, and brings the whole queue to the disk with the next.
+//! nats-server acknowledges a message after `write(2)`, and the kernel brings it to the disk later. A sync of the same file
+//! through any descriptor makes all messages durable that were written before. So jetway queues messages while one sync runs,
+//! and the next one makes the whole queue durable.
 //!
-//! What is relied on, of the store (checked on nats-server 2.15):
+//! Properties of the store that this relies on (checked on nats-server 2.15):
 //! - D1: a message is in a `<n>.blk` file of its stream's `msgs` folder before it is acknowledged or delivered.
 //! - D2: messages are appended to the block with the highest number, and numbers only grow. Other blocks change only by
 //!   being rewritten as a whole: another file is renamed into their place.
 //! - D3: a start of the server replays each block up to the first record that is damaged.
 //!
-//! From D1 and D2: after a sync of every block that is not older than the newest one of the sync before, of all that were
-//! rewritten since, and then of the folder where files came or went, whatever was delivered before that sync is on the disk.
-//! The folder goes last: a rename must not become durable before the content of the file that it puts in place.
+//! From D1 and D2: a sync covers each block that is not older than the newest one of the sync before, then each block that was
+//! rewritten since, and then the folder, if files came or went. After it every message that was delivered before is on the disk.
+//! The folder comes last: a rename must not become durable before the content of the file that it puts in place.
 //!
-//! For the same reason nothing may be renamed between the listing of the folder and its sync. Removals are what makes the
-//! server rewrite blocks, and they are ours: a [`Quiet`] keeps them and the syncs of the folder apart. What the server does
-//! by itself every two minutes it syncs at once, and we once more before anything is passed on; a power cut within the
-//! moment between the two syncs needs a file system that puts a rename before the data it names (ext4 and btrfs do not).
+//! For the same reason nothing may be renamed between the listing of the folder and its sync. The server rewrites blocks when
+//! messages are removed, and only jetway removes messages: a [`RewriteLock`] keeps removals and syncs of the folder apart. The
+//! server also rewrites blocks by itself every two minutes, and syncs them at once. jetway syncs them once more before it passes
+//! anything on. A power cut between these two syncs does harm only on a file system that makes a rename durable before the data
+//! of the file (ext4 and btrfs do not).
 //!
-//! A folder that is not found or holds no block is no reason to guess: then the whole store is synced instead.
+//! If the folder is not found or holds no block, the whole store is synced.
 
 mod gate;
 
-pub use gate::{Gate, NotDurable};
+pub(crate) use gate::{Gate, NotDurable};
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,22 +34,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// When an answered write is on stable storage.
+/// The time at which a write is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Level {
     /// Before it is answered, many with one sync.
     Group,
     /// Before it is answered, each with a sync of its own.
     Always,
     /// Within two minutes: a power failure can take it back.
     Lazy,
-    /// When the servers of somebody else's NATS bring it there.
+    /// Decided by the configuration of an existing NATS.
     Nats,
 }
 
 impl Level {
-    /// Its name in metrics, logs and the answer to a Status call; those of `--sync` where it was chosen by that.
-    pub fn name(self) -> &'static str {
+    /// Its name in metrics, logs and the response to a Status call: the value of `--sync` for the embedded server.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Level::Group => "group",
             Level::Always => "always",
@@ -58,41 +59,43 @@ impl Level {
     }
 }
 
-/// A file system stamps a folder with a clock that may be this coarse: within that time of its last change, another change
-/// may leave the stamp as it is.
+/// Resolution of a file system's clock at worst. A second change within this time may leave the time stamp of a folder as it
+/// is.
 const STAMP_GRAIN: Duration = Duration::from_millis(100);
 
-/// Held by whoever makes the server rewrite blocks, and by whoever syncs the folder that they are in.
-pub type Quiet = Arc<tokio::sync::Mutex<()>>;
+/// Held during a removal, which makes the server rewrite blocks, and during a sync of the blocks' folder.
+pub(crate) type RewriteLock = Arc<tokio::sync::Mutex<()>>;
 
-/// What tells a block's file from another one, and from itself before it was changed; `None` where a later change could
-/// leave no trace in it.
+/// Inode and time stamp of a block's file, which change with the file; `None` if a later change could leave both as they are.
 type Identity = Option<(u64, SystemTime)>;
 
 /// The files of one stream.
 #[derive(Debug)]
-pub struct StreamFiles {
+pub(crate) struct StreamFiles {
     store: PathBuf,
     stream: String,
-    quiet: Quiet,
+    rewrites: RewriteLock,
     known: Option<Folder>,
 }
 
-/// What the last sync found.
+/// The folder as the last sync found it.
 #[derive(Debug)]
 struct Folder {
     path: PathBuf,
     file: File,
-    /// The folder's stamp before it was listed; `None` where a later change could have the same.
+    /// The folder's time stamp before it was listed; `None` if a later change could leave it as it is.
     stamp: Option<SystemTime>,
     blocks: BTreeMap<u64, Identity>,
-    /// The newest block. Kept open, so that the kernel reports to us what it could not write.
+    /// The newest block. It is kept open, so that the kernel reports its write errors to this descriptor.
     newest: Option<File>,
 }
 
-/// Brings all files of `store` to the disk, and which there are. Files before the folder that names them, for the same reason
-/// as above. (`syncfs` would bring along what other programs have written to the same file system.)
-pub fn sync_all(store: &Path) -> io::Result<()> {
+/// Syncs all files of `store` and their folders. A file comes before its folder, for the same reason as above. (`syncfs` would
+/// also write the data of other programs on the file system.)
+///
+/// # Errors
+/// That of the file system.
+pub(crate) fn sync_all(store: &Path) -> io::Result<()> {
     sync_below(store)?;
     store.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
@@ -107,7 +110,7 @@ fn sync_below(folder: &Path) -> io::Result<()> {
             File::open(&path).and_then(|file| file.sync_data())
         };
         match synced {
-            // Gone since it was listed, which is for the folder to tell.
+            // It was removed after the listing; the sync of the folder covers that.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             synced => synced?,
         }
@@ -116,24 +119,26 @@ fn sync_below(folder: &Path) -> io::Result<()> {
 }
 
 impl StreamFiles {
-    /// The files of `stream` in the JetStream store below `store`. Whoever removes messages of it holds `quiet` meanwhile.
-    pub fn new(store: &Path, stream: &str, quiet: Quiet) -> StreamFiles {
-        StreamFiles { store: store.to_owned(), stream: stream.to_owned(), quiet, known: None }
+    /// The files of `stream` in the JetStream store below `store`. A removal of messages holds `rewrites` meanwhile.
+    pub(crate) fn new(store: &Path, stream: &str, rewrites: RewriteLock) -> StreamFiles {
+        StreamFiles { store: store.to_owned(), stream: stream.to_owned(), rewrites, known: None }
     }
 
-    /// Forgets what is known of the files; the next sync is one of the whole store. For a server that was started
-    /// again, which may have changed any of them.
-    pub fn forget(&mut self) {
+    /// Makes the next sync one of the whole store: a server that was started again may have changed any file.
+    pub(crate) fn forget(&mut self) {
         self.known = None;
     }
 
-    /// Returns when all that was written before is durable. After an error nobody knows what is: the kernel forgets what it
-    /// could not write. Blocks while the disk works: for a thread that has nothing else to do.
-    pub async fn sync(&mut self) -> io::Result<()> {
+    /// Returns when everything written before is durable. After an error it is unknown which data is durable: the kernel drops
+    /// data that it could not write. Blocks its thread while the disk works.
+    ///
+    /// # Errors
+    /// That of the file system.
+    pub(crate) async fn sync(&mut self) -> io::Result<()> {
         match &mut self.known {
             Some(folder) if !folder.has_changed() => folder.sync_newest(),
             Some(folder) => {
-                let _quiet = self.quiet.lock().await;
+                let _rewrites = self.rewrites.lock().await;
                 folder.sync()
             }
             None => self.sync_all().await,
@@ -141,8 +146,8 @@ impl StreamFiles {
     }
 
     async fn sync_all(&mut self) -> io::Result<()> {
-        let _quiet = self.quiet.lock().await;
-        // Listed first: what changes between the listing and the sync is found changed by the next one.
+        let _rewrites = self.rewrites.lock().await;
+        // The listing comes first, so that the next sync finds files that change between the listing and this sync.
         let folder = self.find().map(|path| Folder::open(&path)).transpose()?;
         sync_all(&self.store)?;
         self.known = folder.filter(|folder| folder.newest.is_some());
@@ -155,7 +160,7 @@ impl StreamFiles {
         let mut found =
             accounts.flatten().map(|account| account.path().join("streams").join(&self.stream).join("msgs"));
         let path = found.find(|path| path.is_dir())?;
-        // The same name in two accounts: which is ours?
+        // With the same name in two accounts the folder is unknown.
         found.all(|other| !other.is_dir()).then_some(path)
     }
 }
@@ -176,7 +181,7 @@ impl Folder {
     /// Whether files may have come, gone, or been replaced since the last listing.
     fn has_changed(&self) -> bool {
         self.stamp.is_none_or(|stamp| {
-            // A folder that cannot be asked is one to be listed, which will say why.
+            // If the folder cannot be read, the listing reports the reason.
             self.file.metadata().and_then(|metadata| metadata.modified()).ok() != Some(stamp)
         })
     }
@@ -189,12 +194,12 @@ impl Folder {
         self.sync_newest()?;
         sync_files(self.list()?)?;
         self.file.sync_all()?;
-        // What the server replaced meanwhile by itself.
+        // The server may have rewritten blocks by itself meanwhile.
         if self.has_changed() { sync_files(self.list()?) } else { Ok(()) }
     }
 
-    /// Looks at what is there; answers the files that are new or have changed. The newest block counts among them, as it
-    /// may grow at any time.
+    /// Lists the folder, and returns the files that are new or have changed. The newest block is always one of them, as it may
+    /// grow at any time.
     fn list(&mut self) -> io::Result<Vec<PathBuf>> {
         let stamp = self.file.metadata()?.modified()?;
         let now = SystemTime::now();
@@ -234,7 +239,7 @@ fn sync_files(paths: Vec<PathBuf>) -> io::Result<()> {
     for path in paths {
         match File::open(&path) {
             Ok(file) => file.sync_data()?,
-            // Its messages have all been removed since.
+            // The server has removed the block, since all of its messages were removed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
@@ -242,7 +247,7 @@ fn sync_files(paths: Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a change from `now` on would show in a stamp.
+/// Whether a change from `now` on would change a time stamp.
 fn is_settled(stamp: SystemTime, now: SystemTime) -> bool {
     now.duration_since(stamp).is_ok_and(|age| age > STAMP_GRAIN)
 }

@@ -14,7 +14,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::InvalidAuthToken`].
-    pub async fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
+    pub(crate) async fn identify(&self, credentials: &Credentials) -> Result<Caller, EtcdError> {
         let auth = &self.tables.auth;
         if !auth.is_enabled() {
             return Ok(Caller::default());
@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// Users, roles and what they may do.
-    pub fn auth(&self) -> &Auth {
+    pub(crate) fn auth(&self) -> &Auth {
         &self.tables.auth
     }
 
@@ -48,7 +48,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of a linearizable read.
-    pub async fn auth_store(&self) -> Result<Arc<AuthStore>, EtcdError> {
+    pub(crate) async fn auth_store(&self) -> Result<Arc<AuthStore>, EtcdError> {
         self.linearizable().await?;
         Ok(self.tables.auth.store())
     }
@@ -57,7 +57,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`AuthStore`]'s methods and of every call to the writer.
-    pub async fn change_auth(&self, caller: &Caller, change: AuthChange) -> Result<(), EtcdError> {
+    pub(crate) async fn change_auth(&self, caller: &Caller, change: AuthChange) -> Result<(), EtcdError> {
         self.calls.ask_as(Proposal::Users(change), caller).await.map(drop)
     }
 
@@ -66,7 +66,7 @@ impl Engine {
     /// # Errors
     /// [`EtcdError::AuthFailed`], [`EtcdError::AuthNotEnabled`], [`EtcdError::NoPasswordUser`] and those of every call to the
     /// writer.
-    pub async fn authenticate(&self, name: &str, password: &str) -> Result<String, EtcdError> {
+    pub(crate) async fn authenticate(&self, name: &str, password: &str) -> Result<String, EtcdError> {
         loop {
             let store = self.auth_store().await?;
             let hash = store.password_hash(name)?.to_owned();
@@ -99,7 +99,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::PermissionDenied`] and the like.
-    pub fn check_lease_write(&self, caller: &Caller, lease: LeaseId) -> Result<(), EtcdError> {
+    pub(crate) fn check_lease_write(&self, caller: &Caller, lease: LeaseId) -> Result<(), EtcdError> {
         if self.tables.auth.check_admin(caller).is_ok() {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::PermissionDenied`] and the like.
-    pub fn check_leases_read(
+    pub(crate) fn check_leases_read(
         &self,
         caller: &Caller,
         leases: impl Iterator<Item = LeaseId>,

@@ -12,7 +12,7 @@ use super::hash::HashCache;
 use super::proposal::{Proposal, Waiter};
 use crate::applier::Removal;
 use crate::core::{Reader, State};
-use crate::durability::Quiet;
+use crate::durability::RewriteLock;
 use crate::log::Log;
 use crate::record::Trim;
 use crate::types::{LogIndex, Revision, Sequence};
@@ -58,7 +58,7 @@ pub(super) struct Compactor {
     /// The store, where this process syncs it.
     pub(super) store: Option<PathBuf>,
     /// Keeps removals and syncs of the store's folder apart.
-    pub(super) quiet: Quiet,
+    pub(super) rewrites: RewriteLock,
     pub(super) has_freed: Arc<AtomicBool>,
     pub(super) stop: CancellationToken,
 }
@@ -169,7 +169,7 @@ impl Compactor {
             let slice = waiting.split_off(waiting.len().saturating_sub(SLICE));
             let failed = {
                 // A write that begins a new block waits for a slice of these, not for all.
-                let _quiet = self.quiet.lock().await;
+                let _rewrites = self.rewrites.lock().await;
                 tokio::select! {
                     failed = self.remove_slice(&slice) => failed,
                     () = self.stop.cancelled() => return false,

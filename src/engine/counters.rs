@@ -9,7 +9,7 @@ const SLOW_READ_INDEX: Duration = Duration::from_millis(500);
 
 /// Counters of leases, compactions, reads and puts.
 #[derive(Clone, Debug)]
-pub struct Counters {
+pub(crate) struct Counters {
     leases_granted: IntCounter,
     leases_revoked: IntCounter,
     leases_renewed: IntCounter,
@@ -94,7 +94,7 @@ impl Counters {
     }
 
     /// For a registry.
-    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+    pub(crate) fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let Counters {
             leases_granted,
             leases_revoked,

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 /// Bytes of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Size {
+pub(crate) struct Size {
     /// Of the messages there are.
     pub in_use: u64,
     /// Of the files that hold them, where they are ours to see.
@@ -16,12 +16,12 @@ pub struct Size {
 
 impl Engine {
     /// The metrics.
-    pub fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// How much is stored: the last known figures where NATS does not answer now.
-    pub async fn size(&self) -> Size {
+    pub(crate) async fn size(&self) -> Size {
         let in_use = self.space.measure().await;
         let store = self.store_dir.clone();
         let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| crate::disk::usage(&dir)))
@@ -32,37 +32,32 @@ impl Engine {
     }
 
     /// When an answered write is on stable storage.
-    pub fn durability(&self) -> Level {
+    pub(crate) fn durability(&self) -> Level {
         self.durability
     }
 
     /// Time of each sync that writes share; where they share none, until a write was known to be stored.
-    pub fn sync_durations(&self) -> &Histogram {
+    pub(crate) fn sync_durations(&self) -> &Histogram {
         &self.sync_durations
     }
 
     /// Time until a write was visible.
-    pub fn applied_durations(&self) -> &Histogram {
+    pub(crate) fn applied_durations(&self) -> &Histogram {
         &self.applied_durations
     }
 
     /// Writes that were not carried out.
-    pub fn failed_writes(&self) -> &IntCounter {
+    pub(crate) fn failed_writes(&self) -> &IntCounter {
         &self.failed_writes
     }
 
     /// Writes that are not answered yet.
-    pub fn pending_writes(&self) -> usize {
+    pub(crate) fn pending_writes(&self) -> usize {
         self.calls.open.load(Ordering::Relaxed)
     }
 
     /// An id that all instances on the bucket share, made when the bucket was.
-    pub fn cluster_id(&self) -> u64 {
+    pub(crate) fn cluster_id(&self) -> u64 {
         self.log.facts().cluster_id
-    }
-
-    /// The id of this instance in the member list.
-    pub fn member_id(&self) -> u64 {
-        self.member
     }
 }

@@ -28,7 +28,7 @@ struct Gauges {
 
 impl Engine {
     /// Registers the engine's counters and gauges.
-    pub fn register(&self, metrics: &mut Metrics) {
+    pub(crate) fn register(&self, metrics: &mut Metrics) {
         metrics.info(
             "jetway_sync",
             "When answered writes are on stable storage.",

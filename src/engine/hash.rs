@@ -27,7 +27,7 @@ const TOMBSTONE: u8 = b't';
 
 /// A checksum and what went into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KvHash {
+pub(crate) struct KvHash {
     /// CRC-32C.
     pub hash: u32,
     /// The compacted revision it was made under, -1 for a store never compacted.
@@ -80,7 +80,7 @@ impl HashCache {
 impl Engine {
     /// The hash of all versions up to a revision, 0 for the present one, and the state it was asked of. Below zero
     /// there is nothing to hash, which is no error.
-    pub async fn hash_kv(&self, revision: Revision) -> Result<(KvHash, Arc<State>), EtcdError> {
+    pub(crate) async fn hash_kv(&self, revision: Revision) -> Result<(KvHash, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
         if let Some(known) = self.hashes.get(revision) {
             return Ok((known, state));
@@ -98,7 +98,7 @@ impl Engine {
 
     /// A checksum of all that is stored, leases and alarms included; the same on every instance at the same index.
     /// etcd's is one of its file, so this one is like it in purpose only.
-    pub async fn hash(&self) -> Result<(u32, Arc<State>), EtcdError> {
+    pub(crate) async fn hash(&self) -> Result<(u32, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
         let keys = in_background(Arc::clone(&state), state.revision, Tombstones::Dropped).await?;
         let mut hash = crc32c::crc32c_append(keys.hash, &keys.compacted.0.to_be_bytes());

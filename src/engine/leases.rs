@@ -13,7 +13,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::LeaseExists`], [`EtcdError::LeaseTtlTooLarge`] and those of every call to the writer.
-    pub async fn grant_lease(&self, id: i64, ttl: i64) -> Result<(LeaseId, i64), EtcdError> {
+    pub(crate) async fn grant_lease(&self, id: i64, ttl: i64) -> Result<(LeaseId, i64), EtcdError> {
         match self.calls.ask(Proposal::Grant { id, ttl }).await?.outcome {
             Outcome::Lease { id, ttl } => {
                 self.counters.granted(ttl);
@@ -28,7 +28,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::LeaseNotFound`], [`EtcdError::PermissionDenied`] and those of every call to the writer.
-    pub async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Revision, EtcdError> {
+    pub(crate) async fn revoke_lease(&self, id: LeaseId, caller: &Caller) -> Result<Revision, EtcdError> {
         match self.calls.ask_as(Proposal::Revoke(id), caller).await?.outcome {
             Outcome::Written(revision) => {
                 self.counters.revoked();
@@ -42,7 +42,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn keep_lease_alive(&self, id: LeaseId) -> Result<Option<i64>, EtcdError> {
+    pub(crate) async fn keep_lease_alive(&self, id: LeaseId) -> Result<Option<i64>, EtcdError> {
         match self.calls.ask(Proposal::KeepAlive(id)).await?.outcome {
             Outcome::Lease { ttl: 0, .. } => Ok(None),
             Outcome::Lease { ttl, .. } => {
@@ -57,7 +57,10 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn lease_time_left(&self, id: LeaseId) -> Result<(Option<(i64, i64)>, Arc<State>), EtcdError> {
+    pub(crate) async fn lease_time_left(
+        &self,
+        id: LeaseId,
+    ) -> Result<(Option<(i64, i64)>, Arc<State>), EtcdError> {
         let answer = self.calls.ask(Proposal::TimeToLive(id)).await?;
         match answer.outcome {
             Outcome::TimeLeft(left) => Ok((left, answer.state)),
@@ -69,7 +72,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn all_leases(&self) -> Result<Vec<LeaseId>, EtcdError> {
+    pub(crate) async fn all_leases(&self) -> Result<Vec<LeaseId>, EtcdError> {
         match self.calls.ask(Proposal::Leases).await?.outcome {
             Outcome::Leases(leases) => Ok(leases),
             other => Err(unexpected(&other)),
@@ -77,12 +80,12 @@ impl Engine {
     }
 
     /// The number of leases.
-    pub fn lease_count(&self) -> usize {
+    pub(crate) fn lease_count(&self) -> usize {
         self.tables.leases.len()
     }
 
     /// The keys on a lease, ascending.
-    pub fn keys_of(&self, lease: LeaseId) -> Vec<bytes::Bytes> {
+    pub(crate) fn keys_of(&self, lease: LeaseId) -> Vec<bytes::Bytes> {
         self.tables.attachments.keys(lease)
     }
 }

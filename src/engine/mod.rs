@@ -42,13 +42,11 @@ mod start;
 mod status;
 mod write;
 
-pub use counters::Counters;
-pub use figures::Size;
-pub use hash::KvHash;
-pub use mark::MarkError;
-pub use proposal::AuthChange;
-pub use start::StartError;
-pub use status::{NoLeader, Phase};
+pub(crate) use counters::Counters;
+pub(crate) use mark::MarkError;
+pub(crate) use proposal::AuthChange;
+pub(crate) use start::StartError;
+pub(crate) use status::{NoLeader, Phase};
 
 use calls::{Calls, NewCall};
 
@@ -76,7 +74,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a call may wait for the writer, as etcd bounds a proposal: 5 s and two election timeouts.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long the removal from the member list may take at a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a resignation may take.
@@ -94,7 +92,7 @@ pub enum LinearizableReads {
 
 /// The settings of the engine.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub(crate) struct EngineSettings {
     /// NATS and the bucket.
     pub endpoint: Endpoint,
     /// No other instance can reach the bucket: the embedded server admits only this one.
@@ -120,18 +118,18 @@ pub struct Settings {
     /// Messages that are missing from the log are given up.
     pub accepts_loss: bool,
     /// For users and their tokens.
-    pub auth: auth::Settings,
+    pub auth: auth::AuthSettings,
 }
 
 /// A handle on the engine; clones share it.
 #[derive(Clone, Debug)]
-pub struct Engine {
+pub(crate) struct Engine {
     parts: Arc<Parts>,
 }
 
 /// The parts of the engine that calls use.
 #[derive(Debug)]
-pub struct Parts {
+pub(crate) struct Parts {
     reader: Reader,
     tables: Tables,
     calls: Calls,
@@ -167,7 +165,7 @@ impl Engine {
     ///
     /// # Errors
     /// etcd's own.
-    pub async fn execute(&self, request: Request, caller: &Caller) -> Result<Response, EtcdError> {
+    pub(crate) async fn execute(&self, request: Request, caller: &Caller) -> Result<Response, EtcdError> {
         let _open = self.calls.open_write()?;
         let timer = self.applied_durations.start_timer();
         // A copy shares keys and values.
@@ -188,7 +186,7 @@ impl Engine {
     ///
     /// # Errors
     /// etcd's own.
-    pub fn answer_from(
+    pub(crate) fn answer_from(
         &self,
         state: &State,
         request: &Request,
@@ -203,7 +201,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::Unavailable`], [`EtcdError::Timeout`] or [`EtcdError::Stopped`].
-    pub async fn linearizable(&self) -> Result<Arc<State>, EtcdError> {
+    pub(crate) async fn linearizable(&self) -> Result<Arc<State>, EtcdError> {
         if self.status.is_linearizable() {
             return Ok(self.reader.snapshot());
         }
@@ -217,7 +215,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::Unavailable`] or [`EtcdError::Stopped`].
-    pub async fn serializable(&self) -> Result<Arc<State>, EtcdError> {
+    pub(crate) async fn serializable(&self) -> Result<Arc<State>, EtcdError> {
         let mut phase = self.status.phase();
         if *phase.borrow() != Phase::Serving {
             let settled = phase.wait_for(|phase| !matches!(phase, Phase::Loading { .. }));
@@ -240,7 +238,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::Compacted`], [`EtcdError::FutureRevision`] and those of every call to the writer.
-    pub async fn compact(&self, revision: Revision, physical: bool) -> Result<Arc<State>, EtcdError> {
+    pub(crate) async fn compact(&self, revision: Revision, physical: bool) -> Result<Arc<State>, EtcdError> {
         Ok(self.calls.ask(Proposal::Compact { revision, physical }).await?.state)
     }
 
@@ -248,7 +246,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn finish_removals(&self) -> Result<(), EtcdError> {
+    pub(crate) async fn finish_removals(&self) -> Result<(), EtcdError> {
         self.calls.ask(Proposal::FinishRemovals).await?;
         self.space.measure().await;
         Ok(())
@@ -258,7 +256,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::Corrupt`], [`EtcdError::NoSpace`].
-    pub fn admit(&self, cost: u64) -> Result<(), EtcdError> {
+    pub(crate) fn admit(&self, cost: u64) -> Result<(), EtcdError> {
         self.space.admit(cost)
     }
 
@@ -266,12 +264,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::NoSpace`].
-    pub async fn claim_space(&self, cost: u64) -> Result<(), EtcdError> {
+    pub(crate) async fn claim_space(&self, cost: u64) -> Result<(), EtcdError> {
         self.space.claim(cost).await
     }
 
     /// Alarms that are raised.
-    pub fn alarms(&self) -> Vec<Alarm> {
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
         self.space.alarms()
     }
 
@@ -279,12 +277,12 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<(), EtcdError> {
+    pub(crate) async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<(), EtcdError> {
         self.space.set_alarm(alarm, raised).await
     }
 
     /// The members that this instance knows, ascending by id.
-    pub fn members(&self) -> Vec<Member> {
+    pub(crate) fn members(&self) -> Vec<Member> {
         self.tables.members.all().values().cloned().collect()
     }
 
@@ -292,7 +290,7 @@ impl Engine {
     ///
     /// # Errors
     /// Those of every call to the writer.
-    pub async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
+    pub(crate) async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
         self.calls.ask(Proposal::Member { id, member }).await.map(drop)
     }
 
@@ -300,17 +298,17 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::NotLeader`], [`EtcdError::BadLeaderTransferee`], [`EtcdError::LeaderTransferTimeout`].
-    pub async fn move_leader(&self, target: u64) -> Result<(), EtcdError> {
+    pub(crate) async fn move_leader(&self, target: u64) -> Result<(), EtcdError> {
         self.calls.ask(Proposal::MoveLeader { target }).await.map(drop)
     }
 
     /// Reads of what is published, without asking how fresh it is.
-    pub fn reader(&self) -> &Reader {
+    pub(crate) fn reader(&self) -> &Reader {
         &self.reader
     }
 
     /// How far the engine is.
-    pub fn phase(&self) -> watch::Receiver<Phase> {
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
         self.status.phase()
     }
 
@@ -318,22 +316,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`NoLeader`] where none is known.
-    pub fn leader(&self) -> Result<u64, NoLeader> {
+    pub(crate) fn leader(&self) -> Result<u64, NoLeader> {
         self.status.known_leader()
     }
 
     /// Whether this instance writes.
-    pub fn is_leader(&self) -> bool {
+    pub(crate) fn is_leader(&self) -> bool {
         self.status.is_writer()
     }
 
     /// The epoch in force, which is etcd's Raft term.
-    pub fn epoch(&self) -> Arc<AtomicU64> {
+    pub(crate) fn epoch(&self) -> Arc<AtomicU64> {
         self.status.epoch()
     }
 
     /// Whether there is a writer.
-    pub fn has_leader(&self) -> watch::Receiver<bool> {
+    pub(crate) fn has_leader(&self) -> watch::Receiver<bool> {
         let mut leader = self.status.leader();
         let (has_leader, receiver) = watch::channel(leader.borrow().is_ok());
         tokio::spawn(async move {
@@ -348,7 +346,7 @@ impl Engine {
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new start tells what is
     /// there, or the log is damaged.
-    pub async fn failed(&self) -> String {
+    pub(crate) async fn failed(&self) -> String {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();
         let reason = tokio::select! {
@@ -363,7 +361,7 @@ impl Engine {
     }
 
     /// Lets another instance write before this one stops, or notes that the log ends here.
-    pub async fn resign(&self) {
+    pub(crate) async fn resign(&self) {
         let (done, resigned) = oneshot::channel();
         if self.commands.send(Command::Resign(done)).await.is_ok() {
             // One that does not answer in time has nothing to hand over.
@@ -376,7 +374,7 @@ impl Engine {
     }
 
     /// Refuses further calls and lets go of NATS.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.status.set_phase(Phase::Stopped);
         self.stop.cancel();
     }

@@ -1,10 +1,10 @@
 //! Starts the engine: connects, and gives each part what it uses.
 
 use super::calls::Calls;
-use super::{Counters, Engine, MarkError, Parts, Settings, apply, compactor, integrity, mark};
+use super::{Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark};
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
-use crate::durability::{Gate, Quiet, StreamFiles};
+use crate::durability::{Gate, RewriteLock, StreamFiles};
 use crate::engine::hash::HashCache;
 use crate::engine::namesake::Namesakes;
 use crate::engine::node::{Node, NodeSettings};
@@ -53,8 +53,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(
-        settings: Settings,
+    pub(crate) async fn start(
+        settings: EngineSettings,
         (writer, reader): (crate::core::Writer, Reader),
         published: Arc<Notify>,
     ) -> Result<Engine, StartError> {
@@ -86,7 +86,7 @@ impl Engine {
         );
         let store_failed = watch::Sender::new(None);
         let failure = watch::Sender::new(None);
-        let quiet = Quiet::default();
+        let rewrites = RewriteLock::default();
         let has_freed = Arc::new(AtomicBool::new(false));
         let cluster = log.facts().cluster_id;
         let mark_file =
@@ -117,7 +117,7 @@ impl Engine {
         ));
         let hashes = Arc::new(HashCache::default());
         let gate = settings.synced_store.as_ref().map(|store| {
-            let files = StreamFiles::new(store, &log.bucket().stream, quiet.clone());
+            let files = StreamFiles::new(store, &log.bucket().stream, rewrites.clone());
             Gate::new(files, store_failed.clone(), sync_durations.clone())
         });
         let task = apply::Task {
@@ -147,7 +147,7 @@ impl Engine {
             counters: counters.clone(),
             hashes: Arc::clone(&hashes),
             store: settings.synced_store.clone(),
-            quiet,
+            rewrites,
             has_freed,
             stop: stop.clone(),
         };

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 /// How far the engine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Loading the log.
     Loading {
         /// Messages that were read.
@@ -37,7 +37,7 @@ impl fmt::Display for Phase {
 /// No member is known to write, for this reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NoLeader(pub(super) String);
+pub(crate) struct NoLeader(pub(super) String);
 
 /// Shared by the node, which writes it, and calls.
 #[derive(Debug)]

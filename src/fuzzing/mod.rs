@@ -1,14 +1,17 @@
-//! What reads bytes that somebody else has written, each as a function from any bytes to nothing: it must return, and
-//! finds out for itself whether what came of the bytes makes sense.
+//! A target for each part that reads foreign bytes: a function from any bytes to nothing. It must return, and panics if the
+//! result makes no sense.
 //!
 //! libFuzzer drives them (`make fuzz`, `tests/fuzz`), and so do the tests below, for a moment and with bytes that are
 //! random or nearly right. Compiled for these two only.
 
+mod choices;
 mod records;
 mod requests;
+mod watch;
 
 pub use records::records;
 pub use requests::requests;
+pub use watch::watch;
 
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -16,7 +19,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("requests", requests),
-    ("watch", crate::api::watch::fuzz),
+    ("watch", watch),
     ("gateway", crate::gateway::fuzz),
     ("records", records),
     ("nats_config", crate::nats_server::fuzz_config),
@@ -30,50 +33,6 @@ fn answers(data: &[u8]) {
     drop(serde_json::from_slice::<StreamInfo>(data));
     if let Ok(message) = serde_json::from_slice::<StoredMessage>(data) {
         drop(message.record("$KV.b."));
-    }
-}
-
-/// Bytes, taken piece by piece to decide what happens next.
-#[derive(Debug)]
-pub(crate) struct Choices<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Choices<'a> {
-    pub(crate) fn new(data: &'a [u8]) -> Choices<'a> {
-        Choices { rest: data }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
-    }
-
-    /// One byte; zero when there are no more.
-    pub(crate) fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.rest.split_first() else { return 0 };
-        self.rest = rest;
-        *first
-    }
-
-    /// A number that is small, or any.
-    pub(crate) fn number(&mut self) -> i64 {
-        match self.byte() {
-            255 => i64::from_le_bytes(std::array::from_fn(|_| self.byte())),
-            254 => -i64::from(self.byte()),
-            small => i64::from(small),
-        }
-    }
-
-    /// So many bytes as the first two of them say, or what is left.
-    pub(crate) fn bytes(&mut self) -> &'a [u8] {
-        let len = usize::from(u16::from_le_bytes([self.byte(), self.byte()])).min(self.rest.len());
-        let (bytes, rest) = self.rest.split_at(len);
-        self.rest = rest;
-        bytes
-    }
-
-    pub(crate) fn text(&mut self) -> String {
-        String::from_utf8_lossy(self.bytes()).into_owned()
     }
 }
 

@@ -1,6 +1,6 @@
-//! Messages of the stream that another program may have written, and the state that comes of them.
+//! Messages of the stream that another program may have written, and the state after them.
 
-use super::Choices;
+use super::choices::Choices;
 use crate::applier::{Applier, Strictness, Tables};
 use crate::core::{History, KeyVersion, Reader, State, Writer};
 use crate::log;
@@ -54,7 +54,7 @@ pub fn records(data: &[u8]) {
 
 fn instance() -> (Applier, Reader) {
     let (writer, reader) = Writer::new();
-    (Applier::new(writer, Tables::new(crate::auth::Settings::default())), reader)
+    (Applier::new(writer, Tables::new(crate::auth::AuthSettings::default())), reader)
 }
 
 /// A message as jetway could have written it but for its numbers, or of any text: subject, headers and payload.
@@ -109,7 +109,7 @@ fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>
     (subject, format!("NATS/1.0\r\nJetway: {header}\r\n\r\n"), payload)
 }
 
-/// Checks the rules for every store that is shown.
+/// Checks the invariants of every published store.
 fn check(state: &State) {
     let all = KeyRange::all();
     let histories: Vec<_> = state.index.range(&all).collect();

@@ -1,6 +1,6 @@
 //! Requests from the wire: checked, planned, turned into records and back, applied, and answered once more from the history.
 
-use super::Choices;
+use super::choices::Choices;
 use crate::applier::{Applier, Strictness, Tables};
 use crate::core::{Change, Writer};
 use crate::log;
@@ -23,7 +23,7 @@ impl LeaseTable for Leases {
 pub fn requests(data: &[u8]) {
     let mut choices = Choices::new(data);
     let (writer, reader) = Writer::new();
-    let mut applier = Applier::new(writer, Tables::new(crate::auth::Settings::default()));
+    let mut applier = Applier::new(writer, Tables::new(crate::auth::AuthSettings::default()));
     let mut chain = Chain::new(None);
     while !choices.is_empty() {
         let kind = choices.byte() % 4;
@@ -111,7 +111,7 @@ fn encode(response: &Response) {
     }
 }
 
-/// Whether a message is what its bytes say.
+/// Whether a message and its encoding are the same.
 fn comes_back<M: Message + Default + PartialEq + std::fmt::Debug>(message: &M) {
     let bytes = message.encode_to_vec();
     assert_eq!(bytes.len(), message.encoded_len());

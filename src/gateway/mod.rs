@@ -37,28 +37,28 @@ use tower::util::BoxCloneSyncService;
 const JSON_GROWTH: usize = 4;
 
 /// Prefix of the gateway's paths.
-pub const PREFIX: &str = "/v3/";
+pub(crate) const PREFIX: &str = "/v3/";
 /// The older name of [`PREFIX`].
-pub const OLD_PREFIX: &str = "/v3beta/";
+pub(crate) const OLD_PREFIX: &str = "/v3beta/";
 
 /// The gRPC services, as calls from a connection reach them.
-pub type Services = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
+pub(crate) type Services = BoxCloneSyncService<Request<Body>, http::Response<Body>, Infallible>;
 
 /// Serves requests for paths that begin with [`PREFIX`].
 #[derive(Clone, Debug)]
-pub struct Gateway {
+pub(crate) struct Gateway {
     services: Services,
     max_json_bytes: usize,
 }
 
 impl Gateway {
     /// A gateway to gRPC services that take messages of at most `max_message_bytes`.
-    pub fn new(services: Services, max_message_bytes: usize) -> Gateway {
+    pub(crate) fn new(services: Services, max_message_bytes: usize) -> Gateway {
         Gateway { services, max_json_bytes: max_message_bytes.saturating_mul(JSON_GROWTH) }
     }
 
     /// The response to a request, which may ask for a WebSocket.
-    pub async fn respond(&self, request: Request<Body>) -> Response {
+    pub(crate) async fn respond(&self, request: Request<Body>) -> Response {
         if websocket::is_wanted(&request) {
             websocket::serve(self.clone(), request).await
         } else {

@@ -1,24 +1,24 @@
-//! Which keys hang on which lease, by each key's newest version.
+//! The keys attached to each lease, by the keys' newest versions.
 
 use crate::types::LeaseId;
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Written by the applier, read by lease calls; never on the path of a read or a watch.
+/// The keys of all leases. The applier writes them and lease calls read them; reads and watches do not.
 #[derive(Clone, Debug, Default)]
-pub struct Attachments {
+pub(crate) struct Attachments {
     keys: Arc<Mutex<HashMap<LeaseId, BTreeSet<Bytes>>>>,
 }
 
 impl Attachments {
     fn lock(&self) -> MutexGuard<'_, HashMap<LeaseId, BTreeSet<Bytes>>> {
-        // Each change is complete before the lock is let go, so a panic elsewhere leaves nothing half done.
+        // Each change is complete before the lock is released, so a panic elsewhere leaves nothing half done.
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A key that hung on `from` hangs on `to` now; either may be no lease.
-    pub fn moved(&self, key: &[u8], from: LeaseId, to: LeaseId) {
+    /// Moves a key from one lease to another. Either may be no lease.
+    pub(crate) fn moved(&self, key: &[u8], from: LeaseId, to: LeaseId) {
         if !from.is_some() && !to.is_some() {
             return;
         }
@@ -40,17 +40,12 @@ impl Attachments {
     }
 
     /// The keys of a lease, ascending.
-    pub fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
+    pub(crate) fn keys(&self, lease: LeaseId) -> Vec<Bytes> {
         self.lock().get(&lease).map(|keys| keys.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Every lease that keys hang on.
-    pub fn leases(&self) -> Vec<LeaseId> {
-        self.lock().keys().copied().collect()
-    }
-
-    /// Forgets all.
-    pub fn clear(&self) {
+    /// Removes all keys.
+    pub(crate) fn clear(&self) {
         self.lock().clear();
     }
 }
@@ -70,6 +65,6 @@ mod tests {
         attachments.moved(&a, LeaseId(1), LeaseId(2));
         attachments.moved(&b, LeaseId(1), LeaseId::NONE);
         assert_eq!(attachments.keys(LeaseId(1)), [] as [Bytes; 0]);
-        assert_eq!(attachments.leases(), [LeaseId(2)]);
+        assert_eq!(attachments.keys(LeaseId(2)), [a]);
     }
 }

@@ -1,4 +1,5 @@
-//! The deadlines of leases, on the writer. Holds what is planned: a grant counts as soon as its record is sent, an end as well.
+//! The deadlines of leases, on the writer. A grant and an end count as soon as their records are planned, before they are
+//! acknowledged.
 
 use crate::primitive::Uptime;
 use crate::txn;
@@ -7,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// The least TTL in seconds, as etcd computes it from its default heartbeat and election timeouts.
-pub const MIN_TTL: i64 = 2;
-/// The greatest.
-pub const MAX_TTL: i64 = 9_000_000_000;
+pub(crate) const MIN_TTL: i64 = 2;
+/// The greatest TTL in seconds.
+pub(crate) const MAX_TTL: i64 = 9_000_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Deadline {
@@ -19,7 +20,7 @@ struct Deadline {
 
 /// Leases and their deadlines.
 #[derive(Debug, Default)]
-pub struct Lessor {
+pub(crate) struct Lessor {
     leases: HashMap<LeaseId, Deadline>,
     by_deadline: BTreeSet<(Uptime, LeaseId)>,
 }
@@ -31,8 +32,12 @@ impl txn::LeaseTable for Lessor {
 }
 
 impl Lessor {
-    /// The leases of a log, each with its full TTL and `grace` more from `now` on.
-    pub fn new(leases: impl IntoIterator<Item = (LeaseId, i64)>, now: Uptime, grace: Duration) -> Lessor {
+    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on.
+    pub(crate) fn new(
+        leases: impl IntoIterator<Item = (LeaseId, i64)>,
+        now: Uptime,
+        grace: Duration,
+    ) -> Lessor {
         let mut lessor = Lessor::default();
         for (id, ttl) in leases {
             lessor.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64) + grace);
@@ -48,20 +53,20 @@ impl Lessor {
     }
 
     /// Adds a lease.
-    pub fn grant(&mut self, id: LeaseId, ttl: i64, now: Uptime) {
+    pub(crate) fn grant(&mut self, id: LeaseId, ttl: i64, now: Uptime) {
         self.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64));
     }
 
     /// Removes a lease; returns whether there was one.
-    pub fn revoke(&mut self, id: LeaseId) -> bool {
+    pub(crate) fn revoke(&mut self, id: LeaseId) -> bool {
         match self.leases.remove(&id) {
             Some(lease) => self.by_deadline.remove(&(lease.at, id)),
             None => false,
         }
     }
 
-    /// Gives a lease its full TTL again; returns that. `None` where there is no such lease, or its time is over.
-    pub fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
+    /// Gives a lease its full TTL again and returns the TTL; `None` if there is no such lease, or it has expired.
+    pub(crate) fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
         let Deadline { ttl, at } = *self.leases.get(&id)?;
         if at <= now {
             return None;
@@ -71,18 +76,18 @@ impl Lessor {
     }
 
     /// Seconds left, truncated toward zero and negative when overdue, and the granted TTL.
-    pub fn time_left(&self, id: LeaseId, now: Uptime) -> Option<(i64, i64)> {
+    pub(crate) fn time_left(&self, id: LeaseId, now: Uptime) -> Option<(i64, i64)> {
         let Deadline { ttl, at } = *self.leases.get(&id)?;
         Some((at.seconds_after(now), ttl))
     }
 
     /// All leases, the one that ends first in front.
-    pub fn by_deadline(&self) -> impl Iterator<Item = LeaseId> {
+    pub(crate) fn by_deadline(&self) -> impl Iterator<Item = LeaseId> {
         self.by_deadline.iter().map(|(_, id)| *id)
     }
 
-    /// Up to `most` leases whose time is over.
-    pub fn expired(&self, now: Uptime, most: usize) -> Vec<LeaseId> {
+    /// Up to `most` expired leases.
+    pub(crate) fn expired(&self, now: Uptime, most: usize) -> Vec<LeaseId> {
         self.by_deadline.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect()
     }
 }

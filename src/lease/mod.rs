@@ -1,7 +1,7 @@
-//! Leases: which there are, the keys attached to each, and when each ends.
+//! Leases: their TTLs, the keys attached to them, and their deadlines.
 //!
-//! A grant and an end are records of the log. The end is one batch with the deletes of the lease's keys, so that nobody sees one
-//! without the other. Renewals are never written: the writer alone keeps deadlines ([`Lessor`]), in its memory, and each new
+//! A grant and an end are records of the log. The end is one batch with the deletes of the lease's keys, so that no client sees
+//! one without the other. Renewals are never written. The writer alone keeps deadlines ([`Lessor`]), in its memory, and each new
 //! writer gives every lease its full TTL again.
 //!
 //! Invariants:
@@ -12,6 +12,6 @@ mod attachments;
 mod lessor;
 mod table;
 
-pub use attachments::Attachments;
-pub use lessor::{Lessor, MAX_TTL, MIN_TTL};
-pub use table::{Lease, LeaseTable};
+pub(crate) use attachments::Attachments;
+pub(crate) use lessor::{Lessor, MAX_TTL, MIN_TTL};
+pub(crate) use table::LeaseTable;

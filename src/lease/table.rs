@@ -1,4 +1,4 @@
-//! The leases there are, as the log says. Their deadlines are the writer's business.
+//! The leases of the log. Their deadlines are in [`Lessor`](super::Lessor), on the writer alone.
 
 use crate::types::{LeaseId, Sequence};
 use std::collections::HashMap;
@@ -6,16 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
+pub(crate) struct Lease {
     /// Granted time to live, seconds.
     pub ttl: i64,
     /// The message of its grant.
     pub sequence: Sequence,
 }
 
-/// All leases. Written by the applier; never on the path of a read, a watch, or a put without a lease.
+/// All leases. The applier writes them. Reads, watches and puts without a lease do not use them.
 #[derive(Debug, Default)]
-pub struct LeaseTable {
+pub(crate) struct LeaseTable {
     leases: Mutex<HashMap<LeaseId, Lease>>,
 }
 
@@ -25,40 +25,35 @@ impl LeaseTable {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a lease; returns the one of that id before.
-    pub fn put(&self, id: LeaseId, ttl: i64, sequence: Sequence) -> Option<Lease> {
+    /// Adds a lease, and returns the one that it replaces.
+    pub(crate) fn put(&self, id: LeaseId, ttl: i64, sequence: Sequence) -> Option<Lease> {
         self.lock().insert(id, Lease { ttl, sequence })
     }
 
     /// Removes a lease; returns it.
-    pub fn remove(&self, id: LeaseId) -> Option<Lease> {
+    pub(crate) fn remove(&self, id: LeaseId) -> Option<Lease> {
         self.lock().remove(&id)
     }
 
-    /// Forgets all.
-    pub fn clear(&self) {
+    /// Removes all leases.
+    pub(crate) fn clear(&self) {
         self.lock().clear();
     }
 
     /// One lease.
-    pub fn get(&self, id: LeaseId) -> Option<Lease> {
+    pub(crate) fn get(&self, id: LeaseId) -> Option<Lease> {
         self.lock().get(&id).copied()
     }
 
     /// The granted TTL of every lease, ascending by id.
-    pub fn ttls(&self) -> Vec<(LeaseId, i64)> {
+    pub(crate) fn ttls(&self) -> Vec<(LeaseId, i64)> {
         let mut leases: Vec<_> = self.lock().iter().map(|(id, lease)| (*id, lease.ttl)).collect();
         leases.sort_unstable();
         leases
     }
 
     /// Number of leases.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.lock().len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
     }
 }

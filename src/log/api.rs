@@ -16,10 +16,10 @@ use thiserror::Error;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a request brought no answer to use.
+/// A request without a usable answer.
 #[derive(Debug, Error)]
 pub enum ApiError {
-    /// JetStream said no.
+    /// JetStream refused it.
     #[error("JetStream: {description} (code {err_code})")]
     Refused {
         /// HTTP-like class.
@@ -32,7 +32,7 @@ pub enum ApiError {
     /// No answer in time; a request denied by permissions looks the same.
     #[error("no answer to {0} (is the request permitted?)")]
     TimedOut(String),
-    /// Nobody listens there: no JetStream in this account, or the stream has no leader.
+    /// There are no responders: no JetStream in this account, or the stream has no leader.
     #[error("nobody answers {0}: no JetStream in this NATS account, or the stream has no leader now")]
     NoResponders(String),
     /// The connection failed.
@@ -52,10 +52,10 @@ impl ApiError {
     const NO_MESSAGE: u32 = 10043;
     const BEYOND_LAST: u32 = 10057;
 
-    /// Whether it may be that of a cluster which is still finding its servers or their leader.
+    /// Whether a cluster may answer so while it still looks for its servers or a leader.
     pub fn may_pass(&self) -> bool {
         match self {
-            // No suitable peers, not available, not the leader. Without a leader nobody answers.
+            // No suitable peers, not available, not the leader. Without a leader there is no answer at all.
             ApiError::Refused { err_code: 10005 | 10008 | 10009, .. }
             | ApiError::TimedOut(_)
             | ApiError::NoResponders(_) => true,
@@ -77,10 +77,10 @@ impl ApiError {
     }
 }
 
-/// What JetStream says of a stream.
+/// JetStream's information about a stream.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StreamInfo {
-    /// When it was created, as the server writes it; another value means another stream.
+    /// Time of its creation, as the server writes it. Another value means another stream.
     pub created: String,
     /// Its settings, unread ones included.
     pub config: Value,
@@ -107,7 +107,7 @@ pub struct StreamState {
     /// Sequences that were removed, if they were asked for.
     #[serde(default)]
     pub deleted: Vec<u64>,
-    /// What the server knows to have lost to damage.
+    /// Messages that the server knows to be lost to damage.
     #[serde(default)]
     pub lost: Option<Value>,
 }
@@ -124,7 +124,7 @@ impl StreamInfo {
         Sequence(self.state.last_seq)
     }
 
-    /// Whether a leader answered. Members of a group without one answer too, from what they happen to hold.
+    /// Whether a leader answered. Members of a group without a leader answer too, from their own copy.
     pub fn is_from_leader(&self) -> bool {
         self.cluster
             .as_ref()
@@ -156,7 +156,7 @@ struct Limits {
 }
 
 impl AccountInfo {
-    /// Bytes stored in files and their limit, for each limit that may be ours; one that is not positive is none.
+    /// Bytes stored in files and their limit, for each limit that may apply to the bucket. One that is not positive is none.
     pub fn storage(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         self.tiers.values().chain([&self.whole]).map(|tier| (tier.storage, tier.limits.max_storage))
     }
@@ -224,12 +224,15 @@ impl Api {
         self.client.new_inbox()
     }
 
-    /// Whether a request would be sent now rather than kept for the next connection.
+    /// Whether a request would be sent now, and not kept for the next connection.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// Sends a request below `$JS.API` and reads its answer.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
         self.call_with_timeout(request, body, TIMEOUT).await
     }
@@ -258,26 +261,41 @@ impl Api {
     }
 
     /// Settings and content of a stream.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
     }
 
     /// The same, with the sequences that were removed between the first message and the last.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn stream_info_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
         self.call(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
     }
 
-    /// What the account may store, and does.
+    /// Storage and limits of the account.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
         self.call("INFO", &Value::Null).await
     }
 
-    /// The message at a position, from the stream's leader; `None` where there is none.
+    /// The message at a position, from the stream's leader; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn message(&self, stream: &str, sequence: Sequence) -> Result<Option<StoredMessage>, ApiError> {
         self.find(stream, &json!({ "seq": sequence.0 })).await
     }
 
     /// The first message of a subject at or behind a sequence, from the stream's leader.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn next_message(
         &self,
         stream: &str,
@@ -304,6 +322,9 @@ impl Api {
 
     /// Removes one message; a message that is gone already counts as removed. Never erases in place: that overwrites
     /// the block file and is not crash-safe.
+    ///
+    /// # Errors
+    /// [`ApiError`].
     pub async fn delete_message(&self, stream: &str, sequence: Sequence) -> Result<(), ApiError> {
         let body = json!({ "seq": sequence.0, "no_erase": true });
         match self.call::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body).await {

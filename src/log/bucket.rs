@@ -13,8 +13,9 @@ const FORMAT_KEY: &str = "jetway.format";
 /// The metadata key that holds the cluster's id, drawn when the stream is made.
 const CLUSTER_KEY: &str = "jetway.cluster";
 
-/// How long a cluster may take to find enough servers for a stream, and how often it is asked.
+/// Longest wait for a cluster that looks for enough servers for a stream.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+/// Pause before another attempt.
 const CLUSTER_RETRY: Duration = Duration::from_millis(500);
 
 /// A bucket cannot be used.
@@ -43,7 +44,7 @@ pub enum SetupError {
         /// The number that the stream has.
         found: u64,
     },
-    /// Settings that cannot be put right and would break a promise.
+    /// Settings that would break an invariant, and that an update cannot change.
     #[error(
         "stream {stream} has {setting} = {found}, which jetway cannot use and JetStream does not let it change; expected {expected}"
     )]
@@ -57,7 +58,7 @@ pub enum SetupError {
         /// The value that it must have.
         expected: Value,
     },
-    /// The files of the stream are there, and nats-server does not know it.
+    /// The files of the stream exist, but nats-server does not load it.
     #[error(
         "nats-server does not load stream {stream} from {}: meta.inf or meta.sum there is damaged or missing. Restore a copy, or \
          accept the loss with --accept-data-loss",
@@ -69,7 +70,7 @@ pub enum SetupError {
         /// Its files.
         folder: PathBuf,
     },
-    /// The files of a damaged stream cannot be made ready to be loaded again.
+    /// The files of a damaged stream cannot be prepared for another load.
     #[error("cannot remove the damaged {}: {source}", file.display())]
     Files {
         /// One of them.
@@ -92,13 +93,13 @@ pub enum SetupError {
 pub struct Store {
     /// Its directory.
     pub dir: PathBuf,
-    /// Its lost records are given up.
+    /// Whether to go on without lost records.
     pub accepts_loss: bool,
 }
 
 impl Store {
-    /// Makes sure that no messages are there of a stream that the server does not know. Creating it anew would take them in under
-    /// another id, once more at each start, because nats-server leaves a damaged `meta.inf` as it is.
+    /// Checks that there are no messages of a stream that the server does not load. Creating the stream again would take them in
+    /// under another id, once more at each start, because nats-server leaves a damaged `meta.inf` as it is.
     fn check_new(&self, stream: &str) -> Result<(), SetupError> {
         let folder = self.dir.join("jetstream/$G/streams").join(stream);
         if !folder.exists() {
@@ -134,14 +135,14 @@ pub struct Bucket {
     pub prefix: String,
 }
 
-/// A stream that is fit for use.
+/// Properties of a stream that jetway can use.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// The id that was drawn when the stream was made.
+    /// The random id from its creation.
     pub cluster_id: u64,
     /// The number of its replicas.
     pub replicas: usize,
-    /// The sequence before its first message, as it was made.
+    /// The sequence before its first message at its creation.
     pub before_first: Sequence,
 }
 
@@ -155,7 +156,7 @@ pub struct Present {
 }
 
 impl Bucket {
-    /// The id that was drawn when a stream was made; `None` if it is not jetway's.
+    /// The random id from the creation of a stream; `None` if it is not jetway's.
     pub fn cluster_id(info: &StreamInfo) -> Option<u64> {
         u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
     }
@@ -165,7 +166,7 @@ impl Bucket {
         Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }
     }
 
-    /// Makes sure that the stream is there and fit for use. Waits a while for a NATS cluster that is still finding its servers.
+    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -178,7 +179,7 @@ impl Bucket {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         loop {
             match self.ensure(api, replicas, store).await {
-                // One that another instance has just made may be known to the metadata leader only.
+                // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
                 {
@@ -196,12 +197,12 @@ impl Bucket {
             "subjects": [format!("{}>", self.prefix)],
             "retention": "limits",
             "storage": "file",
-            // `old` would let a full stream drop live keys without a word.
+            // `old` would let a full stream drop live keys without an error.
             "discard": "new",
             "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1,
             "max_msgs_per_subject": -1,
             "num_replicas": replicas.unwrap_or(1),
-            // Not used, and it costs memory and start-up time; this is the least it can be.
+            // The window is not used, and costs memory and start-up time. This is the shortest one.
             "duplicate_window": 100_000_000,
             "allow_direct": true,
             "deny_delete": false,
@@ -268,7 +269,7 @@ impl Bucket {
             for setting in repairs {
                 config[setting] = wanted[setting].clone();
             }
-            // An older server's answer may lack the field that it would refuse in a request; a changed one it must know.
+            // The answer of an older server may lack a field, which the server would refuse in a request. It knows a field that differs.
             api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
         }
         let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));
@@ -276,7 +277,7 @@ impl Bucket {
     }
 }
 
-/// Settings that an update can put right.
+/// Settings that an update can correct.
 const REPAIRABLE: &[&str] = &["discard", "max_msgs", "max_age", "max_msgs_per_subject", "allow_direct"];
-/// Settings that it cannot.
+/// Settings that an update cannot change.
 const FIXED: &[&str] = &["storage", "retention", "deny_delete", "deny_purge"];

@@ -6,10 +6,10 @@
 //! epoch nonce index revision place/count instance.counter kind [create_revision version lease]
 //! ```
 //!
-//! All numbers are decimal but `nonce`, `instance` and `counter`, which are hexadecimal. The kinds are `p` (the key has this
-//! value), `d` (the key is gone), `b` (barrier), `s` (a reserved record, whose payload is JSON) and `x` (a reserved record ends).
-//! The last three words stand behind `p` only. A reserved record's meaning follows from its subject, which begins with `=_.`,
-//! as no key's does. A message without the header, or with one of another form, is foreign.
+//! All numbers are decimal but `nonce`, `instance` and `counter`, which are hexadecimal. The kinds are `p` (a put), `d` (a
+//! delete), `b` (barrier), `s` (a reserved record, whose payload is JSON) and `x` (the end of a reserved record). Only `p` has the
+//! last three words. The subject of a reserved record decides on its meaning. It begins with `=_.`, which no key's does. A
+//! message without the header, or with one of another form, is foreign.
 
 use super::subjects::{self, KeyTooLong};
 use crate::auth::{AuthStore, SimpleToken};
@@ -33,7 +33,7 @@ const LEASE: &str = "lease";
 const ALARM: &str = "alarm";
 const TOKEN: &str = "token";
 const MEMBER: &str = "member";
-/// No log is long enough for a greater number; the next one must still be a number.
+/// The greatest number in a header. No log is so long, and a sum with one more does not overflow.
 const MOST: i64 = i64::MAX / 2;
 
 #[derive(Serialize, Deserialize)]
@@ -71,7 +71,7 @@ fn kind_name(kind: AlarmKind) -> &'static str {
 /// Writes the subject of a record.
 ///
 /// # Errors
-/// [`KeyTooLong`] for a key that has none.
+/// [`KeyTooLong`].
 pub(super) fn write_subject(prefix: &str, body: &Body, into: &mut String) -> Result<(), KeyTooLong> {
     use std::fmt::Write as _;
     into.clear();
@@ -97,7 +97,7 @@ pub(super) fn write_subject(prefix: &str, body: &Body, into: &mut String) -> Res
     Ok(())
 }
 
-/// Appends the headers of a record, without the version line before and the empty line behind them.
+/// Appends the headers of a record, without the version line before them and the empty line after them.
 pub(super) fn write_headers(record: &Record, into: &mut Vec<u8>) {
     let Record { epoch, nonce, index, revision, place, count, operation, body } = record;
     let kind = match body {
@@ -143,7 +143,7 @@ pub(super) fn payload(body: &Body) -> Cow<'_, [u8]> {
     }
 }
 
-/// The record of a message; `None` for a foreign one. `subject` has the bucket's prefix taken off.
+/// The record of a message; `None` for a foreign one. `subject` is without the bucket's prefix.
 pub(super) fn decode(subject: &str, headers: &str, payload: &[u8], sequence: Sequence) -> Option<Record> {
     let header = header_value(headers, HEADER)?;
     let mut words = header.split(' ');

@@ -1,4 +1,4 @@
-//! Connections to NATS and what is known about their being up.
+//! Connections to NATS and their state.
 
 use async_nats::{Client, ConnectOptions, Event};
 use std::path::PathBuf;
@@ -6,30 +6,30 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
 
-/// How often an idle connection is probed; after two unanswered probes it counts as lost.
+/// Interval of pings on an idle connection. After two unanswered ones it counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Messages that a subscription may hold before the connection drops some: forwarded calls, of which a dropped one is sent
-/// again.
+/// Most messages that a subscription holds before the connection drops some. They are forwarded calls, and a dropped one is
+/// sent again.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 
-/// Where the bucket is and who we are there.
+/// The servers, the bucket, and the credentials.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// `nats://host:port` or `tls://…`, without credentials.
     pub servers: Vec<String>,
-    /// How to introduce ourselves.
+    /// The credentials.
     pub auth: Auth,
     /// Bucket name; its stream is `KV_<bucket>`.
     pub bucket: String,
-    /// Stream replicas to create the bucket with; `None` for one, and for those that it has.
+    /// Replicas of the stream; `None` for those that it has, and for one if it is created.
     pub replicas: Option<usize>,
     /// PEM file of authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM files of our certificate and its key.
+    /// PEM files of the client certificate and its key.
     pub client_cert: Option<(PathBuf, PathBuf)>,
 }
 
-/// Credentials for NATS. Those in a URL are ignored by the client library and must be handed over here.
+/// Credentials for NATS. The client library ignores those in a URL.
 #[derive(Clone, Default)]
 pub enum Auth {
     /// None.
@@ -57,25 +57,25 @@ impl std::fmt::Debug for Auth {
 /// Whether NATS can be reached now. `generation` grows with every reconnection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// Whether the connection stands.
+    /// Whether there is a connection.
     pub connected: bool,
-    /// Number of times it has been established.
+    /// Number of connections so far.
     pub generation: u64,
-    /// The last thing that went wrong.
+    /// The last error.
     pub cause: Option<String>,
 }
 
 /// No connection could be made.
 #[derive(Debug, Error)]
 pub enum ConnectError {
-    /// The server answered and refused us.
+    /// The server refused the credentials.
     #[error(
         "NATS at {servers} refused the credentials given: {source}; check --endpoint, --nats-creds and --nats-token"
     )]
     Authorization {
         /// The servers tried.
         servers: String,
-        /// What the client library says.
+        /// The client library's reason.
         source: async_nats::ConnectError,
     },
     /// A file could not be read.
@@ -91,7 +91,7 @@ pub enum ConnectError {
     Unreachable {
         /// The servers tried.
         servers: String,
-        /// What the client library says.
+        /// The client library's reason.
         source: async_nats::ConnectError,
     },
 }
@@ -107,6 +107,9 @@ pub struct Connection {
 
 impl Connection {
     /// Connects, and keeps reconnecting for as long as the client lives.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; only the first connection can fail.
     pub async fn open(endpoint: &Endpoint, name: &str) -> Result<Connection, ConnectError> {
         let (link_tx, link) = watch::channel(Link::default());
         let mut options = ConnectOptions::new()

@@ -1,16 +1,16 @@
-//! Reads the log from a sequence on: a push consumer whose messages come over a connection of their own and are decoded where
-//! they lie in the read buffer.
+//! Reads the log from a sequence on: a push consumer with a connection of its own, whose messages are decoded in place, in the
+//! read buffer.
 //!
-//! On servers that know it, the consumer is a *direct* one: the stream's leader makes it itself, so that it cannot sit on a
-//! replica that lags, and a NATS cluster without a meta leader makes it all the same. Elsewhere it is an ordinary one.
+//! On servers that have them, the consumer is a *direct* one. The stream's leader makes it itself, so that it is never on a
+//! replica that lags, and a NATS cluster makes it even without a meta leader. On other servers it is an ordinary one.
 //!
-//! No sequence but that of a delivered message says how far the log was read: the position that heartbeats name may be that of
-//! a replica which has not seen the end.
+//! Only the sequence of a delivered message shows how far the log was read: the position in a heartbeat may be that of a replica
+//! that lags.
 
 use super::api::{Api, ApiError};
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -21,12 +21,12 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::Instant;
 
-/// An idle consumer reports this often.
+/// Interval of an idle consumer's heartbeats.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Silence after which a consumer counts as gone.
+/// Silence after which a consumer counts as lost.
 const SILENCE: Duration = Duration::from_millis(1_750);
-/// Room for the messages that are read at once, which is as much as a batch may be: where each batch waits for a sync of a busy
-/// disk, few of them must do.
+/// Most bytes that are read at once, and so of a batch. Each batch may wait for a sync of a busy disk, so batches should be
+/// few.
 const BUFFER_BYTES: usize = 4 << 20;
 /// Messages returned at once, and about how many bytes of them.
 const BATCH: usize = 4096;
@@ -34,7 +34,7 @@ const BATCH_BYTES: usize = 4 << 20;
 /// The first version whose direct consumers may be pushed to clients.
 const DIRECT_SINCE: (u32, u32) = (2, 15);
 
-/// Reading has ended; a new consumer can go on.
+/// Reading has ended. A new consumer can continue.
 #[derive(Debug, Error)]
 pub enum ConsumeError {
     /// The connection.
@@ -43,7 +43,7 @@ pub enum ConsumeError {
     /// JetStream made no consumer.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The consumer is gone, or the connection to its server is.
+    /// The consumer or the connection to its server is lost.
     #[error("no heartbeat from the consumer")]
     Silent,
     /// Deliveries are missing.
@@ -59,7 +59,7 @@ pub enum ConsumeError {
 pub struct Delivered {
     /// Each with its record; `None` for a foreign one.
     pub messages: Vec<(Sequence, Option<Record>)>,
-    /// Nothing more was there when the last of them was sent.
+    /// Whether there were no more messages when the last one was sent.
     pub is_last: bool,
 }
 
@@ -67,12 +67,12 @@ pub struct Delivered {
 #[derive(Debug)]
 pub struct Consumer {
     wire: Wire,
-    /// To take off the subjects.
+    /// Prefix of the subjects, which is removed.
     prefix: String,
     /// Number of the next delivery.
     expected: u64,
     heard: Instant,
-    /// Answers to flow control, and how many bytes of them are sent.
+    /// Answers to flow control, and the number of their bytes that are sent.
     answers: Vec<u8>,
     sent: usize,
     /// Messages of the stream behind those that were returned, as the server counts them.
@@ -89,7 +89,7 @@ struct Cleanup {
 
 impl Drop for Cleanup {
     fn drop(&mut self) {
-        // A consumer that is left behind takes itself away when nobody listens.
+        // The server removes an abandoned consumer once it has no subscriber.
         if let (Some(request), Ok(runtime)) = (self.request.take(), tokio::runtime::Handle::try_current()) {
             let api = self.api.clone();
             runtime.spawn(async move {
@@ -107,7 +107,7 @@ struct Created {
 }
 
 impl Consumer {
-    /// Has the messages behind `after` delivered, those of one subject where `filter` names it. `first` is the number of the
+    /// Makes a consumer of the messages behind `after`, or of those with the subject `filter`. `first` is the number of the
     /// endpoint's server to try first.
     ///
     /// # Errors
@@ -172,10 +172,10 @@ impl Consumer {
         self.pending
     }
 
-    /// The next messages. Nothing is lost where the future is dropped.
+    /// The next messages. Cancel-safe.
     ///
     /// # Errors
-    /// [`ConsumeError`]; the consumer is of no use then.
+    /// [`ConsumeError`]; the consumer cannot be used after it.
     pub async fn next(&mut self) -> Result<Delivered, ConsumeError> {
         loop {
             let mut delivered = Delivered::default();
@@ -195,7 +195,7 @@ impl Consumer {
         }
     }
 
-    /// Takes one operation, if it is there as a whole; returns its length.
+    /// Handles one operation if it is complete, and returns its length.
     fn take(&mut self, delivered: &mut Delivered) -> Result<Option<usize>, ConsumeError> {
         let Some((op, length)) = self.wire.next_op()? else { return Ok(None) };
         let (subject, reply, headers, payload) = match op {
@@ -207,7 +207,8 @@ impl Consumer {
             ServerOp::Error(text) => return Err(server_error(text).into()),
             ServerOp::Pong | ServerOp::Info(_) | ServerOp::Ok => return Ok(Some(length)),
         };
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|error| WireError::Protocol(error.to_string()));
+        let text =
+            |bytes| std::str::from_utf8(bytes).map_err(|error| WireError::from(ProtocolError::from(error)));
         let (subject, reply, headers) = (text(subject)?, text(reply)?, text(headers)?);
         if let Some(status) = status(headers) {
             if !status.starts_with("100") {
@@ -226,7 +227,7 @@ impl Consumer {
             return Ok(Some(length));
         }
         let Some(delivery) = Delivery::parse(reply) else {
-            return Err(WireError::Protocol(format!("a message without delivery data: {reply:?}")).into());
+            return Err(WireError::from(ProtocolError::Delivery(reply.to_owned())).into());
         };
         if delivery.number != self.expected {
             return Err(ConsumeError::Gap);
@@ -255,7 +256,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Leaves the consumer to itself, for a server that goes away anyway.
+    /// Drops the consumer without removing it from the server, which stops anyway.
     pub fn abandon(mut self) {
         self.cleanup.request = None;
     }
@@ -284,13 +285,13 @@ struct Delivery {
     sequence: Sequence,
     /// Counted from 1.
     number: u64,
-    /// How many messages are still to be delivered.
+    /// The number of messages that are not delivered yet.
     pending: u64,
 }
 
 impl Delivery {
     /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<number>.<time>.<pending>`, or the longer form that has
-    /// domain and account in front of the stream.
+    /// domain and account before the stream.
     fn parse(reply: &str) -> Option<Delivery> {
         let before = match reply.bytes().filter(|byte| *byte == b'.').count() {
             8 => 5,

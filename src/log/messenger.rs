@@ -10,7 +10,7 @@
 //! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
 //! | an inbox | the answers | the asker |
 //!
-//! Messages may be lost or come twice; their owners send again, and recognise what they know.
+//! Messages may be lost or come twice. The sender sends a lost one again, and the receiver recognises a second one.
 
 use super::connect::Connection;
 use async_nats::{Client, Request, StatusCode, Subscriber};
@@ -19,15 +19,15 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-/// Messages that may wait for their receiver; others are lost, and sent again.
+/// Most messages that wait for their receiver. More are lost, and sent again.
 const WAITING: usize = 16 * 1024;
 
 /// A message from another instance.
 #[derive(Debug)]
 pub enum Incoming {
-    /// The writer lives.
+    /// A heartbeat of the writer.
     Heartbeat(Bytes),
-    /// An instance lives.
+    /// A heartbeat of another instance.
     Alive(Bytes),
     /// Calls to the writer of an epoch, to be answered at a subject.
     Calls {
@@ -40,11 +40,11 @@ pub enum Incoming {
     },
     /// Answers to calls.
     Answers(Bytes),
-    /// Nobody serves the calls of the epoch with this nonce.
+    /// No instance serves the calls of the epoch with this nonce.
     NobodyServes(u64),
-    /// This instance is told to take over.
+    /// The writer asks this instance to take over.
     TakeOver(Bytes),
-    /// A candidate asks how far this instance is.
+    /// A candidate asks for this instance's position.
     Ask {
         /// The subject for the answer.
         reply: String,
@@ -72,10 +72,10 @@ impl Drop for Serving {
 }
 
 impl Messenger {
-    /// Subscribes to everything that concerns the instance with this start.
+    /// Subscribes to all messages for the instance with this start.
     ///
     /// # Errors
-    /// That of the client library, where the connection is closed.
+    /// That of the client library, if the connection is closed.
     pub async fn open(
         connection: &Connection,
         bucket: &str,
@@ -137,7 +137,7 @@ impl Messenger {
     /// Serves the calls of the epoch with this nonce.
     ///
     /// # Errors
-    /// That of the client library, where the connection is closed.
+    /// That of the client library, if the connection is closed.
     pub async fn serve(&self, nonce: u64) -> Result<Serving, async_nats::SubscribeError> {
         let read = move |message: async_nats::Message| {
             let reply = message.reply?.to_string();
@@ -147,18 +147,18 @@ impl Messenger {
     }
 
     async fn publish(&self, subject: String, payload: Vec<u8>) {
-        // If it fails, the message is lost, which is nothing new to its owner.
+        // If this fails, the message is lost, and its sender sends it again.
         if let Err(error) = self.client.publish(subject, payload.into()).await {
             tracing::debug!(target: "jetway::log", %error, "a message to another instance is lost");
         }
     }
 
-    /// Tells every instance that the writer lives.
+    /// Sends the writer's heartbeat to every instance.
     pub async fn heartbeat(&self, payload: Vec<u8>) {
         self.publish(format!("{}.heartbeat", self.prefix), payload).await;
     }
 
-    /// Tells the writer that this instance lives.
+    /// Sends this instance's heartbeat to the writer.
     pub async fn alive(&self, payload: Vec<u8>) {
         self.publish(format!("{}.alive", self.prefix), payload).await;
     }
@@ -172,17 +172,17 @@ impl Messenger {
         }
     }
 
-    /// Answers.
+    /// Sends answers to calls.
     pub async fn answer(&self, reply: String, payload: Vec<u8>) {
         self.publish(reply, payload).await;
     }
 
-    /// Tells an instance to take over.
+    /// Asks an instance to take over.
     pub async fn ask_to_take_over(&self, start: u64, payload: Vec<u8>) {
         self.publish(format!("{}.instance.{start:016x}", self.prefix), payload).await;
     }
 
-    /// Asks every instance how far it is; returns the answers of up to `most` of them that come in time.
+    /// Asks every instance for its position, and returns up to `most` answers that come in time.
     pub async fn ask(&self, most: usize, timeout: std::time::Duration) -> Vec<Bytes> {
         let inbox = self.client.new_inbox();
         let Ok(mut answers) = self.client.subscribe(inbox.clone()).await else { return Vec::new() };

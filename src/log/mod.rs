@@ -1,4 +1,4 @@
-//! The log: one JetStream stream of records. Everything that knows a NATS subject, header or error code is in this folder.
+//! The log: one JetStream stream of records. All code with NATS subjects, headers or error codes is in this folder.
 //!
 //! ```text
 //! records -> Pipeline -> nats-server -> acknowledged records     (the writer)
@@ -8,13 +8,13 @@
 //! - [`Pipeline`] appends with guards, holds its records in flight itself, and emits each once it is acknowledged.
 //! - [`Consumer`] reads messages from a sequence on.
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
-//! - `wire` is the connection of these two; `connect` and `api` stand on the client library and serve everything else.
-//! - [`bucket`] makes, recognises, repairs or refuses the stream.
+//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything else.
+//! - [`bucket`] creates, recognises, repairs or refuses the stream.
 //! - [`Messenger`] carries calls between instances.
 //!
-//! Raw JSON requests are used instead of the client library's typed stream API: that one drops fields it does not know
-//! (`state.lost`, newer settings), erases message contents on delete, and its ordered consumers resume in silence past a tail
-//! that the server lost.
+//! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not know (`state.lost`,
+//! newer settings) and erases message contents on delete. Its ordered consumers also resume past a tail that the server lost,
+//! without an error.
 
 mod api;
 pub mod bucket;
@@ -33,7 +33,7 @@ pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
-pub use wire::WireError;
+pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
@@ -52,7 +52,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, and sets the bucket up. `store` is the embedded server's.
+    /// Connects, and creates or checks the bucket. `store` is that of the embedded server.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -70,7 +70,7 @@ impl Log {
         &self.bucket
     }
 
-    /// The stream as it was found or made.
+    /// The stream's properties.
     pub fn facts(&self) -> Facts {
         self.facts
     }
@@ -85,7 +85,7 @@ impl Log {
         &self.connection
     }
 
-    /// Lets the next connections begin with another server of the endpoint.
+    /// Makes the next connections try another server of the endpoint first.
     pub fn try_another_server(&self) {
         self.server.fetch_add(1, Ordering::Relaxed);
     }
@@ -94,8 +94,8 @@ impl Log {
         self.server.load(Ordering::Relaxed)
     }
 
-    /// The trim record that a load begins with, from the stream's leader, and its floor: of those for the highest index the last
-    /// one. `void` are the sequences of trim records that a load has found void, copies by another program for example.
+    /// The trim record that a load begins with, from the stream's leader, and its floor: the last one of those for the highest
+    /// index. `void` are the sequences of trim records that a load has found void, such as copies by another program.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -145,7 +145,7 @@ impl Log {
         Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.prefix, end).await
     }
 
-    /// The first message behind a sequence, from the stream's leader.
+    /// Whether there is a message behind a sequence, from the stream's leader.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -162,7 +162,7 @@ impl Log {
         Ok(message.map(|message| message.record(&self.bucket.prefix)))
     }
 
-    /// The record at a sequence, from the stream's leader; `None` where there is none.
+    /// The record at a sequence, from the stream's leader; `None` if there is none.
     ///
     /// # Errors
     /// [`ApiError`].
@@ -198,7 +198,7 @@ impl Log {
         Ok(Present { first: Sequence(info.state.first_seq), deleted })
     }
 
-    /// Removes one message; one that is gone already counts as removed.
+    /// Removes one message. A message that does not exist counts as removed.
     ///
     /// # Errors
     /// [`ApiError`].

@@ -1,16 +1,15 @@
 //! Appends records to the log without waiting between them, each guarded by the sequence right before its own.
 //!
-//! The writer knows where the log ends, since nobody else publishes to it. For JetStream such a guard is one comparison, where
-//! a guard by subject makes it look up, and often load, the subject's last message; and no message can get between those of a
-//! batch.
+//! The writer knows the end of the log, since no other instance publishes to it. Such a guard costs JetStream one comparison. A
+//! guard by subject costs it a look-up, and often a load, of the subject's last message. With this guard no message can come
+//! between those of a batch.
 //!
-//! An acknowledgement is believed only at its planned sequence, and a record is emitted only after all before it. Whatever else
-//! the server answers, or does not, ends the pipeline: its owner reads the log to its end then, since no refusal proves anything
-//! about that end.
+//! An acknowledgement counts only at its planned sequence, and a record is emitted only after all before it. Any other answer,
+//! or none in time, ends the pipeline. Then its owner reads the log to its end, since no refusal proves anything about that end.
 
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -22,22 +21,23 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-/// Room for acknowledgements that are read at once.
+/// Most bytes of acknowledgements that are read at once.
 const BUFFER_BYTES: usize = 64 << 10;
-/// The most that is written at once, but for a message that is larger by itself.
+/// Most bytes that are written at once, unless one message is larger.
 const OUT_BYTES: usize = 256 << 10;
-/// Messages and bytes in flight: far below the 100,000 messages and 128 MiB at which a stream's ingest queue refuses.
+/// Most messages in flight. A stream's ingest queue refuses above 100,000 messages and 128 MiB.
 const IN_FLIGHT: usize = 16 * 1024;
+/// Most bytes in flight.
 const IN_FLIGHT_BYTES: usize = 32 << 20;
-/// Distance of the probes; after two unanswered ones the connection counts as lost.
+/// Interval of pings. After two unanswered ones the connection counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Subjects for acknowledgements, used in turn: nats-server caches its routing of a subject, and a new subject for each message
 /// makes it drop a thousand cached ones with each thousand.
 const SLOTS: usize = 256;
-/// The most bytes that a message has beside key, value and the words of its header.
+/// Most bytes of a message beside key, value and the words of its header.
 const OVERHEAD: usize = 512;
 
-/// Appending has ended. Records that were not emitted may be in the log, or may yet come there.
+/// Appending has ended. Records that were not emitted may be in the log, or may still be appended.
 #[derive(Debug, Error)]
 pub enum AppendError {
     /// The connection.
@@ -50,13 +50,13 @@ pub enum AppendError {
         err_code: u32,
         /// Its text.
         description: String,
-        /// The end of the log as the refusal names it.
+        /// The end of the log by the refusal.
         end: Option<Sequence>,
     },
     /// There is no room.
     #[error("JetStream is out of space: {0}")]
     NoSpace(String),
-    /// A record is stored elsewhere than planned.
+    /// A record has another sequence than planned.
     #[error("a record planned for sequence {planned} was acknowledged at {stored}")]
     Displaced {
         /// The planned sequence.
@@ -67,7 +67,7 @@ pub enum AppendError {
     /// The stream has no leader, or NATS has no JetStream.
     #[error("nobody takes what is sent to the stream")]
     NoLeader,
-    /// An acknowledgement stays away.
+    /// An acknowledgement has not come in time.
     #[error("no acknowledgement in time")]
     Late,
 }
@@ -79,9 +79,9 @@ pub struct Acknowledged<W> {
     pub sequence: Sequence,
     /// The record.
     pub record: Record,
-    /// Given with it.
+    /// The waiter that was appended with it.
     pub waiter: Option<W>,
-    /// When it was sent.
+    /// Time at which it was sent.
     pub sent: Instant,
 }
 
@@ -92,7 +92,7 @@ pub struct Pipeline<W> {
     /// The beginning of the subjects for acknowledgements.
     inbox: String,
     prefix: String,
-    /// Encoded messages, how many bytes of them are written, and whether the runtime had a turn before.
+    /// Encoded messages, the number of their bytes that are written, and whether other tasks ran before.
     out: Vec<u8>,
     written: usize,
     has_yielded: bool,
@@ -140,7 +140,7 @@ impl<W> Pipeline<W> {
     /// Appends behind `end`. `first` is the number of the endpoint's server to try first.
     ///
     /// # Errors
-    /// [`WireError`] where no connection can be made.
+    /// [`WireError`] if no server accepts a connection.
     pub(super) async fn open(
         endpoint: &Endpoint,
         first: usize,
@@ -192,7 +192,7 @@ impl<W> Pipeline<W> {
         self.queue.len() + self.in_flight.len()
     }
 
-    /// The waiter of the newest record, to be completed with it.
+    /// The waiter of the newest record.
     pub fn newest_waiter(&mut self) -> Option<&mut Option<W>> {
         match self.queue.back_mut() {
             Some((_, waiter)) => Some(waiter),
@@ -200,7 +200,7 @@ impl<W> Pipeline<W> {
         }
     }
 
-    /// When the oldest record in flight was sent.
+    /// Time at which the oldest record in flight was sent.
     pub fn oldest(&self) -> Option<Instant> {
         self.in_flight.front().map(|oldest| oldest.sent)
     }
@@ -211,10 +211,10 @@ impl<W> Pipeline<W> {
         in_flight.chain(self.queue.into_iter().filter_map(|(_, waiter)| waiter))
     }
 
-    /// Sends, and adds to `emitted` what is acknowledged next. Nothing is lost where the future is dropped.
+    /// Sends records, and adds the next acknowledged ones to `emitted`. Cancel-safe.
     ///
     /// # Errors
-    /// [`AppendError`]; the pipeline is of no use then but for its waiters.
+    /// [`AppendError`]; only the waiters of the pipeline are of use after it.
     pub async fn next(&mut self, emitted: &mut Vec<Acknowledged<W>>) -> Result<(), AppendError> {
         loop {
             self.read(emitted)?;
@@ -287,7 +287,7 @@ impl<W> Pipeline<W> {
             if self.out.is_empty() {
                 break;
             }
-            // Everything that is ready to run has its turn before: much of it may be writes that go along.
+            // Other tasks that are ready run first: many of them may append records that are sent with these.
             if !self.has_yielded {
                 self.has_yielded = true;
                 cx.waker().wake_by_ref();
@@ -312,7 +312,7 @@ impl<W> Pipeline<W> {
         self.wire.poll_read_more(cx).map_err(AppendError::from)
     }
 
-    /// Encodes records for as long as there is room for them.
+    /// Encodes records while there is room for them.
     fn fill(&mut self) {
         while self.out.len() < OUT_BYTES
             && self.in_flight.len() < IN_FLIGHT
@@ -355,7 +355,7 @@ fn slot_of(subject: &[u8], inbox_bytes: usize) -> Option<usize> {
 
 fn stored(payload: &[u8]) -> Result<Sequence, AppendError> {
     let ack: Ack = serde_json::from_slice(payload)
-        .map_err(|error| WireError::Protocol(format!("an acknowledgement that cannot be read: {error}")))?;
+        .map_err(|error| WireError::from(ProtocolError::Acknowledgement(error.to_string())))?;
     match ack.error {
         None => Ok(Sequence(ack.seq)),
         // Store failed, resources exceeded.

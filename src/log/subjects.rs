@@ -1,9 +1,9 @@
 //! Keys as subjects, bijective over all byte strings.
 //!
-//! A key is cut at its slashes and each piece becomes a token: letters, digits, `-` and `_` stand for themselves, any
-//! other byte is `=XX` in upper-case hex, an empty piece is a lone `=`. So names stay readable to `nats kv` tools,
-//! prefix filters work, and no token can be empty, `*` or `>`. A token in which `=` is followed by anything but two
-//! such digits or the token's end belongs to no key; jetway's own subjects begin with one, `=_`.
+//! A key is split at its slashes, and each piece becomes a token. Letters, digits, `-` and `_` stay, any other byte is `=XX` in
+//! upper-case hex, and an empty piece is a lone `=`. So names are readable in `nats kv` tools, prefix filters work, and no token
+//! is empty, `*` or `>`. No key has a token in which `=` is followed by anything but two such digits or the token's end. jetway's
+//! own subjects begin with such a token, `=_`.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -47,13 +47,13 @@ pub(super) fn write_subject(prefix: &str, key: &[u8], subject: &mut String) -> R
     if subject.len() > MAX_SUBJECT_BYTES { Err(KeyTooLong(subject.len())) } else { Ok(()) }
 }
 
-/// The length of a key's subject below a prefix of so many bytes.
+/// Checks the length of a key's subject below a prefix of `prefix` bytes.
 ///
 /// # Errors
-/// [`KeyTooLong`] where no message can have it.
+/// [`KeyTooLong`].
 pub(super) fn check_length(prefix: usize, key: &[u8]) -> Result<(), KeyTooLong> {
     let long = |byte: &u8| !is_plain(*byte) && *byte != b'/';
-    // Every byte takes one or three, and every empty segment one more.
+    // Every byte of a key takes one or three, and every empty piece one more.
     if prefix + key.len() * 3 < MAX_SUBJECT_BYTES {
         return Ok(());
     }
@@ -62,7 +62,7 @@ pub(super) fn check_length(prefix: usize, key: &[u8]) -> Result<(), KeyTooLong> 
     if bytes > MAX_SUBJECT_BYTES { Err(KeyTooLong(bytes)) } else { Ok(()) }
 }
 
-/// The key of a subject with its prefix taken off; `None` for a subject that no key has.
+/// The key of a subject without its prefix; `None` for a subject that no key has.
 pub(super) fn key_of(subject: &str) -> Option<Bytes> {
     let mut key = Vec::with_capacity(subject.len());
     for (at, token) in subject.split('.').enumerate() {
@@ -90,7 +90,7 @@ pub(super) fn key_of(subject: &str) -> Option<Bytes> {
             });
         }
     }
-    // Without the spare room, which would live as long as the key.
+    // The boxed slice has no spare capacity, which would live as long as the key.
     Some(key.into_boxed_slice().into())
 }
 

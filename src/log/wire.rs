@@ -1,10 +1,9 @@
-//! A connection to one nats-server that is read where its bytes lie in the buffer: the way of the log, for appending and for
-//! reading both.
+//! A connection to one nats-server whose messages are read in place, in the buffer. The log uses it to append and to read.
 //!
 //! The client library makes a map of each message's headers and a string of each subject, and passes messages through tasks and
-//! channels. Where every message counts ([`Pipeline`](super::pipeline), [`Consumer`](super::consumer)) that was most of the cost
-//! of a load, and more than a tenth of that of a put. Only what these two need of the protocol is understood here; everything
-//! else goes through the client library.
+//! channels. That was most of the cost of a load, and more than a tenth of that of a put. This module knows the part of the
+//! protocol that [`Pipeline`](super::pipeline) and [`Consumer`](super::consumer) need. Everything else goes through the client
+//! library.
 
 use super::connect::{Auth, Endpoint};
 use serde::Deserialize;
@@ -24,11 +23,73 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-/// A larger message cannot be: nats-server allows no payload above 64 MiB.
+/// The largest message: nats-server allows no payload above 64 MiB.
 const MOST_BYTES: usize = 65 << 20;
-/// For a connection and its greeting.
+/// The longest time for a connection and its login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_PORT: u16 = 4222;
+
+/// Data that no nats-server sends, or an endpoint that names none.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ProtocolError {
+    /// The endpoint is empty.
+    #[error("the endpoint names no server")]
+    NoServer,
+    /// The address of a server is no URL with a host.
+    #[error("the address {address}: {reason}")]
+    Address {
+        /// The address.
+        address: String,
+        /// The reason.
+        reason: AddressError,
+    },
+    /// The server is too old.
+    #[error("the server does not know headers")]
+    NoHeaders,
+    /// The first operation is another one than INFO.
+    #[error("the server does not introduce itself")]
+    NoInfo,
+    /// The JSON of INFO cannot be read.
+    #[error("{0}")]
+    Info(String),
+    /// A message is larger than any that nats-server allows.
+    #[error("a message without end")]
+    Endless,
+    /// A line is not an operation.
+    #[error("not an operation: {0:?}")]
+    Operation(String),
+    /// A line of a message lacks the sizes.
+    #[error("no sizes in {0:?}")]
+    NoSizes(String),
+    /// The sizes of a message are impossible.
+    #[error("a message of {bytes} bytes with {header_bytes} of headers")]
+    Sizes {
+        /// Of the message.
+        bytes: usize,
+        /// Of its headers.
+        header_bytes: usize,
+    },
+    /// Headers or a subject are not UTF-8.
+    #[error("{0}")]
+    Utf8(#[from] std::str::Utf8Error),
+    /// The reply subject of a delivered message has another form.
+    #[error("a message without delivery data: {0:?}")]
+    Delivery(String),
+    /// The JSON of an acknowledgement cannot be read.
+    #[error("an acknowledgement that cannot be read: {0}")]
+    Acknowledgement(String),
+}
+
+/// The reason for which an address cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// It is no URL.
+    #[error(transparent)]
+    Url(#[from] url::ParseError),
+    /// It has no host.
+    #[error("no host")]
+    NoHost,
+}
 
 /// A connection could not be made, or ended.
 #[derive(Debug, Error)]
@@ -36,12 +97,12 @@ pub enum WireError {
     /// The network.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The server says so, in its words.
+    /// The server reports an error.
     #[error("NATS says: {0}")]
     Server(String),
-    /// Something that no nats-server sends.
+    /// The server sends data that no nats-server sends.
     #[error("unexpected data from NATS: {0}")]
-    Protocol(String),
+    Protocol(#[from] ProtocolError),
     /// TLS cannot be set up.
     #[error("TLS to NATS: {0}")]
     Tls(String),
@@ -53,7 +114,7 @@ pub enum WireError {
     TimedOut,
 }
 
-/// The bytes of a connection.
+/// The transport of a connection.
 enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -77,7 +138,7 @@ pub(super) struct Wire {
     pub(super) server: ServerInfo,
 }
 
-/// A server's own words about itself.
+/// The INFO that a server sends first.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct ServerInfo {
     #[serde(default)]
@@ -89,7 +150,7 @@ pub(super) struct ServerInfo {
     /// Its version.
     #[serde(default)]
     pub(super) version: String,
-    /// The largest message that it takes, headers included.
+    /// Size of the largest message that it accepts, headers included.
     pub(super) max_payload: usize,
 }
 
@@ -106,7 +167,7 @@ pub(super) enum ServerOp<'a> {
 
 impl Wire {
     /// Connects to the first server of the endpoint that answers, beginning with number `first`, and subscribes to `inbox`.
-    /// Reads about `buffer_bytes` at once; more only for a message that does not fit.
+    /// Reads about `buffer_bytes` at once, and more only for a message that does not fit.
     ///
     /// # Errors
     /// That of the last server tried.
@@ -116,7 +177,7 @@ impl Wire {
         inbox: &str,
         buffer_bytes: usize,
     ) -> Result<Wire, WireError> {
-        let mut failed = WireError::Protocol("the endpoint names no server".into());
+        let mut failed = WireError::Protocol(ProtocolError::NoServer);
         for at in 0..endpoint.servers.len() {
             let server = &endpoint.servers[(first + at) % endpoint.servers.len()];
             let opened = Wire::open_one(endpoint, server, inbox, buffer_bytes);
@@ -134,9 +195,9 @@ impl Wire {
         inbox: &str,
         buffer_bytes: usize,
     ) -> Result<Wire, WireError> {
-        let bad = |what: &dyn std::fmt::Display| WireError::Protocol(format!("the address {server}: {what}"));
-        let url = url::Url::parse(server).map_err(|error| bad(&error))?;
-        let host = url.host_str().ok_or_else(|| bad(&"no host"))?;
+        let bad = |reason| ProtocolError::Address { address: server.to_owned(), reason };
+        let url = url::Url::parse(server).map_err(|error| bad(error.into()))?;
+        let host = url.host_str().ok_or_else(|| bad(AddressError::NoHost))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let tcp = TcpStream::connect((host.as_str(), url.port().unwrap_or(DEFAULT_PORT))).await?;
         tcp.set_nodelay(true)?;
@@ -149,7 +210,7 @@ impl Wire {
         };
         wire.server = wire.read_info().await?;
         if !wire.server.headers {
-            return Err(WireError::Protocol("the server does not know headers".into()));
+            return Err(ProtocolError::NoHeaders.into());
         }
         let wants_tls = url.scheme() == "tls" || endpoint.client_cert.is_some() || wire.server.tls_required;
         if wants_tls {
@@ -157,7 +218,7 @@ impl Wire {
         }
         let login = login(endpoint, wire.server.nonce.as_deref()).await?;
         wire.send(format!("CONNECT {login}\r\nSUB {inbox} 1\r\nPING\r\n").as_bytes()).await?;
-        // An error about that comes before the pong.
+        // The server reports an error about these before the PONG.
         loop {
             match wire.next_op()? {
                 Some((ServerOp::Pong, length)) => {
@@ -176,12 +237,12 @@ impl Wire {
             match self.next_op()? {
                 Some((ServerOp::Info(info), length)) => {
                     let info = serde_json::from_slice(info)
-                        .map_err(|error| WireError::Protocol(error.to_string()))?;
+                        .map_err(|error| ProtocolError::Info(error.to_string()))?;
                     self.consume(length);
                     return Ok(info);
                 }
                 Some((ServerOp::Error(text), _)) => return Err(server_error(text)),
-                Some(_) => return Err(WireError::Protocol("the server does not introduce itself".into())),
+                Some(_) => return Err(ProtocolError::NoInfo.into()),
                 None => self.read_more().await?,
             }
         }
@@ -195,20 +256,20 @@ impl Wire {
         Ok(Wire { stream: Stream::Tls(Box::new(tls)), start: 0, end: 0, ..self })
     }
 
-    /// The next operation and its length, if it is there as a whole.
+    /// The next operation and its length, if it is complete.
     ///
     /// # Errors
     /// [`WireError::Protocol`].
     pub(super) fn next_op(&self) -> Result<Option<(ServerOp<'_>, usize)>, WireError> {
-        parse(&self.buffer[self.start..self.end]).map_err(WireError::Protocol)
+        Ok(parse(&self.buffer[self.start..self.end])?)
     }
 
-    /// Goes on behind an operation of this length.
+    /// Drops an operation of this length.
     pub(super) fn consume(&mut self, length: usize) {
         self.start += length;
     }
 
-    /// Reads more. Nothing is lost where the future is dropped.
+    /// Reads more. Cancel-safe.
     pub(super) async fn read_more(&mut self) -> Result<(), WireError> {
         poll_fn(|cx| self.poll_read_more(cx)).await
     }
@@ -219,7 +280,7 @@ impl Wire {
         self.start = 0;
         if self.end == self.buffer.len() {
             if self.end >= MOST_BYTES {
-                return Poll::Ready(Err(WireError::Protocol("a message without end".into())));
+                return Poll::Ready(Err(ProtocolError::Endless.into()));
             }
             self.buffer.resize(self.end * 2, 0);
         }
@@ -261,7 +322,7 @@ impl Wire {
         Poll::Ready(sent.map_err(WireError::from))
     }
 
-    /// Pushes out what TLS holds back.
+    /// Sends the bytes that TLS has buffered.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WireError>> {
         match &mut self.stream {
             Stream::Plain(_) => Poll::Ready(Ok(())),
@@ -270,14 +331,14 @@ impl Wire {
     }
 }
 
-/// The error that a server's text stands for.
+/// The error for a server's text.
 pub(super) fn server_error(text: &[u8]) -> WireError {
     WireError::Server(
         String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned(),
     )
 }
 
-/// Everything that a login says. Files are read each time, since they may have been renewed.
+/// The JSON of CONNECT. Files are read each time, since they may have been renewed.
 async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireError> {
     let mut login = json!({
         "verbose": false,
@@ -322,7 +383,7 @@ fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
     let failed = |what: &dyn std::fmt::Display| WireError::Tls(what.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
-        // One that cannot be read is of no use to this connection, and no reason to refuse it.
+        // A certificate of the system that cannot be read is no reason to refuse the connection.
         roots.add(certificate).ok();
     }
     if let Some(file) = &endpoint.ca_file {
@@ -347,7 +408,7 @@ fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
     builder.with_client_auth_cert(certs, key).map_err(|error| failed(&error))
 }
 
-/// The status in the first line of headers, which messages that somebody published do not have.
+/// The status in the first line of headers. Only the server's own messages have one.
 pub(super) fn status(headers: &str) -> Option<&str> {
     let line = headers.lines().next()?;
     let status = line.strip_prefix("NATS/1.0").unwrap_or(line).trim();
@@ -355,8 +416,8 @@ pub(super) fn status(headers: &str) -> Option<&str> {
 }
 
 /// The first operation in `input`, and the bytes that it takes; `None` while a part of it is missing.
-fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, String> {
-    // Words end at single spaces, as nats-server writes them; none has more than those of a delivery with headers.
+fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, ProtocolError> {
+    // nats-server puts a single space between words. A delivery with headers has the most words.
     let mut words = [&input[..0]; 6];
     let (mut count, mut begin) = (0, 0);
     let mut end = None;
@@ -388,14 +449,14 @@ fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, String> {
         (b"+OK", _) => return Ok(Some((ServerOp::Ok, end))),
         (b"INFO", _) => return Ok(Some((ServerOp::Info(&line[b"INFO".len()..]), end))),
         (b"-ERR", _) => return Ok(Some((ServerOp::Error(line), end))),
-        _ => return Err(format!("not an operation: {:?}", String::from_utf8_lossy(line))),
+        _ => return Err(ProtocolError::Operation(String::from_utf8_lossy(line).into_owned())),
     };
     let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<usize>().ok();
     let (Some(header_bytes), Some(bytes)) = (number(header_bytes), number(bytes)) else {
-        return Err(format!("no sizes in {:?}", String::from_utf8_lossy(line)));
+        return Err(ProtocolError::NoSizes(String::from_utf8_lossy(line).into_owned()));
     };
     if bytes > MOST_BYTES || header_bytes > bytes {
-        return Err(format!("a message of {bytes} bytes with {header_bytes} of headers"));
+        return Err(ProtocolError::Sizes { bytes, header_bytes });
     }
     let content = &input[end..];
     if content.len() < bytes + 2 {

@@ -1,4 +1,4 @@
-//! Finding a nats-server and refusing one that is too old.
+//! Finds a nats-server, and refuses one that is too old.
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -29,8 +29,8 @@ impl Version {
     }
 }
 
-/// The binary to run: `flag`, then the environment, then beside this executable, then `PATH`. A path that was named
-/// but does not exist is an error, never a reason to look further.
+/// The binary to run: that of `flag`, of the environment, beside this executable, or in `PATH`. A named path that does not
+/// exist is an error, and no reason to look further.
 pub(super) fn find(flag: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(path) = flag {
         return named(path.to_owned(), "--nats-server");

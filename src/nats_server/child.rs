@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use super::Ending;
 use super::data_dir::StoreLock;
 use super::log::{self, Tail};
+use super::signal::signal;
 
-/// By how much of what is alive a Go program's heap may grow before it is collected.
+/// Go's variable for the growth of the heap after which it is collected, in percent of the live part.
 const GC_PERCENT: &str = "GOGC";
 
 #[derive(Debug)]
@@ -38,15 +39,15 @@ impl Child {
         command
             .arg("-c")
             .arg(config)
-            // The reading end of its own log. nats-server reads no input; but when jetway is killed, and with it the only
-            // other reader, a Go program that writes to its standard error dies of SIGPIPE: it would die while logging
-            // that it was asked to stop, instead of stopping cleanly. The pipe has room for those lines.
+            // Its input is the reading end of its own log. nats-server reads no input. But if jetway, the only other reader,
+            // is killed, a Go program that writes to its standard error dies of SIGPIPE. So the server would die while it logs
+            // the stop, instead of stopping cleanly. The pipe has room for those lines.
             .stdin(Stdio::from(log_reader.try_clone()?))
             .stdout(Stdio::from(store_lock.into_file()))
             .stderr(Stdio::from(log_writer))
             .process_group(0);
-        // A heap may grow by half before Go collects it, not by all of it: of a million keys that is 80 MiB, and no more CPU
-        // for a write than can be told from noise.
+        // The heap may grow by half before Go collects it, and not to double its size. With a million keys that saves 80 MiB,
+        // and the CPU of a write does not grow measurably.
         if std::env::var_os(GC_PERCENT).is_none() {
             command.env(GC_PERCENT, "50");
         }
@@ -121,8 +122,8 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Runs in the child between fork and exec: has the kernel send it SIGTERM when the thread that forked it ends. SIGTERM, not
-/// SIGKILL: a killed jetway still gets a clean stop of its store.
+/// Runs in the child between fork and exec. Makes the kernel send it SIGTERM when the thread that forked it ends. SIGTERM and
+/// not SIGKILL, so that the store is stopped cleanly even if jetway is killed.
 fn die_with(parent: u32) -> io::Result<()> {
     #[expect(unsafe_code, reason = "prctl has no counterpart in std")]
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.
@@ -136,13 +137,4 @@ fn die_with(parent: u32) -> io::Result<()> {
     } else {
         Err(io::Error::from_raw_os_error(libc::ESRCH))
     }
-}
-
-/// Sends a signal to one process.
-pub(super) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
-    let pid = libc::pid_t::try_from(pid).ok().filter(|&pid| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
-    #[expect(unsafe_code, reason = "kill has no counterpart in std")]
-    // SAFETY: kill touches no memory; `pid` is positive, so that it means one process.
-    let outcome = unsafe { libc::kill(pid, signal) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::extra_config::ExtraConfig;
-use super::{Settings, SyncMode};
+use super::{NatsServerSettings, SyncMode};
 
-/// What one start of the child is configured with, beyond the [`Settings`].
+/// Configuration of one start of the child, beyond the [`NatsServerSettings`].
 #[derive(Debug)]
 pub(super) struct Start<'a> {
     pub(super) dir: &'a Path,
@@ -18,18 +18,18 @@ pub(super) struct Start<'a> {
     pub(super) extra: Option<&'a ExtraConfig>,
 }
 
-/// Memory streams are not used; a user's own may have this much.
+/// Most bytes of memory streams. jetway has none; a user may have some.
 const MAX_MEMORY_STORE_BYTES: u64 = 256 << 20;
 
-/// A publish names its subject and its reply in one line, which by default ends at 4 KiB: too short for a 4 KiB key. Long
-/// subjects work throughout (guards, direct get, consumers, recovery); a subject must stay below 64 KiB in the store.
+/// Longest protocol line. That of a publish holds subject and reply, and the default of 4 KiB is too short for a 4 KiB key.
+/// Long subjects work everywhere (guards, direct get, consumers, recovery). In the store a subject must be below 64 KiB.
 const MAX_CONTROL_LINE_BYTES: u32 = 16 << 10;
 
-/// Bytes that may wait for a slow client before it is disconnected. Replay sends as fast as the consumer's flow control
-/// lets it, up to 32 MiB each, for several consumers on one connection.
+/// Bytes that may wait for a slow client before it is disconnected. The flow control of a consumer allows up to 32 MiB, and
+/// there may be several consumers on one connection.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 
-pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
+pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String {
     let mut text = String::from(
         "# Written by jetway at each start of nats-server: changes are lost. Own settings go to the file that\n\
          # --nats-config names.\n",
@@ -65,7 +65,7 @@ pub(super) fn render(settings: &Settings, start: &Start<'_>) -> String {
         max_file_store = start.max_file_store_bytes,
     )
     .expect("writing to a string cannot fail");
-    // At the end, so that the user's values win where both may set one (`max_pending`, `write_deadline`).
+    // The user's file comes last, so that its values win if both set one (`max_pending`, `write_deadline`).
     if let Some(extra) = start.extra {
         text.push_str(&extra.include_line(start.dir));
     }

@@ -1,4 +1,4 @@
-//! The data directory: its locks (N1, N2), the mode of its store (N5) and the room that is left.
+//! The data directory: its locks (N1, N2), the mode of its store (N5) and the free room.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::child;
+use super::signal::signal;
 use crate::disk;
 
 #[derive(Debug)]
@@ -30,7 +30,7 @@ impl StoreLock {
     }
 }
 
-/// How a store is run (N5).
+/// The mode in which a store is run (N5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Standalone,
@@ -99,8 +99,8 @@ impl DataDir {
         Error::DataDir { action, path: path.to_owned(), source }
     }
 
-    /// Writes a file that only this user may read, replacing one that may have had other permissions. After a power cut it
-    /// is there whole, or not at all.
+    /// Writes a file that only this user may read. It replaces the old file, which may have other permissions. After a power cut
+    /// the new file is complete or does not exist.
     pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
         let new = path.with_extension("new");
         let replace = || {
@@ -126,7 +126,7 @@ impl DataDir {
         }
     }
 
-    /// Records how the store is run, or refuses to run it the other way (N5).
+    /// Records the mode of the store, or refuses another one (N5).
     pub(super) fn claim_mode(&self, wanted: Mode) -> Result<(), Error> {
         let path = self.path.join("mode");
         let recorded = match fs::read_to_string(&path) {
@@ -143,7 +143,7 @@ impl DataDir {
         }
     }
 
-    /// What an existing store without a record looks like: a clustered server keeps its Raft groups in it.
+    /// The mode of an existing store without a record, by its files: a clustered server keeps its Raft groups in it.
     fn mode_of_store(&self) -> Option<String> {
         let store = self.store_path().join("jetstream");
         let mode = if store.join("$SYS/_js_").exists() { Mode::Clustered } else { Mode::Standalone };
@@ -179,14 +179,14 @@ impl DataDir {
                     "a nats-server of an earlier jetway still holds the store; waiting for its end"
                 );
                 if let Some(holder) = ours {
-                    child::signal(holder.pid, libc::SIGTERM).ok();
+                    signal(holder.pid, libc::SIGTERM).ok();
                 }
             }
             if !killed && started.elapsed() >= patience {
                 killed = true;
                 if let Some(holder) = ours {
                     tracing::error!(pid = holder.pid, "it did not end within {patience:?}; killing it");
-                    child::signal(holder.pid, libc::SIGKILL).ok();
+                    signal(holder.pid, libc::SIGKILL).ok();
                 }
             }
             if started.elapsed() >= patience + AFTER_KILL {
@@ -208,8 +208,8 @@ impl DataDir {
         self.path.join("reserve")
     }
 
-    /// Sets room aside for the time when the disk is full, where there is plenty now and none is set aside yet. Best
-    /// effort: without it a full disk has to be cleared by others before anything can be written.
+    /// Reserves room for the time when the disk is full, if there is plenty now. Best effort: without the reserve, other files
+    /// must be removed from a full disk before anything can be written.
     pub(super) fn keep_reserve(&self) {
         let path = self.reserve_path();
         let Some(space) = disk::space(&self.path) else { return };
@@ -224,15 +224,14 @@ impl DataDir {
         }
     }
 
-    /// Gives up what was set aside.
+    /// Frees the reserve.
     pub(super) fn spend_reserve(&self) {
         if fs::remove_file(self.reserve_path()).is_ok() {
             tracing::warn!("the room set aside for a full disk is used now");
         }
     }
 
-    /// Whether there is enough room for a server to run on: half of what is set aside, since less would be full again at
-    /// once.
+    /// Whether there is enough room for a server: half of the reserve, since less would be full again at once.
     pub(super) fn has_room(&self) -> bool {
         disk::space(&self.path).is_none_or(|space| space.free >= disk::headroom(space.total) / 2)
     }
@@ -267,7 +266,7 @@ impl Holder {
     }
 }
 
-/// When a process started, in clock ticks since boot.
+/// Start time of a process, in clock ticks since boot.
 fn start_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name, in parentheses, may itself hold spaces and parentheses. The start time is field 22 of all, the

@@ -1,11 +1,11 @@
-//! What can go wrong before the first start has succeeded, and while stopping. Later failures are retried and appear in
-//! [`Status`](super::Status) instead.
+//! Errors of the first start and of the stop. Later failures are retried and appear in [`Status`](super::Status) instead.
 
+use super::extra_config::ExtraConfigError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Each text names what was tried and what to do about it.
+/// An error of the first start or of the stop. Each text names the action and a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
@@ -50,7 +50,7 @@ pub enum Error {
     StoreHeld { lock: PathBuf, holder: String, after: Duration },
 
     #[error("the nats-server configuration {} (--nats-config) cannot be used: {reason}", .path.display())]
-    ExtraConfig { path: PathBuf, reason: String },
+    ExtraConfig { path: PathBuf, reason: ExtraConfigError },
 
     #[error(
         "the store in {} was created {recorded}, and the configuration would run it {wanted}: nats-server would delete its \

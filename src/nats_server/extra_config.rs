@@ -1,18 +1,19 @@
 //! The user's own nats-server configuration, included into jetway's.
 //!
-//! It is read only far enough to list its top-level keys, following its includes: to see whether it makes the server part
-//! of a cluster, and to refuse what jetway must set itself. Limits of this reading: a file whose top-level keys cannot be
-//! made out passes here and is left to nats-server's own parser, which refuses what it cannot read; keys are compared
-//! without case, as nats-server does.
+//! Only its top-level keys are read, and those of the files that it includes. They show whether the server is part of a
+//! cluster, and whether the file sets a key that jetway must set itself. A file whose keys cannot be made out passes here:
+//! nats-server's own parser refuses it. Case does not matter in keys, as in nats-server.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use thiserror::Error as ThisError;
 
 use super::Error;
 use super::data_dir::Mode;
 
-/// Keys that jetway sets, with all names nats-server knows for them. Letting a file override them would break what the
-/// supervisor relies on: where the server listens, who may connect, where the store is, where the log goes. The last
-/// ones would leave the account that holds jetway's streams without JetStream.
+/// Keys that jetway sets, by all of nats-server's names for them. The supervisor relies on the listener, the login, the store
+/// and the log that they set. The keys of accounts would leave the account of jetway's streams without JetStream.
 const OWNED: &[&str] = &[
     "listen",
     "port",
@@ -42,6 +43,24 @@ const OWNED: &[&str] = &[
     "no_auth_user",
 ];
 
+/// Most levels of included files.
+const DEEPEST: u32 = 16;
+
+/// The reason for which a configuration cannot be used.
+#[derive(Debug, ThisError)]
+pub enum ExtraConfigError {
+    #[error("{0}")]
+    Path(io::Error),
+    #[error("{file}: {source}", file = .file.display())]
+    Read { file: PathBuf, source: io::Error },
+    #[error("its includes nest more than {DEEPEST} deep")]
+    Nesting,
+    #[error("it sets `{0}`, which is jetway's to set; remove it there")]
+    OwnedKey(String),
+    #[error("its path must be valid UTF-8 without quotes, backslashes and line breaks")]
+    PathCharacters,
+}
+
 #[derive(Debug)]
 pub(super) struct ExtraConfig {
     path: PathBuf,
@@ -51,16 +70,14 @@ pub(super) struct ExtraConfig {
 impl ExtraConfig {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let refused = |reason| Error::ExtraConfig { path: path.to_owned(), reason };
-        let path = path.canonicalize().map_err(|error| refused(error.to_string()))?;
+        let path = path.canonicalize().map_err(|error| refused(ExtraConfigError::Path(error)))?;
         let mut keys = Vec::new();
         collect_keys(&path, 0, &mut keys).map_err(refused)?;
         if let Some(key) = keys.iter().find(|key| OWNED.contains(&key.as_str())) {
-            return Err(refused(format!("it sets `{key}`, which is jetway's to set; remove it there")));
+            return Err(refused(ExtraConfigError::OwnedKey(key.clone())));
         }
         if path.to_str().is_none_or(|path| path.contains(['"', '\'', '\\', '\n'])) {
-            return Err(refused(
-                "its path must be valid UTF-8 without quotes, backslashes and line breaks".into(),
-            ));
+            return Err(refused(ExtraConfigError::PathCharacters));
         }
         Ok(Self { path, clustered: keys.iter().any(|key| key == "cluster") })
     }
@@ -69,8 +86,8 @@ impl ExtraConfig {
         if self.clustered { Mode::Clustered } else { Mode::Standalone }
     }
 
-    /// The line that includes it into a file in `dir`. nats-server joins the name to the directory of the including file,
-    /// an absolute one too, so it is written as a way up to the root and down again.
+    /// The line that includes it into a file in `dir`. nats-server joins even an absolute name to the directory of the
+    /// including file, so the name goes up to the root and down again.
     pub(super) fn include_line(&self, dir: &Path) -> String {
         let up = "../".repeat(dir.components().count());
         let path = self.path.to_str().expect("checked when read").trim_start_matches('/');
@@ -78,17 +95,17 @@ impl ExtraConfig {
     }
 }
 
-/// Appends the lower-case top-level keys of the file and of the files it includes at its top level.
-fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), String> {
-    const DEEPEST: u32 = 16;
+/// Appends the top-level keys of a file and of the files that it includes at its top level, in lower case.
+fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), ExtraConfigError> {
     if depth > DEEPEST {
-        return Err(format!("its includes nest more than {DEEPEST} deep"));
+        return Err(ExtraConfigError::Nesting);
     }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ExtraConfigError::Read { file: path.to_owned(), source })?;
     for entry in top_level(&text) {
         if entry.key == "include" {
             let dir = path.parent().unwrap_or(Path::new("/"));
-            // As nats-server does: a leading slash does not make the name absolute.
+            // In nats-server a leading slash does not make the name absolute.
             collect_keys(&dir.join(entry.value.trim_start_matches('/')), depth + 1, keys)?;
         } else {
             keys.push(entry.key);
@@ -104,8 +121,8 @@ struct Entry {
     value: String,
 }
 
-/// Lists the top-level entries of a configuration in nats-server's syntax: `key: value`, `key = value`, `key value` or
-/// `key { … }`, separated by line ends, commas or semicolons, all of it perhaps in braces; `#` and `//` comments.
+/// Lists the top-level entries of a configuration in nats-server's syntax. An entry is `key: value`, `key = value`, `key value`
+/// or `key { … }`. Line ends, commas or semicolons separate entries. `#` and `//` begin comments. The whole may be in braces.
 fn top_level(text: &str) -> Vec<Entry> {
     let mut scanner = Scanner { rest: text };
     scanner.skip_between();
@@ -147,7 +164,7 @@ impl<'a> Scanner<'a> {
         self.rest.starts_with('#') || self.rest.starts_with("//")
     }
 
-    /// Skips what may stand between two entries.
+    /// Skips separators and comments.
     fn skip_between(&mut self) {
         loop {
             self.take_while(|c| c.is_whitespace() || c == ',' || c == ';');
@@ -179,7 +196,7 @@ impl<'a> Scanner<'a> {
         Some(inside.to_owned())
     }
 
-    /// The value after a key. What is nested in it is skipped.
+    /// The value after a key. Maps and lists are skipped.
     fn value(&mut self) -> String {
         self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
         match self.rest.chars().next() {
@@ -207,7 +224,7 @@ impl<'a> Scanner<'a> {
     /// Skips a map or list, from its opening bracket to the closing one.
     fn skip_nested(&mut self) {
         let mut depth = 0_usize;
-        // A quote or a comment sign means something only where a word may begin; `nats://it's` is one word.
+        // A quote or a comment begins only at the start of a word: `nats://it's` is one word.
         let mut previous = ' ';
         while let Some(c) = self.rest.chars().next() {
             let between = previous.is_whitespace() || matches!(previous, ',' | ';' | '{' | '}' | '[' | ']');
@@ -239,7 +256,7 @@ impl<'a> Scanner<'a> {
 pub(crate) fn fuzz(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let entries = top_level(&text);
-    // Each takes at least a byte of the text, so there can be no more.
+    // Each entry takes at least one byte of the text.
     assert!(entries.len() <= text.len());
 }
 
@@ -296,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_jetway_sets_is_refused() {
+    fn keys_that_jetway_sets_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("top.conf");
         std::fs::write(&path, "Listen: 0.0.0.0:4222").unwrap();

@@ -1,5 +1,4 @@
-//! The child's log lines: forwarded to `tracing`, remembered for error texts, and watched for a store that can no longer
-//! be written.
+//! The child's log lines: forwarded to `tracing`, kept for error texts, and searched for write errors of the store.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +11,7 @@ const KEPT: usize = 50;
 /// Lines shown in an error text.
 const SHOWN: usize = 8;
 
-/// In rising order of weight.
+/// Levels in ascending order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Level {
     Trace,
@@ -22,8 +21,8 @@ enum Level {
     Error,
 }
 
-/// Splits `[<pid>] [INF] text`. A line without a mark comes from the Go runtime or the configuration parser, which write
-/// only when all is lost.
+/// Splits `[<pid>] [INF] text`. A line without a level comes from the Go runtime or the configuration parser, which write
+/// fatal errors alone.
 fn parse(line: &str) -> (Level, &str) {
     const MARKS: [(&str, Level); 6] = [
         ("[INF]", Level::Info),
@@ -43,7 +42,7 @@ fn parse(line: &str) -> (Level, &str) {
     (Level::Error, line)
 }
 
-/// Whether the line says that a store refuses writes from now on.
+/// Whether a line reports that a store refuses writes from now on.
 fn is_write_error(text: &str) -> bool {
     let text = text.to_lowercase();
     ["critical write error", "no space left on device", "disk quota exceeded", "will be disabled"]
@@ -64,12 +63,12 @@ impl Tail {
         lines.push_back((level, text.to_owned()));
     }
 
-    /// The newest complaints; empty if there are none.
+    /// The newest warnings and errors; empty if there are none.
     pub(super) fn complaints(&self) -> String {
         self.newest(Level::Warn)
     }
 
-    /// The newest complaints, or the newest lines if there are none.
+    /// The newest warnings and errors, or the newest lines if there are none.
     pub(super) fn summary(&self) -> String {
         [Level::Warn, Level::Trace]
             .into_iter()
@@ -127,7 +126,7 @@ pub(super) async fn forward(
             Level::Error => tracing::error!(target: "nats_server", "{text}"),
         }
         if level >= Level::Warn && is_write_error(text) {
-            // The first line names the file and the reason; what follows from it says less.
+            // The first line names the file and the reason. Later lines are its consequences.
             write_error.send_if_modified(|error| {
                 let first = error.is_none();
                 error.get_or_insert_with(|| text.to_owned());

@@ -1,30 +1,30 @@
 //! Supervisor of the embedded nats-server: one child process that keeps jetway's data.
 //!
-//! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has recovered its
-//! store, starts it again when it dies, forwards its log lines, and stops it. It knows nothing of streams, and speaks no
-//! NATS beyond the first line that a server sends: what comes out is an address, a token and a [`Status`] to follow.
+//! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has recovered its store,
+//! starts it again when it dies, forwards its log lines, and stops it. It reads only the first line of the NATS protocol and
+//! knows no streams. Its results are an address, a token and a [`Status`].
 //!
-//! Everything runs on one thread of its own, with a current-thread tokio runtime on it. The thread is there because the
-//! kernel ties a parent-death signal to the *thread* that forked, not to the process: a child started from one of the
-//! caller's worker threads would be told to stop when that worker goes away.
+//! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a parent-death signal to the
+//! *thread* that forked, and not to the process: a child of one of the caller's worker threads would get the signal when that
+//! thread ends.
 //!
 //! Invariants:
-//! - **N1** One data directory, one jetway: an exclusive lock on `jetway.lock` is held from before the first look at the
-//!   directory until the child is gone.
-//! - **N2** One store, one nats-server: two on one store corrupt it, and nats-server itself does not look. The child holds
-//!   a lock of its own, on `nats-server.lock`, as its standard output. So the lock lasts exactly as long as the process,
-//!   however its jetway ended, and no server is started while another one still writes its index.
-//! - **N3** The child never outlives jetway by more than its clean stop: SIGTERM comes from the kernel when the supervisor
-//!   thread ends, whatever ended it.
-//! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway only, which drains before it
-//!   stops the child.
+//! - **N1** One data directory, one jetway: an exclusive lock on `jetway.lock` is held from before the first access to the
+//!   directory until the child has ended.
+//! - **N2** One store, one nats-server: two on one store corrupt it, and nats-server itself does not check. The child holds a lock
+//!   of its own, on `nats-server.lock`, as its standard output. So the lock lasts exactly as long as the process, even if jetway
+//!   was killed, and no server is started while another one still writes its index.
+//! - **N3** The child never outlives jetway by more than its clean stop: the kernel sends SIGTERM when the supervisor thread ends
+//!   for any reason.
+//! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway alone, which drains before it stops the
+//!   child.
 //! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the streams of a
 //!   standalone store half a minute after it is started with a cluster block.
 //! - **N6** The port and the token stay the same for the life of a [`NatsServer`], so that clients reconnect by
-//!   themselves. The port changes only when another program took it while the child was down, and [`Status`] says so.
+//!   themselves. The port changes only if another program took it while the child was down, and [`Status`] reports it.
 //!
-//! What a crash leaves in the data directory: both lock files (locked by nobody), `nats-server.conf` with a token that no
-//! longer opens anything, and perhaps a `.ports` file. All are written anew at the next start.
+//! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with a token that is not
+//! valid any more, and perhaps a `.ports` file. The next start writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
@@ -41,47 +41,48 @@ mod error;
 mod extra_config;
 mod log;
 mod ready;
+mod signal;
 mod supervisor;
 
 pub use error::Error;
+pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
 
-/// How the server brings acknowledged messages to stable storage.
+/// The way in which acknowledged messages become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
-    /// fsync after each message, before its acknowledgement; its folders by syncs from outside, as with `Group`.
+    /// The server syncs after each message, before its acknowledgement. jetway syncs the folders, as with `Group`.
     #[default]
     Always,
-    /// By syncs from outside, many messages with one: see [`crate::durability`].
+    /// jetway syncs, many messages at once: see [`crate::durability`].
     Group,
-    /// The server's own interval (two minutes): a power cut loses what was acknowledged since.
+    /// The server syncs every two minutes. A power cut loses the messages that were acknowledged since.
     Lazy,
 }
 
-/// What to run, where, and how long to wait.
+/// Settings of the embedded server.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct NatsServerSettings {
     /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable, then `PATH`.
     pub binary: Option<PathBuf>,
-    /// Holds the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
+    /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,
-    /// A nats-server configuration file of the user's to include (`--nats-config`): leaf nodes, monitoring, routes. It may
-    /// not set what jetway sets itself.
+    /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring, routes. It may not set
+    /// jetway's own keys.
     pub extra_config: Option<PathBuf>,
     pub sync: SyncMode,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
-    /// How long the server may take to recover its store before the start is given up.
+    /// Longest recovery of the store before the start fails.
     pub ready_timeout: Duration,
-    /// How long the server may take to stop before it is killed; also how long a server left over from an earlier jetway
-    /// may take.
+    /// Longest stop before the server is killed; also that of a server that an earlier jetway left over.
     pub stop_timeout: Duration,
 }
 
-impl Settings {
+impl NatsServerSettings {
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             binary: None,
@@ -96,20 +97,20 @@ impl Settings {
     }
 }
 
-/// Where the child is in its life.
+/// The state of the child.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The first start is under way.
     Starting,
     /// Accepts connections, with JetStream recovered. `generation` counts the starts that came this far, from 1.
     Running { port: u16, generation: u64 },
-    /// It went away; a new one is being started. `attempt` counts the starts tried since it last ran, from 1.
+    /// It has ended, and a new one is being started. `attempt` counts the starts since it last ran, from 1.
     Restarting { cause: String, attempt: u32 },
-    /// [`NatsServer::stop`] was called, or the handle dropped, and the process is gone.
+    /// [`NatsServer::stop`] was called, or the handle was dropped, and the process has ended.
     Stopped,
 }
 
-/// How the child ended after a stop.
+/// The end of the child after a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Clean,
@@ -125,13 +126,13 @@ pub struct NatsServer {
     status: watch::Receiver<Status>,
     write_error: watch::Receiver<Option<String>>,
     ending: watch::Receiver<Option<Ending>>,
-    /// The supervisor stops the child when this turns true, and when it is dropped.
+    /// The supervisor stops the child when this becomes true or is dropped.
     stop: watch::Sender<bool>,
     stop_timeout: Duration,
     synced_store: Option<PathBuf>,
 }
 
-/// What the supervisor thread reports once, when the first start has succeeded.
+/// The supervisor thread's report about the first start.
 #[derive(Debug)]
 struct Started {
     token: String,
@@ -139,9 +140,12 @@ struct Started {
 }
 
 impl NatsServer {
-    /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as the recovery
-    /// of the store. Dropping the future stops what it started.
-    pub async fn start(settings: Settings) -> Result<Self, Error> {
+    /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as the recovery of the
+    /// store. Dropping the future stops the server.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub async fn start(settings: NatsServerSettings) -> Result<Self, Error> {
         let (status_tx, status) = watch::channel(Status::Starting);
         let (write_error_tx, write_error) = watch::channel(None);
         let (ending_tx, ending) = watch::channel(None);
@@ -160,7 +164,7 @@ impl NatsServer {
         Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store })
     }
 
-    /// The port of the newest run, on 127.0.0.1. Follow [`Self::status`] for a change.
+    /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
     pub fn port(&self) -> Option<u16> {
         match *self.status.borrow() {
             Status::Running { port, .. } => Some(port),
@@ -173,12 +177,12 @@ impl NatsServer {
         self.port().map(client_url)
     }
 
-    /// The JetStream store, if it is for us to bring it to the disk.
+    /// The JetStream store, if jetway must sync it.
     pub fn synced_store(&self) -> Option<PathBuf> {
         self.synced_store.clone()
     }
 
-    /// The secret that opens a connection (`auth_token` in a client's CONNECT). Drawn anew by each [`Self::start`].
+    /// The secret for a connection (`auth_token` in a client's CONNECT). Each [`Self::start`] draws a new one.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -192,13 +196,16 @@ impl NatsServer {
         self.status.clone()
     }
 
-    /// The server's first complaint that its store can no longer be written (full disk, I/O error). From then on it leaves
-    /// publishes unanswered until it is restarted, which the supervisor does once there is room again. `None` when well.
+    /// The server's first error that its store cannot be written (full disk, I/O error); `None` without one. After it the server
+    /// leaves publishes unanswered until a restart. The supervisor restarts it once there is room again.
     pub fn write_error(&self) -> watch::Receiver<Option<String>> {
         self.write_error.clone()
     }
 
-    /// Stops the server and waits until its process is gone. Calling it again waits likewise.
+    /// Stops the server and waits until its process has ended. May be called again.
+    ///
+    /// # Errors
+    /// [`Error::StopTimeout`], [`Error::SupervisorGone`].
     pub async fn stop(&self) -> Result<(), Error> {
         self.stop.send_replace(true);
         let mut ending = self.ending.clone();
@@ -210,7 +217,7 @@ impl NatsServer {
     }
 }
 
-/// Where the store of a data directory is.
+/// The path of the store in a data directory.
 pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
     data_dir.join("nats")
 }

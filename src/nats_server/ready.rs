@@ -1,5 +1,5 @@
-//! Knowing when the child serves: it writes its ports file once its listener is open, which it opens after JetStream has
-//! recovered, and says in its first line whether it has JetStream.
+//! Waits until the child serves. nats-server opens its listener after JetStream has recovered, and then writes its ports file.
+//! Its first line reports whether it has JetStream.
 
 use std::io;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpStream;
 
-/// What the first line of a server says, as far as it matters here.
+/// The needed fields of a server's first line.
 #[derive(Debug, Deserialize)]
 struct Info {
     #[serde(default)]
@@ -27,7 +27,7 @@ pub(super) enum Ready {
     WithoutJetStream,
 }
 
-/// Waits until the process serves. Never gives up: the caller watches the process and the clock.
+/// Waits until the process serves, without a limit: the caller watches the process and the clock.
 pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
     const POLL: Duration = Duration::from_millis(10);
     loop {
@@ -43,8 +43,8 @@ pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
     }
 }
 
-/// The port in the process's ports file. The file is named after the executable, which may be a link or a script, so only
-/// its end is looked at; it is not written atomically, so one that cannot be parsed is read again.
+/// The port in the process's ports file. The file is named after the executable, which may be a link or a script, so only the
+/// end of the name counts. It is not written atomically, so a file that cannot be parsed is read again.
 fn port_of(dir: &Path, pid: u32) -> Option<u16> {
     let end = format!("_{pid}.ports");
     let file = std::fs::read_dir(dir)

@@ -11,20 +11,21 @@ use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
-use super::{Ending, Error, Settings, Started, Status, binary};
+use super::{Ending, Error, NatsServerSettings, Started, Status, binary};
 
 /// Pause before a new start, doubled with each start that did not last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A run of this length is taken as healthy: the next pause is the first one again.
+/// A run of this length counts as healthy: the next pause is the first one again.
 const HEALTHY_RUN: Duration = Duration::from_secs(30);
 
-/// More than any disk: a limit of JetStream's would refuse deletes too. Puts are refused in time by who looks at the disk.
+/// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and refuses puts in
+/// time.
 const MAX_FILE_STORE_BYTES: u64 = 1 << 50;
-/// How often room is set aside again after it has been used.
+/// Interval of attempts to reserve room again after it was used.
 const RESERVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Where the supervisor tells what happens.
+/// The channels on which the supervisor reports.
 #[derive(Debug)]
 pub(super) struct Outputs {
     pub(super) status: watch::Sender<Status>,
@@ -34,9 +35,9 @@ pub(super) struct Outputs {
 
 type StartedSender = oneshot::Sender<Result<Started, Error>>;
 
-/// The supervisor thread, from the first look at the data directory to the end of the child.
+/// The supervisor thread, from the first access to the data directory to the end of the child.
 pub(super) fn thread(
-    settings: Settings,
+    settings: NatsServerSettings,
     outputs: Outputs,
     stop: watch::Receiver<bool>,
     started: StartedSender,
@@ -49,11 +50,16 @@ pub(super) fn thread(
     }
 }
 
-async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<bool>, started: StartedSender) {
+async fn run(
+    settings: NatsServerSettings,
+    outputs: Outputs,
+    mut stop: watch::Receiver<bool>,
+    started: StartedSender,
+) {
     let stop_timeout = settings.stop_timeout;
     let mut started = Some(started);
     let mut data_dir = None;
-    // The child lives here, outside the future that a stop drops, so that no stop can lose it.
+    // The child is owned here, outside the future that a stop drops, so that no stop can lose it.
     let mut child = None;
     let outcome = tokio::select! {
         biased;
@@ -67,7 +73,7 @@ async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<boo
         Some(mut child) => child.stop(stop_timeout).await,
         None => Ending::Clean,
     };
-    // The directory is free before anybody hears of the end (N1).
+    // The directory is unlocked before the end is reported (N1).
     drop(data_dir);
     outputs.status.send_replace(Status::Stopped);
     outputs.ending.send_replace(Some(ending));
@@ -76,19 +82,19 @@ async fn run(settings: Settings, outputs: Outputs, mut stop: watch::Receiver<boo
     }
 }
 
-/// What stays the same from one start of the child to the next.
+/// The values that all starts of the child share.
 struct Plan<'a> {
-    settings: &'a Settings,
+    settings: &'a NatsServerSettings,
     data_dir: &'a DataDir,
     binary: PathBuf,
     extra: Option<ExtraConfig>,
     token: String,
 }
 
-/// Why a child did not come to serve.
+/// A start that failed.
 struct Failure {
     error: Error,
-    /// The port was taken by somebody else.
+    /// Whether another process has taken the port.
     port_taken: bool,
 }
 
@@ -100,7 +106,7 @@ impl From<Error> for Failure {
 
 /// Starts the child again and again. Returns only with an error, and only before the first start has succeeded.
 async fn supervise(
-    settings: &Settings,
+    settings: &NatsServerSettings,
     outputs: &Outputs,
     data_dir: &mut Option<DataDir>,
     child: &mut Option<Child>,
@@ -212,14 +218,14 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
     let child = Child::spawn(&plan.binary, &config_path, lock, outputs.write_error.clone())
         .map_err(|source| Error::Spawn { path: plan.binary.clone(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
-        // Only a later jetway, after a crash of this one, would miss it: it could wait but not hasten the end.
+        // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the server but cannot
+        // stop it.
         tracing::warn!(%error, "cannot record the process id of nats-server");
     }
     Ok(child)
 }
 
-/// Waits for the end of a child that serves, or for the moment to replace one whose store has refused a write. Returns the
-/// cause.
+/// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the cause.
 async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) -> String {
     let child = child.as_mut().expect("a child that serves is in its place");
     let tail = child.tail().clone();
@@ -233,8 +239,8 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
     }
 }
 
-/// Waits for a write error, and then until a restart promises to help: at once there is little hope, and on a full disk there
-/// is none until there is room. Returns the error.
+/// Waits for a write error, and then until a restart may help: after a pause, and on a full disk once there is room. Returns
+/// the error.
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     const POLL: Duration = Duration::from_millis(500);
     let mut write_error = outputs.write_error.subscribe();
@@ -252,7 +258,7 @@ async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     }
 }
 
-/// Sets room aside again once there is plenty.
+/// Reserves room again once there is plenty.
 async fn keep_reserve(plan: &Plan<'_>) -> Infallible {
     loop {
         tokio::time::sleep(RESERVE_INTERVAL).await;

@@ -1,8 +1,8 @@
-//! A number that is only looked at.
+//! A number for metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number for those who observe the program. Nothing is ordered by it, so every access is relaxed.
+/// A counter that only metrics read. It orders nothing, so every access is relaxed.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 

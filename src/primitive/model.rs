@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 /// Replacements that one model may make.
 const PUBLICATIONS: usize = 10;
 
-/// Tells loom of accesses to a value that it does not hold itself, as if they were plain reads and writes of one
-/// memory cell: a write that is not ordered against all other accesses fails the model.
+/// Reports accesses to a value elsewhere to loom, as plain reads and writes of one memory cell: a write that is not ordered
+/// against all other accesses fails the model.
 #[derive(Default)]
 struct Witness(loom::cell::UnsafeCell<()>);
 
@@ -33,8 +33,8 @@ impl Witness {
     }
 }
 
-/// In the place of `OnceLock`, and weaker: it orders nothing by itself, so that what is read from it must have been
-/// published by something else. Filling it while somebody looks into it fails the model.
+/// Replaces `OnceLock`, and is weaker: it orders nothing by itself, so that something else must publish its value. A write
+/// during a read fails the model.
 #[derive(Default)]
 pub(crate) struct Slot<T> {
     witness: Witness,
@@ -70,7 +70,7 @@ impl<T: fmt::Debug> fmt::Debug for Slot<T> {
     }
 }
 
-/// In the place of `ArcSwap`: one release for each replacement, one acquire for each load, and nothing beyond. A load
+/// Replaces `ArcSwap`: one release for each replacement, one acquire for each load, and nothing beyond. A load
 /// that nothing orders behind the newest replacement may still find an older one. For one writer.
 pub(crate) struct Published<T> {
     values: [Slot<Arc<T>>; PUBLICATIONS],
@@ -110,9 +110,8 @@ impl<T> fmt::Debug for Published<T> {
 /// Values that one model may push into one queue.
 const PUSHES: usize = 16;
 
-/// In the place of crossbeam-queue's `SegQueue`, for one thread that pops, and weaker: a pop finds the values in the order
-/// in which their places were taken, and finds nothing while the first of them is still on its way or has not come to be
-/// seen. One release for each push, one acquire for each pop, and nothing beyond.
+/// Replaces crossbeam-queue's `SegQueue`, for one thread that pops, and is weaker: a pop finds the values in the order in
+/// which their places were taken, and finds nothing while the push of the first one is incomplete or not visible. One release for each push, one acquire for each pop, and nothing beyond.
 ///
 /// The two numbers are hidden from loom: what could go wrong between two threads shows in the places.
 pub(crate) struct Queue<T> {
@@ -123,7 +122,7 @@ pub(crate) struct Queue<T> {
 
 struct Place<T> {
     is_filled: AtomicBool,
-    /// Free whenever it is looked at: loom runs one thread at a time, and none stops while it holds it.
+    /// Never contended: loom runs one thread at a time, and none stops while it holds it.
     value: std::sync::Mutex<Option<T>>,
 }
 
@@ -153,7 +152,7 @@ impl<T> fmt::Debug for Queue<T> {
     }
 }
 
-/// In the place of futures-util's: whoever is registered last is woken by the next `wake`, once.
+/// Replaces that of futures-util: the next `wake` wakes the task that was registered last, once.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicWaker(Mutex<Option<Waker>>);
 
@@ -179,7 +178,7 @@ impl AtomicWaker {
     }
 }
 
-/// In the place of tokio's.
+/// Replaces tokio's.
 pub(crate) mod oneshot {
     use super::{Arc, AtomicWaker, Context, Mutex, Pin, Poll};
 

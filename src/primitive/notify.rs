@@ -1,14 +1,14 @@
 //! A notification for one task, without a lock on either side.
 //!
-//! tokio's own `Notify` keeps a list of those who wait behind a mutex. The one who notifies takes it whenever somebody
-//! waits: that mutex would lie on the way of each write. One waiting task needs no list.
+//! tokio's own `Notify` keeps a list of waiting tasks behind a mutex. A notification takes the mutex if a task waits, which
+//! would be on each write. One waiting task needs no list.
 
 use super::{AtomicBool, AtomicWaker, Ordering};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-/// Wakes the one task that waits for it. A notification that finds no task waiting is kept for the next that waits;
-/// several of them count as one.
+/// Wakes the one task that waits for it. Without a waiting task the notification is kept for the next one that waits. Several
+/// kept ones count as one.
 ///
 /// Orderings: the swap in [`Notify::notify_one`] is a release of all that came before it. The swap in
 /// [`Notify::notified`] acquires it, also where the flag stood already, because a swap continues the release sequence of

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Uptime(Duration);
+pub(crate) struct Uptime(Duration);
 
 impl Uptime {
     /// This moment.
-    pub fn now() -> Uptime {
+    pub(crate) fn now() -> Uptime {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         #[expect(unsafe_code, reason = "the standard library does not read this clock")]
         // SAFETY: clock_gettime(2) writes to the one timespec that it is given, which lives until it returns.
@@ -20,7 +20,7 @@ impl Uptime {
     }
 
     /// Whole seconds from `other` to this one, truncated toward zero.
-    pub fn seconds_after(self, other: Uptime) -> i64 {
+    pub(crate) fn seconds_after(self, other: Uptime) -> i64 {
         let seconds = self.0.abs_diff(other.0).as_secs() as i64;
         if self < other { -seconds } else { seconds }
     }

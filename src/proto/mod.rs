@@ -22,7 +22,7 @@ macro_rules! package {
     };
 }
 
-/// All of `proto/`, as an encoded `FileDescriptorSet`: for what works on messages of any type.
+/// All of `proto/`, as an encoded `FileDescriptorSet`, for code that works on messages of any type.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The types and services of all of `proto/`.

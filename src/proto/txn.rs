@@ -1,9 +1,9 @@
 //! `TxnRequest` by hand: the one message that may contain itself.
 //!
-//! prost refuses messages more than a hundred deep, and a transaction in a transaction is two deeper. etcd takes as many
-//! as may be in a request by `--max-txn-ops`, 128 by default, and says of more that they are too many, which can only be
-//! said of what has been read. So each transaction is read with a fresh allowance, and how deep they are is counted
-//! here; there has to be an end, since each takes some of the stack.
+//! prost refuses messages that nest more than a hundred levels, and a transaction in a transaction adds two. etcd accepts as
+//! many levels as `--max-txn-ops` allows operations, 128 by default, and reports more as too many operations. So each
+//! transaction is read with a fresh limit of prost's, and the depth is counted here. It has a limit of its own, since each
+//! level takes some of the stack.
 
 use super::etcdserverpb::{Compare, RequestOp};
 use prost::bytes::{Buf, BufMut};
@@ -11,26 +11,26 @@ use prost::encoding::{DecodeContext, WireType, message, skip_field};
 use prost::{DecodeError, Message};
 use std::cell::Cell;
 
-/// Most transactions one in another.
+/// Most levels of nested transactions.
 const DEEPEST: usize = 256;
 
-/// Operations of which those of one list are run, depending on comparisons, all in one revision.
+/// Comparisons and two lists of operations. One of the lists runs, in one revision.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TxnRequest {
-    /// Whether they all hold decides on the list.
+    /// If all of them hold, `success` runs, else `failure`.
     pub compare: Vec<Compare>,
-    /// Run where they hold.
+    /// Runs if all comparisons hold.
     pub success: Vec<RequestOp>,
-    /// Run where they do not.
+    /// Runs if one does not.
     pub failure: Vec<RequestOp>,
 }
 
 thread_local! {
-    /// Transactions that are being read by this thread, one in another.
+    /// Levels of nested transactions that this thread is reading.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One transaction more, while it lives.
+/// One more level, until it is dropped.
 struct Level;
 
 impl Level {
@@ -58,7 +58,7 @@ fn merge_ops(
 ) -> Result<(), DecodeError> {
     match Level::enter() {
         Some(_level) => message::merge_repeated(wire_type, ops, buf, DecodeContext::default()),
-        // With the context as it is, prost finds an end of its own soon, and its own words for it.
+        // With the same context prost reaches its own limit soon, and reports it with its own text.
         None => message::merge_repeated(wire_type, ops, buf, context),
     }
 }

@@ -44,7 +44,7 @@ pub enum Outcome {
     Barrier,
     /// It changes nothing, now or ever, or not yet.
     Nothing,
-    /// A message is missing before it: nothing behind it can be trusted.
+    /// A message is missing before it, so nothing behind it counts.
     Missing,
 }
 
@@ -63,7 +63,7 @@ pub struct Chain {
     /// Up to this index records may be missing.
     trim_to: LogIndex,
     trim_sequence: Sequence,
-    /// The last trim record has come, or there is none.
+    /// The last trim record was read, or there is none.
     is_trim_met: bool,
     /// A sequence was missing since the last valid record.
     has_hole: bool,
@@ -72,7 +72,7 @@ pub struct Chain {
     is_lenient: bool,
     /// Loss was accepted once: up to the last trim record's index epoch records may be missing, too.
     is_lossy: bool,
-    /// The records so far of a batch that is not whole.
+    /// The records of a batch whose last one was not read yet.
     pending: Vec<Placed>,
     /// The place and the count of the last record of a batch whose beginning was trimmed.
     partial: Option<(super::OperationId, u32)>,
@@ -91,12 +91,12 @@ impl Chain {
         Chain { trim_to: to, trim_sequence: sequence, is_lossy, ..Chain::default() }
     }
 
-    /// Reads a log of which messages are lost, and takes what is there.
+    /// Reads a log that has lost messages: any record may be missing.
     pub fn lenient() -> Chain {
         Chain { trim_to: LogIndex(u64::MAX), is_lenient: true, ..Chain::default() }
     }
 
-    /// Begins behind a sequence: a stream may be made to number its first message otherwise than 1.
+    /// Begins behind a sequence: the first message of a stream may have another number than 1.
     #[must_use]
     pub fn behind(self, position: Sequence) -> Chain {
         Chain { position, ..self }
@@ -137,7 +137,7 @@ impl Chain {
         if self.is_lenient { self.index } else { self.trim_to }
     }
 
-    /// Whether the last message that was read belongs to a batch that may become whole.
+    /// Whether the last message that was read belongs to a batch that is not complete yet.
     pub fn is_in_batch(&self) -> bool {
         self.pending.last().is_some_and(|last| last.sequence == self.position)
     }
@@ -147,7 +147,7 @@ impl Chain {
         self.is_lossy || self.is_lenient
     }
 
-    /// Whether everything that the log must hold was there so far.
+    /// Whether nothing that the log must hold was missing so far.
     pub fn is_whole(&self) -> bool {
         self.is_trim_met || self.is_lenient
     }
@@ -207,7 +207,7 @@ impl Chain {
         let is_epoch = matches!(record.body, Body::Epoch(_));
         if is_epoch && record.epoch.0 == self.epoch.0 + 1 && record.index >= next {
             if record.index > next && !self.may_skip_to(record.index) {
-                // Never void: something that it followed is missing here.
+                // The message is not void: a record before it is missing.
                 self.is_broken = true;
                 return Outcome::Missing;
             }
@@ -232,7 +232,7 @@ impl Chain {
             return self.accept(placed, valid, void);
         }
         if is_current && !is_epoch && record.index == next && record.place == 1 {
-            // A writer begins a batch again only after it has given the other one up.
+            // A writer begins another batch only after it has abandoned this one.
             void.extend(self.pending.drain(..).map(|placed| placed.sequence));
             let placed = Placed { sequence, record };
             if placed.record.count == 1 {

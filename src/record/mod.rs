@@ -22,7 +22,7 @@ pub const FORMAT: u32 = 2;
 /// Names the request that a record belongs to; unique over all instances and restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OperationId {
-    /// The start of an instance, a random number.
+    /// A random number that each start of an instance chooses.
     pub instance: u64,
     /// Counts the instance's requests.
     pub counter: u64,
@@ -34,7 +34,7 @@ impl fmt::Display for OperationId {
     }
 }
 
-/// The sum that a state's digest is. Two states with the same content have the same digest, whatever way led to them.
+/// The digest of a state. Two states with the same content have the same digest, even after different histories.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(pub u64);
 
@@ -47,7 +47,7 @@ impl fmt::Display for Digest {
 /// Kinds of alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AlarmKind {
-    /// No room for more data.
+    /// The quota is used up, or the disk is full.
     NoSpace,
     /// Data was found damaged.
     Corrupt,
@@ -88,7 +88,7 @@ pub struct Member {
 /// The first record of an epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochStart {
-    /// The start of the instance that writes from here on.
+    /// [`OperationId::instance`] of the instance that writes from here on.
     pub instance: u64,
     /// The format of its records.
     pub format: u32,
@@ -102,7 +102,7 @@ pub struct EpochStart {
     pub digest: Digest,
 }
 
-/// Says which records may be missing from the log.
+/// Names the records that may be missing from the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trim {
     /// Up to this index records may be missing.
@@ -111,7 +111,7 @@ pub struct Trim {
     pub floor: Option<i64>,
     /// The digest of the state before this record.
     pub digest: Digest,
-    /// Some of them, epoch records too, were lost, and the loss was accepted. Every later trim record says so again.
+    /// Some of them, epoch records too, were lost, and the loss was accepted. Every later trim record repeats this.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_lossy: bool,
 }
@@ -121,7 +121,7 @@ pub struct Trim {
 pub enum Body {
     /// A key's new version, which may be a tombstone.
     Key(KeyVersion),
-    /// Proves that its writer still writes. Takes no index.
+    /// Proves that its writer is still the writer. Has no index.
     Barrier,
     /// An epoch begins.
     Epoch(Box<EpochStart>),
@@ -139,7 +139,7 @@ pub enum Body {
     Alarm(Alarm, bool),
     /// A token, named by its hash, is issued or ends.
     Token(String, Option<SimpleToken>),
-    /// A member comes, changes, or goes.
+    /// A member is added, changed or removed.
     Member(u64, Option<Box<Member>>),
 }
 

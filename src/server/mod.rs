@@ -6,7 +6,7 @@ mod shutdown;
 mod start;
 
 use crate::auth;
-use crate::cli::{ListenAddress, ListenUrl, Settings};
+use crate::cli::{ListenAddress, ListenUrl, ServerSettings};
 use crate::engine;
 use crate::nats_server;
 use crate::transport::{
@@ -52,7 +52,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// [`ServeError`].
-pub async fn serve(settings: Settings) -> Result<(), ServeError> {
+pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let shutdown = CancellationToken::new();
     let signals = shutdown::Signals::new().map_err(ServeError::Signals)?;
     let (stage, stages) = watch::channel(Stage::Starting("opening the ports".to_owned()));

@@ -12,7 +12,7 @@ use crate::api::local::Local;
 use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::watch::{self as watch_api, WatchService};
-use crate::cli::Settings;
+use crate::cli::ServerSettings;
 use crate::engine::Engine;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -41,7 +41,7 @@ macro_rules! limited {
 
 /// The services over an engine. `shutdown` ends their streams.
 pub(super) fn services(
-    settings: &Settings,
+    settings: &ServerSettings,
     engine: &Engine,
     hub: &WatchHub,
     header: &HeaderSource,
@@ -50,7 +50,7 @@ pub(super) fn services(
 ) -> Services {
     let limits = Limits { max_request_bytes: settings.max_request_bytes, max_txn_ops: settings.max_txn_ops };
     let message_bytes = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-    let watch_settings = watch_api::Settings {
+    let watch_settings = watch_api::WatchSettings {
         progress_interval: settings.progress_interval,
         max_request_bytes: settings.max_request_bytes,
     };

@@ -6,7 +6,7 @@ use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
 use crate::auto_compaction;
-use crate::cli::{Settings, Storage};
+use crate::cli::{ServerSettings, Storage};
 use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
@@ -39,7 +39,7 @@ pub(super) struct Started {
 /// # Errors
 /// [`ServeError`].
 pub(super) async fn start(
-    settings: &Settings,
+    settings: &ServerSettings,
     stage: &watch::Sender<Stage>,
     shutdown: &CancellationToken,
 ) -> Result<Started, ServeError> {
@@ -49,7 +49,7 @@ pub(super) async fn start(
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
         Storage::Embedded { data_dir, binary, config, sync, bucket } => {
-            let mut nats = nats_server::Settings::new(data_dir);
+            let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.sync = *sync;
@@ -74,7 +74,7 @@ pub(super) async fn start(
         }
     };
     starting("connecting to NATS".into());
-    let engine_settings = engine::Settings {
+    let engine_settings = engine::EngineSettings {
         endpoint,
         is_alone: nats.is_some(),
         linearizable_reads: settings.linearizable_reads,
@@ -151,8 +151,8 @@ pub(super) async fn start(
     Ok(Started { engine, nats })
 }
 
-fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError> {
-    Ok(auth::Settings {
+fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::TokenError> {
+    Ok(auth::AuthSettings {
         token: TokenSettings::parse(&settings.auth_token)?,
         token_ttl: Duration::from_secs(settings.auth_token_ttl.into()),
         bcrypt_cost: settings.bcrypt_cost,
@@ -161,7 +161,7 @@ fn auth_settings(settings: &Settings) -> Result<auth::Settings, auth::TokenError
 }
 
 /// The same for every start of the same instance: made of its name and the URLs of its clients.
-fn member_id(settings: &Settings) -> u64 {
+fn member_id(settings: &ServerSettings) -> u64 {
     // A hash that no build changes, because the log holds the id.
     let parts =
         std::iter::once(settings.name.clone()).chain(settings.advertise.iter().map(ToString::to_string));

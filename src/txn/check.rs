@@ -1,5 +1,4 @@
-//! What can be said about a request without looking at the store, in etcd's order, since the first failure is the one
-//! a client sees.
+//! Checks of a request that need no store. They come in etcd's order, since a client gets the first failure.
 
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -10,7 +9,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 
 /// Checks a Range.
-pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`], [`EtcdError::InvalidSortOption`].
+pub(crate) fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
     }
@@ -22,7 +24,10 @@ pub fn check_range(request: &RangeRequest) -> Result<(), EtcdError> {
 }
 
 /// Checks a RangeStream: a Range in key order and without filters.
-pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
+///
+/// # Errors
+/// As [`check_range`]; [`EtcdError::StreamSort`], [`EtcdError::StreamFilter`].
+pub(crate) fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
     check_range(request)?;
     if !super::range::is_default_order(request) {
         return Err(EtcdError::StreamSort);
@@ -33,8 +38,11 @@ pub fn check_range_stream(request: &RangeRequest) -> Result<(), EtcdError> {
     Ok(())
 }
 
-/// Checks a Put. Whether its lease and the key it wants to keep exist is for the planner to say.
-pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
+/// Checks a Put. The planner checks that its lease exists, and the key whose value it keeps.
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`], [`EtcdError::ValueProvided`], [`EtcdError::LeaseProvided`].
+pub(crate) fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() {
         return Err(EtcdError::EmptyKey);
     }
@@ -48,13 +56,20 @@ pub fn check_put(request: &PutRequest) -> Result<(), EtcdError> {
 }
 
 /// Checks a DeleteRange.
-pub fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
+///
+/// # Errors
+/// [`EtcdError::EmptyKey`].
+pub(crate) fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), EtcdError> {
     if request.key.is_empty() { Err(EtcdError::EmptyKey) } else { Ok(()) }
 }
 
 /// Checks a Txn with all that is nested in it, both branches alike. No path from the outermost transaction to an
 /// innermost operation may need more than `max_ops`, each transaction on it counting for its longest list.
-pub fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
+///
+/// # Errors
+/// [`EtcdError::TooManyOps`], [`EtcdError::DuplicateKey`], [`EtcdError::KeyNotFound`] for an empty operation, and those of single
+/// operations.
+pub(crate) fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
     check_ops(request, max_ops)?;
     check_overlaps(&request.success)?;
     check_overlaps(&request.failure)?;
@@ -76,7 +91,7 @@ fn check_ops(request: &TxnRequest, budget: usize) -> Result<(), EtcdError> {
     })
 }
 
-/// What a list of operations writes, for the list that holds it.
+/// The writes of a list of operations, for the outer list.
 #[derive(Default)]
 struct Written<'a> {
     puts: HashSet<&'a [u8]>,
@@ -85,7 +100,7 @@ struct Written<'a> {
 
 /// Refuses two puts of one key in one list, and a put of a key that a delete of the list covers.
 ///
-/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is held against nested puts only
+/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is checked against nested puts only
 /// of later transactions, and the two branches of one transaction may put the same keys, as only one of them runs.
 fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     let mut written = Written::default();
@@ -118,8 +133,8 @@ fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     Ok(written)
 }
 
-/// Disjoint half-open intervals, first key to end. Unlike everywhere else an end of one zero byte is taken as it
-/// stands, so that such an interval holds nothing: etcd compares it so, and clients may rely on what that permits.
+/// Disjoint half-open intervals, first key to end. Only here an end of one zero byte is an ordinary end, so that such an
+/// interval holds nothing: etcd compares it so, and clients may rely on it.
 #[derive(Default)]
 struct Intervals(BTreeMap<Bytes, Bytes>);
 

@@ -1,4 +1,4 @@
-//! Compares: whether a stored version is what the client says.
+//! Evaluation of compares.
 
 use super::view::View;
 use crate::core::KeyVersion;
@@ -27,7 +27,7 @@ fn holds(view: &View<'_>, compare: &Compare) -> bool {
 }
 
 /// A missing key compares as one whose numbers are all 0. It has no value, not even an empty one, so a compare of its
-/// value fails whatever is asked. A target union that does not fit the target counts as 0 or empty; unknown enum
+/// value always fails. A target union that does not fit the target counts as 0 or empty; unknown enum
 /// values count as equal (target) and as true (result), as in etcd.
 fn matches(compare: &Compare, version: Option<&KeyVersion>) -> bool {
     let target = CompareTarget::try_from(compare.target);

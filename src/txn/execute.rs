@@ -1,76 +1,27 @@
-//! The operations of a transaction, run in order over a view of the store that shows what earlier ones wrote.
+//! The operations of a transaction, run in order over a view of the store with the writes of earlier ones.
 
-use super::plan::{LeaseTable, PlanError, Write};
+use super::path::{branch, next_outcome};
 use super::range::{header, key_value, read};
-use super::view::{Base, View};
+use super::view::View;
 use crate::core::{Change, ChangeKind, State};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
 use crate::proto::etcdserverpb::{
-    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
+    DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 use crate::types::{KeyRange, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use std::slice::Iter;
 
-/// The outcomes of the compares of a transaction and of those nested on the path taken, outermost first, each before
-/// the ones nested in it, in the order of the operations.
-pub(super) type Path = Vec<bool>;
-
-/// The operations that the outcome of its compares leaves of a transaction.
-pub(super) fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
-    if succeeded { &txn.success } else { &txn.failure }
-}
-
-/// Checks the operations on the path against the store before the transaction. Nothing has run yet, so a put that wants to keep
-/// a value needs the key to be there beforehand.
-pub(super) fn precheck(
-    base: &Base<'_>,
-    view: &View<'_>,
-    leases: &dyn LeaseTable,
-    txn: &TxnRequest,
-    path: &mut Iter<'_, bool>,
-) -> Result<(), PlanError> {
-    branch(txn, next_outcome(path)).iter().try_for_each(|op| match &op.request {
-        Some(Op::RequestRange(range)) => precheck_range(base, range),
-        Some(Op::RequestPut(put)) => Ok(precheck_put(view, leases, put)?),
-        Some(Op::RequestTxn(nested)) => precheck(base, view, leases, nested, path),
-        Some(Op::RequestDeleteRange(_)) | None => Ok(()),
-    })
-}
-
-fn next_outcome(path: &mut Iter<'_, bool>) -> bool {
-    *path.next().expect("the path has an outcome for every transaction on it")
-}
-
-/// Unlike a Range on its own, one in a transaction may not ask for a negative revision, except for the -1 that etcd
-/// holds as the floor of a store never compacted.
-fn precheck_range(base: &Base<'_>, range: &RangeRequest) -> Result<(), PlanError> {
-    let floor = base.compacted.map_or(-1, |floor| floor.0);
-    match range.revision {
-        0 => Ok(()),
-        wanted if wanted > base.revision.0 => Err(EtcdError::FutureRevision.into()),
-        wanted if wanted < floor => Err(EtcdError::Compacted.into()),
-        wanted if wanted > base.state.revision.0 => Err(PlanError::NotYet),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn precheck_put(
-    view: &View<'_>,
-    leases: &dyn LeaseTable,
-    put: &PutRequest,
-) -> Result<(), EtcdError> {
-    let lease = LeaseId(put.lease);
-    if lease.is_some() && !leases.exists(lease) {
-        return Err(EtcdError::LeaseNotFound);
-    }
-    if (put.ignore_value || put.ignore_lease) && view.get(&put.key).is_none() {
-        return Err(EtcdError::KeyNotFound);
-    }
-    Ok(())
+/// One change of one key.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    /// The key.
+    pub key: Bytes,
+    /// The change.
+    pub kind: ChangeKind,
 }
 
 /// One run of the operations.
@@ -85,8 +36,7 @@ pub(super) struct Execution<'a> {
 }
 
 impl<'a> Execution<'a> {
-    /// `revision` is the one that the writes get, `view` what the operations find, and `past` holds the revisions that
-    /// clients name in reads.
+    /// `revision` is the one that the writes get. The operations read `view`, and `past` for reads at a named revision.
     pub(super) fn new(view: View<'a>, past: &'a State, revision: Revision) -> Execution<'a> {
         Execution { view, past, revision, writes: Vec::new() }
     }
@@ -142,8 +92,8 @@ impl<'a> Execution<'a> {
     }
 
     /// # Errors
-    /// [`EtcdError::KeyNotFound`] where an earlier operation has deleted the key whose value or lease is to be kept.
-    /// etcd's own checks miss this case and it crashes.
+    /// [`EtcdError::KeyNotFound`] if an earlier operation has deleted the key whose value or lease is kept. etcd's own checks miss
+    /// this case, and etcd crashes.
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
         let (response, change) = self.write_put(request)?;
         let mod_revision = self.revision;

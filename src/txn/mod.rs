@@ -1,8 +1,7 @@
-//! The planner: from a request and the newest planned store to what is written and to the answer.
+//! The planner: makes the writes and the response of a request from the newest planned store.
 //!
-//! Pure and synchronous. The protobuf messages are the language in which it is spoken to and answers: a deliberate
-//! shortcut, as domain types of our own would repeat Range, Put, DeleteRange and Txn field by field and would have
-//! to be translated twice for every call. Headers hold the revision alone; the ids are filled in at the edge.
+//! Pure and synchronous. It takes and returns protobuf messages: own types would repeat Range, Put, DeleteRange and Txn field by
+//! field, and would cost two conversions for every call. Headers hold the revision alone; `api` fills in the ids.
 //!
 //! [`plan()`] runs on the writer, on a state and an [`Overlay`] of the records that the state does not show yet. Its response
 //! is true once its records are valid. [`evaluate`] runs on every other instance: it builds the same response from the history
@@ -10,33 +9,37 @@
 //!
 //! Invariants:
 //! - P1: a plan is made on the store exactly as it is just before the plan's own records.
-//! - P2: an answer shows the operations at one point of the history: just before the revision of the writes, with the
-//!   transaction's own writes on top.
+//! - P2: a response shows the store at one point of the history: just before the revision of the writes, with the transaction's
+//!   own writes on top.
 
 mod check;
 mod compare;
 mod execute;
+mod path;
 mod plan;
+mod precheck;
 mod range;
 mod view;
 
-pub use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
-pub use plan::{LeaseTable, PlanError, Planned, Request, Response, Write, answer_reads, evaluate, plan};
-pub use range::{RangeStream, key_value, range};
-pub use view::{Base, Overlay};
+pub(crate) use check::{check_delete_range, check_put, check_range, check_range_stream, check_txn};
+pub(crate) use execute::Write;
+#[cfg(any(fuzzing, test))]
+pub(crate) use plan::Planned;
+pub(crate) use plan::{Request, Response, answer_reads, evaluate, plan};
+pub(crate) use precheck::{LeaseTable, PlanError};
+pub(crate) use range::{RangeStream, key_value, range};
+pub(crate) use view::{Base, Overlay};
 
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
 
-/// Whether neither branch of a transaction could write: nothing but Range on the top level. A nested transaction makes
-/// it a write, whatever is in it.
-pub fn is_read_only(txn: &TxnRequest) -> bool {
+/// Whether neither branch of a transaction could write: each operation is a Range. Any nested transaction makes it a write.
+pub(crate) fn is_read_only(txn: &TxnRequest) -> bool {
     all_ranges(txn, |_| true)
 }
 
-/// Whether a transaction may be answered from local state, however old: every operation is a serializable Range. One
-/// without operations is.
-pub fn is_serializable(txn: &TxnRequest) -> bool {
+/// Whether a transaction may be answered from local state of any age: each operation is a serializable Range, or there is none.
+pub(crate) fn is_serializable(txn: &TxnRequest) -> bool {
     all_ranges(txn, |range| range.serializable)
 }
 

@@ -1,26 +1,19 @@
-//! Plans: what a request writes, and the answer to it.
+//! Plans: the writes of a request, and the response to it.
 
-use super::compare::evaluate as compares_hold;
-use super::execute::{Execution, Path, branch, precheck, precheck_put};
+use super::execute::{Execution, Write};
+use super::path::{Path, find_path};
+use super::precheck::{LeaseTable, PlanError, precheck, precheck_put};
 use super::view::{Base, Overlay, View};
-use crate::core::{ChangeKind, State};
+use crate::core::State;
 use crate::error::EtcdError;
-use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{
     DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
 };
 use crate::types::{LeaseId, Revision};
-use bytes::Bytes;
-
-/// The leases that exist, as far as the planner cares.
-pub trait LeaseTable {
-    /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still counts.
-    fn exists(&self, id: LeaseId) -> bool;
-}
 
 /// A request that may write. Its static checks have passed.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Request {
+pub(crate) enum Request {
     /// One key is put.
     Put(PutRequest),
     /// A range is deleted.
@@ -31,7 +24,7 @@ pub enum Request {
 
 /// The response to a [`Request`] of the same kind.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Response {
+pub(crate) enum Response {
     /// To a put.
     Put(PutResponse),
     /// To a delete.
@@ -40,38 +33,14 @@ pub enum Response {
     Txn(TxnResponse),
 }
 
-/// One change of one key.
-#[derive(Clone, Debug)]
-pub struct Write {
-    /// The key.
-    pub key: Bytes,
-    /// The change.
-    pub kind: ChangeKind,
-}
-
 /// The outcome of planning a request.
 #[derive(Debug)]
-pub struct Planned {
-    /// The changes of the next revision in the order of execution, which is the order of the events. Empty where the request
-    /// changes nothing.
+pub(crate) struct Planned {
+    /// The changes of the next revision in the order of execution, which is the order of the events. Empty if the request changes
+    /// nothing.
     pub writes: Vec<Write>,
     /// The response, true once the writes are part of the log at the next revision.
     pub response: Response,
-}
-
-/// A request that is not planned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlanError {
-    /// It is refused, and nothing is written.
-    Refused(EtcdError),
-    /// It reads a revision that is planned but not part of the state yet. The same plan can be made a little later.
-    NotYet,
-}
-
-impl From<EtcdError> for PlanError {
-    fn from(error: EtcdError) -> PlanError {
-        PlanError::Refused(error)
-    }
 }
 
 /// Decides what a request does to the newest planned store.
@@ -79,7 +48,7 @@ impl From<EtcdError> for PlanError {
 /// # Errors
 /// [`PlanError::Refused`] with [`EtcdError::LeaseNotFound`], [`EtcdError::KeyNotFound`], [`EtcdError::FutureRevision`] or
 /// [`EtcdError::Compacted`]; [`PlanError::NotYet`].
-pub fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Result<Planned, PlanError> {
+pub(crate) fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Result<Planned, PlanError> {
     let view = View::planned(base);
     let mut path = Path::new();
     match request {
@@ -98,9 +67,9 @@ pub fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Resul
 /// The response to a request whose writes, if it has any, made the revision after `before`.
 ///
 /// # Errors
-/// [`EtcdError::Timeout`], whose meaning to a client is an unknown outcome: a compaction has taken the revision `before` away
-/// in the meantime. The errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
-pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
+/// [`EtcdError::Timeout`], which means an unknown outcome to a client: the revision `before` was compacted in the meantime. The
+/// errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
+pub(crate) fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
     if let Request::Put(PutRequest { prev_kv: false, .. }) = request {
         let header = Some(super::range::header(before.next()));
         return Ok(Response::Put(PutResponse { header, prev_kv: None }));
@@ -119,8 +88,8 @@ pub fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Re
 /// The response to a request that writes nothing, from a state.
 ///
 /// # Errors
-/// As [`plan`]; [`EtcdError::Unknown`] where the request does write.
-pub fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdError> {
+/// As [`plan`]; [`EtcdError::Unknown`] if the request does write.
+pub(crate) fn answer_reads(state: &State, request: &Request) -> Result<Response, EtcdError> {
     let overlay = Overlay::default();
     let base = Base { state, overlay: &overlay, revision: state.revision, compacted: state.compacted };
     match plan(base, &NoLeases, request) {
@@ -137,17 +106,6 @@ struct NoLeases;
 impl LeaseTable for NoLeases {
     fn exists(&self, _: LeaseId) -> bool {
         false
-    }
-}
-
-/// Evaluates the compares of a transaction and of all nested on the path taken, before anything runs.
-fn find_path(view: &View<'_>, txn: &TxnRequest, path: &mut Path) {
-    let succeeded = compares_hold(view, &txn.compare);
-    path.push(succeeded);
-    for op in branch(txn, succeeded) {
-        if let Some(Op::RequestTxn(nested)) = &op.request {
-            find_path(view, nested, path);
-        }
     }
 }
 

@@ -11,15 +11,15 @@ use bytes::Bytes;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// A message of a RangeStream is closed once it holds this many bytes of keys and values, so the largest one is this
-/// plus one pair. Large enough that the cost of a message vanishes, small enough to keep a slow client's share small.
+/// A message of a RangeStream ends once it holds this many bytes of keys and values, so the largest one is this plus one pair.
+/// Large enough that the cost of a message vanishes, and small enough that a slow client holds little memory.
 const CHUNK_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
 
-/// What a pair costs in a message besides its key and value, roughly.
+/// Approximate bytes of a pair in a message, besides its key and value.
 const PAIR_OVERHEAD: usize = 32;
 
 /// The wire form of a stored version.
-pub fn key_value(version: &KeyVersion) -> KeyValue {
+pub(crate) fn key_value(version: &KeyVersion) -> KeyValue {
     let (key, value) = version.to_bytes();
     KeyValue {
         key,
@@ -31,12 +31,12 @@ pub fn key_value(version: &KeyVersion) -> KeyValue {
     }
 }
 
-/// A header as the planner fills it; the ids are the edge's business.
+/// A header with the revision alone; `api` fills in the ids.
 pub(super) fn header(revision: Revision) -> ResponseHeader {
     ResponseHeader { revision: revision.0, ..ResponseHeader::default() }
 }
 
-/// Whether a request wants keys in the order in which they are stored. An order of `NONE` counts whatever its target.
+/// Whether a request wants keys in the order in which they are stored. With an order of `NONE` the target does not matter.
 pub(super) fn is_default_order(request: &RangeRequest) -> bool {
     request.sort_order == SortOrder::None as i32
         || (request.sort_order == SortOrder::Ascend as i32 && request.sort_target == SortTarget::Key as i32)
@@ -62,15 +62,14 @@ fn read_revision(state: &State, request: &RangeRequest) -> Result<Revision, Etcd
     Ok(revision)
 }
 
-/// Answers a Range that [`check_range`](super::check_range) has passed. The header holds the state's revision and
-/// nothing else.
+/// Answers a Range that [`check_range`](super::check_range) has passed. The header holds the state's revision alone.
 ///
-/// A limited page costs what it returns; the count behind it costs two descents of the index at the newest revision
-/// (see [`State::count`]).
+/// The cost of a limited page is that of its pairs. The count costs two descents of the index at the newest revision (see
+/// [`State::count`]).
 ///
 /// # Errors
 /// [`EtcdError::FutureRevision`], [`EtcdError::Compacted`].
-pub fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
+pub(crate) fn range(state: &State, request: &RangeRequest) -> Result<RangeResponse, EtcdError> {
     let view = View::new(state, read_revision(state, request)?);
     Ok(read(&view, request, state.revision))
 }
@@ -84,8 +83,8 @@ pub(super) fn read(view: &View<'_>, request: &RangeRequest, current: Revision) -
         return response;
     }
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    // A sorted answer needs the whole range before it is cut. With no order but a target other than the key etcd cuts
-    // first and sorts what is left, unless there are filters.
+    // A sorted response needs the whole range before the limit applies. Without an order, but with another target than
+    // the key, etcd applies the limit first and then sorts, unless there are filters.
     let cuts_early =
         is_default_order(request) && (request.sort_target == SortTarget::Key as i32 || !has_filters(request));
     let stop_above = limit.filter(|_| cuts_early).unwrap_or(usize::MAX);
@@ -122,8 +121,8 @@ fn passes(version: &KeyVersion, request: &RangeRequest) -> bool {
         && within(version.create_revision(), request.min_create_revision, request.max_create_revision)
 }
 
-/// Sorts what was found in key order. Stable, descending too: etcd promises nothing for equal targets, but this is
-/// what it does with a handful of them.
+/// Sorts pairs that are in key order. The sort is stable, also when descending: etcd promises nothing for equal targets, but
+/// sorts a few of them so.
 fn sort(found: &mut [&KeyVersion], request: &RangeRequest) {
     let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
     if target == SortTarget::Key && is_default_order(request) {
@@ -145,7 +144,7 @@ fn sort(found: &mut [&KeyVersion], request: &RangeRequest) {
     }
 }
 
-/// With `keys_only` etcd 3.7 answers from its index, which knows no leases, unless it had to read the values anyway.
+/// The pair of a version. With `keys_only` etcd 3.7 answers from its index, which has no leases, unless it reads values anyway.
 fn shown(version: &KeyVersion, request: &RangeRequest) -> KeyValue {
     let mut pair = key_value(version);
     if request.keys_only {
@@ -157,18 +156,16 @@ fn shown(version: &KeyVersion, request: &RangeRequest) -> KeyValue {
     pair
 }
 
-/// The messages of a RangeStream, one after the other, from one pinned state. Merged field by field they are the
-/// answer to the same Range.
+/// The messages of a RangeStream from one pinned state. Merged field by field they are the response to the same Range.
 ///
-/// Ends after the message with the header, and there always is one. The pinned state stays readable whatever is
-/// compacted meanwhile; who wants etcd's behaviour compares [`RangeStream::revision`] with the floor between messages.
+/// Ends after the message with the header, and there always is one. Compactions do not affect the pinned state.
 #[derive(Debug)]
-pub struct RangeStream {
+pub(crate) struct RangeStream {
     state: Arc<State>,
     request: RangeRequest,
     revision: Revision,
     range: KeyRange,
-    /// What is left of the range.
+    /// The rest of the range.
     rest: Option<KeyRange>,
     /// Pairs still to deliver; `None` without a limit.
     left: Option<usize>,
@@ -180,16 +177,11 @@ impl RangeStream {
     ///
     /// # Errors
     /// As [`range`].
-    pub fn new(state: Arc<State>, request: RangeRequest) -> Result<RangeStream, EtcdError> {
+    pub(crate) fn new(state: Arc<State>, request: RangeRequest) -> Result<RangeStream, EtcdError> {
         let revision = read_revision(&state, &request)?;
         let range = KeyRange::from_wire(request.key.clone(), &request.range_end);
         let left = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
         Ok(RangeStream { state, revision, rest: Some(range.clone()), range, left, delivered: 0, request })
-    }
-
-    /// The revision that the stream reads.
-    pub fn revision(&self) -> Revision {
-        self.revision
     }
 }
 
@@ -205,7 +197,7 @@ impl Iterator for RangeStream {
         let mut size = 0;
         let mut found: Vec<&KeyVersion> = Vec::new();
         let mut next = None;
-        // The first pair that no longer fits tells that more is to come: so a chunk is never followed by an empty one.
+        // The first pair that does not fit shows that there is more, so that no empty message follows.
         view.visit(&rest, |version| {
             if size >= CHUNK_BYTES || self.left.is_some_and(|left| found.len() == left) {
                 next = Some(Bytes::copy_from_slice(version.key()));

@@ -1,4 +1,4 @@
-//! The store as the operations of one transaction see it.
+//! The store for the operations of one transaction.
 
 use crate::core::{KeyVersion, State};
 use crate::types::{KeyRange, LogIndex, Revision};
@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 /// The newest versions of those keys that planned records write, for as long as no state shows the records.
 #[derive(Debug, Default)]
-pub struct Overlay {
+pub(crate) struct Overlay {
     versions: BTreeMap<Bytes, (LogIndex, KeyVersion)>,
     /// Every entry with the index of its record, ascending.
     order: VecDeque<(LogIndex, Bytes)>,
@@ -17,13 +17,13 @@ pub struct Overlay {
 
 impl Overlay {
     /// Adds the version that the record at `index` makes; indexes ascend.
-    pub fn insert(&mut self, key: Bytes, index: LogIndex, version: KeyVersion) {
+    pub(crate) fn insert(&mut self, key: Bytes, index: LogIndex, version: KeyVersion) {
         self.order.push_back((index, key.clone()));
         self.versions.insert(key, (index, version));
     }
 
-    /// Forgets what a state with every record up to `index` shows.
-    pub fn forget_to(&mut self, index: LogIndex) {
+    /// Removes the versions of records up to `index`, which a state shows now.
+    pub(crate) fn forget_to(&mut self, index: LogIndex) {
         while let Some((at, key)) = self.order.pop_front_if(|(at, _)| *at <= index) {
             if self.versions.get(&key).is_some_and(|(newest, _)| *newest == at) {
                 self.versions.remove(&key);
@@ -31,19 +31,13 @@ impl Overlay {
         }
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.versions.clear();
-        self.order.clear();
-    }
-
     /// The newest planned version of a key, tombstone or not.
-    pub fn get(&self, key: &[u8]) -> Option<&KeyVersion> {
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&KeyVersion> {
         if self.versions.is_empty() { None } else { self.versions.get(key).map(|(_, version)| version) }
     }
 
     /// The newest planned version of every key that has one, in key order.
-    pub fn iter(&self) -> impl Iterator<Item = &KeyVersion> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &KeyVersion> {
         self.versions.values().map(|(_, version)| version)
     }
 
@@ -56,7 +50,7 @@ impl Overlay {
 
 /// The newest planned store: a state, and on top of it the records that it does not show yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Base<'a> {
+pub(crate) struct Base<'a> {
     /// A state.
     pub state: &'a State,
     /// Every planned record that the state lacks.
@@ -67,17 +61,17 @@ pub struct Base<'a> {
     pub compacted: Option<Revision>,
 }
 
-/// A state at a revision, on top of it what is planned, and on top of that what the transaction itself has written so far.
+/// A state at a revision, with the planned versions on top of it, and then the transaction's own writes.
 #[derive(Debug)]
 pub(super) struct View<'a> {
     state: &'a State,
     overlay: Option<&'a Overlay>,
     at: Revision,
-    /// `None` where the transaction has deleted the key.
+    /// `None` if the transaction has deleted the key.
     written: BTreeMap<Bytes, Option<Written>>,
 }
 
-/// What a transaction has put. Most of it is never looked at by another of its operations.
+/// A version that a transaction has put. It is made when another operation reads it, which is rare.
 type Written = LazyCell<KeyVersion, Box<dyn FnOnce() -> KeyVersion>>;
 
 fn live(version: &KeyVersion) -> Option<&KeyVersion> {
@@ -96,12 +90,12 @@ impl<'a> View<'a> {
         View { state, overlay: Some(overlay), at: state.revision, written: BTreeMap::new() }
     }
 
-    /// Lays a put on top, whose version is made when it is first read.
+    /// Adds a put, whose version is made when it is first read.
     pub(super) fn put(&mut self, key: Bytes, version: impl FnOnce() -> KeyVersion + 'static) {
         self.written.insert(key, Some(LazyCell::new(Box::new(version))));
     }
 
-    /// Lays a delete on top.
+    /// Adds a delete.
     pub(super) fn delete(&mut self, key: Bytes) {
         self.written.insert(key, None);
     }
@@ -127,7 +121,7 @@ impl<'a> View<'a> {
         self.written.range::<[u8], _>(from).take_while(|(key, _)| !range.ends_before(key))
     }
 
-    /// Everything that lies on top of the state in a range, in key order; `None` stands for a delete.
+    /// The planned and written versions in a range, in key order; `None` for a delete.
     fn on_top(&self, range: &KeyRange) -> Vec<(&[u8], Option<&KeyVersion>)> {
         let planned = self.overlay.into_iter().flat_map(|overlay| overlay.within(range));
         let mut planned = planned.map(|(key, version)| (key.as_ref(), live(version))).peekable();
@@ -144,7 +138,7 @@ impl<'a> View<'a> {
         merged
     }
 
-    /// Shows the readable versions of a range in key order until `visitor` returns `false`.
+    /// Visits the readable versions of a range in key order until `visitor` returns `false`.
     pub(super) fn visit<'s>(&'s self, range: &'s KeyRange, mut visitor: impl FnMut(&'s KeyVersion) -> bool) {
         if let KeyRange::Single(key) = range {
             if let Some(version) = self.get(key) {

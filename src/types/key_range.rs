@@ -1,4 +1,4 @@
-//! Key intervals as etcd's `key`/`range_end` pairs mean them.
+//! Key intervals, by etcd's rules for `key` and `range_end`.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! The numbers and ranges every module speaks in. Depends on nothing of ours.
+//! Numbers and ranges that all modules use. Depends on no other module.
 
 mod key_range;
 
@@ -35,12 +35,12 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The position of a message in a JetStream stream. Says nothing about a [`Revision`]: records carry theirs.
+/// The position of a message in a JetStream stream. It has no relation to a [`Revision`], which each record carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
-    /// What a guard expects of a subject that holds no message, and the position before any message.
+    /// The position before any message. A guard for a subject without messages expects it.
     pub const NONE: Sequence = Sequence(0);
 
     /// The position of the next message.

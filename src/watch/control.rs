@@ -1,8 +1,8 @@
-//! The requests of one Watch call: which watch ids are taken, and what the routing task is asked for each request.
+//! The requests of one Watch call: the watch ids in use, and the request to the routing task for each request of the client.
 //!
 //! Requests are handled by a task of their own, so that a client that reads slowly can still cancel. It shares nothing
-//! with the responses but a few numbers: answers go through the routing task, which puts them into the one queue of the
-//! stream in the order of the requests.
+//! with the responses but a few numbers. Answers go through the routing task, which puts them into the one queue of the stream
+//! in the order of the requests.
 
 use super::hub::WatchHub;
 use super::watcher::{Answer, Created};
@@ -16,19 +16,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Requests that may wait for their answer to be taken before further ones are left unread.
+/// Most requests whose answers are not taken. Further ones are left unread.
 const OPEN: usize = 256;
 
-/// A client's request, checked as far as that needs no knowledge of the stream.
+/// A client's request. The checks that need no knowledge of the stream have passed.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Make a watcher.
     Create(Create),
-    /// Answer a create that cannot be, with its reason.
+    /// Refuse a create, for this reason.
     Refuse(EtcdError),
     /// End the watcher of this id.
     Cancel(i64),
-    /// Say how far the stream is.
+    /// Report the progress of the stream.
     Progress,
 }
 
@@ -42,9 +42,9 @@ pub struct Create {
     pub start: Revision,
     /// The client's choice; 0 leaves it to the stream.
     pub watch_id: i64,
-    /// Events show what was there before.
+    /// Events have the previous version.
     pub prev_kv: bool,
-    /// The ticker's progress is wanted.
+    /// The client wants progress at each tick.
     pub progress_notify: bool,
     /// Responses may be split.
     pub fragment: bool,
@@ -54,15 +54,15 @@ pub struct Create {
     pub no_delete: bool,
 }
 
-/// The numbers that both halves of a call see. They order nothing, so all accesses are relaxed: what belongs together comes
-/// through the queue. Requests are counted up by one half and down by the other, each in one step, so that exactly one
-/// answer finds the number at [`OPEN`] and tells that there is room again.
+/// The numbers that both halves of a call share. They order nothing, since all data comes through the queue, so all accesses
+/// are relaxed. One half counts requests up and the other one counts them down, each in one step. So exactly one answer finds
+/// the number at [`OPEN`] and notifies of the room.
 #[derive(Debug)]
 pub(super) struct Open {
     hub: WatchHub,
     /// Requests whose answer has not been taken.
     requests: AtomicUsize,
-    /// Tells the task that reads requests that there is room again.
+    /// Wakes the task that reads requests when there is room again.
     room: Notify,
     /// Watchers that the client has not ended.
     watchers: AtomicUsize,
@@ -77,7 +77,7 @@ impl Open {
         self.requests.load(Ordering::Relaxed) < OPEN
     }
 
-    /// Whether an answer is on its way, as far as is known.
+    /// Whether an answer may be in flight.
     pub(super) fn has_requests(&self) -> bool {
         self.requests.load(Ordering::Relaxed) > 0
     }
@@ -150,19 +150,19 @@ impl Control {
         }
     }
 
-    /// Asks for something that is answered.
+    /// Sends a request that is answered.
     fn ask(&self, request: Ask<Answer>) {
         self.open.requests.fetch_add(1, Ordering::Relaxed);
         self.open.hub.ask(request);
     }
 
     fn refuse(&self, error: EtcdError) {
-        self.ask(Ask::Tell { stream: self.stream, answer: Answer::Refused(Box::new(error)) });
+        self.ask(Ask::Echo { stream: self.stream, answer: Answer::Refused(Box::new(error)) });
     }
 
     /// Ends the call.
     fn fail(&self, error: EtcdError) {
-        self.ask(Ask::Tell { stream: self.stream, answer: Answer::Failed(Box::new(error)) });
+        self.ask(Ask::Echo { stream: self.stream, answer: Answer::Failed(Box::new(error)) });
     }
 
     /// The watch id for a new watcher.
@@ -189,7 +189,7 @@ impl Control {
             self.places - 1
         });
         let watcher = WatcherId { watch_id, place, serial: self.next_serial };
-        // Nothing that is still on its way is four billion watchers of one stream old.
+        // No item in flight is older than four billion watchers of one stream.
         self.next_serial = self.next_serial.wrapping_add(1);
         self.taken.insert(watch_id, watcher);
         self.open.watchers.fetch_add(1, Ordering::Relaxed);

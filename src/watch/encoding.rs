@@ -1,4 +1,4 @@
-//! Events in the form of the wire.
+//! The encoding of events.
 
 use crate::core::{Event, KeyVersion};
 use crate::proto::mvccpb;
@@ -11,7 +11,7 @@ pub(super) fn encode(event: &Event, previous: Option<&KeyVersion>) -> Bytes {
     let version = &event.version;
     let kind =
         if version.is_tombstone() { mvccpb::event::EventType::Delete } else { mvccpb::event::EventType::Put };
-    // A tombstone has nothing but its key and revision, as WAT-21 wants it.
+    // A tombstone has only its key and revision (WAT-21).
     let event =
         mvccpb::Event { r#type: kind.into(), kv: Some(key_value(version)), prev_kv: previous.map(key_value) };
     event.encode_to_vec().into()

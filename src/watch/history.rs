@@ -6,10 +6,10 @@ use crate::types::Revision;
 
 /// Most revisions with matches in one slice, as in etcd.
 pub(super) const REVISIONS: usize = if cfg!(test) { 5 } else { 1000 };
-/// Events looked at for one slice, so that a stream with much to catch up on does other things in between.
+/// Most events visited for one slice, so that a stream that catches up for long does other work in between.
 const EVENTS: usize = if cfg!(test) { 16 } else { 16 * 1024 };
 
-/// A stretch of history as one watcher sees it.
+/// A part of the history for one watcher.
 #[derive(Debug)]
 pub(super) struct Slice {
     /// Revisions with matches, ascending.
@@ -18,10 +18,10 @@ pub(super) struct Slice {
     pub(super) next: Revision,
 }
 
-/// Reads on from `from`, which must not be compacted.
+/// Reads from `from` on, which must not be compacted.
 ///
-/// A narrow range with a long way to go is read through the index: its few keys know at which revisions they changed.
-/// Else the log is read.
+/// A long history of a narrow range is read through the index, whose few keys have the revisions at which they changed. Any
+/// other history is read from the log.
 pub(super) fn read(state: &State, interest: &Interest, from: Revision) -> Slice {
     let behind = state.log.len_since(from);
     if behind > EVENTS
@@ -48,7 +48,7 @@ fn read_log(state: &State, interest: &Interest, from: Revision) -> Slice {
     Slice { revisions, next: state.revision.next() }
 }
 
-/// Gives up where the range turns out to have more than `most_keys` keys, deleted ones included.
+/// Returns `None` if the range has more than `most_keys` keys, deleted ones included.
 fn read_index(state: &State, interest: &Interest, from: Revision, most_keys: usize) -> Option<Slice> {
     let mut changes = Vec::new();
     let mut keys = 0;

@@ -1,11 +1,11 @@
-//! The watch hub: runs the routing task and is the handle by which the rest of the program reaches it.
+//! The watch hub: runs the routing task, and is the handle to it for the rest of the program.
 //!
-//! The routing itself, and the guarantees H1 to H3 that watches rest on, are the core's ([`crate::core::routing`]): each
-//! registration is a step of the routing task at one exact point of the log (H1), a progress mark stands behind all events
-//! that it speaks of (H2), and a watcher whose queue is full is unregistered in the same step and told so (H3).
+//! The core ([`crate::core::routing`]) does the routing, and gives the guarantees that watches depend on. Each registration is a
+//! step of the routing task at one exact point of the log (H1). A progress mark follows all events that it covers (H2). A watcher
+//! whose queue is full is unregistered in the same step, and its stream gets a notice (H3).
 //!
-//! No lock is taken here or there. The writer publishes and notifies. A stream asks over a queue and gets its answers and
-//! its events from one other queue, in the order in which they became true.
+//! No lock is taken here or there. The writer publishes and notifies. A stream sends requests over a queue. It gets its answers
+//! and its events from one other queue, in the order in which they became true.
 
 use super::metrics::Metrics;
 use super::watcher::Answer;
@@ -33,7 +33,7 @@ impl WatchHub {
         hub
     }
 
-    /// A hub without a task; the router routes only when told to.
+    /// A hub without a task: the caller drives the router.
     pub(super) fn idle(
         reader: Reader,
         published: Arc<Notify>,
@@ -44,23 +44,23 @@ impl WatchHub {
         (WatchHub { requests, metrics, _task: task }, router)
     }
 
-    /// Tells the hub that there is something new to see. Cheap; calls between two looks count as one.
+    /// Wakes the hub for new events. Cheap; several calls before it looks count as one.
     pub fn wake(&self) {
         self.requests.wake();
     }
 
-    /// All that is counted.
+    /// The counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
-    /// The watchers that are given events as they happen.
+    /// The watchers that get events from the routing task.
     pub fn registrations(&self) -> Arc<Registrations> {
         self.requests.registrations()
     }
 
-    /// Waits until every event up to a published revision has been put on its way. A compaction that waits for this
-    /// before it forgets events cannot take any from a watcher that keeps up.
+    /// Waits until every event up to a published revision is in the queues of its watchers. A compaction that waits for this
+    /// removes no event that a watcher that keeps up still needs.
     pub async fn routed(&self, revision: Revision) {
         self.requests.routed(revision).await;
     }
@@ -69,7 +69,7 @@ impl WatchHub {
         self.requests.ask(request);
     }
 
-    /// Opens a stream that has been told of the store of `epoch`.
+    /// Opens a stream that knows the store of `epoch`.
     pub(super) fn open(&self, epoch: u64) -> (StreamId, Receiver<Answer>) {
         let stream = self.requests.new_stream();
         let (sender, receiver) = queue(Arc::clone(&self.metrics.pending));
@@ -95,6 +95,6 @@ pub(super) async fn follow(mut router: Router<Answer>, published: Arc<Notify>, s
             published.notified().await;
         }
     };
-    // It ends by that alone.
+    // Only `stop` ends it.
     let _stopped: Option<()> = stop.run_until_cancelled(routing).await;
 }

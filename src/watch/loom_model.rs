@@ -1,11 +1,10 @@
-//! Models of the way from a publication to a client: hub, queues, and both halves of a Watch call.
+//! Models of the path from a publication to a client: hub, queues, and both halves of a Watch call.
 //!
 //! Three threads at most: the writer, the routing task and a call. Loom sees the state's publication, the queues of the
 //! requests and of the stream, and every waker that is registered and woken; a wake-up that is lost leaves a thread asleep
 //! for ever, which loom reports as a deadlock. The code is the shipped one with room for
 //! one delivery in a queue and one revision in a slice of the routing task. futures-util's `AtomicWaker` and crossbeam's
-//! `SegQueue` are replaced by what they promise (see `primitive`); the encoding of events, behind std's `OnceLock`, is one
-//! step. The models of the single structures are in `core/routing/loom_model.rs`.
+//! `SegQueue` are replaced by their contracts (see `primitive`). The encoding of events, behind std's `OnceLock`, is one step. The models of the single structures are in `core/routing/loom_model.rs`.
 
 use super::control::{Control, Request};
 use super::hub::{WatchHub, follow};
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 
-/// A store with a hub whose task has a thread, until `end`.
+/// A store with a hub, whose task has a thread until `end`.
 struct Watched {
     store: Store,
     stop: CancellationToken,
@@ -39,7 +38,7 @@ impl Watched {
         Watched { store: Store { writer, reader, hub, routing: Routing::NONE }, stop, task }
     }
 
-    /// Writes, publishes and tells the hub, as the applier does.
+    /// Writes, publishes and notifies the hub, as the applier does.
     fn put(&mut self) {
         self.store.put("a", "");
         self.store.hub.wake();
@@ -60,7 +59,7 @@ impl Watched {
     }
 }
 
-/// Waits for the next response, as the stream of a call does: after it has registered its waker it looks once more.
+/// Waits for the next response, as the stream of a call does: it looks once more after it has registered its waker.
 fn next(session: &mut Session) -> Response {
     block_on(poll_fn(|cx| {
         let mut is_registered = false;
@@ -96,7 +95,7 @@ fn watch(control: &mut Control, start: i64) {
     control.handle(Request::Create(create(prefix("a"), start)));
 }
 
-/// A client of a watch from the first revision on, which is there, on a thread of its own.
+/// A client of a watch from the first revision on, which exists. It has a thread of its own.
 fn client(watched: &Watched, reads: impl FnOnce(&mut Session) + Send + 'static) -> JoinHandle<()> {
     let (mut control, mut session) = watched.call();
     watch(&mut control, 0);
@@ -176,13 +175,13 @@ fn progress_comes_behind_all_that_it_speaks_of() {
         watched.put();
         let created = next(&mut session);
         assert!(matches!(created.body, Body::Created));
-        let (mut seen, mut told) = (created.revision.0, false);
-        while seen < 2 || !told {
+        let (mut seen, mut has_progress) = (created.revision.0, false);
+        while seen < 2 || !has_progress {
             let response = next(&mut session);
             match response.body {
                 // The event of revision 2 may come before it or behind it.
                 Body::Progress => {
-                    told = true;
+                    has_progress = true;
                     assert_eq!(response.revision.0, seen);
                 }
                 _ => assert_eq!(revisions(&response), [2]),

@@ -1,4 +1,4 @@
-//! Counters of the watch side.
+//! Counters of watches, for the metrics.
 
 use super::WatchHub;
 pub use crate::primitive::Counter;
@@ -6,7 +6,7 @@ use crate::telemetry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// All that is counted.
+/// The counters.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Open Watch calls.
@@ -15,9 +15,9 @@ pub struct Metrics {
     pub watchers: Counter,
     /// Watchers that read the log because they start in the past or could not keep up.
     pub slow_watchers: Counter,
-    /// Deliveries that their stream has not made a response of yet.
+    /// Deliveries that their stream has not put into a response yet.
     pub pending: Arc<Counter>,
-    /// Events sent since the start, once a watcher.
+    /// Events sent since the start, counted once for each watcher.
     pub events_sent: Counter,
 }
 

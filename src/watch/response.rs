@@ -1,4 +1,4 @@
-//! The responses of a Watch call, before they are put into their wire form.
+//! The responses of a Watch call, before they are encoded.
 
 use crate::error::EtcdError;
 use crate::types::Revision;
@@ -8,10 +8,10 @@ use smallvec::SmallVec;
 /// The watch id of progress for a whole stream, and of watchers that were never created.
 pub const NO_WATCHER: i64 = -1;
 
-/// One response, before it is put into its wire form.
+/// One response, before it is encoded.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// For the header; 0 with [`Body::Compacted`].
+    /// Revision of the header; 0 with [`Body::Compacted`].
     pub revision: Revision,
     /// The watcher, or [`NO_WATCHER`].
     pub watch_id: i64,
@@ -28,7 +28,7 @@ pub enum Body {
     Refused(EtcdError),
     /// The client has ended the watcher.
     Canceled,
-    /// History that the watcher needs is gone; this is the oldest revision left.
+    /// A revision that the watcher needs is compacted; this is the oldest one left.
     Compacted(Revision),
     /// Everything up to the header's revision has been sent.
     Progress,

@@ -1,18 +1,18 @@
-//! The responses of one Watch call, one at a time and only when somebody wants the next.
+//! The responses of one Watch call, made one at a time, when the connection has room for the next one.
 //!
 //! There is no queue of responses. Answers to requests wait in a short list (no further requests are read while it is
-//! long), live events wait in the queue from the routing task, and history stays in the log until there is room for it on
-//! the connection. So a slow client costs a full queue at the most.
+//! long), live events wait in the queue from the routing task, and history stays in the log until the connection has room for
+//! it. So a slow client costs at most a full queue.
 //!
 //! - S1: answers come first and in the order of their requests, so nothing of a watcher precedes its created answer,
 //!   and nothing follows its cancel answer.
-//! - S2: a watcher is live (registered), or it is catching up from the log at `next`, or it has asked to join at `from` and
-//!   has been given everything before that, or compaction has ended it. It becomes live only by what the routing task has
-//!   put into the queue, in front of its first event.
-//! - S3: a progress mark counts for a watcher only if everything up to it has been sent: the watcher was live when
-//!   the routing task pushed the mark, or had been given everything up to it by then. Since the queue keeps the order, the
-//!   former is so if the watcher is live when the mark is popped. A created answer may be taken out of this order (S1):
-//!   such a watcher is told of nothing up to the revision of its answer, which is no older than the mark.
+//! - S2: a watcher is in one of four states. It is live (registered), or it catches up from the log at `next`, or it has asked to
+//!   join at `from` and has got everything before that, or compaction has ended it. Only an item from the routing task makes it
+//!   live, which is in the queue before its first event.
+//! - S3: a progress mark counts for a watcher only if everything up to it has been sent: the watcher was live when the routing
+//!   task pushed the mark, or had got everything up to it by then. Since the queue keeps the order, the former is so if the
+//!   watcher is live when the mark is popped. A created answer may be taken out of this order (S1): such a watcher gets nothing
+//!   up to the revision of its answer, which is no older than the mark.
 
 use super::control::{Control, Open};
 use super::encoding::encode;
@@ -32,22 +32,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// Encoded events after which a response that catches up is long enough, in bytes.
+/// Bytes of encoded events after which a response with history ends.
 const RESPONSE_BYTES: usize = if cfg!(test) { 4096 } else { 1 << 20 };
-/// Live responses after which one slice of history has its turn.
+/// Live responses after which one slice of history comes.
 const LIVE_RUN: usize = 16;
-/// Steps without a response after which others have their turn on this thread.
+/// Steps without a response after which the task yields its thread.
 const STEPS: usize = 32;
-/// Deliveries and bytes after which the routing task learns that there is room again.
+/// Done deliveries and bytes after which they are reported to the routing task.
 const REPORT: (usize, usize) = if cfg!(test) { (1, 1) } else { (32, 1 << 20) };
 
 /// The next step of a stream.
 #[derive(Debug)]
 pub(super) enum Step {
     Respond(Response),
-    /// Nothing until the queue brings something.
+    /// There is nothing before the next item in the queue.
     Idle,
-    /// More, but not at once: others want to run.
+    /// There is more, but other tasks should run first.
     Yield,
     /// The call is over.
     End(EtcdError),
@@ -62,16 +62,16 @@ pub(super) struct Session {
     stream: StreamId,
     receiver: Receiver<Answer>,
     open: Arc<Open>,
-    /// Each at its place.
+    /// The watchers by their places.
     watchers: Vec<Option<Watcher>>,
     answers: VecDeque<Response>,
     /// Progress for the watchers that were due.
     due: VecDeque<Response>,
-    /// Whether the mark for those that are due now is on its way.
+    /// Whether the mark for the watchers that are due was requested and has not come.
     is_due_asked: bool,
-    /// Items that were popped on the way to an answer.
+    /// Items that were popped in search of an answer.
     inbox: VecDeque<Item<Answer>>,
-    /// Deliveries and bytes that are done with and not reported.
+    /// Deliveries and bytes that are done and not reported.
     done: (usize, usize),
     /// Watchers that catch up, in turns.
     behind: VecDeque<WatcherId>,
@@ -106,7 +106,7 @@ pub(super) fn open(hub: WatchHub, reader: Reader) -> (Control, Session) {
 }
 
 impl Session {
-    /// Has `waker` woken when there is more. To be followed by a call of [`Session::next`] before the stream sleeps.
+    /// Registers `waker` for the next item. The stream must call [`Session::next`] once more before it sleeps.
     pub(super) fn register(&self, waker: &Waker) {
         self.receiver.register(waker);
     }
@@ -117,7 +117,7 @@ impl Session {
         ));
     }
 
-    /// The ticker has struck.
+    /// Handles a tick.
     pub(super) fn tick(&mut self) {
         let mut is_any_due = false;
         for watcher in self.watchers.iter_mut().flatten().filter(|watcher| watcher.options.progress_notify) {
@@ -172,16 +172,16 @@ impl Session {
         self.inbox.pop_front().or_else(|| self.receiver.pop())
     }
 
-    /// Takes all answers out of the queue, past what came before them.
+    /// Takes all answers out of the queue, also from behind other items.
     fn look_for_answers(&mut self) {
         while let Some(item) = self.receiver.pop() {
             match item {
-                Item::Started { .. } | Item::Told { .. } => {
-                    // It is no response by itself.
+                Item::Started { .. } | Item::Echo { .. } => {
+                    // A lone item of this kind makes no response.
                     let _none: Option<Response> = self.take_item(item);
                 }
-                // An answer behind it may end the watcher that is in its way, or make the first watcher: that must not
-                // help it.
+                // An answer behind the mark may end the watcher that makes it void, or make the first watcher. Neither may make
+                // the mark count.
                 Item::Progress { scope: ProgressScope::Stream, .. } if !self.may_be_synced() => {
                     self.open.answered();
                 }
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// Whether there are watchers, and each may have been given everything once the inbox is through.
+    /// Whether there are watchers, and each of them may have got everything once the inbox is handled.
     fn may_be_synced(&self) -> bool {
         let mut watchers = self.watchers.iter().flatten().peekable();
         let may = |watcher: &Watcher| matches!(watcher.phase, Phase::Live | Phase::Joining { .. });
@@ -220,8 +220,8 @@ impl Session {
                     self.catch_up_from(id, from);
                 }
             }
-            Item::Told { answer, revision } | Item::Started { answer, revision, .. } => {
-                self.told(answer, revision);
+            Item::Echo { answer, revision } | Item::Started { answer, revision, .. } => {
+                self.respond(answer, revision);
             }
             Item::Progress { scope: ProgressScope::Stream, revision } => return self.progress(revision),
             Item::Progress { scope: ProgressScope::Due, revision } => self.due_progress(revision),
@@ -243,7 +243,7 @@ impl Session {
         let watcher = self.watcher(id)?;
         let events: SmallVec<[Bytes; 1]> = batch.events(matched, watcher.options.prev_kv, encode).collect();
         watcher.is_fresh = true;
-        watcher.told = batch.revision();
+        watcher.sent_to = batch.revision();
         let body = Body::Events { may_fragment: watcher.options.fragment, events };
         Some(self.sent(Response { revision: batch.revision(), watch_id: id.watch_id, body }))
     }
@@ -256,7 +256,7 @@ impl Session {
         response
     }
 
-    /// Tells the routing task how much room there is again.
+    /// Reports the done deliveries to the routing task.
     fn report(&mut self) {
         if let (deliveries @ 1.., bytes) = std::mem::take(&mut self.done) {
             self.receiver.done(deliveries, bytes);
@@ -270,8 +270,8 @@ impl Session {
     fn created(&mut self, options: Created, revision: Revision, is_live: bool) {
         let (id, start) = (options.watcher, options.start);
         self.answer(revision, id.watch_id, Body::Created);
-        let (told, phase) = (Revision(0), Phase::Live);
-        let watcher = Watcher { options, phase, told, is_fresh: false, is_due: false };
+        let (sent_to, phase) = (Revision(0), Phase::Live);
+        let watcher = Watcher { options, phase, sent_to, is_fresh: false, is_due: false };
         let place = id.place as usize;
         if place >= self.watchers.len() {
             self.watchers.resize_with(place + 1, || None);
@@ -283,7 +283,7 @@ impl Session {
         }
     }
 
-    fn told(&mut self, answer: Answer, revision: Revision) {
+    fn respond(&mut self, answer: Answer, revision: Revision) {
         match answer {
             Answer::Refused(error) => self.answer(revision, NO_WATCHER, Body::Refused(*error)),
             Answer::Canceled(id) => {
@@ -303,7 +303,7 @@ impl Session {
             self.watchers[id.place as usize] = None;
             self.hub.metrics().slow_watchers.sub(usize::from(is_slow));
         }
-        // Progress that was to be told of it would come behind its end.
+        // Progress of the watcher must not follow its end.
         self.due.retain(|progress| progress.watch_id != id.watch_id);
     }
 
@@ -331,7 +331,7 @@ impl Session {
         }
     }
 
-    /// Gives the next watcher in turn a slice of its history.
+    /// Gives the next watcher that is behind a slice of its history.
     fn catch_up(&mut self) -> Option<Response> {
         let id = self.behind.pop_front()?;
         let state = self.reader.snapshot();
@@ -357,7 +357,7 @@ impl Session {
                 upto = entry.revision();
                 break;
             }
-            watcher.told = entry.revision();
+            watcher.sent_to = entry.revision();
             let batch = Batch::new(entry, &state);
             for event in batch.events(matched, watcher.options.prev_kv, encode) {
                 bytes += event.len();
@@ -402,17 +402,18 @@ mod tests {
         call.control.handle(Request::Create(create(prefix("b"), 0)));
         call.control.handle(Request::Create(create(prefix("a"), 2)));
         call.control.handle(Request::Progress);
-        // All but the progress.
+        // Handles all requests but that for progress.
         store.routing.answer(3);
         let created = [call.session.next(), call.session.next()];
         assert!(matches!(created, [Step::Respond(_), Step::Respond(_)]), "{created:?}");
-        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and tells progress.
+        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and pushes a progress mark.
         assert!(matches!(call.session.next(), Step::Respond(Response { revision: Revision(2), .. })));
         (3..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
         store.routing.answer(1);
         store.routing.route_only();
-        let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
-        assert_eq!(told, [(1, 3), (1, 4)]);
+        let responses: Vec<_> =
+            drain(&mut call).iter().map(|response| (response.watch_id, response.revision.0)).collect();
+        assert_eq!(responses, [(1, 3), (1, 4)]);
     }
 
     #[test]
@@ -421,8 +422,8 @@ mod tests {
         let mut call = store.session();
         call.control.handle(Request::Progress);
         call.control.handle(Request::Create(create(prefix("a"), 0)));
-        let told: Vec<_> = drain(&mut call).into_iter().map(|told| told.body).collect();
-        assert!(matches!(told[..], [Body::Created]), "{told:?}");
+        let responses: Vec<_> = drain(&mut call).into_iter().map(|response| response.body).collect();
+        assert!(matches!(responses[..], [Body::Created]), "{responses:?}");
     }
 
     #[test]
@@ -438,7 +439,8 @@ mod tests {
         // The mark of 4 waits while another watcher catches up, with what the routing task has not routed yet.
         call.session.live_run = LIVE_RUN;
         call.handle(Request::Create(create(prefix("a"), 2)));
-        let told: Vec<_> = drain(&mut call).iter().map(|told| (told.watch_id, told.revision.0)).collect();
-        assert_eq!(told, [(1, 6), (1, 6)], "created, and events up to 6");
+        let responses: Vec<_> =
+            drain(&mut call).iter().map(|response| (response.watch_id, response.revision.0)).collect();
+        assert_eq!(responses, [(1, 6), (1, 6)], "created, and events up to 6");
     }
 }

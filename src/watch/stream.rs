@@ -1,9 +1,8 @@
 //! A Watch call as an asynchronous stream of responses.
 //!
-//! The stream is pulled: a response is made when the connection has room for it. Requests are read by a task of their
-//! own, so that a client that reads slowly can still cancel. The two share no state that would need a lock: the session
-//! belongs to the stream alone. Dropping the stream, which is what the end of the call does, takes all its watchers with it
-//! at once.
+//! The stream is pulled: a response is made when the connection has room for it. A task of its own reads the requests, so that
+//! a client that reads slowly can still cancel. The two share no state that would need a lock: the session belongs to the stream
+//! alone. The end of the call drops the stream, and with it all its watchers at once.
 
 use super::control::{Request, read_requests};
 use super::hub::WatchHub;
@@ -19,18 +18,18 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-/// Responses in a row after which a busy stream looks at its ticker and for the end of the call.
+/// Consecutive responses after which a busy stream checks its ticker and the end of the call.
 const LOOK_AFTER: usize = 64;
 
 /// The responses of one Watch call. Ends with an error and never without one.
 pub struct WatchStream {
-    /// Until the call is over.
+    /// `None` once the call is over.
     session: Option<Session>,
     ticker: Interval,
     /// Ends the call from outside, with a reason.
     ending: Pin<Box<dyn Future<Output = EtcdError> + Send>>,
     requests: AbortHandle,
-    /// Responses since the stream last looked around.
+    /// Responses since the last [`WatchStream::look_around`].
     unlooked: usize,
 }
 
@@ -42,7 +41,7 @@ impl fmt::Debug for WatchStream {
 
 impl WatchStream {
     /// Starts a call. The end of `requests` changes nothing (WAT-14), an error in them ends the call, and so does
-    /// `ending`. Progress is told every `progress_interval`, plus up to a tenth, different for each call.
+    /// `ending`. Progress is reported every `progress_interval`, plus up to a tenth, different for each call.
     pub fn new(
         hub: WatchHub,
         reader: Reader,
@@ -64,8 +63,8 @@ impl WatchStream {
         }
     }
 
-    /// Looks for what is rare: the end of the call from outside, and the ticker. All that may wake the stream has its
-    /// waker afterwards.
+    /// Checks rare events: the end of the call from outside, and the ticker. After that every source that may wake the stream has
+    /// its waker.
     fn look_around(&mut self, cx: &mut Context<'_>) -> Poll<EtcdError> {
         if let Some(session) = &mut self.session {
             session.register(cx.waker());
@@ -102,7 +101,7 @@ impl Stream for WatchStream {
                     return Poll::Ready(Some(Ok(response)));
                 }
                 Step::End(error) => return self.end(error),
-                // Nothing sleeps before it has said what is to wake it.
+                // The stream must register its waker before it sleeps.
                 Step::Idle | Step::Yield if !has_looked => self.unlooked = LOOK_AFTER,
                 Step::Idle => return Poll::Pending,
                 Step::Yield => {

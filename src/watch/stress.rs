@@ -1,6 +1,6 @@
-//! Everything at once, on real threads: one writer that compacts, the hub, and clients that create and cancel watchers
-//! on random ranges from random revisions, read slowly and ask for progress. What each watcher received is compared
-//! with what was written.
+//! Everything at once, on real threads: one writer that compacts, the hub, and clients that create and cancel watchers on random
+//! ranges from random revisions, read slowly and ask for progress. The events that each watcher received are compared with the
+//! writes.
 
 use super::control::{Create, Request};
 use super::response::{Body, Response};
@@ -12,14 +12,14 @@ use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-/// The least; there are more where the clients have had too little of the processor for them to have seen much.
+/// The least number of writes. There are more if the clients were too slow to see much.
 const WRITES: i64 = 6000;
 const CLIENTS: u64 = 6;
 
 /// A change as a watcher sees it: revision, whether it is a delete, key.
 type Seen = (i64, bool, String);
 
-/// All that one watcher was told.
+/// All responses to one watcher.
 #[derive(Debug)]
 struct Record {
     create: Create,
@@ -45,7 +45,7 @@ fn random_range(random: &mut StdRng) -> KeyRange {
     }
 }
 
-/// All that the clients have seen so far, together.
+/// All that the clients have seen together.
 #[derive(Debug, Default)]
 struct Shown {
     watchers: AtomicUsize,
@@ -84,7 +84,7 @@ fn write_all(store: &mut Store, seed: u64, current: &AtomicI64, shown: &Shown) -
         current.store(revision, Ordering::Relaxed);
         store.hub.wake();
         if random.random_ratio(1, 50) {
-            // Far enough back for most, close enough for the slow ones to be caught.
+            // Most clients are past this revision, and the slow ones are not.
             store.compact(revision - random.random_range(20..200));
         }
         if random.random_ratio(1, 4) {
@@ -140,7 +140,7 @@ impl Client<'_> {
         }
     }
 
-    /// Both the routing task and the client read until none of them gives the other anything to do.
+    /// Runs the routing task and the client until both are idle.
     fn read_to_the_end(&mut self, routing: &Routing) {
         let mut quiet = 0;
         while quiet < 4 {
@@ -152,7 +152,7 @@ impl Client<'_> {
         }
     }
 
-    /// Reads one response; returns whether there was any.
+    /// Reads one response, and returns whether there was one.
     fn read(&mut self) -> bool {
         let response = match self.session.next() {
             Step::Respond(response) => response,
@@ -258,7 +258,7 @@ fn run(seed: u64) {
                         client.step(current.load(Ordering::Relaxed));
                     }
                     client.read_to_the_end(routing);
-                    // However busy the machine was: at rest progress is told, unless a watcher has found a compaction.
+                    // Once all is idle progress is reported, unless a watcher has found a compaction.
                     let compacted = client.open.iter().filter(|(_, record)| record.compacted.is_some());
                     for id in compacted.map(|(id, _)| *id).collect::<Vec<_>>() {
                         client.session.handle(Request::Cancel(id));

@@ -1,5 +1,5 @@
-//! The rules of watches, shown on sessions that are driven by hand: the test says when something is written, when the
-//! hub routes and when a client reads.
+//! The rules of watches, shown on sessions that are driven by hand: the test decides when something is written, when the hub
+//! routes and when a client reads.
 
 use super::control::{Control, Create, Request};
 use super::hub::WatchHub;
@@ -24,7 +24,7 @@ pub(crate) struct Store {
     pub(super) routing: Routing,
 }
 
-/// The routing task, if it has no task but is driven by hand.
+/// The router, if it has no task and is driven by hand.
 #[derive(Clone)]
 pub(super) struct Routing(Option<Arc<Mutex<Router<Answer>>>>);
 
@@ -40,17 +40,17 @@ impl Routing {
         router.map_or_else(T::default, |mut router| act(&mut router))
     }
 
-    /// Routes everything published so far, after having done what was asked.
+    /// Handles all requests, and then routes everything published so far.
     pub(super) fn route(&self) {
         while self.with(Router::turn) {}
     }
 
-    /// Only does what was asked, or the first `most` of it; returns whether there was any.
+    /// Handles the oldest `most` requests without routing, and returns whether there were any.
     pub(super) fn answer(&self, most: usize) -> bool {
         self.with(|router| router.answer_only(most)) > 0
     }
 
-    /// Routes everything published so far, and does nothing of what was asked.
+    /// Routes everything published so far without handling requests.
     pub(super) fn route_only(&self) {
         while self.with(Router::route_only) {}
     }
@@ -61,7 +61,7 @@ impl Routing {
     }
 }
 
-/// Both halves of a call in one hand. The routing task does at once what it is asked.
+/// Both halves of a call. The routing task handles each request at once.
 pub(super) struct Call {
     pub(super) control: Control,
     pub(super) session: Session,
@@ -112,7 +112,7 @@ impl Store {
         self.routing.route();
     }
 
-    /// Writes without a look at the watchers. A key without a value is deleted.
+    /// Writes without routing. A key without a value is deleted.
     pub(crate) fn write(&mut self, changes: &[(&str, Option<&str>)]) -> i64 {
         let revision = self.writer.state().revision.next();
         let sequence = Sequence(revision.0 as u64);
@@ -142,7 +142,7 @@ impl Store {
         self.write(&[(key, Some(value))])
     }
 
-    /// Puts numbers into a key, each at the revision of its own number.
+    /// Puts numbers into a key, each at the revision with this number.
     fn put_each(&mut self, key: &str, numbers: std::ops::RangeInclusive<i64>) {
         for number in numbers {
             assert_eq!(self.put(key, &number.to_string()), number);
@@ -189,7 +189,7 @@ pub(super) fn create(range: KeyRange, start: i64) -> Create {
     }
 }
 
-/// Everything that a client can read now.
+/// All responses that a client can read now.
 pub(super) fn drain(session: &mut Call) -> Vec<Response> {
     let mut responses = Vec::new();
     loop {
@@ -210,13 +210,13 @@ pub(super) fn events(response: &Response) -> Vec<mvccpb::Event> {
     }
 }
 
-/// One line a response: watch id, what it says, `@` the header's revision.
+/// One line for each response: watch id, content, `@` the header's revision.
 fn show(responses: &[Response]) -> Vec<String> {
     responses
         .iter()
         .map(|response| {
             let Response { watch_id, revision, body } = response;
-            let says = match body {
+            let content = match body {
                 Body::Created => "created".to_owned(),
                 Body::Refused(error) => format!("refused: {error}"),
                 Body::Canceled => "canceled".to_owned(),
@@ -224,7 +224,7 @@ fn show(responses: &[Response]) -> Vec<String> {
                 Body::Progress => "progress".to_owned(),
                 Body::Events { .. } => events(response).iter().map(show_event).collect::<Vec<_>>().join(" "),
             };
-            format!("{watch_id} {says} @{revision}")
+            format!("{watch_id} {content} @{revision}")
         })
         .collect()
 }
@@ -410,7 +410,7 @@ fn a_start_below_the_floor_is_created_then_compacted_and_keeps_its_id() {
     let lines = read(&mut session);
     assert_eq!(lines[..4], ["0 created @6", "1 created @6", "2 created @6", "0 compacted 4 @0"]);
     assert_eq!(lines[4..], ["1 +a=4#4 +a=5#5 +a=6#6 @6", "2 +a=4#4 +a=5#5<4 +a=6#6<5 @6"]);
-    // Still there for a duplicate and for progress, until the client cancels it.
+    // The watch id stays in use until the client cancels it.
     session.handle(Request::Progress);
     session.handle(Request::Create(Create { watch_id: 3, ..create(prefix("a"), 0) }));
     session.handle(Request::Cancel(0));
@@ -558,7 +558,7 @@ fn progress_is_told_only_where_all_watchers_have_everything() {
     session.create_at("a", 0);
     session.handle(Request::Progress);
     assert_eq!(read(&mut session), ["0 created @1", "-1 progress @1"]);
-    // Events before it, also those that the hub had not routed when it was asked for.
+    // Earlier events come first, also those that the hub had not routed at the request.
     store.put("a", "2");
     session.handle(Request::Progress);
     store.put("b", "3");
@@ -640,7 +640,7 @@ fn the_ticker_tells_progress_to_quiet_live_watchers_that_want_it() {
     assert!(read(&mut session).is_empty(), "events were sent since the last tick");
     session.tick();
     assert_eq!(read(&mut session), ["0 progress @2"]);
-    // The event that is on its way comes first.
+    // The event in flight comes first.
     store.put("a", "3");
     session.tick();
     assert_eq!(route_and_read(&store, &mut session), ["0 +a=3#3 @3", "1 +a=3#3 @3", "0 progress @3"]);
@@ -747,7 +747,7 @@ fn requests_wait_while_answers_do() {
 }
 
 #[test]
-fn the_index_and_the_log_tell_the_same_history() {
+fn the_index_and_the_log_have_the_same_history() {
     let mut store = Store::new();
     for n in 0..400 {
         let key = format!("k{}", n % 7);

@@ -1,26 +1,26 @@
-//! One watcher as its stream knows it.
+//! The state of one watcher in its stream.
 
 use crate::core::routing::{Interest, WatcherId};
 use crate::error::EtcdError;
 use crate::types::Revision;
 use std::sync::Arc;
 
-/// The part of an answer that passes the routing task as it is.
+/// The part of an answer that passes through the routing task unchanged.
 #[derive(Debug)]
 pub(super) enum Answer {
     Created(Box<Created>),
     Refused(Box<EtcdError>),
     Canceled(WatcherId),
-    /// The requests cannot be read on.
+    /// Reading the requests failed.
     Failed(Box<EtcdError>),
 }
 
-/// A watcher that has been asked for.
+/// A requested watcher.
 #[derive(Debug)]
 pub(super) struct Created {
     pub(super) watcher: WatcherId,
     pub(super) interest: Arc<Interest>,
-    /// As the client gave it.
+    /// The first revision, as in the request.
     pub(super) start: Revision,
     pub(super) prev_kv: bool,
     pub(super) progress_notify: bool,
@@ -33,10 +33,10 @@ pub(super) struct Watcher {
     pub(super) options: Created,
     pub(super) phase: Phase,
     /// Revision of the newest event that was sent.
-    pub(super) told: Revision,
+    pub(super) sent_to: Revision,
     /// Whether events were sent since the last tick.
     pub(super) is_fresh: bool,
-    /// Whether the last tick found that progress should be told.
+    /// Whether the last tick found that progress should be reported.
     pub(super) is_due: bool,
 }
 
@@ -55,14 +55,14 @@ impl Phase {
 }
 
 impl Watcher {
-    /// Whether a progress mark of this revision holds for the watcher (S3). One from before it has caught up with may be
-    /// older than what it has been told since; to tell that would be to go back.
+    /// Whether a progress mark of this revision holds for the watcher (S3). A mark from before it has caught up may be older than
+    /// the events that were sent since, and must not be reported.
     pub(super) fn has_all(&self, revision: Revision) -> bool {
         let holds = match self.phase {
             Phase::Live => true,
             Phase::Joining { from } => revision < from,
             Phase::Behind { .. } | Phase::Compacted => false,
         };
-        holds && self.options.start <= revision && self.told <= revision
+        holds && self.options.start <= revision && self.sent_to <= revision
     }
 }

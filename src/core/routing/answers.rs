@@ -1,4 +1,4 @@
-//! The requests of the streams, as the routing task does them.
+//! Handling of the streams' requests by the routing task.
 
 use super::batch::{Batch, Interest};
 use super::queue::{Item, ProgressScope, WatcherId};
@@ -10,9 +10,9 @@ use crate::core::State;
 use crate::types::Revision;
 use std::sync::Arc;
 
-/// Requests after which a turn goes on to the events.
+/// Requests of one turn, after which events come.
 const REQUESTS: usize = if cfg!(test) { 3 } else { 64 };
-/// Events that one request may have read from the log; a watcher further behind goes on catching up by itself.
+/// Most events of the log that are read for one request. A watcher further behind continues to read the log itself.
 const REPLAY_EVENTS: usize = if cfg!(jetway_loom) {
     1
 } else if cfg!(test) {
@@ -21,7 +21,7 @@ const REPLAY_EVENTS: usize = if cfg!(jetway_loom) {
     1024
 };
 
-/// A new watcher, as it was asked for.
+/// A request for a new watcher.
 struct New<A> {
     watcher: WatcherId,
     interest: Arc<Interest>,
@@ -30,7 +30,7 @@ struct New<A> {
 }
 
 impl<A> Router<A> {
-    /// Does what was asked first; returns whether there may be more. Several long replays end it early.
+    /// Handles the oldest requests, and returns whether there may be more. Several long replays end it early.
     pub(super) fn answer(&mut self) -> bool {
         let mut replayed = 0;
         for _ in 0..REQUESTS {
@@ -43,9 +43,9 @@ impl<A> Router<A> {
         true
     }
 
-    /// Returns how many events it took.
+    /// Returns the number of events that it has read.
     fn answer_one(&mut self, request: Request<A>) -> usize {
-        // Loaded behind the request: it shows all that the one who asks has seen.
+        // Loaded after the request: it is no older than any state that the stream has seen.
         let state = self.reader.snapshot();
         self.observe(&state);
         match request {
@@ -53,7 +53,7 @@ impl<A> Router<A> {
                 if epoch == self.epoch {
                     self.streams.open(stream, sender);
                 } else {
-                    sender.tell(Item::Reset);
+                    sender.push(Item::Reset);
                     sender.wake();
                 }
             }
@@ -71,12 +71,12 @@ impl<A> Router<A> {
                 if let Some(place) = self.streams.place(stream) {
                     self.unregister(place, watch_id);
                     self.streams.at(place).watchers.remove(&watch_id);
-                    self.streams.tell(place, Item::Told { answer, revision: state.revision });
+                    self.streams.push(place, Item::Echo { answer, revision: state.revision });
                 }
             }
-            Request::Tell { stream, answer } => {
+            Request::Echo { stream, answer } => {
                 if let Some(place) = self.streams.place(stream) {
-                    self.streams.tell(place, Item::Told { answer, revision: state.revision });
+                    self.streams.push(place, Item::Echo { answer, revision: state.revision });
                 }
             }
             Request::Progress { stream, scope } => self.progress(stream, scope, &state),
@@ -102,20 +102,20 @@ impl<A> Router<A> {
         let revision = state.revision;
         let is_live = start.0 == 0 || start > revision;
         let number = is_live.then(|| {
-            // Nothing up to `revision` concerns the watcher, whether it is routed by now or not.
+            // The watcher needs no event up to `revision`, even if those are not routed yet.
             self.register(place, watcher, &interest, start.max(revision.next()))
         });
         let known = Known { id: watcher, interest, number };
         let replaced = self.streams.at(place).watchers.insert(watcher.watch_id, known);
         debug_assert!(replaced.is_none(), "the stream has left the watch id before it uses it again");
-        self.streams.tell(place, Item::Started { answer, revision, is_live });
+        self.streams.push(place, Item::Started { answer, revision, is_live });
     }
 
-    /// Returns how many events the watcher had missed.
+    /// Returns the number of events that the watcher had missed.
     fn join(&mut self, place: u32, watcher: WatcherId, from: Revision, state: &State) -> usize {
         let known = self.streams.at(place).watchers.get(&watcher.watch_id);
         let waits = |known: &&Known| known.id == watcher && known.number.is_none();
-        // A watcher that was left meanwhile needs no answer.
+        // A watcher that has left meanwhile needs no answer.
         let Some(known) = known.filter(waits) else { return 0 };
         let interest = Arc::clone(&known.interest);
         let is_gone = from <= self.routed && state.is_compacted(from);
@@ -127,19 +127,19 @@ impl<A> Router<A> {
             events <= REPLAY_EVENTS
         });
         if is_gone || !is_close {
-            self.streams.tell(place, Item::Behind(watcher));
+            self.streams.push(place, Item::Behind(watcher));
             return events;
         }
         let number = self.register(place, watcher, &interest, from);
         if let Some(known) = self.streams.at(place).watchers.get_mut(&watcher.watch_id) {
             known.number = Some(number);
         }
-        self.streams.tell(place, Item::Joined(watcher));
+        self.streams.push(place, Item::Joined(watcher));
         for entry in missed() {
             let Some(matched) = interest.matched(entry) else { continue };
             let batch = Arc::new(Batch::new(entry, state));
             if self.streams.at(place).sender.deliver(watcher, &batch, matched).is_err() {
-                self.streams.tell(place, Item::Lagging { watcher, from: batch.revision() });
+                self.streams.push(place, Item::Lagging { watcher, from: batch.revision() });
                 self.unregister(place, watcher.watch_id);
                 break;
             }
@@ -151,14 +151,14 @@ impl<A> Router<A> {
         if self.routed != state.revision {
             self.progress_wanted.push((stream, scope));
         } else if let Some(place) = self.streams.place(stream) {
-            self.streams.tell(place, Item::Progress { scope, revision: self.routed });
+            self.streams.push(place, Item::Progress { scope, revision: self.routed });
         }
     }
 }
 
 #[cfg(test)]
 impl<A> Router<A> {
-    /// Does the first `most` of what was asked, and routes nothing; returns how many there were.
+    /// Handles the oldest `most` requests without routing, and returns their number.
     pub(crate) fn answer_only(&mut self, most: usize) -> usize {
         let requests = std::iter::from_fn(|| self.shared.queue.pop()).take(most);
         let requests: Vec<_> = requests.collect();
@@ -170,7 +170,7 @@ impl<A> Router<A> {
         count
     }
 
-    /// Whether no trace of any stream is left.
+    /// Whether all streams and registrations are gone.
     pub(crate) fn is_unwatched(&self) -> bool {
         let published = self.shared.registrations.load_full();
         self.registrations.is_empty() && published.is_empty() && self.streams.is_empty()

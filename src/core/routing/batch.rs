@@ -1,4 +1,4 @@
-//! The events of one revision on their way to watchers, encoded once for all of them.
+//! The events of one revision for watchers, encoded once for all of them.
 
 use crate::core::{Event, KeyVersion, RevisionEvents, State};
 use crate::types::{KeyRange, Revision};
@@ -17,8 +17,8 @@ pub struct Batch {
     encoded: SmallVec<[Encoded; 1]>,
 }
 
-/// The two forms of an event that watchers ask for. The first stream that needs a form makes it; one that comes
-/// meanwhile waits for it, which is shorter than to make it once more.
+/// The two encodings of an event: with and without the previous version. The first stream that needs one makes it. Another
+/// stream waits for it meanwhile, which takes less time than encoding it again.
 #[derive(Debug, Default)]
 struct Encoded {
     plain: OnceLock<Bytes>,
@@ -26,7 +26,7 @@ struct Encoded {
 }
 
 impl Batch {
-    /// The events of one entry of the log, as `state` lets watchers see them.
+    /// The events of one entry of the log, with the previous versions that `state` lets watchers see.
     pub fn new(entry: &RevisionEvents, state: &State) -> Batch {
         let of = |version: &KeyVersion| version.key().len() + version.value().len();
         let events = entry.events().iter();
@@ -51,8 +51,8 @@ impl Batch {
         self.weight
     }
 
-    /// The events that `matched` names, in their order, as `encode` gives them for an event and its previous version. All
-    /// callers must encode alike: an event is encoded once in each of its two forms.
+    /// The encodings of the events that `matched` names, in order. `encode` gets an event and its previous version. All callers
+    /// must pass the same `encode`, since only the first call runs it.
     pub fn events<'a>(
         &'a self,
         matched: &'a Matched,
@@ -94,7 +94,7 @@ pub enum Matched {
 }
 
 impl Matched {
-    /// Nothing if no place is named.
+    /// `None` for no place.
     pub(super) fn new(places: &[u32], of: usize) -> Option<Matched> {
         match places.len() {
             0 => None,

@@ -1,14 +1,12 @@
-//! The ranges of watchers, searched by key: an immutable map whose changed copies share all that did not change.
+//! The ranges of watchers, searched by key: a persistent map whose copies share all unchanged nodes.
 //!
-//! A treap ordered by `(start, end)` whose nodes know the furthest end below them. Finding the intervals around a
-//! key skips every subtree that ends before the key and everything that starts behind it: with disjoint prefixes,
-//! thousands of them, that is one descent. Adding and removing touch one path, whatever the interval covers; a map
-//! from boundary to covering intervals would answer a little faster, but a watch on everything would then cost an
-//! entry for each prefix that anybody watches.
+//! It is a treap ordered by `(start, end)`. Each node has the furthest end in its subtree. A search for a key skips every
+//! subtree that ends before the key, and all intervals that start behind it. With thousands of disjoint prefixes that is one
+//! descent. Adding and removing change one path, however long the interval is. A map from boundaries to covering intervals
+//! would search a little faster, but a watch on all keys would cost it an entry for each watched prefix.
 //!
-//! Nodes are behind `Arc`s. A change copies the nodes of its path that another copy of the map shares, and changes those
-//! in place that are its own, so that many changes between two copies cost about as much as in a map that cannot be
-//! copied.
+//! Nodes are behind `Arc`s. A change copies the nodes of its path that another copy of the map shares, and changes its own
+//! nodes in place. So many changes between two copies cost about as much as in a map without copies.
 
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -18,8 +16,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Intervals<T> {
     root: Link<T>,
-    /// State of the generator of priorities. Nobody gains from guessing them: a bad shape takes a bad order of
-    /// priorities, and those do not depend on the keys.
+    /// State of the generator of priorities. They need not be secret: only a bad order of priorities makes a bad shape, and they
+    /// do not depend on the keys.
     seed: u64,
 }
 
@@ -34,7 +32,7 @@ struct Node<T> {
     end: End,
     /// The furthest end in this subtree.
     reach: End,
-    /// A parent's is not below its children's.
+    /// Not less than the children's.
     priority: u64,
     value: T,
     left: Link<T>,
@@ -79,7 +77,7 @@ impl<T> Default for Intervals<T> {
 }
 
 impl<T: Clone + Default> Intervals<T> {
-    /// The value of exactly this interval, which must not be empty; a default one where it has none yet.
+    /// The value of exactly this interval, which must not be empty. A new interval gets a default value.
     pub(super) fn entry(&mut self, start: &Bytes, end: &End) -> &mut T {
         if self.get(start, end).is_none() {
             let node = Arc::new(Node {
@@ -98,9 +96,9 @@ impl<T: Clone + Default> Intervals<T> {
 }
 
 impl<T: Clone> Intervals<T> {
-    /// The value of exactly this interval, to be changed.
+    /// The value of exactly this interval.
     pub(super) fn get_mut(&mut self, start: &Bytes, end: &End) -> Option<&mut T> {
-        // A path that leads nowhere is not copied.
+        // Without the interval no path is copied.
         self.get(start, end)?;
         let mut node = Arc::make_mut(self.root.as_mut()?);
         loop {
@@ -112,7 +110,7 @@ impl<T: Clone> Intervals<T> {
         }
     }
 
-    /// Takes an interval out.
+    /// Removes an interval.
     pub(super) fn remove(&mut self, start: &Bytes, end: &End) {
         if self.get(start, end).is_some() {
             remove(&mut self.root, start, end);
@@ -133,12 +131,12 @@ impl<T> Intervals<T> {
         }
     }
 
-    /// Shows the values of all intervals that hold `key`.
+    /// Visits the values of all intervals that hold `key`.
     pub(super) fn stab<'a>(&'a self, key: &[u8], visit: &mut impl FnMut(&'a T)) {
         stab(self.root.as_deref(), key, visit);
     }
 
-    /// Shows the values of all intervals.
+    /// Visits the values of all intervals.
     pub(super) fn each<'a>(&'a self, visit: &mut impl FnMut(&'a T)) {
         each(self.root.as_deref(), visit);
     }
@@ -188,7 +186,7 @@ fn insert<T: Clone>(link: Link<T>, mut new: Arc<Node<T>>) -> Arc<Node<T>> {
     at
 }
 
-/// Parts a tree into the intervals before one and those behind it.
+/// Splits a tree into the intervals before one and those behind it.
 fn split<T: Clone>(link: Link<T>, start: &Bytes, end: &End) -> (Link<T>, Link<T>) {
     let Some(mut at) = link else { return (None, None) };
     let node = Arc::make_mut(&mut at);
@@ -223,13 +221,13 @@ fn merge<T: Clone>(left: Link<T>, right: Link<T>) -> Link<T> {
     }
 }
 
-/// Takes out an interval that is there.
+/// Removes an interval that exists.
 fn remove<T: Clone>(link: &mut Link<T>, start: &Bytes, end: &End) {
     let Some(at) = link else { return };
     let order = at.cmp(start, end);
     if order.is_eq() {
         let (left, right) = (at.left.clone(), at.right.clone());
-        // Its children are shared with it no more, or they would be copied.
+        // Dropping the node first makes its children unshared, so that they are not copied.
         *link = None;
         *link = merge(left, right);
         return;
@@ -291,7 +289,7 @@ mod tests {
                 }
             }
             copies.push((intervals, list));
-            // A copy stays as it was, whatever is changed in another one.
+            // Changes of one copy do not affect another one.
             for (intervals, list) in copies {
             for probe in &probes {
                 let mut expect: Vec<u32> = list

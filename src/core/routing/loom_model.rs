@@ -1,8 +1,8 @@
-//! Models of the queue of one stream, of the requests, and of the registrations; each shows one invariant. The whole way
-//! from a publication to a client is modelled in `watch/loom_model.rs`.
+//! Models of the queue of one stream, of the requests, and of the registrations. Each one checks one invariant.
+//! `watch/loom_model.rs` models the whole path from a publication to a client.
 //!
-//! Loom sees the accesses of the queue and of the router, and [`Notify`] as it is. `SegQueue`, `AtomicWaker` and arc-swap
-//! are replaced by what they promise (see `primitive`).
+//! Loom sees the accesses of the queue and of the router, and the real [`Notify`]. `SegQueue`, `AtomicWaker` and arc-swap are
+//! replaced by their contracts (see `primitive`).
 
 use super::queue::{Full, queue};
 use super::testing::{WATCHER, batches, interest, put, revision};
@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-/// Waits for the next item, as a stream does: after it has registered its waker it looks once more.
+/// Waits for the next item, as a stream does: it looks once more after it has registered its waker.
 fn next<A>(receiver: &mut Receiver<A>) -> Item<A> {
     block_on(poll_fn(|cx| {
         if let Some(item) = receiver.pop() {
@@ -33,19 +33,19 @@ fn q1_q3_items_come_once_and_in_order_and_no_wake_up_is_lost() {
     loom::model(|| {
         let (mut sender, mut receiver) = queue::<u8>(Arc::new(Counter::default()));
         let stream = thread::spawn(move || {
-            let told = [next(&mut receiver), next(&mut receiver), next(&mut receiver)];
+            let popped = [next(&mut receiver), next(&mut receiver), next(&mut receiver)];
             assert!(receiver.pop().is_none());
-            told.map(|item| match item {
-                Item::Told { answer, .. } => answer,
+            popped.map(|item| match item {
+                Item::Echo { answer, .. } => answer,
                 other => panic!("{other:?}"),
             })
         });
-        let tell = |answer| Item::Told { answer, revision: Revision(1) };
-        sender.tell(tell(1));
+        let echo = |answer| Item::Echo { answer, revision: Revision(1) };
+        sender.push(echo(1));
         sender.wake();
         // Two pushes, one wake-up. A stream that sleeps for ever is a deadlock, which loom reports.
-        sender.tell(tell(2));
-        sender.tell(tell(3));
+        sender.push(echo(2));
+        sender.push(echo(3));
         sender.wake();
         assert_eq!(stream.join().expect("the stream"), [1, 2, 3]);
     });
@@ -94,7 +94,7 @@ fn h1_a_watcher_is_let_in_at_one_exact_point_of_the_log() {
             };
             for expect in created + 1..=3 {
                 match next(&mut receiver) {
-                    // The bound is one delivery: it is told exactly from which revision on it misses some.
+                    // The bound is one delivery. The watcher gets the exact first revision that it misses.
                     Item::Lagging { from, .. } => {
                         assert_eq!(from.0, expect);
                         break;

@@ -1,24 +1,24 @@
 //! The queue from the routing task to one stream.
 //!
-//! It carries all that the stream is told, in one order: answers to its requests, events, and marks. That order is what the
-//! point at which a watcher joins, and the progress marks, rest on. One task pushes, one pops, and neither waits.
+//! It carries answers to the stream's requests, events and progress marks, in one order. The point at which a watcher joins and
+//! the progress marks depend on this order. One task pushes, one pops, and neither waits.
 //!
 //! - Q1: items are popped in the order in which they were pushed, each once, complete with all that it refers to. The
 //!   push is a release, the pop acquires it ([`Queue`]).
 //! - Q2: events never take more than [`DELIVERIES`] deliveries and [`BYTES`] bytes, or one delivery of any size. They
-//!   count until the stream says that it has done with them ([`Receiver::done`]), not only until they are popped. All else
-//!   is bounded by the number of requests of the stream and of its watchers.
-//! - Q3: a stream that finds nothing, registers its waker and then finds nothing again is woken by a push behind that
-//!   ([`Sender::wake`] after it). Both sides change the one word of the waker, so the later sees what came before the
-//!   earlier.
+//!   count until the stream calls [`Receiver::done`], not only until they are popped. The number of other items is bounded by
+//!   the requests of the stream and by its watchers.
+//! - Q3: a stream that finds nothing, registers its waker and then finds nothing again is woken by the next push
+//!   ([`Sender::wake`] after it). Both sides change the one word of the waker, so the later change sees everything before the
+//!   earlier one.
 //!
-//! The sender counts what it has pushed for itself, the receiver what it has done with. The only number that both see is
-//! the latter. Its accesses are relaxed: it carries no data, and an old value makes the queue look fuller than it is, never
-//! emptier. The sender looks at it only if the last value that it saw leaves no room.
+//! The sender counts the deliveries that it has pushed, the receiver those that are done. Both see only the latter number. Its
+//! accesses are relaxed: it carries no data, and with an old value the queue seems fuller than it is, never emptier. The sender
+//! loads it only if the last loaded value leaves no room.
 //!
-//! The list is crossbeam-queue's `SegQueue`, and not its `ArrayQueue` or another ring, because of the memory: most
-//! streams are idle, and a ring of 1024 items of 48 bytes would take 48 KiB for each of them. A stream that has never been
-//! told anything holds no block at all, an idle one a single block of 1.7 KiB.
+//! The list is crossbeam-queue's `SegQueue`, and not its `ArrayQueue` or another ring, because of the memory: most streams are
+//! idle, and a ring of 1024 items of 48 bytes would take 48 KiB for each of them. The queue of a stream without any item holds
+//! no block, an idle one a single block of 1.7 KiB.
 
 use super::batch::{Batch, Matched};
 use crate::primitive::{AtomicUsize, AtomicWaker, Counter, Ordering, Queue};
@@ -50,7 +50,7 @@ pub struct WatcherId {
     pub serial: u32,
 }
 
-/// One thing that the routing task tells a stream. `A` is the part of an answer that only the stream understands.
+/// An item from the routing task to a stream. `A` is the part of an answer that only the stream understands.
 #[derive(Debug)]
 pub enum Item<A> {
     /// Events of one revision for one watcher.
@@ -80,23 +80,23 @@ pub enum Item<A> {
     },
     /// The watcher that asked to join is registered; what it had missed by then comes next.
     Joined(WatcherId),
-    /// The watcher that asked to join must first catch up some more: too much has happened since.
+    /// The watcher that asked to join must first catch up more: too many events have come since.
     Behind(WatcherId),
     /// An answer that only had to keep its place in the order.
-    Told {
+    Echo {
         /// As it came with the request.
         answer: A,
         /// The newest revision at that moment.
         revision: Revision,
     },
-    /// Every watcher that is registered has been given everything up to `revision`.
+    /// Every registered watcher has got everything up to `revision`.
     Progress {
         /// As it came with the request.
         scope: ProgressScope,
         /// The revision.
         revision: Revision,
     },
-    /// All that was said so far was about a store that is no more.
+    /// All items so far are about a store that was replaced.
     Reset,
 }
 
@@ -192,7 +192,7 @@ impl<A> Sender<A> {
     }
 
     /// Pushes an item that is no delivery.
-    pub(super) fn tell(&mut self, item: Item<A>) {
+    pub(super) fn push(&mut self, item: Item<A>) {
         debug_assert!(!matches!(item, Item::Events { .. }), "events have bounds");
         self.shared.items.push(item);
     }
@@ -209,9 +209,9 @@ impl<A> Receiver<A> {
         self.shared.items.pop()
     }
 
-    /// Makes room: so many deliveries of so many bytes are done with.
+    /// Makes room for as many deliveries and bytes.
     pub fn done(&mut self, deliveries: usize, bytes: usize) {
-        // First, so that it never shows more than the bounds allow.
+        // This comes first, so that the number never exceeds the bounds.
         self.shared.pending.sub(deliveries);
         self.done.deliveries = self.done.deliveries.wrapping_add(deliveries);
         self.done.bytes = self.done.bytes.wrapping_add(bytes);
@@ -219,7 +219,7 @@ impl<A> Receiver<A> {
         self.shared.done_deliveries.store(self.done.deliveries, Ordering::Relaxed);
     }
 
-    /// Has `waker` woken after the next push. The receiver must look for items once more before it sleeps.
+    /// Makes the next push wake `waker`. The receiver must look for items once more before it sleeps.
     pub fn register(&self, waker: &Waker) {
         self.shared.waker.register(waker);
     }

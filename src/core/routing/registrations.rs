@@ -4,9 +4,8 @@
 //! - M1: a published map never changes. The routing task changes a copy that shares all the rest, and swaps the pointer.
 //! - M2: the watchers of one range come in the order in which they were registered.
 //!
-//! Watchers of the same range stand together in chunks of [`CHUNK`]. A chunk is what a registration has to copy: of
-//! 10,000 watchers on one range that is 2.5 KB and 157 pointers instead of 400 KB, and an event still finds its watchers
-//! side by side in memory.
+//! Watchers of the same range are together in chunks of [`CHUNK`]. A registration copies one chunk: with 10,000 watchers on one
+//! range it copies 2.5 KB and 157 pointers instead of 400 KB, and an event still finds its watchers side by side in memory.
 
 use super::intervals::Intervals;
 use super::queue::WatcherId;
@@ -27,7 +26,7 @@ pub(super) struct Watcher {
     pub(super) no_put: bool,
     pub(super) no_delete: bool,
     pub(super) id: WatcherId,
-    /// Events before this one are none of its business.
+    /// The first revision whose events it gets.
     pub(super) from: Revision,
 }
 
@@ -60,7 +59,7 @@ impl Registrations {
         self.count += 1;
     }
 
-    /// Takes out the watcher of a range that has this number.
+    /// Removes the watcher of a range that has this number.
     pub(super) fn remove(&mut self, range: &KeyRange, number: u64) {
         let (start, end) = bounds(range);
         let Some(group) = self.ranges.get_mut(&start, &end) else { return };
@@ -72,12 +71,12 @@ impl Registrations {
         }
     }
 
-    /// Shows the watchers of a key, those of one range one behind the other.
+    /// Visits the watchers of a key, those of one range one after the other.
     pub(super) fn of<'a>(&'a self, key: &[u8], mut visit: impl FnMut(&'a Watcher)) {
         self.ranges.stab(key, &mut |group| group.iter().for_each(&mut visit));
     }
 
-    /// Shows all watchers.
+    /// Visits all watchers.
     pub(super) fn each<'a>(&'a self, mut visit: impl FnMut(&'a Watcher)) {
         self.ranges.each(&mut |group| group.iter().for_each(&mut visit));
     }
@@ -112,8 +111,8 @@ impl Group {
     }
 }
 
-/// The interval that holds the keys of a range and no others. Behind a single key the next possible one is itself and a
-/// zero byte.
+/// The interval with exactly the keys of a range. The interval of a single key ends at the next possible key: the same with a
+/// zero byte appended.
 fn bounds(range: &KeyRange) -> (Bytes, Option<Bytes>) {
     match range {
         KeyRange::Single(key) => (key.clone(), Some([key.as_ref(), &[0]].concat().into())),
@@ -170,7 +169,7 @@ mod tests {
                 } else if !list.is_empty() {
                     let (range, number) = list.remove(which.index(list.len()));
                     registrations.remove(&range, number);
-                    // One that is gone is passed over.
+                    // A removed one is skipped.
                     registrations.remove(&range, number);
                 }
                 prop_assert_eq!(registrations.len(), list.len());

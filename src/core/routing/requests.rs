@@ -1,10 +1,8 @@
-//! The way to the routing task: one queue, without a lock, into which every stream puts its requests.
+//! The requests of all streams to the routing task, in one queue without a lock.
 
 use super::batch::Interest;
 use super::queue::{ProgressScope, Sender, WatcherId};
 use super::registrations::Registrations;
-use super::router::Router;
-use crate::core::Reader;
 use crate::primitive::{AtomicI64, Notify, Ordering, Published, Queue, oneshot};
 use crate::types::Revision;
 use std::sync::Arc;
@@ -14,10 +12,10 @@ use std::sync::atomic::AtomicU64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamId(u64);
 
-/// One thing that the routing task is asked. The requests of one thread are done in its order.
+/// A request to the routing task. The requests of one thread are handled in its order.
 #[derive(Debug)]
 pub enum Request<A> {
-    /// Know a stream, which has been told of the store of this epoch.
+    /// Add a stream, which knows the store of this epoch.
     Open {
         /// The stream.
         stream: StreamId,
@@ -41,7 +39,7 @@ pub enum Request<A> {
         /// Goes back with the answer.
         answer: A,
     },
-    /// Register a watcher that has been given everything before `from`; answer with [`Item::Joined`] or
+    /// Register a watcher that has got everything before `from`; answer with [`Item::Joined`] or
     /// [`Item::Behind`].
     ///
     /// [`Item::Joined`]: super::Item::Joined
@@ -54,9 +52,9 @@ pub enum Request<A> {
         /// The revision.
         from: Revision,
     },
-    /// Forget a watcher; answer with [`Item::Told`].
+    /// Remove a watcher; answer with [`Item::Echo`].
     ///
-    /// [`Item::Told`]: super::Item::Told
+    /// [`Item::Echo`]: super::Item::Echo
     Leave {
         /// The stream.
         stream: StreamId,
@@ -65,8 +63,10 @@ pub enum Request<A> {
         /// Goes back as the answer.
         answer: A,
     },
-    /// Only answer, in its place in the order.
-    Tell {
+    /// Only answer, in the order of requests, with [`Item::Echo`].
+    ///
+    /// [`Item::Echo`]: super::Item::Echo
+    Echo {
         /// The stream.
         stream: StreamId,
         /// Goes back as the answer.
@@ -81,21 +81,21 @@ pub enum Request<A> {
         /// Goes back with the answer.
         scope: ProgressScope,
     },
-    /// Forget a stream and all its watchers.
+    /// Remove a stream and all its watchers.
     Close {
         /// The stream.
         stream: StreamId,
     },
-    /// Say when everything up to a revision has been routed.
+    /// Notify `done` once everything up to a revision has been routed.
     Routed {
         /// The revision.
         revision: Revision,
-        /// Is told.
+        /// Gets the notification.
         done: oneshot::Sender<()>,
     },
 }
 
-/// A handle by which the routing task is asked. Cheap to clone, never waits.
+/// A handle for requests to the routing task. Cheap to clone, never waits.
 #[derive(Debug)]
 pub struct Requests<A>(pub(super) Arc<Shared<A>>);
 
@@ -104,10 +104,23 @@ pub(super) struct Shared<A> {
     pub(super) queue: Queue<Request<A>>,
     /// Wakes the routing task, also when there are new events.
     pub(super) published: Arc<Notify>,
-    /// Every event up to here is in the queues it belongs to. Released by the routing task behind its pushes.
+    /// Every event up to here is in the queues of its watchers. The routing task stores it with Release after its pushes.
     pub(super) routed: AtomicI64,
     pub(super) registrations: Published<Registrations>,
     streams: AtomicU64,
+}
+
+impl<A> Shared<A> {
+    /// `routed` is the revision up to which there is nothing to route.
+    pub(super) fn new(published: Arc<Notify>, routed: Revision) -> Shared<A> {
+        Shared {
+            queue: Queue::new(),
+            published,
+            routed: AtomicI64::new(routed.0),
+            registrations: Published::from_pointee(Registrations::default()),
+            streams: AtomicU64::new(0),
+        }
+    }
 }
 
 impl<A> Clone for Requests<A> {
@@ -116,23 +129,8 @@ impl<A> Clone for Requests<A> {
     }
 }
 
-/// A router of the events behind `reader`, and the handle to ask it. Those who publish events notify `published`, and so
-/// does each request.
-pub fn routing<A>(reader: Reader, published: Arc<Notify>) -> (Requests<A>, Router<A>) {
-    let state = reader.snapshot();
-    let shared = Arc::new(Shared {
-        queue: Queue::new(),
-        published,
-        routed: AtomicI64::new(state.revision.0),
-        registrations: Published::from_pointee(Registrations::default()),
-        streams: AtomicU64::new(0),
-    });
-    let router = Router::new(reader, Arc::clone(&shared), &state);
-    (Requests(shared), router)
-}
-
 impl<A> Requests<A> {
-    /// Asks the routing task.
+    /// Sends a request to the routing task.
     pub fn ask(&self, request: Request<A>) {
         self.0.queue.push(request);
         self.0.published.notify_one();
@@ -140,11 +138,11 @@ impl<A> Requests<A> {
 
     /// The identity for a new stream.
     pub fn new_stream(&self) -> StreamId {
-        // Nothing is ordered by it: the stream is known by its `Open`.
+        // It orders nothing: the request `Open` adds the stream.
         StreamId(self.0.streams.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Tells the routing task that there is something new to see.
+    /// Wakes the routing task for new events.
     pub fn wake(&self) {
         self.0.published.notify_one();
     }
@@ -154,15 +152,15 @@ impl<A> Requests<A> {
         self.0.registrations.load_full()
     }
 
-    /// Waits until every event up to a published revision is in the queues it belongs to.
+    /// Waits until every event up to a published revision is in the queues of its watchers.
     pub async fn routed(&self, revision: Revision) {
-        // Acquires what the routing task has pushed.
+        // Acquires the pushes of the routing task.
         if self.0.routed.load(Ordering::Acquire) >= revision.0 {
             return;
         }
         let (done, answer) = oneshot::channel();
         self.ask(Request::Routed { revision, done });
-        // Without an answer the routing task has ended, and there is no event on its way any more.
+        // Without an answer the routing task has ended, and routes no more events.
         drop(answer.await);
     }
 }

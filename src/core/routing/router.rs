@@ -1,13 +1,13 @@
-//! The routing task: takes the events from the log to the queues of exactly those streams that have a watcher for their
-//! key, and does what the streams ask in between.
+//! The routing task: moves events from the log to the queues of those streams that have a watcher for the key, and handles the
+//! streams' requests in between.
 
 use super::batch::{Batch, Matched};
 use super::queue::{Item, ProgressScope};
 use super::registrations::{Registrations, Watcher};
-use super::requests::{Shared, StreamId};
+use super::requests::{Requests, Shared, StreamId};
 use super::streams::Streams;
 use crate::core::{Event, Reader, RevisionEvents, State};
-use crate::primitive::{Ordering, oneshot};
+use crate::primitive::{Notify, Ordering, oneshot};
 use crate::types::Revision;
 use std::sync::Arc;
 
@@ -22,30 +22,39 @@ const SLICE_REVISIONS: usize = if cfg!(jetway_loom) {
     512
 };
 
-/// The state of the routing task, which nobody else touches.
+/// The state of the routing task, which alone uses it.
 #[derive(Debug)]
 pub struct Router<A> {
     pub(super) reader: Reader,
     pub(super) shared: Arc<Shared<A>>,
     pub(super) epoch: u64,
-    /// Every event up to here is in the queues it belongs to.
+    /// Every event up to here is in the queues of its watchers.
     pub(super) routed: Revision,
-    /// The same, as others have been told.
+    /// The last value that was published.
     shown: Revision,
-    /// The newest version of what is published.
+    /// The newest registrations.
     pub(super) registrations: Registrations,
-    /// Whether it differs from what is published.
+    /// Whether they differ from the published ones.
     pub(super) is_changed: bool,
     pub(super) next_number: u64,
     pub(super) streams: Streams<A>,
     /// Streams that wait for a progress mark.
     pub(super) progress_wanted: Vec<(StreamId, ProgressScope)>,
-    /// Those who wait until a revision has been routed.
+    /// Requests that wait until a revision has been routed.
     pub(super) awaited: Vec<(Revision, oneshot::Sender<()>)>,
 }
 
+/// A router of the events behind `reader`, and the handle for requests to it. Each publication of events and each request
+/// notifies `published`.
+pub fn routing<A>(reader: Reader, published: Arc<Notify>) -> (Requests<A>, Router<A>) {
+    let state = reader.snapshot();
+    let shared = Arc::new(Shared::new(published, state.revision));
+    let router = Router::new(reader, Arc::clone(&shared), &state);
+    (Requests(shared), router)
+}
+
 impl<A> Router<A> {
-    pub(super) fn new(reader: Reader, shared: Arc<Shared<A>>, state: &State) -> Router<A> {
+    fn new(reader: Reader, shared: Arc<Shared<A>>, state: &State) -> Router<A> {
         Router {
             reader,
             shared,
@@ -61,8 +70,7 @@ impl<A> Router<A> {
         }
     }
 
-    /// Does a piece of what there is to do, in a time that does not depend on how much there is; returns whether there
-    /// is more.
+    /// Does a bounded part of the work, and returns whether there is more.
     pub fn turn(&mut self) -> bool {
         let more_requests = self.answer();
         let more_closed = self.take_back();
@@ -71,7 +79,7 @@ impl<A> Router<A> {
         more_requests || more_closed || more_events
     }
 
-    /// Publishes what has changed, and wakes the streams that have been told something, each once.
+    /// Publishes the registrations and `routed` if they have changed, and wakes each stream with new items once.
     pub(super) fn show(&mut self) {
         if std::mem::take(&mut self.is_changed) {
             self.shared.registrations.store(Arc::new(self.registrations.clone()));
@@ -79,17 +87,17 @@ impl<A> Router<A> {
         self.streams.wake();
         if self.shown != self.routed {
             self.shown = self.routed;
-            // Behind the pushes: see `Requests::routed`.
+            // This store comes after the pushes: see `Requests::routed`.
             self.shared.routed.store(self.routed.0, Ordering::Release);
         }
         let routed = self.routed;
         for (_, done) in self.awaited.extract_if(.., |(revision, _)| *revision <= routed) {
-            // One that waits no longer need not be told.
+            // A request may have been dropped meanwhile.
             let (Ok(()) | Err(())) = done.send(());
         }
     }
 
-    /// Ends every stream if the store has been loaded afresh.
+    /// Ends every stream if the store was loaded again.
     pub(super) fn observe(&mut self, state: &State) {
         if state.incarnation == self.epoch {
             return;
@@ -102,7 +110,7 @@ impl<A> Router<A> {
         self.streams.reset();
     }
 
-    /// Takes a watcher out of the registrations, if it is there. Its stream still knows it.
+    /// Removes a watcher from the registrations, if it is there. It stays in its stream.
     pub(super) fn unregister(&mut self, stream: u32, watch_id: i64) {
         let Some(known) = self.streams.at(stream).watchers.get_mut(&watch_id) else { return };
         if let Some(number) = known.number.take() {
@@ -111,7 +119,7 @@ impl<A> Router<A> {
         }
     }
 
-    /// Takes back some registrations of closed streams; returns whether there are more.
+    /// Removes some registrations of closed streams, and returns whether there are more.
     fn take_back(&mut self) -> bool {
         let Some(place) = self.streams.closing() else { return false };
         let watchers = &self.streams.at(place).watchers;
@@ -127,7 +135,7 @@ impl<A> Router<A> {
         self.streams.closing().is_some()
     }
 
-    /// Routes some of what is published and not routed; returns whether there is more.
+    /// Routes some of the published revisions, and returns whether there are more.
     fn route(&mut self) -> bool {
         let state = self.reader.snapshot();
         self.observe(&state);
@@ -148,13 +156,13 @@ impl<A> Router<A> {
         self.routed = self.routed.max(state.revision);
         for (stream, scope) in std::mem::take(&mut self.progress_wanted) {
             if let Some(place) = self.streams.place(stream) {
-                self.streams.tell(place, Item::Progress { scope, revision: self.routed });
+                self.streams.push(place, Item::Progress { scope, revision: self.routed });
             }
         }
         false
     }
 
-    /// Routes, and does nothing of what was asked.
+    /// Routes without handling requests.
     #[cfg(test)]
     pub(crate) fn route_only(&mut self) -> bool {
         let more = self.route();
@@ -162,7 +170,7 @@ impl<A> Router<A> {
         more
     }
 
-    /// Gives one revision to its watchers; returns how many there were.
+    /// Gives one revision to its watchers, and returns their number.
     fn route_revision(&mut self, entry: &RevisionEvents, state: &State) -> usize {
         let mut delivery = Delivery { entry, state, batch: None, count: 0, lagging: Vec::new() };
         if let [event] = entry.events() {
@@ -186,8 +194,8 @@ impl<A> Router<A> {
         count
     }
 
-    /// A compaction has gone past what has been routed: events are gone that some watchers had a right to. Every watcher
-    /// that this may concern finds out about it while it catches up.
+    /// Handles a compaction above `routed`, which has removed events that some watchers should have got. Each watcher that may
+    /// miss one is unregistered, and finds the compaction while it catches up.
     fn skip_compacted(&mut self, state: &State) {
         let missed = self.routed.next();
         let mut lagging = Vec::new();
@@ -197,7 +205,7 @@ impl<A> Router<A> {
             }
         });
         for Watcher { stream, id, from, .. } in lagging {
-            self.streams.tell(stream, Item::Lagging { watcher: id, from: missed.max(from) });
+            self.streams.push(stream, Item::Lagging { watcher: id, from: missed.max(from) });
             self.unregister(stream, id.watch_id);
         }
         self.routed = state.compacted.map_or(self.routed, Revision::prev).max(self.routed);
@@ -225,11 +233,11 @@ fn hits<'a>(registrations: &'a Registrations, entry: &RevisionEvents) -> Vec<(&'
     hits
 }
 
-/// One revision on its way into the queues.
+/// The delivery of one revision to the queues.
 struct Delivery<'a> {
     entry: &'a RevisionEvents,
     state: &'a State,
-    /// Made for the first watcher.
+    /// Made when the first watcher needs it.
     batch: Option<Arc<Batch>>,
     count: usize,
     /// Watchers whose queue had no room. They are still registered.
@@ -237,13 +245,13 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    /// Gives a watcher its events; if there is no room for them, it has to read them itself.
+    /// Gives a watcher its events. If there is no room for them, the watcher must read them from the log itself.
     fn deliver<A>(&mut self, streams: &mut Streams<A>, watcher: &Watcher, matched: impl FnOnce() -> Matched) {
         let batch = self.batch.get_or_insert_with(|| Arc::new(Batch::new(self.entry, self.state)));
         self.count += 1;
         let Some(stream) = streams.touch(watcher.stream) else { return };
         if stream.sender.deliver(watcher.id, batch, matched()).is_err() {
-            stream.sender.tell(Item::Lagging { watcher: watcher.id, from: batch.revision() });
+            stream.sender.push(Item::Lagging { watcher: watcher.id, from: batch.revision() });
             self.lagging.push(*watcher);
         }
     }

@@ -1,4 +1,4 @@
-//! The streams that the routing task knows. All of it belongs to the routing task alone.
+//! The streams. The routing task alone uses them.
 
 use super::batch::Interest;
 use super::queue::{Item, Sender, WatcherId};
@@ -12,9 +12,9 @@ pub(super) struct Stream<A> {
     pub(super) sender: Sender<A>,
     /// Its watchers by watch id, registered or not.
     pub(super) watchers: HashMap<i64, Known>,
-    /// Nobody reads its queue any more.
+    /// Its queue is not read any more.
     is_closed: bool,
-    /// It has been told something and not been woken yet.
+    /// It has new items and was not woken yet.
     is_touched: bool,
 }
 
@@ -69,7 +69,7 @@ impl<A> Streams<A> {
         self.places[place as usize].as_mut().expect("a place that is named holds a stream")
     }
 
-    /// An open stream that is told something, and is woken for it by the next [`Streams::wake`].
+    /// An open stream that gets an item. The next [`Streams::wake`] wakes it.
     pub(super) fn touch(&mut self, place: u32) -> Option<&mut Stream<A>> {
         let stream = self.places[place as usize].as_mut().filter(|stream| !stream.is_closed)?;
         if !std::mem::replace(&mut stream.is_touched, true) {
@@ -78,14 +78,14 @@ impl<A> Streams<A> {
         Some(stream)
     }
 
-    /// Tells an open stream something that is no delivery.
-    pub(super) fn tell(&mut self, place: u32, item: Item<A>) {
+    /// Pushes an item that is no delivery to an open stream.
+    pub(super) fn push(&mut self, place: u32, item: Item<A>) {
         if let Some(stream) = self.touch(place) {
-            stream.sender.tell(item);
+            stream.sender.push(item);
         }
     }
 
-    /// Wakes those that have been told something, each once.
+    /// Wakes each stream with new items once.
     pub(super) fn wake(&mut self) {
         for place in self.touched.drain(..) {
             if let Some(stream) = &mut self.places[place as usize] {
@@ -95,7 +95,7 @@ impl<A> Streams<A> {
         }
     }
 
-    /// Closes a stream. Its registrations are to be taken back: see [`Streams::closing`].
+    /// Closes a stream. Its registrations must be removed: see [`Streams::closing`].
     pub(super) fn close(&mut self, id: StreamId) {
         if let Some(place) = self.by_id.remove(&id) {
             self.at(place).is_closed = true;
@@ -116,11 +116,11 @@ impl<A> Streams<A> {
         }
     }
 
-    /// Ends all streams: each is told, and forgotten.
+    /// Sends [`Item::Reset`] to all streams, and removes them.
     pub(super) fn reset(&mut self) {
         let places = std::mem::take(&mut self.places);
         for mut stream in places.into_iter().flatten() {
-            stream.sender.tell(Item::Reset);
+            stream.sender.push(Item::Reset);
             stream.sender.wake();
         }
         *self = Streams::new();

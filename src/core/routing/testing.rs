@@ -1,4 +1,4 @@
-//! Shared by the tests and models of this folder.
+//! Helpers of the tests and models of this folder.
 
 use super::{Batch, Interest, Item, Receiver, WatcherId};
 use crate::core::{Change, ChangeKind, Writer};
@@ -23,7 +23,7 @@ pub(super) fn put(writer: &mut Writer, keys: &[&str], value: &Bytes) -> Revision
     revision
 }
 
-/// So many revisions of one event each, from 2 on.
+/// `count` revisions of one event each, from 2 on.
 pub(super) fn batches(count: usize, value: &Bytes) -> Vec<Arc<Batch>> {
     let (mut writer, reader) = Writer::new();
     for _ in 0..count {
@@ -54,13 +54,13 @@ pub(super) fn show<A: std::fmt::Debug>(item: &Item<A>) -> String {
         Item::Started { answer, revision, .. } => format!("{answer:?} past {revision}"),
         Item::Joined(watcher) => format!("{} joined", watcher.watch_id),
         Item::Behind(watcher) => format!("{} behind", watcher.watch_id),
-        Item::Told { answer, revision } => format!("{answer:?} told {revision}"),
+        Item::Echo { answer, revision } => format!("{answer:?} echo {revision}"),
         Item::Progress { revision, .. } => format!("progress {revision}"),
         Item::Reset => "reset".to_owned(),
     }
 }
 
-/// All that is in a queue, which is done with.
+/// Takes all items of a queue, and marks them as done.
 pub(super) fn drain<A: std::fmt::Debug>(receiver: &mut Receiver<A>) -> Vec<String> {
     let mut shown = Vec::new();
     while let Some(item) = receiver.pop() {

@@ -132,7 +132,7 @@ fn a_watcher_that_was_left_meanwhile_joins_no_more() {
     setup.start(stream, WatcherId { serial: 1, ..WATCHER }, key("a"), 1);
     setup.join(stream, 3);
     setup.run();
-    let expect = ["\"created\" past 2", "\"canceled\" told 2", "\"created\" past 2"];
+    let expect = ["\"created\" past 2", "\"canceled\" echo 2", "\"created\" past 2"];
     assert_eq!(drain(&mut receiver), expect);
     assert!(setup.requests.registrations().is_empty());
 }
@@ -199,7 +199,7 @@ fn a_store_that_was_loaded_afresh_ends_the_streams_of_the_old_one() {
     setup.start(stream, WatcherId { watch_id: 8, ..WATCHER }, key("a"), 0);
     setup.run();
     assert_eq!(drain(&mut receiver), ["\"created\" live 1", "reset"]);
-    // One that was told of the old store and is opened late.
+    // This stream knows the old store and is opened late.
     let late = setup.requests.new_stream();
     let (sender, mut receiver) = queue(Arc::default());
     setup.requests.ask(Request::Open { stream: late, sender, epoch: 0 });
@@ -266,7 +266,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// A watcher of the plain list, with what it must have been given and what it was given.
+/// A watcher of the plain list, with the events that it must get and those that it got.
 #[derive(Debug)]
 struct Listed {
     stream: usize,
@@ -276,7 +276,7 @@ struct Listed {
     expected: Vec<(i64, usize)>,
     given: Vec<(i64, usize)>,
     has_left: bool,
-    /// The first revision that it was told it would miss.
+    /// The first revision that it misses, by [`Item::Lagging`].
     lagging: Option<i64>,
 }
 
@@ -289,7 +289,7 @@ impl Listed {
     }
 }
 
-/// Takes all that the streams have been told.
+/// Takes all items of the streams.
 fn take(receivers: &mut [Receiver<&'static str>], list: &mut [Listed]) {
     for (stream, receiver) in receivers.iter_mut().enumerate() {
         while let Some(item) = receiver.pop() {
@@ -361,7 +361,7 @@ proptest! {
             let before = |(revision, _): &&(i64, usize)| listed.lagging.is_none_or(|from| *revision < from);
             let expected: Vec<_> = listed.expected.iter().take_while(before).copied().collect();
             prop_assert_eq!(&listed.given, &expected, "{:?}", listed);
-            // A watcher that misses something was told so.
+            // A watcher that misses something got `Lagging`.
             prop_assert!(listed.lagging.is_none() || listed.given.len() < listed.expected.len());
         }
     }

@@ -1,6 +1,6 @@
-//! The routing task, streams and the writer on threads of their own, on crossbeam-queue and arc-swap themselves. Loom has
-//! its models beside this (`loom_model`); here miri looks at what loom cannot see (`make miri`): `SegQueue`, the nodes of
-//! the registrations, and that what nobody needs any more is freed.
+//! The routing task, streams and the writer on their own threads, on crossbeam-queue and arc-swap themselves. Miri (`make
+//! miri`) checks here what loom (`loom_model`) cannot see: `SegQueue`, the nodes of the registrations, and that unused memory is
+//! freed.
 
 use super::queue::queue;
 use super::testing::{interest, put};
@@ -41,7 +41,7 @@ fn watch(requests: &Requests<i64>, reader: &Reader, pending: &Arc<Counter>) {
                     next = next.map(|next| next + 1);
                     seen += 1;
                 }
-                // It reads the log by itself, and asks to be let in where it has come to.
+                // It reads the log itself, and then asks to join.
                 Some(Item::Lagging { from, .. }) => {
                     assert_eq!(Some(from.0), next);
                     let from = join(requests, reader, stream, watcher);

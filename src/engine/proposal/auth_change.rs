@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A change of users or roles.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum AuthChange {
+pub(crate) enum AuthChange {
     /// Starts to check permissions.
     Enable,
     /// Ends it.
@@ -68,7 +68,7 @@ impl AuthChange {
     ///
     /// # Errors
     /// Those of [`AuthStore`]'s methods; the store is as it was then.
-    pub fn apply(&self, store: &mut AuthStore) -> Result<(), EtcdError> {
+    pub(crate) fn apply(&self, store: &mut AuthStore) -> Result<(), EtcdError> {
         match self {
             AuthChange::Enable => store.enable(),
             AuthChange::Disable => {

@@ -3,7 +3,7 @@
 mod auth_change;
 mod wire;
 
-pub use auth_change::AuthChange;
+pub(crate) use auth_change::AuthChange;
 pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireStatus};
 
 use crate::auth::Caller;

@@ -56,7 +56,7 @@ fn compare(key: &str, result: CompareResult, given: TargetUnion) -> Compare {
     }
 }
 
-/// `mod_revision(key) == revision`, what Kubernetes asks.
+/// `mod_revision(key) == revision`, the compare of Kubernetes.
 fn unchanged(key: &str, revision: i64) -> Compare {
     compare(key, CompareResult::Equal, TargetUnion::ModRevision(revision))
 }

@@ -1,4 +1,4 @@
-//! The semantics once more, as plainly as they can be put: one whole map of the store for every revision.
+//! The semantics once more, as simply as possible: one whole map of the store for every revision.
 
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::compare::TargetUnion;

@@ -15,10 +15,10 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request, after which so many of the revisions that are held back are shown.
+    /// A request, after which this many of the held revisions are shown.
     Request(Request, usize),
     Range(RangeRequest),
-    /// Compacts to so many revisions before the present.
+    /// Compacts to a revision this far before the newest.
     Compact(i64),
     /// A request that another instance answers.
     Again(Request),
@@ -91,7 +91,7 @@ fn delete_request() -> impl Strategy<Value = DeleteRangeRequest> {
     })
 }
 
-/// "All of these exist", or "none of these does": holds often, unlike one drawn at random.
+/// "All of these exist", or "none of these does": unlike a random compare it holds often.
 fn existence() -> impl Strategy<Value = Compare> {
     (key(), end(), 0i32..2).prop_map(|(key, range_end, result)| {
         let target_union = Some(TargetUnion::Version(0));

@@ -1,6 +1,7 @@
 //! A core, and in front of it the records that are planned and not shown yet.
 
-use super::super::{Base, LeaseTable, Overlay, PlanError, Planned, Request, Response, Write, plan, range};
+use super::super::plan::Planned;
+use super::super::{Base, LeaseTable, Overlay, PlanError, Request, Response, Write, plan, range};
 use crate::core::{Change, KeyVersion, Reader, State, Writer};
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::{

@@ -231,7 +231,7 @@ fn txn_10_a_range_compare_is_for_all_its_keys() {
     assert!(holds(&mut store, over("c", compare("a", Greater, TargetUnion::ModRevision(1)))));
     assert!(!holds(&mut store, over("c", compare("a", Greater, TargetUnion::ModRevision(2)))));
     assert!(holds(&mut store, over("\0", compare("b", Equal, TargetUnion::ModRevision(3)))));
-    // Nothing there, like a missing key; the inverted range too.
+    // An empty range counts as a missing key, and so does an inverted one.
     for (start, end) in [("m", "z"), ("z", "a")] {
         assert!(holds(&mut store, over(end, compare(start, Equal, TargetUnion::Version(0)))));
         assert!(!holds(&mut store, over(end, compare(start, Equal, TargetUnion::Value(Bytes::new())))));
@@ -290,7 +290,7 @@ fn txn_13_operations_on_the_path_are_checked_before_any_runs() {
     let keeps = PutRequest { ignore_value: true, ..put("new", "") };
     assert_eq!(store.txn(ops(vec![nested.into(), keeps.into()])), Err(EtcdError::KeyNotFound));
 
-    // What is not on the path is not looked at.
+    // Operations off the path are not checked.
     let elsewhere: Vec<RequestOp> = vec![at(99).into(), with_lease(put("b", ""), 77).into()];
     let inner = txn(vec![unchanged("a", 4)], vec![], elsewhere.clone());
     let response = store.txn(txn(vec![], vec![inner.into(), at(3).into(), at(4).into()], elsewhere)).unwrap();

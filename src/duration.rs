@@ -1,6 +1,7 @@
 //! Durations as Go writes them: `5s`, `1m30s`, `100ms`, `1.5h`.
 
 use std::time::Duration;
+use thiserror::Error;
 
 /// Go counts nanoseconds in 63 bits.
 const LONGEST_SECONDS: f64 = 9_223_372_036.0;
@@ -16,9 +17,16 @@ const UNITS: [(&str, f64); 8] = [
     ("s", 1.0),
 ];
 
-/// Reads a duration. A negative one makes no sense anywhere here, and where etcd takes one it means none.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || "parse error".to_owned();
+/// A text is not a duration. The text of the error is that of Go's `flag` package.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("parse error")]
+pub(crate) struct DurationError;
+
+/// Reads a duration. A negative one counts as zero: etcd treats it as zero where it accepts one.
+///
+/// # Errors
+/// [`DurationError`] also for a duration that is longer than Go can hold.
+pub(crate) fn parse(text: &str) -> Result<Duration, DurationError> {
     let (negative, mut rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
@@ -28,21 +36,25 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         return Ok(Duration::ZERO);
     }
     if rest.is_empty() {
-        return Err(wrong());
+        return Err(DurationError);
     }
     let mut seconds = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(DurationError)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| DurationError)?;
         let unit = &rest[digits..];
-        let (name, factor) = UNITS.iter().find(|(name, _)| unit.starts_with(name)).ok_or_else(wrong)?;
+        let (name, factor) = UNITS.iter().find(|(name, _)| unit.starts_with(name)).ok_or(DurationError)?;
         seconds += number * factor;
         rest = &unit[name.len()..];
     }
     if seconds > LONGEST_SECONDS {
-        return Err(wrong());
+        return Err(DurationError);
     }
-    if negative { Ok(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).map_err(|_| wrong()) }
+    if negative {
+        Ok(Duration::ZERO)
+    } else {
+        Duration::try_from_secs_f64(seconds).map_err(|_| DurationError)
+    }
 }
 
 #[cfg(test)]

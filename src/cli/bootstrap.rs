@@ -1,0 +1,103 @@
+//! Checks of the flags by which etcd finds the other members.
+//!
+//! The embedded server is a cluster of one. A command line that asks for more members, or for members elsewhere, must not
+//! get several stores that know nothing of each other.
+
+use super::flag_values::FlagValues;
+use super::urls::{self, UrlError};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+const REMEDY: &str = "the embedded nats-server is a cluster of one; for several jetway over one store, run a NATS \
+                      cluster and give each of them --endpoint nats://…";
+/// Directory of the embedded server below `--data-dir`. It exists once there is data.
+const STORE: &str = "nats";
+
+/// A command line that asks for members, or for data, that the embedded server does not have. The texts are etcd's where
+/// etcd refuses the same.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(super) enum BootstrapError {
+    #[error(
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+         \"discovery-endpoints\" or \"discovery-srv\""
+    )]
+    SeveralWays,
+    #[error("both --discovery-token and --discovery-endpoints must be set")]
+    HalfDiscovery,
+    #[error("--{flag} {value}: there are no members to discover: {REMEDY}")]
+    Discovery { flag: &'static str, value: String },
+    #[error("--initial-cluster {cluster}: {member:?} is no member; expected name=http://host:port")]
+    NoMember { cluster: String, member: String },
+    #[error("error setting up initial cluster: {0}")]
+    MemberUrl(UrlError),
+    #[error("--initial-cluster {cluster}: names {members} members, and {REMEDY}")]
+    SeveralMembers { cluster: String, members: usize },
+    #[error(
+        "couldn't find local name {name:?} in the initial cluster configuration: --initial-cluster {cluster}"
+    )]
+    NotInCluster { name: String, cluster: String },
+    #[error(
+        "--data-dir {path}: holds the data of an etcd, which jetway does not read and will not hide behind an empty \
+         store; give an empty directory, or move this one away",
+        path = .0.display()
+    )]
+    EtcdData(PathBuf),
+    #[error(
+        "--initial-cluster-state existing: --data-dir {path} holds no data, and there is no cluster to get it from: \
+         {REMEDY}; to start with an empty store give new",
+        path = .0.display()
+    )]
+    NoData(PathBuf),
+}
+
+/// Checks the flags for an embedded server.
+pub(super) fn check(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<(), BootstrapError> {
+    let cluster = flags.non_empty("initial-cluster");
+    let discovery = ["discovery-srv", "discovery-endpoints"].map(|flag| (flag, flags.non_empty(flag)));
+    let ways = discovery.iter().filter(|(_, value)| value.is_some()).count() + usize::from(cluster.is_some());
+    if ways > 1 {
+        return Err(BootstrapError::SeveralWays);
+    }
+    if flags.non_empty("discovery-token").is_some() != flags.non_empty("discovery-endpoints").is_some() {
+        return Err(BootstrapError::HalfDiscovery);
+    }
+    for (flag, value) in discovery {
+        if let Some(value) = value {
+            return Err(BootstrapError::Discovery { flag, value: value.to_owned() });
+        }
+    }
+    if let Some(cluster) = cluster {
+        check_cluster(cluster, name)?;
+    }
+    if data_dir.join("member").exists() {
+        return Err(BootstrapError::EtcdData(data_dir.to_owned()));
+    }
+    if flags.text("initial-cluster-state") == Some("existing") && !data_dir.join(STORE).exists() {
+        return Err(BootstrapError::NoData(data_dir.to_owned()));
+    }
+    Ok(())
+}
+
+/// Checks that a list names this member alone. It may have several URLs.
+fn check_cluster(cluster: &str, name: &str) -> Result<(), BootstrapError> {
+    let mut members: Vec<&str> = Vec::new();
+    for member in cluster.split(',') {
+        let Some((name, url)) = member.trim().split_once('=') else {
+            let (cluster, member) = (cluster.to_owned(), member.to_owned());
+            return Err(BootstrapError::NoMember { cluster, member });
+        };
+        if let Err(error) = urls::parse_list(url) {
+            return Err(BootstrapError::MemberUrl(error));
+        }
+        if !members.contains(&name) {
+            members.push(name);
+        }
+    }
+    if members.len() > 1 {
+        return Err(BootstrapError::SeveralMembers { cluster: cluster.to_owned(), members: members.len() });
+    }
+    if !members.contains(&name) {
+        return Err(BootstrapError::NotInCluster { name: name.to_owned(), cluster: cluster.to_owned() });
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Tests of the whole way from arguments to settings.
+
+use super::compaction::AutoCompaction;
+use super::flag_values::{CommandLine, FlagValues};
+use super::listen::ListenAddress;
+use super::personality::Personality;
+use super::settings::{ServerSettings, SettingsError};
+use super::storage::Storage;
+use std::time::Duration;
+
+fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, SettingsError> {
+    let args = args.iter().map(std::ffi::OsString::from);
+    match FlagValues::read(args, std::iter::empty()) {
+        Ok(CommandLine::Serve(flags)) => ServerSettings::new(&flags, personality),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn settings(args: &[&str]) -> Result<ServerSettings, SettingsError> {
+    settings_of(Personality::Jetway, args)
+}
+
+#[test]
+fn defaults_are_an_embedded_server_on_loopback() {
+    let settings = settings(&[]).expect("defaults");
+    assert_eq!(settings.listen[0].address, ListenAddress::Tcp(([127, 0, 0, 1], 2379).into()));
+    assert_eq!(settings.advertise, ["http://127.0.0.1:2379"]);
+    assert!(
+        matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.jetway")
+    );
+    assert_eq!((settings.quota_bytes, settings.progress_interval), (2 << 30, Duration::from_secs(5)));
+    assert!(settings.tls.is_none() && settings.notices.is_empty() && settings.without_effect.is_empty());
+}
+
+#[test]
+fn called_as_etcd_the_defaults_are_etcd_s() {
+    let settings = settings_of(Personality::Etcd, &[]).expect("defaults");
+    assert_eq!(settings.advertise, ["http://localhost:2379"]);
+    assert!(
+        matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.etcd")
+    );
+    assert_eq!(settings.progress_interval, Duration::from_mins(10));
+    let error = settings_of(Personality::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
+        .expect_err("etcd refuses it")
+        .to_string();
+    assert!(error.contains("--advertise-client-urls is required"), "{error}");
+}
+
+#[test]
+fn auto_compaction_is_read_as_etcd_reads_it() {
+    use AutoCompaction::{Periodic, Revision};
+    let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
+    for (mode, retention, expected) in [
+        ("periodic", "0", None),
+        ("periodic", "5", Some(hours(5))),
+        ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
+        ("revision", "1000", Some(Revision(1000))),
+        ("revision", "0", None),
+        ("revision", "1s", Some(Revision(1_000_000_000))),
+    ] {
+        let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
+        assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");
+    }
+}
+
+#[test]
+fn mistakes_name_flag_value_and_remedy() {
+    let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    for (args, words) in [
+        (&["--listen-client-urls", "https://127.0.0.1:1"][..], &["--cert-file", "https://127.0.0.1:1"][..]),
+        (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
+        (&["--listen-client-urls", "http://example.test:1"], &["example.test", "0.0.0.0"]),
+        (
+            &["--listen-client-urls", "http://127.0.0.1:1,https://127.0.0.1:1"],
+            &["one port", "--listen-client-urls"],
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1:1", "--listen-client-http-urls=http://127.0.0.1:1"],
+            &["cannot bind both"],
+        ),
+        (
+            &["--cert-file", "c", "--listen-client-urls", "https://127.0.0.1:1"],
+            &["must both be present", "--key-file"],
+        ),
+        (&["--advertise-client-urls", "http://:1"], &["--advertise-client-urls", "unexpected empty host"]),
+        (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+        (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
+        (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
+        (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
+        (&["--name", "a", "--initial-cluster", two], &["--initial-cluster", "2 members", "--endpoint"]),
+        (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
+        (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),
+        (&["--initial-cluster-state", "existing"], &["existing", "default.jetway", "new"]),
+        (&["--discovery-srv", "example.test"], &["--discovery-srv", "--endpoint"]),
+        (&["--discovery-token", "t"], &["both --discovery-token and --discovery-endpoints"]),
+        (&["--discovery-fallback", "proxy"], &["v2 proxy is deprecated"]),
+        (&["--auto-compaction-mode", "weekly"], &["unknown auto-compaction-mode \"weekly\""]),
+        (&["--auto-compaction-retention", "a"], &["error parsing CompactionRetention"]),
+        (&["--heartbeat-interval", "500"], &["--election-timeout[1000ms] should be at least"]),
+        (&["--tls-min-version", "1"], &["unexpected TLS version"]),
+        (&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"], &["is greater than max"]),
+        (&["--feature-gates", "LeaseCheckpointPersist=true"], &["requires enabling feature gate"]),
+        (&["--log-level", "loud"], &["unrecognized level"]),
+        (&["--log-format", "xml"], &["unknown log format: xml"]),
+        (&["--logger", "capnslog"], &["--logger=capnslog is removed"]),
+        (&["--log-outputs", "default,stdout"], &["multi logoutput for \"default\""]),
+        (&["--enable-log-rotation"], &["--log-outputs requires a single file path"]),
+    ] {
+        let error = settings(args).expect_err("a mistake").to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_cluster_is_refused_only_where_there_would_be_several() {
+    let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    settings(&["--endpoint", "nats://h", "--name", "a", "--initial-cluster", two])
+        .expect("one store for all");
+    settings(&["--name", "a", "--initial-cluster", "a=http://127.0.0.1:1,a=http://127.0.0.2:1"])
+        .expect("one member");
+}
+
+#[test]
+fn the_data_of_an_etcd_is_not_hidden() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("member")).expect("made");
+    let path = dir.path().display().to_string();
+    let error = settings(&["--data-dir", &path]).expect_err("not ours").to_string();
+    assert!(error.contains(&path) && error.contains("data of an etcd"), "{error}");
+}
+
+#[test]
+fn certificates_for_a_port_without_tls_are_reported() {
+    let settings = settings(&["--cert-file", "c", "--client-cert-auth"]).expect("as etcd");
+    let notices: Vec<_> = settings.notices.iter().map(|notice| notice.text.as_str()).collect();
+    assert!(settings.tls.is_none());
+    assert!(
+        notices[0].contains("ignoring key and cert files")
+            && notices[1].contains("ignoring client cert auth")
+    );
+}
+
+#[test]
+fn flags_without_effect_are_reported() {
+    let args = [
+        "--heartbeat-interval",
+        "100",
+        "--peer-cert-file",
+        "c",
+        "--data-dir",
+        "d",
+        "--nats-server",
+        "n",
+        "--endpoint",
+        "nats://h",
+    ];
+    let settings = settings(&args).expect("harmless");
+    assert_eq!(settings.without_effect, ["peer-cert-file", "data-dir", "nats-server"]);
+}
