@@ -78,7 +78,7 @@ impl Nats {
         }
     }
 
-    /// Where other servers of its cluster reach this one.
+    /// The address at which other servers of its cluster reach this one.
     pub fn route_address(&self) -> String {
         format!("127.0.0.1:{}", self.cluster_port.number)
     }
