@@ -17,7 +17,11 @@ fn nats_server() -> PathBuf {
 }
 
 fn settings(dir: &Path) -> NatsServerSettings {
-    NatsServerSettings { binary: Some(nats_server()), ready_timeout: PATIENCE, ..NatsServerSettings::new(dir) }
+    NatsServerSettings {
+        binary: Some(nats_server()),
+        ready_timeout: PATIENCE,
+        ..NatsServerSettings::new(dir)
+    }
 }
 
 /// The next run after `generation`, with its port.
@@ -255,7 +259,8 @@ async fn a_configuration_that_the_server_refuses_is_reported() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "no_such_key: 1\n").unwrap();
-    let error = refusal(NatsServerSettings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await;
+    let error =
+        refusal(NatsServerSettings { extra_config: Some(extra), ..settings(&dir.path().join("data")) }).await;
     assert!(matches!(error, Error::Exited { .. }), "{error}");
     assert!(error.to_string().contains("no_such_key"), "{error}");
 }
@@ -265,10 +270,12 @@ async fn an_extra_configuration_is_merged_in() {
     let dir = TempDir::new().unwrap();
     let extra = dir.path().join("extra.conf");
     fs::write(&extra, "max_connections: 1\n").unwrap();
-    let server =
-        NatsServer::start(NatsServerSettings { extra_config: Some(extra), ..settings(&dir.path().join("data")) })
-            .await
-            .unwrap();
+    let server = NatsServer::start(NatsServerSettings {
+        extra_config: Some(extra),
+        ..settings(&dir.path().join("data"))
+    })
+    .await
+    .unwrap();
     let _first = connect(&server).await;
     let options = async_nats::ConnectOptions::with_token(server.token().to_owned());
     options.connect(server.client_url().unwrap()).await.expect_err("the user's limit holds");
