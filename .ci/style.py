@@ -1,6 +1,6 @@
 """style.py PATH...: what rustfmt and clippy do not check.
 
-In the files below the paths, a comment line is no longer than rustfmt's `max_width`, and no sentence of a comment begins
+In the files below the paths, a comment line is no longer than rustfmt's `max_width` (rows of tables may be), and no sentence of a comment begins
 with What, Who, Where or the like: such a sentence has its subject at its end. In the documents and build files of the
 repository, one version of Rust is named: the `rust-version` of Cargo.toml.
 """
@@ -38,7 +38,7 @@ def main():
     faults = []
     for file in (file for path in sys.argv[1:] for file in files(pathlib.Path(path))):
         for number, line, text in comments(file):
-            if len(line) > width:
+            if len(line) > width and not text.startswith("|"):
                 faults.append(f"{file}:{number}: a comment of {len(line)} characters, more than {width}")
             if match := SENTENCE.search(text):
                 faults.append(f"{file}:{number}: a sentence that begins with {match[1]}")

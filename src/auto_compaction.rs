@@ -1,7 +1,7 @@
 //! Automatic compaction (`--auto-compaction-mode`), at the times and revisions at which etcd does it.
 //!
-//! Each instance on a bucket has its own clock and samples. Two that compact do no harm: floors only rise, and the
-//! later one finds its revision compacted already.
+//! Each instance on a bucket has its own clock and samples. Two that compact do no harm: floors only rise,
+//! and the later one finds its revision compacted already.
 
 use crate::cli::AutoCompaction;
 use crate::engine::Engine;
@@ -26,7 +26,8 @@ const SAMPLES: u32 = 10;
 enum Policy {
     Periodic {
         period: Duration,
-        /// The revision at the end of each interval, as many as fit into the period. The oldest is a period old.
+        /// The revision at the end of each interval, as many as fit into the period. The oldest is a period
+        /// old.
         samples: VecDeque<Revision>,
         compacted: Revision,
         /// The last success, at first the start.
@@ -113,7 +114,8 @@ pub(crate) fn spawn(mode: AutoCompaction, engine: Engine, hub: WatchHub, shutdow
             }
             let Some(revision) = policy.due(engine.reader().revision(), Instant::now()) else { continue };
             tracing::info!(%revision, "starting auto compaction");
-            // A watcher that is up to date must not find its events gone because the hub has not come to them yet.
+            // A watcher that is up to date must not find its events gone because the hub has not come to them
+            // yet.
             hub.routed(revision).await;
             let compacted = match engine.admit(0) {
                 Ok(()) => engine.compact(revision, false).await.map(drop),
@@ -134,8 +136,8 @@ pub(crate) fn spawn(mode: AutoCompaction, engine: Engine, hub: WatchHub, shutdow
 mod tests {
     use super::*;
 
-    /// Runs a policy for some intervals; the store is at revision 10, 20, 30… at their beginnings. Answers after which
-    /// interval it compacted, and at which revision.
+    /// Runs a policy for some intervals; the store is at revision 10, 20, 30… at their beginnings. Answers
+    /// after which interval it compacted, and at which revision.
     fn run(mode: AutoCompaction, intervals: i64, fails_at: Option<i64>) -> Vec<(i64, i64)> {
         let mut now = Instant::now();
         let mut policy = Policy::new(mode, now);

@@ -17,8 +17,8 @@ pub(crate) struct Space {
     pub total: u64,
 }
 
-/// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in order to make room:
-/// a few of JetStream's blocks and its index, or an eighth of a small disk.
+/// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in
+/// order to make room: a few of JetStream's blocks and its index, or an eighth of a small disk.
 pub(crate) fn headroom(total: u64) -> u64 {
     const ENOUGH: u64 = 32 << 20;
     ENOUGH.min(total / 8)

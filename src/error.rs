@@ -1,8 +1,9 @@
 //! All errors that a client can get, with etcd's exact texts.
 //!
-//! Clients match on the text before they look at the code: etcd's own client recovers its typed errors in this way. So each
-//! text is written here and nowhere else. The gRPC codes are in `api::status`. Errors inside jetway that etcd does not have stay
-//! in their own modules. They reach a client as [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
+//! Clients match on the text before they look at the code: etcd's own client recovers its typed errors in
+//! this way. So each text is written here and nowhere else. The gRPC codes are in `api::status`. Errors
+//! inside jetway that etcd does not have stay in their own modules. They reach a client as
+//! [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -46,7 +47,8 @@ pub enum EtcdError {
         /// Largest size accepted.
         limit: usize,
     },
-    /// A key that has no NATS subject because that would be too long; both in bytes. jetway's own, see `tests/DIFFERENCES.md`.
+    /// A key that has no NATS subject because that would be too long; both in bytes. jetway's own, see
+    /// `tests/DIFFERENCES.md`.
     #[error("jetway: key is too long: its subject needs {size} bytes, the limit is {limit}")]
     KeyTooLong {
         /// Length of the subject.

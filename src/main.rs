@@ -7,8 +7,9 @@ use jetway::telemetry;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Writes allocate on one thread what another one frees, and values of all sizes come and go with compactions: glibc's
-/// allocator takes a tenth more CPU for a write, and keeps the pages of large values that were freed.
+/// Writes allocate on one thread what another one frees, and values of all sizes come and go with
+/// compactions: glibc's allocator takes a tenth more CPU for a write, and keeps the pages of large values
+/// that were freed.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -59,8 +60,8 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
         let flags: Vec<_> = settings.without_effect.iter().map(|flag| format!("--{flag}")).collect();
         tracing::info!(flags = flags.join(" "), "these flags have no effect here");
     }
-    // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the response to a call
-    // then wakes another thread. The applier has a thread of its own.
+    // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the
+    // response to a call then wakes another thread. The applier has a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| (1, error.into()))?;
     runtime.block_on(jetway::server::serve(settings)).map_err(|error| (1, error.into()))

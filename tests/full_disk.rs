@@ -1,5 +1,5 @@
-//! No room: a disk that fills up, and limits of JetStream. Puts are refused in etcd's words, what makes room goes on, and
-//! afterwards everything does, without a restart.
+//! No room: a disk that fills up, and limits of JetStream. Puts are refused in etcd's words, what makes room
+//! goes on, and afterwards everything does, without a restart.
 
 use std::fs;
 use std::path::Path;
@@ -62,7 +62,8 @@ async fn a_full_disk_refuses_writes_alone_until_it_has_room() {
         assert!(answered.len() < 1000, "the disk does not fill");
     };
     println!("{} answered, then {status:?} after {:?}", answered.len(), began.elapsed());
-    // The one that met the end of the disk may not know what became of it; what comes then is refused in etcd's words.
+    // The one that met the end of the disk may not know what became of it; what comes then is refused in
+    // etcd's words.
     assert!(matches!(status.code(), Code::ResourceExhausted | Code::Unavailable), "{status:?}");
     let refused = eventually("a refusal", async || {
         let status = client.put_request(put("/more", vec![b'x'; 256 << 10])).await.err()?;
@@ -105,7 +106,8 @@ async fn disarm(client: &Client) {
     }
 }
 
-/// Deletes and compactions work without room for anything else, and then there is room again, without a restart.
+/// Deletes and compactions work without room for anything else, and then there is room again, without a
+/// restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root, to mount a small disk: make full-disk"]
 async fn a_disk_filled_by_jetway_is_cleared_by_deletes_and_a_compaction() {
@@ -142,7 +144,8 @@ async fn a_disk_filled_by_others_accepts_deletes_and_compactions() {
     clear(&client, 100).await;
 }
 
-/// Clears a store that has no room: deletes, a compaction, renewals and revokes of leases, and at last `alarm disarm`.
+/// Clears a store that has no room: deletes, a compaction, renewals and revokes of leases, and at last `alarm
+/// disarm`.
 async fn clear(client: &Client, values: usize) {
     let alarms = async || client.alarm(AlarmRequest::default()).await.unwrap().alarms;
     let raised =
@@ -174,7 +177,8 @@ async fn clear(client: &Client, values: usize) {
     assert!(alarms().await.is_empty());
 }
 
-/// Limits of JetStream's own are as good as a full disk: those of an account, and one that somebody has set on the stream.
+/// Limits of JetStream's own are as good as a full disk: those of an account, and one that somebody has set
+/// on the stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_of_jetstream_accept_deletes_and_compactions() {
     let account =

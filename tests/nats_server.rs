@@ -155,7 +155,8 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
         .await;
     assert_eq!(*server.write_error().borrow(), None);
 
-    // Stands for the full disk: no file of this process may grow beyond 100 kB. The next process is not limited.
+    // Stands for the full disk: no file of this process may grow beyond 100 kB. The next process is not
+    // limited.
     let pid = server_pid(dir.path()).to_string();
     assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=100000"]).status().unwrap().success());
     let mut write_error = server.write_error();
@@ -336,8 +337,8 @@ async fn a_server_stops_cleanly_when_its_jetway_is_killed() {
     NatsServer::start(settings(dir.path())).await.unwrap().stop().await.unwrap();
 }
 
-/// A server on the store in `dir` that no jetway watches any more, stopped in its tracks: as if it took its time to write
-/// its index. It holds the store's lock in the way a supervisor has its child hold it.
+/// A server on the store in `dir` that no jetway watches any more, stopped in its tracks: as if it took its
+/// time to write its index. It holds the store's lock in the way a supervisor has its child hold it.
 async fn left_over(dir: &Path) -> std::process::Child {
     NatsServer::start(settings(dir)).await.unwrap().stop().await.unwrap();
     let lock_path = dir.join("nats-server.lock");

@@ -18,7 +18,8 @@ pub(super) fn wants_leader(metadata: &HeaderMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")
 }
 
-/// Resolves when the leader that a stream asked for has been away for three seconds; never if it asked for none.
+/// Resolves when the leader that a stream asked for has been away for three seconds; never if it asked for
+/// none.
 pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
     let Some(mut has_leader) = has_leader else { return std::future::pending().await };
     loop {

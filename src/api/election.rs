@@ -1,5 +1,5 @@
-//! The Election service: the candidate with the oldest key below the election's name leads, and the key's value is its
-//! proclamation.
+//! The Election service: the candidate with the oldest key below the election's name leads, and the key's
+//! value is its proclamation.
 
 use super::local::{
     Caller, Local, OnDrop, created_at, delete, end_of, get, is_delete, key_of, oldest, one, prefix_of, put,

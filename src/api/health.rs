@@ -1,7 +1,8 @@
-//! gRPC's health service. It has one name, the empty one for the whole server, whose status is always SERVING.
+//! gRPC's health service. It has one name, the empty one for the whole server, whose status is always
+//! SERVING.
 //!
-//! `tonic-health` (0.14.9) has no `List`, and refuses to watch an unknown name. grpc-go, and so etcd, has `List`, and
-//! reports such a name as `SERVICE_UNKNOWN`.
+//! `tonic-health` (0.14.9) has no `List`, and refuses to watch an unknown name. grpc-go, and so etcd, has
+//! `List`, and reports such a name as `SERVICE_UNKNOWN`.
 
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::health_server::Health;

@@ -6,8 +6,8 @@ use crate::error::EtcdError;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request};
 
-/// Reads credentials. The token may have one of two names. A certificate does not count for a request from the JSON gateway,
-/// since it is the gateway's.
+/// Reads credentials. The token may have one of two names. A certificate does not count for a request from
+/// the JSON gateway, since it is the gateway's.
 pub(crate) fn credentials(metadata: &MetadataMap, extensions: &Extensions) -> Credentials {
     let token = metadata.get("token").or_else(|| metadata.get("authorization")).map(|value| {
         let text = value.to_str().unwrap_or_default();

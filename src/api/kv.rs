@@ -69,15 +69,16 @@ impl KvService {
     }
 }
 
-/// Bytes of a request in etcd's log: with a tag, its length, and a header with the number of the request, which is mostly above
-/// 2^63.
+/// Bytes of a request in etcd's log: with a tag, its length, and a header with the number of the request,
+/// which is mostly above 2^63.
 fn replicated_len(request: &impl Message) -> usize {
     const HEADER: usize = 14;
     let len = request.encoded_len();
     HEADER + 1 + prost::length_delimiter_len(len) + len
 }
 
-/// Bytes that a request may add, by etcd's estimate: for a transaction those of its larger branch. Zero without a put.
+/// Bytes that a request may add, by etcd's estimate: for a transaction those of its larger branch. Zero
+/// without a put.
 fn cost(request: &Write) -> u64 {
     match request {
         Write::Put(put) => put_cost(put),

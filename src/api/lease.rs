@@ -43,7 +43,8 @@ impl LeaseService {
         let caller = self.engine.identify(credentials).await?;
         self.engine.auth().check_identified(&caller)?;
         self.engine.check_lease_write(&caller, LeaseId(id))?;
-        // The header is made before the renewal, so that no client sees a renewal at a revision after the lease's end.
+        // The header is made before the renewal, so that no client sees a renewal at a revision after the
+        // lease's end.
         let header = self.header.at(self.engine.reader().revision());
         let ttl = self.engine.keep_lease_alive(LeaseId(id)).await?.unwrap_or(0);
         Ok(LeaseKeepAliveResponse { header: Some(header), id, ttl })

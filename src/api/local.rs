@@ -1,7 +1,7 @@
 //! The services of this instance for the Lock and Election services, for which etcd uses its own client.
 //!
-//! Every call goes through the service that clients call, with the identity of the outer call, so that limits, alarms and
-//! permissions hold here too.
+//! Every call goes through the service that clients call, with the identity of the outer call, so that
+//! limits, alarms and permissions hold here too.
 
 use super::kv::KvService;
 use super::lease::LeaseService;
@@ -61,8 +61,8 @@ impl Local {
     }
 }
 
-/// The services on behalf of one caller. Failures have the form that etcd's client gives them: an error of etcd's is always
-/// [`tonic::Code::Unknown`].
+/// The services on behalf of one caller. Failures have the form that etcd's client gives them: an error of
+/// etcd's is always [`tonic::Code::Unknown`].
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
     local: Local,
@@ -170,7 +170,8 @@ pub(super) fn is_delete(event: &mvccpb::Event) -> bool {
     event.r#type() == mvccpb::event::EventType::Delete
 }
 
-/// The form of a failure for a caller of [`Caller`]. A stop of the server keeps its code, so that clients try another one.
+/// The form of a failure for a caller of [`Caller`]. A stop of the server keeps its code, so that clients try
+/// another one.
 fn inner(status: Status) -> Status {
     let is_stopped = status.message() == EtcdError::Stopped.to_string();
     if status.message().starts_with("etcdserver: ") && !is_stopped {

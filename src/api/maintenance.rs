@@ -134,8 +134,8 @@ impl Maintenance for MaintenanceService {
         request: Request<DefragmentRequest>,
     ) -> Result<Response<DefragmentResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        // JetStream frees space by itself, since it rewrites blocks as messages are removed. This waits until the
-        // messages that compactions have superseded are removed.
+        // JetStream frees space by itself, since it rewrites blocks as messages are removed. This waits until
+        // the messages that compactions have superseded are removed.
         self.engine.finish_removals().await?;
         Ok(Response::new(DefragmentResponse { header: None }))
     }

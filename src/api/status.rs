@@ -1,7 +1,7 @@
 //! The gRPC status of each error.
 //!
-//! The match has no default, so that a new error cannot get a code by accident. Some codes look wrong, but are etcd's: a missing
-//! role is a failed precondition, and full queues are unknown.
+//! The match has no default, so that a new error cannot get a code by accident. Some codes look wrong, but
+//! are etcd's: a missing role is a failed precondition, and full queues are unknown.
 
 use crate::error::EtcdError;
 use tonic::{Code, Status};
@@ -92,13 +92,14 @@ impl From<EtcdError> for Status {
     }
 }
 
-/// The status of a Lock or Election call that failed: the code is always unknown, and the text that of the error.
+/// The status of a Lock or Election call that failed: the code is always unknown, and the text that of the
+/// error.
 pub(crate) fn unknown(error: &EtcdError) -> Status {
     Status::unknown(error.to_string())
 }
 
-/// The `cancel_reason` of a watch that could not be created. A refused identity or permission has the long form of a gRPC error,
-/// any other error its bare text.
+/// The `cancel_reason` of a watch that could not be created. A refused identity or permission has the long
+/// form of a gRPC error, any other error its bare text.
 pub(crate) fn cancel_reason(error: &EtcdError) -> String {
     match error {
         EtcdError::InvalidAuthToken

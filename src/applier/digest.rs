@@ -1,11 +1,13 @@
-//! The digest of a state: a sum with one term for each thing in it, so that each write changes it in constant time.
+//! The digest of a state: a sum with one term for each thing in it, so that each write changes it in constant
+//! time.
 //!
-//! A term is the XXH3 hash of the thing's bytes. Sums wrap. Two states have the same digest if they hold the same keys with the
-//! same values and numbers, leases with the same TTLs, users and roles, alarms, tokens and members, at the same revision and
-//! compaction floor. The function is part of the stored format: marks, trim records and epoch records hold its results.
+//! A term is the XXH3 hash of the thing's bytes. Sums wrap. Two states have the same digest if they hold the
+//! same keys with the same values and numbers, leases with the same TTLs, users and roles, alarms, tokens and
+//! members, at the same revision and compaction floor. The function is part of the stored format: marks, trim
+//! records and epoch records hold its results.
 //!
-//! XXH3 reads a value of 1 KiB in 0.1 us where SHA-256 takes 3 us. It finds damage, not an attacker: whoever can write to the
-//! stream can also write a fitting digest.
+//! XXH3 reads a value of 1 KiB in 0.1 us where SHA-256 takes 3 us. It finds damage, not an attacker: whoever
+//! can write to the stream can also write a fitting digest.
 
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::KeyVersion;

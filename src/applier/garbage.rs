@@ -1,7 +1,7 @@
 //! Superseded messages, which wait until a trim record permits their removal.
 //!
-//! A message may be removed only if a record at or below the trim record's index supersedes it. So the state there and all
-//! history behind it can be rebuilt.
+//! A message may be removed only if a record at or below the trim record's index supersedes it. So the state
+//! there and all history behind it can be rebuilt.
 
 use crate::core::Garbage;
 use crate::types::{LogIndex, Revision, Sequence};
@@ -72,8 +72,9 @@ impl PendingRemovals {
         !self.keys.is_empty()
     }
 
-    /// Takes the messages that a trim record for `to` and `floor` at `sequence` permits to remove. The floor may have risen since
-    /// that index was chosen. The messages that it has superseded since then wait for the next trim record.
+    /// Takes the messages that a trim record for `to` and `floor` at `sequence` permits to remove. The floor
+    /// may have risen since that index was chosen. The messages that it has superseded since then wait for
+    /// the next trim record.
     pub(super) fn take(&mut self, to: LogIndex, floor: Option<Revision>, sequence: Sequence) -> Removal {
         let mut removal = Removal::default();
         let mut void = std::mem::take(&mut self.void);

@@ -1,15 +1,16 @@
-//! The state machine over the log: applies valid records to the core and the tables beside it. The only caller of
-//! [`Writer`].
+//! The state machine over the log: applies valid records to the core and the tables beside it. The only
+//! caller of [`Writer`].
 //!
-//! Pure: no task, no clock, no NATS. Every instance applies the same records in the same order, so that every instance has the
-//! same state at the same index.
+//! Pure: no task, no clock, no NATS. Every instance applies the same records in the same order, so that every
+//! instance has the same state at the same index.
 //!
 //! Invariants:
 //! - A1: the state changes only by records, in the order of their indexes.
-//! - A2: behind the index up to which records may be missing, each version finds its predecessor and each revision follows the
-//!   one before. Otherwise the log is damaged, and nothing more is applied.
+//! - A2: behind the index up to which records may be missing, each version finds its predecessor and each
+//!   revision follows the one before. Otherwise the log is damaged, and nothing more is applied.
 //! - A3: the digest of a trim, epoch or stop record is that of the state before it, on each instance.
-//! - A4: at and below the compaction floor records stand alone; those of one revision are still applied together.
+//! - A4: at and below the compaction floor records stand alone; those of one revision are still applied
+//!   together.
 
 mod digest;
 mod garbage;
@@ -109,7 +110,8 @@ pub(crate) struct Applier {
     /// Versions of one revision, gathered until the next one begins, where records may be missing.
     gathering: Option<(Revision, LogIndex, Vec<KeyVersion>)>,
     compactions: Vec<(State, Revision)>,
-    /// The floor of the last floor record. The state's own is that of the last trim record before that record has come.
+    /// The floor of the last floor record. The state's own is that of the last trim record before that record
+    /// has come.
     floor: Option<Revision>,
 }
 
@@ -132,8 +134,8 @@ impl Applier {
         }
     }
 
-    /// Empties the state and begins again. `floor` is the compaction floor of the last trim record. The users stay in force until
-    /// the log names others, so that nobody gets more rights during the load.
+    /// Empties the state and begins again. `floor` is the compaction floor of the last trim record. The users
+    /// stay in force until the log names others, so that nobody gets more rights during the load.
     pub(crate) fn reset(&mut self, floor: Option<Revision>) {
         self.writer.reset();
         self.begin(floor);
@@ -170,7 +172,8 @@ impl Applier {
         self.sum.digest(self.current_revision(), self.floor)
     }
 
-    /// Applies valid records, whole batches of them. Returns the last trim record among them, with its message's sequence.
+    /// Applies valid records, whole batches of them. Returns the last trim record among them, with its
+    /// message's sequence.
     ///
     /// # Errors
     /// [`Damage`]; nothing may be shown after it.
@@ -247,8 +250,8 @@ impl Applier {
         if found == expected { Ok(()) } else { Err(Damage::Digest { index, revision, found, expected }) }
     }
 
-    /// The revision that the next record's must follow. The last records up to the trim record's index may be gone; then it is
-    /// that of the floor.
+    /// The revision that the next record's must follow. The last records up to the trim record's index may be
+    /// gone; then it is that of the floor.
     fn revision_before(&mut self, trim_to: LogIndex) -> Revision {
         self.flush();
         let state = self.writer.state();
@@ -281,7 +284,8 @@ impl Applier {
         self.writer.is_sweeping()
     }
 
-    /// Frees some of the versions that compactions have left. Visits about `most` versions, and returns the number of those freed.
+    /// Frees some of the versions that compactions have left. Visits about `most` versions, and returns the
+    /// number of those freed.
     pub(crate) fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
@@ -435,8 +439,8 @@ impl Applier {
         }
     }
 
-    /// Makes the message of a reserved record supersede the one before. A message that ends something becomes garbage itself, since
-    /// it is not needed once the one before is gone.
+    /// Makes the message of a reserved record supersede the one before. A message that ends something becomes
+    /// garbage itself, since it is not needed once the one before is gone.
     fn supersede(&mut self, what: Reserved, sequence: Sequence, index: LogIndex, is_end: bool) {
         let before = if is_end { self.reserved.remove(&what) } else { self.reserved.insert(what, sequence) };
         if let Some(before) = before {

@@ -1,4 +1,5 @@
-//! The parts of a state beside its keys. The applier writes them. Calls read them, and only those of leases take a lock.
+//! The parts of a state beside its keys. The applier writes them. Calls read them, and only those of leases
+//! take a lock.
 
 use crate::auth::Auth;
 use crate::lease::{Attachments, LeaseTable};
@@ -39,8 +40,8 @@ impl Tables {
 /// The alarms that are raised.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
-    /// One bit for each kind that is raised for any member, which calls check first. It is stored after the set with Release and
-    /// loaded with Acquire: a reader of the bit finds the alarm in the set.
+    /// One bit for each kind that is raised for any member, which calls check first. It is stored after the
+    /// set with Release and loaded with Acquire: a reader of the bit finds the alarm in the set.
     kinds: AtomicU8,
     set: ArcSwap<BTreeSet<Alarm>>,
 }

@@ -123,8 +123,8 @@ impl Snapshot {
 pub(crate) struct Auth {
     settings: AuthSettings,
     tokens: Tokens,
-    /// A copy of the snapshot's switch, which a check reads first. It is stored after the snapshot with Release and loaded
-    /// with Acquire: a reader that finds auth enabled finds a snapshot at least as new.
+    /// A copy of the snapshot's switch, which a check reads first. It is stored after the snapshot with
+    /// Release and loaded with Acquire: a reader that finds auth enabled finds a snapshot at least as new.
     enabled: AtomicBool,
     snapshot: Published<Snapshot>,
 }
@@ -230,7 +230,8 @@ impl Auth {
         if self.is_enabled() && caller.0.is_none() { Err(EtcdError::UserEmpty) } else { Ok(()) }
     }
 
-    /// Whether users and roles have not changed since the caller was recognized. As in etcd, this is checked after a read.
+    /// Whether users and roles have not changed since the caller was recognized. As in etcd, this is checked
+    /// after a read.
     ///
     /// # Errors
     /// [`EtcdError::AuthOldRevision`].
@@ -245,8 +246,8 @@ impl Auth {
     }
 }
 
-/// The switch and the snapshot are two atomics: a reader that finds auth enabled finds the users of that moment or of a
-/// later one.
+/// The switch and the snapshot are two atomics: a reader that finds auth enabled finds the users of that
+/// moment or of a later one.
 #[cfg(all(test, jetway_loom))]
 mod loom_model {
     use super::*;

@@ -114,7 +114,8 @@ impl Jwt {
             .map_err(|error| EtcdError::Unknown(error.to_string()))
     }
 
-    /// The user that a token names, and the auth revision at which it was issued; `None` for an invalid token.
+    /// The user that a token names, and the auth revision at which it was issued; `None` for an invalid
+    /// token.
     pub(super) fn verify(&self, token: &str) -> Option<Caller> {
         let token = jsonwebtoken::decode::<Claims>(token, &self.checking, &self.validation).ok()?;
         let Claims { username, revision, .. } = token.claims;
@@ -206,7 +207,8 @@ fn private_key(method: Algorithm, pem: &[u8]) -> Result<(EncodingKey, DecodingKe
     }
 }
 
-/// Turns an EC key of OpenSSL's older commands into the form that ring reads: algorithm and curve go in front.
+/// Turns an EC key of OpenSSL's older commands into the form that ring reads: algorithm and curve go in
+/// front.
 fn wrap_sec1(method: Algorithm, sec1: &[u8]) -> Vec<u8> {
     const EC_PUBLIC_KEY: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
     const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];

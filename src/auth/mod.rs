@@ -6,15 +6,15 @@
 //! metadata, certificate -> Caller (user and auth revision) -> Access (the user's rights now)
 //! ```
 //!
-//! Users and roles are one record of the log, so that they and their revision are the same on every instance and after every
-//! restart. Each simple token is a record, which the writer ends. The auth revision at which a token was issued decides whether
-//! it is valid, so that a change of a password deletes no token.
+//! Users and roles are one record of the log, so that they and their revision are the same on every instance
+//! and after every restart. Each simple token is a record, which the writer ends. The auth revision at which
+//! a token was issued decides whether it is valid, so that a change of a password deletes no token.
 //!
 //! Invariants:
 //! - A1: while auth is off, a check costs one load of an atomic and reads nothing that a client has sent.
-//! - A2: a check uses the newest users that this instance has, which are no older than the keys in the response: a read takes
-//!   its snapshot of the keys first. A change by another instance counts here from its delivery on, which is later than its
-//!   response.
+//! - A2: a check uses the newest users that this instance has, which are no older than the keys in the
+//!   response: a read takes its snapshot of the keys first. A change by another instance counts here from its
+//!   delivery on, which is later than its response.
 
 mod access;
 mod jwt;
@@ -63,7 +63,7 @@ impl Default for AuthSettings {
     }
 }
 
-/// Common name of the client certificate that TLS has verified: an extension of each request on such a connection.
-/// Empty if the certificate has none: no user has an empty name.
+/// Common name of the client certificate that TLS has verified: an extension of each request on such a
+/// connection. Empty if the certificate has none: no user has an empty name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CertificateName(pub Arc<str>);

@@ -1,4 +1,5 @@
-//! Passwords and their hashes. Hashing and checking take long on purpose, so they run on threads of their own.
+//! Passwords and their hashes. Hashing and checking take long on purpose, so they run on threads of their
+//! own.
 
 use super::DEFAULT_BCRYPT_COST;
 use crate::error::EtcdError;

@@ -14,7 +14,8 @@ pub(crate) const READ_WRITE: i32 = 2;
 /// The right to read or write a key or a range of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
-    /// [`READ`], [`WRITE`] or [`READ_WRITE`]. Any other number is kept, as etcd keeps it, and permits nothing.
+    /// [`READ`], [`WRITE`] or [`READ_WRITE`]. Any other number is kept, as etcd keeps it, and permits
+    /// nothing.
     pub kind: i32,
     /// First key.
     #[serde(with = "base64_bytes")]
@@ -121,8 +122,8 @@ impl Intervals {
         Intervals(merged)
     }
 
-    /// Whether one interval holds all of `wanted`. An inverted range holds no key, but as in etcd its start must be in a
-    /// granted interval.
+    /// Whether one interval holds all of `wanted`. An inverted range holds no key, but as in etcd its start
+    /// must be in a granted interval.
     fn cover(&self, wanted: &Interval) -> bool {
         let behind = self.0.partition_point(|interval| interval.start <= wanted.start);
         let Some(interval) = behind.checked_sub(1).and_then(|at| self.0.get(at)) else { return false };

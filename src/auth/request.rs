@@ -1,5 +1,5 @@
-//! The rights that a KV request needs: to read each key that it reads, compares or returns as a previous value, and to write
-//! each key that it writes. Both branches of a transaction count.
+//! The rights that a KV request needs: to read each key that it reads, compares or returns as a previous
+//! value, and to write each key that it writes. Both branches of a transaction count.
 
 use super::Access;
 use crate::error::EtcdError;

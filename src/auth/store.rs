@@ -1,7 +1,7 @@
 //! Users and roles: the model, and every change to it.
 //!
-//! A change is a method that either succeeds or leaves the store as it was. The checks come in etcd's order, since a
-//! client sees the first one that fails.
+//! A change is a method that either succeeds or leaves the store as it was. The checks come in etcd's order,
+//! since a client sees the first one that fails.
 
 use super::permission::Permission;
 use crate::error::EtcdError;
@@ -48,7 +48,8 @@ impl Default for AuthStore {
 }
 
 impl AuthStore {
-    /// A store that permits nothing: auth is enabled, and there are no users. It replaces one that cannot be read.
+    /// A store that permits nothing: auth is enabled, and there are no users. It replaces one that cannot be
+    /// read.
     pub fn locked() -> AuthStore {
         AuthStore { enabled: true, ..AuthStore::default() }
     }
@@ -97,7 +98,8 @@ impl AuthStore {
     /// The hash that a user's password must fit.
     ///
     /// # Errors
-    /// [`EtcdError::AuthNotEnabled`], [`EtcdError::AuthFailed`] without such a user, [`EtcdError::NoPasswordUser`].
+    /// [`EtcdError::AuthNotEnabled`], [`EtcdError::AuthFailed`] without such a user,
+    /// [`EtcdError::NoPasswordUser`].
     pub fn password_hash(&self, user: &str) -> Result<&str, EtcdError> {
         if !self.enabled {
             return Err(EtcdError::AuthNotEnabled);
@@ -221,8 +223,8 @@ impl AuthStore {
     /// Revokes a role from a user.
     ///
     /// # Errors
-    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotGranted`]; [`EtcdError::InvalidAuthManagement`] for `root` while auth is
-    /// on.
+    /// [`EtcdError::UserNotFound`], [`EtcdError::RoleNotGranted`]; [`EtcdError::InvalidAuthManagement`] for
+    /// `root` while auth is on.
     pub fn revoke_role(&mut self, user: &str, role: &str) -> Result<(), EtcdError> {
         if self.enabled && user == ROOT && role == ROOT {
             return Err(EtcdError::InvalidAuthManagement);
@@ -267,11 +269,12 @@ impl AuthStore {
         Ok(())
     }
 
-    /// Grants a permission to a role. As in etcd, it replaces one for the same range only if that is the first of those that
-    /// begin at its key.
+    /// Grants a permission to a role. As in etcd, it replaces one for the same range only if that is the
+    /// first of those that begin at its key.
     ///
     /// # Errors
-    /// [`EtcdError::PermissionNotGiven`], [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`] for an invalid range.
+    /// [`EtcdError::PermissionNotGiven`], [`EtcdError::RoleNotFound`]; [`EtcdError::InvalidAuthManagement`]
+    /// for an invalid range.
     pub fn grant_permission(&mut self, role: &str, granted: Option<Permission>) -> Result<(), EtcdError> {
         let granted = granted.ok_or(EtcdError::PermissionNotGiven)?;
         if !granted.is_valid() {

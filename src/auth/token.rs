@@ -52,8 +52,8 @@ pub(crate) enum TokenSettings {
 }
 
 impl TokenSettings {
-    /// Reads a value of `--auth-token`: `simple`, or `jwt` with options, of which `sign-method` is needed and the files
-    /// of `pub-key` and `priv-key` are read.
+    /// Reads a value of `--auth-token`: `simple`, or `jwt` with options, of which `sign-method` is needed and
+    /// the files of `pub-key` and `priv-key` are read.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -114,14 +114,14 @@ struct Known {
 pub(crate) struct Tokens {
     kind: TokenSettings,
     ttl: Duration,
-    /// Whether deadlines count on this instance. They count on the writer, which ends a token by a record. On other instances a
-    /// token is valid for as long as the log holds it.
+    /// Whether deadlines count on this instance. They count on the writer, which ends a token by a record. On
+    /// other instances a token is valid for as long as the log holds it.
     keeps_time: AtomicBool,
     known: Mutex<HashMap<String, Known>>,
 }
 
-/// The name of a simple token in the log. The log does not hold the token itself, so that a reader of the bucket cannot use
-/// it.
+/// The name of a simple token in the log. The log does not hold the token itself, so that a reader of the
+/// bucket cannot use it.
 pub(crate) fn token_hash(token: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
     digest.as_ref()[..HASH_BYTES].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -190,7 +190,8 @@ impl Tokens {
         }
     }
 
-    /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a simple token.
+    /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a
+    /// simple token.
     pub(crate) fn is_settled(&self, token: &str) -> bool {
         if !matches!(self.kind, TokenSettings::Simple) {
             return true;
@@ -222,7 +223,8 @@ impl Tokens {
         }
     }
 
-    /// The hash of a token whose use this instance must report to the writer. Each token is returned once in a while.
+    /// The hash of a token whose use this instance must report to the writer. Each token is returned once in
+    /// a while.
     pub(crate) fn use_to_report(&self, token: &str) -> Option<String> {
         if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;

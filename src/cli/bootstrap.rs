@@ -1,7 +1,7 @@
 //! Checks of the flags by which etcd finds the other members.
 //!
-//! The embedded server is a cluster of one. A command line that asks for more members, or for members elsewhere, must not
-//! get several stores that know nothing of each other.
+//! The embedded server is a cluster of one. A command line that asks for more members, or for members
+//! elsewhere, must not get several stores that know nothing of each other.
 
 use super::flag_values::FlagValues;
 use super::urls::{self, UrlError};
@@ -13,8 +13,8 @@ const REMEDY: &str = "the embedded nats-server is a cluster of one; for several 
 /// Directory of the embedded server below `--data-dir`. It exists once there is data.
 const STORE: &str = "nats";
 
-/// A command line that asks for members, or for data, that the embedded server does not have. The texts are etcd's where
-/// etcd refuses the same.
+/// A command line that asks for members, or for data, that the embedded server does not have. The texts are
+/// etcd's where etcd refuses the same.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum BootstrapError {
     #[error(

@@ -1,8 +1,9 @@
 //! `--config-file`: etcd's YAML.
 //!
-//! Keys are those of etcd's own decoding: mostly names of flags, with TLS, sockets and discovery in maps of their own.
-//! Types are as strict as there: a number is no text, a duration is a number of nanoseconds. Each value becomes the text
-//! that the flag would have on the command line, so that the later checks are the same for both.
+//! Keys are those of etcd's own decoding: mostly names of flags, with TLS, sockets and discovery in maps of
+//! their own. Types are as strict as there: a number is no text, a duration is a number of nanoseconds. Each
+//! value becomes the text that the flag would have on the command line, so that the later checks are the same
+//! for both.
 
 use super::flags::{self, ALLOWED_CN, CONFIG_FILE, Kind};
 use super::values::{self, InvalidValue};

@@ -4,7 +4,8 @@ use crate::log::Auth;
 use thiserror::Error;
 use url::Url;
 
-/// An endpoint that jetway cannot use. The URL may hold a password, so the text has only the wrong part of it.
+/// An endpoint that jetway cannot use. The URL may hold a password, so the text has only the wrong part of
+/// it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum EndpointError {
     #[error("it has no scheme; expected nats://host:port")]

@@ -1,8 +1,9 @@
 //! The values of flags, from the command line, the environment and the config file.
 //!
-//! The rules are etcd's. A flag has one dash or two. The last one of two equal flags counts. An empty variable is not set.
-//! A flag and its `ETCD_` variable exclude each other. With a config file all other flags and variables of etcd are
-//! ignored. jetway's own flags may stand beside any of these, and win over their variables.
+//! The rules are etcd's. A flag has one dash or two. The last one of two equal flags counts. An empty
+//! variable is not set. A flag and its `ETCD_` variable exclude each other. With a config file all other
+//! flags and variables of etcd are ignored. jetway's own flags may stand beside any of these, and win over
+//! their variables.
 
 use super::config_file::{self, ConfigFileError};
 use super::flags::{self, CONFIG_FILE, Effect, Flag, Kind};
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
-/// A command line or an environment that cannot be read. The texts are those of etcd and of Go's `flag` package.
+/// A command line or an environment that cannot be read. The texts are those of etcd and of Go's `flag`
+/// package.
 #[derive(Debug, Error)]
 pub(super) enum FlagError {
     #[error("{0} is no text")]
@@ -45,7 +47,8 @@ pub(super) enum FlagError {
 }
 
 impl FlagError {
-    /// Whether the mistake is one of the arguments themselves, for which Go's `flag` package exits with status 2.
+    /// Whether the mistake is one of the arguments themselves, for which Go's `flag` package exits with
+    /// status 2.
     pub(super) fn is_usage(&self) -> bool {
         match self {
             FlagError::NotText(_)

@@ -1,4 +1,5 @@
-//! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md` follow it.
+//! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md`
+//! follow it.
 
 /// The kind of a value. The rules are those of Go's `flag` package and of etcd's own kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! The command line: the only reader of flags and environment variables.
 //!
-//! `flags` is the table of all flags, etcd's and jetway's own. `flag_values` reads command line, environment and config
-//! file into one text for each flag, by etcd's rules. The modules of single subjects (`listen`, `tls`, `storage`,
-//! `bootstrap`, `compaction`, `logging`, `no_effect`) check these texts. `settings` is the result, which the rest of the
-//! program reads. `help` prints the table.
+//! `flags` is the table of all flags, etcd's and jetway's own. `flag_values` reads command line, environment
+//! and config file into one text for each flag, by etcd's rules. The modules of single subjects (`listen`,
+//! `tls`, `storage`, `bootstrap`, `compaction`, `logging`, `no_effect`) check these texts. `settings` is the
+//! result, which the rest of the program reads. `help` prints the table.
 
 mod bootstrap;
 mod compaction;
@@ -63,7 +63,8 @@ enum Reason {
 }
 
 impl CommandLineError {
-    /// Exit status of the process. As with etcd, it is 2 for a mistake in the arguments themselves, and 1 for any other.
+    /// Exit status of the process. As with etcd, it is 2 for a mistake in the arguments themselves, and 1 for
+    /// any other.
     pub fn status(&self) -> u8 {
         match &self.0 {
             Reason::Flags(error) if error.is_usage() => 2,

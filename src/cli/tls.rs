@@ -46,7 +46,8 @@ pub struct TlsSettings {
     pub key: Option<PathBuf>,
     /// Authorities of client certificates.
     pub trusted_ca: Option<PathBuf>,
-    /// Whether a client must have a certificate: with `--client-cert-auth`, and as in etcd with authorities alone.
+    /// Whether a client must have a certificate: with `--client-cert-auth`, and as in etcd with authorities
+    /// alone.
     pub require_client_cert: bool,
     /// `--client-cert-auth` itself: only then is a certificate's common name a user.
     pub client_cert_auth: bool,

@@ -1,4 +1,5 @@
-//! URLs in the forms that etcd accepts: `http://host:port`, `https://host:port`, `unix://path` and `unixs://path`.
+//! URLs in the forms that etcd accepts: `http://host:port`, `https://host:port`, `unix://path` and
+//! `unixs://path`.
 
 use thiserror::Error;
 

@@ -1,11 +1,11 @@
-//! The ordered index from keys to their histories: a B+tree whose nodes are shared and never changed once another
-//! owner can see them.
+//! The ordered index from keys to their histories: a B+tree whose nodes are shared and never changed once
+//! another owner can see them.
 //!
-//! A clone of the tree costs one reference count, and later changes by the writer do not affect it. The writer changes its
-//! own copy: [`Arc::make_mut`] copies exactly those nodes on a path that a clone still holds, so a batch of changes between
-//! two publications copies each touched node once. Every inner node keeps two numbers for each child. With the number of live
-//! keys, counting a range takes two descents and no walk. With the number of keys with old versions, a compaction skips
-//! subtrees without them.
+//! A clone of the tree costs one reference count, and later changes by the writer do not affect it. The
+//! writer changes its own copy: [`Arc::make_mut`] copies exactly those nodes on a path that a clone still
+//! holds, so a batch of changes between two publications copies each touched node once. Every inner node
+//! keeps two numbers for each child. With the number of live keys, counting a range takes two descents and no
+//! walk. With the number of keys with old versions, a compaction skips subtrees without them.
 
 use super::sorted::{Iter, Keyed, Sorted};
 use super::version::{History, KeyVersion};
@@ -39,7 +39,8 @@ impl Default for Node {
 
 #[derive(Clone, Debug)]
 struct Child {
-    /// No key of this subtree is below it. Exact at creation; a removal may leave it lower than the lowest key.
+    /// No key of this subtree is below it. Exact at creation; a removal may leave it lower than the lowest
+    /// key.
     lower: Bytes,
     counts: Counts,
     node: Arc<Node>,
@@ -213,8 +214,9 @@ impl Index {
         lower_root(root);
     }
 
-    /// Removes versions that cannot be read after a compaction at `floor`. Begins with the key `from`, and ends after visiting
-    /// `most` versions. Returns the removed versions, and the key to continue with; `None` at the end.
+    /// Removes versions that cannot be read after a compaction at `floor`. Begins with the key `from`, and
+    /// ends after visiting `most` versions. Returns the removed versions, and the key to continue with;
+    /// `None` at the end.
     ///
     /// One step is a leaf with all versions of its keys, so it may visit more.
     pub fn compact(&mut self, floor: Revision, from: Bytes, most: usize) -> (Vec<KeyVersion>, Option<Bytes>) {
@@ -338,8 +340,9 @@ fn replace(node: &mut Node, key: &[u8], history: Option<History>) {
     }
 }
 
-/// Compacts the histories of the first leaf that has any at or behind `from`; the next node begins at `upper`. Returns the
-/// number of visited versions, and the key to continue with. Copies only the path to the leaf, and the changes in it.
+/// Compacts the histories of the first leaf that has any at or behind `from`; the next node begins at
+/// `upper`. Returns the number of visited versions, and the key to continue with. Copies only the path to the
+/// leaf, and the changes in it.
 fn compact_leaf(
     node: &mut Arc<Node>,
     floor: Revision,

@@ -1,7 +1,8 @@
 //! The keys of a store during a load. Nothing reads them in order before the load is complete.
 //!
-//! Finding a key costs one or two cache misses in a hash table, and one for each comparison in a tree. A load waits for little
-//! else. In the end the keys are sorted, and the tree is built at once, with evenly filled nodes.
+//! Finding a key costs one or two cache misses in a hash table, and one for each comparison in a tree. A load
+//! waits for little else. In the end the keys are sorted, and the tree is built at once, with evenly filled
+//! nodes.
 
 use super::index::Index;
 use super::version::{History, KeyVersion};
@@ -109,8 +110,8 @@ struct Place {
 
 const WINDOW: usize = size_of::<u64>();
 
-/// Sorts keys that are equal up to `depth`. The compared bytes are next to each other in memory, and not behind three
-/// pointers. Each byte of a key is fetched once, although many keys have the same prefix.
+/// Sorts keys that are equal up to `depth`. The compared bytes are next to each other in memory, and not
+/// behind three pointers. Each byte of a key is fetched once, although many keys have the same prefix.
 fn sort(places: &mut [Place], depth: usize) {
     for place in &mut *places {
         let rest = &place.history.key()[depth..];
@@ -150,7 +151,8 @@ mod tests {
         })
     }
 
-    /// Keys of any bytes, keys with a common prefix longer than a window, and keys that differ by zeros at the end.
+    /// Keys of any bytes, keys with a common prefix longer than a window, and keys that differ by zeros at
+    /// the end.
     fn key() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             prop::collection::vec(any::<u8>(), 0..20),

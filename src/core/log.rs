@@ -1,8 +1,9 @@
 //! The log of events since the compaction floor, one entry a revision.
 //!
-//! Entries are in chunks of write-once slots. The writer fills the next slot of the last chunk in place. A reader holds an
-//! [`EventLog`] with a fixed number of entries, all of them filled before it was published. The list of chunks is copied when
-//! a chunk is added, once in [`CHUNK`] revisions, and by a compaction, which also copies the new first chunk.
+//! Entries are in chunks of write-once slots. The writer fills the next slot of the last chunk in place. A
+//! reader holds an [`EventLog`] with a fixed number of entries, all of them filled before it was published.
+//! The list of chunks is copied when a chunk is added, once in [`CHUNK`] revisions, and by a compaction,
+//! which also copies the new first chunk.
 
 use super::version::KeyVersion;
 use crate::primitive::Slot;
@@ -26,24 +27,27 @@ const CHUNK: usize = if cfg!(jetway_loom) {
 pub struct Event {
     /// The version it made; a tombstone stands for a delete.
     pub version: KeyVersion,
-    /// The live version before the revision of this event, if there was one. Readable by clients only while the
-    /// revision before this one is not compacted.
+    /// The live version before the revision of this event, if there was one. Readable by clients only while
+    /// the revision before this one is not compacted.
     pub previous: Option<KeyVersion>,
 }
 
 impl Event {
-    /// The previous version that a client may see: none for a creation, even if the same transaction deleted the key first.
+    /// The previous version that a client may see: none for a creation, even if the same transaction deleted
+    /// the key first.
     pub fn visible_previous(&self) -> Option<&KeyVersion> {
         let is_creation = self.version.create_revision() == self.version.mod_revision();
         self.previous.as_ref().filter(|_| !is_creation)
     }
 }
 
-/// All changes of one revision, in the order in which its transaction made them; at least one. Cloning shares them.
+/// All changes of one revision, in the order in which its transaction made them; at least one. Cloning shares
+/// them.
 #[derive(Clone, Debug)]
 pub struct RevisionEvents(Events);
 
-/// Nearly every revision has one event, and there are many revisions between two compactions. So one event is stored in place.
+/// Nearly every revision has one event, and there are many revisions between two compactions. So one event is
+/// stored in place.
 #[derive(Clone, Debug)]
 enum Events {
     One(Event),
@@ -153,8 +157,8 @@ impl EventLog {
         self.since(revision).next().filter(|entry| entry.revision() == revision)
     }
 
-    /// Adds the newest revision. Only the writer's own copy is ever appended to; earlier copies end before the slot
-    /// that this fills.
+    /// Adds the newest revision. Only the writer's own copy is ever appended to; earlier copies end before
+    /// the slot that this fills.
     pub(super) fn push(&mut self, entry: RevisionEvents) {
         debug_assert!(self.is_empty() || self.entry(self.end - 1).revision() < entry.revision());
         if self.end == self.chunks.len() * CHUNK {
@@ -176,7 +180,8 @@ impl EventLog {
         self.end -= whole * CHUNK;
         let chunks = Arc::make_mut(&mut self.chunks);
         forgotten.chunks.extend(chunks.drain(..whole));
-        // The first chunk still holds removed entries, whose values may be large. Other copies of the log keep the old chunk.
+        // The first chunk still holds removed entries, whose values may be large. Other copies of the log
+        // keep the old chunk.
         if let Some(first) = chunks.first_mut() {
             let kept = first.only(self.start..self.end.min(CHUNK));
             forgotten.chunks.push(std::mem::replace(first, kept));

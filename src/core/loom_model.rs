@@ -1,8 +1,9 @@
 //! Models of the published state and of the event log: one writer, and readers that run at the same time.
 //!
-//! Loom sees every publication and load, every log slot that is filled or read, and each [`pause`], at which a reader sleeps
-//! in the middle of a read. It does not see the reference counts of std's `Arc`, which copying on write depends on. arc-swap is
-//! replaced by its contract in `primitive`: a store is a release, a load acquires it.
+//! Loom sees every publication and load, every log slot that is filled or read, and each [`pause`], at which
+//! a reader sleeps in the middle of a read. It does not see the reference counts of std's `Arc`, which
+//! copying on write depends on. arc-swap is replaced by its contract in `primitive`: a store is a release, a
+//! load acquires it.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
@@ -33,8 +34,8 @@ fn put(writer: &mut Writer, keys: &[&'static str]) {
     writer.apply(revision, LogIndex(revision.0 as u64), versions, |_, _| ());
 }
 
-/// Checks a state against the invariants. The writers of these models put `a` and `b` at every revision, the first of which
-/// is 2.
+/// Checks a state against the invariants. The writers of these models put `a` and `b` at every revision, the
+/// first of which is 2.
 fn check(state: &State) {
     let range = KeyRange::all();
     let newest = state.revision.0;
@@ -119,7 +120,8 @@ fn a_held_snapshot_stays_as_it_is_through_a_compaction() {
         });
         let forgotten =
             reader.snapshot().log.get(Revision(2)).expect("in the log").events()[0].version.clone();
-        // Revision 5 goes into the slot next to one that the sleeper reads, in a chunk that the compaction has copied.
+        // Revision 5 goes into the slot next to one that the sleeper reads, in a chunk that the compaction
+        // has copied.
         writer.compact(Revision(3));
         writer.publish();
         put(&mut writer, &["a", "b"]);
@@ -130,7 +132,8 @@ fn a_held_snapshot_stays_as_it_is_through_a_compaction() {
         writer.publish();
         check(&reader.snapshot());
         sleeper.join().expect("the sleeper");
-        // The stand-in for arc-swap keeps every publication, so that this end can only be seen with the real one.
+        // The stand-in for arc-swap keeps every publication, so that this end can only be seen with the real
+        // one.
         assert!(forgotten.owners() > 1);
     });
 }

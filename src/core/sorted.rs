@@ -1,13 +1,15 @@
 //! The content of a node of the index: items in the order of their keys, found with few accesses to the keys.
 //!
-//! A key is elsewhere in memory, behind two pointers, and most keys of a node have a common prefix. So each item is stored with
-//! the head of its key: the first bytes behind the common prefix. Keys are compared only if their heads are equal.
+//! A key is elsewhere in memory, behind two pointers, and most keys of a node have a common prefix. So each
+//! item is stored with the head of its key: the first bytes behind the common prefix. Keys are compared only
+//! if their heads are equal.
 
 use std::cmp::Ordering;
 
 /// An item that is ordered by its key.
 pub(super) trait Keyed {
-    /// Whether the first item of a node covers all keys below the second one. Its own key does not count then: it is open.
+    /// Whether the first item of a node covers all keys below the second one. Its own key does not count
+    /// then: it is open.
     const FIRST_IS_OPEN: bool;
 
     fn key(&self) -> &[u8];
@@ -36,8 +38,8 @@ impl<T: Clone> Clone for Sorted<T> {
     }
 }
 
-/// The bytes behind the `shared` ones as a number: of two keys with the same prefix, the one with the lower head is lower.
-/// Missing bytes count as zero, so equal heads decide nothing.
+/// The bytes behind the `shared` ones as a number: of two keys with the same prefix, the one with the lower
+/// head is lower. Missing bytes count as zero, so equal heads decide nothing.
 fn head(key: &[u8], shared: usize) -> u64 {
     let rest = &key[shared..];
     if let Some(bytes) = rest.first_chunk() {
@@ -93,7 +95,8 @@ impl<T: Keyed> Sorted<T> {
 
     /// Inserts an item at the position that [`Sorted::find`] returned.
     pub(super) fn insert(&mut self, at: usize, item: T) {
-        // A vector would double its capacity by default: most of the memory of an index is in nodes that are not full.
+        // A vector would double its capacity by default: most of the memory of an index is in nodes that are
+        // not full.
         if self.items.len() == self.items.capacity() {
             self.items.reserve_exact(1 + self.items.len() / 8);
         }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// The whole store at one revision, immutable.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Grows when everything was loaded again, because the log was not the one applied so far. A watch that began under another
-    /// incarnation must end.
+    /// Grows when everything was loaded again, because the log was not the one applied so far. A watch that
+    /// began under another incarnation must end.
     pub incarnation: u64,
     /// The newest revision, at which a read without a revision reads.
     pub revision: Revision,
@@ -52,8 +52,8 @@ impl State {
 
     /// The number of keys in a range at a revision that is neither compacted nor in the future.
     ///
-    /// For the newest revision this costs two descents of the index. For an older one it subtracts the later events of the log,
-    /// unless reading the range itself is faster.
+    /// For the newest revision this costs two descents of the index. For an older one it subtracts the later
+    /// events of the log, unless reading the range itself is faster.
     pub fn count(&self, range: &KeyRange, revision: Revision) -> usize {
         let now = self.index.count(range);
         if revision >= self.revision {
@@ -78,8 +78,8 @@ impl State {
         usize::try_from(count).expect("a range cannot lose more keys than it had")
     }
 
-    /// Both events of a key that changed twice in one revision have the version before that revision as `previous`. Only the last
-    /// one has the version after it.
+    /// Both events of a key that changed twice in one revision have the version before that revision as
+    /// `previous`. Only the last one has the version after it.
     fn is_last_of_its_revision(&self, version: &KeyVersion) -> bool {
         let last = self.index.get(version.key()).and_then(|history| history.at(version.mod_revision()));
         last.is_none_or(|last| last.is_same(version))
@@ -119,7 +119,8 @@ pub struct Change {
     pub key: Bytes,
     /// The message.
     pub sequence: Sequence,
-    /// Place among the changes of its revision, counted from 1. Changes that compaction has removed count too.
+    /// Place among the changes of its revision, counted from 1. Changes that compaction has removed count
+    /// too.
     pub place: u32,
     /// The kind of the change.
     pub kind: ChangeKind,
@@ -216,7 +217,8 @@ impl Writer {
         (writer, Reader { published })
     }
 
-    /// The state that the next publication will show. Before the first one its index is empty: see [`Writer::newest`].
+    /// The state that the next publication will show. Before the first one its index is empty: see
+    /// [`Writer::newest`].
     pub fn state(&self) -> &State {
         &self.next
     }
@@ -238,11 +240,11 @@ impl Writer {
         self.next.compacted = Some(floor);
     }
 
-    /// Applies all versions that one revision made, in the order of its transaction. `index` is that of its last record. `each`
-    /// gets every version, and the one that was the key's newest before.
+    /// Applies all versions that one revision made, in the order of its transaction. `index` is that of its
+    /// last record. `each` gets every version, and the one that was the key's newest before.
     ///
-    /// At or below the floor this replays the versions that compaction has left: they are applied as they are, and no event is
-    /// logged, except at the floor itself. Returns superseded messages as garbage.
+    /// At or below the floor this replays the versions that compaction has left: they are applied as they
+    /// are, and no event is logged, except at the floor itself. Returns superseded messages as garbage.
     pub fn apply(
         &mut self,
         revision: Revision,
@@ -289,9 +291,9 @@ impl Writer {
         self.next.log_index = self.next.log_index.max(index);
     }
 
-    /// Raises the floor; one that does not rise changes nothing. The next publication puts it in force, for reads and for the log.
-    /// Versions that no read at or above the floor can see stay in memory until [`Writer::sweep`] removes them, which changes no
-    /// response.
+    /// Raises the floor; one that does not rise changes nothing. The next publication puts it in force, for
+    /// reads and for the log. Versions that no read at or above the floor can see stay in memory until
+    /// [`Writer::sweep`] removes them, which changes no response.
     ///
     /// Takes as long as it takes to copy one pointer for each chunk of the log.
     pub fn compact(&mut self, floor: Revision) {
@@ -306,17 +308,17 @@ impl Writer {
         }
     }
 
-    /// Whether there is anything to [`Writer::sweep`] now. The sweep for a compaction before the first publication waits for that
-    /// publication.
+    /// Whether there is anything to [`Writer::sweep`] now. The sweep for a compaction before the first
+    /// publication waits for that publication.
     pub fn is_sweeping(&self) -> bool {
         self.loading.is_none() && (self.sweep.is_some() || !self.forgotten.is_empty())
     }
 
-    /// Removes some of the versions that compactions have superseded, and visits about `most` versions. Returns their messages as
-    /// garbage, all of one key together and each once.
+    /// Removes some of the versions that compactions have superseded, and visits about `most` versions.
+    /// Returns their messages as garbage, all of one key together and each once.
     ///
-    /// Writes and publications may come between two calls. A sweep visits the keys in their order. All versions that a floor
-    /// supersedes were there when it rose, so the sweep misses none.
+    /// Writes and publications may come between two calls. A sweep visits the keys in their order. All
+    /// versions that a floor supersedes were there when it rose, so the sweep misses none.
     pub fn sweep(&mut self, most: usize) -> Vec<Garbage> {
         if self.loading.is_some() {
             return Vec::new();
@@ -371,7 +373,8 @@ impl Writer {
         if let Some(keys) = self.loading.take() {
             self.next.index = keys.into_index();
         }
-        // Readers' loads acquire this swap, a release. Everything that the state refers to is built before it.
+        // Readers' loads acquire this swap, a release. Everything that the state refers to is built before
+        // it.
         self.published.store(Arc::new(self.next.clone()));
     }
 }

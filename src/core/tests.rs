@@ -1,4 +1,5 @@
-//! The state as a whole against a plain model: one map of the store for every revision, and the list of messages.
+//! The state as a whole against a plain model: one map of the store for every revision, and the list of
+//! messages.
 
 use super::{
     Change, ChangeKind, Event, Garbage, History, KeyVersion, RevisionEvents, State, VersionParts, Writer,
@@ -120,8 +121,8 @@ impl Model {
         self.floor.map_or(0, |floor| floor.0)
     }
 
-    /// Whether a read or a watch at or above the floor needs a message: all from the floor on, and of the older ones
-    /// those that are still the value of their key at the floor.
+    /// Whether a read or a watch at or above the floor needs a message: all from the floor on, and of the
+    /// older ones those that are still the value of their key at the floor.
     fn needs(&self, message: &Message) -> bool {
         let Some(floor) = self.floor else { return true };
         message.revision >= floor || self.map(floor).get(&message.change.key) == Some(&message.version)
@@ -240,8 +241,8 @@ fn sorted(mut garbage: Vec<Garbage>) -> Vec<Garbage> {
     garbage
 }
 
-/// Runs the steps on a core and on the model. Compares the newest state at the end, every state that was published and held,
-/// and the state that a restart loads from the messages that are left.
+/// Runs the steps on a core and on the model. Compares the newest state at the end, every state that was
+/// published and held, and the state that a restart loads from the messages that are left.
 fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), TestCaseError> {
     let (mut writer, reader) = Writer::new();
     let mut model = Model::default();

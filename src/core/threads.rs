@@ -1,5 +1,6 @@
-//! Readers on their own threads while the writer writes and compacts, on arc-swap itself. Miri (`make miri`) checks here what
-//! loom (`loom_model`) cannot see: arc-swap, `Arc`, `OnceLock`, and that unused memory is freed.
+//! Readers on their own threads while the writer writes and compacts, on arc-swap itself. Miri (`make miri`)
+//! checks here what loom (`loom_model`) cannot see: arc-swap, `Arc`, `OnceLock`, and that unused memory is
+//! freed.
 
 use super::{Change, ChangeKind, Reader, State, Writer};
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};

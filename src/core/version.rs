@@ -9,8 +9,8 @@ use triomphe::ThinArc;
 
 /// One version of one key, made by a put or by a delete. Clones share it.
 ///
-/// A store holds millions of them. So each is one allocation: the numbers that every version has, the key, the value, and
-/// behind these the numbers that few versions have.
+/// A store holds millions of them. So each is one allocation: the numbers that every version has, the key,
+/// the value, and behind these the numbers that few versions have.
 #[derive(Clone)]
 pub struct KeyVersion(ThinArc<Fixed, u8>);
 
@@ -51,8 +51,8 @@ const NUMBER: usize = size_of::<i64>();
 impl Layout {
     /// `version` is 0. A flag of its own, because a walk over many keys checks it for each.
     const TOMBSTONE: u32 = 1 << 31;
-    /// The last two numbers are `create_revision` and `version`. Without this flag both are 0 for a tombstone, and any other
-    /// version created its key.
+    /// The last two numbers are `create_revision` and `version`. Without this flag both are 0 for a
+    /// tombstone, and any other version created its key.
     const REWRITTEN: u32 = 1 << 30;
     /// The number before those is `lease`.
     const LEASED: u32 = 1 << 29;
@@ -261,8 +261,8 @@ struct Older {
     next: Option<Arc<Older>>,
     /// Distance from the end of the list, which places the jump pointers.
     depth: u32,
-    /// A node further back, chosen as in a skew-binary list, so that finding a revision in a long history takes
-    /// a logarithmic number of steps.
+    /// A node further back, chosen as in a skew-binary list, so that finding a revision in a long history
+    /// takes a logarithmic number of steps.
     jump: Option<Arc<Older>>,
 }
 
@@ -356,9 +356,9 @@ impl History {
         self.at(revision).filter(|version| !version.is_tombstone())
     }
 
-    /// The rest of the history after a compaction at `floor`, and the versions that it loses. The rest is `None` if the key was
-    /// deleted before the floor and not written again. All versions made exactly at the floor stay, since a watch that starts
-    /// there must see them, after a restart too.
+    /// The rest of the history after a compaction at `floor`, and the versions that it loses. The rest is
+    /// `None` if the key was deleted before the floor and not written again. All versions made exactly at the
+    /// floor stay, since a watch that starts there must see them, after a restart too.
     pub fn compact(&self, floor: Revision) -> (Option<History>, Vec<KeyVersion>) {
         let mut kept = Vec::new();
         let mut lost = Vec::new();

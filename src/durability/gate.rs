@@ -19,7 +19,8 @@ pub(crate) struct Gate {
 pub(crate) struct NotDurable;
 
 impl Gate {
-    /// A gate for the messages in `files`. `failed` gets the reason if nothing passes any more, `durations` the time of each sync.
+    /// A gate for the messages in `files`. `failed` gets the reason if nothing passes any more, `durations`
+    /// the time of each sync.
     pub(crate) fn new(
         files: StreamFiles,
         failed: watch::Sender<Option<String>>,
@@ -34,8 +35,8 @@ impl Gate {
         self.durable_to = Sequence::NONE;
     }
 
-    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once if none is new. Blocks
-    /// its thread while the disk works.
+    /// Returns when all messages up to `newest` are durable: after one sync, which begins now, or at once if
+    /// none is new. Blocks its thread while the disk works.
     ///
     /// # Errors
     /// [`NotDurable`], and from then on always.

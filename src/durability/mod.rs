@@ -1,24 +1,27 @@
 //! Group durability: many acknowledged messages made durable by one sync of the store's files.
 //!
-//! nats-server acknowledges a message after `write(2)`, and the kernel brings it to the disk later. A sync of the same file
-//! through any descriptor makes all messages durable that were written before. So jetway queues messages while one sync runs,
-//! and the next one makes the whole queue durable.
+//! nats-server acknowledges a message after `write(2)`, and the kernel brings it to the disk later. A sync of
+//! the same file through any descriptor makes all messages durable that were written before. So jetway queues
+//! messages while one sync runs, and the next one makes the whole queue durable.
 //!
 //! Properties of the store that this relies on (checked on nats-server 2.15):
-//! - D1: a message is in a `<n>.blk` file of its stream's `msgs` folder before it is acknowledged or delivered.
-//! - D2: messages are appended to the block with the highest number, and numbers only grow. Other blocks change only by
-//!   being rewritten as a whole: another file is renamed into their place.
+//! - D1: a message is in a `<n>.blk` file of its stream's `msgs` folder before it is acknowledged or
+//!   delivered.
+//! - D2: messages are appended to the block with the highest number, and numbers only grow. Other blocks
+//!   change only by being rewritten as a whole: another file is renamed into their place.
 //! - D3: a start of the server replays each block up to the first record that is damaged.
 //!
-//! From D1 and D2: a sync covers each block that is not older than the newest one of the sync before, then each block that was
-//! rewritten since, and then the folder, if files came or went. After it every message that was delivered before is on the disk.
-//! The folder comes last: a rename must not become durable before the content of the file that it puts in place.
+//! From D1 and D2: a sync covers each block that is not older than the newest one of the sync before, then
+//! each block that was rewritten since, and then the folder, if files came or went. After it every message
+//! that was delivered before is on the disk. The folder comes last: a rename must not become durable before
+//! the content of the file that it puts in place.
 //!
-//! For the same reason nothing may be renamed between the listing of the folder and its sync. The server rewrites blocks when
-//! messages are removed, and only jetway removes messages: a [`RewriteLock`] keeps removals and syncs of the folder apart. The
-//! server also rewrites blocks by itself every two minutes, and syncs them at once. jetway syncs them once more before it passes
-//! anything on. A power cut between these two syncs does harm only on a file system that makes a rename durable before the data
-//! of the file (ext4 and btrfs do not).
+//! For the same reason nothing may be renamed between the listing of the folder and its sync. The server
+//! rewrites blocks when messages are removed, and only jetway removes messages: a [`RewriteLock`] keeps
+//! removals and syncs of the folder apart. The server also rewrites blocks by itself every two minutes, and
+//! syncs them at once. jetway syncs them once more before it passes anything on. A power cut between these
+//! two syncs does harm only on a file system that makes a rename durable before the data of the file (ext4
+//! and btrfs do not).
 //!
 //! If the folder is not found or holds no block, the whole store is synced.
 
@@ -48,7 +51,8 @@ pub(crate) enum Level {
 }
 
 impl Level {
-    /// Its name in metrics, logs and the response to a Status call: the value of `--sync` for the embedded server.
+    /// Its name in metrics, logs and the response to a Status call: the value of `--sync` for the embedded
+    /// server.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Level::Group => "group",
@@ -59,14 +63,15 @@ impl Level {
     }
 }
 
-/// Resolution of a file system's clock at worst. A second change within this time may leave the time stamp of a folder as it
-/// is.
+/// Resolution of a file system's clock at worst. A second change within this time may leave the time stamp of
+/// a folder as it is.
 const STAMP_GRAIN: Duration = Duration::from_millis(100);
 
 /// Held during a removal, which makes the server rewrite blocks, and during a sync of the blocks' folder.
 pub(crate) type RewriteLock = Arc<tokio::sync::Mutex<()>>;
 
-/// Inode and time stamp of a block's file, which change with the file; `None` if a later change could leave both as they are.
+/// Inode and time stamp of a block's file, which change with the file; `None` if a later change could leave
+/// both as they are.
 type Identity = Option<(u64, SystemTime)>;
 
 /// The files of one stream.
@@ -90,8 +95,8 @@ struct Folder {
     newest: Option<File>,
 }
 
-/// Syncs all files of `store` and their folders. A file comes before its folder, for the same reason as above. (`syncfs` would
-/// also write the data of other programs on the file system.)
+/// Syncs all files of `store` and their folders. A file comes before its folder, for the same reason as
+/// above. (`syncfs` would also write the data of other programs on the file system.)
 ///
 /// # Errors
 /// That of the file system.
@@ -119,7 +124,8 @@ fn sync_below(folder: &Path) -> io::Result<()> {
 }
 
 impl StreamFiles {
-    /// The files of `stream` in the JetStream store below `store`. A removal of messages holds `rewrites` meanwhile.
+    /// The files of `stream` in the JetStream store below `store`. A removal of messages holds `rewrites`
+    /// meanwhile.
     pub(crate) fn new(store: &Path, stream: &str, rewrites: RewriteLock) -> StreamFiles {
         StreamFiles { store: store.to_owned(), stream: stream.to_owned(), rewrites, known: None }
     }
@@ -129,8 +135,8 @@ impl StreamFiles {
         self.known = None;
     }
 
-    /// Returns when everything written before is durable. After an error it is unknown which data is durable: the kernel drops
-    /// data that it could not write. Blocks its thread while the disk works.
+    /// Returns when everything written before is durable. After an error it is unknown which data is durable:
+    /// the kernel drops data that it could not write. Blocks its thread while the disk works.
     ///
     /// # Errors
     /// That of the file system.
@@ -147,7 +153,8 @@ impl StreamFiles {
 
     async fn sync_all(&mut self) -> io::Result<()> {
         let _rewrites = self.rewrites.lock().await;
-        // The listing comes first, so that the next sync finds files that change between the listing and this sync.
+        // The listing comes first, so that the next sync finds files that change between the listing and this
+        // sync.
         let folder = self.find().map(|path| Folder::open(&path)).transpose()?;
         sync_all(&self.store)?;
         self.known = folder.filter(|folder| folder.newest.is_some());
@@ -198,8 +205,8 @@ impl Folder {
         if self.has_changed() { sync_files(self.list()?) } else { Ok(()) }
     }
 
-    /// Lists the folder, and returns the files that are new or have changed. The newest block is always one of them, as it may
-    /// grow at any time.
+    /// Lists the folder, and returns the files that are new or have changed. The newest block is always one
+    /// of them, as it may grow at any time.
     fn list(&mut self) -> io::Result<Vec<PathBuf>> {
         let stamp = self.file.metadata()?.modified()?;
         let now = SystemTime::now();

@@ -64,8 +64,8 @@ impl Engine {
     /// A token for a user, who proves to be the one by the password.
     ///
     /// # Errors
-    /// [`EtcdError::AuthFailed`], [`EtcdError::AuthNotEnabled`], [`EtcdError::NoPasswordUser`] and those of every call to the
-    /// writer.
+    /// [`EtcdError::AuthFailed`], [`EtcdError::AuthNotEnabled`], [`EtcdError::NoPasswordUser`] and those of
+    /// every call to the writer.
     pub(crate) async fn authenticate(&self, name: &str, password: &str) -> Result<String, EtcdError> {
         loop {
             let store = self.auth_store().await?;

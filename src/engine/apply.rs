@@ -1,7 +1,7 @@
 //! The thread that applies records, waits for the disk, shows states and sends answers.
 //!
-//! It is a thread of its own: between an acknowledgement and the answer that it allows there is no other thread to be woken, and
-//! no read, however large, stands in the way of a write.
+//! It is a thread of its own: between an acknowledgement and the answer that it allows there is no other
+//! thread to be woken, and no read, however large, stands in the way of a write.
 
 use super::compactor::Job;
 use super::counters::Counters;
@@ -51,10 +51,11 @@ pub(super) enum Entry {
     Begin { floor: Option<Revision>, mark: Option<Mark>, accepts_loss: bool },
     /// The log ends here, before anything is written behind it: the mark must not name more.
     End,
-    /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is the first message,
-    /// and passed over holes.
+    /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is
+    /// the first message, and passed over holes.
     Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
-    /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was read.
+    /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was
+    /// read.
     Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
     /// The server of the store may have been started again.
     ServerChanged,
@@ -73,7 +74,8 @@ pub(super) enum Entry {
 pub(super) enum Report {
     /// The log is damaged, or lost what the mark says.
     Damaged(String),
-    /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its delete.
+    /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
+    /// delete.
     Doubtful(String),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
@@ -290,7 +292,8 @@ impl Task {
         Some((mark.index, mark.digest))
     }
 
-    /// Fails where more was synced than the log holds. Done before anything is written behind what is left of it.
+    /// Fails where more was synced than the log holds. Done before anything is written behind what is left of
+    /// it.
     fn check_mark(&mut self) -> Result<(), Stop> {
         let index = self.applier.state().log_index;
         if let Some(mark) = self.state.mark.filter(|mark| mark.index > index) {

@@ -1,10 +1,11 @@
 //! Compaction behind the floor: the space of superseded messages comes back in the background.
 //!
-//! The applier frees memory in short turns and piles up the messages that nothing needs. When a sweep is through, a trim record
-//! permits their removal; then they go one by one in ascending order, since a purge by subject would hold the stream's locks for as
-//! long as it takes to scan everything between two versions of a hot key. Older values go before tombstones: a tombstone that
-//! vanished first could uncover an older value of its key. Another trim record behind the removals spares each load the holes.
-//! A crash leaves messages that the next load finds again.
+//! The applier frees memory in short turns and piles up the messages that nothing needs. When a sweep is
+//! through, a trim record permits their removal; then they go one by one in ascending order, since a purge by
+//! subject would hold the stream's locks for as long as it takes to scan everything between two versions of a
+//! hot key. Older values go before tombstones: a tombstone that vanished first could uncover an older value
+//! of its key. Another trim record behind the removals spares each load the holes. A crash leaves messages
+//! that the next load finds again.
 
 use super::Calls;
 use super::counters::Counters;
@@ -83,7 +84,8 @@ impl Compactor {
                 Job::Compacted(before, floor) => self.hashes.remember(before, floor).await,
                 Job::Swept => {
                     self.trim().await;
-                    // Calls that wait for the end of a compaction come behind the removals that its trim record permits.
+                    // Calls that wait for the end of a compaction come behind the removals that its trim
+                    // record permits.
                     while let Ok(job) = jobs.try_recv() {
                         if matches!(job, Job::Remove(..)) {
                             waiting.push_front(job);
@@ -107,8 +109,8 @@ impl Compactor {
         }
     }
 
-    /// Writes a trim record for the last index before the first record whose revision exceeds the floor. An instance that does
-    /// not write is refused: the writer does it.
+    /// Writes a trim record for the last index before the first record whose revision exceeds the floor. An
+    /// instance that does not write is refused: the writer does it.
     async fn trim(&self) {
         let state = self.reader.snapshot();
         let Some(floor) = state.compacted else { return };
@@ -149,8 +151,8 @@ impl Compactor {
         }
     }
 
-    /// Syncs removals to the disk, where that is up to this process. Until then a power cut can undo them. A failure is no more
-    /// than that: the next load removes again.
+    /// Syncs removals to the disk, where that is up to this process. Until then a power cut can undo them. A
+    /// failure is no more than that: the next load removes again.
     async fn settle(&self) {
         let Some(store) = self.store.clone() else { return };
         match tokio::task::spawn_blocking(move || crate::durability::sync_all(&store)).await {

@@ -21,8 +21,8 @@ struct Gauges {
     leases: IntGauge,
     auth_revision: IntGauge,
     alarms: IntGaugeVec,
-    /// The alarms that have a series. A series is removed only when its alarm is lowered, so that a second scrape at the
-    /// same time does not miss it.
+    /// The alarms that have a series. A series is removed only when its alarm is lowered, so that a second
+    /// scrape at the same time does not miss it.
     shown_alarms: Mutex<Vec<Alarm>>,
 }
 

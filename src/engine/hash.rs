@@ -1,13 +1,15 @@
 //! Checksums of the store, equal to etcd's for the same history.
 //!
-//! etcd runs CRC-32C over its table of versions as it stands on disk: the table's name, then for each version up to the
-//! hashed revision its place in the table and the pair stored there. Which versions at or below the compacted revision
-//! count is a rule of its own: those that a compaction at the *hashed* revision would keep, so that a compaction that
-//! has not come to its end changes nothing; and all that are left where such a compaction would keep none at all.
+//! etcd runs CRC-32C over its table of versions as it stands on disk: the table's name, then for each version
+//! up to the hashed revision its place in the table and the pair stored there. Which versions at or below the
+//! compacted revision count is a rule of its own: those that a compaction at the *hashed* revision would
+//! keep, so that a compaction that has not come to its end changes nothing; and all that are left where such
+//! a compaction would keep none at all.
 //!
-//! When a compaction ends, etcd remembers the hash of what went into it, from the floor before to the new one, and
-//! answers requests for exactly this revision with it, until ten newer ones are known or it starts again. So does
-//! jetway: the answers are part of what `etcdctl endpoint hashkv` and corruption checks compare.
+//! When a compaction ends, etcd remembers the hash of what went into it, from the floor before to the new
+//! one, and answers requests for exactly this revision with it, until ten newer ones are known or it starts
+//! again. So does jetway: the answers are part of what `etcdctl endpoint hashkv` and corruption checks
+//! compare.
 
 use super::Engine;
 use crate::core::{KeyVersion, State};
@@ -78,8 +80,8 @@ impl HashCache {
 }
 
 impl Engine {
-    /// The hash of all versions up to a revision, 0 for the present one, and the state it was asked of. Below zero
-    /// there is nothing to hash, which is no error.
+    /// The hash of all versions up to a revision, 0 for the present one, and the state it was asked of. Below
+    /// zero there is nothing to hash, which is no error.
     pub(crate) async fn hash_kv(&self, revision: Revision) -> Result<(KvHash, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
         if let Some(known) = self.hashes.get(revision) {
@@ -96,8 +98,8 @@ impl Engine {
         Ok((hash, state))
     }
 
-    /// A checksum of all that is stored, leases and alarms included; the same on every instance at the same index.
-    /// etcd's is one of its file, so this one is like it in purpose only.
+    /// A checksum of all that is stored, leases and alarms included; the same on every instance at the same
+    /// index. etcd's is one of its file, so this one is like it in purpose only.
     pub(crate) async fn hash(&self) -> Result<(u32, Arc<State>), EtcdError> {
         let state = self.serializable().await?;
         let keys = in_background(Arc::clone(&state), state.revision, Tombstones::Dropped).await?;
@@ -151,8 +153,8 @@ fn hash(state: &State, revision: Revision, tombstones: Tombstones) -> u32 {
     hasher.hash
 }
 
-/// The live versions that a compaction at `revision` would keep at or below it; `None` where it would keep nothing,
-/// tombstones included.
+/// The live versions that a compaction at `revision` would keep at or below it; `None` where it would keep
+/// nothing, tombstones included.
 fn kept<'a>(
     state: &'a State,
     all: &'a KeyRange,

@@ -1,10 +1,11 @@
-//! Notices that messages of the stream vanish while it is in use: a purge, a deletion by a foreign hand, a stream that was deleted
-//! or put back from a backup, a server that lost a file.
+//! Notices that messages of the stream vanish while it is in use: a purge, a deletion by a foreign hand, a
+//! stream that was deleted or put back from a backup, a server that lost a file.
 //!
-//! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of removed messages has
-//! changed since the last look does it ask for their sequences. A sequence that must be there and is not is no proof yet, since a
-//! trim record that this instance has not met may permit its removal: a barrier that is stored after the look, and valid, stands
-//! behind any such trim record. Everything that the stream lacks then is lost.
+//! A look at the stream's state costs one request of JetStream's API and no read. Only where the number of
+//! removed messages has changed since the last look does it ask for their sequences. A sequence that must be
+//! there and is not is no proof yet, since a trim record that this instance has not met may permit its
+//! removal: a barrier that is stored after the look, and valid, stands behind any such trim record.
+//! Everything that the stream lacks then is lost.
 //!
 //! It looks for everything behind the last trim record's index. The digest of the next load proves the rest.
 
@@ -119,7 +120,8 @@ impl Integrity {
         }
     }
 
-    /// The first sequence that must be there, as this instance knows it, and is not; and the last one that it has read.
+    /// The first sequence that must be there, as this instance knows it, and is not; and the last one that it
+    /// has read.
     async fn lacking(&self, present: &Present) -> (Option<Sequence>, Sequence) {
         let (sender, receiver) = oneshot::channel();
         drop(self.entries.send(Entry::Lacking(present.clone(), sender)).await);

@@ -23,8 +23,8 @@ impl Engine {
         }
     }
 
-    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; returns the revision that did so, the
-    /// current one where the lease has no keys.
+    /// Ends a lease and deletes its keys, all of which the caller must be allowed to write; returns the
+    /// revision that did so, the current one where the lease has no keys.
     ///
     /// # Errors
     /// [`EtcdError::LeaseNotFound`], [`EtcdError::PermissionDenied`] and those of every call to the writer.
@@ -53,7 +53,8 @@ impl Engine {
         }
     }
 
-    /// The seconds that a lease has left and was granted, `None` for one that is gone, and a state of that moment.
+    /// The seconds that a lease has left and was granted, `None` for one that is gone, and a state of that
+    /// moment.
     ///
     /// # Errors
     /// Those of every call to the writer.

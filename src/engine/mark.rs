@@ -1,9 +1,10 @@
-//! The mark: how far the embedded store was synced, and the digest of the state there, written down outside the store once a
-//! second. A store that ends before it, or has another digest there, has lost or changed what was answered, and would not say so
-//! itself.
+//! The mark: how far the embedded store was synced, and the digest of the state there, written down outside
+//! the store once a second. A store that ends before it, or has another digest there, has lost or changed
+//! what was answered, and would not say so itself.
 //!
-//! Each shown state is synced (see [`crate::durability`]), so that a shown state makes a true mark at any time. A mark may be a
-//! second old, and then misses a loss of that second; it never tells of one that was none.
+//! Each shown state is synced (see [`crate::durability`]), so that a shown state makes a true mark at any
+//! time. A mark may be a second old, and then misses a loss of that second; it never tells of one that was
+//! none.
 
 use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};

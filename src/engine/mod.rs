@@ -11,14 +11,15 @@
 //! - `node` owns the chain, every open call, and the role: `follow` and `write`.
 //! - `planner` plans calls on everything that is in flight.
 //! - `apply` is the thread that applies, waits for the disk, shows states and sends answers.
-//! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark` writes down how far
-//!   the store was synced; `hash` makes etcd's checksums.
-//! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds other processes
-//!   with this member's id; `start` puts all together.
+//! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
+//!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
+//!   other processes with this member's id; `start` puts all together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
-//! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an error that says so.
+//! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an
+//!   error that says so.
 //! - E3: an answer that rests on a state is given only when the state is known to be no older than the call.
 
 mod access;
@@ -86,7 +87,8 @@ pub enum LinearizableReads {
     /// By a committed message, which proves who writes.
     #[default]
     Quorum,
-    /// By the word of the instance that believes to write; can be stale for about a second around a partition.
+    /// By the word of the instance that believes to write; can be stale for about a second around a
+    /// partition.
     Leader,
 }
 
@@ -160,8 +162,9 @@ impl Deref for Engine {
 }
 
 impl Engine {
-    /// Carries out a request that may write. The answer is given when its revision is visible, or when a state no older than
-    /// this call shows that nothing is to be written. The writer checks whether the caller may do it.
+    /// Carries out a request that may write. The answer is given when its revision is visible, or when a
+    /// state no older than this call shows that nothing is to be written. The writer checks whether the
+    /// caller may do it.
     ///
     /// # Errors
     /// etcd's own.
@@ -233,8 +236,8 @@ impl Engine {
         Ok(self.reader.snapshot())
     }
 
-    /// Raises the compaction floor; returns the state in which reads below it are refused. With `physical` it also waits until
-    /// the space is free.
+    /// Raises the compaction floor; returns the state in which reads below it are refused. With `physical` it
+    /// also waits until the space is free.
     ///
     /// # Errors
     /// [`EtcdError::Compacted`], [`EtcdError::FutureRevision`] and those of every call to the writer.
@@ -242,7 +245,8 @@ impl Engine {
         Ok(self.calls.ask(Proposal::Compact { revision, physical }).await?.state)
     }
 
-    /// Waits until the messages that compactions have left so far are removed, and their room is known to be free.
+    /// Waits until the messages that compactions have left so far are removed, and their room is known to be
+    /// free.
     ///
     /// # Errors
     /// Those of every call to the writer.
@@ -252,7 +256,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses a write as the alarms want it. `cost` is about how many bytes the write adds, 0 for one that adds none.
+    /// Refuses a write as the alarms want it. `cost` is about how many bytes the write adds, 0 for one that
+    /// adds none.
     ///
     /// # Errors
     /// [`EtcdError::Corrupt`], [`EtcdError::NoSpace`].
@@ -344,8 +349,8 @@ impl Engine {
         receiver
     }
 
-    /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new start tells what is
-    /// there, or the log is damaged.
+    /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
+    /// start tells what is there, or the log is damaged.
     pub(crate) async fn failed(&self) -> String {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();

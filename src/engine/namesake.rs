@@ -1,12 +1,14 @@
-//! Other processes with the id of this member: a configuration that was copied, or an earlier process that does not end.
+//! Other processes with the id of this member: a configuration that was copied, or an earlier process that
+//! does not end.
 //!
-//! A process answers a question that names the id of its member for as long as it lives, beside all else that it does. One that
-//! starts asks first, and ends where it is answered. An earlier process that has died answers nothing: NATS knows of no receiver,
-//! and says so at once.
+//! A process answers a question that names the id of its member for as long as it lives, beside all else that
+//! it does. One that starts asks first, and ends where it is answered. An earlier process that has died
+//! answers nothing: NATS knows of no receiver, and says so at once.
 //!
-//! Two that start at the same moment on different NATS servers may miss each other's question. Each of them hears of the other
-//! by its status messages, asks again, and the one whose start has the higher number ends. A status message alone proves nothing: a
-//! server that stood still may deliver one whose sender has died since.
+//! Two that start at the same moment on different NATS servers may miss each other's question. Each of them
+//! hears of the other by its status messages, asks again, and the one whose start has the higher number ends.
+//! A status message alone proves nothing: a server that stood still may deliver one whose sender has died
+//! since.
 
 use super::StartError;
 use super::node::Failure;
@@ -59,7 +61,8 @@ impl Namesakes {
         Ok(Namesakes { messenger, member, start, _answering: answering, asking: None })
     }
 
-    /// A status message of another process with this member's id has come. Ends this one if the other one lives and may stay.
+    /// A status message of another process with this member's id has come. Ends this one if the other one
+    /// lives and may stay.
     pub(super) fn heard(&mut self, failure: &Failure) {
         if self.asking.as_ref().is_some_and(|asking| !asking.is_finished()) {
             return;

@@ -1,8 +1,8 @@
 //! Plans calls on the newest planned state: the visible one, and on top of it everything that is in flight.
 //!
-//! Belongs to the writer. One plan follows the other, so that each is made on the store exactly as it is just before its own
-//! records. Users, alarms and members change rarely: after such a change nothing is planned until the change is visible, so that
-//! permissions need no planned copy of their own.
+//! Belongs to the writer. One plan follows the other, so that each is made on the store exactly as it is just
+//! before its own records. Users, alarms and members change rarely: after such a change nothing is planned
+//! until the change is visible, so that permissions need no planned copy of their own.
 
 use super::proposal::{Call, Outcome, Proposal};
 use crate::applier::Tables;
@@ -259,7 +259,8 @@ impl Planner {
         Plan::Reserved { bodies: vec![Body::Member(id, member.map(Box::new))], outcome: Outcome::Done }
     }
 
-    /// Plans the ends of up to `most` leases whose time is over. None while the store is corrupt: it takes no writes then.
+    /// Plans the ends of up to `most` leases whose time is over. None while the store is corrupt: it takes no
+    /// writes then.
     pub(super) fn expire(&mut self, state: &State, most: usize) -> Vec<Plan> {
         if self.tables.alarms.is_raised(AlarmKind::Corrupt) {
             return Vec::new();

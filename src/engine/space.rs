@@ -1,12 +1,12 @@
 //! Room for data: the quota, and every other limit.
 //!
-//! Puts are refused, and the NOSPACE alarm is raised, before there is no room at all: on the file system, in the JetStream
-//! account and in a stream with a limit some headroom is left to what makes room again, since a delete and a compaction are
-//! messages too. The room is measured every two seconds; in between the estimated cost of each put is taken off the last
-//! measurement.
+//! Puts are refused, and the NOSPACE alarm is raised, before there is no room at all: on the file system, in
+//! the JetStream account and in a stream with a limit some headroom is left to what makes room again, since a
+//! delete and a compaction are messages too. The room is measured every two seconds; in between the estimated
+//! cost of each put is taken off the last measurement.
 //!
-//! If the store is found full all the same (another program has taken the disk), the alarm holds here at once and is recorded
-//! as soon as anything can be.
+//! If the store is found full all the same (another program has taken the disk), the alarm holds here at once
+//! and is recorded as soon as anything can be.
 
 use super::Calls;
 use super::proposal::Proposal;
@@ -44,8 +44,8 @@ pub(super) struct Space {
     found_full: Notify,
 }
 
-// Relaxed throughout: figures by themselves, estimates that the next measurement replaces. Writes in flight may pass a limit by
-// a little, and the headroom is for that.
+// Relaxed throughout: figures by themselves, estimates that the next measurement replaces. Writes in flight
+// may pass a limit by a little, and the headroom is for that.
 impl Space {
     pub(super) fn new(
         log: Arc<Log>,
@@ -77,8 +77,8 @@ impl Space {
         Alarm { member: self.member, kind: AlarmKind::NoSpace }
     }
 
-    /// Refuses a write as the alarms want it: everything after CORRUPT, and after NOSPACE whatever adds data. `cost` is about how
-    /// many bytes the write adds, 0 for one that adds none.
+    /// Refuses a write as the alarms want it: everything after CORRUPT, and after NOSPACE whatever adds data.
+    /// `cost` is about how many bytes the write adds, 0 for one that adds none.
     pub(super) fn admit(&self, cost: u64) -> Result<(), EtcdError> {
         if self.alarms.is_raised(AlarmKind::Corrupt) {
             return Err(EtcdError::Corrupt);

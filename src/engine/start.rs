@@ -48,8 +48,8 @@ pub enum StartError {
 }
 
 impl Engine {
-    /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication. Calls may
-    /// come at once; they wait until all is loaded.
+    /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication.
+    /// Calls may come at once; they wait until all is loaded.
     ///
     /// # Errors
     /// [`StartError`].

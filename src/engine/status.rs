@@ -47,8 +47,9 @@ pub(super) struct Status {
     leader: watch::Sender<Result<u64, NoLeader>>,
     epoch: Arc<AtomicU64>,
     is_writer: AtomicBool,
-    /// Whether the visible state is linearizable without asking anybody: this instance writes, and no other one can.
-    /// Set with Release after the first state is published, and read with Acquire: a read that sees it finds that state.
+    /// Whether the visible state is linearizable without asking anybody: this instance writes, and no other
+    /// one can. Set with Release after the first state is published, and read with Acquire: a read that sees
+    /// it finds that state.
     is_linearizable: AtomicBool,
 }
 

@@ -1,8 +1,8 @@
-//! A target for each part that reads foreign bytes: a function from any bytes to nothing. It must return, and panics if the
-//! result makes no sense.
+//! A target for each part that reads foreign bytes: a function from any bytes to nothing. It must return, and
+//! panics if the result makes no sense.
 //!
-//! libFuzzer drives them (`make fuzz`, `tests/fuzz`), and so do the tests below, for a moment and with bytes that are
-//! random or nearly right. Compiled for these two only.
+//! libFuzzer drives them (`make fuzz`, `tests/fuzz`), and so do the tests below, for a moment and with bytes
+//! that are random or nearly right. Compiled for these two only.
 
 mod choices;
 mod records;

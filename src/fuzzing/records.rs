@@ -7,8 +7,9 @@ use crate::log;
 use crate::record::{Chain, Outcome};
 use crate::types::{KeyRange, LogIndex, Revision, Sequence};
 
-/// Records, foreign messages, batches without an end and gaps in any order, to an instance that publishes after each and to one
-/// that publishes once: neither panics, the store makes sense at each step, and in the end both hold the same.
+/// Records, foreign messages, batches without an end and gaps in any order, to an instance that publishes
+/// after each and to one that publishes once: neither panics, the store makes sense at each step, and in the
+/// end both hold the same.
 pub fn records(data: &[u8]) {
     let mut choices = Choices::new(data);
     let (mut often, reader) = instance();
@@ -57,7 +58,8 @@ fn instance() -> (Applier, Reader) {
     (Applier::new(writer, Tables::new(crate::auth::AuthSettings::default())), reader)
 }
 
-/// A message as jetway could have written it but for its numbers, or of any text: subject, headers and payload.
+/// A message as jetway could have written it but for its numbers, or of any text: subject, headers and
+/// payload.
 fn message(choices: &mut Choices<'_>, chain: &Chain) -> (String, String, Vec<u8>) {
     let (epoch, nonce, index) = (chain.epoch().0, chain.nonce(), chain.index().0);
     let shape = choices.byte();

@@ -1,4 +1,5 @@
-//! Requests from the wire: checked, planned, turned into records and back, applied, and answered once more from the history.
+//! Requests from the wire: checked, planned, turned into records and back, applied, and answered once more
+//! from the history.
 
 use super::choices::Choices;
 use crate::applier::{Applier, Strictness, Tables};

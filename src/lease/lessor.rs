@@ -1,5 +1,5 @@
-//! The deadlines of leases, on the writer. A grant and an end count as soon as their records are planned, before they are
-//! acknowledged.
+//! The deadlines of leases, on the writer. A grant and an end count as soon as their records are planned,
+//! before they are acknowledged.
 
 use crate::primitive::Uptime;
 use crate::txn;
@@ -65,7 +65,8 @@ impl Lessor {
         }
     }
 
-    /// Gives a lease its full TTL again and returns the TTL; `None` if there is no such lease, or it has expired.
+    /// Gives a lease its full TTL again and returns the TTL; `None` if there is no such lease, or it has
+    /// expired.
     pub(crate) fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
         let Deadline { ttl, at } = *self.leases.get(&id)?;
         if at <= now {

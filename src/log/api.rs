@@ -156,7 +156,8 @@ struct Limits {
 }
 
 impl AccountInfo {
-    /// Bytes stored in files and their limit, for each limit that may apply to the bucket. One that is not positive is none.
+    /// Bytes stored in files and their limit, for each limit that may apply to the bucket. One that is not
+    /// positive is none.
     pub fn storage(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         self.tiers.values().chain([&self.whole]).map(|tier| (tier.storage, tier.limits.max_storage))
     }
@@ -320,8 +321,8 @@ impl Api {
         }
     }
 
-    /// Removes one message; a message that is gone already counts as removed. Never erases in place: that overwrites
-    /// the block file and is not crash-safe.
+    /// Removes one message; a message that is gone already counts as removed. Never erases in place: that
+    /// overwrites the block file and is not crash-safe.
     ///
     /// # Errors
     /// [`ApiError`].

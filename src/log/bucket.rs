@@ -98,8 +98,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Checks that there are no messages of a stream that the server does not load. Creating the stream again would take them in
-    /// under another id, once more at each start, because nats-server leaves a damaged `meta.inf` as it is.
+    /// Checks that there are no messages of a stream that the server does not load. Creating the stream again
+    /// would take them in under another id, once more at each start, because nats-server leaves a damaged
+    /// `meta.inf` as it is.
     fn check_new(&self, stream: &str) -> Result<(), SetupError> {
         let folder = self.dir.join("jetstream/$G/streams").join(stream);
         if !folder.exists() {
@@ -269,7 +270,8 @@ impl Bucket {
             for setting in repairs {
                 config[setting] = wanted[setting].clone();
             }
-            // The answer of an older server may lack a field, which the server would refuse in a request. It knows a field that differs.
+            // The answer of an older server may lack a field, which the server would refuse in a request. It
+            // knows a field that differs.
             api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
         }
         let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));

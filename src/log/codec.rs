@@ -6,10 +6,11 @@
 //! epoch nonce index revision place/count instance.counter kind [create_revision version lease]
 //! ```
 //!
-//! All numbers are decimal but `nonce`, `instance` and `counter`, which are hexadecimal. The kinds are `p` (a put), `d` (a
-//! delete), `b` (barrier), `s` (a reserved record, whose payload is JSON) and `x` (the end of a reserved record). Only `p` has the
-//! last three words. The subject of a reserved record decides on its meaning. It begins with `=_.`, which no key's does. A
-//! message without the header, or with one of another form, is foreign.
+//! All numbers are decimal but `nonce`, `instance` and `counter`, which are hexadecimal. The kinds are `p` (a
+//! put), `d` (a delete), `b` (barrier), `s` (a reserved record, whose payload is JSON) and `x` (the end of a
+//! reserved record). Only `p` has the last three words. The subject of a reserved record decides on its
+//! meaning. It begins with `=_.`, which no key's does. A message without the header, or with one of another
+//! form, is foreign.
 
 use super::subjects::{self, KeyTooLong};
 use crate::auth::{AuthStore, SimpleToken};

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 /// Interval of pings on an idle connection. After two unanswered ones it counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Most messages that a subscription holds before the connection drops some. They are forwarded calls, and a dropped one is
-/// sent again.
+/// Most messages that a subscription holds before the connection drops some. They are forwarded calls, and a
+/// dropped one is sent again.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 
 /// The servers, the bucket, and the credentials.

@@ -1,11 +1,12 @@
-//! Reads the log from a sequence on: a push consumer with a connection of its own, whose messages are decoded in place, in the
-//! read buffer.
+//! Reads the log from a sequence on: a push consumer with a connection of its own, whose messages are decoded
+//! in place, in the read buffer.
 //!
-//! On servers that have them, the consumer is a *direct* one. The stream's leader makes it itself, so that it is never on a
-//! replica that lags, and a NATS cluster makes it even without a meta leader. On other servers it is an ordinary one.
+//! On servers that have them, the consumer is a *direct* one. The stream's leader makes it itself, so that it
+//! is never on a replica that lags, and a NATS cluster makes it even without a meta leader. On other servers
+//! it is an ordinary one.
 //!
-//! Only the sequence of a delivered message shows how far the log was read: the position in a heartbeat may be that of a replica
-//! that lags.
+//! Only the sequence of a delivered message shows how far the log was read: the position in a heartbeat may
+//! be that of a replica that lags.
 
 use super::api::{Api, ApiError};
 use super::codec;
@@ -25,8 +26,8 @@ use tokio::time::Instant;
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Silence after which a consumer counts as lost.
 const SILENCE: Duration = Duration::from_millis(1_750);
-/// Most bytes that are read at once, and so of a batch. Each batch may wait for a sync of a busy disk, so batches should be
-/// few.
+/// Most bytes that are read at once, and so of a batch. Each batch may wait for a sync of a busy disk, so
+/// batches should be few.
 const BUFFER_BYTES: usize = 4 << 20;
 /// Messages returned at once, and about how many bytes of them.
 const BATCH: usize = 4096;
@@ -107,8 +108,8 @@ struct Created {
 }
 
 impl Consumer {
-    /// Makes a consumer of the messages behind `after`, or of those with the subject `filter`. `first` is the number of the
-    /// endpoint's server to try first.
+    /// Makes a consumer of the messages behind `after`, or of those with the subject `filter`. `first` is the
+    /// number of the endpoint's server to try first.
     ///
     /// # Errors
     /// [`ConsumeError`]; a later try may succeed.
@@ -167,7 +168,8 @@ impl Consumer {
         })
     }
 
-    /// Messages of the stream behind those that were returned, as the server counted them when it sent the last one.
+    /// Messages of the stream behind those that were returned, as the server counted them when it sent the
+    /// last one.
     pub fn pending(&self) -> u64 {
         self.pending
     }
@@ -290,8 +292,8 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<number>.<time>.<pending>`, or the longer form that has
-    /// domain and account before the stream.
+    /// `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<number>.<time>.<pending>`, or the longer form
+    /// that has domain and account before the stream.
     fn parse(reply: &str) -> Option<Delivery> {
         let before = match reply.bytes().filter(|byte| *byte == b'.').count() {
             8 => 5,

@@ -1,4 +1,5 @@
-//! Calls between the instances of a bucket, as core NATS messages: no port of their own, the same credentials, the same TLS.
+//! Calls between the instances of a bucket, as core NATS messages: no port of their own, the same
+//! credentials, the same TLS.
 //!
 //! | subject | from | to |
 //! |---|---|---|
@@ -10,7 +11,8 @@
 //! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
 //! | an inbox | the answers | the asker |
 //!
-//! Messages may be lost or come twice. The sender sends a lost one again, and the receiver recognises a second one.
+//! Messages may be lost or come twice. The sender sends a lost one again, and the receiver recognises a
+//! second one.
 
 use super::connect::Connection;
 use async_nats::{Client, Request, StatusCode, Subscriber};
@@ -200,7 +202,8 @@ impl Messenger {
         found
     }
 
-    /// Answers those that ask for processes of this member, but for the one with this start, until the result is dropped.
+    /// Answers those that ask for processes of this member, but for the one with this start, until the result
+    /// is dropped.
     ///
     /// # Errors
     /// That of the client library, where the connection is closed.
@@ -225,7 +228,8 @@ impl Messenger {
         Ok(Serving(task.abort_handle()))
     }
 
-    /// Asks for other processes of this member than the one with this start; returns the first answer, if one comes in time.
+    /// Asks for other processes of this member than the one with this start; returns the first answer, if one
+    /// comes in time.
     pub async fn ask_member(&self, member: u64, start: u64, timeout: std::time::Duration) -> Option<Bytes> {
         let question = Request::new().payload(start.to_le_bytes().to_vec().into()).timeout(Some(timeout));
         match self.client.send_request(self.member_subject(member), question).await {

@@ -1,20 +1,23 @@
-//! The log: one JetStream stream of records. All code with NATS subjects, headers or error codes is in this folder.
+//! The log: one JetStream stream of records. All code with NATS subjects, headers or error codes is in this
+//! folder.
 //!
 //! ```text
 //! records -> Pipeline -> nats-server -> acknowledged records     (the writer)
 //!                        nats-server -> Consumer -> messages     (every other instance, and every load)
 //! ```
 //!
-//! - [`Pipeline`] appends with guards, holds its records in flight itself, and emits each once it is acknowledged.
+//! - [`Pipeline`] appends with guards, holds its records in flight itself, and emits each once it is
+//!   acknowledged.
 //! - [`Consumer`] reads messages from a sequence on.
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
-//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything else.
+//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
+//!   else.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream.
 //! - [`Messenger`] carries calls between instances.
 //!
-//! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not know (`state.lost`,
-//! newer settings) and erases message contents on delete. Its ordered consumers also resume past a tail that the server lost,
-//! without an error.
+//! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not
+//! know (`state.lost`, newer settings) and erases message contents on delete. Its ordered consumers also
+//! resume past a tail that the server lost, without an error.
 
 mod api;
 pub mod bucket;
@@ -94,8 +97,9 @@ impl Log {
         self.server.load(Ordering::Relaxed)
     }
 
-    /// The trim record that a load begins with, from the stream's leader, and its floor: the last one of those for the highest
-    /// index. `void` are the sequences of trim records that a load has found void, such as copies by another program.
+    /// The trim record that a load begins with, from the stream's leader, and its floor: the last one of
+    /// those for the highest index. `void` are the sequences of trim records that a load has found void, such
+    /// as copies by another program.
     ///
     /// # Errors
     /// [`ApiError`].

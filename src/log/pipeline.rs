@@ -1,11 +1,13 @@
-//! Appends records to the log without waiting between them, each guarded by the sequence right before its own.
+//! Appends records to the log without waiting between them, each guarded by the sequence right before its
+//! own.
 //!
-//! The writer knows the end of the log, since no other instance publishes to it. Such a guard costs JetStream one comparison. A
-//! guard by subject costs it a look-up, and often a load, of the subject's last message. With this guard no message can come
-//! between those of a batch.
+//! The writer knows the end of the log, since no other instance publishes to it. Such a guard costs JetStream
+//! one comparison. A guard by subject costs it a look-up, and often a load, of the subject's last message.
+//! With this guard no message can come between those of a batch.
 //!
-//! An acknowledgement counts only at its planned sequence, and a record is emitted only after all before it. Any other answer,
-//! or none in time, ends the pipeline. Then its owner reads the log to its end, since no refusal proves anything about that end.
+//! An acknowledgement counts only at its planned sequence, and a record is emitted only after all before it.
+//! Any other answer, or none in time, ends the pipeline. Then its owner reads the log to its end, since no
+//! refusal proves anything about that end.
 
 use super::codec;
 use super::connect::Endpoint;
@@ -31,8 +33,8 @@ const IN_FLIGHT: usize = 16 * 1024;
 const IN_FLIGHT_BYTES: usize = 32 << 20;
 /// Interval of pings. After two unanswered ones the connection counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-/// Subjects for acknowledgements, used in turn: nats-server caches its routing of a subject, and a new subject for each message
-/// makes it drop a thousand cached ones with each thousand.
+/// Subjects for acknowledgements, used in turn: nats-server caches its routing of a subject, and a new
+/// subject for each message makes it drop a thousand cached ones with each thousand.
 const SLOTS: usize = 256;
 /// Most bytes of a message beside key, value and the words of its header.
 const OVERHEAD: usize = 512;

@@ -1,14 +1,16 @@
 //! Keys as subjects, bijective over all byte strings.
 //!
-//! A key is split at its slashes, and each piece becomes a token. Letters, digits, `-` and `_` stay, any other byte is `=XX` in
-//! upper-case hex, and an empty piece is a lone `=`. So names are readable in `nats kv` tools, prefix filters work, and no token
-//! is empty, `*` or `>`. No key has a token in which `=` is followed by anything but two such digits or the token's end. jetway's
-//! own subjects begin with such a token, `=_`.
+//! A key is split at its slashes, and each piece becomes a token. Letters, digits, `-` and `_` stay, any
+//! other byte is `=XX` in upper-case hex, and an empty piece is a lone `=`. So names are readable in `nats
+//! kv` tools, prefix filters work, and no token is empty, `*` or `>`. No key has a token in which `=` is
+//! followed by anything but two such digits or the token's end. jetway's own subjects begin with such a
+//! token, `=_`.
 
 use bytes::Bytes;
 use thiserror::Error;
 
-/// Longest subject that fits into a protocol line of nats-server's default 4096 bytes beside a reply subject and sizes.
+/// Longest subject that fits into a protocol line of nats-server's default 4096 bytes beside a reply subject
+/// and sizes.
 pub const MAX_SUBJECT_BYTES: usize = 3900;
 
 /// A key whose subject would not fit into a NATS protocol line.

@@ -1,9 +1,10 @@
-//! A connection to one nats-server whose messages are read in place, in the buffer. The log uses it to append and to read.
+//! A connection to one nats-server whose messages are read in place, in the buffer. The log uses it to append
+//! and to read.
 //!
-//! The client library makes a map of each message's headers and a string of each subject, and passes messages through tasks and
-//! channels. That was most of the cost of a load, and more than a tenth of that of a put. This module knows the part of the
-//! protocol that [`Pipeline`](super::pipeline) and [`Consumer`](super::consumer) need. Everything else goes through the client
-//! library.
+//! The client library makes a map of each message's headers and a string of each subject, and passes messages
+//! through tasks and channels. That was most of the cost of a load, and more than a tenth of that of a put.
+//! This module knows the part of the protocol that [`Pipeline`](super::pipeline) and
+//! [`Consumer`](super::consumer) need. Everything else goes through the client library.
 
 use super::connect::{Auth, Endpoint};
 use serde::Deserialize;
@@ -166,8 +167,9 @@ pub(super) enum ServerOp<'a> {
 }
 
 impl Wire {
-    /// Connects to the first server of the endpoint that answers, beginning with number `first`, and subscribes to `inbox`.
-    /// Reads about `buffer_bytes` at once, and more only for a message that does not fit.
+    /// Connects to the first server of the endpoint that answers, beginning with number `first`, and
+    /// subscribes to `inbox`. Reads about `buffer_bytes` at once, and more only for a message that does not
+    /// fit.
     ///
     /// # Errors
     /// That of the last server tried.

@@ -29,8 +29,8 @@ impl Version {
     }
 }
 
-/// The binary to run: that of `flag`, of the environment, beside this executable, or in `PATH`. A named path that does not
-/// exist is an error, and no reason to look further.
+/// The binary to run: that of `flag`, of the environment, beside this executable, or in `PATH`. A named path
+/// that does not exist is an error, and no reason to look further.
 pub(super) fn find(flag: Option<&Path>) -> Result<PathBuf, Error> {
     if let Some(path) = flag {
         return named(path.to_owned(), "--nats-server");

@@ -1,4 +1,5 @@
-//! One nats-server process: spawned so that it cannot outlive the supervisor (N3, N4), signalled, and waited for.
+//! One nats-server process: spawned so that it cannot outlive the supervisor (N3, N4), signalled, and waited
+//! for.
 
 use std::io;
 use std::path::Path;
@@ -27,7 +28,8 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts the binary. Must be called on the supervisor thread: the parent-death signal is tied to the calling thread.
+    /// Starts the binary. Must be called on the supervisor thread: the parent-death signal is tied to the
+    /// calling thread.
     pub(super) fn spawn(
         binary: &Path,
         config: &Path,
@@ -39,23 +41,25 @@ impl Child {
         command
             .arg("-c")
             .arg(config)
-            // Its input is the reading end of its own log. nats-server reads no input. But if jetway, the only other reader,
-            // is killed, a Go program that writes to its standard error dies of SIGPIPE. So the server would die while it logs
-            // the stop, instead of stopping cleanly. The pipe has room for those lines.
+            // Its input is the reading end of its own log. nats-server reads no input. But if jetway, the
+            // only other reader, is killed, a Go program that writes to its standard error dies of SIGPIPE.
+            // So the server would die while it logs the stop, instead of stopping cleanly. The pipe has room
+            // for those lines.
             .stdin(Stdio::from(log_reader.try_clone()?))
             .stdout(Stdio::from(store_lock.into_file()))
             .stderr(Stdio::from(log_writer))
             .process_group(0);
-        // The heap may grow by half before Go collects it, and not to double its size. With a million keys that saves 80 MiB,
-        // and the CPU of a write does not grow measurably.
+        // The heap may grow by half before Go collects it, and not to double its size. With a million keys
+        // that saves 80 MiB, and the CPU of a write does not grow measurably.
         if std::env::var_os(GC_PERCENT).is_none() {
             command.env(GC_PERCENT, "50");
         }
         let parent = std::process::id();
         let die_with_parent = move || die_with(parent);
         #[expect(unsafe_code, reason = "the parent-death signal can only be set between fork and exec")]
-        // SAFETY: the closure makes two system calls that are async-signal-safe and touches no memory of the parent: it
-        // takes no lock and allocates nothing, not for its errors either (they are made from numbers).
+        // SAFETY: the closure makes two system calls that are async-signal-safe and touches no memory of the
+        // parent: it takes no lock and allocates nothing, not for its errors either (they are made from
+        // numbers).
         unsafe {
             command.pre_exec(die_with_parent)
         };
@@ -93,7 +97,8 @@ impl Child {
     pub(super) async fn stop(&mut self, patience: Duration) -> Ending {
         const REPORT: Duration = Duration::from_secs(5);
         let started = Instant::now();
-        // Until it is waited for, its pid cannot be given to another process. Signalling one that has ended is no error.
+        // Until it is waited for, its pid cannot be given to another process. Signalling one that has ended
+        // is no error.
         signal(self.pid, libc::SIGTERM).ok();
         while started.elapsed() < patience {
             let wait = REPORT.min(patience.saturating_sub(started.elapsed()));
@@ -122,8 +127,8 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Runs in the child between fork and exec. Makes the kernel send it SIGTERM when the thread that forked it ends. SIGTERM and
-/// not SIGKILL, so that the store is stopped cleanly even if jetway is killed.
+/// Runs in the child between fork and exec. Makes the kernel send it SIGTERM when the thread that forked it
+/// ends. SIGTERM and not SIGKILL, so that the store is stopped cleanly even if jetway is killed.
 fn die_with(parent: u32) -> io::Result<()> {
     #[expect(unsafe_code, reason = "prctl has no counterpart in std")]
     // SAFETY: PR_SET_PDEATHSIG takes a signal number and touches no memory.

@@ -21,12 +21,13 @@ pub(super) struct Start<'a> {
 /// Most bytes of memory streams. jetway has none; a user may have some.
 const MAX_MEMORY_STORE_BYTES: u64 = 256 << 20;
 
-/// Longest protocol line. That of a publish holds subject and reply, and the default of 4 KiB is too short for a 4 KiB key.
-/// Long subjects work everywhere (guards, direct get, consumers, recovery). In the store a subject must be below 64 KiB.
+/// Longest protocol line. That of a publish holds subject and reply, and the default of 4 KiB is too short
+/// for a 4 KiB key. Long subjects work everywhere (guards, direct get, consumers, recovery). In the store a
+/// subject must be below 64 KiB.
 const MAX_CONTROL_LINE_BYTES: u32 = 16 << 10;
 
-/// Bytes that may wait for a slow client before it is disconnected. The flow control of a consumer allows up to 32 MiB, and
-/// there may be several consumers on one connection.
+/// Bytes that may wait for a slow client before it is disconnected. The flow control of a consumer allows up
+/// to 32 MiB, and there may be several consumers on one connection.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 
 pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String {

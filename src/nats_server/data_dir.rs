@@ -19,8 +19,9 @@ pub(super) struct DataDir {
     _lock: File,
 }
 
-/// The right to run a server on the store (N2). Handed to the child as its standard output, and so released by the kernel
-/// when the child is gone. Opened read-only, so that nothing the child prints can overwrite the record inside.
+/// The right to run a server on the store (N2). Handed to the child as its standard output, and so released
+/// by the kernel when the child is gone. Opened read-only, so that nothing the child prints can overwrite the
+/// record inside.
 #[derive(Debug)]
 pub(super) struct StoreLock(File);
 
@@ -99,8 +100,8 @@ impl DataDir {
         Error::DataDir { action, path: path.to_owned(), source }
     }
 
-    /// Writes a file that only this user may read. It replaces the old file, which may have other permissions. After a power cut
-    /// the new file is complete or does not exist.
+    /// Writes a file that only this user may read. It replaces the old file, which may have other
+    /// permissions. After a power cut the new file is complete or does not exist.
     pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
         let new = path.with_extension("new");
         let replace = || {
@@ -117,7 +118,8 @@ impl DataDir {
         replace().map_err(|source| self.error("write", path, source))
     }
 
-    /// Removes the ports files of servers that were killed. Best effort: a reader looks for one process's file only.
+    /// Removes the ports files of servers that were killed. Best effort: a reader looks for one process's
+    /// file only.
     pub(super) fn remove_ports_files(&self) {
         for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|extension| extension == "ports") {
@@ -143,15 +145,16 @@ impl DataDir {
         }
     }
 
-    /// The mode of an existing store without a record, by its files: a clustered server keeps its Raft groups in it.
+    /// The mode of an existing store without a record, by its files: a clustered server keeps its Raft groups
+    /// in it.
     fn mode_of_store(&self) -> Option<String> {
         let store = self.store_path().join("jetstream");
         let mode = if store.join("$SYS/_js_").exists() { Mode::Clustered } else { Mode::Standalone };
         store.exists().then(|| mode.name().to_owned())
     }
 
-    /// Takes the store's lock. A server left over from an earlier jetway holds it for as long as it writes its index: it
-    /// is asked to stop, and killed after `patience`.
+    /// Takes the store's lock. A server left over from an earlier jetway holds it for as long as it writes
+    /// its index: it is asked to stop, and killed after `patience`.
     pub(super) async fn lock_store(&self, patience: Duration) -> Result<StoreLock, Error> {
         const POLL: Duration = Duration::from_millis(20);
         /// A killed process is gone once the kernel has torn it down; longer means it hangs in the kernel.
@@ -208,8 +211,8 @@ impl DataDir {
         self.path.join("reserve")
     }
 
-    /// Reserves room for the time when the disk is full, if there is plenty now. Best effort: without the reserve, other files
-    /// must be removed from a full disk before anything can be written.
+    /// Reserves room for the time when the disk is full, if there is plenty now. Best effort: without the
+    /// reserve, other files must be removed from a full disk before anything can be written.
     pub(super) fn keep_reserve(&self) {
         let path = self.reserve_path();
         let Some(space) = disk::space(&self.path) else { return };
@@ -231,7 +234,8 @@ impl DataDir {
         }
     }
 
-    /// Whether there is enough room for a server: half of the reserve, since less would be full again at once.
+    /// Whether there is enough room for a server: half of the reserve, since less would be full again at
+    /// once.
     pub(super) fn has_room(&self) -> bool {
         disk::space(&self.path).is_none_or(|space| space.free >= disk::headroom(space.total) / 2)
     }
@@ -243,8 +247,8 @@ fn private_file() -> OpenOptions {
     options
 }
 
-/// The process that the store's lock file names. A pid alone may have been given to another process since: the start time
-/// and the command line must fit too.
+/// The process that the store's lock file names. A pid alone may have been given to another process since:
+/// the start time and the command line must fit too.
 #[derive(Debug)]
 struct Holder {
     pid: u32,
@@ -269,8 +273,8 @@ impl Holder {
 /// Start time of a process, in clock ticks since boot.
 fn start_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name, in parentheses, may itself hold spaces and parentheses. The start time is field 22 of all, the
-    // twentieth after the name.
+    // The command name, in parentheses, may itself hold spaces and parentheses. The start time is field 22 of
+    // all, the twentieth after the name.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 

@@ -1,4 +1,5 @@
-//! Errors of the first start and of the stop. Later failures are retried and appear in [`Status`](super::Status) instead.
+//! Errors of the first start and of the stop. Later failures are retried and appear in
+//! [`Status`](super::Status) instead.
 
 use super::extra_config::ExtraConfigError;
 use std::io;

@@ -1,8 +1,9 @@
 //! The user's own nats-server configuration, included into jetway's.
 //!
-//! Only its top-level keys are read, and those of the files that it includes. They show whether the server is part of a
-//! cluster, and whether the file sets a key that jetway must set itself. A file whose keys cannot be made out passes here:
-//! nats-server's own parser refuses it. Case does not matter in keys, as in nats-server.
+//! Only its top-level keys are read, and those of the files that it includes. They show whether the server is
+//! part of a cluster, and whether the file sets a key that jetway must set itself. A file whose keys cannot
+//! be made out passes here: nats-server's own parser refuses it. Case does not matter in keys, as in
+//! nats-server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,9 @@ use thiserror::Error as ThisError;
 use super::Error;
 use super::data_dir::Mode;
 
-/// Keys that jetway sets, by all of nats-server's names for them. The supervisor relies on the listener, the login, the store
-/// and the log that they set. The keys of accounts would leave the account of jetway's streams without JetStream.
+/// Keys that jetway sets, by all of nats-server's names for them. The supervisor relies on the listener, the
+/// login, the store and the log that they set. The keys of accounts would leave the account of jetway's
+/// streams without JetStream.
 const OWNED: &[&str] = &[
     "listen",
     "port",
@@ -86,8 +88,8 @@ impl ExtraConfig {
         if self.clustered { Mode::Clustered } else { Mode::Standalone }
     }
 
-    /// The line that includes it into a file in `dir`. nats-server joins even an absolute name to the directory of the
-    /// including file, so the name goes up to the root and down again.
+    /// The line that includes it into a file in `dir`. nats-server joins even an absolute name to the
+    /// directory of the including file, so the name goes up to the root and down again.
     pub(super) fn include_line(&self, dir: &Path) -> String {
         let up = "../".repeat(dir.components().count());
         let path = self.path.to_str().expect("checked when read").trim_start_matches('/');
@@ -121,8 +123,9 @@ struct Entry {
     value: String,
 }
 
-/// Lists the top-level entries of a configuration in nats-server's syntax. An entry is `key: value`, `key = value`, `key value`
-/// or `key { … }`. Line ends, commas or semicolons separate entries. `#` and `//` begin comments. The whole may be in braces.
+/// Lists the top-level entries of a configuration in nats-server's syntax. An entry is `key: value`, `key =
+/// value`, `key value` or `key { … }`. Line ends, commas or semicolons separate entries. `#` and `//` begin
+/// comments. The whole may be in braces.
 fn top_level(text: &str) -> Vec<Entry> {
     let mut scanner = Scanner { rest: text };
     scanner.skip_between();

@@ -1,4 +1,5 @@
-//! The child's log lines: forwarded to `tracing`, kept for error texts, and searched for write errors of the store.
+//! The child's log lines: forwarded to `tracing`, kept for error texts, and searched for write errors of the
+//! store.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +22,8 @@ enum Level {
     Error,
 }
 
-/// Splits `[<pid>] [INF] text`. A line without a level comes from the Go runtime or the configuration parser, which write
-/// fatal errors alone.
+/// Splits `[<pid>] [INF] text`. A line without a level comes from the Go runtime or the configuration parser,
+/// which write fatal errors alone.
 fn parse(line: &str) -> (Level, &str) {
     const MARKS: [(&str, Level); 6] = [
         ("[INF]", Level::Info),

@@ -1,30 +1,33 @@
 //! Supervisor of the embedded nats-server: one child process that keeps jetway's data.
 //!
-//! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has recovered its store,
-//! starts it again when it dies, forwards its log lines, and stops it. It reads only the first line of the NATS protocol and
-//! knows no streams. Its results are an address, a token and a [`Status`].
+//! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has
+//! recovered its store, starts it again when it dies, forwards its log lines, and stops it. It reads only the
+//! first line of the NATS protocol and knows no streams. Its results are an address, a token and a
+//! [`Status`].
 //!
-//! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a parent-death signal to the
-//! *thread* that forked, and not to the process: a child of one of the caller's worker threads would get the signal when that
-//! thread ends.
+//! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a
+//! parent-death signal to the *thread* that forked, and not to the process: a child of one of the caller's
+//! worker threads would get the signal when that thread ends.
 //!
 //! Invariants:
-//! - **N1** One data directory, one jetway: an exclusive lock on `jetway.lock` is held from before the first access to the
-//!   directory until the child has ended.
-//! - **N2** One store, one nats-server: two on one store corrupt it, and nats-server itself does not check. The child holds a lock
-//!   of its own, on `nats-server.lock`, as its standard output. So the lock lasts exactly as long as the process, even if jetway
-//!   was killed, and no server is started while another one still writes its index.
-//! - **N3** The child never outlives jetway by more than its clean stop: the kernel sends SIGTERM when the supervisor thread ends
-//!   for any reason.
-//! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway alone, which drains before it stops the
-//!   child.
-//! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the streams of a
-//!   standalone store half a minute after it is started with a cluster block.
-//! - **N6** The port and the token stay the same for the life of a [`NatsServer`], so that clients reconnect by
-//!   themselves. The port changes only if another program took it while the child was down, and [`Status`] reports it.
+//! - **N1** One data directory, one jetway: an exclusive lock on `jetway.lock` is held from before the first
+//!   access to the directory until the child has ended.
+//! - **N2** One store, one nats-server: two on one store corrupt it, and nats-server itself does not check.
+//!   The child holds a lock of its own, on `nats-server.lock`, as its standard output. So the lock lasts
+//!   exactly as long as the process, even if jetway was killed, and no server is started while another one
+//!   still writes its index.
+//! - **N3** The child never outlives jetway by more than its clean stop: the kernel sends SIGTERM when the
+//!   supervisor thread ends for any reason.
+//! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway alone, which drains
+//!   before it stops the child.
+//! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
+//!   streams of a standalone store half a minute after it is started with a cluster block.
+//! - **N6** The port and the token stay the same for the life of a [`NatsServer`], so that clients reconnect
+//!   by themselves. The port changes only if another program took it while the child was down, and [`Status`]
+//!   reports it.
 //!
-//! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with a token that is not
-//! valid any more, and perhaps a `.ports` file. The next start writes all of them again.
+//! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
+//! a token that is not valid any more, and perhaps a `.ports` file. The next start writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
@@ -52,7 +55,8 @@ pub(crate) use extra_config::fuzz as fuzz_config;
 /// The way in which acknowledged messages become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncMode {
-    /// The server syncs after each message, before its acknowledgement. jetway syncs the folders, as with `Group`.
+    /// The server syncs after each message, before its acknowledgement. jetway syncs the folders, as with
+    /// `Group`.
     #[default]
     Always,
     /// jetway syncs, many messages at once: see [`crate::durability`].
@@ -64,12 +68,13 @@ pub enum SyncMode {
 /// Settings of the embedded server.
 #[derive(Clone, Debug)]
 pub struct NatsServerSettings {
-    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable, then `PATH`.
+    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable,
+    /// then `PATH`.
     pub binary: Option<PathBuf>,
     /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,
-    /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring, routes. It may not set
-    /// jetway's own keys.
+    /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
+    /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
     pub sync: SyncMode,
     /// Largest message, headers included.
@@ -102,7 +107,8 @@ impl NatsServerSettings {
 pub enum Status {
     /// The first start is under way.
     Starting,
-    /// Accepts connections, with JetStream recovered. `generation` counts the starts that came this far, from 1.
+    /// Accepts connections, with JetStream recovered. `generation` counts the starts that came this far, from
+    /// 1.
     Running { port: u16, generation: u64 },
     /// It has ended, and a new one is being started. `attempt` counts the starts since it last ran, from 1.
     Restarting { cause: String, attempt: u32 },
@@ -140,8 +146,8 @@ struct Started {
 }
 
 impl NatsServer {
-    /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as the recovery of the
-    /// store. Dropping the future stops the server.
+    /// Starts the server and waits until it accepts connections with JetStream ready, which takes as long as
+    /// the recovery of the store. Dropping the future stops the server.
     ///
     /// # Errors
     /// [`enum@Error`].
@@ -152,7 +158,8 @@ impl NatsServer {
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
         let stop_timeout = settings.stop_timeout;
-        // With `Always` the server syncs each message, but never the folders: a new block would be lost with its name.
+        // With `Always` the server syncs each message, but never the folders: a new block would be lost with
+        // its name.
         let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
@@ -182,7 +189,8 @@ impl NatsServer {
         self.synced_store.clone()
     }
 
-    /// The secret for a connection (`auth_token` in a client's CONNECT). Each [`Self::start`] draws a new one.
+    /// The secret for a connection (`auth_token` in a client's CONNECT). Each [`Self::start`] draws a new
+    /// one.
     pub fn token(&self) -> &str {
         &self.token
     }
@@ -196,8 +204,9 @@ impl NatsServer {
         self.status.clone()
     }
 
-    /// The server's first error that its store cannot be written (full disk, I/O error); `None` without one. After it the server
-    /// leaves publishes unanswered until a restart. The supervisor restarts it once there is room again.
+    /// The server's first error that its store cannot be written (full disk, I/O error); `None` without one.
+    /// After it the server leaves publishes unanswered until a restart. The supervisor restarts it once there
+    /// is room again.
     pub fn write_error(&self) -> watch::Receiver<Option<String>> {
         self.write_error.clone()
     }

@@ -1,5 +1,5 @@
-//! Waits until the child serves. nats-server opens its listener after JetStream has recovered, and then writes its ports file.
-//! Its first line reports whether it has JetStream.
+//! Waits until the child serves. nats-server opens its listener after JetStream has recovered, and then
+//! writes its ports file. Its first line reports whether it has JetStream.
 
 use std::io;
 use std::path::Path;
@@ -43,8 +43,9 @@ pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
     }
 }
 
-/// The port in the process's ports file. The file is named after the executable, which may be a link or a script, so only the
-/// end of the name counts. It is not written atomically, so a file that cannot be parsed is read again.
+/// The port in the process's ports file. The file is named after the executable, which may be a link or a
+/// script, so only the end of the name counts. It is not written atomically, so a file that cannot be parsed
+/// is read again.
 fn port_of(dir: &Path, pid: u32) -> Option<u16> {
     let end = format!("_{pid}.ports");
     let file = std::fs::read_dir(dir)

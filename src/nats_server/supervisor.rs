@@ -19,8 +19,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A run of this length counts as healthy: the next pause is the first one again.
 const HEALTHY_RUN: Duration = Duration::from_secs(30);
 
-/// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and refuses puts in
-/// time.
+/// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and
+/// refuses puts in time.
 const MAX_FILE_STORE_BYTES: u64 = 1 << 50;
 /// Interval of attempts to reserve room again after it was used.
 const RESERVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -104,7 +104,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Starts the child again and again. Returns only with an error, and only before the first start has succeeded.
+/// Starts the child again and again. Returns only with an error, and only before the first start has
+/// succeeded.
 async fn supervise(
     settings: &NatsServerSettings,
     outputs: &Outputs,
@@ -218,14 +219,15 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
     let child = Child::spawn(&plan.binary, &config_path, lock, outputs.write_error.clone())
         .map_err(|source| Error::Spawn { path: plan.binary.clone(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
-        // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the server but cannot
-        // stop it.
+        // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the
+        // server but cannot stop it.
         tracing::warn!(%error, "cannot record the process id of nats-server");
     }
     Ok(child)
 }
 
-/// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the cause.
+/// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the
+/// cause.
 async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) -> String {
     let child = child.as_mut().expect("a child that serves is in its place");
     let tail = child.tail().clone();
@@ -239,8 +241,8 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
     }
 }
 
-/// Waits for a write error, and then until a restart may help: after a pause, and on a full disk once there is room. Returns
-/// the error.
+/// Waits for a write error, and then until a restart may help: after a pause, and on a full disk once there
+/// is room. Returns the error.
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     const POLL: Duration = Duration::from_millis(500);
     let mut write_error = outputs.write_error.subscribe();

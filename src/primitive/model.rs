@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker};
 /// Replacements that one model may make.
 const PUBLICATIONS: usize = 10;
 
-/// Reports accesses to a value elsewhere to loom, as plain reads and writes of one memory cell: a write that is not ordered
-/// against all other accesses fails the model.
+/// Reports accesses to a value elsewhere to loom, as plain reads and writes of one memory cell: a write that
+/// is not ordered against all other accesses fails the model.
 #[derive(Default)]
 struct Witness(loom::cell::UnsafeCell<()>);
 
@@ -33,8 +33,8 @@ impl Witness {
     }
 }
 
-/// Replaces `OnceLock`, and is weaker: it orders nothing by itself, so that something else must publish its value. A write
-/// during a read fails the model.
+/// Replaces `OnceLock`, and is weaker: it orders nothing by itself, so that something else must publish its
+/// value. A write during a read fails the model.
 #[derive(Default)]
 pub(crate) struct Slot<T> {
     witness: Witness,
@@ -70,8 +70,8 @@ impl<T: fmt::Debug> fmt::Debug for Slot<T> {
     }
 }
 
-/// Replaces `ArcSwap`: one release for each replacement, one acquire for each load, and nothing beyond. A load
-/// that nothing orders behind the newest replacement may still find an older one. For one writer.
+/// Replaces `ArcSwap`: one release for each replacement, one acquire for each load, and nothing beyond. A
+/// load that nothing orders behind the newest replacement may still find an older one. For one writer.
 pub(crate) struct Published<T> {
     values: [Slot<Arc<T>>; PUBLICATIONS],
     newest: AtomicUsize,
@@ -110,8 +110,9 @@ impl<T> fmt::Debug for Published<T> {
 /// Values that one model may push into one queue.
 const PUSHES: usize = 16;
 
-/// Replaces crossbeam-queue's `SegQueue`, for one thread that pops, and is weaker: a pop finds the values in the order in
-/// which their places were taken, and finds nothing while the push of the first one is incomplete or not visible. One release for each push, one acquire for each pop, and nothing beyond.
+/// Replaces crossbeam-queue's `SegQueue`, for one thread that pops, and is weaker: a pop finds the values in
+/// the order in which their places were taken, and finds nothing while the push of the first one is
+/// incomplete or not visible. One release for each push, one acquire for each pop, and nothing beyond.
 ///
 /// The two numbers are hidden from loom: what could go wrong between two threads shows in the places.
 pub(crate) struct Queue<T> {

@@ -1,21 +1,21 @@
 //! A notification for one task, without a lock on either side.
 //!
-//! tokio's own `Notify` keeps a list of waiting tasks behind a mutex. A notification takes the mutex if a task waits, which
-//! would be on each write. One waiting task needs no list.
+//! tokio's own `Notify` keeps a list of waiting tasks behind a mutex. A notification takes the mutex if a
+//! task waits, which would be on each write. One waiting task needs no list.
 
 use super::{AtomicBool, AtomicWaker, Ordering};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
-/// Wakes the one task that waits for it. Without a waiting task the notification is kept for the next one that waits. Several
-/// kept ones count as one.
+/// Wakes the one task that waits for it. Without a waiting task the notification is kept for the next one
+/// that waits. Several kept ones count as one.
 ///
 /// Orderings: the swap in [`Notify::notify_one`] is a release of all that came before it. The swap in
-/// [`Notify::notified`] acquires it, also where the flag stood already, because a swap continues the release sequence of
-/// the one before. The flag and the waker are two words: the task registers its waker first and looks at the flag once
-/// more, the notifier sets the flag first and takes the waker then. Both steps on the waker are read-modify-writes of one
-/// word, so that the later of the two sees what came before the earlier: either the task finds the flag, or the notifier
-/// finds the waker.
+/// [`Notify::notified`] acquires it, also where the flag stood already, because a swap continues the release
+/// sequence of the one before. The flag and the waker are two words: the task registers its waker first and
+/// looks at the flag once more, the notifier sets the flag first and takes the waker then. Both steps on the
+/// waker are read-modify-writes of one word, so that the later of the two sees what came before the earlier:
+/// either the task finds the flag, or the notifier finds the waker.
 #[derive(Debug)]
 pub struct Notify {
     is_notified: AtomicBool,
@@ -42,7 +42,8 @@ impl Notify {
         }
     }
 
-    /// Waits for a notification and uses it up. Only one task may wait at a time: another one would replace its waker.
+    /// Waits for a notification and uses it up. Only one task may wait at a time: another one would replace
+    /// its waker.
     pub async fn notified(&self) {
         poll_fn(|cx| self.poll_notified(cx)).await;
     }

@@ -1,5 +1,5 @@
-//! The clock of leases: time since the machine was started, that of a suspended machine included. The standard library's
-//! `Instant` stands still while a machine is suspended, and a lease must not.
+//! The clock of leases: time since the machine was started, that of a suspended machine included. The
+//! standard library's `Instant` stands still while a machine is suspended, and a lease must not.
 
 use std::ops::Add;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! `TxnRequest` by hand: the one message that may contain itself.
 //!
-//! prost refuses messages that nest more than a hundred levels, and a transaction in a transaction adds two. etcd accepts as
-//! many levels as `--max-txn-ops` allows operations, 128 by default, and reports more as too many operations. So each
-//! transaction is read with a fresh limit of prost's, and the depth is counted here. It has a limit of its own, since each
-//! level takes some of the stack.
+//! prost refuses messages that nest more than a hundred levels, and a transaction in a transaction adds two.
+//! etcd accepts as many levels as `--max-txn-ops` allows operations, 128 by default, and reports more as too
+//! many operations. So each transaction is read with a fresh limit of prost's, and the depth is counted here.
+//! It has a limit of its own, since each level takes some of the stack.
 
 use super::etcdserverpb::{Compare, RequestOp};
 use prost::bytes::{Buf, BufMut};

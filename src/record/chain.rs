@@ -1,13 +1,15 @@
 //! Decides which messages of the log are valid records.
 //!
-//! A record is valid if it carries the number and the nonce of the newest valid epoch and the next index; a batch is valid when
-//! its last record is. An epoch record is valid if it carries the next epoch and the next index. Everything else changes nothing.
-//! NATS' guards make void records rare, this rule makes them harmless.
+//! A record is valid if it carries the number and the nonce of the newest valid epoch and the next index; a
+//! batch is valid when its last record is. An epoch record is valid if it carries the next epoch and the next
+//! index. Everything else changes nothing. NATS' guards make void records rare, this rule makes them
+//! harmless.
 //!
 //! Invariants:
-//! - C1: the index moves by one with each valid record, or over a gap that a trim record permits and in which sequences are
-//!   missing.
-//! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain stops there for good.
+//! - C1: the index moves by one with each valid record, or over a gap that a trim record permits and in which
+//!   sequences are missing.
+//! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain
+//!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
@@ -162,7 +164,8 @@ impl Chain {
         self.trim_sequence
     }
 
-    /// Sequences that were missing where they may be: behind the last trim record's index, void messages and barriers alone.
+    /// Sequences that were missing where they may be: behind the last trim record's index, void messages and
+    /// barriers alone.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
         self.holes.clone()
     }
@@ -173,8 +176,8 @@ impl Chain {
         self.is_lossy = true;
     }
 
-    /// Takes the next message; `record` is `None` for a foreign one. Valid records are added to `valid`, the sequences of void
-    /// messages to `void`.
+    /// Takes the next message; `record` is `None` for a foreign one. Valid records are added to `valid`, the
+    /// sequences of void messages to `void`.
     pub fn take(
         &mut self,
         sequence: Sequence,
@@ -253,7 +256,8 @@ impl Chain {
         let is_any_epoch = self.is_lenient || (self.is_lossy && !self.is_trim_met);
         let is_of_epoch = is_current || is_next_epoch || (is_any_epoch && record.epoch >= self.epoch);
         if self.may_skip_to(record.index) && is_of_epoch && record.index.0 >= next.0 + held {
-            // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim record permits.
+            // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim
+            // record permits.
             valid.append(&mut self.pending);
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
@@ -265,7 +269,8 @@ impl Chain {
         Outcome::Nothing
     }
 
-    /// Whether the records before `index` may be missing. The one that the trim record names may be missing, too.
+    /// Whether the records before `index` may be missing. The one that the trim record names may be missing,
+    /// too.
     fn may_skip_to(&self, index: LogIndex) -> bool {
         self.is_lenient || (!self.is_trim_met && self.has_hole && index <= self.trim_to.next())
     }

@@ -1,8 +1,9 @@
 //! The records of the log, and the rule that decides which of them are valid.
 //!
-//! The log is one ordered stream of messages. A message is a record of jetway's or foreign. A [`Record`] names the epoch and the
-//! nonce of its writer, its [`LogIndex`], and the revision that it makes or leaves. The [`Chain`] reads messages in the order of
-//! their sequences and returns the valid records; every reader of the log uses it.
+//! The log is one ordered stream of messages. A message is a record of jetway's or foreign. A [`Record`]
+//! names the epoch and the nonce of its writer, its [`LogIndex`], and the revision that it makes or leaves.
+//! The [`Chain`] reads messages in the order of their sequences and returns the valid records; every reader
+//! of the log uses it.
 //!
 //! No I/O and no NATS here: `log` turns messages into records and back.
 
@@ -16,7 +17,8 @@ use crate::types::{Epoch, LeaseId, LogIndex, Revision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Version of the stored format: subjects, headers and payloads. An instance that meets a higher one must not go on.
+/// Version of the stored format: subjects, headers and payloads. An instance that meets a higher one must not
+/// go on.
 pub const FORMAT: u32 = 2;
 
 /// Names the request that a record belongs to; unique over all instances and restarts.
@@ -34,7 +36,8 @@ impl fmt::Display for OperationId {
     }
 }
 
-/// The digest of a state. Two states with the same content have the same digest, even after different histories.
+/// The digest of a state. Two states with the same content have the same digest, even after different
+/// histories.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest(pub u64);
 
@@ -111,7 +114,8 @@ pub struct Trim {
     pub floor: Option<i64>,
     /// The digest of the state before this record.
     pub digest: Digest,
-    /// Some of them, epoch records too, were lost, and the loss was accepted. Every later trim record repeats this.
+    /// Some of them, epoch records too, were lost, and the loss was accepted. Every later trim record repeats
+    /// this.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_lossy: bool,
 }

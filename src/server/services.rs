@@ -28,8 +28,8 @@ use crate::watch::WatchHub;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding;
 
-/// Limits of the messages of every service. Responses are not compressed, not even for clients that compress their requests:
-/// most clients offer to take gzip, and compression would cost each of their calls time.
+/// Limits of the messages of every service. Responses are not compressed, not even for clients that compress
+/// their requests: most clients offer to take gzip, and compression would cost each of their calls time.
 macro_rules! limited {
     ($service:expr, $message_bytes:expr) => {
         $service

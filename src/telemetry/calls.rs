@@ -28,8 +28,8 @@ const CODES: [&str; 17] = [
     "Unauthenticated",
 ];
 
-/// Methods that etcd times as work of its storage, with the series, its first bucket in seconds and the number of
-/// buckets.
+/// Methods that etcd times as work of its storage, with the series, its first bucket in seconds and the
+/// number of buckets.
 const STORAGE_WORK: [(&str, &str, &str, f64, usize); 4] = [
     ("Defragment", "etcd_disk_backend_defrag_duration_seconds", "Time that Defragment took.", 0.1, 13),
     ("Hash", "etcd_mvcc_hash_duration_seconds", "Time that Hash took.", 0.01, 15),
@@ -53,8 +53,8 @@ fn store_name(service: &str, method: &str) -> Option<String> {
     }
 }
 
-/// Whether etcd counts a request to its store as a success; none for a request that is refused before it gets there. An
-/// error that the request itself leads to, such as an unknown lease, is a success of the store.
+/// Whether etcd counts a request to its store as a success; none for a request that is refused before it gets
+/// there. An error that the request itself leads to, such as an unknown lease, is a success of the store.
 fn success(name: &str, code: Code) -> Option<bool> {
     match code {
         Code::Ok => Some(true),
@@ -138,8 +138,8 @@ impl StoreDurations {
 #[derive(Debug)]
 struct Clients {
     all: IntCounterVec,
-    /// The last version and its series, for streams and for unary calls. Nearly all clients have the same version, and
-    /// to find a series takes a lock.
+    /// The last version and its series, for streams and for unary calls. Nearly all clients have the same
+    /// version, and to find a series takes a lock.
     last: [ArcSwapOption<(String, IntCounter)>; 2],
 }
 

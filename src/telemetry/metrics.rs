@@ -1,9 +1,10 @@
-//! The registry of metrics. Each part of the server makes its own counters and gauges and registers them here. A part
-//! whose gauges are read at a scrape registers a function that sets them.
+//! The registry of metrics. Each part of the server makes its own counters and gauges and registers them
+//! here. A part whose gauges are read at a scrape registers a function that sets them.
 //!
-//! Names, labels and buckets are etcd's. Numbers of things that jetway does not have are left out, because a zero would
-//! mean nothing: the bytes of etcd's write-ahead log, its snapshots and backend transactions, its apply queue, its
-//! feature gates, the pauses of a compaction of its database, and Go's runtime except for the number of tasks.
+//! Names, labels and buckets are etcd's. Numbers of things that jetway does not have are left out, because a
+//! zero would mean nothing: the bytes of etcd's write-ahead log, its snapshots and backend transactions, its
+//! apply queue, its feature gates, the pauses of a compaction of its database, and Go's runtime except for
+//! the number of tasks.
 
 use super::calls::CallCounters;
 use super::operations::{Operations, range_durations};
@@ -50,8 +51,8 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// The metrics of the process itself, of a server with this member id and quota. `extensive` adds a histogram for
-    /// each gRPC method.
+    /// The metrics of the process itself, of a server with this member id and quota. `extensive` adds a
+    /// histogram for each gRPC method.
     pub fn new(member_id: u64, quota_bytes: i64, extensive: bool) -> Metrics {
         let registry = Registry::new();
         let operations = Operations {

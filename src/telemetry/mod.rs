@@ -1,7 +1,8 @@
-//! Metrics and the log of the program. Metric names are etcd's where a dashboard or alert for etcd reads them.
+//! Metrics and the log of the program. Metric names are etcd's where a dashboard or alert for etcd reads
+//! them.
 //!
-//! This module measures, and knows nothing of the parts that it measures: they import it, and register their own metrics
-//! in [`Metrics`].
+//! This module measures, and knows nothing of the parts that it measures: they import it, and register their
+//! own metrics in [`Metrics`].
 
 mod calls;
 mod log;

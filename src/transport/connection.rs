@@ -1,7 +1,7 @@
 //! One connection: its protocol, its limits, and its end when the server stops.
 //!
-//! hyper serves it directly. `axum::serve` and `tonic::transport::Server` do not set most of these limits, and take no
-//! stream with a [`cork`](super::cork) or a [`PingGuard`].
+//! hyper serves it directly. `axum::serve` and `tonic::transport::Server` do not set most of these limits,
+//! and take no stream with a [`cork`](super::cork) or a [`PingGuard`].
 
 use super::cork::{Cork, cork, uncorked};
 use super::keepalive::PingGuard;
@@ -20,20 +20,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-/// How much a client may send ahead on a stream, and on all of a connection. Enough for the largest request in one go or
-/// two.
+/// How much a client may send ahead on a stream, and on all of a connection. Enough for the largest request
+/// in one go or two.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Streams that a client resets before they were looked at. A client that cancels thousands of calls at once is not an
-/// attack, and those of an attacker hold a kilobyte each.
+/// Streams that a client resets before they were looked at. A client that cancels thousands of calls at once
+/// is not an attack, and those of an attacker hold a kilobyte each.
 const PENDING_RESETS: usize = 10_000;
-/// The most that a call's headers may hold: a token or a trace can be longer than the 16 KiB that hyper allows.
+/// The most that a call's headers may hold: a token or a trace can be longer than the 16 KiB that hyper
+/// allows.
 const HEADER_BYTES: u32 = 1 << 20;
-/// How long the first bytes of a client may take to come. grpc-go gives them two minutes, and the plain port of etcd waits
-/// for ever.
+/// How long the first bytes of a client may take to come. grpc-go gives them two minutes, and the plain port
+/// of etcd waits for ever.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives heads five
-/// minutes and never ends idle connections; clients have to be ready for the end of those anyway.
+/// How long the head of an HTTP/1 request may take, and how long such a connection may be idle. etcd gives
+/// heads five minutes and never ends idle connections; clients have to be ready for the end of those anyway.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Limits of HTTP/2 connections.
@@ -46,8 +47,8 @@ pub(crate) struct Http2Settings {
     pub(crate) keepalive_timeout: Duration,
     /// Least time between the client's own pings.
     pub(crate) keepalive_min_time: Duration,
-    /// Whether pings are counted over TLS. etcd leaves TLS to Go's HTTP server, which lets clients ping as they like, unless
-    /// the port is for gRPC alone.
+    /// Whether pings are counted over TLS. etcd leaves TLS to Go's HTTP server, which lets clients ping as
+    /// they like, unless the port is for gRPC alone.
     pub(crate) counts_pings_over_tls: bool,
 }
 

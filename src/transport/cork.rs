@@ -1,14 +1,14 @@
 //! Collects the bytes that a connection writes while it is polled, and sends them with one system call.
 //!
-//! h2 writes and flushes at each DATA frame of more than 256 bytes, and again for the trailers behind it: two system
-//! calls for each response of a kilobyte. tokio's `BufWriter` does not help, because h2 flushes it. Here a flush only
-//! records that there is something to send. [`uncorked`] polls the connection, and sends when the connection has nothing
-//! more to do for now.
+//! h2 writes and flushes at each DATA frame of more than 256 bytes, and again for the trailers behind it: two
+//! system calls for each response of a kilobyte. tokio's `BufWriter` does not help, because h2 flushes it.
+//! Here a flush only records that there is something to send. [`uncorked`] polls the connection, and sends
+//! when the connection has nothing more to do for now.
 //!
-//! Responses that become ready together come from a task each, and the first of these wakes the connection ahead of the
-//! others. So the connection is polled once more behind all tasks that are ready. With 100 clients on 10 connections,
-//! puts took 1.5 system calls each for the response and its share of the messages to NATS before that, and 0.3 since
-//! (commit 4275411).
+//! Responses that become ready together come from a task each, and the first of these wakes the connection
+//! ahead of the others. So the connection is polled once more behind all tasks that are ready. With 100
+//! clients on 10 connections, puts took 1.5 system calls each for the response and its share of the messages
+//! to NATS before that, and 0.3 since (commit 4275411).
 
 use smallvec::SmallVec;
 use std::future::poll_fn;

@@ -1,7 +1,7 @@
 //! Passes the requests of a port to the gRPC services, to the HTTP routes or to the probes.
 //!
-//! The ports are open before the start is complete. gRPC calls wait here until it is, for as long as a request may take.
-//! HTTP requests do not wait; their responses say how far the start is.
+//! The ports are open before the start is complete. gRPC calls wait here until it is, for as long as a
+//! request may take. HTTP requests do not wait; their responses say how far the start is.
 
 use super::grpc::not_grpc;
 use super::http::{HttpRoutes, starting};
@@ -67,7 +67,8 @@ impl Dispatcher {
     }
 }
 
-/// Whether a request is a gRPC call. Other requests for the path of a method are answered as those for any unknown path.
+/// Whether a request is a gRPC call. Other requests for the path of a method are answered as those for any
+/// unknown path.
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     request.version() == Version::HTTP_2

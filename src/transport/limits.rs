@@ -4,11 +4,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// Descriptors that clients cannot take: the store, NATS, the log and the probes need theirs. As many as etcd keeps.
+/// Descriptors that clients cannot take: the store, NATS, the log and the probes need theirs. As many as etcd
+/// keeps.
 const RESERVED_DESCRIPTORS: u64 = 150;
 
-/// As many connections as there are file descriptors for, but for the reserved ones. Raises the limit of descriptors as
-/// far as it goes, as Go does for every program.
+/// As many connections as there are file descriptors for, but for the reserved ones. Raises the limit of
+/// descriptors as far as it goes, as Go does for every program.
 pub(crate) fn connections() -> Arc<Semaphore> {
     let limit = raise_descriptor_limit();
     if limit <= RESERVED_DESCRIPTORS {

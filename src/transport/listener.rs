@@ -1,8 +1,8 @@
 //! Accepts connections: gRPC over HTTP/2 and plain HTTP/1.1 on the same port, with or without TLS.
 //!
-//! The accept loop is written by hand. `axum::serve` and `tonic::transport::Server` have no TLS configuration that
-//! changes while they run, no limit of connections that several ports share, no timeout of handshakes, and no pause when
-//! descriptors run out.
+//! The accept loop is written by hand. `axum::serve` and `tonic::transport::Server` have no TLS configuration
+//! that changes while they run, no limit of connections that several ports share, no timeout of handshakes,
+//! and no pause when descriptors run out.
 
 use super::connection::{Connections, Http2Settings};
 use super::socket::{ListenSocket, Stream};
@@ -56,8 +56,9 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Opens a port; connections queue from here on. `tls` counts if the URL asks for it. `limit` bounds the connections
-    /// of all listeners that share it; those beyond it stay in the queue. `shared` lets other processes open the same port.
+    /// Opens a port; connections queue from here on. `tls` counts if the URL asks for it. `limit` bounds the
+    /// connections of all listeners that share it; those beyond it stay in the queue. `shared` lets other
+    /// processes open the same port.
     ///
     /// # Errors
     /// [`ListenError`].

@@ -1,5 +1,5 @@
-//! Everything between the sockets and the services: listeners, TLS, connections, HTTP/1 and HTTP/2, and the layer around
-//! every gRPC call.
+//! Everything between the sockets and the services: listeners, TLS, connections, HTTP/1 and HTTP/2, and the
+//! layer around every gRPC call.
 //!
 //! ```text
 //! listener -> tls -> protocol -> cork, keepalive -> hyper -> dispatch -> grpc -> services

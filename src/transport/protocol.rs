@@ -1,7 +1,7 @@
 //! Finds the protocol of a connection, HTTP/1 or HTTP/2, by its first bytes.
 //!
-//! `hyper_util::server::conn::auto` does the same, without a limit to the time that the first bytes take. A client that
-//! connects and sends nothing, or one byte at a time, would hold its connection for ever.
+//! `hyper_util::server::conn::auto` does the same, without a limit to the time that the first bytes take. A
+//! client that connects and sends nothing, or one byte at a time, would hold its connection for ever.
 
 use std::io;
 use std::pin::Pin;

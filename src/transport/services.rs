@@ -1,5 +1,5 @@
-//! Passes each gRPC call to its service, by the path. tonic's router is axum's, which boxes the service and the body of
-//! each call once more.
+//! Passes each gRPC call to its service, by the path. tonic's router is axum's, which boxes the service and
+//! the body of each call once more.
 
 use super::grpc::CallService;
 use crate::api::auth::AuthService;

@@ -63,12 +63,12 @@ pub(crate) fn check_delete_range(request: &DeleteRangeRequest) -> Result<(), Etc
     if request.key.is_empty() { Err(EtcdError::EmptyKey) } else { Ok(()) }
 }
 
-/// Checks a Txn with all that is nested in it, both branches alike. No path from the outermost transaction to an
-/// innermost operation may need more than `max_ops`, each transaction on it counting for its longest list.
+/// Checks a Txn with all that is nested in it, both branches alike. No path from the outermost transaction to
+/// an innermost operation may need more than `max_ops`, each transaction on it counting for its longest list.
 ///
 /// # Errors
-/// [`EtcdError::TooManyOps`], [`EtcdError::DuplicateKey`], [`EtcdError::KeyNotFound`] for an empty operation, and those of single
-/// operations.
+/// [`EtcdError::TooManyOps`], [`EtcdError::DuplicateKey`], [`EtcdError::KeyNotFound`] for an empty operation,
+/// and those of single operations.
 pub(crate) fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), EtcdError> {
     check_ops(request, max_ops)?;
     check_overlaps(&request.success)?;
@@ -100,8 +100,9 @@ struct Written<'a> {
 
 /// Refuses two puts of one key in one list, and a put of a key that a delete of the list covers.
 ///
-/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is checked against nested puts only
-/// of later transactions, and the two branches of one transaction may put the same keys, as only one of them runs.
+/// Nested transactions count as part of the list, with etcd's gaps: a nested delete is checked against nested
+/// puts only of later transactions, and the two branches of one transaction may put the same keys, as only
+/// one of them runs.
 fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     let mut written = Written::default();
     for op in ops {
@@ -133,8 +134,8 @@ fn check_overlaps(ops: &[RequestOp]) -> Result<Written<'_>, EtcdError> {
     Ok(written)
 }
 
-/// Disjoint half-open intervals, first key to end. Only here an end of one zero byte is an ordinary end, so that such an
-/// interval holds nothing: etcd compares it so, and clients may rely on it.
+/// Disjoint half-open intervals, first key to end. Only here an end of one zero byte is an ordinary end, so
+/// that such an interval holds nothing: etcd compares it so, and clients may rely on it.
 #[derive(Default)]
 struct Intervals(BTreeMap<Bytes, Bytes>);
 

@@ -26,9 +26,9 @@ fn holds(view: &View<'_>, compare: &Compare) -> bool {
     if is_empty { matches(compare, None) } else { holds }
 }
 
-/// A missing key compares as one whose numbers are all 0. It has no value, not even an empty one, so a compare of its
-/// value always fails. A target union that does not fit the target counts as 0 or empty; unknown enum
-/// values count as equal (target) and as true (result), as in etcd.
+/// A missing key compares as one whose numbers are all 0. It has no value, not even an empty one, so a
+/// compare of its value always fails. A target union that does not fit the target counts as 0 or empty;
+/// unknown enum values count as equal (target) and as true (result), as in etcd.
 fn matches(compare: &Compare, version: Option<&KeyVersion>) -> bool {
     let target = CompareTarget::try_from(compare.target);
     if version.is_none() && target == Ok(CompareTarget::Value) {

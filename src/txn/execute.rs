@@ -36,12 +36,14 @@ pub(super) struct Execution<'a> {
 }
 
 impl<'a> Execution<'a> {
-    /// `revision` is the one that the writes get. The operations read `view`, and `past` for reads at a named revision.
+    /// `revision` is the one that the writes get. The operations read `view`, and `past` for reads at a named
+    /// revision.
     pub(super) fn new(view: View<'a>, past: &'a State, revision: Revision) -> Execution<'a> {
         Execution { view, past, revision, writes: Vec::new() }
     }
 
-    /// The revision in the header of the next response: the transaction's own as soon as it has changed something.
+    /// The revision in the header of the next response: the transaction's own as soon as it has changed
+    /// something.
     fn current(&self) -> Revision {
         if self.writes.is_empty() { self.revision.prev() } else { self.revision }
     }
@@ -92,8 +94,8 @@ impl<'a> Execution<'a> {
     }
 
     /// # Errors
-    /// [`EtcdError::KeyNotFound`] if an earlier operation has deleted the key whose value or lease is kept. etcd's own checks miss
-    /// this case, and etcd crashes.
+    /// [`EtcdError::KeyNotFound`] if an earlier operation has deleted the key whose value or lease is kept.
+    /// etcd's own checks miss this case, and etcd crashes.
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EtcdError> {
         let (response, change) = self.write_put(request)?;
         let mod_revision = self.revision;

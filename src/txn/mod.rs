@@ -1,16 +1,17 @@
 //! The planner: makes the writes and the response of a request from the newest planned store.
 //!
-//! Pure and synchronous. It takes and returns protobuf messages: own types would repeat Range, Put, DeleteRange and Txn field by
-//! field, and would cost two conversions for every call. Headers hold the revision alone; `api` fills in the ids.
+//! Pure and synchronous. It takes and returns protobuf messages: own types would repeat Range, Put,
+//! DeleteRange and Txn field by field, and would cost two conversions for every call. Headers hold the
+//! revision alone; `api` fills in the ids.
 //!
-//! [`plan()`] runs on the writer, on a state and an [`Overlay`] of the records that the state does not show yet. Its response
-//! is true once its records are valid. [`evaluate`] runs on every other instance: it builds the same response from the history
-//! around the revision that the writer's record names.
+//! [`plan()`] runs on the writer, on a state and an [`Overlay`] of the records that the state does not show
+//! yet. Its response is true once its records are valid. [`evaluate`] runs on every other instance: it builds
+//! the same response from the history around the revision that the writer's record names.
 //!
 //! Invariants:
 //! - P1: a plan is made on the store exactly as it is just before the plan's own records.
-//! - P2: a response shows the store at one point of the history: just before the revision of the writes, with the transaction's
-//!   own writes on top.
+//! - P2: a response shows the store at one point of the history: just before the revision of the writes, with
+//!   the transaction's own writes on top.
 
 mod check;
 mod compare;
@@ -33,12 +34,14 @@ pub(crate) use view::{Base, Overlay};
 use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RangeRequest, TxnRequest};
 
-/// Whether neither branch of a transaction could write: each operation is a Range. Any nested transaction makes it a write.
+/// Whether neither branch of a transaction could write: each operation is a Range. Any nested transaction
+/// makes it a write.
 pub(crate) fn is_read_only(txn: &TxnRequest) -> bool {
     all_ranges(txn, |_| true)
 }
 
-/// Whether a transaction may be answered from local state of any age: each operation is a serializable Range, or there is none.
+/// Whether a transaction may be answered from local state of any age: each operation is a serializable Range,
+/// or there is none.
 pub(crate) fn is_serializable(txn: &TxnRequest) -> bool {
     all_ranges(txn, |range| range.serializable)
 }

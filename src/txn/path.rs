@@ -6,8 +6,8 @@ use crate::proto::etcdserverpb::request_op::Request as Op;
 use crate::proto::etcdserverpb::{RequestOp, TxnRequest};
 use std::slice::Iter;
 
-/// The outcomes of the compares of a transaction and of the nested transactions on its path. A transaction comes before those
-/// nested in it, and these come in the order of the operations.
+/// The outcomes of the compares of a transaction and of the nested transactions on its path. A transaction
+/// comes before those nested in it, and these come in the order of the operations.
 pub(super) type Path = Vec<bool>;
 
 /// The operations of a transaction that run for an outcome of its compares.

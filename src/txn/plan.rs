@@ -36,8 +36,8 @@ pub(crate) enum Response {
 /// The outcome of planning a request.
 #[derive(Debug)]
 pub(crate) struct Planned {
-    /// The changes of the next revision in the order of execution, which is the order of the events. Empty if the request changes
-    /// nothing.
+    /// The changes of the next revision in the order of execution, which is the order of the events. Empty if
+    /// the request changes nothing.
     pub writes: Vec<Write>,
     /// The response, true once the writes are part of the log at the next revision.
     pub response: Response,
@@ -46,8 +46,8 @@ pub(crate) struct Planned {
 /// Decides what a request does to the newest planned store.
 ///
 /// # Errors
-/// [`PlanError::Refused`] with [`EtcdError::LeaseNotFound`], [`EtcdError::KeyNotFound`], [`EtcdError::FutureRevision`] or
-/// [`EtcdError::Compacted`]; [`PlanError::NotYet`].
+/// [`PlanError::Refused`] with [`EtcdError::LeaseNotFound`], [`EtcdError::KeyNotFound`],
+/// [`EtcdError::FutureRevision`] or [`EtcdError::Compacted`]; [`PlanError::NotYet`].
 pub(crate) fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -> Result<Planned, PlanError> {
     let view = View::planned(base);
     let mut path = Path::new();
@@ -67,8 +67,9 @@ pub(crate) fn plan(base: Base<'_>, leases: &dyn LeaseTable, request: &Request) -
 /// The response to a request whose writes, if it has any, made the revision after `before`.
 ///
 /// # Errors
-/// [`EtcdError::Timeout`], which means an unknown outcome to a client: the revision `before` was compacted in the meantime. The
-/// errors of [`plan`] cannot come, since the writer has planned the same request on the same store.
+/// [`EtcdError::Timeout`], which means an unknown outcome to a client: the revision `before` was compacted in
+/// the meantime. The errors of [`plan`] cannot come, since the writer has planned the same request on the
+/// same store.
 pub(crate) fn evaluate(state: &State, before: Revision, request: &Request) -> Result<Response, EtcdError> {
     if let Request::Put(PutRequest { prev_kv: false, .. }) = request {
         let header = Some(super::range::header(before.next()));

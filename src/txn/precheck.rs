@@ -10,7 +10,8 @@ use std::slice::Iter;
 
 /// The part of the leases that the planner needs.
 pub(crate) trait LeaseTable {
-    /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still counts.
+    /// Whether a put may attach a key to this lease. One that has expired but is not revoked yet still
+    /// counts.
     fn exists(&self, id: LeaseId) -> bool;
 }
 
@@ -19,7 +20,8 @@ pub(crate) trait LeaseTable {
 pub(crate) enum PlanError {
     /// It is refused, and nothing is written.
     Refused(EtcdError),
-    /// It reads a revision that is planned but not part of the state yet. The same plan can be made a little later.
+    /// It reads a revision that is planned but not part of the state yet. The same plan can be made a little
+    /// later.
     NotYet,
 }
 
@@ -29,8 +31,8 @@ impl From<EtcdError> for PlanError {
     }
 }
 
-/// Checks the operations on the path against the store before the transaction. No operation has run yet, so a put that keeps a
-/// value needs the key to exist before.
+/// Checks the operations on the path against the store before the transaction. No operation has run yet, so a
+/// put that keeps a value needs the key to exist before.
 pub(super) fn precheck(
     base: &Base<'_>,
     view: &View<'_>,
@@ -46,8 +48,8 @@ pub(super) fn precheck(
     })
 }
 
-/// Unlike a Range on its own, one in a transaction may not ask for a negative revision, except for the -1 that etcd
-/// holds as the floor of a store never compacted.
+/// Unlike a Range on its own, one in a transaction may not ask for a negative revision, except for the -1
+/// that etcd holds as the floor of a store never compacted.
 fn precheck_range(base: &Base<'_>, range: &RangeRequest) -> Result<(), PlanError> {
     let floor = base.compacted.map_or(-1, |floor| floor.0);
     match range.revision {

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// A message of a RangeStream ends once it holds this many bytes of keys and values, so the largest one is this plus one pair.
-/// Large enough that the cost of a message vanishes, and small enough that a slow client holds little memory.
+/// A message of a RangeStream ends once it holds this many bytes of keys and values, so the largest one is
+/// this plus one pair. Large enough that the cost of a message vanishes, and small enough that a slow client
+/// holds little memory.
 const CHUNK_BYTES: usize = if cfg!(test) { 100 } else { 1 << 20 };
 
 /// Approximate bytes of a pair in a message, besides its key and value.
@@ -36,7 +37,8 @@ pub(super) fn header(revision: Revision) -> ResponseHeader {
     ResponseHeader { revision: revision.0, ..ResponseHeader::default() }
 }
 
-/// Whether a request wants keys in the order in which they are stored. With an order of `NONE` the target does not matter.
+/// Whether a request wants keys in the order in which they are stored. With an order of `NONE` the target
+/// does not matter.
 pub(super) fn is_default_order(request: &RangeRequest) -> bool {
     request.sort_order == SortOrder::None as i32
         || (request.sort_order == SortOrder::Ascend as i32 && request.sort_target == SortTarget::Key as i32)
@@ -62,10 +64,11 @@ fn read_revision(state: &State, request: &RangeRequest) -> Result<Revision, Etcd
     Ok(revision)
 }
 
-/// Answers a Range that [`check_range`](super::check_range) has passed. The header holds the state's revision alone.
+/// Answers a Range that [`check_range`](super::check_range) has passed. The header holds the state's revision
+/// alone.
 ///
-/// The cost of a limited page is that of its pairs. The count costs two descents of the index at the newest revision (see
-/// [`State::count`]).
+/// The cost of a limited page is that of its pairs. The count costs two descents of the index at the newest
+/// revision (see [`State::count`]).
 ///
 /// # Errors
 /// [`EtcdError::FutureRevision`], [`EtcdError::Compacted`].
@@ -83,8 +86,8 @@ pub(super) fn read(view: &View<'_>, request: &RangeRequest, current: Revision) -
         return response;
     }
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    // A sorted response needs the whole range before the limit applies. Without an order, but with another target than
-    // the key, etcd applies the limit first and then sorts, unless there are filters.
+    // A sorted response needs the whole range before the limit applies. Without an order, but with another
+    // target than the key, etcd applies the limit first and then sorts, unless there are filters.
     let cuts_early =
         is_default_order(request) && (request.sort_target == SortTarget::Key as i32 || !has_filters(request));
     let stop_above = limit.filter(|_| cuts_early).unwrap_or(usize::MAX);
@@ -121,8 +124,8 @@ fn passes(version: &KeyVersion, request: &RangeRequest) -> bool {
         && within(version.create_revision(), request.min_create_revision, request.max_create_revision)
 }
 
-/// Sorts pairs that are in key order. The sort is stable, also when descending: etcd promises nothing for equal targets, but
-/// sorts a few of them so.
+/// Sorts pairs that are in key order. The sort is stable, also when descending: etcd promises nothing for
+/// equal targets, but sorts a few of them so.
 fn sort(found: &mut [&KeyVersion], request: &RangeRequest) {
     let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
     if target == SortTarget::Key && is_default_order(request) {
@@ -144,7 +147,8 @@ fn sort(found: &mut [&KeyVersion], request: &RangeRequest) {
     }
 }
 
-/// The pair of a version. With `keys_only` etcd 3.7 answers from its index, which has no leases, unless it reads values anyway.
+/// The pair of a version. With `keys_only` etcd 3.7 answers from its index, which has no leases, unless it
+/// reads values anyway.
 fn shown(version: &KeyVersion, request: &RangeRequest) -> KeyValue {
     let mut pair = key_value(version);
     if request.keys_only {
@@ -156,9 +160,11 @@ fn shown(version: &KeyVersion, request: &RangeRequest) -> KeyValue {
     pair
 }
 
-/// The messages of a RangeStream from one pinned state. Merged field by field they are the response to the same Range.
+/// The messages of a RangeStream from one pinned state. Merged field by field they are the response to the
+/// same Range.
 ///
-/// Ends after the message with the header, and there always is one. Compactions do not affect the pinned state.
+/// Ends after the message with the header, and there always is one. Compactions do not affect the pinned
+/// state.
 #[derive(Debug)]
 pub(crate) struct RangeStream {
     state: Arc<State>,

@@ -17,8 +17,9 @@ pub enum KeyRange {
 }
 
 impl KeyRange {
-    /// Reads the pair of the wire: an empty `range_end` names the one key, a single zero byte means "to the end of
-    /// the key space", anything else is the exclusive upper bound. An inverted pair is a range that holds nothing.
+    /// Reads the pair of the wire: an empty `range_end` names the one key, a single zero byte means "to the
+    /// end of the key space", anything else is the exclusive upper bound. An inverted pair is a range that
+    /// holds nothing.
     pub fn from_wire(key: Bytes, range_end: &Bytes) -> KeyRange {
         match range_end.as_ref() {
             [] => KeyRange::Single(key),

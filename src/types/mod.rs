@@ -7,8 +7,8 @@ pub use key_range::KeyRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A point in the store's history as an etcd client sees it. An empty store is at revision 1, the first write makes 2,
-/// and every write transaction moves it by exactly one.
+/// A point in the store's history as an etcd client sees it. An empty store is at revision 1, the first write
+/// makes 2, and every write transaction moves it by exactly one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision(pub i64);
 
@@ -35,7 +35,8 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The position of a message in a JetStream stream. It has no relation to a [`Revision`], which each record carries.
+/// The position of a message in a JetStream stream. It has no relation to a [`Revision`], which each record
+/// carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sequence(pub u64);
 
@@ -56,7 +57,8 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// The place of a record in the log, dense from 1: what etcd calls the Raft index. Void messages and barriers have none.
+/// The place of a record in the log, dense from 1: what etcd calls the Raft index. Void messages and barriers
+/// have none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogIndex(pub u64);
 

@@ -1,8 +1,9 @@
-//! The requests of one Watch call: the watch ids in use, and the request to the routing task for each request of the client.
+//! The requests of one Watch call: the watch ids in use, and the request to the routing task for each request
+//! of the client.
 //!
-//! Requests are handled by a task of their own, so that a client that reads slowly can still cancel. It shares nothing
-//! with the responses but a few numbers. Answers go through the routing task, which puts them into the one queue of the stream
-//! in the order of the requests.
+//! Requests are handled by a task of their own, so that a client that reads slowly can still cancel. It
+//! shares nothing with the responses but a few numbers. Answers go through the routing task, which puts them
+//! into the one queue of the stream in the order of the requests.
 
 use super::hub::WatchHub;
 use super::watcher::{Answer, Created};
@@ -54,9 +55,9 @@ pub struct Create {
     pub no_delete: bool,
 }
 
-/// The numbers that both halves of a call share. They order nothing, since all data comes through the queue, so all accesses
-/// are relaxed. One half counts requests up and the other one counts them down, each in one step. So exactly one answer finds
-/// the number at [`OPEN`] and notifies of the room.
+/// The numbers that both halves of a call share. They order nothing, since all data comes through the queue,
+/// so all accesses are relaxed. One half counts requests up and the other one counts them down, each in one
+/// step. So exactly one answer finds the number at [`OPEN`] and notifies of the room.
 #[derive(Debug)]
 pub(super) struct Open {
     hub: WatchHub,
@@ -142,7 +143,8 @@ impl Control {
             },
             Request::Refuse(error) => self.refuse(error),
             Request::Cancel(watch_id) => self.cancel(watch_id),
-            // Without watchers there is no answer (WAT-33), even if one comes before the routing task gets there.
+            // Without watchers there is no answer (WAT-33), even if one comes before the routing task gets
+            // there.
             Request::Progress if self.taken.is_empty() => {}
             Request::Progress => {
                 self.ask(Ask::Progress { stream: self.stream, scope: ProgressScope::Stream });

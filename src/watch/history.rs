@@ -20,8 +20,8 @@ pub(super) struct Slice {
 
 /// Reads from `from` on, which must not be compacted.
 ///
-/// A long history of a narrow range is read through the index, whose few keys have the revisions at which they changed. Any
-/// other history is read from the log.
+/// A long history of a narrow range is read through the index, whose few keys have the revisions at which
+/// they changed. Any other history is read from the log.
 pub(super) fn read(state: &State, interest: &Interest, from: Revision) -> Slice {
     let behind = state.log.len_since(from);
     if behind > EVENTS

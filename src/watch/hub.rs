@@ -1,11 +1,12 @@
 //! The watch hub: runs the routing task, and is the handle to it for the rest of the program.
 //!
-//! The core ([`crate::core::routing`]) does the routing, and gives the guarantees that watches depend on. Each registration is a
-//! step of the routing task at one exact point of the log (H1). A progress mark follows all events that it covers (H2). A watcher
-//! whose queue is full is unregistered in the same step, and its stream gets a notice (H3).
+//! The core ([`crate::core::routing`]) does the routing, and gives the guarantees that watches depend on.
+//! Each registration is a step of the routing task at one exact point of the log (H1). A progress mark
+//! follows all events that it covers (H2). A watcher whose queue is full is unregistered in the same step,
+//! and its stream gets a notice (H3).
 //!
-//! No lock is taken here or there. The writer publishes and notifies. A stream sends requests over a queue. It gets its answers
-//! and its events from one other queue, in the order in which they became true.
+//! No lock is taken here or there. The writer publishes and notifies. A stream sends requests over a queue.
+//! It gets its answers and its events from one other queue, in the order in which they became true.
 
 use super::metrics::Metrics;
 use super::watcher::Answer;
@@ -59,8 +60,8 @@ impl WatchHub {
         self.requests.registrations()
     }
 
-    /// Waits until every event up to a published revision is in the queues of its watchers. A compaction that waits for this
-    /// removes no event that a watcher that keeps up still needs.
+    /// Waits until every event up to a published revision is in the queues of its watchers. A compaction that
+    /// waits for this removes no event that a watcher that keeps up still needs.
     pub async fn routed(&self, revision: Revision) {
         self.requests.routed(revision).await;
     }

@@ -1,10 +1,12 @@
 //! Models of the path from a publication to a client: hub, queues, and both halves of a Watch call.
 //!
-//! Three threads at most: the writer, the routing task and a call. Loom sees the state's publication, the queues of the
-//! requests and of the stream, and every waker that is registered and woken; a wake-up that is lost leaves a thread asleep
-//! for ever, which loom reports as a deadlock. The code is the shipped one with room for
-//! one delivery in a queue and one revision in a slice of the routing task. futures-util's `AtomicWaker` and crossbeam's
-//! `SegQueue` are replaced by their contracts (see `primitive`). The encoding of events, behind std's `OnceLock`, is one step. The models of the single structures are in `core/routing/loom_model.rs`.
+//! Three threads at most: the writer, the routing task and a call. Loom sees the state's publication, the
+//! queues of the requests and of the stream, and every waker that is registered and woken; a wake-up that is
+//! lost leaves a thread asleep for ever, which loom reports as a deadlock. The code is the shipped one with
+//! room for one delivery in a queue and one revision in a slice of the routing task. futures-util's
+//! `AtomicWaker` and crossbeam's `SegQueue` are replaced by their contracts (see `primitive`). The encoding
+//! of events, behind std's `OnceLock`, is one step. The models of the single structures are in
+//! `core/routing/loom_model.rs`.
 
 use super::control::{Control, Request};
 use super::hub::{WatchHub, follow};
@@ -59,7 +61,8 @@ impl Watched {
     }
 }
 
-/// Waits for the next response, as the stream of a call does: it looks once more after it has registered its waker.
+/// Waits for the next response, as the stream of a call does: it looks once more after it has registered its
+/// waker.
 fn next(session: &mut Session) -> Response {
     block_on(poll_fn(|cx| {
         let mut is_registered = false;

@@ -8,14 +8,14 @@
 //!     `------------- history, for watchers that are behind -^
 //! ```
 //!
-//! The routing task ([`crate::core::routing`]) follows the log and puts each event into the queues of the streams that have a
-//! watcher for its key. A watcher is behind if it starts in the past, or if its client reads slowly. It reads the log itself, and
-//! asks the routing task to join when it has caught up. Events are shared with the log and encoded once. Each watcher has a
-//! cursor.
+//! The routing task ([`crate::core::routing`]) follows the log and puts each event into the queues of the
+//! streams that have a watcher for its key. A watcher is behind if it starts in the past, or if its client
+//! reads slowly. It reads the log itself, and asks the routing task to join when it has caught up. Events are
+//! shared with the log and encoded once. Each watcher has a cursor.
 //!
-//! Nothing here waits for a client. The routing task unregisters a watcher whose queue is full, and a stream makes a response
-//! only when its connection asks for one. Nothing takes a lock either: the halves of a call and the routing task communicate over
-//! queues.
+//! Nothing here waits for a client. The routing task unregisters a watcher whose queue is full, and a stream
+//! makes a response only when its connection asks for one. Nothing takes a lock either: the halves of a call
+//! and the routing task communicate over queues.
 
 mod control;
 mod encoding;

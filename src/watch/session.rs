@@ -1,18 +1,19 @@
 //! The responses of one Watch call, made one at a time, when the connection has room for the next one.
 //!
-//! There is no queue of responses. Answers to requests wait in a short list (no further requests are read while it is
-//! long), live events wait in the queue from the routing task, and history stays in the log until the connection has room for
-//! it. So a slow client costs at most a full queue.
+//! There is no queue of responses. Answers to requests wait in a short list (no further requests are read
+//! while it is long), live events wait in the queue from the routing task, and history stays in the log until
+//! the connection has room for it. So a slow client costs at most a full queue.
 //!
-//! - S1: answers come first and in the order of their requests, so nothing of a watcher precedes its created answer,
-//!   and nothing follows its cancel answer.
-//! - S2: a watcher is in one of four states. It is live (registered), or it catches up from the log at `next`, or it has asked to
-//!   join at `from` and has got everything before that, or compaction has ended it. Only an item from the routing task makes it
-//!   live, which is in the queue before its first event.
-//! - S3: a progress mark counts for a watcher only if everything up to it has been sent: the watcher was live when the routing
-//!   task pushed the mark, or had got everything up to it by then. Since the queue keeps the order, the former is so if the
-//!   watcher is live when the mark is popped. A created answer may be taken out of this order (S1): such a watcher gets nothing
-//!   up to the revision of its answer, which is no older than the mark.
+//! - S1: answers come first and in the order of their requests, so nothing of a watcher precedes its created
+//!   answer, and nothing follows its cancel answer.
+//! - S2: a watcher is in one of four states. It is live (registered), or it catches up from the log at
+//!   `next`, or it has asked to join at `from` and has got everything before that, or compaction has ended
+//!   it. Only an item from the routing task makes it live, which is in the queue before its first event.
+//! - S3: a progress mark counts for a watcher only if everything up to it has been sent: the watcher was live
+//!   when the routing task pushed the mark, or had got everything up to it by then. Since the queue keeps the
+//!   order, the former is so if the watcher is live when the mark is popped. A created answer may be taken
+//!   out of this order (S1): such a watcher gets nothing up to the revision of its answer, which is no older
+//!   than the mark.
 
 use super::control::{Control, Open};
 use super::encoding::encode;
@@ -106,7 +107,8 @@ pub(super) fn open(hub: WatchHub, reader: Reader) -> (Control, Session) {
 }
 
 impl Session {
-    /// Registers `waker` for the next item. The stream must call [`Session::next`] once more before it sleeps.
+    /// Registers `waker` for the next item. The stream must call [`Session::next`] once more before it
+    /// sleeps.
     pub(super) fn register(&self, waker: &Waker) {
         self.receiver.register(waker);
     }
@@ -180,8 +182,8 @@ impl Session {
                     // A lone item of this kind makes no response.
                     let _none: Option<Response> = self.take_item(item);
                 }
-                // An answer behind the mark may end the watcher that makes it void, or make the first watcher. Neither may make
-                // the mark count.
+                // An answer behind the mark may end the watcher that makes it void, or make the first
+                // watcher. Neither may make the mark count.
                 Item::Progress { scope: ProgressScope::Stream, .. } if !self.may_be_synced() => {
                     self.open.answered();
                 }
@@ -406,7 +408,8 @@ mod tests {
         store.routing.answer(3);
         let created = [call.session.next(), call.session.next()];
         assert!(matches!(created, [Step::Respond(_), Step::Respond(_)]), "{created:?}");
-        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and pushes a progress mark.
+        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and pushes
+        // a progress mark.
         assert!(matches!(call.session.next(), Step::Respond(Response { revision: Revision(2), .. })));
         (3..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
         store.routing.answer(1);
@@ -436,7 +439,8 @@ mod tests {
         call.handle(Request::Progress);
         store.route();
         (5..=6).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        // The mark of 4 waits while another watcher catches up, with what the routing task has not routed yet.
+        // The mark of 4 waits while another watcher catches up, with what the routing task has not routed
+        // yet.
         call.session.live_run = LIVE_RUN;
         call.handle(Request::Create(create(prefix("a"), 2)));
         let responses: Vec<_> =

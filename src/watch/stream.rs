@@ -1,8 +1,9 @@
 //! A Watch call as an asynchronous stream of responses.
 //!
-//! The stream is pulled: a response is made when the connection has room for it. A task of its own reads the requests, so that
-//! a client that reads slowly can still cancel. The two share no state that would need a lock: the session belongs to the stream
-//! alone. The end of the call drops the stream, and with it all its watchers at once.
+//! The stream is pulled: a response is made when the connection has room for it. A task of its own reads the
+//! requests, so that a client that reads slowly can still cancel. The two share no state that would need a
+//! lock: the session belongs to the stream alone. The end of the call drops the stream, and with it all its
+//! watchers at once.
 
 use super::control::{Request, read_requests};
 use super::hub::WatchHub;
@@ -40,8 +41,9 @@ impl fmt::Debug for WatchStream {
 }
 
 impl WatchStream {
-    /// Starts a call. The end of `requests` changes nothing (WAT-14), an error in them ends the call, and so does
-    /// `ending`. Progress is reported every `progress_interval`, plus up to a tenth, different for each call.
+    /// Starts a call. The end of `requests` changes nothing (WAT-14), an error in them ends the call, and so
+    /// does `ending`. Progress is reported every `progress_interval`, plus up to a tenth, different for each
+    /// call.
     pub fn new(
         hub: WatchHub,
         reader: Reader,
@@ -63,8 +65,8 @@ impl WatchStream {
         }
     }
 
-    /// Checks rare events: the end of the call from outside, and the ticker. After that every source that may wake the stream has
-    /// its waker.
+    /// Checks rare events: the end of the call from outside, and the ticker. After that every source that may
+    /// wake the stream has its waker.
     fn look_around(&mut self, cx: &mut Context<'_>) -> Poll<EtcdError> {
         if let Some(session) = &mut self.session {
             session.register(cx.waker());

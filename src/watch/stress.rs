@@ -1,6 +1,6 @@
-//! Everything at once, on real threads: one writer that compacts, the hub, and clients that create and cancel watchers on random
-//! ranges from random revisions, read slowly and ask for progress. The events that each watcher received are compared with the
-//! writes.
+//! Everything at once, on real threads: one writer that compacts, the hub, and clients that create and cancel
+//! watchers on random ranges from random revisions, read slowly and ask for progress. The events that each
+//! watcher received are compared with the writes.
 
 use super::control::{Create, Request};
 use super::response::{Body, Response};

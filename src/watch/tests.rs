@@ -1,5 +1,5 @@
-//! The rules of watches, shown on sessions that are driven by hand: the test decides when something is written, when the hub
-//! routes and when a client reads.
+//! The rules of watches, shown on sessions that are driven by hand: the test decides when something is
+//! written, when the hub routes and when a client reads.
 
 use super::control::{Control, Create, Request};
 use super::hub::WatchHub;

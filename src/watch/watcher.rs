@@ -55,8 +55,8 @@ impl Phase {
 }
 
 impl Watcher {
-    /// Whether a progress mark of this revision holds for the watcher (S3). A mark from before it has caught up may be older than
-    /// the events that were sent since, and must not be reported.
+    /// Whether a progress mark of this revision holds for the watcher (S3). A mark from before it has caught
+    /// up may be older than the events that were sent since, and must not be reported.
     pub(super) fn has_all(&self, revision: Revision) -> bool {
         let holds = match self.phase {
             Phase::Live => true,

@@ -39,8 +39,8 @@ async fn ten_thousand_connections_are_served() {
     healthy.finish().await;
 }
 
-/// Clients that send a byte now and then and never a whole request. etcd gives them minutes, or for ever; what matters is
-/// that nobody else waits for them, and in the end they are gone.
+/// Clients that send a byte now and then and never a whole request. etcd gives them minutes, or for ever;
+/// what matters is that nobody else waits for them, and in the end they are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_never_finish_a_request_are_disconnected() {
     let server = Server::start().await;

@@ -14,8 +14,8 @@ use support::within;
 
 const RANGE: &str = "/etcdserverpb.KV/Range";
 
-/// Random bytes, alone and behind the preface of HTTP/2. The server must close the connection after the client has
-/// closed its side.
+/// Random bytes, alone and behind the preface of HTTP/2. The server must close the connection after the
+/// client has closed its side.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_bytes_end_only_their_own_connection() {
     let server = Server::start().await;
@@ -88,8 +88,8 @@ async fn an_oversized_frame_is_refused_by_its_header() {
     healthy.finish().await;
 }
 
-/// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes that stand
-/// for many megabytes.
+/// A header of four thousand bytes put into the table once and then named by one byte each: a few kilobytes
+/// that stand for many megabytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn repeated_indexed_headers_take_bounded_memory() {
     let server = Server::start().await;
@@ -147,7 +147,8 @@ async fn endless_continuations_end_the_connection() {
     healthy.finish().await;
 }
 
-/// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one after the other.
+/// Calls that are cancelled as soon as they are made, a hundred thousand on each of two connections, one
+/// after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rapid_resets_take_bounded_memory_and_leave_other_clients_served() {
     let server = Server::start().await;

@@ -11,8 +11,8 @@ use support::client::Client;
 use support::server::{Server, Target};
 use support::watch::{WatchStream, pair, watch_key};
 
-/// The longest that any of its calls may take. The server is a debug build on a machine that may do other things as well.
-/// Without abuse the slowest call takes a tenth of a second.
+/// The longest that any of its calls may take. The server is a debug build on a machine that may do other
+/// things as well. Without abuse the slowest call takes a tenth of a second.
 const BOUND: Duration = Duration::from_secs(15);
 
 /// Puts, reads and watches a key of its own until told to stop.

@@ -14,8 +14,8 @@ use support::server::{Server, Target};
 use support::watch::{WatchStream, watch_key};
 use support::within;
 
-/// A key of a mebibyte is within etcd's limit. jetway has a lower one for keys it stores; reads and watches of others
-/// find nothing.
+/// A key of a mebibyte is within etcd's limit. jetway has a lower one for keys it stores; reads and watches
+/// of others find nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_of_a_mebibyte_is_refused_by_puts_and_not_found_by_reads() {
     let server = Server::start().await;
@@ -65,7 +65,8 @@ async fn status_of(server: &Server, path: &str, data: Vec<u8>) -> (Code, String)
 const UNARY: &str = "/etcdserverpb.KV/Put";
 const STREAMS: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
 
-/// Frames and messages that are none, in grpc-go's words, which differ between calls with one request and with many.
+/// Frames and messages that are none, in grpc-go's words, which differ between calls with one request and
+/// with many.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_messages_are_refused_with_the_errors_of_grpc_go() {
     let server = Server::start().await;

@@ -38,7 +38,8 @@ async fn a_response_of_two_hundred_mebibytes_is_sent() {
     healthy.finish().await;
 }
 
-/// The answer is one message, and whoever does not read it holds that much; a stream holds no more than a window.
+/// The answer is one message, and whoever does not read it holds that much; a stream holds no more than a
+/// window.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unread_range_streams_take_bounded_memory() {
     let (server, client) = filled(100).await;
@@ -66,8 +67,8 @@ async fn unread_range_streams_take_bounded_memory() {
     healthy.finish().await;
 }
 
-/// A watcher that takes no event while a gigabyte of them passes: it costs its queue, and everybody else is told in
-/// time. When it wakes up it is given them all, from the log.
+/// A watcher that takes no event while a gigabyte of them passes: it costs its queue, and everybody else is
+/// told in time. When it wakes up it is given them all, from the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_that_never_reads_takes_bounded_memory() {
     let (server, client) = filled(0).await;
@@ -142,8 +143,8 @@ async fn a_watcher_that_resumes_reading_gets_every_event_from_the_log() {
     assert_eq!(events, 150);
 }
 
-/// Values come in together and leave one by one: a small one that stays must not hold on to a large one that was beside
-/// it on its way in.
+/// Values come in together and leave one by one: a small one that stays must not hold on to a large one that
+/// was beside it on its way in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stored_small_value_does_not_keep_a_large_one_in_memory() {
     let (server, client) = filled(0).await;

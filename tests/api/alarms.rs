@@ -1,4 +1,5 @@
-//! Calls that alarms refuse, and calls that they do not. `maintenance` shows how alarms are activated and deactivated.
+//! Calls that alarms refuse, and calls that they do not. `maintenance` shows how alarms are activated and
+//! deactivated.
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;

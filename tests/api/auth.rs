@@ -325,7 +325,8 @@ async fn only_root_manages_users_and_roles_and_each_user_may_get_its_own() {
         "bcrypt: password length exceeds 72 bytes",
     );
 
-    // Anybody may ask whether auth is on and log in; a wrong token is wrong for the one and nothing to the other.
+    // Anybody may ask whether auth is on and log in; a wrong token is wrong for the one and nothing to the
+    // other.
     assert!(client.auth_status().await.unwrap().enabled);
     assert!(user.auth_status().await.unwrap().enabled);
     refused(stranger.auth_status().await, Code::Unauthenticated, token);

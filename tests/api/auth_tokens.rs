@@ -164,7 +164,8 @@ async fn a_jwt_is_valid_until_users_change() {
     // Nothing says that it must end.
     sign(json!({"username": "root", "revision": revision})).get("k").await.unwrap();
     sign(json!({"username": "root", "revision": revision, "aud": "x", "iss": 5})).get("k").await.unwrap();
-    // A revision that is still to come is another one than that of the answer to a read; a write asks for no more.
+    // A revision that is still to come is another one than that of the answer to a read; a write asks for no
+    // more.
     let early = sign(json!({"username": "root", "revision": revision + 9}));
     refused(early.get("k").await, Code::InvalidArgument, OLD);
     refused(early.txn(run(vec![op(get("k"))])).await, Code::InvalidArgument, OLD);

@@ -189,8 +189,8 @@ async fn increment(client: &Client, key: &str) {
     }
 }
 
-/// GEN-1: an abandoned write is applied as planned or not at all. The next write of its key is planned on top of it, and it
-/// on top of every write before it.
+/// GEN-1: an abandoned write is applied as planned or not at all. The next write of its key is planned on top
+/// of it, and it on top of every write before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_abandoned_write_is_applied_as_planned_or_not_at_all() {
     let server = Server::shared().await;

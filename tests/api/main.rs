@@ -1,7 +1,7 @@
 //! The contract, rule by rule: what a client can observe of an etcd server, tested on a running one.
 //!
-//! Each test names the rules it covers; `tests/RULES.md` is the table the other way round. The same tests pass on
-//! etcd itself with `JETWAY_TEST_TARGET=etcd`, which is how they were checked to state the truth.
+//! Each test names the rules it covers; `tests/RULES.md` is the table the other way round. The same tests
+//! pass on etcd itself with `JETWAY_TEST_TARGET=etcd`, which is how they were checked to state the truth.
 
 mod alarms;
 mod auth;

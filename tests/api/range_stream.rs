@@ -126,7 +126,8 @@ async fn writes_during_the_stream_are_invisible() {
     assert!(merged.kvs.iter().all(|kv| kv.value.len() == value.len()));
 }
 
-/// RST-8: after a compaction past its revision a stream ends with the error or is complete, never with a part.
+/// RST-8: after a compaction past its revision a stream ends with the error or is complete, never with a
+/// part.
 #[tokio::test]
 async fn a_compaction_never_leaves_a_stream_short_without_an_error() {
     let server = Server::start().await;

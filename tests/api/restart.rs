@@ -151,8 +151,8 @@ async fn survives(target: Target, kill: impl AsyncFn(&mut Server)) {
     }
 }
 
-/// Writes pairs of keys under `prefix`, until it is enough or one is refused, and returns those that were answered,
-/// with their revisions.
+/// Writes pairs of keys under `prefix`, until it is enough or one is refused, and returns those that were
+/// answered, with their revisions.
 async fn write_pairs(
     client: &Client,
     prefix: &str,

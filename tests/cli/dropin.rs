@@ -1,5 +1,5 @@
-//! Ways in which etcd is started in the world, taken as they stand but for paths, addresses and ports, with jetway in
-//! etcd's place; over mutual TLS, and driven with etcdctl.
+//! Ways in which etcd is started in the world, taken as they stand but for paths, addresses and ports, with
+//! jetway in etcd's place; over mutual TLS, and driven with etcdctl.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -183,8 +183,8 @@ async fn k0s() {
     assert_eq!(server.stop().await, Some(0));
 }
 
-/// A pod of an operator or of a chart: flags with the pod's name in them, the rest in variables, some of which are meant
-/// for the scripts of the image.
+/// A pod of an operator or of a chart: flags with the pod's name in them, the rest in variables, some of
+/// which are meant for the scripts of the image.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator() {
     let setup = Setup::new();

@@ -1,5 +1,5 @@
-//! etcd's command line: called by a link named `etcd`, jetway is held to the real etcd's refusals, to the flags of its
-//! help, and to the ways in which etcd is started in the world.
+//! etcd's command line: called by a link named `etcd`, jetway is held to the real etcd's refusals, to the
+//! flags of its help, and to the ways in which etcd is started in the world.
 
 mod dropin;
 mod program;

@@ -48,8 +48,8 @@ async fn the_table_has_every_flag_of_etcd() {
     assert!(foreign.is_empty(), "not in etcd's help: {foreign:?}");
 }
 
-/// The same value for each flag: what is none of its kind is told in the same words, what is one goes on to the argument
-/// that is no flag.
+/// The same value for each flag: what is none of its kind is told in the same words, what is one goes on to
+/// the argument that is no flag.
 #[tokio::test]
 async fn values_are_checked_as_etcd_checks_them() {
     for flag in flags_of_etcd().await.into_keys() {

@@ -81,7 +81,8 @@ async fn check_datascale() {
     }
 }
 
-/// A minute of 150 writes a second. Its verdict on the speed depends on the machine; that no request fails does not.
+/// A minute of 150 writes a second. Its verdict on the speed depends on the machine; that no request fails
+/// does not.
 #[tokio::test]
 async fn check_perf() {
     let printed = check(Target::from_env(), &["perf", "--load", "s"]).await;

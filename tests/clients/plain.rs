@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Values that each server has of its own. JSON and etcdctl's `fields` output name them in quotes before a colon.
+/// Values that each server has of its own. JSON and etcdctl's `fields` output name them in quotes before a
+/// colon.
 const HIDDEN: &[&str] = &[
     "raft_term",
     "RaftTerm",
@@ -22,8 +23,8 @@ const HIDDEN: &[&str] = &[
     "token",
 ];
 
-/// The names under which ids appear: the first id that a session prints is `ID1`, in hexadecimal and in decimal, so that
-/// which id it is is compared while its value is not.
+/// The names under which ids appear: the first id that a session prints is `ID1`, in hexadecimal and in
+/// decimal, so that which id it is is compared while its value is not.
 #[derive(Debug, Default)]
 pub struct Ids(HashMap<u64, usize>);
 
@@ -33,8 +34,8 @@ impl Ids {
         format!("ID{}", self.0.entry(id).or_insert(next))
     }
 
-    /// Names every id in `text`: a word of 14 to 16 hexadecimal digits or of 17 to 20 decimal ones. No revision, count or
-    /// hash is as long.
+    /// Names every id in `text`: a word of 14 to 16 hexadecimal digits or of 17 to 20 decimal ones. No
+    /// revision, count or hash is as long.
     pub fn hide(&mut self, text: &str) -> String {
         let mut hidden = String::with_capacity(text.len());
         for word in words(text) {
@@ -150,8 +151,9 @@ pub fn narrow_tables(text: &str) -> String {
     narrowed
 }
 
-/// Takes away the spaces between the parts of the gateway's JSON and of an alarm in a status. Go's protobuf library has one
-/// here or another there on purpose, by a hash of the program that it is built into, and so in the texts of its errors.
+/// Takes away the spaces between the parts of the gateway's JSON and of an alarm in a status. Go's protobuf
+/// library has one here or another there on purpose, by a hash of the program that it is built into, and so
+/// in the texts of its errors.
 pub fn without_spaces(text: &str) -> String {
     let mut plain = String::new();
     for line in text.split_inclusive('\n') {
@@ -173,7 +175,8 @@ pub fn without_spaces(text: &str) -> String {
     plain
 }
 
-/// etcdctl's protobuf output, with the header cut down to its revision: field numbers and values in hexadecimal.
+/// etcdctl's protobuf output, with the header cut down to its revision: field numbers and values in
+/// hexadecimal.
 pub fn protobuf(bytes: &[u8]) -> String {
     let Some(fields) = fields(bytes) else { return format!("no protobuf: {bytes:x?}") };
     let lines = fields.iter().map(|(number, value)| match value {

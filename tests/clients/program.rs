@@ -1,4 +1,5 @@
-//! Sessions that are programs: they print what they saw, line by line, and may ask for the server's end and next start.
+//! Sessions that are programs: they print what they saw, line by line, and may ask for the server's end and
+//! next start.
 
 use std::process::Command;
 
@@ -12,8 +13,8 @@ use support::server::{Server, Target};
 
 /// Runs the program that `command` makes for an endpoint on both servers and compares what it prints.
 ///
-/// A line that begins with `@` is a request: `@stop`, `@kill` or `@serve`; an empty line on the program's input tells that
-/// it is done. The program must end well on both, so whatever it asserts must hold.
+/// A line that begins with `@` is a request: `@stop`, `@kill` or `@serve`; an empty line on the program's
+/// input tells that it is done. The program must end well on both, so whatever it asserts must hold.
 pub async fn session(command: fn(&Server) -> Command) {
     let side = async |target| {
         let server = Server::launch(target, &QUICK_PASSWORDS).await;

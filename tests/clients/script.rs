@@ -1,18 +1,19 @@
-//! Sessions as text: commands of etcdctl and curl, run on a fresh etcd and on a fresh server under test. All that they
-//! print, and their exit codes, must be equal.
+//! Sessions as text: commands of etcdctl and curl, run on a fresh etcd and on a fresh server under test. All
+//! that they print, and their exit codes, must be equal.
 //!
 //! A line is one of
 //!
-//! - `etcdctl ARGS` or `curl PATH ARGS`, which must succeed; with `! ` before it, which must fail. Lines below it that begin
-//!   with `|` are its input. A word may be quoted with `'` or `"`; `$NAME` is a variable, `$ADDRESS` and `$OTHER` the server
-//!   and a second one of the same kind, `$TMP` a folder. `$SECURE` is the server's URL for clients with certificates, which
-//!   are in the folder `$CERTS`, and `$AS_NAME` are etcdctl's flags for the one of this name.
+//! - `etcdctl ARGS` or `curl PATH ARGS`, which must succeed; with `! ` before it, which must fail. Lines
+//!   below it that begin with `|` are its input. A word may be quoted with `'` or `"`; `$NAME` is a variable,
+//!   `$ADDRESS` and `$OTHER` the server and a second one of the same kind, `$TMP` a folder. `$SECURE` is the
+//!   server's URL for clients with certificates, which are in the folder `$CERTS`, and `$AS_NAME` are
+//!   etcdctl's flags for the one of this name.
 //! - `~` before a command hides the numbers it prints, and `sorted` the order of its lines.
 //! - `differs TEXT` after a command: the server under test by design says something else, with TEXT in it.
 //! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
 //! - `hide FIELD`: the value of this JSON field is each server's own.
-//! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME LINE` writes to
-//!   its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
+//! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME
+//!   LINE` writes to its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
 //! - `stop`, `serve`: the server ends, and serves again.
 
 use std::collections::HashMap;
@@ -294,8 +295,8 @@ impl Interpreter {
                 let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
                 command.current_dir(self.folder.path());
                 command.args(words);
-                // A flag on the command line and its variable together are refused. Its own patience ends before a loaded
-                // machine's.
+                // A flag on the command line and its variable together are refused. Its own patience ends
+                // before a loaded machine's.
                 let endpoint = self.server.endpoint();
                 for (flag, variable, value) in [
                     ("--endpoints", "ETCDCTL_ENDPOINTS", &endpoint[..]),

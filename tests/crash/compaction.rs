@@ -46,8 +46,8 @@ async fn what_a_crash_left_undone_is_removed_after_the_restart() {
     refused(client.compact(end).await, tonic::Code::OutOfRange, compacted);
 }
 
-/// A revision of many keys takes many places in the stream, and of those few are left after a compaction. Each
-/// compaction computes its floor on what the one before it has left.
+/// A revision of many keys takes many places in the stream, and of those few are left after a compaction.
+/// Each compaction computes its floor on what the one before it has left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revisions_stay_what_they_are_over_compactions_and_restarts() {
     let mut server = Server::start().await;

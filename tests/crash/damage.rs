@@ -1,5 +1,6 @@
-//! Damage: each file of the embedded store, and jetway's own mark beside it, is cut, changed or removed in many ways. The next start
-//! serves all the data as it was, or it refuses and names the trouble. It never serves anything else.
+//! Damage: each file of the embedded store, and jetway's own mark beside it, is cut, changed or removed in
+//! many ways. The next start serves all the data as it was, or it refuses and names the trouble. It never
+//! serves anything else.
 
 use std::fmt;
 use std::fs;
@@ -104,7 +105,8 @@ impl Seen {
     }
 }
 
-/// Looks at everything as root. Fails where root cannot log in, or where anybody may do what needs a password.
+/// Looks at everything as root. Fails where root cannot log in, or where anybody may do what needs a
+/// password.
 async fn look(server: &Server, floor: i64, end: i64) -> Result<Seen, String> {
     let nobody = server.client().await;
     let refused = nobody.get("/k/0").await.err().map(|status| status.message().to_owned());
@@ -192,8 +194,8 @@ async fn fill(client: &Client) -> i64 {
     floor
 }
 
-/// Prepares a directory that was stopped in good order, and one whose processes were killed. Each holds an index of the stream that
-/// nats-server has written: that of the second one is older than its end.
+/// Prepares a directory that was stopped in good order, and one whose processes were killed. Each holds an
+/// index of the stream that nats-server has written: that of the second one is older than its end.
 async fn prepare(server: &mut Server) -> [Prepared; 2] {
     let client = server.client().await;
     let root = enable(&client).await;

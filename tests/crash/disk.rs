@@ -1,10 +1,11 @@
-//! A file system in memory that remembers two states of everything: what programs see, and what would be there after a power
-//! cut.
+//! A file system in memory that remembers two states of everything: what programs see, and what would be
+//! there after a power cut.
 //!
-//! The second moves only with a sync, and no further than its caller asked: `fsync` of a file makes that file's content
-//! durable and not its name, `fsync` of a folder its names and not what they point to. A cut stops everything with EIO and
-//! throws the first state away. Where asked for, some of the pages that were written and not synced survive it all the same,
-//! as they may on a real disk that the kernel writes to when it likes.
+//! The second moves only with a sync, and no further than its caller asked: `fsync` of a file makes that
+//! file's content durable and not its name, `fsync` of a folder its names and not what they point to. A cut
+//! stops everything with EIO and throws the first state away. If a test asks for it, some of the pages that
+//! were written and not synced survive it all the same, as they may on a real disk that the kernel writes to
+//! when it likes.
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -74,7 +75,8 @@ impl Disk {
         self.lock().syncs
     }
 
-    /// The power is back: there is what was durable, and of each page written since with probability `survives` that too.
+    /// The power is back: there is what was durable, and of each page written since with probability
+    /// `survives` that too.
     pub fn restore(&self, survives: f64, random: &mut impl Rng) {
         let mut state = self.lock();
         state.is_cut = false;

@@ -1,7 +1,7 @@
-//! What clients asked for and were told, and whether a history of events agrees with it.
+//! The requests of clients and their answers, and whether a history of events agrees with it.
 //!
-//! Every put carries a value that no other put has, so an event names its cause. Deletes are told apart by their
-//! revision where they were answered.
+//! Every put carries a value that no other put has, so an event names its cause. Deletes are told apart by
+//! their revision where they were answered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
@@ -41,7 +41,7 @@ impl Journal {
         format!("{number}:{}", " ".repeat(padding)).into()
     }
 
-    /// The highest revision that anybody has been told of. Whoever asks afterwards must be told no lower one.
+    /// The highest revision of all answers. A later request must see no lower one.
     pub fn answered(&self) -> i64 {
         self.answered.load(Ordering::SeqCst)
     }
@@ -61,7 +61,8 @@ impl Journal {
         (attempts.iter().filter(|attempt| attempt.answer.is_some()).count(), attempts.len())
     }
 
-    /// Fails unless `events`, the whole history, is one that these answers allow. Returns the state at its end.
+    /// Fails unless `events`, the whole history, is one that these answers allow. Returns the state at its
+    /// end.
     ///
     /// Keys for which `expires` holds may be deleted by the end of a lease.
     pub fn check(&self, events: &[Seen], expires: impl Fn(&[u8]) -> bool) -> BTreeMap<Bytes, KeyValue> {
@@ -73,7 +74,7 @@ impl Journal {
         for seen in events {
             revisions.entry(pair(&seen.event).mod_revision).or_default().push(seen);
         }
-        // What is there was asked for, once, and is whole.
+        // Each event belongs to one request, and is whole.
         let mut carried_out: HashMap<&Bytes, i64> = HashMap::new();
         let mut unexplained: HashMap<Bytes, i64> = HashMap::new();
         for (revision, events) in &revisions {
@@ -123,7 +124,7 @@ impl Journal {
                 );
             }
         }
-        // What was answered is there.
+        // The effect of each answered request is there.
         for attempt in attempts.iter() {
             let Some((revision, deleted)) = attempt.answer else { continue };
             if !attempt.puts.is_empty() {

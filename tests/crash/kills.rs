@@ -92,7 +92,8 @@ pub struct Rounds<F: Fn(u32) -> bool> {
     pub goes_on: F,
 }
 
-/// Lets `harm` come over a server under load, round by round, and then checks that all that was answered is there.
+/// Lets `harm` come over a server under load, round by round, and then checks that all that was answered is
+/// there.
 pub async fn under_load(
     server: &mut Server,
     seed: u64,
@@ -117,7 +118,7 @@ pub async fn under_load(
         tokio::time::sleep(Duration::from_millis(rng.random_range(rounds.pause.clone()))).await;
         harm(server, &mut rng).await;
         round += 1;
-        // Whoever survived finds back by itself.
+        // A process that survived recovers by itself.
         let died = Instant::now();
         eventually("a write after the kill", async || client.put_request(probe()).await.ok()).await;
         println!("{:?}: writes again after {:?}", began.elapsed(), died.elapsed());
@@ -161,7 +162,7 @@ async fn verify(
     let checked: Vec<Seen> = whole.iter().filter(|seen| pair(&seen.event).key != "/probe").cloned().collect();
     load.journal.check(&checked, |key| key.starts_with(b"/leased/"));
 
-    // What is stored is what the events say, now and at each revision that is still there.
+    // The store holds what the events say, now and at each revision that is still there.
     let now = client.range(all("")).await.unwrap();
     assert_eq!(revision(&now.header), end);
     let replayed: Vec<_> = state.into_values().collect();

@@ -24,7 +24,7 @@ const KEYS: usize = 4;
 /// Revisions that a compaction stays behind the watchers.
 const BEHIND: i64 = 150;
 
-/// What a call may fail with while something is down. Anything else is a mistake.
+/// The errors that a call may meet while something is down. Anything else is a mistake.
 fn excused(status: &Status) {
     let excused =
         matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown);
@@ -138,8 +138,8 @@ impl Load {
                             assert_eq!(&found, known, "read back at revision {:?}", answer.header);
                             continue;
                         }
-                        // A call without an answer may still take effect later, so its key is settled only after an
-                        // answered write.
+                        // A call without an answer may still take effect later, so its key is settled only
+                        // after an answered write.
                     }
                     Err(status) => {
                         excused(&status);

@@ -1,8 +1,8 @@
-//! What survives when processes die at the worst moment: `kill -9` of jetway, of nats-server and of both under load,
-//! and stores that come back older than they were.
+//! The data that survives when processes die at the worst moment: `kill -9` of jetway, of nats-server and of
+//! both under load, and stores that come back older than they were.
 //!
-//! Each test prints its seed; `JETWAY_CRASH_SEED` runs one again (the moments of the kills still differ a little,
-//! since the machine is part of the game). `JETWAY_CRASH_SECONDS` makes the runs under load longer.
+//! Each test prints its seed; `JETWAY_CRASH_SEED` runs one again (the moments of the kills still differ a
+//! little, since the machine is part of the game). `JETWAY_CRASH_SECONDS` makes the runs under load longer.
 
 mod compaction;
 mod damage;

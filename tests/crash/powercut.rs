@@ -1,4 +1,5 @@
-//! Power cuts: jetway and its nats-server on a disk that forgets what was not synced, cut at random moments under load.
+//! Power cuts: jetway and its nats-server on a disk that forgets what was not synced, cut at random moments
+//! under load.
 //!
 //! They need root and /dev/fuse, and minutes: `make powercut`. `JETWAY_POWER_CUTS` says how many cuts.
 
@@ -20,8 +21,8 @@ use support::server::{Server, alive, signal};
 /// Cuts that one store must live through before the next begins with an empty disk.
 const CUTS_PER_STORE: u32 = 20;
 
-/// Values this large fill a block of the store (4 MiB) with some dozens of writes, so that new blocks begin all the time, and
-/// compaction rewrites old ones.
+/// Values this large fill a block of the store (4 MiB) with some dozens of writes, so that new blocks begin
+/// all the time, and compaction rewrites old ones.
 const LARGEST_VALUE: usize = 200_000;
 
 /// A disk that is plugged in.
@@ -32,7 +33,7 @@ struct Mounted {
 }
 
 impl Drop for Mounted {
-    /// Where a test fails the server may still use the disk, which an ordinary unmount would not take away.
+    /// If a test fails, the server may still use the disk, which an ordinary unmount would not take away.
     fn drop(&mut self) {
         if self.session.is_some() {
             let unmounted = Command::new("umount").arg("--lazy").arg(&self.at).status();
@@ -69,7 +70,8 @@ impl Mounted {
         server.restart().await;
     }
 
-    /// Returns when nobody uses the disk any more: the last threads of a dead process take a moment to let go of it.
+    /// Returns when nobody uses the disk any more: the last threads of a dead process take a moment to let go
+    /// of it.
     fn unmount(&mut self) {
         if let Some(session) = self.session.take() {
             let status = Command::new("umount").arg("--lazy").arg(&self.at).status().expect("run umount");

@@ -1,5 +1,6 @@
-//! The only writer of the stream knows where it ends, and guards each message by that. These tests break the assumption: somebody
-//! else publishes. A transaction over several keys is a batch of messages, one behind the other: a part of a batch counts for nothing.
+//! The only writer of the stream knows where it ends, and guards each message by that. These tests break the
+//! assumption: somebody else publishes. A transaction over several keys is a batch of messages, one behind
+//! the other: a part of a batch counts for nothing.
 
 use std::fs;
 
@@ -89,8 +90,8 @@ async fn a_batch_of_which_the_end_is_missing_counts_for_nothing() {
     let stored = end(&nats).await;
     let last = record_at(&nats, stored).await;
 
-    // Two of three messages, as a nats-server leaves them that is killed between two. They come behind jetway's back, so that
-    // the message that it sends next is refused once.
+    // Two of three messages, as a nats-server leaves them that is killed between two. They come behind
+    // jetway's back, so that the message that it sends next is refused once.
     for (key, place) in [(keys[0], 1), (keys[1], 2)] {
         let version = KeyVersion::new(&VersionParts {
             key: key.as_bytes(),
@@ -122,12 +123,13 @@ async fn a_batch_of_which_the_end_is_missing_counts_for_nothing() {
     let expected = |kv: &jetway::proto::mvccpb::KeyValue| (kv.value == "second", kv.version, kv.mod_revision);
     let (_, kvs) = everything(&client).await;
     assert_eq!(kvs.iter().map(expected).collect::<Vec<_>>(), [(true, 2, written); 3]);
-    // An epoch record decides about the half. The guard compares numbers only, so that one message that was in flight may be
-    // stored before it.
+    // An epoch record decides about the half. The guard compares numbers only, so that one message that was
+    // in flight may be stored before it.
     let after = [record_at(&nats, stored + 3).await, record_at(&nats, stored + 4).await];
     let epoch = after.iter().find(|record| matches!(record.body, Body::Epoch(_)));
     assert_eq!(epoch.expect("an epoch record").index, last.index.next());
-    // The messages of the half go with the next compaction, and nothing of it comes back in place of the versions before.
+    // The messages of the half go with the next compaction, and nothing of it comes back in place of the
+    // versions before.
     let messages = [stored + 1, stored + 2];
     assert!(is_stored(&nats, messages[0]).await && is_stored(&nats, messages[1]).await);
     client.compact(written).await.unwrap();
@@ -139,7 +141,8 @@ async fn a_batch_of_which_the_end_is_missing_counts_for_nothing() {
     assert_eq!(everything(&server.client().await).await, then);
 }
 
-/// The end of the stream is known again after whatever has moved it, and nothing is lost or done twice meanwhile.
+/// The end of the stream is known again after whatever has moved it, and nothing is lost or done twice
+/// meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_of_somebody_else_are_only_passed_over() {
     let server = Server::start().await;
@@ -169,8 +172,9 @@ async fn messages_of_somebody_else_are_only_passed_over() {
     }
 }
 
-/// A nats-server that stands still until connections to it are given up has taken writes that it has not answered, and goes on
-/// with them while new ones come. Each finds the state that it was planned on, or is not there.
+/// A nats-server that stands still until connections to it are given up has taken writes that it has not
+/// answered, and goes on with them while new ones come. Each finds the state that it was planned on, or is
+/// not there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_broken_connection_has_left_comes_about_as_it_was_meant_or_not_at_all() {
     let server = Server::start().await;

@@ -109,7 +109,7 @@ async fn an_older_copy_of_the_data_is_served_as_it_is() {
     write_some(&client, "first").await;
     client.compact(30).await.unwrap();
     client.lease_grant(7, 600).await.unwrap();
-    // What is compared is what is left when the removals are done.
+    // The test compares what is left when the removals are done.
     client.defragment().await.unwrap();
     let at_copy = client.range(all("")).await.unwrap();
     server.stop().await;
@@ -256,7 +256,8 @@ async fn a_tail_that_is_lost_with_a_compaction_does_not_stop_writes() {
     assert_eq!((revision(&now.header), now.kvs), (written, then.kvs));
 }
 
-/// NATS comes back with an older store while jetway runs. `between` may change the copy before it is put in place.
+/// NATS comes back with an older store while jetway runs. `between` may change the copy before it is put in
+/// place.
 async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     let mut nats = Nats::start().await;
     let mut server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;

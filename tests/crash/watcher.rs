@@ -1,5 +1,5 @@
-//! A watch that follows the whole keyspace through every crash, as a good client does: it starts again behind the last
-//! revision it has seen.
+//! A watch that follows the whole keyspace through every crash, as a good client does: it starts again behind
+//! the last revision it has seen.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ impl Watcher {
         self.progress.lock().unwrap().resumed
     }
 
-    /// What has come so far; fails where the watcher has found something wrong.
+    /// The events so far. Fails if the watcher has found something wrong.
     pub async fn events_to(&mut self, revision: i64) -> Vec<Seen> {
         eventually(&format!("the watcher to see revision {revision}"), async || {
             if self.task.is_finished() {
@@ -96,7 +96,8 @@ async fn follow(client: Client, progress: Arc<Mutex<Progress>>) {
                 let revision = pair(event).mod_revision;
                 assert!(revision >= from, "revision {revision} on a watch from {from}");
             }
-            // All events of one revision come in one message, and a message may end before the header's revision.
+            // All events of one revision come in one message, and a message may end before the header's
+            // revision.
             progress.revision = match message.events.last() {
                 Some(event) => pair(event).mod_revision,
                 None => at,

@@ -94,7 +94,8 @@ async fn a_transaction_may_be_larger_than_a_batch() {
     all_agree(&clients).await;
 }
 
-/// Changes of alarms through several instances at once: each is there, and none is refused for another one's sake.
+/// Changes of alarms through several instances at once: each is there, and none is refused for another one's
+/// sake.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn alarms_that_change_at_once_are_all_there() {
     let nats = Nats::start().await;

@@ -31,7 +31,7 @@ pub async fn instances(endpoint: &str, count: usize) -> (Vec<Server>, Vec<Client
     (servers, clients)
 }
 
-/// What one instance has answered, another knows at once.
+/// An instance knows at once the writes that another one has answered.
 pub async fn reads_are_fresh(clients: &[Client], rounds: usize) {
     for round in 0..rounds {
         let (writer, reader) = (&clients[round % clients.len()], &clients[(round + 1) % clients.len()]);
@@ -293,7 +293,7 @@ async fn one_instance_comes_and_goes_while_another_writes() {
     all_agree(&clients[..]).await;
 }
 
-/// What corruption checks and `etcdctl endpoint hashkv` compare.
+/// The hashes that corruption checks and `etcdctl endpoint hashkv` compare.
 #[tokio::test]
 async fn instances_hash_alike() {
     let nats = Nats::start().await;

@@ -1,5 +1,5 @@
-//! Somebody changes the stream behind the instances' back. None of them serves what is not there any more, and none takes what
-//! nobody wrote.
+//! Somebody changes the stream behind the instances' back. None of them serves what is not there any more,
+//! and none takes what nobody wrote.
 
 use std::time::Duration;
 
@@ -212,7 +212,8 @@ async fn messages_of_another_program_count_for_nothing() {
     pair.goes_on().await;
 }
 
-/// Messages that compactions remove are no loss, on whatever instance: several looks at the stream fall into this.
+/// Messages that compactions remove are no loss, on whatever instance: several looks at the stream fall into
+/// this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_compactions_remove_is_not_missed() {
     let mut pair = Pair::start().await;
@@ -248,7 +249,8 @@ async fn what_compactions_remove_is_not_missed() {
     assert!(more[0].range(all("")).await.unwrap().kvs == state);
 }
 
-/// A foreign message makes the writer begin again. The call whose place it took is carried out all the same, at once.
+/// A foreign message makes the writer begin again. The call whose place it took is carried out all the same,
+/// at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_is_lost_to_a_foreign_message() {
     let pair = Pair::start().await;

@@ -49,15 +49,15 @@ async fn fill(clients: &[Client], prefix: &str, values: usize, value: &str) {
     }
 }
 
-/// What was there before an instance was started.
+/// The data that was there before an instance was started.
 #[derive(Clone, Copy, Debug)]
 struct Least {
     keys: i64,
     revision: i64,
 }
 
-/// Asks an instance from before its start on; it answers with everything or not at all. Returns how often it answered reads of
-/// this kind.
+/// Asks an instance from before its start on; it answers with everything or not at all. Returns how often it
+/// answered reads of this kind.
 async fn never_less(address: String, is_serializable: bool, least: Least, stop: CancellationToken) -> usize {
     let client = Client::lazy(&format!("http://{address}"));
     let mut answers = 0;
@@ -91,7 +91,7 @@ async fn starts(server: &mut Server, least: Least) {
     }
 }
 
-/// What an instance answers for a revision: the hash, and the revisions from and up to which it reaches.
+/// The answer of an instance for a revision: the hash, and the revisions from and up to which it reaches.
 async fn hash_at(client: &Client, revision: i64) -> (u32, i64, i64) {
     let request = HashKvRequest { revision };
     let answer: HashKvResponse = client.unary("/etcdserverpb.Maintenance/HashKV", request).await.unwrap();
@@ -108,8 +108,8 @@ pub async fn hash_alike(clients: &[Client], revisions: impl Iterator<Item = i64>
     }
 }
 
-/// Waits until each instance has ended a compaction, in its own time: all of them answer with the hash of what went into it
-/// then, which reaches from the floor before.
+/// Waits until each instance has ended a compaction, in its own time: all of them answer with the hash of
+/// what went into it then, which reaches from the floor before.
 pub async fn hashes_settle(clients: &[Client], floor: i64) {
     for client in clients {
         // A linearizable read, for hashes are local: it has everything by then.
@@ -226,7 +226,7 @@ impl Machines {
             }
             ways.push(from);
         }
-        // What they tell each other of their addresses leads nowhere.
+        // The addresses that they advertise to each other lead nowhere.
         let config = "advertise: \"127.0.0.1:1\"";
         Nats::join(&mut nodes, config, |from, to| ways[from][to].address.clone()).await;
         let mut servers = Vec::new();
@@ -242,7 +242,8 @@ impl Machines {
             .flat_map(move |other| [&self.ways[at][other], &self.ways[other][at]])
     }
 
-    /// Writes while one machine is away, and starts its instance when its server is back and has not caught up.
+    /// Writes while one machine is away, and starts its instance when its server is back and has not caught
+    /// up.
     async fn round(&mut self, round: usize, at: usize, lag: Lag, values: usize, rng: &mut StdRng) {
         let rest: Vec<usize> = (0..3).filter(|other| *other != at).collect();
         let clients = [self.servers[rest[0]].client().await, self.servers[rest[1]].client().await];

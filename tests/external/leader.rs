@@ -44,8 +44,8 @@ async fn writes_that_wait_are_bounded() {
                 late += 1;
             }
         }
-        // All that are too many are refused before any other answer comes, unless sending them takes a machine longer
-        // than the first ones wait.
+        // All that are too many are refused before any other answer comes, unless sending them takes a
+        // machine longer than the first ones wait.
         if stopped && (refused == WRITES - OPEN || late > 0) {
             assert_eq!(written, 0);
             let metrics = http(&server.address(), "GET", "/metrics").await.body;

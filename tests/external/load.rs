@@ -1,4 +1,5 @@
-//! A start on a bucket that holds much: it tells how far it is, and goes on where its ways to the messages break off.
+//! A start on a bucket that holds much: it tells how far it is, and goes on where its ways to the messages
+//! break off.
 
 use tokio::net::TcpStream;
 
@@ -15,8 +16,9 @@ fn key(at: usize) -> String {
     format!("/load/{at:05}")
 }
 
-/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say. Returns the last
-/// revision, and the number of messages that are left: those of keys, and the records beside them.
+/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say.
+/// Returns the last revision, and the number of messages that are left: those of keys, and the records beside
+/// them.
 async fn fill(nats: &Nats) -> (i64, u64) {
     let mut writer = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     let client = writer.client().await;

@@ -1,8 +1,8 @@
-//! jetway as a shim over a NATS that others run: several instances on one bucket, one server or a cluster of three,
-//! credentials and TLS.
+//! jetway as a shim over a NATS that others run: several instances on one bucket, one server or a cluster of
+//! three, credentials and TLS.
 //!
-//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` says how many rounds, and
-//! `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
+//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` says how many
+//! rounds, and `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
 
 mod access;
 mod bucket;
@@ -25,7 +25,7 @@ fn rounds(of_its_own: usize) -> usize {
     std::env::var("JETWAY_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(of_its_own)
 }
 
-/// What the random moments of a test come from: `JETWAY_FAULT_SEED` makes the same ones again.
+/// The seed of a test's random moments: `JETWAY_FAULT_SEED` makes the same ones again.
 fn seed() -> u64 {
     let seed = std::env::var("JETWAY_FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand::random::<u64>);

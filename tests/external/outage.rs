@@ -9,7 +9,7 @@ use crate::traffic::{Group, Traffic};
 use crate::writer::{ALL, others};
 use support::server::signal;
 
-/// What happens to the cluster.
+/// The fault of the cluster.
 #[derive(Clone, Copy, Debug)]
 enum Outage {
     StreamLeaderStandsStill,

@@ -1,5 +1,5 @@
-//! Two writers at once: one stands still with writes on their way, another one takes over, and the first one goes on. Nothing
-//! that it sends behind the epoch record of the other one counts, on any instance.
+//! Two writers at once: one stands still with writes on their way, another one takes over, and the first one
+//! goes on. Nothing that it sends behind the epoch record of the other one counts, on any instance.
 
 use std::time::Duration;
 
@@ -55,8 +55,8 @@ impl Overlaps {
         answer["message"]["seq"].as_u64().unwrap_or_default()
     }
 
-    /// Whether one of these instances writes already: with such short elections a busy machine moves the role by itself, maybe
-    /// just before the writer was to stand still.
+    /// Whether one of these instances writes already: with such short elections a busy machine moves the role
+    /// by itself, maybe just before the writer was to stand still.
     async fn has_writer(&self, among: &[usize]) -> bool {
         for &at in among {
             if let Ok(status) = self.group.clients[at].status().await
@@ -83,8 +83,8 @@ impl Overlaps {
         let Self { group, ways } = self;
         let (first, _) = group.writer(ALL).await;
         let rest = others(first);
-        // Without readers nothing moves the log's end between the epoch record and what follows it: sequence and index of what is
-        // on its way fit then.
+        // Without readers nothing moves the log's end between the epoch record and what follows it: sequence
+        // and index of what is on its way fit then.
         let load = Load {
             writers: 48,
             single: [48, 24, 0][round % 3],

@@ -1,4 +1,5 @@
-//! Writes, reads and watches through several instances while something happens to them, and the proof that nothing went wrong.
+//! Writes, reads and watches through several instances while something happens to them, and the proof that
+//! nothing went wrong.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -65,7 +66,8 @@ impl Group {
         .await
     }
 
-    /// Waits until each of these instances knows the two others as ready; only such a one can take over at once.
+    /// Waits until each of these instances knows the two others as ready; only such a one can take over at
+    /// once.
     pub async fn members(&self) {
         eventually("three members", async || {
             (self.clients[0].members().await.ok()?.members.len() == 3).then_some(())
@@ -117,7 +119,7 @@ pub struct Traffic {
     stop: CancellationToken,
     answered: JoinSet<Vec<Answered>>,
     readers: JoinSet<usize>,
-    /// What the watch through each instance has seen.
+    /// The events that the watch through each instance has seen.
     watches: JoinSet<(usize, Vec<Event>)>,
     /// The last revision, once it is known.
     last: watch::Sender<i64>,
@@ -235,8 +237,8 @@ impl Traffic {
         }
     }
 
-    /// Reads that are sent through `client` now, all at once, whenever it answers them. None of them may miss what was written
-    /// before.
+    /// Reads that are sent through `client` now, all at once, whenever it answers them. None of them may miss
+    /// what was written before.
     pub fn reads_sent_now(&self, client: &Client) -> JoinSet<()> {
         let mut reads = JoinSet::new();
         for (writer, known) in self.known.iter().enumerate().take(Load::LIGHT.writers) {
@@ -261,8 +263,8 @@ impl Traffic {
         assert!(wrong.is_empty(), "{} calls failed, as {:?}", wrong.len(), wrong[0]);
     }
 
-    /// Ends the calls, and compares what was answered and what the watches saw with what `clients` hold. Returns the revisions
-    /// that were written.
+    /// Ends the calls, and compares what was answered and what the watches saw with what `clients` hold.
+    /// Returns the revisions that were written.
     pub async fn end(mut self, clients: &[&Client]) -> std::ops::RangeInclusive<i64> {
         self.stop.cancel();
         let mut answered = Vec::new();
@@ -329,7 +331,8 @@ impl Traffic {
     }
 }
 
-/// The events behind revision `begin` up to the last one, as a client sees them that takes a watch up where it has ended.
+/// The events behind revision `begin` up to the last one, as a client sees them that takes a watch up where
+/// it has ended.
 async fn see(
     client: &Client,
     at: usize,

@@ -24,7 +24,7 @@ async fn users_and_tokens_belong_to_all_instances() {
     let (_servers, clients) = instances(&nats.endpoint(), 2).await;
     let [a, b] = &clients[..] else { unreachable!() };
     let root = enable(a).await;
-    // What changes is asked for where it may be old, and enabling is known everywhere soon.
+    // Requests go to the instance whose state may be old. All instances know soon that auth is enabled.
     let status = b.auth_status().await.unwrap();
     assert_eq!((status.enabled, status.auth_revision), (true, auth_revision(a).await));
     for round in 0..20 {

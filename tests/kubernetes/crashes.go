@@ -23,10 +23,10 @@ import (
 
 // Kills the storage under load, and holds what the apiserver says afterwards against what it answered before.
 //
-// Each worker owns its objects, so it knows of each what it must be: what was answered last, or, while a write has
-// failed without an answer, what that write would have made of it. A name is used for one life only. Each write names
-// the version that it replaces, so of the writes without an answer at most one can have landed, and none can land after
-// a later one was answered.
+// Each worker owns its objects, so it knows of each what it must be: what was answered last, or, while a
+// write has failed without an answer, what that write would have made of it. A name is used for one life
+// only. Each write names the version that it replaces, so of the writes without an answer at most one can
+// have landed, and none can land after a later one was answered.
 const crashNamespace = "crashes"
 
 // record is all that was answered to the workers of one run.
@@ -59,7 +59,7 @@ type life struct {
 	name string
 	// Answered last; nil when there is no object yet.
 	known *state
-	// What a write without an answer would have made of it, nil for a deletion.
+	// The value that a write without an answer would have made, nil for a deletion.
 	pending []*state
 }
 
@@ -229,7 +229,8 @@ func (o *observer) take(name string, revision int64, now *state) error {
 	return nil
 }
 
-// watchAPI follows the namespace as a controller does: from the last revision seen, and by a new list if that is gone.
+// watchAPI follows the namespace as a controller does: from the last revision seen, and by a new list if that
+// is gone.
 func (o *observer) watchAPI(ctx context.Context, d *driver) error {
 	objects := d.client.CoreV1().ConfigMaps(crashNamespace)
 	revision := ""
@@ -288,8 +289,8 @@ func (o *observer) watchAPI(ctx context.Context, d *driver) error {
 	return nil
 }
 
-// watchStorage follows the same keys at the storage endpoint, by one watch that the etcd client resumes by itself, and
-// checks that each event tells what was there before.
+// watchStorage follows the same keys at the storage endpoint, by one watch that the etcd client resumes by
+// itself, and checks that each event tells what was there before.
 func (o *observer) watchStorage(ctx context.Context, d *driver, revision int64) error {
 	prefix := "/registry/configmaps/" + crashNamespace + "/"
 	versions := map[string]int64{}
@@ -508,7 +509,8 @@ func crashes(ctx context.Context, d *driver) (string, error) {
 	return facts, nil
 }
 
-// crashOnce ends the storage under load and returns how long it took from its restart to the next answered write.
+// crashOnce ends the storage under load and returns how long it took from its restart to the next answered
+// write.
 func (d *driver) crashOnce(ctx context.Context, crash crash, round int) (time.Duration, error) {
 	select {
 	case <-time.After(4 * time.Second):
@@ -559,7 +561,8 @@ func encode(object *corev1.ConfigMap) []byte {
 	return text
 }
 
-// consistencyChecks counts how often the apiserver compared a cache of its with the storage; each must have succeeded.
+// consistencyChecks counts how often the apiserver compared a cache of its with the storage; each must have
+// succeeded.
 func (d *driver) consistencyChecks(ctx context.Context) (int, error) {
 	text, err := d.client.Discovery().RESTClient().Get().AbsPath("/metrics").DoRaw(ctx)
 	if err != nil {

@@ -40,7 +40,7 @@ type model map[string]state
 
 type state struct {
 	resourceVersion string
-	// What the driver wrote last, in the key `n` of the data.
+	// The number that the driver wrote last, in the key `n` of the data.
 	n string
 }
 
@@ -78,8 +78,8 @@ func (want model) differs(got model) error {
 	return fmt.Errorf("%d of %d objects differ: %s", len(problems), len(want), strings.Join(problems[:min(4, len(problems))], "; "))
 }
 
-// verify compares a namespace with its model by all ways of reading it: a consistent list, a list from the cache of the
-// apiserver, one at the exact revision, and a range of the storage endpoint itself.
+// verify compares a namespace with its model by all ways of reading it: a consistent list, a list from the
+// cache of the apiserver, one at the exact revision, and a range of the storage endpoint itself.
 func (d *driver) verify(ctx context.Context, namespace string, want model) error {
 	maps := d.client.CoreV1().ConfigMaps(namespace)
 	consistent, err := maps.List(ctx, metav1.ListOptions{})
@@ -164,8 +164,9 @@ func (d *driver) delete(ctx context.Context, namespace, name string) error {
 	return d.client.CoreV1().ConfigMaps(namespace).Delete(ctx, name, metav1.DeleteOptions{})
 }
 
-// changes applies a few writes of each kind to the bulk namespace and to its model: the first names in order are
-// updated and deleted, so that a later page of a list has lost or changed something, and new names come at the end.
+// changes applies a few writes of each kind to the bulk namespace and to its model: the first names in order
+// are updated and deleted, so that a later page of a list has lost or changed something, and new names come
+// at the end.
 func (d *driver) changes(ctx context.Context, tag string) error {
 	names := slices.Sorted(maps.Keys(d.bulk.objects))
 	last := names[len(names)-6:]

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// etcdSecrets is what kubeadm puts into /etc/kubernetes/pki/etcd: an authority, the member's certificate, and that of
-// the apiserver as its client.
+// etcdSecrets is what kubeadm puts into /etc/kubernetes/pki/etcd: an authority, the member's certificate, and
+// that of the apiserver as its client.
 type etcdSecrets struct {
 	dir string
 }
@@ -105,8 +105,9 @@ func (e etcdSecrets) clientTLS() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: roots}, nil
 }
 
-// startKubeadmStorage starts the storage endpoint with the command line of kubeadm's static pod for etcd, as it stands but
-// for paths and ports. jetway is started by a link named etcd, which stands for the image that was exchanged.
+// startKubeadmStorage starts the storage endpoint with the command line of kubeadm's static pod for etcd, as
+// it stands but for paths and ports. jetway is started by a link named etcd, which stands for the image that
+// was exchanged.
 func (s *stack) startKubeadmStorage() error {
 	program, env := s.options.etcd, []string(nil)
 	if s.options.backend == "jetway" {

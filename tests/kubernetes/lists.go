@@ -122,7 +122,7 @@ func pagedLists(ctx context.Context, d *driver) (string, error) {
 		return "", err
 	}
 
-	// What is written after the first page must not show in the others.
+	// Writes after the first page must not show in the others.
 	before := maps.Clone(d.bulk.objects)
 	all, _, err = d.pages(ctx, metav1.ListOptions{Limit: 500}, func(*corev1.ConfigMapList) error {
 		return d.changes(ctx, "between-pages")

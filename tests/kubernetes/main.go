@@ -1,5 +1,5 @@
-// Drives an unmodified kube-apiserver, with jetway or etcd as its storage, over the API of Kubernetes, and compares
-// what it answers with what the driver knows it wrote.
+// Drives an unmodified kube-apiserver, with jetway or etcd as its storage, over the API of Kubernetes, and
+// compares what it answers with what the driver knows it wrote.
 //
 // Run with BACKEND=etcd it checks the driver itself: whatever fails there is the driver's fault.
 package main
@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	// Short, to see both happen, but not below 20 s, where the apiserver gives each Event a lease of its own; long enough for the steps that read history to be done within one interval.
+	// Short, to see both happen, but not below 20 s, where the apiserver gives each Event a lease of its own;
+	// long enough for the steps that read history to be done within one interval.
 	eventTTL           = 20 * time.Second
 	compactionInterval = 30 * time.Second
 )
@@ -96,7 +97,7 @@ func main() {
 		*path = absolute
 	}
 
-	// What client-go has to say belongs into a log, not between the lines of the report.
+	// The messages of client-go belong into a log, not between the lines of the report.
 	klog.LogToStderr(false)
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()

@@ -228,7 +228,8 @@ func (s *stack) apiserverReady(ctx context.Context) error {
 	return err
 }
 
-// unharmed tells whether the control plane that was started is still the one that runs, and has nothing to hide.
+// unharmed tells whether the control plane that was started is still the one that runs, and has nothing to
+// hide.
 func (s *stack) unharmed() error {
 	for _, p := range []*process{s.apiserver, s.controllers} {
 		if !p.running() {
@@ -249,8 +250,8 @@ func (s *stack) unharmed() error {
 	return nil
 }
 
-// stop ends all programs; how the control plane ends is not our business, but jetway must end cleanly and take its
-// nats-server with it.
+// stop ends all programs; how the control plane ends is not our business, but jetway must end cleanly and
+// take its nats-server with it.
 func (s *stack) stop() error {
 	var problems []error
 	for _, p := range []*process{s.controllers, s.apiserver} {

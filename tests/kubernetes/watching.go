@@ -27,7 +27,8 @@ type wanted struct {
 	n        string
 }
 
-// follow checks that a watch delivers these events, in this order and nothing else, and returns the last revision.
+// follow checks that a watch delivers these events, in this order and nothing else, and returns the last
+// revision.
 func follow(ctx context.Context, w watch.Interface, events []wanted) (int64, error) {
 	last := int64(0)
 	for i, want := range events {
@@ -109,7 +110,8 @@ func watches(ctx context.Context, d *driver) (string, error) {
 		return "", fmt.Errorf("from the middle: %w", err)
 	}
 
-	// A bookmark of a resource where nothing happens can name a revision of another one only by progress notifications.
+	// A bookmark of a resource where nothing happens can name a revision of another one only by progress
+	// notifications.
 	if _, err := d.client.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}},
 		metav1.CreateOptions{}); err != nil {
 		return "", err

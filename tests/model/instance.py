@@ -23,7 +23,8 @@ class Instance:
         self.named, self.lost, self.tries, self.void = None, False, {}, set()
         self.conn = []
         self.sim.conns.append(self.conn)
-        # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim record it waits for.
+        # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim
+        # record it waits for.
         self.jobs, self.removing, self.permit, self.wants = [], None, None, None
         if self.sim.rng.random() < .5:
             self.inbox = []                                   # else requests for the process before it arrive late

@@ -11,8 +11,9 @@ class Lessor:
     def __init__(self, inst, state, sent):
         self.inst, self.sim, self.timeout, self.sent, self.ends = inst, inst.sim, state.timeout, sent, {}
         sim = self.sim
-        # A writer of the past may still answer keepalives: an election timeout of its own after it sent the last thing that
-        # proved valid. Each lease gets that time on top of its full TTL. Writers of all epochs count, not only of the last one.
+        # A writer of the past may still answer keepalives: an election timeout of its own after it sent the
+        # last thing that proved valid. Each lease gets that time on top of its full TTL. Writers of all
+        # epochs count, not only of the last one.
         grace = state.longest
         if "lastgrace" in sim.off:
             grace = max(state.before, state.timeout)

@@ -370,7 +370,8 @@ class Sim:
             if y:
                 self.serve(rng.choice(y))
         elif a == "takeover":
-            # A named successor comes soon; without a writer everybody is a candidate; else heartbeats were lost.
+            # A named successor comes soon; without a writer everybody is a candidate; else heartbeats were
+            # lost.
             x = rng.choice([y for y in up if y.named] or [y for y in up if not y.w and not y.cut_off] or up)
             x.takeover()
         else:

@@ -240,7 +240,8 @@ fn mask_value(value: &mut Value) {
     }
 }
 
-/// Sizes and raft's numbers are each server's own; so is its version. etcd tells another storage version at first.
+/// Sizes and raft's numbers are each server's own; so is its version. etcd tells another storage version at
+/// first.
 fn mask_status(status: &mut Value) {
     for name in
         ["version", "storageVersion", "dbSize", "dbSizeInUse", "leader", "raftIndex", "raftAppliedIndex"]
@@ -249,7 +250,8 @@ fn mask_status(status: &mut Value) {
             *field = json!("some");
         }
     }
-    // The text form of a message is made to differ from build to build, by a second space; and alarms come in any order.
+    // The text form of a message is made to differ from build to build, by a second space; and alarms come in
+    // any order.
     if let Some(Value::Array(errors)) = status.get_mut("errors") {
         for error in &mut *errors {
             let words = error.as_str().unwrap_or_default().split_whitespace();

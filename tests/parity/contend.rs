@@ -1,7 +1,7 @@
 //! Two clients want the same lock or leadership.
 //!
-//! Nobody else acts meanwhile, so a call that has not answered is known to wait as soon as its key is there and an
-//! older one too.
+//! Nobody else acts meanwhile, so a call that has not answered is known to wait as soon as its key is there
+//! and an older one too.
 
 use std::time::Duration;
 
@@ -69,8 +69,8 @@ pub async fn run(executor: &mut Executor, n: usize, contend: &Contend) -> Result
     let clients = [executor.clients[n].clone(), executor.clients[(n + 1) % executor.clients.len()].clone()];
     let admin = executor.admin.clone();
     let (leases, values) = (contend.leases, &contend.values);
-    // Nobody waits while auth is on: the client inside etcd that waits for him watches in the name of whoever waited
-    // first, whose token may be no good any more.
+    // Nobody waits while auth is on: the client inside etcd that waits for him watches in the name of whoever
+    // waited first, whose token may be no good any more.
     let alone = admin.has_token();
     if alone && !admin.range(all(contend.prefix())).await.expect("the admin may read").kvs.is_empty() {
         return Ok(vec![Answer::Silence]);
@@ -175,7 +175,8 @@ async fn give_up(admin: &Client, waiting: PendingCall, contend: &Contend, lease:
     drop(waiting);
     let key = contend.key(lease);
     if admin.has_token() {
-        // etcd removes the key without a user, so it stays with auth on. A delete by root is one revision too.
+        // etcd removes the key without a user, so it stays with auth on. A delete by root is one revision
+        // too.
         admin.delete(&key).await;
         return;
     }

@@ -319,8 +319,8 @@ impl Executor {
         Ok(Answer::Several(answers))
     }
 
-    /// Kills and waits until the server serves again. All watch streams are new after that, and all that the server
-    /// still has of its history is compared anew.
+    /// Kills and waits until the server serves again. All watch streams are new after that, and all that the
+    /// server still has of its history is compared anew.
     async fn kill(&mut self, victim: Victim) -> Result<(), String> {
         match (self.server.target(), victim) {
             (Target::Etcd, _) | (Target::Jetway, Victim::Server) => {

@@ -48,8 +48,8 @@ const ODD: [&[u8]; 26] = [
 
 const LEASES: [i64; 6] = [1, 2, 3, 7000, -4, i64::MAX];
 
-/// The user who sees and may do everything. Sessions leave the password and roles alone, since the harness itself
-/// is root while auth is on.
+/// The user who sees and may do everything. Sessions leave the password and roles alone, since the harness
+/// itself is root while auth is on.
 pub const ROOT: (&str, &str) = ("root", "root");
 
 const USERS: [&str; 4] = ["root", "u", "v", "w"];
@@ -94,7 +94,8 @@ pub struct Generator {
     keys: Vec<Blob>,
     topics: Topics,
     setup: Setup,
-    /// Every compaction waits for its end, since the hash of a store that is being compacted is anything with etcd.
+    /// Every compaction waits for its end, since the hash of a store that is being compacted is anything with
+    /// etcd.
     hash: bool,
     /// This session is about auth.
     auth: bool,
@@ -226,8 +227,8 @@ impl Generator {
                 steps.push(one(Op::Many(Big { key: self.key(), count })));
             }
             107..109 => {
-                // Near the two limits of a request's size, and what makes fragments. etcd adds about 22 bytes that
-                // depend on who it is and who asks, so the first limit is not met exactly.
+                // Near the two limits of a request's size, and what makes fragments. etcd adds about 22 bytes
+                // that depend on who it is and who asks, so the first limit is not met exactly.
                 let key = self.key();
                 let key = if key.0.len() > 100 { Blob(b"a".to_vec()) } else { key };
                 let count = match self.random.random_range(0..4) {
@@ -247,8 +248,9 @@ impl Generator {
             0..180 => Op::Range(self.range()),
             180..200 => {
                 let mut range = self.range();
-                // Without an order etcd sorts each chunk by itself and goes on after the chunk's last element, so
-                // with another target than the key it repeats and skips keys. No client can want that.
+                // Without an order etcd sorts each chunk by itself and goes on after the chunk's last
+                // element, so with another target than the key it repeats and skips keys. No client can want
+                // that.
                 if range.order == 0 {
                     range.target = 0;
                 }
@@ -690,10 +692,10 @@ impl Generator {
     }
 }
 
-/// Takes out of a transaction what kills etcd 3.7.3: a put of a key that the transaction has deleted before. Only a
-/// delete to the end of the keyspace gets past the check for duplicate keys. If the put keeps the value or the lease,
-/// etcd finds no key and panics, at every restart again; if a compaction hits just this revision, etcd loses the key and
-/// dies of the next read. So a transaction has either such deletes or puts.
+/// Takes out of a transaction what kills etcd 3.7.3: a put of a key that the transaction has deleted before.
+/// Only a delete to the end of the keyspace gets past the check for duplicate keys. If the put keeps the
+/// value or the lease, etcd finds no key and panics, at every restart again; if a compaction hits just this
+/// revision, etcd loses the key and dies of the next read. So a transaction has either such deletes or puts.
 fn spare_etcd(txn: &mut Txn) {
     let mut puts = false;
     visit(txn, &mut |op| puts |= matches!(op, TxnOp::Put(_)));
@@ -717,8 +719,8 @@ fn visit(txn: &mut Txn, see: &mut impl FnMut(&mut TxnOp)) {
     }
 }
 
-/// Whether a request, which somebody has tampered with, has a range that ends before it begins: with several permissions
-/// etcd's answer hangs on the shape of a tree.
+/// Whether a request, which somebody has tampered with, has a range that ends before it begins: with several
+/// permissions etcd's answer hangs on the shape of a tree.
 fn has_inverted_range(method: &str, bytes: &[u8]) -> bool {
     use pb::request_op::Request;
     fn is_inverted(key: &[u8], end: &[u8]) -> bool {

@@ -97,7 +97,8 @@ impl Others {
         self.pending_change = Some(PendingChange { change, moving, operations: UNSETTLED });
     }
 
-    /// Ends a change of the writer, at once or after a few operations: all instances run, and `session` does not write.
+    /// Ends a change of the writer, at once or after a few operations: all instances run, and `session` does
+    /// not write.
     pub async fn settle(&mut self, session: &Server, admin: &Client, at_once: bool) {
         let Some(changing) = &mut self.pending_change else { return };
         if !at_once && changing.operations > 0 {

@@ -1,11 +1,11 @@
 //! Parity: the same session on two servers, every answer compared, revisions included.
 //!
 //! A session is a list of operations. Sessions come from a seeded generator or from `scripts/*.txt`, where a
-//! session that once showed a difference stays. Two fresh servers run it side by side; the first answer or watch
-//! event that differs ends it, and what led there is shrunk to a short script.
+//! session that once showed a difference stays. Two fresh servers run it side by side; the first answer or
+//! watch event that differs ends it, and what led there is shrunk to a short script.
 //!
-//! In some sessions jetway is three instances on one nats-server. The session goes through one that does not write, and the
-//! writer changes meanwhile: it is moved, stopped and killed.
+//! In some sessions jetway is three instances on one nats-server. The session goes through one that does not
+//! write, and the writer changes meanwhile: it is moved, stopped and killed.
 //!
 //! - `JETWAY_PARITY_SEED`: replay the sessions from this seed (it is printed with each difference);
 //! - `JETWAY_PARITY_OPS`: operations of a session;
@@ -14,24 +14,25 @@
 //! - `JETWAY_PARITY_PAIR`: the two servers, `etcd,jetway` by default. `etcd,etcd` tests this harness.
 //!
 //! - `JETWAY_PARITY_PAIRS`: how many sessions run beside each other;
-//! - `JETWAY_PARITY_TOPICS`: what sessions are about beside KV, watches and leases, all by default: maintenance,
-//!   malformed, kills, expiry, hash, locks, auth, instances.
+//! - `JETWAY_PARITY_TOPICS`: what sessions are about beside KV, watches and leases, all by default:
+//!   maintenance, malformed, kills, expiry, hash, locks, auth, instances.
 //!
 //! Left out, since etcd 3.7.3 itself fails on it:
 //!
-//! - a transaction that deletes to the end of the keyspace and puts such a key: with `ignore_value` or `ignore_lease`
-//!   etcd panics, at every restart again, and once a compaction has hit its very revision the key is lost and the next
-//!   read ends etcd (`scripts/recreated-in-one-txn.txt` has such a transaction);
+//! - a transaction that deletes to the end of the keyspace and puts such a key: with `ignore_value` or
+//!   `ignore_lease` etcd panics, at every restart again, and once a compaction has hit its very revision the
+//!   key is lost and the next read ends etcd (`scripts/recreated-in-one-txn.txt` has such a transaction);
 //! - a range stream with a sort target but no order: etcd repeats and skips keys;
 //! - an alarm request with an unknown action: etcd panics;
-//! - waiting for a lock or a leadership while auth is on: etcd does so in the name of whoever waited first, and refuses
-//!   it when that one's token is no good any more.
+//! - waiting for a lock or a leadership while auth is on: etcd does so in the name of whoever waited first,
+//!   and refuses it when that one's token is no good any more.
 //!
-//! Left out, since jetway differs there and says so: a known field in another wire type than its own, which is an
-//! unknown field to etcd and an unreadable message to jetway; how a message cannot be read.
+//! Left out, since jetway differs there and says so: a known field in another wire type than its own, which
+//! is an unknown field to etcd and an unreadable message to jetway; how a message cannot be read.
 //!
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal
-//! elements of a sorted range, remaining lease times, how events are batched (but one revision is never split).
+//! elements of a sorted range, remaining lease times, how events are batched (but one revision is never
+//! split).
 
 mod answer;
 mod contend;

@@ -1,5 +1,5 @@
-//! Sessions as values, and their text: one operation a line, as JSON without the fields that are zero, and before it
-//! the number of the client unless that is 0.
+//! Sessions as values, and their text: one operation a line, as JSON without the fields that are zero, and
+//! before it the number of the client unless that is 0.
 
 use std::fmt;
 
@@ -324,8 +324,8 @@ impl From<&Blob> for Bytes {
     }
 }
 
-/// A revision, absolute or relative to what the session has seen, so that it keeps its meaning when operations
-/// before it are dropped.
+/// A revision, absolute or relative to what the session has seen, so that it keeps its meaning when
+/// operations before it are dropped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Rev {

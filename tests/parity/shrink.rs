@@ -7,7 +7,8 @@ use crate::session::Session;
 
 /// Drops ever smaller pieces for as long as some difference remains.
 ///
-/// Each attempt starts two servers and may wait long for an event that does not come, so `time` puts an end to them.
+/// Each attempt starts two servers and may wait long for an event that does not come, so `time` puts an end
+/// to them.
 pub async fn shrink(session: Session, first: Difference, time: Duration) -> (Session, Difference) {
     let Session { setup, steps: mut ops } = session;
     ops.truncate(first.index + 1);

@@ -1,8 +1,8 @@
 //! The watchers of one side: what each has received, and what it still owes.
 //!
-//! An observer watches everything from the start. Since every revision has an event, the observer tells when the
-//! history is complete up to a revision, and the history tells how many events each other watcher owes. Counting
-//! replaces waiting for silence.
+//! An observer watches everything from the start. Since every revision has an event, the observer tells when
+//! the history is complete up to a revision, and the history tells how many events each other watcher owes.
+//! Counting replaces waiting for silence.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -106,8 +106,8 @@ impl Watchers {
         self.streams[stream].stream.send(None);
     }
 
-    /// Creates a watcher and returns the created answer, ids of the server masked; or the status that ended the stream
-    /// instead, which is then opened again.
+    /// Creates a watcher and returns the created answer, ids of the server masked; or the status that ended
+    /// the stream instead, which is then opened again.
     pub async fn create(
         &mut self,
         client: &Client,
@@ -195,8 +195,8 @@ impl Watchers {
 
     /// Makes sure that no watcher reads history any more, so that a compaction cannot overtake one.
     ///
-    /// A watcher that has got an event has read its history. A response to a progress request proves it for a watcher
-    /// without events. If the stream gives no such response, the watcher is cancelled.
+    /// A watcher that has got an event has read its history. A response to a progress request proves it for a
+    /// watcher without events. If the stream gives no such response, the watcher is cancelled.
     pub async fn leave_history(&mut self, current: i64) -> Result<(), Violation> {
         self.settle(current).await?;
         for n in 0..self.streams.len() {
@@ -349,8 +349,8 @@ impl Watcher {
     }
 }
 
-/// Checks that a batch is whole and goes on after revision `last`, or within it if it is a fragment's continuation.
-/// Returns the batch's last revision.
+/// Checks that a batch is whole and goes on after revision `last`, or within it if it is a fragment's
+/// continuation. Returns the batch's last revision.
 fn check_batch(message: &WatchResponse, last: i64, continues: bool) -> Result<i64, Violation> {
     let mut before = last;
     for (n, event) in message.events.iter().enumerate() {

@@ -8,12 +8,13 @@ peer=$1
 mkdir -p "$(dirname "$2")"
 output=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 
-# required MODULE-FOLDER MODULE: the version that go.mod names, which a binary built elsewhere does not know of itself.
+# required MODULE-FOLDER MODULE: the version that go.mod names, which a binary built elsewhere does not know
+# of itself.
 required() {
     sed -nE "s|^\s*$2 (v[^ ]*).*|\1|p" "$1/go.mod"
 }
 
-# What `git describe` would have told Kubernetes' own build; without it the server calls itself v0.0.0.
+# The version that `git describe` gives in Kubernetes' own build. Without it the server calls itself v0.0.0.
 kubernetes_version() {
     local version major minor
     version=$(sed -n 's/^\tk8s\.io\/kubernetes \(v[^ ]*\).*/\1/p' "$here/../kubernetes/go.mod")
@@ -49,7 +50,8 @@ case $peer in
 etcd) go_build "$output" "$here/etcd" go.etcd.io/etcd/server/v3 -ldflags '-s -w' ;;
 etcdctl) go_build "$output" "$here/etcd" go.etcd.io/etcd/etcdctl/v3 -ldflags '-s -w' ;;
 kine)
-    # As its own releases are built, with SQLite in C; without a compiler it comes with a SQLite in Go, which is slower.
+    # As its own releases are built, with SQLite in C; without a compiler it comes with a SQLite in Go, which
+    # is slower.
     command -v cc >/dev/null && cgo=1
     CGO_CFLAGS=-DSQLITE_USE_ALLOCA=1 go_build "$output" "$here/kine" github.com/k3s-io/kine -tags nats \
         -ldflags "-s -w -X github.com/k3s-io/kine/pkg/version.Version=$(required "$here/kine" github.com/k3s-io/kine)"

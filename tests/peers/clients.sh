@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# clients.sh CLIENTS FOLDER: installs the etcd clients of a scripted language, pinned by hash, for the sessions in
-# tests/clients. The language itself must be there.
+# clients.sh CLIENTS FOLDER: installs the etcd clients of a scripted language, pinned by hash, for the
+# sessions in tests/clients. The language itself must be there.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

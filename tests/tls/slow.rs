@@ -11,7 +11,8 @@ use support::server::{Launch, Server};
 use support::tls::{CERT, TlsServer};
 use support::within;
 
-/// A TLS handshake may take ten seconds, whether nothing comes or one byte after the other; nobody else waits for it.
+/// A TLS handshake may take ten seconds, whether nothing comes or one byte after the other; nobody else waits
+/// for it.
 #[tokio::test]
 async fn a_slow_handshake_is_cut_off() {
     for target in BOTH {
@@ -47,7 +48,8 @@ async fn a_slow_handshake_is_cut_off() {
     }
 }
 
-/// Hundreds of clients that say nothing, half a request or half a preface do not keep others from being served.
+/// Hundreds of clients that say nothing, half a request or half a preface do not keep others from being
+/// served.
 #[tokio::test]
 async fn silent_clients_do_not_delay_others() {
     for target in BOTH {
@@ -68,7 +70,8 @@ async fn silent_clients_do_not_delay_others() {
     }
 }
 
-/// Connections beyond the limit of file descriptors wait until others have gone; the server itself has what it needs.
+/// Connections beyond the limit of file descriptors wait until others have gone; the server itself has what
+/// it needs.
 #[tokio::test]
 async fn connections_beyond_the_limit_wait() {
     const DESCRIPTORS: u64 = 200;

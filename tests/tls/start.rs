@@ -75,8 +75,8 @@ async fn bad_flags_are_named() {
     refused(&material, &validity, &["--self-signed-cert-validity"]).await;
 }
 
-/// The flag `--auto-tls`: a certificate of one's own in the data directory, for the hosts of the listen URLs, kept from one
-/// start to the next. Clients are not asked for theirs, whatever else the flags say.
+/// The flag `--auto-tls`: a certificate of one's own in the data directory, for the hosts of the listen URLs,
+/// kept from one start to the next. Clients are not asked for theirs, whatever else the flags say.
 #[tokio::test]
 async fn a_certificate_is_made_where_there_is_none() {
     for target in BOTH {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 /// Requests of one turn, after which events come.
 const REQUESTS: usize = if cfg!(test) { 3 } else { 64 };
-/// Most events of the log that are read for one request. A watcher further behind continues to read the log itself.
+/// Most events of the log that are read for one request. A watcher further behind continues to read the log
+/// itself.
 const REPLAY_EVENTS: usize = if cfg!(jetway_loom) {
     1
 } else if cfg!(test) {

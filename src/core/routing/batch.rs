@@ -17,8 +17,8 @@ pub struct Batch {
     encoded: SmallVec<[Encoded; 1]>,
 }
 
-/// The two encodings of an event: with and without the previous version. The first stream that needs one makes it. Another
-/// stream waits for it meanwhile, which takes less time than encoding it again.
+/// The two encodings of an event: with and without the previous version. The first stream that needs one
+/// makes it. Another stream waits for it meanwhile, which takes less time than encoding it again.
 #[derive(Debug, Default)]
 struct Encoded {
     plain: OnceLock<Bytes>,
@@ -51,8 +51,8 @@ impl Batch {
         self.weight
     }
 
-    /// The encodings of the events that `matched` names, in order. `encode` gets an event and its previous version. All callers
-    /// must pass the same `encode`, since only the first call runs it.
+    /// The encodings of the events that `matched` names, in order. `encode` gets an event and its previous
+    /// version. All callers must pass the same `encode`, since only the first call runs it.
     pub fn events<'a>(
         &'a self,
         matched: &'a Matched,

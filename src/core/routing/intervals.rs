@@ -1,12 +1,14 @@
 //! The ranges of watchers, searched by key: a persistent map whose copies share all unchanged nodes.
 //!
-//! It is a treap ordered by `(start, end)`. Each node has the furthest end in its subtree. A search for a key skips every
-//! subtree that ends before the key, and all intervals that start behind it. With thousands of disjoint prefixes that is one
-//! descent. Adding and removing change one path, however long the interval is. A map from boundaries to covering intervals
-//! would search a little faster, but a watch on all keys would cost it an entry for each watched prefix.
+//! It is a treap ordered by `(start, end)`. Each node has the furthest end in its subtree. A search for a key
+//! skips every subtree that ends before the key, and all intervals that start behind it. With thousands of
+//! disjoint prefixes that is one descent. Adding and removing change one path, however long the interval is.
+//! A map from boundaries to covering intervals would search a little faster, but a watch on all keys would
+//! cost it an entry for each watched prefix.
 //!
-//! Nodes are behind `Arc`s. A change copies the nodes of its path that another copy of the map shares, and changes its own
-//! nodes in place. So many changes between two copies cost about as much as in a map without copies.
+//! Nodes are behind `Arc`s. A change copies the nodes of its path that another copy of the map shares, and
+//! changes its own nodes in place. So many changes between two copies cost about as much as in a map without
+//! copies.
 
 use bytes::Bytes;
 use std::cmp::Ordering;
@@ -16,8 +18,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub(super) struct Intervals<T> {
     root: Link<T>,
-    /// State of the generator of priorities. They need not be secret: only a bad order of priorities makes a bad shape, and they
-    /// do not depend on the keys.
+    /// State of the generator of priorities. They need not be secret: only a bad order of priorities makes a
+    /// bad shape, and they do not depend on the keys.
     seed: u64,
 }
 

@@ -1,8 +1,8 @@
-//! Models of the queue of one stream, of the requests, and of the registrations. Each one checks one invariant.
-//! `watch/loom_model.rs` models the whole path from a publication to a client.
+//! Models of the queue of one stream, of the requests, and of the registrations. Each one checks one
+//! invariant. `watch/loom_model.rs` models the whole path from a publication to a client.
 //!
-//! Loom sees the accesses of the queue and of the router, and the real [`Notify`]. `SegQueue`, `AtomicWaker` and arc-swap are
-//! replaced by their contracts (see `primitive`).
+//! Loom sees the accesses of the queue and of the router, and the real [`Notify`]. `SegQueue`, `AtomicWaker`
+//! and arc-swap are replaced by their contracts (see `primitive`).
 
 use super::queue::{Full, queue};
 use super::testing::{WATCHER, batches, interest, put, revision};

@@ -1,24 +1,24 @@
 //! The queue from the routing task to one stream.
 //!
-//! It carries answers to the stream's requests, events and progress marks, in one order. The point at which a watcher joins and
-//! the progress marks depend on this order. One task pushes, one pops, and neither waits.
+//! It carries answers to the stream's requests, events and progress marks, in one order. The point at which a
+//! watcher joins and the progress marks depend on this order. One task pushes, one pops, and neither waits.
 //!
-//! - Q1: items are popped in the order in which they were pushed, each once, complete with all that it refers to. The
-//!   push is a release, the pop acquires it ([`Queue`]).
-//! - Q2: events never take more than [`DELIVERIES`] deliveries and [`BYTES`] bytes, or one delivery of any size. They
-//!   count until the stream calls [`Receiver::done`], not only until they are popped. The number of other items is bounded by
-//!   the requests of the stream and by its watchers.
-//! - Q3: a stream that finds nothing, registers its waker and then finds nothing again is woken by the next push
-//!   ([`Sender::wake`] after it). Both sides change the one word of the waker, so the later change sees everything before the
-//!   earlier one.
+//! - Q1: items are popped in the order in which they were pushed, each once, complete with all that it refers
+//!   to. The push is a release, the pop acquires it ([`Queue`]).
+//! - Q2: events never take more than [`DELIVERIES`] deliveries and [`BYTES`] bytes, or one delivery of any
+//!   size. They count until the stream calls [`Receiver::done`], not only until they are popped. The number
+//!   of other items is bounded by the requests of the stream and by its watchers.
+//! - Q3: a stream that finds nothing, registers its waker and then finds nothing again is woken by the next
+//!   push ([`Sender::wake`] after it). Both sides change the one word of the waker, so the later change sees
+//!   everything before the earlier one.
 //!
-//! The sender counts the deliveries that it has pushed, the receiver those that are done. Both see only the latter number. Its
-//! accesses are relaxed: it carries no data, and with an old value the queue seems fuller than it is, never emptier. The sender
-//! loads it only if the last loaded value leaves no room.
+//! The sender counts the deliveries that it has pushed, the receiver those that are done. Both see only the
+//! latter number. Its accesses are relaxed: it carries no data, and with an old value the queue seems fuller
+//! than it is, never emptier. The sender loads it only if the last loaded value leaves no room.
 //!
-//! The list is crossbeam-queue's `SegQueue`, and not its `ArrayQueue` or another ring, because of the memory: most streams are
-//! idle, and a ring of 1024 items of 48 bytes would take 48 KiB for each of them. The queue of a stream without any item holds
-//! no block, an idle one a single block of 1.7 KiB.
+//! The list is crossbeam-queue's `SegQueue`, and not its `ArrayQueue` or another ring, because of the memory:
+//! most streams are idle, and a ring of 1024 items of 48 bytes would take 48 KiB for each of them. The queue
+//! of a stream without any item holds no block, an idle one a single block of 1.7 KiB.
 
 use super::batch::{Batch, Matched};
 use crate::primitive::{AtomicUsize, AtomicWaker, Counter, Ordering, Queue};
@@ -43,8 +43,8 @@ const BYTES: usize = 32 << 20;
 pub struct WatcherId {
     /// The number that the client knows. It may be used again after the watcher's end.
     pub watch_id: i64,
-    /// The place at which the stream keeps the watcher, so that an event finds it without a search. It may be used again
-    /// after the watcher's end.
+    /// The place at which the stream keeps the watcher, so that an event finds it without a search. It may be
+    /// used again after the watcher's end.
     pub place: u32,
     /// Differs from that of any other watcher at the same place.
     pub serial: u32,

@@ -1,11 +1,13 @@
-//! The registered watchers, by the keys that they watch: an immutable map, of which the routing task publishes changed
-//! copies.
+//! The registered watchers, by the keys that they watch: an immutable map, of which the routing task
+//! publishes changed copies.
 //!
-//! - M1: a published map never changes. The routing task changes a copy that shares all the rest, and swaps the pointer.
+//! - M1: a published map never changes. The routing task changes a copy that shares all the rest, and swaps
+//!   the pointer.
 //! - M2: the watchers of one range come in the order in which they were registered.
 //!
-//! Watchers of the same range are together in chunks of [`CHUNK`]. A registration copies one chunk: with 10,000 watchers on one
-//! range it copies 2.5 KB and 157 pointers instead of 400 KB, and an event still finds its watchers side by side in memory.
+//! Watchers of the same range are together in chunks of [`CHUNK`]. A registration copies one chunk: with
+//! 10,000 watchers on one range it copies 2.5 KB and 157 pointers instead of 400 KB, and an event still finds
+//! its watchers side by side in memory.
 
 use super::intervals::Intervals;
 use super::queue::WatcherId;
@@ -111,8 +113,8 @@ impl Group {
     }
 }
 
-/// The interval with exactly the keys of a range. The interval of a single key ends at the next possible key: the same with a
-/// zero byte appended.
+/// The interval with exactly the keys of a range. The interval of a single key ends at the next possible key:
+/// the same with a zero byte appended.
 fn bounds(range: &KeyRange) -> (Bytes, Option<Bytes>) {
     match range {
         KeyRange::Single(key) => (key.clone(), Some([key.as_ref(), &[0]].concat().into())),

@@ -104,7 +104,8 @@ pub(super) struct Shared<A> {
     pub(super) queue: Queue<Request<A>>,
     /// Wakes the routing task, also when there are new events.
     pub(super) published: Arc<Notify>,
-    /// Every event up to here is in the queues of its watchers. The routing task stores it with Release after its pushes.
+    /// Every event up to here is in the queues of its watchers. The routing task stores it with Release after
+    /// its pushes.
     pub(super) routed: AtomicI64,
     pub(super) registrations: Published<Registrations>,
     streams: AtomicU64,

@@ -1,5 +1,5 @@
-//! The routing task: moves events from the log to the queues of those streams that have a watcher for the key, and handles the
-//! streams' requests in between.
+//! The routing task: moves events from the log to the queues of those streams that have a watcher for the
+//! key, and handles the streams' requests in between.
 
 use super::batch::{Batch, Matched};
 use super::queue::{Item, ProgressScope};
@@ -44,8 +44,8 @@ pub struct Router<A> {
     pub(super) awaited: Vec<(Revision, oneshot::Sender<()>)>,
 }
 
-/// A router of the events behind `reader`, and the handle for requests to it. Each publication of events and each request
-/// notifies `published`.
+/// A router of the events behind `reader`, and the handle for requests to it. Each publication of events and
+/// each request notifies `published`.
 pub fn routing<A>(reader: Reader, published: Arc<Notify>) -> (Requests<A>, Router<A>) {
     let state = reader.snapshot();
     let shared = Arc::new(Shared::new(published, state.revision));
@@ -79,7 +79,8 @@ impl<A> Router<A> {
         more_requests || more_closed || more_events
     }
 
-    /// Publishes the registrations and `routed` if they have changed, and wakes each stream with new items once.
+    /// Publishes the registrations and `routed` if they have changed, and wakes each stream with new items
+    /// once.
     pub(super) fn show(&mut self) {
         if std::mem::take(&mut self.is_changed) {
             self.shared.registrations.store(Arc::new(self.registrations.clone()));
@@ -194,8 +195,8 @@ impl<A> Router<A> {
         count
     }
 
-    /// Handles a compaction above `routed`, which has removed events that some watchers should have got. Each watcher that may
-    /// miss one is unregistered, and finds the compaction while it catches up.
+    /// Handles a compaction above `routed`, which has removed events that some watchers should have got. Each
+    /// watcher that may miss one is unregistered, and finds the compaction while it catches up.
     fn skip_compacted(&mut self, state: &State) {
         let missed = self.routed.next();
         let mut lagging = Vec::new();
@@ -245,7 +246,8 @@ struct Delivery<'a> {
 }
 
 impl Delivery<'_> {
-    /// Gives a watcher its events. If there is no room for them, the watcher must read them from the log itself.
+    /// Gives a watcher its events. If there is no room for them, the watcher must read them from the log
+    /// itself.
     fn deliver<A>(&mut self, streams: &mut Streams<A>, watcher: &Watcher, matched: impl FnOnce() -> Matched) {
         let batch = self.batch.get_or_insert_with(|| Arc::new(Batch::new(self.entry, self.state)));
         self.count += 1;

@@ -27,7 +27,8 @@ pub(super) struct Known {
     pub(super) number: Option<u64>,
 }
 
-/// All streams. Each has a place, which stays the same and is used again only after its last registration is gone.
+/// All streams. Each has a place, which stays the same and is used again only after its last registration is
+/// gone.
 #[derive(Debug)]
 pub(super) struct Streams<A> {
     places: Vec<Option<Stream<A>>>,

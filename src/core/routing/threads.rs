@@ -1,6 +1,6 @@
-//! The routing task, streams and the writer on their own threads, on crossbeam-queue and arc-swap themselves. Miri (`make
-//! miri`) checks here what loom (`loom_model`) cannot see: `SegQueue`, the nodes of the registrations, and that unused memory is
-//! freed.
+//! The routing task, streams and the writer on their own threads, on crossbeam-queue and arc-swap themselves.
+//! Miri (`make miri`) checks here what loom (`loom_model`) cannot see: `SegQueue`, the nodes of the
+//! registrations, and that unused memory is freed.
 
 use super::queue::queue;
 use super::testing::{interest, put};
@@ -17,7 +17,8 @@ const STREAMS: usize = 2;
 const ROUNDS: i64 = if cfg!(miri) { 3 } else { 60 };
 const REVISIONS: i64 = if cfg!(miri) { 30 } else { 3_000 };
 
-/// Opens a stream, watches, reads some events, and goes; again and again. A watcher that falls behind joins again.
+/// Opens a stream, watches, reads some events, and goes; again and again. A watcher that falls behind joins
+/// again.
 fn watch(requests: &Requests<i64>, reader: &Reader, pending: &Arc<Counter>) {
     for round in 0..ROUNDS {
         let stream = requests.new_stream();

@@ -1,5 +1,5 @@
-//! Calls of this instance while another one writes. They are sent to the writer, sent again if their message may be lost, and
-//! answered from the state here.
+//! Calls of this instance while another one writes. They are sent to the writer, sent again if their message
+//! may be lost, and answered from the state here.
 
 use super::Following;
 use crate::engine::apply::Entry;
@@ -121,7 +121,8 @@ impl Node {
         let Some(outcome) = answer.outcome() else { return };
         let index = LogIndex(answer.index);
         let mut waiters = Vec::new();
-        // A deposed writer's refusal may come when the call is on its way to the next one, which carries it out.
+        // A deposed writer's refusal may come when the call is on its way to the next one, which carries it
+        // out.
         let is_asked = |nonce: u64| nonce == answer.nonce;
         let is_read = self.reads_sent.get(&answer.counter).is_some_and(|(_, nonce, _)| is_asked(*nonce));
         let is_open = self

@@ -1,5 +1,5 @@
-//! The role of an instance that does not write: it reads the log, sends its calls to the writer, and takes over where there is
-//! none.
+//! The role of an instance that does not write: it reads the log, sends its calls to the writer, and takes
+//! over where there is none.
 
 mod calls;
 mod receive;
@@ -46,7 +46,8 @@ struct Following {
     patience: Duration,
     attempt: Option<Attempt>,
     next_attempt: Instant,
-    /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is accepted.
+    /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is
+    /// accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
     /// Times in a row that the log seemed to have lost records.
@@ -267,7 +268,8 @@ impl Node {
             self.is_loaded = true;
             let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
             self.entry(Entry::Loaded { first, holes: self.chain.holes() }).await;
-            // The applier publishes everything before it answers. It gives no answer where something is lost or damaged.
+            // The applier publishes everything before it answers. It gives no answer where something is lost
+            // or damaged.
             if self.digest().await.is_none() {
                 return Err(self.end_of_applier().await);
             }
@@ -302,7 +304,8 @@ impl Node {
         Ok(())
     }
 
-    /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count proves nothing.
+    /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count
+    /// proves nothing.
     async fn look_for_end(&self, following: &mut Following) {
         if !self.settings.is_alone
             || following.is_caught_up
@@ -342,8 +345,8 @@ impl Node {
         }
     }
 
-    /// Makes another consumer, and forgets the attempts to become the writer that were made under the last one: their epoch
-    /// records prove nothing about the end of another server's copy.
+    /// Makes another consumer, and forgets the attempts to become the writer that were made under the last
+    /// one: their epoch records prove nothing about the end of another server's copy.
     fn consume_anew(&mut self, following: &mut Following) {
         if let Some(attempt) = following.attempt.take() {
             attempt.task.abort();

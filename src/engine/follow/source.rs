@@ -19,8 +19,8 @@ pub(super) enum FromSource {
     Opened {
         pending: u64,
     },
-    /// The log does not hold the records that were read. A new stream leader may still be loading them; a different message at
-    /// their sequence is certain loss.
+    /// The log does not hold the records that were read. A new stream leader may still be loading them; a
+    /// different message at their sequence is certain loss.
     Lost {
         what: String,
         is_certain: bool,

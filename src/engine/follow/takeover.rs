@@ -141,7 +141,8 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                // The leader of several replicas counts messages that are not stored yet. Only one that stays away is lost.
+                // The leader of several replicas counts messages that are not stored yet. Only one that stays
+                // away is lost.
                 let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
                 if may_come && following.vetoes < VETOES {
                     following.vetoes += 1;

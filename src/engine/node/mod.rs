@@ -6,12 +6,13 @@
 //!               '---- any error, or another epoch ---------'
 //! ```
 //!
-//! Every error has the same remedy: the log is read to its end, an instance stores an epoch record, and open calls are answered
-//! from the log as it then stands. A call whose records are in the log is answered. A call without records never happened, and
-//! is sent again.
+//! Every error has the same remedy: the log is read to its end, an instance stores an epoch record, and open
+//! calls are answered from the log as it then stands. A call whose records are in the log is answered. A call
+//! without records never happened, and is sent again.
 //!
 //! Invariants:
-//! - N1: an instance writes only in an epoch of its own, after everything before that epoch's record was applied.
+//! - N1: an instance writes only in an epoch of its own, after everything before that epoch's record was
+//!   applied.
 //! - N2: a call is sent again only when an epoch record shows that it did not happen.
 //! - N3: the position moves only by messages that an own consumer or an own acknowledgement has brought.
 
@@ -137,7 +138,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
     pub(in crate::engine) doubt: Option<(String, u64)>,
-    /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so long.
+    /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
+    /// long.
     pub(in crate::engine) longest_timeout: Duration,
 }
 
@@ -198,7 +200,8 @@ impl Node {
         }
     }
 
-    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between them.
+    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between
+    /// them.
     async fn is_certain(&mut self, damage: &str) -> bool {
         let Ok(info) = self.log.info().await else { return false };
         let doubt = (damage.to_owned(), info.state.last_seq.saturating_sub(info.state.messages));
@@ -250,7 +253,8 @@ impl Node {
         }
     }
 
-    /// Begins again, because the log was trimmed while it was read. Fails if no newer trim record explains the gap.
+    /// Begins again, because the log was trimmed while it was read. Fails if no newer trim record explains
+    /// the gap.
     async fn reload(&mut self) -> Result<(), NodeError> {
         let (position, index) = (self.chain.position(), self.chain.index());
         let was_loaded = self.is_loaded;

@@ -1,4 +1,5 @@
-//! Takes the records that a consumer has brought, and notes the epochs and the outcomes of open calls in them.
+//! Takes the records that a consumer has brought, and notes the epochs and the outcomes of open calls in
+//! them.
 
 use super::{Node, NodeError};
 use crate::engine::apply::Entry;

@@ -1,4 +1,5 @@
-//! Calls to the writer: everything that changes the log or needs the writer's word, from this instance or another one.
+//! Calls to the writer: everything that changes the log or needs the writer's word, from this instance or
+//! another one.
 
 mod auth_change;
 mod wire;

@@ -1,4 +1,5 @@
-//! Calls and answers between instances, as protobuf messages; the content of a small call, and an outcome, is JSON.
+//! Calls and answers between instances, as protobuf messages; the content of a small call, and an outcome, is
+//! JSON.
 
 use super::{Outcome, Proposal};
 use crate::error::EtcdError;

@@ -1,4 +1,5 @@
-//! Reads the epoch records behind the writer's own one. One that another instance has stored deposes the writer.
+//! Reads the epoch records behind the writer's own one. One that another instance has stored deposes the
+//! writer.
 
 use crate::log::{ConsumeError, Consumer, Log};
 use crate::types::Sequence;

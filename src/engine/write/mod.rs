@@ -1,8 +1,9 @@
 //! The role of the writer: plans calls, appends their records, and answers when these have proved valid.
 //!
-//! An answer that rests on no record of its own (a failed compare, a refusal, a read index, the time that a lease has left) waits
-//! until a record or a barrier that was sent after the call came has proved valid: a writer that was deposed without knowing it
-//! never sees that. If no other instance can write, the records in flight when the call came are enough.
+//! An answer that rests on no record of its own (a failed compare, a refusal, a read index, the time that a
+//! lease has left) waits until a record or a barrier that was sent after the call came has proved valid: a
+//! writer that was deposed without knowing it never sees that. If no other instance can write, the records in
+//! flight when the call came are enough.
 
 mod epochs;
 mod plan;
@@ -56,7 +57,8 @@ struct Writing {
     next_barrier: Instant,
     /// When the last record that proved valid was sent.
     proved: Option<Instant>,
-    /// Whether a record was appended in this turn. It is sent after all calls of the turn came, so it proves their answers.
+    /// Whether a record was appended in this turn. It is sent after all calls of the turn came, so it proves
+    /// their answers.
     has_appended: bool,
     /// Calls whose plan has to wait.
     deferred: Vec<Call>,
@@ -106,7 +108,8 @@ impl Node {
     ) -> Result<(), NodeError> {
         self.is_ready = true;
         self.loaded().await?;
-        // The first answer comes when everything before the epoch record is applied, the second one when it is visible.
+        // The first answer comes when everything before the epoch record is applied, the second one when it
+        // is visible.
         for _ in 0..2 {
             if self.digest().await.is_none() {
                 return Err(self.end_of_applier().await);
@@ -298,7 +301,8 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they are in the log.
+    /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they
+    /// are in the log.
     async fn end_writing(&mut self, writing: Writing, error: WriteError) {
         tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
         self.status.set_writer(false);

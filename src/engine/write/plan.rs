@@ -208,7 +208,8 @@ impl Node {
         self.end_turn(writing);
     }
 
-    /// Adds instances that have been heard of to the members, and removes members that have been silent for long.
+    /// Adds instances that have been heard of to the members, and removes members that have been silent for
+    /// long.
     pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
         if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
             return;

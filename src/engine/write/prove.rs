@@ -1,6 +1,7 @@
 //! Proves that this instance still writes, and takes what JetStream has acknowledged.
 //!
-//! Answers that rest on no record of their own wait here for a record or a barrier that was sent after their calls came.
+//! Answers that rest on no record of their own wait here for a record or a barrier that was sent after their
+//! calls came.
 
 use super::{WriteError, Writing};
 use crate::engine::apply::Entry;
@@ -14,9 +15,10 @@ use tokio::time::Instant;
 
 /// Barriers in flight at once.
 const BARRIERS: usize = 2;
-/// The time from one barrier that several answers waited for to the next one. A barrier is a message of its own for three
-/// nats-servers, and more answers share it so: a read by one of 100 clients through three instances costs 57 to 62 us of CPU
-/// with 2 ms and 80 to 105 us without the pause. A client that reads alone never waits for it.
+/// The time from one barrier that several answers waited for to the next one. A barrier is a message of its
+/// own for three nats-servers, and more answers share it so: a read by one of 100 clients through three
+/// instances costs 57 to 62 us of CPU with 2 ms and 80 to 105 us without the pause. A client that reads alone
+/// never waits for it.
 const BARRIER_PAUSE: Duration = Duration::from_millis(2);
 
 impl Writing {
@@ -27,8 +29,8 @@ impl Writing {
 }
 
 impl Node {
-    /// Sends an answer once a message that was sent after the call came has proved valid, and once everything that the answer
-    /// rests on is visible.
+    /// Sends an answer once a message that was sent after the call came has proved valid, and once everything
+    /// that the answer rests on is visible.
     pub(super) async fn answer_when_proved(&mut self, writing: &mut Writing, waiter: Waiter) {
         if !self.settings.is_alone {
             writing.unproved.push(waiter);
@@ -56,7 +58,8 @@ impl Node {
         writing.has_appended = true;
     }
 
-    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls; else a barrier is sent.
+    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls; else a
+    /// barrier is sent.
     pub(super) fn end_turn(&mut self, writing: &mut Writing) {
         if !writing.unproved.is_empty() {
             if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
@@ -102,7 +105,8 @@ impl Node {
                 };
             }
             if is_invalid {
-                // The message is stored, but another one may be valid in its place. The next epoch record decides.
+                // The message is stored, but another one may be valid in its place. The next epoch record
+                // decides.
                 if let Some(waiter) = waiter {
                     self.keep_open(waiter.call, Some((self.chain.nonce(), Instant::now())), false);
                 }
@@ -117,7 +121,8 @@ impl Node {
             let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;
             while let Some((_, waiter)) = writing.proofs.pop_front_if(|(at, _)| *at <= sequence) {
                 if is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)) {
-                    // Another instance may have ended the lease since. Only a message that was sent within an election timeout excludes it.
+                    // Another instance may have ended the lease since. Only a message that was sent within an
+                    // election timeout excludes it.
                     writing.unproved.push(waiter);
                 } else {
                     waiters.push(waiter);

@@ -51,7 +51,8 @@ impl Node {
         tracing::error!(index = %to, "records that were missing from the log are given up");
     }
 
-    /// Asks the applier to report when everything is visible, once planning has stopped and nothing is in flight.
+    /// Asks the applier to report when everything is visible, once planning has stopped and nothing is in
+    /// flight.
     pub(super) async fn quiesce(&mut self, writing: &mut Writing) {
         if writing.pipeline.unacknowledged() == 0
             && let Some(quiesce) = &mut writing.quiesce
@@ -59,7 +60,8 @@ impl Node {
         {
             let (sender, receiver) = oneshot::channel();
             quiesce.fence = Some(receiver);
-            // The applier is asked twice: it answers the first time before it publishes, the second time after it.
+            // The applier is asked twice: it answers the first time before it publishes, the second time
+            // after it.
             self.digest().await;
             self.entry(Entry::Digest(sender)).await;
         }

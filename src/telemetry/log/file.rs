@@ -1,9 +1,10 @@
 //! A log file, and its rotation.
 //!
-//! etcd rotates with lumberjack, whose settings stand in `--log-rotation-config-json`: a file is renamed before it grows
-//! beyond a size, and old files are removed by their age and by their number. No crate does all of this. `tracing-appender`
-//! rotates by time only (tokio-rs/tracing issue 1940), and `rolling-file` knows no age. `file-rotate` removes by age or by
-//! number and not by both, cuts lines at the size or lets the file exceed it, and panics if the directory cannot be read.
+//! etcd rotates with lumberjack, whose settings stand in `--log-rotation-config-json`: a file is renamed
+//! before it grows beyond a size, and old files are removed by their age and by their number. No crate does
+//! all of this. `tracing-appender` rotates by time only (tokio-rs/tracing issue 1940), and `rolling-file`
+//! knows no age. `file-rotate` removes by age or by number and not by both, cuts lines at the size or lets
+//! the file exceed it, and panics if the directory cannot be read.
 
 use super::zap::timestamp;
 use std::fs::{File, OpenOptions};

@@ -1,7 +1,7 @@
 //! The outputs of the log.
 //!
-//! Lines for systemd's journal are written by hand: `tracing-journald` makes a field of the journal of each field of an
-//! event, and etcd writes the whole line as the message.
+//! Lines for systemd's journal are written by hand: `tracing-journald` makes a field of the journal of each
+//! field of an event, and etcd writes the whole line as the message.
 
 use super::file::{LogFile, LogRotation};
 use super::{LogError, LogOutput};

@@ -1,5 +1,6 @@
-//! The form of etcd's log, which is zap's: one JSON object a line with `level`, `ts`, `caller`, `msg` and the fields.
-//! Programs that read etcd's log read this one. The JSON of `tracing-subscriber` has other names and nested fields.
+//! The form of etcd's log, which is zap's: one JSON object a line with `level`, `ts`, `caller`, `msg` and the
+//! fields. Programs that read etcd's log read this one. The JSON of `tracing-subscriber` has other names and
+//! nested fields.
 
 use std::fmt::{self, Write as _};
 use time::OffsetDateTime;

@@ -56,7 +56,8 @@ fn parse(text: &str) -> Result<Duration, TimeoutError> {
     Ok(unit(parsed * per_second))
 }
 
-/// Waits for a deadline. A timer counts in milliseconds and takes a moment even for a time in the past; this does not.
+/// Waits for a deadline. A timer counts in milliseconds and takes a moment even for a time in the past; this
+/// does not.
 pub(super) async fn passes(deadline: Instant) {
     if Instant::now() < deadline {
         tokio::time::sleep_until(deadline).await;

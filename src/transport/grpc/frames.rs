@@ -1,7 +1,7 @@
 //! Finds the messages in a gRPC body as it passes, without holding any of it back.
 //!
-//! A message is a flag byte, its length in four bytes, big endian, and that many bytes. Chunks of a body split it
-//! anywhere.
+//! A message is a flag byte, its length in four bytes, big endian, and that many bytes. Chunks of a body
+//! split it anywhere.
 
 use crate::telemetry::MessageCounters;
 use axum::body::Body;

@@ -1,13 +1,13 @@
-//! The outermost layer of every gRPC call. It counts calls by method and outcome, ends calls whose deadline has passed,
-//! and puts tonic's own refusals into grpc-go's words.
+//! The outermost layer of every gRPC call. It counts calls by method and outcome, ends calls whose deadline
+//! has passed, and puts tonic's own refusals into grpc-go's words.
 //!
-//! The outcome of a call stands in the headers of a response without a body, else in the trailers after the body. Messages
-//! are counted by their frames, as they pass in either direction. Calls that grpc-go refuses by their headers alone are
-//! not counted, as in etcd.
+//! The outcome of a call stands in the headers of a response without a body, else in the trailers after the
+//! body. Messages are counted by their frames, as they pass in either direction. Calls that grpc-go refuses
+//! by their headers alone are not counted, as in etcd.
 //!
-//! tonic has a deadline of its own, `Server::timeout`, which reads `grpc-timeout` too. It belongs to tonic's own accept
-//! loop, which is not used here (see [`listener`](super::listener)). It also stops at the headers of a response, whereas
-//! grpc-go's deadline ends streams.
+//! tonic has a deadline of its own, `Server::timeout`, which reads `grpc-timeout` too. It belongs to tonic's
+//! own accept loop, which is not used here (see [`listener`](super::listener)). It also stops at the headers
+//! of a response, whereas grpc-go's deadline ends streams.
 
 mod deadline;
 mod frames;

@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
-/// The body of a response, whose messages are counted and whose trailers end its call. A deadline cuts it off.
+/// The body of a response, whose messages are counted and whose trailers end its call. A deadline cuts it
+/// off.
 #[derive(Debug)]
 pub(super) struct CountedResponse {
     body: tonic::body::Body,

@@ -1,7 +1,7 @@
 //! The texts of refusals that come from the transport and not from a service, in grpc-go's words.
 //!
-//! tonic refuses the same things as grpc-go, but with texts of its own and now and then another code. Clients and their
-//! logs know the other ones, and alerts read the codes.
+//! tonic refuses the same things as grpc-go, but with texts of its own and now and then another code. Clients
+//! and their logs know the other ones, and alerts read the codes.
 
 use super::deadline::TimeoutError;
 use super::methods::Kind;

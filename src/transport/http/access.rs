@@ -1,8 +1,8 @@
 //! Access to plain HTTP on a client port: the origins of pages (`--cors`) and the names of the host
 //! (`--host-whitelist`).
 //!
-//! A page could resolve its own name to this server's address, and make a browser send any request. The browser then
-//! sends that name as the host. Over TLS the certificate prevents this.
+//! A page could resolve its own name to this server's address, and make a browser send any request. The
+//! browser then sends that name as the host. Over TLS the certificate prevents this.
 
 use axum::body::Body;
 use axum::response::Response;

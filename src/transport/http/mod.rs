@@ -1,5 +1,5 @@
-//! The routes beside gRPC on the client ports, and in part on the metrics ports: the JSON gateway, version, health and
-//! metrics.
+//! The routes beside gRPC on the client ports, and in part on the metrics ports: the JSON gateway, version,
+//! health and metrics.
 //!
 //! Statuses, headers and bodies are etcd's, down to the content type that Go's server guesses for `/health`.
 
@@ -89,8 +89,8 @@ impl HttpRoutes {
         response
     }
 
-    /// Calls through the gateway do not have the user that a client's certificate names. So a client with such a
-    /// certificate is refused, and not taken for another user.
+    /// Calls through the gateway do not have the user that a client's certificate names. So a client with
+    /// such a certificate is refused, and not taken for another user.
     fn refuse_certificate(&self, request: &Request) -> Option<Response> {
         let reason = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
         let has_name = request.extensions().get::<CertificateName>().is_some_and(|name| !name.0.is_empty());
@@ -139,7 +139,8 @@ async fn version(request: Request) -> Response {
     response(StatusCode::OK, JSON, versions)
 }
 
-/// The one of Go's variables that means something here. The command line is left out, because it may hold a token.
+/// The one of Go's variables that means something here. The command line is left out, because it may hold a
+/// token.
 async fn variables() -> Response {
     let variables = json!({ "file_descriptor_limit": crate::telemetry::descriptor_limit() });
     response(StatusCode::OK, "application/json; charset=utf-8", variables.to_string())

@@ -93,7 +93,8 @@ pub(crate) fn probe_routes(probes: Probes) -> Router {
         .fallback(not_found)
 }
 
-/// The response while the server starts. A server that loads a large bucket is alive, and must not be restarted for it.
+/// The response while the server starts. A server that loads a large bucket is alive, and must not be
+/// restarted for it.
 pub(crate) fn starting<B>(request: &http::Request<B>, step: &str) -> Response {
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n"),

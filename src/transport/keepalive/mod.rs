@@ -1,12 +1,14 @@
 //! Disconnects clients that ping too often, by the rule and in the words of grpc-go.
 //!
-//! h2 and hyper answer pings and have no hook for them, and neither tonic nor tower has such a rule. So the frames are
-//! watched as they pass. Only their heads are read, nine bytes each, in the caller's buffer; nothing is copied or held
-//! back. No measurement decided this: grpc-go's clients rely on the GOAWAY to lower their rate of pings.
+//! h2 and hyper answer pings and have no hook for them, and neither tonic nor tower has such a rule. So the
+//! frames are watched as they pass. Only their heads are read, nine bytes each, in the caller's buffer;
+//! nothing is copied or held back. No measurement decided this: grpc-go's clients rely on the GOAWAY to lower
+//! their rate of pings.
 //!
-//! A ping is a strike if it comes sooner than the least interval after the one before, or, with no stream open, sooner
-//! than two hours after it. Headers and data that the server sends reset the strikes. At the third strike the client gets
-//! GOAWAY with ENHANCE_YOUR_CALM between two frames, then the end of the stream, and has a second to close.
+//! A ping is a strike if it comes sooner than the least interval after the one before, or, with no stream
+//! open, sooner than two hours after it. Headers and data that the server sends reset the strikes. At the
+//! third strike the client gets GOAWAY with ENHANCE_YOUR_CALM between two frames, then the end of the stream,
+//! and has a second to close.
 //!
 //! The server's own pings are hyper's (`keep_alive_interval`).
 
@@ -23,8 +25,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// How long the connection stays after the GOAWAY. To close it with unread bytes would reset it, and the client might
-/// never read the GOAWAY.
+/// How long the connection stays after the GOAWAY. To close it with unread bytes would reset it, and the
+/// client might never read the GOAWAY.
 const LINGER: Duration = Duration::from_secs(1);
 
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -92,8 +94,8 @@ impl<I> PingGuard<I> {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> PingGuard<I> {
-    /// Scans the bytes that the caller has written. The answer to the third strike is among them, so the GOAWAY follows
-    /// now, or after a later write if a frame is not whole yet.
+    /// Scans the bytes that the caller has written. The answer to the third strike is among them, so the
+    /// GOAWAY follows now, or after a later write if a frame is not whole yet.
     fn wrote(&mut self, slices: &[io::IoSlice<'_>], mut written: usize, context: &mut Context<'_>) {
         for slice in slices {
             let count = slice.len().min(written);
@@ -124,7 +126,8 @@ impl Ending {
         Poll::Ready(Ok(()))
     }
 
-    /// Finishes sending if it has begun, and discards incoming bytes until the client closes or the time is over.
+    /// Finishes sending if it has begun, and discards incoming bytes until the client closes or the time is
+    /// over.
     fn poll(
         &mut self,
         mut io: impl AsyncRead + AsyncWrite + Unpin,

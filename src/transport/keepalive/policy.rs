@@ -18,7 +18,8 @@ pub(super) struct PingPolicy {
     newest: u32,
     last_ping: Option<Instant>,
     strikes: u8,
-    /// Whether the next ping finds the strikes at zero: the server has sent headers or data since the last one.
+    /// Whether the next ping finds the strikes at zero: the server has sent headers or data since the last
+    /// one.
     resets_strikes: bool,
 }
 

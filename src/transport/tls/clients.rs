@@ -144,8 +144,8 @@ impl ClientCheck {
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 
-    /// As in etcd: by serial number alone, without a look at the issuer, and for all certificates that the client has
-    /// sent.
+    /// As in etcd: by serial number alone, without a look at the issuer, and for all certificates that the
+    /// client has sent.
     fn check_revoked<'a>(&self, sent: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> Result<(), Error> {
         let revoked = match &self.revoked {
             None => return Ok(()),
@@ -219,8 +219,8 @@ pub(crate) fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// Whether a certificate names one of the hosts, by Go's rules: a host that is an address has to be named as one, and the
-/// first label of a name in the certificate may be `*`.
+/// Whether a certificate names one of the hosts, by Go's rules: a host that is an address has to be named as
+/// one, and the first label of a name in the certificate may be `*`.
 fn is_good_for(certificate: &CertificateDer<'_>, hosts: &[String]) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
     let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };

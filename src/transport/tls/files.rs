@@ -1,7 +1,8 @@
 //! The files that are read again when they change: certificate, key, revocation list.
 //!
-//! Their metadata are looked up for each handshake: three system calls. A crate that watches files, such as `notify`,
-//! brings a thread, learns of a change later than the next handshake, and of none on network file systems.
+//! Their metadata are looked up for each handshake: three system calls. A crate that watches files, such as
+//! `notify`, brings a thread, learns of a change later than the next handshake, and of none on network file
+//! systems.
 
 use super::{TlsError, explain};
 use std::collections::HashSet;
@@ -20,8 +21,8 @@ use x509_parser::error::X509Error;
 use x509_parser::nom;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-/// A file that was written less than this before it was read may be written again with the same times: the times of some
-/// file systems have seconds only, or two of them.
+/// A file that was written less than this before it was read may be written again with the same times: the
+/// times of some file systems have seconds only, or two of them.
 const TIME_GRANULARITY: Duration = Duration::from_secs(3);
 
 /// Why a file cannot be used.
@@ -201,7 +202,8 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, FileError> {
     })
 }
 
-/// The serial numbers that a revocation list names. etcd takes DER only; PEM is the form that most tools write.
+/// The serial numbers that a revocation list names. etcd takes DER only; PEM is the form that most tools
+/// write.
 fn serials(list: &[u8]) -> Revoked {
     let der = match CertificateRevocationListDer::from_pem_slice(list) {
         Ok(list) => list.to_vec(),

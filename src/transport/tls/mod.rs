@@ -1,13 +1,15 @@
 //! TLS of the ports: its flags, its files, and the names of clients.
 //!
-//! T1. A new certificate, key or revocation list is in use from the next handshake on, without a restart, as in etcd, which
-//!     reads them for every handshake. Here they are read again if their metadata have changed, and in the first seconds
-//!     after a change, in which the metadata may miss another one. The authorities of client certificates are read once,
-//!     as in etcd too.
-//! T2. A certificate or key that cannot be used leaves the last good pair in use, and the log says so once. A revocation
-//!     list that cannot be used refuses every client certificate, because the revoked ones are not known.
-//! T3. No session is resumed. A resumed session skips the check of the client's certificate, which may have been revoked
-//!     or may have expired since. Clients of etcd hold their connections for days, so there is nothing to gain.
+//! - T1: a new certificate, key or revocation list is in use from the next handshake on, without a restart,
+//!   as in etcd, which reads them for every handshake. Here they are read again if their metadata have changed,
+//!   and in the first seconds after a change, in which the metadata may miss another one. The authorities of
+//!   client certificates are read once, as in etcd too.
+//! - T2: a certificate or key that cannot be used leaves the last good pair in use, and the log says so once. A
+//!   revocation list that cannot be used refuses every client certificate, because the revoked ones are not
+//!   known.
+//! - T3: no session is resumed. A resumed session skips the check of the client's certificate, which may have
+//!   been revoked or may have expired since. Clients of etcd hold their connections for days, so there is
+//!   nothing to gain.
 
 mod clients;
 mod files;
@@ -83,8 +85,8 @@ struct Current {
 }
 
 impl Tls {
-    /// Reads everything once, so that mistakes show at the start. `hosts` are the names and addresses of the ports, for the
-    /// certificate of `--auto-tls`.
+    /// Reads everything once, so that mistakes show at the start. `hosts` are the names and addresses of the
+    /// ports, for the certificate of `--auto-tls`.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -195,7 +197,8 @@ impl Fixed {
     }
 }
 
-/// Contents and versions of the files; blocks. The versions are taken first, so that a change meanwhile shows later.
+/// Contents and versions of the files; blocks. The versions are taken first, so that a change meanwhile shows
+/// later.
 fn read(paths: &Paths) -> (Files, Option<Versions>) {
     let (now, versions) = (SystemTime::now(), paths.versions());
     let files = paths.read();

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// Paths of a certificate and its key in `dir`. They are made for `hosts` (names and addresses) unless both exist.
+/// Paths of a certificate and its key in `dir`. They are made for `hosts` (names and addresses) unless both
+/// exist.
 ///
 /// # Errors
 /// The flag is zero, or the files cannot be written.

@@ -41,8 +41,8 @@ const MISSING_SUITES: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
-/// The suites that `names` allow; all if there are no names. As in Go the names choose among those of TLS 1.2 only, and
-/// their order counts for nothing.
+/// The suites that `names` allow; all if there are no names. As in Go the names choose among those of TLS 1.2
+/// only, and their order counts for nothing.
 ///
 /// A name of a missing suite is left out, which weakens nothing.
 ///

@@ -1,5 +1,5 @@
-//! The planner on a real core, first rule by rule (the names carry the ids of `tests/RULES.md`), then against a naive
-//! model with random requests.
+//! The planner on a real core, first rule by rule (the names carry the ids of `tests/RULES.md`), then against
+//! a naive model with random requests.
 
 mod checks;
 mod model;

@@ -1,5 +1,5 @@
-//! Put, DeleteRange and Txn: PUT-2 to PUT-9, DEL-2 to DEL-7, TXN-7 to TXN-20, HDR-5 and HDR-6; and plans on records that
-//! no state shows yet.
+//! Put, DeleteRange and Txn: PUT-2 to PUT-9, DEL-2 to DEL-7, TXN-7 to TXN-20, HDR-5 and HDR-6; and plans on
+//! records that no state shows yet.
 
 use super::super::{PlanError, Response, evaluate};
 use super::store::Store;

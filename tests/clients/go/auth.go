@@ -59,7 +59,8 @@ func users(s *session) {
 	must(root.Put(s.ctx, "u/b", "1"))
 	s.events("seen", seen, 1)
 
-	// What a token allows follows the roles, and a token outlives neither its user nor, with simple tokens, the server.
+	// The rights of a token follow the roles, and a token outlives neither its user nor, with simple tokens, the
+	// server.
 	must(root.RoleRevokePermission(s.ctx, "readers", "own", ""))
 	_, err = reader.Put(s.ctx, "own", "2")
 	refused("write after the revocation", err)

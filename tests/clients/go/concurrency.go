@@ -75,8 +75,8 @@ func mutexes(s *session) {
 	done(three.Close())
 	fmt.Println("left behind", s.get("m/locker/", clientv3.WithPrefix()).Count)
 
-	// A waiter that gives up has left the queue when its session ends at the latest: it may have given up before it was
-	// told of its own place.
+	// A waiter that gives up has left the queue when its session ends at the latest: it may have given up before
+	// it was told of its own place.
 	four, five := s.lease(60), s.lease(60)
 	done(concurrency.NewMutex(four, "m/left").Lock(s.ctx))
 	brief, cancel := context.WithCancel(s.ctx)

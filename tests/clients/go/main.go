@@ -1,9 +1,10 @@
 // A session of etcd's own Go client, with its recipes, against the server at the endpoint it is given.
 //
-// Each step asserts what must hold on any server and prints what it saw; the test that runs this on etcd and on another
-// server compares the lines. A line that begins with `@` asks the test for something: the server's end by SIGTERM (`@stop`)
-// or SIGKILL (`@kill`), or its next start (`@serve`). An empty line on the standard input says that it is done.
-// Where CERTIFICATES names a folder, the client shows the server that of `reader` and trusts the authority in it.
+// Each step asserts what must hold on any server and prints what it saw; the test that runs this on etcd and
+// on another server compares the lines. A line that begins with `@` asks the test for something: the server's
+// end by SIGTERM (`@stop`) or SIGKILL (`@kill`), or its next start (`@serve`). An empty line on the standard
+// input says that it is done. If CERTIFICATES names a folder, the client shows the server that of `reader`
+// and trusts the authority in it.
 package main
 
 import (
@@ -142,7 +143,8 @@ func (s *session) get(key string, options ...clientv3.OpOption) *clientv3.GetRes
 	return must(s.client.Get(s.ctx, key, options...))
 }
 
-// rel is a revision as a distance from that at the step's start; what contends before it writes more or less often.
+// rel is a revision as a distance from that at the step's start; what contends before it writes more or less
+// often.
 func (s *session) rel(revision int64) int64 {
 	if revision == 0 {
 		return 0
