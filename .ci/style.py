@@ -1,8 +1,8 @@
 """style.py PATH...: what rustfmt and clippy do not check.
 
-In the files below the paths, a comment line is no longer than rustfmt's `max_width` (rows of tables may be), and no sentence of a comment begins
-with What, Who, Where or the like: such a sentence has its subject at its end. In the documents and build files of the
-repository, one version of Rust is named: the `rust-version` of Cargo.toml.
+In the files below the paths, a comment line is no longer than rustfmt's `max_width`, except for rows of tables, and no
+sentence of a comment begins with What, Who, Where or the like: such a sentence has its subject at its end. In the
+documents and build files of the repository, one version of Rust is named: the `rust-version` of Cargo.toml.
 """
 
 import pathlib
