@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::leader_now;
+use crate::proxy::Proxy;
 use crate::rounds;
-use crate::way::Way;
 use support::client::{Client, all, delete_all, put, revision};
 use support::http::http;
 use support::nats::Nats;
@@ -210,36 +210,36 @@ const CAUGHT_UP: Duration = Duration::from_secs(120);
 /// A cluster of servers whose routes can be cut, and an instance beside each of them.
 struct Machines {
     nodes: [Nats; 3],
-    /// The ways from each server to each other one.
-    ways: Vec<Vec<Way>>,
+    /// The proxies from each server to each other one.
+    proxies: Vec<Vec<Proxy>>,
     servers: Vec<Server>,
 }
 
 impl Machines {
     async fn start() -> Self {
         let mut nodes = Nats::three();
-        let mut ways = Vec::new();
+        let mut proxies = Vec::new();
         for _ in 0..3 {
             let mut from = Vec::new();
             for node in &nodes {
-                from.push(Way::to(node.route_address(), usize::MAX).await);
+                from.push(Proxy::to(node.route_address(), usize::MAX).await);
             }
-            ways.push(from);
+            proxies.push(from);
         }
         // The addresses that they advertise to each other lead nowhere.
         let config = "advertise: \"127.0.0.1:1\"";
-        Nats::join(&mut nodes, config, |from, to| ways[from][to].address.clone()).await;
+        Nats::join(&mut nodes, config, |from, to| proxies[from][to].address.clone()).await;
         let mut servers = Vec::new();
         for node in &nodes {
             servers.push(Server::start_with(&["--endpoint", &endpoint(node)]).await);
         }
-        Self { nodes, ways, servers }
+        Self { nodes, proxies, servers }
     }
 
-    fn ways_of(&self, at: usize) -> impl Iterator<Item = &Way> {
+    fn proxies_of(&self, at: usize) -> impl Iterator<Item = &Proxy> {
         (0..3)
             .filter(move |other| *other != at)
-            .flat_map(move |other| [&self.ways[at][other], &self.ways[other][at]])
+            .flat_map(move |other| [&self.proxies[at][other], &self.proxies[other][at]])
     }
 
     /// Writes while one machine is away, and starts its instance when its server is back and has not caught
@@ -250,9 +250,9 @@ impl Machines {
         let floor = clients[0].revision().await;
         self.servers[at].kill9();
         match lag {
-            Lag::RoutesCut => self.ways_of(at).for_each(|way| {
-                way.hold();
-                way.break_off();
+            Lag::RoutesCut => self.proxies_of(at).for_each(|proxy| {
+                proxy.hold();
+                proxy.break_off();
             }),
             Lag::ServerStill => self.nodes[at].signal(libc::SIGSTOP),
             Lag::ServerDead | Lag::DiskWiped => self.nodes[at].kill9(),
@@ -265,7 +265,7 @@ impl Machines {
         let counted = clients[0].range(RangeRequest { count_only: true, ..all("") }).await.unwrap();
         let least = Least { keys: counted.count, revision: revision(&counted.header) };
         match lag {
-            Lag::RoutesCut => self.ways_of(at).for_each(Way::release),
+            Lag::RoutesCut => self.proxies_of(at).for_each(Proxy::release),
             Lag::ServerStill => self.nodes[at].signal(libc::SIGCONT),
             Lag::ServerDead | Lag::DiskWiped => self.nodes[at].restart().await,
         }

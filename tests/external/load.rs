@@ -1,9 +1,8 @@
-//! A start on a bucket that holds much: it tells how far it is, and goes on where its ways to the messages
-//! break off.
+//! A start on a bucket that holds much: it reports its progress, and goes on after its connections break off.
 
 use tokio::net::TcpStream;
 
-use crate::way::Way;
+use crate::proxy::Proxy;
 use support::client::{all, delete, op, put, run};
 use support::eventually;
 use support::http::http;
@@ -57,8 +56,8 @@ fn progress(body: &str, of: u64) -> Option<u64> {
 async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
     let nats = Nats::start().await;
     let (revision, messages) = fill(&nats).await;
-    let way = Way::to(nats.address(), KEYS / 2 * 500).await;
-    let endpoint = format!("nats://{}?bucket=test", way.address);
+    let proxy = Proxy::to(nats.address(), KEYS / 2 * 500).await;
+    let endpoint = format!("nats://{}?bucket=test", proxy.address);
     let mut server = Server::prepare(&["--endpoint", &endpoint]);
     let address = server.address();
     let watching = async {
@@ -71,7 +70,7 @@ async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
         .await;
         // It is no reason to start the server again.
         assert_eq!(http(&address, "GET", "/livez").await.status, 200);
-        way.open();
+        proxy.open();
     };
     tokio::join!(server.restart(), watching);
     let log = server.log();

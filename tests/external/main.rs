@@ -15,9 +15,9 @@ mod load;
 mod namesake;
 mod outage;
 mod overlap;
+mod proxy;
 mod traffic;
 mod users;
-mod way;
 mod writer;
 
 /// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.

@@ -8,9 +8,9 @@ use rand::rngs::StdRng;
 use serde_json::json;
 
 use crate::lag::{hash_alike, hashes_settle};
+use crate::proxy::Proxy;
 use crate::rounds;
 use crate::traffic::{Group, Load, Traffic};
-use crate::way::Way;
 use crate::writer::{ALL, others};
 use support::http::http;
 use support::nats::Nats;
@@ -25,26 +25,26 @@ const COMPACTED: usize = 10;
 const HASHED: usize = 25;
 const SAMPLES: usize = 20;
 
-/// A group, and the way of each instance to its server.
+/// A group, and the proxy of each instance to its server.
 struct Overlaps {
     group: Group,
-    ways: Vec<Way>,
+    proxies: Vec<Proxy>,
 }
 
 impl Overlaps {
     async fn over(nodes: Vec<Nats>) -> Self {
-        let (mut servers, mut clients, mut ways) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut servers, mut clients, mut proxies) = (Vec::new(), Vec::new(), Vec::new());
         for at in 0..3 {
-            let way = Way::to(nodes[at % nodes.len()].address(), usize::MAX).await;
-            let endpoint = format!("nats://{}?bucket=test&replicas={}", way.address, nodes.len());
+            let proxy = Proxy::to(nodes[at % nodes.len()].address(), usize::MAX).await;
+            let endpoint = format!("nats://{}?bucket=test&replicas={}", proxy.address, nodes.len());
             let server = Server::start_with(&[&["--endpoint", &endpoint], FLAGS].concat()).await;
             clients.push(server.client().await);
             servers.push(server);
-            ways.push(way);
+            proxies.push(proxy);
         }
         let group = Group { servers, clients, nodes };
         group.members().await;
-        Self { group, ways }
+        Self { group, proxies }
     }
 
     /// The sequence of the newest epoch record.
@@ -80,7 +80,7 @@ impl Overlaps {
     }
 
     async fn round(&self, round: usize, rng: &mut StdRng) {
-        let Self { group, ways } = self;
+        let Self { group, proxies } = self;
         let (first, _) = group.writer(ALL).await;
         let rest = others(first);
         // Without readers nothing moves the log's end between the epoch record and what follows it: sequence
@@ -98,7 +98,7 @@ impl Overlaps {
         // In most rounds what it has sent is on its way for as long as it stands still itself.
         let is_on_its_way = round == 0 || rng.random_bool(0.7);
         if is_on_its_way {
-            ways[first].hold();
+            proxies[first].hold();
             tokio::time::sleep(Duration::from_millis(rng.random_range(5..40))).await;
         }
         signal(group.servers[first].pid(), libc::SIGSTOP);
@@ -111,7 +111,7 @@ impl Overlaps {
         if !is_on_its_way && rng.random_bool(0.3) {
             group.writer(&rest).await;
         }
-        ways[first].release();
+        proxies[first].release();
         if rng.random_bool(0.5) {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..30))).await;
         }

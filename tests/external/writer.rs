@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 use tonic::Code;
 
 use crate::instances::instances;
+use crate::proxy::Proxy;
 use crate::traffic::{Group, Traffic};
-use crate::way::Way;
 use support::client::{Answer, Client, refused};
 use support::eventually;
 use support::lease::KeepAlive;
@@ -153,8 +153,8 @@ async fn one_that_stands_still_returns_as_a_follower_over_three_replicas() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_cut_off_serves_no_stale_read() {
     let nats = Nats::start().await;
-    let way = Way::to(nats.address(), usize::MAX).await;
-    let through = format!("nats://{}?bucket=test", way.address);
+    let proxy = Proxy::to(nats.address(), usize::MAX).await;
+    let through = format!("nats://{}?bucket=test", proxy.address);
     let (_a, cut_off) = instances(&through, 1).await;
     let (_b, rest) = instances(&nats.endpoint(), 1).await;
     let (a, b) = (&cut_off[0], &rest[0]);
@@ -166,7 +166,7 @@ async fn one_that_is_cut_off_serves_no_stale_read() {
     assert_eq!(keep_alive.renew(1).await.ttl, 60);
     // Nothing is on its way then, by whose silence it would notice.
     eventually("two members", async || (a.members().await.ok()?.members.len() == 2).then_some(())).await;
-    way.hold();
+    proxy.hold();
     let written = b.put("/k", "new").await;
     b.lease_revoke(1).await.unwrap();
     keep_alive.send(1);
@@ -179,7 +179,7 @@ async fn one_that_is_cut_off_serves_no_stale_read() {
         let status = read.unwrap().expect_err("nobody can know");
         assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     }
-    way.release();
+    proxy.release();
     let kv = eventually("a read", async || a.get("/k").await.ok()).await.kvs.pop().unwrap();
     assert_eq!((&kv.value[..], kv.mod_revision), (&b"new"[..], written));
     let status = a.status().await.unwrap();

@@ -1,24 +1,24 @@
-//! A way to a NATS server that a test can narrow, hold and break.
+//! A proxy to a NATS server that a test can narrow, hold and break.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// A way to a server, on which so many bytes of what the server says get through: all connections share them.
-pub struct Way {
+/// A proxy to a server. It lets so many bytes of the server through; all connections share them.
+pub struct Proxy {
     pub address: String,
     allowed: watch::Sender<usize>,
     held: watch::Sender<bool>,
     cuts: watch::Sender<()>,
 }
 
-impl Way {
+impl Proxy {
     pub async fn to(server: String, bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (allowed, held) = (watch::Sender::new(bytes), watch::Sender::new(false));
-        let way = Self { address, allowed, held, cuts: watch::Sender::new(()) };
-        let (allowed, held, cuts) = (way.allowed.clone(), way.held.clone(), way.cuts.clone());
+        let proxy = Self { address, allowed, held, cuts: watch::Sender::new(()) };
+        let (allowed, held, cuts) = (proxy.allowed.clone(), proxy.held.clone(), proxy.cuts.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 // A server that is down hangs up.
@@ -32,7 +32,7 @@ impl Way {
                 });
             }
         });
-        way
+        proxy
     }
 
     /// Ends all connections, and lets everything through from now on.
