@@ -59,7 +59,7 @@ pub enum SyncMode {
     /// `Group`.
     #[default]
     Always,
-    /// jetway syncs, many messages at once: see [`crate::durability`].
+    /// jetway syncs, many messages at once: see the module `durability`.
     Group,
     /// The server syncs every two minutes. A power cut loses the messages that were acknowledged since.
     Lazy,
