@@ -1,7 +1,7 @@
 //! All errors that a client can get, with etcd's exact texts.
 //!
 //! Clients match on the text before they look at the code: etcd's own client recovers its typed errors in
-//! this way. So each text is written here and nowhere else. The gRPC codes are in `api::status`. Errors
+//! this way. So each text is written here and nowhere else. The gRPC codes are in `api::status_code`. Errors
 //! inside jetway that etcd does not have stay in their own modules. They reach a client as
 //! [`EtcdError::Unavailable`] or [`EtcdError::Unknown`].
 

@@ -6,7 +6,7 @@
 //! # One log with one writer
 //!
 //! The stream of a bucket is one ordered log. One instance at a time writes it: the *writer*. All other
-//! instances are *followers*. Each message of the log is a [record](record): a version of a key, a lease, the
+//! instances are *followers*. Each message of the log is a [record]: a version of a key, a lease, the
 //! compaction floor, users and roles, a token, an alarm, a member, or a record of the log's own (epoch,
 //! barrier, trim, stop). Every instance reads the same log, finds the valid records by the same rule
 //! ([`record::Chain`]), and applies them in the same order, so all have the same state at the same index.
@@ -28,51 +28,56 @@
 //!
 //! ## A put
 //!
-//! 1. `api` checks the request, and the engine admits it: too many requests, quota, alarms.
+//! 1. `api` claims room under the quota and checks the request. Then alarms and the number of open writes may
+//!    refuse it.
 //! 2. The engine hands the call to its node, a task that owns the chain, the open calls and the role of the
 //!    instance. A follower's node sends the call to the writer's over NATS.
 //! 3. The writer's planner checks the permissions, and plans the writes on the visible state and the records
 //!    in flight.
 //! 4. The pipeline appends a record for each write. Each message is guarded by the sequence right before its
-//!    own (`Nats-Expected-Last-Sequence`), so the pipeline never waits for one acknowledgement before it
-//!    sends the next message.
+//!    own (`Nats-Expected-Last-Sequence`), so the pipeline sends the next message before the last one is
+//!    acknowledged. Up to 16,384 messages or 32 MiB are in flight.
 //! 5. nats-server acknowledges. The pipeline emits the records in order, and the chain confirms that they are
 //!    valid.
-//! 6. The applier, a thread of its own, applies a batch of them, waits for the disk where jetway syncs it
-//!    (`durability`), and publishes the new state. Then it sends the answers that wait for this state.
+//! 6. A thread of its own (`engine::apply`) takes what has come, waits until the disk has it where jetway
+//!    syncs it (`durability`), applies it with `applier`, and publishes the new state. Then it sends the
+//!    answers that wait for this state.
 //! 7. A follower reads the same records by its consumer, applies them, and answers its client when its own
-//!    state shows the record of the call.
+//!    state shows the record of the call. A refusal, or an answer without a record, comes from the writer
+//!    over NATS.
 //!
 //! ## A watch event
 //!
-//! 1. The applier has published a state. The routing task ([`core::routing`](crate::core::routing)) reads the
-//!    events that are new in the event log.
+//! 1. The apply thread has published a state. The routing task ([`core::routing`]) reads the events that are
+//!    new in the event log.
 //! 2. It finds the watchers of each key, and puts the event into the queue of each stream that has one. It
 //!    takes no lock.
 //! 3. The stream of the Watch call ([`watch`]) takes events from its queue when its connection asks for a
 //!    response.
-//! 4. A watcher that starts in the past, or whose queue is full, reads the event log by itself until it has
-//!    caught up.
+//! 4. A watcher that starts in the past, or whose stream's queue is full, reads the event log by itself until
+//!    it has caught up.
 //!
 //! ## A read
 //!
 //! A range takes the published state and needs no lock. A linearizable read must know first that this state
 //! is new enough. With the embedded nats-server it always is. Over an existing NATS the writer proves that it
 //! still writes: by a record that was sent after the read came, or by a barrier, which all reads that wait
-//! share. A serializable read takes the state as it is.
+//! share. With `--linearizable-reads leader` it proves nothing. A serializable read takes the state as it is.
 //!
 //! ## A change of the writer
 //!
-//! 1. A follower wants to write if no heartbeat of the writer comes for an election timeout, if the writer
-//!    asks it to (`etcdctl move-leader`, SIGTERM), or if there is no writer at all.
-//! 2. It asks the other instances how far they are. If one has applied more than this one has read, it waits.
+//! 1. A follower wants to write if neither a heartbeat nor a record has come for one to two election timeouts
+//!    (a random time), if the writer asks it to (`etcdctl move-leader`, SIGTERM), or if there is no writer at
+//!    all.
+//! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
+//!    applied more than this one has read, it waits.
 //! 3. It appends an epoch record, which is guarded by the end of the log. If several followers try at once,
 //!    one gets the place.
 //! 4. Every instance learns the new writer from this record. Records of the old epoch behind it are not
-//!    valid. A deposed writer reads them like a follower, and so learns which of its calls are in the log. It
-//!    sends the others again.
-//! 5. The new writer gives each lease its full TTL, and starts to plan calls when everything before its epoch
-//!    record is applied.
+//!    valid. A deposed writer reads the log up to this record, and so learns which of its calls are in it. It
+//!    sends the other calls to the new writer.
+//! 5. When everything before its epoch record is visible, the new writer gives each lease its full TTL plus
+//!    the longest election timeout, and plans calls.
 //!
 //! With the embedded nats-server no other instance can reach the log. There are no heartbeats and no barriers
 //! then.
@@ -88,14 +93,14 @@
 //! | [`proto`], `error` | messages of the API, etcd's errors | nothing |
 //! | `version`, `duration`, [`memory`], `disk` | versions, Go's durations, freed memory, room on disks | the system |
 //! | [`telemetry`] | the registry of metrics, the program's log | standard output, files |
-//! | [`core`](crate::core) | index of versions, event log, published state, routing of events | memory only |
+//! | [`core`] | index of versions, event log, published state, routing of events | memory only |
 //! | `txn` | plans a request on a state: an answer, or writes | pure |
 //! | `auth` | users, roles, permissions, tokens | pure, and a clock |
 //! | `lease` | leases, the keys on them, deadlines | a clock |
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
-//! | [`log`](crate::log) | subjects, headers, the stream, appending, reading, messages between instances | NATS |
+//! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server | processes |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
@@ -113,21 +118,25 @@
 //! | a new kind of record | `record` (`Body`), `log::codec`, `applier`; a unit test of each |
 //! | another rule for transactions | `txn`, then `tests/parity` |
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
+//! | a field of a response | `proto/`, the file of the service in `api` |
+//! | a field of a record | as for a new kind; raise `record::FORMAT` |
 //! | a new metric | the counters of the module that knows the figure |
 //! | another rule of takeover | `tests/model` first, then `engine::follow::takeover` |
 //!
 //! # Invariants
 //!
-//! Each module's header numbers its own: I1 to I4 in [`core`](crate::core), C1 to C3 in `record::chain`, A1
-//! to A4 in `applier`, E1 to E3 in `engine`, N1 to N3 in `engine::node`, H1 to H3 in `watch::hub`. Three of
-//! them carry the others:
+//! The headers of the modules number their own, such as I1 to I4 in [`core`], H1 to H3 in [`core::routing`],
+//! C1 to C3 in `record::chain`, A1 to A4 in `applier`, E1 to E3 in `engine` and N1 to N3 in `engine::node`.
+//! Three of them carry the others:
 //!
-//! - **Nothing is skipped.** Behind the last trim record no sequence of the stream may be missing. An
-//!   instance that misses one stops there.
-//! - **An answer rests on a proof.** A write is answered when its record is valid, durable and visible. An
-//!   answer without a record waits for a message that was sent after the call came.
-//! - **A call happens at most once.** A call whose outcome is unknown is sent again only if an epoch record
-//!   proves that it is not in the log.
+//! - C2, **nothing is skipped.** Behind the last trim record no sequence of the stream may be missing. An
+//!   instance that misses one loads the log again if a newer trim record explains it, else it ends.
+//! - E3, **an answer rests on a proof.** A write is answered when its record is valid, durable and visible.
+//!   If other instances may write, an answer without a record waits for a message that was sent after the
+//!   call came. Only the renewal of a lease may rest on a message that was sent within the last election
+//!   timeout.
+//! - E2, **a call happens at most once.** A call without an answer is sent again to the same writer, which
+//!   plans it once. It is sent to another writer only if an epoch record proves that it is not in the log.
 //!
 //! # Stored format
 //!
@@ -135,8 +144,9 @@
 //! `/registry/pods/a` is `$KV.B.=.registry.pods.a`. Letters, digits, `-` and `_` stand for themselves, a
 //! slash is a dot, any other byte is `=XX`, an empty piece is `=`. A value is the payload of a message, a
 //! delete is a marker of JetStream's key-value buckets, so `nats kv` can read the bucket. The header `Jetway`
-//! holds all other fields of a record (`log::codec`). Records other than keys have subjects below
-//! `$KV.B.=_.`, which no key has. jetway refuses a bucket of another format or of another program.
+//! holds the numbers and the kind of a record (`log::codec`). Records other than keys have subjects below
+//! `$KV.B.=_.`, which no key has, and payloads of JSON or none. jetway refuses a bucket of another format or
+//! of another program.
 //!
 //! # Glossary
 //!
@@ -147,7 +157,7 @@
 //! | revision | the number of a change of keys; etcd's revision |
 //! | epoch | the time of one writer; etcd's Raft term |
 //! | nonce | a random number that an epoch's writer puts into each record |
-//! | valid | a record with the epoch, the nonce and the index that come next; all other messages are void |
+//! | valid | a record with the current epoch and nonce and the next index, or an epoch record with the next epoch; all other messages are void |
 //! | batch | the records of one transaction; it is valid when its last record is |
 //! | barrier | a message that changes nothing; it proves that its sender still writes |
 //! | floor | the compacted revision |

@@ -5,7 +5,7 @@ use super::local::{
     Caller, Local, OnDrop, created_at, delete, end_of, get, is_delete, key_of, oldest, one, prefix_of, put,
 };
 use super::lock::first_found;
-use super::status::unknown;
+use super::status_code::unknown;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::{ResponseHeader, TxnRequest};
 use crate::proto::mvccpb::KeyValue;

@@ -1,7 +1,7 @@
 //! The Lock service: the caller with the oldest key below the lock's name owns the lock.
 
 use super::local::{Caller, Local, OnDrop, created_at, get, key_of, oldest, one, prefix_of, put};
-use super::status::unknown;
+use super::status_code::unknown;
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::response_op::Response as OpResponse;
 use crate::proto::etcdserverpb::{ResponseOp, TxnRequest, TxnResponse};

@@ -12,5 +12,5 @@ pub(crate) mod lease;
 pub(crate) mod local;
 pub(crate) mod lock;
 pub(crate) mod maintenance;
-pub(crate) mod status;
+pub(crate) mod status_code;
 pub(crate) mod watch;

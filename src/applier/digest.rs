@@ -40,7 +40,7 @@ impl Sum {
         self.0 = self.0.wrapping_sub(term);
     }
 
-    /// The digest of a state with these things in it.
+    /// The digest of the summed terms, the revision and the floor.
     pub(super) fn digest(self, revision: Revision, floor: Option<Revision>) -> Digest {
         let floor = floor.map_or(-1, |floor| floor.0);
         Digest(numbers(Kind::State, &[self.0 as i64, revision.0, floor]))

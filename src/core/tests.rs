@@ -315,7 +315,7 @@ fn compare(steps: Vec<Step>, ranges: &[KeyRange], limit: usize) -> Result<(), Te
     again.publish();
     check(again.state(), &model, ranges, limit, true);
     prop_assert_eq!(&sorted(garbage), &pending);
-    // The same after a loss, with readers that know nothing of it before it is published.
+    // The same after `reset`: readers keep the old state until the new one is published.
     let published = reader.snapshot();
     writer.reset();
     let garbage = load(&mut writer, &left, &model);

@@ -1,4 +1,4 @@
-//! The thread that applies records, waits for the disk, shows states and sends answers.
+//! The thread that waits for the disk, applies records, publishes states and sends answers.
 //!
 //! It is a thread of its own: between an acknowledgement and the answer that it allows there is no other
 //! thread to be woken, and no read, however large, stands in the way of a write.

@@ -10,7 +10,7 @@
 //! Each part gets only what it uses:
 //! - `node` owns the chain, every open call, and the role: `follow` and `write`.
 //! - `planner` plans calls on everything that is in flight.
-//! - `apply` is the thread that applies, waits for the disk, shows states and sends answers.
+//! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
@@ -214,7 +214,7 @@ impl Engine {
         state
     }
 
-    /// A state as it is here and now, once there is one.
+    /// The newest state that is published here, which may be stale. Waits until the log is loaded.
     ///
     /// # Errors
     /// [`EtcdError::Unavailable`] or [`EtcdError::Stopped`].

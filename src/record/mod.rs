@@ -97,9 +97,9 @@ pub struct EpochStart {
     pub format: u32,
     /// Its entry in the member list.
     pub member: Member,
-    /// Its election timeout in milliseconds, which holds for all instances.
+    /// Its election timeout in milliseconds. A later writer adds the longest of them to each lease.
     pub election_timeout_ms: u64,
-    /// Its quota in bytes, which holds for all instances; not positive for none.
+    /// Its quota in bytes, to be seen in the log; not positive for none.
     pub quota_bytes: i64,
     /// The digest of the state before this record.
     pub digest: Digest,

@@ -70,12 +70,12 @@ impl WatchHub {
         self.requests.ask(request);
     }
 
-    /// Opens a stream that knows the store of `epoch`.
-    pub(super) fn open(&self, epoch: u64) -> (StreamId, Receiver<Answer>) {
+    /// Opens a stream that knows the store of `incarnation`.
+    pub(super) fn open(&self, incarnation: u64) -> (StreamId, Receiver<Answer>) {
         let stream = self.requests.new_stream();
         let (sender, receiver) = queue(Arc::clone(&self.metrics.pending));
         self.metrics.streams.add(1);
-        self.ask(Request::Open { stream, sender, epoch });
+        self.ask(Request::Open { stream, sender, incarnation });
         (stream, receiver)
     }
 

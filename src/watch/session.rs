@@ -59,7 +59,7 @@ pub(super) enum Step {
 pub(super) struct Session {
     hub: WatchHub,
     reader: Reader,
-    epoch: u64,
+    incarnation: u64,
     stream: StreamId,
     receiver: Receiver<Answer>,
     open: Arc<Open>,
@@ -82,14 +82,14 @@ pub(super) struct Session {
 
 /// Opens a call: the half that handles its requests, and the half that makes its responses.
 pub(super) fn open(hub: WatchHub, reader: Reader) -> (Control, Session) {
-    let epoch = reader.snapshot().incarnation;
-    let (stream, receiver) = hub.open(epoch);
+    let incarnation = reader.snapshot().incarnation;
+    let (stream, receiver) = hub.open(incarnation);
     let open = Arc::new(Open::new(hub.clone()));
     let control = Control::new(Arc::clone(&open), stream);
     let session = Session {
         hub,
         reader,
-        epoch,
+        incarnation,
         stream,
         receiver,
         open,
@@ -340,7 +340,7 @@ impl Session {
         let watcher = self.watchers.get_mut(id.place as usize)?.as_mut();
         let watcher = watcher.filter(|watcher| watcher.options.watcher == id)?;
         let Phase::Behind { next } = watcher.phase else { return None };
-        if state.incarnation != self.epoch {
+        if state.incarnation != self.incarnation {
             self.reset();
             return None;
         }

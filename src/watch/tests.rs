@@ -617,7 +617,7 @@ fn a_progress_mark_from_before_a_watcher_joined_counts_only_for_what_it_has() {
     store.route();
     session.handle(Request::Progress);
     session.create_at("a", 2);
-    // The mark for revision 4 is in the queue, the new watcher has nothing yet.
+    // The progress mark for revision 4 is queued. The new watcher has no event yet.
     assert_eq!(read(&mut session), ["1 created @4", "1 +a=2#2 +a=3#3 +a=4#4 @4"]);
 }
 

@@ -6,7 +6,7 @@
 use super::call::{leader_lost, wants_leader};
 use super::header::HeaderSource;
 use super::identity::credentials;
-use super::status::cancel_reason;
+use super::status_code::cancel_reason;
 use crate::auth::Credentials;
 use crate::core::Reader;
 use crate::engine::Engine;

@@ -50,8 +50,8 @@ impl<A> Router<A> {
         let state = self.reader.snapshot();
         self.observe(&state);
         match request {
-            Request::Open { stream, mut sender, epoch } => {
-                if epoch == self.epoch {
+            Request::Open { stream, mut sender, incarnation } => {
+                if incarnation == self.incarnation {
                     self.streams.open(stream, sender);
                 } else {
                     sender.push(Item::Reset);

@@ -85,7 +85,7 @@ fn h1_a_watcher_is_let_in_at_one_exact_point_of_the_log() {
         let stream = thread::spawn(move || {
             let (sender, mut receiver) = queue(Arc::new(Counter::default()));
             let stream = requests.new_stream();
-            requests.ask(Request::Open { stream, sender, epoch: 0 });
+            requests.ask(Request::Open { stream, sender, incarnation: 0 });
             let (interest, start) = (interest(KeyRange::all()), Revision(0));
             requests.ask(Request::Start { stream, watcher: WATCHER, interest, start, answer: () });
             let created = match next(&mut receiver) {
@@ -143,7 +143,7 @@ fn m1_a_published_map_never_changes() {
         });
         let (sender, _receiver) = queue(Arc::new(Counter::default()));
         let stream = requests.new_stream();
-        requests.ask(Request::Open { stream, sender, epoch: 0 });
+        requests.ask(Request::Open { stream, sender, incarnation: 0 });
         for serial in 0..2 {
             let watcher = WatcherId { watch_id: serial.into(), place: serial, serial };
             let (interest, start) = (interest(KeyRange::Single("a".into())), Revision(0));

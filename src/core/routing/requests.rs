@@ -15,14 +15,14 @@ pub struct StreamId(u64);
 /// A request to the routing task. The requests of one thread are handled in its order.
 #[derive(Debug)]
 pub enum Request<A> {
-    /// Add a stream, which knows the store of this epoch.
+    /// Add a stream, which knows the store of this incarnation.
     Open {
         /// The stream.
         stream: StreamId,
         /// The queue to it.
         sender: Sender<A>,
-        /// The epoch.
-        epoch: u64,
+        /// The incarnation.
+        incarnation: u64,
     },
     /// Register a new watcher, unless it wants history; answer with [`Item::Started`].
     ///

@@ -27,7 +27,7 @@ const SLICE_REVISIONS: usize = if cfg!(jetway_loom) {
 pub struct Router<A> {
     pub(super) reader: Reader,
     pub(super) shared: Arc<Shared<A>>,
-    pub(super) epoch: u64,
+    pub(super) incarnation: u64,
     /// Every event up to here is in the queues of its watchers.
     pub(super) routed: Revision,
     /// The last value that was published.
@@ -58,7 +58,7 @@ impl<A> Router<A> {
         Router {
             reader,
             shared,
-            epoch: state.incarnation,
+            incarnation: state.incarnation,
             routed: state.revision,
             shown: state.revision,
             registrations: Registrations::default(),
@@ -100,10 +100,10 @@ impl<A> Router<A> {
 
     /// Ends every stream if the store was loaded again.
     pub(super) fn observe(&mut self, state: &State) {
-        if state.incarnation == self.epoch {
+        if state.incarnation == self.incarnation {
             return;
         }
-        self.epoch = state.incarnation;
+        self.incarnation = state.incarnation;
         self.routed = state.revision;
         self.registrations = Registrations::default();
         self.is_changed = true;

@@ -39,8 +39,8 @@ impl Setup {
     fn open(&mut self) -> (StreamId, Receiver<&'static str>) {
         let stream = self.requests.new_stream();
         let (sender, receiver) = queue(Arc::clone(&self.pending));
-        let epoch = self.writer.state().incarnation;
-        self.requests.ask(Request::Open { stream, sender, epoch });
+        let incarnation = self.writer.state().incarnation;
+        self.requests.ask(Request::Open { stream, sender, incarnation });
         (stream, receiver)
     }
 
@@ -202,7 +202,7 @@ fn a_store_that_was_loaded_afresh_ends_the_streams_of_the_old_one() {
     // This stream knows the old store and is opened late.
     let late = setup.requests.new_stream();
     let (sender, mut receiver) = queue(Arc::default());
-    setup.requests.ask(Request::Open { stream: late, sender, epoch: 0 });
+    setup.requests.ask(Request::Open { stream: late, sender, incarnation: 0 });
     setup.run();
     assert_eq!(drain(&mut receiver), ["reset"]);
     assert!(setup.router.is_unwatched());

@@ -23,7 +23,7 @@ fn watch(requests: &Requests<i64>, reader: &Reader, pending: &Arc<Counter>) {
     for round in 0..ROUNDS {
         let stream = requests.new_stream();
         let (sender, mut receiver) = queue(Arc::clone(pending));
-        requests.ask(Request::Open { stream, sender, epoch: 0 });
+        requests.ask(Request::Open { stream, sender, incarnation: 0 });
         let watcher = WatcherId { watch_id: round, place: 0, serial: 0 };
         let range = if round % 2 == 0 { KeyRange::all() } else { KeyRange::Single("a".into()) };
         let (interest, start, answer) = (interest(range), Revision(0), round);

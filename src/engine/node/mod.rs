@@ -13,7 +13,8 @@
 //! Invariants:
 //! - N1: an instance writes only in an epoch of its own, after everything before that epoch's record was
 //!   applied.
-//! - N2: a call is sent again only when an epoch record shows that it did not happen.
+//! - N2: a call is sent to another writer only when an epoch record shows that it did not happen. The same
+//!   writer may get it twice, and plans it once.
 //! - N3: the position moves only by messages that an own consumer or an own acknowledgement has brought.
 
 mod calls;

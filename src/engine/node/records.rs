@@ -98,7 +98,8 @@ impl Node {
         if self.is_ready && start.instance != self.start {
             self.status.set_leader(start.member.id);
         }
-        // A call that was sent to another writer and is not in the log by now never will be.
+        // A call that was sent to an earlier writer and is not in the log by now never takes effect: later
+        // records of that epoch are void.
         let resolved: Vec<u64> = self
             .open
             .iter()

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Leases that are ended at once. The bound leaves room for other calls when many leases expire together.
+/// The most leases that one turn ends. The bound leaves room for other calls when many leases expire
+/// together.
 const ENDED_AT_ONCE: usize = 500;
 /// Silence after which a member is removed.
 const MEMBER_SILENCE: Duration = Duration::from_mins(10);
