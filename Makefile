@@ -87,8 +87,9 @@ doc: | $(CARGO) ## build the documentation; a broken link fails
 STYLED := .ci Cargo.toml Makefile benches build.rs docker src tests
 
 .PHONY: style
-style: | $(PYTHON) ## check the comments' width and sentences, and that one version of Rust is named everywhere
+style: | $(PYTHON) ## check comments, that one version of Rust is named everywhere, and that modules import downwards
 	$(PYTHON) -B .ci/style.py $(STYLED)
+	$(PYTHON) -B .ci/layers.py
 
 .PHONY: deny
 deny: $(BIN)/cargo-deny | $(CARGO) ## check the licences, the sources and the duplicates of all crates (.deny.toml)

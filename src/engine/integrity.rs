@@ -11,9 +11,8 @@
 
 use super::Calls;
 use super::apply::Entry;
-use super::node::{Failure, REMEDY};
 use super::proposal::Proposal;
-use super::status::{Phase, Status};
+use super::status::{Failure, Phase, REMEDY, Status};
 use crate::log::{Log, Present};
 use crate::types::Sequence;
 use std::sync::Arc;

@@ -11,7 +11,7 @@
 //! since.
 
 use super::StartError;
-use super::node::Failure;
+use super::status::Failure;
 use crate::log::{Messenger, Serving};
 use crate::record::Member;
 use std::time::Duration;

@@ -19,6 +19,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// etcd adds this to the request limit for the size of a gRPC message.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
 /// How long calls may take to end when the server stops; etcd gives them as much.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
 

@@ -1,6 +1,6 @@
 //! Makes the gRPC services.
 
-use super::start::MESSAGE_OVERHEAD_BYTES;
+use super::MESSAGE_OVERHEAD_BYTES;
 use crate::api::auth::AuthService;
 use crate::api::cluster::ClusterService;
 use crate::api::election::ElectionService;

@@ -1,7 +1,7 @@
 //! The start: nats-server, the engine, and the services over it.
 
 use super::services::services;
-use super::{ServeError, notify};
+use super::{MESSAGE_OVERHEAD_BYTES, ServeError, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
@@ -24,9 +24,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower::util::BoxCloneSyncService;
-
-/// etcd adds this to the request limit for the size of a gRPC message.
-pub(super) const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// The parts that have to be stopped in the end.
 pub(super) struct Started {

@@ -2,8 +2,9 @@
 
 use super::{Following, RETRY_MIN, VETOES};
 use crate::engine::apply::Entry;
-use crate::engine::node::{Node, NodeError, REMEDY};
+use crate::engine::node::{Node, NodeError};
 use crate::engine::proposal::{Waiter, WireStatus};
+use crate::engine::status::REMEDY;
 use crate::log::{AppendError, Pipeline, Serving, WireError};
 use crate::record::{Body, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};

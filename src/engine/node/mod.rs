@@ -29,7 +29,7 @@ use crate::engine::mark::Mark;
 use crate::engine::namesake::Namesakes;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
-use crate::engine::status::{Phase, Status};
+use crate::engine::status::{Failure, Phase, REMEDY, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
 use crate::log::{Incoming, Log, Messenger};
@@ -42,9 +42,6 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// The remedies for a log that is not whole.
-pub(in crate::engine) const REMEDY: &str = "Restore a copy, or accept the loss with --accept-data-loss";
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -66,9 +63,6 @@ pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
 }
-
-/// The reason why the node ended.
-pub(in crate::engine) type Failure = watch::Sender<Option<String>>;
 
 /// An open call of this instance while another one writes.
 #[derive(Debug)]
