@@ -162,6 +162,9 @@ class Sim:
         """
         if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
             return
+        lost = {m.ep for m in self.damage if m.kind == "e"}
+        if any(m.no == "garbage" and m.ep in lost for m in self.stream.msgs.values()):
+            return                                            # nothing tells a forged nonce from one whose record is lost
         self.accepting = self.rng.choice(self.inst)
         self.log(f"{self.accepting.i} is to accept the loss")
         for r in self.stream.replicas:
