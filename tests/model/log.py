@@ -173,7 +173,7 @@ class State:
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
-                self.floor = r.floor
+                self.floor, self.rev = r.floor, max(self.rev, r.rev)
             elif r.kind == "t":
                 self.rev = max(self.rev, r.rev)               # its record may be gone: "the store is at revision R"
                 self.floor = max(self.floor, r.floor)

@@ -108,7 +108,11 @@ def search(seeds, fault=None, off=(), until=None):
     runs = answers = 0
     sim = found = None
     for seed in seeds:
-        sim, found = schedule(seed, fault, off)
+        try:
+            sim, found = schedule(seed, fault, off)
+        except Exception:
+            print(f"the model itself fails with seed {seed}", file=sys.stderr, flush=True)
+            raise
         runs, answers = runs + 1, answers + sim.done
         if found or (until and time.monotonic() > until):
             break
