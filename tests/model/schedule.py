@@ -196,7 +196,7 @@ class Sim:
         del took[r.uid]
         lost = [m for m in self.damage if m.uid in self.valid]
         epoch_lost = any(m.kind == "e" for m in lost)
-        void = any(m.uid not in self.valid and m.kind in "wgvft" for m in self.stream.msgs.values())
+        void = any(m.uid not in self.valid and m.kind in "wgvfte" for m in self.stream.msgs.values())
         if not epoch_lost and not self.aliens and not void:
             twins, torn = {(m.ep, m.no, m.idx) for m in lost}, {m.op for m in lost if m.cnt > 1}
             for v in took.values():
