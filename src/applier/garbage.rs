@@ -122,6 +122,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_removal_has_its_order_and_ends_at_the_trim_record() {
+        let sequences = |of: &[u64]| of.iter().copied().map(Sequence).collect::<Vec<_>>();
+        let mut pile = Pile::default();
+        pile.add_void(&sequences(&[4, 9, 7, 21]));
+        let key = |is_tombstone, at| Garbage { is_tombstone, sequence: Sequence(at) };
+        pile.add_keys([key(false, 8), key(true, 5), key(false, 2)], None);
+        for (at, by, is_tombstone) in [(3, 6, false), (6, 6, true), (10, 7, false)] {
+            pile.add_reserved(Sequence(at), LogIndex(by), is_tombstone);
+        }
+        for (at, index) in [(11, 6), (12, 7), (22, 6)] {
+            pile.add_barrier(Sequence(at), LogIndex(index));
+        }
+        let removal = pile.take(LogIndex(6), Some(Revision(1)), Sequence(20));
+        assert_eq!(removal.void, sequences(&[9, 7, 4]));
+        assert_eq!(removal.values, sequences(&[2, 3, 8]));
+        assert_eq!(removal.tombstones, sequences(&[5, 6]));
+        assert_eq!(removal.barriers, sequences(&[11]));
+        // What a later index has superseded, and what stands behind the trim record, waits for the next one.
+        let next = pile.take(LogIndex(7), Some(Revision(1)), Sequence(30));
+        let rest = (next.void, next.values, next.tombstones, next.barriers);
+        assert_eq!(rest, (sequences(&[21]), sequences(&[10]), vec![], sequences(&[12, 22])));
+    }
+
+    #[test]
     fn a_trim_record_permits_no_removal_of_a_later_floor() {
         let mut pending = PendingRemovals::default();
         let value = |sequence| Garbage { is_tombstone: false, sequence: Sequence(sequence) };

@@ -481,3 +481,65 @@ fn follows(version: &KeyVersion, before: Option<&KeyVersion>) -> bool {
         (None, _) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::VersionParts;
+    use crate::record::OperationId;
+    use crate::types::Epoch;
+
+    fn placed(at: u64, revision: i64, body: Body) -> Placed {
+        let record = Record {
+            epoch: Epoch(1),
+            nonce: 10,
+            index: LogIndex(at),
+            revision: Revision(revision),
+            place: 1,
+            count: 1,
+            operation: OperationId { instance: 1, counter: at },
+            body,
+        };
+        Placed { sequence: Sequence(at), record }
+    }
+
+    fn put(at: u64, version: i64) -> Placed {
+        let version = KeyVersion::new(&VersionParts {
+            key: b"k",
+            value: b"",
+            create_revision: Revision(at as i64 - version + 1),
+            mod_revision: Revision(at as i64),
+            version,
+            lease: LeaseId::NONE,
+            sequence: Sequence(at),
+            place: 1,
+        });
+        placed(at, at as i64, Body::Key(version))
+    }
+
+    #[test]
+    fn a_trim_record_of_an_older_floor_leaves_what_the_newer_one_has_superseded() {
+        let (writer, _reader) = Writer::new();
+        let mut applier = Applier::new(writer, Tables::new(crate::auth::Settings::default()));
+        let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: true, checkpoint: None };
+        let before = [put(2, 1), put(3, 2), put(4, 3), put(5, 4)];
+        applier.apply(before, strictness).expect("each follows the one before");
+        applier.publish();
+        let compact = |applier: &mut Applier, at, floor| {
+            let record = placed(at, 5, Body::Floor(Revision(floor)));
+            applier.apply([record], strictness).expect("a floor compares nothing");
+            while applier.is_sweeping() {
+                applier.sweep(100);
+            }
+        };
+        let trim = |to, floor| Trim { to, floor: Some(floor), digest: Digest(0), is_lossy: false };
+        compact(&mut applier, 6, 3);
+        // The floor rises while the trim record waits for what is in flight.
+        compact(&mut applier, 7, 5);
+        assert_eq!(applier.take_garbage(&trim(3, 3), Sequence(8)).values, [Sequence(2)]);
+        assert!(applier.has_garbage());
+        // The floor record of before goes by the index.
+        assert_eq!(applier.take_garbage(&trim(7, 5), Sequence(9)).values, [3, 4, 6].map(Sequence));
+        assert!(!applier.has_garbage());
+    }
+}

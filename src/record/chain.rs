@@ -406,6 +406,88 @@ mod tests {
         assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
     }
 
+    fn trim(epoch: u64, index: u64, to: u64, is_lossy: bool) -> Record {
+        let trim = Trim { to, floor: None, digest: Digest(0), is_lossy };
+        record(epoch, index, (1, 1), Body::Trim(Box::new(trim)))
+    }
+
+    #[test]
+    fn up_to_a_lossy_trim_record_epoch_records_may_be_missing_and_behind_it_none() {
+        // The messages 3 and 4 are lost, and epoch 2 began with one of them.
+        let messages = |is_lossy| {
+            [
+                (1, Some(start(1, 1))),
+                (2, Some(put(1, 2, (1, 1)))),
+                (5, Some(put(2, 5, (1, 1)))),
+                (6, Some(start(3, 6))),
+                (7, Some(trim(3, 7, 6, is_lossy))),
+            ]
+        };
+        let point = |is_lossy| TrimPoint { to: LogIndex(6), sequence: Sequence(7), is_lossy };
+        let mut chain = Chain::new(Some(point(true)));
+        assert_eq!(read(&mut chain, &messages(true)).0, [1, 2, 5, 6, 7]);
+        assert!(chain.is_whole() && chain.is_lossy());
+        assert_eq!(read(&mut chain, &[(8, Some(put(4, 8, (1, 1))))]), (vec![], vec![], Outcome::Nothing));
+        assert_eq!(read(&mut chain, &[(10, Some(put(3, 8, (1, 1))))]).2, Outcome::Missing);
+        let mut chain = Chain::new(Some(point(false)));
+        assert_eq!(read(&mut chain, &messages(false)).0, [1, 2]);
+        assert!(chain.has_lost_its_trim());
+    }
+
+    #[test]
+    fn a_lossy_trim_record_makes_a_chain_lossy_for_good() {
+        let mut chain = Chain::new(None);
+        read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(trim(1, 2, 1, true)))]);
+        assert!(chain.is_lossy());
+        read(&mut chain, &[(3, Some(trim(1, 3, 2, false)))]);
+        assert!(chain.is_lossy(), "it is what the next trim record says");
+    }
+
+    #[test]
+    fn a_lenient_chain_takes_what_is_there_until_it_settles() {
+        let mut chain = Chain::lenient();
+        let messages = [
+            (3, Some(start(2, 5))),
+            (4, Some(put(2, 6, (1, 1)))),
+            (7, Some(put(4, 9, (1, 1)))),
+            (8, Some(start(5, 10))),
+        ];
+        assert_eq!(read(&mut chain, &messages).0, [5, 6, 9, 10]);
+        let missing = [(1, 2), (5, 6)].map(|(from, to)| (Sequence(from), Sequence(to)));
+        assert_eq!((chain.holes(), chain.is_whole()), (missing.to_vec(), true));
+        chain.settle();
+        assert_eq!((chain.trim_to(), chain.is_lossy(), chain.is_whole()), (LogIndex(10), true, true));
+        assert_eq!(read(&mut chain, &[(9, Some(trim(5, 11, 10, true)))]).0, [11]);
+        assert_eq!(read(&mut chain, &[(11, Some(put(5, 12, (1, 1))))]).2, Outcome::Missing);
+    }
+
+    #[test]
+    fn only_the_last_trim_record_ends_the_tolerance_for_holes() {
+        // One of a lower index, two of the same; void messages went under each of them.
+        let point = TrimPoint { to: LogIndex(3), sequence: Sequence(10), is_lossy: false };
+        let messages = [
+            (1, Some(start(1, 1))),
+            (3, Some(put(1, 2, (1, 1)))),
+            (4, Some(trim(1, 3, 1, false))),
+            (6, Some(trim(1, 4, 3, false))),
+            (8, Some(put(1, 5, (1, 1)))),
+        ];
+        let mut chain = Chain::new(Some(point));
+        assert_eq!(read(&mut chain, &messages).0, [1, 2, 3, 4, 5]);
+        assert!(!chain.is_whole() && !chain.has_lost_its_trim());
+        // Those up to the trim record's index are not told.
+        let behind = [(5, 5), (7, 7)].map(|(from, to)| (Sequence(from), Sequence(to)));
+        assert_eq!(chain.holes(), behind);
+        assert_eq!(read(&mut chain, &[(10, Some(trim(1, 6, 3, false)))]).0, [6]);
+        assert!(chain.is_whole());
+        assert_eq!(read(&mut chain, &[(12, Some(put(1, 7, (1, 1))))]).2, Outcome::Missing);
+        // Another message is at its place.
+        let mut chain = Chain::new(Some(point));
+        read(&mut chain, &messages);
+        read(&mut chain, &[(10, Some(put(1, 6, (1, 1))))]);
+        assert!(chain.has_lost_its_trim());
+    }
+
     #[test]
     fn a_batch_without_its_last_record_is_void_and_its_indexes_are_used_again() {
         let messages = [

@@ -14,7 +14,7 @@ class Pile:
         self.void, self.keys, self.reserved, self.bars = [], [], [], []
         self.todo, self.again, self.swept = [], False, False  # keys that a sweep has still to see
         self.whole, self.holes, self.removable = 0, [], set()
-        self.inherited = None                                 # what another writer may not have removed to the end
+        self.inherited = None                                 # a removal that another writer may not have ended
 
     def add(self, recs):
         for r in recs:
@@ -43,7 +43,7 @@ class Pile:
             self.last[what] = r.seq
 
     def compact(self, key):
-        """What happened at the floor itself stays, and below it the newest version, unless that is a delete."""
+        """Versions at the floor itself stay, and below it the newest one, unless that is a delete."""
         kept, found = [], False
         for rev, seq, dead in reversed(self.versions[key]):
             if rev >= self.floor or not found and not dead:
@@ -71,7 +71,7 @@ class Pile:
         return self.revs.get(rev)
 
     def take(self, T, floor, seq):
-        """What may go under a trim record at a sequence: void messages descending, old versions, tombstones, barriers."""
+        """Messages that may go under a trim record at a sequence: void ones descending, old versions, tombstones, barriers."""
         void = sorted((q for q in self.void if q < seq), reverse=True)
         self.void = [q for q in self.void if q >= seq]
         goes = [k for k in self.keys if k[2] <= floor or "floortag" in self.off]

@@ -102,7 +102,7 @@ class Instance:
             mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
             if mine and self.s.whole():
                 self.proved = True
-                if self.sim.accepting is self:                # what is missing so far may be missing, and nothing more
+                if self.sim.accepting is self:                # messages that are missing so far may be, no others
                     self.become_loaded()
                     self.s.settle()
                 self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
@@ -164,7 +164,7 @@ class Instance:
         self.loaded = True
         self.pile.holes = list(self.s.holes)
         self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
-        if self.met:                                          # what goes under it may have been there when it was read
+        if self.met:                                          # messages that go under it may have been there before
             self.trimmed(self.met)
 
     def trimmed(self, t):

@@ -135,7 +135,7 @@ class State:
         return self.lenient or (self.lossy and not self.met and "anyepoch" not in self.off)
 
     def may_be_of_any_epoch(self, r):
-        """Where a loss was accepted, epoch records may be missing, too. A number that is known has its nonce."""
+        """Epoch records may be missing, too, if a loss was accepted. A number that is known has its nonce."""
         if not self.is_lossy_here():
             return False
         return r.ep > self.ep or r.ep == self.ep and (r.no == self.no or "lossynonce" in self.off)
@@ -173,7 +173,7 @@ class State:
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
-                self.floor = r.floor
+                self.floor, self.rev = r.floor, max(self.rev, r.rev)
             elif r.kind == "t":
                 self.rev = max(self.rev, r.rev)               # its record may be gone: "the store is at revision R"
                 self.floor = max(self.floor, r.floor)

@@ -15,7 +15,8 @@ floor and trim records, removals by a compactor of each instance, which goes on 
 share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
 by foreign hands; a loss that an operator accepts, after which all that is left is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
-lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch.
+lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
+record is lost.
 """
 
 import random
@@ -107,7 +108,11 @@ def search(seeds, fault=None, off=(), until=None):
     runs = answers = 0
     sim = found = None
     for seed in seeds:
-        sim, found = schedule(seed, fault, off)
+        try:
+            sim, found = schedule(seed, fault, off)
+        except Exception:
+            print(f"the model itself fails with seed {seed}", file=sys.stderr, flush=True)
+            raise
         runs, answers = runs + 1, answers + sim.done
         if found or (until and time.monotonic() > until):
             break

@@ -266,7 +266,7 @@ class Writer:
         if self.hold or self.fly and "trimalone" not in self.sim.off:
             self.quiet = not self.hold                        # nothing new is planned until then
             return False
-        self.quiet, T = False, max(T, p.trimmed)              # what may be missing already may be missing for ever
+        self.quiet, T = False, max(T, p.trimmed)              # a record that may be missing may be so for ever
         if T <= 0:
             return True
         lossy = accepts or p.lossy and self.sim.fault != "lossyonce"
