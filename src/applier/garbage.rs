@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_removal_has_its_order_and_ends_at_the_trim_record() {
         let sequences = |of: &[u64]| of.iter().copied().map(Sequence).collect::<Vec<_>>();
-        let mut pile = Pile::default();
+        let mut pile = PendingRemovals::default();
         pile.add_void(&sequences(&[4, 9, 7, 21]));
         let key = |is_tombstone, at| Garbage { is_tombstone, sequence: Sequence(at) };
         pile.add_keys([key(false, 8), key(true, 5), key(false, 2)], None);

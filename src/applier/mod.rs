@@ -520,7 +520,7 @@ mod tests {
     #[test]
     fn a_trim_record_of_an_older_floor_leaves_what_the_newer_one_has_superseded() {
         let (writer, _reader) = Writer::new();
-        let mut applier = Applier::new(writer, Tables::new(crate::auth::Settings::default()));
+        let mut applier = Applier::new(writer, Tables::new(crate::auth::AuthSettings::default()));
         let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: true, checkpoint: None };
         let before = [put(2, 1), put(3, 2), put(4, 3), put(5, 4)];
         applier.apply(before, strictness).expect("each follows the one before");

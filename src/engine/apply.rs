@@ -13,7 +13,7 @@ use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
 use crate::memory;
 use crate::primitive::Notify;
-use crate::record::{Body, Digest, Placed};
+use crate::record::{Body, Digest, Placed, Trim};
 use crate::types::{LogIndex, Revision, Sequence};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -123,6 +123,8 @@ pub(super) struct Progress {
     removable: BTreeSet<Sequence>,
     /// Removals that another writer has begun, and may not have ended.
     inherited: Removal,
+    /// The last trim record that a load has read.
+    trim_of_load: Option<(Trim, Sequence)>,
 }
 
 impl Task {
@@ -200,6 +202,12 @@ impl Task {
                 self.load().await?;
                 self.state.holes = holes;
                 self.begin_whole(first);
+                // A writer that wrote this one beside the load removes what it permits.
+                if let Some((trim, sequence)) =
+                    self.state.trim_of_load.take().filter(|(_, sequence)| *sequence > first)
+                {
+                    self.trimmed(&trim, sequence, false);
+                }
             }
             Entry::Lacking(present, sender) => {
                 sender.send((self.lacking(&present), self.state.read_to)).ok();
@@ -248,19 +256,11 @@ impl Task {
         })?;
         self.state.position = last;
         self.state.read_to = self.state.read_to.max(last);
-        if let Some((trim, sequence)) = trim
-            && self.state.is_loaded
-        {
-            let removal = self.applier.take_garbage(&trim, sequence);
-            self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
-            self.begin_whole(sequence);
-            let inherited = std::mem::take(&mut self.state.inherited);
-            if is_own {
-                for removal in [inherited, removal] {
-                    drop(self.jobs.send(Job::Remove(removal, trim.clone())));
-                }
+        if let Some((trim, sequence)) = trim {
+            if self.state.is_loaded {
+                self.trimmed(&trim, sequence, is_own);
             } else {
-                self.state.inherited = removal;
+                self.state.trim_of_load = Some((trim, sequence));
             }
         }
         if !is_own && self.state.is_loaded {
@@ -268,6 +268,22 @@ impl Task {
             self.compare()?;
         }
         Ok(())
+    }
+
+    /// A trim record permits removals. The writer carries its own ones out; they include those that another
+    /// writer has begun.
+    fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
+        let removal = self.applier.take_garbage(trim, sequence);
+        self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
+        self.begin_whole(sequence);
+        let inherited = std::mem::take(&mut self.state.inherited);
+        if is_own {
+            for removal in [inherited, removal] {
+                drop(self.jobs.send(Job::Remove(removal, trim.clone())));
+            }
+        } else {
+            self.state.inherited = removal;
+        }
     }
 
     /// Everything is there from the first revision above the floor on, and behind the trim record itself.
@@ -433,6 +449,79 @@ fn newest(entries: &[Entry]) -> Option<Sequence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::applier::Tables;
+    use crate::auth::AuthSettings;
+    use crate::core::Writer;
+    use crate::record::{EpochStart, FORMAT, Member, OperationId, Record};
+    use crate::types::{Epoch, Revision};
+
+    fn placed(at: u64, index: u64, body: Body) -> Placed {
+        let record = Record {
+            epoch: Epoch(1),
+            nonce: 1,
+            index: LogIndex(index),
+            revision: Revision(1),
+            place: 1,
+            count: 1,
+            operation: OperationId::default(),
+            body,
+        };
+        Placed { sequence: Sequence(at), record }
+    }
+
+    async fn ask<T>(task: &mut Task, entry: impl FnOnce(oneshot::Sender<T>) -> Entry) -> T {
+        let (sender, receiver) = oneshot::channel();
+        assert!(task.take(entry(sender)).await.is_ok());
+        receiver.await.expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
+        let (writer, reader) = Writer::new();
+        let mut task = Task {
+            entries: mpsc::channel(1).1,
+            reports: mpsc::unbounded_channel().0,
+            applier: Applier::new(writer, Tables::new(AuthSettings::default())),
+            reader,
+            published: Arc::default(),
+            gate: None,
+            marks: None,
+            jobs: mpsc::unbounded_channel().0,
+            counters: Counters::new(),
+            has_freed: Arc::default(),
+            state: Progress::default(),
+        };
+        let records = |record| Entry::Records {
+            records: vec![record],
+            waiters: Vec::new(),
+            trim_to: LogIndex::NONE,
+            is_whole: true,
+            is_own: false,
+        };
+        let start = EpochStart {
+            instance: 1,
+            format: FORMAT,
+            member: Member::default(),
+            election_timeout_ms: 1000,
+            quota_bytes: 0,
+            digest: task.applier.digest(),
+        };
+        let begin = Entry::Begin { floor: None, mark: None, accepts_loss: false };
+        for entry in [begin, records(placed(1, 1, Body::Epoch(Box::new(start)))), Entry::Void(vec![Sequence(2)])] {
+            assert!(task.take(entry).await.is_ok());
+        }
+        let (_, digest) = ask(&mut task, Entry::Digest).await;
+        let trim = Trim { to: 1, floor: None, digest, is_lossy: false };
+        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new() };
+        for entry in [records(placed(3, 2, Body::Trim(Box::new(trim)))), loaded] {
+            assert!(task.take(entry).await.is_ok());
+        }
+        let present = |deleted| Present { first: Sequence(1), deleted };
+        let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(2)]), sender)).await;
+        assert_eq!(lacking, None);
+        let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(3)]), sender)).await;
+        assert_eq!(lacking, Some(Sequence(3)));
+    }
 
     #[test]
     fn a_hole_holds_its_ends_and_nothing_beside_them() {
