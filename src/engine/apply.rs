@@ -53,7 +53,7 @@ pub(super) enum Entry {
     End,
     /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is
     /// the first message, and passed over holes.
-    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
+    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)>, is_lossy: bool },
     /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was
     /// read.
     Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
@@ -198,10 +198,10 @@ impl Task {
                 self.state = Progress { accepts_loss, mark, ..Progress::default() };
             }
             Entry::End => self.check_mark()?,
-            Entry::Loaded { first, holes } => {
+            Entry::Loaded { first, holes, is_lossy } => {
                 self.load().await?;
                 self.state.holes = holes;
-                self.begin_whole(first);
+                self.begin_whole(first, is_lossy);
                 // A writer that wrote this one beside the load removes what it permits.
                 if let Some((trim, sequence)) =
                     self.state.trim_of_load.take().filter(|(_, sequence)| *sequence > first)
@@ -275,7 +275,7 @@ impl Task {
     fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
         let removal = self.applier.take_garbage(trim, sequence);
         self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
-        self.begin_whole(sequence);
+        self.begin_whole(sequence, trim.is_lossy);
         let inherited = std::mem::take(&mut self.state.inherited);
         if is_own {
             for removal in [inherited, removal] {
@@ -286,10 +286,12 @@ impl Task {
         }
     }
 
-    /// Everything is there from the first revision above the floor on, and behind the trim record itself.
-    fn begin_whole(&mut self, begin: Sequence) {
+    /// Everything is there from the first revision above the floor on, and behind the trim record itself, which
+    /// stands at `begin`. Where a loss was accepted, records above the floor may be missing, too.
+    fn begin_whole(&mut self, begin: Sequence, is_lossy: bool) {
         let state = self.applier.state();
-        let first = state.compacted.and_then(|floor| state.log.since(floor.next()).next());
+        let floor = state.compacted.filter(|_| !is_lossy);
+        let first = floor.and_then(|floor| state.log.since(floor.next()).next());
         let first = first.map_or(begin, |entry| entry.events()[0].version.sequence());
         self.state.whole_from = first.min(begin).max(self.state.whole_from);
         self.state.removable = self.state.removable.split_off(&self.state.whole_from);
@@ -507,12 +509,14 @@ mod tests {
             digest: task.applier.digest(),
         };
         let begin = Entry::Begin { floor: None, mark: None, accepts_loss: false };
-        for entry in [begin, records(placed(1, 1, Body::Epoch(Box::new(start)))), Entry::Void(vec![Sequence(2)])] {
+        for entry in
+            [begin, records(placed(1, 1, Body::Epoch(Box::new(start)))), Entry::Void(vec![Sequence(2)])]
+        {
             assert!(task.take(entry).await.is_ok());
         }
         let (_, digest) = ask(&mut task, Entry::Digest).await;
         let trim = Trim { to: 1, floor: None, digest, is_lossy: false };
-        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new() };
+        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new(), is_lossy: false };
         for entry in [records(placed(3, 2, Body::Trim(Box::new(trim)))), loaded] {
             assert!(task.take(entry).await.is_ok());
         }

@@ -285,3 +285,27 @@ async fn an_altered_copy_of_a_record_counts_for_nothing() {
     second.put_request(put("/x", "")).await.unwrap();
     pair.goes_on().await;
 }
+
+/// A loss above the compaction floor is accepted once. Later instances serve what is left.
+#[tokio::test]
+async fn an_accepted_loss_above_the_floor_stays_accepted() {
+    let mut pair = Pair::start().await;
+    let floor = CompactionRequest { revision: 20, physical: true };
+    pair.clients[0].compact_request(floor).await.unwrap();
+    let lost = pair.message("40").await["seq"].clone();
+    for server in &mut pair.servers {
+        server.stop().await;
+    }
+    pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": lost, "no_erase": true })).await;
+    let mut accepting = Server::start_with(&["--endpoint", &pair.endpoint, "--accept-data-loss"]).await;
+    let kept = accepting.client().await.range(all("/k/")).await.unwrap().kvs;
+    assert_eq!(kept.len(), 49);
+    accepting.stop().await;
+    let mut later = Server::start_with(&["--endpoint", &pair.endpoint]).await;
+    let client = later.client().await;
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < NOTICED {
+        assert!(later.has_ended().is_none(), "{}", later.log());
+        assert_eq!(client.range(all("/k/")).await.unwrap().kvs, kept);
+    }
+}
