@@ -139,7 +139,8 @@ mod tests {
         assert_eq!(removal.values, sequences(&[2, 3, 8]));
         assert_eq!(removal.tombstones, sequences(&[5, 6]));
         assert_eq!(removal.barriers, sequences(&[11]));
-        // What a later index has superseded, and what stands behind the trim record, waits for the next one.
+        // Messages that a later index has superseded, or that stand behind the trim record, wait for the next
+        // one.
         let next = pile.take(LogIndex(7), Some(Revision(1)), Sequence(30));
         let rest = (next.void, next.values, next.tombstones, next.barriers);
         assert_eq!(rest, (sequences(&[21]), sequences(&[10]), vec![], sequences(&[12, 22])));

@@ -286,8 +286,8 @@ impl Task {
         }
     }
 
-    /// Everything is there from the first revision above the floor on, and behind the trim record itself, which
-    /// stands at `begin`. Where a loss was accepted, records above the floor may be missing, too.
+    /// Everything is there from the first revision above the floor on, and behind the trim record itself,
+    /// which stands at `begin`. After an accepted loss, records above the floor may be missing, too.
     fn begin_whole(&mut self, begin: Sequence, is_lossy: bool) {
         let state = self.applier.state();
         let floor = state.compacted.filter(|_| !is_lossy);
