@@ -66,11 +66,12 @@
 //!
 //! ## A change of the writer
 //!
-//! 1. A follower wants to write if neither a heartbeat nor a record has come for one to two election timeouts
-//!    (a random time), if the writer asks it to (`etcdctl move-leader`, SIGTERM), or if there is no writer at
-//!    all.
+//! 1. A follower that has read the log to its end, and is not stopping, wants to write if neither a heartbeat
+//!    nor a record has come for one to two election timeouts (a random time), if the writer asks it to
+//!    (`etcdctl move-leader`, SIGTERM), or if there is no writer at all.
 //! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
-//!    applied more than this one has read, it waits.
+//!    applied more than this one has read, it waits and tries again. After ten such answers without a new
+//!    message it ends: the log has lost its tail.
 //! 3. It appends an epoch record, which is guarded by the end of the log. If several followers try at once,
 //!    one gets the place.
 //! 4. Every instance learns the new writer from this record. Records of the old epoch behind it are not
@@ -120,7 +121,8 @@
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |
-//! | a new metric | the counters of the module that knows the figure |
+//! | a new metric | `engine::counters` or `engine::gauges` for the engine and leases, else `metrics` of the module |
+//! | a longer queue of a Watch stream | `core::routing::queue` |
 //! | another rule of takeover | `tests/model` first, then `engine::follow::takeover` |
 //!
 //! # Invariants

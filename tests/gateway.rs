@@ -494,7 +494,7 @@ async fn a_watch_is_a_bidirectional_stream() {
 
 /// GW-4
 #[tokio::test]
-async fn a_stream_ends_with_its_error() {
+async fn an_error_ends_a_gateway_stream_as_its_last_message() {
     let server = Server::shared().await;
     let error = r#"{"error":{"code":4,"message":"context deadline exceeded"}}"#;
     let mut call = DuplexRequest::start(&server, "/v3/watch", &[("Grpc-Timeout", "2S")]).await;

@@ -92,7 +92,7 @@ async fn a_stream_without_watchers_gets_no_progress() {
 
 /// WAT-12, WAT-33
 #[tokio::test]
-async fn a_watcher_of_the_future_or_cancelled_by_compaction_blocks_progress() {
+async fn progress_waits_for_future_watchers_and_for_cancels_after_compaction() {
     let server = Server::start().await;
     let client = server.client().await;
     for _ in 2..=6 {

@@ -1,5 +1,5 @@
-//! Calls and answers between instances, as protobuf messages; the content of a small call, and an outcome, is
-//! JSON.
+//! Calls and answers between instances, as protobuf messages. A put, a delete or a transaction in one is
+//! protobuf, too. Any other call, and each outcome, is JSON.
 
 use super::{Outcome, Proposal};
 use crate::error::EtcdError;
@@ -12,7 +12,7 @@ use prost::Message as _;
 /// Calls of one instance to the writer, in one message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(in crate::engine) struct WireCalls {
-    /// The start of the asking instance.
+    /// The random number that the asking instance chose at its start.
     #[prost(fixed64, tag = "1")]
     pub(in crate::engine) instance: u64,
     /// Its lowest counter that is still open.
@@ -124,7 +124,7 @@ pub(in crate::engine) struct WireStatus {
     /// The nonce of the sender's epoch; of an instance that does not write, that of the epoch it follows.
     #[prost(fixed64, tag = "1")]
     pub(in crate::engine) nonce: u64,
-    /// The start of the sender.
+    /// The random number that the sender chose at its start.
     #[prost(fixed64, tag = "2")]
     pub(in crate::engine) instance: u64,
     /// Its member, as JSON.

@@ -242,7 +242,7 @@ fn quoted(byte: u8) -> String {
     }
 }
 
-/// The bytes of the first value in a whole text.
+/// The bytes of the first JSON value in `text`, of which no more will come.
 ///
 /// # Errors
 ///

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_pings_in_one_read_breaks_the_rule() {
+    fn the_fourth_ping_at_once_breaks_the_rule() {
         let mut policy = policy();
         let now = Instant::now();
         for ping in 0..1000 {
