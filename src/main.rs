@@ -49,6 +49,7 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
         Err(error) => return Err((error.status(), error.into())),
     };
     telemetry::init(&settings.log).map_err(|error| (1, error.into()))?;
+    jetway::server::announce(&settings);
     for notice in &settings.notices {
         if notice.warns {
             tracing::warn!("{}", notice.text);

@@ -25,6 +25,7 @@
 mod access;
 mod apply;
 mod calls;
+mod changes;
 mod compactor;
 mod counters;
 mod figures;
@@ -34,7 +35,9 @@ mod hash;
 mod integrity;
 mod leases;
 mod mark;
+mod measured;
 mod namesake;
+mod nats_gauges;
 mod node;
 mod planner;
 mod proposal;
@@ -62,7 +65,7 @@ use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use hash::HashCache;
 use node::Command;
-use prometheus::{Histogram, IntCounter};
+use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
 use status::Status;
@@ -146,7 +149,6 @@ pub(crate) struct Parts {
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
     applied_durations: Histogram,
-    failed_writes: IntCounter,
     commands: mpsc::Sender<Command>,
     failure: watch::Sender<Option<String>>,
     store_failed: watch::Sender<Option<String>>,
@@ -174,7 +176,7 @@ impl Engine {
         // A copy shares keys and values.
         let asked = self.calls.ask_as(Proposal::Write(request.clone()), caller).await;
         timer.observe_duration();
-        let Answer { outcome, response, state } = asked.inspect_err(|_| self.failed_writes.inc())?;
+        let Answer { outcome, response, state } = asked?;
         if let Some(response) = response {
             return Ok(response);
         }

@@ -29,7 +29,7 @@ mod pipeline;
 mod subjects;
 mod wire;
 
-pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
+pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};

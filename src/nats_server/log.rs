@@ -121,8 +121,8 @@ pub(super) async fn forward(
         tail.push(level, text);
         match level {
             Level::Trace => tracing::trace!(target: "nats_server", "{text}"),
-            Level::Debug => tracing::debug!(target: "nats_server", "{text}"),
-            Level::Info => tracing::info!(target: "nats_server", "{text}"),
+            // Ordinary lines say nothing that jetway's own lines do not say.
+            Level::Debug | Level::Info => tracing::debug!(target: "nats_server", "{text}"),
             Level::Warn => tracing::warn!(target: "nats_server", "{text}"),
             Level::Error => tracing::error!(target: "nats_server", "{text}"),
         }

@@ -32,6 +32,7 @@
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -46,8 +47,10 @@ mod log;
 mod ready;
 mod signal;
 mod supervisor;
+mod vitals;
 
 pub use error::Error;
+use vitals::Vitals;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
@@ -136,6 +139,7 @@ pub struct NatsServer {
     stop: watch::Sender<bool>,
     stop_timeout: Duration,
     synced_store: Option<PathBuf>,
+    vitals: Arc<Vitals>,
 }
 
 /// The supervisor thread's report about the first start.
@@ -161,14 +165,19 @@ impl NatsServer {
         // With `Always` the server syncs each message, but never the folders: a new block would be lost with
         // its name.
         let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
-        let outputs =
-            supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
+        let vitals = Arc::new(Vitals::new());
+        let outputs = supervisor::Outputs {
+            status: status_tx,
+            write_error: write_error_tx,
+            ending: ending_tx,
+            vitals: Arc::clone(&vitals),
+        };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
         let Started { token, version } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store })
+        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store, vitals })
     }
 
     /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.

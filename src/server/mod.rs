@@ -1,9 +1,12 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
+mod announce;
 mod notify;
 mod services;
 mod shutdown;
 mod start;
+
+pub use announce::announce;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings};

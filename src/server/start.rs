@@ -62,12 +62,7 @@ pub(super) async fn start(
                 ca_file: None,
                 client_cert: None,
             };
-            let durability = match sync {
-                SyncMode::Group => Level::Group,
-                SyncMode::Always => Level::Always,
-                SyncMode::Lazy => Level::Lazy,
-            };
-            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
+            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability(*sync))
         }
     };
     starting("connecting to NATS".into());
@@ -124,6 +119,9 @@ pub(super) async fn start(
     };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
+    if let Some(nats) = &nats {
+        nats.register(&mut metrics);
+    }
     hub.register(&mut metrics);
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
@@ -140,12 +138,18 @@ pub(super) async fn start(
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
-    for listen in &settings.listen {
-        tracing::info!(url = listen.url, "serving client traffic");
-    }
-    tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
+    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready();
     Ok(Started { engine, nats })
+}
+
+/// When answered writes of the embedded server are on stable storage.
+pub(super) fn durability(sync: SyncMode) -> Level {
+    match sync {
+        SyncMode::Group => Level::Group,
+        SyncMode::Always => Level::Always,
+        SyncMode::Lazy => Level::Lazy,
+    }
 }
 
 fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::TokenError> {

@@ -6,6 +6,7 @@
 use super::cork::{Cork, cork, uncorked};
 use super::keepalive::PingGuard;
 use super::protocol::{self, Protocol};
+use super::socket::Peer;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -105,7 +106,7 @@ impl Connections {
 
     /// Serves a connection until it ends; once the server stops, until the requests on it have ended.
     ///
-    /// `counts_pings` says whether the client is disconnected if it pings too often.
+    /// A client whose pings are `counted` is disconnected if it pings too often.
     ///
     /// # Errors
     /// The connection failed.
@@ -113,7 +114,7 @@ impl Connections {
         &self,
         io: I,
         service: S,
-        counts_pings: bool,
+        counted: Option<Peer>,
     ) -> Result<(), ConnectionError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -141,8 +142,8 @@ impl Connections {
             }
             Protocol::Http2 => {
                 let (io, cork) = cork(io);
-                if counts_pings {
-                    let guarded = PingGuard::new(io, self.settings.keepalive_min_time);
+                if let Some(peer) = counted {
+                    let guarded = PingGuard::new(io, self.settings.keepalive_min_time, peer);
                     self.serve_http2(guarded, &cork, service).await
                 } else {
                     self.serve_http2(io, &cork, service).await

@@ -53,6 +53,8 @@ struct Following {
     /// Times in a row that the log seemed to have lost records.
     losses: usize,
     elected: Option<Elected>,
+    /// Why the last attempt to become the writer was made.
+    reason: &'static str,
     /// The counter of the call whose barrier makes this instance ready.
     ready_counter: Option<u64>,
     ready_sent: Option<Instant>,
@@ -94,6 +96,7 @@ impl Node {
             vetoes: 0,
             losses: 0,
             elected: None,
+            reason: "",
             ready_counter: None,
             ready_sent: None,
             writer_index: LogIndex::NONE,
@@ -163,7 +166,9 @@ impl Node {
                 following.losses = 0;
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
-                    tracing::info!(messages = of, "loading the key stream");
+                    if of > 0 {
+                        tracing::info!(messages = of, "loading the key stream");
+                    }
                     self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
             }
@@ -324,10 +329,9 @@ impl Node {
     }
 
     fn no_leader(&self) -> String {
-        let link = self.log.connection().link.borrow();
-        match (link.connected, &link.cause) {
-            (false, Some(cause)) => format!("NATS is unreachable: {cause}"),
-            _ => "no instance writes now".to_owned(),
+        match self.log.connection().link.borrow().outage() {
+            Some(outage) => outage,
+            None => "no instance writes now".to_owned(),
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Attempt {
 pub(in crate::engine) struct Elected {
     pub(in crate::engine) pipeline: Pipeline<Waiter>,
     pub(in crate::engine) serving: Option<Serving>,
+    /// Why this instance wanted to write, for the log.
+    pub(in crate::engine) reason: &'static str,
 }
 
 pub(super) enum AttemptError {
@@ -57,10 +59,29 @@ impl Node {
         is_whole && is_free && following.elected.is_none() && !self.is_leaving
     }
 
+    /// Why this instance wants to write, for the log.
+    fn reason_to_lead(&self, following: &Following) -> &'static str {
+        if self.settings.is_alone {
+            "no other instance can"
+        } else if self.chain.epoch() == Epoch(0) {
+            "the bucket is new"
+        } else if following.must_take_over {
+            "the writer has asked for it"
+        } else if self.is_of_this_instance() {
+            "it was the last one that wrote"
+        } else if following.is_writer_gone {
+            "nobody receives the calls to the writer"
+        } else {
+            "the writer was silent for an election timeout"
+        }
+    }
+
     /// Tries to store an epoch record behind everything that was read.
     pub(super) fn attempt(&mut self, following: &mut Following) {
         let nonce = rand::random::<u64>();
         self.nonces.push(nonce);
+        let reason = self.reason_to_lead(following);
+        following.reason = reason;
         let end = following.forced_end.take().unwrap_or(self.chain.position());
         let (digest, entries) = (tokio::sync::oneshot::channel(), self.entries.clone());
         let record = Record {
@@ -116,7 +137,7 @@ impl Node {
             pipeline.append(Record { body, ..record }, None);
             let mut emitted = Vec::new();
             match tokio::time::timeout(timeout, pipeline.next(&mut emitted)).await {
-                Ok(Ok(())) => Ok(Elected { pipeline, serving }),
+                Ok(Ok(())) => Ok(Elected { pipeline, serving, reason }),
                 Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored > end => {
                     let has_next = log.has_message_behind(end).await.unwrap_or(true);
                     Err(AttemptError::Refused { end: stored, has_next })
@@ -184,7 +205,7 @@ impl Node {
                 following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
             }
             Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
-                self.space.found_full();
+                self.space.found_full(&cause);
                 tracing::warn!(cause, "JetStream has no room for an epoch record");
                 following.next_attempt = Instant::now() + Duration::from_millis(500);
             }
@@ -229,7 +250,7 @@ impl Node {
                             Some(messenger) => messenger.serve(self.chain.nonce()).await.ok(),
                             None => None,
                         };
-                        return Ok(Elected { pipeline, serving });
+                        return Ok(Elected { pipeline, serving, reason: following.reason });
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no connection to append on yet");
