@@ -65,7 +65,15 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
     // response to a call then wakes another thread. The applier has a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| (1, error.into()))?;
-    runtime.block_on(jetway::server::serve(settings)).map_err(|error| (1, error.into()))
+    let is_on_stderr = settings.log.outputs.contains(&telemetry::LogOutput::Stderr);
+    let served = runtime.block_on(jetway::server::serve(settings));
+    served.map_err(|error| {
+        // A reader of the log alone must learn of the end, too.
+        if !is_on_stderr {
+            tracing::error!(%error, "jetway ends");
+        }
+        (1, error.into())
+    })
 }
 
 #[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]

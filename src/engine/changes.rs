@@ -110,7 +110,12 @@ impl Changes {
                     self.counters.stream_leader_changed();
                 }
                 if is_other || told.has_no_stream_leader {
-                    tracing::info!(stream, leader, before = told.stream_leader, "the stream has a leader again");
+                    tracing::info!(
+                        stream,
+                        leader,
+                        before = told.stream_leader,
+                        "the stream has a leader again"
+                    );
                 }
                 told.has_no_stream_leader = false;
                 told.stream_leader = leader.or(told.stream_leader.take());

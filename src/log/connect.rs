@@ -186,7 +186,9 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
             // The library reports a server that accepts and says nothing in these words.
             let cause = match error.to_string() {
-                text if text == "nats: timed out" => "the server accepts connections and does not answer".into(),
+                text if text == "nats: timed out" => {
+                    "the server accepts connections and does not answer".into()
+                }
                 text => text,
             };
             link.send_modify(|link| link.cause = Some(cause));

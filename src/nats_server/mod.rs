@@ -50,10 +50,10 @@ mod supervisor;
 mod vitals;
 
 pub use error::Error;
-use vitals::Vitals;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
+use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -167,7 +167,12 @@ async fn supervise(
         attempt += 1;
         outputs.vitals.restarted();
         let restarts = outputs.vitals.restarts();
-        tracing::error!(cause, attempt, restarts, "nats-server has ended; jetway starts it again in {pause:?}");
+        tracing::error!(
+            cause,
+            attempt,
+            restarts,
+            "nats-server has ended; jetway starts it again in {pause:?}"
+        );
         outputs.status.send_replace(Status::Restarting { cause, attempt });
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

@@ -9,7 +9,6 @@ mod metrics;
 mod origins;
 mod ports;
 mod probes;
-mod scrape;
 mod tls;
 
 use support::http::{HttpAnswer, http};

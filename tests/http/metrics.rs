@@ -14,7 +14,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
 use crate::is;
-use crate::scrape::Metrics;
+use support::metrics::Metrics;
 
 /// MET-6: the families that dashboards and alerts of etcd read, with their types.
 #[tokio::test]

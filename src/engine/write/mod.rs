@@ -309,7 +309,7 @@ impl Node {
         if matches!(error, WriteError::Deposed) {
             tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
         } else {
-            tracing::warn!(%epoch, %index, reason = %error, "this instance does not write any more");
+            tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");
         }
         self.status.set_writer(false);
         self.status.set_linearizable(false);

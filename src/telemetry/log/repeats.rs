@@ -170,9 +170,8 @@ mod tests {
     #[test]
     fn repetitions_are_counted_and_told_once_in_the_interval() {
         let (mut known, start) = (Known::default(), Instant::now());
-        let mut judge = |text: &str, after: Duration| {
-            known.judge(1, Level::WARN, text.to_owned(), start + after)
-        };
+        let mut judge =
+            |text: &str, after: Duration| known.judge(1, Level::WARN, text.to_owned(), start + after);
         let second = Duration::from_secs(1);
         assert_eq!(judge("a", Duration::ZERO), Verdict::Logged);
         assert_eq!(judge("b", second), Verdict::Logged);

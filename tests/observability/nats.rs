@@ -1,0 +1,100 @@
+//! A NATS that stands still or loses a leader.
+
+use serde_json::json;
+use support::client::{get, put};
+use support::eventually;
+use support::metrics::Metrics;
+use support::nats::Nats;
+use support::server::{Server, signal};
+use tonic::Code;
+
+use crate::{becomes, line, lines};
+
+/// Fault 28: the errors of calls name the true cause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_name_a_nats_that_stands_still() {
+    let embedded = Server::start().await;
+    let nats = Nats::start().await;
+    let external = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    for (server, pid) in [(&embedded, embedded.nats_pid()), (&external, nats.pid())] {
+        let client = server.client().await;
+        client.put("/k", "v").await;
+        signal(pid, libc::SIGSTOP);
+        let (write, read, list) =
+            tokio::join!(client.put_request(put("/k", "w")), client.range(get("/k")), client.members());
+        let write = write.expect_err("nothing is stored");
+        let mut errors = vec![write];
+        // The embedded server's only writer knows what it has written.
+        errors.extend(read.err());
+        errors.extend(list.err());
+        assert!(errors.len() == 3 || std::ptr::eq(server, &raw const embedded), "{errors:?}");
+        for status in errors {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            let words = ["stands still", "does not answer", "no answer"];
+            assert!(words.iter().any(|word| status.message().contains(word)), "{status}");
+            assert!(!status.message().contains("permitted"), "{status}");
+        }
+        signal(pid, libc::SIGCONT);
+        eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
+    }
+}
+
+/// Fault 28: the member list names the URL that was given.
+#[tokio::test]
+async fn the_member_list_has_the_peer_url_of_the_flag() {
+    let url = "http://10.9.8.7:2380";
+    let server = Server::start_with(&["--initial-advertise-peer-urls", url]).await;
+    let members = server.client().await.members().await.unwrap().members;
+    assert_eq!(members[0].peer_ur_ls, [url]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_of_the_stream_and_its_replicas_are_told() {
+    let mut nodes = Nats::cluster().await;
+    let servers: Vec<String> = nodes.iter().map(Nats::address).collect();
+    let endpoint = format!("nats://{}?bucket=test&replicas=3", servers.join(","));
+    let server = Server::start_with(&["--endpoint", &endpoint]).await;
+    let client = server.client().await;
+    client.put("/k", "v").await;
+    let leader = async |nodes: &[Nats; 3]| {
+        let node = nodes.iter().find(|node| node.is_running()).expect("one runs");
+        let info = node.api("STREAM.INFO.KV_test", &json!(null)).await;
+        let leader = info["cluster"]["leader"].as_str().unwrap_or_default().to_owned();
+        nodes.iter().position(|node| node.name() == leader)
+    };
+    let first = eventually("a leader", async || leader(&nodes).await).await;
+    let replica = (first + 1) % 3;
+    let of = |server: &'static str| [("server", server)];
+    let name: &'static str = ["n0", "n1", "n2"][replica];
+    becomes(&server, "jetway_stream_replica_current", &of(name), |is| is > 0.5).await;
+    becomes(&server, "jetway_stream_has_leader", &[], |has| has > 0.5).await;
+
+    // A replica that is away lags.
+    nodes[replica].kill9();
+    becomes(&server, "jetway_stream_replica_current", &of(name), |is| is < 0.5).await;
+    for n in 0..50 {
+        client.put(format!("/k{n}"), "v").await;
+    }
+    becomes(&server, "jetway_stream_replica_lag_operations", &of(name), |lag| lag > 40.0).await;
+    nodes[replica].restart().await;
+    becomes(&server, "jetway_stream_replica_current", &of(name), |is| is > 0.5).await;
+    becomes(&server, "jetway_stream_replica_lag_operations", &of(name), |lag| lag < 0.5).await;
+
+    // Another leader.
+    nodes[first].kill9();
+    becomes(&server, "jetway_stream_leader_changes_total", &[], |changes| changes > 0.5).await;
+    let before = format!("before=\"{}\"", ["n0", "n1", "n2"][first]);
+    line(&server, &["INFO", "the stream has a leader again", &before]).await;
+    eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
+
+    // None.
+    let second = eventually("a leader", async || leader(&nodes).await).await;
+    let third = 3 - first - second;
+    nodes[third].kill9();
+    becomes(&server, "jetway_stream_has_leader", &[], |has| has < 0.5).await;
+    line(&server, &["WARN", "the stream has no leader", "KV_test"]).await;
+    nodes[first].restart().await;
+    becomes(&server, "jetway_stream_has_leader", &[], |has| has > 0.5).await;
+    assert_eq!(lines(&server, &["the stream has no leader"]).len(), 1, "{}", server.log());
+    drop(Metrics::scrape(&server.address()).await);
+}
