@@ -114,7 +114,7 @@ impl Changes {
                         stream,
                         leader,
                         before = told.stream_leader,
-                        "the stream has a leader again"
+                        "the stream has a new leader"
                     );
                 }
                 told.has_no_stream_leader = false;

@@ -116,7 +116,10 @@ async fn a_damaged_store() {
     let messages = server.dir().join("data/nats/jetstream/$G/streams/KV_jetway/msgs");
     flip_the_middle_of_the_first_block(&messages);
     assert!(!server.ends().await.success(), "{}", server.log());
-    says(&server.log(), &["the log has lost", "Restore a copy", "--accept-data-loss"]);
+    says(
+        &server.log(),
+        &["the store ends at index", "newest messages are lost", "Restore a copy", "--accept-data-loss"],
+    );
 }
 
 fn flip_the_middle_of_the_first_block(folder: &Path) {

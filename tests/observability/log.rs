@@ -43,7 +43,7 @@ async fn the_first_line_tells_the_settings_and_each_other_line_helps() {
     assert_eq!(version.len(), 1, "{log}");
     // Neither the banner of nats-server nor anything that is said twice.
     assert!(log.lines().count() <= 8, "{log}");
-    assert!(!log.contains("nats_server:"), "{log}");
+    assert!(!log.contains(" nats_server: "), "{log}");
     server.stop().await;
     assert!(lines(&server, &["stopping", "SIGTERM"]).len() == 1, "{}", server.log());
 

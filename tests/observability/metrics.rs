@@ -73,8 +73,8 @@ async fn storage_is_told_against_each_limit() {
     let account = [("limit", "account")];
     becomes(&server, "jetway_storage_limit_bytes", &account, |bytes| (bytes - 9e7).abs() < 0.5).await;
     let before = becomes(&server, "jetway_storage_used_bytes", &account, |bytes| bytes > 0.0).await;
-    server.client().await.put("/k", vec![b'x'; 1 << 20]).await;
-    becomes(&server, "jetway_storage_used_bytes", &account, |bytes| bytes >= before + f64::from(1 << 20))
+    server.client().await.put("/k", vec![b'x'; 1 << 19]).await;
+    becomes(&server, "jetway_storage_used_bytes", &account, |bytes| bytes >= before + f64::from(1 << 19))
         .await;
     // Only the embedded server is asked for its load.
     assert_eq!(Metrics::scrape(&server.address()).await.find(CONNECTIONS, &[]), None);
@@ -85,7 +85,7 @@ async fn storage_is_told_against_each_limit() {
 async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("more.conf");
-    std::fs::write(&config, "max_pending: 4000000\n").unwrap();
+    std::fs::write(&config, "max_pending: 9000000\n").unwrap();
     let server = Server::start_with(&["--nats-config", config.to_str().unwrap()]).await;
     let connections = becomes(&server, CONNECTIONS, &[], |connections| connections > 0.5).await;
     assert!(becomes(&server, SLOW, &[], |_| true).await < 0.5);

@@ -10,6 +10,17 @@ use tonic::Code;
 
 use crate::{becomes, line, lines};
 
+/// Stops a process and waits until it stands still: its threads may work on for a moment.
+async fn pause(pid: u32) {
+    signal(pid, libc::SIGSTOP);
+    eventually("the process to stand still", async || {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let states = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("stat")).ok());
+        states.into_iter().all(|stat| stat.contains(") T ")).then_some(())
+    })
+    .await;
+}
+
 /// Fault 28: the errors of calls name the true cause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_name_a_nats_that_stands_still() {
@@ -19,7 +30,7 @@ async fn calls_name_a_nats_that_stands_still() {
     for (server, pid) in [(&embedded, embedded.nats_pid()), (&external, nats.pid())] {
         let client = server.client().await;
         client.put("/k", "v").await;
-        signal(pid, libc::SIGSTOP);
+        pause(pid).await;
         let (write, read, list) =
             tokio::join!(client.put_request(put("/k", "w")), client.range(get("/k")), client.members());
         let write = write.expect_err("nothing is stored");
@@ -84,7 +95,7 @@ async fn the_leader_of_the_stream_and_its_replicas_are_told() {
     nodes[first].kill9();
     becomes(&server, "jetway_stream_leader_changes_total", &[], |changes| changes > 0.5).await;
     let before = format!("before=\"{}\"", ["n0", "n1", "n2"][first]);
-    line(&server, &["INFO", "the stream has a leader again", &before]).await;
+    line(&server, &["INFO", "the stream has a new leader", &before]).await;
     eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
 
     // None.

@@ -50,11 +50,15 @@ struct Following {
     /// accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
+    /// Since when the stream counts messages that nobody delivers.
+    uncommitted: Option<Instant>,
     /// Times in a row that the log seemed to have lost records.
     losses: usize,
     elected: Option<Elected>,
     /// Why the last attempt to become the writer was made.
     reason: &'static str,
+    /// Why the log can be neither read nor written now, as far as it is known.
+    trouble: Option<String>,
     /// The counter of the call whose barrier makes this instance ready.
     ready_counter: Option<u64>,
     ready_sent: Option<Instant>,
@@ -94,9 +98,11 @@ impl Node {
             next_attempt: now,
             forced_end: None,
             vetoes: 0,
+            uncommitted: None,
             losses: 0,
             elected: None,
             reason: "",
+            trouble: self.status.known_leader().err().filter(|_| self.is_loaded).map(|reason| reason.0),
             ready_counter: None,
             ready_sent: None,
             writer_index: LogIndex::NONE,
@@ -178,6 +184,7 @@ impl Node {
                 }
                 following.pause = RETRY_MIN;
                 following.delivered = Instant::now();
+                following.trouble = None;
                 following.is_caught_up = is_last;
                 if !self.is_loaded {
                     self.loaded_messages += messages.len() as u64;
@@ -185,6 +192,7 @@ impl Node {
                 }
                 if !messages.is_empty() {
                     following.vetoes = 0;
+                    following.uncommitted = None;
                 }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
@@ -227,6 +235,7 @@ impl Node {
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
+                following.trouble = Some(error.to_string());
                 self.log.try_another_server();
                 following.is_caught_up = false;
                 following.source = Source::Pausing(Instant::now() + following.pause);
@@ -298,7 +307,7 @@ impl Node {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
                 Some(epoch) => self.status.set_leader(epoch.member.id),
-                None => self.status.set_no_leader(self.no_leader()),
+                None => self.status.set_no_leader(self.no_leader(following)),
             }
         }
         if following.attempt.is_none()
@@ -328,11 +337,10 @@ impl Node {
         }
     }
 
-    fn no_leader(&self) -> String {
-        match self.log.connection().link.borrow().outage() {
-            Some(outage) => outage,
-            None => "no instance writes now".to_owned(),
-        }
+    fn no_leader(&self, following: &Following) -> String {
+        let outage = self.log.connection().link.borrow().outage();
+        let trouble = outage.or_else(|| following.trouble.clone());
+        trouble.unwrap_or_else(|| "no instance has taken over yet".to_owned())
     }
 
     /// An instance that stays behind the writer reads from another server.

@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 /// How long a candidate waits for the other instances' answers.
 const ASK_TIMEOUT: Duration = Duration::from_millis(150);
+/// How long the leader of a stream may count messages that it cannot store, because most replicas are away.
+/// nats-server looks every 10 s whether they were silent for 10 s.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(25);
 /// The pause between attempts that find the stream too short.
 const SHORT_PAUSE: Duration = Duration::from_millis(300);
 
@@ -163,11 +166,12 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                // The leader of several replicas counts messages that are not stored yet. Only one that stays
-                // away is lost.
+                // The leader of several replicas counts messages that most of them do not have yet. It goes on
+                // counting them until it notices that it has lost the others. Only one that stays away longer
+                // is lost.
                 let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
-                if may_come && following.vetoes < VETOES {
-                    following.vetoes += 1;
+                let since = *following.uncommitted.get_or_insert_with(Instant::now);
+                if may_come && since.elapsed() < QUORUM_PATIENCE {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;
                 } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
@@ -225,6 +229,7 @@ impl Node {
                     }
                 };
                 tracing::debug!(cause, "this instance does not write yet");
+                following.trouble = Some(cause);
             }
         }
         Ok(())
