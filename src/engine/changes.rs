@@ -1,5 +1,5 @@
-//! Logs each change of the connection to NATS, of the stream's leader and of the writer once, with its
-//! reason, and counts them.
+//! Logs each change of the connection to NATS, of the stream's leader, of the writer and of slow clients of
+//! the embedded server once, with its reason, and counts them.
 
 use super::Counters;
 use super::measured::Measured;
@@ -37,6 +37,8 @@ struct Told {
     has_no_stream_leader: bool,
     /// Looks in a row that found no leader.
     absences: usize,
+    /// Clients that the embedded server had disconnected as slow ones, since its start.
+    slow_consumers: u64,
     /// The member that writes.
     writer: Option<u64>,
     has_no_writer: bool,
@@ -62,6 +64,7 @@ impl Changes {
                     if changed.is_err() { return }
                     let now = measured.borrow_and_update().clone();
                     self.tell_stream(&mut told, &now);
+                    self.tell_slow_consumers(&mut told, &now);
                 }
             }
         }
@@ -120,6 +123,18 @@ impl Changes {
                 told.has_no_stream_leader = false;
                 told.stream_leader = leader.or(told.stream_leader.take());
             }
+        }
+    }
+
+    fn tell_slow_consumers(&self, told: &mut Told, measured: &Measured) {
+        let Some(load) = measured.load else { return };
+        // A server that was started again counts from zero.
+        let before = if load.slow_consumers < told.slow_consumers { 0 } else { told.slow_consumers };
+        let more = load.slow_consumers - before;
+        told.slow_consumers = load.slow_consumers;
+        if more > 0 {
+            self.counters.slow_consumers().inc_by(more);
+            tracing::warn!(clients = more, "nats-server has disconnected clients that read too slowly");
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) struct Counters {
     failed_proposals: IntCounter,
     reconnects: IntCounter,
     stream_leader_changes: IntCounter,
+    slow_consumers: IntCounter,
     void: IntCounter,
 }
 
@@ -101,6 +102,10 @@ impl Counters {
                 "jetway_stream_leader_changes_total",
                 "Moves of the leader of the stream to another server.",
             ),
+            slow_consumers: counter(
+                "jetway_nats_server_slow_consumers_total",
+                "Clients that the embedded nats-server has disconnected, because they read too slowly.",
+            ),
             void: counter("jetway_void_messages_total", "Messages of the stream that are no valid records."),
         }
     }
@@ -125,6 +130,8 @@ impl Counters {
             failed_proposals,
             reconnects,
             stream_leader_changes,
+            // Nobody tells of those of an existing NATS.
+            slow_consumers: _,
             void,
         } = self.clone();
         let counters = [
@@ -192,6 +199,11 @@ impl Counters {
 
     pub(super) fn reconnected(&self, times: u64) {
         self.reconnects.inc_by(times);
+    }
+
+    /// For the embedded server alone.
+    pub(super) fn slow_consumers(&self) -> &IntCounter {
+        &self.slow_consumers
     }
 
     pub(super) fn stream_leader_changed(&self) {

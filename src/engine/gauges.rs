@@ -37,6 +37,9 @@ impl Engine {
         metrics.register(self.sync_durations().clone());
         metrics.register(self.applied_durations().clone());
         metrics.register_all(self.counters().collectors());
+        if self.is_alone {
+            metrics.register(self.counters().slow_consumers().clone());
+        }
         let gauges = Arc::new(Gauges::new(metrics));
         let engine = self.clone();
         metrics.on_scrape(move || {

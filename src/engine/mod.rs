@@ -13,6 +13,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
+//!   change of state.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!

@@ -1,9 +1,8 @@
-//! Gauges of NATS, under jetway's own names. A scrape shows the last look at NATS and asks nobody. A gauge that
-//! nothing tells of has no series.
+//! Gauges of NATS, under jetway's own names. A scrape shows the last look at NATS and asks nobody. A gauge
+//! that nothing tells of has no series.
 
 use super::Engine;
 use super::measured::{Limit, Measured};
-use crate::log::AccountLoad;
 use crate::telemetry::{Metrics, Series};
 use prometheus::IntGauge;
 
@@ -17,7 +16,6 @@ pub(super) struct NatsGauges {
     used: Series,
     limit: Series,
     connections: Series,
-    slow_consumers: Series,
 }
 
 impl NatsGauges {
@@ -60,11 +58,6 @@ impl NatsGauges {
                 "Connections to the embedded nats-server.",
                 &[],
             ),
-            slow_consumers: series(
-                "jetway_nats_server_slow_consumers",
-                "Clients that read too slowly, and that the embedded nats-server has disconnected since its start.",
-                &[],
-            ),
         }
     }
 
@@ -89,8 +82,6 @@ impl NatsGauges {
         self.replica_lag.show(replicas().map(|replica| (vec![replica.name.clone()], replica.lag as i64)));
         self.replica_current
             .show(replicas().map(|replica| (vec![replica.name.clone()], i64::from(replica.current))));
-        let load = |value: fn(AccountLoad) -> u64| measured.load.map(|load| value(load) as i64);
-        self.connections.show_value(load(|load| load.connections));
-        self.slow_consumers.show_value(load(|load| load.slow_consumers));
+        self.connections.show_value(measured.load.map(|load| load.connections as i64));
     }
 }

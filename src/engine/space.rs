@@ -151,7 +151,7 @@ impl Space {
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
     }
 
-    /// What the last look has found; changes with each look.
+    /// The result of the last look; changes with each look.
     pub(super) fn measured(&self) -> watch::Receiver<Measured> {
         self.measured.subscribe()
     }

@@ -66,7 +66,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// What is wrong, if there is no connection.
+    /// The trouble, if there is no connection.
     pub fn outage(&self) -> Option<String> {
         if self.connected {
             return None;

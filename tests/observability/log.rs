@@ -67,7 +67,7 @@ async fn a_lost_nats_is_told_once_and_found_again_once() {
             async || (lines(&server, &["WARN", "connection to NATS is lost"]).len() == lost).then_some(());
         eventually("the loss", is_told).await;
         becomes(&server, "jetway_nats_connected", &[], |connected| connected < 0.5).await;
-        // What is not known is not shown.
+        // Nothing is shown that is not known.
         let metrics = support::metrics::Metrics::scrape(&server.address()).await;
         eventually("no word about the stream", async || {
             let metrics = support::metrics::Metrics::scrape(&server.address()).await;
@@ -104,7 +104,7 @@ async fn an_embedded_server_that_ends_is_told_with_its_cause_and_count() {
     assert!(reason.contains("reason="), "{reason}");
 }
 
-/// Who writes, since when and why is in the log of every instance; and each change counts, as in etcd.
+/// The log of every instance tells the writer, its epoch and its reason. Each change counts, as in etcd.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_change_of_the_writer_is_told_and_counted() {
     let nats = Nats::start().await;

@@ -10,11 +10,11 @@ use support::server::{Server, signal};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::{becomes, value};
+use crate::{becomes, line, value};
 
 const FAILED: &str = "etcd_server_proposals_failed_total";
 const CONNECTIONS: &str = "jetway_nats_server_connections";
-const SLOW: &str = "jetway_nats_server_slow_consumers";
+const SLOW: &str = "jetway_nats_server_slow_consumers_total";
 
 /// The kernel's own word for the memory of a process.
 fn resident_bytes(pid: u32) -> f64 {
@@ -115,6 +115,7 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
         client.put("/k", vec![b'x'; 1 << 20]).await;
     }
     becomes(&server, CONNECTIONS, &[], |now| now <= connections).await;
+    line(&server, &["WARN", "disconnected clients that read too slowly", "clients=1"]).await;
 }
 
 /// A scrape asks nobody, so it is quick when NATS stands still, and says so.
@@ -134,4 +135,24 @@ async fn a_scrape_is_quick_while_nats_stands_still() {
     // JetStream's API is given up after five seconds.
     assert!(slowest < Duration::from_secs(2), "a scrape took {slowest:?}");
     becomes(&server, "jetway_jetstream_available", &[], |is| is > 0.5).await;
+}
+
+/// The page for operators names each metric of jetway's own, and no other.
+#[tokio::test]
+async fn the_page_and_the_program_have_the_same_metrics() {
+    const PAGE: &str = include_str!("../../docker/OPERATING.md");
+    // Only a cluster has replicas.
+    const OF_CLUSTERS: [&str; 2] = ["jetway_stream_replica_lag_operations", "jetway_stream_replica_current"];
+    let server = Server::start().await;
+    becomes(&server, CONNECTIONS, &[], |_| true).await;
+    let metrics = Metrics::scrape(&server.address()).await;
+    let own = metrics.types.keys().map(String::as_str).filter(|name| name.starts_with("jetway_"));
+    let mut shown: Vec<&str> = own.chain(OF_CLUSTERS).collect();
+    let words = PAGE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut named: Vec<&str> = words.filter(|word| word.starts_with("jetway_")).collect();
+    for names in [&mut shown, &mut named] {
+        names.sort_unstable();
+        names.dedup();
+    }
+    assert_eq!(named, shown);
 }

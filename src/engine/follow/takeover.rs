@@ -166,9 +166,8 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                // The leader of several replicas counts messages that most of them do not have yet. It goes on
-                // counting them until it notices that it has lost the others. Only one that stays away longer
-                // is lost.
+                // The leader of several replicas counts messages that most of them do not have yet, until it
+                // notices that it has lost the others. Only one that stays away longer is lost.
                 let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
                 let since = *following.uncommitted.get_or_insert_with(Instant::now);
                 if may_come && since.elapsed() < QUORUM_PATIENCE {

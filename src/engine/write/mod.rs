@@ -120,7 +120,9 @@ impl Node {
         if self.trim_to == LogIndex(u64::MAX) {
             self.accept_loss(&mut writing);
         }
-        tracing::info!(epoch = %self.chain.epoch(), index = %self.chain.index(), reason, "this instance writes");
+        let name = self.settings.member.name.as_str();
+        let (epoch, index) = (self.chain.epoch(), self.chain.index());
+        tracing::info!(name, %epoch, %index, reason, "this instance writes");
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut acknowledged, mut calls) = (Vec::new(), Vec::new());
