@@ -37,7 +37,7 @@ impl Engine {
         metrics.register(self.sync_durations().clone());
         metrics.register(self.applied_durations().clone());
         metrics.register_all(self.counters().collectors());
-        if self.is_alone {
+        if self.store_dir.is_some() {
             metrics.register(self.counters().slow_consumers().clone());
         }
         let gauges = Arc::new(Gauges::new(metrics));

@@ -326,14 +326,17 @@ impl Api {
         self.call("INFO", &Value::Null).await
     }
 
-    /// The connections of the account to the server that answers. A user of an existing NATS may lack the
-    /// right to ask.
+    /// The connections of the account to the server of this connection. A user of an existing NATS may lack
+    /// the right to ask.
     ///
     /// # Errors
     /// [`ApiError`].
     pub async fn account_load(&self) -> Result<Option<AccountLoad>, ApiError> {
+        // All servers of a cluster get the request.
+        let this_server =
+            json!({ "server_name": self.client.server_info().server_name, "exact_match": true });
         let answer: AccountLoadAnswer =
-            self.ask("$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(), &Value::Null).await?;
+            self.ask("$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(), &this_server).await?;
         Ok(answer.data.account_statz.into_iter().next())
     }
 

@@ -8,16 +8,24 @@ use crate::version::ETCD_VERSION;
 /// Logs the settings in one line.
 pub fn announce(settings: &ServerSettings) {
     let (data_dir, endpoint, bucket, replicas, sync) = match &settings.storage {
-        Storage::Embedded { data_dir, bucket, sync, .. } => {
+        Storage::Embedded { data_dir, bucket, sync, cluster, .. } => {
             // A relative path does not tell the place by itself.
             let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone());
-            (Some(data_dir), None, bucket, None, durability(*sync))
+            (Some(data_dir), None, bucket, None, durability(*sync, cluster.is_some()))
         }
         Storage::External(endpoint) => {
             let servers = endpoint.servers.join(",");
             (None, Some(servers), &endpoint.bucket, endpoint.replicas, Level::Nats)
         }
     };
+    let members = match &settings.storage {
+        Storage::Embedded { cluster: Some(cluster), .. } => {
+            let names = cluster.server.members.keys().map(String::as_str).collect::<Vec<_>>().join(",");
+            Some(if names.is_empty() { "those of the last start".to_owned() } else { names })
+        }
+        _ => None,
+    };
+    let peer_urls = members.is_some().then(|| settings.peer_urls.join(","));
     let http = urls(&settings.listen_client_http);
     let metrics = urls(&settings.listen_metrics);
     tracing::info!(
@@ -34,6 +42,8 @@ pub fn announce(settings: &ServerSettings) {
         client_urls = urls(&settings.listen),
         client_http_urls = (!http.is_empty()).then_some(http),
         metrics_urls = if metrics.is_empty() { "those of the clients" } else { &metrics },
+        members,
+        peer_urls,
         advertised = settings.advertise.join(","),
         pid = std::process::id(),
         "jetway starts"
