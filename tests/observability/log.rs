@@ -2,7 +2,9 @@
 
 use jetway::proto::etcdserverpb::*;
 use support::client::{Client, put};
+use support::cluster::Cluster;
 use support::eventually;
+use support::metrics::Metrics;
 use support::nats::Nats;
 use support::server::{Port, Server, signal};
 use tonic::Code;
@@ -68,9 +70,9 @@ async fn a_lost_nats_is_told_once_and_found_again_once() {
         eventually("the loss", is_told).await;
         becomes(&server, "jetway_nats_connected", &[], |connected| connected < 0.5).await;
         // Nothing is shown that is not known.
-        let metrics = support::metrics::Metrics::scrape(&server.address()).await;
+        let metrics = Metrics::scrape(&server.address()).await;
         eventually("no word about the stream", async || {
-            let metrics = support::metrics::Metrics::scrape(&server.address()).await;
+            let metrics = Metrics::scrape(&server.address()).await;
             metrics.find("jetway_stream_has_leader", &[]).is_none().then_some(())
         })
         .await;
@@ -183,4 +185,32 @@ async fn an_alarm_names_its_limit_and_its_end_is_told() {
     disarm(&client, AlarmType::Corrupt).await;
     line(&server, &["INFO", "an alarm is disarmed", "CORRUPT"]).await;
     assert_eq!(lines(&server, &["an alarm is raised"]).len(), 2, "{}", server.log());
+}
+
+/// Members of a cluster of jetways tell each other's names, and the copies of the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_of_a_cluster_tells_its_members_and_replicas() {
+    let cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let leader = cluster.leader(&clients).await;
+    for member in 0..3 {
+        let server = &cluster.members[member];
+        let first = line(server, &["jetway starts", "members=\"m1,m2,m3\""]).await;
+        assert!(first.contains(&cluster.peer_url(member)) && first.contains("sync=\"nats\""), "{first}");
+        assert!(!server.log().contains(" INFO nats_server: "), "{}", server.log());
+        becomes(server, "jetway_nats_server_connections", &[], |connections| connections > 0.5).await;
+        let words: &[&str] = if member == leader {
+            &["this instance writes"]
+        } else {
+            &["another instance writes", cluster.name(leader)]
+        };
+        line(server, words).await;
+    }
+    let replicas = async || {
+        let metrics = Metrics::scrape(&cluster.members[leader].address()).await;
+        let current =
+            |of: &&str| metrics.find("jetway_stream_replica_current", &[("server", of)]) == Some(1.0);
+        (["m1", "m2", "m3"].iter().filter(|of| current(of)).count() == 2).then_some(())
+    };
+    eventually("two replicas that are current", replicas).await;
 }

@@ -87,7 +87,7 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
     let config = dir.path().join("more.conf");
     std::fs::write(&config, "max_pending: 9000000\n").unwrap();
     let server = Server::start_with(&["--nats-config", config.to_str().unwrap()]).await;
-    let connections = becomes(&server, CONNECTIONS, &[], |connections| connections > 0.5).await;
+    becomes(&server, CONNECTIONS, &[], |connections| connections > 0.5).await;
     assert!(becomes(&server, SLOW, &[], |_| true).await < 0.5);
 
     let data = server.dir().join("data");
@@ -100,22 +100,34 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
     let ports = std::fs::read_to_string(ports.unwrap().path()).unwrap();
     let ports: serde_json::Value = serde_json::from_str(&ports).unwrap();
     let address = ports["nats"][0].as_str().unwrap().trim_start_matches("nats://");
-    let mut slow = BufReader::new(TcpStream::connect(address).await.unwrap());
-    let hello =
-        format!("CONNECT {{\"verbose\":false,\"auth_token\":\"{token}\"}}\r\nSUB $KV.> 1\r\nPING\r\n");
-    slow.get_mut().write_all(hello.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    while answer != "PONG\r\n" {
-        answer.clear();
-        assert_ne!(slow.read_line(&mut answer).await.unwrap(), 0);
+    let connect = async |subscription: &str| {
+        let mut client = BufReader::new(TcpStream::connect(address).await.unwrap());
+        let hello =
+            format!("CONNECT {{\"verbose\":false,\"auth_token\":\"{token}\"}}\r\n{subscription}PING\r\n");
+        client.get_mut().write_all(hello.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        while answer != "PONG\r\n" {
+            answer.clear();
+            assert_ne!(client.read_line(&mut answer).await.unwrap(), 0);
+        }
+        client
+    };
+    let mut more = Vec::new();
+    for _ in 0..20 {
+        more.push(connect("").await);
     }
-    becomes(&server, CONNECTIONS, &[], |now| now > connections).await;
+    // jetway itself has fewer than ten.
+    becomes(&server, CONNECTIONS, &[], |now| now > 20.0).await;
+    drop(more);
+    becomes(&server, CONNECTIONS, &[], |now| now < 10.0).await;
+
+    let slow = connect("SUB $KV.> 1\r\n").await;
     let client = server.client().await;
     while value(&server, SLOW).await < 0.5 {
         client.put("/k", vec![b'x'; 1 << 20]).await;
     }
-    becomes(&server, CONNECTIONS, &[], |now| now <= connections).await;
     line(&server, &["WARN", "disconnected clients that read too slowly", "clients=1"]).await;
+    drop(slow);
 }
 
 /// A scrape asks nobody, so it is quick when NATS stands still, and says so.
