@@ -53,9 +53,9 @@ impl Limit {
         Limit { kind: LimitKind::Quota, used, bytes, copies: 1 }
     }
 
-    /// Bytes of the log until only the headroom is left.
+    /// Bytes of the log until puts are refused, because only the headroom is left. The quota has none.
     pub(super) fn left(&self) -> i64 {
-        let headroom = disk::headroom(self.bytes) as i64;
+        let headroom = if self.kind == LimitKind::Quota { 0 } else { disk::headroom(self.bytes) as i64 };
         (self.bytes as i64 - self.used as i64 - headroom) / self.copies as i64
     }
 }

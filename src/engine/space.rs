@@ -9,7 +9,7 @@
 //! and is recorded as soon as anything can be.
 
 use super::Calls;
-use super::measured::{Limit, LimitKind, Measured};
+use super::measured::{Limit, Measured};
 use super::proposal::Proposal;
 use crate::applier::Alarms;
 use crate::disk;
@@ -101,7 +101,7 @@ impl Space {
         if cost == 0 || self.fits(cost) {
             return Ok(());
         }
-        let nearest = self.limits().into_iter().min_by_key(|limit| self.left_of(limit));
+        let nearest = self.limits().into_iter().min_by_key(Limit::left);
         self.set_reason(nearest.map(|limit| limit.to_string()).unwrap_or_default());
         if let Err(error) = self.set_alarm(self.own_alarm(), true).await {
             tracing::warn!(%error, "the NOSPACE alarm is not recorded yet");
@@ -115,14 +115,6 @@ impl Space {
         let in_use = self.in_use.load(Ordering::Relaxed);
         let quota = self.quota().map(|quota| Limit::quota(in_use, quota));
         self.measured.borrow().limits().into_iter().chain(quota).collect()
-    }
-
-    /// Bytes until a limit refuses puts. The quota has no headroom.
-    fn left_of(&self, limit: &Limit) -> i64 {
-        match limit.kind {
-            LimitKind::Quota => limit.bytes as i64 - limit.used as i64,
-            _ => limit.left(),
-        }
     }
 
     fn fits(&self, cost: u64) -> bool {
