@@ -190,14 +190,16 @@ async fn an_alarm_names_its_limit_and_its_end_is_told() {
 /// Members of a cluster of jetways tell each other's names, and the copies of the stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_of_a_cluster_tells_its_members_and_replicas() {
-    let cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start(3).await;
     let clients = cluster.clients().await;
     let leader = cluster.leader(&clients).await;
     for member in 0..3 {
         let server = &cluster.members[member];
         let first = line(server, &["jetway starts", "members=\"m1,m2,m3\""]).await;
         assert!(first.contains(&cluster.peer_url(member)) && first.contains("sync=\"nats\""), "{first}");
-        assert!(!server.log().contains(" INFO nats_server: "), "{}", server.log());
+        for noise in [" INFO nats_server: ", "Plaintext passwords"] {
+            assert!(!server.log().contains(noise), "{}", server.log());
+        }
         becomes(server, "jetway_nats_server_connections", &[], |connections| connections > 0.5).await;
         let words: &[&str] = if member == leader {
             &["this instance writes"]
@@ -213,4 +215,16 @@ async fn a_member_of_a_cluster_tells_its_members_and_replicas() {
         (["m1", "m2", "m3"].iter().filter(|of| current(of)).count() == 2).then_some(())
     };
     eventually("two replicas that are current", replicas).await;
+
+    // A member that is away is one line in ten seconds, though nats-server tries every second.
+    let away = (leader + 1) % 3;
+    let left = (leader + 2) % 3;
+    cluster.members[away].kill9();
+    let route = ["ERROR", "Error trying to connect to route"];
+    line(&cluster.members[left], &[&route[..], &["repeated"]].concat()).await;
+    let address = cluster.peer_url(away);
+    let address = address.trim_start_matches("http://");
+    let told = lines(&cluster.members[left], &[&route[..], &["attempt=1", address]].concat());
+    assert_eq!(told.len(), 1, "{}", cluster.members[left].log());
+    assert!(lines(&cluster.members[left], &["attempt=3"]).is_empty(), "{}", cluster.members[left].log());
 }

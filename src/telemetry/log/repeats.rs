@@ -1,10 +1,10 @@
 //! Leaves out lines that repeat, and says later how often they did.
 //!
-//! One rule holds for all lines from info on: a line that was logged less than ten seconds ago is left out
+//! One rule holds for all warnings and errors: a line that was logged less than ten seconds ago is left out
 //! and counted. When the ten seconds are over, one line tells the count. Lines are the same if they come from
-//! the same place with the same fields. The address of a client does not count, because each connection has
-//! its own. A place that logs too many different lines counts as one that repeats itself, so a client that
-//! chooses a part of the text cannot fill the log either.
+//! the same place with the same fields. The address of a client and the number of an attempt do not count,
+//! because each connection and each attempt has its own. A place that logs too many different lines counts as
+//! one that repeats itself, so a client that chooses a part of the text cannot fill the log either.
 //!
 //! `tracing-throttle` does the same in 11,000 lines, for events with tenants and for counters in Redis.
 
@@ -25,8 +25,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const MOST_DIFFERENT: usize = 100;
 /// Lines that are known, above which those whose time is over are forgotten.
 const MOST_KNOWN: usize = 1000;
-/// The field with the address of a client.
-const PEER: &str = "peer";
+/// The fields that differ from one repetition to the next.
+const PASSING: [&str; 2] = ["peer", "attempt"];
 
 /// A line that was logged.
 #[derive(Debug)]
@@ -117,11 +117,11 @@ fn tell(known: &Mutex<Known>, times: &Receiver<Instant>) {
         std::thread::sleep(time.saturating_duration_since(Instant::now()));
         let due = locked(known).due(Instant::now());
         for (level, text, times) in due {
-            let seconds = INTERVAL.as_secs();
+            let (seconds, times) =
+                (INTERVAL.as_secs(), if times == 1 { "once".into() } else { format!("{times} times") });
             match level {
-                Level::ERROR => tracing::error!("repeated {times} times within {seconds} s: {text}"),
-                Level::WARN => tracing::warn!("repeated {times} times within {seconds} s: {text}"),
-                _ => tracing::info!("repeated {times} times within {seconds} s: {text}"),
+                Level::ERROR => tracing::error!("repeated {times} within {seconds} s: {text}"),
+                _ => tracing::warn!("repeated {times} within {seconds} s: {text}"),
             }
         }
     }
@@ -130,7 +130,7 @@ fn tell(known: &Mutex<Known>, times: &Receiver<Instant>) {
 impl<S: Subscriber> Layer<S> for Repeats {
     fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        if *metadata.level() > Level::INFO || metadata.module_path() == Some(module_path!()) {
+        if *metadata.level() > Level::WARN || metadata.module_path() == Some(module_path!()) {
             return true;
         }
         let mut text = LineText::default();
@@ -155,8 +155,8 @@ struct LineText {
 impl Visit for LineText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = match field.name() {
-            PEER => Ok(()),
             "message" => write!(self.message, "{value:?}"),
+            name if PASSING.contains(&name) => Ok(()),
             name => write!(self.fields, " {name}={value:?}"),
         };
         written.expect("a string takes everything");
