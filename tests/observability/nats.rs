@@ -3,7 +3,6 @@
 use serde_json::json;
 use support::client::{get, put};
 use support::eventually;
-use support::metrics::Metrics;
 use support::nats::Nats;
 use support::server::{Server, signal};
 use tonic::Code;
@@ -104,8 +103,12 @@ async fn the_leader_of_the_stream_and_its_replicas_are_told() {
     nodes[third].kill9();
     becomes(&server, "jetway_stream_has_leader", &[], |has| has < 0.5).await;
     line(&server, &["WARN", "the stream has no leader", "KV_test"]).await;
+    // One server of three has no meta leader either.
+    becomes(&server, "jetway_jetstream_available", &[], |is| is < 0.5).await;
     nodes[first].restart().await;
     becomes(&server, "jetway_stream_has_leader", &[], |has| has > 0.5).await;
+    becomes(&server, "jetway_jetstream_available", &[], |is| is > 0.5).await;
     assert_eq!(lines(&server, &["the stream has no leader"]).len(), 1, "{}", server.log());
-    drop(Metrics::scrape(&server.address()).await);
+    // It outlived all of it.
+    eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
 }
