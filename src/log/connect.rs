@@ -182,7 +182,11 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
         }),
         Event::ServerError(error) => {
             tracing::warn!(target: "jetway::log", %error, "NATS reported an error");
-            link.send_modify(|link| link.cause = Some(error.to_string()));
+            let text = error.to_string();
+            // The server goes on with a connection after this one.
+            if !text.to_ascii_lowercase().contains("permissions violation") {
+                link.send_modify(|link| link.cause = Some(text));
+            }
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");

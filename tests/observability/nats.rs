@@ -112,3 +112,23 @@ async fn the_leader_of_the_stream_and_its_replicas_are_told() {
     // It outlived all of it.
     eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
 }
+
+/// An error that the server reported on a connection that went on is not why the connection ended later. The
+/// same error, every two seconds, is not a line each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_error_is_not_the_cause_of_a_loss() {
+    let rights = "permissions: { publish: { deny: \"$JS.API.INFO\" } }";
+    let user = format!("{{ user: jw, password: pw, {rights} }}");
+    let mut nats = Nats::start_with(&format!("authorization {{ users: [ {user} ] }}")).await;
+    let endpoint = format!("nats://jw:pw@{}?bucket=test", nats.address());
+    let server = Server::start_with(&["--endpoint", &endpoint]).await;
+    let client = server.client().await;
+    client.put("/k", "v").await;
+    line(&server, &["WARN", "Permissions Violation", "$JS.API.INFO"]).await;
+    line(&server, &["WARN", "repeated", "Permissions Violation"]).await;
+    nats.kill9();
+    let lost = line(&server, &["WARN", "the connection to NATS is lost"]).await;
+    assert!(lost.contains("closed the connection") && !lost.contains("ermission"), "{lost}");
+    let refused = client.put_request(put("/k", "w")).await.expect_err("nobody stores it");
+    assert!(!refused.message().contains("ermission"), "{refused}");
+}

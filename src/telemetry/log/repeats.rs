@@ -119,9 +119,10 @@ fn tell(known: &Mutex<Known>, times: &Receiver<Instant>) {
         for (level, text, times) in due {
             let (seconds, times) =
                 (INTERVAL.as_secs(), if times == 1 { "once".into() } else { format!("{times} times") });
-            match level {
-                Level::ERROR => tracing::error!("repeated {times} within {seconds} s: {text}"),
-                _ => tracing::warn!("repeated {times} within {seconds} s: {text}"),
+            if level == Level::ERROR {
+                tracing::error!("repeated {times} within {seconds} s: {text}");
+            } else {
+                tracing::warn!("repeated {times} within {seconds} s: {text}");
             }
         }
     }
