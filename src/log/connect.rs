@@ -202,6 +202,9 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
         Event::SlowConsumer(subscription) => {
             tracing::warn!(target: "jetway::log", subscription, "NATS messages dropped by a full subscription");
         }
-        Event::LameDuckMode | Event::Draining => {}
+        Event::LameDuckMode => {
+            tracing::warn!(target: "jetway::log", "the NATS server is about to stop (lame duck mode)");
+        }
+        Event::Draining => {}
     }
 }

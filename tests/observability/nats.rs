@@ -132,3 +132,14 @@ async fn an_older_error_is_not_the_cause_of_a_loss() {
     let refused = client.put_request(put("/k", "w")).await.expect_err("nobody stores it");
     assert!(!refused.message().contains("ermission"), "{refused}");
 }
+
+/// A server that is about to stop says so before it disconnects its clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_about_to_stop_is_told() {
+    let nats = Nats::start().await;
+    let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    server.client().await.put("/k", "v").await;
+    nats.signal(libc::SIGUSR2);
+    line(&server, &["WARN", "about to stop", "lame duck"]).await;
+    line(&server, &["WARN", "the connection to NATS is lost"]).await;
+}

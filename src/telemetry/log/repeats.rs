@@ -25,6 +25,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const MOST_DIFFERENT: usize = 100;
 /// Lines that are known, above which those whose time is over are forgotten.
 const MOST_KNOWN: usize = 1000;
+/// Characters of a line that are kept: a client may choose a long one.
+const LONGEST: usize = 500;
 /// The fields that differ from one repetition to the next.
 const PASSING: [&str; 2] = ["peer", "attempt"];
 
@@ -67,6 +69,7 @@ impl Known {
                 if line.repeats == 1 { Verdict::Counted(line.until) } else { Verdict::CountedAgain }
             }
             _ => {
+                let text = text.chars().take(LONGEST).collect();
                 self.0.insert(key, Line { place, level, text, until: now + INTERVAL, repeats: 0 });
                 Verdict::Logged
             }
@@ -196,5 +199,15 @@ mod tests {
         };
         // One more: the first of those that count as the same.
         assert_eq!((logged(1), logged(2)), (MOST_DIFFERENT + 1, MOST_DIFFERENT + 1));
+    }
+
+    #[test]
+    fn long_lines_take_little_memory_and_differ_by_their_ends() {
+        let (mut known, now) = (Known::default(), Instant::now());
+        for end in ["a", "b"] {
+            let text = "ä".repeat(LONGEST) + end;
+            assert_eq!(known.judge(1, Level::WARN, text, now), Verdict::Logged, "{end}");
+        }
+        assert!(known.0.values().all(|line| line.text.chars().count() == LONGEST));
     }
 }
