@@ -8,11 +8,11 @@ use super::status::{NoLeader, Status};
 use crate::applier::Members;
 use crate::log::{Link, Log};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// Looks in a row that must find no leader: one request may be lost while a cluster elects.
-const ABSENCES: usize = 2;
+/// How long looks must find no leader: one request may be lost while a cluster elects.
+const ABSENCE: Duration = Duration::from_millis(1500);
 
 /// The observer of these changes.
 pub(super) struct Changes {
@@ -35,8 +35,8 @@ struct Told {
     /// The server with the stream's leader.
     stream_leader: Option<String>,
     has_no_stream_leader: bool,
-    /// Looks in a row that found no leader.
-    absences: usize,
+    /// Since when each look found no leader.
+    absent: Option<Instant>,
     /// Clients that the embedded server had disconnected as slow ones, since its start.
     slow_consumers: u64,
     /// The member that writes.
@@ -92,10 +92,10 @@ impl Changes {
     fn tell_stream(&self, told: &mut Told, measured: &Measured) {
         let stream = self.log.stream();
         match measured.has_leader() {
-            None => told.absences = 0,
+            None => told.absent = None,
             Some(false) => {
-                told.absences += 1;
-                if told.absences == ABSENCES && !told.has_no_stream_leader {
+                let since = *told.absent.get_or_insert_with(Instant::now);
+                if since.elapsed() >= ABSENCE && !told.has_no_stream_leader {
                     told.has_no_stream_leader = true;
                     tracing::warn!(
                         stream,
@@ -106,7 +106,7 @@ impl Changes {
                 }
             }
             Some(true) => {
-                told.absences = 0;
+                told.absent = None;
                 let leader = measured.leader().map(str::to_owned);
                 let is_other = told.stream_leader.is_some() && leader != told.stream_leader;
                 if is_other {
