@@ -56,12 +56,12 @@ enum Verdict {
 }
 
 impl Known {
-    fn judge(&mut self, place: u64, level: Level, text: String, now: Instant) -> Verdict {
+    fn judge(&mut self, place: u64, level: Level, text: &str, now: Instant) -> Verdict {
         if self.0.len() >= MOST_KNOWN {
             self.0.retain(|_, line| line.until > now || line.repeats > 0);
         }
         let of_place = self.0.values().filter(|line| line.place == place && line.until > now).count();
-        let key = hash(&(place, &text));
+        let key = hash(&(place, text));
         let key = if self.0.contains_key(&key) || of_place < MOST_DIFFERENT { key } else { place };
         match self.0.get_mut(&key) {
             Some(line) if line.repeats > 0 || line.until > now => {
@@ -141,7 +141,7 @@ impl<S: Subscriber> Layer<S> for Repeats {
         event.record(&mut text);
         let text = text.message + &text.fields;
         let verdict =
-            locked(&self.known).judge(hash(&metadata.callsite()), *metadata.level(), text, Instant::now());
+            locked(&self.known).judge(hash(&metadata.callsite()), *metadata.level(), &text, Instant::now());
         if let Verdict::Counted(until) = verdict {
             // The thread ends with the process.
             self.due.send(until).ok();
@@ -174,8 +174,7 @@ mod tests {
     #[test]
     fn repetitions_are_counted_and_told_once_in_the_interval() {
         let (mut known, start) = (Known::default(), Instant::now());
-        let mut judge =
-            |text: &str, after: Duration| known.judge(1, Level::WARN, text.to_owned(), start + after);
+        let mut judge = |text: &str, after: Duration| known.judge(1, Level::WARN, text, start + after);
         let second = Duration::from_secs(1);
         assert_eq!(judge("a", Duration::ZERO), Verdict::Logged);
         assert_eq!(judge("b", second), Verdict::Logged);
@@ -183,18 +182,19 @@ mod tests {
         assert_eq!(judge("a", second), Verdict::CountedAgain);
         assert_eq!(known.due(start + second), []);
         assert_eq!(known.due(start + INTERVAL), [(Level::WARN, "a".to_owned(), 2)]);
-        let mut judge = |after: Duration| known.judge(1, Level::WARN, "a".to_owned(), start + after);
+        let mut judge = |after: Duration| known.judge(1, Level::WARN, "a", start + after);
         assert_eq!(judge(INTERVAL + second), Verdict::Counted(start + 2 * INTERVAL), "a flood goes on");
         assert_eq!(known.due(start + 2 * INTERVAL), [(Level::WARN, "a".to_owned(), 1)]);
         let after = start + 4 * INTERVAL;
-        assert_eq!(known.judge(1, Level::WARN, "a".to_owned(), after), Verdict::Logged, "it was over");
+        assert_eq!(known.judge(1, Level::WARN, "a", after), Verdict::Logged, "it was over");
     }
 
     #[test]
     fn a_place_cannot_fill_the_log_with_different_lines() {
         let (mut known, now) = (Known::default(), Instant::now());
         let mut logged = |place| {
-            let lines = (0..10 * MOST_DIFFERENT).map(|n| known.judge(place, Level::WARN, n.to_string(), now));
+            let lines =
+                (0..10 * MOST_DIFFERENT).map(|n| known.judge(place, Level::WARN, &n.to_string(), now));
             lines.filter(|verdict| *verdict == Verdict::Logged).count()
         };
         // One more: the first of those that count as the same.
@@ -206,7 +206,7 @@ mod tests {
         let (mut known, now) = (Known::default(), Instant::now());
         for end in ["a", "b"] {
             let text = "ä".repeat(LONGEST) + end;
-            assert_eq!(known.judge(1, Level::WARN, text, now), Verdict::Logged, "{end}");
+            assert_eq!(known.judge(1, Level::WARN, &text, now), Verdict::Logged, "{end}");
         }
         assert!(known.0.values().all(|line| line.text.chars().count() == LONGEST));
     }
