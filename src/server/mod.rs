@@ -148,7 +148,8 @@ fn remember_removal(settings: &ServerSettings) {
     let Storage::Embedded { data_dir, .. } = &settings.storage else { return };
     tracing::error!(
         data_dir = %data_dir.display(),
-        "the member has been permanently removed from the cluster; the data-dir used by this member must be removed"
+        "the member has been permanently removed from the cluster, or was never added to it (etcdctl member add); the \
+         data-dir used by this member must be removed"
     );
     if let Err(error) = nats_server::remember_removal(data_dir) {
         tracing::error!(%error, "the removal cannot be recorded in the data directory");
