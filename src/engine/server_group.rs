@@ -59,8 +59,7 @@ impl Keeper {
         }
     }
 
-    /// `known` are the names that members have had, `unknown` servers that are none of theirs, and since
-    /// when.
+    /// `known` are the names that members have had, `unknown` servers that are none of theirs, and since when.
     async fn compare(
         &self,
         group: &MetadataGroup,
