@@ -1,22 +1,23 @@
 //! Tests of the whole way from arguments to settings.
 
 use super::compaction::AutoCompaction;
-use super::flag_values::{CommandLine, FlagValues};
 use super::listen::ListenAddress;
 use super::personality::Personality;
-use super::settings::{ServerSettings, SettingsError};
+use super::settings::ServerSettings;
 use super::storage::Storage;
+use super::{Invocation, Reason, read_task};
+use std::ffi::OsString;
 use std::time::Duration;
 
-fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, SettingsError> {
-    let args = args.iter().map(std::ffi::OsString::from);
-    match FlagValues::read(args, std::iter::empty()) {
-        Ok(CommandLine::Serve(flags)) => ServerSettings::new(&flags, personality),
-        other => panic!("{other:?}"),
+fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, Reason> {
+    match read_task(personality, args.iter().map(OsString::from), []) {
+        Ok(Invocation::Serve(settings)) => Ok(*settings),
+        Ok(other) => panic!("{other:?}"),
+        Err(reason) => Err(reason),
     }
 }
 
-fn settings(args: &[&str]) -> Result<ServerSettings, SettingsError> {
+fn settings(args: &[&str]) -> Result<ServerSettings, Reason> {
     settings_of(Personality::Jetway, args)
 }
 

@@ -50,12 +50,18 @@ impl WorkingFolder {
 
     /// A command that runs here, with none of etcd's variables.
     pub fn command(&self, program: Program) -> Command {
-        let mut command = Command::new(match program {
+        self.command_of(match program {
             Program::Link => self.path("etcd"),
             Program::Etcd => peer("JETWAY_TEST_ETCD", "etcd"),
-        });
+        })
+    }
+
+    /// The same for any program.
+    pub fn command_of(&self, program: PathBuf) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCD_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("ETCD_") || name_text.starts_with("KINE_") {
                 command.env_remove(name);
             }
         }
