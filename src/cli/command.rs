@@ -59,6 +59,7 @@ pub(super) fn program(personality: Personality) -> Command {
     let command = command.disable_help_subcommand(true).disable_help_flag(true).disable_version_flag(true);
     match personality {
         Personality::Etcd => with_flags(command, personality).arg(help(ArgAction::HelpLong)),
+        Personality::Kine => super::kine::command(command),
         Personality::Jetway => {
             let serve = Command::new(SERVE).about("Serve the etcd v3 API, as without a command");
             let commands = COMMANDS.iter().map(|entry| {
@@ -81,7 +82,7 @@ fn with_own_help(command: Command) -> Command {
     with_flags(command, Personality::Jetway).arg(help(ArgAction::HelpShort)).arg(all)
 }
 
-fn help(action: ArgAction) -> Arg {
+pub(super) fn help(action: ArgAction) -> Arg {
     Arg::new("help").long("help").short('h').action(action).hide(true)
 }
 
@@ -108,7 +109,7 @@ fn with_flags(command: Command, personality: Personality) -> Command {
     command.args(shown).args(ignored).after_help(MORE)
 }
 
-fn help_of(flag: &Flag) -> StyledStr {
+pub(super) fn help_of(flag: &Flag) -> StyledStr {
     match flag.effect {
         Effect::None(why) => format!("No effect: {why}").into(),
         Effect::Refused(why) => format!("Refused: {why}").into(),
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn clap_accepts_the_commands() {
-        for personality in [Personality::Jetway, Personality::Etcd] {
+        for personality in [Personality::Jetway, Personality::Etcd, Personality::Kine] {
             program(personality).debug_assert();
         }
     }

@@ -53,9 +53,7 @@ impl FlagValues {
         given: &ArgMatches,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<FlagValues, FlagError> {
-        let environment: BTreeMap<String, String> = environment
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
+        let environment = texts(environment);
         let is_given = |flag: &&Flag| given.value_source(flag.name) == Some(ValueSource::CommandLine);
         let value = |flag: &'static Flag| Some((flag.name, given.get_one::<String>(flag.name)?.clone()));
         let values = flags::all().filter(is_given).filter_map(value).collect();
@@ -65,13 +63,29 @@ impl FlagValues {
         if let Some(path) = file.or_else(|| variable("ETCD_CONFIG_FILE").cloned()) {
             flags.values.retain(|name, _| is_own(name));
             flags.read_variables(&environment, |flag| flag.effect == Effect::Own)?;
-            flags.report_unknown_variables(&environment, &["JETWAY_"]);
+            flags.report_unknown_variables(&environment, &["JETWAY_"], |_| false);
             flags.from_file = true;
             flags.read_file(&path)?;
         } else {
             flags.read_variables(&environment, |_| true)?;
-            flags.report_unknown_variables(&environment, &["ETCD_", "JETWAY_"]);
+            flags.report_unknown_variables(&environment, &["ETCD_", "JETWAY_"], |_| false);
         }
+        Ok(flags)
+    }
+
+    /// Takes values that another program's flags have become, and the variables of jetway's own flags. A
+    /// variable of the other program is known if it begins with `prefix` and `is_known`.
+    pub(super) fn translated(
+        personality: Personality,
+        values: BTreeMap<&'static str, String>,
+        notices: Vec<Notice>,
+        environment: &BTreeMap<String, String>,
+        prefix: &str,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<FlagValues, FlagError> {
+        let mut flags = FlagValues { personality, values, from_file: false, notices };
+        flags.read_variables(environment, |flag| flag.effect == Effect::Own)?;
+        flags.report_unknown_variables(environment, &["JETWAY_", prefix], is_known);
         Ok(flags)
     }
 
@@ -103,8 +117,13 @@ impl FlagValues {
     }
 
     /// As in etcd, a warning helps to find a misspelt name.
-    fn report_unknown_variables(&mut self, environment: &BTreeMap<String, String>, prefixes: &[&str]) {
-        let known = |name: &str| flags::all().any(|flag| flag.variable() == name);
+    fn report_unknown_variables(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        prefixes: &[&str],
+        is_known: impl Fn(&str) -> bool,
+    ) {
+        let known = |name: &str| is_known(name) || flags::all().any(|flag| flag.variable() == name);
         let ours = |name: &&String| prefixes.iter().any(|prefix| name.starts_with(prefix));
         for name in environment.keys().filter(ours).filter(|name| !known(name)) {
             self.notices.push(Notice::warning(format!("unrecognized environment variable {name}")));
@@ -199,6 +218,13 @@ impl FlagValues {
         flags::all()
             .filter(|flag| matches!(flag.effect, Effect::None(_)) && self.values.contains_key(flag.name))
     }
+}
+
+/// The variables that are texts.
+pub(super) fn texts(environment: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 fn is_own(name: &str) -> bool {

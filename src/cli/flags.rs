@@ -57,15 +57,15 @@ pub(super) struct Flag {
     pub(super) help: &'static str,
 }
 
-const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+pub(super) const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
     Flag { name, kind, default, own_default: None, effect: Effect::Same, help }
 }
 
-const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
+pub(super) const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
     Flag { name, kind, default, own_default: None, effect: Effect::None(why), help: why }
 }
 
-const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
+pub(super) const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
     Flag { name, kind, default, own_default: None, effect: Effect::Other(how), help: how }
 }
 
@@ -288,7 +288,7 @@ impl Flag {
     pub(super) fn default_of(&self, personality: Personality) -> &'static str {
         match (personality, self.own_default) {
             (Personality::Etcd, _) | (_, None) => self.default,
-            (Personality::Jetway, Some(default)) => default,
+            (Personality::Jetway | Personality::Kine, Some(default)) => default,
         }
     }
 

@@ -52,6 +52,8 @@ pub enum ListenAddress {
 /// A URL to serve on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
+    /// The flag that asks for it.
+    pub flag: &'static str,
     /// The URL as the user wrote it.
     pub url: String,
     /// Its address.
@@ -60,11 +62,9 @@ pub struct ListenUrl {
     pub tls: bool,
 }
 
-impl TryFrom<&EtcdUrl> for ListenUrl {
-    type Error = ListenUrlError;
-
-    fn try_from(url: &EtcdUrl) -> Result<ListenUrl, ListenUrlError> {
-        let listen = |address| ListenUrl { url: url.text.clone(), address, tls: url.is_secure() };
+impl ListenUrl {
+    pub(super) fn new(flag: &'static str, url: &EtcdUrl) -> Result<ListenUrl, ListenUrlError> {
+        let listen = |address| ListenUrl { flag, url: url.text.clone(), address, tls: url.is_secure() };
         if url.is_unix() {
             // As in etcd, the path is everything after the scheme, even a part that looks like a port.
             let path = format!("{}{}", url.authority, url.path);
@@ -101,7 +101,7 @@ fn is_same_address(one: &ListenUrl, other: &ListenUrl) -> bool {
 
 /// The listeners that URLs ask for.
 pub(super) fn listen_urls(flag: &'static str, urls: &[EtcdUrl]) -> Result<Vec<ListenUrl>, ListenError> {
-    let listen = urls.iter().map(ListenUrl::try_from).collect::<Result<_, _>>();
+    let listen = urls.iter().map(|url| ListenUrl::new(flag, url)).collect::<Result<_, _>>();
     listen.map_err(|reason| ListenError::Url { flag, reason })
 }
 
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     fn listen(url: &str) -> Result<ListenUrl, ListenUrlError> {
-        ListenUrl::try_from(&urls::parse_list(url).expect(url)[0])
+        ListenUrl::new("--flag", &urls::parse_list(url).expect(url)[0])
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! `commands`. `go_flags` reads Go's form of a command line, and gives clap's refusals in Go's words.
 //! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. The
 //! modules of single subjects (`listen`, `tls`, `storage`, `bootstrap`, `compaction`, `logging`, `no_effect`)
-//! check these texts. `settings` is the result, which the rest of the program reads.
+//! check these texts. `kine` translates kine's flags into such texts. `settings` is the result, which the rest
+//! of the program reads.
 
 mod bootstrap;
 mod command;
@@ -17,6 +18,7 @@ mod flags;
 #[cfg(test)]
 mod flags_page;
 mod go_flags;
+mod kine;
 mod listen;
 mod logging;
 mod no_effect;
@@ -47,6 +49,7 @@ use command::SERVE;
 use commands::{COMMANDS, CommandError};
 use flag_values::{FlagError, FlagValues};
 use go_flags::{NoMatches, UsageError};
+use kine::KineError;
 use settings::SettingsError;
 use std::ffi::OsString;
 use thiserror::Error;
@@ -79,6 +82,8 @@ enum Reason {
     Flags(#[from] FlagError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Kine(#[from] KineError),
 }
 
 impl CommandLineError {
@@ -124,13 +129,18 @@ fn read_task(
     args: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, Reason> {
+    if personality == Personality::Kine {
+        return Ok(kine::read(args.into_iter(), environment.into_iter())?);
+    }
     let mut args = args.into_iter().peekable();
     if let Some(command) = args.next_if(|arg| arg == "gateway" || arg == "grpc-proxy") {
         return Err(Reason::OtherCommand(command.display().to_string()));
     }
     let parsed = match personality {
         Personality::Jetway => parse(args),
-        Personality::Etcd => go_flags::parse(command::program(personality), args).map_err(Into::into),
+        Personality::Etcd | Personality::Kine => {
+            go_flags::parse(command::program(personality), args).map_err(Into::into)
+        }
     };
     let matches = match parsed {
         Ok(matches) => matches,
@@ -200,7 +210,7 @@ pub(crate) fn fuzz(data: &[u8]) {
         }
         1 => {
             for url in urls::parse_list(&text).into_iter().flatten() {
-                drop((url.is_secure(), ListenUrl::try_from(&url), url.check_advertised()));
+                drop((url.is_secure(), ListenUrl::new("--flag", &url), url.check_advertised()));
             }
         }
         2 => {

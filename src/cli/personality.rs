@@ -10,6 +10,8 @@ pub enum Personality {
     Jetway,
     /// etcd, through a link of this name: defaults, version and refusals are etcd's.
     Etcd,
+    /// kine, through a link of this name: flags, defaults and refusals are kine's.
+    Kine,
 }
 
 impl Personality {
@@ -20,6 +22,7 @@ impl Personality {
         let is = |program: &str| name.strip_prefix(program).is_some_and(is_version);
         match () {
             () if is("etcd") => Personality::Etcd,
+            () if is("kine") => Personality::Kine,
             () => Personality::Jetway,
         }
     }
@@ -29,6 +32,7 @@ impl Personality {
         match self {
             Personality::Jetway => "jetway",
             Personality::Etcd => "etcd",
+            Personality::Kine => "kine",
         }
     }
 }
@@ -51,6 +55,7 @@ mod tests {
             ("etcd-3.7.3", Personality::Etcd),
             ("etcd-v3.7", Personality::Etcd),
             ("etcd3", Personality::Etcd),
+            ("./kine", Personality::Kine),
             ("jetway", Personality::Jetway),
             ("etcdctl", Personality::Jetway),
             ("etcd/jetway", Personality::Jetway),

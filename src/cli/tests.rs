@@ -49,15 +49,16 @@ fn called_as_etcd_the_defaults_are_etcd_s() {
 
 #[test]
 fn auto_compaction_is_read_as_etcd_reads_it() {
-    use AutoCompaction::{Periodic, Revision};
+    use AutoCompaction::Periodic;
+    let revision = |kept| AutoCompaction::Revision { kept, interval: Duration::from_mins(5) };
     let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
     for (mode, retention, expected) in [
         ("periodic", "0", None),
         ("periodic", "5", Some(hours(5))),
         ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
-        ("revision", "1000", Some(Revision(1000))),
+        ("revision", "1000", Some(revision(1000))),
         ("revision", "0", None),
-        ("revision", "1s", Some(Revision(1_000_000_000))),
+        ("revision", "1s", Some(revision(1_000_000_000))),
     ] {
         let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
         assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");

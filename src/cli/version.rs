@@ -8,6 +8,7 @@ pub(super) fn text(personality: Personality) -> String {
     let own = env!("CARGO_PKG_VERSION");
     match personality {
         Personality::Jetway => format!("jetway {own} (etcd API {ETCD_VERSION})\n"),
+        Personality::Kine => format!("kine version jetway {own} (etcd API {ETCD_VERSION})\n"),
         Personality::Etcd => {
             let (os, arch) = (std::env::consts::OS, go_arch(std::env::consts::ARCH));
             format!(

@@ -20,7 +20,7 @@ pub enum Program {
     Etcd,
 }
 
-/// A directory to run in, with the link in it.
+/// A directory to run in, with links to jetway named `etcd` and `kine` in it.
 pub struct WorkingFolder {
     dir: TempDir,
 }
@@ -36,7 +36,9 @@ pub struct Ended {
 impl WorkingFolder {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jetway"), dir.path().join("etcd")).unwrap();
+        for name in ["etcd", "kine"] {
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jetway"), dir.path().join(name)).unwrap();
+        }
         Self { dir }
     }
 
