@@ -23,6 +23,7 @@ const COMMON: &[(&str, &[(&str, &str)])] = &[
             ("advertise-client-urls", "URLs in the member list [default: those to listen on]"),
             ("listen-metrics-urls", "Serve /metrics and health here too"),
             ("quota-backend-bytes", "Refuse writes above so many bytes; 0 is 2 GiB"),
+            ("initial-cluster", "Founding members of a cluster, as name=URL,…"),
             ("auto-compaction-retention", "History to keep, such as 1h; 0 is all"),
             ("log-level", "debug, info, warn or error"),
             ("log-format", "console or json"),
@@ -50,6 +51,8 @@ const COMMON: &[(&str, &[(&str, &str)])] = &[
 ];
 const MORE: &str = "--help=all shows all flags, with etcd's. A flag takes one dash or two. Its variable is \
                     ETCD_NAME for etcd's --name, and JETWAY_BUCKET for jetway's own --bucket.";
+const FORMS: &str = "A flag takes one dash or two. Its variable is ETCD_NAME for etcd's --name, and JETWAY_BUCKET \
+                     for jetway's own --bucket.";
 const ABOUT: &str = "The etcd v3 API over NATS JetStream.";
 
 /// The whole command line of a program.
@@ -58,7 +61,11 @@ pub(super) fn program(personality: Personality) -> Command {
     // Go has them in forms of its own.
     let command = command.disable_help_subcommand(true).disable_help_flag(true).disable_version_flag(true);
     match personality {
-        Personality::Etcd => with_flags(command, personality).arg(help(ArgAction::HelpLong)),
+        Personality::Etcd => with_flags(command, personality)
+            .about(ABOUT)
+            .override_usage("etcd [FLAGS]")
+            .arg(help(ArgAction::HelpLong))
+            .after_help(FORMS),
         Personality::Kine => super::kine::command(command),
         Personality::Jetway => {
             let serve = Command::new(SERVE).about("Serve the etcd v3 API, as without a command");
@@ -79,7 +86,7 @@ pub(super) fn program(personality: Personality) -> Command {
 
 fn with_own_help(command: Command) -> Command {
     let all = Arg::new(HELP_ALL).long(HELP_ALL).action(ArgAction::HelpLong).hide(true);
-    with_flags(command, Personality::Jetway).arg(help(ArgAction::HelpShort)).arg(all)
+    with_flags(command, Personality::Jetway).arg(help(ArgAction::HelpShort)).arg(all).after_help(MORE)
 }
 
 pub(super) fn help(action: ArgAction) -> Arg {
@@ -106,7 +113,7 @@ fn with_flags(command: Command, personality: Personality) -> Command {
         }
     });
     let ignored = flags::IGNORED.iter().map(|flag| argument(flag, "").hide(true));
-    command.args(shown).args(ignored).after_help(MORE)
+    command.args(shown).args(ignored)
 }
 
 pub(super) fn help_of(flag: &Flag) -> StyledStr {

@@ -2,10 +2,10 @@
 //!
 //! `flags` is the table of all flags, etcd's and jetway's own. `command` gives it to clap, beside the
 //! `commands`. `go_flags` reads Go's form of a command line, and gives clap's refusals in Go's words.
-//! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. The
-//! modules of single subjects (`listen`, `tls`, `storage`, `bootstrap`, `compaction`, `logging`, `no_effect`)
-//! check these texts. `kine` translates kine's flags into such texts. `settings` is the result, which the
-//! rest of the program reads.
+//! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. `kine`
+//! translates kine's flags into such texts. The modules of single subjects (`listen`, `tls`, `storage`,
+//! `bootstrap`, `peers`, `compaction`, `logging`, `no_effect`) check them. `settings` is the result, which
+//! the rest of the program reads.
 
 mod bootstrap;
 mod command;
@@ -24,6 +24,7 @@ mod logging;
 mod no_effect;
 mod notice;
 mod output;
+mod peers;
 mod personality;
 mod settings;
 mod storage;
@@ -38,6 +39,7 @@ pub use compaction::AutoCompaction;
 pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
 pub use output::Output;
+pub use peers::{Cluster, PeerAutoTls};
 pub use personality::Personality;
 pub use settings::ServerSettings;
 pub use storage::Storage;

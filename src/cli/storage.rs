@@ -2,6 +2,7 @@
 
 use super::endpoint::{self, BucketNameError, EndpointError};
 use super::flag_values::FlagValues;
+use super::peers::Cluster;
 use crate::log::{Auth, Endpoint};
 use crate::nats_server::SyncMode;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ pub enum Storage {
         sync: SyncMode,
         /// Name of the bucket.
         bucket: String,
+        /// The cluster that it is a member of.
+        cluster: Option<Box<Cluster>>,
     },
     /// An existing NATS.
     External(Endpoint),
@@ -88,6 +91,7 @@ fn embedded(flags: &FlagValues, data_dir: PathBuf, bucket: String) -> Result<Sto
             _ => SyncMode::Group,
         },
         bucket,
+        cluster: None,
     })
 }
 
@@ -110,6 +114,7 @@ fn external(flags: &FlagValues, endpoint: &str, bucket: String) -> Result<Endpoi
         auth,
         bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas,
+        founders: None,
         ca_file: flags.path("nats-ca-file"),
         client_cert,
     })

@@ -63,7 +63,7 @@ impl Log {
         let connection = Connection::open(endpoint, "jetway").await?;
         let bucket = Bucket::new(&endpoint.bucket);
         let api = Api::new(connection.client.clone());
-        let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
+        let facts = bucket.set_up(&api, endpoint, store).await?;
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
     }
