@@ -199,12 +199,12 @@ fn serve(
     Ok(Invocation::Serve(Box::new(ServerSettings::new(&flags)?)))
 }
 
-/// For fuzzing: a config file, or the value of a flag, of any text.
+/// For fuzzing: a config file, the value of a flag or a command line, of any text.
 #[cfg(any(fuzzing, test))]
 pub(crate) fn fuzz(data: &[u8]) {
     let Some((target, text)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(text);
-    match target % 4 {
+    match target % 5 {
         0 => {
             if let Ok(endpoint) = endpoint::parse(&text) {
                 assert!(!endpoint.servers.is_empty());
@@ -218,6 +218,11 @@ pub(crate) fn fuzz(data: &[u8]) {
         2 => {
             drop((crate::duration::parse(&text), values::feature_gates(&text)));
             drop((values::boolean(&text), values::unsigned(&text), values::integer(&text)));
+        }
+        3 => {
+            for personality in [Personality::Jetway, Personality::Etcd, Personality::Kine] {
+                drop(read_task(personality, text.lines().map(OsString::from), []));
+            }
         }
         _ => {
             if let Ok(file) = config_file::parse(&text) {

@@ -6,5 +6,6 @@ mod dropin;
 mod kine;
 mod own;
 mod program;
+mod random;
 mod refusals;
 mod table;
