@@ -16,7 +16,7 @@ fn settings_in(args: &[&str], variables: &[(&str, &str)]) -> Result<ServerSettin
     let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
     match read(args.iter().map(OsString::from), variables)? {
         Invocation::Serve(settings) => Ok(*settings),
-        other => panic!("{other:?}"),
+        other @ Invocation::Print(_) => panic!("{other:?}"),
     }
 }
 
