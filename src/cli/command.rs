@@ -70,21 +70,24 @@ pub(super) fn program(personality: Personality) -> Command {
         Personality::Jetway => {
             let serve = Command::new(SERVE).about("Serve the etcd v3 API, as without a command");
             let commands = COMMANDS.iter().map(|entry| {
-                let command = Command::new(entry.name).about(entry.about).arg(help(ArgAction::HelpShort));
-                (entry.args)(command)
+                let command = (entry.args)(Command::new(entry.name).about(entry.about));
+                // With the flags of a server it has one.
+                let has_help = command.get_arguments().any(|arg| arg.get_id() == "help");
+                if has_help { command } else { command.arg(help(ArgAction::HelpShort)) }
             });
-            with_own_help(command)
+            server_flags(command)
                 .about(ABOUT)
                 .version(env!("CARGO_PKG_VERSION"))
                 .override_usage("jetway [FLAGS]\n       jetway COMMAND …")
-                .subcommand(with_own_help(serve).override_usage("jetway serve [FLAGS]"))
+                .subcommand(server_flags(serve).override_usage("jetway serve [FLAGS]"))
                 .subcommands(commands)
                 .args_conflicts_with_subcommands(true)
         }
     }
 }
 
-fn with_own_help(command: Command) -> Command {
+/// Adds every flag that serves, with a short and a long help.
+pub(super) fn server_flags(command: Command) -> Command {
     let all = Arg::new(HELP_ALL).long(HELP_ALL).action(ArgAction::HelpLong).hide(true);
     with_flags(command, Personality::Jetway).arg(help(ArgAction::HelpShort)).arg(all).after_help(MORE)
 }

@@ -15,11 +15,15 @@ pub(super) struct Entry {
     pub(super) name: &'static str,
     /// One line for the help.
     pub(super) about: &'static str,
-    /// Adds the command's arguments.
+    /// Adds the command's arguments. [`server_flags`](super::command::server_flags) adds all flags of a server.
     pub(super) args: fn(Command) -> Command,
     /// Runs it, and gives the text that it prints.
-    pub(super) run: fn(&ArgMatches) -> Result<Output, CommandError>,
+    pub(super) run: fn(&ArgMatches, Environment) -> Result<Output, CommandError>,
 }
+
+/// The variables of the process. A command with flags of a server reads them by
+/// [`FlagValues::read`](super::flag_values::FlagValues::read).
+pub(super) type Environment = Vec<(OsString, OsString)>;
 
 /// A command that failed.
 #[derive(Debug, Error)]
@@ -36,7 +40,7 @@ pub(super) const COMMANDS: &[Entry] = &[
             let shell = Arg::new("shell").value_name("SHELL").value_parser(clap::value_parser!(Shell));
             command.arg(shell.required(true).help("The shell that completes"))
         },
-        run: |matches| {
+        run: |matches, _| {
             let mut script = Vec::new();
             let shell = matches.get_one::<Shell>("shell").copied().expect("clap requires it");
             clap_complete::generate(shell, &mut program(Personality::Jetway), "jetway", &mut script);
@@ -47,7 +51,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         name: "man",
         about: "Print the manual page, in the form that man reads",
         args: |command| command,
-        run: |_| {
+        run: |_, _| {
             let mut page = Vec::new();
             let manual = clap_mangen::Man::new(program(Personality::Jetway));
             manual.render(&mut page).map_err(CommandError::Man)?;
@@ -58,7 +62,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         name: "version",
         about: "Print the version",
         args: |command| command,
-        run: |_| Ok(Output::Text(version::text(Personality::Jetway))),
+        run: |_, _| Ok(Output::Text(version::text(Personality::Jetway))),
     },
     Entry {
         name: "help",
@@ -68,7 +72,7 @@ pub(super) const COMMANDS: &[Entry] = &[
             let parser = PossibleValuesParser::new(names);
             command.arg(Arg::new("command").value_name("COMMAND").value_parser(parser).help("The command"))
         },
-        run: |matches| {
+        run: |matches, _| {
             let command = matches.get_one::<String>("command").map(OsString::from);
             let asked = ["jetway".into()].into_iter().chain(command).chain(["--help".into()]);
             match program(Personality::Jetway).try_get_matches_from(asked) {

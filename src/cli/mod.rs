@@ -154,7 +154,7 @@ fn read_task(
         Some((SERVE, matches)) => serve(personality, matches, environment),
         Some((name, matches)) => {
             let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows no others");
-            Ok(Invocation::Print((entry.run)(matches)?))
+            Ok(Invocation::Print((entry.run)(matches, environment.into_iter().collect())?))
         }
     }
 }
