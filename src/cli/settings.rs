@@ -108,6 +108,10 @@ pub struct ServerSettings {
     pub election_timeout: Duration,
     /// Whether to serve although messages are missing from the log.
     pub accept_data_loss: bool,
+    /// Whether a change of the members that could cost the majority is refused.
+    pub strict_reconfig_check: bool,
+    /// The most learners of a cluster.
+    pub max_learners: usize,
     /// Peer URLs that the member list shows.
     pub peer_urls: Vec<String>,
     /// Flags that have a value and no effect, for the log.
@@ -189,6 +193,8 @@ impl ServerSettings {
             },
             heartbeat_interval: Duration::from_millis(flags.unsigned("heartbeat-interval")),
             election_timeout: Duration::from_millis(flags.unsigned("election-timeout")),
+            strict_reconfig_check: flags.is_true("strict-reconfig-check"),
+            max_learners: usize::try_from(flags.integer("max-learners")).unwrap_or(0),
             accept_data_loss: flags.is_true("accept-data-loss"),
             peer_urls: flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect(),
             notices,

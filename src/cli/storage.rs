@@ -114,7 +114,7 @@ fn external(flags: &FlagValues, endpoint: &str, bucket: String) -> Result<Endpoi
         auth,
         bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas,
-        founders: None,
+        own_cluster: None,
         ca_file: flags.path("nats-ca-file"),
         client_cert,
     })

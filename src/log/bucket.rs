@@ -184,7 +184,7 @@ impl Bucket {
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
-        if endpoint.founders.is_some() {
+        if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
         loop {
@@ -247,8 +247,7 @@ impl Bucket {
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
-        let wanted =
-            self.config(endpoint.founders.map_or(endpoint.replicas, |members| Some(copies(members))));
+        let wanted = self.config(endpoint.replicas_to_create());
         let info = match api.stream_info(&stream).await {
             Ok(info) => info,
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
@@ -304,16 +303,6 @@ impl Bucket {
         }
         let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));
         Ok(Facts { cluster_id: cluster_id.unwrap_or_default(), replicas: found as usize, before_first })
-    }
-}
-
-/// The copies of the stream in a cluster of embedded servers. An even number would outlive no more failures
-/// than the odd one below it.
-pub fn copies(members: usize) -> usize {
-    match members {
-        0..=2 => 1,
-        3 | 4 => 3,
-        _ => 5,
     }
 }
 

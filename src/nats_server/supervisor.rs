@@ -124,9 +124,9 @@ async fn supervise(
         None => extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode),
     };
     data_dir.claim_mode(mode)?;
-    let members = match &settings.cluster {
-        Some(cluster) => cluster::claim(data_dir, cluster)?,
-        None => Members::new(),
+    let (member_id, members) = match &settings.cluster {
+        Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
+        None => (None, Members::new()),
     };
     let plan = Plan { settings, data_dir, binary, extra, token: random_token(), members };
 
@@ -148,7 +148,7 @@ async fn supervise(
                 if let Some(started) = started.take() {
                     let (token, version, members) =
                         (plan.token.clone(), version.clone(), plan.members.clone());
-                    let up = Started { token, version, members };
+                    let up = Started { token, version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();

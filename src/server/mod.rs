@@ -7,7 +7,7 @@ mod shutdown;
 mod start;
 
 use crate::auth;
-use crate::cli::{ListenAddress, ListenUrl, ServerSettings};
+use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
 use crate::engine;
 use crate::nats_server;
 use crate::transport::{
@@ -112,6 +112,10 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     };
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
+        () = started.engine.removed() => {
+            remember_removal(&settings);
+            None
+        }
         reason = started.engine.failed() => Some(ServeError::Data(reason)),
     };
     // Another instance writes before this one stops, so that no call waits for an election.
@@ -128,6 +132,18 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         nats.stop().await?;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Keeps this member's data from coming back. As in etcd, the process then ends without an error.
+fn remember_removal(settings: &ServerSettings) {
+    let Storage::Embedded { data_dir, .. } = &settings.storage else { return };
+    tracing::error!(
+        data_dir = %data_dir.display(),
+        "the member has been permanently removed from the cluster; the data-dir used by this member must be removed"
+    );
+    if let Err(error) = nats_server::remember_removal(data_dir) {
+        tracing::error!(%error, "the removal cannot be recorded in the data directory");
+    }
 }
 
 /// The names by which clients may call the ports.
