@@ -180,6 +180,19 @@ async fn tls_of_clients_and_of_nats_have_flags_of_their_own() {
     let Ended { status, output } = folder.run(without).await;
     assert_ne!(status, 0, "a client without a certificate: {output}");
     assert_eq!(server.stop().await, Some(0));
+
+    // The metrics have the same TLS if nothing else is said.
+    let args: Vec<_> = args.into_iter().filter(|arg| *arg != "--metrics-ignore-tls-config").collect();
+    let server = folder.start(kine(&folder, &args)).await;
+    let url = format!("https://{}/metrics", local(&metrics));
+    let (ca, cert, key) = (material.arg("ca.pem"), material.arg("client.pem"), material.arg("client.key"));
+    for (with, is_served) in [(&["--cert", &cert, "--key", &key][..], true), (&[], false)] {
+        let mut curl = folder.command_of("curl".into());
+        curl.args(["--silent", "--show-error", "--fail", "--cacert", &ca, &url]).args(with);
+        let Ended { status, output } = folder.run(curl).await;
+        assert_eq!(status == 0 && output.contains("etcd_server_is_leader"), is_served, "{with:?}: {output}");
+    }
+    assert_eq!(server.stop().await, Some(0));
 }
 
 /// Each flag that means nothing here is named once, with the reason.

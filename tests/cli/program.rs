@@ -90,6 +90,8 @@ impl WorkingFolder {
     /// The same, of which the log may be elsewhere.
     pub async fn start_logging_to(&self, mut command: Command, log: &Path) -> Running {
         let output = File::options().create(true).append(true).open(log).unwrap();
+        // The lines of an earlier start say nothing about this one.
+        output.set_len(0).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         let mut running = Running { child: spawn(command).unwrap(), log: log.to_owned() };
         running.serves().await;
