@@ -128,9 +128,7 @@ fn check_own_urls(name: &str, members: &Members, advertised: &[EtcdUrl]) -> Resu
     let advertised: Vec<String> = advertised.iter().map(|url| url.text.clone()).collect();
     let is_equal = |one: &[String], other: &[String]| {
         let mut both = [one.to_vec(), other.to_vec()];
-        for urls in &mut both {
-            urls.sort();
-        }
+        both.iter_mut().for_each(|urls| urls.sort());
         both[0] == both[1]
     };
     if is_equal(listed, &advertised) || is_equal(&resolved(listed), &resolved(&advertised)) {
