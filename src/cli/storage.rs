@@ -3,7 +3,6 @@
 use super::endpoint::{self, BucketNameError, EndpointError};
 use super::flag_values::FlagValues;
 use super::peers::Cluster;
-use super::personality::Personality;
 use crate::log::{Auth, Endpoint};
 use crate::nats_server::SyncMode;
 use std::path::PathBuf;
@@ -59,12 +58,8 @@ pub enum Storage {
 }
 
 /// The directory of the embedded server, which is named after the member by default.
-pub(super) fn data_dir(flags: &FlagValues, personality: Personality, name: &str) -> PathBuf {
-    match (flags.text_or_default("data-dir"), personality) {
-        ("", Personality::Jetway) => PathBuf::from(format!("{name}.jetway")),
-        ("", Personality::Etcd) => PathBuf::from(format!("{name}.etcd")),
-        (path, _) => PathBuf::from(path),
-    }
+pub(super) fn data_dir(flags: &FlagValues, name: &str) -> PathBuf {
+    flags.path("data-dir").unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into())
 }
 
 pub(super) fn settings(flags: &FlagValues, data_dir: PathBuf) -> Result<Storage, StorageFlagsError> {

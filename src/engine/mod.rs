@@ -410,7 +410,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone {
+        if !self.is_alone && !self.is_clustered {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

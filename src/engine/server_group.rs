@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the server of a removed member must be out of reach before it is removed as well.
 const GRACE: Duration = Duration::from_secs(5);
-/// The same for a server that this writer has never known as a member's. Longer, since NATS bars the name of a
-/// removed server for minutes: so a member that was started before it was added can soon be started again.
+/// The same for a server that this writer has never known as a member's. Longer, since NATS bars the name of
+/// a removed server for minutes: a member that was started before it was added can soon be started again.
 const GRACE_OF_STRANGERS: Duration = Duration::from_mins(1);
 
 /// The task.
@@ -59,7 +59,7 @@ impl Keeper {
         }
     }
 
-    /// `known` are the names that members have had, `unknown` servers that are none of theirs, and since when.
+    /// `known` are the names that members have had. `unknown` are other servers, and since when.
     async fn compare(
         &self,
         group: &MetadataGroup,

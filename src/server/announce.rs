@@ -62,6 +62,6 @@ fn compaction(mode: Option<AutoCompaction>) -> String {
     match mode {
         None => "by clients alone".to_owned(),
         Some(AutoCompaction::Periodic(period)) => format!("of revisions older than {period:?}"),
-        Some(AutoCompaction::Revision(revisions)) => format!("of all but the newest {revisions} revisions"),
+        Some(AutoCompaction::Revision { kept, .. }) => format!("of all but the newest {kept} revisions"),
     }
 }

@@ -83,21 +83,15 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let connections = connection_limit();
     let mut listeners = Vec::new();
     let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
-    for (flag, urls, purpose, limit) in [
-        ("--listen-client-urls", &settings.listen, for_clients, Some(&connections)),
-        ("--listen-client-http-urls", &settings.listen_client_http, Purpose::Http, Some(&connections)),
+    for (urls, purpose, limit) in [
+        (&settings.listen, for_clients, Some(&connections)),
+        (&settings.listen_client_http, Purpose::Http, Some(&connections)),
         // Probes get through when clients have taken all connections.
-        ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
+        (&settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(
-                flag,
-                listen,
-                tls.as_ref(),
-                http2,
-                limit.cloned(),
-                settings.socket_reuse_port,
-            )?;
+            let listener =
+                Listener::bind(listen, tls.as_ref(), http2, limit.cloned(), settings.socket_reuse_port)?;
             listeners.push((listener, Dispatcher::new(stages.clone(), purpose)));
         }
     }
