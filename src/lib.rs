@@ -103,7 +103,7 @@
 //! | `applier` | applies valid records to the core and the tables | pure |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
-//! | [`nats_server`] | supervises the embedded nats-server | processes |
+//! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
 //! | [`cli`] | flags, environment, config file | the settings of all above |
 //! | `api` | the gRPC services | engine, watch |
@@ -118,6 +118,7 @@
 //! |---|---|
 //! | a new kind of record | `record` (`Body`), `log::codec`, `applier`; a unit test of each |
 //! | another rule for transactions | `txn`, then `tests/parity` |
+//! | a new command | `cli::commands` |
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |

@@ -1,6 +1,8 @@
 //! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md`
 //! follow it.
 
+use super::personality::Personality;
+
 /// The kind of a value. The rules are those of Go's `flag` package and of etcd's own kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -47,30 +49,32 @@ pub(super) struct Flag {
     /// Without dashes.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// As on the command line; empty for none.
+    /// etcd's default, as on the command line; empty for none.
     pub(super) default: &'static str,
+    /// The default of jetway under its own name, if it is another one.
+    pub(super) own_default: Option<&'static str>,
     pub(super) effect: Effect,
     pub(super) help: &'static str,
 }
 
-const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Same, help }
+pub(super) const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::Same, help }
 }
 
-const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::None(why), help: why }
+pub(super) const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::None(why), help: why }
 }
 
-const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Other(how), help: how }
+pub(super) const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::Other(how), help: how }
 }
 
 const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Flag {
-    Flag { name, kind, default: "", effect: Effect::Refused(why), help: why }
+    Flag { name, kind, default: "", own_default: None, effect: Effect::Refused(why), help: why }
 }
 
 const fn own(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Own, help }
+    Flag { name, kind, default, own_default: None, effect: Effect::Own, help }
 }
 
 use Kind::{
@@ -80,8 +84,8 @@ use Kind::{
 const RAFT: &str = "order and durability are JetStream's: there is no Raft to tune";
 const FILES: &str = "there are no snapshot or WAL files of etcd's form";
 const BACKEND: &str = "there is no bbolt file";
-const PEERS: &str = "there is no peer port";
-const BOOTSTRAP: &str = "jetway has no members to find; name a NATS cluster with --endpoint";
+const PEERS: &str = "the peer port is nats-server's, whose timeouts are constants";
+const BOOTSTRAP: &str = "name the members with --initial-cluster, or a NATS cluster with --endpoint";
 const DISCOVERY: &str = "only used with the discovery that is refused";
 const CHECKS: &str = "each instance compares itself with the stream all the time";
 const COMPACTION: &str = "compactions take turns of a fixed size";
@@ -98,14 +102,14 @@ pub(super) const ALLOWED_CN: &str = "client-cert-allowed-cn";
 pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
     ("Member", &[
         same("name", Text, "default", "Name of this member, shown in the member list."),
-        same("data-dir", Text, "", "Where the embedded nats-server keeps its store; <name>.jetway if not given, as etcd <name>.etcd."),
+        same("data-dir", Text, "<name>.etcd", "Where the embedded nats-server keeps its store.").as_jetway("<name>.jetway"),
         idle("wal-dir", Text, "", FILES),
         idle("snapshot-count", Uint, "10000", FILES),
         same("heartbeat-interval", Uint, "100", "Milliseconds between the writer's signs of life, where there are several instances."),
         same("election-timeout", Uint, "1000", "Milliseconds of the writer's silence after which another instance takes over."),
         idle("initial-election-tick-advance", Bool, "true", RAFT),
-        idle("listen-peer-urls", Urls, "http://localhost:2380", PEERS),
-        same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given."),
+        same("listen-peer-urls", Urls, "http://localhost:2380", "URL on which a member of a cluster expects the others; one without a cluster opens no such port."),
+        same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given.").as_jetway("http://127.0.0.1:2379"),
         same("listen-client-http-urls", Urls, "", "URLs that serve clients HTTP only."),
         idle("max-snapshots", Uint, "5", FILES),
         idle("max-wals", Uint, "5", FILES),
@@ -128,10 +132,10 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("feature-gates", FeatureGates, "", "names and values are checked; nothing here hangs on one of etcd's gates"),
     ]),
     ("Clustering", &[
-        other("initial-advertise-peer-urls", Urls, "http://localhost:2380", "the member list shows them; there is no peer port"),
-        other("initial-cluster", Text, "", "one member has no effect; several are refused with the embedded server, which would be a cluster of one each"),
-        other("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` is refused where the data directory is empty: there is nobody to join"),
-        idle("initial-cluster-token", Text, "etcd-cluster", "there is no cluster to tell apart from others"),
+        same("initial-advertise-peer-urls", Urls, "http://localhost:2380", "Peer URL of this member, for the others and in the member list."),
+        same("initial-cluster", Text, "", "All founding members, as name=URL,…; two to five of them form a cluster."),
+        same("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` joins a cluster to which this member was added."),
+        same("initial-cluster-token", Text, "etcd-cluster", "Secret that the members of a cluster share, and that keeps others out."),
         other("advertise-client-urls", Urls, "", "the member list names them; without it the listen URLs, but called as etcd it is required with --listen-client-urls"),
         refused("discovery-token", Text, BOOTSTRAP),
         refused("discovery-endpoints", Texts(true), BOOTSTRAP),
@@ -149,7 +153,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("discovery-fallback", Choice(&["exit", "proxy"]), "exit", "as in etcd it can only be exit"),
         refused("discovery-srv", Text, BOOTSTRAP),
         idle("discovery-srv-name", Text, "", DISCOVERY),
-        idle("strict-reconfig-check", Bool, "true", "membership cannot be changed"),
+        same("strict-reconfig-check", Bool, "true", "Refuse changes of the members that could cost the majority."),
         idle("pre-vote", Bool, "true", RAFT),
         same("auto-compaction-retention", Text, "0", "How much history to keep without being asked to compact: hours or a duration, or a number of revisions; 0 for all."),
         same("auto-compaction-mode", Text, "periodic", "What --auto-compaction-retention counts: periodic or revision."),
@@ -165,23 +169,23 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("client-cert-allowed-hostname", Texts(true), "", "Host names of which client certificates must have one."),
         same("trusted-ca-file", Text, "", "Authorities of client certificates (PEM); clients then need one."),
         same("auto-tls", Bool, "false", "Serve TLS with a certificate that is made at the start."),
-        idle("peer-cert-file", Text, "", PEERS),
-        idle("peer-key-file", Text, "", PEERS),
-        idle("peer-client-cert-auth", Bool, "false", PEERS),
-        idle("peer-client-cert-file", Text, "", PEERS),
-        idle("peer-client-key-file", Text, "", PEERS),
-        idle("peer-trusted-ca-file", Text, "", PEERS),
-        idle("peer-cert-allowed-cn", Texts(true), "", PEERS),
-        idle("peer-cert-allowed-hostname", Texts(true), "", PEERS),
-        idle("peer-auto-tls", Bool, "false", PEERS),
+        same("peer-cert-file", Text, "", "TLS certificate of the peer port and of connections to other members (PEM)."),
+        same("peer-key-file", Text, "", "Key of --peer-cert-file (PEM)."),
+        idle("peer-client-cert-auth", Bool, "false", "members that use TLS always check each other's certificates"),
+        other("peer-client-cert-file", Text, "", "a member shows one certificate in both directions: another one than --peer-cert-file is refused"),
+        idle("peer-client-key-file", Text, "", "a member shows one certificate in both directions"),
+        same("peer-trusted-ca-file", Text, "", "Authorities of the members' certificates (PEM); the system's if not given."),
+        other("peer-cert-allowed-cn", Texts(true), "", "refused in a cluster: nats-server cannot enforce it"),
+        other("peer-cert-allowed-hostname", Texts(true), "", "refused in a cluster: nats-server cannot enforce it"),
+        same("peer-auto-tls", Bool, "false", "Use TLS between members with certificates that are made at the start; their authority follows from --initial-cluster-token."),
         same("self-signed-cert-validity", Uint, "1", "How long a certificate of --auto-tls is valid, in years."),
-        idle("peer-crl-file", Text, "", PEERS),
+        other("peer-crl-file", Text, "", "refused in a cluster: nats-server cannot enforce it"),
         same("cipher-suites", Texts(true), "", "Cipher suites of TLS 1.2, by Go's names."),
         same("cors", Origins, "*", "Origins that browsers may call from."),
         same("host-whitelist", Texts(false), "*", "Host headers that HTTP requests may have where there is no TLS."),
         same("tls-min-version", Text, "TLS1.2", "Oldest version of TLS taken: TLS1.2 or TLS1.3."),
         same("tls-max-version", Text, "", "Newest version of TLS taken."),
-        idle("peer-skip-client-san-verification", Bool, "false", PEERS),
+        idle("peer-skip-client-san-verification", Bool, "false", "members check the chain of a client certificate and not its names"),
     ]),
     ("Auth", &[
         same("auth-token", Text, "simple", "Kind of tokens and its options: simple, or jwt,pub-key=…,priv-key=…,sign-method=…,ttl=…."),
@@ -197,7 +201,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("logger", Text, "zap", "The form that etcd's logs have is called zap; there is no other."),
         same("log-outputs", Texts(true), "default", "stderr, stdout, systemd/journal or paths of files; default is stderr."),
         same("log-level", Text, "info", "debug, info, warn, error, panic or fatal; or filters in the form of the tracing crate, with a =."),
-        same("log-format", Text, "json", "json or console; console is the default of jetway, json as etcd."),
+        same("log-format", Text, "json", "json or console.").as_jetway("console"),
         same("enable-log-rotation", Bool, "false", "Start a new log file when the one of --log-outputs is full."),
         other("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "maxsize, maxage and maxbackups as in etcd; old files are named in UTC and not compressed"),
         same("warning-unary-request-duration", Duration, "300ms", "Unary calls that take longer are reported in the log."),
@@ -214,10 +218,10 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("compact-hash-check-time", Duration, "1m", CHECKS),
         idle("compaction-batch-limit", Int, "0", COMPACTION),
         idle("compaction-sleep-interval", Duration, "0s", COMPACTION),
-        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them; 5s if not given, as etcd 10m."),
+        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them.").as_jetway("5s"),
         idle("warning-apply-duration", Duration, "100ms", "nothing is applied on its own: see --warning-unary-request-duration"),
         idle("bootstrap-defrag-threshold-megabytes", Uint, "0", BACKEND),
-        idle("max-learners", Int, "1", "membership cannot be changed"),
+        same("max-learners", Int, "1", "Most learners of a cluster."),
         idle("downgrade-check-time", Duration, "5s", "there is no cluster version to lower"),
         idle("snapshot-catchup-entries", Uint, "5000", FILES),
     ]),
@@ -247,7 +251,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
 
 /// Flags that etcd once had and still ignores.
 #[rustfmt::skip]
-const IGNORED: &[Flag] = &[
+pub(super) const IGNORED: &[Flag] = &[
     idle("cluster-active-size", Anything, "", GONE),
     idle("cluster-remove-delay", Anything, "", GONE),
     idle("cluster-sync-interval", Anything, "", GONE),
@@ -276,6 +280,18 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
 }
 
 impl Flag {
+    const fn as_jetway(self, default: &'static str) -> Flag {
+        Flag { own_default: Some(default), ..self }
+    }
+
+    /// The default of a program by this name.
+    pub(super) fn default_of(&self, personality: Personality) -> &'static str {
+        match (personality, self.own_default) {
+            (Personality::Etcd, _) | (_, None) => self.default,
+            (Personality::Jetway | Personality::Kine, Some(default)) => default,
+        }
+    }
+
     /// Whether it may stand without a value.
     pub(super) fn stands_alone(&self) -> bool {
         matches!(self.kind, Bool | Anything)

@@ -2,7 +2,7 @@
 
 use super::endpoint::{self, BucketNameError, EndpointError};
 use super::flag_values::FlagValues;
-use super::personality::Personality;
+use super::peers::Cluster;
 use crate::log::{Auth, Endpoint};
 use crate::nats_server::SyncMode;
 use std::path::PathBuf;
@@ -50,18 +50,16 @@ pub enum Storage {
         sync: SyncMode,
         /// Name of the bucket.
         bucket: String,
+        /// The cluster that it is a member of.
+        cluster: Option<Box<Cluster>>,
     },
     /// An existing NATS.
     External(Endpoint),
 }
 
 /// The directory of the embedded server, which is named after the member by default.
-pub(super) fn data_dir(flags: &FlagValues, personality: Personality, name: &str) -> PathBuf {
-    match (flags.text_or_default("data-dir"), personality) {
-        ("", Personality::Jetway) => PathBuf::from(format!("{name}.jetway")),
-        ("", Personality::Etcd) => PathBuf::from(format!("{name}.etcd")),
-        (path, _) => PathBuf::from(path),
-    }
+pub(super) fn data_dir(flags: &FlagValues, name: &str) -> PathBuf {
+    flags.path("data-dir").unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into())
 }
 
 pub(super) fn settings(flags: &FlagValues, data_dir: PathBuf) -> Result<Storage, StorageFlagsError> {
@@ -93,6 +91,7 @@ fn embedded(flags: &FlagValues, data_dir: PathBuf, bucket: String) -> Result<Sto
             _ => SyncMode::Group,
         },
         bucket,
+        cluster: None,
     })
 }
 
@@ -115,6 +114,7 @@ fn external(flags: &FlagValues, endpoint: &str, bucket: String) -> Result<Endpoi
         auth,
         bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas,
+        own_cluster: None,
         ca_file: flags.path("nats-ca-file"),
         client_cert,
     })

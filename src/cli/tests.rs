@@ -1,22 +1,23 @@
 //! Tests of the whole way from arguments to settings.
 
 use super::compaction::AutoCompaction;
-use super::flag_values::{CommandLine, FlagValues};
 use super::listen::ListenAddress;
 use super::personality::Personality;
-use super::settings::{ServerSettings, SettingsError};
+use super::settings::ServerSettings;
 use super::storage::Storage;
+use super::{Invocation, Reason, read_task};
+use std::ffi::OsString;
 use std::time::Duration;
 
-fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, SettingsError> {
-    let args = args.iter().map(std::ffi::OsString::from);
-    match FlagValues::read(args, std::iter::empty()) {
-        Ok(CommandLine::Serve(flags)) => ServerSettings::new(&flags, personality),
-        other => panic!("{other:?}"),
+fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, Reason> {
+    match read_task(personality, args.iter().map(OsString::from), []) {
+        Ok(Invocation::Serve(settings)) => Ok(*settings),
+        Ok(other) => panic!("{other:?}"),
+        Err(reason) => Err(reason),
     }
 }
 
-fn settings(args: &[&str]) -> Result<ServerSettings, SettingsError> {
+fn settings(args: &[&str]) -> Result<ServerSettings, Reason> {
     settings_of(Personality::Jetway, args)
 }
 
@@ -48,15 +49,16 @@ fn called_as_etcd_the_defaults_are_etcd_s() {
 
 #[test]
 fn auto_compaction_is_read_as_etcd_reads_it() {
-    use AutoCompaction::{Periodic, Revision};
+    use AutoCompaction::Periodic;
+    let revision = |kept| AutoCompaction::Revision { kept, interval: Duration::from_mins(5) };
     let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
     for (mode, retention, expected) in [
         ("periodic", "0", None),
         ("periodic", "5", Some(hours(5))),
         ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
-        ("revision", "1000", Some(Revision(1000))),
+        ("revision", "1000", Some(revision(1000))),
         ("revision", "0", None),
-        ("revision", "1s", Some(Revision(1_000_000_000))),
+        ("revision", "1s", Some(revision(1_000_000_000))),
     ] {
         let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
         assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");
@@ -65,6 +67,13 @@ fn auto_compaction_is_read_as_etcd_reads_it() {
 
 #[test]
 fn mistakes_name_flag_value_and_remedy() {
+    let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    let own = ["--name", "a", "--initial-advertise-peer-urls"];
+    let in_cluster = [&own[..], &["http://127.0.0.1:1", "--initial-cluster", two]].concat();
+    let two = "a=https://127.0.0.1:1,b=https://127.0.0.1:2";
+    let over_tls =
+        ["https://127.0.0.1:1", "--listen-peer-urls", "https://127.0.0.1:1", "--initial-cluster", two];
+    let over_tls = [&own[..], &over_tls].concat();
     let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     for (args, words) in [
         (&["--listen-client-urls", "https://127.0.0.1:1"][..], &["--cert-file", "https://127.0.0.1:1"][..]),
@@ -87,7 +96,23 @@ fn mistakes_name_flag_value_and_remedy() {
         (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
         (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
         (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
-        (&["--name", "a", "--initial-cluster", two], &["--initial-cluster", "2 members", "--endpoint"]),
+        (
+            &["--name", "a", "--initial-cluster", two],
+            &["--initial-advertise-peer-urls=http://localhost:2380"],
+        ),
+        (
+            &[&in_cluster[..], &["--listen-peer-urls", "https://127.0.0.1:1"]].concat(),
+            &["a=http://127.0.0.1:1", "another scheme", "https://127.0.0.1:1"],
+        ),
+        (
+            &[&in_cluster[..], &["--listen-peer-urls", "http://127.0.0.1:1,http://127.0.0.2:1"]].concat(),
+            &["--listen-peer-urls", "one URL"],
+        ),
+        (
+            &[&over_tls[..], &["--peer-auto-tls", "--peer-crl-file", "f"]].concat(),
+            &["--peer-crl-file", "cannot be enforced"],
+        ),
+        (&over_tls, &["KeyFile and CertFile are not presented", "--peer-auto-tls"]),
         (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
         (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),
         (&["--initial-cluster-state", "existing"], &["existing", "default.jetway", "new"]),
@@ -112,7 +137,7 @@ fn mistakes_name_flag_value_and_remedy() {
 }
 
 #[test]
-fn a_cluster_is_refused_only_where_there_would_be_several() {
+fn several_members_need_no_cluster_over_an_existing_nats() {
     let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     settings(&["--endpoint", "nats://h", "--name", "a", "--initial-cluster", two])
         .expect("one store for all");
@@ -155,5 +180,5 @@ fn flags_without_effect_are_reported() {
         "nats://h",
     ];
     let settings = settings(&args).expect("harmless");
-    assert_eq!(settings.without_effect, ["peer-cert-file", "data-dir", "nats-server"]);
+    assert_eq!(settings.without_effect, ["data-dir", "nats-server", "peer-cert-file"]);
 }

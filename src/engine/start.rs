@@ -1,7 +1,9 @@
 //! Starts the engine: connects, and gives each part what it uses.
 
 use super::calls::Calls;
-use super::{Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark};
+use super::{
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark, server_group,
+};
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
@@ -58,7 +60,8 @@ impl Engine {
         (writer, reader): (crate::core::Writer, Reader),
         published: Arc<Notify>,
     ) -> Result<Engine, StartError> {
-        let store = settings.store_dir.clone();
+        // In a cluster a stream that this server does not load is on the other members.
+        let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
         let start: u64 = rand::random();
@@ -162,11 +165,23 @@ impl Engine {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
+        if let Some(cluster) = &settings.endpoint.own_cluster {
+            let keeper = server_group::Keeper {
+                log: Arc::clone(&log),
+                members: Arc::clone(&tables.members),
+                status: Arc::clone(&status),
+                login: cluster.system.clone(),
+                stop: stop.clone(),
+            };
+            tokio::spawn(keeper.run());
+        }
         let node = Node {
             log: Arc::clone(&log),
             settings: NodeSettings {
                 is_alone: settings.is_alone,
                 member: settings.member.clone(),
+                founders: settings.founders.clone(),
+                change_rules: settings.change_rules,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,
@@ -225,6 +240,7 @@ impl Engine {
                 log,
                 member: settings.member.id,
                 is_alone: settings.is_alone,
+                is_clustered: settings.founders.is_some(),
                 durability: settings.durability,
                 store_dir: settings.store_dir,
                 sync_durations,

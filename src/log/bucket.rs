@@ -1,6 +1,7 @@
 //! The stream of a bucket: created, recognised, repaired, or refused.
 
 use super::api::{Api, ApiError, StreamInfo};
+use super::connect::Endpoint;
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use serde_json::{Value, json};
@@ -15,6 +16,10 @@ const CLUSTER_KEY: &str = "jetway.cluster";
 
 /// Longest wait for a cluster that looks for enough servers for a stream.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+/// Interval of the lines that report such a wait.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause before JetStream is asked again whether it has a leader.
+const MEMBERS_RETRY: Duration = Duration::from_millis(100);
 /// Pause before another attempt.
 const CLUSTER_RETRY: Duration = Duration::from_millis(500);
 
@@ -167,19 +172,23 @@ impl Bucket {
         Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }
     }
 
-    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers.
+    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
+    /// member of a cluster of embedded servers waits for the others without an end, as in etcd.
     ///
     /// # Errors
     /// [`SetupError`].
     pub async fn set_up(
         &self,
         api: &Api,
-        replicas: Option<usize>,
+        endpoint: &Endpoint,
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
+        if endpoint.own_cluster.is_some() {
+            self.await_members(api).await;
+        }
         loop {
-            match self.ensure(api, replicas, store).await {
+            match self.ensure(api, endpoint, store).await {
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
@@ -189,6 +198,24 @@ impl Bucket {
                 }
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// Waits until JetStream has a leader that knows whether there is a stream.
+    async fn await_members(&self, api: &Api) {
+        let mut reported: Option<Instant> = None;
+        loop {
+            let info = tokio::time::timeout(CLUSTER_RETRY, api.stream_info(&self.stream)).await;
+            let reason = match info {
+                Ok(Err(error)) if error.may_pass() => error.to_string(),
+                Ok(_) => return,
+                Err(_) => "JetStream has no leader yet".to_owned(),
+            };
+            if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
+                reported = Some(Instant::now());
+                tracing::info!(target: "jetway::log", reason, "waiting for the other members of the cluster");
+            }
+            tokio::time::sleep(MEMBERS_RETRY).await;
         }
     }
 
@@ -215,12 +242,12 @@ impl Bucket {
     async fn ensure(
         &self,
         api: &Api,
-        replicas: Option<usize>,
+        endpoint: &Endpoint,
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
-        let wanted = self.config(replicas);
+        let wanted = self.config(endpoint.replicas_to_create());
         let info = match api.stream_info(&stream).await {
             Ok(info) => info,
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
@@ -260,7 +287,7 @@ impl Bucket {
             return Err(SetupError::Unusable { stream, setting, found, expected });
         }
         let found = info.config["num_replicas"].as_u64().unwrap_or(1);
-        if let Some(asked) = replicas.filter(|asked| *asked as u64 != found) {
+        if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
         }
         let repairs: Vec<_> = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();

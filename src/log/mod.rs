@@ -25,15 +25,17 @@ mod codec;
 mod connect;
 mod consumer;
 mod messenger;
+mod metadata_group;
 mod pipeline;
 mod subjects;
 mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
+pub use connect::{Auth, ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use messenger::{Incoming, Messenger, Serving};
+pub use metadata_group::{GroupError, MetadataGroup, Peer};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
@@ -63,7 +65,7 @@ impl Log {
         let connection = Connection::open(endpoint, "jetway").await?;
         let bucket = Bucket::new(&endpoint.bucket);
         let api = Api::new(connection.client.clone());
-        let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
+        let facts = bucket.set_up(&api, endpoint, store).await?;
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
     }
@@ -180,6 +182,29 @@ impl Log {
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
         self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// NATS' own group of servers, over a connection to the system account.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn metadata_group(&self, login: &Auth) -> Result<MetadataGroup, ConnectError> {
+        MetadataGroup::open(&self.endpoint, login).await
+    }
+
+    /// Raises the number of the stream's copies. Returns it; `None` if it is as high already.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn raise_copies(&self, copies: usize) -> Result<Option<usize>, ApiError> {
+        let info = self.info().await?;
+        if info.config["num_replicas"].as_u64().is_some_and(|has| has >= copies as u64) {
+            return Ok(None);
+        }
+        let mut config = info.config;
+        config["num_replicas"] = copies.into();
+        self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
+        Ok(Some(copies))
     }
 
     /// The stream's name.

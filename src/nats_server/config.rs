@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::cluster::{self, Members};
 use super::extra_config::ExtraConfig;
 use super::{NatsServerSettings, SyncMode};
 
@@ -16,6 +17,8 @@ pub(super) struct Start<'a> {
     pub(super) token: &'a str,
     pub(super) max_file_store_bytes: u64,
     pub(super) extra: Option<&'a ExtraConfig>,
+    /// The members of the cluster, by name.
+    pub(super) members: &'a Members,
 }
 
 /// Most bytes of memory streams. jetway has none; a user may have some.
@@ -42,11 +45,16 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         SyncMode::Always => "  sync_interval: always\n",
         SyncMode::Group | SyncMode::Lazy => "",
     };
+    // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
+    let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
+    let login = match &settings.cluster {
+        Some(cluster) => cluster::render(cluster, start.members, start.token, quote),
+        None => format!("server_name: \"jetway\"\nauthorization {{ token: {} }}\n", quote(start.token)),
+    };
     write!(
         text,
         "listen: \"127.0.0.1:{port}\"\n\
-         server_name: \"jetway\"\n\
-         authorization {{ token: {token} }}\n\
+         {login}\
          ports_file_dir: {dir}\n\
          logtime: false\n\
          max_payload: {max_payload}\n\
@@ -59,7 +67,6 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
          \x20 max_file_store: {max_file_store}\n\
          {sync}\
          }}\n",
-        token = quote(start.token),
         dir = quoted(start.dir),
         max_payload = settings.max_payload_bytes,
         store = quoted(start.store),

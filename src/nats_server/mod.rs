@@ -38,6 +38,7 @@ use tokio::sync::{oneshot, watch};
 
 mod binary;
 mod child;
+mod cluster;
 mod config;
 mod data_dir;
 mod error;
@@ -47,6 +48,8 @@ mod ready;
 mod signal;
 mod supervisor;
 
+pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
+pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
@@ -77,6 +80,8 @@ pub struct NatsServerSettings {
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
     pub sync: SyncMode,
+    /// The cluster that the server is part of; `None` for a server of its own.
+    pub cluster: Option<ClusterSettings>,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -94,6 +99,7 @@ impl NatsServerSettings {
             data_dir: data_dir.into(),
             extra_config: None,
             sync: SyncMode::default(),
+            cluster: None,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             ready_timeout: Duration::from_mins(10),
@@ -129,6 +135,8 @@ enum Ending {
 pub struct NatsServer {
     token: String,
     version: String,
+    member_id: Option<u64>,
+    members: Members,
     status: watch::Receiver<Status>,
     write_error: watch::Receiver<Option<String>>,
     ending: watch::Receiver<Option<Ending>>,
@@ -143,6 +151,8 @@ pub struct NatsServer {
 struct Started {
     token: String,
     version: String,
+    member_id: Option<u64>,
+    members: Members,
 }
 
 impl NatsServer {
@@ -160,15 +170,28 @@ impl NatsServer {
         let stop_timeout = settings.stop_timeout;
         // With `Always` the server syncs each message, but never the folders: a new block would be lost with
         // its name.
-        let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
+        let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
+            .then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store })
+        let Started { token, version, member_id, members } =
+            started.await.map_err(|_| Error::SupervisorGone)??;
+        Ok(Self {
+            token,
+            version,
+            member_id,
+            members,
+            status,
+            write_error,
+            ending,
+            stop,
+            stop_timeout,
+            synced_store,
+        })
     }
 
     /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
@@ -198,6 +221,16 @@ impl NatsServer {
     /// The server's version, as `2.15.1`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The id of this member of a cluster; `None` without a cluster.
+    pub fn member_id(&self) -> Option<u64> {
+        self.member_id
+    }
+
+    /// The members of the server's cluster, as far as they are known at its start; none without a cluster.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::child::Child;
+use super::cluster::{self, Members};
 use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
@@ -89,6 +90,7 @@ struct Plan<'a> {
     binary: PathBuf,
     extra: Option<ExtraConfig>,
     token: String,
+    members: Members,
 }
 
 /// A start that failed.
@@ -117,8 +119,16 @@ async fn supervise(
     let version = binary::check_version(&binary).await?;
     let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
-    data_dir.claim_mode(extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode))?;
-    let plan = Plan { settings, data_dir, binary, extra, token: random_token() };
+    let mode = match &settings.cluster {
+        Some(_) => Mode::Clustered,
+        None => extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode),
+    };
+    data_dir.claim_mode(mode)?;
+    let (member_id, members) = match &settings.cluster {
+        Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
+        None => (None, Members::new()),
+    };
+    let plan = Plan { settings, data_dir, binary, extra, token: random_token(), members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
@@ -136,7 +146,9 @@ async fn supervise(
                 tracing::info!(port = now_on, generation, version, "nats-server is ready");
                 outputs.status.send_replace(Status::Running { port: now_on, generation });
                 if let Some(started) = started.take() {
-                    let up = Started { token: plan.token.clone(), version: version.clone() };
+                    let (token, version, members) =
+                        (plan.token.clone(), version.clone(), plan.members.clone());
+                    let up = Started { token, version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();
@@ -212,6 +224,7 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
         token: &plan.token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),
+        members: &plan.members,
     };
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
