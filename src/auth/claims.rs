@@ -1,5 +1,5 @@
-//! The claims of a JSON web token, as etcd's library reads them: every number is a float, and a time counts in
-//! whole seconds.
+//! The claims of a JSON web token, as etcd's library reads them: every number is a float, and a time counts
+//! in whole seconds.
 
 use serde_json::{Map, Value};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,10 +27,10 @@ impl Claims {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let now = now.wrapping_add(YEAR_1_TO_1970);
         // A token is valid up to `exp` and not at it.
-        if time(&claims, "exp")?.is_some_and(|end| now >= end) {
+        if time(&claims, "exp").ok()?.is_some_and(|end| now >= end) {
             return None;
         }
-        if time(&claims, "nbf")?.is_some_and(|begin| now < begin) {
+        if time(&claims, "nbf").ok()?.is_some_and(|begin| now < begin) {
             return None;
         }
         let username = claims.get("username")?.as_str()?.to_owned();
@@ -43,12 +43,16 @@ fn number(value: &Value) -> Option<f64> {
     value.is_number().then(|| value.as_f64()).flatten()
 }
 
-/// A time in seconds since the year 1; `Some(None)` without the claim, `None` for a claim that is no number.
-/// Zero is no time at all. A time that is out of range wraps round, so that it lies in the past.
-fn time(claims: &Map<String, Value>, name: &str) -> Option<Option<i64>> {
-    let Some(value) = claims.get(name) else { return Some(None) };
-    let seconds = number(value)?;
-    Some((seconds != 0.0).then(|| signed(seconds.floor()).wrapping_add(YEAR_1_TO_1970)))
+/// A claim that must be a number is something else.
+#[derive(Debug)]
+struct NoNumber;
+
+/// A time in seconds since the year 1; none without the claim, and for zero. A time that is out of range
+/// wraps round, so that it lies in the past.
+fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, NoNumber> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = number(value).ok_or(NoNumber)?;
+    Ok((seconds != 0.0).then(|| signed(seconds.floor()).wrapping_add(YEAR_1_TO_1970)))
 }
 
 /// Go's `int64(f)` on the machines that etcd supports best: the least number for a float that is out of

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use support::server::Server;
 use support::within;
 
-/// What comes back on a connection.
+/// The bytes that come back on a connection.
 struct Answers {
     bytes: Vec<u8>,
 }
