@@ -5,6 +5,7 @@
 //! contract.
 
 mod calls;
+mod heads;
 mod metrics;
 mod origins;
 mod ports;
