@@ -27,6 +27,12 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Silence of the consumer after which the end of the log is looked for.
 const END_SILENCE: Duration = Duration::from_secs(1);
+/// The time in which a consumer must have been made, in pauses before the next attempt: half a second at
+/// first, 25 s once many attempts have failed.
+const OPENING_PAUSES: u32 = 25;
+/// The first [`Following::silence`]: three heartbeats of the writer, as an unloaded stream delivers in
+/// milliseconds.
+const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
 /// So many answers in a row must say that the log has lost records before this instance stops for it.
 const VETOES: usize = 10;
 
@@ -63,6 +69,10 @@ struct Following {
     ready_counter: Option<u64>,
     ready_sent: Option<Instant>,
     writer_index: LogIndex,
+    /// Silence of the consumer, while there is something to deliver, after which another one is made.
+    silence: Duration,
+    /// When that was last done.
+    renewed: Instant,
     progress: (LogIndex, Instant),
     reported: Instant,
 }
@@ -86,7 +96,7 @@ impl Node {
         self.nonces.clear();
         let mut following = Following {
             since: self.chain.epoch(),
-            source: Source::open(&self.log, &self.chain),
+            source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
             pause: RETRY_MIN,
             is_caught_up: false,
             delivered: now,
@@ -106,6 +116,8 @@ impl Node {
             ready_counter: None,
             ready_sent: None,
             writer_index: LogIndex::NONE,
+            silence: DELIVERY_SILENCE,
+            renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
         };
@@ -343,11 +355,25 @@ impl Node {
         trouble.unwrap_or_else(|| "no instance has taken over yet".to_owned())
     }
 
-    /// An instance that stays behind the writer reads from another server.
+    /// An instance that stays behind the writer reads from another server. If nothing at all is delivered, it
+    /// first makes another consumer: a direct one does not outlive the stream leader that made it, and its
+    /// heartbeats would be missed much later.
     fn watch_lag(&mut self, following: &mut Following) {
         let index = self.chain.index();
+        let is_behind = index < following.writer_index || following.elected.is_some();
+        if is_behind
+            && matches!(following.source, Source::Reading(_))
+            && following.delivered.elapsed() > following.silence
+            && following.renewed.elapsed() > following.silence
+        {
+            tracing::debug!(%index, writer = %following.writer_index, "nothing is delivered; another consumer is made");
+            following.renewed = Instant::now();
+            following.silence = (following.silence * 2).min(2 * self.settings.election_timeout);
+            self.consume_anew(following);
+        }
         if index > following.progress.0 || index >= following.writer_index {
             following.progress = (index, Instant::now());
+            following.silence = DELIVERY_SILENCE;
         } else if following.progress.1.elapsed() > 2 * self.settings.election_timeout
             && matches!(following.source, Source::Reading(_))
         {
@@ -367,6 +393,7 @@ impl Node {
         following.elected = None;
         self.nonces.clear();
         (following.ready_counter, following.ready_sent) = (None, None);
-        following.source = Source::open(&self.log, &self.chain);
+        let patience = following.pause * OPENING_PAUSES;
+        following.source = Source::open(&self.log, &self.chain, patience);
     }
 }
