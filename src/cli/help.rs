@@ -15,7 +15,7 @@ pub(super) fn help(personality: Personality) -> String {
     };
     let mut text = format!(
         "Usage:\n\n  {name} [flags]\n    Serve the etcd v3 API over NATS JetStream. Without --endpoint jetway runs its own \
-         nats-server.\n\n  {name} --version\n    Show the version.\n\nFlags take one dash or two, and come from the \
+         nats-server.\n\n  {name} nats-permissions [flags]\n    Show the rights that the NATS user of these flags needs.\n\n  {name} --version\n    Show the version.\n\nFlags take one dash or two, and come from the \
          environment too: ETCD_NAME for --name, JETWAY_… for those under jetway.\n"
     );
     let mut idle: Vec<&Flag> = Vec::new();

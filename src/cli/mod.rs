@@ -14,6 +14,7 @@ mod flags;
 mod help;
 mod listen;
 mod logging;
+mod nats_context;
 mod no_effect;
 mod notice;
 mod personality;
@@ -96,9 +97,14 @@ fn read_task(
     {
         return Err(Reason::OtherCommand(command.display().to_string()));
     }
+    let wants_rights = args.next_if(|arg| arg == "nats-permissions").is_some();
     match FlagValues::read(args, environment.into_iter())? {
         CommandLine::Help => Ok(Invocation::Print(help::help(personality))),
         CommandLine::Version => Ok(Invocation::Print(help::version(personality))),
+        CommandLine::Serve(flags) if wants_rights => {
+            let rights = storage::rights(&flags).map_err(SettingsError::from)?;
+            Ok(Invocation::Print(rights.page()))
+        }
         CommandLine::Serve(flags) => {
             Ok(Invocation::Serve(Box::new(ServerSettings::new(&flags, personality)?)))
         }

@@ -1,6 +1,7 @@
 //! The stream of a bucket: created, recognised, repaired, or refused.
 
 use super::api::{Api, ApiError, StreamInfo};
+use super::rights::API_PREFIX;
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use serde_json::{Value, json};
@@ -134,6 +135,8 @@ pub struct Bucket {
     pub stream: String,
     /// The beginning of all its subjects, with a dot at the end.
     pub prefix: String,
+    /// The same, as messages are sent. Another domain or account takes them below the prefix of its API.
+    pub publish_prefix: String,
 }
 
 /// Properties of a stream that jetway can use.
@@ -162,9 +165,12 @@ impl Bucket {
         u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
     }
 
-    /// The names for a bucket.
-    pub fn new(name: &str) -> Bucket {
-        Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }
+    /// The names for a bucket that is reached by the API below `api_prefix`.
+    pub fn new(name: &str, api_prefix: &str) -> Bucket {
+        let prefix = format!("$KV.{name}.");
+        let publish_prefix =
+            if api_prefix == API_PREFIX { prefix.clone() } else { format!("{api_prefix}.{prefix}") };
+        Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix, publish_prefix }
     }
 
     /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers.

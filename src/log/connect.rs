@@ -1,6 +1,9 @@
 //! Connections to NATS and their state.
 
-use async_nats::{Client, ConnectOptions, Event};
+use super::login::{Auth, LoginError};
+use super::rights::{Denials, Denied};
+use super::wire::WireError;
+use async_nats::{AuthError, Client, ConnectOptions, Event, ServerError};
 use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
@@ -13,7 +16,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 
 /// The servers, the bucket, and the credentials.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Endpoint {
     /// `nats://host:port` or `tls://…`, without credentials.
     pub servers: Vec<String>,
@@ -27,30 +30,20 @@ pub struct Endpoint {
     pub ca_file: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Whether TLS begins before the server has introduced itself.
+    pub tls_first: bool,
+    /// The beginning of the subjects of JetStream's API, without a dot at the end; `None` for `$JS.API`.
+    pub api_prefix: Option<String>,
+    /// The beginning of the subjects for answers, without a dot at the end; `None` for `_INBOX`.
+    pub inbox_prefix: Option<String>,
+    /// The rights that its connections were found to lack.
+    pub denials: Denials,
 }
 
-/// Credentials for NATS. The client library ignores those in a URL.
-#[derive(Clone, Default)]
-pub enum Auth {
-    /// None.
-    #[default]
-    Anonymous,
-    /// User and password.
-    Password(String, String),
-    /// Token.
-    Token(String),
-    /// A `.creds` file with a user JWT and its key.
-    CredentialsFile(PathBuf),
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Auth::Anonymous => "Anonymous",
-            Auth::Password(..) => "Password(…)",
-            Auth::Token(_) => "Token(…)",
-            Auth::CredentialsFile(_) => "CredentialsFile(…)",
-        })
+impl Endpoint {
+    /// The beginning of the subjects of JetStream's API in the domain of a name.
+    pub fn domain_prefix(domain: &str) -> String {
+        format!("$JS.{domain}.API")
     }
 }
 
@@ -78,14 +71,22 @@ pub enum ConnectError {
         /// The client library's reason.
         source: async_nats::ConnectError,
     },
-    /// A file could not be read.
-    #[error("--nats-creds {path}: {source}")]
-    Credentials {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// The user may not do what jetway must.
+    #[error(
+        "the NATS user may not {missing}; `jetway nats-permissions --bucket {bucket}` prints all rights that it needs"
+    )]
+    Rights {
+        /// The uses of subjects that are denied.
+        missing: String,
+        /// The bucket.
+        bucket: String,
     },
+    /// The rights cannot be checked.
+    #[error("cannot check the rights of the NATS user: {0}")]
+    Check(#[from] WireError),
     /// Anything else: no server there, TLS failure, bad address.
     #[error("no connection to NATS at {servers}: {source}; check --endpoint and that the server is up")]
     Unreachable {
@@ -112,7 +113,15 @@ impl Connection {
     /// [`ConnectError`]; only the first connection can fail.
     pub async fn open(endpoint: &Endpoint, name: &str) -> Result<Connection, ConnectError> {
         let (link_tx, link) = watch::channel(Link::default());
-        let mut options = ConnectOptions::new()
+        let denials = endpoint.denials.clone();
+        // An error of the first attempt would be hidden by the client library.
+        endpoint.auth.login(b"").await?;
+        let auth = endpoint.auth.clone();
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| {
+            let auth = auth.clone();
+            async move { Ok(auth.login(&nonce).await.map_err(AuthError::new)?.into()) }
+        });
+        options = options
             .name(name)
             .ping_interval(PING_INTERVAL)
             .connection_timeout(Duration::from_secs(5))
@@ -122,19 +131,15 @@ impl Connection {
             .skip_subject_validation(true)
             .reconnect_delay_callback(|attempt| Duration::from_millis((20 << attempt.min(5)).min(500)))
             .event_callback(move |event| {
-                note(&link_tx, &event);
+                note(&link_tx, &denials, &event);
                 async {}
             });
-        options = match &endpoint.auth {
-            Auth::Anonymous => options,
-            Auth::Password(user, password) => options.user_and_password(user.clone(), password.clone()),
-            Auth::Token(token) => options.token(token.clone()),
-            Auth::CredentialsFile(path) => {
-                let at = |source| ConnectError::Credentials { path: path.display().to_string(), source };
-                let text = tokio::fs::read_to_string(path).await.map_err(at)?;
-                options.credentials(&text).map_err(at)?
-            }
-        };
+        if let Some(prefix) = &endpoint.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
+        }
+        if endpoint.tls_first {
+            options = options.tls_first();
+        }
         if let Some(ca_file) = &endpoint.ca_file {
             options = options.add_root_certificates(ca_file.clone());
         }
@@ -156,17 +161,23 @@ impl Connection {
     }
 }
 
-fn note(link: &watch::Sender<Link>, event: &Event) {
+fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
     match event {
-        Event::Connected => link.send_modify(|link| {
-            link.connected = true;
-            link.generation += 1;
-            link.cause = None;
-        }),
+        Event::Connected => {
+            denials.forget();
+            link.send_modify(|link| {
+                link.connected = true;
+                link.generation += 1;
+                link.cause = None;
+            });
+        }
         Event::Disconnected | Event::Closed => link.send_modify(|link| {
             link.connected = false;
             link.cause.get_or_insert_with(|| "the connection to NATS is down".into());
         }),
+        Event::ServerError(ServerError::Other(text)) if let Some(denied) = Denied::parse(text) => {
+            denials.note(&denied);
+        }
         Event::ServerError(error) => {
             tracing::warn!(target: "jetway::log", %error, "NATS reported an error");
             link.send_modify(|link| link.cause = Some(error.to_string()));

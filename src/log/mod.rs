@@ -24,17 +24,21 @@ pub mod bucket;
 mod codec;
 mod connect;
 mod consumer;
+mod login;
 mod messenger;
 mod pipeline;
+mod rights;
 mod subjects;
 mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
+pub use connect::{ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
+pub use login::{Auth, LoginError};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub use rights::{Denials, Denied, Rights, Use};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
@@ -60,9 +64,20 @@ impl Log {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(endpoint: &Endpoint, store: Option<&Store>) -> Result<Log, OpenError> {
+        let rights = Rights::of(endpoint);
+        let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
-        let bucket = Bucket::new(&endpoint.bucket);
-        let api = Api::new(connection.client.clone());
+        // The embedded server's own token has all rights.
+        if store.is_none() {
+            let missing = rights.find_missing(endpoint, 0).await.map_err(ConnectError::from)?;
+            if !missing.is_empty() {
+                let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(ConnectError::Rights { missing, bucket: endpoint.bucket.clone() }.into());
+            }
+        }
+        let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
+        let bucket = Bucket::new(&endpoint.bucket, api_prefix);
+        let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
         let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
@@ -146,7 +161,7 @@ impl Log {
     /// [`WireError`].
     pub async fn append_behind<W>(&self, end: Sequence) -> Result<Pipeline<W>, WireError> {
         let inbox = self.api.new_inbox();
-        Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.prefix, end).await
+        Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.publish_prefix, end).await
     }
 
     /// Whether there is a message behind a sequence, from the stream's leader.
@@ -215,7 +230,7 @@ impl Log {
     /// # Errors
     /// [`KeyTooLong`].
     pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
-        subjects::check_length(self.bucket.prefix.len(), key)
+        subjects::check_length(self.bucket.publish_prefix.len(), key)
     }
 }
 

@@ -76,6 +76,8 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// The JetStream domain (`--nats-js-domain`).
+    pub domain: Option<String>,
     pub sync: SyncMode,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
@@ -93,6 +95,7 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            domain: None,
             sync: SyncMode::default(),
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,

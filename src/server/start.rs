@@ -45,10 +45,11 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, sync, bucket } => {
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.domain.clone_from(domain);
             nats.sync = *sync;
             // A message holds the value of one key, as large as a request. Its header fits into the overhead.
             let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
@@ -58,9 +59,7 @@ pub(super) async fn start(
                 servers: nats.client_url().into_iter().collect(),
                 auth: Auth::Token(nats.token().to_owned()),
                 bucket: bucket.clone(),
-                replicas: None,
-                ca_file: None,
-                client_cert: None,
+                ..Endpoint::default()
             };
             let durability = match sync {
                 SyncMode::Group => Level::Group,
