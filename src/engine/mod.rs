@@ -111,6 +111,8 @@ pub(crate) struct EngineSettings {
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
     pub quota_bytes: i64,
+    /// Largest write request in bytes, and so about the largest message.
+    pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
     /// The time between two heartbeats of the writer.

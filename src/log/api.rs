@@ -38,10 +38,9 @@ pub enum ApiError {
     /// No answer in time.
     #[error("no answer to {0} in time")]
     TimedOut(String),
-    /// No answer in time from a cluster.
+    /// A cluster without a leader. It gives no answer in time, or says so.
     #[error(
-        "no answer to {request} in time: JetStream in the NATS cluster {cluster:?} has no leader now; a majority of its \
-         servers must be up"
+        "JetStream in the NATS cluster {cluster:?} has no leader for {request} now; a majority of its servers must be up"
     )]
     NoLeader {
         /// The request.
@@ -65,6 +64,7 @@ impl ApiError {
     pub const STREAM_NOT_FOUND: u32 = 10059;
     /// JetStream's number for a stream of that name with another configuration.
     pub const NAME_IN_USE: u32 = 10058;
+    const NO_META_LEADER: u32 = 10008;
     const MESSAGE_NOT_FOUND: u32 = 10037;
     const NO_MESSAGE: u32 = 10043;
     const BEYOND_LAST: u32 = 10057;
@@ -164,6 +164,8 @@ struct Tier {
     #[serde(default)]
     storage: u64,
     #[serde(default)]
+    consumers: i64,
+    #[serde(default)]
     limits: Limits,
 }
 
@@ -171,6 +173,8 @@ struct Tier {
 struct Limits {
     #[serde(default)]
     max_storage: i64,
+    #[serde(default)]
+    max_consumers: i64,
 }
 
 impl AccountInfo {
@@ -178,6 +182,12 @@ impl AccountInfo {
     /// positive is none.
     pub fn storage(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         self.tiers.values().chain([&self.whole]).map(|tier| (tier.storage, tier.limits.max_storage))
+    }
+
+    /// Consumers that the account may still make; `None` without a limit.
+    pub fn free_consumers(&self) -> Option<i64> {
+        let limited = self.tiers.values().chain([&self.whole]).filter(|tier| tier.limits.max_consumers > 0);
+        limited.map(|tier| (tier.limits.max_consumers - tier.consumers).max(0)).min()
     }
 }
 
@@ -294,6 +304,11 @@ impl Api {
         })?;
         let malformed = |error| ApiError::Malformed(subject.clone(), error);
         let refusal: ErrorAnswer = serde_json::from_slice(&answer.payload).map_err(malformed)?;
+        if let (Some(ErrorBody { err_code: ApiError::NO_META_LEADER, .. }), Some(cluster)) =
+            (&refusal.error, self.client.server_info().cluster)
+        {
+            return Err(ApiError::NoLeader { request: subject, cluster });
+        }
         if let Some(ErrorBody { code, err_code, description }) = refusal.error {
             return Err(ApiError::Refused { code, err_code, description });
         }

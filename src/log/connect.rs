@@ -3,14 +3,19 @@
 use super::login::{Auth, LoginError};
 use super::rights::{Denials, Denied};
 use super::wire::WireError;
+use crate::version::{NatsVersion, TooOld};
 use async_nats::{AuthError, Client, ConnectOptions, Event, ServerError};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 /// Interval of pings on an idle connection. After two unanswered ones it counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Pause on a server that is too old, before another one is tried.
+const LEAVE_PAUSE: Duration = Duration::from_secs(1);
 /// Most messages that a subscription holds before the connection drops some. They are forwarded calls, and a
 /// dropped one is sent again.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
@@ -84,6 +89,14 @@ pub enum ConnectError {
         /// The bucket.
         bucket: String,
     },
+    /// The server is too old.
+    #[error("NATS at {server} is {reason}")]
+    TooOld {
+        /// The server.
+        server: String,
+        /// Its version, and the reason.
+        reason: TooOld,
+    },
     /// The rights cannot be checked.
     #[error("cannot check the rights of the NATS user: {0}")]
     Check(#[from] WireError),
@@ -104,6 +117,18 @@ pub struct Connection {
     pub client: Client,
     /// Its state.
     pub link: watch::Receiver<Link>,
+    /// The task that leaves servers that are too old.
+    _watch: Arc<Watch>,
+}
+
+/// Ends its task when it is dropped.
+#[derive(Debug)]
+struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Connection {
@@ -157,7 +182,38 @@ impl Connection {
                     ConnectError::Unreachable { servers, source }
                 }
             })?;
-        Ok(Connection { client, link })
+        check_version(&client)?;
+        let watch = tokio::spawn(leave_old_servers(client.clone(), link.clone()));
+        Ok(Connection { client, link, _watch: Arc::new(Watch(watch.abort_handle())) })
+    }
+}
+
+fn check_version(client: &Client) -> Result<(), ConnectError> {
+    let info = client.server_info();
+    NatsVersion::check(&info.version)
+        .map_err(|reason| ConnectError::TooOld { server: format!("{}:{}", info.host, info.port), reason })
+}
+
+/// Looks for another server when a reconnection has led to one that is too old, and reports it once.
+async fn leave_old_servers(client: Client, mut link: watch::Receiver<Link>) {
+    let mut reported = None;
+    while link.changed().await.is_ok() {
+        if !link.borrow().connected {
+            continue;
+        }
+        let Err(error) = check_version(&client) else {
+            reported = None;
+            continue;
+        };
+        let text = error.to_string();
+        if reported.as_ref() != Some(&text) {
+            tracing::warn!(target: "jetway::log", "{text}; another server of the endpoint is tried");
+            reported = Some(text);
+        }
+        tokio::time::sleep(LEAVE_PAUSE).await;
+        if client.force_reconnect().await.is_err() {
+            return;
+        }
     }
 }
 

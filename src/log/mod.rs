@@ -24,10 +24,13 @@ pub mod bucket;
 mod codec;
 mod connect;
 mod consumer;
+mod kine;
+mod limits;
 mod login;
 mod messenger;
 mod pipeline;
 mod rights;
+mod stream_settings;
 mod subjects;
 mod wire;
 
@@ -35,6 +38,7 @@ pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link};
 pub use consumer::{ConsumeError, Consumer, Delivered};
+pub use limits::Demand;
 pub use login::{Auth, LoginError};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
@@ -79,8 +83,21 @@ impl Log {
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
         let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
+        if facts.is_new && store.is_none() {
+            tokio::spawn(kine::warn(api.clone(), bucket.clone()));
+        }
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
+    }
+
+    /// Reports the limits of the account and of the stream that are narrower than a demand.
+    pub async fn report_limits(&self, demand: Demand) {
+        let (info, account) = tokio::join!(self.info(), self.api.account_info());
+        let Ok(info) = info else { return };
+        let max_payload = self.connection.client.server_info().max_payload;
+        for limit in limits::binding(&info, account.as_ref().ok(), max_payload, demand) {
+            tracing::warn!(target: "jetway::log", stream = self.bucket.stream, "{limit}");
+        }
     }
 
     /// The names of the bucket.

@@ -9,6 +9,7 @@
 use super::connect::Endpoint;
 use super::login::LoginError;
 use super::rights::{Denials, Denied};
+use crate::version::{NatsVersion, TooOld};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -117,6 +118,14 @@ pub enum WireError {
     /// Credentials cannot be read.
     #[error(transparent)]
     Login(#[from] LoginError),
+    /// The server is too old.
+    #[error("NATS at {server} is {reason}")]
+    TooOld {
+        /// The server.
+        server: String,
+        /// Its version, and the reason.
+        reason: TooOld,
+    },
     /// No answer in time.
     #[error("no answer from NATS in time")]
     TimedOut,
@@ -223,6 +232,8 @@ impl Wire {
             wire = wire.upgraded(endpoint, host.clone()).await?;
         }
         wire.server = wire.read_info().await?;
+        NatsVersion::check(&wire.server.version)
+            .map_err(|reason| WireError::TooOld { server: server.to_owned(), reason })?;
         if !wire.server.headers {
             return Err(ProtocolError::NoHeaders.into());
         }

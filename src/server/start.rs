@@ -42,6 +42,8 @@ pub(super) async fn start(
 ) -> Result<Started, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
+    // A message holds the value of one key, as large as a request. Its header fits into the overhead.
+    let largest_message = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
@@ -51,9 +53,7 @@ pub(super) async fn start(
             nats.extra_config.clone_from(config);
             nats.domain.clone_from(domain);
             nats.sync = *sync;
-            // A message holds the value of one key, as large as a request. Its header fits into the overhead.
-            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest_message as u32);
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -79,6 +79,7 @@ pub(super) async fn start(
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
+        largest_message: settings.max_request_bytes,
         member: Member {
             id: member_id(settings),
             name: settings.name.clone(),

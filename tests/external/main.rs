@@ -9,6 +9,7 @@ mod bucket;
 mod cluster;
 mod credentials;
 mod domain;
+mod electing;
 mod instances;
 mod integrity;
 mod jwt;
@@ -18,10 +19,12 @@ mod load;
 mod namesake;
 mod outage;
 mod overlap;
+mod prepared;
 mod proxy;
 mod rights;
 mod traffic;
 mod users;
+mod versions;
 mod writer;
 
 /// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.
