@@ -24,7 +24,7 @@ pub(super) async fn warn(api: Api, new: Bucket) {
                     target: "jetway::log",
                     "bucket {bucket} on this NATS is kine's; jetway does not read it, and its own bucket {} is new and empty. To \
                      bring the keys over, run kine beside jetway and copy them: etcdctl --endpoints=KINE make-mirror \
-                     --prefix=/ --no-dest-prefix JETWAY",
+                     --prefix=/registry/ --no-dest-prefix JETWAY",
                     new.name
                 );
             }
