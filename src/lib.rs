@@ -103,7 +103,7 @@
 //! | `applier` | applies valid records to the core and the tables | pure |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
-//! | [`nats_server`] | supervises the embedded nats-server | processes |
+//! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
 //! | [`cli`] | flags, environment, config file | the settings of all above |
 //! | `api` | the gRPC services | engine, watch |

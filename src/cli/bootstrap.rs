@@ -1,15 +1,13 @@
-//! Checks of the flags by which etcd finds the other members.
-//!
-//! The embedded server is a cluster of one. A command line that asks for more members, or for members
-//! elsewhere, must not get several stores that know nothing of each other.
+//! The flags by which etcd finds the other members.
 
 use super::flag_values::FlagValues;
 use super::urls::{self, UrlError};
+use crate::nats_server::Members;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-const REMEDY: &str = "the embedded nats-server is a cluster of one; for several jetway over one store, run a NATS \
-                      cluster and give each of them --endpoint nats://…";
+const REMEDY: &str =
+    "name all members with --initial-cluster, or give each of them the --endpoint of one NATS cluster";
 /// Directory of the embedded server below `--data-dir`. It exists once there is data.
 const STORE: &str = "nats";
 
@@ -30,8 +28,8 @@ pub(super) enum BootstrapError {
     NoMember { cluster: String, member: String },
     #[error("error setting up initial cluster: {0}")]
     MemberUrl(UrlError),
-    #[error("--initial-cluster {cluster}: names {members} members, and {REMEDY}")]
-    SeveralMembers { cluster: String, members: usize },
+    #[error("--initial-cluster: initial cluster {0} has duplicate url")]
+    SameUrl(String),
     #[error(
         "couldn't find local name {name:?} in the initial cluster configuration: --initial-cluster {cluster}"
     )]
@@ -50,8 +48,8 @@ pub(super) enum BootstrapError {
     NoData(PathBuf),
 }
 
-/// Checks the flags for an embedded server.
-pub(super) fn check(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<(), BootstrapError> {
+/// Checks the flags for an embedded server. Returns the members that they name.
+pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<Members, BootstrapError> {
     let cluster = flags.non_empty("initial-cluster");
     let discovery = ["discovery-srv", "discovery-endpoints"].map(|flag| (flag, flags.non_empty(flag)));
     let ways = discovery.iter().filter(|(_, value)| value.is_some()).count() + usize::from(cluster.is_some());
@@ -66,38 +64,39 @@ pub(super) fn check(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<(
             return Err(BootstrapError::Discovery { flag, value: value.to_owned() });
         }
     }
-    if let Some(cluster) = cluster {
-        check_cluster(cluster, name)?;
-    }
+    let members = cluster.map_or(Ok(Members::new()), |cluster| parse(cluster, name))?;
     if data_dir.join("member").exists() {
         return Err(BootstrapError::EtcdData(data_dir.to_owned()));
     }
-    if flags.text("initial-cluster-state") == Some("existing") && !data_dir.join(STORE).exists() {
+    let joins = flags.text("initial-cluster-state") == Some("existing");
+    if joins && members.len() < 2 && !data_dir.join(STORE).exists() {
         return Err(BootstrapError::NoData(data_dir.to_owned()));
     }
-    Ok(())
+    Ok(members)
 }
 
-/// Checks that a list names this member alone. It may have several URLs.
-fn check_cluster(cluster: &str, name: &str) -> Result<(), BootstrapError> {
-    let mut members: Vec<&str> = Vec::new();
+/// Reads a list of members, of which this one must be one. A member may have several URLs.
+fn parse(cluster: &str, name: &str) -> Result<Members, BootstrapError> {
+    let mut members = Members::new();
     for member in cluster.split(',') {
         let Some((name, url)) = member.trim().split_once('=') else {
             let (cluster, member) = (cluster.to_owned(), member.to_owned());
             return Err(BootstrapError::NoMember { cluster, member });
         };
-        if let Err(error) = urls::parse_list(url) {
-            return Err(BootstrapError::MemberUrl(error));
-        }
-        if !members.contains(&name) {
-            members.push(name);
-        }
+        let urls = urls::parse_list(url).map_err(BootstrapError::MemberUrl)?;
+        members.entry(name.to_owned()).or_default().extend(urls.into_iter().map(|url| url.text));
     }
-    if members.len() > 1 {
-        return Err(BootstrapError::SeveralMembers { cluster: cluster.to_owned(), members: members.len() });
+    for urls in members.values_mut() {
+        urls.sort();
+        urls.dedup();
     }
-    if !members.contains(&name) {
+    if !members.contains_key(name) {
         return Err(BootstrapError::NotInCluster { name: name.to_owned(), cluster: cluster.to_owned() });
     }
-    Ok(())
+    let mut all: Vec<&String> = members.values().flatten().collect();
+    all.sort();
+    if all.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(BootstrapError::SameUrl(cluster.to_owned()));
+    }
+    Ok(members)
 }

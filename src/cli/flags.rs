@@ -80,8 +80,8 @@ use Kind::{
 const RAFT: &str = "order and durability are JetStream's: there is no Raft to tune";
 const FILES: &str = "there are no snapshot or WAL files of etcd's form";
 const BACKEND: &str = "there is no bbolt file";
-const PEERS: &str = "there is no peer port";
-const BOOTSTRAP: &str = "jetway has no members to find; name a NATS cluster with --endpoint";
+const PEERS: &str = "the peer port is nats-server's, whose timeouts are constants";
+const BOOTSTRAP: &str = "name the members with --initial-cluster, or a NATS cluster with --endpoint";
 const DISCOVERY: &str = "only used with the discovery that is refused";
 const CHECKS: &str = "each instance compares itself with the stream all the time";
 const COMPACTION: &str = "compactions take turns of a fixed size";
@@ -104,7 +104,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("heartbeat-interval", Uint, "100", "Milliseconds between the writer's signs of life, where there are several instances."),
         same("election-timeout", Uint, "1000", "Milliseconds of the writer's silence after which another instance takes over."),
         idle("initial-election-tick-advance", Bool, "true", RAFT),
-        idle("listen-peer-urls", Urls, "http://localhost:2380", PEERS),
+        same("listen-peer-urls", Urls, "http://localhost:2380", "URL on which a member of a cluster expects the others; one without a cluster opens no such port."),
         same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given."),
         same("listen-client-http-urls", Urls, "", "URLs that serve clients HTTP only."),
         idle("max-snapshots", Uint, "5", FILES),
@@ -128,10 +128,10 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("feature-gates", FeatureGates, "", "names and values are checked; nothing here hangs on one of etcd's gates"),
     ]),
     ("Clustering", &[
-        other("initial-advertise-peer-urls", Urls, "http://localhost:2380", "the member list shows them; there is no peer port"),
-        other("initial-cluster", Text, "", "one member has no effect; several are refused with the embedded server, which would be a cluster of one each"),
-        other("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` is refused where the data directory is empty: there is nobody to join"),
-        idle("initial-cluster-token", Text, "etcd-cluster", "there is no cluster to tell apart from others"),
+        same("initial-advertise-peer-urls", Urls, "http://localhost:2380", "Peer URL of this member, for the others and in the member list."),
+        same("initial-cluster", Text, "", "All founding members, as name=URL,…; two to five of them form a cluster."),
+        same("initial-cluster-state", Choice(&["new", "existing"]), "new", "`existing` joins a cluster to which this member was added."),
+        same("initial-cluster-token", Text, "etcd-cluster", "Secret that the members of a cluster share, and that keeps others out."),
         other("advertise-client-urls", Urls, "", "the member list names them; without it the listen URLs, but called as etcd it is required with --listen-client-urls"),
         refused("discovery-token", Text, BOOTSTRAP),
         refused("discovery-endpoints", Texts(true), BOOTSTRAP),
@@ -165,23 +165,23 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("client-cert-allowed-hostname", Texts(true), "", "Host names of which client certificates must have one."),
         same("trusted-ca-file", Text, "", "Authorities of client certificates (PEM); clients then need one."),
         same("auto-tls", Bool, "false", "Serve TLS with a certificate that is made at the start."),
-        idle("peer-cert-file", Text, "", PEERS),
-        idle("peer-key-file", Text, "", PEERS),
-        idle("peer-client-cert-auth", Bool, "false", PEERS),
-        idle("peer-client-cert-file", Text, "", PEERS),
-        idle("peer-client-key-file", Text, "", PEERS),
-        idle("peer-trusted-ca-file", Text, "", PEERS),
-        idle("peer-cert-allowed-cn", Texts(true), "", PEERS),
-        idle("peer-cert-allowed-hostname", Texts(true), "", PEERS),
-        idle("peer-auto-tls", Bool, "false", PEERS),
+        same("peer-cert-file", Text, "", "TLS certificate of the peer port and of connections to other members (PEM)."),
+        same("peer-key-file", Text, "", "Key of --peer-cert-file (PEM)."),
+        idle("peer-client-cert-auth", Bool, "false", "members that use TLS always check each other's certificates"),
+        other("peer-client-cert-file", Text, "", "a member shows one certificate in both directions: another one than --peer-cert-file is refused"),
+        idle("peer-client-key-file", Text, "", "a member shows one certificate in both directions"),
+        same("peer-trusted-ca-file", Text, "", "Authorities of the members' certificates (PEM); the system's if not given."),
+        other("peer-cert-allowed-cn", Texts(true), "", "refused in a cluster: nats-server cannot enforce it"),
+        other("peer-cert-allowed-hostname", Texts(true), "", "refused in a cluster: nats-server cannot enforce it"),
+        same("peer-auto-tls", Bool, "false", "Use TLS between members with certificates that are made at the start; their authority follows from --initial-cluster-token."),
         same("self-signed-cert-validity", Uint, "1", "How long a certificate of --auto-tls is valid, in years."),
-        idle("peer-crl-file", Text, "", PEERS),
+        other("peer-crl-file", Text, "", "refused in a cluster: nats-server cannot enforce it"),
         same("cipher-suites", Texts(true), "", "Cipher suites of TLS 1.2, by Go's names."),
         same("cors", Origins, "*", "Origins that browsers may call from."),
         same("host-whitelist", Texts(false), "*", "Host headers that HTTP requests may have where there is no TLS."),
         same("tls-min-version", Text, "TLS1.2", "Oldest version of TLS taken: TLS1.2 or TLS1.3."),
         same("tls-max-version", Text, "", "Newest version of TLS taken."),
-        idle("peer-skip-client-san-verification", Bool, "false", PEERS),
+        idle("peer-skip-client-san-verification", Bool, "false", "members check the chain of a client certificate and not its names"),
     ]),
     ("Auth", &[
         same("auth-token", Text, "simple", "Kind of tokens and its options: simple, or jwt,pub-key=…,priv-key=…,sign-method=…,ttl=…."),

@@ -2,8 +2,8 @@
 //!
 //! `flags` is the table of all flags, etcd's and jetway's own. `flag_values` reads command line, environment
 //! and config file into one text for each flag, by etcd's rules. The modules of single subjects (`listen`,
-//! `tls`, `storage`, `bootstrap`, `compaction`, `logging`, `no_effect`) check these texts. `settings` is the
-//! result, which the rest of the program reads. `help` prints the table.
+//! `tls`, `storage`, `bootstrap`, `peers`, `compaction`, `logging`, `no_effect`) check these texts.
+//! `settings` is the result, which the rest of the program reads. `help` prints the table.
 
 mod bootstrap;
 mod compaction;
@@ -17,6 +17,7 @@ mod logging;
 mod nats_context;
 mod no_effect;
 mod notice;
+mod peers;
 mod personality;
 mod settings;
 mod storage;
@@ -29,6 +30,7 @@ mod values;
 pub use compaction::AutoCompaction;
 pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
+pub use peers::{Cluster, PeerAutoTls};
 pub use personality::Personality;
 pub use settings::ServerSettings;
 pub use storage::Storage;

@@ -11,6 +11,20 @@ use thiserror::Error;
 
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
+/// Flags that only a member of a cluster of several uses.
+const CLUSTER_ONLY: [&str; 11] = [
+    "initial-cluster",
+    "initial-cluster-token",
+    "listen-peer-urls",
+    "peer-cert-file",
+    "peer-key-file",
+    "peer-client-cert-file",
+    "peer-trusted-ca-file",
+    "peer-auto-tls",
+    "peer-cert-allowed-cn",
+    "peer-cert-allowed-hostname",
+    "peer-crl-file",
+];
 /// Flags that only an embedded server uses.
 const EMBEDDED_ONLY: [&str; 5] = ["data-dir", "nats-server", "nats-config", "sync", "initial-cluster-state"];
 
@@ -97,7 +111,10 @@ fn check_election(flags: &FlagValues) -> Result<(), NoEffectError> {
 pub(super) fn names(flags: &FlagValues, storage: &Storage) -> Vec<&'static str> {
     let is_external = matches!(storage, Storage::External(_));
     let embedded = EMBEDDED_ONLY.into_iter().filter(|flag| is_external && flags.is_set(flag));
-    // `bootstrap::check` refuses any cluster but that of one member.
-    let cluster = flags.is_set("initial-cluster").then_some("initial-cluster");
-    flags.without_effect().map(|flag| flag.name).chain(embedded).chain(cluster).collect()
+    let is_alone = !matches!(storage, Storage::Embedded { cluster: Some(_), .. });
+    let cluster = CLUSTER_ONLY.into_iter().filter(|flag| is_alone && flags.is_set(flag));
+    // Each message of a cluster is synced.
+    let sync = (matches!(storage, Storage::Embedded { cluster: Some(_), .. }) && flags.is_set("sync"))
+        .then_some("sync");
+    flags.without_effect().map(|flag| flag.name).chain(embedded).chain(cluster).chain(sync).collect()
 }

@@ -7,6 +7,7 @@ use super::listen::{self, ListenError, ListenUrl};
 use super::logging::{self, LogFlagsError};
 use super::no_effect::{self, NoEffectError};
 use super::notice::Notice;
+use super::peers::{self, PeerFlagsError};
 use super::personality::Personality;
 use super::storage::{self, Storage, StorageFlagsError};
 use super::tls::{self, Listeners, TlsFlagsError, TlsSettings};
@@ -38,6 +39,7 @@ pub(super) enum SettingsError {
     Tls(#[from] TlsFlagsError),
     Storage(#[from] StorageFlagsError),
     Bootstrap(#[from] BootstrapError),
+    Peers(#[from] PeerFlagsError),
     AutoCompaction(#[from] AutoCompactionError),
 }
 
@@ -139,9 +141,10 @@ impl ServerSettings {
         let listeners =
             Listeners { clients: &listen, client_http: &listen_client_http, metrics: &listen_metrics };
         let tls = tls::settings(flags, &data_dir, &listeners, &mut notices)?;
-        let storage = storage::settings(flags, endpoint, data_dir)?;
-        if let Storage::Embedded { data_dir, .. } = &storage {
-            bootstrap::check(flags, &name, data_dir)?;
+        let mut storage = storage::settings(flags, endpoint, data_dir)?;
+        if let Storage::Embedded { data_dir, cluster, .. } = &mut storage {
+            let members = bootstrap::members(flags, &name, data_dir)?;
+            *cluster = peers::settings(flags, &name, data_dir, members)?.map(Box::new);
         }
         Ok(ServerSettings {
             without_effect: no_effect::names(flags, &storage),

@@ -3,6 +3,7 @@
 use super::endpoint::{self, BucketNameError, EndpointError, ParsedEndpoint};
 use super::flag_values::FlagValues;
 use super::nats_context::{self, ContextError, Folders};
+use super::peers::Cluster;
 use super::personality::Personality;
 use crate::log::{Auth, Endpoint, Rights};
 use crate::nats_server::SyncMode;
@@ -72,6 +73,8 @@ pub enum Storage {
         sync: SyncMode,
         /// Name of the bucket.
         bucket: String,
+        /// The cluster that it is a member of.
+        cluster: Option<Box<Cluster>>,
     },
     /// An existing NATS.
     External(Endpoint),
@@ -164,6 +167,7 @@ fn embedded(
             _ => SyncMode::Group,
         },
         bucket: parsed.bucket.unwrap_or(bucket),
+        cluster: None,
     })
 }
 

@@ -66,6 +66,13 @@ fn auto_compaction_is_read_as_etcd_reads_it() {
 #[test]
 fn mistakes_name_flag_value_and_remedy() {
     let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
+    let own = ["--name", "a", "--initial-advertise-peer-urls"];
+    let in_cluster = [&own[..], &["http://127.0.0.1:1", "--initial-cluster", two]].concat();
+    let two = "a=https://127.0.0.1:1,b=https://127.0.0.1:2";
+    let over_tls =
+        ["https://127.0.0.1:1", "--listen-peer-urls", "https://127.0.0.1:1", "--initial-cluster", two];
+    let over_tls = [&own[..], &over_tls].concat();
+    let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     for (args, words) in [
         (&["--listen-client-urls", "https://127.0.0.1:1"][..], &["--cert-file", "https://127.0.0.1:1"][..]),
         (&["--listen-client-urls", "unix://"], &["--listen-client-urls", "unix:///path"]),
@@ -111,7 +118,23 @@ fn mistakes_name_flag_value_and_remedy() {
         (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
         (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
         (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
-        (&["--name", "a", "--initial-cluster", two], &["--initial-cluster", "2 members", "--endpoint"]),
+        (
+            &["--name", "a", "--initial-cluster", two],
+            &["--initial-advertise-peer-urls=http://localhost:2380"],
+        ),
+        (
+            &[&in_cluster[..], &["--listen-peer-urls", "https://127.0.0.1:1"]].concat(),
+            &["a=http://127.0.0.1:1", "another scheme", "https://127.0.0.1:1"],
+        ),
+        (
+            &[&in_cluster[..], &["--listen-peer-urls", "http://127.0.0.1:1,http://127.0.0.2:1"]].concat(),
+            &["--listen-peer-urls", "one URL"],
+        ),
+        (
+            &[&over_tls[..], &["--peer-auto-tls", "--peer-crl-file", "f"]].concat(),
+            &["--peer-crl-file", "cannot be enforced"],
+        ),
+        (&over_tls, &["KeyFile and CertFile are not presented", "--peer-auto-tls"]),
         (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
         (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),
         (&["--initial-cluster-state", "existing"], &["existing", "default.jetway", "new"]),
@@ -136,7 +159,7 @@ fn mistakes_name_flag_value_and_remedy() {
 }
 
 #[test]
-fn a_cluster_is_refused_only_where_there_would_be_several() {
+fn several_members_need_no_cluster_over_an_existing_nats() {
     let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     settings(&["--endpoint", "nats://h", "--name", "a", "--initial-cluster", two])
         .expect("one store for all");
@@ -200,5 +223,5 @@ fn flags_without_effect_are_reported() {
         "nats://h",
     ];
     let settings = settings(&args).expect("harmless");
-    assert_eq!(settings.without_effect, ["peer-cert-file", "data-dir", "nats-server"]);
+    assert_eq!(settings.without_effect, ["data-dir", "nats-server", "peer-cert-file"]);
 }

@@ -115,6 +115,9 @@ pub(crate) struct EngineSettings {
     pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
+    /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
+    /// serves the bucket is a member.
+    pub founders: Option<Vec<Member>>,
     /// The time between two heartbeats of the writer.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.

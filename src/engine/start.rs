@@ -58,7 +58,8 @@ impl Engine {
         (writer, reader): (crate::core::Writer, Reader),
         published: Arc<Notify>,
     ) -> Result<Engine, StartError> {
-        let store = settings.store_dir.clone();
+        // In a cluster a stream that this server does not load is on the other members.
+        let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
         if !settings.is_alone {
@@ -171,6 +172,7 @@ impl Engine {
             settings: NodeSettings {
                 is_alone: settings.is_alone,
                 member: settings.member.clone(),
+                founders: settings.founders,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,

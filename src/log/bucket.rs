@@ -1,6 +1,7 @@
 //! The stream of a bucket: created, recognised, repaired, or refused.
 
 use super::api::{Api, ApiError, StreamInfo};
+use super::connect::Endpoint;
 use super::limits;
 use super::rights::API_PREFIX;
 use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
@@ -16,6 +17,10 @@ use thiserror::Error;
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
 /// The metadata key in which the stream's leader tells its version.
 const LEADER_VERSION_KEY: &str = "_nats.ver";
+/// Interval of the lines that report such a wait.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause before JetStream is asked again whether it has a leader.
+const MEMBERS_RETRY: Duration = Duration::from_millis(100);
 /// Pause before another attempt.
 const CLUSTER_RETRY: Duration = Duration::from_millis(500);
 
@@ -194,19 +199,23 @@ impl Bucket {
         Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix, publish_prefix }
     }
 
-    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers.
+    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
+    /// member of a cluster of embedded servers waits for the others without an end, as in etcd.
     ///
     /// # Errors
     /// [`SetupError`].
     pub async fn set_up(
         &self,
         api: &Api,
-        replicas: Option<usize>,
+        endpoint: &Endpoint,
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
+        if endpoint.founders.is_some() {
+            self.await_members(api).await;
+        }
         loop {
-            match self.ensure(api, replicas, store).await {
+            match self.ensure(api, endpoint, store).await {
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
@@ -214,19 +223,44 @@ impl Bucket {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
                     tokio::time::sleep(CLUSTER_RETRY).await;
                 }
+                Err(SetupError::Api { stream, source }) => {
+                    return Err(match limits::remedy(&source, self) {
+                        Some(remedy) => SetupError::Limit { stream, source, remedy },
+                        None => SetupError::Api { stream, source },
+                    });
+                }
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// Waits until JetStream has a leader that knows whether there is a stream.
+    async fn await_members(&self, api: &Api) {
+        let mut reported: Option<Instant> = None;
+        loop {
+            let info = tokio::time::timeout(CLUSTER_RETRY, api.stream_info(&self.stream)).await;
+            let reason = match info {
+                Ok(Err(error)) if error.may_pass() => error.to_string(),
+                Ok(_) => return,
+                Err(_) => "JetStream has no leader yet".to_owned(),
+            };
+            if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
+                reported = Some(Instant::now());
+                tracing::info!(target: "jetway::log", reason, "waiting for the other members of the cluster");
+            }
+            tokio::time::sleep(MEMBERS_RETRY).await;
         }
     }
 
     async fn ensure(
         &self,
         api: &Api,
-        replicas: Option<usize>,
+        endpoint: &Endpoint,
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
+        let replicas = endpoint.founders.map_or(endpoint.replicas, |members| Some(copies(members)));
         let (mut info, mut is_new) = match api.stream_info(&stream).await {
             Ok(info) => (info, false),
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
@@ -242,7 +276,7 @@ impl Bucket {
         let wanted = wanted(self, replicas, 0);
         let judgement = Judgement::of(&info.config, &wanted);
         let found = info.config["num_replicas"].as_u64().unwrap_or(1);
-        if let Some(asked) = replicas.filter(|asked| *asked as u64 != found) {
+        if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
         }
         let mut config = info.config.clone();
@@ -281,13 +315,7 @@ impl Bucket {
     /// Makes the stream; returns it, and whether no other instance was faster.
     async fn create(&self, api: &Api, replicas: Option<usize>) -> Result<(StreamInfo, bool), SetupError> {
         let stream = &self.stream;
-        let failed = |source: ApiError| match limits::remedy(&source, self) {
-            // A cluster that still looks for its servers refuses in the same way.
-            Some(remedy) if !source.may_pass() => {
-                SetupError::Limit { stream: stream.clone(), source, remedy }
-            }
-            _ => SetupError::Api { stream: stream.clone(), source },
-        };
+        let failed = |source| SetupError::Api { stream: stream.clone(), source };
         tracing::info!(target: "jetway::log", stream, "creating the stream");
         let config = wanted(self, replicas, rand::random::<u64>() | 1);
         match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &config).await {
@@ -326,4 +354,14 @@ fn is_unused(info: &StreamInfo) -> bool {
         && metadata[CLUSTER_KEY].is_null()
         && info.state.messages == 0
         && info.state.last_seq + 1 == first
+}
+
+/// The copies of the stream in a cluster of embedded servers. An even number would outlive no more failures
+/// than the odd one below it.
+pub fn copies(members: usize) -> usize {
+    match members {
+        0..=2 => 1,
+        3 | 4 => 3,
+        _ => 5,
+    }
 }

@@ -31,6 +31,8 @@ pub struct Endpoint {
     pub bucket: String,
     /// Replicas of the stream; `None` for those that it has, and for one if it is created.
     pub replicas: Option<usize>,
+    /// The number of members that found the cluster of embedded servers; `None` for any other NATS.
+    pub founders: Option<usize>,
     /// PEM file of authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM files of the client certificate and its key.

@@ -82,7 +82,7 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, endpoint.replicas, store).await?;
+        let facts = bucket.set_up(&api, endpoint, store).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use super::cluster::{self, Members};
 use super::extra_config::ExtraConfig;
 use super::{NatsServerSettings, SyncMode};
 
@@ -13,9 +14,13 @@ pub(super) struct Start<'a> {
     pub(super) store: &'a Path,
     /// `None`: the system chooses.
     pub(super) port: Option<u16>,
+    /// The server's name where it is no member of a cluster.
+    pub(super) name: &'a str,
     pub(super) token: &'a str,
     pub(super) max_file_store_bytes: u64,
     pub(super) extra: Option<&'a ExtraConfig>,
+    /// The members of the cluster, by name.
+    pub(super) members: &'a Members,
 }
 
 /// Most bytes of memory streams. jetway has none; a user may have some.
@@ -42,35 +47,58 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         SyncMode::Always => "  sync_interval: always\n",
         SyncMode::Group | SyncMode::Lazy => "",
     };
+    // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
+    let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
+    let login = match &settings.cluster {
+        Some(cluster) => cluster::render(cluster, start.members, start.token, quote),
+        None => {
+            let (name, token) = (quote(start.name), quote(start.token));
+            format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
+        }
+    };
     write!(
         text,
         "listen: \"127.0.0.1:{port}\"\n\
-         server_name: \"jetway\"\n\
-         authorization {{ token: {token} }}\n\
+         {login}\
          ports_file_dir: {dir}\n\
          logtime: false\n\
          max_payload: {max_payload}\n\
          max_control_line: {MAX_CONTROL_LINE_BYTES}\n\
          max_pending: {MAX_PENDING_BYTES}\n\
-         write_deadline: \"30s\"\n\
-         jetstream {{\n\
+         write_deadline: \"30s\"\n",
+        dir = quoted(start.dir),
+        max_payload = settings.max_payload_bytes,
+    )
+    .expect("writing to a string cannot fail");
+    // The user's file comes later, so that its values win if both set one (`max_pending`, `write_deadline`).
+    // The block with the store comes behind it, and replaces one with a domain.
+    if let Some(extra) = start.extra {
+        text.push_str(&extra.include_line(start.dir));
+    }
+    let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));
+    let domain = domain.map(|domain| format!("  domain: {}\n", quote(domain))).unwrap_or_default();
+    write!(
+        text,
+        "jetstream {{\n\
          \x20 store_dir: {store}\n\
          \x20 max_memory_store: {MAX_MEMORY_STORE_BYTES}\n\
          \x20 max_file_store: {max_file_store}\n\
          {sync}\
+         {domain}\
          }}\n",
-        token = quote(start.token),
-        dir = quoted(start.dir),
-        max_payload = settings.max_payload_bytes,
         store = quoted(start.store),
         max_file_store = start.max_file_store_bytes,
     )
     .expect("writing to a string cannot fail");
-    // The user's file comes last, so that its values win if both set one (`max_pending`, `write_deadline`).
-    if let Some(extra) = start.extra {
-        text.push_str(&extra.include_line(start.dir));
-    }
     text
+}
+
+/// A name that no other server has: a hub of leaf nodes keeps one connection for each name. The name of the
+/// machine is for people.
+pub(super) fn random_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    format!("jetway-{host}-{:08x}", rand::random::<u32>())
 }
 
 fn quote(text: &str) -> String {

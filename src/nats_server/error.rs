@@ -58,6 +58,20 @@ pub enum Error {
     )]
     ModeMismatch { path: PathBuf, recorded: String, wanted: String },
 
+    #[error(
+        "the data directory {} is {reason}; start with the name and the token of its first start, or give an empty \
+         --data-dir",
+        .path.display()
+    )]
+    OtherCluster { path: PathBuf, reason: String },
+
+    #[error(
+        "the member has been permanently removed from the cluster: the data directory {} must be removed, and the member \
+         added again (etcdctl member add), before it can start",
+        .path.display()
+    )]
+    Removed { path: PathBuf },
+
     #[error("cannot start {}: {source}", .path.display())]
     Spawn { path: PathBuf, source: io::Error },
 

@@ -38,6 +38,7 @@ use tokio::sync::{oneshot, watch};
 
 mod binary;
 mod child;
+mod cluster;
 mod config;
 mod data_dir;
 mod error;
@@ -47,6 +48,8 @@ mod ready;
 mod signal;
 mod supervisor;
 
+pub(crate) use cluster::USER as CLUSTER_USER;
+pub use cluster::{ClusterSettings, Members, PeerTls, is_member, remember_removal};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
@@ -79,6 +82,8 @@ pub struct NatsServerSettings {
     /// The JetStream domain (`--nats-js-domain`).
     pub domain: Option<String>,
     pub sync: SyncMode,
+    /// The cluster that the server is part of; `None` for a server of its own.
+    pub cluster: Option<ClusterSettings>,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -97,6 +102,7 @@ impl NatsServerSettings {
             extra_config: None,
             domain: None,
             sync: SyncMode::default(),
+            cluster: None,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             ready_timeout: Duration::from_mins(10),
@@ -132,6 +138,7 @@ enum Ending {
 pub struct NatsServer {
     token: String,
     version: String,
+    members: Members,
     status: watch::Receiver<Status>,
     write_error: watch::Receiver<Option<String>>,
     ending: watch::Receiver<Option<Ending>>,
@@ -146,6 +153,7 @@ pub struct NatsServer {
 struct Started {
     token: String,
     version: String,
+    members: Members,
 }
 
 impl NatsServer {
@@ -163,15 +171,16 @@ impl NatsServer {
         let stop_timeout = settings.stop_timeout;
         // With `Always` the server syncs each message, but never the folders: a new block would be lost with
         // its name.
-        let synced_store = (settings.sync != SyncMode::Lazy).then(|| store_dir(&settings.data_dir));
+        let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
+            .then(|| store_dir(&settings.data_dir));
         let outputs =
             supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, status, write_error, ending, stop, stop_timeout, synced_store })
+        let Started { token, version, members } = started.await.map_err(|_| Error::SupervisorGone)??;
+        Ok(Self { token, version, members, status, write_error, ending, stop, stop_timeout, synced_store })
     }
 
     /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
@@ -201,6 +210,11 @@ impl NatsServer {
     /// The server's version, as `2.15.1`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The members of the server's cluster, as far as they are known at its start; none without a cluster.
+    pub fn members(&self) -> &Members {
+        &self.members
     }
 
     pub fn status(&self) -> watch::Receiver<Status> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::child::Child;
+use super::cluster::{self, Members};
 use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
@@ -88,7 +89,9 @@ struct Plan<'a> {
     data_dir: &'a DataDir,
     binary: PathBuf,
     extra: Option<ExtraConfig>,
+    name: String,
     token: String,
+    members: Members,
 }
 
 /// A start that failed.
@@ -115,10 +118,17 @@ async fn supervise(
 ) -> Result<Infallible, Error> {
     let binary = binary::find(settings.binary.as_deref())?;
     let version = binary::check_version(&binary).await?;
-    let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
+    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
-    data_dir.claim_mode(extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode))?;
-    let plan = Plan { settings, data_dir, binary, extra, token: random_token() };
+    let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
+    data_dir.claim_mode(mode)?;
+    let members = match &settings.cluster {
+        Some(cluster) => cluster::claim(data_dir, cluster)?,
+        None => Members::new(),
+    };
+    let (name, token) = (config::random_name(), random_token());
+    let plan = Plan { settings, data_dir, binary, extra, name, token, members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
@@ -136,7 +146,9 @@ async fn supervise(
                 tracing::info!(port = now_on, generation, version, "nats-server is ready");
                 outputs.status.send_replace(Status::Running { port: now_on, generation });
                 if let Some(started) = started.take() {
-                    let up = Started { token: plan.token.clone(), version: version.clone() };
+                    let (token, version, members) =
+                        (plan.token.clone(), version.clone(), plan.members.clone());
+                    let up = Started { token, version, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();
@@ -209,9 +221,11 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
         dir: data_dir.path(),
         store: &data_dir.store_path(),
         port,
+        name: &plan.name,
         token: &plan.token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),
+        members: &plan.members,
     };
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;

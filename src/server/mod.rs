@@ -1,5 +1,6 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
+mod membership;
 mod notify;
 mod services;
 mod shutdown;
@@ -10,7 +11,8 @@ use crate::cli::{ListenAddress, ListenUrl, ServerSettings};
 use crate::engine;
 use crate::nats_server;
 use crate::transport::{
-    Dispatcher, Http2Settings, ListenError, Listener, Purpose, Stage, Tls, TlsError, connection_limit,
+    Dispatcher, Http2Settings, ListenError, Listener, PeerCertificateError, Purpose, Stage, Tls, TlsError,
+    connection_limit,
 };
 use start::start;
 use std::sync::Arc;
@@ -34,6 +36,9 @@ pub enum ServeError {
     /// A certificate or a flag of TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The certificate of the peer port.
+    #[error(transparent)]
+    PeerCertificate(#[from] PeerCertificateError),
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),

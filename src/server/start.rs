@@ -1,12 +1,12 @@
 //! The start: nats-server, the engine, and the services over it.
 
 use super::services::services;
-use super::{MESSAGE_OVERHEAD_BYTES, ServeError, notify};
+use super::{MESSAGE_OVERHEAD_BYTES, ServeError, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
 use crate::auto_compaction;
-use crate::cli::{ServerSettings, Storage};
+use crate::cli::{Cluster, PeerAutoTls, ServerSettings, Storage};
 use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
@@ -14,9 +14,11 @@ use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
-use crate::record::Member;
 use crate::telemetry::Metrics;
-use crate::transport::{Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, probe_routes};
+use crate::transport::{
+    Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, issue_peer_certificate,
+    probe_routes,
+};
 use crate::watch::WatchHub;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,26 +44,42 @@ pub(super) async fn start(
 ) -> Result<Started, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
-    // A message holds the value of one key, as large as a request. Its header fits into the overhead.
-    let largest_message = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+    let member_id = membership::own(settings).id;
+    let cluster = match &settings.storage {
+        Storage::Embedded { cluster, .. } => cluster.as_deref(),
+        Storage::External(_) => None,
+    };
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, domain, sync, bucket } => {
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
             nats.domain.clone_from(domain);
             nats.sync = *sync;
-            nats.max_payload_bytes = nats.max_payload_bytes.max(largest_message as u32);
+            if let Some(cluster) = cluster {
+                if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
+                    issue_peer_certificate(dir, &cluster.server.token, hosts(cluster), *validity_years)?;
+                }
+                nats.cluster = Some(cluster.server.clone());
+            }
+            // A message holds the value of one key, as large as a request. Its header fits into the overhead.
+            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
-                auth: Auth::Token(nats.token().to_owned()),
+                auth: match cluster {
+                    None => Auth::Token(nats.token().to_owned()),
+                    Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
+                },
                 bucket: bucket.clone(),
+                founders: cluster.as_ref().map(|_| nats.members().len()),
                 ..Endpoint::default()
             };
             let durability = match sync {
+                _ if cluster.is_some() => Level::Nats,
                 SyncMode::Group => Level::Group,
                 SyncMode::Always => Level::Always,
                 SyncMode::Lazy => Level::Lazy,
@@ -72,7 +90,7 @@ pub(super) async fn start(
     starting("connecting to NATS".into());
     let engine_settings = engine::EngineSettings {
         endpoint,
-        is_alone: nats.is_some(),
+        is_alone: nats.is_some() && cluster.is_none(),
         linearizable_reads: settings.linearizable_reads,
         store_dir,
         durability,
@@ -80,12 +98,11 @@ pub(super) async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
-        member: Member {
-            id: member_id(settings),
-            name: settings.name.clone(),
-            client_urls: settings.advertise.clone(),
-            peer_urls: settings.peer_urls.clone(),
-        },
+        member: membership::own(settings),
+        founders: nats
+            .as_ref()
+            .zip(cluster)
+            .map(|(nats, cluster)| membership::founders(nats.members(), cluster)),
         heartbeat_interval: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,
@@ -117,11 +134,8 @@ pub(super) async fn start(
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
     }
-    let header = HeaderSource {
-        cluster_id: engine.cluster_id(),
-        member_id: member_id(settings),
-        epoch: engine.epoch(),
-    };
+    let header =
+        HeaderSource { cluster_id: engine.cluster_id(), member_id: member_id, epoch: engine.epoch() };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
     hub.register(&mut metrics);
@@ -148,6 +162,13 @@ pub(super) async fn start(
     Ok(Started { engine, nats })
 }
 
+/// The names by which other members may call this one.
+fn hosts(cluster: &Cluster) -> Vec<String> {
+    let addresses = [&cluster.server.listen, &cluster.server.advertise];
+    let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));
+    hosts.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()).collect()
+}
+
 fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::TokenError> {
     Ok(auth::AuthSettings {
         token: TokenSettings::parse(&settings.auth_token)?,
@@ -155,12 +176,4 @@ fn auth_settings(settings: &ServerSettings) -> Result<auth::AuthSettings, auth::
         bcrypt_cost: settings.bcrypt_cost,
         client_cert_auth: settings.tls.as_ref().is_some_and(|tls| tls.client_cert_auth),
     })
-}
-
-/// The same for every start of the same instance: made of its name and the URLs of its clients.
-fn member_id(settings: &ServerSettings) -> u64 {
-    // A hash that no build changes, because the log holds the id.
-    let parts =
-        std::iter::once(settings.name.clone()).chain(settings.advertise.iter().map(ToString::to_string));
-    xxhash_rust::xxh3::xxh3_64(parts.collect::<Vec<_>>().join("\n").as_bytes()) | 1
 }

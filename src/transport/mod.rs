@@ -29,6 +29,7 @@ pub(crate) use limits::connections as connection_limit;
 pub(crate) use listener::Listener;
 pub(crate) use services::{GrpcServices, ServiceSet, Services};
 pub(crate) use tls::Tls;
+pub(crate) use tls::{PeerCertificateError, issue_peer_certificate};
 
 pub(crate) use listener::ListenError;
 pub(crate) use tls::TlsError;

@@ -15,6 +15,7 @@ mod integrity;
 mod jwt;
 mod lag;
 mod leader;
+mod leaves;
 mod load;
 mod namesake;
 mod outage;

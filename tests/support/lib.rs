@@ -10,6 +10,7 @@
 pub mod auth;
 pub mod certificates;
 pub mod client;
+pub mod cluster;
 pub mod http;
 pub mod http2;
 pub mod keys;

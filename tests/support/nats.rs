@@ -207,6 +207,13 @@ impl Nats {
         self.request(&format!("PUB $JS.API.{request} answer {}\r\n{body}\r\n", body.len())).await
     }
 
+    /// The names of the streams in another JetStream domain, if that one answers in time.
+    pub async fn streams_of_domain(&self, domain: &str) -> Option<serde_json::Value> {
+        let request = format!("PUB $JS.{domain}.API.STREAM.NAMES answer 0\r\n\r\n");
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(1), self.request(&request)).await;
+        Some(answer.ok()?["streams"].clone())
+    }
+
     /// Stores a message with headers, each with its line's end, as another program would; returns JetStream's
     /// answer.
     pub async fn publish(&self, subject: &str, headers: &str, payload: &str) -> serde_json::Value {

@@ -111,14 +111,14 @@ impl Server {
 
     /// As [`Server::launch`], with all there is to say.
     pub async fn launch_as(target: Target, launch: Launch<'_>) -> Self {
-        let mut server = Self::new(target, launch);
+        let mut server = Self::create(target, launch);
         server.run().await;
         server
     }
 
     /// A server of the target under test that is yet to be started, by [`Server::restart`].
     pub fn prepare(args: &[&str]) -> Self {
-        Self::new(Target::from_env(), Launch { args, ..Launch::default() })
+        Self::create(Target::from_env(), Launch { args, ..Launch::default() })
     }
 
     /// Starts the process and waits for nothing.
@@ -127,7 +127,8 @@ impl Server {
         self.spawn();
     }
 
-    fn new(target: Target, launch: Launch<'_>) -> Self {
+    /// A server that is yet to be started.
+    pub fn create(target: Target, launch: Launch<'_>) -> Self {
         let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
         Self {
             target,
@@ -149,7 +150,7 @@ impl Server {
 
     /// As [`Server::fails_to_start`], for either server.
     pub async fn fails_to_start_as(target: Target, launch: Launch<'_>) -> (ExitStatus, String) {
-        let mut server = Self::new(target, launch);
+        let mut server = Self::create(target, launch);
         server.spawn();
         let child = server.child.as_mut().expect("it has just been started");
         let status = eventually("the server to give up", async || child.try_wait().unwrap()).await;
@@ -188,6 +189,11 @@ impl Server {
 
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client_port.number)
+    }
+
+    /// The address on which the other members of a cluster reach it.
+    pub fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.peer_port.number)
     }
 
     pub fn dir(&self) -> &Path {
@@ -283,6 +289,11 @@ impl Server {
 
     async fn run(&mut self) {
         self.spawn();
+        self.is_up().await;
+    }
+
+    /// Waits until the process that was started serves.
+    pub async fn is_up(&mut self) {
         if let Err(problem) = self.serves().await {
             panic!("{self:?} {problem}\n{}", self.log());
         }

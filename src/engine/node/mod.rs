@@ -49,6 +49,7 @@ pub(in crate::engine) struct NodeSettings {
     /// No other instance can reach the log: the embedded server admits this one alone.
     pub(in crate::engine) is_alone: bool,
     pub(in crate::engine) member: Member,
+    pub(in crate::engine) founders: Option<Vec<Member>>,
     pub(in crate::engine) heartbeat_interval: Duration,
     pub(in crate::engine) election_timeout: Duration,
     pub(in crate::engine) reads: LinearizableReads,

@@ -17,7 +17,7 @@ use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
 use crate::error::EtcdError;
 use crate::log::{AppendError, Incoming, Pipeline, Serving};
-use crate::record::Digest;
+use crate::record::{Digest, Member};
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
 use prost::Message as _;
@@ -220,14 +220,21 @@ impl Node {
         let sent = std::mem::take(&mut self.reads_sent);
         writing.deferred.extend(std::mem::take(&mut self.open).into_values().map(|open| open.call));
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
-        let member = self.settings.member.clone();
-        writing.deferred.push(Call {
-            operation: self.next_operation(),
-            proposal: Proposal::Member { id: member.id, member: Some(member) },
-            caller: Caller::default(),
-            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-            origin: Origin::Internal,
-        });
+        let own = self.settings.member.clone();
+        // The first writer of a cluster lists all that found it, started or not.
+        let founders = self.settings.founders.iter().flatten();
+        let is_founding = self.tables.members.all().is_empty();
+        let others: Vec<Member> =
+            founders.filter(|member| is_founding && member.id != own.id).cloned().collect();
+        for member in std::iter::once(own).chain(others) {
+            writing.deferred.push(Call {
+                operation: self.next_operation(),
+                proposal: Proposal::Member { id: member.id, member: Some(member) },
+                caller: Caller::default(),
+                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+                origin: Origin::Internal,
+            });
+        }
         writing
     }
 

@@ -210,23 +210,25 @@ impl Node {
     }
 
     /// Adds instances that have been heard of to the members, and removes members that have been silent for
-    /// long.
+    /// long. In a cluster of embedded servers it only updates the members that there are.
     pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
         if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
             return;
         }
         let known = self.tables.members.all();
+        let is_fixed = self.settings.founders.is_some();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());
-            if known
-                .get(&member.id)
-                .is_none_or(|known| known.client_urls != member.client_urls || known.name != member.name)
-            {
+            let differs = match known.get(&member.id) {
+                Some(known) => known.client_urls != member.client_urls || known.name != member.name,
+                None => !is_fixed,
+            };
+            if differs {
                 changes.push((member.id, Some(member.clone())));
             }
         }
-        for id in known.keys().filter(|id| **id != self.settings.member.id) {
+        for id in known.keys().filter(|id| !is_fixed && **id != self.settings.member.id) {
             let heard = writing.members_heard.entry(*id).or_insert_with(Instant::now);
             if heard.elapsed() > MEMBER_SILENCE {
                 tracing::warn!(member = id, "a member has been silent for ten minutes and is removed");

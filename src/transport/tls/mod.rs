@@ -13,10 +13,12 @@
 
 mod clients;
 mod files;
+mod peer_authority;
 mod self_signed;
 mod suites;
 
 pub(super) use clients::common_name;
+pub(crate) use peer_authority::{PeerCertificateError, issue as issue_peer_certificate};
 
 use crate::cli::{TlsSettings, TlsVersion};
 use arc_swap::ArcSwap;

@@ -1,0 +1,237 @@
+//! A cluster of embedded servers: its settings, its part of the configuration, and its record in the data
+//! directory.
+//!
+//! Each member runs one nats-server, and their routes make them one NATS cluster. The servers with empty
+//! stores elect a leader only once as many have met as there are routes. So the routes name each founding
+//! member once, and later members are learned from each other.
+
+use super::Error;
+use super::data_dir::DataDir;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// The account of jetway's streams. `$G` cannot be used: it has JetStream only where it is alone with the
+/// system account, and its users cannot be named beside those of the system account.
+const ACCOUNT: &str = "JW";
+/// The user of jetway's own connection.
+pub(crate) const USER: &str = "jetway";
+/// The user of the system account.
+const SYSTEM_USER: &str = "system";
+
+/// The members of a cluster by name, each with its peer URLs.
+pub type Members = BTreeMap<String, Vec<String>>;
+
+/// TLS between the members. nats-server checks the certificates of both sides of a route, whatever is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTls {
+    /// Certificate that the server shows in both directions (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+    /// Authorities of the other members' certificates (PEM); the system's without it.
+    pub trusted_ca: Option<PathBuf>,
+    /// Whether TLS 1.2 is refused.
+    pub only_version_13: bool,
+}
+
+/// Settings of a member of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// This member's name.
+    pub name: String,
+    /// The token that all members share.
+    pub token: String,
+    /// Address on which the other members are expected, as `host:port`.
+    pub listen: String,
+    /// Address that the other members are given, as `host:port`.
+    pub advertise: String,
+    /// The peer URLs of all members by name, this one included. Empty where the flags name none: then those
+    /// of the last start are used.
+    pub members: Members,
+    /// TLS between the members.
+    pub tls: Option<PeerTls>,
+}
+
+/// A member as its data directory remembers it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    name: String,
+    /// Digest of the token.
+    token: String,
+    members: Members,
+    #[serde(default)]
+    removed: bool,
+}
+
+fn record_path(dir: &Path) -> PathBuf {
+    dir.join("cluster.json")
+}
+
+/// Whether a data directory belongs to a member of a cluster.
+pub fn is_member(dir: &Path) -> bool {
+    record_path(dir).exists()
+}
+
+/// Remembers that the member of a data directory was removed from its cluster, so that it does not start
+/// again.
+///
+/// # Errors
+/// The record cannot be read or written.
+pub fn remember_removal(dir: &Path) -> std::io::Result<()> {
+    let path = record_path(dir);
+    let mut remembered: Remembered = serde_json::from_slice(&std::fs::read(&path)?)?;
+    remembered.removed = true;
+    let new = path.with_extension("new");
+    std::fs::write(&new, serde_json::to_vec(&remembered)?)?;
+    std::fs::rename(new, path)
+}
+
+/// Compares the settings with those of earlier starts, and remembers them. Returns the members to connect
+/// to.
+///
+/// # Errors
+/// The data is of another member or another cluster, or was removed from its cluster.
+pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<Members, Error> {
+    let path = record_path(dir.path());
+    let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
+    let mut members = settings.members.clone();
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let remembered: Remembered =
+                serde_json::from_slice(&bytes).map_err(|error| dir.error("read", &path, error.into()))?;
+            if remembered.removed {
+                return Err(Error::Removed { path: dir.path().to_owned() });
+            }
+            if remembered.name != settings.name {
+                let (is, now) = (remembered.name, &settings.name);
+                return Err(refused(format!("of the member {is:?}, and --name is {now:?}")));
+            }
+            if remembered.token != digest(&settings.token) {
+                let token = &settings.token;
+                return Err(refused(format!(
+                    "of a cluster with another token than --initial-cluster-token {token:?}"
+                )));
+            }
+            if members.is_empty() {
+                members = remembered.members;
+            }
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(dir.error("read", &path, error)),
+    }
+    let remembered =
+        Remembered { name: settings.name.clone(), token: digest(&settings.token), members, removed: false };
+    dir.write_private(&path, &serde_json::to_string(&remembered).expect("plain data"))?;
+    Ok(remembered.members)
+}
+
+/// A text that shows whether two tokens are the same, and from which none can be had.
+fn digest(token: &str) -> String {
+    hex(&format!("jetway cluster {token}"))
+}
+
+/// The password of the routes. All members derive it from the token, so that another cluster's members are
+/// kept out.
+fn route_password(token: &str) -> String {
+    hex(&format!("jetway route {token}"))
+}
+
+fn hex(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}
+
+/// The login of the local connections, and the cluster.
+pub(super) fn render(
+    settings: &ClusterSettings,
+    members: &Members,
+    token: &str,
+    quote: impl Fn(&str) -> String,
+) -> String {
+    let mut text = String::new();
+    let scheme = if settings.tls.is_some() { "tls" } else { "nats" };
+    let password = route_password(&settings.token);
+    // One for each member: see the module's header.
+    let addresses = members.values().filter_map(|urls| urls.first()?.split_once("://"));
+    let routes: Vec<String> =
+        addresses.map(|(_, address)| quote(&format!("{scheme}://{USER}:{password}@{address}"))).collect();
+    // Clients of one member do not learn the addresses of the other members' servers, which are those of
+    // other machines' loopback interfaces.
+    write!(
+        text,
+        "server_name: {name}\n\
+         accounts {{\n\
+         \x20 {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {USER}, password: {token} }} ] }}\n\
+         \x20 $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }}\n\
+         }}\n\
+         cluster {{\n\
+         \x20 name: \"jetway\"\n\
+         \x20 listen: {listen}\n\
+         \x20 advertise: {advertise}\n\
+         \x20 no_advertise: true\n\
+         \x20 routes: [ {routes} ]\n\
+         \x20 authorization {{ user: {USER}, password: {password}, timeout: 5 }}\n\
+         {tls}\
+         }}\n",
+        name = quote(&settings.name),
+        token = quote(token),
+        listen = quote(&settings.listen),
+        advertise = quote(&settings.advertise),
+        routes = routes.join(", "),
+        password = quote(&password),
+        tls = settings.tls.as_ref().map(|tls| render_tls(tls, &quote)).unwrap_or_default(),
+    )
+    .expect("writing to a string cannot fail");
+    text
+}
+
+fn render_tls(tls: &PeerTls, quote: &impl Fn(&str) -> String) -> String {
+    let path = |path: &Path| quote(&path.display().to_string());
+    let mut text =
+        format!("  tls {{\n    cert_file: {}\n    key_file: {}\n", path(&tls.cert), path(&tls.key));
+    if let Some(ca) = &tls.trusted_ca {
+        writeln!(text, "    ca_file: {}", path(ca)).expect("writing to a string cannot fail");
+    }
+    if tls.only_version_13 {
+        text.push_str("    min_version: \"1.3\"\n");
+    }
+    text.push_str("    timeout: 5\n  }\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(name: &str, token: &str) -> ClusterSettings {
+        let members = ["a", "b", "c"].map(|name| (name.to_owned(), vec![format!("http://{name}.test:2380")]));
+        ClusterSettings {
+            name: name.into(),
+            token: token.into(),
+            listen: "0.0.0.0:2380".into(),
+            advertise: "a.test:2380".into(),
+            members: members.into(),
+            tls: None,
+        }
+    }
+
+    #[test]
+    fn a_data_directory_stays_that_of_one_member_of_one_cluster() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = DataDir::open(dir.path()).expect("opened");
+        assert_eq!(claim(&data, &settings("a", "t")).expect("claimed").len(), 3);
+        let without_flags = ClusterSettings { members: BTreeMap::new(), ..settings("a", "t") };
+        assert_eq!(claim(&data, &without_flags).expect("claimed").len(), 3);
+        for (other, word) in [(settings("b", "t"), "member \"a\""), (settings("a", "u"), "token")] {
+            let refused = claim(&data, &other).expect_err("another one").to_string();
+            assert!(refused.contains(word), "{refused}");
+        }
+        remember_removal(dir.path()).expect("remembered");
+        assert!(matches!(claim(&data, &settings("a", "t")), Err(Error::Removed { .. })));
+    }
+}

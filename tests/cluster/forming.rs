@@ -1,0 +1,150 @@
+//! A cluster forms, loses members, and goes on.
+
+use std::time::{Duration, Instant};
+
+use jetway::proto::etcdserverpb::HashKvRequest;
+use support::client::{Client, put};
+use support::cluster::Cluster;
+use support::eventually;
+use support::server::{Target, signal};
+
+/// The hash of each member at one revision is the same.
+pub async fn all_hold_the_same(clients: &[Client]) {
+    let revision = clients[0].revision().await;
+    let mut hashes = Vec::new();
+    for client in clients {
+        let hash = eventually("a member that holds the revision", async || {
+            let request = HashKvRequest { revision };
+            client.unary("/etcdserverpb.Maintenance/HashKV", request).await.ok()
+        })
+        .await;
+        let hash: jetway::proto::etcdserverpb::HashKvResponse = hash;
+        hashes.push(hash.hash);
+    }
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?} at {revision}");
+}
+
+/// Writes until one is answered. Returns how long that took.
+pub async fn writes_again(client: &Client) -> Duration {
+    let begun = Instant::now();
+    eventually("a write", async || client.put_request(put("/probe", "")).await.ok()).await;
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_with_etcds_flags_are_one_etcd() {
+    let cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    for (member, client) in clients.iter().enumerate() {
+        client.put(format!("/from/{member}"), "value").await;
+    }
+    for client in &clients {
+        assert_eq!(client.list("/from/").await.len(), 3);
+    }
+    let leader = cluster.leader(&clients).await;
+    assert!(leader < 3);
+    all_hold_the_same(&clients).await;
+    let mut members = eventually("client URLs of all members", async || {
+        let members = clients[1].members().await.ok()?.members;
+        members.iter().all(|member| !member.client_ur_ls.is_empty()).then_some(members)
+    })
+    .await;
+    members.sort_by(|one, other| one.name.cmp(&other.name));
+    let shown: Vec<_> = members
+        .iter()
+        .map(|member| (member.name.clone(), member.peer_ur_ls.clone(), member.client_ur_ls.clone()))
+        .collect();
+    let started: Vec<_> = (0..3)
+        .map(|of| {
+            (cluster.name(of).to_owned(), vec![cluster.peer_url(of)], vec![cluster.members[of].endpoint()])
+        })
+        .collect();
+    assert_eq!(shown, started);
+    for (member, client) in clients.iter().enumerate() {
+        let id = client.status().await.unwrap().header.unwrap().member_id;
+        assert_eq!(id, members[member].id, "each member answers under its own id");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_outlives_each_of_its_members() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    for round in 0..3 {
+        let dead = if round == 0 { cluster.leader(&clients).await } else { round };
+        let other = (dead + 1) % 3;
+        cluster.members[dead].kill9();
+        println!("round {round}: a write after {:?}", writes_again(&clients[other]).await);
+        let written = clients[other].put("/while/away", round.to_string()).await;
+        cluster.members[dead].restart().await;
+        let read = clients[dead].get("/while/away").await.unwrap();
+        assert_eq!(
+            (&read.kvs[0].value[..], read.kvs[0].mod_revision),
+            (round.to_string().as_bytes(), written)
+        );
+        all_hold_the_same(&clients).await;
+        assert_eq!(clients[other].members().await.unwrap().members.len(), 3);
+    }
+}
+
+/// A machine that is cut off takes its nats-server along, which cannot hand its leadership over. NATS elects
+/// a new leader after four to nine seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_outlives_a_whole_machine() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let dead = cluster.leader(&clients).await;
+    clients[dead].put("/before", "kept").await;
+    if cluster.members[dead].target() == Target::Jetway {
+        // Stopped, it does not see that jetway ends.
+        let nats = cluster.members[dead].nats_pid();
+        signal(nats, libc::SIGSTOP);
+        cluster.members[dead].kill9();
+        signal(nats, libc::SIGKILL);
+    } else {
+        cluster.members[dead].kill9();
+    }
+    let gap = writes_again(&clients[(dead + 1) % 3]).await;
+    println!("a write {gap:?} after the machine of the leader was gone");
+    assert!(gap < Duration::from_secs(20), "{gap:?}");
+    let read = clients[(dead + 2) % 3].get("/before").await.unwrap();
+    assert_eq!(&read.kvs[0].value[..], b"kept");
+    cluster.members[dead].restart().await;
+    all_hold_the_same(&clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_start_one_after_the_other_wait_for_each_other() {
+    let mut cluster = Cluster::prepare(3);
+    cluster.members[0].begin();
+    eventually("the first member to wait", async || {
+        cluster.members[0].log().contains("waiting for the other members").then_some(())
+    })
+    .await;
+    cluster.members[1].begin();
+    cluster.members[2].begin();
+    for member in &mut cluster.members {
+        member.is_up().await;
+    }
+    all_hold_the_same(&cluster.clients().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_members_at_once_stop_and_start_again() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let mut last = 0;
+    for key in 0..50 {
+        last = clients[key % 3].put(format!("/k/{key}"), "value").await;
+    }
+    for member in &mut cluster.members {
+        member.kill9();
+    }
+    cluster.start_all().await;
+    assert!(clients[2].revision().await >= last);
+    assert_eq!(clients[1].list("/k/").await.len(), 50);
+    all_hold_the_same(&clients).await;
+    for member in &mut cluster.members {
+        assert!(member.stop().await.success());
+    }
+}

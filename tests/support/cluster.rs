@@ -1,0 +1,114 @@
+//! Members of a cluster that are started with etcd's flags: the same for a jetway and for an etcd.
+
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::server::{Launch, Server, Target};
+
+/// The members, each with a name, a client URL and a peer URL of its own.
+#[derive(Debug)]
+pub struct Cluster {
+    pub members: Vec<Server>,
+    names: Vec<String>,
+    scheme: &'static str,
+    more: Vec<String>,
+}
+
+impl Cluster {
+    /// Members of the target under test that are yet to be started.
+    pub fn prepare(count: usize) -> Self {
+        Self::prepare_with(count, "http", &[])
+    }
+
+    /// As [`Self::prepare`], with a scheme for the peer URLs and more flags.
+    pub fn prepare_with(count: usize, scheme: &'static str, more: &[&str]) -> Self {
+        let more = more.iter().map(ToString::to_string).collect();
+        let mut cluster = Self { members: Vec::new(), names: Vec::new(), scheme, more };
+        for _ in 0..count {
+            cluster.add();
+        }
+        let all = cluster.list(0..count);
+        for member in 0..count {
+            cluster.set_flags(member, &all, "new", &[]);
+        }
+        cluster
+    }
+
+    /// One more member, without flags.
+    pub fn add(&mut self) -> usize {
+        self.members.push(Server::create(Target::from_env(), Launch::default()));
+        self.names.push(format!("m{}", self.members.len()));
+        self.members.len() - 1
+    }
+
+    /// The value of `--initial-cluster` for these members.
+    pub fn list(&self, members: impl IntoIterator<Item = usize>) -> String {
+        let entries = members.into_iter().map(|of| format!("{}={}", self.names[of], self.peer_url(of)));
+        entries.collect::<Vec<_>>().join(",")
+    }
+
+    pub fn name(&self, member: usize) -> &str {
+        &self.names[member]
+    }
+
+    pub fn peer_url(&self, member: usize) -> String {
+        format!("{}://{}", self.scheme, self.members[member].peer_address())
+    }
+
+    /// The flags of a member's next start.
+    pub fn set_flags(&mut self, member: usize, initial_cluster: &str, state: &str, more: &[&str]) {
+        let peer = self.peer_url(member);
+        let mut flags = vec!["--name", &self.names[member], "--listen-peer-urls", &peer];
+        flags.extend(["--initial-advertise-peer-urls", &peer, "--initial-cluster", initial_cluster]);
+        flags.extend(["--initial-cluster-state", state, "--initial-cluster-token", "of-a-test"]);
+        flags.extend(self.more.iter().map(String::as_str));
+        flags.extend(more);
+        let flags: Vec<String> = flags.into_iter().map(str::to_owned).collect();
+        self.members[member].set_args(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// Starts all members together and waits until each serves.
+    pub async fn start(count: usize) -> Self {
+        let mut cluster = Self::prepare(count);
+        cluster.start_all().await;
+        cluster
+    }
+
+    pub async fn start_all(&mut self) {
+        for member in &mut self.members {
+            member.begin();
+        }
+        for member in &mut self.members {
+            member.is_up().await;
+        }
+    }
+
+    /// A client for each member.
+    pub async fn clients(&self) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for member in &self.members {
+            clients.push(member.client().await);
+        }
+        clients
+    }
+
+    /// The member whose id the others name as the leader, once all members agree.
+    pub async fn leader(&self, clients: &[Client]) -> usize {
+        crate::eventually("one leader", async || {
+            let mut asked: JoinSet<_> =
+                clients.iter().cloned().map(|client| async move { client.status().await }).collect();
+            let mut statuses = Vec::new();
+            while let Some(status) = asked.join_next().await {
+                statuses.push(status.ok()?.ok()?);
+            }
+            let leader = statuses.first()?.leader;
+            if leader == 0 || statuses.iter().any(|status| status.leader != leader) {
+                return None;
+            }
+            let members = clients[0].members().await.ok()?.members;
+            let name = &members.iter().find(|member| member.id == leader)?.name;
+            self.names.iter().position(|known| known == name)
+        })
+        .await
+    }
+}
