@@ -64,7 +64,7 @@ impl Folders {
 
     /// The file of a context. A name has neither a slash nor the end of a file's name.
     fn file(&self, context: &str) -> Result<PathBuf, ContextError> {
-        if context.contains('/') || context.ends_with(".json") {
+        if context.contains('/') || Path::new(context).extension().is_some_and(|end| end == "json") {
             return Ok(self.expand(context));
         }
         let config = self.config.clone().or_else(|| self.home.as_ref().map(|home| home.join(".config")));

@@ -177,6 +177,15 @@ fn the_data_of_an_etcd_is_not_hidden() {
 }
 
 #[test]
+fn the_store_of_a_kine_is_not_hidden() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("jetstream")).expect("made");
+    let endpoint = format!("nats://?dataDir={}", dir.path().display());
+    let error = settings(&["--endpoint", &endpoint]).expect_err("not ours").to_string();
+    assert!(error.contains("JetStream store of another nats-server"), "{error}");
+}
+
+#[test]
 fn certificates_for_a_port_without_tls_are_reported() {
     let settings = settings(&["--cert-file", "c", "--client-cert-auth"]).expect("as etcd");
     let notices: Vec<_> = settings.notices.iter().map(|notice| notice.text.as_str()).collect();

@@ -12,7 +12,9 @@
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
 //! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
 //!   else.
-//! - [`bucket`] creates, recognises, repairs or refuses the stream.
+//! - `login` makes the credentials of each connection. `rights` names the rights of the user, and tries them.
+//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
+//!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not

@@ -163,18 +163,14 @@ impl Rights {
         first: usize,
     ) -> Result<Vec<Denied>, WireError> {
         let mut wire = Wire::open(endpoint, first, None, 4096).await?;
-        let mut trials = String::new();
-        for (at, right) in self.rights.iter().enumerate() {
-            let subject = right.subject.replace('>', TRIAL);
+        let trials = self.rights.iter().enumerate().map(|(at, right)| {
+            let (subject, bytes) = (right.subject.replace('>', TRIAL), NO_STREAM.len());
             match right.usage {
-                Use::Publish => {
-                    let bytes = NO_STREAM.len();
-                    trials.push_str(&format!("HPUB {subject} {bytes} {bytes}\r\n{NO_STREAM}\r\n"));
-                }
-                Use::Subscribe => trials.push_str(&format!("SUB {subject} {}\r\n", at + 1)),
+                Use::Publish => format!("HPUB {subject} {bytes} {bytes}\r\n{NO_STREAM}\r\n"),
+                Use::Subscribe => format!("SUB {subject} {}\r\n", at + 1),
             }
-        }
-        trials.push_str("PING\r\n");
+        });
+        let trials: String = trials.chain(["PING\r\n".to_owned()]).collect();
         wire.send(trials.as_bytes()).await?;
         let mut denied = HashSet::new();
         loop {

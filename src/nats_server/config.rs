@@ -49,12 +49,11 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
     };
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
     let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
-    let login = match &settings.cluster {
-        Some(cluster) => cluster::render(cluster, start.members, start.token, quote),
-        None => {
-            let (name, token) = (quote(start.name), quote(start.token));
-            format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
-        }
+    let login = if let Some(cluster) = &settings.cluster {
+        cluster::render(cluster, start.members, start.token, quote)
+    } else {
+        let (name, token) = (quote(start.name), quote(start.token));
+        format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
     };
     write!(
         text,

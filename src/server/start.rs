@@ -134,8 +134,7 @@ pub(super) async fn start(
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
     }
-    let header =
-        HeaderSource { cluster_id: engine.cluster_id(), member_id: member_id, epoch: engine.epoch() };
+    let header = HeaderSource { cluster_id: engine.cluster_id(), member_id, epoch: engine.epoch() };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
     hub.register(&mut metrics);

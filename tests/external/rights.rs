@@ -11,7 +11,7 @@ use support::client::{all, op, put, run};
 use support::eventually;
 use support::nats::Nats;
 
-/// What `jetway nats-permissions` prints.
+/// The output of `jetway nats-permissions`.
 fn printed(args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jetway"));
     let output = command.arg("nats-permissions").args(args).output().unwrap();
@@ -73,7 +73,7 @@ async fn a_user_with_too_few_rights_is_refused_with_the_subjects() {
         ("subscribe: { deny: \"jetway.>\" }", &["subscribe to \"jetway.b.>\""]),
         ("subscribe: { deny: \"_INBOX.>\" }", &["subscribe to \"_INBOX.>\""]),
         ("publish: { deny: \"$JS.API.CONSUMER.>\" }", &["CONSUMER.CREATE.KV_b.>", "CONSUMER.DELETE.KV_b.>"]),
-        // What is not always needed is missed when it is.
+        // A right that is not always needed is missed when it is.
         ("publish: { deny: \"$JS.API.STREAM.CREATE.>\" }", &["$JS.API.STREAM.CREATE.KV_b"]),
     ] {
         let nats = Nats::start_with(&user(&format!("permissions: {{ {missing} }}"))).await;
