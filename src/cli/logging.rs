@@ -2,7 +2,6 @@
 
 use super::flag_values::FlagValues;
 use super::notice::Notice;
-use super::personality::Personality;
 use crate::telemetry::{LogFormat, LogOutput, LogRotation, LogSettings};
 use serde_json::Value;
 use thiserror::Error;
@@ -41,11 +40,7 @@ pub(super) enum LogFlagsError {
 }
 
 /// Form, filter and outputs of the log. etcd checks these flags before all others.
-pub(super) fn settings(
-    flags: &FlagValues,
-    personality: Personality,
-    notices: &mut Vec<Notice>,
-) -> Result<LogSettings, LogFlagsError> {
+pub(super) fn settings(flags: &FlagValues, notices: &mut Vec<Notice>) -> Result<LogSettings, LogFlagsError> {
     match flags.text_or_default("logger") {
         "zap" => {}
         "capnslog" => return Err(LogFlagsError::Capnslog),
@@ -54,10 +49,10 @@ pub(super) fn settings(
     let outputs = outputs(flags)?;
     let rotation =
         if flags.is_true("enable-log-rotation") { Some(rotation(flags, &outputs, notices)?) } else { None };
-    let format = match (flags.non_empty("log-format"), personality) {
-        (Some("json"), _) | (None, Personality::Etcd) => LogFormat::Json,
-        (Some("console"), _) | (None, Personality::Jetway) => LogFormat::Console,
-        (Some(other), _) => return Err(LogFlagsError::Format(other.to_owned())),
+    let format = match flags.text_or_default("log-format") {
+        "json" => LogFormat::Json,
+        "console" => LogFormat::Console,
+        other => return Err(LogFlagsError::Format(other.to_owned())),
     };
     let level = flags.text_or_default("log-level");
     let filter = match level {

@@ -111,6 +111,7 @@ pub(super) fn settings(
     Ok(Some(Cluster {
         server: ClusterSettings {
             name: name.to_owned(),
+            peer_urls: advertised.iter().map(|url| url.text.clone()).collect(),
             token: flags.text_or_default("initial-cluster-token").to_owned(),
             listen: listen.authority.clone(),
             advertise: advertise.authority.clone(),

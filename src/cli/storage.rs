@@ -4,7 +4,6 @@ use super::endpoint::{self, BucketNameError, EndpointError, ParsedEndpoint};
 use super::flag_values::FlagValues;
 use super::nats_context::{self, ContextError, Folders};
 use super::peers::Cluster;
-use super::personality::Personality;
 use crate::log::{Auth, Endpoint, Rights};
 use crate::nats_server::SyncMode;
 use std::path::PathBuf;
@@ -89,17 +88,13 @@ pub(super) fn endpoint(flags: &FlagValues) -> Result<Option<ParsedEndpoint>, Sto
 /// The directory of the embedded server, which is named after the member by default.
 pub(super) fn data_dir(
     flags: &FlagValues,
-    personality: Personality,
     name: &str,
     endpoint: Option<&ParsedEndpoint>,
 ) -> Result<PathBuf, StorageFlagsError> {
     let of_endpoint = endpoint.and_then(|endpoint| endpoint.data_dir.clone());
     let of_flag = flags.path("data-dir");
-    match either(("--data-dir", of_flag), ("--endpoint …?dataDir=", of_endpoint))? {
-        Some(path) => Ok(path),
-        None if personality == Personality::Etcd => Ok(PathBuf::from(format!("{name}.etcd"))),
-        None => Ok(PathBuf::from(format!("{name}.jetway"))),
-    }
+    let given = either(("--data-dir", of_flag), ("--endpoint …?dataDir=", of_endpoint))?;
+    Ok(given.unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into()))
 }
 
 pub(super) fn settings(

@@ -1,22 +1,23 @@
 //! Tests of the whole way from arguments to settings.
 
 use super::compaction::AutoCompaction;
-use super::flag_values::{CommandLine, FlagValues};
 use super::listen::ListenAddress;
 use super::personality::Personality;
-use super::settings::{ServerSettings, SettingsError};
+use super::settings::ServerSettings;
 use super::storage::Storage;
+use super::{Invocation, Reason, read_task};
+use std::ffi::OsString;
 use std::time::Duration;
 
-fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, SettingsError> {
-    let args = args.iter().map(std::ffi::OsString::from);
-    match FlagValues::read(args, std::iter::empty()) {
-        Ok(CommandLine::Serve(flags)) => ServerSettings::new(&flags, personality),
-        other => panic!("{other:?}"),
+fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, Reason> {
+    match read_task(personality, args.iter().map(OsString::from), []) {
+        Ok(Invocation::Serve(settings)) => Ok(*settings),
+        Ok(other) => panic!("{other:?}"),
+        Err(reason) => Err(reason),
     }
 }
 
-fn settings(args: &[&str]) -> Result<ServerSettings, SettingsError> {
+fn settings(args: &[&str]) -> Result<ServerSettings, Reason> {
     settings_of(Personality::Jetway, args)
 }
 
@@ -48,15 +49,16 @@ fn called_as_etcd_the_defaults_are_etcd_s() {
 
 #[test]
 fn auto_compaction_is_read_as_etcd_reads_it() {
-    use AutoCompaction::{Periodic, Revision};
+    use AutoCompaction::Periodic;
+    let revision = |kept| AutoCompaction::Revision { kept, interval: Duration::from_mins(5) };
     let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
     for (mode, retention, expected) in [
         ("periodic", "0", None),
         ("periodic", "5", Some(hours(5))),
         ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
-        ("revision", "1000", Some(Revision(1000))),
+        ("revision", "1000", Some(revision(1000))),
         ("revision", "0", None),
-        ("revision", "1s", Some(Revision(1_000_000_000))),
+        ("revision", "1s", Some(revision(1_000_000_000))),
     ] {
         let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
         assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");

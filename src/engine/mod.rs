@@ -34,10 +34,12 @@ mod hash;
 mod integrity;
 mod leases;
 mod mark;
+mod membership;
 mod namesake;
 mod node;
 mod planner;
 mod proposal;
+mod server_group;
 mod space;
 mod start;
 mod status;
@@ -61,6 +63,7 @@ use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use hash::HashCache;
+pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
 use prometheus::{Histogram, IntCounter};
 use proposal::{Answer, Outcome, Proposal};
@@ -118,6 +121,8 @@ pub(crate) struct EngineSettings {
     /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
     /// serves the bucket is a member.
     pub founders: Option<Vec<Member>>,
+    /// Rules for changes of the members of a cluster.
+    pub change_rules: ChangeRules,
     /// The time between two heartbeats of the writer.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.
@@ -147,6 +152,7 @@ pub(crate) struct Parts {
     log: Arc<Log>,
     member: u64,
     is_alone: bool,
+    is_clustered: bool,
     durability: Level,
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
@@ -304,6 +310,31 @@ impl Engine {
         self.calls.ask(Proposal::Member { id, member }).await.map(drop)
     }
 
+    /// Whether this instance is a member of a cluster of embedded servers.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.is_clustered
+    }
+
+    /// Changes the members of a cluster.
+    ///
+    /// # Errors
+    /// etcd's where a change is not permitted, and those of every call to the writer.
+    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
+        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
+    }
+
+    /// Waits until this instance is no member of its cluster; for ever where there is none.
+    pub(crate) async fn removed(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        loop {
+            tokio::time::sleep(POLL).await;
+            let members = self.tables.members.all();
+            if self.is_clustered && !members.is_empty() && !members.contains_key(&self.member) {
+                return;
+            }
+        }
+    }
+
     /// Lets another member write.
     ///
     /// # Errors
@@ -377,7 +408,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone {
+        if !self.is_alone && !self.is_clustered {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

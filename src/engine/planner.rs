@@ -106,7 +106,8 @@ impl Planner {
             | Proposal::Barrier
             | Proposal::FinishRemovals
             | Proposal::Trim { .. }
-            | Proposal::MoveLeader { .. } => Ok(Plan::Answer(Ok(Outcome::Done), None)),
+            | Proposal::MoveLeader { .. }
+            | Proposal::ChangeMembers(_) => Ok(Plan::Answer(Ok(Outcome::Done), None)),
         };
         planned.unwrap_or_else(|error| Plan::Answer(Err(error), None))
     }

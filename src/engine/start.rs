@@ -1,7 +1,9 @@
 //! Starts the engine: connects, and gives each part what it uses.
 
 use super::calls::Calls;
-use super::{Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark};
+use super::{
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark, server_group,
+};
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
@@ -167,12 +169,23 @@ impl Engine {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
+        if let Some(cluster) = &settings.endpoint.own_cluster {
+            let keeper = server_group::Keeper {
+                log: Arc::clone(&log),
+                members: Arc::clone(&tables.members),
+                status: Arc::clone(&status),
+                login: cluster.system.clone(),
+                stop: stop.clone(),
+            };
+            tokio::spawn(keeper.run());
+        }
         let node = Node {
             log: Arc::clone(&log),
             settings: NodeSettings {
                 is_alone: settings.is_alone,
                 member: settings.member.clone(),
-                founders: settings.founders,
+                founders: settings.founders.clone(),
+                change_rules: settings.change_rules,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,
@@ -231,6 +244,7 @@ impl Engine {
                 log,
                 member: settings.member.id,
                 is_alone: settings.is_alone,
+                is_clustered: settings.founders.is_some(),
                 durability: settings.durability,
                 store_dir: settings.store_dir,
                 sync_durations,

@@ -211,7 +211,7 @@ impl Bucket {
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
-        if endpoint.founders.is_some() {
+        if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
         loop {
@@ -260,7 +260,7 @@ impl Bucket {
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
-        let replicas = endpoint.founders.map_or(endpoint.replicas, |members| Some(copies(members)));
+        let replicas = endpoint.replicas_to_create();
         let (mut info, mut is_new) = match api.stream_info(&stream).await {
             Ok(info) => (info, false),
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
@@ -354,14 +354,4 @@ fn is_unused(info: &StreamInfo) -> bool {
         && metadata[CLUSTER_KEY].is_null()
         && info.state.messages == 0
         && info.state.last_seq + 1 == first
-}
-
-/// The copies of the stream in a cluster of embedded servers. An even number would outlive no more failures
-/// than the odd one below it.
-pub fn copies(members: usize) -> usize {
-    match members {
-        0..=2 => 1,
-        3 | 4 => 3,
-        _ => 5,
-    }
 }

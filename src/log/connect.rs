@@ -31,8 +31,8 @@ pub struct Endpoint {
     pub bucket: String,
     /// Replicas of the stream; `None` for those that it has, and for one if it is created.
     pub replicas: Option<usize>,
-    /// The number of members that found the cluster of embedded servers; `None` for any other NATS.
-    pub founders: Option<usize>,
+    /// The cluster of embedded servers that this is; `None` for any other NATS.
+    pub own_cluster: Option<OwnCluster>,
     /// PEM file of authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
@@ -52,6 +52,32 @@ impl Endpoint {
     pub fn domain_prefix(domain: &str) -> String {
         format!("$JS.{domain}.API")
     }
+
+    /// The copies of a stream that is created; `None` for JetStream's default.
+    pub fn replicas_to_create(&self) -> Option<usize> {
+        let own = self.own_cluster.as_ref();
+        own.map_or(self.replicas, |cluster| Some(copies(cluster.founders)))
+    }
+}
+
+/// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
+/// than three.
+pub fn copies(members: usize) -> usize {
+    match members {
+        0 | 1 => 1,
+        2 => 2,
+        3 | 4 => 3,
+        _ => 5,
+    }
+}
+
+/// A cluster of embedded servers.
+#[derive(Clone, Debug)]
+pub struct OwnCluster {
+    /// The number of members that found it.
+    pub founders: usize,
+    /// The credentials of the system account.
+    pub system: Auth,
 }
 
 /// Whether NATS can be reached now. `generation` grows with every reconnection.

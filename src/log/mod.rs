@@ -30,6 +30,7 @@ mod kine;
 mod limits;
 mod login;
 mod messenger;
+mod metadata_group;
 mod pipeline;
 mod rights;
 mod stream_settings;
@@ -38,11 +39,12 @@ mod wire;
 
 pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link};
+pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError};
 pub use messenger::{Incoming, Messenger, Serving};
+pub use metadata_group::{GroupError, MetadataGroup, Peer};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
@@ -214,6 +216,29 @@ impl Log {
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
         self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// NATS' own group of servers, over a connection to the system account.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn metadata_group(&self, login: &Auth) -> Result<MetadataGroup, ConnectError> {
+        MetadataGroup::open(&self.endpoint, login).await
+    }
+
+    /// Raises the number of the stream's copies. Returns it; `None` if it is as high already.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn raise_copies(&self, copies: usize) -> Result<Option<usize>, ApiError> {
+        let info = self.info().await?;
+        if info.config["num_replicas"].as_u64().is_some_and(|has| has >= copies as u64) {
+            return Ok(None);
+        }
+        let mut config = info.config;
+        config["num_replicas"] = copies.into();
+        self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
+        Ok(Some(copies))
     }
 
     /// The stream's name.

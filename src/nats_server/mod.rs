@@ -48,8 +48,8 @@ mod ready;
 mod signal;
 mod supervisor;
 
-pub(crate) use cluster::USER as CLUSTER_USER;
-pub use cluster::{ClusterSettings, Members, PeerTls, is_member, remember_removal};
+pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
+pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
@@ -138,6 +138,7 @@ enum Ending {
 pub struct NatsServer {
     token: String,
     version: String,
+    member_id: Option<u64>,
     members: Members,
     status: watch::Receiver<Status>,
     write_error: watch::Receiver<Option<String>>,
@@ -153,6 +154,7 @@ pub struct NatsServer {
 struct Started {
     token: String,
     version: String,
+    member_id: Option<u64>,
     members: Members,
 }
 
@@ -179,8 +181,20 @@ impl NatsServer {
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version, members } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, members, status, write_error, ending, stop, stop_timeout, synced_store })
+        let Started { token, version, member_id, members } =
+            started.await.map_err(|_| Error::SupervisorGone)??;
+        Ok(Self {
+            token,
+            version,
+            member_id,
+            members,
+            status,
+            write_error,
+            ending,
+            stop,
+            stop_timeout,
+            synced_store,
+        })
     }
 
     /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
@@ -210,6 +224,11 @@ impl NatsServer {
     /// The server's version, as `2.15.1`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The id of this member of a cluster; `None` without a cluster.
+    pub fn member_id(&self) -> Option<u64> {
+        self.member_id
     }
 
     /// The members of the server's cluster, as far as they are known at its start; none without a cluster.

@@ -123,9 +123,9 @@ async fn supervise(
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
     data_dir.claim_mode(mode)?;
-    let members = match &settings.cluster {
-        Some(cluster) => cluster::claim(data_dir, cluster)?,
-        None => Members::new(),
+    let (member_id, members) = match &settings.cluster {
+        Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
+        None => (None, Members::new()),
     };
     let (name, token) = (config::random_name(), random_token());
     let plan = Plan { settings, data_dir, binary, extra, name, token, members };
@@ -148,7 +148,7 @@ async fn supervise(
                 if let Some(started) = started.take() {
                     let (token, version, members) =
                         (plan.token.clone(), version.clone(), plan.members.clone());
-                    let up = Started { token, version, members };
+                    let up = Started { token, version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();

@@ -11,7 +11,7 @@ use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
-use crate::log::{Auth, Endpoint};
+use crate::log::{Auth, Endpoint, OwnCluster};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::telemetry::Metrics;
@@ -44,7 +44,6 @@ pub(super) async fn start(
 ) -> Result<Started, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
-    let member_id = membership::own(settings).id;
     let cluster = match &settings.storage {
         Storage::Embedded { cluster, .. } => cluster.as_deref(),
         Storage::External(_) => None,
@@ -75,7 +74,13 @@ pub(super) async fn start(
                     Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
                 },
                 bucket: bucket.clone(),
-                founders: cluster.as_ref().map(|_| nats.members().len()),
+                own_cluster: cluster.as_ref().map(|_| OwnCluster {
+                    founders: nats.members().len(),
+                    system: Auth::Password(
+                        nats_server::CLUSTER_SYSTEM_USER.to_owned(),
+                        nats.token().to_owned(),
+                    ),
+                }),
                 ..Endpoint::default()
             };
             let durability = match sync {
@@ -88,6 +93,8 @@ pub(super) async fn start(
         }
     };
     starting("connecting to NATS".into());
+    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
         is_alone: nats.is_some() && cluster.is_none(),
@@ -98,11 +105,15 @@ pub(super) async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
-        member: membership::own(settings),
+        member,
         founders: nats
             .as_ref()
             .zip(cluster)
             .map(|(nats, cluster)| membership::founders(nats.members(), cluster)),
+        change_rules: engine::ChangeRules {
+            is_strict: settings.strict_reconfig_check,
+            max_learners: settings.max_learners,
+        },
         heartbeat_interval: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,

@@ -63,7 +63,6 @@ impl Listener {
     /// # Errors
     /// [`ListenError`].
     pub(crate) fn bind(
-        flag: &'static str,
         listen: &ListenUrl,
         tls: Option<&Arc<Tls>>,
         http2: Http2Settings,
@@ -74,7 +73,7 @@ impl Listener {
         let url = listen.url.clone();
         match ListenSocket::open(&listen.address, shared) {
             Ok(socket) => Ok(Listener { socket, url, tls, http2: http2.with_defaults(), limit }),
-            Err(source) => Err(ListenError { flag, url, source }),
+            Err(source) => Err(ListenError { flag: listen.flag, url, source }),
         }
     }
 

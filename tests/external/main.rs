@@ -10,6 +10,7 @@ mod cluster;
 mod credentials;
 mod domain;
 mod electing;
+mod group;
 mod instances;
 mod integrity;
 mod jwt;
@@ -23,20 +24,6 @@ mod overlap;
 mod prepared;
 mod proxy;
 mod rights;
-mod traffic;
 mod users;
 mod versions;
 mod writer;
-
-/// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.
-fn rounds(of_its_own: usize) -> usize {
-    std::env::var("JETWAY_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(of_its_own)
-}
-
-/// The seed of a test's random moments: `JETWAY_FAULT_SEED` makes the same ones again.
-fn seed() -> u64 {
-    let seed = std::env::var("JETWAY_FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random::<u64>);
-    println!("JETWAY_FAULT_SEED={seed}");
-    seed
-}

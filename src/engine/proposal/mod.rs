@@ -9,6 +9,7 @@ pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireStatus};
 
 use crate::auth::Caller;
 use crate::core::State;
+use crate::engine::membership::MemberChange;
 use crate::error::EtcdError;
 use crate::record::{Alarm, Member, OperationId};
 use crate::txn::{Request, Response};
@@ -57,6 +58,8 @@ pub(in crate::engine) enum Proposal {
     MoveLeader { target: u64 },
     /// Adds, changes or removes a member.
     Member { id: u64, member: Option<Member> },
+    /// Changes the members of a cluster, if its rules permit it.
+    ChangeMembers(MemberChange),
 }
 
 /// The outcome of a call that succeeded.

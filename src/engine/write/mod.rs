@@ -220,10 +220,15 @@ impl Node {
         let sent = std::mem::take(&mut self.reads_sent);
         writing.deferred.extend(std::mem::take(&mut self.open).into_values().map(|open| open.call));
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
-        let own = self.settings.member.clone();
+        let mut own = self.settings.member.clone();
+        let known = self.tables.members.all();
+        if let (Some(known), Some(_)) = (known.get(&own.id), &self.settings.founders) {
+            own.peer_urls.clone_from(&known.peer_urls);
+            own.is_learner = known.is_learner;
+        }
         // The first writer of a cluster lists all that found it, started or not.
         let founders = self.settings.founders.iter().flatten();
-        let is_founding = self.tables.members.all().is_empty();
+        let is_founding = known.is_empty();
         let others: Vec<Member> =
             founders.filter(|member| is_founding && member.id != own.id).cloned().collect();
         for member in std::iter::once(own).chain(others) {
