@@ -47,6 +47,7 @@ fn main() -> ExitCode {
 
 fn run(settings: ServerSettings) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&settings.log)?;
+    jetway::server::announce(&settings);
     for notice in &settings.notices {
         if notice.warns {
             tracing::warn!("{}", notice.text);
@@ -61,5 +62,12 @@ fn run(settings: ServerSettings) -> Result<(), Box<dyn std::error::Error>> {
     // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the
     // response to a call then wakes another thread. The applier has a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    Ok(runtime?.block_on(jetway::server::serve(settings))?)
+    let is_on_stderr = settings.log.outputs.contains(&telemetry::LogOutput::Stderr);
+    let served = runtime?.block_on(jetway::server::serve(settings));
+    // A reader of the log alone must learn of the end, too.
+    Ok(served.inspect_err(|error| {
+        if !is_on_stderr {
+            tracing::error!(%error, "jetway ends");
+        }
+    })?)
 }

@@ -57,9 +57,10 @@ pub(super) fn settings(flags: &FlagValues, notices: &mut Vec<Notice>) -> Result<
     let level = flags.text_or_default("log-level");
     let filter = match level {
         "dpanic" | "panic" | "fatal" | "DPANIC" | "PANIC" | "FATAL" => "error".to_owned(),
-        // The client library reports each connection at info, and jetway logs the important ones itself.
-        "debug" | "info" | "warn" | "error" | "DEBUG" | "INFO" | "WARN" | "ERROR" => {
-            format!("{},async_nats=warn,h2=warn,hyper=warn,tower=warn", level.to_ascii_lowercase())
+        "debug" | "DEBUG" => "debug,async_nats=warn,h2=warn,hyper=warn,tower=warn".to_owned(),
+        // jetway itself logs what happens to the connections of the client library.
+        "info" | "warn" | "error" | "INFO" | "WARN" | "ERROR" => {
+            format!("{},async_nats=off,h2=warn,hyper=warn,tower=warn", level.to_ascii_lowercase())
         }
         filter if filter.contains('=') => filter.to_owned(),
         _ => return Err(LogFlagsError::Level(level.to_owned())),

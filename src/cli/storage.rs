@@ -76,7 +76,7 @@ pub enum Storage {
         cluster: Option<Box<Cluster>>,
     },
     /// An existing NATS.
-    External(Endpoint),
+    External(Box<Endpoint>),
 }
 
 /// The value of `--endpoint`, if there is one.
@@ -108,7 +108,7 @@ pub(super) fn settings(
     if parsed.is_embedded && flags.non_empty("nats-context").is_none() {
         embedded(flags, parsed, data_dir, bucket)
     } else {
-        existing(flags, parsed, bucket).map(Storage::External)
+        existing(flags, parsed, bucket).map(|endpoint| Storage::External(Box::new(endpoint)))
     }
 }
 

@@ -13,6 +13,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
+//!   change of state.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
@@ -25,6 +27,7 @@
 mod access;
 mod apply;
 mod calls;
+mod changes;
 mod compactor;
 mod counters;
 mod figures;
@@ -34,8 +37,10 @@ mod hash;
 mod integrity;
 mod leases;
 mod mark;
+mod measured;
 mod membership;
 mod namesake;
+mod nats_gauges;
 mod node;
 mod planner;
 mod proposal;
@@ -65,7 +70,7 @@ use crate::types::Revision;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
-use prometheus::{Histogram, IntCounter};
+use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
 use status::Status;
@@ -157,7 +162,6 @@ pub(crate) struct Parts {
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
     applied_durations: Histogram,
-    failed_writes: IntCounter,
     commands: mpsc::Sender<Command>,
     failure: watch::Sender<Option<String>>,
     store_failed: watch::Sender<Option<String>>,
@@ -185,7 +189,7 @@ impl Engine {
         // A copy shares keys and values.
         let asked = self.calls.ask_as(Proposal::Write(request.clone()), caller).await;
         timer.observe_duration();
-        let Answer { outcome, response, state } = asked.inspect_err(|_| self.failed_writes.inc())?;
+        let Answer { outcome, response, state } = asked?;
         if let Some(response) = response {
             return Ok(response);
         }

@@ -36,7 +36,7 @@ pub enum ApiError {
     #[error("the NATS user may not {0}")]
     Denied(Denied),
     /// No answer in time.
-    #[error("no answer to {0} in time")]
+    #[error("no answer to {0} within 5 s: the server or its disk stands still")]
     TimedOut(String),
     /// A cluster without a leader. It gives no answer in time, or says so.
     #[error(
@@ -107,8 +107,9 @@ pub struct StreamInfo {
     /// The server's clock at the answer, RFC 3339.
     #[serde(default)]
     pub ts: Option<String>,
+    /// The servers that hold it; `None` on a server without a cluster.
     #[serde(default)]
-    cluster: Option<Cluster>,
+    pub cluster: Option<Cluster>,
 }
 
 /// Content of a stream.
@@ -130,10 +131,34 @@ pub struct StreamState {
     pub lost: Option<Value>,
 }
 
+/// The servers that hold a stream.
 #[derive(Clone, Debug, Deserialize)]
-struct Cluster {
+pub struct Cluster {
     #[serde(default)]
     leader: Option<String>,
+    /// All of them but the leader.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
+}
+
+/// A server with a copy of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Replica {
+    /// The name of the server.
+    pub name: String,
+    /// Whether it has all that the leader has.
+    #[serde(default)]
+    pub current: bool,
+    /// How many operations it is behind the leader.
+    #[serde(default)]
+    pub lag: u64,
+}
+
+impl Cluster {
+    /// The name of the leader's server, if there is a leader.
+    pub fn leader(&self) -> Option<&str> {
+        self.leader.as_deref().filter(|leader| !leader.is_empty())
+    }
 }
 
 impl StreamInfo {
@@ -144,9 +169,7 @@ impl StreamInfo {
 
     /// Whether a leader answered. Members of a group without a leader answer too, from their own copy.
     pub fn is_from_leader(&self) -> bool {
-        self.cluster
-            .as_ref()
-            .is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
+        self.cluster.as_ref().is_none_or(|cluster| cluster.leader().is_some())
     }
 }
 
@@ -189,6 +212,28 @@ impl AccountInfo {
         let limited = self.tiers.values().chain([&self.whole]).filter(|tier| tier.limits.max_consumers > 0);
         limited.map(|tier| (tier.limits.max_consumers - tier.consumers).max(0)).min()
     }
+}
+
+/// Connections of an account.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct AccountLoad {
+    /// Clients that are connected.
+    #[serde(rename = "conns")]
+    pub connections: u64,
+    /// Clients that were disconnected because they did not read fast enough, since the server's start.
+    #[serde(default)]
+    pub slow_consumers: u64,
+}
+
+#[derive(Deserialize)]
+struct AccountLoadAnswer {
+    data: AccountLoads,
+}
+
+#[derive(Deserialize)]
+struct AccountLoads {
+    #[serde(default)]
+    account_statz: Vec<AccountLoad>,
 }
 
 /// A message read by its sequence or subject.
@@ -277,18 +322,12 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
-        self.call_with_timeout(request, body, TIMEOUT).await
+        self.ask(format!("{}.{request}", self.prefix), body).await
     }
 
-    async fn call_with_timeout<T: DeserializeOwned>(
-        &self,
-        request: &str,
-        body: &Value,
-        timeout: Duration,
-    ) -> Result<T, ApiError> {
-        let subject = format!("{}.{request}", self.prefix);
+    async fn ask<T: DeserializeOwned>(&self, subject: String, body: &Value) -> Result<T, ApiError> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
-        let message = Request::new().payload(payload.into()).timeout(Some(timeout)).headers(HeaderMap::new());
+        let message = Request::new().payload(payload.into()).timeout(Some(TIMEOUT)).headers(HeaderMap::new());
         let denied = denial_of(self.denials.subscribe(), &subject);
         let answer = tokio::select! {
             answer = self.client.send_request(subject.clone(), message) => answer,
@@ -337,6 +376,20 @@ impl Api {
     /// [`ApiError`].
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
         self.call("INFO", &Value::Null).await
+    }
+
+    /// The connections of the account to the server of this connection. A user of an existing NATS may lack
+    /// the right to ask.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn account_load(&self) -> Result<Option<AccountLoad>, ApiError> {
+        // All servers of a cluster get the request.
+        let this_server =
+            json!({ "server_name": self.client.server_info().server_name, "exact_match": true });
+        let answer: AccountLoadAnswer =
+            self.ask("$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(), &this_server).await?;
+        Ok(answer.data.account_statz.into_iter().next())
     }
 
     /// The message at a position, from the stream's leader; `None` if there is none.

@@ -91,6 +91,17 @@ pub struct Link {
     pub cause: Option<String>,
 }
 
+impl Link {
+    /// The trouble, if there is no connection.
+    pub fn outage(&self) -> Option<String> {
+        if self.connected {
+            return None;
+        }
+        let cause = self.cause.as_deref().unwrap_or("no connection yet");
+        Some(format!("NATS is unreachable: {cause}"))
+    }
+}
+
 /// No connection could be made.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -257,22 +268,36 @@ fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
         }
         Event::Disconnected | Event::Closed => link.send_modify(|link| {
             link.connected = false;
-            link.cause.get_or_insert_with(|| "the connection to NATS is down".into());
+            link.cause.get_or_insert_with(|| "the server has closed the connection, or stands still".into());
         }),
         Event::ServerError(ServerError::Other(text)) if let Some(denied) = Denied::parse(text) => {
             denials.note(&denied);
         }
         Event::ServerError(error) => {
             tracing::warn!(target: "jetway::log", %error, "NATS reported an error");
-            link.send_modify(|link| link.cause = Some(error.to_string()));
+            let text = error.to_string();
+            // The server goes on with a connection after this one.
+            if !text.to_ascii_lowercase().contains("permissions violation") {
+                link.send_modify(|link| link.cause = Some(text));
+            }
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
-            link.send_modify(|link| link.cause = Some(error.to_string()));
+            // The library reports a server that accepts and says nothing in these words.
+            let cause = match error.to_string() {
+                text if text == "nats: timed out" => {
+                    "the server accepts connections and does not answer".into()
+                }
+                text => text,
+            };
+            link.send_modify(|link| link.cause = Some(cause));
         }
         Event::SlowConsumer(subscription) => {
             tracing::warn!(target: "jetway::log", subscription, "NATS messages dropped by a full subscription");
         }
-        Event::LameDuckMode | Event::Draining => {}
+        Event::LameDuckMode => {
+            tracing::warn!(target: "jetway::log", "the NATS server is about to stop (lame duck mode)");
+        }
+        Event::Draining => {}
     }
 }

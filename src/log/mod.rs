@@ -37,7 +37,7 @@ mod stream_settings;
 mod subjects;
 mod wire;
 
-pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
+pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};

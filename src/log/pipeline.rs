@@ -70,7 +70,7 @@ pub enum AppendError {
     #[error("nobody takes what is sent to the stream")]
     NoLeader,
     /// An acknowledgement has not come in time.
-    #[error("no acknowledgement in time")]
+    #[error("NATS does not acknowledge what is written: the server or its disk stands still")]
     Late,
 }
 

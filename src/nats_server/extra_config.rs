@@ -170,23 +170,16 @@ struct Entry {
     nested: String,
 }
 
-/// Lists the top-level entries of a configuration in nats-server's syntax. An entry is `key: value`, `key =
-/// value`, `key value` or `key { … }`. Line ends, commas or semicolons separate entries. `#` and `//` begin
-/// comments. The whole may be in braces.
+/// Lists the top-level entries of a configuration, as nats-server's own scanner finds them. An entry is `key:
+/// value`, `key = value`, `key value` or `key { … }`. Line ends, commas or semicolons separate entries. `#`
+/// and `//` begin comments. Braces at the top level, as those of JSON, separate entries and hold no level of
+/// their own: more entries may follow them. Text that this scanner reads otherwise is a mistake to
+/// nats-server, which then does not start.
 fn top_level(text: &str) -> Vec<Entry> {
     let mut scanner = Scanner { rest: text };
-    scanner.skip_between();
-    if scanner.rest.starts_with('{') {
-        scanner.rest = &scanner.rest[1..];
-    }
     let mut entries = Vec::new();
     loop {
-        scanner.skip_between();
-        // nats-server goes on behind a brace that closes the whole.
-        if let Some(rest) = scanner.rest.strip_prefix('}') {
-            scanner.rest = rest;
-            continue;
-        }
+        scanner.skip_between("{}");
         if scanner.rest.is_empty() {
             return entries;
         }
@@ -194,10 +187,15 @@ fn top_level(text: &str) -> Vec<Entry> {
         let spelling = scanner.key();
         let (value, nested) = scanner.value();
         entries.push(Entry { key: spelling.to_lowercase(), spelling, value, nested: nested.to_owned() });
+        scanner.take_while(|c| !is_line_end(c) && !matches!(c, ',' | ';' | '{' | '}' | '#' | '/'));
         if scanner.rest.len() == before {
             return entries;
         }
     }
+}
+
+fn is_line_end(c: char) -> bool {
+    matches!(c, '\n' | '\r')
 }
 
 struct Scanner<'a> {
@@ -220,87 +218,106 @@ impl<'a> Scanner<'a> {
     }
 
     /// Skips separators and comments.
-    fn skip_between(&mut self) {
+    fn skip_between(&mut self, separators: &str) {
         loop {
-            self.take_while(|c| c.is_whitespace() || c == ',' || c == ';');
+            self.take_while(|c| c.is_whitespace() || c == ',' || c == ';' || separators.contains(c));
             if !self.at_comment() {
                 return;
             }
-            self.take_while(|c| c != '\n');
+            self.take_while(|c| !is_line_end(c));
         }
     }
 
     fn key(&mut self) -> String {
-        match self.quoted() {
-            Some(key) => key,
-            None => self.take_while(|c| !c.is_whitespace() && !matches!(c, ':' | '=' | '{')).to_owned(),
+        match self.rest.chars().next() {
+            // In a key no character is escaped.
+            Some(quote @ ('"' | '\'')) => self.quoted(quote, false),
+            _ => self.take_while(|c| !c.is_whitespace() && !matches!(c, ':' | '=' | '{')).to_owned(),
         }
     }
 
-    fn quoted(&mut self) -> Option<String> {
-        let quote = self.rest.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+    fn quoted(&mut self, quote: char, has_escapes: bool) -> String {
+        self.take(1);
         let mut escaped = false;
-        let end = self.rest[1..].find(|c| {
+        let end = self.rest.find(|c| {
             let ends = c == quote && !escaped;
-            escaped = c == '\\' && !escaped;
+            escaped = has_escapes && c == '\\' && !escaped;
             ends
         });
-        let end = end.map_or(self.rest.len(), |end| end + 1);
-        let inside = &self.take(end)[1..];
+        let inside = self.take(end.unwrap_or(self.rest.len())).to_owned();
         self.take(usize::from(!self.rest.is_empty()));
-        Some(inside.to_owned())
+        inside
     }
 
     /// The value after a key: a plain one, or a map or a list.
     fn value(&mut self) -> (String, &'a str) {
         self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
+        if self.rest.starts_with(['{', '[']) {
+            let nested = self.rest;
+            self.skip_nested();
+            return (String::new(), &nested[..nested.len() - self.rest.len()]);
+        }
+        (self.scalar(), "")
+    }
+
+    /// A plain or quoted value, or a block of text, for which it returns nothing.
+    fn scalar(&mut self) -> String {
         match self.rest.chars().next() {
-            Some('"' | '\'') => (self.quoted().unwrap_or_default(), ""),
-            Some('{' | '[') => {
-                let nested = self.rest;
-                self.skip_nested();
-                (String::new(), &nested[..nested.len() - self.rest.len()])
-            }
+            Some('"') => self.quoted('"', true),
+            Some('\'') => self.quoted('\'', false),
             Some('(') => {
-                // A text block ends at a `)` that is alone on its line.
+                // A text block ends at a `)` that is alone on its line. The line end is left.
                 let mut end = 0;
                 for line in self.rest.split_inclusive('\n') {
-                    end += line.len();
-                    if line.trim() == ")" {
+                    if line.trim_end() == ")" {
+                        end += 1;
                         break;
                     }
+                    end += line.len();
                 }
                 self.take(end);
-                (String::new(), "")
+                String::new()
             }
-            _ => (self.take_while(|c| !matches!(c, '\n' | ',' | ';' | '}')).trim().to_owned(), ""),
+            _ => {
+                let mut escaped = false;
+                let end = self.rest.find(|c: char| {
+                    let ends = c.is_whitespace() || matches!(c, ',' | ';' | ']' | '}' | '\'');
+                    let ends = ends && !escaped;
+                    escaped = c == '\\' && !escaped;
+                    ends
+                });
+                let word = self.take(end.unwrap_or(self.rest.len())).to_owned();
+                self.take(usize::from(self.rest.starts_with('\'')));
+                word
+            }
         }
     }
 
-    /// Skips a map or list, from its opening bracket to the closing one.
+    /// Skips a map or list, from its opening bracket to the closing one, with everything in it.
     fn skip_nested(&mut self) {
-        let mut depth = 0_usize;
-        // A quote or a comment begins only at the start of a word: `nats://it's` is one word.
-        let mut previous = ' ';
-        while let Some(c) = self.rest.chars().next() {
-            let between = previous.is_whitespace() || matches!(previous, ',' | ';' | '{' | '}' | '[' | ']');
-            if between && self.at_comment() {
-                self.take_while(|c| c != '\n');
-                continue;
+        let mut open = vec![self.take(1) == "{"];
+        while let Some(is_map) = open.last().copied() {
+            self.skip_between("");
+            match self.rest.chars().next() {
+                None => return,
+                Some('}' | ']') => {
+                    self.take(1);
+                    open.pop();
+                    continue;
+                }
+                Some(_) => {}
             }
-            if matches!(c, '"' | '\'') && (between || matches!(previous, ':' | '=')) {
-                self.quoted();
-                previous = c;
-                continue;
+            let before = self.rest.len();
+            if is_map && !self.rest.starts_with('{') {
+                self.key();
+                self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
             }
-            self.take(c.len_utf8());
-            previous = c;
-            match c {
-                '{' | '[' => depth += 1,
-                '}' | ']' => depth = depth.saturating_sub(1),
-                _ => {}
+            if self.rest.starts_with(['{', '[']) {
+                open.push(self.take(1) == "{");
+            } else {
+                self.scalar();
             }
-            if depth == 0 {
+            if self.rest.len() == before {
                 return;
             }
         }
@@ -396,5 +413,37 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert_eq!(ExtraConfig::read(&path, Some("b")).unwrap().domain(), domain, "{text}");
         }
+        std::fs::write(dir.path().join("part.conf"), "debug: false\nlisten: 1").unwrap();
+        for text in [
+            "Listen: 0.0.0.0:4222",
+            "{ debug: false }\nlisten: 0.0.0.0:4333",
+            "{ debug: false } listen: 1",
+            "{ debug: false }, { listen: 1 }",
+            "{{ debug: false }\n listen: 1 }",
+            "} listen: 1",
+            "debug: false\rlisten: 1",
+            "# a comment\rlisten: 1",
+            "debug: false # , a: \"\nlisten: 1\nb: \"",
+            "x: 'a\\'\nlisten: 1\ny: 'b'",
+            "\"x\\\": 1\nlisten: 1\ny: \"\"",
+            "x { y: '\\' }\nlisten: 1\nz: ''",
+            "x [ a'b' ] \nlisten: 1",
+            "x { y: it's }\nlisten: 1",
+            "{\"debug\": false, \"LISTEN\": \"0.0.0.0:1\"}",
+            "'listen' 1",
+            "port=$PORT\nPORT=4333",
+            "x: 1; net = 0.0.0.0",
+            "Include part.conf",
+            "{ include 'part.conf' }",
+            "http: 8222\n\nAccounts: {A: {}}",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let refused = ExtraConfig::read(&path, None).map(drop).expect_err(text).to_string();
+            assert!(refused.contains("which is jetway's to set"), "{text}: {refused}");
+        }
+        // A key of the same name further down is another one.
+        let nested = "leafnodes { listen: 1, authorization { token: \"}\" }, tls {} }\nx (\nlisten: 1\n)\n";
+        std::fs::write(&path, nested).unwrap();
+        ExtraConfig::read(&path, None).unwrap();
     }
 }

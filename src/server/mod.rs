@@ -1,10 +1,13 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
+mod announce;
 mod membership;
 mod notify;
 mod services;
 mod shutdown;
 mod start;
+
+pub use announce::announce;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};

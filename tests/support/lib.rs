@@ -15,6 +15,7 @@ pub mod http;
 pub mod http2;
 pub mod keys;
 pub mod lease;
+pub mod metrics;
 pub mod nats;
 pub mod server;
 pub mod tls;

@@ -131,9 +131,13 @@ impl Nats {
         self.child.is_some()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, number: i32) {
-        signal(self.child.as_ref().expect("it runs").id(), number);
+        signal(self.pid(), number);
     }
 
     pub fn kill9(&mut self) {

@@ -50,9 +50,15 @@ struct Following {
     /// accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
+    /// Since when the stream counts messages that nobody delivers.
+    uncommitted: Option<Instant>,
     /// Times in a row that the log seemed to have lost records.
     losses: usize,
     elected: Option<Elected>,
+    /// Why the last attempt to become the writer was made.
+    reason: &'static str,
+    /// Why the log can be neither read nor written now, as far as it is known.
+    trouble: Option<String>,
     /// The counter of the call whose barrier makes this instance ready.
     ready_counter: Option<u64>,
     ready_sent: Option<Instant>,
@@ -92,8 +98,11 @@ impl Node {
             next_attempt: now,
             forced_end: None,
             vetoes: 0,
+            uncommitted: None,
             losses: 0,
             elected: None,
+            reason: "",
+            trouble: self.status.known_leader().err().filter(|_| self.is_loaded).map(|reason| reason.0),
             ready_counter: None,
             ready_sent: None,
             writer_index: LogIndex::NONE,
@@ -163,7 +172,9 @@ impl Node {
                 following.losses = 0;
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
-                    tracing::info!(messages = of, "loading the key stream");
+                    if of > 0 {
+                        tracing::info!(messages = of, "loading the key stream");
+                    }
                     self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
             }
@@ -173,6 +184,7 @@ impl Node {
                 }
                 following.pause = RETRY_MIN;
                 following.delivered = Instant::now();
+                following.trouble = None;
                 following.is_caught_up = is_last;
                 if !self.is_loaded {
                     self.loaded_messages += messages.len() as u64;
@@ -180,6 +192,7 @@ impl Node {
                 }
                 if !messages.is_empty() {
                     following.vetoes = 0;
+                    following.uncommitted = None;
                 }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
@@ -222,6 +235,7 @@ impl Node {
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
+                following.trouble = Some(error.to_string());
                 self.log.try_another_server();
                 following.is_caught_up = false;
                 following.source = Source::Pausing(Instant::now() + following.pause);
@@ -293,7 +307,7 @@ impl Node {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
                 Some(epoch) => self.status.set_leader(epoch.member.id),
-                None => self.status.set_no_leader(self.no_leader()),
+                None => self.status.set_no_leader(self.no_leader(following)),
             }
         }
         if following.attempt.is_none()
@@ -323,12 +337,10 @@ impl Node {
         }
     }
 
-    fn no_leader(&self) -> String {
-        let link = self.log.connection().link.borrow();
-        match (link.connected, &link.cause) {
-            (false, Some(cause)) => format!("NATS is unreachable: {cause}"),
-            _ => "no instance writes now".to_owned(),
-        }
+    fn no_leader(&self, following: &Following) -> String {
+        let outage = self.log.connection().link.borrow().outage();
+        let trouble = outage.or_else(|| following.trouble.clone());
+        trouble.unwrap_or_else(|| "no instance has taken over yet".to_owned())
     }
 
     /// An instance that stays behind the writer reads from another server.
