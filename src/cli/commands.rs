@@ -1,8 +1,10 @@
 //! The commands beside serving. Each one is an entry of [`COMMANDS`].
 
-use super::command::{SERVE, program};
+use super::command::{SERVE, program, server_flags};
+use super::flag_values::{FlagError, FlagValues};
 use super::output::Output;
 use super::personality::Personality;
+use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgMatches, Command};
@@ -31,6 +33,10 @@ pub(super) type Environment = Vec<(OsString, OsString)>;
 pub(super) enum CommandError {
     #[error("the page cannot be written: {0}")]
     Man(std::io::Error),
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    #[error(transparent)]
+    Storage(#[from] StorageFlagsError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[
@@ -57,6 +63,15 @@ pub(super) const COMMANDS: &[Entry] = &[
             let manual = clap_mangen::Man::new(program(Personality::Jetway));
             manual.render(&mut page).map_err(CommandError::Man)?;
             Ok(Output::Text(String::from_utf8_lossy(&page).into_owned()))
+        },
+    },
+    Entry {
+        name: "nats-permissions",
+        about: "Print the rights that the NATS user of these flags needs",
+        args: server_flags,
+        run: |matches, environment| {
+            let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+            Ok(Output::Text(storage::rights(&flags)?.page()))
         },
     },
     Entry {

@@ -127,7 +127,10 @@ impl ServerSettings {
         let log = logging::settings(flags, &mut notices)?;
         no_effect::check(flags)?;
         let name = flags.text_or_default("name").to_owned();
-        let data_dir = storage::data_dir(flags, &name);
+        let mut endpoint = storage::endpoint(flags)?;
+        notices.extend(endpoint.iter_mut().flat_map(|endpoint| std::mem::take(&mut endpoint.notices)));
+        let slow_method = endpoint.as_ref().and_then(|endpoint| endpoint.slow_method);
+        let data_dir = storage::data_dir(flags, &name, endpoint.as_ref())?;
         let client_urls = flags.urls("listen-client-urls");
         let listen = listen::listen_urls("--listen-client-urls", &client_urls)?;
         let listen_client_http =
@@ -139,7 +142,7 @@ impl ServerSettings {
         let listeners =
             Listeners { clients: &listen, client_http: &listen_client_http, metrics: &listen_metrics };
         let tls = tls::settings(flags, &data_dir, &listeners, &mut notices)?;
-        let mut storage = storage::settings(flags, data_dir)?;
+        let mut storage = storage::settings(flags, endpoint, data_dir)?;
         if let Storage::Embedded { data_dir, cluster, .. } = &mut storage {
             let members = bootstrap::members(flags, &name, data_dir)?;
             *cluster = peers::settings(flags, &name, data_dir, members)?.map(Box::new);
@@ -181,11 +184,7 @@ impl ServerSettings {
             auth_token: flags.text("auth-token").unwrap_or("simple").to_owned(),
             auth_token_ttl: flags.unsigned_32("auth-token-ttl"),
             bcrypt_cost: bcrypt_cost(flags, &mut notices),
-            // As in etcd, 0 means the default.
-            warning_unary_request_duration: match flags.duration("warning-unary-request-duration") {
-                Duration::ZERO => DEFAULT_UNARY_WARNING,
-                duration => duration,
-            },
+            warning_unary_request_duration: unary_warning(flags, slow_method),
             log,
             linearizable_reads: match flags.text_or_default("linearizable-reads") {
                 "leader" => LinearizableReads::Leader,
@@ -207,6 +206,17 @@ fn progress_interval(flags: &FlagValues) -> Duration {
         // As in etcd, 0 means etcd's default.
         Duration::ZERO => ETCD_PROGRESS_INTERVAL,
         interval => interval.max(MIN_PROGRESS_INTERVAL),
+    }
+}
+
+/// kine's `slowMethod` means the same as the flag, which wins.
+fn unary_warning(flags: &FlagValues, slow_method: Option<Duration>) -> Duration {
+    const FLAG: &str = "warning-unary-request-duration";
+    match (flags.duration(FLAG), slow_method) {
+        (_, Some(slow)) if !flags.is_set(FLAG) => slow,
+        // As in etcd, 0 means the default.
+        (Duration::ZERO, _) => DEFAULT_UNARY_WARNING,
+        (duration, _) => duration,
     }
 }
 

@@ -119,6 +119,8 @@ pub(crate) struct EngineSettings {
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
     pub quota_bytes: i64,
+    /// Largest write request in bytes, and so about the largest message.
+    pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
     /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever

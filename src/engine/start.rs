@@ -64,6 +64,10 @@ impl Engine {
         let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
+        if !settings.is_alone {
+            let (quota, message_bytes) = (settings.quota_bytes, settings.largest_message);
+            log.report_limits(crate::log::Demand { quota, message_bytes }).await;
+        }
         let start: u64 = rand::random();
         let stop = CancellationToken::new();
         let tables = Tables::new(settings.auth.clone());

@@ -1,9 +1,9 @@
 //! The user's own nats-server configuration, included into jetway's.
 //!
-//! Only its top-level keys are read, and those of the files that it includes. They show whether the server is
-//! part of a cluster, and whether the file sets a key that jetway must set itself. A file whose keys cannot
-//! be made out passes here: nats-server's own parser refuses it. Case does not matter in keys, as in
-//! nats-server.
+//! Only its top-level keys are read, and those of the files that it includes. They show whether the file sets
+//! a key that jetway must set itself, or one that cannot work. Of the block `jetstream` the domain may be
+//! set. A file whose keys cannot be made out passes here: nats-server's own parser refuses it. Case does not
+//! matter in keys, as in nats-server.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use thiserror::Error as ThisError;
 
 use super::Error;
-use super::data_dir::Mode;
 
 /// Keys that jetway sets, by all of nats-server's names for them. The supervisor relies on the listener, the
 /// login, the store and the log that they set. The keys of accounts would leave the account of jetway's
@@ -24,7 +23,6 @@ const OWNED: &[&str] = &[
     "tls",
     "authorization",
     "server_name",
-    "jetstream",
     "store_dir",
     "storedir",
     "ports_file_dir",
@@ -45,6 +43,11 @@ const OWNED: &[&str] = &[
     "no_auth_user",
 ];
 
+/// Keys that make JetStream wait for other servers, and delete the streams of a server of its own.
+const CLUSTERED: &[&str] = &["cluster", "gateway"];
+/// The block with the store, of which only the domain may be set.
+const JETSTREAM: &str = "jetstream";
+
 /// Most levels of included files.
 const DEEPEST: u32 = 16;
 
@@ -59,6 +62,17 @@ pub enum ExtraConfigError {
     Nesting,
     #[error("it sets `{0}`, which is jetway's to set; remove it there")]
     OwnedKey(String),
+    #[error(
+        "it sets `{0}`, which cannot work: the nats-servers of several jetways become a cluster by --initial-cluster alone; \
+         remove it there, or name the servers of a NATS cluster of your own in --endpoint. Leaf nodes (`leafnodes`) work"
+    )]
+    Clustered(String),
+    #[error(
+        "it sets `{JETSTREAM}` to more than {{ domain: NAME }}; the rest is jetway's to set: the store is below --data-dir"
+    )]
+    JetStream,
+    #[error("it sets the domain {0:?}, and --nats-js-domain is {1:?}; give one of them")]
+    Domains(String, String),
     #[error("its path must be valid UTF-8 without quotes, backslashes and line breaks")]
     PathCharacters,
 }
@@ -66,26 +80,38 @@ pub enum ExtraConfigError {
 #[derive(Debug)]
 pub(super) struct ExtraConfig {
     path: PathBuf,
-    clustered: bool,
+    domain: Option<String>,
 }
 
 impl ExtraConfig {
-    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+    /// Reads a file. `domain` is that of the flags.
+    pub(super) fn read(path: &Path, domain: Option<&str>) -> Result<Self, Error> {
         let refused = |reason| Error::ExtraConfig { path: path.to_owned(), reason };
         let path = path.canonicalize().map_err(|error| refused(ExtraConfigError::Path(error)))?;
-        let mut keys = Vec::new();
-        collect_keys(&path, 0, &mut keys).map_err(refused)?;
-        if let Some(key) = keys.iter().find(|key| OWNED.contains(&key.as_str())) {
-            return Err(refused(ExtraConfigError::OwnedKey(key.clone())));
+        let mut entries = Vec::new();
+        collect_entries(&path, 0, &mut entries).map_err(refused)?;
+        let find = |keys: &[&str]| entries.iter().find(|entry| keys.contains(&entry.key.as_str()));
+        if let Some(entry) = find(OWNED) {
+            return Err(refused(ExtraConfigError::OwnedKey(entry.key.clone())));
+        }
+        if let Some(entry) = find(CLUSTERED) {
+            return Err(refused(ExtraConfigError::Clustered(entry.key.clone())));
+        }
+        let own_domain = domain_of(&entries).map_err(refused)?;
+        if let (Some(own), Some(domain)) = (&own_domain, domain)
+            && own != domain
+        {
+            return Err(refused(ExtraConfigError::Domains(own.clone(), domain.to_owned())));
         }
         if path.to_str().is_none_or(|path| path.contains(['"', '\'', '\\', '\n'])) {
             return Err(refused(ExtraConfigError::PathCharacters));
         }
-        Ok(Self { path, clustered: keys.iter().any(|key| key == "cluster") })
+        Ok(Self { path, domain: own_domain })
     }
 
-    pub(super) fn mode(&self) -> Mode {
-        if self.clustered { Mode::Clustered } else { Mode::Standalone }
+    /// The JetStream domain that it sets.
+    pub(super) fn domain(&self) -> Option<&str> {
+        self.domain.as_deref()
     }
 
     /// The line that includes it into a file in `dir`. nats-server joins even an absolute name to the
@@ -97,8 +123,25 @@ impl ExtraConfig {
     }
 }
 
-/// Appends the top-level keys of a file and of the files that it includes at its top level, in lower case.
-fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), ExtraConfigError> {
+/// The JetStream domain, where the block sets nothing else. jetway's own block follows the file and replaces
+/// this one, so the key must have the same spelling.
+fn domain_of(entries: &[Entry]) -> Result<Option<String>, ExtraConfigError> {
+    let mut domain = None;
+    for entry in entries.iter().filter(|entry| entry.key == JETSTREAM) {
+        let settings = top_level(&entry.nested);
+        let is_enabled = matches!(entry.value.as_str(), "enabled" | "true" | "on" | "yes");
+        let is_harmless =
+            settings.iter().all(|setting| setting.key == "domain" && !setting.value.starts_with('$'));
+        if entry.spelling != JETSTREAM || !is_harmless || (settings.is_empty() && !is_enabled) {
+            return Err(ExtraConfigError::JetStream);
+        }
+        domain = settings.into_iter().next_back().map(|setting| setting.value).or(domain);
+    }
+    Ok(domain)
+}
+
+/// Appends the top-level entries of a file and of the files that it includes at its top level.
+fn collect_entries(path: &Path, depth: u32, entries: &mut Vec<Entry>) -> Result<(), ExtraConfigError> {
     if depth > DEEPEST {
         return Err(ExtraConfigError::Nesting);
     }
@@ -108,9 +151,9 @@ fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), E
         if entry.key == "include" {
             let dir = path.parent().unwrap_or(Path::new("/"));
             // In nats-server a leading slash does not make the name absolute.
-            collect_keys(&dir.join(entry.value.trim_start_matches('/')), depth + 1, keys)?;
+            collect_entries(&dir.join(entry.value.trim_start_matches('/')), depth + 1, entries)?;
         } else {
-            keys.push(entry.key);
+            entries.push(entry);
         }
     }
     Ok(())
@@ -118,9 +161,13 @@ fn collect_keys(path: &Path, depth: u32, keys: &mut Vec<String>) -> Result<(), E
 
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
+    /// In lower case.
     key: String,
+    spelling: String,
     /// A plain or quoted value; empty for a map, a list and a text block.
     value: String,
+    /// A map or a list, brackets included.
+    nested: String,
 }
 
 /// Lists the top-level entries of a configuration, as nats-server's own scanner finds them. An entry is `key:
@@ -137,9 +184,9 @@ fn top_level(text: &str) -> Vec<Entry> {
             return entries;
         }
         let before = scanner.rest.len();
-        let key = scanner.key();
-        let value = scanner.value();
-        entries.push(Entry { key: key.to_lowercase(), value });
+        let spelling = scanner.key();
+        let (value, nested) = scanner.value();
+        entries.push(Entry { key: spelling.to_lowercase(), spelling, value, nested: nested.to_owned() });
         scanner.take_while(|c| !is_line_end(c) && !matches!(c, ',' | ';' | '{' | '}' | '#' | '/'));
         if scanner.rest.len() == before {
             return entries;
@@ -202,14 +249,15 @@ impl<'a> Scanner<'a> {
         inside
     }
 
-    /// The value after a key. Maps and lists are skipped.
-    fn value(&mut self) -> String {
+    /// The value after a key: a plain one, or a map or a list.
+    fn value(&mut self) -> (String, &'a str) {
         self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
         if self.rest.starts_with(['{', '[']) {
+            let nested = self.rest;
             self.skip_nested();
-            return String::new();
+            return (String::new(), &nested[..nested.len() - self.rest.len()]);
         }
-        self.scalar()
+        (self.scalar(), "")
     }
 
     /// A plain or quoted value, or a block of text, for which it returns nothing.
@@ -328,19 +376,43 @@ mod tests {
         std::fs::create_dir(dir.path().join("sub")).unwrap();
         std::fs::write(dir.path().join("top.conf"), "include sub/a.conf\nhttp: 1").unwrap();
         std::fs::write(dir.path().join("sub/a.conf"), "include \"b.conf\"").unwrap();
-        std::fs::write(dir.path().join("sub/b.conf"), "cluster { name: x }").unwrap();
-        let extra = ExtraConfig::read(&dir.path().join("top.conf")).unwrap();
-        assert_eq!(extra.mode(), Mode::Clustered);
+        std::fs::write(dir.path().join("sub/b.conf"), "jetstream { domain: x }").unwrap();
+        let extra = ExtraConfig::read(&dir.path().join("top.conf"), None).unwrap();
+        assert_eq!(extra.domain(), Some("x"));
 
         std::fs::write(dir.path().join("sub/b.conf"), "include ../top.conf").unwrap();
-        let refused = ExtraConfig::read(&dir.path().join("top.conf")).unwrap_err().to_string();
+        let refused = ExtraConfig::read(&dir.path().join("top.conf"), None).unwrap_err().to_string();
         assert!(refused.contains("nest more than"), "{refused}");
     }
 
     #[test]
-    fn keys_that_jetway_sets_are_refused() {
+    fn keys_that_jetway_sets_or_that_cannot_work_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("top.conf");
+        for (text, words) in [
+            ("Listen: 0.0.0.0:4222", "it sets `listen`"),
+            ("{ debug: false }\nlisten: 0.0.0.0:4222", "it sets `listen`"),
+            ("cluster { name: c }", "it sets `cluster`, which cannot work"),
+            ("Gateway { name: g }", "it sets `gateway`, which cannot work"),
+            ("jetstream { domain: d, store_dir: \"/d\" }", "more than { domain: NAME }"),
+            ("jetstream: false", "more than { domain: NAME }"),
+            ("JetStream { domain: d }", "more than { domain: NAME }"),
+            ("jetstream { domain: $D }", "more than { domain: NAME }"),
+            ("jetstream { domain: a }", "the domain \"a\", and --nats-js-domain is \"b\""),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let refused = ExtraConfig::read(&path, Some("b")).unwrap_err().to_string();
+            assert!(refused.contains(words), "{text}: {refused}");
+        }
+        for (text, domain) in [
+            ("jetstream { domain: b }", Some("b")),
+            ("jetstream: {\n domain = \"b\" # mine\n}", Some("b")),
+            ("jetstream: enabled", None),
+            ("leafnodes { remotes: [ { url: \"nats-leaf://h\" } ] }", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(ExtraConfig::read(&path, Some("b")).unwrap().domain(), domain, "{text}");
+        }
         std::fs::write(dir.path().join("part.conf"), "debug: false\nlisten: 1").unwrap();
         for text in [
             "Listen: 0.0.0.0:4222",
@@ -366,15 +438,12 @@ mod tests {
             "http: 8222\n\nAccounts: {A: {}}",
         ] {
             std::fs::write(&path, text).unwrap();
-            let refused = ExtraConfig::read(&path).map(drop).expect_err(text).to_string();
+            let refused = ExtraConfig::read(&path, None).map(drop).expect_err(text).to_string();
             assert!(refused.contains("which is jetway's to set"), "{text}: {refused}");
         }
         // A key of the same name further down is another one.
-        std::fs::write(
-            &path,
-            "cluster { listen: 1, authorization { token: \"}\" }, tls {} }\nx (\nlisten: 1\n)\n",
-        )
-        .unwrap();
-        assert_eq!(ExtraConfig::read(&path).unwrap().mode(), Mode::Clustered);
+        let nested = "leafnodes { listen: 1, authorization { token: \"}\" }, tls {} }\nx (\nlisten: 1\n)\n";
+        std::fs::write(&path, nested).unwrap();
+        ExtraConfig::read(&path, None).unwrap();
     }
 }

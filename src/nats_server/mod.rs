@@ -82,6 +82,8 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// The JetStream domain (`--nats-js-domain`).
+    pub domain: Option<String>,
     pub sync: SyncMode,
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
@@ -101,6 +103,7 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            domain: None,
             sync: SyncMode::default(),
             cluster: None,
             max_payload_bytes: 8 << 20,

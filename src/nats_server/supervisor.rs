@@ -93,6 +93,7 @@ struct Plan<'a> {
     data_dir: &'a DataDir,
     binary: PathBuf,
     extra: Option<ExtraConfig>,
+    name: String,
     token: String,
     members: Members,
 }
@@ -121,18 +122,17 @@ async fn supervise(
 ) -> Result<Infallible, Error> {
     let binary = binary::find(settings.binary.as_deref())?;
     let version = binary::check_version(&binary).await?;
-    let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
+    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
-    let mode = match &settings.cluster {
-        Some(_) => Mode::Clustered,
-        None => extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode),
-    };
+    let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
     data_dir.claim_mode(mode)?;
     let (member_id, members) = match &settings.cluster {
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
-    let plan = Plan { settings, data_dir, binary, extra, token: random_token(), members };
+    let (name, token) = (config::random_name(), random_token());
+    let plan = Plan { settings, data_dir, binary, extra, name, token, members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
@@ -243,6 +243,7 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
         dir: data_dir.path(),
         store: &data_dir.store_path(),
         port,
+        name: &plan.name,
         token: &plan.token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),

@@ -50,11 +50,12 @@ pub(super) async fn start(
     };
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
-        Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, sync, bucket, cluster } => {
+        Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {
                 if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
@@ -73,7 +74,6 @@ pub(super) async fn start(
                     Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
                 },
                 bucket: bucket.clone(),
-                replicas: None,
                 own_cluster: cluster.as_ref().map(|_| OwnCluster {
                     founders: nats.members().len(),
                     system: Auth::Password(
@@ -81,8 +81,7 @@ pub(super) async fn start(
                         nats.token().to_owned(),
                     ),
                 }),
-                ca_file: None,
-                client_cert: None,
+                ..Endpoint::default()
             };
             let durability = durability(*sync, cluster.is_some());
             (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
@@ -100,6 +99,7 @@ pub(super) async fn start(
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
+        largest_message: settings.max_request_bytes,
         member,
         founders: nats
             .as_ref()

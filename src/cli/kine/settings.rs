@@ -1,6 +1,7 @@
 //! The meaning of kine's flags, in those of jetway.
 
 use super::super::compaction::AutoCompaction;
+use super::super::endpoint;
 use super::super::flag_values::FlagValues;
 use super::super::flags::Effect;
 use super::super::listen::ListenUrl;
@@ -64,8 +65,12 @@ pub(super) fn settings(
         check_endpoint(endpoint)?;
         own.insert("endpoint", endpoint.to_owned());
     }
-    let is_external = own.contains_key("endpoint")
-        || environment.get("JETWAY_ENDPOINT").is_some_and(|endpoint| !endpoint.is_empty());
+    let of_environment = || environment.get("JETWAY_ENDPOINT").filter(|endpoint| !endpoint.is_empty());
+    let endpoint = own.get("endpoint").or_else(of_environment).cloned();
+    // An endpoint that cannot be read is refused later.
+    let is_external = endpoint
+        .as_ref()
+        .is_some_and(|endpoint| endpoint::parse(endpoint).is_ok_and(|parsed| !parsed.is_embedded));
     for (flag, taker) in FILES {
         let Some(path) = kine.non_empty(&flag[2..]) else { continue };
         let is_for_nats = taker.starts_with("nats-");
@@ -97,7 +102,7 @@ pub(super) fn settings(
     settings.auto_compaction = auto_compaction(kine);
     settings.listen.iter_mut().for_each(|listen| listen.flag = "--listen-address");
     settings.listen_metrics.iter_mut().for_each(|listen| listen.flag = "--metrics-bind-address");
-    if let (Storage::Embedded { data_dir, .. }, false) = (&settings.storage, is_external) {
+    if let (Storage::Embedded { data_dir, .. }, None) = (&settings.storage, endpoint) {
         if Path::new(SQLITE_FILE).exists() {
             return Err(KineError::HiddenData(SQLITE_FILE.into()));
         }

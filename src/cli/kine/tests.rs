@@ -99,6 +99,16 @@ fn variables_count_below_flags_and_empty_ones_not_at_all() {
     assert_eq!(settings.name, "default");
 }
 
+/// kine takes a URL without a host for its embedded server, which needs no TLS here.
+#[test]
+fn an_endpoint_without_a_host_is_the_embedded_server() {
+    let settings = settings(&["--endpoint=nats://?bucket=b&dataDir=/d&dontListen", "--ca-file=/no/such"]);
+    assert!(matches!(&settings.storage, Storage::Embedded { bucket, data_dir, .. }
+        if bucket == "b" && data_dir.as_os_str() == "/d"));
+    let told = told(&settings);
+    assert!(told.len() == 2 && told[0].contains("--ca-file") && told[1].contains("dontListen"), "{told:?}");
+}
+
 #[test]
 fn each_reason_is_told_once() {
     let args = [
