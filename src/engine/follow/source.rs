@@ -96,8 +96,8 @@ impl ReadPosition {
 }
 
 impl Source {
-    /// Makes a consumer behind what was read. Gives up after `patience`: a request that reaches NATS while the
-    /// stream has no leader is never answered.
+    /// Makes a consumer behind what was read. Gives up after `patience`: a request that reaches NATS while
+    /// the stream has no leader is never answered.
     pub(super) fn open(log: &Arc<Log>, chain: &Chain, patience: Duration) -> Source {
         let (log, known) = (Arc::clone(log), ReadPosition::of(chain));
         Source::Opening(tokio::spawn(async move {
