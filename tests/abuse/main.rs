@@ -15,4 +15,5 @@ mod leases;
 mod messages;
 mod process;
 mod readers;
+mod slow_disk;
 mod watches;
