@@ -11,6 +11,7 @@ mod bursts;
 mod connections;
 mod frames;
 mod healthy_client;
+mod impostor;
 mod leases;
 mod messages;
 mod process;
