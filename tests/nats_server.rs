@@ -164,8 +164,10 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
         .await;
     assert_eq!(*server.write_error().borrow(), None);
 
-    // Stands for the full disk: no file of this process may grow beyond 100 kB. The next process is not
-    // limited.
+    let reserve = dir.path().join("reserve");
+    assert!(reserve.exists(), "the disk has no room for the reserve");
+    // A write error that no room can mend: no file of this process may grow beyond 100 kB. The next process is
+    // not limited.
     let pid = server_pid(dir.path()).to_string();
     assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=100000"]).status().unwrap().success());
     let mut write_error = server.write_error();
@@ -184,6 +186,7 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
     let cause = status.wait_for(|status| matches!(status, Status::Restarting { .. }));
     let cause = tokio::time::timeout(PATIENCE, cause).await.expect("it is restarted").unwrap().clone();
     assert!(matches!(&cause, Status::Restarting { cause, .. } if cause.contains(&text)), "{cause:?}");
+    assert!(reserve.exists(), "the reserve is spent where no room is wanting");
     running_after(&server, 1).await;
     assert_eq!(*server.write_error().borrow(), None);
     let ack = ask(&client, "kept.one", "value").await;

@@ -15,6 +15,7 @@ use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
 use super::vitals::Vitals;
 use super::{Ending, Error, NatsServerSettings, Started, Status, binary};
+use crate::disk;
 
 /// Pause before a new start, doubled with each start that did not last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -264,7 +265,7 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
 }
 
 /// Waits for a write error, and then until a restart may help: after a pause, and on a full disk once there
-/// is room. Returns the error.
+/// is room. Any other error needs no room, and leaves the reserve. Returns the error.
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     const POLL: Duration = Duration::from_millis(500);
     let mut write_error = outputs.write_error.subscribe();
@@ -272,6 +273,11 @@ async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
         Ok(error) => error.clone().unwrap_or_default(),
         Err(_) => std::future::pending().await,
     };
+    if !disk::is_full(&error) {
+        tracing::error!(error, "nats-server cannot write its store; it is started again");
+        tokio::time::sleep(POLL).await;
+        return error;
+    }
     tracing::error!(error, "nats-server cannot write its store; it will be restarted once there is room");
     plan.data_dir.spend_reserve();
     loop {
