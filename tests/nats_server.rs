@@ -166,8 +166,8 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
 
     let reserve = dir.path().join("reserve");
     assert!(reserve.exists(), "the disk has no room for the reserve");
-    // A write error that no room can mend: no file of this process may grow beyond 100 kB. The next process is
-    // not limited.
+    // A write error that no room can mend: no file of this process may grow beyond 100 kB. The next process
+    // is not limited.
     let pid = server_pid(dir.path()).to_string();
     assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=100000"]).status().unwrap().success());
     let mut write_error = server.write_error();

@@ -2,8 +2,8 @@
 //!
 //! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has
 //! recovered its store, starts it again when it dies, forwards its log lines, and stops it. It reads only the
-//! first line of the NATS protocol and knows no streams. Its results are an address, a token of each run and a
-//! [`Status`].
+//! first line of the NATS protocol and knows no streams. Its results are an address, a token of each run and
+//! a [`Status`].
 //!
 //! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a
 //! parent-death signal to the *thread* that forked, and not to the process: a child of one of the caller's
@@ -22,8 +22,9 @@
 //!   before it stops the child.
 //! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
 //!   streams of a standalone store half a minute after it is started with a cluster block.
-//! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by themselves.
-//!   If another program takes it while the child is down, the child is started again until the port is free.
+//! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by
+//!   themselves. If another program takes it while the child is down, the child is started again until the
+//!   port is free.
 //! - **N7** Each run of the child has a token of its own. It is published when this run's process listens on
 //!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
 //!   no run that is still to come.

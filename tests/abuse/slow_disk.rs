@@ -39,8 +39,8 @@ fn library(dir: &Path) -> PathBuf {
     library
 }
 
-/// A client renews 1,000 leases of ten seconds on one stream, each when a third of its time is over, as clientv3
-/// does, while others write. Renewals are not written, so they do not wait for the disk.
+/// A client renews 1,000 leases of ten seconds on one stream, each when a third of its time is over, as
+/// clientv3 does, while others write. Renewals are not written, so they do not wait for the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_do_not_wait_for_a_slow_disk() {
     const LEASES: i64 = 1000;

@@ -71,8 +71,8 @@ async fn a_bucket_of_others_is_refused_with_the_reason() {
     }
 }
 
-/// The client of NATS opens the bucket as one of its own, and finds values under readable names. So it is with
-/// a bucket that an earlier jetway made.
+/// The client of NATS opens the bucket as one of its own, and finds values under readable names. So it is
+/// with a bucket that an earlier jetway made.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_nats_open_the_bucket() {
     let nats = Nats::start().await;

@@ -118,8 +118,8 @@ impl Node {
                 if is_physical {
                     self.entry(Entry::AfterRemovals(waiter)).await;
                 } else if is_renewal_on_state {
-                    // A renewal is never written. The applier would answer it behind the sync of writes that it
-                    // does not rest on.
+                    // A renewal is never written. The applier would answer it behind the sync of writes that
+                    // it does not rest on.
                     waiter.complete(&state);
                 } else {
                     self.answer_when_proved(writing, waiter).await;
