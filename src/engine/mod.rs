@@ -53,7 +53,8 @@ pub(crate) use status::{NoLeader, Phase};
 
 use calls::{Calls, NewCall};
 
-use crate::applier::Tables;
+use crate::applier::{Picture, Tables};
+use apply::Entry;
 use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
@@ -157,6 +158,8 @@ pub(crate) struct Parts {
     applied_durations: Histogram,
     failed_writes: IntCounter,
     commands: mpsc::Sender<Command>,
+    /// Weak, since the thread that applies ends with the node.
+    entries: mpsc::WeakSender<Entry>,
     failure: watch::Sender<Option<String>>,
     store_failed: watch::Sender<Option<String>>,
     stop: CancellationToken,
@@ -243,6 +246,19 @@ impl Engine {
             }
         }
         Ok(self.reader.snapshot())
+    }
+
+    /// The state that is published here, which may be stale, with its tables. Waits until the log is loaded.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unavailable`] or [`EtcdError::Stopped`].
+    pub(crate) async fn picture(&self) -> Result<Picture, EtcdError> {
+        self.serializable().await?;
+        let (sender, picture) = oneshot::channel();
+        let entries = self.entries.upgrade().ok_or(EtcdError::Stopped)?;
+        entries.send(Entry::Picture(sender)).await.map_err(|_| EtcdError::Stopped)?;
+        drop(entries);
+        picture.await.map_err(|_| EtcdError::Unavailable("the log is loaded afresh".into()))
     }
 
     /// Raises the compaction floor; returns the state in which reads below it are refused. With `physical` it

@@ -227,6 +227,7 @@ impl Engine {
             doubt: None,
             longest_timeout: Duration::ZERO,
         };
+        let entries = node.entries.downgrade();
         tokio::spawn(node.run());
         Ok(Engine {
             parts: Arc::new(Parts {
@@ -254,6 +255,7 @@ impl Engine {
                 )
                 .expect("a legal name"),
                 commands,
+                entries,
                 failure,
                 store_failed,
                 stop,
