@@ -54,7 +54,6 @@ pub(crate) use status::{NoLeader, Phase};
 use calls::{Calls, NewCall};
 
 use crate::applier::{Picture, Tables};
-use apply::Entry;
 use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
@@ -63,6 +62,7 @@ use crate::log::{Endpoint, Log};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
+use apply::Entry;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
