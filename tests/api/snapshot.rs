@@ -7,93 +7,17 @@ use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use tempfile::TempDir;
 
 use support::auth::permission;
 use support::client::*;
-use support::server::{Launch, Server, Target, peer};
+use support::server::{Server, peer};
+use support::snapshot::{QUICK, Saved, messages, runs, text};
 
-/// Passwords that cost little to hash.
-const QUICK: [&str; 2] = ["--bcrypt-cost", "4"];
 const CHECKSUM: usize = 32;
-
-async fn messages(client: &Client) -> Vec<SnapshotResponse> {
-    let mut stream: tonic::Streaming<SnapshotResponse> =
-        client.server_stream("/etcdserverpb.Maintenance/Snapshot", SnapshotRequest {}).await.unwrap();
-    let mut messages = Vec::new();
-    while let Some(message) = stream.message().await.unwrap() {
-        messages.push(message);
-    }
-    messages
-}
-
-/// Runs a program to its end and returns what it prints.
-async fn runs(program: PathBuf, args: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.args(args);
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
-}
 
 async fn etcdctl(server: &Server, args: &[&str]) -> String {
     let endpoint = format!("--endpoints={}", server.endpoint());
     runs(peer("JETWAY_TEST_ETCDCTL", "etcdctl"), &[&[&endpoint[..]], args].concat()).await
-}
-
-async fn etcdutl(args: &[&str]) -> String {
-    runs(peer("JETWAY_TEST_ETCDUTL", "etcdutl"), args).await
-}
-
-/// A file with a snapshot, in a folder of its own.
-struct Saved {
-    folder: TempDir,
-}
-
-impl Saved {
-    async fn of(client: &Client) -> Self {
-        let saved = Self { folder: tempfile::tempdir().unwrap() };
-        let blobs: Vec<_> = messages(client).await.into_iter().map(|message| message.blob).collect();
-        std::fs::write(saved.path(), blobs.concat()).unwrap();
-        saved
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("saved.db")
-    }
-
-    async fn status(&self) -> serde_json::Value {
-        let status = etcdutl(&["snapshot", "status", text(&self.path()), "--write-out", "json"]).await;
-        serde_json::from_str(&status).unwrap()
-    }
-
-    /// etcdutl's words for HashKV of the file: the hash, the revision and the floor. etcdutl changes a file
-    /// when it opens it for that, so it gets a copy.
-    async fn hash_kv(&self) -> String {
-        let copy = self.folder.path().join("copy.db");
-        std::fs::copy(self.path(), &copy).unwrap();
-        etcdutl(&["hashkv", text(&copy)]).await.trim().to_owned()
-    }
-
-    /// An etcd that serves the restored data.
-    async fn restored(&self) -> Server {
-        let mut server = Server::create(Target::Etcd, Launch { args: &QUICK, ..Launch::default() });
-        let url = format!("http://{}", server.peer_address());
-        let (path, data) = (self.path(), server.dir().join("data"));
-        let restore = ["snapshot", "restore", text(&path), "--data-dir", text(&data), "--name", "default"];
-        let cluster = format!("default={url}");
-        let member = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &url];
-        etcdutl(&[&restore[..], &member].concat()).await;
-        server.restart().await;
-        server
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 async fn hash_kv(client: &Client, revision: i64) -> HashKvResponse {
@@ -147,7 +71,7 @@ async fn a_snapshot_comes_in_blobs_with_their_checksum_behind() {
     assert!(messages.iter().all(|message| message.header.is_none() && message.version == "3.7.0"));
 }
 
-/// MNT-5, CLI-10
+/// MNT-5
 #[tokio::test]
 async fn etcdctl_saves_what_etcdutl_restores_and_an_etcd_serves() {
     let server = Server::start_with(&QUICK).await;
@@ -183,7 +107,7 @@ async fn etcdctl_saves_what_etcdutl_restores_and_an_etcd_serves() {
     let alarm = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 12, alarm: kind };
     root.alarm(alarm).await.unwrap();
 
-    let saved = Saved { folder: tempfile::tempdir().unwrap() };
+    let saved = Saved::nowhere();
     let path = saved.path();
     // The root's password is the one that `enable` gives.
     etcdctl(&server, &["--user", "root:root", "snapshot", "save", text(&path)]).await;
