@@ -265,3 +265,104 @@ fn fnv1a(bytes: &[u8]) -> u64 {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    impl Value for Vec<u8> {
+        fn len(&self) -> usize {
+            self.len()
+        }
+
+        fn write(&self, to: &mut Vec<u8>) {
+            to.extend_from_slice(self);
+        }
+    }
+
+    fn u16_at(bytes: &[u8], at: usize) -> usize {
+        u16::from_le_bytes(*bytes[at..].first_chunk().unwrap()).into()
+    }
+
+    fn u32_at(bytes: &[u8], at: usize) -> usize {
+        u32::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize
+    }
+
+    fn u64_at(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(*bytes[at..].first_chunk().unwrap())
+    }
+
+    type Pair = (Vec<u8>, Vec<u8>);
+
+    /// Reads a tree as bbolt does. `pages` gets each page of it; a page must not be met twice.
+    fn read(file: &[u8], number: u64, pages: &mut BTreeSet<u64>) -> Vec<Pair> {
+        let start = (number - META_PAGES) as usize * PAGE;
+        let page = &file[start..];
+        assert_eq!(u64_at(page, 0), number);
+        let (kind, count) = (u16_at(page, 8), u16_at(page, 10));
+        for number in number..=number + u32_at(page, 12) as u64 {
+            assert!(pages.insert(number), "page {number} twice");
+        }
+        let slice = |from: usize, length: usize| page[from..from + length].to_vec();
+        let mut pairs = Vec::new();
+        for at in (0..count).map(|element| HEADER + element * ELEMENT) {
+            if kind == usize::from(BRANCH) {
+                assert!(count >= LEAST_CHILDREN, "page {number} has {count} children");
+                let lowest = slice(at + u32_at(page, at), u32_at(page, at + 4));
+                let child = read(file, u64_at(page, at + 8), pages);
+                assert_eq!(child[0].0, lowest);
+                pairs.extend(child);
+            } else {
+                let (from, key, value) =
+                    (at + u32_at(page, at + 4), u32_at(page, at + 8), u32_at(page, at + 12));
+                pairs.push((slice(from, key), slice(from + key, value)));
+            }
+        }
+        pairs
+    }
+
+    fn check(pairs: &[Pair]) {
+        let mut counted = (META_PAGES, Tree::new(false));
+        let mut written = (META_PAGES, Tree::new(false));
+        let mut file = Vec::new();
+        for (key, value) in pairs {
+            counted.1.push(key.as_slice().into(), value.clone(), &mut counted.0, &mut Count);
+            written.1.push(key.as_slice().into(), value.clone(), &mut written.0, &mut file);
+        }
+        let root = counted.1.finish(&mut counted.0, &mut Count);
+        assert_eq!(written.1.finish(&mut written.0, &mut file), root);
+        assert_eq!(counted.0, written.0);
+        assert_eq!(file.len(), (written.0 - META_PAGES) as usize * PAGE);
+        let mut pages = BTreeSet::new();
+        assert_eq!(read(&file, root, &mut pages), pairs);
+        assert_eq!(pages, (META_PAGES..written.0).collect());
+    }
+
+    #[test]
+    fn a_tree_of_any_size_has_no_inner_page_with_one_child() {
+        // Two pairs fill a leaf, and three leaves an inner page, so that all levels end in all ways.
+        for count in 0..200_u32 {
+            let pairs: Vec<_> =
+                (0..count).map(|n| ([&n.to_be_bytes()[..], &[0; 1300]].concat(), vec![1; 500])).collect();
+            check(&pairs);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_tree_of_any_pairs_is_read_as_it_was_written(
+            sizes in prop::collection::btree_map(
+                prop::collection::vec(any::<u8>(), 1..1500),
+                prop_oneof![9 => 0..200_usize, 1 => 0..20_000_usize],
+                0..400,
+            ),
+        ) {
+            let pairs: Vec<Pair> = sizes.into_iter().map(|(key, size)| (key, vec![7; size])).collect();
+            check(&pairs);
+        }
+    }
+}
