@@ -64,7 +64,7 @@ impl Members<'_> {
                 if !self.ready.contains(id) {
                     return Err(EtcdError::LearnerNotReady);
                 }
-                if self.rules.is_strict && !self.keeps_majority(self.voters() + 1, self.started() + 1) {
+                if self.rules.is_strict && !keeps_majority(self.voters() + 1, self.started() + 1) {
                     return Err(EtcdError::NotEnoughStartedMembers);
                 }
                 Ok((*id, Some(Member { is_learner: false, ..known.clone() })))
@@ -77,7 +77,7 @@ impl Members<'_> {
             let members = self.voters() + 1;
             // A member alone may always get a second one.
             let is_second = self.started() == 1 && members == 2;
-            if !member.is_learner && !is_second && !self.keeps_majority(members, self.started()) {
+            if !member.is_learner && !is_second && !keeps_majority(members, self.started()) {
                 return Err(EtcdError::NotEnoughStartedMembers);
             }
             if self.live_voters() < self.voters() / 2 + 1 {
@@ -100,7 +100,7 @@ impl Members<'_> {
         if self.rules.is_strict && !known.is_learner {
             let started = self.started() - usize::from(!known.name.is_empty());
             let members = self.voters() - 1;
-            if members == 0 || !self.keeps_majority(members, started) {
+            if members == 0 || !keeps_majority(members, started) {
                 return Err(EtcdError::NotEnoughStartedMembers);
             }
             // A member that does not answer is no part of the majority.
@@ -122,10 +122,6 @@ impl Members<'_> {
         if is_taken { Err(EtcdError::PeerUrlExists) } else { Ok(()) }
     }
 
-    fn keeps_majority(&self, members: usize, started: usize) -> bool {
-        started > members / 2
-    }
-
     fn voters(&self) -> usize {
         self.known.values().filter(|member| !member.is_learner).count()
     }
@@ -137,6 +133,10 @@ impl Members<'_> {
     fn live_voters(&self) -> usize {
         self.known.values().filter(|member| !member.is_learner && self.live.contains(&member.id)).count()
     }
+}
+
+fn keeps_majority(members: usize, started: usize) -> bool {
+    started > members / 2
 }
 
 #[cfg(test)]

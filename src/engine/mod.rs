@@ -13,6 +13,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
+//!   change of state.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
@@ -25,6 +27,7 @@
 mod access;
 mod apply;
 mod calls;
+mod changes;
 mod compactor;
 mod counters;
 mod figures;
@@ -34,8 +37,10 @@ mod hash;
 mod integrity;
 mod leases;
 mod mark;
+mod measured;
 mod membership;
 mod namesake;
+mod nats_gauges;
 mod node;
 mod planner;
 mod proposal;
@@ -66,7 +71,7 @@ use apply::Entry;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
-use prometheus::{Histogram, IntCounter};
+use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
 use status::Status;
@@ -115,6 +120,8 @@ pub(crate) struct EngineSettings {
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
     pub quota_bytes: i64,
+    /// Largest write request in bytes, and so about the largest message.
+    pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
     /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
@@ -156,7 +163,6 @@ pub(crate) struct Parts {
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
     applied_durations: Histogram,
-    failed_writes: IntCounter,
     commands: mpsc::Sender<Command>,
     /// Weak, since the thread that applies ends with the node.
     entries: mpsc::WeakSender<Entry>,
@@ -186,7 +192,7 @@ impl Engine {
         // A copy shares keys and values.
         let asked = self.calls.ask_as(Proposal::Write(request.clone()), caller).await;
         timer.observe_duration();
-        let Answer { outcome, response, state } = asked.inspect_err(|_| self.failed_writes.inc())?;
+        let Answer { outcome, response, state } = asked?;
         if let Some(response) = response {
             return Ok(response);
         }
@@ -422,7 +428,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone {
+        if !self.is_alone && !self.is_clustered {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

@@ -20,9 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a server must be unknown and out of reach before it is removed. A member that is added starts a
-/// moment later.
+/// How long the server of a removed member must be out of reach before it is removed as well.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same for a server that this writer has never known as a member's. Longer, since NATS bars the name of
+/// a removed server for minutes: a member that was started before it was added can soon be started again.
+const GRACE_OF_STRANGERS: Duration = Duration::from_mins(1);
 
 /// The task.
 pub(super) struct Keeper {
@@ -37,6 +39,7 @@ impl Keeper {
     pub(super) async fn run(self) {
         let mut group = None;
         let mut unknown = BTreeMap::new();
+        let mut known = BTreeSet::new();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -44,20 +47,28 @@ impl Keeper {
             }
             if !self.status.is_writer() {
                 unknown.clear();
+                known.clear();
                 continue;
             }
             if group.is_none() {
                 group = self.log.metadata_group(&self.login).await.ok();
             }
             if let Some(group) = &group {
-                self.compare(group, &mut unknown).await;
+                self.compare(group, &mut known, &mut unknown).await;
             }
         }
     }
 
-    async fn compare(&self, group: &MetadataGroup, unknown: &mut BTreeMap<String, Instant>) {
+    /// `known` are the names that members have had. `unknown` are other servers, and since when.
+    async fn compare(
+        &self,
+        group: &MetadataGroup,
+        known: &mut BTreeSet<String>,
+        unknown: &mut BTreeMap<String, Instant>,
+    ) {
         let members = self.members.all();
         let names: BTreeSet<&str> = members.values().map(|member| member.name.as_str()).collect();
+        known.extend(names.iter().map(|name| (*name).to_owned()));
         let peers = match group.peers().await {
             Ok(peers) => peers,
             Err(error) => {
@@ -72,7 +83,8 @@ impl Keeper {
                 tracing::warn!(server = peer.name, "a server of the cluster is none of its members");
                 Instant::now()
             });
-            if !peer.is_offline || since.elapsed() < GRACE {
+            let grace = if known.contains(&peer.name) { GRACE } else { GRACE_OF_STRANGERS };
+            if !peer.is_offline || since.elapsed() < grace {
                 continue;
             }
             match group.remove(&peer.name).await {

@@ -1,6 +1,7 @@
 //! The group of servers that keeps JetStream's metadata, over NATS' system account.
 
-use super::connect::{Auth, ConnectError, Connection, Endpoint};
+use super::connect::{ConnectError, Connection, Endpoint};
+use super::login::Auth;
 use async_nats::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};

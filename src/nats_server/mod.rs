@@ -32,6 +32,7 @@
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -47,6 +48,7 @@ mod log;
 mod ready;
 mod signal;
 mod supervisor;
+mod vitals;
 
 pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
@@ -54,6 +56,7 @@ pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
+use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,6 +82,8 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// The JetStream domain (`--nats-js-domain`).
+    pub domain: Option<String>,
     pub sync: SyncMode,
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
@@ -98,6 +103,7 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            domain: None,
             sync: SyncMode::default(),
             cluster: None,
             max_payload_bytes: 8 << 20,
@@ -144,6 +150,7 @@ pub struct NatsServer {
     stop: watch::Sender<bool>,
     stop_timeout: Duration,
     synced_store: Option<PathBuf>,
+    vitals: Arc<Vitals>,
 }
 
 /// The supervisor thread's report about the first start.
@@ -172,8 +179,13 @@ impl NatsServer {
         // its name.
         let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
             .then(|| store_dir(&settings.data_dir));
-        let outputs =
-            supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
+        let vitals = Arc::new(Vitals::new());
+        let outputs = supervisor::Outputs {
+            status: status_tx,
+            write_error: write_error_tx,
+            ending: ending_tx,
+            vitals: Arc::clone(&vitals),
+        };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
@@ -191,6 +203,7 @@ impl NatsServer {
             stop,
             stop_timeout,
             synced_store,
+            vitals,
         })
     }
 

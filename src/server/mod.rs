@@ -1,10 +1,13 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
+mod announce;
 mod membership;
 mod notify;
 mod services;
 mod shutdown;
 mod start;
+
+pub use announce::announce;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
@@ -80,21 +83,15 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let connections = connection_limit();
     let mut listeners = Vec::new();
     let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
-    for (flag, urls, purpose, limit) in [
-        ("--listen-client-urls", &settings.listen, for_clients, Some(&connections)),
-        ("--listen-client-http-urls", &settings.listen_client_http, Purpose::Http, Some(&connections)),
+    for (urls, purpose, limit) in [
+        (&settings.listen, for_clients, Some(&connections)),
+        (&settings.listen_client_http, Purpose::Http, Some(&connections)),
         // Probes get through when clients have taken all connections.
-        ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
+        (&settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(
-                flag,
-                listen,
-                tls.as_ref(),
-                http2,
-                limit.cloned(),
-                settings.socket_reuse_port,
-            )?;
+            let listener =
+                Listener::bind(listen, tls.as_ref(), http2, limit.cloned(), settings.socket_reuse_port)?;
             listeners.push((listener, Dispatcher::new(stages.clone(), purpose)));
         }
     }
@@ -145,7 +142,8 @@ fn remember_removal(settings: &ServerSettings) {
     let Storage::Embedded { data_dir, .. } = &settings.storage else { return };
     tracing::error!(
         data_dir = %data_dir.display(),
-        "the member has been permanently removed from the cluster; the data-dir used by this member must be removed"
+        "the member has been permanently removed from the cluster, or was never added to it (etcdctl member add); the \
+         data-dir used by this member must be removed"
     );
     if let Err(error) = nats_server::remember_removal(data_dir) {
         tracing::error!(%error, "the removal cannot be recorded in the data directory");

@@ -50,11 +50,12 @@ pub(super) async fn start(
     };
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
-        Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, sync, bucket, cluster } => {
+        Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {
                 if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
@@ -73,7 +74,6 @@ pub(super) async fn start(
                     Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
                 },
                 bucket: bucket.clone(),
-                replicas: None,
                 own_cluster: cluster.as_ref().map(|_| OwnCluster {
                     founders: nats.members().len(),
                     system: Auth::Password(
@@ -81,15 +81,9 @@ pub(super) async fn start(
                         nats.token().to_owned(),
                     ),
                 }),
-                ca_file: None,
-                client_cert: None,
+                ..Endpoint::default()
             };
-            let durability = match sync {
-                _ if cluster.is_some() => Level::Nats,
-                SyncMode::Group => Level::Group,
-                SyncMode::Always => Level::Always,
-                SyncMode::Lazy => Level::Lazy,
-            };
+            let durability = durability(*sync, cluster.is_some());
             (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
         }
     };
@@ -105,6 +99,7 @@ pub(super) async fn start(
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
+        largest_message: settings.max_request_bytes,
         member,
         founders: nats
             .as_ref()
@@ -145,10 +140,12 @@ pub(super) async fn start(
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
     }
-    let header =
-        HeaderSource { cluster_id: engine.cluster_id(), member_id: member_id, epoch: engine.epoch() };
+    let header = HeaderSource { cluster_id: engine.cluster_id(), member_id, epoch: engine.epoch() };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
+    if let Some(nats) = &nats {
+        nats.register(&mut metrics);
+    }
     hub.register(&mut metrics);
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
@@ -165,12 +162,19 @@ pub(super) async fn start(
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
-    for listen in &settings.listen {
-        tracing::info!(url = listen.url, "serving client traffic");
-    }
-    tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
+    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready();
     Ok(Started { engine, nats })
+}
+
+/// When answered writes of the embedded server are on stable storage.
+pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
+    match sync {
+        _ if is_clustered => Level::Nats,
+        SyncMode::Group => Level::Group,
+        SyncMode::Always => Level::Always,
+        SyncMode::Lazy => Level::Lazy,
+    }
 }
 
 /// The names by which other members may call this one.

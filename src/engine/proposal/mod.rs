@@ -62,6 +62,23 @@ pub(in crate::engine) enum Proposal {
     ChangeMembers(MemberChange),
 }
 
+impl Proposal {
+    /// Whether it is to add a record to the log, as etcd's proposals do.
+    pub(in crate::engine) fn is_write(&self) -> bool {
+        !matches!(
+            self,
+            Proposal::KeepAlive(_)
+                | Proposal::TimeToLive(_)
+                | Proposal::Leases
+                | Proposal::FinishRemovals
+                | Proposal::TokenUsed { .. }
+                | Proposal::ReadIndex
+                | Proposal::Barrier
+                | Proposal::MoveLeader { .. }
+        )
+    }
+}
+
 /// The outcome of a call that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::engine) enum Outcome {

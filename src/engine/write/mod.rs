@@ -115,11 +115,14 @@ impl Node {
                 return Err(self.end_of_applier().await);
             }
         }
+        let reason = elected.reason;
         let mut writing = self.begin_writing(elected);
         if self.trim_to == LogIndex(u64::MAX) {
             self.accept_loss(&mut writing);
         }
-        tracing::info!(epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance writes");
+        let name = self.settings.member.name.as_str();
+        let (epoch, index) = (self.chain.epoch(), self.chain.index());
+        tracing::info!(name, %epoch, %index, reason, "this instance writes");
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut acknowledged, mut calls) = (Vec::new(), Vec::new());
@@ -173,7 +176,7 @@ impl Node {
     }
 
     fn begin_writing(&mut self, elected: crate::engine::follow::Elected) -> Writing {
-        let crate::engine::follow::Elected { pipeline, serving } = elected;
+        let crate::engine::follow::Elected { pipeline, serving, .. } = elected;
         let state = self.reader.snapshot();
         let planner = Planner::new(
             Arc::clone(&self.log),
@@ -316,15 +319,23 @@ impl Node {
     /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they
     /// are in the log.
     async fn end_writing(&mut self, writing: Writing, error: WriteError) {
-        tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
+        let (epoch, index) = (self.chain.epoch(), self.chain.index());
+        if matches!(error, WriteError::Deposed) {
+            tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
+        } else {
+            tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");
+        }
         self.status.set_writer(false);
         self.status.set_linearizable(false);
         self.status.set_no_leader(error.to_string());
         self.tables.auth.tokens().keep_time(false);
-        let has_no_room = matches!(error, WriteError::Append(AppendError::NoSpace(_)));
-        if has_no_room {
-            self.space.found_full();
-        }
+        let has_no_room = match &error {
+            WriteError::Append(AppendError::NoSpace(cause)) => {
+                self.space.found_full(cause);
+                true
+            }
+            _ => false,
+        };
         let nonce = self.chain.nonce();
         let Writing { pipeline, unproved, proofs, deferred, handover, stopping, quiesce, .. } = writing;
         for Waiter { call, .. } in pipeline.into_waiters() {
