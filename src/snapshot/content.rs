@@ -79,7 +79,7 @@ pub(super) struct Bucket {
 impl Content {
     /// The content of a snapshot of `picture`, made in the epoch `term`. Takes as long as it takes to visit
     /// each key.
-    pub(super) fn new(picture: Picture, term: u64, storage_version: &str) -> Content {
+    pub(super) fn new(picture: &Picture, term: u64, storage_version: &str) -> Content {
         let state = Arc::clone(&picture.state);
         let old = state.compacted.map_or_else(Vec::new, |floor| {
             let all = KeyRange::all();
@@ -89,7 +89,7 @@ impl Content {
             old.sort_unstable_by_key(|version| (version.mod_revision(), version.place()));
             old
         });
-        let buckets = buckets(&picture, term, storage_version).map(|(name, pairs)| Bucket { name, pairs });
+        let buckets = buckets(picture, term, storage_version).map(|(name, pairs)| Bucket { name, pairs });
         Content { state, old: old.into(), buckets: Arc::new(buckets) }
     }
 

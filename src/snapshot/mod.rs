@@ -51,7 +51,7 @@ impl std::fmt::Debug for Snapshot {
 impl Snapshot {
     /// Lays out the file of `picture`, which was taken in the epoch `term`. It visits each version once, so
     /// it belongs on a thread that may block.
-    pub(crate) fn new(picture: Picture, term: u64, storage_version: &str) -> Snapshot {
+    pub(crate) fn new(picture: &Picture, term: u64, storage_version: &str) -> Snapshot {
         let content = Content::new(picture, term, storage_version);
         let mut layout = File::new(content.clone());
         let root = loop {

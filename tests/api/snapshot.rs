@@ -57,7 +57,7 @@ async fn a_snapshot_comes_in_blobs_with_their_checksum_behind() {
     let messages = messages(&client).await;
     let (checksum, blobs) = messages.split_last().unwrap();
     let size: usize = blobs.iter().map(|message| message.blob.len()).sum();
-    assert!(size > 300_000 && size % 4096 == 0, "{size}");
+    assert!(size > 300_000 && size.is_multiple_of(4096), "{size}");
     let mut left = size;
     for (number, message) in blobs.iter().enumerate() {
         let is_last = number + 1 == blobs.len();
