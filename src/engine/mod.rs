@@ -346,12 +346,14 @@ impl Engine {
     /// Waits until this instance is no member of its cluster; for ever where there is none.
     pub(crate) async fn removed(&self) {
         const POLL: Duration = Duration::from_millis(100);
-        loop {
+        /// The founding members come in one batch, whose records are applied one after the other.
+        const POLLS: u32 = 5;
+        let mut absent = 0;
+        while absent < POLLS {
             tokio::time::sleep(POLL).await;
             let members = self.tables.members.all();
-            if self.is_clustered && !members.is_empty() && !members.contains_key(&self.member) {
-                return;
-            }
+            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
+            absent = if is_absent { absent + 1 } else { 0 };
         }
     }
 
