@@ -8,8 +8,8 @@
 //! pages. The second one makes them as the client takes them, from the same immutable state. So a snapshot
 //! needs memory for one version's page and for one pointer a key, and writes go on meanwhile.
 //!
-//! The format is written here. No crate writes it to a stream: those that read and write bbolt's files are
-//! databases, which want the whole file on a disk, and none has had a release lately and many users.
+//! The format is written here: a database that writes bbolt's files would want the whole file on a disk, and
+//! no widely used crate was found that writes them at all.
 
 mod bbolt;
 mod content;
