@@ -2,6 +2,7 @@
 
 use super::flags::{self, Effect, Flag};
 use super::personality::Personality;
+use crate::nats_server::carried_version;
 use crate::version::ETCD_VERSION;
 use std::fmt::Write as _;
 
@@ -67,7 +68,10 @@ fn wrap(text: &mut String, words: &str) {
 pub(super) fn version(personality: Personality) -> String {
     let own = env!("CARGO_PKG_VERSION");
     match personality {
-        Personality::Jetway => format!("jetway {own} (etcd API {ETCD_VERSION})\n"),
+        Personality::Jetway => {
+            let carried = carried_version().map_or_else(String::new, |carried| format!("{carried}\n"));
+            format!("jetway {own} (etcd API {ETCD_VERSION})\n{carried}")
+        }
         Personality::Etcd => {
             let (os, arch) = (std::env::consts::OS, go_arch(std::env::consts::ARCH));
             format!(

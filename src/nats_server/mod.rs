@@ -37,6 +37,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod binary;
+mod carried;
 mod child;
 mod cluster;
 mod config;
@@ -48,6 +49,7 @@ mod ready;
 mod signal;
 mod supervisor;
 
+pub use carried::carried_version;
 pub(crate) use cluster::USER as CLUSTER_USER;
 pub use cluster::{ClusterSettings, Members, PeerTls, is_member, remember_removal};
 pub use error::Error;
@@ -71,8 +73,8 @@ pub enum SyncMode {
 /// Settings of the embedded server.
 #[derive(Clone, Debug)]
 pub struct NatsServerSettings {
-    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable,
-    /// then `PATH`.
+    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, the one that this executable
+    /// carries, beside this executable, `PATH`.
     pub binary: Option<PathBuf>,
     /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,

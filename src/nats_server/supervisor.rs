@@ -1,18 +1,18 @@
 //! The loop that keeps one nats-server running.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use super::binary::{self, Binary};
 use super::child::Child;
 use super::cluster::{self, Members};
 use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
-use super::{Ending, Error, NatsServerSettings, Started, Status, binary};
+use super::{Ending, Error, NatsServerSettings, Started, Status};
 
 /// Pause before a new start, doubled with each start that did not last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -87,7 +87,7 @@ async fn run(
 struct Plan<'a> {
     settings: &'a NatsServerSettings,
     data_dir: &'a DataDir,
-    binary: PathBuf,
+    binary: Binary,
     extra: Option<ExtraConfig>,
     token: String,
     members: Members,
@@ -115,10 +115,11 @@ async fn supervise(
     child: &mut Option<Child>,
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
-    let binary = binary::find(settings.binary.as_deref())?;
-    let version = binary::check_version(&binary).await?;
+    let found = binary::find(settings.binary.as_deref())?;
     let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
+    let binary = Binary::checked(found, data_dir.path()).await?;
+    let version = binary.version.clone();
     let mode = match &settings.cluster {
         Some(_) => Mode::Clustered,
         None => extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode),
@@ -143,7 +144,13 @@ async fn supervise(
                 generation += 1;
                 attempt = 0;
                 port = Some(now_on);
-                tracing::info!(port = now_on, generation, version, "nats-server is ready");
+                tracing::info!(
+                    port = now_on,
+                    generation,
+                    version,
+                    binary = plan.binary.origin,
+                    "nats-server is ready"
+                );
                 outputs.status.send_replace(Status::Running { port: now_on, generation });
                 if let Some(started) = started.take() {
                     let (token, version, members) =
@@ -229,8 +236,10 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
-    let child = Child::spawn(&plan.binary, &config_path, lock, outputs.write_error.clone())
-        .map_err(|source| Error::Spawn { path: plan.binary.clone(), source })?;
+    let child = plan
+        .binary
+        .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
+        .map_err(|source| Error::Spawn { path: plan.binary.path(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
         // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the
         // server but cannot stop it.
