@@ -156,7 +156,7 @@ mod tests {
         let program = InMemory::new(packed(None).in_memory().unwrap(), dir.path().join("nats-server"));
         // Twice: a server that has died is started again.
         for _ in 0..2 {
-            let mut child = program.start(|path| Command::new(path).arg("1000").spawn()).unwrap();
+            let mut child = program.start(|path| Command::new(path).arg("10").spawn()).unwrap();
             let proc = PathBuf::from(format!("/proc/{}", child.id()));
             assert_eq!(fs::read_to_string(proc.join("comm")).unwrap(), "nats-server\n");
             // The child holds nothing of this process.

@@ -158,7 +158,7 @@ pub(super) async fn start(
         tracing::info!(url = listen.url, "serving client traffic");
     }
     tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
-    notify::ready();
+    notify::ready(shutdown);
     Ok(Started { engine, nats })
 }
 
