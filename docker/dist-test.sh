@@ -34,17 +34,16 @@ root=$work/root
 
 # Lets the kernel run programs for another machine by qemu, nats-server too, which jetway starts.
 emulate() {
-    local emulator
-    emulator=$(command -v "qemu-$1-static") ||
-        fail "no qemu-$1-static: install it (Debian: apt-get install qemu-user-static)"
+    # A line as the kernel wants it, with the flag F: the emulator need not be in the root.
+    local format=/usr/lib/binfmt.d/qemu-$1.conf
+    [[ -e $format ]] || fail "no qemu for $1 here: install it (Debian: apt-get install qemu-user-static)"
     mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || fail "this kernel is older than Linux 6.7"
-    # The file holds a line as the kernel wants it, with F: the emulator need not be in the root.
-    grep -h "$emulator" "/usr/lib/binfmt.d/qemu-$1.conf" >/proc/sys/fs/binfmt_misc/register
+    cat "$format" >/proc/sys/fs/binfmt_misc/register
 }
 
 start() {
     : >"$work/log"
-    env -i chroot "$root" /etcd --listen-client-urls="$url" --advertise-client-urls="$url" \
+    env -i "$(command -v chroot)" "$root" /etcd --listen-client-urls="$url" --advertise-client-urls="$url" \
         --listen-peer-urls="http://127.0.0.1:$(port)" --data-dir=/data >>"$work/log" 2>&1 &
     server=$!
     for ((i = 0; i < 1200; i++)); do

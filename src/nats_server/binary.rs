@@ -141,7 +141,8 @@ impl Binary {
         let unusable = |source| Error::BinaryUnusable { path: self.path(), source };
         let started = self.start(|path| {
             let mut command = tokio::process::Command::new(path);
-            command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            // A pipe that is closed at once, since an empty root has no /dev/null.
+            command.arg("--version").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.kill_on_drop(true).spawn()
         });
         let answer = started.map_err(unusable)?.wait_with_output();
