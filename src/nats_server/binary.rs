@@ -47,17 +47,29 @@ enum Program {
     Memory(InMemory),
 }
 
-/// The place of a nats-server.
+/// A nats-server that was found.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    File(PathBuf),
+pub(super) enum Found<File> {
+    File(File),
     /// In this executable.
     Carried(&'static Carried),
 }
 
+/// Finds the binary to run. A file is checked at once. The carried one is checked when it is unpacked, which
+/// may need the data directory.
+pub(super) async fn find(flag: Option<&Path>) -> Result<Found<Binary>, Error> {
+    match locate(flag)? {
+        Found::File(path) => {
+            let origin = path.display().to_string();
+            Ok(Found::File(Binary::new(Program::File(path), origin).await?))
+        }
+        Found::Carried(carried) => Ok(Found::Carried(carried)),
+    }
+}
+
 /// The binary to run: that of `flag`, of the environment, the carried one, beside this executable, or in
 /// `PATH`. A named path that does not exist is an error, and no reason to look further.
-pub(super) fn find(flag: Option<&Path>) -> Result<Found, Error> {
+fn locate(flag: Option<&Path>) -> Result<Found<PathBuf>, Error> {
     if let Some(path) = flag {
         return named(path.to_owned(), "--nats-server");
     }
@@ -77,20 +89,19 @@ pub(super) fn find(flag: Option<&Path>) -> Result<Found, Error> {
     })
 }
 
-impl Binary {
-    /// The binary, if it is new enough. `dir` belongs to this process.
-    pub(super) async fn checked(found: Found, dir: &Path) -> Result<Self, Error> {
-        match found {
-            Found::File(path) => {
-                let origin = path.display().to_string();
-                Self::new(Program::File(path), origin).await
-            }
-            Found::Carried(carried) => Self::unpacked(carried, dir).await,
+impl Found<Binary> {
+    /// The binary, ready to run. `dir` belongs to this process.
+    pub(super) async fn unpacked(self, dir: &Path) -> Result<Binary, Error> {
+        match self {
+            Found::File(binary) => Ok(binary),
+            Found::Carried(carried) => Binary::carried(carried, dir).await,
         }
     }
+}
 
+impl Binary {
     /// The carried one: from memory, or else from a file in `dir`.
-    async fn unpacked(carried: &Carried, dir: &Path) -> Result<Self, Error> {
+    async fn carried(carried: &Carried, dir: &Path) -> Result<Self, Error> {
         let origin = format!("carried, SHA-256 {}", carried.sha256);
         let path = dir.join(NAME);
         let unusable = |source| Error::BinaryUnusable { path: path.clone(), source };
@@ -172,7 +183,7 @@ impl Binary {
     }
 }
 
-fn named(path: PathBuf, by: &str) -> Result<Found, Error> {
+fn named(path: PathBuf, by: &str) -> Result<Found<PathBuf>, Error> {
     if is_executable(&path) {
         return Ok(Found::File(path));
     }
@@ -208,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_named_binary_that_is_missing_is_an_error() {
-        let error = find(Some(Path::new("/no/such/nats-server"))).unwrap_err().to_string();
+        let error = locate(Some(Path::new("/no/such/nats-server"))).unwrap_err().to_string();
         assert!(error.contains("--nats-server names /no/such/nats-server"), "{error}");
         assert!(error.contains("go install github.com/nats-io/nats-server/v2@v2.15.1"), "{error}");
     }

@@ -115,10 +115,10 @@ async fn supervise(
     child: &mut Option<Child>,
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
-    let found = binary::find(settings.binary.as_deref())?;
+    let found = binary::find(settings.binary.as_deref()).await?;
     let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
-    let binary = Binary::checked(found, data_dir.path()).await?;
+    let binary = found.unpacked(data_dir.path()).await?;
     let version = binary.version.clone();
     let mode = match &settings.cluster {
         Some(_) => Mode::Clustered,
