@@ -172,7 +172,7 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
-	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external $(TESTS) -- --ignored --nocapture --test-threads 1
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1
 
 # libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not
 # needed.

@@ -12,8 +12,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often the number of revisions is looked at.
-const REVISION_INTERVAL: Duration = Duration::from_mins(5);
 /// The longest time between two periodic compactions, and between two samples ten times.
 const LONGEST_INTERVAL: Duration = Duration::from_hours(1);
 /// A period may be given in nanoseconds.
@@ -36,6 +34,7 @@ enum Policy {
     },
     Revisions {
         kept: i64,
+        interval: Duration,
         compacted: Revision,
     },
 }
@@ -47,7 +46,7 @@ impl Policy {
             AutoCompaction::Periodic(period) => {
                 Policy::Periodic { period, samples: VecDeque::new(), compacted, since: now, has_begun: false }
             }
-            AutoCompaction::Revision(kept) => Policy::Revisions { kept, compacted },
+            AutoCompaction::Revision { kept, interval } => Policy::Revisions { kept, interval, compacted },
         }
     }
 
@@ -57,7 +56,7 @@ impl Policy {
             Policy::Periodic { period, .. } => {
                 ((*period).min(LONGEST_INTERVAL) / SAMPLES).max(SHORTEST_INTERVAL)
             }
-            Policy::Revisions { .. } => REVISION_INTERVAL,
+            Policy::Revisions { interval, .. } => (*interval).max(SHORTEST_INTERVAL),
         }
     }
 
@@ -86,7 +85,7 @@ impl Policy {
                 *has_begun = true;
                 Some(oldest)
             }
-            Policy::Revisions { kept, compacted } => {
+            Policy::Revisions { kept, compacted, .. } => {
                 let oldest = Revision(revision.0 - *kept);
                 (oldest.0 > 0 && oldest != *compacted).then_some(oldest)
             }
@@ -176,9 +175,10 @@ mod tests {
 
     #[test]
     fn revisions_are_counted_from_the_newest() {
-        assert_eq!(run(AutoCompaction::Revision(25), 4, None), [(2, 5), (3, 15), (4, 25)]);
-        assert_eq!(run(AutoCompaction::Revision(1000), 4, None), []);
-        assert_eq!(Policy::new(AutoCompaction::Revision(1), Instant::now()).interval(), REVISION_INTERVAL);
+        let mode = |kept| AutoCompaction::Revision { kept, interval: Duration::from_secs(7) };
+        assert_eq!(run(mode(25), 4, None), [(2, 5), (3, 15), (4, 25)]);
+        assert_eq!(run(mode(1000), 4, None), []);
+        assert_eq!(Policy::new(mode(1), Instant::now()).interval(), Duration::from_secs(7));
     }
 
     #[test]

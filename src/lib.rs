@@ -118,6 +118,7 @@
 //! |---|---|
 //! | a new kind of record | `record` (`Body`), `log::codec`, `applier`; a unit test of each |
 //! | another rule for transactions | `txn`, then `tests/parity` |
+//! | a new command | `cli::commands` |
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |

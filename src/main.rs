@@ -2,9 +2,8 @@
 
 #![warn(clippy::pedantic, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
-use jetway::cli::{self, Invocation, Personality};
+use jetway::cli::{self, Invocation, Personality, ServerSettings};
 use jetway::telemetry;
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Writes allocate on one thread what another one frees, and values of all sizes come and go with
@@ -25,30 +24,30 @@ fn main() -> ExitCode {
     jetway::memory::give_back_by(give_back);
     let mut args = std::env::args_os();
     let personality = Personality::of(args.next().as_ref());
-    match run(personality, args) {
+    let settings = match cli::read(personality, args, std::env::vars_os()) {
+        Ok(Invocation::Serve(settings)) => *settings,
+        // A reader that has seen enough may close its end.
+        Ok(Invocation::Print(output)) => return ExitCode::from(u8::from(output.print().is_err())),
+        Err(error) => {
+            error.print(personality);
+            return ExitCode::from(error.status());
+        }
+    };
+    match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
-        Err((status, error)) => {
-            fail(personality, status, &*error);
-            ExitCode::from(status)
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
+            {
+                eprintln!("{}: {error}", personality.name());
+            }
+            ExitCode::FAILURE
         }
     }
 }
 
-type Failure = (u8, Box<dyn std::error::Error>);
-
-fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
-    let settings = match cli::read(personality, args, std::env::vars_os()) {
-        Ok(Invocation::Serve(settings)) => *settings,
-        Ok(Invocation::Print(text)) => {
-            #[expect(clippy::print_stdout, reason = "it was asked for")]
-            {
-                print!("{text}");
-            }
-            return Ok(());
-        }
-        Err(error) => return Err((error.status(), error.into())),
-    };
-    telemetry::init(&settings.log).map_err(|error| (1, error.into()))?;
+fn run(settings: ServerSettings) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::init(&settings.log)?;
+    jetway::server::announce(&settings);
     for notice in &settings.notices {
         if notice.warns {
             tracing::warn!("{}", notice.text);
@@ -63,20 +62,12 @@ fn run(personality: Personality, args: impl Iterator<Item = OsString>) -> Result
     // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the
     // response to a call then wakes another thread. The applier has a thread of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| (1, error.into()))?;
-    runtime.block_on(jetway::server::serve(settings)).map_err(|error| (1, error.into()))
-}
-
-#[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
-fn fail(personality: Personality, status: u8, error: &dyn std::error::Error) {
-    let name = match personality {
-        Personality::Jetway => "jetway",
-        Personality::Etcd => "etcd",
-    };
-    // As in etcd, the text of a mistake in the command line itself has no prefix.
-    if status == 2 {
-        eprintln!("{error}\n{name} --help lists every flag.");
-    } else {
-        eprintln!("{name}: {error}");
-    }
+    let is_on_stderr = settings.log.outputs.contains(&telemetry::LogOutput::Stderr);
+    let served = runtime?.block_on(jetway::server::serve(settings));
+    // A reader of the log alone must learn of the end, too.
+    Ok(served.inspect_err(|error| {
+        if !is_on_stderr {
+            tracing::error!(%error, "jetway ends");
+        }
+    })?)
 }

@@ -72,6 +72,17 @@ async fn a_full_disk_refuses_writes_alone_until_it_has_room() {
     .await;
     assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
 
+    // The log names the limit, or the error of the write that met it.
+    let told = eventually("a word of it", async || {
+        let log = server.log();
+        log.lines().find(|line| line.contains("WARN") && line.contains("NOSPACE")).map(str::to_owned)
+    })
+    .await;
+    assert!(
+        told.contains("the disk of the data directory") || told.contains("no space left on device"),
+        "{told}"
+    );
+
     // Reads go on, and everything answered is there.
     assert_eq!(client.kv("/kept").await.unwrap().mod_revision, kept);
     for (key, revision) in &answered {

@@ -9,8 +9,7 @@
 //! interest; if it is jetway, the run fails in the end.
 //!
 //! With `--cluster` every peer is three servers that are one, its clients are spread over all of them, and
-//! what an operation costs is the sum of all processes: three etcds, or three jetways with three
-//! nats-servers.
+//! what an operation costs is the sum of all processes: three etcds, or three jetways.
 //!
 //! Tables, JSON and, except for clusters, plots are written anew after each workload, so that a run that is
 //! cut short has shown something.

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// For a start and for a stop, on a machine that is busy.
@@ -95,9 +94,6 @@ pub(crate) struct Installation {
     binary: PathBuf,
     /// The servers that it consists of.
     members: usize,
-    /// The binary, and its version, of the nats-server beside each member of a cluster. A jetway alone runs
-    /// its own.
-    nats_server: Option<(PathBuf, String)>,
     more_args: Vec<String>,
 }
 
@@ -106,15 +102,12 @@ pub(crate) struct Installation {
 pub(crate) struct Peer {
     /// One for each member.
     pub(crate) endpoints: Vec<String>,
-    /// The processes from which all others of the peer descend; those of the members come first, in the order
-    /// of the endpoints.
+    /// The processes from which all others of the peer descend, in the order of the endpoints.
     pub(crate) roots: Vec<u32>,
     /// When its writes are on disk, in a few words.
     pub(crate) durability: String,
-    // Before the nats-servers, on which they depend until they have ended.
-    servers: Vec<Process>,
     // Before the folder, so that nobody writes there any more when it is removed.
-    nats_servers: Vec<Process>,
+    servers: Vec<Process>,
     dir: TempDir,
 }
 
@@ -124,10 +117,8 @@ struct Member {
     name: String,
     dir: PathBuf,
     endpoint: String,
-    /// The address where the other members reach it, or its nats-server.
+    /// The address where the other members reach it.
     peer: String,
-    /// The address of its nats-server for clients, if it has one beside it.
-    nats: String,
 }
 
 impl Installation {
@@ -145,17 +136,10 @@ impl Installation {
         }
         let (variable, default) = kind.binary();
         let binary = located(variable, default)?;
-        let nats_server = if is_cluster && kind == Kind::Jetway {
-            let binary = located("JETWAY_NATS_SERVER", built("nats-server"))?;
-            let version = version(&binary, "--version")?;
-            Some((binary, version))
-        } else {
-            None
-        };
         let label = if before == 0 { name.to_owned() } else { format!("{name} ({})", before + 1) };
         let more_args = if kind == Kind::Jetway { jetway_args.to_vec() } else { Vec::new() };
         let version = version(&binary, if kind == Kind::T4 { "version" } else { "--version" })?;
-        Ok(Self { kind, label, version, binary, members, nats_server, more_args })
+        Ok(Self { kind, label, version, binary, members, more_args })
     }
 
     /// Starts it on an empty data directory below `parent` and waits until it serves.
@@ -171,24 +155,15 @@ impl Installation {
             roots: Vec::new(),
             durability: self.durability(),
             servers: Vec::new(),
-            nats_servers: Vec::new(),
             dir,
         };
         let started = self.start_members(&members, &mut peer).await;
         peer.told(started)?;
-        peer.roots = peer.processes().map(|process| process.pid).collect();
+        peer.roots = peer.servers.iter().map(|process| process.pid).collect();
         Ok(peer)
     }
 
     async fn start_members(&self, members: &[Member], peer: &mut Peer) -> Result<(), Failure> {
-        if let Some((binary, _)) = &self.nats_server {
-            for member in members {
-                peer.nats_servers.push(nats_server(binary, member, members)?);
-            }
-            for (process, member) in peer.nats_servers.iter_mut().zip(members) {
-                process.wait_until(async || TcpStream::connect(&member.nats).await.map(drop)).await?;
-            }
-        }
         for member in members {
             let mut command = Command::new(&self.binary);
             self.arguments(&mut command, member, members)?;
@@ -209,17 +184,11 @@ impl Installation {
     /// Gives each member ports, and a folder below `dir`.
     fn members(&self, dir: &Path) -> Result<Vec<Member>, Failure> {
         let mut members = Vec::new();
-        for (number, [client, peer, nats]) in (1..).zip(free_ports(self.members)?) {
+        for (number, [client, peer]) in (1..).zip(free_ports(self.members)?) {
             let name = format!("n{number}");
             let dir = dir.join(&name);
             fs::create_dir_all(&dir)?;
-            members.push(Member {
-                name,
-                dir,
-                endpoint: format!("http://{client}"),
-                peer: peer.to_string(),
-                nats: nats.to_string(),
-            });
+            members.push(Member { name, dir, endpoint: format!("http://{client}"), peer: peer.to_string() });
         }
         Ok(members)
     }
@@ -236,16 +205,8 @@ impl Installation {
                     .args(["--name", &member.name])
                     .args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint])
                     .args(["--quota-backend-bytes", QUOTA_BYTES, "--log-level", "warn"]);
-                if self.nats_server.is_some() {
-                    let others = members.iter().filter(|other| other.name != member.name);
-                    let hosts: Vec<&str> =
-                        std::iter::once(member).chain(others).map(|member| member.nats.as_str()).collect();
-                    let (hosts, replicas) = (hosts.join(","), members.len());
-                    command.arg("--endpoint").arg(format!("nats://{hosts}?bucket=bench&replicas={replicas}"));
-                } else {
-                    command.arg("--data-dir").arg(data);
-                }
-                if self.kind == Kind::Etcd {
+                command.arg("--data-dir").arg(data);
+                if self.kind == Kind::Etcd || members.len() > 1 {
                     let peer_url = format!("http://{}", member.peer);
                     let cluster: Vec<String> = members
                         .iter()
@@ -288,12 +249,11 @@ impl Installation {
     /// When its writes are on disk, in a few words.
     fn durability(&self) -> String {
         let members = self.members;
-        match (self.kind, &self.nats_server) {
-            (_, Some((_, version))) => format!(
-                "{members} instances, {members} nats-servers {version} with `sync_interval: always`, {members} replicas: \
-                 most have synced a message before it is answered"
-            ),
-            (Kind::Jetway | Kind::Etcd, None) => {
+        match self.kind {
+            Kind::Jetway if members > 1 => {
+                format!("{members} members, each message synced by most of them before it is answered")
+            }
+            Kind::Jetway | Kind::Etcd => {
                 let sync = self.more_args.iter().position(|arg| arg == "--sync");
                 match sync.and_then(|at| self.more_args.get(at + 1)) {
                     Some(sync) => format!("`--sync {sync}`"),
@@ -303,9 +263,9 @@ impl Installation {
                     None => "a sync for each group of writes, before they are answered, as it comes".into(),
                 }
             }
-            (Kind::KineNats, None) => "each message synced before it is answered (`sync_interval: always`; its default is two minutes later)".into(),
-            (Kind::KineSqlite, None) => "each commit synced before it is answered (`_synchronous=FULL`; its default NORMAL syncs at checkpoints)".into(),
-            (Kind::T4, None) => {
+            Kind::KineNats => "each message synced before it is answered (`sync_interval: always`; its default is two minutes later)".into(),
+            Kind::KineSqlite => "each commit synced before it is answered (`_synchronous=FULL`; its default NORMAL syncs at checkpoints)".into(),
+            Kind::T4 => {
                 "a sync for each group of writes, before they are answered, as it comes without an object store".into()
             }
         }
@@ -341,11 +301,6 @@ fn version(binary: &Path, argument: &str) -> Result<String, Failure> {
 }
 
 impl Peer {
-    /// Those of the members first.
-    fn processes(&self) -> impl Iterator<Item = &Process> {
-        self.servers.iter().chain(&self.nats_servers)
-    }
-
     /// Ends the process of one member, and no other, and waits until it is gone.
     pub(crate) async fn end_member(&mut self, member: usize, which: Signal) -> Result<(), Failure> {
         let process = &mut self.servers[member];
@@ -364,7 +319,7 @@ impl Peer {
     /// The same outcome; a failure with the ends of the peer's logs.
     pub(crate) fn told<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         outcome.map_err(|failure| {
-            let logs: String = self.processes().map(Process::last_words).collect();
+            let logs: String = self.servers.iter().map(Process::last_words).collect();
             format!("{failure}{logs}").into()
         })
     }
@@ -372,7 +327,6 @@ impl Peer {
     /// Asks it to end, sees to it that it and all that it started is gone, and gives its data.
     pub(crate) async fn stop(mut self) -> Result<TempDir, Failure> {
         end(&mut self.servers).await?;
-        end(&mut self.nats_servers).await?;
         Ok(self.dir)
     }
 }
@@ -481,10 +435,10 @@ fn blocks_below(dir: &Path) -> std::io::Result<u64> {
 }
 
 /// Three addresses for each of `count` servers, on ports that nobody listens on now.
-fn free_ports(count: usize) -> std::io::Result<Vec<[SocketAddr; 3]>> {
+fn free_ports(count: usize) -> std::io::Result<Vec<[SocketAddr; 2]>> {
     // All are held until the last one is found, so that none is found twice.
     let mut held = Vec::new();
-    for _ in 0..3 * count {
+    for _ in 0..2 * count {
         held.push(TcpListener::bind("127.0.0.1:0")?);
     }
     let addresses = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
@@ -503,18 +457,4 @@ fn kine_listens(command: &mut Command, store: &str, address: &str) {
 /// nats-server's configuration of a JetStream that keeps its files in this folder, each message synced.
 fn jetstream(data: &Path) -> String {
     format!("jetstream {{ store_dir: \"{}\", sync_interval: always }}\n", data.display())
-}
-
-/// Starts the nats-server beside one of the members, which forms a cluster with the others'.
-fn nats_server(binary: &Path, member: &Member, members: &[Member]) -> Result<Process, Failure> {
-    let routes: Vec<String> = members.iter().map(|member| format!("nats://{}", member.peer)).collect();
-    let routes = routes.join(", ");
-    let Member { name, dir, peer, nats, .. } = member;
-    let config = dir.join("nats.conf");
-    let text = format!(
-        "server_name: {name}\nlisten: \"{nats}\"\n{}cluster {{ name: bench, listen: \"{peer}\", routes: [{routes}] }}\n",
-        jetstream(&dir.join("data"))
-    );
-    fs::write(&config, text)?;
-    Process::spawn(Command::new(binary).arg("--config").arg(config), dir, "nats.log")
 }

@@ -2,8 +2,9 @@
 
 use super::header::HeaderSource;
 use super::identity::{require_admin, require_identity};
-use crate::engine::Engine;
+use crate::engine::{Engine, MemberChange};
 use crate::error::EtcdError;
+use crate::nats_server;
 use crate::proto::etcdserverpb::cluster_server::Cluster;
 use crate::proto::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -19,12 +20,14 @@ use tonic::{Request, Response, Status};
 pub(crate) struct ClusterService {
     engine: Engine,
     header: HeaderSource,
+    /// The cluster's token.
+    token: String,
 }
 
 impl ClusterService {
-    /// Serves `engine`.
-    pub(crate) fn new(engine: Engine, header: HeaderSource) -> ClusterService {
-        ClusterService { engine, header }
+    /// Serves `engine`, whose cluster has a token.
+    pub(crate) fn new(engine: Engine, header: HeaderSource, token: String) -> ClusterService {
+        ClusterService { engine, header, token }
     }
 
     fn members(&self) -> Vec<Member> {
@@ -42,7 +45,7 @@ fn wire_member(member: record::Member) -> Member {
         name: member.name,
         peer_ur_ls: member.peer_urls,
         client_ur_ls: member.client_urls,
-        is_learner: false,
+        is_learner: member.is_learner,
     }
 }
 
@@ -69,6 +72,15 @@ impl Cluster for ClusterService {
             return Err(EtcdError::MemberBadUrls.into());
         }
         require_admin(&self.engine, &request).await?;
+        if self.engine.is_clustered() {
+            let MemberAddRequest { peer_ur_ls: peer_urls, is_learner } = request.into_inner();
+            let id = nats_server::member_id(&peer_urls, &self.token);
+            let member = record::Member { id, peer_urls, is_learner, ..record::Member::default() };
+            self.engine.change_members(MemberChange::Add(member.clone())).await?;
+            let header = Some(self.header.at(Revision(0)));
+            let member = Some(wire_member(member));
+            return Ok(Response::new(MemberAddResponse { header, member, members: self.members() }));
+        }
         let members = self.engine.members();
         if urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url))) {
             return Err(EtcdError::PeerUrlExists.into());
@@ -83,6 +95,11 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let id = request.into_inner().id;
+        if self.engine.is_clustered() {
+            self.engine.change_members(MemberChange::Remove(id)).await?;
+            let header = Some(self.header.at(Revision(0)));
+            return Ok(Response::new(MemberRemoveResponse { header, members: self.members() }));
+        }
         self.find(id)?;
         if id == self.header.member_id {
             return Err(EtcdError::NotEnoughStartedMembers.into());
@@ -97,9 +114,13 @@ impl Cluster for ClusterService {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        let MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
-        let member = record::Member { peer_urls: peer_ur_ls, ..self.find(id)? };
-        self.engine.set_member(id, Some(member)).await?;
+        let MemberUpdateRequest { id, peer_ur_ls: peer_urls } = request.into_inner();
+        if self.engine.is_clustered() {
+            self.engine.change_members(MemberChange::Update { id, peer_urls }).await?;
+        } else {
+            let member = record::Member { peer_urls, ..self.find(id)? };
+            self.engine.set_member(id, Some(member)).await?;
+        }
         let header = Some(self.header.at(Revision(0)));
         Ok(Response::new(MemberUpdateResponse { header, members: self.members() }))
     }
@@ -109,8 +130,14 @@ impl Cluster for ClusterService {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         require_admin(&self.engine, &request).await?;
-        self.find(request.into_inner().id)?;
-        Err(EtcdError::MemberNotLearner.into())
+        let id = request.into_inner().id;
+        if !self.engine.is_clustered() {
+            self.find(id)?;
+            return Err(EtcdError::MemberNotLearner.into());
+        }
+        self.engine.change_members(MemberChange::Promote(id)).await?;
+        let header = Some(self.header.at(Revision(0)));
+        Ok(Response::new(MemberPromoteResponse { header, members: self.members() }))
     }
 }
 

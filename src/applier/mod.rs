@@ -17,7 +17,7 @@ mod garbage;
 mod tables;
 
 pub(crate) use garbage::Removal;
-pub(crate) use tables::{Alarms, Tables};
+pub(crate) use tables::{Alarms, Members, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};

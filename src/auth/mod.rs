@@ -17,6 +17,7 @@
 //!   delivery on, which is later than its response.
 
 mod access;
+mod claims;
 mod jwt;
 mod password;
 mod permission;

@@ -41,6 +41,12 @@ pub(super) enum BootstrapError {
     )]
     EtcdData(PathBuf),
     #[error(
+        "--data-dir {path}: holds the JetStream store of another nats-server, such as that of kine, which jetway does not \
+         read and will not hide behind an empty store; give an empty directory, or move this one away",
+        path = .0.display()
+    )]
+    NatsData(PathBuf),
+    #[error(
         "--initial-cluster-state existing: --data-dir {path} holds no data, and there is no cluster to get it from: \
          {REMEDY}; to start with an empty store give new",
         path = .0.display()
@@ -67,6 +73,10 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
     let members = cluster.map_or(Ok(Members::new()), |cluster| parse(cluster, name))?;
     if data_dir.join("member").exists() {
         return Err(BootstrapError::EtcdData(data_dir.to_owned()));
+    }
+    // nats-server makes this folder in the directory that it is given. That of jetway's own is in `STORE`.
+    if data_dir.join("jetstream").exists() {
+        return Err(BootstrapError::NatsData(data_dir.to_owned()));
     }
     let joins = flags.text("initial-cluster-state") == Some("existing");
     if joins && members.len() < 2 && !data_dir.join(STORE).exists() {

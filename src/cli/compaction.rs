@@ -5,6 +5,9 @@ use crate::duration::{self, DurationError};
 use std::time::Duration;
 use thiserror::Error;
 
+/// How often etcd looks at the number of revisions.
+const REVISION_INTERVAL: Duration = Duration::from_mins(5);
+
 /// Flags of the automatic compaction that make no sense. The texts begin as etcd's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum AutoCompactionError {
@@ -23,8 +26,13 @@ pub(super) enum AutoCompactionError {
 pub enum AutoCompaction {
     /// Revisions that are not older than this.
     Periodic(Duration),
-    /// The newest revisions, so many of them.
-    Revision(i64),
+    /// The newest revisions.
+    Revision {
+        /// So many of them.
+        kept: i64,
+        /// Time between two looks at the number of revisions.
+        interval: Duration,
+    },
 }
 
 /// The automatic compaction; `None` if there is none.
@@ -51,7 +59,7 @@ pub(super) fn settings(flags: &FlagValues) -> Result<Option<AutoCompaction>, Aut
     };
     Ok(match mode {
         _ if revisions == 0 => None,
-        "revision" => Some(AutoCompaction::Revision(revisions)),
+        "revision" => Some(AutoCompaction::Revision { kept: revisions, interval: REVISION_INTERVAL }),
         _ => Some(AutoCompaction::Periodic(period)),
     })
 }

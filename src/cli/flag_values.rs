@@ -6,35 +6,23 @@
 //! their variables.
 
 use super::config_file::{self, ConfigFileError};
-use super::flags::{self, CONFIG_FILE, Effect, Flag, Kind};
+use super::flags::{self, CONFIG_FILE, Effect, Flag};
 use super::notice::Notice;
+use super::personality::Personality;
 use super::urls::{self, EtcdUrl};
 use super::values::{self, InvalidValue};
 use crate::duration;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use thiserror::Error;
 
-/// A command line or an environment that cannot be read. The texts are those of etcd and of Go's `flag`
-/// package.
+/// An environment or a config file that cannot be read. The texts are etcd's.
 #[derive(Debug, Error)]
 pub(super) enum FlagError {
-    #[error("{0} is no text")]
-    NotText(String),
-    #[error("{0:?} is not a valid flag")]
-    Positional(String),
-    #[error("bad flag syntax: {0}")]
-    Syntax(String),
-    #[error("flag provided but not defined: -{0}")]
-    Unknown(String),
-    #[error("flag needs an argument: -{0}")]
-    NoValue(String),
-    #[error("invalid boolean value {value:?} for -{name}: {reason}")]
-    Boolean { name: String, value: String, reason: InvalidValue },
-    #[error("invalid value {value:?} for flag -{name}: {reason}")]
-    Value { name: String, value: String, reason: InvalidValue },
     #[error("invalid value {value:?} for {variable}: {reason}")]
     Variable { variable: String, value: String, reason: InvalidValue },
     #[error(
@@ -46,28 +34,11 @@ pub(super) enum FlagError {
     ConfigFile(#[from] ConfigFileError),
 }
 
-impl FlagError {
-    /// Whether the mistake is one of the arguments themselves, for which Go's `flag` package exits with
-    /// status 2.
-    pub(super) fn is_usage(&self) -> bool {
-        match self {
-            FlagError::NotText(_)
-            | FlagError::Syntax(_)
-            | FlagError::Unknown(_)
-            | FlagError::NoValue(_)
-            | FlagError::Boolean { .. }
-            | FlagError::Value { .. } => true,
-            FlagError::Positional(_)
-            | FlagError::Variable { .. }
-            | FlagError::Conflict { .. }
-            | FlagError::ConfigFile(_) => false,
-        }
-    }
-}
-
 /// Checked texts by the names of their flags.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FlagValues {
+    /// It decides on defaults.
+    pub(super) personality: Personality,
     values: BTreeMap<&'static str, String>,
     /// Whether the values of etcd's flags come from a config file.
     pub(super) from_file: bool,
@@ -75,100 +46,47 @@ pub(super) struct FlagValues {
     pub(super) notices: Vec<Notice>,
 }
 
-/// A command line that was understood.
-#[derive(Debug)]
-pub(super) enum CommandLine {
-    Help,
-    Version,
-    Serve(FlagValues),
-}
-
-/// The point at which reading the arguments stopped.
-enum Arguments {
-    /// All of them are flags.
-    Flags,
-    /// One asks for help.
-    Help,
-    /// This one is not a flag.
-    Positional(String),
-}
-
 impl FlagValues {
-    /// Reads arguments, without the name of the program, and the environment.
+    /// Takes the flags of a command line, and reads the environment.
     pub(super) fn read(
-        args: impl Iterator<Item = OsString>,
+        personality: Personality,
+        given: &ArgMatches,
         environment: impl Iterator<Item = (OsString, OsString)>,
-    ) -> Result<CommandLine, FlagError> {
-        let environment: BTreeMap<String, String> = environment
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        let mut flags = FlagValues::default();
-        match flags.read_args(args)? {
-            Arguments::Flags => {}
-            Arguments::Help => return Ok(CommandLine::Help),
-            Arguments::Positional(arg) => return Err(FlagError::Positional(arg)),
-        }
-        if flags.is_true("version") {
-            return Ok(CommandLine::Version);
-        }
+    ) -> Result<FlagValues, FlagError> {
+        let environment = texts(environment);
+        let is_given = |flag: &&Flag| given.value_source(flag.name) == Some(ValueSource::CommandLine);
+        let value = |flag: &'static Flag| Some((flag.name, given.get_one::<String>(flag.name)?.clone()));
+        let values = flags::all().filter(is_given).filter_map(value).collect();
+        let mut flags = FlagValues { personality, values, from_file: false, notices: Vec::new() };
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         let file = flags.non_empty(CONFIG_FILE).map(str::to_owned);
         if let Some(path) = file.or_else(|| variable("ETCD_CONFIG_FILE").cloned()) {
             flags.values.retain(|name, _| is_own(name));
             flags.read_variables(&environment, |flag| flag.effect == Effect::Own)?;
+            flags.report_unknown_variables(&environment, &["JETWAY_"], |_| false);
             flags.from_file = true;
             flags.read_file(&path)?;
         } else {
             flags.read_variables(&environment, |_| true)?;
-            flags.report_unknown_variables(&environment);
+            flags.report_unknown_variables(&environment, &["ETCD_", "JETWAY_"], |_| false);
         }
-        Ok(CommandLine::Serve(flags))
+        Ok(flags)
     }
 
-    fn read_args(&mut self, mut args: impl Iterator<Item = OsString>) -> Result<Arguments, FlagError> {
-        while let Some(arg) = args.next() {
-            let arg = into_text(arg)?;
-            let dashes = arg.len() - arg.trim_start_matches('-').len();
-            if dashes == 0 || arg == "-" {
-                return Ok(Arguments::Positional(arg));
-            }
-            if arg == "--" {
-                return args
-                    .next()
-                    .map_or(Ok(Arguments::Flags), |arg| into_text(arg).map(Arguments::Positional));
-            }
-            let body = &arg[dashes.min(2)..];
-            if body.starts_with(['-', '=']) {
-                return Err(FlagError::Syntax(arg));
-            }
-            let (name, value) =
-                body.split_once('=').map_or((body, None), |(name, value)| (name, Some(value.to_owned())));
-            let Some(flag) = flags::find(name) else {
-                if matches!(name, "h" | "help") {
-                    return Ok(Arguments::Help);
-                }
-                return Err(FlagError::Unknown(name.to_owned()));
-            };
-            let value = match value {
-                Some(value) => value,
-                None if flag.stands_alone() => "true".to_owned(),
-                None => match args.next() {
-                    Some(value) => into_text(value)?,
-                    None => return Err(FlagError::NoValue(name.to_owned())),
-                },
-            };
-            match values::check(flag.kind, &value) {
-                Ok(()) => self.values.insert(flag.name, value),
-                Err(reason) => {
-                    let name = name.to_owned();
-                    return Err(match flag.kind {
-                        Kind::Bool => FlagError::Boolean { name, value, reason },
-                        _ => FlagError::Value { name, value, reason },
-                    });
-                }
-            };
-        }
-        Ok(Arguments::Flags)
+    /// Takes values that another program's flags have become, and the variables of jetway's own flags. A
+    /// variable of the other program is known if it begins with `prefix` and `is_known`.
+    pub(super) fn translated(
+        personality: Personality,
+        values: BTreeMap<&'static str, String>,
+        notices: Vec<Notice>,
+        environment: &BTreeMap<String, String>,
+        prefix: &str,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<FlagValues, FlagError> {
+        let mut flags = FlagValues { personality, values, from_file: false, notices };
+        flags.read_variables(environment, |flag| flag.effect == Effect::Own)?;
+        flags.report_unknown_variables(environment, &["JETWAY_", prefix], is_known);
+        Ok(flags)
     }
 
     fn read_variables(
@@ -199,9 +117,15 @@ impl FlagValues {
     }
 
     /// As in etcd, a warning helps to find a misspelt name.
-    fn report_unknown_variables(&mut self, environment: &BTreeMap<String, String>) {
-        let known = |name: &str| flags::all().any(|flag| flag.variable() == name);
-        for name in environment.keys().filter(|name| name.starts_with("ETCD_") && !known(name)) {
+    fn report_unknown_variables(
+        &mut self,
+        environment: &BTreeMap<String, String>,
+        prefixes: &[&str],
+        is_known: impl Fn(&str) -> bool,
+    ) {
+        let known = |name: &str| is_known(name) || flags::all().any(|flag| flag.variable() == name);
+        let ours = |name: &&String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        for name in environment.keys().filter(ours).filter(|name| !known(name)) {
             self.notices.push(Notice::warning(format!("unrecognized environment variable {name}")));
         }
     }
@@ -241,7 +165,12 @@ impl FlagValues {
 
     /// The value of a flag; its default for an empty value or none.
     pub(super) fn text_or_default(&self, name: &'static str) -> &str {
-        self.non_empty(name).unwrap_or_else(|| flags::find(name).map_or("", |flag| flag.default))
+        self.non_empty(name).unwrap_or_else(|| self.default_of(name))
+    }
+
+    /// The default of a flag, which depends on the name of the program.
+    pub(super) fn default_of(&self, name: &str) -> &'static str {
+        flags::find(name).map_or("", |flag| flag.default_of(self.personality))
     }
 
     // The methods below cannot fail: `values::check` has accepted each value, and would accept each default.
@@ -291,71 +220,28 @@ impl FlagValues {
     }
 }
 
+/// The variables that are texts.
+pub(super) fn texts(environment: impl Iterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    environment
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
 fn is_own(name: &str) -> bool {
     flags::find(name).is_some_and(|flag| flag.effect == Effect::Own)
 }
 
-fn into_text(arg: OsString) -> Result<String, FlagError> {
-    arg.into_string().map_err(|arg| FlagError::NotText(arg.display().to_string()))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::command::program;
+    use super::super::go_flags;
     use super::*;
 
     fn read(args: &[&str], variables: &[(&str, &str)]) -> Result<FlagValues, FlagError> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        match FlagValues::read(args.iter().map(OsString::from), variables)? {
-            CommandLine::Serve(flags) => Ok(flags),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn one_dash_and_two_are_equal() {
-        let flags = read(&["-name", "a", "--data-dir=d", "-quota-backend-bytes=-1", "--name=b"], &[])
-            .expect("etcd's own forms");
-        assert_eq!((flags.text("name"), flags.text("data-dir")), (Some("b"), Some("d")));
-        assert_eq!(flags.integer("quota-backend-bytes"), -1);
-    }
-
-    #[test]
-    fn booleans_stand_alone() {
-        for (arg, expected) in
-            [("--client-cert-auth", true), ("--client-cert-auth=1", true), ("-client-cert-auth=F", false)]
-        {
-            assert_eq!(read(&[arg], &[]).expect(arg).is_true("client-cert-auth"), expected, "{arg}");
-        }
-        // As in etcd, the next argument is not its value.
-        let error = read(&["--client-cert-auth", "true"], &[]).expect_err("positional").to_string();
-        assert!(error.contains("\"true\" is not"), "{error}");
-    }
-
-    #[test]
-    fn mistakes_have_go_s_texts() {
-        for (args, words) in [
-            (&["--no-such"][..], "flag provided but not defined: -no-such"),
-            (&["--experimental-initial-corrupt-check"], "not defined"),
-            (&["--name"], "flag needs an argument: -name"),
-            (&["--client-cert-auth=yes"], "invalid boolean value \"yes\" for -client-cert-auth: parse error"),
-            (&["--max-txn-ops", "many"], "invalid value \"many\" for flag -max-txn-ops: parse error"),
-            (&["---name"], "bad flag syntax: ---name"),
-            (&["--=a"], "bad flag syntax: --=a"),
-            (&["a"], "\"a\" is not a valid flag"),
-            (&["--", "a"], "\"a\" is not a valid flag"),
-            (&["-"], "\"-\" is not a valid flag"),
-        ] {
-            let error = read(args, &[]).expect_err("a mistake").to_string();
-            assert!(error.contains(words), "{args:?}: {error}");
-        }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn an_argument_that_is_no_text_is_an_error() {
-        use std::os::unix::ffi::OsStringExt;
-        let args = [OsString::from_vec(b"--name=\xff".to_vec())];
-        FlagValues::read(args.into_iter(), std::iter::empty()).expect_err("no text");
+        let args = args.iter().map(OsString::from);
+        let given = go_flags::parse(program(Personality::Etcd), args).expect("good arguments");
+        FlagValues::read(Personality::Etcd, &given, variables)
     }
 
     #[test]
@@ -382,8 +268,27 @@ mod tests {
 
     #[test]
     fn unknown_variables_are_reported() {
-        let flags = read(&[], &[("ETCD_NAMES", "a"), ("JETWAY_TEST", "b")]).expect("harmless");
-        assert_eq!(flags.notices.len(), 1);
-        assert!(flags.notices[0].text.contains("ETCD_NAMES"));
+        let variables = [("ETCD_NAMES", "a"), ("JETWAY_BUKET", "b"), ("HOME", "c")];
+        let flags = read(&[], &variables).expect("harmless");
+        let told: Vec<_> = flags.notices.iter().map(|notice| notice.text.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "unrecognized environment variable ETCD_NAMES",
+                "unrecognized environment variable JETWAY_BUKET"
+            ]
+        );
+        assert!(flags.notices.iter().all(|notice| notice.warns));
+    }
+
+    /// A config file makes etcd's variables count for nothing, and leaves jetway's own.
+    #[test]
+    fn with_a_config_file_unknown_variables_of_jetway_are_reported_alone() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_str().expect("a text");
+        let variables = [("ETCD_NAMES", "a"), ("JETWAY_BUKET", "b")];
+        let flags = read(&["--config-file", path], &variables).expect("harmless");
+        let told: Vec<_> = flags.notices.iter().filter(|notice| notice.warns).collect();
+        assert!(told.len() == 1 && told[0].text.ends_with("JETWAY_BUKET"), "{told:?}");
     }
 }

@@ -1,6 +1,8 @@
 //! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md`
 //! follow it.
 
+use super::personality::Personality;
+
 /// The kind of a value. The rules are those of Go's `flag` package and of etcd's own kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -47,30 +49,32 @@ pub(super) struct Flag {
     /// Without dashes.
     pub(super) name: &'static str,
     pub(super) kind: Kind,
-    /// As on the command line; empty for none.
+    /// etcd's default, as on the command line; empty for none.
     pub(super) default: &'static str,
+    /// The default of jetway under its own name, if it is another one.
+    pub(super) own_default: Option<&'static str>,
     pub(super) effect: Effect,
     pub(super) help: &'static str,
 }
 
-const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Same, help }
+pub(super) const fn same(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::Same, help }
 }
 
-const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::None(why), help: why }
+pub(super) const fn idle(name: &'static str, kind: Kind, default: &'static str, why: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::None(why), help: why }
 }
 
-const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Other(how), help: how }
+pub(super) const fn other(name: &'static str, kind: Kind, default: &'static str, how: &'static str) -> Flag {
+    Flag { name, kind, default, own_default: None, effect: Effect::Other(how), help: how }
 }
 
 const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Flag {
-    Flag { name, kind, default: "", effect: Effect::Refused(why), help: why }
+    Flag { name, kind, default: "", own_default: None, effect: Effect::Refused(why), help: why }
 }
 
 const fn own(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Flag {
-    Flag { name, kind, default, effect: Effect::Own, help }
+    Flag { name, kind, default, own_default: None, effect: Effect::Own, help }
 }
 
 use Kind::{
@@ -98,14 +102,14 @@ pub(super) const ALLOWED_CN: &str = "client-cert-allowed-cn";
 pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
     ("Member", &[
         same("name", Text, "default", "Name of this member, shown in the member list."),
-        same("data-dir", Text, "", "Where the embedded nats-server keeps its store; <name>.jetway if not given, as etcd <name>.etcd."),
+        same("data-dir", Text, "<name>.etcd", "Where the embedded nats-server keeps its store.").as_jetway("<name>.jetway"),
         idle("wal-dir", Text, "", FILES),
         idle("snapshot-count", Uint, "10000", FILES),
         same("heartbeat-interval", Uint, "100", "Milliseconds between the writer's signs of life, where there are several instances."),
         same("election-timeout", Uint, "1000", "Milliseconds of the writer's silence after which another instance takes over."),
         idle("initial-election-tick-advance", Bool, "true", RAFT),
         same("listen-peer-urls", Urls, "http://localhost:2380", "URL on which a member of a cluster expects the others; one without a cluster opens no such port."),
-        same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given."),
+        same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given.").as_jetway("http://127.0.0.1:2379"),
         same("listen-client-http-urls", Urls, "", "URLs that serve clients HTTP only."),
         idle("max-snapshots", Uint, "5", FILES),
         idle("max-wals", Uint, "5", FILES),
@@ -149,7 +153,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("discovery-fallback", Choice(&["exit", "proxy"]), "exit", "as in etcd it can only be exit"),
         refused("discovery-srv", Text, BOOTSTRAP),
         idle("discovery-srv-name", Text, "", DISCOVERY),
-        idle("strict-reconfig-check", Bool, "true", "membership cannot be changed"),
+        same("strict-reconfig-check", Bool, "true", "Refuse changes of the members that could cost the majority."),
         idle("pre-vote", Bool, "true", RAFT),
         same("auto-compaction-retention", Text, "0", "How much history to keep without being asked to compact: hours or a duration, or a number of revisions; 0 for all."),
         same("auto-compaction-mode", Text, "periodic", "What --auto-compaction-retention counts: periodic or revision."),
@@ -197,7 +201,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("logger", Text, "zap", "The form that etcd's logs have is called zap; there is no other."),
         same("log-outputs", Texts(true), "default", "stderr, stdout, systemd/journal or paths of files; default is stderr."),
         same("log-level", Text, "info", "debug, info, warn, error, panic or fatal; or filters in the form of the tracing crate, with a =."),
-        same("log-format", Text, "json", "json or console; console is the default of jetway, json as etcd."),
+        same("log-format", Text, "json", "json or console.").as_jetway("console"),
         same("enable-log-rotation", Bool, "false", "Start a new log file when the one of --log-outputs is full."),
         other("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, "maxsize, maxage and maxbackups as in etcd; old files are named in UTC and not compressed"),
         same("warning-unary-request-duration", Duration, "300ms", "Unary calls that take longer are reported in the log."),
@@ -214,10 +218,10 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("compact-hash-check-time", Duration, "1m", CHECKS),
         idle("compaction-batch-limit", Int, "0", COMPACTION),
         idle("compaction-sleep-interval", Duration, "0s", COMPACTION),
-        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them; 5s if not given, as etcd 10m."),
+        same("watch-progress-notify-interval", Duration, "10m", "Interval of progress notifications on an idle watch that asked for them.").as_jetway("5s"),
         idle("warning-apply-duration", Duration, "100ms", "nothing is applied on its own: see --warning-unary-request-duration"),
         idle("bootstrap-defrag-threshold-megabytes", Uint, "0", BACKEND),
-        idle("max-learners", Int, "1", "membership cannot be changed"),
+        same("max-learners", Int, "1", "Most learners of a cluster."),
         idle("downgrade-check-time", Duration, "5s", "there is no cluster version to lower"),
         idle("snapshot-catchup-entries", Uint, "5000", FILES),
     ]),
@@ -230,13 +234,19 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("version", Bool, "false", "Print the version and exit."),
     ]),
     ("jetway", &[
-        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host:port[,host:port…][?bucket=NAME&replicas=N]; also jetstream:// and tls://. Without it jetway runs its own nats-server."),
+        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host[:port][,host…][?parameters]; also tls:// and jetstream://. Parameters: bucket, replicas (1 to 5), slowMethod, contextFile, credsFile, noEmbed; without a host also dataDir and serverConfig. Without a host, or without the flag, jetway runs its own nats-server."),
         own("bucket", Text, "jetway", "Bucket that holds the data; a bucket= in --endpoint wins."),
-        own("nats-creds", Text, "", "Credentials file (.creds) for NATS."),
+        own("nats-context", Text, "", "Context of the nats command line, by name or file: servers, credentials, TLS, domain and prefixes. Other flags win over it."),
+        own("nats-creds", Text, "", "Credentials file (.creds) for NATS; read again at each connection."),
+        own("nats-nkey", Text, "", "File with the seed of an nkey for NATS; read again at each connection."),
         own("nats-token", Text, "", "Token for NATS."),
         own("nats-ca-file", Text, "", "Authorities to trust on the connection to NATS (PEM), beside the system's."),
         own("nats-cert-file", Text, "", "Client certificate for NATS (PEM)."),
         own("nats-key-file", Text, "", "Key of --nats-cert-file (PEM)."),
+        own("nats-tls-first", Bool, "false", "Begin TLS to NATS before the server has introduced itself, as with handshake_first."),
+        own("nats-js-domain", Text, "", "JetStream domain that holds the bucket; with the embedded nats-server its own domain."),
+        own("nats-js-api-prefix", Text, "", "Beginning of the subjects of JetStream's API, where an account imports it; $JS.API if not given."),
+        own("nats-inbox-prefix", Text, "", "Beginning of the subjects for answers of NATS; _INBOX if not given."),
         own("nats-server", Text, "", "The nats-server to run, at least 2.14.4. If not given: the one that JETWAY_NATS_SERVER names, the one that jetway carries (see --version), one beside jetway, one in PATH."),
         own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
         own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
@@ -247,7 +257,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
 
 /// Flags that etcd once had and still ignores.
 #[rustfmt::skip]
-const IGNORED: &[Flag] = &[
+pub(super) const IGNORED: &[Flag] = &[
     idle("cluster-active-size", Anything, "", GONE),
     idle("cluster-remove-delay", Anything, "", GONE),
     idle("cluster-sync-interval", Anything, "", GONE),
@@ -276,6 +286,18 @@ pub(super) fn find(name: &str) -> Option<&'static Flag> {
 }
 
 impl Flag {
+    const fn as_jetway(self, default: &'static str) -> Flag {
+        Flag { own_default: Some(default), ..self }
+    }
+
+    /// The default of a program by this name.
+    pub(super) fn default_of(&self, personality: Personality) -> &'static str {
+        match (personality, self.own_default) {
+            (Personality::Etcd, _) | (_, None) => self.default,
+            (Personality::Jetway | Personality::Kine, Some(default)) => default,
+        }
+    }
+
     /// Whether it may stand without a value.
     pub(super) fn stands_alone(&self) -> bool {
         matches!(self.kind, Bool | Anything)

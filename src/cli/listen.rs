@@ -52,6 +52,8 @@ pub enum ListenAddress {
 /// A URL to serve on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
+    /// The flag that asks for it.
+    pub flag: &'static str,
     /// The URL as the user wrote it.
     pub url: String,
     /// Its address.
@@ -60,11 +62,9 @@ pub struct ListenUrl {
     pub tls: bool,
 }
 
-impl TryFrom<&EtcdUrl> for ListenUrl {
-    type Error = ListenUrlError;
-
-    fn try_from(url: &EtcdUrl) -> Result<ListenUrl, ListenUrlError> {
-        let listen = |address| ListenUrl { url: url.text.clone(), address, tls: url.is_secure() };
+impl ListenUrl {
+    pub(super) fn new(flag: &'static str, url: &EtcdUrl) -> Result<ListenUrl, ListenUrlError> {
+        let listen = |address| ListenUrl { flag, url: url.text.clone(), address, tls: url.is_secure() };
         if url.is_unix() {
             // As in etcd, the path is everything after the scheme, even a part that looks like a port.
             let path = format!("{}{}", url.authority, url.path);
@@ -99,17 +99,9 @@ fn is_same_address(one: &ListenUrl, other: &ListenUrl) -> bool {
     }
 }
 
-/// The URLs to serve clients on, with the default of the personality.
-pub(super) fn client_urls(flags: &FlagValues, personality: Personality) -> Vec<EtcdUrl> {
-    if flags.non_empty("listen-client-urls").is_some() || personality == Personality::Etcd {
-        return flags.urls("listen-client-urls");
-    }
-    urls::parse_list("http://127.0.0.1:2379").expect("a URL")
-}
-
 /// The listeners that URLs ask for.
 pub(super) fn listen_urls(flag: &'static str, urls: &[EtcdUrl]) -> Result<Vec<ListenUrl>, ListenError> {
-    let listen = urls.iter().map(ListenUrl::try_from).collect::<Result<_, _>>();
+    let listen = urls.iter().map(|url| ListenUrl::new(flag, url)).collect::<Result<_, _>>();
     listen.map_err(|reason| ListenError::Url { flag, reason })
 }
 
@@ -127,11 +119,7 @@ pub(super) fn check_addresses(listen: &[ListenUrl], http: &[ListenUrl]) -> Resul
 }
 
 /// The URLs that the member list shows to clients.
-pub(super) fn advertised(
-    flags: &FlagValues,
-    personality: Personality,
-    listen: &[EtcdUrl],
-) -> Result<Vec<String>, ListenError> {
+pub(super) fn advertised(flags: &FlagValues, listen: &[EtcdUrl]) -> Result<Vec<String>, ListenError> {
     let advertised = flags.urls("advertise-client-urls");
     if let Some(reason) = advertised.iter().find_map(|url| url.check_advertised().err()) {
         let urls = flags.text_or_default("advertise-client-urls").to_owned();
@@ -141,7 +129,7 @@ pub(super) fn advertised(
     if !advertised.is_empty() {
         return Ok(texts(&advertised));
     }
-    if personality == Personality::Etcd {
+    if flags.personality == Personality::Etcd {
         // etcd does not check this for a config file.
         let is_alone = flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls");
         if is_alone && !flags.from_file {
@@ -157,7 +145,7 @@ mod tests {
     use super::*;
 
     fn listen(url: &str) -> Result<ListenUrl, ListenUrlError> {
-        ListenUrl::try_from(&urls::parse_list(url).expect(url)[0])
+        ListenUrl::new("--flag", &urls::parse_list(url).expect(url)[0])
     }
 
     #[test]

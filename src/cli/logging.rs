@@ -2,7 +2,6 @@
 
 use super::flag_values::FlagValues;
 use super::notice::Notice;
-use super::personality::Personality;
 use crate::telemetry::{LogFormat, LogOutput, LogRotation, LogSettings};
 use serde_json::Value;
 use thiserror::Error;
@@ -41,11 +40,7 @@ pub(super) enum LogFlagsError {
 }
 
 /// Form, filter and outputs of the log. etcd checks these flags before all others.
-pub(super) fn settings(
-    flags: &FlagValues,
-    personality: Personality,
-    notices: &mut Vec<Notice>,
-) -> Result<LogSettings, LogFlagsError> {
+pub(super) fn settings(flags: &FlagValues, notices: &mut Vec<Notice>) -> Result<LogSettings, LogFlagsError> {
     match flags.text_or_default("logger") {
         "zap" => {}
         "capnslog" => return Err(LogFlagsError::Capnslog),
@@ -54,17 +49,18 @@ pub(super) fn settings(
     let outputs = outputs(flags)?;
     let rotation =
         if flags.is_true("enable-log-rotation") { Some(rotation(flags, &outputs, notices)?) } else { None };
-    let format = match (flags.non_empty("log-format"), personality) {
-        (Some("json"), _) | (None, Personality::Etcd) => LogFormat::Json,
-        (Some("console"), _) | (None, Personality::Jetway) => LogFormat::Console,
-        (Some(other), _) => return Err(LogFlagsError::Format(other.to_owned())),
+    let format = match flags.text_or_default("log-format") {
+        "json" => LogFormat::Json,
+        "console" => LogFormat::Console,
+        other => return Err(LogFlagsError::Format(other.to_owned())),
     };
     let level = flags.text_or_default("log-level");
     let filter = match level {
         "dpanic" | "panic" | "fatal" | "DPANIC" | "PANIC" | "FATAL" => "error".to_owned(),
-        // The client library reports each connection at info, and jetway logs the important ones itself.
-        "debug" | "info" | "warn" | "error" | "DEBUG" | "INFO" | "WARN" | "ERROR" => {
-            format!("{},async_nats=warn,h2=warn,hyper=warn,tower=warn", level.to_ascii_lowercase())
+        "debug" | "DEBUG" => "debug,async_nats=warn,h2=warn,hyper=warn,tower=warn".to_owned(),
+        // jetway itself logs what happens to the connections of the client library.
+        "info" | "warn" | "error" | "INFO" | "WARN" | "ERROR" => {
+            format!("{},async_nats=off,h2=warn,hyper=warn,tower=warn", level.to_ascii_lowercase())
         }
         filter if filter.contains('=') => filter.to_owned(),
         _ => return Err(LogFlagsError::Level(level.to_owned())),

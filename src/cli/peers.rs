@@ -111,6 +111,7 @@ pub(super) fn settings(
     Ok(Some(Cluster {
         server: ClusterSettings {
             name: name.to_owned(),
+            peer_urls: advertised.iter().map(|url| url.text.clone()).collect(),
             token: flags.text_or_default("initial-cluster-token").to_owned(),
             listen: listen.authority.clone(),
             advertise: advertise.authority.clone(),
@@ -127,7 +128,9 @@ fn check_own_urls(name: &str, members: &Members, advertised: &[EtcdUrl]) -> Resu
     let advertised: Vec<String> = advertised.iter().map(|url| url.text.clone()).collect();
     let is_equal = |one: &[String], other: &[String]| {
         let mut both = [one.to_vec(), other.to_vec()];
-        both.iter_mut().for_each(|urls| urls.sort());
+        for urls in &mut both {
+            urls.sort();
+        }
         both[0] == both[1]
     };
     if is_equal(listed, &advertised) || is_equal(&resolved(listed), &resolved(&advertised)) {

@@ -10,14 +10,58 @@ pub enum Personality {
     Jetway,
     /// etcd, through a link of this name: defaults, version and refusals are etcd's.
     Etcd,
+    /// kine, through a link of this name: flags, defaults and refusals are kine's.
+    Kine,
 }
 
 impl Personality {
-    /// Decides by the name in the first argument.
+    /// Decides by the name in the first argument. A version may follow the name, as in `etcd-3.7`.
     pub fn of(program: Option<&OsString>) -> Personality {
-        match program.and_then(|program| Path::new(program).file_stem()) {
-            Some(name) if name == "etcd" => Personality::Etcd,
-            _ => Personality::Jetway,
+        let name = program.and_then(|program| Path::new(program).file_name()).and_then(|name| name.to_str());
+        let name = name.unwrap_or_default();
+        let is = |program: &str| name.strip_prefix(program).is_some_and(is_version);
+        match () {
+            () if is("etcd") => Personality::Etcd,
+            () if is("kine") => Personality::Kine,
+            () => Personality::Jetway,
         }
+    }
+
+    /// The name of the program.
+    pub fn name(self) -> &'static str {
+        match self {
+            Personality::Jetway => "jetway",
+            Personality::Etcd => "etcd",
+            Personality::Kine => "kine",
+        }
+    }
+}
+
+/// Whether a file's name ends so after the program's: with nothing, a version or an extension.
+fn is_version(rest: &str) -> bool {
+    let rest = rest.trim_start_matches(['-', '_', '.']);
+    let number = rest.strip_prefix('v').unwrap_or(rest);
+    rest.is_empty() || rest == "exe" || number.starts_with(|c: char| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_name_decides() {
+        for (program, expected) in [
+            ("/usr/bin/etcd", Personality::Etcd),
+            ("etcd-3.7.3", Personality::Etcd),
+            ("etcd-v3.7", Personality::Etcd),
+            ("etcd3", Personality::Etcd),
+            ("./kine", Personality::Kine),
+            ("jetway", Personality::Jetway),
+            ("etcdctl", Personality::Jetway),
+            ("etcd/jetway", Personality::Jetway),
+        ] {
+            assert_eq!(Personality::of(Some(&program.into())), expected, "{program}");
+        }
+        assert_eq!(Personality::of(None), Personality::Jetway);
     }
 }

@@ -8,7 +8,6 @@ use super::logging::{self, LogFlagsError};
 use super::no_effect::{self, NoEffectError};
 use super::notice::Notice;
 use super::peers::{self, PeerFlagsError};
-use super::personality::Personality;
 use super::storage::{self, Storage, StorageFlagsError};
 use super::tls::{self, Listeners, TlsFlagsError, TlsSettings};
 use crate::engine::LinearizableReads;
@@ -20,8 +19,6 @@ use thiserror::Error;
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// etcd's default interval of progress notifications.
 const ETCD_PROGRESS_INTERVAL: Duration = Duration::from_mins(10);
-/// The interval that Kubernetes sets for its etcd: most who start jetway by its own name run Kubernetes.
-const OWN_PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// etcd's default quota.
 const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 /// Range and default of bcrypt's cost.
@@ -111,6 +108,10 @@ pub struct ServerSettings {
     pub election_timeout: Duration,
     /// Whether to serve although messages are missing from the log.
     pub accept_data_loss: bool,
+    /// Whether a change of the members that could cost the majority is refused.
+    pub strict_reconfig_check: bool,
+    /// The most learners of a cluster.
+    pub max_learners: usize,
     /// Peer URLs that the member list shows.
     pub peer_urls: Vec<String>,
     /// Flags that have a value and no effect, for the log.
@@ -121,24 +122,27 @@ pub struct ServerSettings {
 
 impl ServerSettings {
     /// Checks all flags, in etcd's order.
-    pub(super) fn new(flags: &FlagValues, personality: Personality) -> Result<ServerSettings, SettingsError> {
+    pub(super) fn new(flags: &FlagValues) -> Result<ServerSettings, SettingsError> {
         let mut notices = flags.notices.clone();
-        let log = logging::settings(flags, personality, &mut notices)?;
+        let log = logging::settings(flags, &mut notices)?;
         no_effect::check(flags)?;
         let name = flags.text_or_default("name").to_owned();
-        let data_dir = storage::data_dir(flags, personality, &name);
-        let client_urls = listen::client_urls(flags, personality);
+        let mut endpoint = storage::endpoint(flags)?;
+        notices.extend(endpoint.iter_mut().flat_map(|endpoint| std::mem::take(&mut endpoint.notices)));
+        let slow_method = endpoint.as_ref().and_then(|endpoint| endpoint.slow_method);
+        let data_dir = storage::data_dir(flags, &name, endpoint.as_ref())?;
+        let client_urls = flags.urls("listen-client-urls");
         let listen = listen::listen_urls("--listen-client-urls", &client_urls)?;
         let listen_client_http =
             listen::listen_urls("--listen-client-http-urls", &flags.urls("listen-client-http-urls"))?;
         let listen_metrics =
             listen::listen_urls("--listen-metrics-urls", &flags.urls("listen-metrics-urls"))?;
         listen::check_addresses(&listen, &listen_client_http)?;
-        let advertise = listen::advertised(flags, personality, &client_urls)?;
+        let advertise = listen::advertised(flags, &client_urls)?;
         let listeners =
             Listeners { clients: &listen, client_http: &listen_client_http, metrics: &listen_metrics };
         let tls = tls::settings(flags, &data_dir, &listeners, &mut notices)?;
-        let mut storage = storage::settings(flags, data_dir)?;
+        let mut storage = storage::settings(flags, endpoint, data_dir)?;
         if let Storage::Embedded { data_dir, cluster, .. } = &mut storage {
             let members = bootstrap::members(flags, &name, data_dir)?;
             *cluster = peers::settings(flags, &name, data_dir, members)?.map(Box::new);
@@ -163,7 +167,7 @@ impl ServerSettings {
                 0 => DEFAULT_QUOTA_BYTES,
                 bytes => bytes,
             },
-            progress_interval: progress_interval(flags, personality),
+            progress_interval: progress_interval(flags),
             keepalive_interval: flags.duration("grpc-keepalive-interval"),
             keepalive_timeout: flags.duration("grpc-keepalive-timeout"),
             keepalive_min_time: flags.duration("grpc-keepalive-min-time"),
@@ -180,11 +184,7 @@ impl ServerSettings {
             auth_token: flags.text("auth-token").unwrap_or("simple").to_owned(),
             auth_token_ttl: flags.unsigned_32("auth-token-ttl"),
             bcrypt_cost: bcrypt_cost(flags, &mut notices),
-            // As in etcd, 0 means the default.
-            warning_unary_request_duration: match flags.duration("warning-unary-request-duration") {
-                Duration::ZERO => DEFAULT_UNARY_WARNING,
-                duration => duration,
-            },
+            warning_unary_request_duration: unary_warning(flags, slow_method),
             log,
             linearizable_reads: match flags.text_or_default("linearizable-reads") {
                 "leader" => LinearizableReads::Leader,
@@ -192,6 +192,8 @@ impl ServerSettings {
             },
             heartbeat_interval: Duration::from_millis(flags.unsigned("heartbeat-interval")),
             election_timeout: Duration::from_millis(flags.unsigned("election-timeout")),
+            strict_reconfig_check: flags.is_true("strict-reconfig-check"),
+            max_learners: usize::try_from(flags.integer("max-learners")).unwrap_or(0),
             accept_data_loss: flags.is_true("accept-data-loss"),
             peer_urls: flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect(),
             notices,
@@ -199,13 +201,22 @@ impl ServerSettings {
     }
 }
 
-fn progress_interval(flags: &FlagValues, personality: Personality) -> Duration {
-    let is_set = flags.is_set("watch-progress-notify-interval");
+fn progress_interval(flags: &FlagValues) -> Duration {
     match flags.duration("watch-progress-notify-interval") {
-        _ if !is_set && personality == Personality::Jetway => OWN_PROGRESS_INTERVAL,
-        // As in etcd, 0 means the default.
+        // As in etcd, 0 means etcd's default.
         Duration::ZERO => ETCD_PROGRESS_INTERVAL,
         interval => interval.max(MIN_PROGRESS_INTERVAL),
+    }
+}
+
+/// kine's `slowMethod` means the same as the flag, which wins.
+fn unary_warning(flags: &FlagValues, slow_method: Option<Duration>) -> Duration {
+    const FLAG: &str = "warning-unary-request-duration";
+    match (flags.duration(FLAG), slow_method) {
+        (_, Some(slow)) if !flags.is_set(FLAG) => slow,
+        // As in etcd, 0 means the default.
+        (Duration::ZERO, _) => DEFAULT_UNARY_WARNING,
+        (duration, _) => duration,
     }
 }
 

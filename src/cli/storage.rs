@@ -1,10 +1,10 @@
 //! The NATS that holds the data.
 
-use super::endpoint::{self, BucketNameError, EndpointError};
+use super::endpoint::{self, BucketNameError, EndpointError, ParsedEndpoint};
 use super::flag_values::FlagValues;
+use super::nats_context::{self, ContextError, Folders};
 use super::peers::Cluster;
-use super::personality::Personality;
-use crate::log::{Auth, Endpoint};
+use crate::log::{Auth, Endpoint, Rights};
 use crate::nats_server::SyncMode;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -12,15 +12,24 @@ use thiserror::Error;
 /// nats-server accepts messages of at most 64 MiB, headers included.
 const MAX_EMBEDDED_REQUEST_BYTES: u64 = 63 << 20;
 /// Flags that only an existing NATS needs.
-const EXTERNAL_ONLY: [&str; 5] =
-    ["nats-creds", "nats-token", "nats-ca-file", "nats-cert-file", "nats-key-file"];
+const EXTERNAL_ONLY: [&str; 9] = [
+    "nats-creds",
+    "nats-nkey",
+    "nats-token",
+    "nats-ca-file",
+    "nats-cert-file",
+    "nats-key-file",
+    "nats-tls-first",
+    "nats-js-api-prefix",
+    "nats-inbox-prefix",
+];
 
 /// Flags of NATS that make no sense.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Debug, Error)]
 pub(super) enum StorageFlagsError {
     #[error("--bucket {name}: {reason}")]
     Bucket { name: String, reason: BucketNameError },
-    #[error("--{0}: is for a NATS that is there already: give --endpoint too")]
+    #[error("--{0}: is for a NATS that is there already: give --endpoint or --nats-context too")]
     NoEndpoint(&'static str),
     #[error(
         "--max-request-bytes {0}: is more than nats-server takes; give at most {MAX_EMBEDDED_REQUEST_BYTES}"
@@ -28,12 +37,22 @@ pub(super) enum StorageFlagsError {
     RequestBytes(u64),
     #[error("--endpoint: {0}")]
     Endpoint(EndpointError),
-    #[error("--nats-creds: and --nats-token exclude each other; give one of them")]
-    TwoLogins,
+    #[error("--nats-context: {0}")]
+    Context(#[from] ContextError),
+    #[error("--nats-context {0}: names the servers, as --endpoint does; leave the host of one of them away")]
+    ContextAndHost(String),
+    #[error("{0} and {1} exclude each other; give one of them")]
+    Both(&'static str, &'static str),
     #[error("--nats-cert-file: needs its key: give --nats-key-file too")]
     NoKey,
     #[error("--nats-key-file: needs its certificate: give --nats-cert-file too")]
     NoCertificate,
+    #[error("--nats-js-domain {0}: is no name of a domain; expected letters, digits, - and _")]
+    Domain(String),
+    #[error(
+        "--{flag} {value}: is no beginning of subjects; expected names with dots between them, such as {example}"
+    )]
+    Subject { flag: &'static str, value: String, example: &'static str },
 }
 
 /// The NATS that holds the data.
@@ -47,6 +66,8 @@ pub enum Storage {
         binary: Option<PathBuf>,
         /// A configuration file to merge into its own.
         config: Option<PathBuf>,
+        /// Its JetStream domain.
+        domain: Option<String>,
         /// Its durability.
         sync: SyncMode,
         /// Name of the bucket.
@@ -55,30 +76,73 @@ pub enum Storage {
         cluster: Option<Box<Cluster>>,
     },
     /// An existing NATS.
-    External(Endpoint),
+    External(Box<Endpoint>),
+}
+
+/// The value of `--endpoint`, if there is one.
+pub(super) fn endpoint(flags: &FlagValues) -> Result<Option<ParsedEndpoint>, StorageFlagsError> {
+    let parsed = flags.non_empty("endpoint").map(endpoint::parse).transpose();
+    parsed.map_err(StorageFlagsError::Endpoint)
 }
 
 /// The directory of the embedded server, which is named after the member by default.
-pub(super) fn data_dir(flags: &FlagValues, personality: Personality, name: &str) -> PathBuf {
-    match (flags.text_or_default("data-dir"), personality) {
-        ("", Personality::Jetway) => PathBuf::from(format!("{name}.jetway")),
-        ("", Personality::Etcd) => PathBuf::from(format!("{name}.etcd")),
-        (path, _) => PathBuf::from(path),
+pub(super) fn data_dir(
+    flags: &FlagValues,
+    name: &str,
+    endpoint: Option<&ParsedEndpoint>,
+) -> Result<PathBuf, StorageFlagsError> {
+    let of_endpoint = endpoint.and_then(|endpoint| endpoint.data_dir.clone());
+    let of_flag = flags.path("data-dir");
+    let given = either(("--data-dir", of_flag), ("--endpoint …?dataDir=", of_endpoint))?;
+    Ok(given.unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into()))
+}
+
+pub(super) fn settings(
+    flags: &FlagValues,
+    endpoint: Option<ParsedEndpoint>,
+    data_dir: PathBuf,
+) -> Result<Storage, StorageFlagsError> {
+    let bucket = bucket(flags)?;
+    let parsed =
+        endpoint.unwrap_or_else(|| ParsedEndpoint { is_embedded: true, ..ParsedEndpoint::default() });
+    if parsed.is_embedded && flags.non_empty("nats-context").is_none() {
+        embedded(flags, parsed, data_dir, bucket)
+    } else {
+        existing(flags, parsed, bucket).map(|endpoint| Storage::External(Box::new(endpoint)))
     }
 }
 
-pub(super) fn settings(flags: &FlagValues, data_dir: PathBuf) -> Result<Storage, StorageFlagsError> {
+/// The rights that the command line makes necessary. Without an existing NATS they are those for its bucket.
+pub(super) fn rights(flags: &FlagValues) -> Result<Rights, StorageFlagsError> {
+    let parsed = endpoint(flags)?.unwrap_or_default();
+    Ok(Rights::of(&existing(flags, parsed, bucket(flags)?)?))
+}
+
+fn bucket(flags: &FlagValues) -> Result<String, StorageFlagsError> {
     let bucket = flags.text_or_default("bucket").to_owned();
-    if let Err(reason) = endpoint::check_bucket(&bucket) {
-        return Err(StorageFlagsError::Bucket { name: bucket, reason });
-    }
-    match flags.non_empty("endpoint") {
-        Some(endpoint) => external(flags, endpoint, bucket).map(Storage::External),
-        None => embedded(flags, data_dir, bucket),
+    match endpoint::check_bucket(&bucket) {
+        Ok(()) => Ok(bucket),
+        Err(reason) => Err(StorageFlagsError::Bucket { name: bucket, reason }),
     }
 }
 
-fn embedded(flags: &FlagValues, data_dir: PathBuf, bucket: String) -> Result<Storage, StorageFlagsError> {
+/// The one of two settings that is there.
+fn either<T>(
+    (one, first): (&'static str, Option<T>),
+    (other, second): (&'static str, Option<T>),
+) -> Result<Option<T>, StorageFlagsError> {
+    if first.is_some() && second.is_some() {
+        return Err(StorageFlagsError::Both(one, other));
+    }
+    Ok(first.or(second))
+}
+
+fn embedded(
+    flags: &FlagValues,
+    parsed: ParsedEndpoint,
+    data_dir: PathBuf,
+    bucket: String,
+) -> Result<Storage, StorageFlagsError> {
     if let Some(flag) = EXTERNAL_ONLY.into_iter().find(|flag| flags.non_empty(flag).is_some()) {
         return Err(StorageFlagsError::NoEndpoint(flag));
     }
@@ -86,41 +150,102 @@ fn embedded(flags: &FlagValues, data_dir: PathBuf, bucket: String) -> Result<Sto
     if largest > MAX_EMBEDDED_REQUEST_BYTES {
         return Err(StorageFlagsError::RequestBytes(largest));
     }
+    let of_endpoint = ("--endpoint …?serverConfig=", parsed.server_config);
     Ok(Storage::Embedded {
         data_dir,
         binary: flags.path("nats-server"),
-        config: flags.path("nats-config"),
+        config: either(("--nats-config", flags.path("nats-config")), of_endpoint)?,
+        domain: domain(flags)?,
         sync: match flags.text_or_default("sync") {
             "always" => SyncMode::Always,
             "lazy" => SyncMode::Lazy,
             _ => SyncMode::Group,
         },
-        bucket,
+        bucket: parsed.bucket.unwrap_or(bucket),
         cluster: None,
     })
 }
 
-fn external(flags: &FlagValues, endpoint: &str, bucket: String) -> Result<Endpoint, StorageFlagsError> {
-    let parsed = endpoint::parse(endpoint).map_err(StorageFlagsError::Endpoint)?;
-    let auth = match (flags.path("nats-creds"), flags.non_empty("nats-token")) {
-        (Some(_), Some(_)) => return Err(StorageFlagsError::TwoLogins),
-        (Some(file), None) => Auth::CredentialsFile(file),
-        (None, Some(token)) => Auth::Token(token.to_owned()),
-        (None, None) => parsed.auth,
+fn existing(
+    flags: &FlagValues,
+    parsed: ParsedEndpoint,
+    bucket: String,
+) -> Result<Endpoint, StorageFlagsError> {
+    let of_endpoint = parsed.context_file.map(|file| file.display().to_string());
+    let of_flag = flags.non_empty("nats-context").map(str::to_owned);
+    let context = either(("--nats-context", of_flag), ("--endpoint …?contextFile=", of_endpoint))?;
+    let base = match context {
+        Some(context) if !parsed.servers.is_empty() => {
+            return Err(StorageFlagsError::ContextAndHost(context));
+        }
+        Some(context) => nats_context::read(&context, &Folders::of_user())?,
+        None if parsed.servers.is_empty() => {
+            Endpoint { servers: vec![endpoint::DEFAULT_SERVER.to_owned()], ..Endpoint::default() }
+        }
+        None => Endpoint { servers: parsed.servers, auth: parsed.auth, ..Endpoint::default() },
     };
     let client_cert = match (flags.path("nats-cert-file"), flags.path("nats-key-file")) {
         (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
+        (None, None) => base.client_cert,
         (Some(_), None) => return Err(StorageFlagsError::NoKey),
         (None, Some(_)) => return Err(StorageFlagsError::NoCertificate),
     };
+    let of_domain = domain(flags)?.map(|domain| Endpoint::domain_prefix(&domain));
+    let of_prefix = subject(flags, "nats-js-api-prefix", "$JS.hub.API")?;
+    let api_prefix = either(("--nats-js-domain", of_domain), ("--nats-js-api-prefix", of_prefix))?;
     Ok(Endpoint {
-        servers: parsed.servers,
-        auth,
+        servers: base.servers,
+        auth: login(flags, parsed.creds_file)?.unwrap_or(base.auth),
         bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas,
-        founders: None,
-        ca_file: flags.path("nats-ca-file"),
+        ca_file: flags.path("nats-ca-file").or(base.ca_file),
         client_cert,
+        tls_first: base.tls_first || flags.is_true("nats-tls-first"),
+        api_prefix: api_prefix.or(base.api_prefix),
+        inbox_prefix: subject(flags, "nats-inbox-prefix", "_INBOX.jetway")?.or(base.inbox_prefix),
+        ..Endpoint::default()
     })
+}
+
+/// The credentials that flags give, or the endpoint beside its user part.
+fn login(flags: &FlagValues, creds_file: Option<PathBuf>) -> Result<Option<Auth>, StorageFlagsError> {
+    let given = [
+        ("--nats-creds", flags.path("nats-creds").map(Auth::CredentialsFile)),
+        ("--endpoint …?credsFile=", creds_file.map(Auth::CredentialsFile)),
+        ("--nats-nkey", flags.path("nats-nkey").map(Auth::NkeyFile)),
+        ("--nats-token", flags.non_empty("nats-token").map(|token| Auth::Token(token.to_owned()))),
+    ];
+    let mut given = given.into_iter().filter_map(|(name, auth)| Some((name, auth?)));
+    let first = given.next();
+    match (first, given.next()) {
+        (Some((one, _)), Some((other, _))) => Err(StorageFlagsError::Both(one, other)),
+        (first, _) => Ok(first.map(|(_, auth)| auth)),
+    }
+}
+
+fn domain(flags: &FlagValues) -> Result<Option<String>, StorageFlagsError> {
+    let Some(domain) = flags.non_empty("nats-js-domain") else { return Ok(None) };
+    // The same characters as in the name of a bucket are safe in a subject.
+    match endpoint::check_bucket(domain) {
+        Ok(()) => Ok(Some(domain.to_owned())),
+        Err(_) => Err(StorageFlagsError::Domain(domain.to_owned())),
+    }
+}
+
+/// The beginning of subjects, without a dot at the end.
+fn subject(
+    flags: &FlagValues,
+    flag: &'static str,
+    example: &'static str,
+) -> Result<Option<String>, StorageFlagsError> {
+    let Some(value) = flags.non_empty(flag) else { return Ok(None) };
+    let subject = value.strip_suffix('.').unwrap_or(value);
+    let is_token = |token: &str| {
+        !token.is_empty()
+            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>')
+    };
+    if subject.split('.').all(is_token) {
+        return Ok(Some(subject.to_owned()));
+    }
+    Err(StorageFlagsError::Subject { flag, value: value.to_owned(), example })
 }

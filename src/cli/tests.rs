@@ -1,22 +1,23 @@
 //! Tests of the whole way from arguments to settings.
 
 use super::compaction::AutoCompaction;
-use super::flag_values::{CommandLine, FlagValues};
 use super::listen::ListenAddress;
 use super::personality::Personality;
-use super::settings::{ServerSettings, SettingsError};
+use super::settings::ServerSettings;
 use super::storage::Storage;
+use super::{Invocation, Reason, read_task};
+use std::ffi::OsString;
 use std::time::Duration;
 
-fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, SettingsError> {
-    let args = args.iter().map(std::ffi::OsString::from);
-    match FlagValues::read(args, std::iter::empty()) {
-        Ok(CommandLine::Serve(flags)) => ServerSettings::new(&flags, personality),
-        other => panic!("{other:?}"),
+fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, Reason> {
+    match read_task(personality, args.iter().map(OsString::from), []) {
+        Ok(Invocation::Serve(settings)) => Ok(*settings),
+        Ok(other) => panic!("{other:?}"),
+        Err(reason) => Err(reason),
     }
 }
 
-fn settings(args: &[&str]) -> Result<ServerSettings, SettingsError> {
+fn settings(args: &[&str]) -> Result<ServerSettings, Reason> {
     settings_of(Personality::Jetway, args)
 }
 
@@ -48,15 +49,16 @@ fn called_as_etcd_the_defaults_are_etcd_s() {
 
 #[test]
 fn auto_compaction_is_read_as_etcd_reads_it() {
-    use AutoCompaction::{Periodic, Revision};
+    use AutoCompaction::Periodic;
+    let revision = |kept| AutoCompaction::Revision { kept, interval: Duration::from_mins(5) };
     let hours = |hours: u64| Periodic(Duration::from_secs(hours * 3600));
     for (mode, retention, expected) in [
         ("periodic", "0", None),
         ("periodic", "5", Some(hours(5))),
         ("periodic", "5m", Some(Periodic(Duration::from_mins(5)))),
-        ("revision", "1000", Some(Revision(1000))),
+        ("revision", "1000", Some(revision(1000))),
         ("revision", "0", None),
-        ("revision", "1s", Some(Revision(1_000_000_000))),
+        ("revision", "1s", Some(revision(1_000_000_000))),
     ] {
         let args = ["--auto-compaction-mode", mode, "--auto-compaction-retention", retention];
         assert_eq!(settings(&args).expect(retention).auto_compaction, expected, "{args:?}");
@@ -90,7 +92,31 @@ fn mistakes_name_flag_value_and_remedy() {
             &["must both be present", "--key-file"],
         ),
         (&["--advertise-client-urls", "http://:1"], &["--advertise-client-urls", "unexpected empty host"]),
-        (&["--endpoint", "nats://"], &["--endpoint", "host"]),
+        (&["--endpoint", "nats://,nats://h"], &["--endpoint", "host"]),
+        (
+            &["--endpoint", "nats://?dataDir=/d", "--data-dir", "/e"],
+            &["--data-dir", "dataDir=", "one of them"],
+        ),
+        (
+            &["--endpoint", "nats://?serverConfig=/c", "--nats-config", "/d"],
+            &["--nats-config", "serverConfig="],
+        ),
+        (
+            &["--endpoint", "nats://h", "--nats-creds", "c", "--nats-nkey", "n"],
+            &["--nats-creds", "--nats-nkey"],
+        ),
+        (&["--endpoint", "nats://h", "--nats-context", "c"], &["--nats-context c", "--endpoint"]),
+        (&["--nats-context", "/no/such.json"], &["--nats-context", "/no/such.json", "nats context ls"]),
+        (&["--nats-js-domain", "a.b"], &["--nats-js-domain", "a.b", "letters"]),
+        (
+            &["--endpoint", "nats://h", "--nats-js-api-prefix", "a..b"],
+            &["--nats-js-api-prefix", "a..b", "$JS.hub.API"],
+        ),
+        (&["--endpoint", "nats://h", "--nats-inbox-prefix", "a.>"], &["--nats-inbox-prefix", "a.>"]),
+        (
+            &["--endpoint", "nats://h", "--nats-js-domain", "d", "--nats-js-api-prefix", "p"],
+            &["--nats-js-domain", "--nats-js-api-prefix"],
+        ),
         (&["--bucket", "a.b"], &["--bucket", "a.b", "letters"]),
         (&["--nats-token", "t"], &["--nats-token: ", "--endpoint"]),
         (&["--max-request-bytes", "100000000"], &["--max-request-bytes", "100000000", "at most"]),
@@ -153,6 +179,15 @@ fn the_data_of_an_etcd_is_not_hidden() {
 }
 
 #[test]
+fn the_store_of_a_kine_is_not_hidden() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(dir.path().join("jetstream")).expect("made");
+    let endpoint = format!("nats://?dataDir={}", dir.path().display());
+    let error = settings(&["--endpoint", &endpoint]).expect_err("not ours").to_string();
+    assert!(error.contains("JetStream store of another nats-server"), "{error}");
+}
+
+#[test]
 fn certificates_for_a_port_without_tls_are_reported() {
     let settings = settings(&["--cert-file", "c", "--client-cert-auth"]).expect("as etcd");
     let notices: Vec<_> = settings.notices.iter().map(|notice| notice.text.as_str()).collect();
@@ -161,6 +196,27 @@ fn certificates_for_a_port_without_tls_are_reported() {
         notices[0].contains("ignoring key and cert files")
             && notices[1].contains("ignoring client cert auth")
     );
+}
+
+#[test]
+fn kine_s_endpoints_choose_the_storage() {
+    let storage = |endpoint: &str| settings(&["--endpoint", endpoint]).expect(endpoint).storage;
+    let Storage::Embedded { data_dir, config, bucket, .. } =
+        storage("nats://?bucket=b&dataDir=/d&serverConfig=/c")
+    else {
+        panic!("an embedded server")
+    };
+    assert_eq!((data_dir, config, bucket), ("/d".into(), Some("/c".into()), "b".to_owned()));
+    for endpoint in ["nats://?noEmbed", "jetstream://"] {
+        assert!(
+            matches!(storage(endpoint), Storage::External(to) if to.servers == ["nats://127.0.0.1:4222"])
+        );
+    }
+    let slow = |args: &[&str]| settings(args).expect("harmless").warning_unary_request_duration.as_millis();
+    assert_eq!(slow(&["--endpoint", "nats://h?slowMethod=700ms"]), 700);
+    let both = ["--endpoint", "nats://h?slowMethod=700ms", "--warning-unary-request-duration", "1s"];
+    assert_eq!(slow(&both), 1000);
+    assert_eq!(slow(&["--endpoint", "nats://h"]), 300);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Hands calls to the node.
 
-use super::REQUEST_TIMEOUT;
+use super::{Counters, REQUEST_TIMEOUT};
 use crate::auth::Caller;
 use crate::engine::proposal::{Answer, Proposal};
 use crate::error::EtcdError;
@@ -27,6 +27,32 @@ pub(super) struct Calls {
     pub(super) sender: mpsc::UnboundedSender<NewCall>,
     /// Writes that are not answered. Relaxed: a number by itself.
     pub(super) open: Arc<AtomicUsize>,
+    pub(super) counters: Counters,
+}
+
+/// Counts a proposal as failed when it is dropped, unless it was answered.
+struct Unanswered<'a>(Option<&'a Counters>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(counters) = self.0 {
+            counters.proposal_failed();
+        }
+    }
+}
+
+/// Whether an error means that the writer has not answered, and not that it has refused. etcd counts the same
+/// ones: a proposal that a member could not bring to an end.
+fn is_failure(error: &EtcdError) -> bool {
+    matches!(
+        error,
+        EtcdError::Timeout
+            | EtcdError::TimeoutLeaderFailure
+            | EtcdError::TimeoutConnectionLost
+            | EtcdError::LeaderChanged
+            | EtcdError::Unavailable(_)
+            | EtcdError::Stopped
+    )
 }
 
 /// Counts an open write until it is dropped.
@@ -45,10 +71,16 @@ impl Calls {
 
     pub(super) async fn ask_as(&self, proposal: Proposal, caller: &Caller) -> Result<Answer, EtcdError> {
         let (sender, receiver) = oneshot::channel();
+        // A client that gives up counts, too, as in etcd.
+        let mut outcome = Unanswered(proposal.is_write().then_some(&self.counters));
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let call = NewCall { proposal, caller: caller.clone(), deadline, answer: Some(sender) };
         self.sender.send(call).map_err(|_| EtcdError::Stopped)?;
-        receiver.await.map_err(|_| EtcdError::Stopped)?
+        let answer = receiver.await.unwrap_or(Err(EtcdError::Stopped));
+        if !answer.as_ref().is_err_and(is_failure) {
+            outcome.0 = None;
+        }
+        answer
     }
 
     pub(super) fn open_write(&self) -> Result<OpenWrite<'_>, EtcdError> {

@@ -24,6 +24,10 @@ pub(crate) struct Counters {
     failed_read_indexes: IntCounter,
     slow_read_indexes: IntCounter,
     leader_changes: IntCounter,
+    failed_proposals: IntCounter,
+    reconnects: IntCounter,
+    stream_leader_changes: IntCounter,
+    slow_consumers: IntCounter,
     void: IntCounter,
 }
 
@@ -89,6 +93,19 @@ impl Counters {
                 "etcd_server_leader_changes_seen_total",
                 "Changes of the writer that were seen.",
             ),
+            failed_proposals: counter(
+                "etcd_server_proposals_failed_total",
+                "Writes without an answer of the writer: nobody wrote, or their outcome is not known.",
+            ),
+            reconnects: counter("jetway_nats_reconnects_total", "Connections to NATS that were made again."),
+            stream_leader_changes: counter(
+                "jetway_stream_leader_changes_total",
+                "Moves of the leader of the stream to another server.",
+            ),
+            slow_consumers: counter(
+                "jetway_nats_server_slow_consumers_total",
+                "Clients that the embedded nats-server has disconnected, because they read too slowly.",
+            ),
             void: counter("jetway_void_messages_total", "Messages of the stream that are no valid records."),
         }
     }
@@ -110,6 +127,11 @@ impl Counters {
             failed_read_indexes,
             slow_read_indexes,
             leader_changes,
+            failed_proposals,
+            reconnects,
+            stream_leader_changes,
+            // Nobody tells of those of an existing NATS.
+            slow_consumers: _,
             void,
         } = self.clone();
         let counters = [
@@ -121,6 +143,9 @@ impl Counters {
             failed_read_indexes,
             slow_read_indexes,
             leader_changes,
+            failed_proposals,
+            reconnects,
+            stream_leader_changes,
             void,
         ];
         let counters = counters.into_iter().map(|counter| Box::new(counter) as Box<dyn Collector>);
@@ -163,8 +188,26 @@ impl Counters {
         self.compacted.inc_by(versions as u64);
     }
 
-    pub(super) fn leader_changed(&self) {
-        self.leader_changes.inc();
+    /// For the part that knows who writes.
+    pub(super) fn leader_changes(&self) -> IntCounter {
+        self.leader_changes.clone()
+    }
+
+    pub(super) fn proposal_failed(&self) {
+        self.failed_proposals.inc();
+    }
+
+    pub(super) fn reconnected(&self, times: u64) {
+        self.reconnects.inc_by(times);
+    }
+
+    /// For the embedded server alone.
+    pub(super) fn slow_consumers(&self) -> &IntCounter {
+        &self.slow_consumers
+    }
+
+    pub(super) fn stream_leader_changed(&self) {
+        self.stream_leader_changes.inc();
     }
 
     pub(super) fn void(&self, messages: usize) {

@@ -2,7 +2,7 @@
 
 use super::{Counters, Engine};
 use crate::durability::Level;
-use prometheus::{Histogram, IntCounter};
+use prometheus::Histogram;
 use std::sync::atomic::Ordering;
 
 /// Bytes of the store.
@@ -22,7 +22,15 @@ impl Engine {
 
     /// How much is stored: the last known figures where NATS does not answer now.
     pub(crate) async fn size(&self) -> Size {
-        let in_use = self.space.measure().await;
+        self.size_of(self.space.measure().await).await
+    }
+
+    /// How much was stored two seconds ago or later. Asks nobody.
+    pub(super) async fn last_size(&self) -> Size {
+        self.size_of(self.space.in_use()).await
+    }
+
+    async fn size_of(&self, in_use: u64) -> Size {
         let store = self.store_dir.clone();
         let on_disk = tokio::task::spawn_blocking(move || store.map(|dir| crate::disk::usage(&dir)))
             .await
@@ -44,11 +52,6 @@ impl Engine {
     /// Time until a write was visible.
     pub(crate) fn applied_durations(&self) -> &Histogram {
         &self.applied_durations
-    }
-
-    /// Writes that were not carried out.
-    pub(crate) fn failed_writes(&self) -> &IntCounter {
-        &self.failed_writes
     }
 
     /// Writes that are not answered yet.

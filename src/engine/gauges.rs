@@ -1,10 +1,11 @@
 //! The engine's gauges, under etcd's names, read at each scrape of the metrics.
 
 use super::Engine;
+use super::nats_gauges::NatsGauges;
 use crate::record::Alarm;
-use crate::telemetry::Metrics;
-use prometheus::{IntGauge, IntGaugeVec};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::telemetry::{Metrics, Series};
+use prometheus::IntGauge;
+use std::sync::Arc;
 
 #[derive(Debug)]
 struct Gauges {
@@ -20,10 +21,8 @@ struct Gauges {
     is_leader: IntGauge,
     leases: IntGauge,
     auth_revision: IntGauge,
-    alarms: IntGaugeVec,
-    /// The alarms that have a series. A series is removed only when its alarm is lowered, so that a second
-    /// scrape at the same time does not miss it.
-    shown_alarms: Mutex<Vec<Alarm>>,
+    alarms: Series,
+    nats: NatsGauges,
 }
 
 impl Engine {
@@ -37,8 +36,10 @@ impl Engine {
         );
         metrics.register(self.sync_durations().clone());
         metrics.register(self.applied_durations().clone());
-        metrics.register(self.failed_writes().clone());
         metrics.register_all(self.counters().collectors());
+        if self.store_dir.is_some() {
+            metrics.register(self.counters().slow_consumers().clone());
+        }
         let gauges = Arc::new(Gauges::new(metrics));
         let engine = self.clone();
         metrics.on_scrape(move || {
@@ -64,17 +65,19 @@ impl Gauges {
             is_leader: gauge("etcd_server_is_leader", "Whether this instance writes."),
             leases: gauge("jetway_leases", "Leases there are."),
             auth_revision: gauge("etcd_debugging_auth_revision", "Revision of users and roles."),
-            alarms: metrics.gauges(
+            alarms: metrics.series(
                 "etcd_debugging_server_alarms",
                 "Alarms that are raised.",
                 &["server_id", "alarm_type"],
             ),
-            shown_alarms: Mutex::default(),
+            nats: NatsGauges::new(metrics),
         }
     }
 
     async fn set(&self, engine: &Engine) {
-        let size = engine.size().await;
+        // The last look, and not one of its own: NATS may not answer, and a scrape has little time.
+        let size = engine.last_size().await;
+        self.nats.set(engine);
         self.size.set(size.allocated as i64);
         self.size_in_use.set(size.in_use as i64);
         let state = engine.reader().snapshot();
@@ -88,19 +91,7 @@ impl Gauges {
         self.is_leader.set(i64::from(engine.is_leader()));
         self.leases.set(engine.lease_count() as i64);
         self.auth_revision.set(engine.auth().store().revision() as i64);
-        self.set_alarms(engine.alarms());
-    }
-
-    fn set_alarms(&self, raised: Vec<Alarm>) {
-        let labels = |alarm: &Alarm| [format!("{:x}", alarm.member), alarm.kind.name().to_owned()];
-        let mut shown = self.shown_alarms.lock().unwrap_or_else(PoisonError::into_inner);
-        for alarm in &raised {
-            self.alarms.with_label_values(&labels(alarm)).set(1);
-        }
-        for lowered in shown.iter().filter(|alarm| !raised.contains(alarm)) {
-            // It can only fail for a series that is gone already.
-            self.alarms.remove_label_values(&labels(lowered)).ok();
-        }
-        *shown = raised;
+        let labels = |alarm: &Alarm| vec![format!("{:x}", alarm.member), alarm.kind.name().to_owned()];
+        self.alarms.show(engine.alarms().iter().map(|alarm| (labels(alarm), 1)));
     }
 }

@@ -13,6 +13,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
+//!   change of state.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
@@ -25,6 +27,7 @@
 mod access;
 mod apply;
 mod calls;
+mod changes;
 mod compactor;
 mod counters;
 mod figures;
@@ -34,10 +37,14 @@ mod hash;
 mod integrity;
 mod leases;
 mod mark;
+mod measured;
+mod membership;
 mod namesake;
+mod nats_gauges;
 mod node;
 mod planner;
 mod proposal;
+mod server_group;
 mod space;
 mod start;
 mod status;
@@ -61,8 +68,9 @@ use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use hash::HashCache;
+pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
-use prometheus::{Histogram, IntCounter};
+use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
 use status::Status;
@@ -111,11 +119,15 @@ pub(crate) struct EngineSettings {
     pub store_error: Option<watch::Receiver<Option<String>>>,
     /// Bytes above which the NOSPACE alarm is raised; negative for no limit.
     pub quota_bytes: i64,
+    /// Largest write request in bytes, and so about the largest message.
+    pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
     /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
     /// serves the bucket is a member.
     pub founders: Option<Vec<Member>>,
+    /// Rules for changes of the members of a cluster.
+    pub change_rules: ChangeRules,
     /// The time between two heartbeats of the writer.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.
@@ -145,11 +157,11 @@ pub(crate) struct Parts {
     log: Arc<Log>,
     member: u64,
     is_alone: bool,
+    is_clustered: bool,
     durability: Level,
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
     applied_durations: Histogram,
-    failed_writes: IntCounter,
     commands: mpsc::Sender<Command>,
     failure: watch::Sender<Option<String>>,
     store_failed: watch::Sender<Option<String>>,
@@ -177,7 +189,7 @@ impl Engine {
         // A copy shares keys and values.
         let asked = self.calls.ask_as(Proposal::Write(request.clone()), caller).await;
         timer.observe_duration();
-        let Answer { outcome, response, state } = asked.inspect_err(|_| self.failed_writes.inc())?;
+        let Answer { outcome, response, state } = asked?;
         if let Some(response) = response {
             return Ok(response);
         }
@@ -302,6 +314,33 @@ impl Engine {
         self.calls.ask(Proposal::Member { id, member }).await.map(drop)
     }
 
+    /// Whether this instance is a member of a cluster of embedded servers.
+    pub(crate) fn is_clustered(&self) -> bool {
+        self.is_clustered
+    }
+
+    /// Changes the members of a cluster.
+    ///
+    /// # Errors
+    /// etcd's where a change is not permitted, and those of every call to the writer.
+    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
+        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
+    }
+
+    /// Waits until this instance is no member of its cluster; for ever where there is none.
+    pub(crate) async fn removed(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        /// The founding members come in one batch, whose records are applied one after the other.
+        const POLLS: u32 = 5;
+        let mut absent = 0;
+        while absent < POLLS {
+            tokio::time::sleep(POLL).await;
+            let members = self.tables.members.all();
+            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
+            absent = if is_absent { absent + 1 } else { 0 };
+        }
+    }
+
     /// Lets another member write.
     ///
     /// # Errors
@@ -375,7 +414,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone {
+        if !self.is_alone && !self.is_clustered {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

@@ -9,15 +9,16 @@
 //! and is recorded as soon as anything can be.
 
 use super::Calls;
+use super::measured::{Limit, Measured};
 use super::proposal::Proposal;
 use crate::applier::Alarms;
 use crate::disk;
 use crate::error::EtcdError;
-use crate::log::{Log, StreamInfo};
+use crate::log::Log;
 use crate::record::{Alarm, AlarmKind};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,11 @@ pub(super) struct Space {
     /// The store has refused a write for want of room, and the alarm is not recorded yet.
     is_full: AtomicBool,
     found_full: Notify,
+    measured: watch::Sender<Measured>,
+    /// Why the store was found full, or this member's NOSPACE alarm raised.
+    reason: Mutex<Option<String>>,
+    /// The alarms that the log has told of.
+    told: Mutex<Vec<Alarm>>,
 }
 
 // Relaxed throughout: figures by themselves, estimates that the next measurement replaces. Writes in flight
@@ -66,6 +72,9 @@ impl Space {
             left: AtomicI64::new(i64::MAX),
             is_full: AtomicBool::new(false),
             found_full: Notify::new(),
+            measured: watch::Sender::default(),
+            reason: Mutex::default(),
+            told: Mutex::default(),
         }
     }
 
@@ -92,11 +101,20 @@ impl Space {
         if cost == 0 || self.fits(cost) {
             return Ok(());
         }
+        let nearest = self.limits().into_iter().min_by_key(Limit::left);
+        self.set_reason(nearest.map(|limit| limit.to_string()).unwrap_or_default());
         if let Err(error) = self.set_alarm(self.own_alarm(), true).await {
             tracing::warn!(%error, "the NOSPACE alarm is not recorded yet");
-            self.found_full();
+            self.notice_full();
         }
         Err(EtcdError::NoSpace)
+    }
+
+    /// The limits there are, with the use that was last measured.
+    pub(super) fn limits(&self) -> Vec<Limit> {
+        let in_use = self.in_use.load(Ordering::Relaxed);
+        let quota = self.quota().map(|quota| Limit::quota(in_use, quota));
+        self.measured.borrow().limits().into_iter().chain(quota).collect()
     }
 
     fn fits(&self, cost: u64) -> bool {
@@ -110,10 +128,54 @@ impl Space {
         fits
     }
 
-    /// The store has refused a write for want of room.
-    pub(super) fn found_full(&self) {
+    /// The store has refused a write for want of room, in these words.
+    pub(super) fn found_full(&self, refusal: &str) {
+        self.set_reason(format!("NATS refused a write: {refusal}"));
+        self.notice_full();
+    }
+
+    fn notice_full(&self) {
         self.is_full.store(true, Ordering::Relaxed);
         self.found_full.notify_one();
+    }
+
+    fn set_reason(&self, reason: String) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    /// The result of the last look; changes with each look.
+    pub(super) fn measured(&self) -> watch::Receiver<Measured> {
+        self.measured.subscribe()
+    }
+
+    /// Logs the alarms that were raised or disarmed since it was last called.
+    fn tell_alarms(&self) {
+        let now = self.alarms();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        for alarm in now.iter().filter(|alarm| !told.contains(alarm)) {
+            let (kind, member) = (alarm.kind.name(), format!("{:x}", alarm.member));
+            let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = if *alarm == self.own_alarm() { reason.take() } else { None };
+            match alarm.kind {
+                AlarmKind::NoSpace => tracing::warn!(
+                    alarm = kind,
+                    member,
+                    reason,
+                    "an alarm is raised, and puts are refused; delete keys, compact, then run etcdctl alarm disarm"
+                ),
+                AlarmKind::Corrupt => tracing::warn!(
+                    alarm = kind,
+                    member,
+                    "an alarm is raised by a client, and all writes are refused; compare the members with etcdctl \
+                     endpoint hashkv, then run etcdctl alarm disarm"
+                ),
+            }
+        }
+        for alarm in told.iter().filter(|alarm| !now.contains(alarm)) {
+            let (kind, member) = (alarm.kind.name(), format!("{:x}", alarm.member));
+            tracing::info!(alarm = kind, member, "an alarm is disarmed");
+        }
+        *told = now;
     }
 
     /// Raises or lowers an alarm.
@@ -122,12 +184,11 @@ impl Space {
         if alarm == self.own_alarm() {
             self.is_full.store(false, Ordering::Relaxed);
         }
-        if raised {
-            tracing::warn!(member = alarm.member, kind = ?alarm.kind, "an alarm is raised");
-        } else {
+        if !raised {
             // Room was made before the alarm was lowered, and counts at once.
             self.measure().await;
         }
+        self.tell_alarms();
         Ok(())
     }
 
@@ -142,31 +203,34 @@ impl Space {
 
     /// Bytes that JetStream holds; the last known figure where it does not answer now.
     pub(super) async fn measure(&self) -> u64 {
+        let mut measured = Measured::default();
         let api = self.log.api();
-        if !api.is_connected() {
-            return self.in_use.load(Ordering::Relaxed);
-        }
-        let (stream, account) = tokio::join!(self.log.info(), api.account_info());
-        let mut left = i64::MAX;
-        if let Ok(info) = &stream {
-            self.in_use.store(info.state.bytes, Ordering::Relaxed);
-            left = left.min(left_of_stream(info));
-            if let Ok(account) = &account {
-                // Everything that is stored counts once for each replica.
-                let replicas = info.config["num_replicas"].as_i64().unwrap_or(1).max(1);
-                let of_account = account.storage().map(|(used, limit)| left_of(limit, used) / replicas);
-                left = left.min(of_account.min().unwrap_or(i64::MAX));
-            }
+        measured.is_connected = api.is_connected();
+        if measured.is_connected {
+            // The embedded server lets jetway ask for its load; an existing one may not.
+            let load = async {
+                match self.store_dir {
+                    Some(_) => api.account_load().await.ok().flatten(),
+                    None => None,
+                }
+            };
+            let (stream, account, load) = tokio::join!(self.log.info(), api.account_info(), load);
+            (measured.stream, measured.account, measured.load) = (stream.ok(), account.ok(), load);
         }
         if let Some(dir) = self.store_dir.clone() {
-            let space = tokio::task::spawn_blocking(move || disk::space(&dir)).await.ok().flatten();
-            left = left
-                .min(space.map_or(i64::MAX, |space| space.free as i64 - disk::headroom(space.total) as i64));
+            measured.disk = tokio::task::spawn_blocking(move || disk::space(&dir)).await.ok().flatten();
         }
-        // A user that may not ask for the account's limits learns of them when they are met.
-        if stream.is_ok() {
+        if let Some(stream) = &measured.stream {
+            self.in_use.store(stream.state.bytes, Ordering::Relaxed);
+            let left = measured.limits().iter().map(Limit::left).min().unwrap_or(i64::MAX);
             self.left.store(left, Ordering::Relaxed);
         }
+        self.measured.send_replace(measured);
+        self.in_use()
+    }
+
+    /// Bytes that JetStream held at the last look.
+    pub(super) fn in_use(&self) -> u64 {
         self.in_use.load(Ordering::Relaxed)
     }
 
@@ -185,7 +249,8 @@ impl Space {
                 _ = tick.tick() => true,
                 () = self.found_full.notified() => false,
                 error = changed(&mut store_error) => {
-                    if error.as_deref().is_some_and(is_full_disk) {
+                    if let Some(error) = error.filter(|error| is_full_disk(error)) {
+                        self.set_reason(format!("nats-server cannot write: {error}"));
                         self.is_full.store(true, Ordering::Relaxed);
                     }
                     false
@@ -194,6 +259,7 @@ impl Space {
             if is_measuring {
                 self.measure().await;
             }
+            self.tell_alarms();
             let is_writable = store_error.as_ref().is_none_or(|error| error.borrow().is_none());
             if self.is_full.load(Ordering::Relaxed)
                 && is_writable
@@ -212,18 +278,6 @@ async fn changed(store_error: &mut Option<watch::Receiver<Option<String>>>) -> O
         return error.borrow_and_update().clone();
     }
     std::future::pending().await
-}
-
-/// Bytes until only the headroom of a limit is left; a limit that is not positive is none.
-fn left_of(limit: i64, used: u64) -> i64 {
-    match u64::try_from(limit) {
-        Ok(limit) if limit > 0 => limit as i64 - used as i64 - disk::headroom(limit) as i64,
-        _ => i64::MAX,
-    }
-}
-
-fn left_of_stream(info: &StreamInfo) -> i64 {
-    left_of(info.config["max_bytes"].as_i64().unwrap_or_default(), info.state.bytes)
 }
 
 /// Whether an error of the store means that its disk is full, rather than broken.

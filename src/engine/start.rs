@@ -1,7 +1,10 @@
 //! Starts the engine: connects, and gives each part what it uses.
 
 use super::calls::Calls;
-use super::{Counters, Engine, EngineSettings, MarkError, Parts, apply, compactor, integrity, mark};
+use super::{
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, mark,
+    server_group,
+};
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
@@ -15,7 +18,6 @@ use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
 use crate::types::LogIndex;
-use prometheus::IntCounter;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -62,13 +64,17 @@ impl Engine {
         let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
+        if !settings.is_alone {
+            let (quota, message_bytes) = (settings.quota_bytes, settings.largest_message);
+            log.report_limits(crate::log::Demand { quota, message_bytes }).await;
+        }
         let start: u64 = rand::random();
         let stop = CancellationToken::new();
         let tables = Tables::new(settings.auth.clone());
-        let status = Arc::new(Status::new());
         let counters = Counters::new();
+        let status = Arc::new(Status::new(counters.leader_changes()));
         let (call_sender, new_calls) = mpsc::unbounded_channel();
-        let calls = Calls { sender: call_sender, open: Arc::default() };
+        let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
         let (entries, entry_receiver) = mpsc::channel(AHEAD);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let (job_sender, jobs) = mpsc::unbounded_channel();
@@ -163,12 +169,33 @@ impl Engine {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
+        let changes = changes::Changes {
+            log: Arc::clone(&log),
+            space: Arc::clone(&space),
+            status: Arc::clone(&status),
+            members: Arc::clone(&tables.members),
+            member: settings.member.id,
+            counters: counters.clone(),
+            stop: stop.clone(),
+        };
+        tokio::spawn(changes.run());
+        if let Some(cluster) = &settings.endpoint.own_cluster {
+            let keeper = server_group::Keeper {
+                log: Arc::clone(&log),
+                members: Arc::clone(&tables.members),
+                status: Arc::clone(&status),
+                login: cluster.system.clone(),
+                stop: stop.clone(),
+            };
+            tokio::spawn(keeper.run());
+        }
         let node = Node {
             log: Arc::clone(&log),
             settings: NodeSettings {
                 is_alone: settings.is_alone,
                 member: settings.member.clone(),
-                founders: settings.founders,
+                founders: settings.founders.clone(),
+                change_rules: settings.change_rules,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,
@@ -227,6 +254,7 @@ impl Engine {
                 log,
                 member: settings.member.id,
                 is_alone: settings.is_alone,
+                is_clustered: settings.founders.is_some(),
                 durability: settings.durability,
                 store_dir: settings.store_dir,
                 sync_durations,
@@ -234,11 +262,6 @@ impl Engine {
                     "etcd_disk_backend_commit_duration_seconds",
                     "Time from a write's call until it was visible.",
                 ),
-                failed_writes: IntCounter::new(
-                    "etcd_server_proposals_failed_total",
-                    "Writes that were not carried out.",
-                )
-                .expect("a legal name"),
                 commands,
                 failure,
                 store_failed,

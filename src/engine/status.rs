@@ -1,5 +1,6 @@
 //! The node's state as calls see it.
 
+use prometheus::IntCounter;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +52,8 @@ pub(super) struct Status {
     phase: watch::Sender<Phase>,
     /// The member that writes; the reason where none is known.
     leader: watch::Sender<Result<u64, NoLeader>>,
+    /// etcd counts a leader that is found again, too.
+    leader_changes: IntCounter,
     epoch: Arc<AtomicU64>,
     is_writer: AtomicBool,
     /// Whether the visible state is linearizable without asking anybody: this instance writes, and no other
@@ -60,10 +63,11 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new() -> Status {
+    pub(super) fn new(leader_changes: IntCounter) -> Status {
         Status {
             phase: watch::Sender::new(Phase::Loading { messages: 0, of: None }),
             leader: watch::Sender::new(Err(NoLeader("still starting".to_owned()))),
+            leader_changes,
             epoch: Arc::default(),
             is_writer: AtomicBool::new(false),
             is_linearizable: AtomicBool::new(false),
@@ -106,10 +110,18 @@ impl Status {
         self.leader.send_if_modified(|known| {
             let changes = *known != leader;
             if changes {
+                if leader.is_ok() {
+                    self.leader_changes.inc();
+                }
                 *known = leader;
             }
             changes
         });
+    }
+
+    // Relaxed: a number by itself.
+    pub(super) fn known_epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     pub(super) fn epoch(&self) -> Arc<AtomicU64> {

@@ -67,6 +67,7 @@ impl Gateway {
     }
 
     async fn transcode(&self, request: Request<Body>) -> Response {
+        let request = overridden(request);
         let Some(route) = routes::find(request.uri().path()) else {
             return error_response(&Status::not_found("Not Found"));
         };
@@ -166,6 +167,22 @@ impl Gateway {
         };
         call::start(self.services.clone(), &route.method, metadata, Body::from_stream(messages)).await
     }
+}
+
+/// A form that names another method in place of its own has that method, and nothing is left of its body.
+fn overridden(request: Request<Body>) -> Request<Body> {
+    let headers = request.headers();
+    let is_form = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == b"application/x-www-form-urlencoded");
+    let method = headers.get("x-http-method-override").filter(|method| !method.is_empty());
+    let Some(method) = method.filter(|_| is_form && request.method() == Method::POST) else {
+        return request;
+    };
+    let method = Method::from_bytes(&method.as_bytes().to_ascii_uppercase()).unwrap_or_default();
+    let (mut head, _) = request.into_parts();
+    head.method = method;
+    Request::from_parts(head, Body::empty())
 }
 
 /// The line for the next response; none at the end of the stream.

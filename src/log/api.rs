@@ -1,6 +1,7 @@
 //! JetStream's request-reply API, as raw JSON.
 
 use super::codec;
+use super::rights::{Denials, Denied, Use};
 use crate::record::Record;
 use crate::types::Sequence;
 use async_nats::client::RequestErrorKind;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,9 +32,22 @@ pub enum ApiError {
         /// Its text.
         description: String,
     },
-    /// No answer in time; a request denied by permissions looks the same.
-    #[error("no answer to {0} (is the request permitted?)")]
+    /// The user has no right to make it.
+    #[error("the NATS user may not {0}")]
+    Denied(Denied),
+    /// No answer in time.
+    #[error("no answer to {0} within 5 s: the server or its disk stands still")]
     TimedOut(String),
+    /// A cluster without a leader. It gives no answer in time, or says so.
+    #[error(
+        "JetStream in the NATS cluster {cluster:?} has no leader for {request} now; a majority of its servers must be up"
+    )]
+    NoLeader {
+        /// The request.
+        request: String,
+        /// The name of the cluster.
+        cluster: String,
+    },
     /// There are no responders: no JetStream in this account, or the stream has no leader.
     #[error("nobody answers {0}: no JetStream in this NATS account, or the stream has no leader now")]
     NoResponders(String),
@@ -48,6 +64,7 @@ impl ApiError {
     pub const STREAM_NOT_FOUND: u32 = 10059;
     /// JetStream's number for a stream of that name with another configuration.
     pub const NAME_IN_USE: u32 = 10058;
+    const NO_META_LEADER: u32 = 10008;
     const MESSAGE_NOT_FOUND: u32 = 10037;
     const NO_MESSAGE: u32 = 10043;
     const BEYOND_LAST: u32 = 10057;
@@ -58,6 +75,7 @@ impl ApiError {
             // No suitable peers, not available, not the leader. Without a leader there is no answer at all.
             ApiError::Refused { err_code: 10005 | 10008 | 10009, .. }
             | ApiError::TimedOut(_)
+            | ApiError::NoLeader { .. }
             | ApiError::NoResponders(_) => true,
             _ => false,
         }
@@ -89,8 +107,9 @@ pub struct StreamInfo {
     /// The server's clock at the answer, RFC 3339.
     #[serde(default)]
     pub ts: Option<String>,
+    /// The servers that hold it; `None` on a server without a cluster.
     #[serde(default)]
-    cluster: Option<Cluster>,
+    pub cluster: Option<Cluster>,
 }
 
 /// Content of a stream.
@@ -112,10 +131,34 @@ pub struct StreamState {
     pub lost: Option<Value>,
 }
 
+/// The servers that hold a stream.
 #[derive(Clone, Debug, Deserialize)]
-struct Cluster {
+pub struct Cluster {
     #[serde(default)]
     leader: Option<String>,
+    /// All of them but the leader.
+    #[serde(default)]
+    pub replicas: Vec<Replica>,
+}
+
+/// A server with a copy of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Replica {
+    /// The name of the server.
+    pub name: String,
+    /// Whether it has all that the leader has.
+    #[serde(default)]
+    pub current: bool,
+    /// How many operations it is behind the leader.
+    #[serde(default)]
+    pub lag: u64,
+}
+
+impl Cluster {
+    /// The name of the leader's server, if there is a leader.
+    pub fn leader(&self) -> Option<&str> {
+        self.leader.as_deref().filter(|leader| !leader.is_empty())
+    }
 }
 
 impl StreamInfo {
@@ -126,9 +169,7 @@ impl StreamInfo {
 
     /// Whether a leader answered. Members of a group without a leader answer too, from their own copy.
     pub fn is_from_leader(&self) -> bool {
-        self.cluster
-            .as_ref()
-            .is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
+        self.cluster.as_ref().is_none_or(|cluster| cluster.leader().is_some())
     }
 }
 
@@ -146,6 +187,8 @@ struct Tier {
     #[serde(default)]
     storage: u64,
     #[serde(default)]
+    consumers: i64,
+    #[serde(default)]
     limits: Limits,
 }
 
@@ -153,6 +196,8 @@ struct Tier {
 struct Limits {
     #[serde(default)]
     max_storage: i64,
+    #[serde(default)]
+    max_consumers: i64,
 }
 
 impl AccountInfo {
@@ -161,6 +206,34 @@ impl AccountInfo {
     pub fn storage(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
         self.tiers.values().chain([&self.whole]).map(|tier| (tier.storage, tier.limits.max_storage))
     }
+
+    /// Consumers that the account may still make; `None` without a limit.
+    pub fn free_consumers(&self) -> Option<i64> {
+        let limited = self.tiers.values().chain([&self.whole]).filter(|tier| tier.limits.max_consumers > 0);
+        limited.map(|tier| (tier.limits.max_consumers - tier.consumers).max(0)).min()
+    }
+}
+
+/// Connections of an account.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct AccountLoad {
+    /// Clients that are connected.
+    #[serde(rename = "conns")]
+    pub connections: u64,
+    /// Clients that were disconnected because they did not read fast enough, since the server's start.
+    #[serde(default)]
+    pub slow_consumers: u64,
+}
+
+#[derive(Deserialize)]
+struct AccountLoadAnswer {
+    data: AccountLoads,
+}
+
+#[derive(Deserialize)]
+struct AccountLoads {
+    #[serde(default)]
+    account_statz: Vec<AccountLoad>,
 }
 
 /// A message read by its sequence or subject.
@@ -208,16 +281,30 @@ struct ErrorBody {
     description: String,
 }
 
+/// Waits until the server denies a request; for ever if it does not.
+async fn denial_of(mut denials: broadcast::Receiver<Denied>, request: &str) -> Denied {
+    loop {
+        match denials.recv().await {
+            Ok(denied) if denied.usage == Use::Publish && denied.subject == request => return denied,
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return std::future::pending().await,
+        }
+    }
+}
+
 /// JetStream's API over one connection.
 #[derive(Clone, Debug)]
 pub struct Api {
     client: Client,
+    /// The beginning of all its subjects, without a dot at the end.
+    prefix: String,
+    denials: Denials,
 }
 
 impl Api {
-    /// Requests go through `client`.
-    pub fn new(client: Client) -> Api {
-        Api { client }
+    /// Requests go through `client`, to subjects below `prefix`.
+    pub(super) fn new(client: Client, prefix: &str, denials: Denials) -> Api {
+        Api { client, prefix: prefix.to_owned(), denials }
     }
 
     /// A subject of its own for answers.
@@ -230,31 +317,37 @@ impl Api {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Sends a request below `$JS.API` and reads its answer.
+    /// Sends a request below the prefix and reads its answer.
     ///
     /// # Errors
     /// [`ApiError`].
     pub async fn call<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
-        self.call_with_timeout(request, body, TIMEOUT).await
+        self.ask(format!("{}.{request}", self.prefix), body).await
     }
 
-    async fn call_with_timeout<T: DeserializeOwned>(
-        &self,
-        request: &str,
-        body: &Value,
-        timeout: Duration,
-    ) -> Result<T, ApiError> {
-        let subject = format!("$JS.API.{request}");
+    async fn ask<T: DeserializeOwned>(&self, subject: String, body: &Value) -> Result<T, ApiError> {
         let payload = if body.is_null() { String::new() } else { body.to_string() };
-        let message = Request::new().payload(payload.into()).timeout(Some(timeout)).headers(HeaderMap::new());
-        let answer =
-            self.client.send_request(subject.clone(), message).await.map_err(|error| match error.kind() {
-                RequestErrorKind::TimedOut => ApiError::TimedOut(subject.clone()),
-                RequestErrorKind::NoResponders => ApiError::NoResponders(subject.clone()),
-                _ => ApiError::Connection(error.to_string()),
-            })?;
+        let message = Request::new().payload(payload.into()).timeout(Some(TIMEOUT)).headers(HeaderMap::new());
+        let denied = denial_of(self.denials.subscribe(), &subject);
+        let answer = tokio::select! {
+            answer = self.client.send_request(subject.clone(), message) => answer,
+            denied = denied => return Err(ApiError::Denied(denied)),
+        };
+        let answer = answer.map_err(|error| match (error.kind(), self.client.server_info().cluster) {
+            (RequestErrorKind::TimedOut, Some(cluster)) => {
+                ApiError::NoLeader { request: subject.clone(), cluster }
+            }
+            (RequestErrorKind::TimedOut, None) => ApiError::TimedOut(subject.clone()),
+            (RequestErrorKind::NoResponders, _) => ApiError::NoResponders(subject.clone()),
+            _ => ApiError::Connection(error.to_string()),
+        })?;
         let malformed = |error| ApiError::Malformed(subject.clone(), error);
         let refusal: ErrorAnswer = serde_json::from_slice(&answer.payload).map_err(malformed)?;
+        if let (Some(ErrorBody { err_code: ApiError::NO_META_LEADER, .. }), Some(cluster)) =
+            (&refusal.error, self.client.server_info().cluster)
+        {
+            return Err(ApiError::NoLeader { request: subject, cluster });
+        }
         if let Some(ErrorBody { code, err_code, description }) = refusal.error {
             return Err(ApiError::Refused { code, err_code, description });
         }
@@ -283,6 +376,20 @@ impl Api {
     /// [`ApiError`].
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
         self.call("INFO", &Value::Null).await
+    }
+
+    /// The connections of the account to the server of this connection. A user of an existing NATS may lack
+    /// the right to ask.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn account_load(&self) -> Result<Option<AccountLoad>, ApiError> {
+        // All servers of a cluster get the request.
+        let this_server =
+            json!({ "server_name": self.client.server_info().server_name, "exact_match": true });
+        let answer: AccountLoadAnswer =
+            self.ask("$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(), &this_server).await?;
+        Ok(answer.data.account_statz.into_iter().next())
     }
 
     /// The message at a position, from the stream's leader; `None` if there is none.

@@ -2,20 +2,21 @@
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::Endpoint;
+use super::limits;
+use super::rights::API_PREFIX;
+use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
 use crate::record::FORMAT;
 use crate::types::Sequence;
-use serde_json::{Value, json};
+use crate::version::{NatsVersion, TooOld};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// The metadata key that holds the version of the stored format. A stream without it is another program's.
-const FORMAT_KEY: &str = "jetway.format";
-/// The metadata key that holds the cluster's id, drawn when the stream is made.
-const CLUSTER_KEY: &str = "jetway.cluster";
-
 /// Longest wait for a cluster that looks for enough servers for a stream.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+/// The metadata key in which the stream's leader tells its version.
+const LEADER_VERSION_KEY: &str = "_nats.ver";
 /// Interval of the lines that report such a wait.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before JetStream is asked again whether it has a leader.
@@ -49,9 +50,10 @@ pub enum SetupError {
         /// The number that the stream has.
         found: u64,
     },
-    /// Settings that would break an invariant, and that an update cannot change.
+    /// A setting that would break an invariant, and that jetway leaves as it is.
     #[error(
-        "stream {stream} has {setting} = {found}, which jetway cannot use and JetStream does not let it change; expected {expected}"
+        "stream {stream} has {setting} = {found}, which jetway cannot use and does not change; expected {expected}. Choose \
+         another bucket with --endpoint …?bucket=NAME, or make the stream anew"
     )]
     Unusable {
         /// The stream.
@@ -82,6 +84,24 @@ pub enum SetupError {
         file: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// JetStream makes no stream, for a limit of the account or of the servers.
+    #[error("cannot make stream {stream}: {source}; {remedy}")]
+    Limit {
+        /// The stream.
+        stream: String,
+        /// The refusal.
+        source: ApiError,
+        /// The way out.
+        remedy: String,
+    },
+    /// The stream's leader is too old.
+    #[error("the leader of stream {stream} is {reason}")]
+    TooOld {
+        /// The stream.
+        stream: String,
+        /// Its version, and the reason.
+        reason: TooOld,
     },
     /// JetStream refused or did not answer.
     #[error("cannot set up stream {stream}: {source}")]
@@ -139,6 +159,8 @@ pub struct Bucket {
     pub stream: String,
     /// The beginning of all its subjects, with a dot at the end.
     pub prefix: String,
+    /// The same, as messages are sent. Another domain or account takes them below the prefix of its API.
+    pub publish_prefix: String,
 }
 
 /// Properties of a stream that jetway can use.
@@ -150,6 +172,8 @@ pub struct Facts {
     pub replicas: usize,
     /// The sequence before its first message at its creation.
     pub before_first: Sequence,
+    /// Whether it was made just now.
+    pub is_new: bool,
 }
 
 /// The sequences that a stream holds.
@@ -167,9 +191,12 @@ impl Bucket {
         u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
     }
 
-    /// The names for a bucket.
-    pub fn new(name: &str) -> Bucket {
-        Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix: format!("$KV.{name}.") }
+    /// The names for a bucket that is reached by the API below `api_prefix`.
+    pub fn new(name: &str, api_prefix: &str) -> Bucket {
+        let prefix = format!("$KV.{name}.");
+        let publish_prefix =
+            if api_prefix == API_PREFIX { prefix.clone() } else { format!("{api_prefix}.{prefix}") };
+        Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix, publish_prefix }
     }
 
     /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
@@ -184,7 +211,7 @@ impl Bucket {
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
-        if endpoint.founders.is_some() {
+        if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
         loop {
@@ -195,6 +222,12 @@ impl Bucket {
                 {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
                     tokio::time::sleep(CLUSTER_RETRY).await;
+                }
+                Err(SetupError::Api { stream, source }) => {
+                    return Err(match limits::remedy(&source, self) {
+                        Some(remedy) => SetupError::Limit { stream, source, remedy },
+                        None => SetupError::Api { stream, source },
+                    });
                 }
                 outcome => return outcome,
             }
@@ -219,26 +252,6 @@ impl Bucket {
         }
     }
 
-    fn config(&self, replicas: Option<usize>) -> Value {
-        json!({
-            "name": self.stream,
-            "subjects": [format!("{}>", self.prefix)],
-            "retention": "limits",
-            "storage": "file",
-            // `old` would let a full stream drop live keys without an error.
-            "discard": "new",
-            "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1,
-            "max_msgs_per_subject": -1,
-            "num_replicas": replicas.unwrap_or(1),
-            // The window is not used, and costs memory and start-up time. This is the shortest one.
-            "duplicate_window": 100_000_000,
-            "allow_direct": true,
-            "deny_delete": false,
-            "deny_purge": false,
-            "metadata": { FORMAT_KEY: FORMAT.to_string(), CLUSTER_KEY: format!("{:016x}", rand::random::<u64>() | 1) },
-        })
-    }
-
     async fn ensure(
         &self,
         api: &Api,
@@ -247,77 +260,98 @@ impl Bucket {
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
-        let wanted =
-            self.config(endpoint.founders.map_or(endpoint.replicas, |members| Some(copies(members))));
-        let info = match api.stream_info(&stream).await {
-            Ok(info) => info,
+        let replicas = endpoint.replicas_to_create();
+        let (mut info, mut is_new) = match api.stream_info(&stream).await {
+            Ok(info) => (info, false),
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
                 }
-                tracing::info!(target: "jetway::log", stream, "creating the stream");
-                match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &wanted).await {
-                    // Another instance was faster.
-                    Err(error) if error.err_code() == Some(ApiError::NAME_IN_USE) => {
-                        api.stream_info(&stream).await.map_err(failed)?
-                    }
-                    created => created.map_err(failed)?,
-                }
+                self.create(api, replicas).await?
             }
             Err(error) => return Err(failed(error)),
         };
-        let metadata = &info.config["metadata"];
-        let cluster_id = metadata[CLUSTER_KEY].as_str().and_then(|id| u64::from_str_radix(id, 16).ok());
-        let found = match (metadata[FORMAT_KEY].as_str(), cluster_id) {
-            (Some(format), Some(_)) if format == FORMAT.to_string() => None,
-            (Some(format), _) => {
-                Some(format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}"))
-            }
-            (None, _) => Some("not a jetway bucket (another program made it)".to_owned()),
-        };
-        if let Some(found) = found {
-            return Err(SetupError::Foreign { stream, found });
-        }
-        let differs = |setting: &str| {
-            let absent = |value: &Value| value.is_null() || *value == json!(false) || *value == json!(0);
-            let (is, should) = (&info.config[setting], &wanted[setting]);
-            is != should && !(absent(is) && absent(should))
-        };
-        if let Some(setting) = FIXED.iter().copied().find(|setting| differs(setting)) {
-            let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
-            return Err(SetupError::Unusable { stream, setting, found, expected });
-        }
+        let leader = info.config["metadata"][LEADER_VERSION_KEY].as_str().unwrap_or_default();
+        NatsVersion::check(leader).map_err(|reason| SetupError::TooOld { stream: stream.clone(), reason })?;
+        let wanted = wanted(self, replicas, 0);
+        let judgement = Judgement::of(&info.config, &wanted);
         let found = info.config["num_replicas"].as_u64().unwrap_or(1);
         if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
         }
-        let repairs: Vec<_> = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();
-        if !repairs.is_empty() {
-            tracing::warn!(target: "jetway::log", stream, ?repairs, "putting stream settings right");
-            let mut config = info.config.clone();
+        let mut config = info.config.clone();
+        let is_unused = is_unused(&info);
+        if is_unused {
+            // Instances that take the stream at once draw the same id.
+            let id = xxhash_rust::xxh3::xxh3_64(format!("{stream} {}", info.created).as_bytes()) | 1;
+            config["metadata"][FORMAT_KEY] = FORMAT.to_string().into();
+            config["metadata"][CLUSTER_KEY] = format!("{id:016x}").into();
+        }
+        self.check_owner(&config, is_unused.then_some(judgement.unusable).flatten())?;
+        if let Some(setting) = judgement.unusable {
+            let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
+            return Err(SetupError::Unusable { stream, setting, found, expected });
+        }
+        if !judgement.harmless.is_empty() {
+            let settings = judgement.harmless.join(", ");
+            tracing::info!(target: "jetway::log", stream, settings, "the stream has settings of others, which do no harm");
+        }
+        if is_unused || !judgement.repairs.is_empty() {
+            let repairs = judgement.repairs;
+            tracing::warn!(target: "jetway::log", stream, is_unused, ?repairs, "putting stream settings right");
             for setting in repairs {
                 config[setting] = wanted[setting].clone();
             }
             // The answer of an older server may lack a field, which the server would refuse in a request. It
             // knows a field that differs.
-            api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
+            info = api.call(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
+            is_new |= is_unused;
         }
+        let cluster_id = Bucket::cluster_id(&info).unwrap_or_default();
         let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));
-        Ok(Facts { cluster_id: cluster_id.unwrap_or_default(), replicas: found as usize, before_first })
+        Ok(Facts { cluster_id, replicas: found as usize, before_first, is_new })
+    }
+
+    /// Makes the stream; returns it, and whether no other instance was faster.
+    async fn create(&self, api: &Api, replicas: Option<usize>) -> Result<(StreamInfo, bool), SetupError> {
+        let stream = &self.stream;
+        let failed = |source| SetupError::Api { stream: stream.clone(), source };
+        tracing::info!(target: "jetway::log", stream, "creating the stream");
+        let config = wanted(self, replicas, rand::random::<u64>() | 1);
+        match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &config).await {
+            Ok(info) => Ok((info, true)),
+            // Another instance was faster.
+            Err(error) if error.err_code() == Some(ApiError::NAME_IN_USE) => {
+                Ok((api.stream_info(stream).await.map_err(failed)?, false))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Refuses a stream of another program or format. `unusable` is a setting of an unused stream that
+    /// another program must have made.
+    fn check_owner(&self, config: &Value, unusable: Option<&str>) -> Result<(), SetupError> {
+        let metadata = &config["metadata"];
+        let found = match (metadata[FORMAT_KEY].as_str(), metadata[CLUSTER_KEY].as_str(), unusable) {
+            (Some(_), _, Some(setting)) => {
+                format!("not a jetway bucket (another program made it: {setting} = {})", config[setting])
+            }
+            (Some(format), Some(_), None) if format == FORMAT.to_string() => return Ok(()),
+            (Some(format), ..) => {
+                format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")
+            }
+            (None, ..) => "not a jetway bucket (another program made it)".to_owned(),
+        };
+        Err(SetupError::Foreign { stream: self.stream.clone(), found })
     }
 }
 
-/// The copies of the stream in a cluster of embedded servers. An even number would outlive no more failures
-/// than the odd one below it.
-pub fn copies(members: usize) -> usize {
-    match members {
-        0..=2 => 1,
-        3 | 4 => 3,
-        _ => 5,
-    }
+/// Whether a stream was made by others, for jetway, and never held a message.
+fn is_unused(info: &StreamInfo) -> bool {
+    let metadata = &info.config["metadata"];
+    let first = info.config["first_seq"].as_u64().unwrap_or(1).max(1);
+    metadata[FORMAT_KEY].is_null()
+        && metadata[CLUSTER_KEY].is_null()
+        && info.state.messages == 0
+        && info.state.last_seq + 1 == first
 }
-
-/// Settings that an update can correct.
-const REPAIRABLE: &[&str] = &["discard", "max_msgs", "max_age", "max_msgs_per_subject", "allow_direct"];
-/// Settings that an update cannot change.
-const FIXED: &[&str] = &["storage", "retention", "deny_delete", "deny_purge"];

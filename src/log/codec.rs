@@ -305,7 +305,7 @@ mod tests {
         let start = EpochStart {
             instance: 1,
             format: 2,
-            member: Member { id: 5, name: "n".into(), client_urls: vec!["u".into()], peer_urls: vec![] },
+            member: Member { id: 5, name: "n".into(), client_urls: vec!["u".into()], ..Member::default() },
             election_timeout_ms: 1000,
             quota_bytes: -1,
             digest: Digest(u64::MAX),

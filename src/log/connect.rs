@@ -1,19 +1,27 @@
 //! Connections to NATS and their state.
 
-use async_nats::{Client, ConnectOptions, Event};
+use super::login::{Auth, LoginError};
+use super::rights::{Denials, Denied};
+use super::wire::WireError;
+use crate::version::{NatsVersion, TooOld};
+use async_nats::{AuthError, Client, ConnectOptions, Event, ServerError};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 /// Interval of pings on an idle connection. After two unanswered ones it counts as lost.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Pause on a server that is too old, before another one is tried.
+const LEAVE_PAUSE: Duration = Duration::from_secs(1);
 /// Most messages that a subscription holds before the connection drops some. They are forwarded calls, and a
 /// dropped one is sent again.
 const SUBSCRIPTION_CAPACITY: usize = 64 * 1024;
 
 /// The servers, the bucket, and the credentials.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Endpoint {
     /// `nats://host:port` or `tls://…`, without credentials.
     pub servers: Vec<String>,
@@ -23,37 +31,53 @@ pub struct Endpoint {
     pub bucket: String,
     /// Replicas of the stream; `None` for those that it has, and for one if it is created.
     pub replicas: Option<usize>,
-    /// The number of members that found the cluster of embedded servers; `None` for any other NATS.
-    pub founders: Option<usize>,
+    /// The cluster of embedded servers that this is; `None` for any other NATS.
+    pub own_cluster: Option<OwnCluster>,
     /// PEM file of authorities to trust beside the system's.
     pub ca_file: Option<PathBuf>,
     /// PEM files of the client certificate and its key.
     pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// Whether TLS begins before the server has introduced itself.
+    pub tls_first: bool,
+    /// The beginning of the subjects of JetStream's API, without a dot at the end; `None` for `$JS.API`.
+    pub api_prefix: Option<String>,
+    /// The beginning of the subjects for answers, without a dot at the end; `None` for `_INBOX`.
+    pub inbox_prefix: Option<String>,
+    /// The rights that its connections were found to lack.
+    pub denials: Denials,
 }
 
-/// Credentials for NATS. The client library ignores those in a URL.
-#[derive(Clone, Default)]
-pub enum Auth {
-    /// None.
-    #[default]
-    Anonymous,
-    /// User and password.
-    Password(String, String),
-    /// Token.
-    Token(String),
-    /// A `.creds` file with a user JWT and its key.
-    CredentialsFile(PathBuf),
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Auth::Anonymous => "Anonymous",
-            Auth::Password(..) => "Password(…)",
-            Auth::Token(_) => "Token(…)",
-            Auth::CredentialsFile(_) => "CredentialsFile(…)",
-        })
+impl Endpoint {
+    /// The beginning of the subjects of JetStream's API in the domain of a name.
+    pub fn domain_prefix(domain: &str) -> String {
+        format!("$JS.{domain}.API")
     }
+
+    /// The copies of a stream that is created; `None` for JetStream's default.
+    pub fn replicas_to_create(&self) -> Option<usize> {
+        let own = self.own_cluster.as_ref();
+        own.map_or(self.replicas, |cluster| Some(copies(cluster.founders)))
+    }
+}
+
+/// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
+/// than three.
+pub fn copies(members: usize) -> usize {
+    match members {
+        0 | 1 => 1,
+        2 => 2,
+        3 | 4 => 3,
+        _ => 5,
+    }
+}
+
+/// A cluster of embedded servers.
+#[derive(Clone, Debug)]
+pub struct OwnCluster {
+    /// The number of members that found it.
+    pub founders: usize,
+    /// The credentials of the system account.
+    pub system: Auth,
 }
 
 /// Whether NATS can be reached now. `generation` grows with every reconnection.
@@ -65,6 +89,17 @@ pub struct Link {
     pub generation: u64,
     /// The last error.
     pub cause: Option<String>,
+}
+
+impl Link {
+    /// The trouble, if there is no connection.
+    pub fn outage(&self) -> Option<String> {
+        if self.connected {
+            return None;
+        }
+        let cause = self.cause.as_deref().unwrap_or("no connection yet");
+        Some(format!("NATS is unreachable: {cause}"))
+    }
 }
 
 /// No connection could be made.
@@ -80,14 +115,30 @@ pub enum ConnectError {
         /// The client library's reason.
         source: async_nats::ConnectError,
     },
-    /// A file could not be read.
-    #[error("--nats-creds {path}: {source}")]
-    Credentials {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
+    /// The credentials cannot be read.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// The user may not do what jetway must.
+    #[error(
+        "the NATS user may not {missing}; `jetway nats-permissions --bucket {bucket}` prints all rights that it needs"
+    )]
+    Rights {
+        /// The uses of subjects that are denied.
+        missing: String,
+        /// The bucket.
+        bucket: String,
     },
+    /// The server is too old.
+    #[error("NATS at {server} is {reason}")]
+    TooOld {
+        /// The server.
+        server: String,
+        /// Its version, and the reason.
+        reason: TooOld,
+    },
+    /// The rights cannot be checked.
+    #[error("cannot check the rights of the NATS user: {0}")]
+    Check(#[from] WireError),
     /// Anything else: no server there, TLS failure, bad address.
     #[error("no connection to NATS at {servers}: {source}; check --endpoint and that the server is up")]
     Unreachable {
@@ -105,6 +156,18 @@ pub struct Connection {
     pub client: Client,
     /// Its state.
     pub link: watch::Receiver<Link>,
+    /// The task that leaves servers that are too old.
+    _watch: Arc<Watch>,
+}
+
+/// Ends its task when it is dropped.
+#[derive(Debug)]
+struct Watch(AbortHandle);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Connection {
@@ -114,7 +177,15 @@ impl Connection {
     /// [`ConnectError`]; only the first connection can fail.
     pub async fn open(endpoint: &Endpoint, name: &str) -> Result<Connection, ConnectError> {
         let (link_tx, link) = watch::channel(Link::default());
-        let mut options = ConnectOptions::new()
+        let denials = endpoint.denials.clone();
+        // An error of the first attempt would be hidden by the client library.
+        endpoint.auth.login(b"").await?;
+        let auth = endpoint.auth.clone();
+        let mut options = ConnectOptions::with_auth_callback(move |nonce| {
+            let auth = auth.clone();
+            async move { Ok(auth.login(&nonce).await.map_err(AuthError::new)?.into()) }
+        });
+        options = options
             .name(name)
             .ping_interval(PING_INTERVAL)
             .connection_timeout(Duration::from_secs(5))
@@ -124,19 +195,15 @@ impl Connection {
             .skip_subject_validation(true)
             .reconnect_delay_callback(|attempt| Duration::from_millis((20 << attempt.min(5)).min(500)))
             .event_callback(move |event| {
-                note(&link_tx, &event);
+                note(&link_tx, &denials, &event);
                 async {}
             });
-        options = match &endpoint.auth {
-            Auth::Anonymous => options,
-            Auth::Password(user, password) => options.user_and_password(user.clone(), password.clone()),
-            Auth::Token(token) => options.token(token.clone()),
-            Auth::CredentialsFile(path) => {
-                let at = |source| ConnectError::Credentials { path: path.display().to_string(), source };
-                let text = tokio::fs::read_to_string(path).await.map_err(at)?;
-                options.credentials(&text).map_err(at)?
-            }
-        };
+        if let Some(prefix) = &endpoint.inbox_prefix {
+            options = options.custom_inbox_prefix(prefix);
+        }
+        if endpoint.tls_first {
+            options = options.tls_first();
+        }
         if let Some(ca_file) = &endpoint.ca_file {
             options = options.add_root_certificates(ca_file.clone());
         }
@@ -154,32 +221,83 @@ impl Connection {
                     ConnectError::Unreachable { servers, source }
                 }
             })?;
-        Ok(Connection { client, link })
+        check_version(&client)?;
+        let watch = tokio::spawn(leave_old_servers(client.clone(), link.clone()));
+        Ok(Connection { client, link, _watch: Arc::new(Watch(watch.abort_handle())) })
     }
 }
 
-fn note(link: &watch::Sender<Link>, event: &Event) {
+fn check_version(client: &Client) -> Result<(), ConnectError> {
+    let info = client.server_info();
+    NatsVersion::check(&info.version)
+        .map_err(|reason| ConnectError::TooOld { server: format!("{}:{}", info.host, info.port), reason })
+}
+
+/// Looks for another server when a reconnection has led to one that is too old, and reports it once.
+async fn leave_old_servers(client: Client, mut link: watch::Receiver<Link>) {
+    let mut reported = None;
+    while link.changed().await.is_ok() {
+        if !link.borrow().connected {
+            continue;
+        }
+        let Err(error) = check_version(&client) else {
+            reported = None;
+            continue;
+        };
+        let text = error.to_string();
+        if reported.as_ref() != Some(&text) {
+            tracing::warn!(target: "jetway::log", "{text}; another server of the endpoint is tried");
+            reported = Some(text);
+        }
+        tokio::time::sleep(LEAVE_PAUSE).await;
+        if client.force_reconnect().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
     match event {
-        Event::Connected => link.send_modify(|link| {
-            link.connected = true;
-            link.generation += 1;
-            link.cause = None;
-        }),
+        Event::Connected => {
+            denials.forget();
+            link.send_modify(|link| {
+                link.connected = true;
+                link.generation += 1;
+                link.cause = None;
+            });
+        }
         Event::Disconnected | Event::Closed => link.send_modify(|link| {
             link.connected = false;
-            link.cause.get_or_insert_with(|| "the connection to NATS is down".into());
+            link.cause.get_or_insert_with(|| "the server has closed the connection, or stands still".into());
         }),
+        Event::ServerError(ServerError::Other(text)) if let Some(denied) = Denied::parse(text) => {
+            denials.note(&denied);
+        }
         Event::ServerError(error) => {
             tracing::warn!(target: "jetway::log", %error, "NATS reported an error");
-            link.send_modify(|link| link.cause = Some(error.to_string()));
+            let text = error.to_string();
+            // The server goes on with a connection after this one.
+            if !text.to_ascii_lowercase().contains("permissions violation") {
+                link.send_modify(|link| link.cause = Some(text));
+            }
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
-            link.send_modify(|link| link.cause = Some(error.to_string()));
+            // The library reports a server that accepts and says nothing in these words.
+            let cause = match error.to_string() {
+                text if text == "nats: timed out" => {
+                    "the server accepts connections and does not answer".into()
+                }
+                text => text,
+            };
+            link.send_modify(|link| link.cause = Some(cause));
         }
         Event::SlowConsumer(subscription) => {
             tracing::warn!(target: "jetway::log", subscription, "NATS messages dropped by a full subscription");
         }
-        Event::LameDuckMode | Event::Draining => {}
+        Event::LameDuckMode => {
+            tracing::warn!(target: "jetway::log", "the NATS server is about to stop (lame duck mode)");
+        }
+        Event::Draining => {}
     }
 }

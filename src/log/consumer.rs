@@ -11,7 +11,7 @@
 use super::api::{Api, ApiError};
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -122,7 +122,7 @@ impl Consumer {
         filter: Option<&str>,
     ) -> Result<Consumer, ConsumeError> {
         let inbox = api.new_inbox();
-        let wire = Wire::open(endpoint, first, &inbox, BUFFER_BYTES).await?;
+        let wire = Wire::open(endpoint, first, Some(&inbox), BUFFER_BYTES).await?;
         let name = format!("jetway-{}", inbox.rsplit('.').next().unwrap_or_default());
         let is_direct = version(&wire.server.version) >= DIRECT_SINCE;
         let mut config = json!({
@@ -206,7 +206,7 @@ impl Consumer {
                 self.answers.extend_from_slice(b"PONG\r\n");
                 return Ok(Some(length));
             }
-            ServerOp::Error(text) => return Err(server_error(text).into()),
+            ServerOp::Error(text) => return Err(self.wire.error(text).into()),
             ServerOp::Pong | ServerOp::Info(_) | ServerOp::Ok => return Ok(Some(length)),
         };
         let text =

@@ -12,7 +12,9 @@
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
 //! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
 //!   else.
-//! - [`bucket`] creates, recognises, repairs or refuses the stream.
+//! - `login` makes the credentials of each connection. `rights` names the rights of the user, and tries them.
+//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
+//!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not
@@ -24,17 +26,27 @@ pub mod bucket;
 mod codec;
 mod connect;
 mod consumer;
+mod kine;
+mod limits;
+mod login;
 mod messenger;
+mod metadata_group;
 mod pipeline;
+mod rights;
+mod stream_settings;
 mod subjects;
 mod wire;
 
-pub use api::{AccountInfo, Api, ApiError, StoredMessage, StreamInfo};
+pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{Auth, ConnectError, Connection, Endpoint, Link};
+pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
+pub use limits::Demand;
+pub use login::{Auth, LoginError};
 pub use messenger::{Incoming, Messenger, Serving};
+pub use metadata_group::{GroupError, MetadataGroup, Peer};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub use rights::{Denials, Denied, Rights, Use};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
@@ -60,12 +72,36 @@ impl Log {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(endpoint: &Endpoint, store: Option<&Store>) -> Result<Log, OpenError> {
+        let rights = Rights::of(endpoint);
+        let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
-        let bucket = Bucket::new(&endpoint.bucket);
-        let api = Api::new(connection.client.clone());
+        // The embedded server's own token has all rights.
+        if store.is_none() {
+            let missing = rights.find_missing(endpoint, 0).await.map_err(ConnectError::from)?;
+            if !missing.is_empty() {
+                let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(ConnectError::Rights { missing, bucket: endpoint.bucket.clone() }.into());
+            }
+        }
+        let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
+        let bucket = Bucket::new(&endpoint.bucket, api_prefix);
+        let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
         let facts = bucket.set_up(&api, endpoint, store).await?;
+        if facts.is_new && store.is_none() {
+            tokio::spawn(kine::warn(api.clone(), bucket.clone()));
+        }
         let server = AtomicUsize::new(0);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
+    }
+
+    /// Reports the limits of the account and of the stream that are narrower than a demand.
+    pub async fn report_limits(&self, demand: Demand) {
+        let (info, account) = tokio::join!(self.info(), self.api.account_info());
+        let Ok(info) = info else { return };
+        let max_payload = self.connection.client.server_info().max_payload;
+        for limit in limits::binding(&info, account.as_ref().ok(), max_payload, demand) {
+            tracing::warn!(target: "jetway::log", stream = self.bucket.stream, "{limit}");
+        }
     }
 
     /// The names of the bucket.
@@ -146,7 +182,7 @@ impl Log {
     /// [`WireError`].
     pub async fn append_behind<W>(&self, end: Sequence) -> Result<Pipeline<W>, WireError> {
         let inbox = self.api.new_inbox();
-        Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.prefix, end).await
+        Pipeline::open(&self.endpoint, self.first_server(), inbox, &self.bucket.publish_prefix, end).await
     }
 
     /// Whether there is a message behind a sequence, from the stream's leader.
@@ -182,6 +218,29 @@ impl Log {
         self.api.stream_info(&self.bucket.stream).await
     }
 
+    /// NATS' own group of servers, over a connection to the system account.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn metadata_group(&self, login: &Auth) -> Result<MetadataGroup, ConnectError> {
+        MetadataGroup::open(&self.endpoint, login).await
+    }
+
+    /// Raises the number of the stream's copies. Returns it; `None` if it is as high already.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn raise_copies(&self, copies: usize) -> Result<Option<usize>, ApiError> {
+        let info = self.info().await?;
+        if info.config["num_replicas"].as_u64().is_some_and(|has| has >= copies as u64) {
+            return Ok(None);
+        }
+        let mut config = info.config;
+        config["num_replicas"] = copies.into();
+        self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
+        Ok(Some(copies))
+    }
+
     /// The stream's name.
     pub fn stream(&self) -> &str {
         &self.bucket.stream
@@ -215,7 +274,7 @@ impl Log {
     /// # Errors
     /// [`KeyTooLong`].
     pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
-        subjects::check_length(self.bucket.prefix.len(), key)
+        subjects::check_length(self.bucket.publish_prefix.len(), key)
     }
 }
 

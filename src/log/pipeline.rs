@@ -11,7 +11,7 @@
 
 use super::codec;
 use super::connect::Endpoint;
-use super::wire::{ProtocolError, ServerOp, Wire, WireError, server_error, status};
+use super::wire::{ProtocolError, ServerOp, Wire, WireError, status};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -70,7 +70,7 @@ pub enum AppendError {
     #[error("nobody takes what is sent to the stream")]
     NoLeader,
     /// An acknowledgement has not come in time.
-    #[error("no acknowledgement in time")]
+    #[error("NATS does not acknowledge what is written: the server or its disk stands still")]
     Late,
 }
 
@@ -151,7 +151,7 @@ impl<W> Pipeline<W> {
         end: Sequence,
     ) -> Result<Pipeline<W>, WireError> {
         let inbox = format!("{inbox}.");
-        let wire = Wire::open(endpoint, first, &format!("{inbox}*"), BUFFER_BYTES).await?;
+        let wire = Wire::open(endpoint, first, Some(&format!("{inbox}*")), BUFFER_BYTES).await?;
         let mut ping = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Pipeline {
@@ -244,7 +244,7 @@ impl<W> Pipeline<W> {
                     self.unanswered = 0;
                     None
                 }
-                ServerOp::Error(text) => return Err(server_error(text).into()),
+                ServerOp::Error(text) => return Err(self.wire.error(text).into()),
                 ServerOp::Info(_) | ServerOp::Ok => None,
             };
             self.wire.consume(length);

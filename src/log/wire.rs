@@ -6,7 +6,12 @@
 //! This module knows the part of the protocol that [`Pipeline`](super::pipeline) and
 //! [`Consumer`](super::consumer) need. Everything else goes through the client library.
 
-use super::connect::{Auth, Endpoint};
+use super::connect::Endpoint;
+use super::login::LoginError;
+use super::rights::{Denials, Denied};
+use crate::version::{NatsVersion, TooOld};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::json;
 use std::future::poll_fn;
@@ -98,7 +103,10 @@ pub enum WireError {
     /// The network.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// The server reports an error.
+    /// The server denies a use of a subject.
+    #[error("the NATS user may not {0}")]
+    Denied(Denied),
+    /// The server reports another error.
     #[error("NATS says: {0}")]
     Server(String),
     /// The server sends data that no nats-server sends.
@@ -108,8 +116,16 @@ pub enum WireError {
     #[error("TLS to NATS: {0}")]
     Tls(String),
     /// Credentials cannot be read.
-    #[error("--nats-creds {0}")]
-    Credentials(String),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// The server is too old.
+    #[error("NATS at {server} is {reason}")]
+    TooOld {
+        /// The server.
+        server: String,
+        /// Its version, and the reason.
+        reason: TooOld,
+    },
     /// No answer in time.
     #[error("no answer from NATS in time")]
     TimedOut,
@@ -137,6 +153,7 @@ pub(super) struct Wire {
     end: usize,
     /// The server.
     pub(super) server: ServerInfo,
+    denials: Denials,
 }
 
 /// The INFO that a server sends first.
@@ -176,7 +193,7 @@ impl Wire {
     pub(super) async fn open(
         endpoint: &Endpoint,
         first: usize,
-        inbox: &str,
+        inbox: Option<&str>,
         buffer_bytes: usize,
     ) -> Result<Wire, WireError> {
         let mut failed = WireError::Protocol(ProtocolError::NoServer);
@@ -194,7 +211,7 @@ impl Wire {
     async fn open_one(
         endpoint: &Endpoint,
         server: &str,
-        inbox: &str,
+        inbox: Option<&str>,
         buffer_bytes: usize,
     ) -> Result<Wire, WireError> {
         let bad = |reason| ProtocolError::Address { address: server.to_owned(), reason };
@@ -209,17 +226,24 @@ impl Wire {
             start: 0,
             end: 0,
             server: ServerInfo::default(),
+            denials: endpoint.denials.clone(),
         };
+        if endpoint.tls_first {
+            wire = wire.upgraded(endpoint, host.clone()).await?;
+        }
         wire.server = wire.read_info().await?;
+        NatsVersion::check(&wire.server.version)
+            .map_err(|reason| WireError::TooOld { server: server.to_owned(), reason })?;
         if !wire.server.headers {
             return Err(ProtocolError::NoHeaders.into());
         }
         let wants_tls = url.scheme() == "tls" || endpoint.client_cert.is_some() || wire.server.tls_required;
-        if wants_tls {
+        if wants_tls && !endpoint.tls_first {
             wire = wire.upgraded(endpoint, host).await?;
         }
         let login = login(endpoint, wire.server.nonce.as_deref()).await?;
-        wire.send(format!("CONNECT {login}\r\nSUB {inbox} 1\r\nPING\r\n").as_bytes()).await?;
+        let subscription = inbox.map(|inbox| format!("SUB {inbox} 1\r\n")).unwrap_or_default();
+        wire.send(format!("CONNECT {login}\r\n{subscription}PING\r\n").as_bytes()).await?;
         // The server reports an error about these before the PONG.
         loop {
             match wire.next_op()? {
@@ -227,7 +251,7 @@ impl Wire {
                     wire.consume(length);
                     return Ok(wire);
                 }
-                Some((ServerOp::Error(text), _)) => return Err(server_error(text)),
+                Some((ServerOp::Error(text), _)) => return Err(wire.error(text)),
                 Some((_, length)) => wire.consume(length),
                 None => wire.read_more().await?,
             }
@@ -243,7 +267,7 @@ impl Wire {
                     self.consume(length);
                     return Ok(info);
                 }
-                Some((ServerOp::Error(text), _)) => return Err(server_error(text)),
+                Some((ServerOp::Error(text), _)) => return Err(self.error(text)),
                 Some(_) => return Err(ProtocolError::NoInfo.into()),
                 None => self.read_more().await?,
             }
@@ -303,6 +327,19 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// The error for a server's text.
+    pub(super) fn error(&self, text: &[u8]) -> WireError {
+        let text = String::from_utf8_lossy(text);
+        let text = text.trim_start_matches("-ERR").trim().trim_matches('\'');
+        match Denied::parse(text) {
+            Some(denied) => {
+                self.denials.note(&denied);
+                WireError::Denied(denied)
+            }
+            None => WireError::Server(text.to_owned()),
+        }
+    }
+
     /// Sends all of `bytes`.
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         match &mut self.stream {
@@ -333,16 +370,18 @@ impl Wire {
     }
 }
 
-/// The error for a server's text.
-pub(super) fn server_error(text: &[u8]) -> WireError {
-    WireError::Server(
-        String::from_utf8_lossy(text).trim_start_matches("-ERR").trim().trim_matches('\'').to_owned(),
-    )
-}
-
-/// The JSON of CONNECT. Files are read each time, since they may have been renewed.
+/// The JSON of CONNECT.
 async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireError> {
-    let mut login = json!({
+    let login = endpoint.auth.login(nonce.unwrap_or_default().as_bytes()).await?;
+    let fields = [
+        ("user", login.user),
+        ("pass", login.password),
+        ("auth_token", login.token),
+        ("jwt", login.jwt),
+        ("nkey", login.nkey),
+        ("sig", login.signature.map(|signature| BASE64_URL_SAFE_NO_PAD.encode(signature))),
+    ];
+    let mut connect = json!({
         "verbose": false,
         "pedantic": false,
         "headers": true,
@@ -352,33 +391,12 @@ async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireE
         "version": env!("CARGO_PKG_VERSION"),
         "name": "jetway log",
     });
-    match &endpoint.auth {
-        Auth::Anonymous => {}
-        Auth::Password(user, password) => {
-            login["user"] = user.as_str().into();
-            login["pass"] = password.as_str().into();
-        }
-        Auth::Token(token) => login["auth_token"] = token.as_str().into(),
-        Auth::CredentialsFile(path) => {
-            let bad =
-                |what: &dyn std::fmt::Display| WireError::Credentials(format!("{}: {what}", path.display()));
-            let text = tokio::fs::read_to_string(path).await.map_err(|error| bad(&error))?;
-            let jwt = section(&text, "NATS USER JWT").ok_or_else(|| bad(&"it holds no user JWT"))?;
-            let seed = section(&text, "USER NKEY SEED").ok_or_else(|| bad(&"it holds no seed"))?;
-            let key = nkeys::KeyPair::from_seed(seed).map_err(|error| bad(&error))?;
-            let signature = key.sign(nonce.unwrap_or_default().as_bytes()).map_err(|error| bad(&error))?;
-            login["jwt"] = jwt.into();
-            login["sig"] = base64::Engine::encode(&base64::prelude::BASE64_URL_SAFE_NO_PAD, signature).into();
+    for (name, value) in fields {
+        if let Some(value) = value {
+            connect[name] = value.into();
         }
     }
-    Ok(login.to_string())
-}
-
-/// The line between two marks of a credentials file.
-fn section<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    let begin = format!("BEGIN {name}");
-    let mut lines = text.lines().map(str::trim).skip_while(|line| !line.contains(&begin)).skip(1);
-    lines.find(|line| !line.is_empty())
+    Ok(connect.to_string())
 }
 
 fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {

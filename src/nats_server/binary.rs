@@ -9,26 +9,15 @@ use std::time::Duration;
 
 use super::Error;
 use super::carried::{self, Carried, InMemory};
+use crate::version::NatsVersion;
 
 const ENV: &str = "JETWAY_NATS_SERVER";
 const NAME: &str = "nats-server";
 
-/// Proposals are fenced by their leader's term from here on.
-const MINIMUM: (Version, &str) = (Version(2, 14, 4), "2.14.4");
-/// Renames by block rewrites are synced, a stream keeps its creation time, and three replicas sync in groups.
-const RECOMMENDED: (Version, &str) = (Version(2, 15, 1), "2.15.1");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version(u32, u32, u32);
-
-impl Version {
-    /// Reads `nats-server: v2.15.1` and `v2.15.1-RC.2`; a pre-release counts as its release.
-    fn parse(output: &str) -> Option<(Self, String)> {
-        let text = output.trim().strip_prefix("nats-server: v")?.split_whitespace().next()?;
-        let mut numbers = text.split(['-', '+']).next()?.split('.').map(|part| part.parse().ok());
-        let version = Self(numbers.next()??, numbers.next()??, numbers.next()??);
-        numbers.next().is_none().then(|| (version, text.to_owned()))
-    }
+/// The version in `nats-server: v2.15.1`, and its text.
+fn parse(output: &str) -> Option<(NatsVersion, String)> {
+    let text = output.trim().strip_prefix("nats-server: v")?.split_whitespace().next()?;
+    Some((NatsVersion::parse(text)?, text.to_owned()))
 }
 
 /// A nats-server that is new enough.
@@ -162,21 +151,18 @@ impl Binary {
             .map_err(|_| unusable(std::io::Error::other("`--version` did not answer within 30 s")))?
             .map_err(unusable)?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let Some((version, found)) = Version::parse(&text) else {
+        let Some((version, found)) = parse(&text) else {
             let output =
                 if text.trim().is_empty() { String::from_utf8_lossy(&output.stderr).into() } else { text };
             return Err(Error::UnknownVersion { path: self.path(), output });
         };
-        if version < MINIMUM.0 {
-            let (minimum, recommended) = (MINIMUM.1, RECOMMENDED.1);
-            return Err(Error::TooOld { path: self.path(), found, minimum, recommended });
-        }
-        if version < RECOMMENDED.0 {
+        NatsVersion::check(&found).map_err(|reason| Error::TooOld { path: self.path(), reason })?;
+        if version < NatsVersion::RECOMMENDED {
             tracing::warn!(
                 binary = self.origin,
-                "nats-server {found} works, but {} or newer is recommended: before it, a power cut during a block rewrite can \
-                 cost data even when every message is synced",
-                RECOMMENDED.1
+                "nats-server {found} works, but {} or newer is recommended: before it, a power cut during a block rewrite \
+                 can cost data even when every message is synced",
+                NatsVersion::RECOMMENDED
             );
         }
         Ok(found)
@@ -206,15 +192,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_and_ordered() {
-        let parse = |text| Version::parse(text).map(|(version, _)| version);
-        assert_eq!(parse("nats-server: v2.15.1\n"), Some(Version(2, 15, 1)));
-        assert_eq!(parse("nats-server: v2.14.0-RC.1"), Some(Version(2, 14, 0)));
+    fn the_version_is_read_from_the_output() {
+        assert_eq!(parse("nats-server: v2.15.1\n"), Some((NatsVersion(2, 15, 1), "2.15.1".to_owned())));
         assert_eq!(parse("nats-server: v2.15"), None);
-        assert_eq!(parse("nats-server: v2.15.1.4"), None);
         assert_eq!(parse("etcd Version: 3.7.3"), None);
-        assert!(parse("nats-server: v2.9.25") < Some(MINIMUM.0));
-        assert!(parse("nats-server: v2.14.10") > Some(MINIMUM.0));
     }
 
     #[test]

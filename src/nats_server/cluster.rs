@@ -18,7 +18,7 @@ const ACCOUNT: &str = "JW";
 /// The user of jetway's own connection.
 pub(crate) const USER: &str = "jetway";
 /// The user of the system account.
-const SYSTEM_USER: &str = "system";
+pub(crate) const SYSTEM_USER: &str = "system";
 
 /// The members of a cluster by name, each with its peer URLs.
 pub type Members = BTreeMap<String, Vec<String>>;
@@ -41,6 +41,8 @@ pub struct PeerTls {
 pub struct ClusterSettings {
     /// This member's name.
     pub name: String,
+    /// This member's peer URLs.
+    pub peer_urls: Vec<String>,
     /// The token that all members share.
     pub token: String,
     /// Address on which the other members are expected, as `host:port`.
@@ -58,6 +60,8 @@ pub struct ClusterSettings {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     name: String,
+    /// The id from the first start. Other peer URLs do not change it.
+    id: u64,
     /// Digest of the token.
     token: String,
     members: Members,
@@ -67,6 +71,16 @@ struct Remembered {
 
 fn record_path(dir: &Path) -> PathBuf {
     dir.join("cluster.json")
+}
+
+/// The id of a member of a cluster, made of its peer URLs and the token as in etcd: each member knows the ids
+/// of all.
+pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
+    let mut urls = peer_urls.to_vec();
+    urls.sort();
+    let text = urls.concat() + token;
+    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    u64::from_be_bytes(*digest.as_ref().first_chunk().expect("a digest has twenty bytes"))
 }
 
 /// Whether a data directory belongs to a member of a cluster.
@@ -88,15 +102,16 @@ pub fn remember_removal(dir: &Path) -> std::io::Result<()> {
     std::fs::rename(new, path)
 }
 
-/// Compares the settings with those of earlier starts, and remembers them. Returns the members to connect
-/// to.
+/// Compares the settings with those of earlier starts, and remembers them. Returns this member's id
+/// and the members to connect to.
 ///
 /// # Errors
 /// The data is of another member or another cluster, or was removed from its cluster.
-pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<Members, Error> {
+pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, Members), Error> {
     let path = record_path(dir.path());
     let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
     let mut members = settings.members.clone();
+    let mut id = member_id(&settings.peer_urls, &settings.token);
     match std::fs::read(&path) {
         Ok(bytes) => {
             let remembered: Remembered =
@@ -114,6 +129,7 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<Members
                     "of a cluster with another token than --initial-cluster-token {token:?}"
                 )));
             }
+            id = remembered.id;
             if members.is_empty() {
                 members = remembered.members;
             }
@@ -121,10 +137,15 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<Members
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(dir.error("read", &path, error)),
     }
-    let remembered =
-        Remembered { name: settings.name.clone(), token: digest(&settings.token), members, removed: false };
+    let remembered = Remembered {
+        name: settings.name.clone(),
+        id,
+        token: digest(&settings.token),
+        members,
+        removed: false,
+    };
     dir.write_private(&path, &serde_json::to_string(&remembered).expect("plain data"))?;
-    Ok(remembered.members)
+    Ok((id, remembered.members))
 }
 
 /// A text that shows whether two tokens are the same, and from which none can be had.
@@ -212,6 +233,7 @@ mod tests {
         let members = ["a", "b", "c"].map(|name| (name.to_owned(), vec![format!("http://{name}.test:2380")]));
         ClusterSettings {
             name: name.into(),
+            peer_urls: vec!["http://a.test:2380".into()],
             token: token.into(),
             listen: "0.0.0.0:2380".into(),
             advertise: "a.test:2380".into(),
@@ -224,9 +246,9 @@ mod tests {
     fn a_data_directory_stays_that_of_one_member_of_one_cluster() {
         let dir = tempfile::tempdir().expect("a directory");
         let data = DataDir::open(dir.path()).expect("opened");
-        assert_eq!(claim(&data, &settings("a", "t")).expect("claimed").len(), 3);
+        assert_eq!(claim(&data, &settings("a", "t")).expect("claimed").1.len(), 3);
         let without_flags = ClusterSettings { members: BTreeMap::new(), ..settings("a", "t") };
-        assert_eq!(claim(&data, &without_flags).expect("claimed").len(), 3);
+        assert_eq!(claim(&data, &without_flags).expect("claimed").1.len(), 3);
         for (other, word) in [(settings("b", "t"), "member \"a\""), (settings("a", "u"), "token")] {
             let refused = claim(&data, &other).expect_err("another one").to_string();
             assert!(refused.contains(word), "{refused}");

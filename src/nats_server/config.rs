@@ -14,6 +14,8 @@ pub(super) struct Start<'a> {
     pub(super) store: &'a Path,
     /// `None`: the system chooses.
     pub(super) port: Option<u16>,
+    /// The server's name where it is no member of a cluster.
+    pub(super) name: &'a str,
     pub(super) token: &'a str,
     pub(super) max_file_store_bytes: u64,
     pub(super) extra: Option<&'a ExtraConfig>,
@@ -47,9 +49,11 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
     };
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
     let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
-    let login = match &settings.cluster {
-        Some(cluster) => cluster::render(cluster, start.members, start.token, quote),
-        None => format!("server_name: \"jetway\"\nauthorization {{ token: {} }}\n", quote(start.token)),
+    let login = if let Some(cluster) = &settings.cluster {
+        cluster::render(cluster, start.members, start.token, quote)
+    } else {
+        let (name, token) = (quote(start.name), quote(start.token));
+        format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
     };
     write!(
         text,
@@ -60,24 +64,40 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
          max_payload: {max_payload}\n\
          max_control_line: {MAX_CONTROL_LINE_BYTES}\n\
          max_pending: {MAX_PENDING_BYTES}\n\
-         write_deadline: \"30s\"\n\
-         jetstream {{\n\
+         write_deadline: \"30s\"\n",
+        dir = quoted(start.dir),
+        max_payload = settings.max_payload_bytes,
+    )
+    .expect("writing to a string cannot fail");
+    // The user's file comes later, so that its values win if both set one (`max_pending`, `write_deadline`).
+    // The block with the store comes behind it, and replaces one with a domain.
+    if let Some(extra) = start.extra {
+        text.push_str(&extra.include_line(start.dir));
+    }
+    let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));
+    let domain = domain.map(|domain| format!("  domain: {}\n", quote(domain))).unwrap_or_default();
+    write!(
+        text,
+        "jetstream {{\n\
          \x20 store_dir: {store}\n\
          \x20 max_memory_store: {MAX_MEMORY_STORE_BYTES}\n\
          \x20 max_file_store: {max_file_store}\n\
          {sync}\
+         {domain}\
          }}\n",
-        dir = quoted(start.dir),
-        max_payload = settings.max_payload_bytes,
         store = quoted(start.store),
         max_file_store = start.max_file_store_bytes,
     )
     .expect("writing to a string cannot fail");
-    // The user's file comes last, so that its values win if both set one (`max_pending`, `write_deadline`).
-    if let Some(extra) = start.extra {
-        text.push_str(&extra.include_line(start.dir));
-    }
     text
+}
+
+/// A name that no other server has: a hub of leaf nodes keeps one connection for each name. The name of the
+/// machine is for people.
+pub(super) fn random_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    format!("jetway-{host}-{:08x}", rand::random::<u32>())
 }
 
 fn quote(text: &str) -> String {

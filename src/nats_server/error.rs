@@ -2,6 +2,7 @@
 //! [`Status`](super::Status) instead.
 
 use super::extra_config::ExtraConfigError;
+use crate::version::TooOld;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,12 +25,8 @@ pub enum Error {
     #[error("{} does not look like a nats-server: `--version` answered {output:?}", .path.display())]
     UnknownVersion { path: PathBuf, output: String },
 
-    #[error(
-        "{} is nats-server {found}; jetway needs {minimum} or newer (recommended: {recommended}), since older ones refuse \
-         valid transactions over several keys, can lose a stored write, and can pass a compare on a deposed leader",
-        .path.display()
-    )]
-    TooOld { path: PathBuf, found: String, minimum: &'static str, recommended: &'static str },
+    #[error("{} is {reason}", .path.display())]
+    TooOld { path: PathBuf, reason: TooOld },
 
     #[error("cannot {action} {}: {source}; --data-dir must name a directory that jetway may write", .path.display())]
     DataDir { action: &'static str, path: PathBuf, source: io::Error },

@@ -1,6 +1,7 @@
 //! The child's log lines: forwarded to `tracing`, kept for error texts, and searched for write errors of the
 //! store.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -41,6 +42,22 @@ fn parse(line: &str) -> (Level, &str) {
         }
     }
     (Level::Error, line)
+}
+
+/// Beginnings of warnings that tell an operator nothing: of the password that jetway itself writes into the
+/// configuration, and of a step that each start and stop takes.
+const NO_NEWS: [&str; 2] = ["Plaintext passwords detected", "Metalayer blocking snapshot"];
+
+/// Splits the number of an attempt off, as in `Error trying to connect to route (attempt 3): …`.
+fn split_attempt(text: &str) -> (Option<u64>, Cow<'_, str>) {
+    let parts = text.split_once(" (attempt ").and_then(|(before, rest)| {
+        let (number, after) = rest.split_once(')')?;
+        Some((number.parse().ok()?, format!("{before}{after}")))
+    });
+    match parts {
+        Some((attempt, rest)) => (Some(attempt), rest.into()),
+        None => (None, text.into()),
+    }
 }
 
 /// Whether a line reports that a store refuses writes from now on.
@@ -118,13 +135,15 @@ pub(super) async fn forward(
         if !text.contains(|c: char| c.is_ascii_alphanumeric()) {
             continue;
         }
+        let level = if NO_NEWS.iter().any(|start| text.starts_with(start)) { Level::Debug } else { level };
         tail.push(level, text);
+        let (attempt, told) = split_attempt(text);
         match level {
             Level::Trace => tracing::trace!(target: "nats_server", "{text}"),
-            Level::Debug => tracing::debug!(target: "nats_server", "{text}"),
-            Level::Info => tracing::info!(target: "nats_server", "{text}"),
-            Level::Warn => tracing::warn!(target: "nats_server", "{text}"),
-            Level::Error => tracing::error!(target: "nats_server", "{text}"),
+            // Ordinary lines say nothing that jetway's own lines do not say.
+            Level::Debug | Level::Info => tracing::debug!(target: "nats_server", "{text}"),
+            Level::Warn => tracing::warn!(target: "nats_server", attempt, "{told}"),
+            Level::Error => tracing::error!(target: "nats_server", attempt, "{told}"),
         }
         if level >= Level::Warn && is_write_error(text) {
             // The first line names the file and the reason. Later lines are its consequences.
@@ -152,6 +171,15 @@ mod tests {
         );
         assert_eq!(parse("[12] [INF]"), (Level::Info, ""));
         assert_eq!(parse(""), (Level::Error, ""));
+    }
+
+    #[test]
+    fn the_number_of_an_attempt_is_split_off() {
+        let (attempt, text) =
+            split_attempt("Error trying to connect to route (attempt 12): dial tcp h:1: refused");
+        assert_eq!((attempt, &*text), (Some(12), "Error trying to connect to route: dial tcp h:1: refused"));
+        let (attempt, text) = split_attempt("no (attempt to) read");
+        assert_eq!((attempt, &*text), (None, "no (attempt to) read"));
     }
 
     #[tokio::test]

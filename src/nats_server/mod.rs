@@ -32,6 +32,7 @@
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -48,14 +49,16 @@ mod log;
 mod ready;
 mod signal;
 mod supervisor;
+mod vitals;
 
 pub use carried::carried_version;
-pub(crate) use cluster::USER as CLUSTER_USER;
-pub use cluster::{ClusterSettings, Members, PeerTls, is_member, remember_removal};
+pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
+pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
 pub(crate) use extra_config::fuzz as fuzz_config;
+use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// The JetStream domain (`--nats-js-domain`).
+    pub domain: Option<String>,
     pub sync: SyncMode,
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
@@ -100,6 +105,7 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            domain: None,
             sync: SyncMode::default(),
             cluster: None,
             max_payload_bytes: 8 << 20,
@@ -137,6 +143,7 @@ enum Ending {
 pub struct NatsServer {
     token: String,
     version: String,
+    member_id: Option<u64>,
     members: Members,
     status: watch::Receiver<Status>,
     write_error: watch::Receiver<Option<String>>,
@@ -145,6 +152,7 @@ pub struct NatsServer {
     stop: watch::Sender<bool>,
     stop_timeout: Duration,
     synced_store: Option<PathBuf>,
+    vitals: Arc<Vitals>,
 }
 
 /// The supervisor thread's report about the first start.
@@ -152,6 +160,7 @@ pub struct NatsServer {
 struct Started {
     token: String,
     version: String,
+    member_id: Option<u64>,
     members: Members,
 }
 
@@ -172,14 +181,32 @@ impl NatsServer {
         // its name.
         let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
             .then(|| store_dir(&settings.data_dir));
-        let outputs =
-            supervisor::Outputs { status: status_tx, write_error: write_error_tx, ending: ending_tx };
+        let vitals = Arc::new(Vitals::new());
+        let outputs = supervisor::Outputs {
+            status: status_tx,
+            write_error: write_error_tx,
+            ending: ending_tx,
+            vitals: Arc::clone(&vitals),
+        };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version, members } = started.await.map_err(|_| Error::SupervisorGone)??;
-        Ok(Self { token, version, members, status, write_error, ending, stop, stop_timeout, synced_store })
+        let Started { token, version, member_id, members } =
+            started.await.map_err(|_| Error::SupervisorGone)??;
+        Ok(Self {
+            token,
+            version,
+            member_id,
+            members,
+            status,
+            write_error,
+            ending,
+            stop,
+            stop_timeout,
+            synced_store,
+            vitals,
+        })
     }
 
     /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
@@ -209,6 +236,11 @@ impl NatsServer {
     /// The server's version, as `2.15.1`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The id of this member of a cluster; `None` without a cluster.
+    pub fn member_id(&self) -> Option<u64> {
+        self.member_id
     }
 
     /// The members of the server's cluster, as far as they are known at its start; none without a cluster.

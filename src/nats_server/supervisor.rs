@@ -1,6 +1,7 @@
 //! The loop that keeps one nats-server running.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
@@ -12,6 +13,7 @@ use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
+use super::vitals::Vitals;
 use super::{Ending, Error, NatsServerSettings, Started, Status};
 
 /// Pause before a new start, doubled with each start that did not last.
@@ -32,6 +34,7 @@ pub(super) struct Outputs {
     pub(super) status: watch::Sender<Status>,
     pub(super) write_error: watch::Sender<Option<String>>,
     pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(super) vitals: Arc<Vitals>,
 }
 
 type StartedSender = oneshot::Sender<Result<Started, Error>>;
@@ -74,6 +77,7 @@ async fn run(
         Some(mut child) => child.stop(stop_timeout).await,
         None => Ending::Clean,
     };
+    outputs.vitals.ended();
     // The directory is unlocked before the end is reported (N1).
     drop(data_dir);
     outputs.status.send_replace(Status::Stopped);
@@ -89,6 +93,7 @@ struct Plan<'a> {
     data_dir: &'a DataDir,
     binary: Binary,
     extra: Option<ExtraConfig>,
+    name: String,
     token: String,
     members: Members,
 }
@@ -116,23 +121,23 @@ async fn supervise(
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
     let found = binary::find(settings.binary.as_deref()).await?;
-    let extra = settings.extra_config.as_deref().map(ExtraConfig::read).transpose()?;
+    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let binary = found.unpacked(data_dir.path()).await?;
     let version = binary.version.clone();
-    let mode = match &settings.cluster {
-        Some(_) => Mode::Clustered,
-        None => extra.as_ref().map_or(Mode::Standalone, ExtraConfig::mode),
-    };
+    let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
     data_dir.claim_mode(mode)?;
-    let members = match &settings.cluster {
-        Some(cluster) => cluster::claim(data_dir, cluster)?,
-        None => Members::new(),
+    let (member_id, members) = match &settings.cluster {
+        Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
+        None => (None, Members::new()),
     };
-    let plan = Plan { settings, data_dir, binary, extra, token: random_token(), members };
+    let (name, token) = (config::random_name(), random_token());
+    let plan = Plan { settings, data_dir, binary, extra, name, token, members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
+    let mut down = None;
     loop {
         let (cause, ran) = match bring_up(&plan, port, outputs, child).await {
             Err(Failure { error, .. }) if started.is_some() => return Err(error),
@@ -144,18 +149,22 @@ async fn supervise(
                 generation += 1;
                 attempt = 0;
                 port = Some(now_on);
-                tracing::info!(
-                    port = now_on,
-                    generation,
-                    version,
-                    binary = plan.binary.origin,
-                    "nats-server is ready"
-                );
+                let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
+                match down.take() {
+                    None => {
+                        let binary = &plan.binary.origin;
+                        tracing::info!(port = now_on, version, binary, pid, "nats-server is ready");
+                    }
+                    Some(since) => {
+                        let after = Instant::now().duration_since(since);
+                        tracing::info!(port = now_on, pid, restarts, ?after, "nats-server is ready again");
+                    }
+                }
                 outputs.status.send_replace(Status::Running { port: now_on, generation });
                 if let Some(started) = started.take() {
                     let (token, version, members) =
                         (plan.token.clone(), version.clone(), plan.members.clone());
-                    let up = Started { token, version, members };
+                    let up = Started { token, version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();
@@ -166,11 +175,20 @@ async fn supervise(
             running.stop(settings.stop_timeout).await;
             *child = None;
         }
+        outputs.vitals.ended();
+        down.get_or_insert_with(Instant::now);
         if ran >= HEALTHY_RUN {
             pause = FIRST_PAUSE;
         }
         attempt += 1;
-        tracing::error!(cause, attempt, "nats-server is down; starting it again in {pause:?}");
+        outputs.vitals.restarted();
+        let restarts = outputs.vitals.restarts();
+        tracing::error!(
+            cause,
+            attempt,
+            restarts,
+            "nats-server has ended; jetway starts it again in {pause:?}"
+        );
         outputs.status.send_replace(Status::Restarting { cause, attempt });
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -186,6 +204,7 @@ async fn bring_up(
 ) -> Result<u16, Failure> {
     const REPORT: Duration = Duration::from_secs(5);
     let child = child.insert(spawn(plan, port, outputs).await?);
+    outputs.vitals.runs(child.pid());
     let started = Instant::now();
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
@@ -228,6 +247,7 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
         dir: data_dir.path(),
         store: &data_dir.store_path(),
         port,
+        name: &plan.name,
         token: &plan.token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),

@@ -84,8 +84,11 @@ pub struct Member {
     pub name: String,
     /// The URLs for clients.
     pub client_urls: Vec<String>,
-    /// The URLs for peers, shown only.
+    /// The URLs for peers.
     pub peer_urls: Vec<String>,
+    /// Whether it does not count for a majority yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_learner: bool,
 }
 
 /// The first record of an epoch.

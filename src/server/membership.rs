@@ -1,22 +1,17 @@
 //! Ids of members.
 
-use crate::cli::{Cluster, ServerSettings, Storage};
-use crate::nats_server::Members;
+use crate::cli::{Cluster, ServerSettings};
+use crate::nats_server::{self, Members};
 use crate::record::Member;
 
-/// This instance in the member list.
-pub(super) fn own(settings: &ServerSettings) -> Member {
-    let cluster = match &settings.storage {
-        Storage::Embedded { cluster: Some(cluster), .. } => Some(cluster),
-        _ => None,
-    };
-    let id =
-        cluster.map_or_else(|| id_of_instance(settings), |cluster| id_of_peer(&settings.peer_urls, cluster));
+/// This instance in the member list. A member of a cluster has an id already.
+pub(super) fn own(settings: &ServerSettings, member_id: Option<u64>) -> Member {
     Member {
-        id,
+        id: member_id.unwrap_or_else(|| id_of_instance(settings)),
         name: settings.name.clone(),
         client_urls: settings.advertise.clone(),
         peer_urls: settings.peer_urls.clone(),
+        is_learner: false,
     }
 }
 
@@ -25,22 +20,13 @@ pub(super) fn founders(members: &Members, cluster: &Cluster) -> Vec<Member> {
     members
         .iter()
         .map(|(name, urls)| Member {
-            id: id_of_peer(urls, cluster),
+            id: nats_server::member_id(urls, &cluster.server.token),
             name: name.clone(),
             client_urls: Vec::new(),
             peer_urls: urls.clone(),
+            is_learner: false,
         })
         .collect()
-}
-
-/// The id of a member of a cluster, made of its peer URLs and the token as in etcd: all members know the ids
-/// of all.
-fn id_of_peer(peer_urls: &[String], cluster: &Cluster) -> u64 {
-    let mut urls = peer_urls.to_vec();
-    urls.sort();
-    let text = urls.concat() + &cluster.server.token;
-    let digest = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-    u64::from_be_bytes(*digest.as_ref().first_chunk().expect("a digest has twenty bytes"))
 }
 
 /// The id of an instance on a bucket, the same for every start: made of its name and the URLs of its clients.

@@ -1,13 +1,16 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
+mod announce;
 mod membership;
 mod notify;
 mod services;
 mod shutdown;
 mod start;
 
+pub use announce::announce;
+
 use crate::auth;
-use crate::cli::{ListenAddress, ListenUrl, ServerSettings};
+use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
 use crate::engine;
 use crate::nats_server;
 use crate::transport::{
@@ -80,21 +83,15 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let connections = connection_limit();
     let mut listeners = Vec::new();
     let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
-    for (flag, urls, purpose, limit) in [
-        ("--listen-client-urls", &settings.listen, for_clients, Some(&connections)),
-        ("--listen-client-http-urls", &settings.listen_client_http, Purpose::Http, Some(&connections)),
+    for (urls, purpose, limit) in [
+        (&settings.listen, for_clients, Some(&connections)),
+        (&settings.listen_client_http, Purpose::Http, Some(&connections)),
         // Probes get through when clients have taken all connections.
-        ("--listen-metrics-urls", &settings.listen_metrics, Purpose::Probes, None),
+        (&settings.listen_metrics, Purpose::Probes, None),
     ] {
         for listen in urls {
-            let listener = Listener::bind(
-                flag,
-                listen,
-                tls.as_ref(),
-                http2,
-                limit.cloned(),
-                settings.socket_reuse_port,
-            )?;
+            let listener =
+                Listener::bind(listen, tls.as_ref(), http2, limit.cloned(), settings.socket_reuse_port)?;
             listeners.push((listener, Dispatcher::new(stages.clone(), purpose)));
         }
     }
@@ -118,6 +115,10 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     };
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
+        () = started.engine.removed() => {
+            remember_removal(&settings);
+            None
+        }
         reason = started.engine.failed() => Some(ServeError::Data(reason)),
     };
     notify::stopping();
@@ -135,6 +136,19 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         nats.stop().await?;
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Keeps this member's data from coming back. As in etcd, the process then ends without an error.
+fn remember_removal(settings: &ServerSettings) {
+    let Storage::Embedded { data_dir, .. } = &settings.storage else { return };
+    tracing::error!(
+        data_dir = %data_dir.display(),
+        "the member has been permanently removed from the cluster, or was never added to it (etcdctl member add); the \
+         data-dir used by this member must be removed"
+    );
+    if let Err(error) = nats_server::remember_removal(data_dir) {
+        tracing::error!(%error, "the removal cannot be recorded in the data directory");
+    }
 }
 
 /// The names by which clients may call the ports.

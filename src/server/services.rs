@@ -12,7 +12,7 @@ use crate::api::local::Local;
 use crate::api::lock::LockService;
 use crate::api::maintenance::MaintenanceService;
 use crate::api::watch::{self as watch_api, WatchService};
-use crate::cli::ServerSettings;
+use crate::cli::{ServerSettings, Storage};
 use crate::engine::Engine;
 use crate::proto::etcdserverpb::auth_server::AuthServer;
 use crate::proto::etcdserverpb::cluster_server::ClusterServer;
@@ -66,8 +66,12 @@ pub(super) fn services(
     )
     .with_leader(engine.has_leader())
     .with_users(engine.clone());
+    let token = match &settings.storage {
+        Storage::Embedded { cluster: Some(cluster), .. } => cluster.server.token.clone(),
+        _ => String::new(),
+    };
     let maintenance = MaintenanceService::new(engine.clone(), header.clone(), settings.quota_bytes);
-    let cluster = ClusterService::new(engine.clone(), header.clone());
+    let cluster = ClusterService::new(engine.clone(), header.clone(), token);
     let auth = AuthService::new(engine.clone(), header.clone());
     Services::new(ServiceSet {
         kv: limited!(KvServer::new(kv), message_bytes),

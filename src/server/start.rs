@@ -11,7 +11,7 @@ use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
-use crate::log::{Auth, Endpoint};
+use crate::log::{Auth, Endpoint, OwnCluster};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::telemetry::Metrics;
@@ -44,18 +44,18 @@ pub(super) async fn start(
 ) -> Result<Started, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
-    let member_id = membership::own(settings).id;
     let cluster = match &settings.storage {
         Storage::Embedded { cluster, .. } => cluster.as_deref(),
         Storage::External(_) => None,
     };
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
-        Storage::External(endpoint) => (None, endpoint.clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, sync, bucket, cluster } => {
+        Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {
                 if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
@@ -74,21 +74,22 @@ pub(super) async fn start(
                     Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
                 },
                 bucket: bucket.clone(),
-                replicas: None,
-                founders: cluster.as_ref().map(|_| nats.members().len()),
-                ca_file: None,
-                client_cert: None,
+                own_cluster: cluster.as_ref().map(|_| OwnCluster {
+                    founders: nats.members().len(),
+                    system: Auth::Password(
+                        nats_server::CLUSTER_SYSTEM_USER.to_owned(),
+                        nats.token().to_owned(),
+                    ),
+                }),
+                ..Endpoint::default()
             };
-            let durability = match sync {
-                _ if cluster.is_some() => Level::Nats,
-                SyncMode::Group => Level::Group,
-                SyncMode::Always => Level::Always,
-                SyncMode::Lazy => Level::Lazy,
-            };
+            let durability = durability(*sync, cluster.is_some());
             (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
         }
     };
     starting("connecting to NATS".into());
+    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
         is_alone: nats.is_some() && cluster.is_none(),
@@ -98,11 +99,16 @@ pub(super) async fn start(
         synced_store: nats.as_ref().and_then(NatsServer::synced_store),
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
-        member: membership::own(settings),
+        largest_message: settings.max_request_bytes,
+        member,
         founders: nats
             .as_ref()
             .zip(cluster)
             .map(|(nats, cluster)| membership::founders(nats.members(), cluster)),
+        change_rules: engine::ChangeRules {
+            is_strict: settings.strict_reconfig_check,
+            max_learners: settings.max_learners,
+        },
         heartbeat_interval: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,
@@ -134,10 +140,12 @@ pub(super) async fn start(
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
     }
-    let header =
-        HeaderSource { cluster_id: engine.cluster_id(), member_id: member_id, epoch: engine.epoch() };
+    let header = HeaderSource { cluster_id: engine.cluster_id(), member_id, epoch: engine.epoch() };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
+    if let Some(nats) = &nats {
+        nats.register(&mut metrics);
+    }
     hub.register(&mut metrics);
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
@@ -154,12 +162,19 @@ pub(super) async fn start(
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
-    for listen in &settings.listen {
-        tracing::info!(url = listen.url, "serving client traffic");
-    }
-    tracing::info!(revision = %engine.reader().revision(), sync = durability.name(), "ready to serve client requests");
+    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready(shutdown);
     Ok(Started { engine, nats })
+}
+
+/// When answered writes of the embedded server are on stable storage.
+pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
+    match sync {
+        _ if is_clustered => Level::Nats,
+        SyncMode::Group => Level::Group,
+        SyncMode::Always => Level::Always,
+        SyncMode::Lazy => Level::Lazy,
+    }
 }
 
 /// The names by which other members may call this one.

@@ -9,6 +9,7 @@
 use super::calls::CallCounters;
 use super::operations::{Operations, range_durations};
 use super::probes::Probes;
+use super::series::Series;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use futures_util::future::BoxFuture;
 use prometheus::core::Collector;
@@ -134,6 +135,11 @@ impl Metrics {
     /// A new gauge for each value of the labels.
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels).expect("a legal name"))
+    }
+
+    /// A new gauge whose series come and go.
+    pub fn series(&self, name: &str, help: &str, labels: &[&str]) -> Series {
+        Series::new(self.gauges(name, help, labels))
     }
 
     /// A new counter.

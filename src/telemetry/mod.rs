@@ -9,11 +9,13 @@ mod log;
 mod metrics;
 mod operations;
 mod probes;
+mod series;
 
 pub use calls::{CallCounters, MessageCounters, MethodCounters};
 pub use log::{LogError, LogFormat, LogOutput, LogRotation, LogSettings, init};
 pub use metrics::{Metrics, write_histogram};
 pub use operations::Operations;
 pub use probes::Probes;
+pub use series::Series;
 
 pub(crate) use metrics::descriptor_limit;

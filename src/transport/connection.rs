@@ -6,6 +6,7 @@
 use super::cork::{Cork, cork, uncorked};
 use super::keepalive::PingGuard;
 use super::protocol::{self, Protocol};
+use super::socket::Peer;
 use axum::body::Body;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -20,10 +21,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-/// How much a client may send ahead on a stream, and on all of a connection. Enough for the largest request
-/// in one go or two.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// How much a client may send ahead on a stream, and on all of a connection.
+///
+/// h2 ends a connection on which small frames wait: each costs up to 251 bytes of a budget, which is half the
+/// window of the connection. A frame of gRPC has five bytes at least, so a stream's window has to be a
+/// hundredth of the connection's. Then one stream alone never ends its connection. Renewals of leases have 15
+/// bytes, so eight streams that are full of them do not. The window of the connection protects no memory: a
+/// call's message leaves it as it comes, and the number of calls has no bound.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const _: () = assert!(CONNECTION_WINDOW / 2 >= STREAM_WINDOW / 5 * 251);
 /// Streams that a client resets before they were looked at. A client that cancels thousands of calls at once
 /// is not an attack, and those of an attacker hold a kilobyte each.
 const PENDING_RESETS: usize = 10_000;
@@ -105,7 +112,7 @@ impl Connections {
 
     /// Serves a connection until it ends; once the server stops, until the requests on it have ended.
     ///
-    /// `counts_pings` says whether the client is disconnected if it pings too often.
+    /// A client whose pings are `counted` is disconnected if it pings too often.
     ///
     /// # Errors
     /// The connection failed.
@@ -113,7 +120,7 @@ impl Connections {
         &self,
         io: I,
         service: S,
-        counts_pings: bool,
+        counted: Option<Peer>,
     ) -> Result<(), ConnectionError>
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -141,8 +148,8 @@ impl Connections {
             }
             Protocol::Http2 => {
                 let (io, cork) = cork(io);
-                if counts_pings {
-                    let guarded = PingGuard::new(io, self.settings.keepalive_min_time);
+                if let Some(peer) = counted {
+                    let guarded = PingGuard::new(io, self.settings.keepalive_min_time, peer);
                     self.serve_http2(guarded, &cork, service).await
                 } else {
                     self.serve_http2(io, &cork, service).await

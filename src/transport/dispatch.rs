@@ -4,7 +4,7 @@
 //! request may take. HTTP requests do not wait; their responses say how far the start is.
 
 use super::grpc::not_grpc;
-use super::http::{HttpRoutes, starting};
+use super::http::{HttpRoutes, refuse_head, starting};
 use super::listener::Security;
 use super::services::GrpcServices;
 use crate::error::EtcdError;
@@ -118,6 +118,9 @@ impl Service<Request<Body>> for Dispatcher {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let purpose = self.purpose;
+        if let Some(refusal) = refuse_head(&request) {
+            return ready(refusal);
+        }
         if let Stage::Ready(endpoints) = &*self.stage.borrow() {
             return endpoints.respond(purpose, request);
         }

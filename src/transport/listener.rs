@@ -4,8 +4,8 @@
 //! that changes while they run, no limit of connections that several ports share, no timeout of handshakes,
 //! and no pause when descriptors run out.
 
-use super::connection::{Connections, Http2Settings};
-use super::socket::{ListenSocket, Stream};
+use super::connection::{ConnectionError, Connections, Http2Settings};
+use super::socket::{ListenSocket, Peer, Stream};
 use super::tls::{Tls, common_name};
 use crate::auth::CertificateName;
 use crate::cli::ListenUrl;
@@ -63,7 +63,6 @@ impl Listener {
     /// # Errors
     /// [`ListenError`].
     pub(crate) fn bind(
-        flag: &'static str,
         listen: &ListenUrl,
         tls: Option<&Arc<Tls>>,
         http2: Http2Settings,
@@ -74,7 +73,7 @@ impl Listener {
         let url = listen.url.clone();
         match ListenSocket::open(&listen.address, shared) {
             Ok(socket) => Ok(Listener { socket, url, tls, http2: http2.with_defaults(), limit }),
-            Err(source) => Err(ListenError { flag, url, source }),
+            Err(source) => Err(ListenError { flag: listen.flag, url, source }),
         }
     }
 
@@ -88,11 +87,16 @@ impl Listener {
         let connections = Connections::new(http2, stop.clone());
         // Closed when the last connection has let go of its receiver.
         let (all, open) = watch::channel(());
-        let mut is_failing = false;
         loop {
             let next = async {
                 let permit = match &limit {
                     Some(limit) => {
+                        if limit.available_permits() == 0 {
+                            tracing::warn!(
+                                url,
+                                "all connections are taken, and new ones wait; raise the limit of file descriptors"
+                            );
+                        }
                         let permit = Arc::clone(limit).acquire_owned().await;
                         Some(permit.expect("the semaphore is never closed"))
                     }
@@ -104,23 +108,19 @@ impl Listener {
                 () = stop.cancelled() => break,
                 next = next => next,
             };
-            let stream = match accepted {
-                Ok(stream) => stream,
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
-                    // Only the first of several failures is logged: there are twenty a second.
-                    if !std::mem::replace(&mut is_failing, true) {
-                        tracing::warn!(%error, url, "connections cannot be accepted");
-                    }
+                    tracing::warn!(%error, url, "connections cannot be accepted");
                     drop(permit);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            is_failing = false;
             let (connections, service, tls) = (connections.clone(), service.clone(), tls.clone());
             let open = open.clone();
             tokio::spawn(async move {
-                connection(&connections, stream, tls, service).await;
+                connection(&connections, (stream, peer), tls, service).await;
                 drop((open, permit));
             });
         }
@@ -130,29 +130,36 @@ impl Listener {
     }
 }
 
-async fn connection<S>(connections: &Connections, stream: Stream, tls: Option<Arc<Tls>>, service: S)
-where
+async fn connection<S>(
+    connections: &Connections,
+    (stream, peer): (Stream, Peer),
+    tls: Option<Arc<Tls>>,
+    service: S,
+) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let Some(tls) = tls else {
         let service =
             MapRequest::new(service, |request: Request<_>| extended(request, Security::Plain, None));
-        return report(connections.serve(stream, service, true).await);
+        return report(peer, connections.serve(stream, service, Some(peer)).await);
     };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls));
     let stream = tokio::select! {
         () = connections.stopped() => return,
         shaken = handshake => match shaken {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!("TLS handshake took too long"),
+            Ok(Err(error)) => return report_handshake(peer, &error),
+            Err(_) => {
+                return tracing::warn!(%peer, "a TLS handshake is refused: it took more than 10 s");
+            }
         },
     };
     let name = certificate_name(&tls, stream.get_ref().1);
     let service =
         MapRequest::new(service, move |request: Request<_>| extended(request, Security::Tls, name.as_ref()));
-    report(connections.serve(stream, service, connections.counts_pings_over_tls()).await);
+    let counted = connections.counts_pings_over_tls().then_some(peer);
+    report(peer, connections.serve(stream, service, counted).await);
 }
 
 /// A request with the properties of its connection as extensions.
@@ -176,9 +183,25 @@ fn certificate_name(tls: &Tls, connection: &rustls::ServerConnection) -> Option<
     Some(CertificateName(common_name(leaf).unwrap_or_default().into()))
 }
 
-fn report(served: Result<(), impl std::error::Error>) {
-    if let Err(error) = served {
+fn report_handshake(peer: Peer, error: &io::Error) {
+    let reason = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match reason {
+        // Port scans, and health checks that only connect.
+        None => tracing::debug!(%peer, %error, "a TLS handshake has ended early"),
+        Some(rustls::Error::InvalidMessage(_)) => {
+            tracing::warn!(%peer, %error, "a TLS handshake is refused: the client does not speak TLS; it needs https");
+        }
+        Some(reason) => tracing::warn!(%peer, %reason, "a TLS handshake is refused"),
+    }
+}
+
+fn report(peer: Peer, served: Result<(), ConnectionError>) {
+    match served {
+        Ok(()) => {}
+        Err(ConnectionError::Preface(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!(%peer, %error, "a connection is refused; a client with TLS needs a port with https");
+        }
         // Port scans, health checks that only connect, and killed clients are normal.
-        tracing::debug!(%error, "a connection ended with an error");
+        Err(error) => tracing::debug!(%peer, %error, "a connection ended with an error"),
     }
 }

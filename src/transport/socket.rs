@@ -2,8 +2,10 @@
 
 use crate::cli::ListenAddress;
 use socket2::{SockRef, TcpKeepalive};
+use std::fmt;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream as BlockingUnixStream;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,22 @@ const BACKLOG: u32 = 65_535;
 
 /// A connection.
 pub(super) type Stream = Either<TcpStream, UnixStream>;
+
+/// The client of a connection, for the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => address.fmt(f),
+            Peer::Unix => f.write_str("a unix socket"),
+        }
+    }
+}
 
 /// An open TCP port or unix socket. Dropping it closes it, and removes the file of a unix socket.
 #[derive(Debug)]
@@ -54,16 +72,16 @@ impl ListenSocket {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             ListenSocket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 // Responses are small, and clients wait for them. A connection without it still works.
                 stream.set_nodelay(true).ok();
-                Ok(Either::Left(stream))
+                Ok((Either::Left(stream), Peer::Tcp(address)))
             }
             ListenSocket::Unix(listener, _) => {
-                listener.accept().await.map(|(stream, _)| Either::Right(stream))
+                listener.accept().await.map(|(stream, _)| (Either::Right(stream), Peer::Unix))
             }
         }
     }

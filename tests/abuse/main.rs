@@ -6,6 +6,8 @@
 //! same is done to etcd, which shows what the answers have to be; bounds on time and memory are jetway's
 //! alone.
 
+mod bulk;
+mod bursts;
 mod connections;
 mod frames;
 mod healthy_client;

@@ -289,3 +289,186 @@ async fn without_a_token_provider_nobody_can_log_in() {
     refused(client.authenticate("root", "root").await, Code::InvalidArgument, failed);
     refused(client.with_token("x").get("k").await, Code::Unauthenticated, TOKEN);
 }
+
+/// AUT-14: every form of every claim is read as etcd reads it.
+#[tokio::test]
+async fn claims_of_a_jwt_have_any_json_form() {
+    let keys = Keys::new();
+    let secret = keys.write("secret", "right");
+    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
+    let client = server.client().await;
+    enable(&client).await;
+    let revision = auth_revision(&client).await;
+    let later = now() + 3600;
+    let sign = |header: &str, payload: &[u8]| {
+        let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+        let key = EncodingKey::from_secret(b"right");
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+        format!("{message}.{signature}")
+    };
+    const HEADER: &str = r#"{"alg":"HS256"}"#;
+    let claims = |rest: &str| sign(HEADER, format!(r#"{{"username":"root",{rest}}}"#).as_bytes());
+    let with_exp = |exp: &str| claims(&format!(r#""revision":{revision},"exp":{exp}"#));
+    let with_nbf = |nbf: &str| claims(&format!(r#""revision":{revision},"nbf":{nbf}"#));
+    let with_revision = |revision: &str| claims(&format!(r#""revision":{revision}"#));
+    let valid = with_exp(&later.to_string());
+    // The last letter of a signature of 32 bytes has two bits that mean nothing.
+    let spare_bits = {
+        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let (head, last) = valid.split_at(valid.len() - 1);
+        let place = LETTERS.iter().position(|letter| *letter == last.as_bytes()[0]).unwrap();
+        format!("{head}{}", LETTERS[place ^ 1] as char)
+    };
+    let plain = format!(r#"{{"username":"root","revision":{revision}}}"#);
+    for token in [
+        with_exp(&format!("{later}.0")),
+        with_exp(&format!("{later}.9")),
+        with_exp(&format!("{later}e0")),
+        with_exp(&format!("{}E+3", later as f64 / 1000.0)),
+        with_exp("1e18"),
+        with_exp("9.2e18"),
+        with_exp("0"),
+        with_exp("0.0"),
+        with_exp("-0"),
+        with_exp("0e9"),
+        with_exp("1e-999"),
+        with_exp(&format!(r#"1,"exp":{later}"#)),
+        with_nbf("0"),
+        with_nbf("1"),
+        with_nbf("-1"),
+        with_nbf("1.5e3"),
+        with_nbf("1e300"),
+        with_nbf(&format!("{}.5", now() - 1)),
+        with_revision(&format!("{revision}.0")),
+        with_revision(&format!("{revision}.9")),
+        with_revision(&format!("{revision}e0")),
+        with_revision(&format!(r#"0,"revision":{revision}"#)),
+        claims(&format!(r#""revision":{revision},"iat":"x","iss":5,"sub":[],"aud":{{}},"jti":null"#)),
+        sign(r#"{"alg":"HS256","typ":5,"kid":[1],"jwk":"x","x":null}"#, plain.as_bytes()),
+        sign(r#"{"alg":"none","alg":"HS256"}"#, plain.as_bytes()),
+        sign(HEADER, format!(" {plain}\n").as_bytes()),
+        spare_bits,
+    ] {
+        assert_eq!(
+            client.with_token(&token).get("k").await.err().map(|s| s.message().to_owned()),
+            None,
+            "{}",
+            said(&token)
+        );
+    }
+    for token in [
+        with_exp("null"),
+        with_exp("true"),
+        with_exp(r#""""#),
+        with_exp(&format!(r#""{later}""#)),
+        with_exp("[]"),
+        with_exp("{}"),
+        with_exp(&format!("[{later}]")),
+        with_exp("1"),
+        with_exp("1.5"),
+        with_exp("0.5"),
+        with_exp("-1"),
+        with_exp("-0.5"),
+        with_exp("9223372036854774784"),
+        with_exp("9223372036854775807"),
+        with_exp("1e19"),
+        with_exp("1e300"),
+        with_exp("-1e300"),
+        with_exp("1e400"),
+        with_exp(&format!(r#"{later},"exp":1"#)),
+        with_exp(&format!("0{later}")),
+        with_nbf("null"),
+        with_nbf(r#""1""#),
+        with_nbf("false"),
+        with_nbf(&format!("{later}")),
+        with_nbf(&format!("{later}.5")),
+        with_nbf("9.2e18"),
+        with_revision("true"),
+        with_revision("[]"),
+        with_revision(&format!(r#""{revision}""#)),
+        with_revision("1e400"),
+        with_revision(&format!(r#"{revision},"revision":null"#)),
+        sign(HEADER, format!(r#"{{"username":null,"revision":{revision}}}"#).as_bytes()),
+        sign(HEADER, format!(r#"{{"username":["root"],"revision":{revision}}}"#).as_bytes()),
+        sign(HEADER, format!(r#"{{"Username":"root","revision":{revision}}}"#).as_bytes()),
+        sign(HEADER, format!(r#"{{"username":"root","username":1,"revision":{revision}}}"#).as_bytes()),
+        sign(HEADER, format!(r#"[{plain}]"#).as_bytes()),
+        sign(HEADER, format!("{plain}x").as_bytes()),
+        sign(HEADER, b"null"),
+        sign(HEADER, b""),
+        sign(r#"{"alg":"hs256"}"#, plain.as_bytes()),
+        sign(r#"{"alg":["HS256"]}"#, plain.as_bytes()),
+        sign(r#"{"ALG":"HS256"}"#, plain.as_bytes()),
+        sign("null", plain.as_bytes()),
+        sign("", plain.as_bytes()),
+        format!("{valid}="),
+    ] {
+        let error = client.with_token(&token).get("k").await.err().map(|s| s.message().to_owned());
+        assert_eq!(error.as_deref(), Some(TOKEN), "{}", said(&token));
+    }
+    let replaced = sign(
+        HEADER,
+        &[br#"{"username":"ro"#, &b"\xff"[..], format!(r#"ot","revision":{revision}}}"#).as_bytes()].concat(),
+    );
+    refused(
+        client.with_token(&replaced).get("k").await,
+        Code::PermissionDenied,
+        "etcdserver: permission denied",
+    );
+    for (claim, code, text) in [
+        ("-1", Code::InvalidArgument, OLD),
+        ("-1.5", Code::InvalidArgument, OLD),
+        ("-1e18", Code::InvalidArgument, OLD),
+        ("1e18", Code::InvalidArgument, OLD),
+        ("9223372036854775808", Code::InvalidArgument, OLD),
+        ("18446744073709549568", Code::InvalidArgument, OLD),
+        ("0", Code::InvalidArgument, "etcdserver: user name is empty"),
+        ("-0.5", Code::InvalidArgument, "etcdserver: user name is empty"),
+        ("0.9", Code::InvalidArgument, "etcdserver: user name is empty"),
+        ("18446744073709551616", Code::InvalidArgument, OLD),
+        ("1e300", Code::InvalidArgument, OLD),
+        ("-1e300", Code::InvalidArgument, OLD),
+    ] {
+        let status = client.with_token(&with_revision(claim)).get("k").await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (code, text), "revision {claim}");
+    }
+}
+
+/// The text of a token's payload, for the message of a failure.
+fn said(token: &str) -> String {
+    let parts: Vec<&str> = token.split('.').collect();
+    parts[..2]
+        .iter()
+        .map(|part| String::from_utf8_lossy(&URL_SAFE_NO_PAD.decode(part).unwrap()).into_owned())
+        .collect()
+}
+
+/// AUT-14: a token is refused from the second of its `exp` on.
+#[tokio::test]
+async fn a_jwt_ends_at_its_exp() {
+    let keys = Keys::new();
+    let secret = keys.write("secret", "right");
+    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
+    let client = server.client().await;
+    enable(&client).await;
+    let revision = auth_revision(&client).await;
+    let key = EncodingKey::from_secret(b"right");
+    for _ in 0..3 {
+        let exp = now() + 2;
+        let claims = json!({"username": "root", "revision": revision, "exp": exp});
+        let client = client.with_token(&jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap());
+        let mut accepted = 0;
+        let status = loop {
+            let asked_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            match client.get("k").await {
+                Ok(_) => {
+                    accepted += 1;
+                    assert!(asked_at.as_secs() < exp, "accepted {asked_at:?} after 1970, with exp {exp}");
+                }
+                Err(status) => break status,
+            }
+        };
+        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, TOKEN));
+        assert!(accepted > 0 && now() >= exp, "it is valid before");
+    }
+}

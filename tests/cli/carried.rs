@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::program::{Program, Running, WorkingFolder, children_of, etcdctl, line_of};
+use crate::program::{Program, Running, WorkingFolder, children_of, etcdctl};
 use support::eventually;
 use support::server::{Port, signal};
 
@@ -39,7 +39,7 @@ async fn a_link_in_an_empty_folder_serves() {
 
     let [(first, name)] = children(&server).try_into().expect("one child");
     assert_eq!(name, "nats-server");
-    let started = line_of(&server.log(), "nats-server is ready").expect("the line of the start");
+    let started = server.line("nats-server is ready").expect("the line of the start");
     assert!(started["binary"].as_str().unwrap().starts_with("carried, SHA-256 "), "{started}");
     assert!(!folder.path("data/nats-server").exists(), "it runs from memory");
 
@@ -48,12 +48,7 @@ async fn a_link_in_an_empty_folder_serves() {
         children(&server).into_iter().find(|&(pid, _)| pid != first)
     })
     .await;
-    eventually("the other one to serve", async || {
-        let (_, since) =
-            server.log().split_once("nats-server is down").map(|(a, b)| (a.len(), b.to_owned()))?;
-        line_of(&since, "nats-server is ready")
-    })
-    .await;
+    eventually("the other one to serve", async || server.line("nats-server is ready again")).await;
     assert_eq!(children(&server), [(second.0, "nats-server".to_owned())]);
     assert!(etcdctl(&endpoint, &["get", "greeting"]).contains("hello"));
     assert_eq!(server.stop().await, Some(0));

@@ -20,7 +20,7 @@ pub enum Program {
     Etcd,
 }
 
-/// A directory to run in, with the link in it.
+/// A directory to run in, with links to jetway named `etcd` and `kine` in it.
 pub struct WorkingFolder {
     dir: TempDir,
 }
@@ -41,7 +41,9 @@ impl WorkingFolder {
     /// The link is to another jetway than that of the tests.
     pub fn with(jetway: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
-        std::os::unix::fs::symlink(jetway, dir.path().join("etcd")).unwrap();
+        for name in ["etcd", "kine"] {
+            std::os::unix::fs::symlink(jetway, dir.path().join(name)).unwrap();
+        }
         Self { dir }
     }
 
@@ -55,12 +57,18 @@ impl WorkingFolder {
 
     /// A command that runs here, with none of etcd's variables.
     pub fn command(&self, program: Program) -> Command {
-        let mut command = Command::new(match program {
+        self.command_of(match program {
             Program::Link => self.path("etcd"),
             Program::Etcd => peer("JETWAY_TEST_ETCD", "etcd"),
-        });
+        })
+    }
+
+    /// The same for any program.
+    pub fn command_of(&self, program: PathBuf) -> Command {
+        let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ETCD_") {
+            let name_text = name.to_string_lossy();
+            if name_text.starts_with("ETCD_") || name_text.starts_with("KINE_") {
                 command.env_remove(name);
             }
         }
@@ -87,6 +95,8 @@ impl WorkingFolder {
     /// The same, of which the log may be elsewhere.
     pub async fn start_logging_to(&self, mut command: Command, log: &Path) -> Running {
         let output = File::options().create(true).append(true).open(log).unwrap();
+        // The lines of an earlier start say nothing about this one.
+        output.set_len(0).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         let mut running = Running { child: spawn(command).unwrap(), log: log.to_owned() };
         running.serves().await;

@@ -2,14 +2,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use jetway::proto::etcdserverpb::CompactionRequest;
-use tokio::task::JoinSet;
-
-use crate::instances::instances;
-use support::client::{Client, all, op, put, run};
-use support::eventually;
+use support::client::Client;
 use support::nats::Nats;
 use support::server::Server;
 
@@ -21,7 +15,7 @@ async fn works(args: &[&str]) {
 }
 
 /// Runs jetway until it gives up, and returns what it said.
-async fn refused(args: &[&str]) -> String {
+pub async fn refused(args: &[&str]) -> String {
     let (status, said) = Server::fails_to_start(args).await;
     assert!(!status.success() && status.code().is_some(), "ended with {status}: {said}");
     assert!(!said.contains("panicked"), "{said}");
@@ -58,13 +52,13 @@ async fn a_missing_credentials_file_is_named() {
     assert!(said.contains("--nats-creds") && said.contains("/no/such.creds"), "{said}");
 }
 
-fn openssl(dir: &Path, args: &[&str]) {
+pub fn openssl(dir: &Path, args: &[&str]) {
     let output = Command::new("openssl").args(args).current_dir(dir).output().expect("openssl is installed");
     assert!(output.status.success(), "openssl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// An authority `ca.pem`, and certificates of it for the server and for a client.
-fn certificates(dir: &Path) {
+pub fn certificates(dir: &Path) {
     let new =
         ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
     openssl(dir, &[&new[..], &["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority"]].concat());
@@ -107,59 +101,4 @@ async fn tls_to_nats_with_and_without_a_client_certificate() {
         ["--endpoint", &endpoint, "--nats-ca-file", &ca, "--nats-cert-file", &cert, "--nats-key-file", &key];
     works(&with).await;
     refused(&with[..4]).await;
-}
-
-/// The rights that `docker/OPERATING.md` names are enough for everything that is done with NATS.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_documented_rights_are_enough() {
-    let page = include_str!("../../docker/OPERATING.md");
-    let begin = page.find("permissions: {").expect("the rights");
-    let rights = page[begin..].split("```").next().unwrap();
-    let user = format!("{{ user: jw, password: pw, {rights} }}");
-    let nats = Nats::start_with(&format!("authorization {{ users: [ {user} ] }}")).await;
-    let endpoint = format!("nats://jw:pw@{}?bucket=jetway", nats.address());
-    let (mut servers, clients) = instances(&endpoint, 2).await;
-    let value = "v".repeat(2000);
-    let mut writes = JoinSet::new();
-    for first in (0..4000).step_by(100) {
-        let ops = (first..first + 100).map(|at| op(put(format!("/k/{at}"), &value))).collect();
-        let client = clients[first / 100 % 2].clone();
-        writes.spawn(async move { client.txn(run(ops)).await.unwrap() });
-    }
-    while let Some(written) = writes.join_next().await {
-        written.unwrap();
-    }
-    // Removals, calls between instances, a change of the writer, and a start that has much to read.
-    let floor = clients[1].put("/k/0", "w").await;
-    let compact = CompactionRequest { revision: floor, physical: true };
-    clients[1].compact_request(compact).await.unwrap();
-    assert!(clients[0].status().await.unwrap().db_size_in_use > 8_000_000);
-    servers[0].stop().await;
-    clients[1].put("/k/1", "w").await;
-    servers[0].restart().await;
-    let client = servers[0].client().await;
-    assert_eq!(client.range(all("/k/")).await.unwrap().count, 4000);
-    client.put("/k/2", "w").await;
-    for server in &servers {
-        assert!(!server.log().contains("ermissions"), "{}", server.log());
-    }
-}
-
-/// A user who lacks a right is told which one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_right_is_told_with_its_subject() {
-    let rights = "permissions: { publish: { deny: \"$KV.b.>\" } }";
-    let user = format!("{{ user: jw, password: pw, {rights} }}");
-    let nats = Nats::start_with(&format!("authorization {{ users: [ {user} ] }}")).await;
-    let mut server = Server::prepare(&["--endpoint", &format!("nats://jw:pw@{}?bucket=b", nats.address())]);
-    server.begin();
-    let line = eventually("the missing right in the log", async || {
-        let log = server.log();
-        log.lines().find(|line| line.contains("WARN") && line.contains("$KV.b.")).map(str::to_owned)
-    })
-    .await;
-    assert!(line.contains("Permissions Violation"), "{line}");
-    // Once, and not at each try.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(server.log().matches("Permissions Violation").count(), 1, "{}", server.log());
 }

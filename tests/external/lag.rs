@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::leader_now;
 use crate::proxy::Proxy;
-use crate::rounds;
 use support::client::{Client, all, delete_all, put, revision};
 use support::http::http;
 use support::nats::Nats;
+use support::rounds;
 use support::server::Server;
 use support::{eventually, within};
 
@@ -305,7 +305,7 @@ impl Machines {
     }
 
     async fn rounds(mut self, rounds: usize) {
-        let seed = crate::seed();
+        let seed = support::seed();
         let mut rng: StdRng = rand::SeedableRng::seed_from_u64(seed);
         for round in 0..rounds {
             let begun = tokio::time::Instant::now();

@@ -7,28 +7,23 @@
 mod access;
 mod bucket;
 mod cluster;
+mod credentials;
+mod domain;
+mod electing;
+mod group;
 mod instances;
 mod integrity;
+mod jwt;
 mod lag;
 mod leader;
+mod leaves;
 mod load;
 mod namesake;
 mod outage;
 mod overlap;
+mod prepared;
 mod proxy;
-mod traffic;
+mod rights;
 mod users;
+mod versions;
 mod writer;
-
-/// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.
-fn rounds(of_its_own: usize) -> usize {
-    std::env::var("JETWAY_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(of_its_own)
-}
-
-/// The seed of a test's random moments: `JETWAY_FAULT_SEED` makes the same ones again.
-fn seed() -> u64 {
-    let seed = std::env::var("JETWAY_FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(rand::random::<u64>);
-    println!("JETWAY_FAULT_SEED={seed}");
-    seed
-}

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::cluster::leader;
+use crate::group::Group;
 use crate::lag::hash_alike;
-use crate::rounds;
-use crate::traffic::{Group, Traffic};
 use crate::writer::{ALL, others};
+use support::rounds;
 use support::server::signal;
+use support::traffic::Traffic;
 
 /// The fault of the cluster.
 #[derive(Clone, Copy, Debug)]

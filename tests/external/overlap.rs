@@ -7,14 +7,15 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use serde_json::json;
 
+use crate::group::Group;
 use crate::lag::{hash_alike, hashes_settle};
 use crate::proxy::Proxy;
-use crate::rounds;
-use crate::traffic::{Group, Load, Traffic};
 use crate::writer::{ALL, others};
 use support::http::http;
 use support::nats::Nats;
+use support::rounds;
 use support::server::{Server, signal};
+use support::traffic::{Load, Traffic};
 use support::within;
 
 /// Elections as short as a busy machine allows without a reason.
@@ -134,7 +135,7 @@ impl Overlaps {
     }
 
     async fn rounds(&self, rounds: usize) {
-        let seed = crate::seed();
+        let seed = support::seed();
         let mut rng: StdRng = rand::SeedableRng::seed_from_u64(seed);
         for round in 0..rounds {
             let begun = tokio::time::Instant::now();

@@ -6,14 +6,15 @@ use jetway::proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse};
 use tokio::task::JoinSet;
 use tonic::Code;
 
+use crate::group::Group;
 use crate::instances::instances;
 use crate::proxy::Proxy;
-use crate::traffic::{Group, Traffic};
 use support::client::{Answer, Client, refused};
 use support::eventually;
 use support::lease::KeepAlive;
 use support::nats::Nats;
 use support::server::signal;
+use support::traffic::Traffic;
 
 pub const ALL: &[usize] = &[0, 1, 2];
 

@@ -10,7 +10,7 @@ use support::{eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::scrape::Metrics;
+use support::metrics::Metrics;
 
 /// HTTP-1
 #[tokio::test]

@@ -5,11 +5,11 @@
 //! contract.
 
 mod calls;
+mod heads;
 mod metrics;
 mod origins;
 mod ports;
 mod probes;
-mod scrape;
 mod tls;
 
 use support::http::{HttpAnswer, http};

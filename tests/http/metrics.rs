@@ -14,7 +14,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
 use crate::is;
-use crate::scrape::Metrics;
+use support::metrics::Metrics;
 
 /// MET-6: the families that dashboards and alerts of etcd read, with their types.
 #[tokio::test]
@@ -127,6 +127,9 @@ async fn the_metrics_of_etcds_mixin_exist_with_their_labels() {
     }
     let alarm = [("grpc_method", "Alarm"), ("grpc_service", "etcdserverpb.Maintenance"), ("le", "0.005")];
     metrics.is("grpc_server_handling_seconds_bucket", &alarm, 0.0);
+    // The first leader is a change.
+    metrics.is("etcd_server_leader_changes_seen_total", &[], 1.0);
+    metrics.is("etcd_server_proposals_failed_total", &[], 0.0);
     let puts = [("grpc_method", "Put"), ("grpc_service", "etcdserverpb.KV"), ("le", "+Inf")];
     metrics.is("grpc_server_handling_seconds_bucket", &puts, 1.0);
     // Every method has its series from the start; those of Lock and Election come with their first call in

@@ -70,7 +70,8 @@ async fn a_metrics_port_has_metrics_and_probes_only() {
     assert_eq!(http(&server.address(), "GET", "/metrics").await.status, 200);
 }
 
-/// Kubernetes' preflight only connects (and so does every port scan).
+/// Kubernetes' preflight only connects, and so does every port scan. TLS at a plain port is a mistake of
+/// somebody, and twenty of them are one line.
 #[tokio::test]
 async fn connections_without_a_request_are_not_logged() {
     let server = Server::start().await;
@@ -89,6 +90,10 @@ async fn connections_without_a_request_are_not_logged() {
             server.log().split_once("ready to serve client requests").map(|(_, after)| after.to_owned())
         });
         let after = after.await;
-        assert_eq!(after.lines().skip(1).collect::<Vec<_>>(), Vec::<&str>::new());
+        let is_refusal = |line: &&str| line.contains("a connection is refused");
+        // The first of them may come before that last line.
+        assert_eq!(server.log().lines().filter(is_refusal).count(), 1, "{}", server.log());
+        let others: Vec<_> = after.lines().skip(1).filter(|line| !is_refusal(line)).collect();
+        assert_eq!(others, Vec::<&str>::new());
     }
 }

@@ -6,7 +6,7 @@ use support::http::http;
 use support::server::Server;
 
 use crate::is;
-use crate::scrape::Metrics;
+use support::metrics::Metrics;
 
 /// HTTP-10, HTTP-11
 #[tokio::test]

@@ -15,9 +15,11 @@ pub mod http;
 pub mod http2;
 pub mod keys;
 pub mod lease;
+pub mod metrics;
 pub mod nats;
 pub mod server;
 pub mod tls;
+pub mod traffic;
 pub mod watch;
 
 use std::time::Duration;
@@ -44,4 +46,17 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
         }
     })
     .await
+}
+
+/// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.
+pub fn rounds(of_its_own: usize) -> usize {
+    std::env::var("JETWAY_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(of_its_own)
+}
+
+/// The seed of a test's random moments: `JETWAY_FAULT_SEED` makes the same ones again.
+pub fn seed() -> u64 {
+    let seed = std::env::var("JETWAY_FAULT_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(rand::random::<u64>);
+    println!("JETWAY_FAULT_SEED={seed}");
+    seed
 }

@@ -39,7 +39,8 @@ impl Nats {
         Self::start_with("").await
     }
 
-    /// A single server with more configuration. `DIR` in it stands for the server's directory.
+    /// A single server with more configuration. `DIR` in it stands for the server's directory, and `ROUTE`
+    /// for an address of its own at which other servers may reach it.
     pub async fn start_with(config: &str) -> Self {
         let mut nats = Self::new("n0", config);
         nats.restart().await;
@@ -103,6 +104,12 @@ impl Nats {
         format!("nats://{}?bucket=test", self.address())
     }
 
+    /// Sets what [`Nats::start_with`] sets, for the next start, or for a reload by SIGHUP.
+    pub fn set_config(&mut self, config: &str) {
+        config.clone_into(&mut self.config);
+        self.write_config();
+    }
+
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -124,9 +131,13 @@ impl Nats {
         self.child.is_some()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, number: i32) {
-        signal(self.child.as_ref().expect("it runs").id(), number);
+        signal(self.pid(), number);
     }
 
     pub fn kill9(&mut self) {
@@ -151,19 +162,24 @@ impl Nats {
 
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "stop it first");
+        let path = self.write_config();
+        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new(binary());
+        command.arg("-c").arg(path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(spawn(command).expect("start nats-server"));
+    }
+
+    fn write_config(&self) -> PathBuf {
         let dir = self.dir.path().to_str().unwrap();
         let config = format!(
             "server_name: {name}\nlisten: \"{address}\"\njetstream {{ store_dir: \"{dir}/store\" }}\n{more}\n",
             name = self.name,
             address = self.address(),
-            more = self.config.replace("DIR", dir),
+            more = self.config.replace("DIR", dir).replace("ROUTE", &self.route_address()),
         );
         let path = self.dir.path().join("nats.conf");
         fs::write(&path, config).unwrap();
-        let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut command = Command::new(binary());
-        command.arg("-c").arg(path).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(spawn(command).expect("start nats-server"));
+        path
     }
 
     async fn answers(&mut self) {
@@ -193,6 +209,13 @@ impl Nats {
     async fn ask(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.request(&format!("PUB $JS.API.{request} answer {}\r\n{body}\r\n", body.len())).await
+    }
+
+    /// The names of the streams in another JetStream domain, if that one answers in time.
+    pub async fn streams_of_domain(&self, domain: &str) -> Option<serde_json::Value> {
+        let request = format!("PUB $JS.{domain}.API.STREAM.NAMES answer 0\r\n\r\n");
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(1), self.request(&request)).await;
+        Some(answer.ok()?["streams"].clone())
     }
 
     /// Stores a message with headers, each with its line's end, as another program would; returns JetStream's

@@ -27,6 +27,12 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Silence of the consumer after which the end of the log is looked for.
 const END_SILENCE: Duration = Duration::from_secs(1);
+/// The time in which a consumer must have been made, in pauses before the next attempt: a fifth of a second
+/// at first, 10 s once many attempts have failed.
+const OPENING_PAUSES: u32 = 10;
+/// The first [`Following::silence`]: three heartbeats of the writer, as an unloaded stream delivers in
+/// milliseconds.
+const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
 /// So many answers in a row must say that the log has lost records before this instance stops for it.
 const VETOES: usize = 10;
 
@@ -50,13 +56,23 @@ struct Following {
     /// accepted.
     forced_end: Option<Sequence>,
     vetoes: usize,
+    /// Since when the stream counts messages that nobody delivers.
+    uncommitted: Option<Instant>,
     /// Times in a row that the log seemed to have lost records.
     losses: usize,
     elected: Option<Elected>,
+    /// Why the last attempt to become the writer was made.
+    reason: &'static str,
+    /// Why the log can be neither read nor written now, as far as it is known.
+    trouble: Option<String>,
     /// The counter of the call whose barrier makes this instance ready.
     ready_counter: Option<u64>,
     ready_sent: Option<Instant>,
     writer_index: LogIndex,
+    /// Silence of the consumer, while there is something to deliver, after which another one is made.
+    silence: Duration,
+    /// When that was last done.
+    renewed: Instant,
     progress: (LogIndex, Instant),
     reported: Instant,
 }
@@ -80,7 +96,7 @@ impl Node {
         self.nonces.clear();
         let mut following = Following {
             since: self.chain.epoch(),
-            source: Source::open(&self.log, &self.chain),
+            source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
             pause: RETRY_MIN,
             is_caught_up: false,
             delivered: now,
@@ -92,11 +108,16 @@ impl Node {
             next_attempt: now,
             forced_end: None,
             vetoes: 0,
+            uncommitted: None,
             losses: 0,
             elected: None,
+            reason: "",
+            trouble: self.status.known_leader().err().filter(|_| self.is_loaded).map(|reason| reason.0),
             ready_counter: None,
             ready_sent: None,
             writer_index: LogIndex::NONE,
+            silence: DELIVERY_SILENCE,
+            renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
         };
@@ -163,7 +184,9 @@ impl Node {
                 following.losses = 0;
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
-                    tracing::info!(messages = of, "loading the key stream");
+                    if of > 0 {
+                        tracing::info!(messages = of, "loading the key stream");
+                    }
                     self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
             }
@@ -173,6 +196,7 @@ impl Node {
                 }
                 following.pause = RETRY_MIN;
                 following.delivered = Instant::now();
+                following.trouble = None;
                 following.is_caught_up = is_last;
                 if !self.is_loaded {
                     self.loaded_messages += messages.len() as u64;
@@ -180,6 +204,7 @@ impl Node {
                 }
                 if !messages.is_empty() {
                     following.vetoes = 0;
+                    following.uncommitted = None;
                 }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
@@ -222,6 +247,7 @@ impl Node {
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
+                following.trouble = Some(error.to_string());
                 self.log.try_another_server();
                 following.is_caught_up = false;
                 following.source = Source::Pausing(Instant::now() + following.pause);
@@ -293,7 +319,7 @@ impl Node {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
                 Some(epoch) => self.status.set_leader(epoch.member.id),
-                None => self.status.set_no_leader(self.no_leader()),
+                None => self.status.set_no_leader(self.no_leader(following)),
             }
         }
         if following.attempt.is_none()
@@ -323,19 +349,31 @@ impl Node {
         }
     }
 
-    fn no_leader(&self) -> String {
-        let link = self.log.connection().link.borrow();
-        match (link.connected, &link.cause) {
-            (false, Some(cause)) => format!("NATS is unreachable: {cause}"),
-            _ => "no instance writes now".to_owned(),
-        }
+    fn no_leader(&self, following: &Following) -> String {
+        let outage = self.log.connection().link.borrow().outage();
+        let trouble = outage.or_else(|| following.trouble.clone());
+        trouble.unwrap_or_else(|| "no instance has taken over yet".to_owned())
     }
 
-    /// An instance that stays behind the writer reads from another server.
+    /// An instance that stays behind the writer reads from another server. If nothing at all is delivered, it
+    /// first makes another consumer: a direct one does not outlive the stream leader that made it, and its
+    /// heartbeats would be missed much later.
     fn watch_lag(&mut self, following: &mut Following) {
         let index = self.chain.index();
+        let is_behind = index < following.writer_index || following.elected.is_some();
+        if is_behind
+            && matches!(following.source, Source::Reading(_))
+            && following.delivered.elapsed() > following.silence
+            && following.renewed.elapsed() > following.silence
+        {
+            tracing::debug!(%index, writer = %following.writer_index, "nothing is delivered; another consumer is made");
+            following.renewed = Instant::now();
+            following.silence = (following.silence * 2).min(2 * self.settings.election_timeout);
+            self.consume_anew(following);
+        }
         if index > following.progress.0 || index >= following.writer_index {
             following.progress = (index, Instant::now());
+            following.silence = DELIVERY_SILENCE;
         } else if following.progress.1.elapsed() > 2 * self.settings.election_timeout
             && matches!(following.source, Source::Reading(_))
         {
@@ -355,6 +393,7 @@ impl Node {
         following.elected = None;
         self.nonces.clear();
         (following.ready_counter, following.ready_sent) = (None, None);
-        following.source = Source::open(&self.log, &self.chain);
+        let patience = following.pause * OPENING_PAUSES;
+        following.source = Source::open(&self.log, &self.chain, patience);
     }
 }

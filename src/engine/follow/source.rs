@@ -4,6 +4,7 @@ use crate::log::{ConsumeError, Consumer, Delivered, Log};
 use crate::record::{Chain, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -95,11 +96,17 @@ impl ReadPosition {
 }
 
 impl Source {
-    pub(super) fn open(log: &Arc<Log>, chain: &Chain) -> Source {
+    /// Makes a consumer behind what was read. Gives up after `patience`: a request that reaches NATS while
+    /// the stream has no leader is never answered.
+    pub(super) fn open(log: &Arc<Log>, chain: &Chain, patience: Duration) -> Source {
         let (log, known) = (Arc::clone(log), ReadPosition::of(chain));
         Source::Opening(tokio::spawn(async move {
-            known.compare(&log).await?;
-            Ok(log.consume(known.position).await?)
+            let opened = async {
+                known.compare(&log).await?;
+                Ok(log.consume(known.position).await?)
+            };
+            let opened = tokio::time::timeout(patience, opened).await;
+            opened.unwrap_or(Err(OpeningError::Consume(ConsumeError::Silent)))
         }))
     }
 

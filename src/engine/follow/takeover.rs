@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 /// How long a candidate waits for the other instances' answers.
 const ASK_TIMEOUT: Duration = Duration::from_millis(150);
+/// How long the leader of a stream may count messages that it cannot store, because most replicas are away.
+/// nats-server looks every 10 s whether they were silent for 10 s.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(25);
 /// The pause between attempts that find the stream too short.
 const SHORT_PAUSE: Duration = Duration::from_millis(300);
 
@@ -29,6 +32,8 @@ pub(super) struct Attempt {
 pub(in crate::engine) struct Elected {
     pub(in crate::engine) pipeline: Pipeline<Waiter>,
     pub(in crate::engine) serving: Option<Serving>,
+    /// Why this instance wanted to write, for the log.
+    pub(in crate::engine) reason: &'static str,
 }
 
 pub(super) enum AttemptError {
@@ -57,10 +62,29 @@ impl Node {
         is_whole && is_free && following.elected.is_none() && !self.is_leaving
     }
 
+    /// Why this instance wants to write, for the log.
+    fn reason_to_lead(&self, following: &Following) -> &'static str {
+        if self.settings.is_alone {
+            "no other instance can"
+        } else if self.chain.epoch() == Epoch(0) {
+            "the bucket is new"
+        } else if following.must_take_over {
+            "the writer has asked for it"
+        } else if self.is_of_this_instance() {
+            "it was the last one that wrote"
+        } else if following.is_writer_gone {
+            "nobody receives the calls to the writer"
+        } else {
+            "the writer was silent for an election timeout"
+        }
+    }
+
     /// Tries to store an epoch record behind everything that was read.
     pub(super) fn attempt(&mut self, following: &mut Following) {
         let nonce = rand::random::<u64>();
         self.nonces.push(nonce);
+        let reason = self.reason_to_lead(following);
+        following.reason = reason;
         let end = following.forced_end.take().unwrap_or(self.chain.position());
         let (digest, entries) = (tokio::sync::oneshot::channel(), self.entries.clone());
         let record = Record {
@@ -116,7 +140,7 @@ impl Node {
             pipeline.append(Record { body, ..record }, None);
             let mut emitted = Vec::new();
             match tokio::time::timeout(timeout, pipeline.next(&mut emitted)).await {
-                Ok(Ok(())) => Ok(Elected { pipeline, serving }),
+                Ok(Ok(())) => Ok(Elected { pipeline, serving, reason }),
                 Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored > end => {
                     let has_next = log.has_message_behind(end).await.unwrap_or(true);
                     Err(AttemptError::Refused { end: stored, has_next })
@@ -142,11 +166,11 @@ impl Node {
             // The consumer brings the record.
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
-                // The leader of several replicas counts messages that are not stored yet. Only one that stays
-                // away is lost.
+                // The leader of several replicas counts messages that most of them do not have yet, until it
+                // notices that it has lost the others. Only one that stays away longer is lost.
                 let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
-                if may_come && following.vetoes < VETOES {
-                    following.vetoes += 1;
+                let since = *following.uncommitted.get_or_insert_with(Instant::now);
+                if may_come && since.elapsed() < QUORUM_PATIENCE {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;
                 } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
@@ -184,7 +208,7 @@ impl Node {
                 following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
             }
             Err(AttemptError::Append(AppendError::NoSpace(cause))) => {
-                self.space.found_full();
+                self.space.found_full(&cause);
                 tracing::warn!(cause, "JetStream has no room for an epoch record");
                 following.next_attempt = Instant::now() + Duration::from_millis(500);
             }
@@ -204,6 +228,7 @@ impl Node {
                     }
                 };
                 tracing::debug!(cause, "this instance does not write yet");
+                following.trouble = Some(cause);
             }
         }
         Ok(())
@@ -229,7 +254,7 @@ impl Node {
                             Some(messenger) => messenger.serve(self.chain.nonce()).await.ok(),
                             None => None,
                         };
-                        return Ok(Elected { pipeline, serving });
+                        return Ok(Elected { pipeline, serving, reason: following.reason });
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no connection to append on yet");

@@ -47,16 +47,12 @@ impl Node {
 
     /// The error for calls that wait for a writer.
     pub(in crate::engine) fn unavailable(&self) -> EtcdError {
-        let link = self.log.connection().link.borrow().clone();
-        if !link.connected {
-            return EtcdError::Unavailable(format!(
-                "NATS is unreachable: {}",
-                link.cause.unwrap_or_default()
-            ));
+        if let Some(outage) = self.log.connection().link.borrow().outage() {
+            return EtcdError::Unavailable(outage);
         }
         match self.status.known_leader() {
             Ok(_) => EtcdError::Timeout,
-            Err(cause) => EtcdError::Unavailable(format!("the log cannot be followed: {cause}")),
+            Err(cause) => EtcdError::Unavailable(format!("there is no writer now: {cause}")),
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
 use crate::engine::mark::Mark;
+use crate::engine::membership::ChangeRules;
 use crate::engine::namesake::Namesakes;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
@@ -50,6 +51,7 @@ pub(in crate::engine) struct NodeSettings {
     pub(in crate::engine) is_alone: bool,
     pub(in crate::engine) member: Member,
     pub(in crate::engine) founders: Option<Vec<Member>>,
+    pub(in crate::engine) change_rules: ChangeRules,
     pub(in crate::engine) heartbeat_interval: Duration,
     pub(in crate::engine) election_timeout: Duration,
     pub(in crate::engine) reads: LinearizableReads,

@@ -89,9 +89,6 @@ impl Node {
     }
 
     fn note_epoch(&mut self, nonce: u64, start: &EpochStart) {
-        if self.epoch.as_ref().is_some_and(|known| known.instance != start.instance) {
-            self.counters.leader_changed();
-        }
         self.longest_timeout = self.longest_timeout.max(Duration::from_millis(start.election_timeout_ms));
         self.epoch = Some(start.clone());
         self.status.set_epoch(self.chain.epoch().0);

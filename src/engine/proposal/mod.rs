@@ -9,6 +9,7 @@ pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireStatus};
 
 use crate::auth::Caller;
 use crate::core::State;
+use crate::engine::membership::MemberChange;
 use crate::error::EtcdError;
 use crate::record::{Alarm, Member, OperationId};
 use crate::txn::{Request, Response};
@@ -57,6 +58,28 @@ pub(in crate::engine) enum Proposal {
     MoveLeader { target: u64 },
     /// Adds, changes or removes a member.
     Member { id: u64, member: Option<Member> },
+    /// Lists the members that found a cluster; of the writer itself only.
+    #[serde(skip)]
+    Found(Vec<Member>),
+    /// Changes the members of a cluster, if its rules permit it.
+    ChangeMembers(MemberChange),
+}
+
+impl Proposal {
+    /// Whether it is to add a record to the log, as etcd's proposals do.
+    pub(in crate::engine) fn is_write(&self) -> bool {
+        !matches!(
+            self,
+            Proposal::KeepAlive(_)
+                | Proposal::TimeToLive(_)
+                | Proposal::Leases
+                | Proposal::FinishRemovals
+                | Proposal::TokenUsed { .. }
+                | Proposal::ReadIndex
+                | Proposal::Barrier
+                | Proposal::MoveLeader { .. }
+        )
+    }
 }
 
 /// The outcome of a call that succeeded.

@@ -17,7 +17,7 @@ use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
 use crate::error::EtcdError;
 use crate::log::{AppendError, Incoming, Pipeline, Serving};
-use crate::record::{Digest, Member};
+use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
 use prost::Message as _;
@@ -115,11 +115,14 @@ impl Node {
                 return Err(self.end_of_applier().await);
             }
         }
+        let reason = elected.reason;
         let mut writing = self.begin_writing(elected);
         if self.trim_to == LogIndex(u64::MAX) {
             self.accept_loss(&mut writing);
         }
-        tracing::info!(epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance writes");
+        let name = self.settings.member.name.as_str();
+        let (epoch, index) = (self.chain.epoch(), self.chain.index());
+        tracing::info!(name, %epoch, %index, reason, "this instance writes");
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut acknowledged, mut calls) = (Vec::new(), Vec::new());
@@ -173,7 +176,7 @@ impl Node {
     }
 
     fn begin_writing(&mut self, elected: crate::engine::follow::Elected) -> Writing {
-        let crate::engine::follow::Elected { pipeline, serving } = elected;
+        let crate::engine::follow::Elected { pipeline, serving, .. } = elected;
         let state = self.reader.snapshot();
         let planner = Planner::new(
             Arc::clone(&self.log),
@@ -220,21 +223,27 @@ impl Node {
         let sent = std::mem::take(&mut self.reads_sent);
         writing.deferred.extend(std::mem::take(&mut self.open).into_values().map(|open| open.call));
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
-        let own = self.settings.member.clone();
-        // The first writer of a cluster lists all that found it, started or not.
-        let founders = self.settings.founders.iter().flatten();
-        let is_founding = self.tables.members.all().is_empty();
-        let others: Vec<Member> =
-            founders.filter(|member| is_founding && member.id != own.id).cloned().collect();
-        for member in std::iter::once(own).chain(others) {
-            writing.deferred.push(Call {
-                operation: self.next_operation(),
-                proposal: Proposal::Member { id: member.id, member: Some(member) },
-                caller: Caller::default(),
-                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-                origin: Origin::Internal,
-            });
+        let mut own = self.settings.member.clone();
+        let known = self.tables.members.all();
+        if let (Some(known), Some(_)) = (known.get(&own.id), &self.settings.founders) {
+            own.peer_urls.clone_from(&known.peer_urls);
+            own.is_learner = known.is_learner;
         }
+        // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
+        // that does not find itself in the list ends.
+        let others = self.settings.founders.iter().flatten().filter(|member| member.id != own.id);
+        let proposal = if known.is_empty() && self.settings.founders.is_some() {
+            Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
+        } else {
+            Proposal::Member { id: own.id, member: Some(own) }
+        };
+        writing.deferred.push(Call {
+            operation: self.next_operation(),
+            proposal,
+            caller: Caller::default(),
+            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+            origin: Origin::Internal,
+        });
         writing
     }
 
@@ -311,15 +320,23 @@ impl Node {
     /// Ends the role. Open calls of this instance wait for the next epoch record, which shows whether they
     /// are in the log.
     async fn end_writing(&mut self, writing: Writing, error: WriteError) {
-        tracing::info!(%error, epoch = %self.chain.epoch(), index = %self.chain.index(), "this instance does not write any more");
+        let (epoch, index) = (self.chain.epoch(), self.chain.index());
+        if matches!(error, WriteError::Deposed) {
+            tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
+        } else {
+            tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");
+        }
         self.status.set_writer(false);
         self.status.set_linearizable(false);
         self.status.set_no_leader(error.to_string());
         self.tables.auth.tokens().keep_time(false);
-        let has_no_room = matches!(error, WriteError::Append(AppendError::NoSpace(_)));
-        if has_no_room {
-            self.space.found_full();
-        }
+        let has_no_room = match &error {
+            WriteError::Append(AppendError::NoSpace(cause)) => {
+                self.space.found_full(cause);
+                true
+            }
+            _ => false,
+        };
         let nonce = self.chain.nonce();
         let Writing { pipeline, unproved, proofs, deferred, handover, stopping, quiesce, .. } = writing;
         for Waiter { call, .. } in pipeline.into_waiters() {

@@ -6,6 +6,7 @@ use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::engine::LinearizableReads;
 use crate::engine::apply::Entry;
+use crate::engine::membership::{MemberChange, Members};
 use crate::engine::node::{Node, Peer};
 use crate::engine::planner::{Plan, Planner};
 use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
@@ -13,6 +14,7 @@ use crate::error::EtcdError;
 use crate::record::{Body, Member, OperationId, Record};
 use crate::txn::Response;
 use crate::types::{LeaseId, LogIndex, Revision};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -20,12 +22,15 @@ use tokio::time::Instant;
 /// The most leases that one turn ends. The bound leaves room for other calls when many leases expire
 /// together.
 const ENDED_AT_ONCE: usize = 500;
+/// A member of which nothing has been heard for so long does not count for a majority. Each sends something
+/// every second.
+const MEMBER_CONTACT: Duration = Duration::from_millis(2500);
 /// Silence after which a member is removed.
 const MEMBER_SILENCE: Duration = Duration::from_mins(10);
 
 impl Node {
     /// Plans a call, or carries it out where it needs no plan.
-    pub(super) async fn admit(&mut self, writing: &mut Writing, call: Call) {
+    pub(super) async fn admit(&mut self, writing: &mut Writing, mut call: Call) {
         if call.is_abandoned() {
             return;
         }
@@ -70,8 +75,28 @@ impl Node {
                     None => call.refuse(EtcdError::BadLeaderTransferee),
                 }
             }
+            Proposal::ChangeMembers(change) => match self.decide(change) {
+                Ok((id, member)) => {
+                    call.proposal = Proposal::Member { id, member };
+                    self.plan(writing, call).await;
+                }
+                Err(error) => call.refuse(error),
+            },
             _ => self.plan(writing, call).await,
         }
+    }
+
+    fn decide(&self, change: &MemberChange) -> Result<(u64, Option<Member>), EtcdError> {
+        let own = self.settings.member.id;
+        let (mut live, mut ready) = (BTreeSet::from([own]), BTreeSet::from([own]));
+        for peer in self.peers.values().filter(|peer| peer.heard.elapsed() < MEMBER_CONTACT) {
+            live.insert(peer.member.id);
+            if peer.is_ready {
+                ready.insert(peer.member.id);
+            }
+        }
+        let (known, rules) = (self.tables.members.all(), self.settings.change_rules);
+        Members { known: &known, live: &live, ready: &ready, rules }.decide(change)
     }
 
     pub(super) async fn plan(&mut self, writing: &mut Writing, call: Call) {
@@ -220,12 +245,21 @@ impl Node {
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());
-            let differs = match known.get(&member.id) {
-                Some(known) => known.client_urls != member.client_urls || known.name != member.name,
-                None => !is_fixed,
+            let entry = match known.get(&member.id) {
+                // Only calls of the API change the rest.
+                Some(known) if is_fixed => Member {
+                    peer_urls: known.peer_urls.clone(),
+                    is_learner: known.is_learner,
+                    ..member.clone()
+                },
+                None if is_fixed => continue,
+                _ => member.clone(),
             };
-            if differs {
-                changes.push((member.id, Some(member.clone())));
+            if known
+                .get(&member.id)
+                .is_none_or(|known| known.client_urls != entry.client_urls || known.name != entry.name)
+            {
+                changes.push((member.id, Some(entry)));
             }
         }
         for id in known.keys().filter(|id| !is_fixed && **id != self.settings.member.id) {

@@ -2,14 +2,19 @@
 
 mod file;
 mod output;
+mod repeats;
 mod zap;
 
 pub use file::LogRotation;
 
 use output::{Output, Outputs};
+use repeats::Repeats;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use thiserror::Error;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 use zap::ZapJson;
 
 /// Form and outputs of the log.
@@ -49,10 +54,18 @@ pub enum LogOutput {
 
 /// A log that cannot be written.
 #[derive(Debug, Error)]
-#[error("--log-outputs {output}: {source}")]
-pub struct LogError {
-    output: String,
-    source: io::Error,
+pub enum LogError {
+    /// An output.
+    #[error("--log-outputs {output}: {source}; give another output, or make this one writable")]
+    Output {
+        /// Its name.
+        output: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The thread that counts repetitions.
+    #[error("cannot start a thread for the log: {0}; raise the limit of processes")]
+    Thread(io::Error),
 }
 
 /// Sets the log of the process up. To be called once.
@@ -70,13 +83,15 @@ pub fn init(settings: &LogSettings) -> Result<(), LogError> {
         [LogOutput::Stdout] => io::stdout().is_terminal(),
         _ => false,
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&settings.filter))
-        .with_writer(Outputs::new(outputs))
-        .with_ansi(colours);
-    match settings.format {
-        LogFormat::Json => log.event_format(ZapJson).init(),
-        LogFormat::Console => log.init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(Outputs::new(outputs)).with_ansi(colours);
+    let lines = match settings.format {
+        LogFormat::Json => lines.event_format(ZapJson).boxed(),
+        LogFormat::Console => lines.boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(Repeats::start().map_err(LogError::Thread)?)
+        .with(EnvFilter::new(&settings.filter))
+        .init();
     Ok(())
 }

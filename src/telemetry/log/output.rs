@@ -31,12 +31,12 @@ impl Output {
             LogOutput::Journal => {
                 let socket = UnixDatagram::unbound()
                     .and_then(|socket| socket.connect(JOURNAL).map(|()| socket))
-                    .map_err(|source| LogError { output: "systemd/journal".into(), source })?;
+                    .map_err(|source| LogError::Output { output: "systemd/journal".into(), source })?;
                 Ok(Output::Journal(socket))
             }
             LogOutput::File(path) => LogFile::open(path, rotation)
                 .map(Output::File)
-                .map_err(|source| LogError { output: path.display().to_string(), source }),
+                .map_err(|source| LogError::Output { output: path.display().to_string(), source }),
         }
     }
 

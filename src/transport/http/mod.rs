@@ -4,11 +4,14 @@
 //! Statuses, headers and bodies are etcd's, down to the content type that Go's server guesses for `/health`.
 
 mod access;
+mod encoding;
+mod head;
 mod paths;
 mod probes;
 mod response;
 
 pub(crate) use access::Access;
+pub(super) use head::refusal as refuse_head;
 pub(super) use probes::starting;
 pub(crate) use probes::{Probes, probe_routes};
 
@@ -77,6 +80,8 @@ impl HttpRoutes {
         let origin = request.headers().get(header::ORIGIN).cloned();
         let mut response = if request.method() == Method::OPTIONS {
             Response::new(Body::empty())
+        } else if request.uri().path() == "*" {
+            head::closing(StatusCode::BAD_REQUEST)
         } else if let Some(path) = self.moved(request.uri().path()) {
             paths::redirect(&request, &path)
         } else {

@@ -1,5 +1,6 @@
 //! Metrics and probes: `/metrics`, `/health`, `/livez`, `/readyz`.
 
+use super::encoding::{gzip, prefers_gzip};
 use super::response::{TEXT, not_found, only_get, query, response, text};
 use crate::engine::{Engine, Phase};
 use crate::error::EtcdError;
@@ -9,7 +10,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -103,8 +104,16 @@ pub(crate) fn starting<B>(request: &http::Request<B>, step: &str) -> Response {
     }
 }
 
-async fn metrics(State(probes): State<Probes>) -> Response {
-    response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", probes.metrics.text().await)
+async fn metrics(State(probes): State<Probes>, request: Request) -> Response {
+    let text = probes.metrics.text().await;
+    let packed = prefers_gzip(request.headers()).then(|| gzip(&text).ok()).flatten();
+    let is_packed = packed.is_some();
+    let mut response =
+        response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", packed.unwrap_or(text));
+    if is_packed {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    response
 }
 
 async fn health(State(probes): State<Probes>, request: Request) -> Response {

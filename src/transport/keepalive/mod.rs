@@ -16,6 +16,7 @@ mod frames;
 mod policy;
 
 use super::protocol::PREFACE;
+use super::socket::Peer;
 use frames::{FrameScanner, GOAWAY};
 use policy::PingPolicy;
 use std::io;
@@ -61,16 +62,18 @@ pub(super) struct PingGuard<I> {
     incoming: FrameScanner,
     outgoing: FrameScanner,
     policy: PingPolicy,
+    peer: Peer,
     ending: Option<Ending>,
 }
 
 impl<I> PingGuard<I> {
-    pub(super) fn new(io: I, min_interval: Duration) -> PingGuard<I> {
+    pub(super) fn new(io: I, min_interval: Duration, peer: Peer) -> PingGuard<I> {
         PingGuard {
             io,
             incoming: FrameScanner::new(PREFACE.len() as u32),
             outgoing: FrameScanner::default(),
             policy: PingPolicy::new(min_interval),
+            peer,
             ending: None,
         }
     }
@@ -78,6 +81,11 @@ impl<I> PingGuard<I> {
     fn received(&mut self, bytes: &[u8]) {
         self.incoming.feed(bytes, |head| self.policy.received(head, Instant::now));
         if self.policy.is_broken() && self.ending.is_none() {
+            tracing::warn!(
+                peer = %self.peer,
+                "a client is disconnected, because it pings too often; raise its keepalive time, or lower \
+                 --grpc-keepalive-min-time"
+            );
             self.ending = Some(Ending {
                 goaway: goaway(self.policy.newest_stream()),
                 sent: 0,
@@ -221,7 +229,7 @@ mod tests {
     /// A guard over one end of a pipe, whose client has sent four pings at once.
     async fn guarded(size: usize) -> (PingGuard<tokio::io::DuplexStream>, tokio::io::DuplexStream) {
         let (near, mut far) = tokio::io::duplex(size);
-        let mut guard = PingGuard::new(near, MINUTE);
+        let mut guard = PingGuard::new(near, MINUTE, Peer::Unix);
         let pings = frame(PING, 0, 0, &[0; 8]).repeat(4);
         let hello = [PREFACE.as_slice(), &pings].concat();
         let write = async { far.write_all(&hello).await.expect("written") };

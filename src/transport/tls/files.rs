@@ -28,11 +28,11 @@ const TIME_GRANULARITY: Duration = Duration::from_secs(3);
 /// Why a file cannot be used.
 #[derive(Debug, Error)]
 pub(super) enum FileError {
-    #[error(transparent)]
+    #[error("{0}; give a file that the user of this process may read")]
     Read(#[from] ReadError),
-    #[error("holds no certificate in PEM form")]
+    #[error("holds no certificate in PEM form; give one that begins with -----BEGIN CERTIFICATE-----")]
     NoCertificate,
-    #[error("holds no private key in PEM form")]
+    #[error("holds no private key in PEM form; give an unencrypted one, such as -----BEGIN PRIVATE KEY-----")]
     NoKey,
     #[error("{0}")]
     Pem(pem::Error),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use support::http::http;
+use crate::http::http;
 
 /// The types and series of one scrape.
 pub struct Metrics {
@@ -29,14 +29,23 @@ impl Metrics {
 
     /// The value of the only series of this name with these labels.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let found = self.all(name, labels);
+        let [value] = found[..] else { panic!("{name} with {labels:?}: {found:?}") };
+        value
+    }
+
+    /// As [`Self::value`]; `None` if there is no such series.
+    pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        self.all(name, labels).first().copied()
+    }
+
+    fn all(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let of = |series: &str| {
             let (found, rest) = series.split_once('{').unwrap_or((series, ""));
             found == name
                 && labels.iter().all(|(label, value)| rest.contains(&format!("{label}=\"{value}\"")))
         };
-        let found: Vec<_> = self.series.iter().filter(|(series, _)| of(series)).collect();
-        let [(_, value)] = found[..] else { panic!("{name} with {labels:?}: {found:?}") };
-        *value
+        self.series.iter().filter(|(series, _)| of(series)).map(|(_, value)| *value).collect()
     }
 
     /// Every series of this name has just these labels, and a histogram's buckets their bound.

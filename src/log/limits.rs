@@ -1,0 +1,82 @@
+//! Limits of a NATS account and of a stream that are narrower than the settings of jetway.
+
+use super::api::{AccountInfo, ApiError, StreamInfo};
+use super::bucket::Bucket;
+
+/// Consumers that an instance has at a time: that of the log, and that of the epochs.
+const CONSUMERS: i64 = 2;
+
+/// The settings of jetway that limits are compared with.
+#[derive(Clone, Copy, Debug)]
+pub struct Demand {
+    /// Bytes of the quota; negative for no limit.
+    pub quota: i64,
+    /// The largest write request.
+    pub message_bytes: usize,
+}
+
+/// Sentences about the limits that bind before jetway's own.
+pub(super) fn binding(
+    info: &StreamInfo,
+    account: Option<&AccountInfo>,
+    max_payload: usize,
+    demand: Demand,
+) -> Vec<String> {
+    let mut told = Vec::new();
+    if max_payload < demand.message_bytes {
+        told.push(format!(
+            "nats-server takes messages of at most {max_payload} bytes (max_payload), and --max-request-bytes asks for {}: \
+             larger values are refused",
+            demand.message_bytes
+        ));
+    }
+    let is_below_quota = |limit: i64| limit > 0 && (demand.quota < 0 || limit < demand.quota);
+    let of_stream = info.config["max_bytes"].as_i64().unwrap_or(-1);
+    if is_below_quota(of_stream) {
+        told.push(format!(
+            "the stream has max_bytes = {of_stream}, which is less than --quota-backend-bytes: the NOSPACE alarm comes \
+             before it is full"
+        ));
+    }
+    let replicas = info.config["num_replicas"].as_i64().unwrap_or(1).max(1);
+    for (_, limit) in account.into_iter().flat_map(AccountInfo::storage) {
+        if is_below_quota(limit / replicas) {
+            told.push(format!(
+                "the NATS account may store {limit} bytes in files, for {replicas} replicas, which is less than \
+                 --quota-backend-bytes: the NOSPACE alarm comes before they are used up"
+            ));
+        }
+    }
+    let free = account.and_then(AccountInfo::free_consumers);
+    let of_stream = info.config["max_consumers"].as_i64().filter(|limit| *limit > 0);
+    for (limit, place) in [(free, "NATS account"), (of_stream, "stream")] {
+        if let Some(limit) = limit.filter(|limit| *limit < CONSUMERS) {
+            told.push(format!(
+                "the {place} has room for {limit} more consumers (max_consumers), and each instance needs {CONSUMERS}"
+            ));
+        }
+    }
+    told
+}
+
+/// The way out where JetStream refuses to make a stream; `None` if the refusal has no known one.
+pub(super) fn remedy(refusal: &ApiError, bucket: &Bucket) -> Option<String> {
+    let Bucket { stream, prefix, .. } = bucket;
+    Some(match refusal.err_code()? {
+        10027 => "the NATS account may have no more streams: raise its max_streams, or remove a stream".to_owned(),
+        10002 | 10023 | 10047 => "there is no room for it: raise max_file of the NATS account (nsc edit account \
+                                  --js-disk-storage), or max_file_store of the servers"
+            .to_owned(),
+        10113 | 10122 => format!(
+            "the NATS account limits the size of each stream: make the stream beforehand, and jetway takes it while it is \
+             unused (nats stream add {stream} --subjects '{prefix}>' --max-bytes SIZE --defaults)"
+        ),
+        10120 => "the NATS account has no JetStream limits for this number of replicas: add a tier (nsc edit account \
+                  --js-tier), or give another replicas= in --endpoint"
+            .to_owned(),
+        10005 | 10074 => "each replica needs a server of its own with JetStream in one NATS cluster: give a smaller replicas= \
+                          in --endpoint, or add servers"
+            .to_owned(),
+        _ => return None,
+    })
+}

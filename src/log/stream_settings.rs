@@ -1,0 +1,151 @@
+//! The settings of a stream: those that jetway makes, and its judgement of those that it finds.
+
+use super::bucket::Bucket;
+use crate::record::FORMAT;
+use serde_json::{Value, json};
+
+/// The metadata key that holds the version of the stored format. A stream without it is another program's.
+pub(super) const FORMAT_KEY: &str = "jetway.format";
+/// The metadata key that holds the cluster's id.
+pub(super) const CLUSTER_KEY: &str = "jetway.cluster";
+
+/// Settings that are judged elsewhere: names, and limits that `limits` tells.
+const ELSEWHERE: &[&str] = &["name", "metadata", "num_replicas", "first_seq", "max_bytes", "max_consumers"];
+/// Settings that an update puts right.
+const REPAIRABLE: &[&str] = &[
+    // `old` would let a full stream drop live keys without an error.
+    "discard",
+    "discard_new_per_subject",
+    "max_msgs",
+    "max_age",
+    "max_msgs_per_subject",
+    // Large values would be refused.
+    "max_msg_size",
+    // Consumers of jetway's could be refused.
+    "consumer_limits",
+    "allow_direct",
+    // Without acknowledgements no write would be answered.
+    "no_ack",
+];
+/// Settings that an update cannot change, or that another program may rely on.
+const UNUSABLE: &[&str] = &[
+    "storage",
+    "retention",
+    "subjects",
+    "subject_transform",
+    "deny_delete",
+    "deny_purge",
+    "sealed",
+    "mirror",
+    "sources",
+    // It acknowledges a message before it is written.
+    "persist_mode",
+    // Messages would have to be numbers.
+    "allow_msg_counter",
+];
+
+/// The settings of a new stream.
+pub(super) fn wanted(bucket: &Bucket, replicas: Option<usize>, cluster_id: u64) -> Value {
+    json!({
+        "name": bucket.stream,
+        "subjects": [format!("{}>", bucket.prefix)],
+        "retention": "limits",
+        "storage": "file",
+        "discard": "new",
+        "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1,
+        "max_msgs_per_subject": -1,
+        "num_replicas": replicas.unwrap_or(1),
+        // The window is not used, and costs memory and start-up time. This is the shortest one.
+        "duplicate_window": 100_000_000,
+        "allow_direct": true,
+        "deny_delete": false,
+        "deny_purge": false,
+        "metadata": { FORMAT_KEY: FORMAT.to_string(), CLUSTER_KEY: format!("{cluster_id:016x}") },
+    })
+}
+
+/// The judgement of settings that were found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Judgement {
+    /// The first one that jetway cannot use.
+    pub(super) unusable: Option<&'static str>,
+    /// Those to put right.
+    pub(super) repairs: Vec<&'static str>,
+    /// Those that differ and do no harm, with their values.
+    pub(super) harmless: Vec<String>,
+}
+
+impl Judgement {
+    /// Compares the settings of a stream with those that jetway makes.
+    pub(super) fn of(found: &Value, wanted: &Value) -> Judgement {
+        let mut judgement = Judgement::default();
+        let differs = |setting: &str| {
+            let (is, should) = (&found[setting], &wanted[setting]);
+            is != should && !(is_default(is) && is_default(should))
+        };
+        judgement.unusable = UNUSABLE.iter().copied().find(|setting| differs(setting));
+        judgement.repairs = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();
+        let judged = |setting: &str| {
+            [ELSEWHERE, REPAIRABLE, UNUSABLE].iter().any(|settings| settings.contains(&setting))
+        };
+        let others = found.as_object().into_iter().flatten();
+        let harmless = others.filter(|(setting, _)| !judged(setting) && differs(setting));
+        judgement.harmless = harmless.map(|(setting, value)| format!("{setting}={value}")).collect();
+        judgement
+    }
+}
+
+/// Whether a value is one that a server leaves away, or that stands for nothing.
+fn is_default(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) => false,
+        // No limit has both spellings.
+        Value::Number(number) => matches!(number.as_i64(), Some(0 | -1)),
+        Value::String(text) => matches!(text.as_str(), "" | "none" | "default"),
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_setting_has_a_judgement() {
+        let wanted = wanted(&Bucket::new("b", "$JS.API"), None, 1);
+        assert_eq!(Judgement::of(&wanted, &wanted), Judgement::default());
+        let found = |setting: &str, value: Value| {
+            let mut found = wanted.clone();
+            found[setting] = value;
+            Judgement::of(&found, &wanted)
+        };
+        for (setting, value) in [
+            ("storage", json!("memory")),
+            ("retention", json!("workqueue")),
+            ("subjects", json!(["$KV.b.>", "other"])),
+            ("sealed", json!(true)),
+            ("persist_mode", json!("async")),
+            ("sources", json!([{ "name": "s" }])),
+        ] {
+            assert_eq!(found(setting, value).unusable, Some(setting));
+        }
+        for (setting, value) in [
+            ("discard", json!("old")),
+            ("max_age", json!(1_000_000_000)),
+            ("max_msg_size", json!(1000)),
+            ("no_ack", json!(true)),
+            ("consumer_limits", json!({ "inactive_threshold": 1_000_000_000 })),
+        ] {
+            assert_eq!(found(setting, value).repairs, [setting]);
+        }
+        assert_eq!(found("compression", json!("s2")).harmless, ["compression=\"s2\""]);
+        assert_eq!(found("new_setting", json!(1)).harmless, ["new_setting=1"]);
+        for (setting, value) in
+            [("compression", json!("none")), ("max_msgs", json!(0)), ("max_bytes", json!(9))]
+        {
+            assert_eq!(found(setting, value), Judgement::default(), "{setting}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Members are added, removed, changed and promoted by etcd's calls, while the cluster serves.
+
+use std::time::Duration;
+
+use jetway::proto::etcdserverpb::{
+    Member, MemberAddRequest, MemberAddResponse, MemberPromoteRequest, MemberPromoteResponse,
+    MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+};
+use support::client::{Client, refused};
+use support::cluster::Cluster;
+use support::eventually;
+use tonic::{Code, Status};
+
+use super::forming::all_hold_the_same;
+
+async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
+    let request = MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
+    client.unary("/etcdserverpb.Cluster/MemberAdd", request).await
+}
+
+async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
+    client.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id }).await
+}
+
+async fn members(client: &Client) -> Vec<Member> {
+    client.members().await.unwrap().members
+}
+
+/// The member of a name, once it has told its client URLs.
+async fn started(client: &Client, name: &str) -> Member {
+    eventually("a started member", async || {
+        let members = members(client).await;
+        members.into_iter().find(|member| member.name == name && !member.client_ur_ls.is_empty())
+    })
+    .await
+}
+
+/// Changes are refused while members have just met: etcd wants five seconds of contact.
+async fn until_permitted<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> T {
+    eventually("a permitted change", async || match change().await {
+        Ok(answer) => Some(answer),
+        Err(status) => {
+            assert_eq!(status.message(), "etcdserver: unhealthy cluster");
+            None
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_member_joins_and_the_first_one_leaves() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    for key in 0..20 {
+        clients[0].put(format!("/k/{key}"), "value").await;
+    }
+    for member in 0..3 {
+        started(&clients[0], cluster.name(member)).await;
+    }
+    let fourth = cluster.add();
+    let url = cluster.peer_url(fourth);
+    let added = until_permitted(async || add(&clients[1], &url, false).await).await;
+    let new = added.member.expect("the new member");
+    assert_eq!((new.name.as_str(), &new.peer_ur_ls[..]), ("", &[url][..]));
+    assert_eq!(added.members.len(), 4);
+    let list = cluster.list(0..4);
+    cluster.set_flags(fourth, &list, "existing", &[]);
+    cluster.members[fourth].restart().await;
+    let client = cluster.members[fourth].client().await;
+    let member = started(&clients[0], cluster.name(fourth)).await;
+    assert_eq!(member.id, new.id);
+    assert_eq!(client.list("/k/").await.len(), 20);
+    client.put("/from/the/fourth", "value").await;
+
+    // The leader goes: its process ends by itself, and its data does not come back.
+    let leader = cluster.leader(&clients).await;
+    let id = started(&clients[0], cluster.name(leader)).await.id;
+    let rest = (leader + 1) % 3;
+    let answer = until_permitted(async || remove(&clients[rest], id).await).await;
+    assert!(answer.members.iter().all(|member| member.id != id));
+    assert!(cluster.members[leader].ended().await.success());
+    assert!(cluster.members[leader].log().contains("permanently removed from the cluster"));
+    cluster.members[leader].ends().await;
+    assert!(!cluster.members[leader].log().ends_with("ready to serve client requests"));
+    eventually("a write without the removed member", async || {
+        clients[rest].put_request(support::client::put("/after", "removal")).await.ok()
+    })
+    .await;
+    let left = [clients[rest].clone(), clients[(leader + 2) % 3].clone(), client];
+    all_hold_the_same(&left).await;
+    assert_eq!(members(&left[2]).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_would_cost_the_majority_is_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let mut ids = Vec::new();
+    for member in 0..3 {
+        ids.push(started(&clients[0], cluster.name(member)).await.id);
+    }
+    let url = cluster.peer_url(1);
+    let taken = until_permitted(async || match add(&clients[0], &url, false).await {
+        Err(status) if status.message() == "etcdserver: Peer URLs already exists" => Ok(()),
+        other => other.map(drop),
+    });
+    taken.await;
+    refused(remove(&clients[0], 9).await, Code::NotFound, "etcdserver: member not found");
+    let promote = MemberPromoteRequest { id: ids[1] };
+    let promoted: Result<MemberPromoteResponse, _> =
+        clients[0].unary("/etcdserverpb.Cluster/MemberPromote", promote).await;
+    refused(promoted, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+    let leader = cluster.leader(&clients).await;
+    let (down, left) = ((leader + 1) % 3, (leader + 2) % 3);
+    cluster.members[down].kill9();
+    // A member counts for 2.5 s after its last sign of life. Nothing that a client can ask shows the end of
+    // that time without a change of the members.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    refused(remove(&clients[leader], ids[left]).await, Code::Unavailable, "etcdserver: unhealthy cluster");
+    // One that is down may go.
+    let answer = remove(&clients[leader], ids[down]).await.unwrap();
+    assert_eq!(answer.members.len(), 2);
+    clients[left].put("/two", "members").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_is_promoted() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let fourth = cluster.add();
+    let url = cluster.peer_url(fourth);
+    let added = until_permitted(async || add(&clients[0], &url, true).await).await;
+    let id = added.member.expect("the new member").id;
+    assert!(members(&clients[1]).await.iter().any(|member| member.id == id && member.is_learner));
+    let promote = async || -> Result<MemberPromoteResponse, Status> {
+        clients[0].unary("/etcdserverpb.Cluster/MemberPromote", MemberPromoteRequest { id }).await
+    };
+    refused(
+        promote().await,
+        Code::FailedPrecondition,
+        "etcdserver: can only promote a learner member which is in sync with leader",
+    );
+    let list = cluster.list(0..4);
+    cluster.set_flags(fourth, &list, "existing", &[]);
+    cluster.members[fourth].begin();
+    let promoted = eventually("a learner that is in sync", async || promote().await.ok()).await;
+    assert!(promoted.members.iter().all(|member| !member.is_learner));
+    cluster.members[fourth].is_up().await;
+    cluster.members[fourth].client().await.put("/from/the/learner", "value").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_keeps_its_id_under_other_peer_urls() {
+    let cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let id = started(&clients[0], cluster.name(2)).await.id;
+    let request = MemberUpdateRequest { id, peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()] };
+    let updated: MemberUpdateResponse =
+        clients[0].unary("/etcdserverpb.Cluster/MemberUpdate", request).await.unwrap();
+    let member = updated.members.into_iter().find(|member| member.id == id).expect("the member");
+    assert_eq!(member.peer_ur_ls, ["http://127.0.0.1:1"]);
+    assert_eq!(member.name, cluster.name(2));
+}
