@@ -38,6 +38,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod binary;
+mod carried;
 mod child;
 mod cluster;
 mod config;
@@ -50,6 +51,7 @@ mod signal;
 mod supervisor;
 mod vitals;
 
+pub use carried::carried_version;
 pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
@@ -74,8 +76,8 @@ pub enum SyncMode {
 /// Settings of the embedded server.
 #[derive(Clone, Debug)]
 pub struct NatsServerSettings {
-    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable,
-    /// then `PATH`.
+    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, the one that this executable
+    /// carries, beside this executable, `PATH`.
     pub binary: Option<PathBuf>,
     /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,

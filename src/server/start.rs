@@ -163,7 +163,7 @@ pub(super) async fn start(
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    notify::ready();
+    notify::ready(shutdown);
     Ok(Started { engine, nats })
 }
 
