@@ -71,8 +71,7 @@ impl Carried {
     fn unpack(&self, to: &mut File) -> io::Result<()> {
         let mut digest = Digest { to, context: ring::digest::Context::new(&ring::digest::SHA256) };
         io::copy(&mut flate2::read::DeflateDecoder::new(self.deflated), &mut digest)?;
-        let found: String =
-            digest.context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = super::hex(digest.context.finish().as_ref());
         if found == self.sha256 {
             return Ok(());
         }
