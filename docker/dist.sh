@@ -34,7 +34,8 @@ objcopy=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p'
 # sbom_of_crates TRIPLE OUTPUT
 sbom_of_crates() {
     local tool=$PEERS/cargo-cyclonedx/bin/cargo-cyclonedx
-    [[ -x $tool ]] || cargo install --quiet --locked --root "$PEERS/cargo-cyclonedx" cargo-cyclonedx@0.5.9
+    # Not optimized: it runs for a second, and its build would take minutes.
+    [[ -x $tool ]] || cargo install --debug --quiet --locked --root "$PEERS/cargo-cyclonedx" cargo-cyclonedx@0.5.9
     # It writes beside each Cargo.toml of the workspace.
     "$tool" cyclonedx --format json --spec-version 1.5 --target "$1" --override-filename jetway-sbom
     mv jetway-sbom.json "$2"
