@@ -141,7 +141,7 @@ mod tests {
         let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&program).unwrap();
         let digest = ring::digest::digest(&ring::digest::SHA256, &program);
-        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = super::super::hex(digest.as_ref());
         Carried {
             version: "2.15.1",
             sha256: sha256.unwrap_or(Box::leak(digest.into_boxed_str())),
