@@ -14,6 +14,7 @@ BIN := $(PEERS)/bin
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+export JETWAY_TEST_ETCDUTL ?= $(BIN)/etcdutl
 export JETWAY_BENCH_KINE ?= $(BIN)/kine
 export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
@@ -25,7 +26,7 @@ export PATH := $(BIN):$(PATH)
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NATS := $(JETWAY_NATS_SERVER)
-TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
+TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_ETCDUTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
 BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
@@ -258,14 +259,14 @@ clean-peers: ## remove all that was fetched and built beside cargo
 	rm -rf $(PEERS)
 
 $(BIN)/nats-server: $(wildcard tests/peers/nats/*) tests/peers/build.sh
-$(BIN)/etcd $(BIN)/etcdctl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
+$(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
 $(BIN)/kine: $(wildcard tests/peers/kine/*) tests/peers/build.sh
 $(BIN)/clients-go: $(wildcard tests/clients/go/*) tests/peers/build.sh
 $(BIN)/t4: $(wildcard tests/peers/t4/*) tests/peers/build.sh
 $(KUBERNETES): tests/kubernetes/go.mod tests/kubernetes/go.sum tests/peers/build.sh
 $(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
 
-$(addprefix $(BIN)/,nats-server etcd etcdctl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
+$(addprefix $(BIN)/,nats-server etcd etcdctl etcdutl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
 	@echo "building $(@F) into $(@D)"
 	@tests/peers/build.sh $(@F) $@
 

@@ -71,8 +71,7 @@ impl Carried {
     fn unpack(&self, to: &mut File) -> io::Result<()> {
         let mut digest = Digest { to, context: ring::digest::Context::new(&ring::digest::SHA256) };
         io::copy(&mut flate2::read::DeflateDecoder::new(self.deflated), &mut digest)?;
-        let found: String =
-            digest.context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = super::hex(digest.context.finish().as_ref());
         if found == self.sha256 {
             return Ok(());
         }
@@ -142,7 +141,7 @@ mod tests {
         let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(&program).unwrap();
         let digest = ring::digest::digest(&ring::digest::SHA256, &program);
-        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = super::super::hex(digest.as_ref());
         Carried {
             version: "2.15.1",
             sha256: sha256.unwrap_or(Box::leak(digest.into_boxed_str())),

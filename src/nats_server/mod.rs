@@ -31,6 +31,7 @@
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -282,4 +283,12 @@ pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
 /// The address of the embedded server on `port`.
 pub fn client_url(port: u16) -> String {
     format!("nats://127.0.0.1:{port}")
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }
