@@ -94,6 +94,7 @@ impl Deployment {
         inside.args(["--map-root-user", "--mount", "sh", "-c"]);
         inside.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(hosts);
         inside.arg(command.get_program()).args(command.get_args());
+        inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         inside
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use serde_json::Value;
 use support::eventually;
 use support::server::Target;
 
@@ -234,4 +235,61 @@ async fn names_that_resolve_later() {
         deployment.serves(member).await;
     }
     deployment.is_one_etcd("http://{name}.etcd-headless.default.svc.test:{peer}").await;
+}
+
+/// The services of the compose file, whose names are hosts there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_compose_file() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut deployment = Deployment::new("http", ["m1", "m2", "m3"]);
+    let hosts = deployment.folder.path("hosts");
+    let entries: String = (0..3).map(|member| deployment.fill(member, "{host} {name}\n")).collect();
+    fs::write(&hosts, entries).unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docker/compose-cluster.yaml");
+    let file: Value = serde_saphyr::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let services = file["services"].as_object().unwrap();
+    assert_eq!(services.keys().collect::<Vec<_>>(), ["m1", "m2", "m3"]);
+    for (member, service) in services.values().enumerate() {
+        // The image starts jetway by its own name.
+        let mut command = deployment.folder.command_of(env!("CARGO_BIN_EXE_jetway").into());
+        for (name, value) in service["environment"].as_object().unwrap() {
+            let value = value.as_str().unwrap();
+            let value = match name.as_str() {
+                "ETCD_INITIAL_CLUSTER_TOKEN" => {
+                    assert!(value.starts_with("${JETWAY_TOKEN:?"), "no start without a token: {value}");
+                    "a-secret".to_owned()
+                }
+                "ETCD_ADVERTISE_CLIENT_URLS" => {
+                    assert_eq!(value, deployment.fill(member, "http://{name}:2379"));
+                    deployment.client_url(member)
+                }
+                _ => deployment.fill(
+                    member,
+                    &value
+                        .replace("0.0.0.0", "{host}")
+                        .replace(":2379", ":{client}")
+                        .replace(":2380", ":{peer}")
+                        .replace("/var/lib/jetway", "{data}"),
+                ),
+            };
+            command.env(name, value);
+        }
+        let command = deployment.with_hosts(&hosts, &command);
+        deployment.begin(member, command);
+    }
+    for member in 0..3 {
+        deployment.serves(member).await;
+    }
+    deployment.is_one_etcd("http://{name}:{peer}").await;
+    // The health check of each service, of the address that stands for its loopback interface.
+    for (member, service) in services.values().enumerate() {
+        let check: Vec<_> = service["healthcheck"]["test"].as_array().unwrap().iter().collect();
+        assert_eq!(check, ["CMD", "/usr/local/bin/jetway", "health"]);
+        let mut command = deployment.folder.command_of(env!("CARGO_BIN_EXE_jetway").into());
+        command.arg("health").arg(deployment.client_url(member));
+        let ended = deployment.folder.run(command).await;
+        assert_eq!(ended.status, 0, "{}", ended.output);
+    }
 }
