@@ -34,6 +34,7 @@
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod binary;
+mod carried;
 mod child;
 mod cluster;
 mod config;
@@ -53,6 +55,7 @@ mod signal;
 mod supervisor;
 mod vitals;
 
+pub use carried::carried_version;
 pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
@@ -77,8 +80,8 @@ pub enum SyncMode {
 /// Settings of the embedded server.
 #[derive(Clone, Debug)]
 pub struct NatsServerSettings {
-    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable,
-    /// then `PATH`.
+    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, the one that this executable
+    /// carries, beside this executable, `PATH`.
     pub binary: Option<PathBuf>,
     /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,
@@ -283,4 +286,12 @@ pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
 /// The address of the embedded server on `port`.
 pub fn client_url(port: u16) -> String {
     format!("nats://127.0.0.1:{port}")
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }

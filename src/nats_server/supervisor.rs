@@ -1,12 +1,12 @@
 //! The loop that keeps one nats-server running.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use super::binary::{self, Binary};
 use super::child::Child;
 use super::cluster::{self, Members};
 use super::config::{self, Start};
@@ -14,7 +14,7 @@ use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
 use super::vitals::Vitals;
-use super::{Ending, Error, NatsServerSettings, Started, Status, binary};
+use super::{Ending, Error, NatsServerSettings, Started, Status};
 use crate::disk;
 
 /// Pause before a new start, doubled with each start that did not last.
@@ -95,7 +95,7 @@ async fn run(
 struct Plan<'a> {
     settings: &'a NatsServerSettings,
     data_dir: &'a DataDir,
-    binary: PathBuf,
+    binary: Binary,
     extra: Option<ExtraConfig>,
     name: String,
     members: Members,
@@ -110,11 +110,12 @@ async fn supervise(
     child: &mut Option<Child>,
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
-    let binary = binary::find(settings.binary.as_deref())?;
-    let version = binary::check_version(&binary).await?;
+    let found = binary::find(settings.binary.as_deref()).await?;
     let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
     let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
+    let binary = found.unpacked(data_dir.path()).await?;
+    let version = binary.version.clone();
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
     data_dir.claim_mode(mode)?;
     let (member_id, members) = match &settings.cluster {
@@ -137,7 +138,10 @@ async fn supervise(
                 port = Some(now_on);
                 let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
                 match down.take() {
-                    None => tracing::info!(port = now_on, version, pid, "nats-server is ready"),
+                    None => {
+                        let binary = &plan.binary.origin;
+                        tracing::info!(port = now_on, version, binary, pid, "nats-server is ready");
+                    }
                     Some(since) => {
                         let after = Instant::now().duration_since(since);
                         tracing::info!(port = now_on, pid, restarts, ?after, "nats-server is ready again");
@@ -239,8 +243,10 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
-    let child = Child::spawn(&plan.binary, &config_path, lock, outputs.write_error.clone())
-        .map_err(|source| Error::Spawn { path: plan.binary.clone(), source })?;
+    let child = plan
+        .binary
+        .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
+        .map_err(|source| Error::Spawn { path: plan.binary.path(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
         // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the
         // server but cannot stop it.

@@ -288,9 +288,10 @@ impl Chain {
 
     fn accept_part(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
         let partial = (placed.record.operation, placed.record.place);
-        let is_key = matches!(placed.record.body, Body::Key(_) | Body::Lease(..));
+        // Only these are written in batches.
+        let is_of_batch = matches!(placed.record.body, Body::Key(_) | Body::Lease(..) | Body::Member(..));
         let outcome = self.accept(placed, valid, void);
-        self.partial = is_key.then_some(partial);
+        self.partial = is_of_batch.then_some(partial);
         outcome
     }
 
@@ -443,6 +444,25 @@ mod tests {
         let mut chain = Chain::new(Some(point(false)));
         assert_eq!(read(&mut chain, &messages(false)).0, [1, 2]);
         assert!(chain.has_lost_its_trim());
+    }
+
+    #[test]
+    fn the_rest_of_a_batch_of_members_counts_without_its_removed_beginning() {
+        let member = |place| {
+            Some(record(
+                1,
+                u64::from(place) + 1,
+                (place, 3),
+                Body::Member(place.into(), Some(Box::default())),
+            ))
+        };
+        // Sequence 2 held the first of three members, which a later record has superseded.
+        let messages =
+            [(1, Some(start(1, 1))), (3, member(2)), (4, member(3)), (5, Some(trim(1, 5, 4, false)))];
+        let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: false };
+        let mut chain = Chain::new(Some(point));
+        assert_eq!(read(&mut chain, &messages).0, [1, 3, 4, 5]);
+        assert!(chain.is_whole());
     }
 
     #[test]

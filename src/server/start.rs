@@ -97,7 +97,7 @@ pub(super) async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
-        member,
+        member: member.clone(),
         founders: nats
             .as_ref()
             .zip(cluster)
@@ -113,24 +113,30 @@ pub(super) async fn start(
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
-    let mut phase = engine.phase();
-    loop {
-        let now = phase.borrow_and_update().clone();
-        match now {
-            Phase::Loading { .. } => starting(now.to_string()),
-            Phase::Serving | Phase::Stopped => break,
-        }
-        tokio::select! {
-            changed = phase.changed() => if changed.is_err() {
-                break;
-            },
-            reason = engine.failed() => {
-                engine.stop();
-                if let Some(nats) = nats {
-                    nats.stop().await?;
-                }
-                return Err(ServeError::Data(reason));
+    let loaded = async {
+        let mut phase = engine.phase();
+        loop {
+            let now = phase.borrow_and_update().clone();
+            match now {
+                Phase::Loading { .. } => starting(now.to_string()),
+                Phase::Serving | Phase::Stopped => break,
             }
+            if phase.changed().await.is_err() {
+                break;
+            }
+        }
+        // As in etcd, a member that serves shows its client URLs to all.
+        starting("waiting for the writer to list this member".into());
+        engine.listed(&member).await;
+    };
+    tokio::select! {
+        () = loaded => {}
+        reason = engine.failed() => {
+            engine.stop();
+            if let Some(nats) = nats {
+                nats.stop().await?;
+            }
+            return Err(ServeError::Data(reason));
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
@@ -160,7 +166,7 @@ pub(super) async fn start(
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    notify::ready();
+    notify::ready(shutdown);
     Ok(Started { engine, nats })
 }
 

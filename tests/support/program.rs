@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use support::eventually;
-use support::server::{alive, peer, signal, spawn};
+use crate::eventually;
+use crate::server::{alive, jetway, peer, signal, spawn};
 
 /// The program that is called `etcd`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,9 +35,14 @@ pub struct Ended {
 
 impl WorkingFolder {
     pub fn new() -> Self {
+        Self::with(&jetway())
+    }
+
+    /// The link is to another jetway than that of the tests.
+    pub fn with(jetway: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
         for name in ["etcd", "kine"] {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_jetway"), dir.path().join(name)).unwrap();
+            std::os::unix::fs::symlink(jetway, dir.path().join(name)).unwrap();
         }
         Self { dir }
     }
@@ -88,12 +93,8 @@ impl WorkingFolder {
     }
 
     /// The same, of which the log may be elsewhere.
-    pub async fn start_logging_to(&self, mut command: Command, log: &Path) -> Running {
-        let output = File::options().create(true).append(true).open(log).unwrap();
-        // The lines of an earlier start say nothing about this one.
-        output.set_len(0).unwrap();
-        command.stdout(output.try_clone().unwrap()).stderr(output);
-        let mut running = Running { child: spawn(command).unwrap(), log: log.to_owned() };
+    pub async fn start_logging_to(&self, command: Command, log: &Path) -> Running {
+        let mut running = Running::begin(command, log);
         running.serves().await;
         running
     }
@@ -106,12 +107,25 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command and waits for nothing.
+    pub fn begin(mut command: Command, log: &Path) -> Self {
+        let output = File::options().create(true).append(true).open(log).unwrap();
+        // The lines of an earlier start say nothing about this one.
+        output.set_len(0).unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        Self { child: spawn(command).unwrap(), log: log.to_owned() }
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the line in which it says so.
-    async fn serves(&mut self) {
+    pub async fn serves(&mut self) {
         eventually("the server to serve", async || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}\n{}", self.log());
@@ -151,20 +165,28 @@ impl Drop for Running {
     }
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let own = fs::read_to_string(path).unwrap_or_default();
-    own.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+/// The processes that any thread of the parent started.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Runs etcdctl to its end.
 pub fn etcdctl(flags: &[impl AsRef<OsStr>], args: &[&str]) -> String {
+    try_etcdctl(flags, args).unwrap_or_else(|output| panic!("{args:?}: {output}"))
+}
+
+/// As [`etcdctl`], which may fail.
+pub fn try_etcdctl(flags: &[impl AsRef<OsStr>], args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
     command.args(flags).args(args).stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout) + &text(&output.stderr)
+    let both = text(&output.stdout) + &text(&output.stderr);
+    if output.status.success() { Ok(both) } else { Err(both) }
 }
 
 /// Assignments of a file in the form that systemd and shells read.
