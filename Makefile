@@ -14,6 +14,7 @@ BIN := $(PEERS)/bin
 export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
+export JETWAY_TEST_ETCDUTL ?= $(BIN)/etcdutl
 export JETWAY_BENCH_KINE ?= $(BIN)/kine
 export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
@@ -25,7 +26,7 @@ export PATH := $(BIN):$(PATH)
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NATS := $(JETWAY_NATS_SERVER)
-TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
+TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_ETCDUTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
 BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
@@ -36,7 +37,8 @@ CARGO := $(or $(shell command -v cargo),$(wildcard $(HOME)/.cargo/bin/cargo),no-
 PYTHON := $(or $(shell command -v python3),no-python)
 
 # Settings of single commands, to be given on make's command line.
-DATA ?= $(TARGET)/data
+# Outside of the target folder, which `cargo clean` empties.
+DATA ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/jetway
 FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
@@ -51,20 +53,49 @@ INSTALL ?=
 help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
-	@echo; echo "Settings: DATA=folder of the data for run, FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
+	@echo; echo "Settings: DATA=folder of the data for run ($(DATA)), FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
 	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n for each test of faults, PREEMPTIONS=n for"
 	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
 
 .PHONY: build
-build: | $(CARGO) ## build the server (release) and the nats-server it embeds
-build: $(NATS)
-	$(CARGO) build --release --locked
+build: $(NATS) | $(CARGO) ## build the server (release), one file that carries its nats-server
+	JETWAY_EMBED_NATS_SERVER=$(NATS) $(CARGO) build --release --locked
+
+# The same without LTO: a newcomer waits for it.
+QUICK := $(TARGET)/quick/jetway
+
+.PHONY: quick
+quick: $(NATS) | $(CARGO)
+	JETWAY_EMBED_NATS_SERVER=$(NATS) $(CARGO) build --profile quick --locked
+
+.PHONY: crates
+crates: | $(CARGO)
+	$(CARGO) fetch --locked --quiet
+
+# A client for the newcomer. jetway serves without it too.
+.PHONY: client
+client:
+	-@$(MAKE) --no-print-directory $(JETWAY_TEST_ETCDCTL)
 
 .PHONY: run
-run: build ## serve etcd's API on 127.0.0.1:2379 with the embedded nats-server
-	exec $(TARGET)/release/jetway --data-dir $(DATA) --nats-server $(NATS) $(FLAGS)
+run: | $(CARGO) ## serve etcd's API on 127.0.0.1:2379, within minutes of the first call
+	@echo "make run (1 of 3): builds nats-server from source, and fetches the crates that jetway needs"
+	@$(MAKE) --no-print-directory -j2 $(NATS) crates
+	@echo "make run (2 of 3): builds jetway, with nats-server inside, and etcdctl to use it with"
+	@$(MAKE) --no-print-directory -j2 quick client
+	@echo "make run (3 of 3): serves on 127.0.0.1:2379 until Ctrl-C; the data is in $(DATA)"
+	@mkdir -p "$(DATA)"
+	@echo "Type in another terminal:"
+	@if [[ -x $(JETWAY_TEST_ETCDCTL) ]]; then \
+		echo "  $(JETWAY_TEST_ETCDCTL) put greeting hello"; \
+		echo "  $(JETWAY_TEST_ETCDCTL) get greeting"; \
+	else \
+		echo "  curl 127.0.0.1:2379/v3/kv/put -d '{\"key\": \"Z3JlZXRpbmc=\", \"value\": \"aGVsbG8=\"}'"; \
+		echo "  curl 127.0.0.1:2379/v3/kv/range -d '{\"key\": \"Z3JlZXRpbmc=\"}'"; \
+	fi
+	@exec env -u JETWAY_NATS_SERVER $(QUICK) --data-dir "$(DATA)" $(FLAGS)
 
 # --- checks that each change must pass ---
 
@@ -112,6 +143,10 @@ model: | $(PYTHON) ## random schedules of the log's protocol for a minute, then 
 clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of clients that need Node and Python
 	$(CARGO) test --locked --test clients -- --ignored
 
+.PHONY: carried
+carried: quick $(JETWAY_TEST_ETCDCTL) $(BIN)/protoc ## start a jetway that carries its nats-server, with nothing else on the machine
+	JETWAY_TEST_CARRIER=$(QUICK) $(CARGO) test --locked --test cli carried -- --ignored
+
 .PHONY: full-disk
 full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
 	$(CARGO) test --locked --test full_disk -- --ignored
@@ -138,7 +173,7 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
-	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external $(TESTS) -- --ignored --nocapture --test-threads 1
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1
 
 # libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not
 # needed.
@@ -195,9 +230,21 @@ bench-cluster: $(NATS) $(JETWAY_TEST_ETCD) $(BIN)/protoc | $(CARGO) ## measure t
 bench-core: $(BIN)/protoc | $(CARGO) ## measure the structures of the core by themselves
 	$(CARGO) bench --locked --bench core -- $(FLAGS)
 
+# The machines for which `make dist` builds.
+MACHINES ?= x86_64 aarch64
+
+.PHONY: dist
+dist: | $(CARGO) ## build what is shipped for each of MACHINES (x86_64 aarch64): static files, packages, SBOMs, digests
+	PATH=$(dir $(CARGO)):$$PATH docker/dist.sh $(TARGET)/dist $(MACHINES)
+
+.PHONY: dist-test
+dist-test: $(JETWAY_TEST_ETCDCTL) ## start each file of `make dist` in an empty root
+	docker/dist-test.sh $(TARGET)/dist $(JETWAY_TEST_ETCDCTL)
+
 .PHONY: docker
-docker: $(if $(or $(INSTALL),$(shell command -v buildah)),build $(JETWAY_TEST_ETCDCTL)) ## build the image with buildah and start it
-	docker/test.sh $(INSTALL) $(TARGET)/release/jetway $(NATS) $(JETWAY_TEST_ETCDCTL)
+docker: MACHINES := $(shell uname -m)
+docker: $(if $(or $(INSTALL),$(shell command -v buildah)),dist $(JETWAY_TEST_ETCDCTL)) ## build the image with buildah and start it
+	docker/test.sh $(INSTALL) $(TARGET)/dist/jetway-*-linux-$(if $(filter aarch64,$(MACHINES)),arm64,amd64) $(JETWAY_TEST_ETCDCTL)
 
 # --- the programs jetway runs on and is compared with ---
 
@@ -212,14 +259,14 @@ clean-peers: ## remove all that was fetched and built beside cargo
 	rm -rf $(PEERS)
 
 $(BIN)/nats-server: $(wildcard tests/peers/nats/*) tests/peers/build.sh
-$(BIN)/etcd $(BIN)/etcdctl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
+$(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
 $(BIN)/kine: $(wildcard tests/peers/kine/*) tests/peers/build.sh
 $(BIN)/clients-go: $(wildcard tests/clients/go/*) tests/peers/build.sh
 $(BIN)/t4: $(wildcard tests/peers/t4/*) tests/peers/build.sh
 $(KUBERNETES): tests/kubernetes/go.mod tests/kubernetes/go.sum tests/peers/build.sh
 $(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
 
-$(addprefix $(BIN)/,nats-server etcd etcdctl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
+$(addprefix $(BIN)/,nats-server etcd etcdctl etcdutl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
 	@echo "building $(@F) into $(@D)"
 	@tests/peers/build.sh $(@F) $@
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# test.sh JETWAY NATS-SERVER ETCDCTL: builds the image's last stage from binaries that are there, with buildah
-# and without a registry, starts it twice on one data folder, and uses it with etcdctl. `--install` as the
-# first argument lets it install buildah where there is none; else it says so and does nothing.
+# test.sh JETWAY ETCDCTL: builds the image's last stage from the file that is there, with buildah and without
+# a registry, starts it twice on one data folder, and uses it with etcdctl. `--install` as the first argument
+# lets it install buildah where there is none; else it says so and does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,8 +13,8 @@ if ! command -v buildah >/dev/null; then
     echo "skipped: no buildah here (Debian: apt-get install buildah, or make docker INSTALL=--install)"
     exit
 fi
-[[ $# == 3 ]] || { echo "usage: docker/test.sh [--install] JETWAY NATS-SERVER ETCDCTL" >&2; exit 1; }
-jetway=$(realpath "$1") nats=$(realpath "$2") etcdctl=$(realpath "$3")
+[[ $# == 2 ]] || { echo "usage: docker/test.sh [--install] JETWAY ETCDCTL" >&2; exit 1; }
+jetway=$(realpath "$1") etcdctl=$(realpath "$2")
 
 work=$(mktemp -d)
 # A store of its own, so that nothing is left on the machine and none of its images is needed.
@@ -29,7 +29,7 @@ finish() {
 }
 trap finish EXIT
 
-docker/root.sh "$jetway" "$nats" "$work/build/image"
+docker/root.sh "$jetway" "$work/build/image"
 # The first stage is what was just laid out; its own instructions need a registry.
 buildah bud --quiet --isolation chroot --build-context "build=$work/build" --target jetway \
     --file docker/Dockerfile --tag jetway-test . >/dev/null

@@ -101,6 +101,7 @@
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
+//! | `snapshot` | the store as a file of etcd's | pure |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
@@ -229,6 +230,7 @@ mod primitive;
 pub mod proto;
 pub mod record;
 pub mod server;
+mod snapshot;
 pub mod telemetry;
 mod transport;
 mod txn;

@@ -14,8 +14,10 @@ use crate::proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use crate::record::{Alarm, AlarmKind};
+use crate::snapshot::{Blob, Snapshot};
 use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
+use std::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
@@ -54,9 +56,35 @@ fn alarm_kind(alarm: i32) -> Option<AlarmKind> {
     }
 }
 
+/// The messages of a snapshot. The client's pace decides when the next one is made.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    snapshot: Snapshot,
+    revision: Revision,
+    begun: Instant,
+}
+
+impl Iterator for Blobs {
+    type Item = Result<SnapshotResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some(Blob { bytes, remaining }) = self.snapshot.next() else {
+            let (bytes, took) = (self.snapshot.size(), self.begun.elapsed());
+            tracing::info!(bytes, revision = %self.revision, ?took, "sent a snapshot to a client");
+            return None;
+        };
+        Some(Ok(SnapshotResponse {
+            header: None,
+            remaining_bytes: remaining,
+            blob: bytes,
+            version: CLUSTER_VERSION.to_owned(),
+        }))
+    }
+}
+
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
-    type SnapshotStream = tokio_stream::Empty<Result<SnapshotResponse, Status>>;
+    type SnapshotStream = tokio_stream::Iter<Blobs>;
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         if request.get_ref().action == AlarmAction::Get as i32 {
@@ -162,10 +190,13 @@ impl Maintenance for MaintenanceService {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         require_admin(&self.engine, &request).await?;
-        Err(EtcdError::Unimplemented(
-            "jetway does not implement Snapshot yet; back up the JetStream stream instead".into(),
-        )
-        .into())
+        let picture = self.engine.picture().await?;
+        let revision = picture.state.revision;
+        let term = self.header.at(revision).raft_term;
+        let laid_out = tokio::task::spawn_blocking(move || Snapshot::new(&picture, term, CLUSTER_VERSION));
+        let snapshot = laid_out.await.map_err(|error| EtcdError::Unknown(error.to_string()))?;
+        tracing::info!(bytes = snapshot.size(), %revision, "sending a snapshot to a client");
+        Ok(Response::new(tokio_stream::iter(Blobs { snapshot, revision, begun: Instant::now() })))
     }
 
     async fn move_leader(

@@ -17,7 +17,7 @@ mod garbage;
 mod tables;
 
 pub(crate) use garbage::Removal;
-pub(crate) use tables::{Alarms, Members, Tables};
+pub(crate) use tables::{Alarms, Members, Picture, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};
@@ -26,6 +26,7 @@ use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
 use garbage::PendingRemovals;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// A record does not fit the state before it.
@@ -277,6 +278,18 @@ impl Applier {
     pub(crate) fn publish(&mut self) {
         self.flush();
         self.writer.publish();
+    }
+
+    /// The published state `state`, which shows everything that was applied, and the tables at its index.
+    pub(crate) fn picture(&self, state: Arc<State>) -> Picture {
+        debug_assert_eq!(state.log_index, self.writer.state().log_index);
+        Picture {
+            state,
+            leases: self.tables.leases.ttls(),
+            auth: self.tables.auth.store(),
+            alarms: self.tables.alarms.all(),
+            members: self.tables.members.all(),
+        }
     }
 
     /// Whether compactions have left versions to free.

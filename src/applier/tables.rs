@@ -1,9 +1,11 @@
 //! The parts of a state beside its keys. The applier writes them. Calls read them, and only those of leases
 //! take a lock.
 
-use crate::auth::Auth;
+use crate::auth::{Auth, AuthStore};
+use crate::core::State;
 use crate::lease::{Attachments, LeaseTable};
 use crate::record::{Alarm, AlarmKind, Member};
+use crate::types::LeaseId;
 use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +37,21 @@ impl Tables {
             members: Arc::default(),
         }
     }
+}
+
+/// A state with all that belongs to it, at one index of the log.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    /// The keys.
+    pub state: Arc<State>,
+    /// The granted TTL of every lease, ascending by id.
+    pub leases: Vec<(LeaseId, i64)>,
+    /// Users and roles.
+    pub auth: Arc<AuthStore>,
+    /// Alarms.
+    pub alarms: Arc<BTreeSet<Alarm>>,
+    /// Members.
+    pub members: Arc<BTreeMap<u64, Member>>,
 }
 
 /// The alarms that are raised.

@@ -5,6 +5,7 @@
 
 use super::permission::Permission;
 use crate::error::EtcdError;
+use crate::proto::authpb;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,6 +89,29 @@ impl AuthStore {
     /// [`EtcdError::RoleNotFound`].
     pub fn permissions_of(&self, role: &str) -> Result<&[Permission], EtcdError> {
         self.roles.get(role).map(Vec::as_slice).ok_or(EtcdError::RoleNotFound)
+    }
+
+    /// The users as etcd stores them, ascending by name.
+    pub(crate) fn stored_users(&self) -> impl Iterator<Item = authpb::User> {
+        self.users.iter().map(|(name, user)| authpb::User {
+            name: name.clone().into(),
+            password: user.password.clone().into(),
+            roles: user.roles.iter().cloned().collect(),
+            options: Some(authpb::UserAddOptions { no_password: user.no_password }),
+        })
+    }
+
+    /// The roles as etcd stores them, ascending by name.
+    pub(crate) fn stored_roles(&self) -> impl Iterator<Item = authpb::Role> {
+        let permission = |permission: &Permission| authpb::Permission {
+            perm_type: permission.kind,
+            key: permission.key.clone(),
+            range_end: permission.range_end.clone(),
+        };
+        self.roles.iter().map(move |(name, permissions)| authpb::Role {
+            name: name.clone().into(),
+            key_permission: permissions.iter().map(permission).collect(),
+        })
     }
 
     /// Whether a user has a role.

@@ -247,7 +247,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         own("nats-js-domain", Text, "", "JetStream domain that holds the bucket; with the embedded nats-server its own domain."),
         own("nats-js-api-prefix", Text, "", "Beginning of the subjects of JetStream's API, where an account imports it; $JS.API if not given."),
         own("nats-inbox-prefix", Text, "", "Beginning of the subjects for answers of NATS; _INBOX if not given."),
-        own("nats-server", Text, "", "The nats-server to run, at least 2.14.4; looked for beside jetway and in PATH if not given."),
+        own("nats-server", Text, "", "The nats-server to run, at least 2.14.4. If not given: the one that JETWAY_NATS_SERVER names, the one that jetway carries (see --version), one beside jetway, one in PATH."),
         own("nats-config", Text, "", "nats-server configuration to merge into that of the embedded server."),
         own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
         own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),

@@ -1,13 +1,17 @@
 //! The text of `--version`.
 
 use super::personality::Personality;
+use crate::nats_server::carried_version;
 use crate::version::ETCD_VERSION;
 
 /// The version. Called as etcd it has etcd's form, which programs read.
 pub(super) fn text(personality: Personality) -> String {
     let own = env!("CARGO_PKG_VERSION");
     match personality {
-        Personality::Jetway => format!("jetway {own} (etcd API {ETCD_VERSION})\n"),
+        Personality::Jetway => {
+            let carried = carried_version().map_or_else(String::new, |carried| format!("{carried}\n"));
+            format!("jetway {own} (etcd API {ETCD_VERSION})\n{carried}")
+        }
         Personality::Kine => format!("kine version jetway {own} (etcd API {ETCD_VERSION})\n"),
         Personality::Etcd => {
             let (os, arch) = (std::env::consts::OS, go_arch(std::env::consts::ARCH));

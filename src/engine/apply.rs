@@ -7,7 +7,7 @@ use super::compactor::Job;
 use super::counters::Counters;
 use super::mark::Mark;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Removal, Strictness};
+use crate::applier::{Applier, Picture, Removal, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
@@ -59,6 +59,8 @@ pub(super) enum Entry {
     Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
     /// The server of the store may have been started again.
     ServerChanged,
+    /// Asks for the next published state with its tables.
+    Picture(oneshot::Sender<Picture>),
     /// Asks for the digest here.
     Digest(oneshot::Sender<(LogIndex, Digest)>),
     /// The writer has this digest at an index.
@@ -115,6 +117,7 @@ pub(super) struct Progress {
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
     after_removals: Vec<Waiter>,
+    pictures: Vec<oneshot::Sender<Picture>>,
     /// From here on every sequence must be in the stream.
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
@@ -155,6 +158,7 @@ impl Task {
                     Err(Stop::Damaged(report)) => {
                         self.state.is_damaged = true;
                         self.state.waiters.clear();
+                        self.state.pictures.clear();
                         drop(self.reports.send(report));
                     }
                     Err(Stop::NotDurable) => return,
@@ -217,6 +221,7 @@ impl Task {
                     gate.forget();
                 }
             }
+            Entry::Picture(sender) => self.state.pictures.push(sender),
             Entry::Digest(sender) => {
                 let digest = self.applier.digest();
                 sender.send((self.applier.state().log_index, digest)).ok();
@@ -383,6 +388,10 @@ impl Task {
             for waiter in self.state.waiters.drain(..) {
                 waiter.complete(&state);
             }
+        }
+        for sender in self.state.pictures.drain(..) {
+            // A client that has gone needs none.
+            sender.send(self.applier.picture(self.reader.snapshot())).ok();
         }
     }
 

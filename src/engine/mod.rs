@@ -58,7 +58,7 @@ pub(crate) use status::{NoLeader, Phase};
 
 use calls::{Calls, NewCall};
 
-use crate::applier::Tables;
+use crate::applier::{Picture, Tables};
 use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
@@ -67,6 +67,7 @@ use crate::log::{Endpoint, Log};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
+use apply::Entry;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
@@ -163,6 +164,8 @@ pub(crate) struct Parts {
     sync_durations: Histogram,
     applied_durations: Histogram,
     commands: mpsc::Sender<Command>,
+    /// Weak, since the thread that applies ends with the node.
+    entries: mpsc::WeakSender<Entry>,
     failure: watch::Sender<Option<String>>,
     store_failed: watch::Sender<Option<String>>,
     stop: CancellationToken,
@@ -249,6 +252,19 @@ impl Engine {
             }
         }
         Ok(self.reader.snapshot())
+    }
+
+    /// The state that is published here, which may be stale, with its tables. Waits until the log is loaded.
+    ///
+    /// # Errors
+    /// [`EtcdError::Unavailable`] or [`EtcdError::Stopped`].
+    pub(crate) async fn picture(&self) -> Result<Picture, EtcdError> {
+        self.serializable().await?;
+        let (sender, picture) = oneshot::channel();
+        let entries = self.entries.upgrade().ok_or(EtcdError::Stopped)?;
+        entries.send(Entry::Picture(sender)).await.map_err(|_| EtcdError::Stopped)?;
+        drop(entries);
+        picture.await.map_err(|_| EtcdError::Unavailable("the log is loaded afresh".into()))
     }
 
     /// Raises the compaction floor; returns the state in which reads below it are refused. With `physical` it
@@ -345,12 +361,14 @@ impl Engine {
     /// Waits until this instance is no member of its cluster; for ever where there is none.
     pub(crate) async fn removed(&self) {
         const POLL: Duration = Duration::from_millis(100);
-        loop {
+        /// The founding members come in one batch, whose records are applied one after the other.
+        const POLLS: u32 = 5;
+        let mut absent = 0;
+        while absent < POLLS {
             tokio::time::sleep(POLL).await;
             let members = self.tables.members.all();
-            if self.is_clustered && !members.is_empty() && !members.contains_key(&self.member) {
-                return;
-            }
+            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
+            absent = if is_absent { absent + 1 } else { 0 };
         }
     }
 

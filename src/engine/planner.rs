@@ -102,6 +102,11 @@ impl Planner {
                 Ok(Plan::Answer(Ok(Outcome::Done), None))
             }
             Proposal::Member { id, member } => Ok(self.member(*id, member.clone())),
+            Proposal::Found(members) => {
+                let bodies =
+                    members.iter().map(|member| Body::Member(member.id, Some(Box::new(member.clone()))));
+                Ok(Plan::Reserved { bodies: bodies.collect(), outcome: Outcome::Done })
+            }
             Proposal::ReadIndex
             | Proposal::Barrier
             | Proposal::FinishRemovals
@@ -152,7 +157,7 @@ impl Planner {
             id => id,
         };
         let id = LeaseId(id);
-        self.lessor.grant(id, ttl, Uptime::now());
+        self.lessor.grant(id, ttl, Uptime::now(), self.index.next());
         Ok(Plan::Reserved { bodies: vec![Body::Lease(id, Some(ttl))], outcome: Outcome::Lease { id, ttl } })
     }
 

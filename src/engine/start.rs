@@ -241,6 +241,7 @@ impl Engine {
             doubt: None,
             longest_timeout: Duration::ZERO,
         };
+        let entries = node.entries.downgrade();
         tokio::spawn(node.run());
         Ok(Engine {
             parts: Arc::new(Parts {
@@ -263,6 +264,7 @@ impl Engine {
                     "Time from a write's call until it was visible.",
                 ),
                 commands,
+                entries,
                 failure,
                 store_failed,
                 stop,

@@ -47,6 +47,9 @@ pub enum ConsumeError {
     /// The consumer or the connection to its server is lost.
     #[error("no heartbeat from the consumer")]
     Silent,
+    /// It was not made in time.
+    #[error("no answer about the stream within {0:?}")]
+    NoAnswer(Duration),
     /// Deliveries are missing.
     #[error("deliveries of the consumer are missing")]
     Gap,

@@ -150,21 +150,17 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
 
 /// A text that shows whether two tokens are the same, and from which none can be had.
 fn digest(token: &str) -> String {
-    hex(&format!("jetway cluster {token}"))
+    sha256(&format!("jetway cluster {token}"))
 }
 
 /// The password of the routes. All members derive it from the token, so that another cluster's members are
 /// kept out.
 fn route_password(token: &str) -> String {
-    hex(&format!("jetway route {token}"))
+    sha256(&format!("jetway route {token}"))
 }
 
-fn hex(text: &str) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
+fn sha256(text: &str) -> String {
+    super::hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
 /// The login of the local connections, and the cluster.

@@ -2,7 +2,7 @@
 //!
 //! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has
 //! recovered its store, starts it again when it dies, forwards its log lines, and stops it. It reads only the
-//! first line of the NATS protocol and knows no streams. Its results are an address, a token and a
+//! first line of the NATS protocol and knows no streams. Its results are an address, a token of each run and a
 //! [`Status`].
 //!
 //! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a
@@ -22,15 +22,18 @@
 //!   before it stops the child.
 //! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
 //!   streams of a standalone store half a minute after it is started with a cluster block.
-//! - **N6** The port and the token stay the same for the life of a [`NatsServer`], so that clients reconnect
-//!   by themselves. The port changes only if another program took it while the child was down, and [`Status`]
-//!   reports it.
+//! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by themselves.
+//!   If another program takes it while the child is down, the child is started again until the port is free.
+//! - **N7** Each run of the child has a token of its own. It is published when this run's process listens on
+//!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
+//!   no run that is still to come.
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
 //! a token that is not valid any more, and perhaps a `.ports` file. The next start writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +41,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod binary;
+mod carried;
 mod child;
 mod cluster;
 mod config;
@@ -50,6 +54,7 @@ mod signal;
 mod supervisor;
 mod vitals;
 
+pub use carried::carried_version;
 pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
@@ -74,8 +79,8 @@ pub enum SyncMode {
 /// Settings of the embedded server.
 #[derive(Clone, Debug)]
 pub struct NatsServerSettings {
-    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, then beside this executable,
-    /// then `PATH`.
+    /// The nats-server binary (`--nats-server`). `None`: `JETWAY_NATS_SERVER`, the one that this executable
+    /// carries, beside this executable, `PATH`.
     pub binary: Option<PathBuf>,
     /// Directory of the store (`nats/`), the configuration and the locks. Created with mode 0700 if missing.
     pub data_dir: PathBuf,
@@ -139,7 +144,7 @@ enum Ending {
 /// A running nats-server. Dropping the handle stops the server too, without waiting for it.
 #[derive(Debug)]
 pub struct NatsServer {
-    token: String,
+    token: watch::Receiver<Option<String>>,
     version: String,
     member_id: Option<u64>,
     members: Members,
@@ -156,7 +161,6 @@ pub struct NatsServer {
 /// The supervisor thread's report about the first start.
 #[derive(Debug)]
 struct Started {
-    token: String,
     version: String,
     member_id: Option<u64>,
     members: Members,
@@ -170,6 +174,7 @@ impl NatsServer {
     /// [`enum@Error`].
     pub async fn start(settings: NatsServerSettings) -> Result<Self, Error> {
         let (status_tx, status) = watch::channel(Status::Starting);
+        let (token_tx, token) = watch::channel(None);
         let (write_error_tx, write_error) = watch::channel(None);
         let (ending_tx, ending) = watch::channel(None);
         let (stop, stop_rx) = watch::channel(false);
@@ -182,6 +187,7 @@ impl NatsServer {
         let vitals = Arc::new(Vitals::new());
         let outputs = supervisor::Outputs {
             status: status_tx,
+            token: token_tx,
             write_error: write_error_tx,
             ending: ending_tx,
             vitals: Arc::clone(&vitals),
@@ -190,8 +196,7 @@ impl NatsServer {
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version, member_id, members } =
-            started.await.map_err(|_| Error::SupervisorGone)??;
+        let Started { version, member_id, members } = started.await.map_err(|_| Error::SupervisorGone)??;
         Ok(Self {
             token,
             version,
@@ -207,7 +212,7 @@ impl NatsServer {
         })
     }
 
-    /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
+    /// The port, on 127.0.0.1; `None` while the server is down.
     pub fn port(&self) -> Option<u16> {
         match *self.status.borrow() {
             Status::Running { port, .. } => Some(port),
@@ -225,10 +230,10 @@ impl NatsServer {
         self.synced_store.clone()
     }
 
-    /// The secret for a connection (`auth_token` in a client's CONNECT). Each [`Self::start`] draws a new
-    /// one.
-    pub fn token(&self) -> &str {
-        &self.token
+    /// The secret for a connection (`auth_token` in a client's CONNECT) to the present run; `None` while the
+    /// server is down. A connection must have been opened after the token was taken.
+    pub fn token(&self) -> watch::Receiver<Option<String>> {
+        self.token.clone()
     }
 
     /// The server's version, as `2.15.1`.
@@ -280,4 +285,12 @@ pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
 /// The address of the embedded server on `port`.
 pub fn client_url(port: u16) -> String {
     format!("nats://127.0.0.1:{port}")
+}
+
+/// Bytes as hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
 }

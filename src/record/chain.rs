@@ -209,7 +209,7 @@ impl Chain {
         let next = self.index.next();
         let is_epoch = matches!(record.body, Body::Epoch(_));
         if is_epoch && record.epoch.0 == self.epoch.0 + 1 && record.index >= next {
-            if record.index > next && !self.may_skip_to(record.index) {
+            if record.index > next && !self.may_skip_to(&record) {
                 // The message is not void: a record before it is missing.
                 self.is_broken = true;
                 return Outcome::Missing;
@@ -253,9 +253,12 @@ impl Chain {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         let is_next_epoch = is_epoch && record.epoch.0 == self.epoch.0 + 1;
-        let is_any_epoch = self.is_lenient || (self.is_lossy && !self.is_trim_met);
-        let is_of_epoch = is_current || is_next_epoch || (is_any_epoch && record.epoch >= self.epoch);
-        if self.may_skip_to(record.index) && is_of_epoch && record.index.0 >= next.0 + held {
+        // A number that is known has its nonce.
+        let is_later = self.epochs_may_be_missing() && record.epoch > self.epoch;
+        if self.may_skip_to(&record)
+            && (is_current || is_next_epoch || is_later)
+            && record.index.0 >= next.0 + held
+        {
             // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim
             // record permits.
             valid.append(&mut self.pending);
@@ -269,17 +272,26 @@ impl Chain {
         Outcome::Nothing
     }
 
-    /// Whether the records before `index` may be missing. The one that the trim record names may be missing,
-    /// too.
-    fn may_skip_to(&self, index: LogIndex) -> bool {
-        self.is_lenient || (!self.is_trim_met && self.has_hole && index <= self.trim_to.next())
+    /// Whether the records before this one may be missing. The one that the trim record names may be missing,
+    /// too. Of one epoch an index is missing only where a sequence is.
+    fn may_skip_to(&self, record: &Record) -> bool {
+        if !self.is_lenient && (self.is_trim_met || record.index > self.trim_to.next()) {
+            return false;
+        }
+        self.has_hole || (self.epochs_may_be_missing() && record.epoch > self.epoch)
+    }
+
+    /// Whether a loss was accepted that epoch records here may have been part of.
+    fn epochs_may_be_missing(&self) -> bool {
+        self.is_lenient || (self.is_lossy && !self.is_trim_met)
     }
 
     fn accept_part(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
         let partial = (placed.record.operation, placed.record.place);
-        let is_key = matches!(placed.record.body, Body::Key(_) | Body::Lease(..));
+        // Only these are written in batches.
+        let is_of_batch = matches!(placed.record.body, Body::Key(_) | Body::Lease(..) | Body::Member(..));
         let outcome = self.accept(placed, valid, void);
-        self.partial = is_key.then_some(partial);
+        self.partial = is_of_batch.then_some(partial);
         outcome
     }
 
@@ -435,12 +447,48 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_batch_of_members_counts_without_its_removed_beginning() {
+        let member = |place| {
+            Some(record(
+                1,
+                u64::from(place) + 1,
+                (place, 3),
+                Body::Member(place.into(), Some(Box::default())),
+            ))
+        };
+        // Sequence 2 held the first of three members, which a later record has superseded.
+        let messages =
+            [(1, Some(start(1, 1))), (3, member(2)), (4, member(3)), (5, Some(trim(1, 5, 4, false)))];
+        let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: false };
+        let mut chain = Chain::new(Some(point));
+        assert_eq!(read(&mut chain, &messages).0, [1, 3, 4, 5]);
+        assert!(chain.is_whole());
+    }
+
+    #[test]
     fn a_lossy_trim_record_makes_a_chain_lossy_for_good() {
         let mut chain = Chain::new(None);
         read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(trim(1, 2, 1, true)))]);
         assert!(chain.is_lossy());
         read(&mut chain, &[(3, Some(trim(1, 3, 2, false)))]);
         assert!(chain.is_lossy(), "it is what the next trim record says");
+    }
+
+    #[test]
+    fn a_lenient_chain_skips_where_something_is_missing_and_keeps_to_known_nonces() {
+        let mut chain = Chain::lenient();
+        // Nothing is missing before sequence 3, so its record is void, and index 3 is that of sequence 4.
+        let messages = [
+            (1, Some(start(1, 1))),
+            (2, Some(put(1, 2, (1, 1)))),
+            (3, Some(put(1, 5, (1, 1)))),
+            (4, Some(put(1, 3, (1, 1)))),
+        ];
+        assert_eq!(read(&mut chain, &messages).0, [1, 2, 3]);
+        // A gap does not make another writer's record of this epoch valid.
+        let forged = Record { nonce: 99, ..put(1, 6, (1, 1)) };
+        assert_eq!(read(&mut chain, &[(6, Some(forged)), (7, Some(put(1, 6, (1, 1))))]).0, [6]);
+        assert_eq!(chain.last(), (Sequence(7), Sequence(1)));
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         }
         reason = started.engine.failed() => Some(ServeError::Data(reason)),
     };
+    notify::stopping();
     // Another instance writes before this one stops, so that no call waits for an election.
     if failure.is_none() {
         started.engine.resign().await;

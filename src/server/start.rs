@@ -11,7 +11,7 @@ use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
-use crate::log::{Auth, Endpoint, OwnCluster};
+use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::telemetry::Metrics;
@@ -69,17 +69,14 @@ pub(super) async fn start(
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
-                auth: match cluster {
-                    None => Auth::Token(nats.token().to_owned()),
-                    Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
-                },
+                auth: Auth::Embedded(
+                    cluster.as_ref().map(|_| nats_server::CLUSTER_USER),
+                    RunToken(nats.token()),
+                ),
                 bucket: bucket.clone(),
                 own_cluster: cluster.as_ref().map(|_| OwnCluster {
                     founders: nats.members().len(),
-                    system: Auth::Password(
-                        nats_server::CLUSTER_SYSTEM_USER.to_owned(),
-                        nats.token().to_owned(),
-                    ),
+                    system: Auth::Embedded(Some(nats_server::CLUSTER_SYSTEM_USER), RunToken(nats.token())),
                 }),
                 ..Endpoint::default()
             };
@@ -169,7 +166,7 @@ pub(super) async fn start(
     // All at once: a client that has been served must not get a response that says that the server starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    notify::ready();
+    notify::ready(shutdown);
     Ok(Started { engine, nats })
 }
 

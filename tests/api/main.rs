@@ -25,6 +25,7 @@ mod range;
 mod range_stream;
 mod restart;
 mod rules;
+mod snapshot;
 mod stock_client;
 mod teardown;
 mod transport;

@@ -101,6 +101,20 @@ async fn maintenance_and_cluster_answer() {
     assert!(client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap().alarms().is_empty());
 }
 
+/// MNT-5
+#[tokio::test]
+async fn a_snapshot_is_read_to_its_end() {
+    let mut client = connect().await;
+    let mut snapshot = client.snapshot().await.unwrap();
+    let (mut size, mut left) = (0, Vec::new());
+    while let Some(part) = within("a part", snapshot.message()).await.unwrap() {
+        size += part.blob().len() as u64;
+        left.push(part.remaining_bytes());
+    }
+    assert!(left.is_sorted_by(|a, b| a >= b) && left.ends_with(&[0, 0]), "{left:?}");
+    assert_eq!(size % 512, 32);
+}
+
 #[tokio::test]
 async fn errors_keep_their_code_and_text() {
     let mut client = connect().await;

@@ -1,6 +1,6 @@
 //! Streams and waits that their clients leave: nothing of them stays behind.
 
-use jetway::proto::etcdserverpb::TxnRequest;
+use jetway::proto::etcdserverpb::{CompactionRequest, SnapshotRequest, SnapshotResponse, TxnRequest};
 use jetway::proto::v3electionpb::{LeaderRequest, LeaderResponse};
 use jetway::proto::v3lockpb::{LockRequest, LockResponse};
 
@@ -131,4 +131,35 @@ async fn compaction_frees_the_memory_of_the_history() {
         (resident().await - empty < (full - empty) / 2.0).then_some(())
     })
     .await;
+}
+
+/// A snapshot keeps the state that it shows, and gives it back when its client leaves.
+#[tokio::test]
+async fn an_abandoned_snapshot_frees_its_state() {
+    const VALUES: usize = 40;
+    // etcd's memory is pages of its file.
+    let server = Server::launch(Target::Jetway, &[]).await;
+    let client = server.client().await;
+    let resident = async || metric(&server, "process_resident_memory_bytes", &[]).await;
+    let empty = resident().await;
+    for n in 0..VALUES {
+        client.put(format!("/{n}"), vec![b'v'; 1 << 20]).await;
+    }
+    let leaving = server.client().await;
+    let mut snapshot: tonic::Streaming<SnapshotResponse> =
+        leaving.server_stream("/etcdserverpb.Maintenance/Snapshot", SnapshotRequest {}).await.unwrap();
+    let first = within("the first blob", snapshot.message()).await.unwrap().unwrap();
+    assert!(first.remaining_bytes > (VALUES << 20) as u64);
+    client.delete_range(delete_all("/")).await.unwrap();
+    // The event of the floor itself still has its previous values.
+    let revision = client.put("/last", "x").await;
+    client.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
+    let most = empty + (VALUES << 20) as f64 / 2.0;
+    assert!(resident().await > most, "the state is what the snapshot shows");
+    drop(snapshot);
+    drop(leaving);
+    let ended =
+        async || (open_calls(&server, "etcdserverpb.Maintenance", "Snapshot").await == 0.0).then_some(());
+    eventually("the call to end", ended).await;
+    eventually("the memory to be free", async || (resident().await < most).then_some(())).await;
 }

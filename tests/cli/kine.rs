@@ -45,7 +45,8 @@ fn warnings(server: &Running) -> Vec<String> {
 /// `:2380` there; then the calls with which k0s decides that kine is ready. k0smotron starts k0s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k0s() {
-    let nats = Nats::start().await;
+    // The default of 1 MiB is below that of a request, and would be told.
+    let nats = Nats::start_with("max_payload: 8MB").await;
     let folder = WorkingFolder::new();
     std::fs::create_dir_all(folder.path("run/kine")).unwrap();
     let metrics = Port::claim();
@@ -144,7 +145,7 @@ async fn tls_of_clients_and_of_nats_have_flags_of_their_own() {
     material.write("client.key", pair.key);
     let file = |flag: &str, name: &str| format!("--{flag}={}", material.arg(name));
     let tls = format!(
-        "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+        "max_payload: 8MB\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
         material.arg("server.pem"),
         material.arg("server.key"),
         material.arg("ca.pem")

@@ -4,9 +4,11 @@
 
 use support::program;
 
+mod carried;
 mod dropin;
 mod kine;
 mod own;
 mod random;
 mod refusals;
+mod systemd;
 mod table;

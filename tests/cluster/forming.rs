@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use jetway::proto::etcdserverpb::HashKvRequest;
+use jetway::proto::etcdserverpb::{CompactionRequest, HashKvRequest};
 use support::client::{Client, put};
 use support::cluster::Cluster;
 use support::eventually;
@@ -147,4 +147,30 @@ async fn all_members_at_once_stop_and_start_again() {
     for member in &mut cluster.members {
         assert!(member.stop().await.success());
     }
+}
+
+/// A compaction removes records of members that newer ones have replaced, too: part of the batch that
+/// founded the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_cluster_starts_again() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    eventually("client URLs of all members", async || {
+        let members = clients[1].members().await.ok()?.members;
+        members.iter().all(|member| !member.client_ur_ls.is_empty()).then_some(())
+    })
+    .await;
+    let mut last = 0;
+    for round in 0..30 {
+        last = clients[round % 3].put("/again", round.to_string()).await;
+    }
+    let request = CompactionRequest { revision: last, physical: true };
+    clients[0].compact_request(request).await.unwrap();
+    for member in &mut cluster.members {
+        member.kill9();
+    }
+    cluster.start_all().await;
+    assert_eq!(clients[2].members().await.unwrap().members.len(), 3);
+    assert_eq!(clients[1].list("/again").await.len(), 1);
+    all_hold_the_same(&clients).await;
 }

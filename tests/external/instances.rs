@@ -18,6 +18,7 @@ use support::eventually;
 use support::lease::KeepAlive;
 use support::nats::Nats;
 use support::server::Server;
+use support::snapshot::Saved;
 use support::watch::{WatchStream, outline, watch_all};
 
 /// Instances and a client for each.
@@ -319,4 +320,33 @@ async fn instances_hash_alike() {
         (one == other).then_some(())
     };
     eventually("both instances to hash alike", alike).await;
+}
+
+/// Each instance makes a snapshot from its own memory.
+#[tokio::test]
+async fn each_instance_sends_a_snapshot() {
+    let nats = Nats::start().await;
+    let (_servers, clients) = instances(&nats.endpoint(), 2).await;
+    clients[0].lease_grant(3, 600).await.unwrap();
+    for n in 0..20 {
+        clients[n % 2].put(format!("/k{}", n % 7), format!("{n}")).await;
+    }
+    clients[1].compact_request(CompactionRequest { revision: 12, physical: true }).await.unwrap();
+    let last = clients[0].revision().await;
+    for client in &clients {
+        // A snapshot is not linearizable: an instance sends its own state.
+        let caught_up = async || {
+            let answer = client.range(RangeRequest { serializable: true, ..get("/k1") }).await.unwrap();
+            (revision(&answer.header) == last).then_some(())
+        };
+        eventually("the instance to have all writes", caught_up).await;
+        let saved = Saved::of(client).await;
+        let hash: HashKvResponse =
+            client.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision: last }).await.unwrap();
+        assert_eq!(saved.hash_kv().await, format!("{}, {last}, 12", hash.hash));
+        let etcd = saved.restored().await;
+        let restored = etcd.client().await;
+        assert_eq!(restored.range(all("/")).await.unwrap().kvs, client.range(all("/")).await.unwrap().kvs);
+        assert_eq!(restored.lease_time_to_live(3, false).await.unwrap().granted_ttl, 600);
+    }
 }

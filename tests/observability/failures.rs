@@ -55,7 +55,7 @@ async fn no_room() {
     let server = Server::start_with(&["--endpoint", &endpoint]).await;
     let client = server.client().await;
     eventually("a refusal", async || client.put_request(put("/k", vec![b'x'; 500 << 10])).await.err()).await;
-    let told = line(&server, &["WARN", "NOSPACE"]).await;
+    let told = line(&server, &["WARN", "an alarm is raised", "NOSPACE"]).await;
     for word in
         ["the storage of the JetStream account", "of 9000000 bytes", "compact", "etcdctl alarm disarm"]
     {
@@ -152,6 +152,8 @@ async fn a_bucket_of_another_program() {
     let nats = Nats::start().await;
     let foreign = json!({ "name": "KV_test", "subjects": ["$KV.test.>"], "storage": "file" });
     nats.api("STREAM.CREATE.KV_test", &foreign).await;
+    // An empty stream would be taken for one that was made for jetway.
+    nats.publish("$KV.test.key", "", "of another program").await;
     ends(
         &["--endpoint", &nats.endpoint()],
         &[

@@ -125,7 +125,6 @@ async fn an_older_error_is_not_the_cause_of_a_loss() {
     let client = server.client().await;
     client.put("/k", "v").await;
     line(&server, &["WARN", "Permissions Violation", "$JS.API.INFO"]).await;
-    line(&server, &["WARN", "repeated", "Permissions Violation"]).await;
     nats.kill9();
     let lost = line(&server, &["WARN", "the connection to NATS is lost"]).await;
     assert!(lost.contains("closed the connection") && !lost.contains("ermission"), "{lost}");

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod nats;
 pub mod program;
 pub mod server;
+pub mod snapshot;
 pub mod tls;
 pub mod traffic;
 pub mod watch;

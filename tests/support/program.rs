@@ -35,9 +35,14 @@ pub struct Ended {
 
 impl WorkingFolder {
     pub fn new() -> Self {
+        Self::with(&jetway())
+    }
+
+    /// The link is to another jetway than that of the tests.
+    pub fn with(jetway: &Path) -> Self {
         let dir = tempfile::Builder::new().prefix("jetway-cli-").tempdir().unwrap();
         for name in ["etcd", "kine"] {
-            std::os::unix::fs::symlink(jetway(), dir.path().join(name)).unwrap();
+            std::os::unix::fs::symlink(jetway, dir.path().join(name)).unwrap();
         }
         Self { dir }
     }
@@ -115,6 +120,10 @@ impl Running {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the line in which it says so.
     pub async fn serves(&mut self) {
         eventually("the server to serve", async || {
@@ -156,10 +165,13 @@ impl Drop for Running {
     }
 }
 
-fn children_of(parent: u32) -> Vec<u32> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let own = fs::read_to_string(path).unwrap_or_default();
-    own.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+/// The processes that any thread of the parent started.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// Runs etcdctl to its end.

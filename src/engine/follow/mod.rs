@@ -27,9 +27,9 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Silence of the consumer after which the end of the log is looked for.
 const END_SILENCE: Duration = Duration::from_secs(1);
-/// The time in which a consumer must have been made, in pauses before the next attempt: half a second at
-/// first, 25 s once many attempts have failed.
-const OPENING_PAUSES: u32 = 25;
+/// The time in which a consumer must have been made, in pauses before the next attempt: a fifth of a second
+/// at first, 10 s once many attempts have failed.
+const OPENING_PAUSES: u32 = 10;
 /// The first [`Following::silence`]: three heartbeats of the writer, as an unloaded stream delivers in
 /// milliseconds.
 const DELIVERY_SILENCE: Duration = Duration::from_millis(300);

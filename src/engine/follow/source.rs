@@ -106,7 +106,7 @@ impl Source {
                 Ok(log.consume(known.position).await?)
             };
             let opened = tokio::time::timeout(patience, opened).await;
-            opened.unwrap_or(Err(OpeningError::Consume(ConsumeError::Silent)))
+            opened.unwrap_or(Err(OpeningError::Consume(ConsumeError::NoAnswer(patience))))
         }))
     }
 

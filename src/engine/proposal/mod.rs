@@ -58,6 +58,9 @@ pub(in crate::engine) enum Proposal {
     MoveLeader { target: u64 },
     /// Adds, changes or removes a member.
     Member { id: u64, member: Option<Member> },
+    /// Lists the members that found a cluster; of the writer itself only.
+    #[serde(skip)]
+    Found(Vec<Member>),
     /// Changes the members of a cluster, if its rules permit it.
     ChangeMembers(MemberChange),
 }

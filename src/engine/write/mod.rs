@@ -17,7 +17,7 @@ use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
 use crate::error::EtcdError;
 use crate::log::{AppendError, Incoming, Pipeline, Serving};
-use crate::record::{Digest, Member};
+use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
 use prost::Message as _;
@@ -229,20 +229,21 @@ impl Node {
             own.peer_urls.clone_from(&known.peer_urls);
             own.is_learner = known.is_learner;
         }
-        // The first writer of a cluster lists all that found it, started or not.
-        let founders = self.settings.founders.iter().flatten();
-        let is_founding = known.is_empty();
-        let others: Vec<Member> =
-            founders.filter(|member| is_founding && member.id != own.id).cloned().collect();
-        for member in std::iter::once(own).chain(others) {
-            writing.deferred.push(Call {
-                operation: self.next_operation(),
-                proposal: Proposal::Member { id: member.id, member: Some(member) },
-                caller: Caller::default(),
-                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-                origin: Origin::Internal,
-            });
-        }
+        // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
+        // that does not find itself in the list ends.
+        let others = self.settings.founders.iter().flatten().filter(|member| member.id != own.id);
+        let proposal = if known.is_empty() && self.settings.founders.is_some() {
+            Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
+        } else {
+            Proposal::Member { id: own.id, member: Some(own) }
+        };
+        writing.deferred.push(Call {
+            operation: self.next_operation(),
+            proposal,
+            caller: Caller::default(),
+            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+            origin: Origin::Internal,
+        });
         writing
     }
 

@@ -10,8 +10,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/snapshot"
 	"go.uber.org/zap"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 func maintenance(s *session) {
@@ -42,11 +40,9 @@ func maintenance(s *session) {
 	done(s.client.Sync(s.ctx))
 	fmt.Println("endpoints", len(s.client.Endpoints()), s.client.Endpoints()[0] == s.endpoint)
 
-	// A server either streams its database or says that it has none of etcd's form.
 	folder := must(os.MkdirTemp("", "jetway-clients-"))
 	defer os.RemoveAll(folder)
-	_, err = snapshot.SaveWithVersion(s.ctx, zap.NewNop(), s.config("", ""), filepath.Join(folder, "db"))
-	check(err == nil || status.Code(err) == codes.Unimplemented, "snapshot: %v", err)
+	fmt.Println("snapshot", must(snapshot.SaveWithVersion(s.ctx, zap.NewNop(), s.config("", ""), filepath.Join(folder, "db"))))
 
 	_, err = s.client.Put(s.ctx, "large", strings.Repeat("x", 1_572_864))
 	refused("a request above the limit", err)

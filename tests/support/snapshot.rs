@@ -1,0 +1,97 @@
+//! Snapshots: taken by a client, checked and restored by etcdutl.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use jetway::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::server::{Launch, Server, Target, peer};
+
+/// Passwords that cost little to hash.
+pub const QUICK: [&str; 2] = ["--bcrypt-cost", "4"];
+
+/// All messages of a snapshot.
+pub async fn messages(client: &Client) -> Vec<SnapshotResponse> {
+    let mut stream: tonic::Streaming<SnapshotResponse> =
+        client.server_stream("/etcdserverpb.Maintenance/Snapshot", SnapshotRequest {}).await.unwrap();
+    let mut messages = Vec::new();
+    while let Some(message) = stream.message().await.unwrap() {
+        messages.push(message);
+    }
+    messages
+}
+
+/// Runs a program to its end and returns its output.
+pub async fn runs(program: PathBuf, args: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(args);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs etcdutl.
+pub async fn etcdutl(args: &[&str]) -> String {
+    runs(peer("JETWAY_TEST_ETCDUTL", "etcdutl"), args).await
+}
+
+/// A file with a snapshot, in a folder of its own.
+#[derive(Debug)]
+pub struct Saved {
+    folder: TempDir,
+}
+
+impl Saved {
+    /// A folder without a file.
+    pub fn nowhere() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// The snapshot that a server sends now.
+    pub async fn of(client: &Client) -> Self {
+        let saved = Self::nowhere();
+        let blobs: Vec<_> = messages(client).await.into_iter().map(|message| message.blob).collect();
+        std::fs::write(saved.path(), blobs.concat()).unwrap();
+        saved
+    }
+
+    /// The file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("saved.db")
+    }
+
+    /// The report of `etcdutl snapshot status`, which checks the whole file.
+    pub async fn status(&self) -> serde_json::Value {
+        let status = etcdutl(&["snapshot", "status", text(&self.path()), "--write-out", "json"]).await;
+        serde_json::from_str(&status).unwrap()
+    }
+
+    /// etcdutl's words for HashKV of the file: the hash, the revision and the floor. etcdutl changes a file
+    /// when it opens it for that, so it gets a copy.
+    pub async fn hash_kv(&self) -> String {
+        let copy = self.folder.path().join("copy.db");
+        std::fs::copy(self.path(), &copy).unwrap();
+        etcdutl(&["hashkv", text(&copy)]).await.trim().to_owned()
+    }
+
+    /// An etcd that serves the restored data.
+    pub async fn restored(&self) -> Server {
+        let mut server = Server::create(Target::Etcd, Launch { args: &QUICK, ..Launch::default() });
+        let url = format!("http://{}", server.peer_address());
+        let (path, data) = (self.path(), server.dir().join("data"));
+        let restore = ["snapshot", "restore", text(&path), "--data-dir", text(&data), "--name", "default"];
+        let cluster = format!("default={url}");
+        let member = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &url];
+        etcdutl(&[&restore[..], &member].concat()).await;
+        server.restart().await;
+        server
+    }
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
