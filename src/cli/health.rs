@@ -1,4 +1,5 @@
-//! `jetway health`: asks a server whether it is healthy. An image without a shell has nothing else to ask with.
+//! `jetway health`: asks a server whether it is healthy. An image without a shell has nothing else to ask
+//! with.
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;

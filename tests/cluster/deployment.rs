@@ -54,7 +54,8 @@ impl Deployment {
         Self { folder, material, scheme, names, client, peer, metrics, members: vec![None, None, None] }
     }
 
-    /// Puts what a member has in the place of `{names}`. `{host0}` is the first member's host, `{host}` its own.
+    /// Replaces `{names}` with the values of a member. `{host0}` is the first member's host, `{host}` its
+    /// own.
     pub fn fill(&self, member: usize, text: &str) -> String {
         let mut text = text
             .replace("{client}", &self.client.number.to_string())
@@ -148,7 +149,7 @@ impl Deployment {
         format!("{}://{}:{}", self.scheme, host(member), self.client.number)
     }
 
-    /// What etcdctl prints, by way of all members.
+    /// The output of etcdctl, which is given all members.
     pub fn etcdctl(&self, args: &[&str]) -> String {
         etcdctl(&self.flags(&[0, 1, 2]), args)
     }

@@ -390,7 +390,8 @@ func killBoth(m *member) error {
 	return killProcess(m)
 }
 
-// killMachine ends both at once: a stopped nats-server does not see that jetway ends, so it hands nothing over.
+// killMachine ends both at once. A stopped nats-server does not see that jetway ends, so it hands nothing
+// over.
 func killMachine(m *member) error {
 	nats, err := natsOf(m)
 	if err != nil {

@@ -33,6 +33,12 @@ pub struct Ended {
     pub output: String,
 }
 
+impl Default for WorkingFolder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl WorkingFolder {
     pub fn new() -> Self {
         Self::with(&jetway())
