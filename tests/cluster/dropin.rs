@@ -78,9 +78,9 @@ async fn the_clustering_guide_with_tls() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubeadm_with_all_members_named() {
     let mut deployment = Deployment::new("https", NODES);
-    for member in 0..3 {
+    for node in NODES {
         // kubelet has made the directory that the pod mounts.
-        fs::create_dir(deployment.folder.path(&format!("{}.etcd", NODES[member]))).unwrap();
+        fs::create_dir(deployment.folder.path(&format!("{node}.etcd"))).unwrap();
     }
     let args = "
         --advertise-client-urls=https://{host}:{client}
@@ -188,8 +188,8 @@ peer-transport-security:
 log-level: info
 log-outputs: [stderr]
 ";
-    for member in 0..3 {
-        let file = deployment.folder.path(&format!("{}.yml", INFRA[member]));
+    for (member, name) in INFRA.iter().enumerate() {
+        let file = deployment.folder.path(&format!("{name}.yml"));
         fs::write(file, deployment.fill(member, text)).unwrap();
     }
     deployment.start("--config-file={name}.yml", &[]).await;

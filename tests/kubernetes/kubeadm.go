@@ -106,8 +106,8 @@ func (e etcdSecrets) clientTLS() (*tls.Config, error) {
 }
 
 // startKubeadmMember starts a member with the command line of kubeadm's static pod for etcd, as it stands but
-// for paths and ports, and with all members in the list of each. jetway is started by a link named etcd, which
-// stands for the image that was exchanged.
+// for paths and ports, and with all members in the list of each. jetway is started by a link named etcd,
+// which stands for the image that was exchanged.
 func (s *stack) startKubeadmMember(m *member) error {
 	program, env := s.options.etcd, []string(nil)
 	if s.options.backend == "jetway" {
