@@ -24,6 +24,12 @@ pub(crate) fn headroom(total: u64) -> u64 {
     ENOUGH.min(total / 8)
 }
 
+/// Whether the text of a write error means that a disk is full, rather than broken.
+pub(crate) fn is_full(error: &str) -> bool {
+    let error = error.to_lowercase();
+    error.contains("no space left") || error.contains("quota exceeded")
+}
+
 /// The room of the file system that holds `path`; `None` if it is unknown.
 pub(crate) fn space(path: &Path) -> Option<Space> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;

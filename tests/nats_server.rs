@@ -65,8 +65,17 @@ async fn refusal(settings: NatsServerSettings) -> Error {
 }
 
 async fn connect(server: &NatsServer) -> async_nats::Client {
-    let options = async_nats::ConnectOptions::with_token(server.token().to_owned());
-    options.connect(server.client_url().unwrap()).await.unwrap()
+    options(server).connect(server.client_url().unwrap()).await.unwrap()
+}
+
+/// With the token of the run to which it connects.
+fn options(server: &NatsServer) -> async_nats::ConnectOptions {
+    let token = server.token();
+    async_nats::ConnectOptions::with_auth_callback(move |_| {
+        let mut auth = async_nats::Auth::new();
+        auth.token.clone_from(&token.borrow());
+        async { Ok(auth) }
+    })
 }
 
 /// A request over the client, asked again until it is answered: the connection may just have been lost.
@@ -138,7 +147,7 @@ async fn a_killed_server_is_restarted_on_its_port_with_its_data() {
         assert_eq!((now_on, now), (port, generation + 1));
         assert_ne!(server_pid(dir.path()), pid);
         generation = now;
-        // The same client reconnects by itself, with the same token.
+        // The same client reconnects by itself, with the token of this run.
         let info = ask(&client, "$JS.API.STREAM.INFO.kept", "").await;
         assert_eq!(info["state"]["messages"], published, "{info}");
     }
@@ -155,8 +164,10 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
         .await;
     assert_eq!(*server.write_error().borrow(), None);
 
-    // Stands for the full disk: no file of this process may grow beyond 100 kB. The next process is not
-    // limited.
+    let reserve = dir.path().join("reserve");
+    assert!(reserve.exists(), "the disk has no room for the reserve");
+    // A write error that no room can mend: no file of this process may grow beyond 100 kB. The next process
+    // is not limited.
     let pid = server_pid(dir.path()).to_string();
     assert!(Command::new("prlimit").args(["--pid", &pid, "--fsize=100000"]).status().unwrap().success());
     let mut write_error = server.write_error();
@@ -175,6 +186,7 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
     let cause = status.wait_for(|status| matches!(status, Status::Restarting { .. }));
     let cause = tokio::time::timeout(PATIENCE, cause).await.expect("it is restarted").unwrap().clone();
     assert!(matches!(&cause, Status::Restarting { cause, .. } if cause.contains(&text)), "{cause:?}");
+    assert!(reserve.exists(), "the reserve is spent where no room is wanting");
     running_after(&server, 1).await;
     assert_eq!(*server.write_error().borrow(), None);
     let ack = ask(&client, "kept.one", "value").await;
@@ -183,7 +195,7 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
 }
 
 #[tokio::test]
-async fn a_port_that_was_taken_is_replaced_and_reported() {
+async fn a_port_that_was_taken_is_waited_for() {
     let dir = TempDir::new().unwrap();
     let server = NatsServer::start(settings(dir.path())).await.unwrap();
     let port = server.port().unwrap();
@@ -199,9 +211,13 @@ async fn a_port_that_was_taken_is_replaced_and_reported() {
     })
     .await;
     let mut status = server.status();
-    let elsewhere =
-        status.wait_for(|status| matches!(status, Status::Running { port: now, .. } if *now != port));
-    tokio::time::timeout(PATIENCE, elsewhere).await.expect("it comes back").expect("the supervisor lives");
+    let tried = status.wait_for(
+        |status| matches!(status, Status::Restarting { cause, .. } if cause.contains("address already in use")),
+    );
+    tokio::time::timeout(PATIENCE, tried).await.expect("it is tried").expect("the supervisor lives");
+    assert_eq!(*server.token().borrow(), None);
+    drop(stolen);
+    assert_eq!(running_after(&server, 1).await.0, port);
     connect(&server).await;
     server.stop().await.unwrap();
 }
@@ -277,11 +293,10 @@ async fn an_extra_configuration_is_merged_in() {
     })
     .await
     .unwrap();
-    let options = async_nats::ConnectOptions::with_token(server.token().to_owned());
     let url = server.client_url().unwrap();
     // The server may still count the connection that has waited for its start.
-    let _first = eventually("the only connection", async || options.clone().connect(&url).await.ok()).await;
-    options.connect(&url).await.expect_err("the user's limit holds");
+    let _first = eventually("the only connection", async || options(&server).connect(&url).await.ok()).await;
+    options(&server).connect(&url).await.expect_err("the user's limit holds");
     server.stop().await.unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 use super::command::{SERVE, program, server_flags};
 use super::flag_values::{FlagError, FlagValues};
+use super::health::{self, HealthError};
 use super::output::Output;
 use super::personality::Personality;
 use super::storage::{self, StorageFlagsError};
@@ -37,6 +38,8 @@ pub(super) enum CommandError {
     Flags(#[from] FlagError),
     #[error(transparent)]
     Storage(#[from] StorageFlagsError),
+    #[error(transparent)]
+    Health(#[from] HealthError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[
@@ -52,6 +55,18 @@ pub(super) const COMMANDS: &[Entry] = &[
             let shell = matches.get_one::<Shell>("shell").copied().expect("clap requires it");
             clap_complete::generate(shell, &mut program(Personality::Jetway), "jetway", &mut script);
             Ok(Output::Text(String::from_utf8_lossy(&script).into_owned()))
+        },
+    },
+    Entry {
+        name: "health",
+        about: "Ask a server whether it is healthy; the exit status tells",
+        args: |command| {
+            let url = Arg::new("url").value_name("URL").default_value(health::DEFAULT_URL);
+            command.arg(url.help("A port of the server without TLS"))
+        },
+        run: |matches, _| {
+            let url = matches.get_one::<String>("url").expect("it has a default");
+            Ok(Output::Text(health::ask(url)? + "\n"))
         },
     },
     Entry {

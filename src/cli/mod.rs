@@ -18,6 +18,7 @@ mod flags;
 #[cfg(test)]
 mod flags_page;
 mod go_flags;
+mod health;
 mod kine;
 mod listen;
 mod logging;

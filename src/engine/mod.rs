@@ -343,6 +343,21 @@ impl Engine {
         self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
     }
 
+    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
+    pub(crate) async fn listed(&self, own: &Member) {
+        const POLL: Duration = Duration::from_millis(20);
+        let is_listed = || {
+            let members = self.tables.members.all();
+            match members.get(&own.id) {
+                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
+                None => !members.is_empty(),
+            }
+        };
+        while self.is_clustered && !is_listed() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until this instance is no member of its cluster; for ever where there is none.
     pub(crate) async fn removed(&self) {
         const POLL: Duration = Duration::from_millis(100);

@@ -157,7 +157,7 @@ impl Planner {
             id => id,
         };
         let id = LeaseId(id);
-        self.lessor.grant(id, ttl, Uptime::now());
+        self.lessor.grant(id, ttl, Uptime::now(), self.index.next());
         Ok(Plan::Reserved { bodies: vec![Body::Lease(id, Some(ttl))], outcome: Outcome::Lease { id, ttl } })
     }
 

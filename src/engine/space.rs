@@ -249,7 +249,7 @@ impl Space {
                 _ = tick.tick() => true,
                 () = self.found_full.notified() => false,
                 error = changed(&mut store_error) => {
-                    if let Some(error) = error.filter(|error| is_full_disk(error)) {
+                    if let Some(error) = error.filter(|error| disk::is_full(error)) {
                         self.set_reason(format!("nats-server cannot write: {error}"));
                         self.is_full.store(true, Ordering::Relaxed);
                     }
@@ -278,10 +278,4 @@ async fn changed(store_error: &mut Option<watch::Receiver<Option<String>>>) -> O
         return error.borrow_and_update().clone();
     }
     std::future::pending().await
-}
-
-/// Whether an error of the store means that its disk is full, rather than broken.
-fn is_full_disk(error: &str) -> bool {
-    let error = error.to_lowercase();
-    error.contains("no space left") || error.contains("quota exceeded")
 }

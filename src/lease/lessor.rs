@@ -3,7 +3,7 @@
 
 use crate::primitive::Uptime;
 use crate::txn;
-use crate::types::LeaseId;
+use crate::types::{LeaseId, LogIndex};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ pub(crate) const MAX_TTL: i64 = 9_000_000_000;
 struct Deadline {
     ttl: i64,
     at: Uptime,
+    /// The record of the grant; none for a grant that the lessor found in the log.
+    granted: LogIndex,
 }
 
 /// Leases and their deadlines.
@@ -40,21 +42,27 @@ impl Lessor {
     ) -> Lessor {
         let mut lessor = Lessor::default();
         for (id, ttl) in leases {
-            lessor.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64) + grace);
+            let at = now + Duration::from_secs(ttl.max(0) as u64) + grace;
+            lessor.set(id, Deadline { ttl, at, granted: LogIndex::NONE });
         }
         lessor
     }
 
-    fn set(&mut self, id: LeaseId, ttl: i64, at: Uptime) {
-        if let Some(before) = self.leases.insert(id, Deadline { ttl, at }) {
+    fn set(&mut self, id: LeaseId, deadline: Deadline) {
+        if let Some(before) = self.leases.insert(id, deadline) {
             self.by_deadline.remove(&(before.at, id));
         }
-        self.by_deadline.insert((at, id));
+        self.by_deadline.insert((deadline.at, id));
     }
 
-    /// Adds a lease.
-    pub(crate) fn grant(&mut self, id: LeaseId, ttl: i64, now: Uptime) {
-        self.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64));
+    /// Adds a lease, which the record at an index grants.
+    pub(crate) fn grant(&mut self, id: LeaseId, ttl: i64, now: Uptime, granted: LogIndex) {
+        self.set(id, Deadline { ttl, at: now + Duration::from_secs(ttl.max(0) as u64), granted });
+    }
+
+    /// The index of the record that granted a lease; `None` if there is no such lease.
+    pub(crate) fn granted(&self, id: LeaseId) -> Option<LogIndex> {
+        self.leases.get(&id).map(|lease| lease.granted)
     }
 
     /// Removes a lease; returns whether there was one.
@@ -68,17 +76,17 @@ impl Lessor {
     /// Gives a lease its full TTL again and returns the TTL; `None` if there is no such lease, or it has
     /// expired.
     pub(crate) fn renew(&mut self, id: LeaseId, now: Uptime) -> Option<i64> {
-        let Deadline { ttl, at } = *self.leases.get(&id)?;
+        let Deadline { ttl, at, granted } = *self.leases.get(&id)?;
         if at <= now {
             return None;
         }
-        self.set(id, ttl, now + Duration::from_secs(ttl.max(0) as u64));
+        self.grant(id, ttl, now, granted);
         Some(ttl)
     }
 
     /// Seconds left, truncated toward zero and negative when overdue, and the granted TTL.
     pub(crate) fn time_left(&self, id: LeaseId, now: Uptime) -> Option<(i64, i64)> {
-        let Deadline { ttl, at } = *self.leases.get(&id)?;
+        let Deadline { ttl, at, .. } = *self.leases.get(&id)?;
         Some((at.seconds_after(now), ttl))
     }
 
@@ -103,10 +111,14 @@ mod tests {
     fn a_lease_ends_a_ttl_after_its_last_renewal_and_not_before() {
         let begin = Uptime::now();
         let mut lessor = Lessor::new([(LeaseId(1), 10)], begin, SECOND);
-        lessor.grant(LeaseId(2), 5, begin);
+        lessor.grant(LeaseId(2), 5, begin, LogIndex(7));
         assert_eq!(lessor.by_deadline().collect::<Vec<_>>(), [LeaseId(2), LeaseId(1)]);
         assert_eq!(lessor.time_left(LeaseId(1), begin), Some((11, 10)));
         assert_eq!(lessor.renew(LeaseId(2), begin + 4 * SECOND), Some(5));
+        assert_eq!(
+            [1, 2, 3].map(|id| lessor.granted(LeaseId(id))),
+            [Some(LogIndex::NONE), Some(LogIndex(7)), None]
+        );
         assert_eq!(lessor.expired(begin + 8 * SECOND, 9), []);
         assert_eq!(lessor.expired(begin + 9 * SECOND, 9), [LeaseId(2)]);
         assert_eq!(lessor.renew(LeaseId(2), begin + 9 * SECOND), None, "its time is over");

@@ -40,11 +40,6 @@ impl LeaseTable {
         self.lock().clear();
     }
 
-    /// One lease.
-    pub(crate) fn get(&self, id: LeaseId) -> Option<Lease> {
-        self.lock().get(&id).copied()
-    }
-
     /// The granted TTL of every lease, ascending by id.
     pub(crate) fn ttls(&self) -> Vec<(LeaseId, i64)> {
         let mut leases: Vec<_> = self.lock().iter().map(|(id, lease)| (*id, lease.ttl)).collect();

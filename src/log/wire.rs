@@ -7,7 +7,7 @@
 //! [`Consumer`](super::consumer) need. Everything else goes through the client library.
 
 use super::connect::Endpoint;
-use super::login::LoginError;
+use super::login::{Auth, LoginError};
 use super::rights::{Denials, Denied};
 use crate::version::{NatsVersion, TooOld};
 use base64::Engine as _;
@@ -218,6 +218,7 @@ impl Wire {
         let url = url::Url::parse(server).map_err(|error| bad(error.into()))?;
         let host = url.host_str().ok_or_else(|| bad(AddressError::NoHost))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let auth = endpoint.auth.before_connecting()?;
         let tcp = TcpStream::connect((host.as_str(), url.port().unwrap_or(DEFAULT_PORT))).await?;
         tcp.set_nodelay(true)?;
         let mut wire = Wire {
@@ -241,7 +242,7 @@ impl Wire {
         if wants_tls && !endpoint.tls_first {
             wire = wire.upgraded(endpoint, host).await?;
         }
-        let login = login(endpoint, wire.server.nonce.as_deref()).await?;
+        let login = login(&auth, wire.server.nonce.as_deref()).await?;
         let subscription = inbox.map(|inbox| format!("SUB {inbox} 1\r\n")).unwrap_or_default();
         wire.send(format!("CONNECT {login}\r\n{subscription}PING\r\n").as_bytes()).await?;
         // The server reports an error about these before the PONG.
@@ -249,13 +250,18 @@ impl Wire {
             match wire.next_op()? {
                 Some((ServerOp::Pong, length)) => {
                     wire.consume(length);
-                    return Ok(wire);
+                    break;
                 }
                 Some((ServerOp::Error(text), _)) => return Err(wire.error(text)),
                 Some((_, length)) => wire.consume(length),
                 None => wire.read_more().await?,
             }
         }
+        // The embedded server may have ended meanwhile, and another program may have answered in its place.
+        if matches!(endpoint.auth, Auth::Embedded(..)) && endpoint.auth.before_connecting()? != auth {
+            return Err(LoginError::Down.into());
+        }
+        Ok(wire)
     }
 
     async fn read_info(&mut self) -> Result<ServerInfo, WireError> {
@@ -371,8 +377,8 @@ impl Wire {
 }
 
 /// The JSON of CONNECT.
-async fn login(endpoint: &Endpoint, nonce: Option<&str>) -> Result<String, WireError> {
-    let login = endpoint.auth.login(nonce.unwrap_or_default().as_bytes()).await?;
+async fn login(auth: &Auth, nonce: Option<&str>) -> Result<String, WireError> {
+    let login = auth.login(nonce.unwrap_or_default().as_bytes()).await?;
     let fields = [
         ("user", login.user),
         ("pass", login.password),

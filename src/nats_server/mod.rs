@@ -2,8 +2,8 @@
 //!
 //! It finds a binary that is new enough, writes its configuration, starts it, waits until JetStream has
 //! recovered its store, starts it again when it dies, forwards its log lines, and stops it. It reads only the
-//! first line of the NATS protocol and knows no streams. Its results are an address, a token and a
-//! [`Status`].
+//! first line of the NATS protocol and knows no streams. Its results are an address, a token of each run and
+//! a [`Status`].
 //!
 //! Everything runs on one thread of its own, with a current-thread tokio runtime. The kernel ties a
 //! parent-death signal to the *thread* that forked, and not to the process: a child of one of the caller's
@@ -22,9 +22,12 @@
 //!   before it stops the child.
 //! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
 //!   streams of a standalone store half a minute after it is started with a cluster block.
-//! - **N6** The port and the token stay the same for the life of a [`NatsServer`], so that clients reconnect
-//!   by themselves. The port changes only if another program took it while the child was down, and [`Status`]
-//!   reports it.
+//! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by
+//!   themselves. If another program takes it while the child is down, the child is started again until the
+//!   port is free.
+//! - **N7** Each run of the child has a token of its own. It is published when this run's process listens on
+//!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
+//!   no run that is still to come.
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
 //! a token that is not valid any more, and perhaps a `.ports` file. The next start writes all of them again.
@@ -142,7 +145,7 @@ enum Ending {
 /// A running nats-server. Dropping the handle stops the server too, without waiting for it.
 #[derive(Debug)]
 pub struct NatsServer {
-    token: String,
+    token: watch::Receiver<Option<String>>,
     version: String,
     member_id: Option<u64>,
     members: Members,
@@ -159,7 +162,6 @@ pub struct NatsServer {
 /// The supervisor thread's report about the first start.
 #[derive(Debug)]
 struct Started {
-    token: String,
     version: String,
     member_id: Option<u64>,
     members: Members,
@@ -173,6 +175,7 @@ impl NatsServer {
     /// [`enum@Error`].
     pub async fn start(settings: NatsServerSettings) -> Result<Self, Error> {
         let (status_tx, status) = watch::channel(Status::Starting);
+        let (token_tx, token) = watch::channel(None);
         let (write_error_tx, write_error) = watch::channel(None);
         let (ending_tx, ending) = watch::channel(None);
         let (stop, stop_rx) = watch::channel(false);
@@ -185,6 +188,7 @@ impl NatsServer {
         let vitals = Arc::new(Vitals::new());
         let outputs = supervisor::Outputs {
             status: status_tx,
+            token: token_tx,
             write_error: write_error_tx,
             ending: ending_tx,
             vitals: Arc::clone(&vitals),
@@ -193,8 +197,7 @@ impl NatsServer {
             .name("nats-supervisor".into())
             .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
             .map_err(Error::Thread)?;
-        let Started { token, version, member_id, members } =
-            started.await.map_err(|_| Error::SupervisorGone)??;
+        let Started { version, member_id, members } = started.await.map_err(|_| Error::SupervisorGone)??;
         Ok(Self {
             token,
             version,
@@ -210,7 +213,7 @@ impl NatsServer {
         })
     }
 
-    /// The port of the newest run, on 127.0.0.1. [`Self::status`] reports a change.
+    /// The port, on 127.0.0.1; `None` while the server is down.
     pub fn port(&self) -> Option<u16> {
         match *self.status.borrow() {
             Status::Running { port, .. } => Some(port),
@@ -228,10 +231,10 @@ impl NatsServer {
         self.synced_store.clone()
     }
 
-    /// The secret for a connection (`auth_token` in a client's CONNECT). Each [`Self::start`] draws a new
-    /// one.
-    pub fn token(&self) -> &str {
-        &self.token
+    /// The secret for a connection (`auth_token` in a client's CONNECT) to the present run; `None` while the
+    /// server is down. A connection must have been opened after the token was taken.
+    pub fn token(&self) -> watch::Receiver<Option<String>> {
+        self.token.clone()
     }
 
     /// The server's version, as `2.15.1`.

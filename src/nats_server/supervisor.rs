@@ -15,6 +15,7 @@ use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
 use super::vitals::Vitals;
 use super::{Ending, Error, NatsServerSettings, Started, Status};
+use crate::disk;
 
 /// Pause before a new start, doubled with each start that did not last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -32,6 +33,8 @@ const RESERVE_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Outputs {
     pub(super) status: watch::Sender<Status>,
+    /// The token of the run that listens now.
+    pub(super) token: watch::Sender<Option<String>>,
     pub(super) write_error: watch::Sender<Option<String>>,
     pub(super) ending: watch::Sender<Option<Ending>>,
     pub(super) vitals: Arc<Vitals>,
@@ -77,6 +80,7 @@ async fn run(
         Some(mut child) => child.stop(stop_timeout).await,
         None => Ending::Clean,
     };
+    outputs.token.send_replace(None);
     outputs.vitals.ended();
     // The directory is unlocked before the end is reported (N1).
     drop(data_dir);
@@ -94,21 +98,7 @@ struct Plan<'a> {
     binary: Binary,
     extra: Option<ExtraConfig>,
     name: String,
-    token: String,
     members: Members,
-}
-
-/// A start that failed.
-struct Failure {
-    error: Error,
-    /// Whether another process has taken the port.
-    port_taken: bool,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, port_taken: false }
-    }
 }
 
 /// Starts the child again and again. Returns only with an error, and only before the first start has
@@ -132,19 +122,16 @@ async fn supervise(
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
-    let (name, token) = (config::random_name(), random_token());
-    let plan = Plan { settings, data_dir, binary, extra, name, token, members };
+    let plan = Plan { settings, data_dir, binary, extra, name: config::random_name(), members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
     let mut down = None;
     loop {
-        let (cause, ran) = match bring_up(&plan, port, outputs, child).await {
-            Err(Failure { error, .. }) if started.is_some() => return Err(error),
-            Err(Failure { error, port_taken }) => {
-                port = port.filter(|_| !port_taken);
-                (error.to_string(), Duration::ZERO)
-            }
+        let token = random_token();
+        let (cause, ran) = match bring_up(&plan, port, &token, outputs, child).await {
+            Err(error) if started.is_some() => return Err(error),
+            Err(error) => (error.to_string(), Duration::ZERO),
             Ok(now_on) => {
                 generation += 1;
                 attempt = 0;
@@ -160,15 +147,17 @@ async fn supervise(
                         tracing::info!(port = now_on, pid, restarts, ?after, "nats-server is ready again");
                     }
                 }
+                outputs.token.send_replace(Some(token));
                 outputs.status.send_replace(Status::Running { port: now_on, generation });
                 if let Some(started) = started.take() {
-                    let (token, version, members) =
-                        (plan.token.clone(), version.clone(), plan.members.clone());
-                    let up = Started { token, version, member_id, members };
+                    let (version, members) = (version.clone(), plan.members.clone());
+                    let up = Started { version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
                 let since = Instant::now();
-                (watch_over(&plan, outputs, child).await, since.elapsed())
+                let cause = watch_over(&plan, outputs, child).await;
+                outputs.token.send_replace(None);
+                (cause, since.elapsed())
             }
         };
         if let Some(running) = child {
@@ -199,11 +188,12 @@ async fn supervise(
 async fn bring_up(
     plan: &Plan<'_>,
     port: Option<u16>,
+    token: &str,
     outputs: &Outputs,
     child: &mut Option<Child>,
-) -> Result<u16, Failure> {
+) -> Result<u16, Error> {
     const REPORT: Duration = Duration::from_secs(5);
-    let child = child.insert(spawn(plan, port, outputs).await?);
+    let child = child.insert(spawn(plan, port, token, outputs).await?);
     outputs.vitals.runs(child.pid());
     let started = Instant::now();
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
@@ -216,15 +206,12 @@ async fn bring_up(
         tokio::select! {
             ready = &mut serving => return match ready {
                 Ready::Serving { port } => Ok(port),
-                Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }.into()),
+                Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }),
             },
-            status = child.ended() => {
-                let port_taken = port.is_some() && tail.mentions("address already in use");
-                return Err(Failure { error: Error::Exited { status, log: tail.summary() }, port_taken });
-            }
+            status = child.ended() => return Err(Error::Exited { status, log: tail.summary() }),
             () = tokio::time::sleep(timeout) => {
                 let after = plan.settings.ready_timeout;
-                return Err(Error::NotReady { after, log: tail.summary() }.into());
+                return Err(Error::NotReady { after, log: tail.summary() });
             }
             _ = report.tick() => tracing::info!(
                 pid,
@@ -237,7 +224,7 @@ async fn bring_up(
 }
 
 /// Writes the configuration and starts the process on the store, which must be free (N2).
-async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<Child, Error> {
+async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Outputs) -> Result<Child, Error> {
     let Plan { settings, data_dir, .. } = *plan;
     let lock = data_dir.lock_store(settings.stop_timeout).await?;
     data_dir.remove_ports_files();
@@ -248,7 +235,7 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, outputs: &Outputs) -> Result<
         store: &data_dir.store_path(),
         port,
         name: &plan.name,
-        token: &plan.token,
+        token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),
         members: &plan.members,
@@ -284,7 +271,7 @@ async fn watch_over(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child
 }
 
 /// Waits for a write error, and then until a restart may help: after a pause, and on a full disk once there
-/// is room. Returns the error.
+/// is room. Any other error needs no room, and leaves the reserve. Returns the error.
 async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
     const POLL: Duration = Duration::from_millis(500);
     let mut write_error = outputs.write_error.subscribe();
@@ -292,6 +279,11 @@ async fn store_writable_again(plan: &Plan<'_>, outputs: &Outputs) -> String {
         Ok(error) => error.clone().unwrap_or_default(),
         Err(_) => std::future::pending().await,
     };
+    if !disk::is_full(&error) {
+        tracing::error!(error, "nats-server cannot write its store; it is started again");
+        tokio::time::sleep(POLL).await;
+        return error;
+    }
     tracing::error!(error, "nats-server cannot write its store; it will be restarted once there is room");
     plan.data_dir.spend_reserve();
     loop {

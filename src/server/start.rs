@@ -11,7 +11,7 @@ use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
-use crate::log::{Auth, Endpoint, OwnCluster};
+use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::telemetry::Metrics;
@@ -69,17 +69,14 @@ pub(super) async fn start(
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
-                auth: match cluster {
-                    None => Auth::Token(nats.token().to_owned()),
-                    Some(_) => Auth::Password(nats_server::CLUSTER_USER.to_owned(), nats.token().to_owned()),
-                },
+                auth: Auth::Embedded(
+                    cluster.as_ref().map(|_| nats_server::CLUSTER_USER),
+                    RunToken(nats.token()),
+                ),
                 bucket: bucket.clone(),
                 own_cluster: cluster.as_ref().map(|_| OwnCluster {
                     founders: nats.members().len(),
-                    system: Auth::Password(
-                        nats_server::CLUSTER_SYSTEM_USER.to_owned(),
-                        nats.token().to_owned(),
-                    ),
+                    system: Auth::Embedded(Some(nats_server::CLUSTER_SYSTEM_USER), RunToken(nats.token())),
                 }),
                 ..Endpoint::default()
             };
@@ -100,7 +97,7 @@ pub(super) async fn start(
         store_error: nats.as_ref().map(NatsServer::write_error),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
-        member,
+        member: member.clone(),
         founders: nats
             .as_ref()
             .zip(cluster)
@@ -116,24 +113,30 @@ pub(super) async fn start(
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
-    let mut phase = engine.phase();
-    loop {
-        let now = phase.borrow_and_update().clone();
-        match now {
-            Phase::Loading { .. } => starting(now.to_string()),
-            Phase::Serving | Phase::Stopped => break,
-        }
-        tokio::select! {
-            changed = phase.changed() => if changed.is_err() {
-                break;
-            },
-            reason = engine.failed() => {
-                engine.stop();
-                if let Some(nats) = nats {
-                    nats.stop().await?;
-                }
-                return Err(ServeError::Data(reason));
+    let loaded = async {
+        let mut phase = engine.phase();
+        loop {
+            let now = phase.borrow_and_update().clone();
+            match now {
+                Phase::Loading { .. } => starting(now.to_string()),
+                Phase::Serving | Phase::Stopped => break,
             }
+            if phase.changed().await.is_err() {
+                break;
+            }
+        }
+        // As in etcd, a member that serves shows its client URLs to all.
+        starting("waiting for the writer to list this member".into());
+        engine.listed(&member).await;
+    };
+    tokio::select! {
+        () = loaded => {}
+        reason = engine.failed() => {
+            engine.stop();
+            if let Some(nats) = nats {
+                nats.stop().await?;
+            }
+            return Err(ServeError::Data(reason));
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);

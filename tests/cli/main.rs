@@ -2,11 +2,12 @@
 //! `etcd`, it is held to the real etcd's refusals, to the flags of its help, and to the ways in which etcd is
 //! started in the world. Called by a link named `kine`, it takes the command lines that start kine.
 
+use support::program;
+
 mod carried;
 mod dropin;
 mod kine;
 mod own;
-mod program;
 mod random;
 mod refusals;
 mod systemd;

@@ -147,3 +147,23 @@ async fn serve_is_the_command_without_a_name() {
         assert_eq!(server.stop().await, Some(0));
     }
 }
+
+#[tokio::test]
+async fn a_health_check_needs_no_other_program() {
+    let folder = WorkingFolder::new();
+    let port = Port::claim();
+    let url = format!("http://127.0.0.1:{}", port.number);
+    let ask = async |url: &str| folder.run(jetway(&folder, &["health", url])).await;
+    let Ended { status, output } = ask(&url).await;
+    assert!(status == 1 && output.contains(&url) && output.contains("refused"), "{output}");
+    let server = folder.start(jetway(&folder, &["--data-dir=data", "--listen-client-urls", &url])).await;
+    let Ended { status, output } = ask(&url).await;
+    assert_eq!((status, &output[..]), (0, "{\"health\":\"true\",\"reason\":\"\"}\n"));
+    for (url, words) in
+        [("https://127.0.0.1:1", "--listen-metrics-urls"), ("127.0.0.1:1", "expected http://")]
+    {
+        let Ended { status, output } = ask(url).await;
+        assert!(status == 1 && output.contains(url) && output.contains(words), "{output}");
+    }
+    drop(server);
+}

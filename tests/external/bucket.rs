@@ -1,5 +1,7 @@
 //! The bucket itself: its settings, those of others, and the size of one transaction.
 
+use async_nats::jetstream::kv::Operation;
+use futures_util::TryStreamExt as _;
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType};
 use serde_json::{Value, json};
@@ -9,6 +11,7 @@ use crate::instances::{all_agree, instances};
 use support::client::{all, delete_all, op, put, revision, run};
 use support::nats::Nats;
 use support::server::Server;
+use support::within;
 
 async fn refused(endpoint: &str) -> String {
     let (status, said) = Server::fails_to_start(&["--endpoint", endpoint]).await;
@@ -66,6 +69,44 @@ async fn a_bucket_of_others_is_refused_with_the_reason() {
         assert_eq!(info["config"]["max_msgs_per_subject"], 1);
         assert_eq!(info["state"]["messages"], 1);
     }
+}
+
+/// The client of NATS opens the bucket as one of its own, and finds values under readable names. So it is
+/// with a bucket that an earlier jetway made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_nats_open_the_bucket() {
+    let nats = Nats::start().await;
+    let mut server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
+    let client = server.client().await;
+    client.put("/registry/pods/a", "v").await;
+    client.put("/registry/pods/a", "w").await;
+    client.put("/registry/pods/gone", "v").await;
+    client.delete("/registry/pods/gone").await;
+    let mut config = nats.api("STREAM.INFO.KV_test", &Value::Null).await["config"].clone();
+    assert_eq!(config["max_msgs_per_subject"], (1_u64 << 53) - 1);
+
+    let other = async_nats::connect(nats.address()).await.unwrap();
+    let buckets = async_nats::jetstream::new(other);
+    let bucket = buckets.get_key_value("test").await.unwrap();
+    let entry = bucket.entry("=.registry.pods.a").await.unwrap().expect("a value");
+    assert_eq!((&entry.value[..], entry.operation), (&b"w"[..], Operation::Put));
+    assert_eq!(bucket.get("=.registry.pods.gone").await.unwrap(), None);
+    let keys: Vec<String> = bucket.keys().await.unwrap().try_collect().await.unwrap();
+    assert!(keys.contains(&"=.registry.pods.a".into()) && !keys.contains(&"=.registry.pods.gone".into()));
+    let history: Vec<_> = bucket.history("=.registry.pods.a").await.unwrap().try_collect().await.unwrap();
+    assert_eq!(history.iter().map(|entry| &entry.value[..]).collect::<Vec<_>>(), [b"v", b"w"]);
+    let mut watch = bucket.watch("=.registry.pods.>").await.unwrap();
+    client.put("/registry/pods/b", "new").await;
+    let seen = within("an event", watch.try_next()).await.unwrap().expect("an event");
+    assert_eq!((seen.key.as_str(), &seen.value[..]), ("=.registry.pods.b", &b"new"[..]));
+
+    server.stop().await;
+    config["max_msgs_per_subject"] = (-1).into();
+    nats.api("STREAM.UPDATE.KV_test", &config).await;
+    buckets.get_key_value("test").await.expect_err("a stream without such a limit is no bucket");
+    server.restart().await;
+    buckets.get_key_value("test").await.unwrap();
+    assert_eq!(server.client().await.kv("/registry/pods/a").await.unwrap().value, "w");
 }
 
 /// JetStream's batches hold 1,000 messages. jetway's transactions do not use them.

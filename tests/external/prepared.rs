@@ -52,7 +52,7 @@ async fn an_unused_stream_is_taken_and_its_settings_are_put_right() {
         ("discard", json!("new")),
         ("max_age", json!(0)),
         ("max_msgs", json!(-1)),
-        ("max_msgs_per_subject", json!(-1)),
+        ("max_msgs_per_subject", json!((1_u64 << 53) - 1)),
         ("max_msg_size", json!(-1)),
         ("max_bytes", json!(500_000_000)),
         ("compression", json!("s2")),

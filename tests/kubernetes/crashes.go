@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -351,46 +352,86 @@ func (o *observer) complete(r *record) error {
 	return nil
 }
 
-// crash is one way to end the storage, and how long it stays away.
+// crash is one way to end a member of the storage, and how long it stays away.
 type crash struct {
 	what string
 	away time.Duration
-	kill func(*driver) error
+	// The member to end; the only one if nil.
+	of   func(*stack, context.Context) (*member, error)
+	kill func(*member) error
 }
 
-func killStorage(d *driver) error {
-	d.storage.kill()
+func killProcess(m *member) error {
+	m.kill()
 	return nil
 }
 
-// killNATS ends the nats-server and waits until jetway has another one.
-func killNATS(d *driver) error {
-	old := child(d.storage.pid(), "nats-server")
-	if old == 0 {
-		return errors.New("jetway has no nats-server to kill")
-	}
-	process, err := os.FindProcess(old)
+// killNATS ends the nats-server, of which jetway starts another one.
+func killNATS(m *member) error {
+	nats, err := natsOf(m)
 	if err != nil {
 		return err
 	}
-	return process.Kill()
+	return nats.Kill()
 }
 
-func killBoth(d *driver) error {
-	if err := killNATS(d); err != nil {
+func natsOf(m *member) (*os.Process, error) {
+	nats := child(m.pid(), "nats-server")
+	if nats == 0 {
+		return nil, errors.New("jetway has no nats-server to kill")
+	}
+	return os.FindProcess(nats)
+}
+
+func killBoth(m *member) error {
+	if err := killNATS(m); err != nil {
 		return err
 	}
-	return killStorage(d)
+	return killProcess(m)
+}
+
+// killMachine ends both at once. A stopped nats-server does not see that jetway ends, so it hands nothing
+// over.
+func killMachine(m *member) error {
+	nats, err := natsOf(m)
+	if err != nil {
+		return err
+	}
+	if err := nats.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	m.kill()
+	return nats.Kill()
+}
+
+// ways are the crashes of a run, in their order.
+func ways(o options) []crash {
+	switch {
+	case o.members > 1 && o.backend == "etcd":
+		return []crash{
+			{"writer", 6 * time.Second, (*stack).writer, killProcess}, {"follower", 6 * time.Second, (*stack).follower, killProcess},
+			{"writer again", 0, (*stack).writer, killProcess},
+		}
+	case o.members > 1:
+		return []crash{
+			{"machine of the writer", 6 * time.Second, (*stack).writer, killMachine},
+			{"machine of a follower", 6 * time.Second, (*stack).follower, killMachine},
+			{"writer's jetway", 0, (*stack).writer, killProcess},
+			{"writer's nats-server", 0, (*stack).writer, killNATS},
+			{"machine of the writer again", 12 * time.Second, (*stack).writer, killMachine},
+		}
+	case o.backend == "etcd":
+		return []crash{{"etcd", 0, nil, killProcess}, {"etcd, away", 6 * time.Second, nil, killProcess}, {"etcd again", 0, nil, killProcess}}
+	default:
+		return []crash{
+			{"jetway", 0, nil, killProcess}, {"nats-server", 0, nil, killNATS}, {"both", 0, nil, killBoth},
+			{"jetway, away", 6 * time.Second, nil, killProcess}, {"jetway again", 0, nil, killProcess},
+		}
+	}
 }
 
 func crashes(ctx context.Context, d *driver) (string, error) {
-	rounds := []crash{
-		{"jetway", 0, killStorage}, {"nats-server", 0, killNATS}, {"both", 0, killBoth}, {"jetway, away", 6 * time.Second, killStorage},
-		{"jetway again", 0, killStorage},
-	}
-	if d.options.backend == "etcd" {
-		rounds = []crash{{"etcd", 0, killStorage}, {"etcd, away", 6 * time.Second, killStorage}, {"etcd again", 0, killStorage}}
-	}
+	rounds := ways(d.options)
 	if err := d.namespace(ctx, crashNamespace); err != nil {
 		return "", err
 	}
@@ -509,37 +550,52 @@ func crashes(ctx context.Context, d *driver) (string, error) {
 	return facts, nil
 }
 
-// crashOnce ends the storage under load and returns how long it took from its restart to the next answered
-// write.
+// crashOnce ends a member under load and returns how long it took to the next answered write. In a cluster
+// the others must answer, so the time runs from the crash; else it runs from the new start.
 func (d *driver) crashOnce(ctx context.Context, crash crash, round int) (time.Duration, error) {
 	select {
 	case <-time.After(4 * time.Second):
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	nats := child(d.storage.pid(), "nats-server")
-	if err := crash.kill(d); err != nil {
-		return 0, err
-	}
-	time.Sleep(crash.away)
-	began := time.Now()
-	if !d.storage.running() {
-		if err := d.startStorage(); err != nil {
+	target := d.storage[0]
+	if crash.of != nil {
+		var err error
+		if target, err = crash.of(d.stack, ctx); err != nil {
 			return 0, err
 		}
 	}
-	err := until(ctx, 90*time.Second, "a write is answered again", func(ctx context.Context) error {
-		if !d.storage.running() {
-			return fmt.Errorf("the storage has ended: %v", d.storage.err)
+	nats := child(target.pid(), "nats-server")
+	if err := crash.kill(target); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	var took time.Duration
+	if len(d.storage) > 1 {
+		if err := d.writesAgain(ctx, round); err != nil {
+			return 0, err
 		}
-		short, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		object := configMap("canary", strconv.Itoa(round))
-		_, err := d.client.CoreV1().ConfigMaps("space-0").Patch(short, "canary", types.ApplyPatchType,
-			encode(object), metav1.PatchOptions{FieldManager: "driver"})
-		return err
-	})
-	took := time.Since(began)
+		took = time.Since(began)
+	}
+	time.Sleep(crash.away - time.Since(began))
+	if len(d.storage) == 1 {
+		began = time.Now()
+	}
+	if !target.running() {
+		if err := d.startMember(target); err != nil {
+			return 0, err
+		}
+	}
+	err := d.writesAgain(ctx, round)
+	if len(d.storage) == 1 {
+		took = time.Since(began)
+	}
+	if err != nil && !target.running() {
+		err = fmt.Errorf("%s has ended: %v", target.file, target.err)
+	}
+	if err == nil {
+		err = d.memberReady(ctx, target)
+	}
 	if err == nil && nats != 0 && !gone(nats) {
 		err = fmt.Errorf("the nats-server of before (pid %d) is still there", nats)
 	}
@@ -550,6 +606,18 @@ func (d *driver) crashOnce(ctx context.Context, crash crash, round int) (time.Du
 		err = d.unharmed()
 	}
 	return took, err
+}
+
+// writesAgain waits until the apiserver answers a write.
+func (d *driver) writesAgain(ctx context.Context, round int) error {
+	return until(ctx, 90*time.Second, "a write is answered again", func(ctx context.Context) error {
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		object := configMap("canary", strconv.Itoa(round))
+		_, err := d.client.CoreV1().ConfigMaps("space-0").Patch(short, "canary", types.ApplyPatchType,
+			encode(object), metav1.PatchOptions{FieldManager: "driver"})
+		return err
+	})
 }
 
 func encode(object *corev1.ConfigMap) []byte {

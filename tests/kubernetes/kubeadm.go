@@ -105,10 +105,10 @@ func (e etcdSecrets) clientTLS() (*tls.Config, error) {
 	return &tls.Config{Certificates: []tls.Certificate{certificate}, RootCAs: roots}, nil
 }
 
-// startKubeadmStorage starts the storage endpoint with the command line of kubeadm's static pod for etcd, as
-// it stands but for paths and ports. jetway is started by a link named etcd, which stands for the image that
-// was exchanged.
-func (s *stack) startKubeadmStorage() error {
+// startKubeadmMember starts a member with the command line of kubeadm's static pod for etcd, as it stands but
+// for paths and ports, and with all members in the list of each. jetway is started by a link named etcd, which
+// stands for the image that was exchanged.
+func (s *stack) startKubeadmMember(m *member) error {
 	program, env := s.options.etcd, []string(nil)
 	if s.options.backend == "jetway" {
 		program, env = s.path("etcd"), []string{"JETWAY_NATS_SERVER=" + s.options.natsServer}
@@ -116,20 +116,19 @@ func (s *stack) startKubeadmStorage() error {
 			return err
 		}
 	}
-	peers := fmt.Sprintf("https://127.0.0.1:%d", s.peerPort)
 	args := []string{
-		"--advertise-client-urls=" + s.storageURL(),
+		"--advertise-client-urls=" + s.clientURL(m),
 		"--cert-file=" + s.secrets.path("server.crt"),
 		"--client-cert-auth=true",
-		"--data-dir=" + s.path("data"),
+		"--data-dir=" + s.path(m.file+".data"),
 		"--feature-gates=InitialCorruptCheck=true",
-		"--initial-advertise-peer-urls=" + peers,
-		"--initial-cluster=node=" + peers,
+		"--initial-advertise-peer-urls=" + s.peerURL(m),
+		"--initial-cluster=" + s.initialCluster(),
 		"--key-file=" + s.secrets.path("server.key"),
-		"--listen-client-urls=" + s.storageURL(),
-		fmt.Sprintf("--listen-metrics-urls=http://127.0.0.1:%d", s.metricsPort),
-		"--listen-peer-urls=" + peers,
-		"--name=node",
+		"--listen-client-urls=" + s.clientURL(m),
+		fmt.Sprintf("--listen-metrics-urls=http://127.0.0.1:%d", m.metricsPort),
+		"--listen-peer-urls=" + s.peerURL(m),
+		"--name=" + m.name,
 		"--peer-cert-file=" + s.secrets.path("server.crt"),
 		"--peer-client-cert-auth=true",
 		"--peer-key-file=" + s.secrets.path("server.key"),
@@ -139,14 +138,14 @@ func (s *stack) startKubeadmStorage() error {
 		"--watch-progress-notify-interval=5s",
 	}
 	var err error
-	s.storage, err = start(s.dir, s.options.backend, env, program, append(args, s.options.jetwayFlags...)...)
+	m.process, err = start(s.dir, m.file, env, program, append(args, s.options.jetwayFlags...)...)
 	return err
 }
 
 // probesAnswer asks what kubelet asks of kubeadm's pod.
-func (s *stack) probesAnswer(ctx context.Context) error {
+func (s *stack) probesAnswer(ctx context.Context, m *member) error {
 	for _, probe := range []string{"/livez", "/readyz", "/health?exclude=NOSPACE&serializable=true", "/health?serializable=false"} {
-		url := fmt.Sprintf("http://127.0.0.1:%d%s", s.metricsPort, probe)
+		url := fmt.Sprintf("http://127.0.0.1:%d%s", m.metricsPort, probe)
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err

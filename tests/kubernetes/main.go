@@ -35,6 +35,7 @@ type options struct {
 	natsServer  string
 	jetwayFlags []string
 	kubeadm     bool
+	members     int
 	objects     int
 	soak        time.Duration
 	only        string
@@ -81,12 +82,17 @@ func main() {
 	flag.StringVar(&o.natsServer, "nats-server", "target/peers/bin/nats-server", "path of the nats-server that jetway embeds")
 	flag.StringVar(&jetwayFlags, "jetway-flags", "", "more flags for jetway, separated by spaces")
 	flag.BoolVar(&o.kubeadm, "kubeadm", false, "start the storage with kubeadm's command line for etcd, over mutual TLS, jetway by a link named etcd")
+	flag.IntVar(&o.members, "members", 1, "number of members of the storage: 1, or 3 to 5 that form a cluster, of which the crashes end one at a time")
 	flag.IntVar(&o.objects, "objects", 2000, "number of ConfigMaps of the large lists")
 	flag.DurationVar(&o.soak, "soak", 0, "repeat the crashes for so long; from 8m on the apiserver's own consistency check runs too")
 	flag.StringVar(&o.only, "only", "", "run the steps whose name holds this, and those that they need")
 	flag.BoolVar(&o.keep, "keep", false, "keep data and logs when all is well too")
 	flag.Parse()
 	o.jetwayFlags = strings.Fields(jetwayFlags)
+	if o.members != 1 && (o.members < 3 || o.members > 5) {
+		fmt.Printf("FAILED: --members %d: give 1, or 3 to 5; with 2 the crash of one ends the storage\n", o.members)
+		os.Exit(1)
+	}
 
 	for _, path := range []*string{&o.bin, &o.etcd, &o.jetway, &o.natsServer} {
 		absolute, err := filepath.Abs(*path)
@@ -146,7 +152,7 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%s is ready after %.1f s, kube-apiserver %s %.1f s later\n", o.backend, storageReady.Seconds(), version,
+	fmt.Printf("%d x %s ready after %.1f s, kube-apiserver %s %.1f s later\n", o.members, o.backend, storageReady.Seconds(), version,
 		(time.Since(began) - storageReady).Seconds())
 
 	d := &driver{stack: stack}
@@ -176,7 +182,7 @@ func run(ctx context.Context, o options) (err error) {
 			break
 		}
 	}
-	fmt.Printf("in %.0f s, kube-apiserver on %s\n%d passed, %d failed\n", time.Since(began).Seconds(), o.backend, passed, failed)
+	fmt.Printf("in %.0f s, kube-apiserver on %d x %s\n%d passed, %d failed\n", time.Since(began).Seconds(), o.members, o.backend, passed, failed)
 	if failed > 0 {
 		return fmt.Errorf("%d of the steps", failed)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -23,19 +21,16 @@ import (
 
 const token = "driver-token"
 
-// stack is one control plane on one storage endpoint: what runs, and the clients to it.
+// stack is one control plane on one storage: its programs, and the clients to it.
 type stack struct {
 	options options
 	// Logs, certificates and the data of the storage endpoint.
 	dir string
 
-	storagePort   int
 	apiserverPort int
 	// Of kubeadm's command line.
-	peerPort    int
-	metricsPort int
 	secrets     etcdSecrets
-	storage     *process
+	storage     []*member
 	apiserver   *process
 	controllers *process
 
@@ -49,10 +44,11 @@ type stack struct {
 func newStack(options options, dir string) (*stack, error) {
 	s := &stack{options: options, dir: dir}
 	var err error
-	for _, port := range []*int{&s.storagePort, &s.apiserverPort, &s.peerPort, &s.metricsPort} {
-		if *port, err = freePort(); err != nil {
-			return nil, err
-		}
+	if s.apiserverPort, err = freePort(); err != nil {
+		return nil, err
+	}
+	if s.storage, err = newMembers(options); err != nil {
+		return nil, err
 	}
 	if options.kubeadm {
 		if s.secrets, err = writeEtcdSecrets(s.path("pki")); err != nil {
@@ -63,14 +59,6 @@ func newStack(options options, dir string) (*stack, error) {
 }
 
 func (s *stack) path(name string) string { return filepath.Join(s.dir, name) }
-
-func (s *stack) storageURL() string {
-	scheme := "http"
-	if s.options.kubeadm {
-		scheme = "https"
-	}
-	return fmt.Sprintf("%s://127.0.0.1:%d", scheme, s.storagePort)
-}
 
 func (s *stack) writeCredentials() error {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -101,65 +89,6 @@ current-context: x
 	return nil
 }
 
-// startStorage starts the storage endpoint, on the same data and port each time, without waiting for it.
-func (s *stack) startStorage() error {
-	if s.options.kubeadm {
-		return s.startKubeadmStorage()
-	}
-	var err error
-	data := s.path("data")
-	urls := []string{"--listen-client-urls", s.storageURL(), "--advertise-client-urls", s.storageURL(), "--data-dir", data}
-	switch s.options.backend {
-	case "jetway":
-		args := append(urls, "--nats-server", s.options.natsServer)
-		s.storage, err = start(s.dir, "jetway", nil, s.options.jetway, append(args, s.options.jetwayFlags...)...)
-	case "etcd":
-		peers, portErr := freePort()
-		if portErr != nil {
-			return portErr
-		}
-		peerURL := fmt.Sprintf("http://127.0.0.1:%d", peers)
-		args := append(urls, "--listen-peer-urls", peerURL, "--initial-advertise-peer-urls", peerURL,
-			"--initial-cluster", "default="+peerURL, "--watch-progress-notify-interval", "5s", "--log-level", "warn")
-		s.storage, err = start(s.dir, "etcd", nil, s.options.etcd, args...)
-	default:
-		err = fmt.Errorf("--backend %s: give jetway or etcd", s.options.backend)
-	}
-	return err
-}
-
-// storageReady waits until the storage endpoint answers a linearizable read.
-func (s *stack) storageReady(ctx context.Context) error {
-	if s.etcd == nil {
-		config := clientv3.Config{Endpoints: []string{s.storageURL()}, DialTimeout: time.Minute, Logger: zap.NewNop()}
-		if s.options.kubeadm {
-			var err error
-			if config.TLS, err = s.secrets.clientTLS(); err != nil {
-				return err
-			}
-		}
-		client, err := clientv3.New(config)
-		if err != nil {
-			return err
-		}
-		s.etcd = client
-	}
-	return until(ctx, time.Minute, s.options.backend+" is ready", func(ctx context.Context) error {
-		if !s.storage.running() {
-			return fmt.Errorf("it has ended: %v", s.storage.err)
-		}
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		if s.options.kubeadm {
-			if err := s.probesAnswer(ctx); err != nil {
-				return err
-			}
-		}
-		_, err := s.etcd.Get(ctx, "health")
-		return err
-	})
-}
-
 // startControlPlane starts kube-apiserver and the few controllers that the steps need, and waits for both.
 func (s *stack) startControlPlane(ctx context.Context) error {
 	if err := s.startAPIServer(ctx); err != nil {
@@ -177,7 +106,7 @@ func (s *stack) startControlPlane(ctx context.Context) error {
 }
 
 func (s *stack) startAPIServer(ctx context.Context) error {
-	args := []string{"--etcd-servers", s.storageURL()}
+	args := []string{"--etcd-servers", strings.Join(s.clientURLs(), ",")}
 	if s.options.kubeadm {
 		args = append(args, "--etcd-cafile", s.secrets.path("ca.crt"),
 			"--etcd-certfile", s.secrets.path("client.crt"), "--etcd-keyfile", s.secrets.path("client.key"))
@@ -250,10 +179,8 @@ func (s *stack) unharmed() error {
 	return nil
 }
 
-// stop ends all programs; how the control plane ends is not our business, but jetway must end cleanly and
-// take its nats-server with it.
+// stop ends all programs. The control plane may end as it likes.
 func (s *stack) stop() error {
-	var problems []error
 	for _, p := range []*process{s.controllers, s.apiserver} {
 		if p != nil && p.running() {
 			p.kill()
@@ -262,15 +189,5 @@ func (s *stack) stop() error {
 	if s.etcd != nil {
 		s.etcd.Close()
 	}
-	if s.storage != nil {
-		nats := child(s.storage.pid(), "nats-server")
-		// etcd ends by the signal itself.
-		if err := s.storage.stop(30 * time.Second); err != nil && s.options.backend == "jetway" {
-			problems = append(problems, err)
-		}
-		if nats != 0 && !gone(nats) {
-			problems = append(problems, fmt.Errorf("nats-server (pid %d) outlived jetway", nats))
-		}
-	}
-	return errors.Join(problems...)
+	return s.stopStorage()
 }

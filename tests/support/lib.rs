@@ -17,6 +17,7 @@ pub mod keys;
 pub mod lease;
 pub mod metrics;
 pub mod nats;
+pub mod program;
 pub mod server;
 pub mod snapshot;
 pub mod tls;

@@ -46,7 +46,7 @@ impl Target {
 
 /// The jetway of this build, which cargo puts beside the folder of the test programs. Cargo names it to the
 /// targets of the package `jetway` only.
-fn jetway() -> PathBuf {
+pub(crate) fn jetway() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).expect("a test program lies in a folder of cargo").join("jetway");
     assert!(path.exists(), "no jetway at {}: run the test with cargo", path.display());
@@ -69,6 +69,7 @@ pub struct Server {
     args: Vec<String>,
     also_on: Vec<String>,
     descriptors: Option<u64>,
+    variables: Vec<(String, String)>,
     client_port: Port,
     peer_port: Port,
     child: Option<Child>,
@@ -85,6 +86,8 @@ pub struct Launch<'a> {
     pub also_on: &'a [&'a str],
     /// Most file descriptors that it may have, if not as many as this process.
     pub descriptors: Option<u64>,
+    /// More variables of its environment.
+    pub variables: &'a [(&'a str, &'a str)],
 }
 
 impl fmt::Debug for Server {
@@ -135,6 +138,11 @@ impl Server {
             args: owned(launch.args),
             also_on: owned(launch.also_on),
             descriptors: launch.descriptors,
+            variables: launch
+                .variables
+                .iter()
+                .map(|(name, value)| (name.to_string(), value.to_string()))
+                .collect(),
             client_port: Port::claim(),
             peer_port: Port::claim(),
             child: None,
@@ -326,7 +334,7 @@ impl Server {
             }
             Target::Jetway => {}
         }
-        command.args(&self.args);
+        command.args(&self.args).envs(self.variables.iter().cloned());
         if let Some(descriptors) = self.descriptors {
             limit_descriptors(&mut command, descriptors);
         }

@@ -108,15 +108,19 @@ impl Node {
             Plan::Wait => writing.deferred.push(call),
             Plan::Answer(outcome, response) => {
                 let is_physical = call.is_physical() && outcome == Err(EtcdError::Compacted);
-                let is_renewal = matches!(
-                    (&call.proposal, &outcome),
-                    (Proposal::KeepAlive(_), Ok(Outcome::Lease { ttl: 1.., .. }))
-                );
+                let is_renewal_on_state = match (&call.proposal, &outcome) {
+                    (Proposal::KeepAlive(id), Ok(Outcome::Lease { ttl: 1.., .. })) => {
+                        self.is_proved_of_late(writing) && is_granted(writing, *id, &state)
+                    }
+                    _ => false,
+                };
                 let waiter = Waiter { call, outcome, response };
                 if is_physical {
                     self.entry(Entry::AfterRemovals(waiter)).await;
-                } else if is_renewal && self.is_proved_of_late(writing) && self.is_granted(&waiter.call) {
-                    self.entry(Entry::Complete(waiter)).await;
+                } else if is_renewal_on_state {
+                    // A renewal is never written. The applier would answer it behind the sync of writes that
+                    // it does not rest on.
+                    waiter.complete(&state);
                 } else {
                     self.answer_when_proved(writing, waiter).await;
                 }
@@ -137,11 +141,6 @@ impl Node {
     pub(super) fn is_proved_of_late(&self, writing: &Writing) -> bool {
         self.settings.is_alone
             || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
-    }
-
-    /// Whether the lease that a call renews is visible; its grant may still be in flight.
-    pub(super) fn is_granted(&self, call: &Call) -> bool {
-        matches!(call.proposal, Proposal::KeepAlive(id) if self.tables.leases.get(id).is_some())
     }
 
     pub(super) fn append_keys(
@@ -281,4 +280,9 @@ impl Node {
         }
         self.end_turn(writing);
     }
+}
+
+/// Whether a state shows the grant of a lease, so that the grant is valid and durable.
+fn is_granted(writing: &Writing, id: LeaseId, state: &State) -> bool {
+    writing.planner.lessor.granted(id).is_some_and(|granted| granted <= state.log_index)
 }

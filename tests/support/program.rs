@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use support::eventually;
-use support::server::{alive, peer, signal, spawn};
+use crate::eventually;
+use crate::server::{alive, jetway, peer, signal, spawn};
 
 /// The program that is called `etcd`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,9 +33,15 @@ pub struct Ended {
     pub output: String,
 }
 
+impl Default for WorkingFolder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl WorkingFolder {
     pub fn new() -> Self {
-        Self::with(Path::new(env!("CARGO_BIN_EXE_jetway")))
+        Self::with(&jetway())
     }
 
     /// The link is to another jetway than that of the tests.
@@ -93,12 +99,8 @@ impl WorkingFolder {
     }
 
     /// The same, of which the log may be elsewhere.
-    pub async fn start_logging_to(&self, mut command: Command, log: &Path) -> Running {
-        let output = File::options().create(true).append(true).open(log).unwrap();
-        // The lines of an earlier start say nothing about this one.
-        output.set_len(0).unwrap();
-        command.stdout(output.try_clone().unwrap()).stderr(output);
-        let mut running = Running { child: spawn(command).unwrap(), log: log.to_owned() };
+    pub async fn start_logging_to(&self, command: Command, log: &Path) -> Running {
+        let mut running = Running::begin(command, log);
         running.serves().await;
         running
     }
@@ -111,6 +113,15 @@ pub struct Running {
 }
 
 impl Running {
+    /// Starts a command and waits for nothing.
+    pub fn begin(mut command: Command, log: &Path) -> Self {
+        let output = File::options().create(true).append(true).open(log).unwrap();
+        // The lines of an earlier start say nothing about this one.
+        output.set_len(0).unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output);
+        Self { child: spawn(command).unwrap(), log: log.to_owned() }
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -120,7 +131,7 @@ impl Running {
     }
 
     /// Waits for the line in which it says so.
-    async fn serves(&mut self) {
+    pub async fn serves(&mut self) {
         eventually("the server to serve", async || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "{ended:?}\n{}", self.log());
@@ -171,12 +182,17 @@ pub fn children_of(parent: u32) -> Vec<u32> {
 
 /// Runs etcdctl to its end.
 pub fn etcdctl(flags: &[impl AsRef<OsStr>], args: &[&str]) -> String {
+    try_etcdctl(flags, args).unwrap_or_else(|output| panic!("{args:?}: {output}"))
+}
+
+/// As [`etcdctl`], which may fail.
+pub fn try_etcdctl(flags: &[impl AsRef<OsStr>], args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(peer("JETWAY_TEST_ETCDCTL", "etcdctl"));
     command.args(flags).args(args).stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{args:?}: {}{}", text(&output.stdout), text(&output.stderr));
-    text(&output.stdout) + &text(&output.stderr)
+    let both = text(&output.stdout) + &text(&output.stderr);
+    if output.status.success() { Ok(both) } else { Err(both) }
 }
 
 /// Assignments of a file in the form that systemd and shells read.
