@@ -29,7 +29,11 @@ fi
 export CARGO_ZIGBUILD_ZIG_PATH=$PEERS/zig/ziglang/zig
 
 # Rust's own copy of llvm-objcopy reads programs for every machine.
-objcopy=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/rust-objcopy
+objcopy() {
+    local sysroot host
+    sysroot=$(rustc --print sysroot) host=$(rustc -vV | sed -n 's/^host: //p')
+    LD_LIBRARY_PATH=$sysroot/lib "$sysroot/lib/rustlib/$host/bin/rust-objcopy" "$@"
+}
 
 # sbom_of_crates TRIPLE OUTPUT
 sbom_of_crates() {
@@ -101,9 +105,9 @@ for machine in "$@"; do
         cargo zigbuild --release --locked --target "$triple"
     file=$dist/jetway-$version-linux-$arch
     built=$target/$triple/release/jetway
-    "$objcopy" --only-keep-debug "$built" "$file.debug"
+    objcopy --only-keep-debug "$built" "$file.debug"
     # The names stay, for the backtrace of a panic.
-    "$objcopy" --strip-debug --add-gnu-debuglink="$file.debug" "$built" "$file"
+    objcopy --strip-debug --add-gnu-debuglink="$file.debug" "$built" "$file"
     chmod 755 "$file"
     echo "dist: package and lists for $arch"
     package "$file" "$arch"
