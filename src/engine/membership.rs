@@ -80,7 +80,8 @@ impl Members<'_> {
             if !member.is_learner && !is_second && !keeps_majority(members, self.started()) {
                 return Err(EtcdError::NotEnoughStartedMembers);
             }
-            if self.live_voters() < self.voters() / 2 + 1 {
+            // Each member that has started must answer.
+            if self.live_voters() < self.started() {
                 return Err(EtcdError::Unhealthy);
             }
         }
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn a_change_must_keep_a_majority() {
         assert!(decide(&[1, 2, 3], &MemberChange::Add(member(4, ""))).is_ok());
-        assert_eq!(decide(&[1], &MemberChange::Add(member(4, ""))), Err(EtcdError::Unhealthy));
+        assert_eq!(decide(&[1, 2], &MemberChange::Add(member(4, ""))), Err(EtcdError::Unhealthy));
         assert_eq!(decide(&[1, 2, 3], &MemberChange::Remove(3)), Ok((3, None)));
         assert_eq!(decide(&[1, 2], &MemberChange::Remove(3)), Ok((3, None)));
         assert_eq!(decide(&[1, 2], &MemberChange::Remove(2)), Err(EtcdError::Unhealthy));

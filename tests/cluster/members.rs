@@ -81,7 +81,7 @@ async fn a_fourth_member_joins_and_the_first_one_leaves() {
     assert!(cluster.members[leader].ended().await.success());
     assert!(cluster.members[leader].log().contains("permanently removed from the cluster"));
     cluster.members[leader].ends().await;
-    assert!(!cluster.members[leader].log().ends_with("ready to serve client requests"));
+    assert!(cluster.members[leader].log().contains("must be removed"));
     eventually("a write without the removed member", async || {
         clients[rest].put_request(support::client::put("/after", "removal")).await.ok()
     })
@@ -160,4 +160,22 @@ async fn a_member_keeps_its_id_under_other_peer_urls() {
     let member = updated.members.into_iter().find(|member| member.id == id).expect("the member");
     assert_eq!(member.peer_ur_ls, ["http://127.0.0.1:1"]);
     assert_eq!(member.name, cluster.name(2));
+}
+
+/// A member that was removed while it was down finds itself removed at its next start. It neither writes nor
+/// lists itself again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_while_it_was_down_stays_out() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let down = (cluster.leader(&clients).await + 1) % 3;
+    let id = started(&clients[0], cluster.name(down)).await.id;
+    assert!(cluster.members[down].stop().await.success());
+    let other = (down + 1) % 3;
+    until_permitted(async || remove(&clients[other], id).await).await;
+    assert!(cluster.members[down].ends().await.success());
+    assert!(cluster.members[down].log().contains("removed from the cluster"));
+    let left = members(&clients[other]).await;
+    assert!(left.len() == 2 && left.iter().all(|member| member.id != id), "{left:?}");
+    clients[other].put("/still", "served").await;
 }

@@ -59,7 +59,7 @@ impl Node {
             || following.is_writer_gone
             || following.must_take_over
             || following.heard.elapsed() > following.patience;
-        is_whole && is_free && following.elected.is_none() && !self.is_leaving
+        is_whole && is_free && following.elected.is_none() && !self.is_leaving && self.is_member()
     }
 
     /// Why this instance wants to write, for the log.

@@ -25,6 +25,14 @@ impl Node {
         }
     }
 
+    /// Whether this instance may write: one that was removed from its cluster, or never added to it, may not.
+    pub(in crate::engine) fn is_member(&self) -> bool {
+        let members = self.tables.members.all();
+        self.settings.founders.is_none()
+            || members.is_empty()
+            || members.contains_key(&self.settings.member.id)
+    }
+
     /// Takes note of another instance.
     pub(in crate::engine) fn note_peer(&mut self, status: &WireStatus) {
         if status.instance == self.start {

@@ -237,6 +237,10 @@ impl Node {
         } else {
             Proposal::Member { id: own.id, member: Some(own) }
         };
+        // One that was removed meanwhile does not list itself again.
+        if !self.is_member() {
+            return writing;
+        }
         writing.deferred.push(Call {
             operation: self.next_operation(),
             proposal,
