@@ -4,9 +4,9 @@
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!
-//! - A server that is no member, and that cannot be reached, is removed. NATS would count it for majorities
-//!   and keep a place for it for ever.
-//! - A server that is no member and runs is reported. Its jetway ends by itself.
+//! - The server of a removed member is removed. NATS would count it for majorities and keep a place for it
+//!   for ever. So is one that never was a member, once it cannot be reached.
+//! - A server that never was a member and runs is reported. Its jetway ends by itself.
 //! - Once there are enough members, the stream gets more copies. It never gets fewer: NATS gives the place of
 //!   a removed server to the next one that joins.
 
@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the server of a removed member must be out of reach before it is removed as well.
-const GRACE: Duration = Duration::from_secs(5);
-/// The same for a server that this writer has never known as a member's. Longer, since NATS bars the name of
-/// a removed server for minutes: a member that was started before it was added can soon be started again.
+/// How long the server of a removed member stays, so that its jetway learns of the removal and ends in order.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a server that this writer has never known as a member's must be out of reach. Longer, since NATS
+/// bars the name of a removed server for minutes: a member that was started before it was added can soon be
+/// started again.
 const GRACE_OF_STRANGERS: Duration = Duration::from_mins(1);
 
 /// The task.
@@ -83,8 +84,12 @@ impl Keeper {
                 tracing::warn!(server = peer.name, "a server of the cluster is none of its members");
                 Instant::now()
             });
-            let grace = if known.contains(&peer.name) { GRACE } else { GRACE_OF_STRANGERS };
-            if !peer.is_offline || since.elapsed() < grace {
+            let is_due = if known.contains(&peer.name) {
+                since.elapsed() >= GRACE
+            } else {
+                peer.is_offline && since.elapsed() >= GRACE_OF_STRANGERS
+            };
+            if !is_due {
                 continue;
             }
             match group.remove(&peer.name).await {
