@@ -161,7 +161,9 @@ async fn the_page_and_the_program_have_the_same_metrics() {
     let own = metrics.types.keys().map(String::as_str).filter(|name| name.starts_with("jetway_"));
     let mut shown: Vec<&str> = own.chain(OF_CLUSTERS).collect();
     let words = PAGE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let mut named: Vec<&str> = words.filter(|word| word.starts_with("jetway_")).collect();
+    // The page also names packages, as jetway_<version>_<arch>.deb.
+    let is_name = |word: &&str| word.strip_prefix("jetway_").is_some_and(|rest| !rest.is_empty());
+    let mut named: Vec<&str> = words.filter(is_name).collect();
     for names in [&mut shown, &mut named] {
         names.sort_unstable();
         names.dedup();

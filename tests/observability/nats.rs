@@ -108,7 +108,9 @@ async fn the_leader_of_the_stream_and_its_replicas_are_told() {
     nodes[first].restart().await;
     becomes(&server, "jetway_stream_has_leader", &[], |has| has > 0.5).await;
     becomes(&server, "jetway_jetstream_available", &[], |is| is > 0.5).await;
-    assert_eq!(lines(&server, &["the stream has no leader"]).len(), 1, "{}", server.log());
+    // One line for each time without a leader. The election after the first kill may be one of them.
+    let told = lines(&server, &["the stream has no leader"]).len();
+    assert!(told == 1 || told == 2, "{told}: {}", server.log());
     // It outlived all of it.
     eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
 }
