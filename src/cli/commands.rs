@@ -18,7 +18,7 @@ pub(super) struct Entry {
     pub(super) name: &'static str,
     /// One line for the help.
     pub(super) about: &'static str,
-    /// Adds the command's arguments. [`server_flags`](super::command::server_flags) adds all flags of a
+    /// Adds the command's arguments. [`server_flags`] adds all flags of a
     /// server.
     pub(super) args: fn(Command) -> Command,
     /// Runs it, and gives the text that it prints.
