@@ -79,6 +79,9 @@ crates: | $(CARGO)
 client:
 	-@$(MAKE) --no-print-directory $(JETWAY_TEST_ETCDCTL)
 
+# jetway would report the variables of tests and benchmarks as misspelt ones of its own.
+OF_TESTS = $(filter JETWAY_TEST_% JETWAY_BENCH_% JETWAY_NATS_SERVER,$(.VARIABLES))
+
 .PHONY: run
 run: | $(CARGO) ## serve etcd's API on 127.0.0.1:2379, within minutes of the first call
 	@echo "make run (1 of 3): builds nats-server from source, and fetches the crates that jetway needs"
@@ -95,7 +98,7 @@ run: | $(CARGO) ## serve etcd's API on 127.0.0.1:2379, within minutes of the fir
 		echo "  curl 127.0.0.1:2379/v3/kv/put -d '{\"key\": \"Z3JlZXRpbmc=\", \"value\": \"aGVsbG8=\"}'"; \
 		echo "  curl 127.0.0.1:2379/v3/kv/range -d '{\"key\": \"Z3JlZXRpbmc=\"}'"; \
 	fi
-	@exec env -u JETWAY_NATS_SERVER $(QUICK) --data-dir "$(DATA)" $(FLAGS)
+	@exec env $(OF_TESTS:%=-u %) $(QUICK) --data-dir "$(DATA)" $(FLAGS)
 
 # --- checks that each change must pass ---
 
