@@ -6,7 +6,7 @@
 //! member once, and later members are learned from each other.
 
 use super::Error;
-use super::data_dir::DataDir;
+use super::data_dir::{self, DataDir};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -97,9 +97,7 @@ pub fn remember_removal(dir: &Path) -> std::io::Result<()> {
     let path = record_path(dir);
     let mut remembered: Remembered = serde_json::from_slice(&std::fs::read(&path)?)?;
     remembered.removed = true;
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(&remembered)?)?;
-    std::fs::rename(new, path)
+    data_dir::replace_private(&path, &serde_json::to_string(&remembered)?)
 }
 
 /// Compares the settings with those of earlier starts, and remembers them. Returns this member's id
@@ -124,10 +122,11 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
                 return Err(refused(format!("of the member {is:?}, and --name is {now:?}")));
             }
             if remembered.token != digest(&settings.token) {
-                let token = &settings.token;
-                return Err(refused(format!(
-                    "of a cluster with another token than --initial-cluster-token {token:?}"
-                )));
+                // The token itself is a secret, and this text goes to the log.
+                return Err(refused(
+                    "of a cluster with another token than that of --initial-cluster-token, or its default"
+                        .to_owned(),
+                ));
             }
             id = remembered.id;
             if members.is_empty() {

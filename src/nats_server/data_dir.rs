@@ -100,22 +100,9 @@ impl DataDir {
         Error::DataDir { action, path: path.to_owned(), source }
     }
 
-    /// Writes a file that only this user may read. It replaces the old file, which may have other
-    /// permissions. After a power cut the new file is complete or does not exist.
+    /// [`replace_private`] on a file of the directory.
     pub(super) fn write_private(&self, path: &Path, text: &str) -> Result<(), Error> {
-        let new = path.with_extension("new");
-        let replace = || {
-            match fs::remove_file(&new) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file = private_file().create_new(true).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
-            fs::File::open(&self.path)?.sync_all()
-        };
-        replace().map_err(|source| self.error("write", path, source))
+        replace_private(path, text).map_err(|source| self.error("write", path, source))
     }
 
     /// Removes the ports files of servers that were killed. Best effort: a reader looks for one process's
@@ -239,6 +226,21 @@ impl DataDir {
     pub(super) fn has_room(&self) -> bool {
         disk::space(&self.path).is_none_or(|space| space.free >= disk::headroom(space.total) / 2)
     }
+}
+
+/// Writes a file that only this user may read. It replaces the old file, which may have other permissions.
+/// After a power cut the new file is complete or does not exist.
+pub(super) fn replace_private(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private_file().create_new(true).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 fn private_file() -> OpenOptions {
