@@ -47,7 +47,14 @@ pub(super) enum PeerFlagsError {
         "--initial-cluster: has {0} members, and JetStream keeps at most {MOST_MEMBERS} copies; name {MOST_MEMBERS} at most"
     )]
     TooMany(usize),
-    #[error("--initial-cluster: a member's name is the name of its nats-server, which has no blanks: {0:?}")]
+    #[error(
+        "--initial-cluster: a member has no name; a member that was added before must start before the next one is \
+         added, so that its name is known"
+    )]
+    NoName,
+    #[error(
+        "--initial-cluster: {0:?} cannot be the name of a nats-server; give the member a name without blanks"
+    )]
     Name(String),
 }
 
@@ -82,7 +89,10 @@ pub(super) fn settings(
     if members.len() > MOST_MEMBERS {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
-    if let Some(name) = members.keys().find(|name| name.contains(char::is_whitespace) || name.is_empty()) {
+    if members.contains_key("") {
+        return Err(PeerFlagsError::NoName);
+    }
+    if let Some(name) = members.keys().find(|name| name.contains(char::is_whitespace)) {
         return Err(PeerFlagsError::Name(name.clone()));
     }
     let listen_flag = flags.urls("listen-peer-urls");

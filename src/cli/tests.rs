@@ -136,6 +136,14 @@ fn mistakes_name_flag_value_and_remedy() {
             &[&over_tls[..], &["--peer-auto-tls", "--peer-crl-file", "f"]].concat(),
             &["--peer-crl-file", "cannot be enforced"],
         ),
+        (
+            &[
+                &own[..],
+                &["http://127.0.0.1:1", "--initial-cluster", "a=http://127.0.0.1:1,=http://127.0.0.1:2"],
+            ]
+            .concat(),
+            &["has no name", "must start before"],
+        ),
         (&over_tls, &["KeyFile and CertFile are not presented", "--peer-auto-tls"]),
         (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
         (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),

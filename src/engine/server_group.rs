@@ -52,7 +52,10 @@ impl Keeper {
                 continue;
             }
             if group.is_none() {
-                group = self.log.metadata_group(&self.login).await.ok();
+                match self.log.metadata_group(&self.login).await {
+                    Ok(opened) => group = Some(opened),
+                    Err(error) => tracing::warn!(%error, "NATS' servers cannot be kept like the members"),
+                }
             }
             if let Some(group) = &group {
                 self.compare(group, &mut known, &mut unknown).await;
