@@ -221,3 +221,14 @@ impl Deployment {
         }
     }
 }
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in self.names {
+                let log = std::fs::read_to_string(self.folder.path(&format!("{name}.log")));
+                println!("the log of {name}:\n{}", log.unwrap_or_default());
+            }
+        }
+    }
+}
