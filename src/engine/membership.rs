@@ -6,7 +6,6 @@ use crate::error::EtcdError;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 impl Engine {
     /// The members that this instance knows, ascending by id.
@@ -37,31 +36,27 @@ impl Engine {
 
     /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
     pub(crate) async fn listed(&self, own: &Member) {
-        const POLL: Duration = Duration::from_millis(20);
-        let is_listed = || {
-            let members = self.tables.members.all();
-            match members.get(&own.id) {
+        if self.is_clustered {
+            self.members_become(|members| match members.get(&own.id) {
                 Some(known) => known.client_urls == own.client_urls && known.name == own.name,
                 None => !members.is_empty(),
-            }
-        };
-        while self.is_clustered && !is_listed() {
-            tokio::time::sleep(POLL).await;
+            })
+            .await;
         }
     }
 
-    /// Waits until this instance is no member of its cluster; for ever where there is none.
+    /// Waits until this instance is no member of its cluster; for ever if it has none.
     pub(crate) async fn removed(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        /// The founding members come in one batch, whose records are applied one after the other.
-        const POLLS: u32 = 5;
-        let mut absent = 0;
-        while absent < POLLS {
-            tokio::time::sleep(POLL).await;
-            let members = self.tables.members.all();
-            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
-            absent = if is_absent { absent + 1 } else { 0 };
+        if !self.is_clustered {
+            return std::future::pending().await;
         }
+        self.members_become(|members| !members.is_empty() && !members.contains_key(&self.member)).await;
+    }
+
+    /// Waits until the published members satisfy a condition.
+    async fn members_become(&self, condition: impl Fn(&BTreeMap<u64, Member>) -> bool) {
+        let mut members = self.tables.members.published();
+        members.wait_for(|members| condition(members)).await.expect("the tables hold the sender");
     }
 }
 
