@@ -33,6 +33,7 @@ mod counters;
 mod figures;
 mod follow;
 mod gauges;
+mod handover;
 mod hash;
 mod integrity;
 mod leases;

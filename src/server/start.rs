@@ -21,7 +21,7 @@ use crate::transport::{
 };
 use crate::watch::WatchHub;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -48,6 +48,7 @@ pub(super) async fn start(
         Storage::Embedded { cluster, .. } => cluster.as_deref(),
         Storage::External(_) => None,
     };
+    let begun = Instant::now();
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
@@ -128,6 +129,8 @@ pub(super) async fn start(
         // As in etcd, a member that serves shows its client URLs to all.
         starting("waiting for the writer to list this member".into());
         engine.listed(&member).await;
+        starting("waiting for this server's copy of the stream".into());
+        engine.copied(begun).await;
     };
     tokio::select! {
         () = loaded => {}
