@@ -6,6 +6,8 @@ mod dropin;
 mod etcdctl;
 mod faults;
 mod forming;
+mod histories;
 mod members;
+mod planted;
 mod refusals;
 mod tls;
