@@ -4,9 +4,9 @@
 //! would be for a store that does not number its writes:
 //!
 //! - [`watches`]: each watch has every event once, in order, with the pairs that the events before it made.
-//! - [`writes`]: each answered write is one event of the revision in the answer; no event is of a write that
+//! - [`writes`]: each answered write is one event of the revision in the answer. No event is of a write that
 //!   nobody asked for.
-//! - [`order`]: a call that begins after another one has ended comes behind it in the order (linearizability).
+//! - [`order`]: a call that begins after another one has ended comes behind it (linearizability).
 //! - [`reads`]: each read returns the state at its revision. A serializable one may be of any revision.
 //! - [`leases`]: no key goes with its lease before the time to live since the last sign of life is over.
 
