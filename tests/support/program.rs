@@ -61,7 +61,7 @@ impl WorkingFolder {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A command that runs here, with none of etcd's variables.
+    /// A command that runs here.
     pub fn command(&self, program: Program) -> Command {
         self.command_of(match program {
             Program::Link => self.path("etcd"),
@@ -72,12 +72,6 @@ impl WorkingFolder {
     /// The same for any program.
     pub fn command_of(&self, program: PathBuf) -> Command {
         let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("ETCD_") || name_text.starts_with("KINE_") {
-                command.env_remove(name);
-            }
-        }
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
