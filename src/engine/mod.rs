@@ -21,7 +21,7 @@
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
 //! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an
-//!   error that says so.
+//!   error for an unknown outcome.
 //! - E3: an answer that rests on a state is given only when the state is known to be no older than the call.
 
 mod access;
@@ -110,7 +110,7 @@ pub(crate) struct EngineSettings {
     pub is_alone: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
-    /// The store's directory where it is on this machine, to tell its size on disk.
+    /// The store's directory where it is on this machine, for its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
     /// When an answered write is on stable storage.
     pub durability: Level,
@@ -368,7 +368,7 @@ impl Engine {
     }
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
-    /// start tells what is there, or the log is damaged.
+    /// start can find out what is stored, or the log is damaged.
     pub(crate) async fn failed(&self) -> String {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();

@@ -1,4 +1,4 @@
-//! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
+//! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
 mod membership;
@@ -59,7 +59,7 @@ pub enum ServeError {
     Signals(std::io::Error),
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal asks for a stop.
 ///
 /// # Errors
 /// [`ServeError`].

@@ -48,7 +48,7 @@ async fn fill(nats: &Nats) -> (i64, u64) {
 }
 
 fn progress(body: &str, of: u64) -> Option<u64> {
-    let loaded = body.strip_prefix("[-]start failed: loading the key stream: ")?;
+    let loaded = body.strip_prefix("[-]start failed: loading the log: ")?;
     loaded.strip_suffix(&format!(" of {of} messages\n\n"))?.parse().ok()
 }
 
@@ -74,7 +74,7 @@ async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
     };
     tokio::join!(server.restart(), watching);
     let log = server.log();
-    assert!(log.contains("loading the key stream"), "{log}");
+    assert!(log.contains("loading the log"), "{log}");
     let client = server.client().await;
     let found = client.range(all("/load/")).await.unwrap();
     assert_eq!(found.header.unwrap().revision, revision);
