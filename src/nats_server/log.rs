@@ -44,8 +44,8 @@ fn parse(line: &str) -> (Level, &str) {
     (Level::Error, line)
 }
 
-/// Beginnings of warnings that are of no use to an operator: of the password that jetway itself writes into the
-/// configuration, and of a step that each start and stop takes.
+/// Beginnings of warnings that are of no use to an operator: of the password that jetway itself writes into
+/// the configuration, and of a step that each start and stop takes.
 const NO_NEWS: [&str; 2] = ["Plaintext passwords detected", "Metalayer blocking snapshot"];
 
 /// Splits the number of an attempt off, as in `Error trying to connect to route (attempt 3): …`.

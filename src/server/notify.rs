@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Reports that clients are served. From now on, until `shutdown`, it reports that the server lives, if the unit
-/// asks for it (`WatchdogSec=`).
+/// Reports that clients are served. From now on, until `shutdown`, it reports that the server lives, if the
+/// unit asks for it (`WatchdogSec=`).
 pub(super) fn ready(shutdown: &CancellationToken) {
     notify(b"READY=1");
     let interval = watchdog(

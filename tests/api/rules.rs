@@ -1,4 +1,4 @@
-//! The table of rules has a text for each rule, and says the same as the comments of the tests.
+//! The table of rules has a text for each rule, and it is the same as in the comments of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -15,7 +15,7 @@ fn key(at: usize) -> String {
     format!("/load/{at:05}")
 }
 
-/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say.
+/// Writes so many messages that the half of them is more than a batch; compacts a part of their revisions.
 /// Returns the last revision, and the number of messages that are left: those of keys, and the records beside
 /// them.
 async fn fill(nats: &Nats) -> (i64, u64) {
@@ -53,7 +53,7 @@ fn progress(body: &str, of: u64) -> Option<u64> {
 }
 
 #[tokio::test]
-async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
+async fn a_start_reports_its_progress_and_takes_up_a_load_that_broke_off() {
     let nats = Nats::start().await;
     let (revision, messages) = fill(&nats).await;
     let proxy = Proxy::to(nats.address(), KEYS / 2 * 500).await;

@@ -110,7 +110,7 @@ impl Running {
     /// Starts a command and waits for nothing.
     pub fn begin(mut command: Command, log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).unwrap();
-        // The lines of an earlier start say nothing about this one.
+        // The lines of an earlier start are not those of this one.
         output.set_len(0).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         Self { child: spawn(command).unwrap(), log: log.to_owned() }
@@ -124,7 +124,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for the line in which it says so.
+    /// Waits for its line of readiness.
     pub async fn serves(&mut self) {
         eventually("the server to serve", async || {
             let ended = self.child.try_wait().unwrap();

@@ -33,7 +33,7 @@ impl Target {
         match name {
             "jetway" => Self::Jetway,
             "etcd" => Self::Etcd,
-            other => panic!("unknown target {other:?}: say jetway or etcd"),
+            other => panic!("unknown target {other:?}: give jetway or etcd"),
         }
     }
 
@@ -113,7 +113,7 @@ impl Server {
         Self::launch_as(target, Launch { args, ..Launch::default() }).await
     }
 
-    /// As [`Server::launch`], with all there is to say.
+    /// As [`Server::launch`], with all settings.
     pub async fn launch_as(target: Target, launch: Launch<'_>) -> Self {
         let mut server = Self::create(target, launch);
         server.run().await;
@@ -440,8 +440,8 @@ fn limit_descriptors(command: &mut Command, descriptors: u64) {
 /// Starts a process that the kernel kills when this one ends, however it ends.
 ///
 /// The kernel ties that promise to the thread that started the child, and test threads come and go, so one
-/// thread that lives as long as the process starts them all. The child gets none of the servers' variables that
-/// this process has, except the path of nats-server: they are settings of the tests.
+/// thread that lives as long as the process starts them all. The child gets none of the servers' variables
+/// that this process has, except the path of nats-server: they are settings of the tests.
 pub fn spawn(mut command: Command) -> io::Result<Child> {
     type Job = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
