@@ -15,6 +15,7 @@
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
+//! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
@@ -93,11 +94,11 @@ const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How a read is made linearizable where other instances may write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinearizableReads {
-    /// By a committed message, which proves who writes.
+    /// By a committed message, which proves that its sender still writes.
     #[default]
     Quorum,
-    /// By the word of the instance that believes to write; can be stale for about a second around a
-    /// partition.
+    /// Without a message: the instance that last became the writer answers. A read can be stale for about a
+    /// second around a partition.
     Leader,
 }
 
@@ -124,8 +125,8 @@ pub(crate) struct EngineSettings {
     pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
-    /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
-    /// serves the bucket is a member.
+    /// The founding members of a cluster, whose members change by calls of the API only; `None` if every
+    /// instance on the bucket is a member.
     pub founders: Option<Vec<Member>>,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,

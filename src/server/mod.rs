@@ -151,7 +151,7 @@ fn remember_removal(settings: &ServerSettings) {
     }
 }
 
-/// The names by which clients may call the ports.
+/// The hosts under which clients reach the ports.
 fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
     let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),

@@ -180,7 +180,7 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
     }
 }
 
-/// The names by which other members may call this one.
+/// The hosts under which other members reach this one.
 fn hosts(cluster: &Cluster) -> Vec<String> {
     let addresses = [&cluster.server.listen, &cluster.server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));

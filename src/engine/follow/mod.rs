@@ -243,7 +243,7 @@ impl Node {
                 if let ConsumeError::Wire(WireError::Server(text)) = &error {
                     self.report_refusal(text);
                 }
-                tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
+                tracing::debug!(%error, position = %self.chain.position(), "the log cannot be read now");
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }

@@ -234,7 +234,7 @@ impl Node {
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
         self.status.set_linearizable(false);
         self.status.set_phase(Phase::Loading { messages: 0, of: None });
-        // The mark is given along until it was compared once.
+        // Each load compares the mark, until one has ended.
         let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
         self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
     }

@@ -126,7 +126,7 @@ async fn profile_index() -> Response {
     response
 }
 
-/// For the name of every profile, in the form in which Go's tools expect it.
+/// The answer for each profile of Go's, in the form in which Go's tools expect it.
 async fn unknown_profile() -> Response {
     let mut response = text(StatusCode::NOT_FOUND, "Unknown profile\n");
     response.headers_mut().insert("x-go-pprof", HeaderValue::from_static("1"));
