@@ -67,18 +67,19 @@
 //! ## A change of the writer
 //!
 //! 1. A follower that has read the log to its end, is not stopping and was not removed from its cluster,
-//! wants
-//!    to write if neither a heartbeat nor a record has come for one to two election timeouts (a random time),
-//!    if the writer asks it to (`etcdctl move-leader`, SIGTERM), if NATS reports that nobody receives the
-//!   calls to the writer, or if the log has no epoch record yet. 2. It asks the other instances for their
-//!   index, unless the writer has asked it to take over. If one has applied more than this one has read, it
-//!   waits and tries again. After ten such answers without a new message it ends: the log has lost its tail.
-//!   3. It appends an epoch record, which is guarded by the end of the log. If several followers try at once,
-//!   one gets the place. 4. Every instance learns the new writer from this record. Records of the old epoch
-//!   behind it are not valid. A deposed writer reads the log up to this record, and so learns which of its
-//!   calls are in it. It sends the other calls to the new writer. 5. When everything before its epoch record
-//!   is visible, the new writer gives each lease its full TTL plus the longest election timeout, and plans
-//!   calls.
+//!    wants to write if neither a heartbeat nor a record has come for one to two election timeouts (a random
+//!    time), if the writer asks it to (`etcdctl move-leader`, SIGTERM), if NATS reports that nobody receives
+//!    the calls to the writer, or if the log has no epoch record yet.
+//! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
+//!    applied more than this one has read, it waits and tries again. After ten such answers without a new
+//!    message it ends: the log has lost its tail.
+//! 3. It appends an epoch record, which is guarded by the end of the log. If several followers try at once,
+//!    one gets the place.
+//! 4. Every instance learns the new writer from this record. Records of the old epoch behind it are not
+//!    valid. A deposed writer reads the log up to this record, and so learns which of its calls are in it. It
+//!    sends the other calls to the new writer.
+//! 5. When everything before its epoch record is visible, the new writer gives each lease its full TTL plus
+//!    the longest election timeout, and plans calls.
 //!
 //! With the embedded nats-server no other instance can reach the log. There are no heartbeats and no barriers
 //! then.
