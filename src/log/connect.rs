@@ -326,7 +326,7 @@ fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
-            // The library reports a server that accepts and says nothing in these words.
+            // The library reports a server that accepts and sends nothing in these words.
             let cause = match error.to_string() {
                 text if text == "nats: timed out" => {
                     "the server accepts connections and does not answer".into()

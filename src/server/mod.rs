@@ -1,4 +1,4 @@
-//! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
+//! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
 mod membership;
@@ -59,7 +59,7 @@ pub enum ServeError {
     Signals(std::io::Error),
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal asks for a stop.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -160,7 +160,7 @@ fn remember_removal(settings: &ServerSettings) {
     }
 }
 
-/// The names by which clients may call the ports.
+/// The hosts under which clients reach the ports.
 fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
     let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),

@@ -166,7 +166,7 @@ pub(super) async fn start(
     });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
-    // All at once: a client that has been served must not get a response that says that the server starts.
+    // All at once: a client that has been served must not get the response of a server that starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready(shutdown);
@@ -183,7 +183,7 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
     }
 }
 
-/// The names by which other members may call this one.
+/// The hosts under which other members reach this one.
 fn hosts(cluster: &Cluster) -> Vec<String> {
     let addresses = [&cluster.server.listen, &cluster.server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));

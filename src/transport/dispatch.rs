@@ -2,7 +2,7 @@
 //!
 //! The ports are open before the start is complete. gRPC calls wait here until it is, for as long as a
 //! request may take. In a cluster their connections open only then, as in etcd. HTTP requests do not wait;
-//! their responses say how far the start is.
+//! their responses have the progress of the start.
 
 use super::grpc::not_grpc;
 use super::http::{HttpRoutes, refuse_head, starting};

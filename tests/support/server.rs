@@ -1,5 +1,6 @@
 //! A jetway or an etcd process of our own: fresh directory, free port, gone when the test is.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -33,7 +34,7 @@ impl Target {
         match name {
             "jetway" => Self::Jetway,
             "etcd" => Self::Etcd,
-            other => panic!("unknown target {other:?}: say jetway or etcd"),
+            other => panic!("unknown target {other:?}: give jetway or etcd"),
         }
     }
 
@@ -115,7 +116,7 @@ impl Server {
         Self::launch_as(target, Launch { args, ..Launch::default() }).await
     }
 
-    /// As [`Server::launch`], with all there is to say.
+    /// As [`Server::launch`], with all settings.
     pub async fn launch_as(target: Target, launch: Launch<'_>) -> Self {
         let mut server = Self::create(target, launch);
         server.run().await;
@@ -455,7 +456,8 @@ fn limit_descriptors(command: &mut Command, descriptors: u64) {
 /// Starts a process that the kernel kills when this one ends, however it ends.
 ///
 /// The kernel ties that promise to the thread that started the child, and test threads come and go, so one
-/// thread that lives as long as the process starts them all.
+/// thread that lives as long as the process starts them all. The child gets none of the servers' variables
+/// that this process has, except the path of nats-server: they are settings of the tests.
 pub fn spawn(mut command: Command) -> io::Result<Child> {
     type Job = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
@@ -479,6 +481,15 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
     // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
     unsafe {
         command.pre_exec(die_with_us);
+    }
+    let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    let is_setting = |name: &OsString| {
+        let text = name.to_string_lossy();
+        ["ETCD_", "KINE_", "JETWAY_"].iter().any(|prefix| text.starts_with(prefix))
+            && text != "JETWAY_NATS_SERVER"
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name) && !set.contains(name)) {
+        command.env_remove(name);
     }
     let (answer, child) = mpsc::channel();
     SPAWNER.lock().unwrap().send((command, answer)).expect("the spawner lives");
