@@ -8,4 +8,5 @@ mod faults;
 mod forming;
 mod members;
 mod refusals;
+mod shrinking;
 mod tls;

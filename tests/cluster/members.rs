@@ -18,7 +18,7 @@ async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<Member
     client.unary("/etcdserverpb.Cluster/MemberAdd", request).await
 }
 
-async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
+pub async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
     client.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id }).await
 }
 
@@ -27,7 +27,7 @@ async fn members(client: &Client) -> Vec<Member> {
 }
 
 /// The member of a name, once it has told its client URLs.
-async fn started(client: &Client, name: &str) -> Member {
+pub async fn started(client: &Client, name: &str) -> Member {
     eventually("a started member", async || {
         let members = members(client).await;
         members.into_iter().find(|member| member.name == name && !member.client_ur_ls.is_empty())
@@ -36,7 +36,7 @@ async fn started(client: &Client, name: &str) -> Member {
 }
 
 /// Changes are refused while members have just met: etcd wants five seconds of contact.
-async fn until_permitted<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> T {
+pub async fn until_permitted<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> T {
     eventually("a permitted change", async || match change().await {
         Ok(answer) => Some(answer),
         Err(status) => {

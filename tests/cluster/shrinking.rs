@@ -1,0 +1,93 @@
+//! Five members become three, the majority of which dies, and start again.
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{Rng as _, seq::IndexedRandom as _};
+use support::client::Client;
+use support::cluster::Cluster;
+use support::server::{Target, signal};
+use support::{eventually, rounds, seed};
+
+use super::forming::{all_hold_the_same, writes_again};
+use super::members::{remove, started, until_permitted};
+
+/// Ends a member as a power cut does.
+pub fn kill_machine(cluster: &mut Cluster, member: usize) {
+    if cluster.members[member].target() == Target::Etcd {
+        cluster.members[member].kill9();
+        return;
+    }
+    let nats = cluster.members[member].find_nats_pid();
+    // Stopped, it does not see that jetway ends.
+    nats.inspect(|&pid| signal(pid, libc::SIGSTOP));
+    cluster.members[member].kill9();
+    nats.inspect(|&pid| signal(pid, libc::SIGKILL));
+}
+
+/// Two of five members are removed, then most or all of the other three are killed and started again.
+async fn shrinks_and_starts_again(random: &mut StdRng) {
+    let mut cluster = Cluster::start(5).await;
+    let clients = cluster.clients().await;
+    let mut ids = Vec::new();
+    for member in 0..5 {
+        ids.push(started(&clients[0], cluster.name(member)).await.id);
+    }
+    for key in 0..20 {
+        clients[key % 5].put(format!("/k/{key}"), "value").await;
+    }
+    let mut order: Vec<usize> = (0..5).collect();
+    order.shuffle(random);
+    let (gone, left) = order.split_at(2);
+    for &member in gone {
+        let is_dead = random.random_bool(0.5);
+        println!("member {member} is removed, after it was killed: {is_dead}");
+        if is_dead {
+            kill_machine(&mut cluster, member);
+        }
+        let by = &clients[*left.choose(random).expect("a member")];
+        writes_again(by).await;
+        until_permitted(async || remove(by, ids[member]).await).await;
+        if !is_dead {
+            cluster.members[member].ended().await;
+        }
+    }
+    let mut victims = left.to_vec();
+    victims.shuffle(random);
+    victims.truncate(random.random_range(2..=3));
+    println!("{victims:?} of {left:?} are killed");
+    for &member in &victims {
+        kill_machine(&mut cluster, member);
+    }
+    victims.shuffle(random);
+    for &member in &victims {
+        println!("member {member} starts again");
+        cluster.members[member].begin();
+        let pause = std::time::Duration::from_millis(random.random_range(0..3000));
+        tokio::time::sleep(pause).await;
+    }
+    for &member in &victims {
+        let begun = std::time::Instant::now();
+        cluster.members[member].is_up().await;
+        println!("member {member} serves after {:?}", begun.elapsed());
+    }
+    let left: Vec<Client> = left.iter().map(|&member| clients[member].clone()).collect();
+    for client in &left {
+        let keys = eventually("all keys", async || {
+            let list = client.list("/k/").await;
+            (list.len() == 20).then_some(list)
+        });
+        keys.await;
+    }
+    all_hold_the_same(&left).await;
+}
+
+#[ignore = "takes minutes: `make faults`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_shrinks_and_starts_again() {
+    let mut random = StdRng::seed_from_u64(seed());
+    for round in 0..rounds(20) {
+        println!("round {round}");
+        shrinks_and_starts_again(&mut random).await;
+    }
+}
