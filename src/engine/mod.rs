@@ -317,61 +317,6 @@ impl Engine {
         self.space.set_alarm(alarm, raised).await
     }
 
-    /// The members that this instance knows, ascending by id.
-    pub(crate) fn members(&self) -> Vec<Member> {
-        self.tables.members.all().values().cloned().collect()
-    }
-
-    /// Changes or removes a member.
-    ///
-    /// # Errors
-    /// Those of every call to the writer.
-    pub(crate) async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::Member { id, member }).await.map(drop)
-    }
-
-    /// Whether this instance is a member of a cluster of embedded servers.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.is_clustered
-    }
-
-    /// Changes the members of a cluster.
-    ///
-    /// # Errors
-    /// etcd's where a change is not permitted, and those of every call to the writer.
-    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
-    }
-
-    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
-    pub(crate) async fn listed(&self, own: &Member) {
-        const POLL: Duration = Duration::from_millis(20);
-        let is_listed = || {
-            let members = self.tables.members.all();
-            match members.get(&own.id) {
-                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
-                None => !members.is_empty(),
-            }
-        };
-        while self.is_clustered && !is_listed() {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Waits until this instance is no member of its cluster; for ever where there is none.
-    pub(crate) async fn removed(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        /// The founding members come in one batch, whose records are applied one after the other.
-        const POLLS: u32 = 5;
-        let mut absent = 0;
-        while absent < POLLS {
-            tokio::time::sleep(POLL).await;
-            let members = self.tables.members.all();
-            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
-            absent = if is_absent { absent + 1 } else { 0 };
-        }
-    }
-
     /// Lets another member write.
     ///
     /// # Errors
