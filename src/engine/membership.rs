@@ -6,6 +6,8 @@ use crate::error::EtcdError;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::watch;
 
 impl Engine {
     /// The members that this instance knows, ascending by id.
@@ -34,12 +36,18 @@ impl Engine {
         self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
     }
 
-    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
+    /// The published members, and a notification of each change of them.
+    pub(crate) fn member_changes(&self) -> watch::Receiver<Arc<BTreeMap<u64, Member>>> {
+        self.tables.members.published()
+    }
+
+    /// Waits until the member list of a cluster has this instance as it is.
     pub(crate) async fn listed(&self, own: &Member) {
         if self.is_clustered {
-            self.members_become(|members| match members.get(&own.id) {
-                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
-                None => !members.is_empty(),
+            self.members_become(|members| {
+                members
+                    .get(&own.id)
+                    .is_some_and(|known| known.client_urls == own.client_urls && known.name == own.name)
             })
             .await;
         }

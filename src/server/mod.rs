@@ -113,6 +113,11 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             return Ok(());
         }
     };
+    let Some(started) = started else {
+        shutdown.cancel();
+        remember_removal(&settings);
+        return Ok(());
+    };
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
         () = started.engine.removed() => {

@@ -52,6 +52,15 @@ async fn shrinks_and_starts_again(random: &mut StdRng) {
             cluster.members[member].ended().await;
         }
     }
+    cluster.has_copies_on(left[0], left).await;
+    // Two of the three suffice.
+    let away = *left.choose(random).expect("a member");
+    let other = *left.iter().find(|&&member| member != away).expect("another one");
+    println!("member {away} of {left:?} is killed");
+    kill_machine(&mut cluster, away);
+    println!("a write after {:?}", writes_again(&clients[other]).await);
+    cluster.members[away].restart().await;
+    cluster.has_copies_on(other, left).await;
     let mut victims = left.to_vec();
     victims.shuffle(random);
     victims.truncate(random.random_range(2..=3));
