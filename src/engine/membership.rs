@@ -3,6 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::proposal::Proposal;
 use crate::error::EtcdError;
+use crate::log::MOST_COPIES;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -151,6 +152,9 @@ impl Members<'_> {
         self.check_urls(&member.peer_urls, None)?;
         if self.known.contains_key(&member.id) {
             return Err(EtcdError::MemberExists);
+        }
+        if self.known.len() >= MOST_COPIES {
+            return Err(EtcdError::TooManyMembers(self.known.len()));
         }
         let learners = self.known.values().filter(|member| member.is_learner).count();
         if member.is_learner && learners >= self.rules.max_learners {

@@ -9,6 +9,7 @@ use jetway::proto::etcdserverpb::{
 use support::client::{Client, refused};
 use support::cluster::Cluster;
 use support::eventually;
+use support::server::Target;
 use tonic::{Code, Status};
 
 use super::forming::all_hold_the_same;
@@ -223,4 +224,28 @@ async fn members_that_came_later_are_found_at_the_next_start() {
     clients[2].put("/after", "value").await;
     assert_eq!(clients[3].list("/before").await.len(), 1);
     assert_eq!(clients[4].list("/after").await.len(), 1);
+}
+
+/// JetStream keeps five copies at most. etcd has no such limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sixth_member_is_refused() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut cluster = Cluster::start(5).await;
+    let clients = cluster.clients().await;
+    for member in 0..5 {
+        started(&clients[0], cluster.name(member)).await;
+    }
+    let sixth = cluster.add();
+    let url = cluster.peer_url(sixth);
+    for is_learner in [false, true] {
+        let words = until_permitted(async || match add(&clients[0], &url, is_learner).await {
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(status.message().to_owned()),
+            other => other.map(|answer| format!("{answer:?}")),
+        })
+        .await;
+        assert!(words.contains("has 5 members") && words.contains("member remove"), "{words}");
+    }
+    assert_eq!(members(&clients[0]).await.len(), 5);
 }
