@@ -25,6 +25,31 @@ pub fn kill_machine(cluster: &mut Cluster, member: usize) {
     nats.inspect(|&pid| signal(pid, libc::SIGKILL));
 }
 
+/// The writer that removes a member is removed next, so that another one has to take the server of the first
+/// out of NATS' groups. Until then it counts for majorities.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_copy_is_left_where_a_removed_member_was() {
+    let mut cluster = Cluster::start(5).await;
+    let clients = cluster.clients().await;
+    let mut ids = Vec::new();
+    for member in 0..5 {
+        ids.push(started(&clients[0], cluster.name(member)).await.id);
+    }
+    let leader = cluster.leader(&clients).await;
+    let left = [(leader + 1) % 5, (leader + 2) % 5, (leader + 3) % 5];
+    let gone = [(leader + 4) % 5, leader];
+    for member in gone {
+        until_permitted(async || remove(&clients[left[0]], ids[member]).await).await;
+    }
+    for member in gone {
+        cluster.members[member].ended().await;
+    }
+    cluster.has_copies_on(left[0], &left).await;
+    // Two of the three suffice from now on.
+    kill_machine(&mut cluster, left[1]);
+    writes_again(&clients[left[2]]).await;
+}
+
 /// Two of five members are removed, then most or all of the other three are killed and started again.
 async fn shrinks_and_starts_again(random: &mut StdRng) {
     let mut cluster = Cluster::start(5).await;
