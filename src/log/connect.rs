@@ -60,6 +60,9 @@ impl Endpoint {
     }
 }
 
+/// JetStream keeps at most so many copies of a stream.
+pub const MOST_COPIES: usize = 5;
+
 /// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
 /// than three.
 pub fn copies(members: usize) -> usize {
@@ -67,7 +70,7 @@ pub fn copies(members: usize) -> usize {
         0 | 1 => 1,
         2 => 2,
         3 | 4 => 3,
-        _ => 5,
+        _ => MOST_COPIES,
     }
 }
 

@@ -39,7 +39,7 @@ mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
+pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};

@@ -120,6 +120,11 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             return Ok(());
         }
     };
+    let Some(started) = started else {
+        shutdown.cancel();
+        remember_removal(&settings);
+        return Ok(());
+    };
     opens.cancel();
     let failure = tokio::select! {
         () = signalled.cancelled() => None,

@@ -10,4 +10,5 @@ mod histories;
 mod members;
 mod planted;
 mod refusals;
+mod shrinking;
 mod tls;
