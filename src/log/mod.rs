@@ -12,7 +12,8 @@
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
 //! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
 //!   else.
-//! - `login` makes the credentials of each connection. `rights` names the rights of the user, and tries them.
+//! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
+//!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - [`Messenger`] carries calls between instances.
@@ -33,6 +34,7 @@ mod messenger;
 mod metadata_group;
 mod pipeline;
 mod rights;
+mod servers;
 mod stream_settings;
 mod subjects;
 mod wire;
@@ -52,7 +54,6 @@ pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A bucket's log.
 #[derive(Debug)]
@@ -62,8 +63,6 @@ pub struct Log {
     facts: Facts,
     api: Api,
     connection: Connection,
-    /// The endpoint's server that connections try first. Orders nothing.
-    server: AtomicUsize,
 }
 
 impl Log {
@@ -86,12 +85,11 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, endpoint, store).await?;
+        let facts = bucket.set_up(&api, &connection, endpoint, store).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
-        let server = AtomicUsize::new(0);
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -126,11 +124,11 @@ impl Log {
 
     /// Makes the next connections try another server of the endpoint first.
     pub fn try_another_server(&self) {
-        self.server.fetch_add(1, Ordering::Relaxed);
+        self.connection.first_server.advance();
     }
 
     fn first_server(&self) -> usize {
-        self.server.load(Ordering::Relaxed)
+        self.connection.first_server.number()
     }
 
     /// The trim record that a load begins with, from the stream's leader, and its floor: the last one of
