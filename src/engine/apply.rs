@@ -146,8 +146,12 @@ impl Task {
                 () = tokio::task::yield_now(), if is_sweeping => {}
             }
             if self.state.is_damaged {
-                entries.clear();
-                continue;
+                // Nothing can be added to a damaged state; another load begins with an empty one.
+                let begin = entries.iter().rposition(|entry| matches!(entry, Entry::Begin { .. }));
+                entries.drain(..begin.unwrap_or(entries.len()));
+                if entries.is_empty() {
+                    continue;
+                }
             }
             if self.state.is_loaded && self.sync(newest(&entries)).await.is_err() {
                 return;

@@ -28,9 +28,15 @@
 //! - **N7** Each run of the child has a token of its own. It is published when this run's process listens on
 //!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
 //!   no run that is still to come.
+//! - **N8** Behind a server that has ended without a stop, removed messages are taken out of the blocks of
+//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of its
+//!   work if more than half of the block was removed, and drops the removals in it that it has not yet
+//!   applied. It then knows them in memory alone. After another end without a stop, removed messages would be
+//!   there again, and the log would seem to be damaged.
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
-//! a token that is not valid any more, and perhaps a `.ports` file. The next start writes all of them again.
+//! a token that is not valid any more, `nats-server.running` (N8), and perhaps a `.ports` file. The next start
+//! writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
@@ -42,6 +48,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 mod binary;
+mod blocks;
 mod carried;
 mod child;
 mod cluster;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::binary::{self, Binary};
+use super::blocks;
 use super::child::Child;
 use super::cluster::{self, Members};
 use super::config::{self, Start};
@@ -77,7 +78,7 @@ async fn run(
         },
     };
     let ending = match child {
-        Some(mut child) => child.stop(stop_timeout).await,
+        Some(mut child) => stop_child(&mut child, data_dir.as_ref(), stop_timeout).await,
         None => Ending::Clean,
     };
     outputs.token.send_replace(None);
@@ -161,7 +162,7 @@ async fn supervise(
             }
         };
         if let Some(running) = child {
-            running.stop(settings.stop_timeout).await;
+            stop_child(running, Some(plan.data_dir), settings.stop_timeout).await;
             *child = None;
         }
         outputs.vitals.ended();
@@ -182,6 +183,14 @@ async fn supervise(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+async fn stop_child(child: &mut Child, data_dir: Option<&DataDir>, patience: Duration) -> Ending {
+    let ending = child.stop(patience).await;
+    if let Some(data_dir) = data_dir.filter(|_| child.has_stopped()) {
+        data_dir.note_stop();
+    }
+    ending
 }
 
 /// Starts one child, leaves it in `child`, and waits until it serves. Returns its port.
@@ -243,6 +252,10 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
+    if data_dir.was_killed() {
+        drop_removed(data_dir).await;
+    }
+    data_dir.note_start()?;
     let child = plan
         .binary
         .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
@@ -253,6 +266,17 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
         tracing::warn!(%error, "cannot record the process id of nats-server");
     }
     Ok(child)
+}
+
+/// Takes removed messages out of the store that a killed server has left (N8).
+async fn drop_removed(data_dir: &DataDir) {
+    let store = data_dir.store_path();
+    match tokio::task::spawn_blocking(move || blocks::drop_removed(&store)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(blocks)) => tracing::debug!(blocks, "removed messages are taken out of the store"),
+        Ok(Err(error)) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+        Err(error) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+    }
 }
 
 /// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the

@@ -86,14 +86,6 @@ enum Fault {
 const FAULTS: [Fault; 6] =
     [Fault::Process, Fault::Machine, Fault::NatsServer, Fault::Pause, Fault::NatsPause, Fault::All];
 
-pub(super) fn kill_machine(cluster: &mut Cluster, member: usize) {
-    let nats = cluster.members[member].nats_pid();
-    // Stopped, it does not see that jetway ends.
-    signal(nats, libc::SIGSTOP);
-    cluster.members[member].kill9();
-    signal(nats, libc::SIGKILL);
-}
-
 async fn pause(pid: u32, length: Duration) {
     signal(pid, libc::SIGSTOP);
     tokio::time::sleep(length).await;
@@ -113,7 +105,7 @@ async fn survives(cluster: &mut Cluster, clients: &[Client], fault: Fault, rando
             cluster.members[member].restart().await;
         }
         Fault::Machine => {
-            kill_machine(cluster, member);
+            cluster.members[member].kill_machine();
             traffic.more().await;
             cluster.members[member].restart().await;
         }
@@ -122,7 +114,7 @@ async fn survives(cluster: &mut Cluster, clients: &[Client], fault: Fault, rando
         Fault::NatsPause => pause(cluster.members[member].nats_pid(), length).await,
         Fault::All => {
             for member in 0..3 {
-                kill_machine(cluster, member);
+                cluster.members[member].kill_machine();
             }
             cluster.start_all().await;
         }

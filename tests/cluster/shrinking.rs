@@ -6,24 +6,10 @@ use rand::seq::SliceRandom as _;
 use rand::{Rng as _, seq::IndexedRandom as _};
 use support::client::Client;
 use support::cluster::Cluster;
-use support::server::{Target, signal};
 use support::{eventually, rounds, seed};
 
 use super::forming::{all_hold_the_same, writes_again};
 use super::members::{remove, started, until_permitted};
-
-/// Ends a member as a power cut does.
-pub fn kill_machine(cluster: &mut Cluster, member: usize) {
-    if cluster.members[member].target() == Target::Etcd {
-        cluster.members[member].kill9();
-        return;
-    }
-    let nats = cluster.members[member].find_nats_pid();
-    // Stopped, it does not see that jetway ends.
-    nats.inspect(|&pid| signal(pid, libc::SIGSTOP));
-    cluster.members[member].kill9();
-    nats.inspect(|&pid| signal(pid, libc::SIGKILL));
-}
 
 /// The writer that removes a member is removed next, so that another one has to take the server of the first
 /// out of NATS' groups. Until then it counts for majorities.
@@ -46,7 +32,7 @@ async fn no_copy_is_left_where_a_removed_member_was() {
     }
     cluster.has_copies_on(left[0], &left).await;
     // Two of the three suffice from now on.
-    kill_machine(&mut cluster, left[1]);
+    cluster.members[left[1]].kill_machine();
     writes_again(&clients[left[2]]).await;
 }
 
@@ -68,7 +54,7 @@ async fn shrinks_and_starts_again(random: &mut StdRng) {
         let is_dead = random.random_bool(0.5);
         println!("member {member} is removed, after it was killed: {is_dead}");
         if is_dead {
-            kill_machine(&mut cluster, member);
+            cluster.members[member].kill_machine();
         }
         let by = &clients[*left.choose(random).expect("a member")];
         writes_again(by).await;
@@ -82,7 +68,7 @@ async fn shrinks_and_starts_again(random: &mut StdRng) {
     let away = *left.choose(random).expect("a member");
     let other = *left.iter().find(|&&member| member != away).expect("another one");
     println!("member {away} of {left:?} is killed");
-    kill_machine(&mut cluster, away);
+    cluster.members[away].kill_machine();
     println!("a write after {:?}", writes_again(&clients[other]).await);
     cluster.members[away].restart().await;
     cluster.has_copies_on(other, left).await;
@@ -91,7 +77,7 @@ async fn shrinks_and_starts_again(random: &mut StdRng) {
     victims.truncate(random.random_range(2..=3));
     println!("{victims:?} of {left:?} are killed");
     for &member in &victims {
-        kill_machine(&mut cluster, member);
+        cluster.members[member].kill_machine();
     }
     victims.shuffle(random);
     for &member in &victims {

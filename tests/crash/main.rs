@@ -12,6 +12,7 @@ mod kills;
 mod leases;
 mod load;
 mod powercut;
+mod removals;
 mod rows;
 mod tail;
 mod watcher;

@@ -188,6 +188,7 @@ impl Node {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
+                    tracing::warn!(damage, "the log seems to be damaged; it is read once more");
                     if self.settings.is_alone || self.is_certain(&damage).await {
                         return format!("{damage}. {REMEDY}");
                     }
