@@ -10,8 +10,8 @@
 //!   acknowledged.
 //! - [`Consumer`] reads messages from a sequence on.
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
-//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
-//!   else.
+//! - `wire` is the connection of these two, and `tls` its TLS. `connect` and `api` use the client library and
+//!   serve everything else.
 //! - `login` makes the credentials of each connection. `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
@@ -35,6 +35,7 @@ mod pipeline;
 mod rights;
 mod stream_settings;
 mod subjects;
+mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};

@@ -9,6 +9,7 @@ use crate::server::{Launch, Server, Target};
 #[derive(Debug)]
 pub struct Cluster {
     pub members: Vec<Server>,
+    target: Target,
     names: Vec<String>,
     scheme: &'static str,
     more: Vec<String>,
@@ -22,8 +23,13 @@ impl Cluster {
 
     /// As [`Self::prepare`], with a scheme for the peer URLs and more flags.
     pub fn prepare_with(count: usize, scheme: &'static str, more: &[&str]) -> Self {
+        Self::prepare_as(Target::from_env(), count, scheme, more)
+    }
+
+    /// As [`Self::prepare_with`], for either server.
+    pub fn prepare_as(target: Target, count: usize, scheme: &'static str, more: &[&str]) -> Self {
         let more = more.iter().map(ToString::to_string).collect();
-        let mut cluster = Self { members: Vec::new(), names: Vec::new(), scheme, more };
+        let mut cluster = Self { members: Vec::new(), target, names: Vec::new(), scheme, more };
         for _ in 0..count {
             cluster.add();
         }
@@ -36,7 +42,7 @@ impl Cluster {
 
     /// One more member, without flags.
     pub fn add(&mut self) -> usize {
-        self.members.push(Server::create(Target::from_env(), Launch::default()));
+        self.members.push(Server::create(self.target, Launch::default()));
         self.names.push(format!("m{}", self.members.len()));
         self.members.len() - 1
     }
@@ -70,6 +76,13 @@ impl Cluster {
     /// Starts all members together and waits until each serves.
     pub async fn start(count: usize) -> Self {
         let mut cluster = Self::prepare(count);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// As [`Self::start`], of jetways whatever the target under test is: etcd has no such behaviour.
+    pub async fn start_jetways(count: usize) -> Self {
+        let mut cluster = Self::prepare_as(Target::Jetway, count, "http", &[]);
         cluster.start_all().await;
         cluster
     }
