@@ -2,17 +2,14 @@
 //! the embedded server once, with its reason, and counts them.
 
 use super::Counters;
-use super::measured::Measured;
+use super::measured::{ABSENCE, Measured};
 use super::space::Space;
 use super::status::{NoLeader, Status};
 use crate::applier::Members;
 use crate::log::{Link, Log};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// How long looks must find no leader: one request may be lost while a cluster elects.
-const ABSENCE: Duration = Duration::from_millis(1500);
 
 /// The observer of these changes.
 pub(super) struct Changes {

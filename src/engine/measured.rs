@@ -4,6 +4,10 @@
 use crate::disk;
 use crate::log::{AccountInfo, AccountLoad, StreamInfo};
 use std::fmt;
+use std::time::Duration;
+
+/// How long looks must find no leader of the stream: one request may be lost while a cluster elects.
+pub(super) const ABSENCE: Duration = Duration::from_millis(1500);
 
 /// The result of a look; `None` for a part that did not answer or does not exist.
 #[derive(Clone, Debug, Default)]

@@ -3,9 +3,12 @@
 use crate::engine::Engine;
 use crate::engine::proposal::Proposal;
 use crate::error::EtcdError;
+use crate::log::MOST_COPIES;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::watch;
 
 impl Engine {
     /// The members that this instance knows, ascending by id.
@@ -34,12 +37,18 @@ impl Engine {
         self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
     }
 
-    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
+    /// The published members, and a notification of each change of them.
+    pub(crate) fn member_changes(&self) -> watch::Receiver<Arc<BTreeMap<u64, Member>>> {
+        self.tables.members.published()
+    }
+
+    /// Waits until the member list of a cluster has this instance as it is.
     pub(crate) async fn listed(&self, own: &Member) {
         if self.is_clustered {
-            self.members_become(|members| match members.get(&own.id) {
-                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
-                None => !members.is_empty(),
+            self.members_become(|members| {
+                members
+                    .get(&own.id)
+                    .is_some_and(|known| known.client_urls == own.client_urls && known.name == own.name)
             })
             .await;
         }
@@ -143,6 +152,9 @@ impl Members<'_> {
         self.check_urls(&member.peer_urls, None)?;
         if self.known.contains_key(&member.id) {
             return Err(EtcdError::MemberExists);
+        }
+        if self.known.len() >= MOST_COPIES {
+            return Err(EtcdError::TooManyMembers(self.known.len()));
         }
         let learners = self.known.values().filter(|member| member.is_learner).count();
         if member.is_learner && learners >= self.rules.max_learners {

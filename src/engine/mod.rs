@@ -35,6 +35,7 @@ mod failure;
 mod figures;
 mod follow;
 mod gauges;
+mod handover;
 mod hash;
 mod integrity;
 mod leases;

@@ -9,7 +9,7 @@
 //! and is recorded as soon as anything can be.
 
 use super::Calls;
-use super::measured::{Limit, Measured};
+use super::measured::{ABSENCE, Limit, Measured};
 use super::proposal::Proposal;
 use crate::applier::Alarms;
 use crate::disk;
@@ -19,7 +19,7 @@ use crate::record::{Alarm, AlarmKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -241,6 +241,7 @@ impl Space {
         stop: CancellationToken,
     ) {
         let mut store_error = store_error;
+        let mut absent: Option<Instant> = None;
         let mut tick = tokio::time::interval(MEASURE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -257,7 +258,14 @@ impl Space {
                 }
             };
             if is_measuring {
+                let begun = Instant::now();
                 self.measure().await;
+                if self.measured.borrow().has_leader() != Some(false) {
+                    absent = None;
+                } else if absent.get_or_insert(begun).elapsed() >= ABSENCE {
+                    // The server may be the one that its cluster has lost.
+                    self.log.connection().leave_server();
+                }
             }
             self.log_alarms();
             let is_writable = store_error.as_ref().is_none_or(|error| error.borrow().is_none());

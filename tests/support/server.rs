@@ -14,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::network::Host;
 use crate::{PATIENCE, eventually};
 
 /// Which server a test talks to.
@@ -73,6 +74,8 @@ pub struct Server {
     variables: Vec<(String, String)>,
     client_port: Port,
     peer_port: Port,
+    /// The host that it runs on, if not this one.
+    host: Option<Host>,
     child: Option<Child>,
     // Last, so that the directory goes after the process.
     dir: TempDir,
@@ -146,6 +149,7 @@ impl Server {
                 .collect(),
             client_port: Port::claim(),
             peer_port: Port::claim(),
+            host: None,
             child: None,
             dir: tempfile::Builder::new().prefix("jetway-test-").tempdir().unwrap(),
         }
@@ -197,12 +201,21 @@ impl Server {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port.number)
+        format!("{}:{}", self.ip(), self.client_port.number)
     }
 
     /// The address on which the other members of a cluster reach it.
     pub fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer_port.number)
+        format!("{}:{}", self.ip(), self.peer_port.number)
+    }
+
+    fn ip(&self) -> &str {
+        self.host.as_ref().map_or("127.0.0.1", |host| &host.address)
+    }
+
+    /// Moves a server that is yet to be started to a host of its own.
+    pub fn set_host(&mut self, host: Host) {
+        self.host = Some(host);
     }
 
     pub fn dir(&self) -> &Path {
@@ -310,7 +323,10 @@ impl Server {
 
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(self.target.binary());
+        let mut command = match &self.host {
+            Some(host) => host.command(&self.target.binary()),
+            None => Command::new(self.target.binary()),
+        };
         let mut listen = self.also_on.clone();
         listen.insert(0, self.endpoint());
         command
@@ -326,7 +342,7 @@ impl Server {
         }
         match self.target {
             Target::Etcd => {
-                let peer = format!("http://127.0.0.1:{}", self.peer_port.number);
+                let peer = format!("http://{}", self.peer_address());
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
                 command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]);
             }

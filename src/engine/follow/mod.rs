@@ -43,6 +43,10 @@ struct Following {
     since: Epoch,
     source: Source,
     pause: Duration,
+    /// Since when no consumer could be made.
+    failing: Option<Instant>,
+    /// Since when the stream's leader stores nothing.
+    stuck: Option<Instant>,
     is_caught_up: bool,
     /// When the consumer last delivered, or the end of the log was last looked for.
     delivered: Instant,
@@ -99,6 +103,8 @@ impl Node {
             since: self.chain.epoch(),
             source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
             pause: RETRY_MIN,
+            failing: None,
+            stuck: None,
             is_caught_up: false,
             delivered: now,
             heard: now,
@@ -183,6 +189,7 @@ impl Node {
             FromSource::Opened { pending } => {
                 following.is_caught_up = pending == 0;
                 following.losses = 0;
+                following.failing = None;
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
                     if of > 0 {
@@ -206,6 +213,7 @@ impl Node {
                 if !messages.is_empty() {
                     following.vetoes = 0;
                     following.uncommitted = None;
+                    following.stuck = None;
                 }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
@@ -247,6 +255,11 @@ impl Node {
                 }
                 following.trouble = Some(error.to_string());
                 self.log.try_another_server();
+                let failing = following.failing.get_or_insert_with(Instant::now);
+                if failing.elapsed() > 2 * self.settings.election_timeout {
+                    // The requests for consumers may go to a server that has lost its cluster.
+                    self.log.connection().leave_server();
+                }
                 following.is_caught_up = false;
                 following.source = Source::Pausing(Instant::now() + following.pause);
                 following.pause = (following.pause * 2).min(RETRY_MAX);
@@ -380,6 +393,22 @@ impl Node {
             following.progress.1 = Instant::now();
             self.consume_anew(following);
         }
+    }
+
+    /// Leaves a server whose stream stores nothing: the cluster may have lost it, and have another leader.
+    fn leave_if_stuck(&mut self, following: &mut Following) {
+        let stuck = following.stuck.get_or_insert_with(Instant::now);
+        if self.log.facts().replicas > 1 && stuck.elapsed() > 2 * self.settings.election_timeout {
+            following.stuck = None;
+            self.leave_server(following);
+        }
+    }
+
+    /// Leaves the server, and makes a consumer on the next one.
+    fn leave_server(&mut self, following: &mut Following) {
+        self.log.connection().leave_server();
+        following.is_caught_up = false;
+        following.source = Source::Pausing(Instant::now() + RETRY_MIN);
     }
 
     /// Makes another consumer, and forgets the attempts to become the writer that were made under the last
