@@ -31,6 +31,7 @@ mod calls;
 mod changes;
 mod compactor;
 mod counters;
+mod failure;
 mod figures;
 mod follow;
 mod gauges;
@@ -53,6 +54,7 @@ mod status;
 mod write;
 
 pub(crate) use counters::Counters;
+pub(crate) use failure::DataError;
 pub(crate) use mark::MarkError;
 pub(crate) use proposal::AuthChange;
 pub(crate) use start::StartError;
@@ -70,6 +72,7 @@ use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use apply::Entry;
+use failure::Failure;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
@@ -168,8 +171,8 @@ pub(crate) struct Parts {
     commands: mpsc::Sender<Command>,
     /// Weak, since the thread that applies ends with the node.
     entries: mpsc::WeakSender<Entry>,
-    failure: watch::Sender<Option<String>>,
-    store_failed: watch::Sender<Option<String>>,
+    failure: Failure,
+    store_failed: watch::Sender<Option<Arc<std::io::Error>>>,
     stop: CancellationToken,
 }
 
@@ -371,12 +374,12 @@ impl Engine {
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
     /// start can find out what is stored, or the log is damaged.
-    pub(crate) async fn failed(&self) -> String {
+    pub(crate) async fn failed(&self) -> DataError {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();
         let reason = tokio::select! {
-            Ok(reason) = store_failed.wait_for(Option::is_some) => reason.clone(),
-            Ok(reason) = failure.wait_for(Option::is_some) => reason.clone(),
+            Ok(error) = store_failed.wait_for(Option::is_some) => error.clone().map(DataError::Sync),
+            Ok(error) = failure.wait_for(Option::is_some) => error.clone(),
             else => None,
         };
         match reason {

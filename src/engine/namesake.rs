@@ -11,7 +11,7 @@
 //! since.
 
 use super::StartError;
-use super::status::Failure;
+use super::failure::{Failure, NameTaken};
 use crate::log::{Messenger, Serving};
 use crate::record::Member;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Namesakes {
         start: u64,
     ) -> Result<Namesakes, StartError> {
         if let Some(other) = ask(messenger, member, start).await {
-            return Err(StartError::NameTaken(words(member, &other)));
+            return Err(taken(member, &other).into());
         }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let own = WireNamesake { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
@@ -71,11 +71,11 @@ impl Namesakes {
         let failure = failure.clone();
         self.asking = Some(tokio::spawn(async move {
             if let Some(other) = ask(&messenger, &member, start).await {
-                let words = words(&member, &other);
+                let error = taken(&member, &other);
                 if other.instance < start {
-                    failure.send_replace(Some(words));
+                    failure.send_replace(Some(error.into()));
                 } else {
-                    tracing::warn!("{words}; the other one ends");
+                    tracing::warn!("{error}; the other one ends");
                 }
             }
         }));
@@ -87,13 +87,6 @@ async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireN
     prost::Message::decode(answer).ok()
 }
 
-fn words(member: &Member, other: &WireNamesake) -> String {
-    let Member { id, name, client_urls, .. } = member;
-    format!(
-        "member {id:x} is another process already, which answers: pid {} on host {:?} has the same --name {name:?} and the same \
-         --advertise-client-urls {:?}. Give each instance its own --name, or stop the other one first",
-        other.pid,
-        other.host,
-        client_urls.join(",")
-    )
+fn taken(member: &Member, other: &WireNamesake) -> NameTaken {
+    NameTaken { member: member.clone(), pid: other.pid, host: other.host.clone() }
 }

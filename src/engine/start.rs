@@ -8,6 +8,7 @@ use super::{
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
+use crate::engine::failure::NameTaken;
 use crate::engine::hash::HashCache;
 use crate::engine::namesake::Namesakes;
 use crate::engine::node::{Node, NodeSettings};
@@ -39,8 +40,8 @@ pub enum StartError {
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
     /// Another process of the same member.
-    #[error("{0}")]
-    NameTaken(String),
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
     /// The mark beside the store.
     #[error(transparent)]
     Mark(#[from] MarkError),

@@ -10,8 +10,8 @@
 //!   acknowledged.
 //! - [`Consumer`] reads messages from a sequence on.
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
-//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
-//!   else.
+//! - `wire` is the connection of these two, and `tls` its TLS. `connect` and `api` use the client library and
+//!   serve everything else.
 //! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
@@ -37,6 +37,7 @@ mod rights;
 mod servers;
 mod stream_settings;
 mod subjects;
+mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};

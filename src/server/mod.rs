@@ -49,8 +49,8 @@ pub enum ServeError {
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk, or damaged data.
-    #[error("{0}")]
-    Data(String),
+    #[error(transparent)]
+    Data(#[from] engine::DataError),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -132,7 +132,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             remember_removal(&settings);
             None
         }
-        reason = started.engine.failed() => Some(ServeError::Data(reason)),
+        error = started.engine.failed() => Some(error.into()),
     };
     notify::stopping();
     // Another instance writes before this one stops, so that no call waits for an election.

@@ -146,12 +146,12 @@ pub(super) async fn start(
             }
             return Ok(None);
         }
-        reason = engine.failed() => {
+        error = engine.failed() => {
             engine.stop();
             if let Some(nats) = nats {
                 nats.stop().await?;
             }
-            return Err(ServeError::Data(reason));
+            return Err(error.into());
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);

@@ -1,19 +1,12 @@
 //! A member that does not belong to a cluster, or whose data does not, is refused before its data is touched.
+//! All of it is for jetway alone: etcd checks less.
 
 use support::cluster::Cluster;
 use support::server::{Server, Target};
 
-/// Whether this build of the tests runs against jetway. etcd checks less.
-fn is_jetway() -> bool {
-    Target::from_env() == Target::Jetway
-}
-
 #[tokio::test]
 async fn data_belongs_to_one_member_of_one_cluster() {
-    if !is_jetway() {
-        return;
-    }
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_jetways(3).await;
     let list = cluster.list(0..3);
     cluster.members[0].stop().await;
     for (flags, words) in [
@@ -44,13 +37,10 @@ async fn data_belongs_to_one_member_of_one_cluster() {
 
 #[tokio::test]
 async fn the_data_of_a_server_of_its_own_is_not_taken_into_a_cluster() {
-    if !is_jetway() {
-        return;
-    }
-    let mut server = Server::start().await;
+    let mut server = Server::launch(Target::Jetway, &[]).await;
     server.client().await.put("/kept", "value").await;
     server.stop().await;
-    let mut cluster = Cluster::prepare(3);
+    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
     let peer = cluster.peer_url(0);
     let list = cluster.list(0..3);
     let flags = ["--name", "m1", "--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer];
@@ -68,10 +58,7 @@ async fn the_data_of_a_server_of_its_own_is_not_taken_into_a_cluster() {
 /// A member with another token is kept out by the others, and logs that it waits.
 #[tokio::test]
 async fn a_stranger_stays_out() {
-    if !is_jetway() {
-        return;
-    }
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_jetways(3).await;
     let stranger = cluster.add();
     let list = cluster.list(0..4);
     cluster.set_flags(stranger, &list, "existing", &["--initial-cluster-token", "guessed"]);
