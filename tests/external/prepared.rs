@@ -144,7 +144,7 @@ async fn limits_of_an_account_are_told_at_the_start() {
     assert!(said.contains("10074") && said.contains("smaller replicas="), "{said}");
 }
 
-/// Where an account wants a size for each stream, the stream gets one that the quota fills first.
+/// In an account that wants a size for each stream, the stream gets one that the quota fills first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_has_the_size_of_the_quota_where_the_account_wants_one() {
     const MIB: i64 = 1 << 20;

@@ -398,7 +398,7 @@ impl Node {
     }
 
     /// Leaves a server whose stream stores nothing: the cluster may have lost it, and have another leader.
-    pub(super) fn leave_if_stuck(&mut self, following: &mut Following) {
+    fn leave_if_stuck(&mut self, following: &mut Following) {
         let stuck = following.stuck.get_or_insert_with(Instant::now);
         if self.log.facts().replicas > 1 && stuck.elapsed() > 2 * self.settings.election_timeout {
             following.stuck = None;
