@@ -66,8 +66,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, and creates or checks the bucket. `store` is that of the embedded server. `demand` gives a new
-    /// stream its size, if the account wants one.
+    /// Connects, and creates or checks the bucket. `store` is that of the embedded server. `demand` gives a
+    /// new stream its size, if the account wants one.
     ///
     /// # Errors
     /// [`OpenError`].
