@@ -106,7 +106,7 @@ impl Measured {
         limits
     }
 
-    /// Whether the stream has a leader; `None` where nothing tells.
+    /// Whether the stream has a leader; `None` if it is not known.
     pub(super) fn has_leader(&self) -> Option<bool> {
         match &self.stream {
             Some(stream) => Some(stream.is_from_leader()),

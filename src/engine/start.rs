@@ -66,7 +66,8 @@ impl Engine {
         let demand =
             crate::log::Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
-        if !settings.is_alone {
+        // An account of embedded servers has no limits.
+        if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
             log.report_limits(demand).await;
         }
         let start: u64 = rand::random();

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 /// Longest wait for a cluster that looks for enough servers for a stream.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
-/// The metadata key in which the stream's leader tells its version.
+/// The metadata key that holds the version of the stream's leader.
 const LEADER_VERSION_KEY: &str = "_nats.ver";
 /// Interval of the lines that report such a wait.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);

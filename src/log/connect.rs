@@ -61,6 +61,9 @@ impl Endpoint {
     }
 }
 
+/// JetStream keeps at most so many copies of a stream.
+pub const MOST_COPIES: usize = 5;
+
 /// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
 /// than three.
 pub fn copies(members: usize) -> usize {
@@ -68,7 +71,7 @@ pub fn copies(members: usize) -> usize {
         0 | 1 => 1,
         2 => 2,
         3 | 4 => 3,
-        _ => 5,
+        _ => MOST_COPIES,
     }
 }
 
@@ -345,7 +348,7 @@ fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
-            // The library reports a server that accepts and says nothing in these words.
+            // The library reports a server that accepts and sends nothing in these words.
             let cause = match error.to_string() {
                 text if text == "nats: timed out" => {
                     "the server accepts connections and does not answer".into()

@@ -39,9 +39,9 @@ mod stream_settings;
 mod subjects;
 mod wire;
 
-pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};
+pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
+pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
@@ -75,8 +75,8 @@ impl Log {
         let rights = Rights::of(endpoint);
         let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
-        // The embedded server's own token has all rights.
-        if store.is_none() {
+        // The users of embedded servers have all rights.
+        if store.is_none() && endpoint.own_cluster.is_none() {
             let missing = rights.find_missing(endpoint, 0).await.map_err(ConnectError::from)?;
             if !missing.is_empty() {
                 let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -238,6 +238,16 @@ impl Log {
         config["num_replicas"] = copies.into();
         self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
         Ok(Some(copies))
+    }
+
+    /// Asks the stream's leader to let another server lead.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn step_down(&self, successor: &str) -> Result<(), ApiError> {
+        let request = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
+        let body = serde_json::json!({ "placement": { "preferred": successor } });
+        self.api.call::<serde_json::Value>(&request, &body).await.map(drop)
     }
 
     /// The stream's name.

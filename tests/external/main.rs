@@ -1,7 +1,7 @@
 //! jetway as a shim over a NATS that others run: several instances on one bucket, one server or a cluster of
 //! three, credentials and TLS.
 //!
-//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` says how many
+//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` is the number of
 //! rounds, and `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
 
 mod access;

@@ -33,7 +33,7 @@ const OPENING_PAUSES: u32 = 10;
 /// The first [`Following::silence`]: three heartbeats of the writer, as an unloaded stream delivers in
 /// milliseconds.
 const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
-/// So many answers in a row must say that the log has lost records before this instance stops for it.
+/// So many answers in a row must show a loss of records before this instance stops for it.
 const VETOES: usize = 10;
 
 /// The state of the follower role.
@@ -192,7 +192,7 @@ impl Node {
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
                     if of > 0 {
-                        tracing::info!(messages = of, "loading the key stream");
+                        tracing::info!(messages = of, "loading the log");
                     }
                     self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
@@ -251,7 +251,7 @@ impl Node {
                 if let ConsumeError::Wire(WireError::Server(text)) = &error {
                     self.report_refusal(text);
                 }
-                tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
+                tracing::debug!(%error, position = %self.chain.position(), "the log cannot be read now");
                 if self.settings.is_alone || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
@@ -288,7 +288,7 @@ impl Node {
             self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
             if following.reported.elapsed() >= Duration::from_secs(2) {
                 following.reported = Instant::now();
-                tracing::info!(messages = self.loaded_messages, of, "still loading the key stream");
+                tracing::info!(messages = self.loaded_messages, of, "still loading the log");
             }
         }
     }

@@ -228,7 +228,7 @@ impl Node {
                 | AttemptError::Append(AppendError::Wire(WireError::Server(text))) = &error
                 {
                     self.report_refusal(text);
-                    self.status.set_no_leader(format!("NATS says: {text}"));
+                    self.status.set_no_leader(format!("NATS reports: {text}"));
                 }
                 let cause = match error {
                     AttemptError::Append(error) => error.to_string(),

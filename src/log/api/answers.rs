@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// JetStream's information about a stream.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,6 +67,24 @@ pub struct Replica {
     /// How many operations it is behind the leader.
     #[serde(default)]
     pub lag: u64,
+    /// Nanoseconds since the leader last heard of it.
+    #[serde(default)]
+    active: u64,
+}
+
+/// The leader of a group hears of each of its servers at least once a second.
+const HEARTBEATS: Duration = Duration::from_millis(1500);
+
+impl Replica {
+    /// Whether it has all that the leader has, and the leader has heard of it just now.
+    pub fn is_up_to_date(&self) -> bool {
+        self.current && self.lag == 0 && self.last_heard() < HEARTBEATS
+    }
+
+    /// The time since the leader last heard of it.
+    pub fn last_heard(&self) -> Duration {
+        Duration::from_nanos(self.active)
+    }
 }
 
 impl Cluster {

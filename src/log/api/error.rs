@@ -22,7 +22,7 @@ pub enum ApiError {
     /// No answer in time.
     #[error("no answer to {0} within 5 s: the server or its disk stands still")]
     TimedOut(String),
-    /// A cluster without a leader. It gives no answer in time, or says so.
+    /// A cluster without a leader. It gives no answer in time, or an error.
     #[error(
         "JetStream in the NATS cluster {cluster:?} has no leader for {request} now; a majority of its servers must be up"
     )]
