@@ -59,7 +59,7 @@ async fn an_instance_starts_while_the_first_server_is_cut_off() {
     leader(&nodes[..]).await;
     servers[0].stop().await;
     nodes.cut(0);
-    servers[0].begin();
+    servers[0].restart().await;
     let client = servers[0].client().await;
     let written = async || client.put_request(put("/k", "w")).await.ok();
     eventually("a write", written).await;
