@@ -64,11 +64,12 @@ impl Engine {
         // In a cluster a stream that this server does not load is on the other members.
         let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
-        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
+        let demand =
+            crate::log::Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
+        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
         // An account of embedded servers has no limits.
         if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
-            let (quota, message_bytes) = (settings.quota_bytes, settings.largest_message);
-            log.report_limits(crate::log::Demand { quota, message_bytes }).await;
+            log.report_limits(demand).await;
         }
         let start: u64 = rand::random();
         let stop = CancellationToken::new();

@@ -67,11 +67,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, and creates or checks the bucket. `store` is that of the embedded server.
+    /// Connects, and creates or checks the bucket. `store` is that of the embedded server. `demand` gives a
+    /// new stream its size, if the account wants one.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(endpoint: &Endpoint, store: Option<&Store>) -> Result<Log, OpenError> {
+    pub async fn open(endpoint: &Endpoint, store: Option<&Store>, demand: Demand) -> Result<Log, OpenError> {
         let rights = Rights::of(endpoint);
         let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
@@ -86,7 +87,7 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, &connection, endpoint, store).await?;
+        let facts = bucket.set_up(&api, &connection, endpoint, store, demand).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }

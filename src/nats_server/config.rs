@@ -55,6 +55,15 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         let (name, token) = (quote(start.name), quote(start.token));
         format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
     };
+    write!(text, "max_pending: {MAX_PENDING_BYTES}\nwrite_deadline: \"30s\"\n")
+        .expect("writing to a string cannot fail");
+    // The user's file comes behind the keys of which its values win, and before those that it may not set.
+    // These replace keys of the same spelling in a file of kine's, and a block with a domain.
+    if let Some(extra) = start.extra {
+        text.push_str(&extra.include_line(start.dir));
+    }
+    let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));
+    let domain = domain.map(|domain| format!("  domain: {}\n", quote(domain))).unwrap_or_default();
     write!(
         text,
         "listen: \"127.0.0.1:{port}\"\n\
@@ -63,28 +72,15 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
          logtime: false\n\
          max_payload: {max_payload}\n\
          max_control_line: {MAX_CONTROL_LINE_BYTES}\n\
-         max_pending: {MAX_PENDING_BYTES}\n\
-         write_deadline: \"30s\"\n",
-        dir = quoted(start.dir),
-        max_payload = settings.max_payload_bytes,
-    )
-    .expect("writing to a string cannot fail");
-    // The user's file comes later, so that its values win if both set one (`max_pending`, `write_deadline`).
-    // The block with the store comes behind it, and replaces one with a domain.
-    if let Some(extra) = start.extra {
-        text.push_str(&extra.include_line(start.dir));
-    }
-    let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));
-    let domain = domain.map(|domain| format!("  domain: {}\n", quote(domain))).unwrap_or_default();
-    write!(
-        text,
-        "jetstream {{\n\
+         jetstream {{\n\
          \x20 store_dir: {store}\n\
          \x20 max_memory_store: {MAX_MEMORY_STORE_BYTES}\n\
          \x20 max_file_store: {max_file_store}\n\
          {sync}\
          {domain}\
          }}\n",
+        dir = quoted(start.dir),
+        max_payload = settings.max_payload_bytes,
         store = quoted(start.store),
         max_file_store = start.max_file_store_bytes,
     )

@@ -53,6 +53,7 @@ mod carried;
 mod child;
 mod cluster;
 mod config;
+mod config_scanner;
 mod data_dir;
 mod error;
 mod extra_config;
@@ -67,10 +68,10 @@ pub use cluster::{
     ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_members, remember_removal,
 };
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
-pub use error::Error;
-pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
-pub(crate) use extra_config::fuzz as fuzz_config;
+pub(crate) use config_scanner::fuzz as fuzz_config;
+pub use error::Error;
+pub use extra_config::{ExtraConfigError, store_of_kine};
 use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
@@ -97,6 +98,8 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// Whether that file is `serverConfig` of kine's endpoint, which may hold settings of kine's own server.
+    pub extra_config_is_of_kine: bool,
     /// The JetStream domain (`--nats-js-domain`).
     pub domain: Option<String>,
     pub sync: SyncMode,
@@ -118,6 +121,7 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            extra_config_is_of_kine: false,
             domain: None,
             sync: SyncMode::default(),
             cluster: None,

@@ -112,7 +112,8 @@ async fn supervise(
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
     let found = binary::find(settings.binary.as_deref()).await?;
-    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let is_of_kine = settings.extra_config_is_of_kine;
+    let read = |path| ExtraConfig::read(path, is_of_kine, settings.domain.as_deref());
     let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let binary = found.unpacked(data_dir.path()).await?;

@@ -53,10 +53,11 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
+        Storage::Embedded { data_dir, binary, config, config_is_of_kine, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.extra_config_is_of_kine = *config_is_of_kine;
             nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {

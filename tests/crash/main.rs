@@ -7,6 +7,7 @@
 mod compaction;
 mod damage;
 mod disk;
+mod flipped;
 mod journal;
 mod kills;
 mod leases;
