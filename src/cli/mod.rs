@@ -41,6 +41,7 @@ pub use compaction::AutoCompaction;
 pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
 pub use output::Output;
+pub(crate) use peers::is_same_urls;
 pub use peers::{Cluster, PeerAutoTls};
 pub use personality::Personality;
 pub use settings::ServerSettings;

@@ -16,7 +16,7 @@
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
-//!   other processes with this member's id; `start` puts all together.
+//!   other processes with this member's id, `join` tells newcomers of the members; `start` puts all together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
@@ -35,6 +35,7 @@ mod follow;
 mod gauges;
 mod hash;
 mod integrity;
+mod join;
 mod leases;
 mod mark;
 mod measured;
@@ -69,6 +70,7 @@ use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use apply::Entry;
 use hash::HashCache;
+pub(crate) use join::Observer;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
 use prometheus::Histogram;

@@ -2,7 +2,7 @@
 
 use super::calls::Calls;
 use super::{
-    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, mark,
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, join, mark,
     server_group,
 };
 use crate::applier::{Applier, Tables};
@@ -86,6 +86,10 @@ impl Engine {
             let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
             let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
             (Some(messenger), incoming, Some(namesakes))
+        };
+        let telling_members = match &messenger {
+            Some(messenger) if settings.founders.is_some() => Some(join::answer(messenger, &tables.members).await?),
+            _ => None,
         };
         let sync_durations = write_histogram(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -209,6 +213,7 @@ impl Engine {
             messenger,
             incoming,
             namesakes,
+            _telling_members: telling_members,
             answers,
             answered,
             entries,

@@ -50,7 +50,8 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
     let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
     let login = if let Some(cluster) = &settings.cluster {
-        cluster::render(cluster, start.members, start.token, quote)
+        let observer = settings.is_observer.then_some(start.name);
+        cluster::render(cluster, start.members, start.token, observer, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));
         format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
@@ -69,6 +70,9 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         max_payload = settings.max_payload_bytes,
     )
     .expect("writing to a string cannot fail");
+    if settings.is_observer {
+        return text;
+    }
     // The user's file comes later, so that its values win if both set one (`max_pending`, `write_deadline`).
     // The block with the store comes behind it, and replaces one with a domain.
     if let Some(extra) = start.extra {

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::forming::all_hold_the_same;
 
-async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
+pub async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
     let request = MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
     client.unary("/etcdserverpb.Cluster/MemberAdd", request).await
 }

@@ -33,7 +33,7 @@ use crate::engine::space::Space;
 use crate::engine::status::{Failure, Phase, REMEDY, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Incoming, Log, Messenger};
+use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -97,6 +97,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
+    /// Answers newcomers for as long as the node lives.
+    pub(in crate::engine) _telling_members: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
     pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(in crate::engine) entries: mpsc::Sender<Entry>,
