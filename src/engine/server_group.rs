@@ -17,7 +17,7 @@ use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,13 +48,21 @@ impl Keeper {
         let mut strangers = BTreeMap::new();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
+        let mut published = self.members.published();
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let members = published.borrow_and_update().clone();
+            known.extend(members.values().map(|member| member.name.clone()));
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
+                changed = published.changed() => match changed {
+                    // A member may be named and removed between two ticks.
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                _ = ticks.tick() => {}
             }
-            let members = self.members.published().borrow().clone();
-            known.extend(members.values().map(|member| member.name.clone()));
             if !self.status.is_writer() || members.is_empty() {
                 strangers.clear();
                 continue;
