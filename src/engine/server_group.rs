@@ -12,7 +12,7 @@
 
 use crate::applier::Members;
 use crate::engine::status::Status;
-use crate::log::{Auth, Log, MetadataGroup, copies};
+use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -87,7 +87,8 @@ impl Keeper {
         known: &BTreeSet<String>,
         strangers: &mut BTreeMap<String, Stranger>,
     ) {
-        let names: BTreeSet<&str> = members.values().map(|member| member.name.as_str()).collect();
+        let ids: BTreeSet<String> = members.values().map(|member| server_id(&member.name)).collect();
+        let is_expected = members.values().any(|member| member.name.is_empty());
         let peers = match group.peers().await {
             Ok(peers) => peers,
             Err(error) => {
@@ -95,14 +96,17 @@ impl Keeper {
                 return;
             }
         };
-        strangers.retain(|name, _| peers.iter().any(|peer| peer.name == *name) && !names.contains(&name[..]));
-        for peer in peers.iter().filter(|peer| !names.contains(&peer.name[..])) {
-            let stranger = strangers.entry(peer.name.clone()).or_insert_with(|| {
-                tracing::warn!(server = peer.name, "a server of the cluster is none of its members");
+        strangers.retain(|id, _| peers.iter().any(|peer| peer.id == *id) && !ids.contains(id));
+        for peer in peers.iter().filter(|peer| !ids.contains(&peer.id)) {
+            let Peer { id, name, is_offline } = peer;
+            let name = name.as_ref().or_else(|| known.iter().find(|name| server_id(name) == *id));
+            let stranger = strangers.entry(id.clone()).or_insert_with(|| {
+                tracing::warn!(server = name, id, "a server of the cluster is none of its members");
                 Stranger { since: Instant::now(), is_refusal_told: false }
             });
+            let is_known = name.is_some_and(|name| known.contains(name));
             // The name of a member that was added is known once it has started.
-            let grace = match (peer.is_offline, known.contains(&peer.name), names.contains("")) {
+            let grace = match (is_offline, is_known, is_expected) {
                 (true, true, _) => Duration::ZERO,
                 (true, false, true) => GRACE_OF_EXPECTED,
                 (true, false, false) | (false, true, _) => GRACE,
@@ -112,8 +116,8 @@ impl Keeper {
                 continue;
             }
             // Tried again until it is gone.
-            match group.remove(&peer.name).await {
-                Ok(()) => tracing::info!(server = peer.name, "the server is removed from the cluster"),
+            match group.remove(id).await {
+                Ok(()) => tracing::info!(server = name, id, "the server is removed from the cluster"),
                 Err(error) if stranger.is_refusal_told => {
                     tracing::debug!(%error, "a server cannot be removed from the cluster yet");
                 }
@@ -123,7 +127,7 @@ impl Keeper {
                 }
             }
         }
-        let is_here = |name: &str| peers.iter().any(|peer| peer.name == name && !peer.is_offline);
+        let is_here = |name: &str| peers.iter().any(|peer| peer.id == server_id(name) && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
         match self.log.raise_copies(copies(voters)).await {
             Ok(Some(copies)) => tracing::info!(copies, members = voters, "the stream gets more copies"),

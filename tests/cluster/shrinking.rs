@@ -52,6 +52,39 @@ async fn no_copy_is_left_where_a_removed_member_was() {
     writes_again(&clients[left[2]]).await;
 }
 
+/// All machines lose their power right after two members, which were down, were removed. The servers that are
+/// left have heard nothing of the removed ones since their start, and know no name of theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_copy_of_a_removed_member_outlives_a_loss_of_power() {
+    let mut cluster = Cluster::start(5).await;
+    let clients = cluster.clients().await;
+    let mut ids = Vec::new();
+    for member in 0..5 {
+        ids.push(started(&clients[0], cluster.name(member)).await.id);
+    }
+    cluster.has_copies_on(0, &[0, 1, 2, 3, 4]).await;
+    let leader = cluster.leader(&clients).await;
+    let left = [leader, (leader + 1) % 5, (leader + 2) % 5];
+    let gone = [(leader + 3) % 5, (leader + 4) % 5];
+    for member in gone {
+        kill_machine(&mut cluster, member);
+        writes_again(&clients[leader]).await;
+        until_permitted(async || remove(&clients[leader], ids[member]).await).await;
+    }
+    for member in left {
+        kill_machine(&mut cluster, member);
+    }
+    for member in left {
+        cluster.members[member].begin();
+    }
+    for member in left {
+        cluster.members[member].is_up().await;
+    }
+    cluster.has_copies_on(left[0], &left).await;
+    kill_machine(&mut cluster, left[1]);
+    writes_again(&clients[left[2]]).await;
+}
+
 /// Five members, all of which found the cluster, or of which two came later.
 async fn five(founders: usize) -> (Cluster, Vec<Client>) {
     let mut cluster = Cluster::start(founders).await;
