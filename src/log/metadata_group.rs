@@ -152,6 +152,6 @@ mod tests {
     #[test]
     fn ids_are_those_of_nats_server() {
         // As nats-server 2.15.1 shows them.
-        assert_eq!((server_id("m2"), server_id("m3")), ("LuIoXmBr".to_owned(), "f7sDjKXP".to_owned()));
+        assert_eq!((server_id("m2"), server_id("m3")), ("f7sDjKXP".to_owned(), "LuIoXmBr".to_owned()));
     }
 }

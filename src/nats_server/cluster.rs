@@ -165,7 +165,8 @@ fn compared(dir: &DataDir, settings: &ClusterSettings) -> Result<Remembered, Err
     let remembered = Remembered::read(&path).map_err(|error| dir.error("read", &path, error))?;
     let mut remembered = remembered.unwrap_or_else(|| Remembered {
         name: settings.name.clone(),
-        id: member_id(&settings.peer_urls, &settings.token),
+        // The others make it of the list, which may name the same addresses in another way.
+        id: member_id(settings.members.get(&settings.name).unwrap_or(&settings.peer_urls), &settings.token),
         token: token.clone(),
         members: Members::new(),
         joined: false,

@@ -91,7 +91,7 @@ pub(super) async fn start(
         }
     };
     starting("connecting to NATS".into());
-    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let member = membership::own(settings, nats.as_ref());
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
