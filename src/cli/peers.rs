@@ -169,11 +169,12 @@ pub(crate) fn is_same_urls(one: &[String], other: &[String]) -> bool {
     is_equal(one, other) || is_equal(&resolved(one), &resolved(other))
 }
 
-/// The URLs with addresses in the place of names. A name without an address stays.
+/// The URLs with addresses in the place of names. A name without an address stays, and `localhost`, as in etcd.
 fn resolved(urls: &[String]) -> Vec<String> {
     let resolve = |url: &String| {
         let (scheme, address) = url.split_once("://")?;
-        let address = address.to_socket_addrs().ok()?.min()?;
+        let has_address = !address.starts_with("localhost:");
+        let address = has_address.then(|| address.to_socket_addrs().ok()?.min())??;
         Some(format!("{scheme}://{address}"))
     };
     urls.iter().map(|url| resolve(url).unwrap_or_else(|| url.clone())).collect()

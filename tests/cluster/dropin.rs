@@ -280,6 +280,30 @@ async fn names_that_resolve_later() {
     deployment.is_one_etcd("http://{name}.etcd-headless.default.svc.test:{peer}").await;
 }
 
+/// The list has names, and the members advertise addresses. Ids and peer URLs are those of the list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_in_the_list_and_advertised_addresses() {
+    let mut deployment = Deployment::new("http", PODS);
+    let hosts = deployment.folder.path("hosts");
+    let entry = |member: usize| deployment.fill(member, "{host} {name}.test\n");
+    fs::write(&hosts, (0..3).map(entry).collect::<String>()).unwrap();
+    let args = "
+        --name={name}
+        --listen-peer-urls=http://{host}:{peer}
+        --listen-client-urls=http://{host}:{client}
+        --initial-advertise-peer-urls=http://{host}:{peer}
+        --advertise-client-urls=http://{host}:{client}
+        --initial-cluster=etcd-0=http://etcd-0.test:{peer},etcd-1=http://etcd-1.test:{peer},etcd-2=http://etcd-2.test:{peer}";
+    for member in 0..3 {
+        let command = deployment.with_hosts(&hosts, &deployment.command(member, args, &[]));
+        deployment.begin(member, command);
+    }
+    for member in 0..3 {
+        deployment.serves(member).await;
+    }
+    deployment.is_one_etcd("http://{name}.test:{peer}").await;
+}
+
 /// The services of the compose file, whose names are hosts there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_compose_file() {

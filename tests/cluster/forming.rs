@@ -174,25 +174,3 @@ async fn a_compacted_cluster_starts_again() {
     assert_eq!(clients[1].list("/again").await.len(), 1);
     all_hold_the_same(&clients).await;
 }
-
-/// The list may name the addresses in another way than the members advertise them. Ids come from the list.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_list_may_name_the_addresses_otherwise() {
-    let mut cluster = Cluster::prepare(3);
-    let list = cluster.list(0..3).replace("127.0.0.1", "localhost");
-    for member in 0..3 {
-        cluster.set_flags(member, &list, "new", &[]);
-    }
-    cluster.start_all().await;
-    let clients = cluster.clients().await;
-    let members = eventually("client URLs of all members", async || {
-        let members = clients[1].members().await.ok()?.members;
-        members.iter().all(|member| !member.client_ur_ls.is_empty()).then_some(members)
-    })
-    .await;
-    let mut urls: Vec<_> =
-        members.iter().map(|member| format!("{}={}", member.name, member.peer_ur_ls.join(","))).collect();
-    urls.sort();
-    assert_eq!(urls.join(","), list);
-    all_hold_the_same(&clients).await;
-}
