@@ -12,6 +12,7 @@ mod command;
 mod commands;
 mod compaction;
 mod config_file;
+mod discovery;
 mod endpoint;
 mod flag_values;
 mod flags;

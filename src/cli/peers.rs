@@ -76,6 +76,9 @@ pub struct Cluster {
     pub auto_tls: Option<PeerAutoTls>,
     /// Whether it joins a cluster that there is (`--initial-cluster-state existing`).
     pub is_joining: bool,
+    /// Whether the names of the other members are numbers, since DNS tells their addresses alone
+    /// (`--discovery-srv`).
+    pub is_discovered: bool,
 }
 
 /// The member's settings; `None` where it is alone.
@@ -135,6 +138,7 @@ pub(super) fn settings(
             tls,
         },
         auto_tls,
+        is_discovered: flags.non_empty("discovery-srv").is_some(),
         is_joining: flags.text("initial-cluster-state") == Some("existing"),
     }))
 }

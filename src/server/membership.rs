@@ -26,7 +26,8 @@ pub(super) fn founders(members: &Members, cluster: &Cluster) -> Vec<Member> {
         .iter()
         .map(|(name, urls)| Member {
             id: nats_server::member_id(urls, &cluster.server.token),
-            name: name.clone(),
+            // A member tells its name when it starts.
+            name: if cluster.is_discovered { String::new() } else { name.clone() },
             client_urls: Vec::new(),
             peer_urls: urls.clone(),
             is_learner: false,
