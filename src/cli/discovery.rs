@@ -1,7 +1,7 @@
 //! The founding members as DNS names them (`--discovery-srv`).
 //!
-//! A domain has records `_etcd-server-ssl._tcp` for members with TLS, and `_etcd-server._tcp` for those without,
-//! as for etcd. A record gives a host and a port. The own one is found by its address.
+//! As for etcd, a domain has records `_etcd-server-ssl._tcp` for members with TLS, and `_etcd-server._tcp` for
+//! those without. A record gives a host and a port. The own one is found by its address.
 
 use super::urls::{self, EtcdUrl, UrlError};
 use crate::nats_server::Members;
@@ -13,7 +13,9 @@ use thiserror::Error;
 /// The members cannot be found. The texts are etcd's where etcd refuses the same.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum DiscoveryError {
-    #[error("--discovery-srv {domain}: the system's resolver cannot be used: {reason}; name the members with --initial-cluster")]
+    #[error(
+        "--discovery-srv {domain}: the system's resolver cannot be used: {reason}; name the members with --initial-cluster"
+    )]
     Resolver { domain: String, reason: String },
     #[error("--discovery-srv {domain}: error setting up initial cluster: {source}")]
     Url { domain: String, source: UrlError },
@@ -34,8 +36,9 @@ pub(super) fn members(
 ) -> Result<Members, DiscoveryError> {
     let unusable = |reason: String| DiscoveryError::Resolver { domain: domain.to_owned(), reason };
     let suffix = service.map(|service| format!("-{service}")).unwrap_or_default();
-    let services = [("https", "etcd-server-ssl"), ("http", "etcd-server")]
-        .map(|(scheme, service)| (scheme, format!("_{service}{suffix}._tcp.{}.", domain.trim_end_matches('.'))));
+    let services = [("https", "etcd-server-ssl"), ("http", "etcd-server")].map(|(scheme, service)| {
+        (scheme, format!("_{service}{suffix}._tcp.{}.", domain.trim_end_matches('.')))
+    });
     // The flags are read before the server's own runtime starts.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| unusable(error.to_string()))?;

@@ -173,7 +173,8 @@ pub(crate) fn is_same_urls(one: &[String], other: &[String]) -> bool {
     is_equal(one, other) || is_equal(&resolved(one), &resolved(other))
 }
 
-/// The URLs with addresses in the place of names. A name without an address stays, and `localhost`, as in etcd.
+/// The URLs with addresses in the place of names. A name without an address stays. So does `localhost`, as in
+/// etcd.
 fn resolved(urls: &[String]) -> Vec<String> {
     let resolve = |url: &String| {
         let (scheme, address) = url.split_once("://")?;

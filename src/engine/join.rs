@@ -41,7 +41,8 @@ impl Observer {
     /// # Errors
     /// [`StartError`].
     pub(crate) async fn open(endpoint: &Endpoint) -> Result<Observer, StartError> {
-        let connection = Connection::open(endpoint, "jetway observer").await.map_err(crate::log::OpenError::from)?;
+        let connection =
+            Connection::open(endpoint, "jetway observer").await.map_err(crate::log::OpenError::from)?;
         let start = rand::random();
         let (messenger, _) = Messenger::open(&connection, &endpoint.bucket, start).await?;
         Ok(Observer { messenger, start })

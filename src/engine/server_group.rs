@@ -4,8 +4,9 @@
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!
-//! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place for
-//!   it for ever. So is one that no member can be expected under, once it cannot be reached.
+//! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place
+//!   for it for ever. So is any other server, once it cannot be reached and no member can be expected under
+//!   its name.
 //! - A server that never was a member and runs is reported. Its jetway ends by itself.
 //! - Once there are enough members, the stream gets more copies. It never gets fewer: NATS gives the place of
 //!   a removed server to the next one that joins.
@@ -21,7 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the server of a removed member may run, so that its jetway learns of the removal and ends in order.
+/// How long the server of a removed member may run, so that its jetway learns of the removal and ends in
+/// order.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long an unknown server must be out of reach while a member is expected under a name that is not known
 /// yet. Longer, since NATS bars the name of a removed server for minutes.

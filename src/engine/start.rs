@@ -88,7 +88,9 @@ impl Engine {
             (Some(messenger), incoming, Some(namesakes))
         };
         let telling_members = match &messenger {
-            Some(messenger) if settings.founders.is_some() => Some(join::answer(messenger, &tables.members).await?),
+            Some(messenger) if settings.founders.is_some() => {
+                Some(join::answer(messenger, &tables.members).await?)
+            }
             _ => None,
         };
         let sync_durations = write_histogram(

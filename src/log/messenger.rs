@@ -262,7 +262,12 @@ impl Messenger {
         self.ask_at(self.members_subject(), Vec::new(), timeout).await
     }
 
-    async fn ask_at(&self, subject: String, question: Vec<u8>, timeout: std::time::Duration) -> Option<Bytes> {
+    async fn ask_at(
+        &self,
+        subject: String,
+        question: Vec<u8>,
+        timeout: std::time::Duration,
+    ) -> Option<Bytes> {
         let question = Request::new().payload(question.into()).timeout(Some(timeout));
         match self.client.send_request(subject.clone(), question).await {
             Ok(answer) => Some(answer.payload),

@@ -21,7 +21,9 @@ pub enum GroupError {
     #[error("unexpected answer about JetStream's metadata: {0}")]
     Malformed(#[from] serde_json::Error),
     /// This version makes ids in another way, so that they prove nothing about names.
-    #[error("JetStream has the id {0} for a server, which is not made of its name as in the versions that jetway knows")]
+    #[error(
+        "JetStream has the id {0} for a server, which is not made of its name as in the versions that jetway knows"
+    )]
     OtherIds(String),
     /// It was refused.
     #[error("JetStream does not remove server {server}: {reason}")]
@@ -108,10 +110,8 @@ impl MetadataGroup {
         let answer: Answer = serde_json::from_slice(&answer.ok_or(GroupError::NoLeader)?)?;
         let group = answer.data.meta_cluster.ok_or(GroupError::NoLeader)?;
         let leader = Replica { name: group.leader, peer: group.peer, offline: false };
-        let servers = std::iter::once(leader).chain(group.replicas).map(|Replica { name, peer, offline }| Peer {
-            id: peer,
-            name: (!name.starts_with(UNKNOWN_NAME)).then_some(name),
-            is_offline: offline,
+        let servers = std::iter::once(leader).chain(group.replicas).map(|Replica { name, peer, offline }| {
+            Peer { id: peer, name: (!name.starts_with(UNKNOWN_NAME)).then_some(name), is_offline: offline }
         });
         let servers: Vec<Peer> = servers.collect();
         let is_other = |peer: &&Peer| peer.name.as_ref().is_some_and(|name| server_id(name) != peer.id);
@@ -137,7 +137,7 @@ impl MetadataGroup {
     }
 }
 
-/// The id of the server of a name. JetStream makes it of the name alone, so that a server is recognised of which
+/// The id of the server of a name. JetStream makes it of the name alone. So a server is recognised of which
 /// nothing was heard since the others started.
 pub fn server_id(name: &str) -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

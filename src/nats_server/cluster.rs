@@ -305,7 +305,10 @@ mod tests {
             let refused = claim(&data, &other).expect_err("another one").to_string();
             assert!(refused.contains(word), "{refused}");
         }
-        let (a, d) = (("a".to_owned(), vec!["http://a:1".to_owned()]), ("d".to_owned(), vec!["http://d:1".to_owned()]));
+        let (a, d) = (
+            ("a".to_owned(), vec!["http://a:1".to_owned()]),
+            ("d".to_owned(), vec!["http://d:1".to_owned()]),
+        );
         assert!(!has_joined(dir.path()));
         remember_members(dir.path(), [a, d].into()).expect("remembered");
         assert!(has_joined(dir.path()));

@@ -142,7 +142,10 @@ async fn supervise(
                 let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
                 match down.take() {
                     None if settings.is_observer => {
-                        tracing::info!(pid, "looking for the members of the cluster, with a nats-server of no JetStream");
+                        tracing::info!(
+                            pid,
+                            "looking for the members of the cluster, with a nats-server of no JetStream"
+                        );
                     }
                     None => {
                         let binary = &plan.binary.origin;

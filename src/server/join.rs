@@ -98,7 +98,8 @@ pub(super) async fn check(
     bucket: &str,
 ) -> Result<(), JoinError> {
     let (name, listed) = (&cluster.server.name, &cluster.server.members);
-    if nats_server::has_joined(&settings.data_dir) || (!cluster.is_joining && !is_any_up(name, listed).await) {
+    if nats_server::has_joined(&settings.data_dir) || (!cluster.is_joining && !is_any_up(name, listed).await)
+    {
         return Ok(());
     }
     let observing = NatsServerSettings { is_observer: true, ..settings.clone() };
@@ -161,12 +162,12 @@ fn judge(members: &[Member], cluster: &Cluster, listed: &Members) -> Result<u64,
         if members.len() != listed.len() {
             return Err(JoinError::CountDiffers { members: shown() });
         }
-        let is_listed =
-            |member: &&Member| listed.values().any(|urls| is_same_urls(urls, &member.peer_urls));
+        let is_listed = |member: &&Member| listed.values().any(|urls| is_same_urls(urls, &member.peer_urls));
         if let Some(Member { id, peer_urls, .. }) = members.iter().find(|member| !is_listed(member)) {
             return Err(JoinError::NoMatch { members: shown(), id: *id, urls: peer_urls.clone() });
         }
     }
     let own = members.iter().find(|member| is_same_urls(&member.peer_urls, &settings.peer_urls));
-    own.map(|own| own.id).ok_or_else(|| JoinError::NotAMember { members: shown(), name: settings.name.clone() })
+    own.map(|own| own.id)
+        .ok_or_else(|| JoinError::NotAMember { members: shown(), name: settings.name.clone() })
 }

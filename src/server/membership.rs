@@ -7,8 +7,8 @@ use crate::record::Member;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
-/// This instance in the member list. A member of a cluster has an id already, and peer URLs in the list of the
-/// members.
+/// This instance in the member list. A member of a cluster has an id already, and its peer URLs are those of
+/// the list.
 pub(super) fn own(settings: &ServerSettings, nats: Option<&NatsServer>) -> Member {
     let listed = nats.and_then(|nats| nats.members().get(&settings.name));
     Member {

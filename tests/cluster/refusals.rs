@@ -84,8 +84,8 @@ async fn a_stranger_stays_out() {
     assert_eq!(clients.members().await.unwrap().members.len(), 3);
 }
 
-/// One that joins ends as etcd does if no member answers, or if the others do not know it. Nothing keeps it from
-/// starting once it was added.
+/// One that joins ends as etcd does if no member answers, or if the others do not know it. Nothing keeps it
+/// from starting once it was added.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_was_not_added_ends() {
     let mut cluster = Cluster::prepare(3);

@@ -86,12 +86,13 @@ impl Cluster {
         }
     }
 
-    /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each is
-    /// current. etcd has none.
+    /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each
+    /// copy is current. etcd has no such metric.
     pub async fn replicas(&self, by: usize) -> BTreeMap<String, bool> {
         let metrics = Metrics::scrape(&self.members[by].address()).await;
         let of = |(series, value): &(String, f64)| {
-            let server = series.strip_prefix("jetway_stream_replica_current{server=\"")?.strip_suffix("\"}")?;
+            let server =
+                series.strip_prefix("jetway_stream_replica_current{server=\"")?.strip_suffix("\"}")?;
             Some((server.to_owned(), *value > 0.5))
         };
         metrics.series.iter().filter_map(of).collect()
