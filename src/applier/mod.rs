@@ -60,7 +60,7 @@ pub(crate) enum Damage {
     },
     /// The digest of the state is not that in the record.
     #[error(
-        "the data is damaged: at index {index}, revision {revision}, its digest is {found} and the log says {expected}"
+        "the data is damaged: at index {index}, revision {revision}, its digest is {found}, and {expected} in the log"
     )]
     Digest {
         /// The record with the digest.

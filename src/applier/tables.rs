@@ -96,8 +96,8 @@ fn bit(kind: AlarmKind) -> u8 {
     }
 }
 
-/// The members, by id. Those of the published state are kept apart: a load clears the table and fills it again,
-/// and a member is not removed because its record is read late.
+/// The members, by id. Those of the published state are kept apart: a load clears the table and fills it
+/// again, and a member is not removed because its record is read late.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
     applied: ArcSwap<BTreeMap<u64, Member>>,

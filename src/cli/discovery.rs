@@ -1,7 +1,7 @@
 //! The founding members as DNS names them (`--discovery-srv`).
 //!
-//! As for etcd, a domain has records `_etcd-server-ssl._tcp` for members with TLS, and `_etcd-server._tcp` for
-//! those without. A record gives a host and a port. The own one is found by its address.
+//! As for etcd, a domain has records `_etcd-server-ssl._tcp` for members with TLS, and `_etcd-server._tcp`
+//! for those without. A record gives a host and a port. The own one is found by its address.
 
 use super::urls::{self, EtcdUrl, UrlError};
 use crate::nats_server::Members;

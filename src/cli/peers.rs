@@ -76,7 +76,7 @@ pub struct Cluster {
     pub auto_tls: Option<PeerAutoTls>,
     /// Whether it joins a cluster that there is (`--initial-cluster-state existing`).
     pub is_joining: bool,
-    /// Whether the names of the other members are numbers, since DNS tells their addresses alone
+    /// Whether the names of the other members are numbers, since DNS has their addresses alone
     /// (`--discovery-srv`).
     pub is_discovered: bool,
 }

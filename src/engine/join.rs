@@ -1,4 +1,4 @@
-//! Members tell one that is about to join who they are.
+//! Members answer one that is about to join with the list of them.
 //!
 //! The one that asks is in no group of theirs yet: its nats-server is an observer. So a refused start leaves
 //! nothing behind.

@@ -32,7 +32,7 @@ const GRACE_OF_EXPECTED: Duration = Duration::from_mins(1);
 /// A server that is none of the members'.
 struct Stranger {
     since: Instant,
-    is_refusal_told: bool,
+    is_refusal_reported: bool,
 }
 
 /// The task.
@@ -104,7 +104,7 @@ impl Keeper {
             let name = name.as_ref().or_else(|| known.iter().find(|name| server_id(name) == *id));
             let stranger = strangers.entry(id.clone()).or_insert_with(|| {
                 tracing::warn!(server = name, id, "a server of the cluster is none of its members");
-                Stranger { since: Instant::now(), is_refusal_told: false }
+                Stranger { since: Instant::now(), is_refusal_reported: false }
             });
             let is_known = name.is_some_and(|name| known.contains(name));
             // The name of a member that was added is known once it has started.
@@ -120,11 +120,11 @@ impl Keeper {
             // Tried again until it is gone.
             match group.remove(id).await {
                 Ok(()) => tracing::info!(server = name, id, "the server is removed from the cluster"),
-                Err(error) if stranger.is_refusal_told => {
+                Err(error) if stranger.is_refusal_reported => {
                     tracing::debug!(%error, "a server cannot be removed from the cluster yet");
                 }
                 Err(error) => {
-                    stranger.is_refusal_told = true;
+                    stranger.is_refusal_reported = true;
                     tracing::warn!(%error, "a server cannot be removed from the cluster yet; jetway goes on trying");
                 }
             }

@@ -26,7 +26,7 @@ pub(super) fn founders(members: &Members, cluster: &Cluster) -> Vec<Member> {
         .iter()
         .map(|(name, urls)| Member {
             id: nats_server::member_id(urls, &cluster.server.token),
-            // A member tells its name when it starts.
+            // A member reports its name when it starts.
             name: if cluster.is_discovered { String::new() } else { name.clone() },
             client_urls: Vec::new(),
             peer_urls: urls.clone(),

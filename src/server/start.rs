@@ -21,7 +21,7 @@ use crate::transport::{
 };
 use crate::watch::WatchHub;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -49,6 +49,7 @@ pub(super) async fn start(
         Storage::Embedded { cluster, .. } => cluster.as_deref(),
         Storage::External(_) => None,
     };
+    let begun = Instant::now();
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
@@ -138,6 +139,8 @@ pub(super) async fn start(
         // As in etcd, a member that serves shows its client URLs to all.
         starting("waiting for the writer to list this member".into());
         engine.listed(&member).await;
+        starting("waiting for this server's copy of the stream".into());
+        engine.copied(begun).await;
     };
     tokio::select! {
         () = loaded => {}
@@ -180,7 +183,7 @@ pub(super) async fn start(
     });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
-    // All at once: a client that has been served must not get a response that says that the server starts.
+    // All at once: a client that has been served must not get the response of a server that starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready(shutdown);
@@ -197,7 +200,7 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
     }
 }
 
-/// The names by which other members may call this one.
+/// The hosts under which other members reach this one.
 fn hosts(cluster: &Cluster) -> Vec<String> {
     let addresses = [&cluster.server.listen, &cluster.server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));

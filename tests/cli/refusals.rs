@@ -1,4 +1,4 @@
-//! Wrong command lines: the same exit status as etcd's, and the words that tell what is wrong.
+//! Wrong command lines: the same exit status as etcd's, and the words that name the mistake.
 
 use crate::program::{Ended, Program, WorkingFolder};
 

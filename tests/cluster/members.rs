@@ -27,7 +27,7 @@ async fn members(client: &Client) -> Vec<Member> {
     client.members().await.unwrap().members
 }
 
-/// The member of a name, once it has told its client URLs.
+/// The member of a name, once its client URLs are in the list.
 pub async fn started(client: &Client, name: &str) -> Member {
     eventually("a started member", async || {
         let members = members(client).await;

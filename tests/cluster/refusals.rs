@@ -26,7 +26,7 @@ async fn data_belongs_to_one_member_of_one_cluster() {
         assert!(!cluster.members[0].ends().await.success());
         let log = cluster.members[0].log();
         assert!(log.contains(words) && log.contains("--data-dir"), "{flags:?}: {log}");
-        assert!(!log.contains("a-secret"), "the token is told: {log}");
+        assert!(!log.contains("a-secret"), "the token is in the log: {log}");
     }
     // The flags that found a cluster need not be given again, as with etcd.
     let (listen, advertise) = (cluster.peer_url(0), cluster.peer_url(0));

@@ -6,6 +6,7 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::server::{Launch, Server, Target};
 
 /// The members, each with a name, a client URL and a peer URL of its own.
@@ -32,6 +33,19 @@ impl Cluster {
         }
         let all = cluster.list(0..count);
         for member in 0..count {
+            cluster.set_flags(member, &all, "new", &[]);
+        }
+        cluster
+    }
+
+    /// As [`Self::prepare`], each member on a host of the network.
+    pub fn prepare_on(network: &Network) -> Self {
+        let mut cluster = Self::prepare(network.hosts.len());
+        for (member, host) in cluster.members.iter_mut().zip(&network.hosts) {
+            member.set_host(host.clone());
+        }
+        let all = cluster.list(0..network.hosts.len());
+        for member in 0..network.hosts.len() {
             cluster.set_flags(member, &all, "new", &[]);
         }
         cluster
