@@ -26,7 +26,7 @@ pub(super) enum BootstrapError {
     #[error("--discovery-endpoints {0}: members are not found by way of an etcd: {REMEDY}")]
     Discovery(String),
     #[error(transparent)]
-    Srv(#[from] DiscoveryError),
+    Srv(Box<DiscoveryError>),
     #[error("--initial-cluster {cluster}: {member:?} is no member; expected name=http://host:port")]
     NoMember { cluster: String, member: String },
     #[error("error setting up initial cluster: {0}")]
@@ -78,7 +78,8 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
         (Some(cluster), _) => parse(cluster, name)?,
         (None, Some(domain)) => {
             let advertised = flags.urls("initial-advertise-peer-urls");
-            discovery::members(domain, flags.non_empty("discovery-srv-name"), name, &advertised)?
+            discovery::members(domain, flags.non_empty("discovery-srv-name"), name, &advertised)
+                .map_err(|error| BootstrapError::Srv(Box::new(error)))?
         }
         (None, None) => Members::new(),
     };

@@ -216,17 +216,13 @@ pub(super) fn render(
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
-    let (jetstream, listen, advertise) = match observer {
-        None => (
-            "jetstream: enabled, ",
-            settings.listen.clone(),
-            format!("  advertise: {}\n", quote(&settings.advertise)),
-        ),
+    let (jetstream, listen, advertise) = if observer.is_some() {
         // A running process of this member may hold the port.
-        Some(_) => {
-            let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
-            ("", format!("{host}:-1"), String::new())
-        }
+        let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        ("", format!("{host}:-1"), String::new())
+    } else {
+        let advertise = format!("  advertise: {}\n", quote(&settings.advertise));
+        ("jetstream: enabled, ", settings.listen.clone(), advertise)
     };
     let scheme = if settings.tls.is_some() { "tls" } else { "nats" };
     let password = route_password(&settings.token);
