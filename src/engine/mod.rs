@@ -17,7 +17,8 @@
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
-//!   other processes with this member's id; `start` puts all together.
+//!   other processes with this member's id; `join` answers newcomers with the members; `start` puts all
+//!   together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
@@ -38,6 +39,7 @@ mod gauges;
 mod handover;
 mod hash;
 mod integrity;
+mod join;
 mod leases;
 mod mark;
 mod measured;
@@ -74,6 +76,7 @@ use crate::types::Revision;
 use apply::Entry;
 use failure::Failure;
 use hash::HashCache;
+pub(crate) use join::Observer;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
 use prometheus::Histogram;

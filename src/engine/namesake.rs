@@ -14,6 +14,7 @@ use super::StartError;
 use super::failure::{Failure, NameTaken};
 use crate::log::{Messenger, Serving};
 use crate::record::Member;
+use prost::Message as _;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -80,6 +81,13 @@ impl Namesakes {
             }
         }));
     }
+}
+
+/// How an operator finds the running process of a member; `None` if there is none.
+pub(super) async fn find(messenger: &Messenger, member: u64, start: u64) -> Option<String> {
+    let answer = messenger.ask_member(member, start, ANSWER_TIMEOUT).await?;
+    let other = WireNamesake::decode(answer).ok()?;
+    Some(format!("pid {} on host {:?}", other.pid, other.host))
 }
 
 async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireNamesake> {

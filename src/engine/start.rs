@@ -2,7 +2,7 @@
 
 use super::calls::Calls;
 use super::{
-    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, mark,
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, join, mark,
     server_group,
 };
 use crate::applier::{Applier, Tables};
@@ -89,6 +89,12 @@ impl Engine {
             let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
             let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
             (Some(messenger), incoming, Some(namesakes))
+        };
+        let answering_newcomers = match &messenger {
+            Some(messenger) if settings.founders.is_some() => {
+                Some(join::answer(messenger, &tables.members).await?)
+            }
+            _ => None,
         };
         let sync_durations = write_histogram(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -212,6 +218,7 @@ impl Engine {
             messenger,
             incoming,
             namesakes,
+            _answering_newcomers: answering_newcomers,
             answers,
             answered,
             entries,

@@ -47,7 +47,7 @@ pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
-pub use metadata_group::{GroupError, MetadataGroup, Peer};
+pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};

@@ -105,6 +105,9 @@ pub struct NatsServerSettings {
     pub sync: SyncMode,
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
+    /// The server only meets the members of the cluster: it has no JetStream, so that it is in no group of
+    /// theirs, and a name and a route port of its own. It leaves no record in the data directory.
+    pub is_observer: bool,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -125,6 +128,7 @@ impl NatsServerSettings {
             domain: None,
             sync: SyncMode::default(),
             cluster: None,
+            is_observer: false,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             ready_timeout: Duration::from_mins(10),

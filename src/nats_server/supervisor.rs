@@ -119,8 +119,11 @@ async fn supervise(
     let binary = found.unpacked(data_dir.path()).await?;
     let version = binary.version.clone();
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
-    data_dir.claim_mode(mode)?;
+    if !settings.is_observer {
+        data_dir.claim_mode(mode)?;
+    }
     let (member_id, members) = match &settings.cluster {
+        Some(cluster) if settings.is_observer => (None, cluster::observe(data_dir, cluster)?),
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
@@ -140,6 +143,12 @@ async fn supervise(
                 port = Some(now_on);
                 let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
                 match down.take() {
+                    None if settings.is_observer => {
+                        tracing::info!(
+                            pid,
+                            "looking for the members of the cluster, with a nats-server of no JetStream"
+                        );
+                    }
                     None => {
                         let binary = &plan.binary.origin;
                         tracing::info!(port = now_on, version, binary, pid, "nats-server is ready");
@@ -209,7 +218,7 @@ async fn bring_up(
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
     let tail = child.tail().clone();
-    let serving = ready(plan.data_dir.path(), pid);
+    let serving = ready(plan.data_dir.path(), pid, plan.settings.is_observer);
     tokio::pin!(serving);
     loop {
         let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());

@@ -1,6 +1,7 @@
 //! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
+mod join;
 mod membership;
 mod notify;
 mod services;
@@ -8,6 +9,7 @@ mod shutdown;
 mod start;
 
 pub use announce::announce;
+pub use join::JoinError;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
@@ -45,6 +47,9 @@ pub enum ServeError {
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
+    /// The members of the cluster refuse this one.
+    #[error(transparent)]
+    Join(#[from] join::JoinError),
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),

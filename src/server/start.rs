@@ -1,7 +1,7 @@
 //! The start: nats-server, the engine, and the services over it.
 
 use super::services::services;
-use super::{MESSAGE_OVERHEAD_BYTES, ServeError, membership, notify};
+use super::{MESSAGE_OVERHEAD_BYTES, ServeError, join, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
@@ -69,6 +69,11 @@ pub(super) async fn start(
             // A message holds the value of one key, as large as a request. Its header fits into the overhead.
             let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
             nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+            if let Some(cluster) = cluster {
+                starting("looking for the members of the cluster".into());
+                join::check(&nats, cluster, bucket).await?;
+                starting("starting nats-server".into());
+            }
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -88,7 +93,7 @@ pub(super) async fn start(
         }
     };
     starting("connecting to NATS".into());
-    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let member = membership::own(settings, nats.as_ref());
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,

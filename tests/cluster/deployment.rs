@@ -106,10 +106,15 @@ impl Deployment {
 
     /// The same command in a mount namespace of its own, in which this file is /etc/hosts.
     pub fn with_hosts(&self, hosts: &Path, command: &Command) -> Command {
+        self.with_file(hosts, "/etc/hosts", command)
+    }
+
+    /// The same for another file of the system.
+    pub fn with_file(&self, file: &Path, place: &str, command: &Command) -> Command {
         let mut inside = self.folder.command_of("unshare".into());
         // Without a user namespace only root may mount.
         inside.args(["--map-root-user", "--mount", "sh", "-c"]);
-        inside.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(hosts);
+        inside.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").arg(file).arg(place);
         inside.arg(command.get_program()).args(command.get_args());
         inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         inside

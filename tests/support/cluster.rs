@@ -114,7 +114,7 @@ impl Cluster {
     }
 
     /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each
-    /// is current. etcd has none.
+    /// copy is current. etcd has no such metric.
     pub async fn replicas(&self, by: usize) -> BTreeMap<String, bool> {
         let metrics = Metrics::scrape(&self.members[by].address()).await;
         let of = |(series, value): &(String, f64)| {

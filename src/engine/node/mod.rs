@@ -34,7 +34,7 @@ use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Incoming, Log, Messenger};
+use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -98,6 +98,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
+    /// Answers newcomers for as long as the node lives.
+    pub(in crate::engine) _answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
     pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(in crate::engine) entries: mpsc::Sender<Entry>,
@@ -190,7 +192,7 @@ impl Node {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
-                    tracing::warn!(damage, "the log seems to be damaged; it is read once more");
+                    tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
                     if self.settings.is_alone || self.is_certain(&damage).await {
                         return Loss::Damage(damage).into();
                     }
