@@ -29,6 +29,7 @@ mod output;
 mod peers;
 mod personality;
 mod settings;
+mod snapshot;
 mod storage;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,9 @@
 
 mod bbolt;
 mod content;
+mod file;
+
+pub(crate) use file::{FileError, PartFile};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};

@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::leader_now;
-use crate::proxy::Proxy;
 use support::client::{Client, all, delete_all, put, revision};
 use support::http::http;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::rounds;
 use support::server::Server;
 use support::{eventually, within};

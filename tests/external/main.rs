@@ -22,7 +22,6 @@ mod namesake;
 mod outage;
 mod overlap;
 mod prepared;
-mod proxy;
 mod rights;
 mod users;
 mod versions;

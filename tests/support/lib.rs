@@ -18,6 +18,7 @@ pub mod lease;
 pub mod metrics;
 pub mod nats;
 pub mod program;
+pub mod proxy;
 pub mod server;
 pub mod snapshot;
 pub mod tls;
