@@ -5,7 +5,7 @@ use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
 use super::output::Output;
 use super::personality::Personality;
-use super::snapshot::{self, SaveError};
+use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
@@ -43,6 +43,8 @@ pub(super) enum CommandError {
     Health(#[from] HealthError),
     #[error(transparent)]
     Save(#[from] SaveError),
+    #[error(transparent)]
+    SnapshotStatus(#[from] StatusError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[

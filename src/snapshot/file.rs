@@ -79,7 +79,11 @@ impl PartFile {
             let file = file.into_inner().map_err(|error| failed(&self.part)(error.into_error()))?;
             file.sync_all().map_err(failed(&self.part))?;
         }
-        check(&self.part)?;
+        // A server sends the checksum last.
+        let size = checked_size(&self.part)?;
+        if size == 0 || size == self.size {
+            return Err(FileError::CutOff { path: self.part.clone(), size: self.size });
+        }
         fs::rename(&self.part, &self.path).map_err(failed(&self.path))?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
@@ -90,25 +94,25 @@ impl PartFile {
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        // After the end there is no such file. A failed removal leaves a file that is no snapshot by its name.
+        // After the end there is no such file. If the removal fails, the name tells that it is no snapshot.
         fs::remove_file(&self.part).ok();
     }
 }
 
-/// Reads a file and compares its content with the SHA-256 at its end.
+/// The size of the database in a file, of which the checksum is compared if there is one.
 ///
 /// # Errors
 /// [`FileError`].
-pub(crate) fn check(path: &Path) -> Result<(), FileError> {
+pub(crate) fn checked_size(path: &Path) -> Result<u64, FileError> {
     let failed = |source| FileError::Io { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
-    let checksum = SHA256_OUTPUT_LEN as u64;
-    if size < checksum + SECTOR || size % SECTOR != checksum {
-        return Err(FileError::CutOff { path: path.to_owned(), size });
+    if size % SECTOR != SHA256_OUTPUT_LEN as u64 {
+        return Ok(size);
     }
+    let size = size - SHA256_OUTPUT_LEN as u64;
     let mut sum = Context::new(&SHA256);
-    let mut left = size - checksum;
+    let mut left = size;
     let mut buffer = vec![0; BUFFER];
     while left > 0 {
         let length = left.min(BUFFER as u64) as usize;
@@ -121,7 +125,7 @@ pub(crate) fn check(path: &Path) -> Result<(), FileError> {
     if sum.finish().as_ref() != expected {
         return Err(FileError::Checksum { path: path.to_owned() });
     }
-    Ok(())
+    Ok(size)
 }
 
 #[cfg(test)]
@@ -141,6 +145,7 @@ mod tests {
         let path = folder.path().join("a.db");
         let content = vec![7; 600_064];
         let checksum = ring::digest::digest(&SHA256, &content);
+        let of_nothing = ring::digest::digest(&SHA256, &[]);
         let mut damaged = content.clone();
         damaged[300_000] = 8;
         let is_there = || fs::read_dir(folder.path()).expect("a folder").count() > 0;
@@ -149,7 +154,7 @@ mod tests {
         for (content, checksum) in [
             (&content[..], &[][..]),
             (&content[512..], &checksum.as_ref()[1..]),
-            (&[], checksum.as_ref()),
+            (&[], of_nothing.as_ref()),
             (&[], &[]),
         ] {
             assert!(matches!(saved(&path, content, checksum), Err(FileError::CutOff { .. })));

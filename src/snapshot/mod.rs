@@ -14,8 +14,11 @@
 mod bbolt;
 mod content;
 mod file;
+mod reader;
+mod status;
 
 pub(crate) use file::{FileError, PartFile};
+pub(crate) use status::{Report, StatusError, report};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};

@@ -9,7 +9,7 @@ use support::client::*;
 use support::eventually;
 use support::proxy::Proxy;
 use support::server::{Server, Target};
-use support::snapshot::{QUICK, etcdutl, text};
+use support::snapshot::{QUICK, Saved, etcdutl, text};
 use support::tls::{MUTUAL, TlsServer};
 
 fn jetway(folder: &WorkingFolder, args: &[&str]) -> Command {
@@ -158,4 +158,75 @@ async fn mistakes_name_the_flag_and_the_remedy() {
     let Ended { status, output } = folder.run(jetway(&folder, &["snapshot"])).await;
     assert!(status == 2 && output.contains("save"), "{output}");
     assert_eq!(files(&folder), Vec::<String>::new());
+}
+
+/// Deletes and keys that live again, so that keys are not pairs; and more pages than one level has.
+#[tokio::test]
+async fn the_status_of_a_file_is_that_of_etcdutl_in_all_its_forms() {
+    let folder = WorkingFolder::new();
+    for target in [Target::Jetway, Target::Etcd] {
+        let mut server = Server::launch(target, &QUICK).await;
+        let client = server.client().await;
+        let empty = Saved::of(&client).await;
+        for number in 0..300 {
+            client.put(format!("key/{number}"), vec![b'v'; number * 10]).await;
+        }
+        client.put("key/7", "again").await;
+        client.delete_range(delete_all("key/1")).await.unwrap();
+        client.put("key/1", "back").await;
+        client.lease_grant(7, 600).await.unwrap();
+        support::auth::enable(&client).await;
+        let full = Saved::of(&client.login("root", "root").await).await;
+        let mut paths = vec![empty.path(), full.path()];
+        server.stop().await;
+        // A database of a stopped etcd has no checksum and may be longer than its pages.
+        let stopped = server.dir().join("data/member/snap/db");
+        if target == Target::Etcd {
+            assert!(stopped.exists());
+            paths.push(stopped);
+        }
+        for path in &paths {
+            for form in
+                [&[][..], &["-w", "table"], &["-w=json"], &["--write-out", "fields"], &["-w", "simple"]]
+            {
+                let args = [&["snapshot", "status", text(path)], form].concat();
+                let expected = etcdutl(&args).await;
+                let Ended { status, output } = folder.run(jetway(&folder, &args)).await;
+                // The helper takes the backslashes from quotes, of which there are none here.
+                assert_eq!((status, output), (0, expected), "{target:?} {path:?} {form:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_whole_snapshot_is_refused() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for number in 0..100 {
+        client.put(format!("key/{number}"), vec![b'v'; 1000]).await;
+    }
+    let whole = std::fs::read(Saved::of(&client).await.path()).unwrap();
+    let database = whole.len() - 32;
+    let with = |at: usize, byte: u8| {
+        let mut file = whole.clone();
+        file[at] ^= byte;
+        file
+    };
+    let folder = WorkingFolder::new();
+    for (file, words) in [
+        (with(9000, 1), "a.db: the SHA-256 at its end does not fit its content"),
+        (with(database + 5, 1), "a.db: the SHA-256 at its end does not fit its content"),
+        (whole[..database / 2].to_vec(), "a.db is cut off: it has "),
+        // The number of a page, where no checksum is behind it.
+        (with(3 * 4096, 1)[..database].to_vec(), "a.db is damaged in page 3 (at byte 12288)"),
+        (b"no database".to_vec(), "a.db is no database of etcd"),
+        (Vec::new(), "a.db is no database of etcd"),
+    ] {
+        std::fs::write(folder.path("a.db"), file).unwrap();
+        let Ended { status, output } = folder.run(jetway(&folder, &["snapshot", "status", "a.db"])).await;
+        assert!(status == 1 && output.contains(words), "{words}: {status} {output}");
+    }
+    let Ended { status, output } = folder.run(jetway(&folder, &["snapshot", "status", "b.db"])).await;
+    assert!(status == 1 && output.contains("b.db: No such file"), "{output}");
 }
