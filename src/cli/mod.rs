@@ -4,7 +4,7 @@
 //! `commands`. `go_flags` reads Go's form of a command line, and gives clap's refusals in Go's words.
 //! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. `kine`
 //! translates kine's flags into such texts. The modules of single subjects (`listen`, `tls`, `storage`,
-//! `bootstrap`, `peers`, `compaction`, `logging`, `no_effect`) check them. `settings` is the result, which
+//! `bootstrap`, `peers`, `compaction`, `snapshot_schedule`, `logging`, `no_effect`) check them. `settings` is the result, which
 //! the rest of the program reads.
 
 mod bootstrap;
@@ -30,6 +30,7 @@ mod peers;
 mod personality;
 mod settings;
 mod snapshot;
+mod snapshot_schedule;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use output::Output;
 pub use peers::{Cluster, PeerAutoTls};
 pub use personality::Personality;
 pub use settings::ServerSettings;
+pub use snapshot_schedule::SnapshotSchedule;
 pub use storage::Storage;
 pub use tls::{TlsSettings, TlsVersion};
 

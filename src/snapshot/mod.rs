@@ -16,9 +16,12 @@ mod content;
 mod file;
 mod reader;
 mod status;
+mod times;
 
 pub(crate) use file::{FileError, PartFile};
-pub(crate) use status::{Report, StatusError, report};
+pub(crate) use status::{Report, StatusError, report, walk};
+
+pub(crate) use times::{Times, TimesError};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
