@@ -1,7 +1,7 @@
 //! Snapshots at the times of `--snapshot-schedule`.
 //!
-//! The instance that writes saves them, so that a cluster with a directory for all has one of each. A file has
-//! its name only when its checksum is right, all its pages can be read, and its revision is that of the
+//! The instance that writes saves them, so that a cluster with a directory for all has one of each. A file
+//! has its name only when its checksum is right, all its pages can be read, and its revision is that of the
 //! store. A failure is counted and logged, and the next time of the schedule is the next try.
 
 use crate::api::header::HeaderSource;
