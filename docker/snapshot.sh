@@ -2,7 +2,7 @@
 # snapshot.sh DIR [KEEP]: for cron. Saves a snapshot of a jetway or an etcd into DIR, checks it, and keeps the
 # KEEP newest ones (7). etcdctl reads the server and the user from its variables, such as ETCDCTL_ENDPOINTS,
 # ETCDCTL_USER and ETCDCTL_CACERT. A run that fails leaves the older files as they are, and says so by its
-# status. A line of a crontab:
+# status. SNAPSHOT_TIMEOUT is the longest time of a save (30m). A line of a crontab:
 #
 #   0 * * * * ETCDCTL_ENDPOINTS=http://127.0.0.1:2379 /usr/local/bin/snapshot.sh /var/backups/jetway 24
 set -eu
@@ -16,7 +16,9 @@ umask 077
 mkdir -p "$dir"
 file=$dir/etcd-$(date -u +%Y%m%dT%H%M%SZ).db
 trap 'rm -f "$file.new" "$file.new.part"' EXIT
-etcdctl snapshot save "$file.new"
+# A save has no limit of time by itself, and waits for a server that is down.
+etcdctl endpoint health
+etcdctl --command-timeout "${SNAPSHOT_TIMEOUT:-30m}" snapshot save "$file.new"
 etcdutl snapshot status "$file.new" -w table
 sync "$file.new"
 mv "$file.new" "$file"

@@ -8,7 +8,7 @@ use crate::api::header::HeaderSource;
 use crate::cli::SnapshotSchedule;
 use crate::engine::Engine;
 use crate::error::EtcdError;
-use crate::snapshot::{self, FileError, PartFile, Snapshot, StatusError};
+use crate::snapshot::{self, FileError, PartFile, Snapshot, StatusError, Times};
 use crate::telemetry::Metrics;
 use crate::types::Revision;
 use crate::version::CLUSTER_VERSION;
@@ -114,6 +114,16 @@ pub(crate) fn spawn(
                     () = tokio::time::sleep(wait) => continue,
                 }
             }
+            // Another instance may have saved one meanwhile, into a directory for all.
+            if let Some((at, bytes)) = files.newest()
+                && matches!(times, Times::Every(_))
+                && last.is_none_or(|last| at > last)
+            {
+                figures.show(at, bytes);
+                last = Some(at);
+                due = times.after(last, now);
+                continue;
+            }
             let begun = Instant::now();
             match save(&engine, &header, &files, &shutdown).await {
                 Ok(Saved { path, bytes, revision }) => {
@@ -131,8 +141,9 @@ pub(crate) fn spawn(
                     tracing::warn!(%error, "a scheduled snapshot was not saved; the next time is the next try");
                 }
             }
+            let now = OffsetDateTime::now_utc();
             last = Some(now);
-            due = times.after(last, OffsetDateTime::now_utc());
+            due = times.after(last, now);
         }
     });
 }

@@ -141,6 +141,7 @@ async fn a_restored_stream_ends_its_instances_and_new_ones_go_on_from_the_copy()
     // The old instances come back as followers.
     let mut everybody = fresh;
     for server in &mut servers {
+        server.kill9();
         server.restart().await;
         everybody.push(server.client().await);
     }
@@ -186,6 +187,7 @@ async fn a_writer_that_slept_through_a_restore_writes_no_more() {
     ends(&mut servers[1], &clients[1], b"after").await;
     assert!(fresh[0].kv("/late").await.is_none());
     assert_eq!(fresh[0].kv("/k/0").await.unwrap().value, "new");
+    servers[1].kill9();
     servers[1].restart().await;
     let again = servers[1].client().await;
     assert!(again.kv("/late").await.is_none());

@@ -102,8 +102,8 @@ async fn an_interval_goes_on_behind_a_restart() {
     server.restart().await;
     let again = becomes(&server, AT, &[], |_| true).await;
     assert!((again - at).abs() < 3.0, "{at} {again}");
-    // The times are looked at before the figures are shown to a scrape, so a second one would be here.
     assert_eq!(snapshots(&dir), before);
+    assert!(lines(&server, &["saved a scheduled snapshot"]).is_empty());
     // An older file is an hour old, and so another one is due.
     server.stop().await;
     let file = std::fs::File::options().write(true).open(dir.join(&before[0])).unwrap();
@@ -162,4 +162,38 @@ async fn only_the_instance_that_writes_saves_scheduled_snapshots() {
     })
     .await;
     assert_eq!(lines(&servers[0], &["saved a scheduled snapshot"]).len(), saved);
+}
+
+/// The interval counts from the newest file, which another instance has saved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_with_one_directory_share_the_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    let nats = Nats::start().await;
+    let endpoint = nats.endpoint();
+    let mut servers = Vec::new();
+    for interval in ["1s", "4s"] {
+        let args = [&["--endpoint", &endpoint][..], &schedule(interval, folder.path())].concat();
+        servers.push(Server::start_with(&args).await);
+    }
+    let saved = async |at: usize, count: usize| {
+        eventually("snapshots of an instance", async || {
+            (lines(&servers[at], &["saved a scheduled snapshot"]).len() >= count).then_some(())
+        })
+        .await;
+    };
+    // More than an interval of the second one.
+    saved(0, 7).await;
+    let target_id = servers[1].client().await.status().await.unwrap().header.unwrap().member_id;
+    let _: MoveLeaderResponse = servers[0]
+        .client()
+        .await
+        .unary("/etcdserverpb.Maintenance/MoveLeader", MoveLeaderRequest { target_id })
+        .await
+        .unwrap();
+    saved(1, 1).await;
+    let modified = |name: &String| folder.path().join(name).metadata().unwrap().modified().unwrap();
+    let times: Vec<_> = snapshots(folder.path()).iter().map(modified).collect();
+    let [.., before, last] = times[..] else { panic!("{times:?}") };
+    let gap = last.duration_since(before).unwrap();
+    assert!(gap > std::time::Duration::from_millis(3900), "{gap:?}");
 }
