@@ -55,7 +55,7 @@ async fn endpoints_of_the_whole_cluster() {
     // etcd frees the space of each member for itself; here the writer has done it for all.
     let printed = etcdctl(&deployment.flags(&[1]), &["defrag", "--cluster"]);
     assert_eq!(printed.matches("Finished defragmenting etcd member").count(), 3, "{printed}");
-    // A member that is down is told of, and the others are healthy.
+    // A member that is down is reported, and the others are healthy.
     let down = (deployment.leader().await + 1) % 3;
     deployment.stop(down).await;
     let printed =
