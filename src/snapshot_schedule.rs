@@ -12,7 +12,7 @@ use crate::snapshot::{self, FileError, PartFile, Snapshot, StatusError, Times};
 use crate::telemetry::Metrics;
 use crate::types::Revision;
 use crate::version::CLUSTER_VERSION;
-use prometheus::{GaugeVec, IntCounter, Opts};
+use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -55,34 +55,38 @@ struct Saved {
 /// Figures of the last snapshot. There are none before the first one.
 #[derive(Clone)]
 struct Figures {
-    at: GaugeVec,
-    bytes: GaugeVec,
+    at: IntGaugeVec,
+    bytes: IntGaugeVec,
     seconds: GaugeVec,
     failures: IntCounter,
 }
 
 impl Figures {
     fn new(metrics: &Metrics) -> Figures {
-        let gauge =
-            |name, help| metrics.register(GaugeVec::new(Opts::new(name, help), &[]).expect("a legal name"));
+        let seconds = Opts::new(
+            "jetway_snapshot_last_duration_seconds",
+            "Time that the last scheduled snapshot took, with its check.",
+        );
         Figures {
-            at: gauge(
+            at: metrics.gauges(
                 "jetway_snapshot_last_success_timestamp_seconds",
                 "When the last scheduled snapshot was saved, in seconds since 1970.",
+                &[],
             ),
-            bytes: gauge("jetway_snapshot_last_size_bytes", "Size of the last scheduled snapshot."),
-            seconds: gauge(
-                "jetway_snapshot_last_duration_seconds",
-                "Time that the last scheduled snapshot took, with its check.",
+            bytes: metrics.gauges(
+                "jetway_snapshot_last_size_bytes",
+                "Size of the last scheduled snapshot.",
+                &[],
             ),
+            seconds: metrics.register(GaugeVec::new(seconds, &[]).expect("a legal name")),
             failures: metrics
                 .counter("jetway_snapshot_failures_total", "Scheduled snapshots that were not saved."),
         }
     }
 
     fn show(&self, at: OffsetDateTime, bytes: u64) {
-        self.at.with_label_values::<&str>(&[]).set(at.unix_timestamp() as f64);
-        self.bytes.with_label_values::<&str>(&[]).set(bytes as f64);
+        self.at.with_label_values::<&str>(&[]).set(at.unix_timestamp());
+        self.bytes.with_label_values::<&str>(&[]).set(bytes as i64);
     }
 }
 
