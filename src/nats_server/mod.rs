@@ -35,8 +35,8 @@
 //!   there again, and the log would seem to be damaged.
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
-//! a token that is not valid any more, `nats-server.running` (N8), and perhaps a `.ports` file. The next start
-//! writes all of them again.
+//! a token that is not valid any more, `nats-server.running` (N8), and perhaps a `.ports` file. The next
+//! start writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
