@@ -101,10 +101,11 @@
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
-//! | `snapshot` | the store as a file of etcd's | pure |
+//! | `snapshot` | the store as a file of etcd's, and the way back | files |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
+//! | `restore` | snapshots of etcd as the log of an empty bucket | files, NATS |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
 //! | [`cli`] | flags, environment, config file | the settings of all above |
 //! | `api` | the gRPC services | engine, watch |
@@ -229,6 +230,7 @@ pub mod nats_server;
 mod primitive;
 pub mod proto;
 pub mod record;
+mod restore;
 pub mod server;
 mod snapshot;
 pub mod telemetry;

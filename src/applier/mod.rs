@@ -12,7 +12,7 @@
 //! - A4: at and below the compaction floor records stand alone; those of one revision are still applied
 //!   together.
 
-mod digest;
+pub(crate) mod digest;
 mod garbage;
 mod tables;
 
@@ -212,7 +212,10 @@ impl Applier {
                         let revision = first.mod_revision();
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
-                    self.flush();
+                    // A restore fills the places of changes that a compaction has removed.
+                    if place == count || index > strictness.trim_to {
+                        self.flush();
+                    }
                     // A digest from before the trim record was made under another floor.
                     is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
                     if is_whole && index > strictness.trim_to {

@@ -5,6 +5,7 @@ use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
 use super::output::Output;
 use super::personality::Personality;
+use super::restore::{self, RestoreCommandError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
@@ -40,6 +41,8 @@ pub(super) enum CommandError {
     Storage(#[from] StorageFlagsError),
     #[error(transparent)]
     Health(#[from] HealthError),
+    #[error(transparent)]
+    Restore(#[from] RestoreCommandError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[
@@ -88,6 +91,12 @@ pub(super) const COMMANDS: &[Entry] = &[
             let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
             Ok(Output::Text(storage::rights(&flags)?.page()))
         },
+    },
+    Entry {
+        name: "restore",
+        about: "Put a snapshot, or the data of a stopped etcd, into an empty store",
+        args: restore::args,
+        run: |matches, environment| Ok(Output::Text(restore::run(matches, environment)?)),
     },
     Entry {
         name: "version",

@@ -28,6 +28,7 @@ mod notice;
 mod output;
 mod peers;
 mod personality;
+mod restore;
 mod settings;
 mod storage;
 #[cfg(test)]

@@ -13,10 +13,14 @@
 
 mod bbolt;
 mod content;
+mod reader;
+mod saved;
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
 use bytes::Bytes;
+pub(crate) use saved::{Change, Changes, Saved, SavedError};
+
 use content::{Content, Position, Stored};
 use ring::digest::{Context, SHA256};
 

@@ -46,7 +46,7 @@ impl Target {
 
 /// The jetway of this build, which cargo puts beside the folder of the test programs. Cargo names it to the
 /// targets of the package `jetway` only.
-pub(crate) fn jetway() -> PathBuf {
+pub fn jetway() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).expect("a test program lies in a folder of cargo").join("jetway");
     assert!(path.exists(), "no jetway at {}: run the test with cargo", path.display());

@@ -1,0 +1,148 @@
+//! `jetway restore`: a snapshot, or the database of an etcd that is stopped, becomes the log of an empty
+//! bucket.
+//!
+//! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
+//! second one writes the records ([`write`]). A file that cannot be restored is so refused before anything
+//! is written.
+//!
+//! Invariants:
+//! - M1: until all of the log is stored, and durable in an embedded store, the stream has a mark by which
+//!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
+//! - M2: the digests of the log are those of the database. A server that loads the log compares them.
+
+mod plan;
+mod source;
+mod wal;
+mod write;
+
+use crate::durability::sync_all;
+use crate::log::{
+    AppendError, Auth, Bucket, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store, WireError,
+};
+use crate::nats_server::{self, NatsServer, NatsServerSettings};
+use crate::snapshot::SavedError;
+use crate::types::Revision;
+use plan::PlanError;
+use source::SourceError;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Room for the header of a message.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// The place of the restored store.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The embedded server's store, and the name of the bucket.
+    Embedded(Box<NatsServerSettings>, String),
+    /// A bucket of an existing NATS.
+    External(Box<Endpoint>),
+}
+
+/// A restore.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// A snapshot, or a data directory of etcd's.
+    pub source: PathBuf,
+    /// Whether a file without a fitting checksum is taken.
+    pub skips_hash_check: bool,
+    /// Raises the revision by so much, and compacts all before.
+    pub bump: Option<u64>,
+    /// The place of the store.
+    pub target: Target,
+}
+
+/// A restore that failed.
+#[derive(Debug, Error)]
+pub(crate) enum RestoreError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{} {reason}", .path.display())]
+    Plan { path: PathBuf, reason: PlanError },
+    #[error("the file has changed while it was read: {0}")]
+    Read(#[from] SavedError),
+    #[error("the file has changed while it was read; run the restore once more")]
+    Changed,
+    #[error(
+        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
+    )]
+    TooLarge { largest: usize, limit: usize },
+    #[error("{path} holds the data of an etcd; choose another --data-dir for jetway", path = .0.display())]
+    OfEtcd(PathBuf),
+    #[error(transparent)]
+    NatsServer(#[from] nats_server::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error("cannot write to the bucket: {0}; run the restore once more, which begins anew")]
+    Append(#[from] AppendError),
+    #[error("cannot connect to the bucket: {0}; run the restore once more, which begins anew")]
+    Wire(#[from] WireError),
+    #[error("the restored store cannot be synced: {0}; run the restore once more, which begins anew")]
+    Sync(std::io::Error),
+}
+
+/// The restored store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restored {
+    pub revision: Revision,
+    pub floor: Option<Revision>,
+    pub keys: usize,
+    pub versions: usize,
+    pub leases: usize,
+}
+
+/// Restores a store. `progress` is told the number of versions that are written, of all.
+///
+/// # Errors
+/// [`RestoreError`].
+pub(crate) async fn run(
+    settings: Settings,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Restored, RestoreError> {
+    let Settings { source, skips_hash_check, bump, target } = settings;
+    if let Target::Embedded(server, _) = &target
+        && server.data_dir.join("member").exists()
+    {
+        return Err(RestoreError::OfEtcd(server.data_dir.clone()));
+    }
+    let saved = source::open(&source, skips_hash_check)?;
+    let (server, mut endpoint) = match target {
+        Target::Embedded(server, bucket) => (Some(server), Endpoint { bucket, ..Endpoint::default() }),
+        Target::External(endpoint) => (None, *endpoint),
+    };
+    let bucket = Bucket::of(&endpoint);
+    let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
+        .map_err(|reason| RestoreError::Plan { path: source, reason })?;
+    let mut progress = |written| progress(written, plan.versions);
+    if let Some(mut server) = server {
+        let largest = (plan.largest + MESSAGE_OVERHEAD_BYTES) as u32;
+        server.max_payload_bytes = server.max_payload_bytes.max(largest);
+        let dir = nats_server::store_dir(&server.data_dir);
+        let nats = NatsServer::start(*server).await?;
+        endpoint.servers = nats.client_url().into_iter().collect();
+        endpoint.auth = Auth::Embedded(None, RunToken(nats.token()));
+        let written = async {
+            let store = Store { dir: dir.clone(), accepts_loss: false };
+            let log = Log::open_for(&endpoint, Some(&store), Purpose::Restore).await?;
+            write::write(&log, &saved, &plan, &mut progress, || sync_all(&dir)).await
+        };
+        let written = written.await;
+        let stopped = nats.stop().await;
+        written?;
+        stopped?;
+        // The mark of an unfinished restore is gone from now on.
+        sync_all(&dir).map_err(RestoreError::Sync)?;
+    } else {
+        let log = Log::open_for(&endpoint, None, Purpose::Restore).await?;
+        write::write(&log, &saved, &plan, &mut progress, || Ok(())).await?;
+    }
+    Ok(Restored {
+        revision: plan.revision,
+        floor: plan.floor,
+        keys: plan.keys,
+        versions: plan.versions,
+        leases: saved.leases.len(),
+    })
+}
