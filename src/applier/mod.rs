@@ -206,16 +206,17 @@ impl Applier {
                         }
                     }
                 }
+                // A restore has put it into the place of a change that a compaction had removed.
+                body if place < count && self.is_gathering(revision) => {
+                    self.apply_reserved(body, sequence, index);
+                }
                 body => {
                     // The record of a lease's end follows the deletes of its keys.
                     if let Some(first) = batch.first() {
                         let revision = first.mod_revision();
                         self.apply_keys(revision, index, std::mem::take(&mut batch), true)?;
                     }
-                    // A restore fills the places of changes that a compaction has removed.
-                    if place == count || index > strictness.trim_to {
-                        self.flush();
-                    }
+                    self.flush();
                     // A digest from before the trim record was made under another floor.
                     is_whole |= matches!(&body, Body::Trim(trim) if trim.to == strictness.trim_to.0);
                     if is_whole && index > strictness.trim_to {
@@ -340,6 +341,10 @@ impl Applier {
                 self.gathering = Some((revision, index, vec![version]));
             }
         }
+    }
+
+    fn is_gathering(&self, revision: Revision) -> bool {
+        self.gathering.as_ref().is_some_and(|(gathered, ..)| *gathered == revision)
     }
 
     fn flush(&mut self) {
