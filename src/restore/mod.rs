@@ -67,7 +67,10 @@ pub(crate) enum RestoreError {
         "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
     )]
     TooLarge { largest: usize, limit: usize },
-    #[error("{path} holds the data of an etcd; choose another --data-dir for jetway", path = .0.display())]
+    #[error(
+        "--data-dir {path}: holds the data of an etcd, beside which jetway restores nothing; give an empty directory",
+        path = .0.display()
+    )]
     OfEtcd(PathBuf),
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),

@@ -3,3 +3,4 @@
 //! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
 
 mod content;
+mod refusals;
