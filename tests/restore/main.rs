@@ -3,4 +3,5 @@
 //! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
 
 mod content;
+mod interrupted;
 mod refusals;
