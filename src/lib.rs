@@ -103,6 +103,7 @@
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
 //! | `snapshot` | the store as a file of etcd's, and the way back | files |
+//! | `client` | calls of etcd's API to another server | sockets |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
@@ -216,6 +217,7 @@ mod applier;
 mod auth;
 mod auto_compaction;
 pub mod cli;
+mod client;
 pub mod core;
 mod disk;
 mod durability;

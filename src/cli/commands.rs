@@ -6,6 +6,7 @@ use super::health::{self, HealthError};
 use super::output::Output;
 use super::personality::Personality;
 use super::restore::{self, RestoreCommandError};
+use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
@@ -43,6 +44,10 @@ pub(super) enum CommandError {
     Health(#[from] HealthError),
     #[error(transparent)]
     Restore(#[from] RestoreCommandError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
+    SnapshotStatus(#[from] StatusError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[
@@ -97,6 +102,12 @@ pub(super) const COMMANDS: &[Entry] = &[
         about: "Put a snapshot, or the data of a stopped etcd, into an empty store",
         args: restore::args,
         run: |matches, environment| Ok(Output::Text(restore::run(matches, environment)?)),
+    },
+    Entry {
+        name: "snapshot",
+        about: "Save a snapshot of a running server, or tell of a file",
+        args: snapshot::args,
+        run: |matches, environment| snapshot::run(matches, &environment),
     },
     Entry {
         name: "version",

@@ -30,6 +30,7 @@ mod peers;
 mod personality;
 mod restore;
 mod settings;
+mod snapshot;
 mod storage;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! The file or the directory that a restore reads.
 
 use super::wal::{self, WalError};
-use crate::snapshot::{Saved, SavedError};
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use crate::snapshot::{FileError, Saved, SavedError, checked_size};
+use ring::digest::SHA256_OUTPUT_LEN;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _, Seek as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -14,8 +14,6 @@ const DATABASE: &str = "member/snap/db";
 const WAL: &str = "member/wal";
 /// etcd's rule: a database has a multiple of so many bytes, and a snapshot has a checksum behind it.
 const SECTOR: u64 = 512;
-/// Read at once for the checksum.
-const BUFFER: usize = 256 * 1024;
 
 /// A file or a directory that cannot be restored.
 #[derive(Debug, Error)]
@@ -85,19 +83,11 @@ pub(crate) enum SourceError {
         path: PathBuf,
     },
     /// Another checksum.
-    #[error(
-        "{path} is damaged: its SHA-256 is {found}, and the one at its end is {expected}. Take another copy; \
-         --skip-hash-check restores it as it is",
-        path = .path.display()
-    )]
-    Checksum {
-        /// The file.
-        path: PathBuf,
-        /// The checksum of the content.
-        found: String,
-        /// The checksum in the file.
-        expected: String,
-    },
+    #[error("{0}. Take another copy; --skip-hash-check restores it as it is")]
+    Checksum(FileError),
+    /// The file as a snapshot.
+    #[error(transparent)]
+    File(FileError),
     /// The content.
     #[error("{path} {source}", path = .path.display())]
     Content {
@@ -116,7 +106,7 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         return Err(SourceError::NoDataDir { path: path.to_owned() });
     }
     let failed = |source| SourceError::Io { path: database.clone(), source };
-    let mut file = File::open(&database).map_err(failed)?;
+    let file = File::open(&database).map_err(failed)?;
     // A running etcd holds a lock on its database.
     match file.try_lock_shared() {
         Ok(()) => {}
@@ -124,14 +114,18 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
     let bytes = file.metadata().map_err(failed)?.len();
-    let has_checksum = bytes % SECTOR == SHA256_OUTPUT_LEN as u64;
-    let size = if has_checksum { bytes - SHA256_OUTPUT_LEN as u64 } else { bytes };
-    if !is_data_dir && !skips_hash_check {
-        if !has_checksum {
+    let size = if is_data_dir || skips_hash_check {
+        bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
+    } else {
+        let size = checked_size(&database).map_err(|error| match error {
+            FileError::Checksum { .. } => SourceError::Checksum(error),
+            error => SourceError::File(error),
+        })?;
+        if size == bytes {
             return Err(SourceError::NoChecksum { path: database });
         }
-        check(&mut file, size, &database)?;
-    }
+        size
+    };
     let saved = Saved::open(file, size)
         .map_err(|source| SourceError::Content { path: database.clone(), source })?;
     if is_data_dir {
@@ -142,30 +136,4 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         }
     }
     Ok(saved)
-}
-
-fn check(file: &mut File, size: u64, path: &Path) -> Result<(), SourceError> {
-    let failed = |source| SourceError::Io { path: path.to_owned(), source };
-    let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; BUFFER];
-    let mut left = size;
-    file.rewind().map_err(failed)?;
-    while left > 0 {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        file.read_exact(&mut buffer[..most]).map_err(failed)?;
-        context.update(&buffer[..most]);
-        left -= most as u64;
-    }
-    let mut expected = [0; SHA256_OUTPUT_LEN];
-    file.read_exact(&mut expected).map_err(failed)?;
-    let found = context.finish();
-    if found.as_ref() == expected {
-        return Ok(());
-    }
-    let [found, expected] = [found.as_ref(), &expected].map(hex);
-    Err(SourceError::Checksum { path: path.to_owned(), found, expected })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,14 +13,18 @@
 
 mod bbolt;
 mod content;
+mod file;
 mod reader;
 mod saved;
+mod status;
+
+pub(crate) use file::{FileError, PartFile, checked_size};
+pub(crate) use saved::{Change, Changes, Saved, SavedError};
+pub(crate) use status::{Report, StatusError, report};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
 use bytes::Bytes;
-pub(crate) use saved::{Change, Changes, Saved, SavedError};
-
 use content::{Content, Position, Stored};
 use ring::digest::{Context, SHA256};
 

@@ -113,6 +113,11 @@ impl Database {
         Ok(Database { file, page_size, pages, root })
     }
 
+    /// The bytes of all pages.
+    pub(crate) fn size(&self) -> u64 {
+        self.pages * self.page_size
+    }
+
     /// The buckets, ascending by name.
     pub(crate) fn buckets(&self) -> Result<Vec<Bucket>, ReadError> {
         let mut buckets = Vec::new();

@@ -14,6 +14,7 @@ use crate::routes::Routes;
 use support::client::{Client, all, delete_all, put, revision};
 use support::http::http;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::rounds;
 use support::server::Server;
 use support::{eventually, within};

@@ -23,7 +23,6 @@ mod namesake;
 mod outage;
 mod overlap;
 mod prepared;
-mod proxy;
 mod rights;
 mod routes;
 mod users;
