@@ -3,6 +3,7 @@
 use super::command::{SERVE, program, server_flags};
 use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
+use super::migrate::{self, MigrateCommandError};
 use super::output::Output;
 use super::personality::Personality;
 use super::restore::{self, RestoreCommandError};
@@ -44,6 +45,8 @@ pub(super) enum CommandError {
     Health(#[from] HealthError),
     #[error(transparent)]
     Restore(#[from] RestoreCommandError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateCommandError),
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
@@ -87,6 +90,12 @@ pub(super) const COMMANDS: &[Entry] = &[
             manual.render(&mut page).map_err(CommandError::Man)?;
             Ok(Output::Text(String::from_utf8_lossy(&page).into_owned()))
         },
+    },
+    Entry {
+        name: "migrate",
+        about: "Copy the store of a running etcd into an empty one, and follow it",
+        args: migrate::args,
+        run: |matches, environment| Ok(Output::Text(migrate::run(matches, environment)?)),
     },
     Entry {
         name: "nats-permissions",

@@ -22,6 +22,7 @@ mod health;
 mod kine;
 mod listen;
 mod logging;
+mod migrate;
 mod nats_context;
 mod no_effect;
 mod notice;

@@ -7,6 +7,7 @@ use super::personality::Personality;
 use super::storage::{self, Storage, StorageFlagsError};
 use crate::nats_server::{NatsServerSettings, SyncMode};
 use crate::restore::{self, RestoreError, Restored, Settings, Target};
+use crate::types::Revision;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,6 +16,9 @@ use thiserror::Error;
 
 /// The time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Room for the header of a message.
+const MESSAGE_OVERHEAD_BYTES: u64 = 512 * 1024;
 
 /// A restore that was not done.
 #[derive(Debug, Error)]
@@ -78,25 +82,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         (None, true) => return Err(RestoreCommandError::NoBump),
         _ => {}
     }
-    if let Some(members) = flags.non_empty("initial-cluster").filter(|members| members.contains(',')) {
-        return Err(RestoreCommandError::Cluster(members.to_owned()));
-    }
-    let endpoint = storage::endpoint(&flags)?;
-    let data_dir = storage::data_dir(&flags, flags.text_or_default("name"), endpoint.as_ref())?;
-    let (target, place) = match storage::settings(&flags, endpoint, data_dir)? {
-        Storage::Embedded { data_dir, binary, config, domain, bucket, .. } => {
-            let mut server = NatsServerSettings::new(&data_dir);
-            (server.binary, server.extra_config, server.domain) = (binary, config, domain);
-            // All is synced at once before the restored store can be served.
-            server.sync = SyncMode::Group;
-            let place = format!("--data-dir {}", data_dir.display());
-            (Target::Embedded(Box::new(server), bucket), place)
-        }
-        Storage::External(endpoint) => {
-            let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);
-            (Target::External(endpoint), place)
-        }
-    };
+    let (target, place) = target(&flags)?;
     let settings = Settings {
         source: matches.get_one::<PathBuf>("file").cloned().expect("clap requires it"),
         skips_hash_check: matches.get_flag("skip-hash-check"),
@@ -115,9 +101,44 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     };
     let restored = runtime.block_on(restore::run(settings, progress))?;
     let Restored { revision, floor, keys, versions, leases } = restored;
-    let floor = floor.map_or_else(|| "nothing is compacted".to_owned(), |floor| format!("compacted to {floor}"));
+    let floor = floor_text(floor);
     Ok(format!(
         "restored {keys} keys in {versions} versions and {leases} leases, at revision {revision}, {floor}\n\
          start it with: jetway {place}\n"
     ))
+}
+
+/// The words for a compaction floor.
+pub(super) fn floor_text(floor: Option<Revision>) -> String {
+    floor.map_or_else(|| "nothing is compacted".to_owned(), |floor| format!("compacted to {floor}"))
+}
+
+/// The empty store that the flags of a server name, and the flags with which a server finds it.
+///
+/// # Errors
+/// [`RestoreCommandError`].
+pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreCommandError> {
+    if let Some(members) = flags.non_empty("initial-cluster").filter(|members| members.contains(',')) {
+        return Err(RestoreCommandError::Cluster(members.to_owned()));
+    }
+    let endpoint = storage::endpoint(flags)?;
+    let data_dir = storage::data_dir(flags, flags.text_or_default("name"), endpoint.as_ref())?;
+    Ok(match storage::settings(flags, endpoint, data_dir)? {
+        Storage::Embedded { data_dir, binary, config, domain, bucket, .. } => {
+            let mut server = NatsServerSettings::new(&data_dir);
+            (server.binary, server.extra_config, server.domain) = (binary, config, domain);
+            // All is synced at once before the restored store can be served.
+            server.sync = SyncMode::Group;
+            // A migration does not know the largest request that is to come.
+            let largest = flags.unsigned("max-request-bytes").saturating_add(MESSAGE_OVERHEAD_BYTES);
+            let largest = u32::try_from(largest).unwrap_or(u32::MAX);
+            server.max_payload_bytes = server.max_payload_bytes.max(largest);
+            let place = format!("--data-dir {}", data_dir.display());
+            (Target::Embedded(Box::new(server), bucket), place)
+        }
+        Storage::External(endpoint) => {
+            let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);
+            (Target::External(endpoint), place)
+        }
+    })
 }

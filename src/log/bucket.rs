@@ -40,8 +40,8 @@ pub enum SetupError {
     },
     /// A restore into it has not ended.
     #[error(
-        "stream {stream} is being restored, or its restore was broken off; run jetway restore once more, which begins anew, or \
-         remove the stream"
+        "stream {stream} is being filled by jetway restore or jetway migrate, or that was broken off; run the same command once \
+         more, which begins anew, or remove the stream"
     )]
     Unfinished {
         /// The stream.
@@ -59,7 +59,7 @@ pub enum SetupError {
         messages: u64,
     },
     /// Something else has changed the stream during a restore.
-    #[error("stream {stream} was changed by another program during the restore; run jetway restore once more")]
+    #[error("stream {stream} was changed by another program meanwhile; run the same command once more")]
     Disturbed {
         /// The stream.
         stream: String,

@@ -10,6 +10,8 @@
 //!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
+mod follow;
+mod migrate;
 mod plan;
 mod source;
 mod wal;
@@ -22,6 +24,7 @@ use crate::log::{
 use crate::nats_server::{self, NatsServer, NatsServerSettings};
 use crate::snapshot::SavedError;
 use crate::types::Revision;
+pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
 use plan::PlanError;
 use source::SourceError;
 use std::path::PathBuf;
@@ -61,7 +64,7 @@ pub(crate) enum RestoreError {
     Plan { path: PathBuf, reason: PlanError },
     #[error("the file has changed while it was read: {0}")]
     Read(#[from] SavedError),
-    #[error("the file has changed while it was read; run the restore once more")]
+    #[error("the file has changed while it was read; run the same command once more")]
     Changed,
     #[error(
         "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
@@ -78,11 +81,11 @@ pub(crate) enum RestoreError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Setup(#[from] SetupError),
-    #[error("cannot write to the bucket: {0}; run the restore once more, which begins anew")]
+    #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
     Append(#[from] AppendError),
-    #[error("cannot connect to the bucket: {0}; run the restore once more, which begins anew")]
+    #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
     Wire(#[from] WireError),
-    #[error("the restored store cannot be synced: {0}; run the restore once more, which begins anew")]
+    #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
     Sync(std::io::Error),
 }
 
@@ -105,47 +108,101 @@ pub(crate) async fn run(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Restored, RestoreError> {
     let Settings { source, skips_hash_check, bump, target } = settings;
-    if let Target::Embedded(server, _) = &target
-        && server.data_dir.join("member").exists()
-    {
-        return Err(RestoreError::OfEtcd(server.data_dir.clone()));
-    }
+    target.check()?;
     let saved = source::open(&source, skips_hash_check)?;
-    let (server, mut endpoint) = match target {
-        Target::Embedded(server, bucket) => (Some(server), Endpoint { bucket, ..Endpoint::default() }),
-        Target::External(endpoint) => (None, *endpoint),
-    };
-    let bucket = Bucket::of(&endpoint);
+    let bucket = target.bucket();
     let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
         .map_err(|reason| RestoreError::Plan { path: source, reason })?;
-    let mut progress = |written| progress(written, plan.versions);
-    if let Some(mut server) = server {
-        let largest = (plan.largest + MESSAGE_OVERHEAD_BYTES) as u32;
-        server.max_payload_bytes = server.max_payload_bytes.max(largest);
-        let dir = nats_server::store_dir(&server.data_dir);
-        let nats = NatsServer::start(*server).await?;
-        endpoint.servers = nats.client_url().into_iter().collect();
-        endpoint.auth = Auth::Embedded(None, RunToken(nats.token()));
-        let written = async {
-            let store = Store { dir: dir.clone(), accepts_loss: false };
-            let log = Log::open_for(&endpoint, Some(&store), Purpose::Restore).await?;
-            write::write(&log, &saved, &plan, &mut progress, || sync_all(&dir)).await
-        };
-        let written = written.await;
-        let stopped = nats.stop().await;
-        written?;
-        stopped?;
-        // The mark of an unfinished restore is gone from now on.
-        sync_all(&dir).map_err(RestoreError::Sync)?;
-    } else {
-        let log = Log::open_for(&endpoint, None, Purpose::Restore).await?;
-        write::write(&log, &saved, &plan, &mut progress, || Ok(())).await?;
-    }
+    let opened = Opened::open(target, plan.reading.largest).await?;
+    let written = async {
+        let log = &opened.log;
+        let appender =
+            write::write(log, &saved, &plan, &mut |written| progress(written, plan.versions)).await?;
+        appender.finish(log, &plan.reading, plan.floor, || opened.sync()).await
+    };
+    let written = written.await;
+    opened.close(written).await?;
     Ok(Restored {
         revision: plan.revision,
         floor: plan.floor,
-        keys: plan.keys,
+        keys: plan.reading.keys(),
         versions: plan.versions,
         leases: saved.leases.len(),
     })
+}
+
+impl Target {
+    /// Refuses the directory of an etcd.
+    fn check(&self) -> Result<(), RestoreError> {
+        match self {
+            Target::Embedded(server, _) if server.data_dir.join("member").exists() => {
+                Err(RestoreError::OfEtcd(server.data_dir.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bucket(&self) -> Bucket {
+        match self {
+            Target::Embedded(_, bucket) => {
+                Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
+            }
+            Target::External(endpoint) => Bucket::of(endpoint),
+        }
+    }
+}
+
+/// An empty bucket that is to be filled, and its server if that is embedded.
+struct Opened {
+    log: Log,
+    embedded: Option<(NatsServer, PathBuf)>,
+}
+
+impl Opened {
+    /// Opens it for records of up to `largest` bytes.
+    async fn open(target: Target, largest: usize) -> Result<Opened, RestoreError> {
+        let (mut server, bucket) = match target {
+            Target::External(endpoint) => {
+                let log = Log::open_for(&endpoint, None, Purpose::Restore).await?;
+                return Ok(Opened { log, embedded: None });
+            }
+            Target::Embedded(server, bucket) => (server, bucket),
+        };
+        let message_bytes = (largest + MESSAGE_OVERHEAD_BYTES) as u32;
+        server.max_payload_bytes = server.max_payload_bytes.max(message_bytes);
+        let dir = nats_server::store_dir(&server.data_dir);
+        let nats = NatsServer::start(*server).await?;
+        let endpoint = Endpoint {
+            servers: nats.client_url().into_iter().collect(),
+            auth: Auth::Embedded(None, RunToken(nats.token())),
+            bucket,
+            ..Endpoint::default()
+        };
+        let store = Store { dir: dir.clone(), accepts_loss: false };
+        match Log::open_for(&endpoint, Some(&store), Purpose::Restore).await {
+            Ok(log) => Ok(Opened { log, embedded: Some((nats, dir)) }),
+            Err(error) => {
+                nats.stop().await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes an embedded store durable. An existing NATS has its own rules.
+    fn sync(&self) -> std::io::Result<()> {
+        self.embedded.as_ref().map_or(Ok(()), |(_, dir)| sync_all(dir))
+    }
+
+    /// Stops an embedded server after a success or a failure.
+    async fn close<T>(self, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
+        if let Some((nats, _)) = &self.embedded {
+            let stopped = nats.stop().await;
+            let outcome = outcome?;
+            stopped?;
+            // The mark of an unfinished restore is gone from now on.
+            self.sync().map_err(RestoreError::Sync)?;
+            return Ok(outcome);
+        }
+        outcome
+    }
 }

@@ -15,7 +15,7 @@ use crate::record::Digest;
 use crate::snapshot::{Change, Changes, Saved, SavedError};
 use crate::types::{LeaseId, Revision, Sequence};
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 
 /// No record has a greater number (`log::codec`).
@@ -66,18 +66,17 @@ pub(super) struct Plan {
     pub(super) revision: Revision,
     /// The changes up to the floor that are still needed, ascending.
     pub(super) kept: Vec<(Revision, u64)>,
-    /// The digests at the beginning, at the trim record and at the end.
+    /// The digests at the beginning and at the trim record.
     pub(super) first_digest: Digest,
     pub(super) trim_digest: Digest,
-    pub(super) end_digest: Digest,
-    /// The most bytes of a key and its value.
-    pub(super) largest: usize,
-    pub(super) keys: usize,
+    /// The store at its end.
+    pub(super) reading: Reading,
     /// The number of versions that are restored.
     pub(super) versions: usize,
 }
 
 /// The newest version of a key.
+#[derive(Debug)]
 struct Live {
     at: (Revision, u64),
     created: Revision,
@@ -85,13 +84,17 @@ struct Live {
     term: u64,
 }
 
-struct Reading {
+/// A store of which the changes are read one after the other.
+#[derive(Debug)]
+pub(super) struct Reading {
     live: HashMap<Bytes, Live>,
     sum: Sum,
-    largest: usize,
+    /// The most bytes of a key and its value.
+    pub(super) largest: usize,
     /// The last revision.
-    revision: Revision,
-    versions: usize,
+    pub(super) revision: Revision,
+    /// The number of versions behind the floor.
+    pub(super) versions: usize,
 }
 
 /// Reads all keys of a database. A `bump` raises the revision, and compacts all before.
@@ -157,15 +160,38 @@ pub(super) fn plan(
         revision,
         first_digest,
         trim_digest: trim_sum.unwrap_or(reading.sum).digest(floor.unwrap_or(revision), floor),
-        end_digest: reading.sum.digest(revision, floor),
-        largest: reading.largest,
-        keys: reading.live.len(),
         versions: reading.versions + kept.len(),
         kept,
+        reading: Reading { revision, ..reading },
     })
 }
 
 impl Reading {
+    /// The number of keys.
+    pub(super) fn keys(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The digest of the store under a floor.
+    pub(super) fn digest(&self, floor: Option<Revision>) -> Digest {
+        self.sum.digest(self.revision, floor)
+    }
+
+    /// The revisions and places of the newest versions.
+    pub(super) fn newest(&self) -> HashSet<(Revision, u64)> {
+        self.live.values().map(|live| live.at).collect()
+    }
+
+    /// Replaces the TTL of a lease; `None` for no lease.
+    pub(super) fn set_lease(&mut self, id: LeaseId, before: Option<i64>, now: Option<i64>) {
+        if let Some(ttl) = before {
+            self.sum.take_away(digest::of_lease(id, ttl));
+        }
+        if let Some(ttl) = now {
+            self.sum.add(digest::of_lease(id, ttl));
+        }
+    }
+
     /// Takes a change up to the floor, whose predecessors may be gone.
     fn replay(&mut self, change: &Change) {
         let before = self.live.remove(&change.pair.key);
@@ -173,7 +199,7 @@ impl Reading {
     }
 
     /// Takes all changes of a revision behind the floor.
-    fn follow(&mut self, revision: Revision, changes: &[Change]) -> Result<(), PlanError> {
+    pub(super) fn follow(&mut self, revision: Revision, changes: &[Change]) -> Result<(), PlanError> {
         let fault = |reason: String| Err(PlanError::History { revision, reason });
         if revision != self.revision.next() {
             return fault(format!("it follows revision {}", self.revision));

@@ -1,7 +1,7 @@
 //! The second reading of a database: its content becomes the log.
 
 use super::RestoreError;
-use super::plan::{Plan, Revisions, version};
+use super::plan::{Plan, Reading, Revisions, version};
 use crate::log::{Acknowledged, Log, Pipeline};
 use crate::record::{Body, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
@@ -13,7 +13,7 @@ const WAITING_BYTES: usize = 16 << 20;
 const WAITING: usize = 8192;
 
 /// The log on its way into the stream.
-struct Appender {
+pub(super) struct Appender {
     pipeline: Pipeline<()>,
     emitted: Vec<Acknowledged<()>>,
     waiting_bytes: usize,
@@ -22,11 +22,18 @@ struct Appender {
     /// The batches so far.
     operation: OperationId,
     end: Sequence,
+    /// The most bytes of a key and its value that NATS takes.
+    limit: usize,
 }
 
 impl Appender {
+    /// The sequence of the record at a place of the next batch, from 1.
+    pub(super) fn sequence_of(&self, place: u32) -> Sequence {
+        Sequence(self.pipeline.next_sequence().0 + u64::from(place) - 1)
+    }
+
     /// Appends a batch.
-    async fn batch(&mut self, revision: Revision, bodies: Vec<Body>) -> Result<(), RestoreError> {
+    pub(super) async fn batch(&mut self, revision: Revision, bodies: Vec<Body>) -> Result<(), RestoreError> {
         self.operation.counter += 1;
         let count = bodies.len() as u32;
         for (body, place) in bodies.into_iter().zip(1..) {
@@ -41,6 +48,9 @@ impl Appender {
                 operation: self.operation,
                 body,
             };
+            if record.size() > self.limit {
+                return Err(RestoreError::TooLarge { largest: record.size(), limit: self.limit });
+            }
             self.waiting_bytes += record.size();
             self.pipeline.append(record, None);
             while self.waiting_bytes > WAITING_BYTES || self.pipeline.unacknowledged() > WAITING {
@@ -59,31 +69,61 @@ impl Appender {
         }
         Ok(())
     }
+
+    /// Waits until all is acknowledged.
+    pub(super) async fn drain(&mut self) -> Result<(), RestoreError> {
+        while self.pipeline.unacknowledged() > 0 {
+            self.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the connection alive, and takes acknowledgements. Never returns without an error.
+    pub(super) async fn idle(&mut self) -> Result<(), RestoreError> {
+        loop {
+            self.wait().await?;
+        }
+    }
+
+    /// Ends the log of a store, and lets it be served. `sync` makes it durable before.
+    pub(super) async fn finish(
+        mut self,
+        log: &Log,
+        reading: &Reading,
+        floor: Option<Revision>,
+        sync: impl FnOnce() -> std::io::Result<()>,
+    ) -> Result<(), RestoreError> {
+        self.batch(reading.revision, vec![Body::Stop(reading.digest(floor))]).await?;
+        self.drain().await?;
+        sync().map_err(RestoreError::Sync)?;
+        Ok(log.finish_restore(self.end).await?)
+    }
 }
 
-/// Writes the log into a bucket that is empty, and lets it be served. `sync` makes it durable before.
+/// Writes the log of a database into a bucket that is empty, all but its end.
 pub(super) async fn write(
     log: &Log,
     saved: &Saved,
     plan: &Plan,
     progress: &mut dyn FnMut(usize),
-    sync: impl Fn() -> std::io::Result<()>,
-) -> Result<(), RestoreError> {
+) -> Result<Appender, RestoreError> {
     let end = log.facts().before_first;
     let operation = OperationId { instance: rand::random(), counter: 0 };
+    let pipeline = log.append_behind(end).await?;
+    let limit = pipeline.max_record_bytes();
+    if plan.reading.largest > limit {
+        return Err(RestoreError::TooLarge { largest: plan.reading.largest, limit });
+    }
     let mut appender = Appender {
-        pipeline: log.append_behind(end).await?,
+        pipeline,
         emitted: Vec::new(),
         waiting_bytes: 0,
         nonce: rand::random(),
         index: LogIndex::NONE,
         operation,
         end,
+        limit,
     };
-    let limit = appender.pipeline.max_record_bytes();
-    if plan.largest > limit {
-        return Err(RestoreError::TooLarge { largest: plan.largest, limit });
-    }
     let start = EpochStart {
         instance: operation.instance,
         format: FORMAT,
@@ -119,8 +159,7 @@ pub(super) async fn write(
             }
             // A change that a compaction has removed leaves its place to the end of a lease that never was.
             bodies.resize(change.place as usize, Body::Lease(LeaseId::NONE, None));
-            let sequence = Sequence(appender.pipeline.next_sequence().0 + bodies.len() as u64);
-            bodies.push(Body::Key(version(change, sequence)));
+            bodies.push(Body::Key(version(change, appender.sequence_of(bodies.len() as u32 + 1))));
             written += 1;
         }
         if !bodies.is_empty() {
@@ -134,12 +173,7 @@ pub(super) async fn write(
     if written != plan.versions {
         return Err(RestoreError::Changed);
     }
-    appender.batch(plan.revision, vec![Body::Stop(plan.end_digest)]).await?;
-    while appender.pipeline.unacknowledged() > 0 {
-        appender.wait().await?;
-    }
-    sync().map_err(RestoreError::Sync)?;
-    Ok(log.finish_restore(appender.end).await?)
+    Ok(appender)
 }
 
 async fn append_floor(appender: &mut Appender, floor: Revision, plan: &Plan) -> Result<(), RestoreError> {

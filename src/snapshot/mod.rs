@@ -18,7 +18,7 @@ mod reader;
 mod saved;
 mod status;
 
-pub(crate) use file::{FileError, PartFile, checked_size};
+pub(crate) use file::{FileError, PartFile, checked_size, checked_size_of};
 pub(crate) use saved::{Change, Changes, Saved, SavedError};
 pub(crate) use status::{Report, StatusError, report};
 

@@ -78,7 +78,7 @@ async fn a_restore_that_is_killed_is_never_served_in_part() {
                 continue;
             }
             Err(_) => {
-                assert!(server.log().contains("run jetway restore once more"), "{}", server.log());
+                assert!(server.log().contains("run the same command once more"), "{}", server.log());
                 refused += 1;
             }
         }
@@ -106,7 +106,7 @@ async fn a_bucket_is_restored_and_an_unfinished_one_is_refused() {
     assert!(was_killed);
     assert_eq!(format().await, "unfinished restore");
     let (status, log) = Server::fails_to_start(&["--endpoint", &endpoint]).await;
-    assert!(!status.success() && log.contains("run jetway restore once more"), "{log}");
+    assert!(!status.success() && log.contains("run the same command once more"), "{log}");
     let told = runs(jetway(), &restore).await;
     assert!(told.contains(&format!("start it with: jetway --endpoint {endpoint}")), "{told}");
     assert_eq!(format().await, "2");
