@@ -194,11 +194,11 @@ impl Opened {
     }
 
     /// Stops an embedded server after a success or a failure.
-    async fn close<T>(self, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
+    async fn close<T, E: From<RestoreError>>(self, outcome: Result<T, E>) -> Result<T, E> {
         if let Some((nats, _)) = &self.embedded {
             let stopped = nats.stop().await;
             let outcome = outcome?;
-            stopped?;
+            stopped.map_err(RestoreError::from)?;
             // The mark of an unfinished restore is gone from now on.
             self.sync().map_err(RestoreError::Sync)?;
             return Ok(outcome);
