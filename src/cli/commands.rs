@@ -44,9 +44,9 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Health(#[from] HealthError),
     #[error(transparent)]
-    Restore(#[from] RestoreCommandError),
+    Restore(#[from] Box<RestoreCommandError>),
     #[error(transparent)]
-    Migrate(#[from] MigrateCommandError),
+    Migrate(#[from] Box<MigrateCommandError>),
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
@@ -95,7 +95,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         name: "migrate",
         about: "Copy the store of a running etcd into an empty one, and follow it",
         args: migrate::args,
-        run: |matches, environment| Ok(Output::Text(migrate::run(matches, environment)?)),
+        run: |matches, environment| Ok(Output::Text(migrate::run(matches, environment).map_err(Box::new)?)),
     },
     Entry {
         name: "nats-permissions",
@@ -110,7 +110,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         name: "restore",
         about: "Put a snapshot, or the data of a stopped etcd, into an empty store",
         args: restore::args,
-        run: |matches, environment| Ok(Output::Text(restore::run(matches, environment)?)),
+        run: |matches, environment| Ok(Output::Text(restore::run(matches, environment).map_err(Box::new)?)),
     },
     Entry {
         name: "snapshot",

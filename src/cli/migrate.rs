@@ -38,7 +38,9 @@ pub(super) fn args(command: Command) -> Command {
         Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
     };
     server_flags(command)
-        .override_usage("jetway migrate --from URL[,URL…] [--data-dir DIR | --endpoint nats://HOST:4222] [FLAGS]")
+        .override_usage(
+            "jetway migrate --from URL[,URL…] [--data-dir DIR | --endpoint nats://HOST:4222] [FLAGS]",
+        )
         .arg(
             Arg::new("from")
                 .long("from")
@@ -79,7 +81,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             }
             stopped.cancel();
         });
-        let mut progress = Progress { told: None, is_following: false };
+        let mut progress = Progress { told: None, is_following: false, is_retrying: false };
         Ok::<_, MigrateCommandError>(restore::migrate(settings, stop, &mut |step| progress.tell(step)).await?)
     })?;
     let Migrated { revision, floor, keys, leases, is_hashed, frozen } = migrated;
@@ -94,7 +96,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     let fenced = frozen.map_or_else(String::new, |frozen| {
         let seconds = frozen.as_secs_f64();
         format!(
-            "the source was fenced {seconds:.3} s ago and refuses writes; to let it write again: etcdctl alarm disarm\n"
+            "the source has been fenced for {seconds:.3} s, by the alarm CORRUPT; to let it write again: etcdctl alarm disarm\n"
         )
     });
     Ok(format!(
@@ -107,13 +109,18 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
 struct Progress {
     told: Option<Instant>,
     is_following: bool,
+    is_retrying: bool,
 }
 
 impl Progress {
     fn tell(&mut self, step: Step) {
         let begins_to_follow = matches!(step, Step::Following(..)) && !self.is_following;
         self.is_following |= begins_to_follow;
-        let is_due = self.told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL);
+        // The next line of this kind tells that it goes on.
+        self.is_following &= !matches!(step, Step::Retrying);
+        let is_due = matches!(step, Step::Retrying) && !self.is_retrying
+            || self.told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL);
+        self.is_retrying = matches!(step, Step::Retrying);
         if !is_due && !begins_to_follow {
             return;
         }

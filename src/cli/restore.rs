@@ -32,7 +32,9 @@ pub(super) enum RestoreCommandError {
          into the NATS of a cluster with --endpoint"
     )]
     Cluster(String),
-    #[error("--bump-revision {0}: needs --mark-compacted, since watches must learn that revisions are missing")]
+    #[error(
+        "--bump-revision {0}: needs --mark-compacted, since watches must learn that revisions are missing"
+    )]
     Unmarked(u64),
     #[error("--mark-compacted: goes with --bump-revision alone; leave it away or give both")]
     NoBump,
@@ -49,9 +51,13 @@ pub(super) fn args(command: Command) -> Command {
     };
     server_flags(command)
         .override_usage("jetway restore FILE [--data-dir DIR | --endpoint nats://HOST:4222] [FLAGS]")
-        .arg(Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help(
-            "A snapshot of etcd or jetway, or the --data-dir of an etcd that is stopped",
-        ))
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("A snapshot of etcd or jetway, or the --data-dir of an etcd that is stopped"),
+        )
         .arg(switch("skip-hash-check", "Take a file without its checksum, such as a copied database"))
         .arg(
             Arg::new("bump-revision")

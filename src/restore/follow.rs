@@ -3,7 +3,12 @@
 use crate::client::{Client, ClientError, ClientSettings};
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
-use crate::proto::etcdserverpb::*;
+use crate::proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
+    HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+};
 use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of};
 use crate::types::{LeaseId, Revision};

@@ -19,7 +19,7 @@ use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target};
 use crate::client::ClientSettings;
 use crate::proto::mvccpb::KeyValue;
-use crate::record::Body;
+use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{LeaseId, Revision};
 use prost::Message as _;
@@ -66,6 +66,15 @@ pub(crate) enum MigrateError {
          the migration again"
     )]
     AuthChanged,
+    #[error(
+        "the source has the alarm CORRUPT, under which nothing can be written: an earlier migration has fenced it, or etcd has found \
+         damage. If the members agree (etcdctl endpoint hashkv --cluster), run etcdctl alarm disarm, and the migration again"
+    )]
+    Corrupt,
+    #[error(
+        "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
+    )]
+    StillFenced { reason: Box<MigrateError>, error: SourceCallError },
     #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
     Different { revision: Revision, ours: String, theirs: String },
     #[error(
@@ -104,7 +113,8 @@ pub(crate) struct Migrated {
 /// Migrates a store. `stop` asks for the end.
 ///
 /// # Errors
-/// [`MigrateError`]. Then nothing can be served from the target, and the source is not fenced.
+/// [`MigrateError`]. Then nothing can be served from the target. The source is fenced after
+/// [`MigrateError::StillFenced`] alone.
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
@@ -113,9 +123,12 @@ pub(crate) async fn run(
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     target.check()?;
     let source = Source::connect(&from).await?;
-    let (file, size) =
-        source.snapshot(&mut |received, all| tell(Step::Receiving(received, all))).await?;
+    let (file, size) = source.snapshot(&mut |received, all| tell(Step::Receiving(received, all))).await?;
     let saved = Saved::open(file, size)?;
+    // It would be in force at the copy, too.
+    if saved.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
+        return Err(MigrateError::Corrupt);
+    }
     let bucket = target.bucket();
     let plan = plan::plan(&saved, None, &|key| bucket.check_key(key))?;
     if is_dry_run {
@@ -134,15 +147,21 @@ pub(crate) async fn run(
         let appender = write::write(&opened.log, &saved, &plan, &mut progress).await?;
         let mut copy = Copy::new(plan, appender);
         copy.follow(&from, switches_over, &stop, tell).await?;
-        let end = copy.end(&saved, &from, switches_over, &opened).await;
-        if end.is_err() && switches_over {
-            // The source goes on, as it is the only whole store.
-            Source::connect(&from).await?.fence(false).await?;
+        match copy.end(&saved, &from, switches_over, &opened).await {
+            Err(reason) if switches_over => match lift_fence(&from).await {
+                // The source goes on, as it is the only whole store.
+                Ok(()) => Err(reason),
+                Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
+            },
+            end => end,
         }
-        end
     };
     let copied = copied.await;
     opened.close(copied).await
+}
+
+async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
+    Source::connect(from).await?.fence(false).await
 }
 
 /// A copy that follows its source.
@@ -310,9 +329,8 @@ impl Copy {
         last: Revision,
         hash: u32,
     ) -> Result<bool, MigrateError> {
-        let different = |ours: String, theirs: String| {
-            Err(MigrateError::Different { revision: last, ours, theirs })
-        };
+        let different =
+            |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
         let count = source.count(last).await?;
         let keys = self.reading.keys();
         if i64::try_from(keys) != Ok(count) {

@@ -126,7 +126,9 @@ pub(super) fn plan(
             }
         }
         if floor.is_some_and(|floor| revision <= floor) {
-            changes.iter().for_each(|change| reading.replay(change));
+            for change in &changes {
+                reading.replay(change);
+            }
             if Some(revision) == floor {
                 let deletes = changes.iter().filter(|change| change.is_delete);
                 kept.extend(deletes.map(|change| (revision, change.place)));
@@ -220,9 +222,7 @@ impl Reading {
             let fits = match &before {
                 _ if change.is_delete => before.is_some(),
                 None => pair.version == 1 && pair.create_revision == revision.0,
-                Some(live) => {
-                    pair.version == live.version + 1 && pair.create_revision == live.created.0
-                }
+                Some(live) => pair.version == live.version + 1 && pair.create_revision == live.created.0,
             };
             if !fits {
                 let (key, found) = (pair.key.escape_ascii(), pair.version);

@@ -126,8 +126,8 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         }
         size
     };
-    let saved = Saved::open(file, size)
-        .map_err(|source| SourceError::Content { path: database.clone(), source })?;
+    let saved =
+        Saved::open(file, size).map_err(|source| SourceError::Content { path: database.clone(), source })?;
     if is_data_dir {
         let last = wal::last_change(&path.join(WAL), saved.consistent_index);
         let last = last.map_err(|source| SourceError::Wal { path: path.to_owned(), source })?;

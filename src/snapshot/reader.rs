@@ -91,18 +91,17 @@ impl Database {
             Ok(Meta::read(&bytes))
         };
         let first = meta_at(0)?;
-        let second = match &first {
-            Some(meta) => meta_at(meta.page_size)?,
-            None => {
-                let mut second = None;
-                for at in PAGE_SIZES.map(|bits| 1 << bits) {
-                    second = meta_at(at)?.filter(|meta| meta.page_size == at);
-                    if second.is_some() {
-                        break;
-                    }
+        let second = if let Some(meta) = &first {
+            meta_at(meta.page_size)?
+        } else {
+            let mut second = None;
+            for at in PAGE_SIZES.map(|bits| 1 << bits) {
+                second = meta_at(at)?.filter(|meta| meta.page_size == at);
+                if second.is_some() {
+                    break;
                 }
-                second
             }
+            second
         };
         let newest = first.into_iter().chain(second).max_by_key(|meta| meta.transaction);
         let Meta { page_size, root, pages, .. } = newest.ok_or(ReadError::Foreign)?;

@@ -149,10 +149,7 @@ async fn users_and_alarms_are_in_force_after_a_restore() {
     same_history(&theirs, &ours, floor, true).await;
     let bob = jetway.client().await.login("bob", "secret").await;
     bob.put("b", "by bob").await;
-    assert_eq!(
-        bob.put_request(put("z", "by bob")).await.unwrap_err().code(),
-        tonic::Code::PermissionDenied
-    );
+    assert_eq!(bob.put_request(put("z", "by bob")).await.unwrap_err().code(), tonic::Code::PermissionDenied);
     assert!(jetway.client().await.put_request(put("b", "by nobody")).await.is_err());
     assert!(jetway.client().await.authenticate("certified", "").await.is_err());
 }

@@ -74,7 +74,10 @@ async fn a_restore_that_is_killed_is_never_served_in_part() {
             Ok(()) => {
                 let count = keys(&server.client().await, 0).await.count;
                 let is_whole = count == KEYS as i64;
-                assert!(is_whole || was_killed && count == 0, "{count} keys, killed at {bytes} of {all} bytes");
+                assert!(
+                    is_whole || was_killed && count == 0,
+                    "{count} keys, killed at {bytes} of {all} bytes"
+                );
                 continue;
             }
             Err(_) => {

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::process::{Child, Command, ExitStatus};
 
-use jetway::proto::etcdserverpb::{CompactionRequest, PutRequest};
+use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
+use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 use support::client::*;
 use support::eventually;
 use support::nats::Nats;
@@ -105,7 +106,7 @@ async fn nothing_is_lost_at_a_switch_over(from: Target) {
     assert!(number > 20, "{number} writes before the fence");
     assert!(refusal.message().contains("corrupt"), "{refusal}");
     assert!(output.contains("HashKV is equal"), "{output}");
-    assert!(output.contains("the source was fenced"), "{output}");
+    assert!(output.contains("the source has been fenced"), "{output}");
     target.restart().await;
     let copy = target.client().await;
     assert!(copy.revision().await >= last);
@@ -130,10 +131,10 @@ async fn nothing_is_lost_at_a_switch_over_from_jetway() {
     nothing_is_lost_at_a_switch_over(Target::Jetway).await;
 }
 
-/// A compaction at the source is one at the copy.
+/// A compaction at the source is one at the copy. The source may be away for a while.
 #[tokio::test]
 async fn a_migration_ends_when_it_is_asked_to() {
-    let source = Server::launch(Target::Etcd, &[]).await;
+    let mut source = Server::launch(Target::Etcd, &[]).await;
     let client = source.client().await;
     client.put("a", "1").await;
     let (mut target, data) = empty();
@@ -145,6 +146,13 @@ async fn a_migration_ends_when_it_is_asked_to() {
     }
     client.delete_range(delete_all("b/1")).await.unwrap();
     client.compact_request(CompactionRequest { revision: 70, physical: true }).await.unwrap();
+    source.kill9();
+    eventually("the loss of the source to be noticed", async || {
+        migration.output().contains("trying again").then_some(())
+    })
+    .await;
+    source.restart().await;
+    let client = source.client().await;
     client.put("c", "1").await;
     let (status, output) = migration.stop().await;
     assert!(status.success(), "{output}");
@@ -229,4 +237,38 @@ async fn users_come_along_and_a_late_change_of_them_is_refused() {
     assert_eq!(copy.user_list().await.unwrap().users, ["late", "root"]);
     assert_eq!(keys(&copy, 0).await.kvs, keys(&root, 0).await.kvs);
     assert!(target.client().await.put_request(put("a", "2")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_source_that_compacts_what_was_not_copied_is_told_of() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let (_target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    signal(migration.child.id(), libc::SIGSTOP);
+    // More than etcd keeps for a watcher that does not read.
+    for _ in 0..600 {
+        client.put("a", vec![b'v'; 20_000]).await;
+    }
+    client.compact_request(CompactionRequest { revision: 600, physical: true }).await.unwrap();
+    signal(migration.child.id(), libc::SIGCONT);
+    let (status, output) = migration.ended().await;
+    assert!(!status.success() && output.contains("the source has compacted to revision 600"), "{output}");
+}
+
+/// The fence of a migration that was killed would be in force at the next copy, too.
+#[tokio::test]
+async fn a_source_that_is_fenced_is_refused_with_the_remedy() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let kind = AlarmType::Corrupt.into();
+    let alarm = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 12, alarm: kind };
+    client.alarm(alarm).await.unwrap();
+    let (_target, data) = empty();
+    let (status, output) =
+        Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]).ended().await;
+    assert!(!status.success() && output.contains("run etcdctl alarm disarm"), "{output}");
 }
