@@ -113,6 +113,7 @@
 //! | `api` | the gRPC services | engine, watch |
 //! | `gateway` | JSON over HTTP and WebSockets, as calls of the services | api |
 //! | `auto_compaction` | `--auto-compaction-mode` | engine |
+//! | `snapshot_schedule` | `--snapshot-schedule` | engine, files |
 //! | `transport` | listeners, connections, TLS, deadlines, keepalive, HTTP routes | sockets |
 //! | [`server`] | starts and stops all of it | everything |
 //!
@@ -238,6 +239,7 @@ pub mod record;
 mod restore;
 pub mod server;
 mod snapshot;
+mod snapshot_schedule;
 pub mod telemetry;
 mod transport;
 mod txn;

@@ -4,8 +4,8 @@
 //! `commands`. `go_flags` reads Go's form of a command line, and gives clap's refusals in Go's words.
 //! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. `kine`
 //! translates kine's flags into such texts. The modules of single subjects (`listen`, `tls`, `storage`,
-//! `bootstrap`, `peers`, `compaction`, `logging`, `no_effect`) check them. `settings` is the result, which
-//! the rest of the program reads.
+//! `bootstrap`, `peers`, `compaction`, `snapshot_schedule`, `logging`, `no_effect`) check them. `settings` is
+//! the result, which the rest of the program reads.
 
 mod bootstrap;
 mod command;
@@ -32,6 +32,7 @@ mod personality;
 mod restore;
 mod settings;
 mod snapshot;
+mod snapshot_schedule;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ pub use output::Output;
 pub use peers::{Cluster, PeerAutoTls};
 pub use personality::Personality;
 pub use settings::ServerSettings;
+pub use snapshot_schedule::SnapshotSchedule;
 pub use storage::Storage;
 pub use tls::{TlsSettings, TlsVersion};
 

@@ -14,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
 use crate::nats_server::{self, NatsServer, SyncMode};
 use crate::primitive::Notify;
+use crate::snapshot_schedule;
 use crate::telemetry::Metrics;
 use crate::transport::{
     Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, issue_peer_certificate,
@@ -165,6 +166,15 @@ pub(super) async fn start(
         nats.register(&mut metrics);
     }
     hub.register(&mut metrics);
+    if let Some(schedule) = &settings.snapshot_schedule {
+        snapshot_schedule::spawn(
+            schedule.clone(),
+            engine.clone(),
+            header.clone(),
+            &metrics,
+            shutdown.clone(),
+        );
+    }
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
     let require_leader = RequireLeader { has_leader: engine.has_leader() };

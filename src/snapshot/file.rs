@@ -70,7 +70,18 @@ impl PartFile {
     ///
     /// # Errors
     /// [`FileError`].
-    pub(crate) fn finish(mut self) -> Result<u64, FileError> {
+    pub(crate) fn finish(self) -> Result<u64, FileError> {
+        self.finish_if(|_, _| Ok(()))
+    }
+
+    /// The same, if `check` accepts the file too. It gets the name and the size of the database in it.
+    ///
+    /// # Errors
+    /// [`FileError`], and the error of `check`.
+    pub(crate) fn finish_if<E: From<FileError>>(
+        mut self,
+        check: impl FnOnce(&Path, u64) -> Result<(), E>,
+    ) -> Result<u64, E> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| FileError::Io { path, source }
@@ -82,8 +93,9 @@ impl PartFile {
         // A server sends the checksum last.
         let size = checked_size(&self.part)?;
         if size == 0 || size == self.size {
-            return Err(FileError::CutOff { path: self.part.clone(), size: self.size });
+            return Err(FileError::CutOff { path: self.part.clone(), size: self.size }.into());
         }
+        check(&self.part, size)?;
         fs::rename(&self.part, &self.path).map_err(failed(&self.path))?;
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));

@@ -17,10 +17,12 @@ mod file;
 mod reader;
 mod saved;
 mod status;
+mod times;
 
 pub(crate) use file::{FileError, PartFile, checked_size, checked_size_of};
 pub(crate) use saved::{Change, Changes, Saved, SavedError};
-pub(crate) use status::{Report, StatusError, report};
+pub(crate) use status::{Report, StatusError, report, walk};
+pub(crate) use times::{Times, TimesError};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};

@@ -8,7 +8,7 @@ use support::certificates::{Material, Template};
 use support::client::*;
 use support::eventually;
 use support::proxy::Proxy;
-use support::server::{Server, Target};
+use support::server::{Server, Target, peer};
 use support::snapshot::{QUICK, Saved, etcdutl, text};
 use support::tls::{MUTUAL, TlsServer};
 
@@ -229,4 +229,52 @@ async fn a_file_that_is_no_whole_snapshot_is_refused() {
     }
     let Ended { status, output } = folder.run(jetway(&folder, &["snapshot", "status", "b.db"])).await;
     assert!(status == 1 && output.contains("b.db: No such file"), "{output}");
+}
+
+/// The script for cron, by etcdctl and etcdutl.
+#[tokio::test]
+async fn the_script_for_cron_saves_and_keeps_as_many_as_asked_for() {
+    let mut server = Server::start().await;
+    server.client().await.put("a", "b").await;
+    let folder = WorkingFolder::new();
+    let bin = folder.path("bin");
+    std::fs::create_dir(&bin).unwrap();
+    for name in ["etcdctl", "etcdutl"] {
+        let variable = format!("JETWAY_TEST_{}", name.to_uppercase());
+        std::os::unix::fs::symlink(peer(&variable, name), bin.join(name)).unwrap();
+    }
+    let path = format!("{}:{}", text(&bin), std::env::var("PATH").unwrap());
+    let endpoint = server.endpoint();
+    let run = async |keep: &str| {
+        let mut command =
+            folder.command_of(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/snapshot.sh").into());
+        command.args(["backups", keep]).env("PATH", &path).env("ETCDCTL_ENDPOINTS", &endpoint);
+        folder.run(command).await
+    };
+    let backups = || {
+        let names = std::fs::read_dir(folder.path("backups")).unwrap();
+        let mut names: Vec<_> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    // A name has seconds in it, so a run may replace the file of the one before.
+    while seen.len() < 4 {
+        let Ended { status, output } = run("2").await;
+        assert!(status == 0 && output.contains("TOTAL KEYS"), "{output}");
+        seen.extend(backups());
+        std::fs::write(folder.path("backups/etcd-notes.db"), "x").unwrap();
+    }
+    let saved: Vec<_> = seen.iter().filter(|name| name.ends_with("Z.db")).cloned().collect();
+    let newest = &saved[saved.len() - 2..];
+    let expected = [newest, &["etcd-notes.db".to_owned()]].concat();
+    assert_eq!(backups(), expected);
+    for name in newest {
+        etcdutl(&["snapshot", "status", text(&folder.path("backups").join(name))]).await;
+    }
+    server.stop().await;
+    assert_ne!(run("1").await.status, 0);
+    assert_eq!(backups(), expected);
+    assert_eq!(run("0").await.status, 2);
 }

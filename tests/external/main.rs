@@ -5,6 +5,7 @@
 //! rounds, and `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
 
 mod access;
+mod backup;
 mod bucket;
 mod cluster;
 mod credentials;

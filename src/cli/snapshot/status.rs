@@ -23,7 +23,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches) -> Result<String, StatusError> {
     let file = matches.get_one::<String>("file").expect("clap requires it");
     let report = report(Path::new(file))?;
-    let Report { hash, revision, keys, size, version } = &report;
+    let Report { hash, revision, keys, size, version, .. } = &report;
     Ok(match matches.get_one::<String>("write-out").map(String::as_str) {
         Some("json") => {
             // The order of the fields is etcdutl's.
