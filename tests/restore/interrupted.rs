@@ -8,7 +8,7 @@ use serde_json::Value;
 use support::client::*;
 use support::eventually;
 use support::nats::Nats;
-use support::server::{Launch, Server, Target, jetway};
+use support::server::{Launch, Server, Target, jetway, spawn};
 use support::snapshot::{Saved, keys, runs, same_history, text};
 
 const KEYS: usize = 4000;
@@ -26,7 +26,9 @@ async fn large() -> (Server, Saved) {
 }
 
 fn begin(args: &[&str]) -> Child {
-    Command::new(jetway()).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    let mut command = Command::new(jetway());
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    spawn(command).unwrap()
 }
 
 /// Bytes of all files below a folder.

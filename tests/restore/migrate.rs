@@ -6,10 +6,10 @@ use std::process::{Child, Command, ExitStatus};
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 use support::client::*;
-use support::eventually;
 use support::nats::Nats;
-use support::server::{Launch, Server, Target, jetway, signal};
+use support::server::{Launch, Server, Target, jetway, signal, spawn};
 use support::snapshot::{QUICK, keys, same_history, text};
+use support::{eventually, within};
 use tempfile::TempDir;
 
 /// A `jetway migrate` and its output.
@@ -24,7 +24,7 @@ impl Migration {
         let output = File::create(folder.path().join("output")).unwrap();
         let mut command = Command::new(jetway());
         command.arg("migrate").args(args).stdout(output.try_clone().unwrap()).stderr(output);
-        Self { child: command.spawn().unwrap(), folder }
+        Self { child: spawn(command).unwrap(), folder }
     }
 
     fn output(&self) -> String {
@@ -97,7 +97,7 @@ async fn nothing_is_lost_at_a_switch_over(from: Target) {
         }
         unreachable!("it has no end")
     };
-    let ((number, last, refusal), ()) = tokio::join!(writing, async {
+    let ((number, last, refusal), ()) = tokio::join!(within("the fence", writing), async {
         // It may have ended when it is looked at.
         eventually("the end of the migration", async || migration.child.try_wait().unwrap()).await;
     });
