@@ -32,6 +32,12 @@ pub(crate) enum SourceCallError {
     /// None of its endpoints can be reached, or it refuses a call.
     #[error("--from {0}")]
     Call(#[from] ClientError),
+    /// Another program.
+    #[error(
+        "--from: the server sends no snapshot ({0}), and jetway migrate copies etcd and jetway alone; copy the keys of another \
+         program, such as kine, with etcdctl make-mirror"
+    )]
+    NoSnapshot(String),
     /// The file for its snapshot.
     #[error("cannot keep the snapshot in {path}: {source}; name another folder with TMPDIR", path = .path.display())]
     Spool {
@@ -112,10 +118,17 @@ impl Source {
         let mut file = opened.map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
         let call = "/etcdserverpb.Maintenance/Snapshot";
-        let mut stream: Streaming<SnapshotResponse> =
-            self.client.server_stream(call, SnapshotRequest {}).await?;
+        let refused = |status: tonic::Status| match status.code() {
+            Code::Unimplemented => SourceCallError::NoSnapshot(status.message().to_owned()),
+            _ => ClientError::Refused(status).into(),
+        };
+        let stream = self.client.server_stream(call, SnapshotRequest {}).await;
+        let mut stream: Streaming<SnapshotResponse> = stream.map_err(|error| match error {
+            ClientError::Refused(status) => refused(status),
+            error => error.into(),
+        })?;
         let mut received = 0;
-        while let Some(message) = stream.message().await.map_err(ClientError::Refused)? {
+        while let Some(message) = stream.message().await.map_err(refused)? {
             file.write_all(&message.blob).map_err(failed)?;
             received += message.blob.len() as u64;
             progress(received, received + message.remaining_bytes);

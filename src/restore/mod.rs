@@ -27,6 +27,7 @@ use crate::types::Revision;
 pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
 use plan::PlanError;
 use source::SourceError;
+use std::fs::File;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -190,7 +191,12 @@ impl Opened {
 
     /// Makes an embedded store durable. An existing NATS has its own rules.
     fn sync(&self) -> std::io::Result<()> {
-        self.embedded.as_ref().map_or(Ok(()), |(_, dir)| sync_all(dir))
+        let Some((_, dir)) = &self.embedded else { return Ok(()) };
+        sync_all(dir)?;
+        // The data directory may be new.
+        let folder =
+            dir.parent().and_then(|data_dir| data_dir.canonicalize().ok()?.parent().map(PathBuf::from));
+        folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
     /// Stops an embedded server after a success or a failure.

@@ -2,15 +2,18 @@
 
 use super::RestoreError;
 use super::plan::{Plan, Reading, Revisions, version};
-use crate::log::{Acknowledged, Log, Pipeline};
+use crate::log::{Acknowledged, AppendError, Log, Pipeline};
 use crate::record::{Body, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
 use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
+use std::time::Duration;
 
 /// Most bytes of records that wait for their acknowledgements.
 const WAITING_BYTES: usize = 16 << 20;
 /// Most records that do.
 const WAITING: usize = 8192;
+/// How long an acknowledgement may take. A nats-server whose disk is full sends none.
+const ACK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The log on its way into the stream.
 pub(super) struct Appender {
@@ -62,7 +65,13 @@ impl Appender {
 
     /// Waits for the next acknowledgements.
     async fn wait(&mut self) -> Result<(), RestoreError> {
-        self.pipeline.next(&mut self.emitted).await?;
+        let is_waiting = self.pipeline.unacknowledged() > 0;
+        let next = self.pipeline.next(&mut self.emitted);
+        if is_waiting {
+            tokio::time::timeout(ACK_TIMEOUT, next).await.map_err(|_| AppendError::Late)??;
+        } else {
+            next.await?;
+        }
         for Acknowledged { sequence, record, .. } in self.emitted.drain(..) {
             self.waiting_bytes -= record.size();
             self.end = sequence;

@@ -221,7 +221,7 @@ async fn etcdutls_command_line_restores() {
     assert_eq!(keys_at(&ours, 1010).await, keys_at(&theirs, 1010).await);
     assert_eq!(ours.put("k/0", "x").await, theirs.put("k/0", "x").await);
     assert_eq!(ours.get("k/0").await.unwrap().kvs, theirs.get("k/0").await.unwrap().kvs);
-    // What etcd marks so is restored once more.
+    // A store that etcdutl has marked so is restored once more.
     let again = Saved::of(&theirs).await.restored_by_jetway(&[]).await;
     assert_eq!(keys(&again.client().await, 0).await.kvs, keys(&theirs, 0).await.kvs);
     assert_eq!(again.client().await.revision().await, 1012);
