@@ -204,6 +204,12 @@ async fn a_migration_that_is_killed_begins_anew() {
     assert!(status.success(), "{output}");
     let copy = Server::launch(Target::Jetway, &["--endpoint", &to]).await;
     same_history(&client, &copy.client().await, 1, true).await;
+    // The fence is lifted as the command says.
+    for alarm in client.alarm(AlarmRequest::default()).await.unwrap().alarms {
+        let (action, member_id, alarm) = (AlarmAction::Deactivate.into(), alarm.member_id, alarm.alarm);
+        client.alarm(AlarmRequest { action, member_id, alarm }).await.unwrap();
+    }
+    client.put("k/1", "the source writes again").await;
     let (status, output) = Migration::begin(&args).ended().await;
     assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
 }
