@@ -269,11 +269,13 @@ impl Copy {
             source.fence(true).await?;
         }
         let leases = source.leases().await?;
-        let last = source.revision().await?;
+        let mut last = source.revision().await?;
         let drained = tokio::time::timeout(END_TIMEOUT, self.drain(&mut following, last)).await;
         drained.unwrap_or_else(|_| {
             Err(SourceCallError::Canceled(format!("it does not send revision {last} in time")).into())
         })?;
+        // Later changes may have come with the last ones that were waited for.
+        last = last.max(self.reading.revision);
         if source.auth_revision().await? != (saved.users.is_enabled(), saved.users.revision()) {
             return Err(MigrateError::AuthChanged);
         }
