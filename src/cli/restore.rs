@@ -4,7 +4,9 @@ use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
 use super::personality::Personality;
+use super::settings::quota_bytes;
 use super::storage::{self, Storage, StorageFlagsError};
+use crate::log::Demand;
 use crate::nats_server::{NatsServerSettings, SyncMode};
 use crate::restore::{self, RestoreError, Restored, Settings, Target};
 use crate::types::Revision;
@@ -144,7 +146,11 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
         }
         Storage::External(endpoint) => {
             let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);
-            (Target::External(endpoint), place)
+            let demand = Demand {
+                quota: quota_bytes(flags),
+                message_bytes: usize::try_from(flags.unsigned("max-request-bytes")).unwrap_or(usize::MAX),
+            };
+            (Target::External(endpoint, demand), place)
         }
     })
 }

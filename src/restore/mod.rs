@@ -19,7 +19,8 @@ mod write;
 
 use crate::durability::sync_all;
 use crate::log::{
-    AppendError, Auth, Bucket, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store, WireError,
+    AppendError, Auth, Bucket, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store,
+    WireError,
 };
 use crate::nats_server::{self, NatsServer, NatsServerSettings};
 use crate::snapshot::SavedError;
@@ -39,8 +40,8 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 pub(crate) enum Target {
     /// The embedded server's store, and the name of the bucket.
     Embedded(Box<NatsServerSettings>, String),
-    /// A bucket of an existing NATS.
-    External(Box<Endpoint>),
+    /// A bucket of an existing NATS, and what it has to hold.
+    External(Box<Endpoint>, Demand),
 }
 
 /// A restore.
@@ -148,7 +149,7 @@ impl Target {
             Target::Embedded(_, bucket) => {
                 Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
             }
-            Target::External(endpoint) => Bucket::of(endpoint),
+            Target::External(endpoint, _) => Bucket::of(endpoint),
         }
     }
 }
@@ -163,8 +164,8 @@ impl Opened {
     /// Opens it for records of up to `largest` bytes.
     async fn open(target: Target, largest: usize) -> Result<Opened, RestoreError> {
         let (mut server, bucket) = match target {
-            Target::External(endpoint) => {
-                let log = Log::open_for(&endpoint, None, Purpose::Restore).await?;
+            Target::External(endpoint, demand) => {
+                let log = Log::open_for(&endpoint, None, Purpose::Restore, demand).await?;
                 return Ok(Opened { log, embedded: None });
             }
             Target::Embedded(server, bucket) => (server, bucket),
@@ -180,7 +181,9 @@ impl Opened {
             ..Endpoint::default()
         };
         let store = Store { dir: dir.clone(), accepts_loss: false };
-        match Log::open_for(&endpoint, Some(&store), Purpose::Restore).await {
+        // The embedded server has no limits of an account.
+        let demand = Demand { quota: -1, message_bytes: largest };
+        match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
             Ok(log) => Ok(Opened { log, embedded: Some((nats, dir)) }),
             Err(error) => {
                 nats.stop().await?;
