@@ -102,11 +102,12 @@
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
-//! | `snapshot` | the store as a file of etcd's | files |
+//! | `snapshot` | the store as a file of etcd's, and the way back | files |
 //! | `client` | calls of etcd's API to another server | sockets |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
+//! | `restore` | snapshots of etcd as the log of an empty bucket | files, NATS |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
 //! | [`cli`] | flags, environment, config file | the settings of all above |
 //! | `api` | the gRPC services | engine, watch |
@@ -235,6 +236,7 @@ pub mod nats_server;
 mod primitive;
 pub mod proto;
 pub mod record;
+mod restore;
 pub mod server;
 mod snapshot;
 mod snapshot_schedule;

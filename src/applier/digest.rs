@@ -29,19 +29,19 @@ enum Kind {
 
 /// A sum of terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
-    pub(super) fn add(&mut self, term: u64) {
+    pub(crate) fn add(&mut self, term: u64) {
         self.0 = self.0.wrapping_add(term);
     }
 
-    pub(super) fn take_away(&mut self, term: u64) {
+    pub(crate) fn take_away(&mut self, term: u64) {
         self.0 = self.0.wrapping_sub(term);
     }
 
     /// The digest of the summed terms, the revision and the floor.
-    pub(super) fn digest(self, revision: Revision, floor: Option<Revision>) -> Digest {
+    pub(crate) fn digest(self, revision: Revision, floor: Option<Revision>) -> Digest {
         let floor = floor.map_or(-1, |floor| floor.0);
         Digest(numbers(Kind::State, &[self.0 as i64, revision.0, floor]))
     }
@@ -55,7 +55,7 @@ fn numbers(kind: Kind, numbers: &[i64]) -> u64 {
     xxh3_64_with_seed(&bytes[..8 * numbers.len()], kind as u64)
 }
 
-pub(super) fn of_key(version: &KeyVersion) -> u64 {
+pub(crate) fn of_key(version: &KeyVersion) -> u64 {
     let numbers = numbers(
         Kind::Key,
         &[version.create_revision().0, version.mod_revision().0, version.version(), version.lease().0],
@@ -63,25 +63,25 @@ pub(super) fn of_key(version: &KeyVersion) -> u64 {
     xxh3_64_with_seed(version.value(), xxh3_64_with_seed(version.key(), numbers))
 }
 
-pub(super) fn of_lease(id: LeaseId, ttl: i64) -> u64 {
+pub(crate) fn of_lease(id: LeaseId, ttl: i64) -> u64 {
     numbers(Kind::Lease, &[id.0, ttl])
 }
 
-pub(super) fn of_alarm(alarm: Alarm) -> u64 {
+pub(crate) fn of_alarm(alarm: Alarm) -> u64 {
     numbers(Kind::Alarm, &[alarm.member as i64, alarm.kind as i64])
 }
 
-pub(super) fn of_users(store: &AuthStore) -> u64 {
+pub(crate) fn of_users(store: &AuthStore) -> u64 {
     let bytes = serde_json::to_vec(store).expect("users are plain data");
     xxh3_64_with_seed(&bytes, Kind::Users as u64)
 }
 
-pub(super) fn of_token(hash: &str, token: &SimpleToken) -> u64 {
+pub(crate) fn of_token(hash: &str, token: &SimpleToken) -> u64 {
     let numbers = numbers(Kind::Token, &[token.revision as i64, xxh3_64(hash.as_bytes()) as i64]);
     xxh3_64_with_seed(token.user.as_bytes(), numbers)
 }
 
-pub(super) fn of_member(member: &Member) -> u64 {
+pub(crate) fn of_member(member: &Member) -> u64 {
     let bytes = serde_json::to_vec(member).expect("members are plain data");
     xxh3_64_with_seed(&bytes, Kind::Member as u64)
 }

@@ -12,7 +12,7 @@
 //! - A4: at and below the compaction floor records stand alone; those of one revision are still applied
 //!   together.
 
-mod digest;
+pub(crate) mod digest;
 mod garbage;
 mod tables;
 
@@ -206,6 +206,10 @@ impl Applier {
                         }
                     }
                 }
+                // A restore has put it into the place of a change that a compaction had removed.
+                body if place < count && self.is_gathering(revision) => {
+                    self.apply_reserved(body, sequence, index);
+                }
                 body => {
                     // The record of a lease's end follows the deletes of its keys.
                     if let Some(first) = batch.first() {
@@ -338,6 +342,10 @@ impl Applier {
                 self.gathering = Some((revision, index, vec![version]));
             }
         }
+    }
+
+    fn is_gathering(&self, revision: Revision) -> bool {
+        self.gathering.as_ref().is_some_and(|(gathered, ..)| *gathered == revision)
     }
 
     fn flush(&mut self) {

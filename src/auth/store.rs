@@ -114,6 +114,41 @@ impl AuthStore {
         })
     }
 
+    /// The store of users and roles that etcd has stored; `None` if a name or a hash is no text. Tokens of
+    /// before are void, since none comes along.
+    pub(crate) fn of_stored(
+        enabled: bool,
+        revision: u64,
+        users: Vec<authpb::User>,
+        roles: Vec<authpb::Role>,
+    ) -> Option<AuthStore> {
+        let text = |bytes: bytes::Bytes| String::from_utf8(bytes.into()).ok();
+        let user = |user: authpb::User| {
+            let stored = User {
+                password: text(user.password)?,
+                no_password: user.options.is_some_and(|options| options.no_password),
+                roles: user.roles.into_iter().collect(),
+                tokens_since: 0,
+            };
+            Some((text(user.name)?, stored))
+        };
+        let permission = |permission: authpb::Permission| Permission {
+            kind: permission.perm_type,
+            key: permission.key,
+            range_end: permission.range_end,
+        };
+        let role = |role: authpb::Role| {
+            Some((text(role.name)?, role.key_permission.into_iter().map(permission).collect()))
+        };
+        Some(AuthStore {
+            enabled,
+            revision,
+            tokens_since: 0,
+            users: users.into_iter().map(user).collect::<Option<_>>()?,
+            roles: roles.into_iter().map(role).collect::<Option<_>>()?,
+        })
+    }
+
     /// Whether a user has a role.
     pub fn has_role(&self, user: &str, role: &str) -> bool {
         self.users.get(user).is_some_and(|user| user.roles.contains(role))

@@ -38,8 +38,9 @@ pub(super) enum BootstrapError {
     )]
     NotInCluster { name: String, cluster: String },
     #[error(
-        "--data-dir {path}: holds the data of an etcd, which jetway does not read and will not hide behind an empty \
-         store; give an empty directory, or move this one away",
+        "--data-dir {path}: holds the data of an etcd, which jetway does not serve in place. To bring it over, stop that etcd, \
+         run: jetway restore {path} --data-dir {path}.jetway, and start jetway with --data-dir {path}.jetway. To begin \
+         with an empty store, give an empty directory",
         path = .0.display()
     )]
     EtcdData(PathBuf),

@@ -3,8 +3,10 @@
 use super::command::{SERVE, program, server_flags};
 use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
+use super::migrate::{self, MigrateCommandError};
 use super::output::Output;
 use super::personality::Personality;
+use super::restore::{self, RestoreCommandError};
 use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
@@ -41,6 +43,10 @@ pub(super) enum CommandError {
     Storage(#[from] StorageFlagsError),
     #[error(transparent)]
     Health(#[from] HealthError),
+    #[error(transparent)]
+    Restore(#[from] Box<RestoreCommandError>),
+    #[error(transparent)]
+    Migrate(#[from] Box<MigrateCommandError>),
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
@@ -86,6 +92,12 @@ pub(super) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        name: "migrate",
+        about: "Copy the store of a running etcd into an empty one, and follow it",
+        args: migrate::args,
+        run: |matches, environment| Ok(Output::Text(migrate::run(matches, environment).map_err(Box::new)?)),
+    },
+    Entry {
         name: "nats-permissions",
         about: "Print the rights that the NATS user of these flags needs",
         args: server_flags,
@@ -93,6 +105,12 @@ pub(super) const COMMANDS: &[Entry] = &[
             let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
             Ok(Output::Text(storage::rights(&flags)?.page()))
         },
+    },
+    Entry {
+        name: "restore",
+        about: "Put a snapshot, or the data of a stopped etcd, into an empty store",
+        args: restore::args,
+        run: |matches, environment| Ok(Output::Text(restore::run(matches, environment).map_err(Box::new)?)),
     },
     Entry {
         name: "snapshot",

@@ -23,12 +23,14 @@ mod health;
 mod kine;
 mod listen;
 mod logging;
+mod migrate;
 mod nats_context;
 mod no_effect;
 mod notice;
 mod output;
 mod peers;
 mod personality;
+mod restore;
 mod settings;
 mod snapshot;
 mod snapshot_schedule;
@@ -182,7 +184,13 @@ impl From<NoMatches> for Unparsed {
 }
 
 /// Reads a command line of jetway itself, with clap's words for mistakes.
-fn parse(mut args: impl Iterator<Item = OsString>) -> Result<ArgMatches, Unparsed> {
+fn parse(args: impl Iterator<Item = OsString>) -> Result<ArgMatches, Unparsed> {
+    let mut words: Vec<OsString> = args.collect();
+    // etcdutl's spelling.
+    if words.starts_with(&["snapshot".into(), "restore".into()]) {
+        words.remove(0);
+    }
+    let mut args = words.into_iter();
     let program = command::program(Personality::Jetway);
     let arguments = go_flags::arguments(&program, &mut args);
     let rest = arguments.end.map(|(arg, _)| arg).into_iter().chain(args);

@@ -167,10 +167,7 @@ impl ServerSettings {
                 0 => u32::MAX,
                 limit => limit,
             },
-            quota_bytes: match flags.integer("quota-backend-bytes") {
-                0 => DEFAULT_QUOTA_BYTES,
-                bytes => bytes,
-            },
+            quota_bytes: quota_bytes(flags),
             progress_interval: progress_interval(flags),
             keepalive_interval: flags.duration("grpc-keepalive-interval"),
             keepalive_timeout: flags.duration("grpc-keepalive-timeout"),
@@ -203,6 +200,14 @@ impl ServerSettings {
             peer_urls: flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect(),
             notices,
         })
+    }
+}
+
+/// The quota; as in etcd, 0 means etcd's default.
+pub(super) fn quota_bytes(flags: &FlagValues) -> i64 {
+    match flags.integer("quota-backend-bytes") {
+        0 => DEFAULT_QUOTA_BYTES,
+        bytes => bytes,
     }
 }
 

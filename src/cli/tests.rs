@@ -196,7 +196,8 @@ fn the_data_of_an_etcd_is_not_hidden() {
     std::fs::create_dir(dir.path().join("member")).expect("made");
     let path = dir.path().display().to_string();
     let error = settings(&["--data-dir", &path]).expect_err("not ours").to_string();
-    assert!(error.contains(&path) && error.contains("data of an etcd"), "{error}");
+    let command = format!("jetway restore {path} --data-dir {path}.jetway");
+    assert!(error.contains("data of an etcd") && error.contains(&command), "{error}");
 }
 
 #[test]

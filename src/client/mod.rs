@@ -4,6 +4,7 @@
 
 use crate::error::EtcdError;
 use crate::proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
+use futures_util::Stream;
 use http::uri::PathAndQuery;
 use std::fmt;
 use std::path::PathBuf;
@@ -131,6 +132,25 @@ impl Client {
         let mut grpc = self.grpc().await?;
         let answer =
             grpc.server_streaming(self.request(request), PathAndQuery::from_static(path), codec).await;
+        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+    }
+
+    /// A call with many requests and many answers.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub(crate) async fn streams<Q, R>(
+        &self,
+        path: &'static str,
+        requests: impl Stream<Item = Q> + Send + 'static,
+    ) -> Result<Streaming<R>, ClientError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let codec = ProstCodec::<Q, R>::default();
+        let mut grpc = self.grpc().await?;
+        let answer = grpc.streaming(self.request(requests), PathAndQuery::from_static(path), codec).await;
         answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
     }
 

@@ -4,7 +4,8 @@ use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
 use super::limits::{self, Demand};
 use super::rights::API_PREFIX;
-use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
+use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, UNFINISHED, wanted};
+use super::subjects::{self, KeyTooLong};
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use crate::version::{NatsVersion, TooOld};
@@ -36,6 +37,32 @@ pub enum SetupError {
         stream: String,
         /// A description of what it is.
         found: String,
+    },
+    /// A restore into it has not ended.
+    #[error(
+        "stream {stream} is being filled by jetway restore or jetway migrate, or that was broken off; run the same command once \
+         more, which begins anew, or remove the stream"
+    )]
+    Unfinished {
+        /// The stream.
+        stream: String,
+    },
+    /// A restore needs an empty one.
+    #[error(
+        "stream {stream} holds {messages} messages, and a restore needs an empty bucket; choose another one with --bucket or \
+         --data-dir, or remove the stream"
+    )]
+    NotEmpty {
+        /// The stream.
+        stream: String,
+        /// Its messages.
+        messages: u64,
+    },
+    /// Something else has changed the stream during a restore.
+    #[error("stream {stream} was changed by another program meanwhile; run the same command once more")]
+    Disturbed {
+        /// The stream.
+        stream: String,
     },
     /// The number of replicas asked for is not that of the stream.
     #[error(
@@ -176,6 +203,24 @@ pub struct Facts {
     pub is_new: bool,
 }
 
+/// The use that a bucket is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Serving what it holds.
+    Serve,
+    /// Filling an empty one. No jetway serves it before [`super::Log::finish_restore`].
+    Restore,
+}
+
+impl Purpose {
+    fn format(self) -> String {
+        match self {
+            Purpose::Serve => FORMAT.to_string(),
+            Purpose::Restore => UNFINISHED.to_owned(),
+        }
+    }
+}
+
 /// The sequences that a stream holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
@@ -191,12 +236,48 @@ impl Bucket {
         u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
     }
 
+    /// The names for the bucket of an endpoint.
+    pub fn of(endpoint: &Endpoint) -> Bucket {
+        Bucket::new(&endpoint.bucket, endpoint.api_prefix.as_deref().unwrap_or(API_PREFIX))
+    }
+
     /// The names for a bucket that is reached by the API below `api_prefix`.
     pub fn new(name: &str, api_prefix: &str) -> Bucket {
         let prefix = format!("$KV.{name}.");
         let publish_prefix =
             if api_prefix == API_PREFIX { prefix.clone() } else { format!("{api_prefix}.{prefix}") };
         Bucket { name: name.to_owned(), stream: format!("KV_{name}"), prefix, publish_prefix }
+    }
+
+    /// Whether a key can be a subject.
+    ///
+    /// # Errors
+    /// [`KeyTooLong`].
+    pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
+        subjects::check_length(self.publish_prefix.len(), key)
+    }
+
+    /// Lets a restored stream be served, if it is as the restore has left it: `end` is its last message.
+    ///
+    /// # Errors
+    /// [`SetupError::Disturbed`], [`SetupError::Api`].
+    pub(super) async fn finish_restore(
+        &self,
+        api: &Api,
+        facts: Facts,
+        end: Sequence,
+    ) -> Result<(), SetupError> {
+        let stream = &self.stream;
+        let failed = |source| SetupError::Api { stream: stream.clone(), source };
+        let info = api.stream_info(stream).await.map_err(failed)?;
+        let is_same = Bucket::cluster_id(&info) == Some(facts.cluster_id) && is_unfinished(&info.config);
+        if !is_same || info.last() != end || info.state.messages != end.0 - facts.before_first.0 {
+            return Err(SetupError::Disturbed { stream: stream.clone() });
+        }
+        let mut config = info.config;
+        config["metadata"][FORMAT_KEY] = Purpose::Serve.format().into();
+        api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
+        Ok(())
     }
 
     /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
@@ -210,14 +291,14 @@ impl Bucket {
         connection: &Connection,
         endpoint: &Endpoint,
         store: Option<&Store>,
-        demand: Demand,
+        (purpose, demand): (Purpose, Demand),
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
         loop {
-            match self.ensure(api, endpoint, store, demand).await {
+            match self.ensure(api, endpoint, store, (purpose, demand)).await {
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
@@ -262,18 +343,26 @@ impl Bucket {
         api: &Api,
         endpoint: &Endpoint,
         store: Option<&Store>,
-        demand: Demand,
+        (purpose, demand): (Purpose, Demand),
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         let replicas = endpoint.replicas_to_create();
         let (mut info, mut is_new) = match api.stream_info(&stream).await {
+            Ok(info) if purpose == Purpose::Restore && is_unfinished(&info.config) => {
+                tracing::info!(target: "jetway::log", stream, "removing what an earlier restore has left");
+                api.call::<Value>(&format!("STREAM.DELETE.{stream}"), &Value::Null).await.map_err(failed)?;
+                self.create(api, replicas, (purpose, demand)).await?
+            }
+            Ok(info) if purpose == Purpose::Restore && !is_unused(&info) => {
+                return Err(SetupError::NotEmpty { stream, messages: info.state.messages });
+            }
             Ok(info) => (info, false),
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
                 }
-                self.create(api, replicas, demand).await?
+                self.create(api, replicas, (purpose, demand)).await?
             }
             Err(error) => return Err(failed(error)),
         };
@@ -290,10 +379,10 @@ impl Bucket {
         if is_unused {
             // Instances that take the stream at once draw the same id.
             let id = xxhash_rust::xxh3::xxh3_64(format!("{stream} {}", info.created).as_bytes()) | 1;
-            config["metadata"][FORMAT_KEY] = FORMAT.to_string().into();
+            config["metadata"][FORMAT_KEY] = purpose.format().into();
             config["metadata"][CLUSTER_KEY] = format!("{id:016x}").into();
         }
-        self.check_owner(&config, is_unused.then_some(judgement.unusable).flatten())?;
+        self.check_owner(&config, is_unused.then_some(judgement.unusable).flatten(), purpose)?;
         if let Some(setting) = judgement.unusable {
             let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
             return Err(SetupError::Unusable { stream, setting, found, expected });
@@ -323,12 +412,13 @@ impl Bucket {
         &self,
         api: &Api,
         replicas: Option<usize>,
-        demand: Demand,
+        (purpose, demand): (Purpose, Demand),
     ) -> Result<(StreamInfo, bool), SetupError> {
         let stream = &self.stream;
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         tracing::info!(target: "jetway::log", stream, "creating the stream");
         let mut config = wanted(self, replicas, rand::random::<u64>() | 1);
+        config["metadata"][FORMAT_KEY] = purpose.format().into();
         let request = format!("STREAM.CREATE.{stream}");
         let mut created = api.call::<StreamInfo>(&request, &config).await;
         if let Err(error) = &created
@@ -356,13 +446,21 @@ impl Bucket {
 
     /// Refuses a stream of another program or format. `unusable` is a setting of an unused stream that
     /// another program must have made.
-    fn check_owner(&self, config: &Value, unusable: Option<&str>) -> Result<(), SetupError> {
+    fn check_owner(
+        &self,
+        config: &Value,
+        unusable: Option<&str>,
+        purpose: Purpose,
+    ) -> Result<(), SetupError> {
         let metadata = &config["metadata"];
+        if purpose == Purpose::Serve && is_unfinished(config) {
+            return Err(SetupError::Unfinished { stream: self.stream.clone() });
+        }
         let found = match (metadata[FORMAT_KEY].as_str(), metadata[CLUSTER_KEY].as_str(), unusable) {
             (Some(_), _, Some(setting)) => {
                 format!("not a jetway bucket (another program made it: {setting} = {})", config[setting])
             }
-            (Some(format), Some(_), None) if format == FORMAT.to_string() => return Ok(()),
+            (Some(format), Some(_), None) if format == purpose.format() => return Ok(()),
             (Some(format), ..) => {
                 format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")
             }
@@ -370,6 +468,11 @@ impl Bucket {
         };
         Err(SetupError::Foreign { stream: self.stream.clone(), found })
     }
+}
+
+/// Whether a restore into a stream has not ended.
+fn is_unfinished(config: &Value) -> bool {
+    config["metadata"][FORMAT_KEY] == UNFINISHED
 }
 
 /// Whether a stream was made by others, for jetway, and never held a message.

@@ -41,7 +41,7 @@ mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, SetupError, Store};
+pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
@@ -73,6 +73,19 @@ impl Log {
     /// # Errors
     /// [`OpenError`].
     pub async fn open(endpoint: &Endpoint, store: Option<&Store>, demand: Demand) -> Result<Log, OpenError> {
+        Log::open_for(endpoint, store, Purpose::Serve, demand).await
+    }
+
+    /// As [`Log::open`], for serving or for a restore.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open_for(
+        endpoint: &Endpoint,
+        store: Option<&Store>,
+        purpose: Purpose,
+        demand: Demand,
+    ) -> Result<Log, OpenError> {
         let rights = Rights::of(endpoint);
         let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
@@ -85,9 +98,9 @@ impl Log {
             }
         }
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
-        let bucket = Bucket::new(&endpoint.bucket, api_prefix);
+        let bucket = Bucket::of(endpoint);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, &connection, endpoint, store, demand).await?;
+        let facts = bucket.set_up(&api, &connection, endpoint, store, (purpose, demand)).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
@@ -284,7 +297,15 @@ impl Log {
     /// # Errors
     /// [`KeyTooLong`].
     pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
-        subjects::check_length(self.bucket.publish_prefix.len(), key)
+        self.bucket.check_key(key)
+    }
+
+    /// Lets a restored bucket be served. `end` is the last message of the restore.
+    ///
+    /// # Errors
+    /// [`SetupError::Disturbed`], [`SetupError::Api`].
+    pub async fn finish_restore(&self, end: Sequence) -> Result<(), SetupError> {
+        self.bucket.finish_restore(&self.api, self.facts, end).await
     }
 }
 

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 /// The metadata key that holds the version of the stored format. A stream without it is another program's.
 pub(super) const FORMAT_KEY: &str = "jetway.format";
+/// The version that a stream has until its restore has ended. Every jetway refuses it.
+pub(super) const UNFINISHED: &str = "unfinished restore";
 /// The metadata key that holds the cluster's id.
 pub(super) const CLUSTER_KEY: &str = "jetway.cluster";
 

@@ -53,11 +53,11 @@ impl Value for Stored {
 
 /// A grant as etcd stores it. Its remaining time begins anew with the server that takes it over.
 #[derive(Clone, PartialEq, Message)]
-struct Lease {
+pub(super) struct Lease {
     #[prost(int64, tag = "1")]
-    id: i64,
+    pub(super) id: i64,
     #[prost(int64, tag = "2")]
-    ttl: i64,
+    pub(super) ttl: i64,
 }
 
 /// All buckets. A clone begins at the first one again.

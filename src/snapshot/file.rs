@@ -4,7 +4,7 @@
 
 use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -116,8 +116,17 @@ impl Drop for PartFile {
 /// # Errors
 /// [`FileError`].
 pub(crate) fn checked_size(path: &Path) -> Result<u64, FileError> {
+    let mut file = File::open(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
+    checked_size_of(&mut file, path)
+}
+
+/// As [`checked_size`], of an open file.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn checked_size_of(file: &mut File, path: &Path) -> Result<u64, FileError> {
     let failed = |source| FileError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
+    file.rewind().map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
     if size % SECTOR != SHA256_OUTPUT_LEN as u64 {
         return Ok(size);

@@ -15,12 +15,13 @@ mod bbolt;
 mod content;
 mod file;
 mod reader;
+mod saved;
 mod status;
 mod times;
 
-pub(crate) use file::{FileError, PartFile};
+pub(crate) use file::{FileError, PartFile, checked_size, checked_size_of};
+pub(crate) use saved::{Change, Changes, Saved, SavedError};
 pub(crate) use status::{Report, StatusError, report, walk};
-
 pub(crate) use times::{Times, TimesError};
 
 use crate::applier::Picture;

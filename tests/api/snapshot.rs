@@ -11,40 +11,13 @@ use rand::{Rng, SeedableRng};
 use support::auth::permission;
 use support::client::*;
 use support::server::{Server, peer};
-use support::snapshot::{QUICK, Saved, etcdutls, messages, runs, text};
+use support::snapshot::{QUICK, Saved, etcdutls, hash_kv, keys, messages, runs, same_history, text};
 
 const CHECKSUM: usize = 32;
 
 async fn etcdctl(server: &Server, args: &[&str]) -> String {
     let endpoint = format!("--endpoints={}", server.endpoint());
     runs(peer("JETWAY_TEST_ETCDCTL", "etcdctl"), &[&[&endpoint[..]], args].concat()).await
-}
-
-async fn hash_kv(client: &Client, revision: i64) -> HashKvResponse {
-    client.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision }).await.unwrap()
-}
-
-/// All keys at a revision.
-async fn keys(client: &Client, revision: i64) -> RangeResponse {
-    let everything =
-        RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..Default::default() };
-    client.range(everything).await.unwrap()
-}
-
-/// Both serve the same at each revision from `floor` on. `with_floor` compares the hash of the floor too,
-/// which a server remembers from its compaction and not from a restart.
-async fn same_history(server: &Client, restored: &Client, floor: i64, with_floor: bool) {
-    let now = server.revision().await;
-    assert_eq!(restored.revision().await, now);
-    for revision in floor.max(1)..=now {
-        let (a, b) = (keys(server, revision).await, keys(restored, revision).await);
-        assert_eq!((a.kvs, a.count), (b.kvs, b.count), "at revision {revision} of {floor} to {now}");
-        if revision > floor || with_floor {
-            let parts = |hash: HashKvResponse| (hash.hash, hash.compact_revision, hash.hash_revision);
-            let (a, b) = (parts(hash_kv(server, revision).await), parts(hash_kv(restored, revision).await));
-            assert_eq!(a, b, "HashKV at revision {revision} of {floor} to {now}");
-        }
-    }
 }
 
 /// MNT-5, HDR-4

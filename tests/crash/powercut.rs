@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use rand::rngs::StdRng;
@@ -16,7 +17,8 @@ use rand::{Rng as _, SeedableRng as _};
 use super::disk::Disk;
 use super::kills::{Rounds, under_load};
 use support::eventually;
-use support::server::{Server, alive, signal};
+use support::server::{Launch, Server, Target, alive, jetway, nats_of, signal, spawn};
+use support::snapshot::{Saved, keys, text};
 
 /// Cuts that one store must live through before the next begins with an empty disk.
 const CUTS_PER_STORE: u32 = 20;
@@ -54,10 +56,15 @@ impl Mounted {
 
     /// Cuts the power of everything at one moment, and turns it on again.
     async fn cut(&mut self, server: &mut Server, rng: &mut StdRng) {
-        let at = server.dir().join("data");
         let nats = server.find_nats_pid();
         self.disk.cut();
         server.kill9();
+        self.turn_on(nats, rng).await;
+        server.restart().await;
+    }
+
+    /// Turns the power on again after a cut, when `nats` has ended too.
+    async fn turn_on(&mut self, nats: Option<u32>, rng: &mut StdRng) {
         if let Some(nats) = nats.filter(|nats| alive(*nats)) {
             signal(nats, libc::SIGKILL);
             eventually("nats-server to end", async || (!alive(nats)).then_some(())).await;
@@ -66,8 +73,7 @@ impl Mounted {
         // Mostly nothing survives that was not synced; sometimes half of the pages do.
         let survives = if rng.random_bool(0.7) { 0.0 } else { 0.5 };
         self.disk.restore(survives, rng);
-        *self = Self::mount(self.disk.clone(), &at);
-        server.restart().await;
+        *self = Self::mount(self.disk.clone(), &self.at.clone());
     }
 
     /// Returns when nobody uses the disk any more: the last threads of a dead process take a moment to let go
@@ -136,4 +142,58 @@ async fn every_sync_keeps_what_was_answered() {
 async fn lazy_sync_loses_what_was_answered_and_this_is_seen() {
     let outcome = AssertUnwindSafe(cuts(5, "lazy")).catch_unwind().await;
     assert!(outcome.is_err(), "nothing was lost, or the loss was not found");
+}
+
+/// A restore whose power is cut leaves all of the store, or nothing that is served. All of it is there if the
+/// restore has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root and FUSE, and minutes: make powercut"]
+async fn a_restore_is_whole_or_not_served() {
+    const KEYS: i64 = 300;
+    let seed = super::seed();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let source = Server::start().await;
+    let client = source.client().await;
+    for number in 0..KEYS {
+        client.put(format!("k/{number}"), vec![b'v'; 50_000]).await;
+    }
+    let saved = Saved::of(&client).await;
+    let (mut whole, mut refused) = (0, 0);
+    let cuts = how_many(200) / 10;
+    for round in 0..cuts {
+        let mut server = Server::create(Target::Jetway, Launch::default());
+        let data = server.dir().join("data");
+        fs::create_dir(&data).unwrap();
+        let mut mounted = Mounted::mount(Disk::new(), &data);
+        let path = saved.path();
+        let mut command = Command::new(jetway());
+        command.args(["restore", text(&path), "--data-dir", text(&data)]);
+        let mut restore = spawn(command).unwrap();
+        let pause = Duration::from_millis(rng.random_range(0..3000));
+        let has_ended =
+            async { eventually("the restore to end", async || restore.try_wait().unwrap()).await.success() };
+        // Every other cut waits for the end.
+        let has_ended = if round % 2 == 0 {
+            has_ended.await
+        } else {
+            tokio::time::timeout(pause, has_ended).await.unwrap_or(false)
+        };
+        let nats = nats_of(restore.id());
+        mounted.disk.cut();
+        restore.kill().ok();
+        restore.wait().unwrap();
+        mounted.turn_on(nats, &mut rng).await;
+        if server.try_restart().await.is_ok() {
+            let count = keys(&server.client().await, 0).await.count;
+            assert!(count == KEYS || count == 0 && !has_ended, "{count} keys, ended: {has_ended}");
+            whole += u32::from(count == KEYS);
+        } else {
+            assert!(!has_ended, "{}", server.log());
+            refused += 1;
+        }
+        drop(server);
+        mounted.unmount();
+    }
+    println!("{whole} of {cuts} stores were whole, {refused} refused");
+    assert!(whole > 0);
 }

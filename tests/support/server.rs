@@ -48,7 +48,7 @@ impl Target {
 
 /// The jetway of this build, which cargo puts beside the folder of the test programs. Cargo names it to the
 /// targets of the package `jetway` only.
-pub(crate) fn jetway() -> PathBuf {
+pub fn jetway() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).expect("a test program lies in a folder of cargo").join("jetway");
     assert!(path.exists(), "no jetway at {}: run the test with cargo", path.display());
@@ -233,15 +233,7 @@ impl Server {
 
     /// As [`Self::nats_pid`], `None` while there is none.
     pub fn find_nats_pid(&self) -> Option<u32> {
-        let parent = self.pid();
-        fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .find(|&pid| {
-                parent_of(pid) == Some(parent)
-                    && name_of(pid).as_deref() == Some("nats-server")
-                    && !is_zombie(pid)
-            })
+        nats_of(self.pid())
     }
 
     /// The output of the process so far.
@@ -425,6 +417,17 @@ pub fn signal(pid: u32, signal: i32) {
 /// Whether the process runs. One that nobody has collected yet is dead.
 pub fn alive(pid: u32) -> bool {
     status_of(pid, "State:").is_some_and(|state| !state.starts_with('Z'))
+}
+
+/// The nats-server that a process runs as its child.
+pub fn nats_of(parent: u32) -> Option<u32> {
+    fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).find(
+        |&pid| {
+            parent_of(pid) == Some(parent)
+                && name_of(pid).as_deref() == Some("nats-server")
+                && !is_zombie(pid)
+        },
+    )
 }
 
 fn parent_of(pid: u32) -> Option<u32> {

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use jetway::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
+use jetway::proto::etcdserverpb::{
+    HashKvRequest, HashKvResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse,
+};
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::server::{Launch, Server, Target, peer};
+use crate::server::{Launch, Server, Target, jetway, peer};
 
 /// Passwords that cost little to hash.
 pub const QUICK: [&str; 2] = ["--bcrypt-cost", "4"];
@@ -86,6 +88,11 @@ impl Saved {
         etcdutl(&["hashkv", text(&copy)]).await.trim().to_owned()
     }
 
+    /// A jetway that serves the restored data, by `jetway restore` with more flags.
+    pub async fn restored_by_jetway(&self, flags: &[&str]) -> Server {
+        jetway_restored(&self.path(), flags).await
+    }
+
     /// An etcd that serves the restored data.
     pub async fn restored(&self) -> Server {
         self.restored_by(&[peer("JETWAY_TEST_ETCDUTL", "etcdutl")]).await
@@ -105,6 +112,43 @@ impl Saved {
         }
         server.restart().await;
         server
+    }
+}
+
+/// A jetway that serves what it has restored from a file or a directory.
+pub async fn jetway_restored(source: &Path, flags: &[&str]) -> Server {
+    let mut server = Server::create(Target::Jetway, Launch { args: &QUICK, ..Launch::default() });
+    let data = server.dir().join("data");
+    runs(jetway(), &[&["restore", text(source), "--data-dir", text(&data)], flags].concat()).await;
+    server.restart().await;
+    server
+}
+
+/// The hash of the store at a revision.
+pub async fn hash_kv(client: &Client, revision: i64) -> HashKvResponse {
+    client.unary("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision }).await.unwrap()
+}
+
+/// All keys at a revision.
+pub async fn keys(client: &Client, revision: i64) -> RangeResponse {
+    let everything =
+        RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..Default::default() };
+    client.range(everything).await.unwrap()
+}
+
+/// Both serve the same at each revision from `floor` on. `with_floor` compares the hash of the floor too,
+/// which a server remembers from its compaction and not from a restart.
+pub async fn same_history(server: &Client, restored: &Client, floor: i64, with_floor: bool) {
+    let now = server.revision().await;
+    assert_eq!(restored.revision().await, now);
+    for revision in floor.max(1)..=now {
+        let (a, b) = (keys(server, revision).await, keys(restored, revision).await);
+        assert_eq!((a.kvs, a.count), (b.kvs, b.count), "at revision {revision} of {floor} to {now}");
+        if revision > floor || with_floor {
+            let parts = |hash: HashKvResponse| (hash.hash, hash.compact_revision, hash.hash_revision);
+            let (a, b) = (parts(hash_kv(server, revision).await), parts(hash_kv(restored, revision).await));
+            assert_eq!(a, b, "HashKV at revision {revision} of {floor} to {now}");
+        }
     }
 }
 

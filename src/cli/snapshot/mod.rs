@@ -4,7 +4,7 @@ mod save;
 mod status;
 
 pub(super) use crate::snapshot::StatusError;
-pub(super) use save::SaveError;
+pub(super) use save::{Flags as LoginFlags, SaveError, login_args};
 
 use super::commands::{CommandError, Environment};
 use super::output::Output;

@@ -47,21 +47,29 @@ pub(in crate::cli) enum SaveError {
     Runtime(std::io::Error),
 }
 
+fn flag(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name(value).help(help).overrides_with(name)
+}
+
+/// The flags of etcdctl for a connection, its endpoint aside.
+pub(in crate::cli) fn login_args() -> [Arg; 6] {
+    [
+        flag("user", "NAME[:PASSWORD]", "The user, which needs the role root if auth is enabled"),
+        flag("password", "PASSWORD", "The password of --user"),
+        flag("cacert", "FILE", "Authorities of the server's certificate (PEM) [default: the system's]"),
+        flag("cert", "FILE", "Certificate of the client (PEM)"),
+        flag("key", "FILE", "Key of --cert (PEM)"),
+        flag("dial-timeout", "DURATION", "How long a connection may take").default_value("2s"),
+    ]
+}
+
 /// The command, with the flags of etcdctl.
 pub(super) fn command() -> Command {
-    let flag = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help).overrides_with(name)
-    };
     Command::new(NAME)
         .about("Save a snapshot of a running jetway or etcd")
         .arg(Arg::new("file").value_name("FILE").required(true).help("The file that gets the snapshot"))
         .arg(flag("endpoints", "URL", "The server").default_value("127.0.0.1:2379"))
-        .arg(flag("user", "NAME[:PASSWORD]", "The user, which needs the role root if auth is enabled"))
-        .arg(flag("password", "PASSWORD", "The password of --user"))
-        .arg(flag("cacert", "FILE", "Authorities of the server's certificate (PEM) [default: the system's]"))
-        .arg(flag("cert", "FILE", "Certificate of the client (PEM)"))
-        .arg(flag("key", "FILE", "Key of --cert (PEM)"))
-        .arg(flag("dial-timeout", "DURATION", "How long a connection may take").default_value("2s"))
+        .args(login_args())
         .arg(flag("command-timeout", "DURATION", "How long it may take in all [default: without a limit]"))
         .arg(help(ArgAction::HelpShort))
         .after_help(
@@ -129,9 +137,9 @@ async fn save(settings: &ClientSettings, path: &std::path::Path) -> Result<Strin
 }
 
 /// The arguments, and the variables that stand in for them.
-struct Flags<'a> {
-    matches: &'a ArgMatches,
-    environment: &'a Environment,
+pub(in crate::cli) struct Flags<'a> {
+    pub(in crate::cli) matches: &'a ArgMatches,
+    pub(in crate::cli) environment: &'a Environment,
 }
 
 impl Flags<'_> {
@@ -161,6 +169,14 @@ impl Flags<'_> {
         if endpoint.contains(',') {
             return Err(SaveError::Endpoints(endpoint));
         }
+        self.client_of(endpoint)
+    }
+
+    /// The connection to an endpoint.
+    ///
+    /// # Errors
+    /// [`SaveError`] for flags that do not go together.
+    pub(in crate::cli) fn client_of(&self, endpoint: String) -> Result<ClientSettings, SaveError> {
         let user = match (self.text("user"), self.text("password")) {
             (None, None) => None,
             (None, Some(_)) => return Err(SaveError::NoUser),

@@ -1,0 +1,156 @@
+//! `jetway restore`: etcdutl's flags, beside those of a server that name the store.
+
+use super::command::server_flags;
+use super::commands::Environment;
+use super::flag_values::{FlagError, FlagValues};
+use super::personality::Personality;
+use super::settings::quota_bytes;
+use super::storage::{self, Storage, StorageFlagsError};
+use crate::log::Demand;
+use crate::nats_server::{NatsServerSettings, SyncMode};
+use crate::restore::{self, RestoreError, Restored, Settings, Target};
+use crate::types::Revision;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// The time between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Room for the header of a message.
+const MESSAGE_OVERHEAD_BYTES: u64 = 512 * 1024;
+
+/// A restore that was not done.
+#[derive(Debug, Error)]
+pub(super) enum RestoreCommandError {
+    #[error(transparent)]
+    Flags(#[from] FlagError),
+    #[error(transparent)]
+    Storage(#[from] StorageFlagsError),
+    #[error(
+        "--initial-cluster {0}: names several members, and jetway restores the store of one; restore it without this flag, or \
+         into the NATS of a cluster with --endpoint"
+    )]
+    Cluster(String),
+    #[error(
+        "--bump-revision {0}: needs --mark-compacted, since watches must learn that revisions are missing"
+    )]
+    Unmarked(u64),
+    #[error("--mark-compacted: goes with --bump-revision alone; leave it away or give both")]
+    NoBump,
+    #[error("the restore cannot run: {0}")]
+    Runtime(std::io::Error),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// Adds its arguments.
+pub(super) fn args(command: Command) -> Command {
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+    };
+    server_flags(command)
+        .override_usage("jetway restore FILE [--data-dir DIR | --endpoint nats://HOST:4222] [FLAGS]")
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .value_parser(clap::value_parser!(PathBuf))
+                .help("A snapshot of etcd or jetway, or the --data-dir of an etcd that is stopped"),
+        )
+        .arg(switch("skip-hash-check", "Take a file without its checksum, such as a copied database"))
+        .arg(
+            Arg::new("bump-revision")
+                .long("bump-revision")
+                .value_name("NUMBER")
+                .value_parser(clap::value_parser!(u64))
+                .help("Raise the revision by so much, so that it is above those that clients have seen"),
+        )
+        .arg(switch("mark-compacted", "Compact all before the raised revision (needed with --bump-revision)"))
+        .arg(
+            Arg::new("initial-memory-map-size")
+                .long("initial-memory-map-size")
+                .value_name("NUMBER")
+                .hide(true)
+                .help("No effect: the file is read page by page"),
+        )
+}
+
+/// Restores, and gives the text that tells of it.
+///
+/// # Errors
+/// [`RestoreCommandError`].
+pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<String, RestoreCommandError> {
+    let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+    let bump = matches.get_one::<u64>("bump-revision").copied().filter(|bump| *bump > 0);
+    match (bump, matches.get_flag("mark-compacted")) {
+        (Some(bump), false) => return Err(RestoreCommandError::Unmarked(bump)),
+        (None, true) => return Err(RestoreCommandError::NoBump),
+        _ => {}
+    }
+    let (target, place) = target(&flags)?;
+    let settings = Settings {
+        source: matches.get_one::<PathBuf>("file").cloned().expect("clap requires it"),
+        skips_hash_check: matches.get_flag("skip-hash-check"),
+        bump,
+        target,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(RestoreCommandError::Runtime)?;
+    let mut told = Instant::now();
+    let progress = |written: usize, all: usize| {
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            told = Instant::now();
+            // Nobody may be there to read it.
+            drop(writeln!(std::io::stderr(), "restoring: {written} of {all} versions"));
+        }
+    };
+    let restored = runtime.block_on(restore::run(settings, progress))?;
+    let Restored { revision, floor, keys, versions, leases } = restored;
+    let floor = floor_text(floor);
+    Ok(format!(
+        "restored {keys} keys in {versions} versions and {leases} leases, at revision {revision}, {floor}\n\
+         start it with: jetway {place}\n"
+    ))
+}
+
+/// The words for a compaction floor.
+pub(super) fn floor_text(floor: Option<Revision>) -> String {
+    floor.map_or_else(|| "nothing is compacted".to_owned(), |floor| format!("compacted to {floor}"))
+}
+
+/// The empty store that the flags of a server name, and the flags with which a server finds it.
+///
+/// # Errors
+/// [`RestoreCommandError`].
+pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreCommandError> {
+    if let Some(members) = flags.non_empty("initial-cluster").filter(|members| members.contains(',')) {
+        return Err(RestoreCommandError::Cluster(members.to_owned()));
+    }
+    let endpoint = storage::endpoint(flags)?;
+    let data_dir = storage::data_dir(flags, flags.text_or_default("name"), endpoint.as_ref())?;
+    Ok(match storage::settings(flags, endpoint, data_dir)? {
+        Storage::Embedded { data_dir, binary, config, domain, bucket, .. } => {
+            let mut server = NatsServerSettings::new(&data_dir);
+            (server.binary, server.extra_config, server.domain) = (binary, config, domain);
+            // All is synced at once before the restored store can be served.
+            server.sync = SyncMode::Group;
+            // A migration does not know the largest request that is to come.
+            let largest = flags.unsigned("max-request-bytes").saturating_add(MESSAGE_OVERHEAD_BYTES);
+            let largest = u32::try_from(largest).unwrap_or(u32::MAX);
+            server.max_payload_bytes = server.max_payload_bytes.max(largest);
+            let place = format!("--data-dir {}", data_dir.display());
+            (Target::Embedded(Box::new(server), bucket), place)
+        }
+        Storage::External(endpoint) => {
+            let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);
+            let demand = Demand {
+                quota: quota_bytes(flags),
+                message_bytes: usize::try_from(flags.unsigned("max-request-bytes")).unwrap_or(usize::MAX),
+            };
+            (Target::External(endpoint, demand), place)
+        }
+    })
+}

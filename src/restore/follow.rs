@@ -1,0 +1,261 @@
+//! A running server whose store is copied: its snapshot, its changes since, and its numbers.
+
+use crate::client::{Client, ClientError, ClientSettings};
+use crate::proto::etcdserverpb::alarm_request::AlarmAction;
+use crate::proto::etcdserverpb::watch_request::RequestUnion;
+use crate::proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
+    HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+};
+use crate::proto::mvccpb;
+use crate::snapshot::{Change, FileError, checked_size_of};
+use crate::types::{LeaseId, Revision};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Streaming};
+
+/// The key before all, and the end behind all.
+const ALL: &[u8] = b"\0";
+
+/// A server that cannot be copied.
+#[derive(Debug, Error)]
+pub(crate) enum SourceCallError {
+    /// None of its endpoints can be reached, or it refuses a call.
+    #[error("--from {0}")]
+    Call(#[from] ClientError),
+    /// Another program.
+    #[error(
+        "--from: the server sends no snapshot ({0}), and jetway migrate copies etcd and jetway alone; copy the keys of another \
+         program, such as kine, with etcdctl make-mirror"
+    )]
+    NoSnapshot(String),
+    /// The file for its snapshot.
+    #[error("cannot keep the snapshot in {path}: {source}; name another folder with TMPDIR", path = .path.display())]
+    Spool {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The snapshot is not whole.
+    #[error("the snapshot that was sent cannot be used: {0}")]
+    Snapshot(#[from] FileError),
+    /// History was removed before it was copied.
+    #[error(
+        "the source has compacted to revision {floor} before revision {wanted} was copied; run the migration again, and let the \
+         source keep its history for longer meanwhile"
+    )]
+    Compacted {
+        /// The floor of the source.
+        floor: i64,
+        /// The revision that was wanted.
+        wanted: Revision,
+    },
+    /// The watch has ended for another reason.
+    #[error("the source has ended the watch: {0}")]
+    Canceled(String),
+}
+
+impl SourceCallError {
+    /// Whether another attempt may succeed.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            SourceCallError::Call(ClientError::Refused(status)) => matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
+            ),
+            SourceCallError::Call(ClientError::Connect { .. }) => true,
+            _ => false,
+        }
+    }
+}
+
+/// A server that is copied.
+#[derive(Debug)]
+pub(super) struct Source {
+    client: Client,
+}
+
+/// The changes of a server from a revision on.
+#[derive(Debug)]
+pub(super) struct Following {
+    stream: Streaming<WatchResponse>,
+    /// The watch ends with it.
+    _requests: mpsc::Sender<WatchRequest>,
+    next: Revision,
+}
+
+impl Source {
+    /// Connects to the first endpoint that can be reached.
+    pub(super) async fn connect(from: &[ClientSettings]) -> Result<Source, SourceCallError> {
+        let mut refusal = None;
+        for settings in from {
+            match Client::connect(settings).await {
+                Ok(client) => return Ok(Source { client }),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new())).into())
+    }
+
+    /// Takes a snapshot into a file without a name. Returns it with the bytes of the database in it.
+    pub(super) async fn snapshot(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(File, u64), SourceCallError> {
+        let path = std::env::temp_dir().join(format!("jetway-migrate-{:016x}", rand::random::<u64>()));
+        let failed = |source| SourceCallError::Spool { path: path.clone(), source };
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let mut file = opened.map_err(failed)?;
+        std::fs::remove_file(&path).map_err(failed)?;
+        let call = "/etcdserverpb.Maintenance/Snapshot";
+        let refused = |status: tonic::Status| match status.code() {
+            Code::Unimplemented => SourceCallError::NoSnapshot(status.message().to_owned()),
+            _ => ClientError::Refused(status).into(),
+        };
+        let stream = self.client.server_stream(call, SnapshotRequest {}).await;
+        let mut stream: Streaming<SnapshotResponse> = stream.map_err(|error| match error {
+            ClientError::Refused(status) => refused(status),
+            error => error.into(),
+        })?;
+        let mut received = 0;
+        while let Some(message) = stream.message().await.map_err(refused)? {
+            file.write_all(&message.blob).map_err(failed)?;
+            received += message.blob.len() as u64;
+            progress(received, received + message.remaining_bytes);
+        }
+        let size = checked_size_of(&mut file, &path)?;
+        if size == 0 || size == received {
+            return Err(FileError::CutOff { path, size: received }.into());
+        }
+        Ok((file, size))
+    }
+
+    /// The changes from a revision on.
+    pub(super) async fn follow(&self, from: Revision) -> Result<Following, SourceCallError> {
+        let (requests, receiver) = mpsc::channel(1);
+        let create = WatchCreateRequest {
+            key: Bytes::from_static(ALL),
+            range_end: Bytes::from_static(ALL),
+            start_revision: from.0,
+            progress_notify: true,
+            ..WatchCreateRequest::default()
+        };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        requests.try_send(create).expect("it has room for one");
+        let stream = self.client.streams("/etcdserverpb.Watch/Watch", ReceiverStream::new(receiver)).await?;
+        Ok(Following { stream, _requests: requests, next: from })
+    }
+
+    /// The present revision, from a linearizable read.
+    pub(super) async fn revision(&self) -> Result<Revision, SourceCallError> {
+        let request = RangeRequest { key: Bytes::from_static(ALL), count_only: true, ..Default::default() };
+        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        Ok(Revision(answer.header.map_or(0, |header| header.revision)))
+    }
+
+    /// The number of keys at a revision.
+    pub(super) async fn count(&self, revision: Revision) -> Result<i64, SourceCallError> {
+        let request = RangeRequest {
+            key: Bytes::from_static(ALL),
+            range_end: Bytes::from_static(ALL),
+            count_only: true,
+            revision: revision.0,
+            ..Default::default()
+        };
+        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        Ok(answer.count)
+    }
+
+    /// The hash of the store at a revision, and its floor.
+    pub(super) async fn hash_kv(
+        &self,
+        revision: Revision,
+    ) -> Result<(u32, Option<Revision>), SourceCallError> {
+        let request = HashKvRequest { revision: revision.0 };
+        let answer: HashKvResponse = self.client.unary("/etcdserverpb.Maintenance/HashKV", request).await?;
+        let floor = Revision(answer.compact_revision);
+        Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
+    }
+
+    /// The granted TTL of each lease.
+    pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, i64>, SourceCallError> {
+        let answer: LeaseLeasesResponse =
+            self.client.unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
+        let mut leases = BTreeMap::new();
+        for LeaseStatus { id } in answer.leases {
+            let request = LeaseTimeToLiveRequest { id, keys: false };
+            let lease: Result<LeaseTimeToLiveResponse, ClientError> =
+                self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
+            match lease {
+                Ok(lease) if lease.ttl >= 0 && lease.granted_ttl > 0 => {
+                    leases.insert(LeaseId(id), lease.granted_ttl);
+                }
+                Ok(_) => {}
+                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// The auth revision, which every change of users and roles raises.
+    pub(super) async fn auth_revision(&self) -> Result<(bool, u64), SourceCallError> {
+        let answer: AuthStatusResponse =
+            self.client.unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {}).await?;
+        Ok((answer.enabled, answer.auth_revision))
+    }
+
+    /// Raises or lowers the alarm under which the server writes nothing.
+    pub(super) async fn fence(&self, is_raised: bool) -> Result<(), SourceCallError> {
+        let status: StatusResponse =
+            self.client.unary("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
+        let action = if is_raised { AlarmAction::Activate } else { AlarmAction::Deactivate };
+        let request = AlarmRequest {
+            action: action.into(),
+            member_id: status.header.map_or(0, |header| header.member_id),
+            alarm: AlarmType::Corrupt.into(),
+        };
+        let _answer: AlarmResponse = self.client.unary("/etcdserverpb.Maintenance/Alarm", request).await?;
+        Ok(())
+    }
+}
+
+impl Following {
+    /// The next changes, by revisions. None of a revision follows later. May be empty. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Vec<Vec<Change>>, SourceCallError> {
+        let message = self.stream.message().await.map_err(ClientError::Refused)?;
+        let Some(answer) = message else {
+            return Err(ClientError::Refused(tonic::Status::unavailable("the stream has ended")).into());
+        };
+        if answer.compact_revision > 0 {
+            return Err(SourceCallError::Compacted { floor: answer.compact_revision, wanted: self.next });
+        }
+        if answer.canceled {
+            return Err(SourceCallError::Canceled(answer.cancel_reason));
+        }
+        let mut revisions: Vec<Vec<Change>> = Vec::new();
+        for event in answer.events {
+            let is_delete = event.r#type() == mvccpb::event::EventType::Delete;
+            let pair = event.kv.unwrap_or_default();
+            let revision = Revision(pair.mod_revision);
+            if revisions.last().is_none_or(|changes| changes[0].revision != revision) {
+                revisions.push(Vec::new());
+            }
+            let changes = revisions.last_mut().expect("one was added if there was none");
+            let place = changes.len() as u64;
+            changes.push(Change { revision, place, is_delete, pair });
+            self.next = revision.next();
+        }
+        Ok(revisions)
+    }
+}

@@ -1,0 +1,384 @@
+//! `jetway migrate`: the store of a running etcd becomes the log of an empty bucket, while clients go on to
+//! write to that etcd.
+//!
+//! 1. A snapshot of the source is written as by a restore.
+//! 2. A watch brings all changes since. They are appended with the numbers that they have.
+//! 3. At the end leases, the compaction floor and the last revision are those of the source at one moment.
+//!    `HashKV` of the source is compared with that of the records.
+//! 4. The bucket may be served.
+//!
+//! An alarm fences the source: etcd refuses all writes while CORRUPT is raised. Leases do not expire there
+//! either. Without the fence the migration ends well only if nobody has written meanwhile.
+//!
+//! The order at the end is that of safety. Leases are read before the last revision is: if a lease is gone,
+//! the deletes of its keys are among the changes that are still copied.
+
+use super::follow::{Following, Source, SourceCallError};
+use super::plan::{self, Plan, Reading, Revisions, version};
+use super::write::{self, Appender};
+use super::{Opened, RestoreError, Target};
+use crate::client::ClientSettings;
+use crate::proto::mvccpb::KeyValue;
+use crate::record::{AlarmKind, Body};
+use crate::snapshot::{Change, Saved};
+use crate::types::{LeaseId, Revision};
+use prost::Message as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+/// The time between two looks at the revision of the source.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The pause before another connection to the source.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long the source may be away at the end.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// The name of etcd's table of versions, with which its hash begins.
+const TABLE: &[u8] = b"key";
+
+/// A migration.
+#[derive(Debug)]
+pub(crate) struct MigrateSettings {
+    /// The endpoints of the source.
+    pub from: Vec<ClientSettings>,
+    /// The place of the copy.
+    pub target: Target,
+    /// Whether only the source is looked at.
+    pub is_dry_run: bool,
+    /// Whether the source is fenced, and the migration ends, when all is copied.
+    pub switches_over: bool,
+}
+
+/// A migration that failed.
+#[derive(Debug, Error)]
+pub(crate) enum MigrateError {
+    #[error(transparent)]
+    Source(#[from] SourceCallError),
+    #[error("the snapshot of the source {0}")]
+    Content(#[from] crate::snapshot::SavedError),
+    #[error("the source {0}")]
+    Plan(#[from] plan::PlanError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(
+        "users or roles of the source were changed during the migration, and their passwords cannot be copied one by one; run \
+         the migration again"
+    )]
+    AuthChanged,
+    #[error(
+        "the source has the alarm CORRUPT, under which nothing can be written: an earlier migration has fenced it, or etcd has found \
+         damage. If the members agree (etcdctl endpoint hashkv --cluster), run etcdctl alarm disarm, and the migration again"
+    )]
+    Corrupt,
+    #[error(
+        "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
+    )]
+    StillFenced { reason: Box<MigrateError>, error: SourceCallError },
+    #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
+    Different { revision: Revision, ours: String, theirs: String },
+    #[error(
+        "the source was written to after the end of the copy: it is at revision {now}, and the copy at {copied}. Stop its clients \
+         and run the migration again into an empty store, or give --switch-over, which fences the source"
+    )]
+    WentOn { copied: Revision, now: Revision },
+}
+
+/// How far a migration is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    /// Bytes of the snapshot, of all.
+    Receiving(u64, u64),
+    /// Versions of the snapshot, of all.
+    Writing(usize, usize),
+    /// The revision of the copy, and that of the source.
+    Following(Revision, Revision),
+    /// The source cannot be reached for now.
+    Retrying,
+}
+
+/// The result of a migration.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Migrated {
+    pub revision: Revision,
+    pub floor: Option<Revision>,
+    pub keys: usize,
+    pub leases: usize,
+    /// Whether the hashes were compared, and not only the numbers of keys.
+    pub is_hashed: bool,
+    /// The time from the fence to the end, if there was a fence.
+    pub frozen: Option<Duration>,
+}
+
+/// Migrates a store. `stop` asks for the end.
+///
+/// # Errors
+/// [`MigrateError`]. Then nothing can be served from the target. The source is fenced after
+/// [`MigrateError::StillFenced`] alone.
+pub(crate) async fn run(
+    settings: MigrateSettings,
+    stop: CancellationToken,
+    tell: &mut dyn FnMut(Step),
+) -> Result<Migrated, MigrateError> {
+    let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
+    target.check()?;
+    let source = Source::connect(&from).await?;
+    let (file, size) = source.snapshot(&mut |received, all| tell(Step::Receiving(received, all))).await?;
+    let saved = Saved::open(file, size)?;
+    // It would be in force at the copy, too.
+    if saved.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
+        return Err(MigrateError::Corrupt);
+    }
+    let bucket = target.bucket();
+    let plan = plan::plan(&saved, None, &|key| bucket.check_key(key))?;
+    if is_dry_run {
+        return Ok(Migrated {
+            revision: plan.reading.revision,
+            floor: plan.floor,
+            keys: plan.reading.keys(),
+            leases: saved.leases.len(),
+            is_hashed: false,
+            frozen: None,
+        });
+    }
+    let opened = Opened::open(target, plan.reading.largest).await?;
+    let copied = async {
+        let mut progress = |written| tell(Step::Writing(written, plan.versions));
+        let appender = write::write(&opened.log, &saved, &plan, &mut progress).await?;
+        let mut copy = Copy::new(plan, appender);
+        copy.follow(&from, switches_over, &stop, tell).await?;
+        match copy.end(&saved, &from, switches_over, &opened).await {
+            Err(reason) if switches_over => match lift_fence(&from).await {
+                // The source goes on, as it is the only whole store.
+                Ok(()) => Err(reason),
+                Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
+            },
+            end => end,
+        }
+    };
+    let copied = copied.await;
+    opened.close(copied).await
+}
+
+async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
+    Source::connect(from).await?.fence(false).await
+}
+
+/// A copy that follows its source.
+struct Copy {
+    reading: Reading,
+    floor: Option<Revision>,
+    appender: Appender,
+    /// The last revision of the snapshot.
+    snapshot: Revision,
+    /// CRC-32C over the changes since, as etcd stores them, and their length.
+    hash: u32,
+    hashed_bytes: usize,
+}
+
+impl Copy {
+    fn new(plan: Plan, appender: Appender) -> Copy {
+        let Plan { reading, floor, .. } = plan;
+        let snapshot = reading.revision;
+        Copy { reading, floor, appender, snapshot, hash: 0, hashed_bytes: 0 }
+    }
+
+    /// Appends changes of the source. Changes that are copied already are passed over.
+    async fn append(&mut self, revisions: Vec<Vec<Change>>) -> Result<(), MigrateError> {
+        for changes in revisions {
+            let revision = changes[0].revision;
+            if revision <= self.reading.revision {
+                continue;
+            }
+            self.reading.follow(revision, &changes)?;
+            let mut bodies = Vec::with_capacity(changes.len());
+            for (change, place) in changes.iter().zip(1..) {
+                let (key, value) = stored(change);
+                self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, &key), &value);
+                self.hashed_bytes += key.len() + value.len();
+                bodies.push(Body::Key(version(change, self.appender.sequence_of(place))));
+            }
+            self.appender.batch(revision, bodies).await?;
+        }
+        Ok(())
+    }
+
+    /// Follows the source until a stop is asked for, or until all is copied if it `switches_over`.
+    async fn follow(
+        &mut self,
+        from: &[ClientSettings],
+        switches_over: bool,
+        stop: &CancellationToken,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<(), MigrateError> {
+        loop {
+            match self.follow_once(from, switches_over, stop, tell).await {
+                Err(MigrateError::Source(error)) if error.may_pass() && !stop.is_cancelled() => {
+                    tell(Step::Retrying);
+                    tokio::time::sleep(RETRY).await;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    async fn follow_once(
+        &mut self,
+        from: &[ClientSettings],
+        switches_over: bool,
+        stop: &CancellationToken,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<(), MigrateError> {
+        // A token may end while this goes on, so each connection logs in.
+        let source = Source::connect(from).await?;
+        let mut following = source.follow(self.reading.revision.next()).await?;
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changes = following.next() => self.append(changes?).await?,
+                error = self.appender.idle() => error?,
+                () = stop.cancelled() => return Ok(()),
+                _ = look.tick() => {
+                    let now = match source.revision().await {
+                        Ok(now) => now,
+                        // The token has ended; the watch goes on.
+                        Err(_) => Source::connect(from).await?.revision().await?,
+                    };
+                    tell(Step::Following(self.reading.revision, now));
+                    if switches_over && self.reading.revision >= now {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Copies what is left, compares both stores, and lets the copy be served.
+    async fn end(
+        mut self,
+        saved: &Saved,
+        from: &[ClientSettings],
+        switches_over: bool,
+        opened: &Opened,
+    ) -> Result<Migrated, MigrateError> {
+        let source = Source::connect(from).await?;
+        let mut following = source.follow(self.reading.revision.next()).await?;
+        let begun = Instant::now();
+        if switches_over {
+            source.fence(true).await?;
+        }
+        let leases = source.leases().await?;
+        let mut last = source.revision().await?;
+        let drained = tokio::time::timeout(END_TIMEOUT, self.drain(&mut following, last)).await;
+        drained.unwrap_or_else(|_| {
+            Err(SourceCallError::Canceled(format!("it does not send revision {last} in time")).into())
+        })?;
+        // Later changes may have come with the last ones that were waited for.
+        last = last.max(self.reading.revision);
+        if source.auth_revision().await? != (saved.users.is_enabled(), saved.users.revision()) {
+            return Err(MigrateError::AuthChanged);
+        }
+        self.take_leases(saved, &leases).await?;
+        let (hash, floor) = source.hash_kv(last).await?;
+        if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
+            self.floor = Some(floor);
+            self.appender.batch(last, vec![Body::Floor(floor)]).await?;
+        }
+        let is_hashed = self.compare(saved, &source, last, hash).await?;
+        let (keys, count) = (self.reading.keys(), leases.len());
+        let (reading, floor) = (&self.reading, self.floor);
+        let now = source.revision().await?;
+        if now != last {
+            return Err(MigrateError::WentOn { copied: last, now });
+        }
+        self.appender.finish(&opened.log, reading, floor, || opened.sync()).await?;
+        let frozen = switches_over.then(|| begun.elapsed());
+        Ok(Migrated { revision: last, floor, keys, leases: count, is_hashed, frozen })
+    }
+
+    async fn drain(&mut self, following: &mut Following, last: Revision) -> Result<(), MigrateError> {
+        while self.reading.revision < last {
+            let changes = following.next().await?;
+            self.append(changes).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the leases those of the source.
+    async fn take_leases(
+        &mut self,
+        saved: &Saved,
+        leases: &BTreeMap<LeaseId, i64>,
+    ) -> Result<(), MigrateError> {
+        let known: BTreeMap<_, _> = saved.leases.iter().copied().collect();
+        let ids: BTreeSet<_> = known.keys().chain(leases.keys()).copied().collect();
+        for id in ids {
+            let (before, now) = (known.get(&id).copied(), leases.get(&id).copied());
+            if before != now {
+                self.reading.set_lease(id, before, now);
+                self.appender.batch(self.reading.revision, vec![Body::Lease(id, now)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the copy with the source at the last revision. Returns whether by hashes.
+    async fn compare(
+        &self,
+        saved: &Saved,
+        source: &Source,
+        last: Revision,
+        hash: u32,
+    ) -> Result<bool, MigrateError> {
+        let different =
+            |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
+        let count = source.count(last).await?;
+        let keys = self.reading.keys();
+        if i64::try_from(keys) != Ok(count) {
+            return different(format!("{keys} keys"), format!("{count}"));
+        }
+        // Behind a later floor the hash leaves out changes of the watch, which were not kept.
+        if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
+            return Ok(false);
+        }
+        let ours = self.hash_of(saved)?;
+        if ours != hash {
+            return different(format!("the hash {ours}"), format!("{hash}"));
+        }
+        Ok(true)
+    }
+
+    /// etcd's hash of the store: all versions behind the floor, and those before that are still the newest of
+    /// their keys.
+    fn hash_of(&self, saved: &Saved) -> Result<u32, MigrateError> {
+        let newest = self.reading.newest();
+        let mut hash = crc32c::crc32c(TABLE);
+        let mut revisions = Revisions::new(saved);
+        while let Some(changes) = revisions.next()? {
+            for change in &changes {
+                let at = (change.revision, change.place);
+                let is_behind = self.floor.is_none_or(|floor| change.revision > floor);
+                if is_behind || newest.is_empty() || newest.contains(&at) {
+                    let (key, value) = stored(change);
+                    hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
+                }
+            }
+        }
+        Ok(crc32c::crc32c_combine(hash, self.hash, self.hashed_bytes))
+    }
+}
+
+/// A change as etcd stores it.
+fn stored(change: &Change) -> (Vec<u8>, Vec<u8>) {
+    let mut key = Vec::with_capacity(18);
+    key.extend_from_slice(&change.revision.0.to_be_bytes());
+    key.push(b'_');
+    key.extend_from_slice(&change.place.to_be_bytes());
+    let pair = &change.pair;
+    if !change.is_delete {
+        return (key, pair.encode_to_vec());
+    }
+    key.push(b't');
+    (key, KeyValue { key: pair.key.clone(), ..KeyValue::default() }.encode_to_vec())
+}

@@ -1,0 +1,217 @@
+//! `jetway restore`: a snapshot, or the database of an etcd that is stopped, becomes the log of an empty
+//! bucket.
+//!
+//! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
+//! second one writes the records ([`write`]). A file that cannot be restored is so refused before anything
+//! is written.
+//!
+//! Invariants:
+//! - M1: until all of the log is stored, and durable in an embedded store, the stream has a mark by which
+//!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
+//! - M2: the digests of the log are those of the database. A server that loads the log compares them.
+
+mod follow;
+mod migrate;
+mod plan;
+mod source;
+mod wal;
+mod write;
+
+use crate::durability::sync_all;
+use crate::log::{
+    AppendError, Auth, Bucket, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store,
+    WireError,
+};
+use crate::nats_server::{self, NatsServer, NatsServerSettings};
+use crate::snapshot::SavedError;
+use crate::types::Revision;
+pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
+use plan::PlanError;
+use source::SourceError;
+use std::fs::File;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Room for the header of a message.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// The place of the restored store.
+#[derive(Debug)]
+pub(crate) enum Target {
+    /// The embedded server's store, and the name of the bucket.
+    Embedded(Box<NatsServerSettings>, String),
+    /// A bucket of an existing NATS, and what it has to hold.
+    External(Box<Endpoint>, Demand),
+}
+
+/// A restore.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// A snapshot, or a data directory of etcd's.
+    pub source: PathBuf,
+    /// Whether a file without a fitting checksum is taken.
+    pub skips_hash_check: bool,
+    /// Raises the revision by so much, and compacts all before.
+    pub bump: Option<u64>,
+    /// The place of the store.
+    pub target: Target,
+}
+
+/// A restore that failed.
+#[derive(Debug, Error)]
+pub(crate) enum RestoreError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("{} {reason}", .path.display())]
+    Plan { path: PathBuf, reason: PlanError },
+    #[error("the file has changed while it was read: {0}")]
+    Read(#[from] SavedError),
+    #[error("the file has changed while it was read; run the same command once more")]
+    Changed,
+    #[error(
+        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
+    )]
+    TooLarge { largest: usize, limit: usize },
+    #[error(
+        "--data-dir {path}: holds the data of an etcd, beside which jetway restores nothing; give an empty directory",
+        path = .0.display()
+    )]
+    OfEtcd(PathBuf),
+    #[error(transparent)]
+    NatsServer(#[from] nats_server::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
+    Append(#[from] AppendError),
+    #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
+    Wire(#[from] WireError),
+    #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
+    Sync(std::io::Error),
+}
+
+/// The restored store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Restored {
+    pub revision: Revision,
+    pub floor: Option<Revision>,
+    pub keys: usize,
+    pub versions: usize,
+    pub leases: usize,
+}
+
+/// Restores a store. `progress` is told the number of versions that are written, of all.
+///
+/// # Errors
+/// [`RestoreError`].
+pub(crate) async fn run(
+    settings: Settings,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Restored, RestoreError> {
+    let Settings { source, skips_hash_check, bump, target } = settings;
+    target.check()?;
+    let saved = source::open(&source, skips_hash_check)?;
+    let bucket = target.bucket();
+    let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
+        .map_err(|reason| RestoreError::Plan { path: source, reason })?;
+    let opened = Opened::open(target, plan.reading.largest).await?;
+    let written = async {
+        let log = &opened.log;
+        let appender =
+            write::write(log, &saved, &plan, &mut |written| progress(written, plan.versions)).await?;
+        appender.finish(log, &plan.reading, plan.floor, || opened.sync()).await
+    };
+    let written = written.await;
+    opened.close(written).await?;
+    Ok(Restored {
+        revision: plan.revision,
+        floor: plan.floor,
+        keys: plan.reading.keys(),
+        versions: plan.versions,
+        leases: saved.leases.len(),
+    })
+}
+
+impl Target {
+    /// Refuses the directory of an etcd.
+    fn check(&self) -> Result<(), RestoreError> {
+        match self {
+            Target::Embedded(server, _) if server.data_dir.join("member").exists() => {
+                Err(RestoreError::OfEtcd(server.data_dir.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bucket(&self) -> Bucket {
+        match self {
+            Target::Embedded(_, bucket) => {
+                Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
+            }
+            Target::External(endpoint, _) => Bucket::of(endpoint),
+        }
+    }
+}
+
+/// An empty bucket that is to be filled, and its server if that is embedded.
+struct Opened {
+    log: Log,
+    embedded: Option<(NatsServer, PathBuf)>,
+}
+
+impl Opened {
+    /// Opens it for records of up to `largest` bytes.
+    async fn open(target: Target, largest: usize) -> Result<Opened, RestoreError> {
+        let (mut server, bucket) = match target {
+            Target::External(endpoint, demand) => {
+                let log = Log::open_for(&endpoint, None, Purpose::Restore, demand).await?;
+                return Ok(Opened { log, embedded: None });
+            }
+            Target::Embedded(server, bucket) => (server, bucket),
+        };
+        let message_bytes = (largest + MESSAGE_OVERHEAD_BYTES) as u32;
+        server.max_payload_bytes = server.max_payload_bytes.max(message_bytes);
+        let dir = nats_server::store_dir(&server.data_dir);
+        let nats = NatsServer::start(*server).await?;
+        let endpoint = Endpoint {
+            servers: nats.client_url().into_iter().collect(),
+            auth: Auth::Embedded(None, RunToken(nats.token())),
+            bucket,
+            ..Endpoint::default()
+        };
+        let store = Store { dir: dir.clone(), accepts_loss: false };
+        // The embedded server has no limits of an account.
+        let demand = Demand { quota: -1, message_bytes: largest };
+        match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
+            Ok(log) => Ok(Opened { log, embedded: Some((nats, dir)) }),
+            Err(error) => {
+                nats.stop().await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Makes an embedded store durable. An existing NATS has its own rules.
+    fn sync(&self) -> std::io::Result<()> {
+        let Some((_, dir)) = &self.embedded else { return Ok(()) };
+        sync_all(dir)?;
+        // The data directory may be new.
+        let folder =
+            dir.parent().and_then(|data_dir| data_dir.canonicalize().ok()?.parent().map(PathBuf::from));
+        folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+    }
+
+    /// Stops an embedded server after a success or a failure.
+    async fn close<T, E: From<RestoreError>>(self, outcome: Result<T, E>) -> Result<T, E> {
+        if let Some((nats, _)) = &self.embedded {
+            let stopped = nats.stop().await;
+            let outcome = outcome?;
+            stopped.map_err(RestoreError::from)?;
+            // The mark of an unfinished restore is gone from now on.
+            self.sync().map_err(RestoreError::Sync)?;
+            return Ok(outcome);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,9 @@
+//! `jetway restore` and `jetway migrate`: files of a real etcd and of jetway itself, and running servers of
+//! both, become stores that a jetway serves.
+//!
+//! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
+
+mod content;
+mod interrupted;
+mod migrate;
+mod refusals;

@@ -1,0 +1,280 @@
+//! `jetway migrate`: a running server is copied while its clients go on.
+
+use std::fs::File;
+use std::process::{Child, Command, ExitStatus};
+
+use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
+use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, PutRequest};
+use support::client::*;
+use support::nats::Nats;
+use support::server::{Launch, Server, Target, jetway, signal, spawn};
+use support::snapshot::{QUICK, keys, same_history, text};
+use support::{eventually, within};
+use tempfile::TempDir;
+
+/// A `jetway migrate` and its output.
+struct Migration {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Migration {
+    fn begin(args: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let output = File::create(folder.path().join("output")).unwrap();
+        let mut command = Command::new(jetway());
+        command.arg("migrate").args(args).stdout(output.try_clone().unwrap()).stderr(output);
+        Self { child: spawn(command).unwrap(), folder }
+    }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("output")).unwrap()
+    }
+
+    async fn follows(&mut self) {
+        eventually("the migration to follow", async || {
+            let status = self.child.try_wait().unwrap();
+            assert!(status.is_none(), "{status:?}: {}", self.output());
+            self.output().contains("following the source: copied").then_some(())
+        })
+        .await;
+    }
+
+    async fn ended(mut self) -> (ExitStatus, String) {
+        let status = eventually("the migration to end", async || self.child.try_wait().unwrap()).await;
+        (status, self.output())
+    }
+
+    /// Asks it to end.
+    async fn stop(self) -> (ExitStatus, String) {
+        signal(self.child.id(), libc::SIGTERM);
+        self.ended().await
+    }
+}
+
+impl Drop for Migration {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn empty() -> (Server, String) {
+    let server = Server::create(Target::Jetway, Launch { args: &QUICK, ..Launch::default() });
+    let data = text(&server.dir().join("data")).to_owned();
+    (server, data)
+}
+
+/// Every answered write of a client is in the copy, and none after the switch-over is answered.
+async fn nothing_is_lost_at_a_switch_over(from: Target) {
+    let source = Server::launch(from, &[]).await;
+    let client = source.client().await;
+    for number in 0..200 {
+        client.put(format!("k/{}", number % 50), format!("{number}")).await;
+    }
+    client.compact_request(CompactionRequest { revision: 60, physical: true }).await.unwrap();
+    client.lease_grant(5, 600).await.unwrap();
+    client.lease_grant(6, 600).await.unwrap();
+    client.put_request(PutRequest { lease: 6, ..put("leased/6", "x") }).await.unwrap();
+    let (mut target, data) = empty();
+    let endpoint = source.endpoint();
+    let mut migration = Migration::begin(&["--from", &endpoint, "--data-dir", &data, "--switch-over"]);
+    let writer = source.client().await;
+    let writing = async {
+        let mut last = 0;
+        for number in 0.. {
+            let value = format!("{number}");
+            let puts = vec![op(put("left", &value)), op(put("right", &value)), op(delete("k/7"))];
+            match writer.txn(run(puts)).await {
+                Ok(answer) => last = answer.header.unwrap().revision,
+                Err(refusal) => return (number, last, refusal),
+            }
+            if number == 20 {
+                client.lease_grant(7, 600).await.unwrap();
+                client.put_request(PutRequest { lease: 7, ..put("leased/7", "x") }).await.unwrap();
+                client.lease_revoke(6).await.unwrap();
+            }
+        }
+        unreachable!("it has no end")
+    };
+    let ((number, last, refusal), ()) = tokio::join!(within("the fence", writing), async {
+        // It may have ended when it is looked at.
+        eventually("the end of the migration", async || migration.child.try_wait().unwrap()).await;
+    });
+    let (status, output) = migration.ended().await;
+    assert!(status.success(), "{output}");
+    assert!(number > 20, "{number} writes before the fence");
+    assert!(refusal.message().contains("corrupt"), "{refusal}");
+    assert!(output.contains("HashKV is equal"), "{output}");
+    assert!(output.contains("the source has been fenced"), "{output}");
+    target.restart().await;
+    let copy = target.client().await;
+    assert!(copy.revision().await >= last);
+    assert_eq!(copy.revision().await, client.revision().await);
+    same_history(&client, &copy, copy.revision().await.max(90) - 30, true).await;
+    let mut leases: Vec<_> = copy.leases().await.unwrap().leases.iter().map(|lease| lease.id).collect();
+    leases.sort_unstable();
+    assert_eq!(leases, [5, 7]);
+    let lease = copy.lease_time_to_live(7, true).await.unwrap();
+    assert_eq!((lease.granted_ttl, &lease.keys[..]), (600, &[b"leased/7".to_vec().into()][..]));
+    // The fence is not copied.
+    copy.put("left", "by the copy").await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_at_a_switch_over_from_etcd() {
+    nothing_is_lost_at_a_switch_over(Target::Etcd).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_at_a_switch_over_from_jetway() {
+    nothing_is_lost_at_a_switch_over(Target::Jetway).await;
+}
+
+/// A compaction at the source is one at the copy. The source may be away for a while.
+#[tokio::test]
+async fn a_migration_ends_when_it_is_asked_to() {
+    let mut source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let (mut target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    for number in 0..50 {
+        client.put("a", format!("{number}")).await;
+        client.put(format!("b/{number}"), vec![b'v'; 20_000]).await;
+    }
+    client.delete_range(delete_all("b/1")).await.unwrap();
+    client.compact_request(CompactionRequest { revision: 70, physical: true }).await.unwrap();
+    source.kill9();
+    eventually("the loss of the source to be noticed", async || {
+        migration.output().contains("trying again").then_some(())
+    })
+    .await;
+    source.restart().await;
+    let client = source.client().await;
+    client.put("c", "1").await;
+    let (status, output) = migration.stop().await;
+    assert!(status.success(), "{output}");
+    assert!(output.contains("compacted to 70") && output.contains("numbers of keys are equal"), "{output}");
+    target.restart().await;
+    let copy = target.client().await;
+    same_history(&client, &copy, 70, false).await;
+    client.put("c", "the source goes on").await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_written_to_after_the_end_is_told_of() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let (mut target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    let writing = async {
+        loop {
+            client.put("a", vec![b'v'; 100]).await;
+        }
+    };
+    let (status, output) = tokio::select! {
+        () = writing => unreachable!("it has no end"),
+        ended = migration.stop() => ended,
+    };
+    assert!(!status.success() && output.contains("was written to after the end of the copy"), "{output}");
+    assert!(target.try_restart().await.is_err());
+    assert!(target.log().contains("run the same command once more"), "{}", target.log());
+}
+
+#[tokio::test]
+async fn a_migration_that_is_killed_begins_anew() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    for number in 0..100 {
+        client.put(format!("k/{}", number % 30), vec![b'v'; 10_000]).await;
+    }
+    let nats = Nats::start().await;
+    let (from, to) = (source.endpoint(), nats.endpoint());
+    let args = ["--from", &from, "--endpoint", &to];
+    let mut migration = Migration::begin(&args);
+    migration.follows().await;
+    drop(migration);
+    let (status, log) = Server::fails_to_start(&["--endpoint", &to]).await;
+    assert!(!status.success() && log.contains("run the same command once more"), "{log}");
+    let (status, output) = Migration::begin(&[&args[..], &["--switch-over"]].concat()).ended().await;
+    assert!(status.success(), "{output}");
+    let copy = Server::launch(Target::Jetway, &["--endpoint", &to]).await;
+    same_history(&client, &copy.client().await, 1, true).await;
+    // The fence is lifted as the command says.
+    for alarm in client.alarm(AlarmRequest::default()).await.unwrap().alarms {
+        let (action, member_id, alarm) = (AlarmAction::Deactivate.into(), alarm.member_id, alarm.alarm);
+        client.alarm(AlarmRequest { action, member_id, alarm }).await.unwrap();
+    }
+    client.put("k/1", "the source writes again").await;
+    let (status, output) = Migration::begin(&args).ended().await;
+    assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
+}
+
+#[tokio::test]
+async fn users_come_along_and_a_late_change_of_them_is_refused() {
+    let source = Server::launch(Target::Etcd, &QUICK).await;
+    let root = support::auth::enable(&source.client().await).await;
+    root.put("a", "1").await;
+    let from = source.endpoint();
+    let (mut target, data) = empty();
+    let args = ["--from", &from, "--data-dir", &data];
+    let (status, output) = Migration::begin(&args).ended().await;
+    assert!(!status.success() && output.contains("user name is empty"), "{output}");
+    let as_root = [&args[..], &["--user", "root:root"]].concat();
+
+    let (status, output) = Migration::begin(&[&as_root[..], &["--dry-run"]].concat()).ended().await;
+    assert!(status.success() && output.contains("would copy 1 keys and 0 leases, at revision 2"), "{output}");
+    assert!(!std::path::Path::new(&data).exists());
+
+    let mut migration = Migration::begin(&as_root);
+    migration.follows().await;
+    root.user_add("late", "secret").await.unwrap();
+    let (status, output) = migration.stop().await;
+    assert!(!status.success() && output.contains("users or roles of the source were changed"), "{output}");
+
+    let (status, output) = Migration::begin(&[&as_root[..], &["--switch-over"]].concat()).ended().await;
+    assert!(status.success(), "{output}");
+    target.restart().await;
+    let copy = target.client().await.login("root", "root").await;
+    assert_eq!(copy.user_list().await.unwrap().users, ["late", "root"]);
+    assert_eq!(keys(&copy, 0).await.kvs, keys(&root, 0).await.kvs);
+    assert!(target.client().await.put_request(put("a", "2")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_source_that_compacts_what_was_not_copied_is_told_of() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let (_target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    signal(migration.child.id(), libc::SIGSTOP);
+    // More than etcd keeps for a watcher that does not read.
+    for _ in 0..600 {
+        client.put("a", vec![b'v'; 20_000]).await;
+    }
+    client.compact_request(CompactionRequest { revision: 600, physical: true }).await.unwrap();
+    signal(migration.child.id(), libc::SIGCONT);
+    let (status, output) = migration.ended().await;
+    assert!(!status.success() && output.contains("the source has compacted to revision 600"), "{output}");
+}
+
+/// The fence of a migration that was killed would be in force at the next copy, too.
+#[tokio::test]
+async fn a_source_that_is_fenced_is_refused_with_the_remedy() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    client.put("a", "1").await;
+    let kind = AlarmType::Corrupt.into();
+    let alarm = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 12, alarm: kind };
+    client.alarm(alarm).await.unwrap();
+    let (_target, data) = empty();
+    let (status, output) =
+        Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]).ended().await;
+    assert!(!status.success() && output.contains("run etcdctl alarm disarm"), "{output}");
+}
