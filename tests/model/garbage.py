@@ -14,7 +14,7 @@ class Pile:
         self.void, self.keys, self.reserved, self.bars = [], [], [], []
         self.todo, self.again, self.swept = [], False, False  # keys that a sweep has still to see
         self.whole, self.holes, self.removable = 0, [], set()
-        self.inherited = None                                 # a removal that another writer may not have ended
+        self.inherited = []                                   # removals that other writers may not have ended, in turn
 
     def add(self, recs):
         for r in recs:

@@ -62,6 +62,8 @@ RULES = {
     "anyepoch": "up to the trim record of an accepted loss epoch records may be missing, too",
     "lossyholes": "in a log of which messages are lost, an index of one epoch is missing only where a sequence is",
     "lossynonce": "and a number that is known has its nonce",
+    "lossyback": "nor does a record count that takes the revision or the floor back",
+    "inherit": "removals that a writer has not ended are kept through the trim records of the next one",
     "wholefrom": "an instance that runs looks for all behind the trim record's index, not for all above the floor",
     "loadtrim": "a trim record that a load reads permits removals when it has loaded, too",
     "passover": "a load passes over a trim record that proved void, another program's copy for one",
