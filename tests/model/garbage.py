@@ -81,7 +81,7 @@ class Pile:
         bars = [q for q, idx in self.bars if idx <= T and q < seq]
         self.bars = [(q, idx) for q, idx in self.bars if not (idx <= T and q < seq)]
         old, late = (sorted(q for q, dead, _ in goes if dead == ends) for ends in (False, True))
-        self.removable.update(void, bars)
+        self.removable.update(void, bars, old, late)          # after an accepted loss T may be above the floor
         if "voidfirst" in self.off:
             return old + late + bars + void
         return void + old + late + bars
@@ -89,11 +89,15 @@ class Pile:
     # --- what must be in the stream
 
     def begin_whole(self, begin, T, seqs):
-        """Everything is there behind index T, and behind the trim record itself, which stands at `begin`."""
+        """All is there above the floor, behind index T and behind the trim record, which stands at `begin`, but for what may go.
+
+        After an accepted loss T may lie above the floor.
+        """
         first = min((q for idx, q in seqs.items() if idx > T), default=begin)
+        above = self.first_above_floor() or (begin,)
         if "wholefrom" in self.off:
-            first = (self.first_above_floor() or (begin,))[0]
-        self.whole = max(self.whole, min(begin, first))
+            above = (begin,)
+        self.whole = max(self.whole, min(begin, first, above[0]))
 
     def must_be_there(self, q):
         return q >= self.whole and q not in self.removable and not any(a <= q <= b for a, b in self.holes)

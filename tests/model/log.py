@@ -170,8 +170,8 @@ class State:
         if recs[-1].ep != self.ep:
             self.void, self.undecided = self.void + self.undecided, []
         self.pend, self.hole, self.part = [], False, None
-        if not self.lenient and not self.met and recs[-1].idx <= self.T:
-            self.holes = []
+        if not self.lenient and not self.met and recs[-1].idx <= self.T and not (self.lossy and "knownholes" not in self.off):
+            self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
             if r.op:

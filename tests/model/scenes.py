@@ -306,6 +306,11 @@ def accepted(sim):
         if w.w and rng.random() < .7:
             trims(sim, w)
             rng.choice(sim.inst).drop()
+    above = [q for q, m in stream.msgs.items() if m.kind == "w" and m.uid in sim.valid and m.rev > sim.truth.floor]
+    if above and rng.random() < .4:                           # a second loss, above the floor, while all runs
+        until(sim, lambda: all(x.ready() for x in sim.inst), 6)
+        sim.foreign_removal(rng.choice(above))
+        sim.more = dict(long=0)
 
 
 def unfinished(sim):
