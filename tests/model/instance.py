@@ -93,7 +93,7 @@ class Instance:
                 self.decide_doubt()
                 return False
         if not self.s.whole() and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
-            if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off:
+            if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off and self.loading == self.view():
                 self.void.add(self.s.tpos)                    # it stands there and is none: another program's
             self.drop()                                       # or it was superseded while this load ran
             return True
