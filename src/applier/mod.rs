@@ -16,7 +16,7 @@ mod digest;
 mod garbage;
 mod tables;
 
-pub(crate) use garbage::Removal;
+pub(crate) use garbage::Removals;
 pub(crate) use tables::{Alarms, Members, Picture, Tables};
 
 use crate::auth::AuthStore;
@@ -24,7 +24,7 @@ use crate::core::{Garbage, KeyVersion, State, Writer};
 use crate::record::{Body, Digest, Placed, Record, Trim};
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
-use garbage::PendingRemovals;
+use garbage::{PendingRemovals, Removal};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use thiserror::Error;

@@ -7,7 +7,7 @@ use super::compactor::Job;
 use super::counters::Counters;
 use super::mark::Mark;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Picture, Removal, Strictness};
+use crate::applier::{Applier, Picture, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
@@ -53,7 +53,7 @@ pub(super) enum Entry {
     End,
     /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is
     /// the first message, and passed over holes.
-    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)>, is_lossy: bool },
+    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
     /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was
     /// read.
     Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
@@ -122,10 +122,10 @@ pub(super) struct Progress {
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
     holes: Vec<(Sequence, Sequence)>,
-    /// Void messages and barriers behind that which a trim record permits to remove.
+    /// Messages behind that which a trim record permits to remove.
     removable: BTreeSet<Sequence>,
-    /// Removals that another writer has begun, and may not have ended.
-    inherited: Removal,
+    /// Removals that other writers may not have ended.
+    inherited: Removals,
     /// The last trim record that a load has read.
     trim_of_load: Option<(Trim, Sequence)>,
 }
@@ -202,18 +202,19 @@ impl Task {
                 self.state = Progress { accepts_loss, mark, ..Progress::default() };
             }
             Entry::End => self.check_mark()?,
-            Entry::Loaded { first, holes, is_lossy } => {
+            Entry::Loaded { first, mut holes } => {
                 self.load().await?;
+                self.begin_whole(first);
+                holes.retain(|(_, to)| *to >= self.state.whole_from);
                 self.state.holes = holes;
-                self.begin_whole(first, is_lossy);
-                // A writer that wrote this one beside the load removes what it permits.
-                if let Some((trim, sequence)) =
-                    self.state.trim_of_load.take().filter(|(_, sequence)| *sequence > first)
-                {
+                // Its writer may remove what it permits beside the load and afterwards.
+                if let Some((trim, sequence)) = self.state.trim_of_load.take() {
                     self.trimmed(&trim, sequence, false);
                 }
             }
             Entry::Lacking(present, sender) => {
+                let is_gone = |at| at < present.first || present.deleted.binary_search(&at).is_ok();
+                self.state.inherited.forget(is_gone);
                 sender.send((self.lacking(&present), self.state.read_to)).ok();
             }
             Entry::ServerChanged => {
@@ -275,28 +276,28 @@ impl Task {
         Ok(())
     }
 
-    /// A trim record permits removals. The writer carries its own ones out; they include those that another
-    /// writer has begun.
+    /// A trim record permits removals. The writer carries its own ones out, behind those that other writers
+    /// may not have ended.
     fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
         let removal = self.applier.take_garbage(trim, sequence);
-        self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
-        self.begin_whole(sequence, trim.is_lossy);
-        let inherited = std::mem::take(&mut self.state.inherited);
+        self.begin_whole(sequence);
+        // Void messages and barriers; after an accepted loss others too, because the trim record's index may
+        // lie above the floor.
+        let whole_from = self.state.whole_from;
+        self.state.removable.extend(removal.iter().filter(|at| *at >= whole_from));
+        self.state.inherited.push(removal);
         if is_own {
-            for removal in [inherited, removal] {
-                drop(self.jobs.send(Job::Remove(removal, trim.clone())));
-            }
-        } else {
-            self.state.inherited = removal;
+            let removals = std::mem::take(&mut self.state.inherited);
+            drop(self.jobs.send(Job::Remove(removals, trim.clone())));
         }
     }
 
     /// Everything is there from the first revision above the floor on, and behind the trim record itself,
-    /// which stands at `begin`. After an accepted loss, records above the floor may be missing, too.
-    fn begin_whole(&mut self, begin: Sequence, is_lossy: bool) {
+    /// which stands at `begin`, but for `holes` and `removable`.
+    fn begin_whole(&mut self, begin: Sequence) {
         let state = self.applier.state();
-        let floor = state.compacted.filter(|_| !is_lossy);
-        let first = floor.and_then(|floor| state.log.since(floor.next()).next());
+        let above = state.compacted.map_or(Revision::default(), Revision::next);
+        let first = state.log.since(above).next();
         let first = first.map_or(begin, |entry| entry.events()[0].version.sequence());
         self.state.whole_from = first.min(begin).max(self.state.whole_from);
         self.state.removable = self.state.removable.split_off(&self.state.whole_from);
@@ -406,7 +407,8 @@ impl Task {
         if self.applier.is_sweeping() {
             return;
         }
-        if std::mem::take(&mut self.state.was_sweeping) && self.applier.has_garbage() {
+        let has_garbage = self.applier.has_garbage() || !self.state.inherited.is_empty();
+        if std::mem::take(&mut self.state.was_sweeping) && has_garbage {
             drop(self.jobs.send(Job::Swept));
         }
         for waiter in self.state.after_removals.drain(..) {
@@ -486,10 +488,10 @@ mod tests {
         receiver.await.expect("an answer")
     }
 
-    #[tokio::test]
-    async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
+    fn task() -> (Task, mpsc::UnboundedReceiver<Job>) {
         let (writer, reader) = Writer::new();
-        let mut task = Task {
+        let (jobs, sent) = mpsc::unbounded_channel();
+        let task = Task {
             entries: mpsc::channel(1).1,
             reports: mpsc::unbounded_channel().0,
             applier: Applier::new(writer, Tables::new(AuthSettings::default())),
@@ -497,36 +499,73 @@ mod tests {
             published: Arc::default(),
             gate: None,
             marks: None,
-            jobs: mpsc::unbounded_channel().0,
+            jobs,
             counters: Counters::new(),
             has_freed: Arc::default(),
             state: Progress::default(),
         };
-        let records = |record| Entry::Records {
-            records: vec![record],
-            waiters: Vec::new(),
-            trim_to: LogIndex::NONE,
-            is_whole: true,
-            is_own: false,
-        };
-        let start = EpochStart {
+        (task, sent)
+    }
+
+    fn start(task: &mut Task) -> Body {
+        Body::Epoch(Box::new(EpochStart {
             instance: 1,
             format: FORMAT,
             member: Member::default(),
             election_timeout_ms: 1000,
             quota_bytes: 0,
             digest: task.applier.digest(),
-        };
-        let begin = Entry::Begin { floor: None, mark: None, accepts_loss: false };
-        for entry in
-            [begin, records(placed(1, 1, Body::Epoch(Box::new(start)))), Entry::Void(vec![Sequence(2)])]
+        }))
+    }
+
+    fn records(record: Placed, is_own: bool) -> Entry {
+        let trim_to = LogIndex::NONE;
+        Entry::Records { records: vec![record], waiters: Vec::new(), trim_to, is_whole: true, is_own }
+    }
+
+    #[tokio::test]
+    async fn removals_that_no_writer_has_ended_are_kept_through_other_trim_records() {
+        let (mut task, mut jobs) = task();
+        let start = start(&mut task);
+        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new() };
+        for entry in [records(placed(1, 1, start), false), loaded] {
+            assert!(task.take(entry).await.is_ok());
+        }
+        // Two writers stop in the middle of their removals, and this instance becomes the third.
+        for (trim_at, void, index, is_own) in
+            [(5, vec![2, 3, 4], 2, false), (7, vec![6], 3, false), (9, vec![8], 4, true)]
         {
+            assert!(task.take(Entry::Void(void.into_iter().map(Sequence).collect())).await.is_ok());
+            let (_, digest) = ask(&mut task, Entry::Digest).await;
+            let trim = Body::Trim(Box::new(Trim { to: 1, floor: None, digest, is_lossy: false }));
+            assert!(task.take(records(placed(trim_at, index, trim), is_own)).await.is_ok());
+            // The first writer has removed one message.
+            let present = Present { first: Sequence(1), deleted: vec![Sequence(4)] };
+            assert_eq!(ask(&mut task, |sender| Entry::Lacking(present, sender)).await.0, None);
+        }
+        let mut removed = Vec::new();
+        while let Ok(job) = jobs.try_recv() {
+            if let Job::Remove(mut removals, _) = job {
+                while let Some(part) = removals.next_part() {
+                    removed.push(part.drain(..).map(|at| at.0).collect::<Vec<_>>());
+                }
+            }
+        }
+        assert_eq!(removed, [vec![3, 2], vec![6], vec![8]]);
+    }
+
+    #[tokio::test]
+    async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
+        let (mut task, _) = task();
+        let start = start(&mut task);
+        let begin = Entry::Begin { floor: None, mark: None, accepts_loss: false };
+        for entry in [begin, records(placed(1, 1, start), false), Entry::Void(vec![Sequence(2)])] {
             assert!(task.take(entry).await.is_ok());
         }
         let (_, digest) = ask(&mut task, Entry::Digest).await;
         let trim = Trim { to: 1, floor: None, digest, is_lossy: false };
-        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new(), is_lossy: false };
-        for entry in [records(placed(3, 2, Body::Trim(Box::new(trim)))), loaded] {
+        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new() };
+        for entry in [records(placed(3, 2, Body::Trim(Box::new(trim))), false), loaded] {
             assert!(task.take(entry).await.is_ok());
         }
         let present = |deleted| Present { first: Sequence(1), deleted };

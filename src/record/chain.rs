@@ -11,6 +11,8 @@
 //! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
+//! - C4: neither the revision nor the compaction floor falls. Only where a loss was accepted would a record
+//!   take them back: one of a deposed writer's counts there if the message that made it void is lost.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
@@ -58,6 +60,8 @@ pub struct Chain {
     nonce: u64,
     index: LogIndex,
     revision: Revision,
+    /// That of the last valid floor record.
+    floor: Option<Revision>,
     position: Sequence,
     /// The sequences of the last valid record and of the last valid epoch record.
     last: Sequence,
@@ -80,7 +84,7 @@ pub struct Chain {
     partial: Option<(super::OperationId, u32)>,
     /// Records that the next epoch record decides about.
     undecided: Vec<Sequence>,
-    /// Missing sequences behind the index up to which records may be missing, from and to.
+    /// Missing sequences, from and to; see [`Chain::holes`].
     holes: Vec<(Sequence, Sequence)>,
 }
 
@@ -165,7 +169,7 @@ impl Chain {
     }
 
     /// Sequences that were missing where they may be: behind the last trim record's index, void messages and
-    /// barriers alone.
+    /// barriers alone. In a log that has lost messages all are told: that index may lie above the floor.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
         self.holes.clone()
     }
@@ -205,6 +209,9 @@ impl Chain {
         if matches!(record.body, Body::Barrier) {
             let is_valid = is_current && record.index == self.index && self.pending.is_empty();
             return if is_valid { Outcome::Barrier } else { Outcome::Nothing };
+        }
+        if self.epochs_may_be_missing() && self.is_taken_back_by(&record) {
+            return self.refuse(sequence, record.epoch, void);
         }
         let next = self.index.next();
         let is_epoch = matches!(record.body, Body::Epoch(_));
@@ -260,16 +267,43 @@ impl Chain {
             && record.index.0 >= next.0 + held
         {
             // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim
-            // record permits.
-            valid.append(&mut self.pending);
+            // record permits. Where a loss was accepted, one that has left its revision to another write does
+            // not.
+            if !(self.epochs_may_be_missing() && self.is_torn_before(&record)) {
+                valid.append(&mut self.pending);
+            }
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
-        if record.epoch >= self.epoch {
-            self.undecided.push(sequence);
-        } else {
-            void.push(sequence);
-        }
+        self.refuse(sequence, record.epoch, void)
+    }
+
+    /// The next epoch record decides about records of the newest epoch; older ones are void.
+    fn refuse(&mut self, sequence: Sequence, epoch: Epoch, void: &mut Vec<Sequence>) -> Outcome {
+        if epoch >= self.epoch { &mut self.undecided } else { void }.push(sequence);
         Outcome::Nothing
+    }
+
+    /// Whether a record would take the revision or the floor back. A write has a revision of its own, which
+    /// the records of its batch share.
+    fn is_taken_back_by(&self, record: &Record) -> bool {
+        let is_same_batch = self
+            .partial
+            .is_some_and(|(operation, place)| operation == record.operation && place < record.place);
+        match record.body {
+            Body::Key(_) if !is_same_batch => record.revision <= self.revision,
+            Body::Floor(floor) if self.floor >= Some(floor) => true,
+            _ => record.revision < self.revision,
+        }
+    }
+
+    /// Whether a record behind the batch that has begun tells that its writer has given the batch up: it does
+    /// not follow the batch's revision.
+    fn is_torn_before(&self, record: &Record) -> bool {
+        let is_write = matches!(record.body, Body::Key(_));
+        self.pending.first().is_some_and(|Placed { record: first, .. }| {
+            first.operation != record.operation
+                && (record.revision < first.revision || is_write && record.revision == first.revision)
+        })
     }
 
     /// Whether the records before this one may be missing. The one that the trim record names may be missing,
@@ -308,11 +342,13 @@ impl Chain {
             self.last_epoch = placed.sequence;
         }
         (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
-        if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
+        if !self.is_trim_met && !self.is_lossy() && index <= self.trim_to {
             self.holes.clear();
         }
-        if let Body::Trim(trim) = &placed.record.body {
-            self.is_lossy |= trim.is_lossy;
+        match &placed.record.body {
+            Body::Trim(trim) => self.is_lossy |= trim.is_lossy,
+            Body::Floor(floor) => self.floor = Some(*floor),
+            _ => {}
         }
         // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body
@@ -439,6 +475,7 @@ mod tests {
         let mut chain = Chain::new(Some(point(true)));
         assert_eq!(read(&mut chain, &messages(true)).0, [1, 2, 5, 6, 7]);
         assert!(chain.is_whole() && chain.is_lossy());
+        assert_eq!(chain.holes(), [(Sequence(3), Sequence(4))]);
         assert_eq!(read(&mut chain, &[(8, Some(put(4, 8, (1, 1))))]), (vec![], vec![], Outcome::Nothing));
         assert_eq!(read(&mut chain, &[(10, Some(put(3, 8, (1, 1))))]).2, Outcome::Missing);
         let mut chain = Chain::new(Some(point(false)));
@@ -489,6 +526,64 @@ mod tests {
         let forged = Record { nonce: 99, ..put(1, 6, (1, 1)) };
         assert_eq!(read(&mut chain, &[(6, Some(forged)), (7, Some(put(1, 6, (1, 1))))]).0, [6]);
         assert_eq!(chain.last(), (Sequence(7), Sequence(1)));
+    }
+
+    /// A foreign message took sequence 3, so records 4 to 8 of epoch 1 were void. Message 5 is lost, so that
+    /// 6 to 8 count.
+    #[test]
+    fn where_a_loss_was_accepted_no_record_takes_the_revision_or_the_floor_back() {
+        let at = |record: Record, revision| Some(Record { revision: Revision(revision), ..record });
+        let floor = |epoch, index, to| record(epoch, index, (1, 1), Body::Floor(Revision(to)));
+        let messages = [
+            (1, at(start(1, 1), 1)),
+            (2, at(put(1, 2, (1, 1)), 2)),
+            (3, None),
+            (4, at(put(1, 4, (1, 1)), 4)),
+            (6, at(floor(1, 6, 5), 5)),
+            (7, at(put(1, 7, (1, 2)), 6)),
+            (8, at(put(1, 8, (2, 2)), 6)),
+            (9, at(start(2, 3), 2)),
+            (10, at(put(2, 9, (1, 1)), 3)),
+            (11, at(floor(2, 10, 3), 6)),
+            (12, at(put(2, 11, (1, 1)), 6)),
+            (13, at(start(3, 12), 6)),
+            (14, at(put(3, 13, (1, 1)), 7)),
+        ];
+        let mut chain = Chain::lenient();
+        let (valid, void, _) = read(&mut chain, &messages);
+        assert_eq!((valid, void), (vec![1, 2, 6, 7, 8, 12, 13], vec![3, 4, 9, 10, 11, 12]));
+        assert_eq!(chain.revision(), Revision(7));
+        // A load finds the same records, also while the void messages are removed, the last of them first.
+        let point = TrimPoint { to: LogIndex(13), sequence: Sequence(15), is_lossy: true };
+        for left in [12, 11, 10, 9, 4, 0] {
+            let is_left = |at: u64| at <= left || [1, 2, 6, 7, 8, 13, 14].contains(&at);
+            let messages: Vec<_> = messages.iter().filter(|(at, _)| is_left(*at)).cloned().collect();
+            let mut chain = Chain::new(Some(point));
+            assert_eq!(read(&mut chain, &messages).0, [1, 2, 6, 7, 8, 12, 13], "up to {left}");
+        }
+    }
+
+    #[test]
+    fn where_a_loss_was_accepted_a_torn_batch_does_not_share_its_revision() {
+        // Message 3 was the epoch record of the second writer.
+        let write = |epoch, index, batch| Some(Record { revision: Revision(2), ..put(epoch, index, batch) });
+        let messages = [(1, Some(start(1, 1))), (2, write(1, 2, (1, 2))), (4, write(2, 3, (1, 1)))];
+        let mut chain = Chain::lenient();
+        assert_eq!(read(&mut chain, &messages), (vec![1, 3], vec![2], Outcome::Valid));
+        // One whose last record is gone does.
+        let later = Record { revision: Revision(3), ..put(2, 3, (1, 1)) };
+        let messages = [messages[0].clone(), messages[1].clone(), (4, Some(later))];
+        assert_eq!(read(&mut Chain::lenient(), &messages).0, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_batch_without_its_middle_is_no_step_back() {
+        // Message 3 is superseded.
+        let batch = |index, place| Some(Record { revision: Revision(2), ..put(1, index, (place, 3)) });
+        let messages =
+            [(1, Some(start(1, 1))), (2, batch(2, 1)), (4, batch(4, 3)), (5, Some(trim(1, 5, 4, true)))];
+        let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: true };
+        assert_eq!(read(&mut Chain::new(Some(point)), &messages).0, [1, 2, 4, 5]);
     }
 
     #[test]
