@@ -142,14 +142,14 @@ class State:
         if not self.is_lossy_here() or "lossyback" in self.off:
             return False
         x = self.part
-        begins = r.kind == "w" and not (x and r.op == x.op and r.n > x.n)
+        begins = r.kind == "w" and not (x and (r.ep, r.op) == (self.ep, x.op) and r.n > x.n)
         return r.rev < self.rev + begins or r.kind == "f" and r.floor <= self.floor
 
     def is_torn(self, r):
         """A batch has begun and was given up, because this record behind it does not leave its revision to it."""
         p = self.pend
         lossy = p and self.is_lossy_here() and "lossyback" not in self.off
-        return lossy and p[0].op != r.op and r.rev < p[0].rev + (r.kind == "w")
+        return lossy and (p[0].ep, p[0].op) != (r.ep, r.op) and r.rev < p[0].rev + (r.kind == "w")
 
     def may_be_of_any_epoch(self, r):
         """Epoch records may be missing, too, if a loss was accepted. A number that is known has its nonce."""

@@ -270,8 +270,13 @@ impl Node {
                 self.open.insert(open.call.operation.counter, open);
             }
         }
+        // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
-            self.void_trims.push(self.chain.trim_sequence());
+            let trim = self.chain.trim_sequence();
+            if self.settings.is_alone || self.is_certain(&format!("the trim record at sequence {trim}")).await
+            {
+                self.void_trims.push(trim);
+            }
         }
         let trim = self.trim_point().await;
         // A load whose trim record proved void or is gone begins with another one.
