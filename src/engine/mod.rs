@@ -15,13 +15,14 @@
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
+//! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
 //! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an
-//!   error that says so.
+//!   error for an unknown outcome.
 //! - E3: an answer that rests on a state is given only when the state is known to be no older than the call.
 
 mod access;
@@ -33,6 +34,7 @@ mod counters;
 mod figures;
 mod follow;
 mod gauges;
+mod handover;
 mod hash;
 mod integrity;
 mod leases;
@@ -93,11 +95,11 @@ const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How a read is made linearizable where other instances may write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinearizableReads {
-    /// By a committed message, which proves who writes.
+    /// By a committed message, which proves that its sender still writes.
     #[default]
     Quorum,
-    /// By the word of the instance that believes to write; can be stale for about a second around a
-    /// partition.
+    /// Without a message: the instance that last became the writer answers. A read can be stale for about a
+    /// second around a partition.
     Leader,
 }
 
@@ -110,7 +112,7 @@ pub(crate) struct EngineSettings {
     pub is_alone: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
-    /// The store's directory where it is on this machine, to tell its size on disk.
+    /// The store's directory where it is on this machine, for its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
     /// When an answered write is on stable storage.
     pub durability: Level,
@@ -124,8 +126,8 @@ pub(crate) struct EngineSettings {
     pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
-    /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
-    /// serves the bucket is a member.
+    /// The founding members of a cluster, whose members change by calls of the API only; `None` if every
+    /// instance on the bucket is a member.
     pub founders: Option<Vec<Member>>,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,
@@ -317,61 +319,6 @@ impl Engine {
         self.space.set_alarm(alarm, raised).await
     }
 
-    /// The members that this instance knows, ascending by id.
-    pub(crate) fn members(&self) -> Vec<Member> {
-        self.tables.members.all().values().cloned().collect()
-    }
-
-    /// Changes or removes a member.
-    ///
-    /// # Errors
-    /// Those of every call to the writer.
-    pub(crate) async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::Member { id, member }).await.map(drop)
-    }
-
-    /// Whether this instance is a member of a cluster of embedded servers.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.is_clustered
-    }
-
-    /// Changes the members of a cluster.
-    ///
-    /// # Errors
-    /// etcd's where a change is not permitted, and those of every call to the writer.
-    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
-    }
-
-    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
-    pub(crate) async fn listed(&self, own: &Member) {
-        const POLL: Duration = Duration::from_millis(20);
-        let is_listed = || {
-            let members = self.tables.members.all();
-            match members.get(&own.id) {
-                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
-                None => !members.is_empty(),
-            }
-        };
-        while self.is_clustered && !is_listed() {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Waits until this instance is no member of its cluster; for ever where there is none.
-    pub(crate) async fn removed(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        /// The founding members come in one batch, whose records are applied one after the other.
-        const POLLS: u32 = 5;
-        let mut absent = 0;
-        while absent < POLLS {
-            tokio::time::sleep(POLL).await;
-            let members = self.tables.members.all();
-            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
-            absent = if is_absent { absent + 1 } else { 0 };
-        }
-    }
-
     /// Lets another member write.
     ///
     /// # Errors
@@ -423,7 +370,7 @@ impl Engine {
     }
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
-    /// start tells what is there, or the log is damaged.
+    /// start can find out what is stored, or the log is damaged.
     pub(crate) async fn failed(&self) -> String {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();

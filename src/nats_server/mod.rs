@@ -56,7 +56,9 @@ mod supervisor;
 mod vitals;
 
 pub use carried::carried_version;
-pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
+pub use cluster::{
+    ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_members, remember_removal,
+};
 pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
