@@ -11,8 +11,8 @@
 //! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
-//! - C4: neither the revision nor the compaction floor falls. Only where a loss was accepted would a record
-//!   take them back: one of a deposed writer's counts there if the message that made it void is lost.
+//! - C4: the revision does not fall. Only where a loss was accepted would a record take it back: one of a
+//!   deposed writer's counts there if the message that made it void is lost.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
@@ -60,8 +60,6 @@ pub struct Chain {
     nonce: u64,
     index: LogIndex,
     revision: Revision,
-    /// That of the last valid floor record.
-    floor: Option<Revision>,
     position: Sequence,
     /// The sequences of the last valid record and of the last valid epoch record.
     last: Sequence,
@@ -282,19 +280,16 @@ impl Chain {
         Outcome::Nothing
     }
 
-    /// Whether a record would take the revision or the floor back. A write has a revision of its own, which
-    /// the records of its batch share.
+    /// Whether a record would take the revision back. A write has a revision of its own, which the records of
+    /// its batch share.
     fn is_taken_back_by(&self, record: &Record) -> bool {
         // A later writer may carry the same call out again.
         let is_same_batch = record.epoch == self.epoch
             && self
                 .partial
                 .is_some_and(|(operation, place)| operation == record.operation && place < record.place);
-        match record.body {
-            Body::Key(_) if !is_same_batch => record.revision <= self.revision,
-            Body::Floor(floor) if self.floor >= Some(floor) => true,
-            _ => record.revision < self.revision,
-        }
+        let is_write = matches!(record.body, Body::Key(_)) && !is_same_batch;
+        record.revision < self.revision || is_write && record.revision == self.revision
     }
 
     /// Whether a record behind the batch that has begun tells that its writer has given the batch up: it does
@@ -346,10 +341,8 @@ impl Chain {
         if !self.is_trim_met && !self.is_lossy() && index <= self.trim_to {
             self.holes.clear();
         }
-        match &placed.record.body {
-            Body::Trim(trim) => self.is_lossy |= trim.is_lossy,
-            Body::Floor(floor) => self.floor = Some(*floor),
-            _ => {}
+        if let Body::Trim(trim) = &placed.record.body {
+            self.is_lossy |= trim.is_lossy;
         }
         // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body

@@ -391,5 +391,8 @@ async fn an_accepted_loss_among_void_records_takes_no_floor_back() {
     pair.restart().await;
     assert_eq!(pair.state, kept);
     assert!(kept.iter().any(|key| key.key == "/k/49" && key.value == "last"));
-    pair.goes_on().await;
+    reads_are_fresh(&pair.clients, 9).await;
+    let state = pair.clients[0].range(all("")).await.unwrap().kvs;
+    let (_fresh, more) = instances(&pair.endpoint, 1).await;
+    assert!(more[0].range(all("")).await.unwrap().kvs == state);
 }

@@ -9,6 +9,7 @@ class Pile:
     """Fed with valid records, barriers and void messages in the order of the log, from its start."""
 
     def __init__(self, floor=0, off=()):
+        self.risen = 0                                        # the highest floor of all floor records
         self.floor, self.off = floor, off                     # the floor of the last trim record, before its floor record comes
         self.versions, self.revs, self.last = {}, {}, {}      # by key; first record of each revision; newest reserved record
         self.void, self.keys, self.reserved, self.bars = [], [], [], []
@@ -27,8 +28,11 @@ class Pile:
                 self.supersede(r.lease, r)
             elif r.kind == "v":
                 self.supersede(r.lease, r, ends=True)
+            elif r.kind == "f" and r.floor < self.risen and "lossyfloor" not in self.off:
+                self.reserved.append((r.seq, False, r.idx))   # behind a void record that counts: the higher floor holds
             elif r.kind in "ft" or "epochkeep" in self.off:   # epoch records stay for ever
                 self.supersede(r.kind, r)
+                self.risen = max(self.risen, r.floor) if r.kind == "f" else self.risen
                 if r.kind == "f" and r.floor > self.floor:
                     self.floor, self.again = r.floor, bool(self.todo)
                     self.todo = self.todo or sorted(self.versions)

@@ -138,12 +138,12 @@ class State:
         return self.lenient or (self.lossy and not self.met and "anyepoch" not in self.off)
 
     def goes_back(self, r):
-        """Neither revision nor floor ever falls. Where a loss was accepted, void records that count may stand above valid ones."""
+        """The revision never falls. Where a loss was accepted, void records that count may stand above valid ones."""
         if not self.is_lossy_here() or "lossyback" in self.off:
             return False
         x = self.part
         begins = r.kind == "w" and not (x and (r.ep, r.op) == (self.ep, x.op) and r.n > x.n)
-        return r.rev < self.rev + begins or r.kind == "f" and r.floor <= self.floor
+        return r.rev < self.rev + begins
 
     def is_torn(self, r):
         """A batch has begun and was given up, because this record behind it does not leave its revision to it."""
@@ -190,7 +190,7 @@ class State:
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
-                self.floor = r.floor
+                self.floor = r.floor if "lossyfloor" in self.off else max(self.floor, r.floor)
             elif r.kind == "t":
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
