@@ -93,7 +93,7 @@ class Sim:
                 self.op_is_valid(v)
             if v.kind in "gv":
                 self.promises.record(v)
-            if v.kind == "t" and v.lossy and self.accepting:
+            if v.kind == "t" and v.lossy and self.accepting and v.no.split(".")[0] == self.accepting.start:
                 self.accepting, self.accepted = None, self.accepted + 1
                 for x in self.inst:
                     if x.down:
