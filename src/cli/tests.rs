@@ -148,7 +148,10 @@ fn mistakes_name_flag_value_and_remedy() {
         (&["--initial-cluster", "b=http://127.0.0.1:2"], &["couldn't find local name \"default\""]),
         (&["--initial-cluster", "default"], &["--initial-cluster", "name=http"]),
         (&["--initial-cluster-state", "existing"], &["existing", "default.jetway", "new"]),
-        (&["--discovery-srv", "example.test"], &["--discovery-srv", "--endpoint"]),
+        (
+            &["--discovery-endpoints", "http://e:1", "--discovery-token", "t"],
+            &["--discovery-endpoints", "--endpoint"],
+        ),
         (&["--discovery-token", "t"], &["both --discovery-token and --discovery-endpoints"]),
         (&["--discovery-fallback", "proxy"], &["v2 proxy is deprecated"]),
         (&["--auto-compaction-mode", "weekly"], &["unknown auto-compaction-mode \"weekly\""]),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
 use super::binary::{self, Binary};
+use super::blocks;
 use super::child::Child;
 use super::cluster::{self, Members};
 use super::config::{self, Start};
@@ -77,7 +78,7 @@ async fn run(
         },
     };
     let ending = match child {
-        Some(mut child) => child.stop(stop_timeout).await,
+        Some(mut child) => stop_child(&mut child, data_dir.as_ref(), stop_timeout).await,
         None => Ending::Clean,
     };
     outputs.token.send_replace(None);
@@ -111,14 +112,18 @@ async fn supervise(
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
     let found = binary::find(settings.binary.as_deref()).await?;
-    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let is_of_kine = settings.extra_config_is_of_kine;
+    let read = |path| ExtraConfig::read(path, is_of_kine, settings.domain.as_deref());
     let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let binary = found.unpacked(data_dir.path()).await?;
     let version = binary.version.clone();
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
-    data_dir.claim_mode(mode)?;
+    if !settings.is_observer {
+        data_dir.claim_mode(mode)?;
+    }
     let (member_id, members) = match &settings.cluster {
+        Some(cluster) if settings.is_observer => (None, cluster::observe(data_dir, cluster)?),
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
@@ -138,6 +143,12 @@ async fn supervise(
                 port = Some(now_on);
                 let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
                 match down.take() {
+                    None if settings.is_observer => {
+                        tracing::info!(
+                            pid,
+                            "looking for the members of the cluster, with a nats-server of no JetStream"
+                        );
+                    }
                     None => {
                         let binary = &plan.binary.origin;
                         tracing::info!(port = now_on, version, binary, pid, "nats-server is ready");
@@ -161,7 +172,7 @@ async fn supervise(
             }
         };
         if let Some(running) = child {
-            running.stop(settings.stop_timeout).await;
+            stop_child(running, Some(plan.data_dir), settings.stop_timeout).await;
             *child = None;
         }
         outputs.vitals.ended();
@@ -184,6 +195,14 @@ async fn supervise(
     }
 }
 
+async fn stop_child(child: &mut Child, data_dir: Option<&DataDir>, patience: Duration) -> Ending {
+    let ending = child.stop(patience).await;
+    if let Some(data_dir) = data_dir.filter(|_| child.has_stopped()) {
+        data_dir.note_stop();
+    }
+    ending
+}
+
 /// Starts one child, leaves it in `child`, and waits until it serves. Returns its port.
 async fn bring_up(
     plan: &Plan<'_>,
@@ -199,7 +218,7 @@ async fn bring_up(
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
     let tail = child.tail().clone();
-    let serving = ready(plan.data_dir.path(), pid);
+    let serving = ready(plan.data_dir.path(), pid, plan.settings.is_observer);
     tokio::pin!(serving);
     loop {
         let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());
@@ -243,6 +262,10 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
+    if data_dir.was_killed() {
+        drop_removed(data_dir).await;
+    }
+    data_dir.note_start()?;
     let child = plan
         .binary
         .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
@@ -253,6 +276,17 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
         tracing::warn!(%error, "cannot record the process id of nats-server");
     }
     Ok(child)
+}
+
+/// Takes removed messages out of the store that a killed server has left (N8).
+async fn drop_removed(data_dir: &DataDir) {
+    let store = data_dir.store_path();
+    match tokio::task::spawn_blocking(move || blocks::drop_removed(&store)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(blocks)) => tracing::debug!(blocks, "removed messages are taken out of the store"),
+        Ok(Err(error)) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+        Err(error) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+    }
 }
 
 /// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the

@@ -1,6 +1,7 @@
 //! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
+mod join;
 mod membership;
 mod notify;
 mod services;
@@ -8,6 +9,7 @@ mod shutdown;
 mod start;
 
 pub use announce::announce;
+pub use join::JoinError;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
@@ -45,12 +47,15 @@ pub enum ServeError {
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
+    /// The members of the cluster refuse this one.
+    #[error(transparent)]
+    Join(#[from] join::JoinError),
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk, or damaged data.
-    #[error("{0}")]
-    Data(String),
+    #[error(transparent)]
+    Data(#[from] engine::DataError),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -132,7 +137,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             remember_removal(&settings);
             None
         }
-        reason = started.engine.failed() => Some(ServeError::Data(reason)),
+        error = started.engine.failed() => Some(error.into()),
     };
     notify::stopping();
     // Another instance writes before this one stops, so that no call waits for an election.

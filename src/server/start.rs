@@ -1,7 +1,7 @@
 //! The start: nats-server, the engine, and the services over it.
 
 use super::services::services;
-use super::{MESSAGE_OVERHEAD_BYTES, ServeError, membership, notify};
+use super::{MESSAGE_OVERHEAD_BYTES, ServeError, join, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
@@ -53,10 +53,11 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
+        Storage::Embedded { data_dir, binary, config, config_is_of_kine, domain, sync, bucket, cluster } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.extra_config_is_of_kine = *config_is_of_kine;
             nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {
@@ -68,6 +69,11 @@ pub(super) async fn start(
             // A message holds the value of one key, as large as a request. Its header fits into the overhead.
             let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
             nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+            if let Some(cluster) = cluster {
+                starting("looking for the members of the cluster".into());
+                join::check(&nats, cluster, bucket).await?;
+                starting("starting nats-server".into());
+            }
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -87,7 +93,7 @@ pub(super) async fn start(
         }
     };
     starting("connecting to NATS".into());
-    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let member = membership::own(settings, nats.as_ref());
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
@@ -146,12 +152,12 @@ pub(super) async fn start(
             }
             return Ok(None);
         }
-        reason = engine.failed() => {
+        error = engine.failed() => {
             engine.stop();
             if let Some(nats) = nats {
                 nats.stop().await?;
             }
-            return Err(ServeError::Data(reason));
+            return Err(error.into());
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);

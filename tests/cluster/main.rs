@@ -2,6 +2,7 @@
 //! `JETWAY_TEST_TARGET=etcd` the same tests run against etcd, but for those of nats-server's part.
 
 mod deployment;
+mod discovery;
 mod dropin;
 mod etcdctl;
 mod faults;

@@ -21,19 +21,20 @@ mod calls;
 mod peers;
 mod records;
 
-use crate::applier::Tables;
+use crate::applier::{Damage, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
+use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
 use crate::engine::namesake::Namesakes;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
-use crate::engine::status::{Failure, Phase, REMEDY, Status};
+use crate::engine::status::{Phase, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Incoming, Log, Messenger};
+use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -97,6 +98,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
+    /// Answers newcomers for as long as the node lives.
+    pub(in crate::engine) _answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
     pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(in crate::engine) entries: mpsc::Sender<Entry>,
@@ -135,10 +138,19 @@ pub(in crate::engine) struct Node {
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
-    pub(in crate::engine) doubt: Option<(String, u64)>,
+    pub(in crate::engine) doubt: Option<(Doubt, u64)>,
     /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
     /// long.
     pub(in crate::engine) longest_timeout: Duration,
+}
+
+/// A load has found this, or has read half of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Doubt {
+    /// The log is damaged.
+    Damaged(Damage),
+    /// The trim record at this sequence is another program's.
+    ForeignTrim(Sequence),
 }
 
 /// The log cannot be followed as it is.
@@ -149,9 +161,9 @@ pub(in crate::engine) enum NodeError {
     /// The state here is not the writer's: the log is reloaded from its start.
     Differs,
     /// A load has found damage, unless messages were removed beside it.
-    Doubtful(String),
+    Doubtful(Damage),
     /// It is damaged, or of a newer format: this instance must not serve it.
-    Fatal(String),
+    Fatal(DataError),
 }
 
 impl Node {
@@ -160,11 +172,12 @@ impl Node {
         let stop = self.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            reason = self.work() => {
+            error = self.work() => {
+                let reason = error.to_string();
                 tracing::error!(reason, "this instance cannot serve its data");
-                self.status.set_no_leader(reason.clone());
+                self.status.set_no_leader(reason);
                 self.status.set_linearizable(false);
-                self.failure.send_replace(Some(reason));
+                self.failure.send_replace(Some(error));
             }
         }
         for (_, open) in std::mem::take(&mut self.open) {
@@ -173,7 +186,7 @@ impl Node {
     }
 
     /// Loads, follows and writes; returns the reason why this instance can serve nothing any more.
-    async fn work(&mut self) -> String {
+    async fn work(&mut self) -> DataError {
         self.begin().await;
         loop {
             let outcome = match self.follow().await {
@@ -188,21 +201,21 @@ impl Node {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
-                    if self.settings.is_alone || self.is_certain(&damage).await {
-                        return format!("{damage}. {REMEDY}");
+                    tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
+                    if self.settings.is_alone || self.is_certain(Doubt::Damaged(damage.clone())).await {
+                        return Loss::Damage(damage).into();
                     }
                     self.begin().await;
                 }
-                Err(NodeError::Fatal(reason)) => return reason,
+                Err(NodeError::Fatal(error)) => return error,
             }
         }
     }
 
-    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between
-    /// them.
-    async fn is_certain(&mut self, damage: &str) -> bool {
+    /// Whether two loads in a row found the same, and nothing was removed from the stream between them.
+    async fn is_certain(&mut self, doubt: Doubt) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (damage.to_owned(), info.state.last_seq.saturating_sub(info.state.messages));
+        let doubt = (doubt, info.state.last_seq.saturating_sub(info.state.messages));
         let is_certain = self.doubt.as_ref() == Some(&doubt);
         self.doubt = Some(doubt);
         is_certain
@@ -273,8 +286,7 @@ impl Node {
         // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
             let trim = self.chain.trim_sequence();
-            if self.settings.is_alone || self.is_certain(&format!("the trim record at sequence {trim}")).await
-            {
+            if self.settings.is_alone || self.is_certain(Doubt::ForeignTrim(trim)).await {
                 self.void_trims.push(trim);
             }
         }
@@ -284,10 +296,7 @@ impl Node {
         let is_newer =
             self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
         if !is_newer && !self.settings.accepts_loss {
-            return Err(NodeError::Fatal(format!(
-                "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
-                 It was purged, edited, or its store is damaged. {REMEDY}"
-            )));
+            return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
         }
         if was_loaded {
             tracing::error!(%position, "the log is loaded afresh, and every watch ends");
@@ -331,7 +340,7 @@ impl Node {
 /// The end that a report of the applier leads to.
 pub(in crate::engine) fn end_of(report: Report) -> NodeError {
     match report {
-        Report::Damaged(what) => NodeError::Fatal(format!("{what}. {REMEDY}")),
+        Report::Lost(loss) => NodeError::Fatal(loss.into()),
         Report::Doubtful(damage) => NodeError::Doubtful(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");

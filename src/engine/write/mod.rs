@@ -12,6 +12,7 @@ mod quiesce;
 mod remote;
 
 use crate::auth::Caller;
+use crate::engine::failure::DataError;
 use crate::engine::node::{Command, Node, NodeError, Open, end_of};
 use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
@@ -80,8 +81,8 @@ enum WriteError {
     Deposed,
     #[error("the log does not hold what was acknowledged")]
     Invalid,
-    #[error("{0}")]
-    Damaged(String),
+    #[error(transparent)]
+    Data(DataError),
 }
 
 enum Event {
@@ -271,7 +272,7 @@ impl Node {
             }
             Event::Report(report) => {
                 return Err(match end_of(report) {
-                    NodeError::Fatal(what) => WriteError::Damaged(what),
+                    NodeError::Fatal(error) => WriteError::Data(error),
                     _ => WriteError::Invalid,
                 });
             }
@@ -371,8 +372,8 @@ impl Node {
         for done in stopping {
             done.send(()).unwrap_or_default();
         }
-        if let WriteError::Damaged(reason) = error {
-            self.failure.send_replace(Some(reason));
+        if let WriteError::Data(error) = error {
+            self.failure.send_replace(Some(error));
             pending::<()>().await;
         }
     }
