@@ -5,6 +5,7 @@
 
 use crate::core::Garbage;
 use crate::types::{LogIndex, Revision, Sequence};
+use std::collections::VecDeque;
 
 /// Messages to remove, in the order of the fields. Each removal is durable before the next one begins.
 #[derive(Debug, Default)]
@@ -28,6 +29,59 @@ impl Removal {
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The messages, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Sequence> {
+        let Removal { void, values, tombstones, barriers } = self;
+        [void, values, tombstones, barriers].into_iter().flatten().copied()
+    }
+
+    fn parts(&mut self) -> [&mut Vec<Sequence>; 4] {
+        [&mut self.void, &mut self.values, &mut self.tombstones, &mut self.barriers]
+    }
+}
+
+/// Removals in the order of their trim records. None overtakes an earlier one: an old value that stayed while
+/// the later delete of its key went would come back.
+#[derive(Debug, Default)]
+pub(crate) struct Removals(VecDeque<Removal>);
+
+impl Removals {
+    /// The number of messages.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(Removal::len).sum()
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(Removal::is_empty)
+    }
+
+    pub(crate) fn push(&mut self, removal: Removal) {
+        self.0.push_back(removal);
+    }
+
+    /// Moves the removals of `later` behind these.
+    pub(crate) fn append(&mut self, mut later: Removals) {
+        self.0.append(&mut later.0);
+    }
+
+    /// The messages that go next. The caller takes out those that are gone, and syncs the store before the
+    /// next call.
+    pub(crate) fn next_part(&mut self) -> Option<&mut Vec<Sequence>> {
+        while self.0.front().is_some_and(Removal::is_empty) {
+            self.0.pop_front();
+        }
+        self.0.front_mut()?.parts().into_iter().find(|part| !part.is_empty())
+    }
+
+    /// Forgets messages that are gone.
+    pub(crate) fn forget(&mut self, is_gone: impl Fn(Sequence) -> bool) {
+        for part in self.0.iter_mut().flat_map(Removal::parts) {
+            part.retain(|at| !is_gone(*at));
+        }
+        self.0.retain(|removal| !removal.is_empty());
     }
 }
 
@@ -144,6 +198,29 @@ mod tests {
         let next = pile.take(LogIndex(7), Some(Revision(1)), Sequence(30));
         let rest = (next.void, next.values, next.tombstones, next.barriers);
         assert_eq!(rest, (sequences(&[21]), sequences(&[10]), vec![], sequences(&[12, 22])));
+    }
+
+    #[test]
+    fn a_removal_that_is_not_over_goes_before_the_next_one() {
+        let removal = |void: &[u64], values: &[u64]| Removal {
+            void: void.iter().copied().map(Sequence).collect(),
+            values: values.iter().copied().map(Sequence).collect(),
+            ..Removal::default()
+        };
+        let mut removals = Removals::default();
+        removals.push(removal(&[9], &[2, 3]));
+        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(9)]));
+        // One of two is gone when NATS cannot be reached any more.
+        removals.next_part().expect("values").remove(0);
+        let mut later = Removals::default();
+        later.push(removal(&[], &[]));
+        later.push(removal(&[], &[5, 6, 7]));
+        removals.append(later);
+        assert_eq!(removals.len(), 4);
+        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(3)]));
+        removals.forget(|at| at == Sequence(6));
+        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(5), Sequence(7)]));
+        assert!(removals.next_part().is_none() && removals.is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(crate) mod digest;
 mod garbage;
 mod tables;
 
-pub(crate) use garbage::Removal;
+pub(crate) use garbage::Removals;
 pub(crate) use tables::{Alarms, Members, Picture, Tables};
 
 use crate::auth::AuthStore;
@@ -24,7 +24,7 @@ use crate::core::{Garbage, KeyVersion, State, Writer};
 use crate::record::{Body, Digest, Placed, Record, Trim};
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
-use garbage::PendingRemovals;
+use garbage::{PendingRemovals, Removal};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use thiserror::Error;
@@ -404,9 +404,13 @@ impl Applier {
                 }
                 self.pending.add_reserved(sequence, index, true);
             }
+            // Behind records that count since a loss was accepted: the higher floor stays in force.
+            Body::Floor(floor) if self.floor > Some(floor) => {
+                self.pending.add_reserved(sequence, index, false);
+            }
             Body::Floor(floor) => {
                 self.supersede(Reserved::Floor, sequence, index, false);
-                self.floor = self.floor.max(Some(floor));
+                self.floor = Some(floor);
                 if self.writer.state().compacted.is_none_or(|current| floor > current) {
                     self.compactions.push((self.writer.state().clone(), floor));
                     self.writer.compact(floor);
@@ -563,6 +567,18 @@ mod tests {
         // The floor record of before goes by the index.
         assert_eq!(applier.take_garbage(&trim(7, 5), Sequence(9)).values, [3, 4, 6].map(Sequence));
         assert!(!applier.has_garbage());
+    }
+
+    #[test]
+    fn a_floor_record_that_names_a_lower_floor_is_garbage_itself() {
+        let (writer, _reader) = Writer::new();
+        let mut applier = Applier::new(writer, Tables::new(crate::auth::AuthSettings::default()));
+        let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: false, checkpoint: None };
+        let floor = |at, floor| placed(at, at as i64, Body::Floor(Revision(floor)));
+        applier.apply([put(2, 1), floor(3, 2), floor(4, 1)], strictness).expect("nothing is compared");
+        assert_eq!(applier.floor, Some(Revision(2)));
+        let trim = Trim { to: 4, floor: Some(2), digest: Digest(0), is_lossy: true };
+        assert_eq!(applier.take_garbage(&trim, Sequence(5)).values, [Sequence(4)]);
     }
 
     #[test]

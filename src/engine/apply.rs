@@ -8,7 +8,7 @@ use super::counters::Counters;
 use super::failure::Loss;
 use super::mark::Mark;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Damage, Picture, Removal, Strictness};
+use crate::applier::{Applier, Damage, Picture, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
@@ -54,7 +54,7 @@ pub(super) enum Entry {
     End,
     /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is
     /// the first message, and passed over holes.
-    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)>, is_lossy: bool },
+    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
     /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was
     /// read.
     Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
@@ -123,10 +123,10 @@ pub(super) struct Progress {
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
     holes: Vec<(Sequence, Sequence)>,
-    /// Void messages and barriers behind that which a trim record permits to remove.
+    /// Messages behind that which a trim record permits to remove.
     removable: BTreeSet<Sequence>,
-    /// Removals that another writer has begun, and may not have ended.
-    inherited: Removal,
+    /// Removals that other writers may not have ended.
+    inherited: Removals,
     /// The last trim record that a load has read.
     trim_of_load: Option<(Trim, Sequence)>,
 }
@@ -207,18 +207,19 @@ impl Task {
                 self.state = Progress { accepts_loss, mark, ..Progress::default() };
             }
             Entry::End => self.check_mark()?,
-            Entry::Loaded { first, holes, is_lossy } => {
+            Entry::Loaded { first, mut holes } => {
                 self.load().await?;
+                self.begin_whole(first);
+                holes.retain(|(_, to)| *to >= self.state.whole_from);
                 self.state.holes = holes;
-                self.begin_whole(first, is_lossy);
-                // A writer that wrote this one beside the load removes what it permits.
-                if let Some((trim, sequence)) =
-                    self.state.trim_of_load.take().filter(|(_, sequence)| *sequence > first)
-                {
+                // Its writer may remove what it permits beside the load and afterwards.
+                if let Some((trim, sequence)) = self.state.trim_of_load.take() {
                     self.trimmed(&trim, sequence, false);
                 }
             }
             Entry::Lacking(present, sender) => {
+                let is_gone = |at| at < present.first || present.deleted.binary_search(&at).is_ok();
+                self.state.inherited.forget(is_gone);
                 sender.send((self.lacking(&present), self.state.read_to)).ok();
             }
             Entry::ServerChanged => {
@@ -283,28 +284,28 @@ impl Task {
         Ok(())
     }
 
-    /// A trim record permits removals. The writer carries its own ones out; they include those that another
-    /// writer has begun.
+    /// A trim record permits removals. The writer carries its own ones out, behind those that other writers
+    /// may not have ended.
     fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
         let removal = self.applier.take_garbage(trim, sequence);
-        self.state.removable.extend(removal.void.iter().chain(&removal.barriers));
-        self.begin_whole(sequence, trim.is_lossy);
-        let inherited = std::mem::take(&mut self.state.inherited);
+        self.begin_whole(sequence);
+        // Void messages and barriers; after an accepted loss others too, because the trim record's index may
+        // lie above the floor.
+        let whole_from = self.state.whole_from;
+        self.state.removable.extend(removal.iter().filter(|at| *at >= whole_from));
+        self.state.inherited.push(removal);
         if is_own {
-            for removal in [inherited, removal] {
-                drop(self.jobs.send(Job::Remove(removal, trim.clone())));
-            }
-        } else {
-            self.state.inherited = removal;
+            let removals = std::mem::take(&mut self.state.inherited);
+            drop(self.jobs.send(Job::Remove(removals, trim.clone())));
         }
     }
 
     /// Everything is there from the first revision above the floor on, and behind the trim record itself,
-    /// which stands at `begin`. After an accepted loss, records above the floor may be missing, too.
-    fn begin_whole(&mut self, begin: Sequence, is_lossy: bool) {
+    /// which stands at `begin`, but for `holes` and `removable`.
+    fn begin_whole(&mut self, begin: Sequence) {
         let state = self.applier.state();
-        let floor = state.compacted.filter(|_| !is_lossy);
-        let first = floor.and_then(|floor| state.log.since(floor.next()).next());
+        let above = state.compacted.map_or(Revision::default(), Revision::next);
+        let first = state.log.since(above).next();
         let first = first.map_or(begin, |entry| entry.events()[0].version.sequence());
         self.state.whole_from = first.min(begin).max(self.state.whole_from);
         self.state.removable = self.state.removable.split_off(&self.state.whole_from);
@@ -412,7 +413,8 @@ impl Task {
         if self.applier.is_sweeping() {
             return;
         }
-        if std::mem::take(&mut self.state.was_sweeping) && self.applier.has_garbage() {
+        let has_garbage = self.applier.has_garbage() || !self.state.inherited.is_empty();
+        if std::mem::take(&mut self.state.was_sweeping) && has_garbage {
             drop(self.jobs.send(Job::Swept));
         }
         for waiter in self.state.after_removals.drain(..) {
@@ -464,88 +466,4 @@ fn newest(entries: &[Entry]) -> Option<Sequence> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::applier::Tables;
-    use crate::auth::AuthSettings;
-    use crate::core::Writer;
-    use crate::record::{EpochStart, FORMAT, Member, OperationId, Record};
-    use crate::types::{Epoch, Revision};
-
-    fn placed(at: u64, index: u64, body: Body) -> Placed {
-        let record = Record {
-            epoch: Epoch(1),
-            nonce: 1,
-            index: LogIndex(index),
-            revision: Revision(1),
-            place: 1,
-            count: 1,
-            operation: OperationId::default(),
-            body,
-        };
-        Placed { sequence: Sequence(at), record }
-    }
-
-    async fn ask<T>(task: &mut Task, entry: impl FnOnce(oneshot::Sender<T>) -> Entry) -> T {
-        let (sender, receiver) = oneshot::channel();
-        assert!(task.take(entry(sender)).await.is_ok());
-        receiver.await.expect("an answer")
-    }
-
-    #[tokio::test]
-    async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
-        let (writer, reader) = Writer::new();
-        let mut task = Task {
-            entries: mpsc::channel(1).1,
-            reports: mpsc::unbounded_channel().0,
-            applier: Applier::new(writer, Tables::new(AuthSettings::default())),
-            reader,
-            published: Arc::default(),
-            gate: None,
-            marks: None,
-            jobs: mpsc::unbounded_channel().0,
-            counters: Counters::new(),
-            has_freed: Arc::default(),
-            state: Progress::default(),
-        };
-        let records = |record| Entry::Records {
-            records: vec![record],
-            waiters: Vec::new(),
-            trim_to: LogIndex::NONE,
-            is_whole: true,
-            is_own: false,
-        };
-        let start = EpochStart {
-            instance: 1,
-            format: FORMAT,
-            member: Member::default(),
-            election_timeout_ms: 1000,
-            quota_bytes: 0,
-            digest: task.applier.digest(),
-        };
-        let begin = Entry::Begin { floor: None, mark: None, accepts_loss: false };
-        for entry in
-            [begin, records(placed(1, 1, Body::Epoch(Box::new(start)))), Entry::Void(vec![Sequence(2)])]
-        {
-            assert!(task.take(entry).await.is_ok());
-        }
-        let (_, digest) = ask(&mut task, Entry::Digest).await;
-        let trim = Trim { to: 1, floor: None, digest, is_lossy: false };
-        let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new(), is_lossy: false };
-        for entry in [records(placed(3, 2, Body::Trim(Box::new(trim)))), loaded] {
-            assert!(task.take(entry).await.is_ok());
-        }
-        let present = |deleted| Present { first: Sequence(1), deleted };
-        let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(2)]), sender)).await;
-        assert_eq!(lacking, None);
-        let (lacking, _) = ask(&mut task, |sender| Entry::Lacking(present(vec![Sequence(3)]), sender)).await;
-        assert_eq!(lacking, Some(Sequence(3)));
-    }
-
-    #[test]
-    fn a_hole_holds_its_ends_and_nothing_beside_them() {
-        let holes = [(Sequence(3), Sequence(3)), (Sequence(7), Sequence(9))];
-        let inside: Vec<u64> = (1..12).filter(|at| is_in_hole(&holes, Sequence(*at))).collect();
-        assert_eq!(inside, [3, 7, 8, 9]);
-    }
-}
+mod tests;

@@ -11,7 +11,7 @@ use super::Calls;
 use super::counters::Counters;
 use super::hash::HashCache;
 use super::proposal::{Proposal, Waiter};
-use crate::applier::Removal;
+use crate::applier::Removals;
 use crate::core::{Reader, State};
 use crate::durability::RewriteLock;
 use crate::log::Log;
@@ -33,7 +33,7 @@ const SLICE: usize = 128;
 /// Pauses after removals that failed.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// Failures after which removals are left to the next load.
+/// Failures after which removals wait for the next trim record.
 const TRIES: usize = 20;
 
 /// Work for the compactor.
@@ -44,7 +44,7 @@ pub(super) enum Job {
     /// A sweep has left messages to remove.
     Swept,
     /// This trim record permits these removals.
-    Remove(Removal, Trim),
+    Remove(Removals, Trim),
     /// To be answered when everything before this is done.
     Fence(Box<Waiter>),
 }
@@ -67,7 +67,7 @@ pub(super) struct Compactor {
 impl Compactor {
     /// Works until the applier is gone.
     pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
-        let mut waiting = VecDeque::new();
+        let (mut waiting, mut unfinished) = (VecDeque::new(), Removals::default());
         loop {
             let job = if let Some(job) = waiting.pop_front() {
                 job
@@ -94,9 +94,10 @@ impl Compactor {
                         }
                     }
                 }
-                Job::Remove(removal, trim) if !removal.is_empty() => {
+                Job::Remove(removals, trim) if !removals.is_empty() => {
                     let begun = Instant::now();
-                    self.remove_all(removal).await;
+                    unfinished.append(removals);
+                    self.remove_all(&mut unfinished).await;
                     self.counters.removed(begun.elapsed());
                     let (to, floor) = (LogIndex(trim.to), trim.floor.map(Revision));
                     drop(self.calls.ask(Proposal::Trim { to, floor }).await);
@@ -131,20 +132,12 @@ impl Compactor {
         }
     }
 
-    async fn remove_all(&self, removal: Removal) {
-        tracing::debug!(
-            void = removal.void.len(),
-            values = removal.values.len(),
-            tombstones = removal.tombstones.len(),
-            barriers = removal.barriers.len(),
-            "removing messages"
-        );
-        for part in [removal.void, removal.values, removal.tombstones, removal.barriers] {
-            if part.is_empty() {
-                continue;
-            }
-            // A tombstone must not go before the values that it hides.
+    /// Removes until one fails; the rest stays in `removals`.
+    async fn remove_all(&self, removals: &mut Removals) {
+        tracing::debug!(messages = removals.len(), "removing messages");
+        while let Some(part) = removals.next_part() {
             if !self.remove(part).await {
+                tracing::debug!(left = removals.len(), "messages are removed after the next compaction");
                 return;
             }
             self.settle().await;
@@ -162,8 +155,8 @@ impl Compactor {
         }
     }
 
-    /// Returns whether all of them are gone.
-    async fn remove(&self, mut waiting: Vec<Sequence>) -> bool {
+    /// Returns whether all of them are gone, and leaves the others.
+    async fn remove(&self, waiting: &mut Vec<Sequence>) -> bool {
         // The list is taken from its end.
         waiting.reverse();
         let (mut pause, mut failures) = (RETRY_MIN, 0);
@@ -186,6 +179,7 @@ impl Compactor {
             }
             waiting.extend(failed);
         }
+        waiting.reverse();
         waiting.is_empty()
     }
 

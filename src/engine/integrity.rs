@@ -7,7 +7,7 @@
 //! removal: a barrier that is stored after the look, and valid, stands behind any such trim record.
 //! Everything that the stream lacks then is lost.
 //!
-//! It looks for everything behind the last trim record's index. The digest of the next load proves the rest.
+//! It looks for everything above the compaction floor. The digest of the next load proves the rest.
 
 use super::Calls;
 use super::apply::Entry;

@@ -11,6 +11,8 @@
 //! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
+//! - C4: the revision does not fall. Only where a loss was accepted would a record take it back: one of a
+//!   deposed writer's counts there if the message that made it void is lost.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
@@ -80,7 +82,7 @@ pub struct Chain {
     partial: Option<(super::OperationId, u32)>,
     /// Records that the next epoch record decides about.
     undecided: Vec<Sequence>,
-    /// Missing sequences behind the index up to which records may be missing, from and to.
+    /// Missing sequences, from and to; see [`Chain::holes`].
     holes: Vec<(Sequence, Sequence)>,
 }
 
@@ -165,7 +167,7 @@ impl Chain {
     }
 
     /// Sequences that were missing where they may be: behind the last trim record's index, void messages and
-    /// barriers alone.
+    /// barriers alone. In a log that has lost messages all are told: that index may lie above the floor.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
         self.holes.clone()
     }
@@ -205,6 +207,9 @@ impl Chain {
         if matches!(record.body, Body::Barrier) {
             let is_valid = is_current && record.index == self.index && self.pending.is_empty();
             return if is_valid { Outcome::Barrier } else { Outcome::Nothing };
+        }
+        if self.epochs_may_be_missing() && self.is_taken_back_by(&record) {
+            return self.refuse(sequence, record.epoch, void);
         }
         let next = self.index.next();
         let is_epoch = matches!(record.body, Body::Epoch(_));
@@ -260,16 +265,41 @@ impl Chain {
             && record.index.0 >= next.0 + held
         {
             // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim
-            // record permits.
-            valid.append(&mut self.pending);
+            // record permits. After an accepted loss it does not count if another write has its revision.
+            if !(self.epochs_may_be_missing() && self.is_torn_before(&record)) {
+                valid.append(&mut self.pending);
+            }
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
-        if record.epoch >= self.epoch {
-            self.undecided.push(sequence);
-        } else {
-            void.push(sequence);
-        }
+        self.refuse(sequence, record.epoch, void)
+    }
+
+    /// The next epoch record decides about records of the newest epoch; older ones are void.
+    fn refuse(&mut self, sequence: Sequence, epoch: Epoch, void: &mut Vec<Sequence>) -> Outcome {
+        if epoch >= self.epoch { &mut self.undecided } else { void }.push(sequence);
         Outcome::Nothing
+    }
+
+    /// Whether a record would take the revision back. A write has a revision of its own, which the records of
+    /// its batch share.
+    fn is_taken_back_by(&self, record: &Record) -> bool {
+        // A later writer may carry the same call out again.
+        let is_same_batch = record.epoch == self.epoch
+            && self
+                .partial
+                .is_some_and(|(operation, place)| operation == record.operation && place < record.place);
+        let is_write = matches!(record.body, Body::Key(_)) && !is_same_batch;
+        record.revision < self.revision || is_write && record.revision == self.revision
+    }
+
+    /// Whether a record behind the batch that has begun tells that its writer has given the batch up: it does
+    /// not follow the batch's revision.
+    fn is_torn_before(&self, record: &Record) -> bool {
+        let is_write = matches!(record.body, Body::Key(_));
+        self.pending.first().is_some_and(|Placed { record: first, .. }| {
+            (first.epoch, first.operation) != (record.epoch, record.operation)
+                && (record.revision < first.revision || is_write && record.revision == first.revision)
+        })
     }
 
     /// Whether the records before this one may be missing. The one that the trim record names may be missing,
@@ -308,7 +338,7 @@ impl Chain {
             self.last_epoch = placed.sequence;
         }
         (self.epoch, self.nonce, self.index) = (epoch, nonce, index);
-        if !self.is_trim_met && !self.is_lenient && index <= self.trim_to {
+        if !self.is_trim_met && !self.is_lossy() && index <= self.trim_to {
             self.holes.clear();
         }
         if let Body::Trim(trim) = &placed.record.body {
@@ -328,282 +358,4 @@ impl Chain {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::{KeyVersion, VersionParts};
-    use crate::record::{Digest, EpochStart, Member, OperationId, Trim};
-    use crate::types::LeaseId;
-
-    fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Record {
-        Record {
-            epoch: Epoch(epoch),
-            nonce: epoch * 10,
-            index: LogIndex(index),
-            revision: Revision(index as i64),
-            place,
-            count,
-            operation: OperationId { instance: epoch, counter: index - u64::from(place) },
-            body,
-        }
-    }
-
-    fn start(epoch: u64, index: u64) -> Record {
-        let start = EpochStart {
-            instance: epoch,
-            format: crate::record::FORMAT,
-            member: Member::default(),
-            election_timeout_ms: 1000,
-            quota_bytes: 0,
-            digest: Digest(0),
-        };
-        record(epoch, index, (1, 1), Body::Epoch(Box::new(start)))
-    }
-
-    fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Record {
-        let version = KeyVersion::new(&VersionParts {
-            key: b"k",
-            value: b"",
-            create_revision: Revision(index as i64),
-            mod_revision: Revision(index as i64),
-            version: 1,
-            lease: LeaseId::NONE,
-            sequence: Sequence(index),
-            place: batch.0,
-        });
-        record(epoch, index, batch, Body::Key(version))
-    }
-
-    /// Reads messages; returns the indexes of the valid records, the void sequences, and the last outcome.
-    fn read(chain: &mut Chain, messages: &[(u64, Option<Record>)]) -> (Vec<u64>, Vec<u64>, Outcome) {
-        let (mut valid, mut void, mut last) = (Vec::new(), Vec::new(), Outcome::Nothing);
-        for (sequence, record) in messages {
-            last = chain.take(Sequence(*sequence), record.clone(), &mut valid, &mut void);
-        }
-        let indexes = valid.iter().map(|placed| placed.record.index.0).collect();
-        (indexes, void.iter().map(|sequence| sequence.0).collect(), last)
-    }
-
-    #[test]
-    fn records_of_a_deposed_writer_are_void() {
-        let single = (1, 1);
-        let messages = [
-            (1, Some(start(1, 1))),
-            (2, Some(put(1, 2, single))),
-            (3, Some(start(2, 3))),
-            (4, Some(put(1, 3, single))),
-            (5, Some(put(1, 4, single))),
-            (6, Some(put(2, 4, single))),
-        ];
-        let (valid, void, _) = read(&mut Chain::new(None), &messages);
-        assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![4, 5]));
-    }
-
-    #[test]
-    fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
-        let trim = |index| {
-            let trim = Trim { to: 2, floor: None, digest: Digest(0), is_lossy: false };
-            Some(record(1, index, (1, 1), Body::Trim(Box::new(trim))))
-        };
-        // The void messages 4 and 5 went under the second trim record.
-        let messages = [
-            (1, Some(start(1, 1))),
-            (2, Some(put(1, 2, (1, 1)))),
-            (3, trim(3)),
-            (6, trim(4)),
-            (7, Some(put(1, 5, (1, 1)))),
-        ];
-        let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6), is_lossy: false };
-        let mut chain = Chain::new(Some(point));
-        let (valid, _, outcome) = read(&mut chain, &messages);
-        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
-    }
-
-    fn trim(epoch: u64, index: u64, to: u64, is_lossy: bool) -> Record {
-        let trim = Trim { to, floor: None, digest: Digest(0), is_lossy };
-        record(epoch, index, (1, 1), Body::Trim(Box::new(trim)))
-    }
-
-    #[test]
-    fn up_to_a_lossy_trim_record_epoch_records_may_be_missing_and_behind_it_none() {
-        // The messages 3 and 4 are lost, and epoch 2 began with one of them.
-        let messages = |is_lossy| {
-            [
-                (1, Some(start(1, 1))),
-                (2, Some(put(1, 2, (1, 1)))),
-                (5, Some(put(2, 5, (1, 1)))),
-                (6, Some(start(3, 6))),
-                (7, Some(trim(3, 7, 6, is_lossy))),
-            ]
-        };
-        let point = |is_lossy| TrimPoint { to: LogIndex(6), sequence: Sequence(7), is_lossy };
-        let mut chain = Chain::new(Some(point(true)));
-        assert_eq!(read(&mut chain, &messages(true)).0, [1, 2, 5, 6, 7]);
-        assert!(chain.is_whole() && chain.is_lossy());
-        assert_eq!(read(&mut chain, &[(8, Some(put(4, 8, (1, 1))))]), (vec![], vec![], Outcome::Nothing));
-        assert_eq!(read(&mut chain, &[(10, Some(put(3, 8, (1, 1))))]).2, Outcome::Missing);
-        let mut chain = Chain::new(Some(point(false)));
-        assert_eq!(read(&mut chain, &messages(false)).0, [1, 2]);
-        assert!(chain.has_lost_its_trim());
-    }
-
-    #[test]
-    fn the_rest_of_a_batch_of_members_counts_without_its_removed_beginning() {
-        let member = |place| {
-            Some(record(
-                1,
-                u64::from(place) + 1,
-                (place, 3),
-                Body::Member(place.into(), Some(Box::default())),
-            ))
-        };
-        // Sequence 2 held the first of three members, which a later record has superseded.
-        let messages =
-            [(1, Some(start(1, 1))), (3, member(2)), (4, member(3)), (5, Some(trim(1, 5, 4, false)))];
-        let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: false };
-        let mut chain = Chain::new(Some(point));
-        assert_eq!(read(&mut chain, &messages).0, [1, 3, 4, 5]);
-        assert!(chain.is_whole());
-    }
-
-    #[test]
-    fn a_lossy_trim_record_makes_a_chain_lossy_for_good() {
-        let mut chain = Chain::new(None);
-        read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(trim(1, 2, 1, true)))]);
-        assert!(chain.is_lossy());
-        read(&mut chain, &[(3, Some(trim(1, 3, 2, false)))]);
-        assert!(chain.is_lossy(), "it is what the next trim record says");
-    }
-
-    #[test]
-    fn a_lenient_chain_skips_where_something_is_missing_and_keeps_to_known_nonces() {
-        let mut chain = Chain::lenient();
-        // Nothing is missing before sequence 3, so its record is void, and index 3 is that of sequence 4.
-        let messages = [
-            (1, Some(start(1, 1))),
-            (2, Some(put(1, 2, (1, 1)))),
-            (3, Some(put(1, 5, (1, 1)))),
-            (4, Some(put(1, 3, (1, 1)))),
-        ];
-        assert_eq!(read(&mut chain, &messages).0, [1, 2, 3]);
-        // A gap does not make another writer's record of this epoch valid.
-        let forged = Record { nonce: 99, ..put(1, 6, (1, 1)) };
-        assert_eq!(read(&mut chain, &[(6, Some(forged)), (7, Some(put(1, 6, (1, 1))))]).0, [6]);
-        assert_eq!(chain.last(), (Sequence(7), Sequence(1)));
-    }
-
-    #[test]
-    fn a_lenient_chain_takes_what_is_there_until_it_settles() {
-        let mut chain = Chain::lenient();
-        let messages = [
-            (3, Some(start(2, 5))),
-            (4, Some(put(2, 6, (1, 1)))),
-            (7, Some(put(4, 9, (1, 1)))),
-            (8, Some(start(5, 10))),
-        ];
-        assert_eq!(read(&mut chain, &messages).0, [5, 6, 9, 10]);
-        let missing = [(1, 2), (5, 6)].map(|(from, to)| (Sequence(from), Sequence(to)));
-        assert_eq!((chain.holes(), chain.is_whole()), (missing.to_vec(), true));
-        chain.settle();
-        assert_eq!((chain.trim_to(), chain.is_lossy(), chain.is_whole()), (LogIndex(10), true, true));
-        assert_eq!(read(&mut chain, &[(9, Some(trim(5, 11, 10, true)))]).0, [11]);
-        assert_eq!(read(&mut chain, &[(11, Some(put(5, 12, (1, 1))))]).2, Outcome::Missing);
-    }
-
-    #[test]
-    fn only_the_last_trim_record_ends_the_tolerance_for_holes() {
-        // One of a lower index, two of the same; void messages went under each of them.
-        let point = TrimPoint { to: LogIndex(3), sequence: Sequence(10), is_lossy: false };
-        let messages = [
-            (1, Some(start(1, 1))),
-            (3, Some(put(1, 2, (1, 1)))),
-            (4, Some(trim(1, 3, 1, false))),
-            (6, Some(trim(1, 4, 3, false))),
-            (8, Some(put(1, 5, (1, 1)))),
-        ];
-        let mut chain = Chain::new(Some(point));
-        assert_eq!(read(&mut chain, &messages).0, [1, 2, 3, 4, 5]);
-        assert!(!chain.is_whole() && !chain.has_lost_its_trim());
-        // Those up to the trim record's index are not told.
-        let behind = [(5, 5), (7, 7)].map(|(from, to)| (Sequence(from), Sequence(to)));
-        assert_eq!(chain.holes(), behind);
-        assert_eq!(read(&mut chain, &[(10, Some(trim(1, 6, 3, false)))]).0, [6]);
-        assert!(chain.is_whole());
-        assert_eq!(read(&mut chain, &[(12, Some(put(1, 7, (1, 1))))]).2, Outcome::Missing);
-        // Another message is at its place.
-        let mut chain = Chain::new(Some(point));
-        read(&mut chain, &messages);
-        read(&mut chain, &[(10, Some(put(1, 6, (1, 1))))]);
-        assert!(chain.has_lost_its_trim());
-    }
-
-    #[test]
-    fn a_batch_without_its_last_record_is_void_and_its_indexes_are_used_again() {
-        let messages = [
-            (1, Some(start(1, 1))),
-            (2, Some(put(1, 2, (1, 3)))),
-            (3, Some(put(1, 3, (2, 3)))),
-            (4, Some(start(2, 2))),
-            (5, Some(put(2, 3, (1, 2)))),
-            (6, Some(put(2, 4, (2, 2)))),
-        ];
-        let (valid, void, _) = read(&mut Chain::new(None), &messages);
-        assert_eq!((valid, void), (vec![1, 2, 3, 4], vec![2, 3]));
-    }
-
-    #[test]
-    fn a_foreign_message_changes_nothing_and_a_missing_one_stops_the_chain() {
-        let mut chain = Chain::new(None);
-        let messages = [(1, Some(start(1, 1))), (2, None), (3, Some(put(1, 2, (1, 1))))];
-        let (valid, void, outcome) = read(&mut chain, &messages);
-        assert_eq!((valid, void, outcome), (vec![1, 2], vec![2], Outcome::Valid));
-        assert_eq!(read(&mut chain, &[(5, Some(put(1, 3, (1, 1))))]).2, Outcome::Missing);
-        assert_eq!(read(&mut chain, &[(6, Some(put(1, 3, (1, 1))))]).2, Outcome::Missing);
-    }
-
-    #[test]
-    fn an_epoch_record_above_the_next_index_tells_of_loss() {
-        let mut chain = Chain::new(None);
-        assert_eq!(read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(start(2, 3)))]).2, Outcome::Missing);
-    }
-
-    #[test]
-    fn records_may_be_missing_up_to_the_trim_record_only() {
-        let trim = |index| {
-            let trim = Trim { to: 6, floor: None, digest: Digest(0), is_lossy: false };
-            record(1, index, (1, 1), Body::Trim(Box::new(trim)))
-        };
-        let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8), is_lossy: false };
-        let mut chain = Chain::new(Some(point));
-        let messages = [
-            (1, Some(start(1, 1))),
-            (4, Some(put(1, 4, (1, 1)))),
-            (7, Some(put(1, 7, (1, 1)))),
-            (8, Some(trim(8))),
-            (9, Some(put(1, 9, (1, 1)))),
-        ];
-        // The record of index 6 may be gone, that of index 7 may not.
-        let (valid, _, outcome) = read(&mut chain, &messages);
-        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 4, 7, 8, 9], Outcome::Valid, true));
-        let mut chain = Chain::new(Some(point));
-        let messages = [
-            (1, Some(start(1, 1))),
-            (4, Some(put(1, 4, (1, 1)))),
-            (8, Some(trim(8))),
-            (9, Some(put(1, 9, (1, 1)))),
-        ];
-        let (valid, ..) = read(&mut chain, &messages);
-        assert_eq!((valid, chain.is_whole()), (vec![1, 4], false));
-        let mut chain = Chain::new(Some(point));
-        let messages = [
-            (1, Some(start(1, 1))),
-            (4, Some(put(1, 4, (1, 1)))),
-            (6, Some(put(1, 6, (1, 1)))),
-            (7, Some(put(1, 7, (1, 1)))),
-            (8, Some(trim(8))),
-            (9, Some(put(1, 9, (1, 1)))),
-        ];
-        let (valid, _, outcome) = read(&mut chain, &messages);
-        assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 4, 6, 7, 8, 9], Outcome::Valid, true));
-        assert_eq!(read(&mut chain, &[(11, Some(put(1, 10, (1, 1))))]).2, Outcome::Missing);
-    }
-}
+mod tests;

@@ -26,6 +26,14 @@ fn reports_the_loss(line: &str) -> bool {
     (line.contains("ERROR") || line.contains("WARN")) && WORDS.iter().any(|word| line.contains(word))
 }
 
+/// The words of a message's header.
+fn header_of(message: &Value) -> Vec<String> {
+    let headers = BASE64_STANDARD.decode(message["hdrs"].as_str().unwrap()).unwrap();
+    let headers = String::from_utf8(headers).unwrap();
+    let header = headers.lines().find_map(|line| line.strip_prefix("Jetway: ")).unwrap();
+    header.split(' ').map(str::to_owned).collect()
+}
+
 struct Pair {
     nodes: Vec<Nats>,
     endpoint: String,
@@ -57,8 +65,47 @@ impl Pair {
     }
 
     async fn message(&self, key: &str) -> Value {
-        let subject = format!("$KV.test.=.k.{key}");
+        self.last_of(&format!("$KV.test.=.k.{key}")).await
+    }
+
+    async fn last_of(&self, subject: &str) -> Value {
         self.api("STREAM.MSG.GET.KV_test", json!({ "last_by_subj": subject })).await["message"].clone()
+    }
+
+    async fn stop(&mut self) {
+        for server in &mut self.servers {
+            server.stop().await;
+        }
+    }
+
+    /// Starts the instances again, which serve the same.
+    async fn restart(&mut self) {
+        self.clients.clear();
+        for server in &mut self.servers {
+            server.restart().await;
+            self.clients.push(server.client().await);
+        }
+        self.state = self.clients[0].range(all("")).await.unwrap().kvs;
+    }
+
+    async fn remove(&self, sequence: &Value) {
+        self.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": sequence, "no_erase": true })).await;
+    }
+
+    /// An instance that accepts what is lost, until it has removed what is of no use any more.
+    async fn accept_loss(&self) -> Vec<KeyValue> {
+        let mut accepting = Server::start_with(&["--endpoint", &self.endpoint, "--accept-data-loss"]).await;
+        let kept = accepting.client().await.range(all("/k/")).await.unwrap().kvs;
+        eventually("a trim record behind the removals of the first", async || {
+            let trim = self.last_of("$KV.test.=_.trim").await;
+            let payload = BASE64_STANDARD.decode(trim["data"].as_str()?).ok()?;
+            let payload: Value = serde_json::from_slice(&payload).ok()?;
+            let index: u64 = header_of(&trim)[2].parse().ok()?;
+            (payload["is_lossy"] == true && index > payload["to"].as_u64()? + 1).then_some(())
+        })
+        .await;
+        accepting.stop().await;
+        kept
     }
 
     /// The sequence of a barrier that is the stream's last message.
@@ -273,11 +320,9 @@ async fn an_altered_copy_of_a_record_counts_for_nothing() {
     let pair = Pair::start().await;
     for key in ["7", "49"] {
         let message = pair.message(key).await;
-        let headers = BASE64_STANDARD.decode(message["hdrs"].as_str().unwrap()).unwrap();
-        let headers = String::from_utf8(headers).unwrap();
-        let header = headers.lines().find(|line| line.starts_with("Jetway:")).unwrap();
+        let header = header_of(&message).join(" ");
         let subject = message["subject"].as_str().unwrap();
-        let answer = pair.nodes[0].publish(subject, &format!("{header}\r\n"), "altered").await;
+        let answer = pair.nodes[0].publish(subject, &format!("Jetway: {header}\r\n"), "altered").await;
         assert!(answer["seq"].is_u64(), "{answer}");
     }
     // Followers read it at once, and a write that meets it takes its place behind it.
@@ -287,26 +332,67 @@ async fn an_altered_copy_of_a_record_counts_for_nothing() {
     pair.goes_on().await;
 }
 
-/// A loss above the compaction floor is accepted once. Later instances serve what is left.
+/// A loss above the compaction floor is accepted once. Later instances serve what is left, and notice a loss
+/// that comes after it.
 #[tokio::test]
-async fn an_accepted_loss_above_the_floor_stays_accepted() {
+async fn an_accepted_loss_above_the_floor_stays_accepted_and_the_next_one_is_noticed() {
     let mut pair = Pair::start().await;
     let floor = CompactionRequest { revision: 20, physical: true };
     pair.clients[0].compact_request(floor).await.unwrap();
     let lost = pair.message("40").await["seq"].clone();
-    for server in &mut pair.servers {
-        server.stop().await;
-    }
-    pair.api("STREAM.MSG.DELETE.KV_test", json!({ "seq": lost, "no_erase": true })).await;
-    let mut accepting = Server::start_with(&["--endpoint", &pair.endpoint, "--accept-data-loss"]).await;
-    let kept = accepting.client().await.range(all("/k/")).await.unwrap().kvs;
+    pair.stop().await;
+    pair.remove(&lost).await;
+    let kept = pair.accept_loss().await;
     assert_eq!(kept.len(), 49);
-    accepting.stop().await;
-    let mut later = Server::start_with(&["--endpoint", &pair.endpoint]).await;
-    let client = later.client().await;
+    pair.restart().await;
+    assert_eq!(pair.state, kept);
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < NOTICED {
-        assert!(later.has_ended().is_none(), "{}", later.log());
-        assert_eq!(client.range(all("/k/")).await.unwrap().kvs, kept);
+        for (server, client) in pair.servers.iter_mut().zip(&pair.clients) {
+            assert!(server.has_ended().is_none(), "{}", server.log());
+            assert_eq!(client.range(all("/k/")).await.unwrap().kvs, kept);
+        }
     }
+    let lost = pair.message("45").await["seq"].clone();
+    pair.remove(&lost).await;
+    pair.is_noticed().await;
+}
+
+/// A deposed writer has left records behind a foreign message, so they are void. One of them is lost. The
+/// loss is accepted, and the others count from then on. A lower compaction floor behind them does not.
+#[tokio::test]
+async fn an_accepted_loss_among_void_records_takes_no_floor_back() {
+    let mut pair = Pair::start().await;
+    pair.stop().await;
+    let last = pair.api("STREAM.INFO.KV_test", Value::Null).await["state"]["last_seq"].clone();
+    let last = pair.api("STREAM.MSG.GET.KV_test", json!({ "seq": last })).await["message"].clone();
+    let last = header_of(&last);
+    let (index, revision): (u64, i64) = (last[2].parse().unwrap(), last[3].parse().unwrap());
+    let record = |index: u64, kind: &str| {
+        format!("Jetway: {} {} {index} {} 1/1 1.{index} {kind}\r\n", last[0], last[1], revision + 1)
+    };
+    let node = &pair.nodes[0];
+    node.publish("$KV.test.=.k.foreign", "", "").await;
+    let put = record(index + 2, &format!("p {} 1 0", revision + 1));
+    let lost = node.publish("$KV.test.=.k.void", &put, "").await["seq"].clone();
+    let floor = json!({ "revision": revision }).to_string();
+    node.publish("$KV.test.=_.floor", &record(index + 3, "s"), &floor).await;
+    pair.restart().await;
+    for at in 0..10 {
+        pair.clients[0].put(format!("/k/{at}"), "later").await;
+    }
+    // Its removals are over, so that nothing else waits for the next trim record.
+    let floor = CompactionRequest { revision: 20, physical: true };
+    pair.clients[0].compact_request(floor).await.unwrap();
+    pair.clients[0].put("/k/49", "last").await;
+    pair.stop().await;
+    pair.remove(&lost).await;
+    let kept = pair.accept_loss().await;
+    pair.restart().await;
+    assert_eq!(pair.state, kept);
+    assert!(kept.iter().any(|key| key.key == "/k/49" && key.value == "last"));
+    reads_are_fresh(&pair.clients, 9).await;
+    let state = pair.clients[0].range(all("")).await.unwrap().kvs;
+    let (_fresh, more) = instances(&pair.endpoint, 1).await;
+    assert!(more[0].range(all("")).await.unwrap().kvs == state);
 }

@@ -9,12 +9,13 @@ class Pile:
     """Fed with valid records, barriers and void messages in the order of the log, from its start."""
 
     def __init__(self, floor=0, off=()):
+        self.risen = 0                                        # the highest floor of all floor records
         self.floor, self.off = floor, off                     # the floor of the last trim record, before its floor record comes
         self.versions, self.revs, self.last = {}, {}, {}      # by key; first record of each revision; newest reserved record
         self.void, self.keys, self.reserved, self.bars = [], [], [], []
         self.todo, self.again, self.swept = [], False, False  # keys that a sweep has still to see
         self.whole, self.holes, self.removable = 0, [], set()
-        self.inherited = None                                 # a removal that another writer may not have ended
+        self.inherited = []                                   # removals that other writers may not have ended, in turn
 
     def add(self, recs):
         for r in recs:
@@ -27,8 +28,11 @@ class Pile:
                 self.supersede(r.lease, r)
             elif r.kind == "v":
                 self.supersede(r.lease, r, ends=True)
+            elif r.kind == "f" and r.floor < self.risen and "lossyfloor" not in self.off:
+                self.reserved.append((r.seq, False, r.idx))   # behind a void record that counts: the higher floor holds
             elif r.kind in "ft" or "epochkeep" in self.off:   # epoch records stay for ever
                 self.supersede(r.kind, r)
+                self.risen = max(self.risen, r.floor) if r.kind == "f" else self.risen
                 if r.kind == "f" and r.floor > self.floor:
                     self.floor, self.again = r.floor, bool(self.todo)
                     self.todo = self.todo or sorted(self.versions)
@@ -81,7 +85,7 @@ class Pile:
         bars = [q for q, idx in self.bars if idx <= T and q < seq]
         self.bars = [(q, idx) for q, idx in self.bars if not (idx <= T and q < seq)]
         old, late = (sorted(q for q, dead, _ in goes if dead == ends) for ends in (False, True))
-        self.removable.update(void, bars)
+        self.removable.update(void, bars, old, late)          # after an accepted loss T may be above the floor
         if "voidfirst" in self.off:
             return old + late + bars + void
         return void + old + late + bars
@@ -89,11 +93,15 @@ class Pile:
     # --- what must be in the stream
 
     def begin_whole(self, begin, T, seqs):
-        """Everything is there behind index T, and behind the trim record itself, which stands at `begin`."""
+        """All is there above the floor, behind index T and behind the trim record, which stands at `begin`, but for what may go.
+
+        After an accepted loss T may lie above the floor.
+        """
         first = min((q for idx, q in seqs.items() if idx > T), default=begin)
+        above = self.first_above_floor() or (begin,)
         if "wholefrom" in self.off:
-            first = (self.first_above_floor() or (begin,))[0]
-        self.whole = max(self.whole, min(begin, first))
+            above = (begin,)
+        self.whole = max(self.whole, min(begin, first, above[0]))
 
     def must_be_there(self, q):
         return q >= self.whole and q not in self.removable and not any(a <= q <= b for a, b in self.holes)

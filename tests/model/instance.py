@@ -93,7 +93,7 @@ class Instance:
                 self.decide_doubt()
                 return False
         if not self.s.whole() and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
-            if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off:
+            if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off and self.loading == self.view():
                 self.void.add(self.s.tpos)                    # it stands there and is none: another program's
             self.drop()                                       # or it was superseded while this load ran
             return True
@@ -172,9 +172,11 @@ class Instance:
         p = self.pile
         removal = p.take(t.T, t.floor, t.seq)
         p.begin_whole(t.seq, t.T, self.seqs)
+        left = p.inherited if "inherit" not in self.sim.off or self.w else []
+        p.inherited = left + [removal]
         if self.w:
-            self.jobs += [("remove", what, t) for what in (p.inherited, removal) if what]
-        p.inherited = None if self.w else removal
+            self.jobs += [("remove", what, t) for what in p.inherited if what]
+            p.inherited = []
 
     # --- compaction
 
@@ -376,7 +378,7 @@ class Instance:
         no = f"{self.start}.{self.attempts}"
         self.tries[no] = self.clock()
         moved, self.named = self.named, None
-        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, inst=self.i, timeout=self.timeout, moved=moved,
+        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, rev=self.s.rev, inst=self.i, timeout=self.timeout, moved=moved,
                 lossy=self.s.lenient)
         self.publish(r, guard)
 

@@ -103,6 +103,9 @@ class State:
                 self.void.append(r.seq)
             return []
         nxt, p = self.idx + 1, self.pend
+        if self.goes_back(r):
+            (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
+            return []
         may = self.may_skip(r)
         if r.kind == "e" and r.ep == self.ep + 1 and r.idx >= nxt:
             if r.idx == nxt:
@@ -125,7 +128,7 @@ class State:
         follows = same and r.kind != "e" or r.kind == "e" and r.ep == self.ep + 1 or self.may_be_of_any_epoch(r)
         if may and follows and r.idx >= nxt + len(p):
             self.gap = True                                   # a gap that the trim record permits
-            got = self.take((p if "batchtrim" not in self.off else []) + [r])
+            got = self.take(([] if "batchtrim" in self.off or self.is_torn(r) else p) + [r])
             self.part = r if r.kind in "wv" else None
             return got
         (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
@@ -133,6 +136,20 @@ class State:
 
     def is_lossy_here(self):
         return self.lenient or (self.lossy and not self.met and "anyepoch" not in self.off)
+
+    def goes_back(self, r):
+        """The revision never falls. Where a loss was accepted, void records that count may stand above valid ones."""
+        if not self.is_lossy_here() or "lossyback" in self.off:
+            return False
+        x = self.part
+        begins = r.kind == "w" and not (x and (r.ep, r.op) == (self.ep, x.op) and r.n > x.n)
+        return r.rev < self.rev + begins
+
+    def is_torn(self, r):
+        """A batch has begun and was given up, because this record behind it does not leave its revision to it."""
+        p = self.pend
+        lossy = p and self.is_lossy_here() and "lossyback" not in self.off
+        return lossy and (p[0].ep, p[0].op) != (r.ep, r.op) and r.rev < p[0].rev + (r.kind == "w")
 
     def may_be_of_any_epoch(self, r):
         """Epoch records may be missing, too, if a loss was accepted. A number that is known has its nonce."""
@@ -153,17 +170,17 @@ class State:
         if recs[-1].ep != self.ep:
             self.void, self.undecided = self.void + self.undecided, []
         self.pend, self.hole, self.part = [], False, None
-        if not self.lenient and not self.met and recs[-1].idx <= self.T:
-            self.holes = []
+        if not self.lenient and not self.met and recs[-1].idx <= self.T and not (self.lossy and "knownholes" not in self.off):
+            self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
             if r.op:
                 self.ops[r.op] = r.idx - r.n
+            self.rev = max(self.rev, r.rev)                   # the record before it may be gone: "the store is at revision R"
             if r.kind == "e":
                 self.owner, self.before, self.timeout = r.inst, self.timeout, r.timeout
                 self.longest = max(self.longest, r.timeout)
             elif r.kind == "w":
-                self.rev = r.rev
                 if r.dead:
                     self.kv.pop(r.key, None)
                 else:
@@ -173,9 +190,8 @@ class State:
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
-                self.floor, self.rev = r.floor, max(self.rev, r.rev)
+                self.floor = r.floor if "lossyfloor" in self.off else max(self.floor, r.floor)
             elif r.kind == "t":
-                self.rev = max(self.rev, r.rev)               # its record may be gone: "the store is at revision R"
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
                 self.lossy = self.lossy or r.lossy

@@ -306,7 +306,86 @@ def accepted(sim):
         if w.w and rng.random() < .7:
             trims(sim, w)
             rng.choice(sim.inst).drop()
+    above = [q for q, m in stream.msgs.items() if m.kind == "w" and m.uid in sim.valid and m.rev > sim.truth.floor]
+    if above and rng.random() < .4:                           # a second loss, above the floor, while all runs
+        until(sim, lambda: all(x.ready() for x in sim.inst), 6)
+        sim.foreign_removal(rng.choice(above))
+        sim.more = dict(long=0)
+
+
+def unfinished(sim):
+    """Two writers in a row stop in the middle of their removals; a third one goes on with those of both."""
+    rng, (a, b), c = sim.rng, sim.inst[:2], sim.inst[-1]
+    for x in (a, b):
+        if not leads(sim, x):
+            return
+        for _ in range(rng.randint(2, 5)):
+            answered(sim, asks(sim, x, "w", keys=[rng.choice("ab")], dead=rng.random() < .6))
+        if x.w:
+            x.w.compact()
+        until(sim, lambda: not x.w or all(y.s.floor == x.w.plan.floor for y in sim.inst), 4)
+        for y in sim.inst:
+            for _ in range(9 if y is not x else 0):
+                y.work()
+        trims(sim, x, removes=False)
+        if x.removing:
+            x.remove(rng.choice([0, 0, 1, 3]))
+        until(sim, lambda: all(y.s.idx == sim.truth.idx for y in sim.inst), 4)
+        x.give_up()
+        x.boot()
+        until(sim, x.ready, 4)
+    if leads(sim, c):
+        for _ in range(rng.randint(1, 4)):
+            answered(sim, asks(sim, c, "w", keys=[rng.choice("ab")], dead=rng.random() < .6))
+        trims(sim, c)
+        rng.choice(sim.inst).drop()
+
+
+def reclaimed(sim):
+    """A deposed writer's records, floors among them, are void. One of them is lost, and the loss is accepted."""
+    rng, (a, b) = sim.rng, sim.inst[:2]
+    if not leads(sim, a):
+        return
+    for _ in range(rng.randint(1, 3)):
+        answered(sim, asks(sim, a, "w", keys=[rng.choice("ab")]))
+    if not a.w:
+        return
+    sim.foreign_message()
+    for _ in range(rng.randint(3, 6)):
+        asks(sim, a, "w", keys=rng.sample("abc", rng.randint(1, 3)))
+        sim.serve(a)
+        if rng.random() < .5:
+            a.w.compact()
+        if rng.random() < .5:
+            a.w.barrier()
+    first = sim.stream.last + 1
+    while a.conn:
+        sim.deliver(a.conn)
+    last = sim.stream.last
+    if last <= first or not leads(sim, b):
+        return
+    for _ in range(rng.randint(1, 4)):
+        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+        if b.w and rng.random() < .5:
+            b.w.compact()
+    epochs = [q for q, m in sim.stream.msgs.items() if q > last and m.kind == "e" and q <= sim.stream.committed]
+    if epochs and rng.random() < .3:                          # the epoch record that makes them void is lost, too
+        sim.foreign_removal(epochs[0])
+    sim.foreign_removal(rng.randint(first, last - 1))
+    sim.operator()
+    until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
+    if not until(sim, lambda: not sim.accepting, 6):
+        return
+    until(sim, lambda: all(x.ready() for x in sim.inst), 6)
+    w = sim.writer()
+    if not w:
+        return
+    until(sim, lambda: not w.removing and not w.jobs or w.work() or w.remove(rng.randint(1, 9)), rng.randint(3, 12))
+    for r in sim.stream.replicas:
+        r.advance(sim.stream, 99)
+    rng.choice(sim.inst).drop()
 
 
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
-              halfway=halfway, deposed=deposed, accepted=accepted, loading=loading)
+              halfway=halfway, deposed=deposed, accepted=accepted, loading=loading, unfinished=unfinished,
+              reclaimed=reclaimed)

@@ -93,7 +93,7 @@ class Sim:
                 self.op_is_valid(v)
             if v.kind in "gv":
                 self.promises.record(v)
-            if v.kind == "t" and v.lossy and self.accepting:
+            if v.kind == "t" and v.lossy and self.accepting and v.no.split(".")[0] == self.accepting.start:
                 self.accepting, self.accepted = None, self.accepted + 1
                 for x in self.inst:
                     if x.down:
@@ -623,6 +623,9 @@ class Sim:
         for x in self.inst:
             if x.ready() and any(x.seqs.get(m.idx) == m.seq and m.idx > x.s.trimmed for m in lacking):
                 self.fail(f"instance {x.i} does not notice that {lacking} are gone")
+            above = [m for m in self.damage if m.kind == "w" and m.rev > x.pile.floor and self.stream.msgs.get(m.seq) is not m]
+            if x.ready() and any(x.seqs.get(m.idx) == m.seq for m in above):
+                self.fail(f"instance {x.i} does not notice that {above} above the floor are gone")
             if x.ready() and x.s.idx != self.truth.idx:
                 self.fail(f"instance {x.i} is ready at index {x.s.idx}, the log at {self.truth.idx}")
 

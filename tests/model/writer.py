@@ -84,7 +84,7 @@ class Writer:
         if kind == "w":
             recs = self.batch([(key, o["dead"] and key in p.kv, o["lease"]) for key in o["keys"]], o["op"])
         elif kind == "g":
-            recs = [Rec("g", self.ep, self.no, p.idx + 1, lease=o["lease"], ttl=o["ttl"], op=o["op"])]
+            recs = [Rec("g", self.ep, self.no, p.idx + 1, rev=p.rev, lease=o["lease"], ttl=o["ttl"], op=o["op"])]
         else:
             recs = self.end_of(o["lease"], o["op"])
         self.send_all(recs).asker = frm, o
@@ -110,8 +110,8 @@ class Writer:
         recs = self.batch([(k, True, None) for k, v in sorted(self.plan.kv.items()) if v[3] == lease], op)
         for r in recs:
             r.cnt += 1
-        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), lease=lease, n=len(recs), cnt=len(recs) + 1, op=op,
-                granted=self.plan.leases[lease][1])
+        v = Rec("v", self.ep, self.no, self.plan.idx + 1 + len(recs), rev=self.plan.rev + bool(recs), lease=lease, n=len(recs),
+                cnt=len(recs) + 1, op=op, granted=self.plan.leases[lease][1])
         self.lessor.ending(lease)
         if self.sim.fault == "revokefirst":                   # not one batch: the revoke record, then the deletes
             v.idx, v.n, v.cnt = self.plan.idx + 1, 0, 1

@@ -304,8 +304,8 @@ impl Node {
         if !self.is_loaded {
             self.is_loaded = true;
             let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
-            let (holes, is_lossy) = (self.chain.holes(), self.chain.is_lossy());
-            self.entry(Entry::Loaded { first, holes, is_lossy }).await;
+            let holes = self.chain.holes();
+            self.entry(Entry::Loaded { first, holes }).await;
             // The applier publishes everything before it answers. It gives no answer where something is lost
             // or damaged.
             if self.digest().await.is_none() {

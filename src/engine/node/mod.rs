@@ -138,10 +138,19 @@ pub(in crate::engine) struct Node {
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
-    pub(in crate::engine) doubt: Option<(Damage, u64)>,
+    pub(in crate::engine) doubt: Option<(Doubt, u64)>,
     /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
     /// long.
     pub(in crate::engine) longest_timeout: Duration,
+}
+
+/// A load has found this, or has read half of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Doubt {
+    /// The log is damaged.
+    Damaged(Damage),
+    /// The trim record at this sequence is another program's.
+    ForeignTrim(Sequence),
 }
 
 /// The log cannot be followed as it is.
@@ -193,7 +202,7 @@ impl Node {
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
                     tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
-                    if self.settings.is_alone || self.is_certain(&damage).await {
+                    if self.settings.is_alone || self.is_certain(Doubt::Damaged(damage.clone())).await {
                         return Loss::Damage(damage).into();
                     }
                     self.begin().await;
@@ -203,11 +212,10 @@ impl Node {
         }
     }
 
-    /// Whether two loads in a row found the same damage, and nothing was removed from the stream between
-    /// them.
-    async fn is_certain(&mut self, damage: &Damage) -> bool {
+    /// Whether two loads in a row found the same, and nothing was removed from the stream between them.
+    async fn is_certain(&mut self, doubt: Doubt) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (damage.clone(), info.state.last_seq.saturating_sub(info.state.messages));
+        let doubt = (doubt, info.state.last_seq.saturating_sub(info.state.messages));
         let is_certain = self.doubt.as_ref() == Some(&doubt);
         self.doubt = Some(doubt);
         is_certain
@@ -275,8 +283,12 @@ impl Node {
                 self.open.insert(open.call.operation.counter, open);
             }
         }
+        // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
-            self.void_trims.push(self.chain.trim_sequence());
+            let trim = self.chain.trim_sequence();
+            if self.settings.is_alone || self.is_certain(Doubt::ForeignTrim(trim)).await {
+                self.void_trims.push(trim);
+            }
         }
         let trim = self.trim_point().await;
         // A load whose trim record proved void or is gone begins with another one.
