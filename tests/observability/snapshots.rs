@@ -52,7 +52,7 @@ async fn scheduled_snapshots_are_whole_and_as_many_as_asked_for() {
     client.put("a", vec![b'v'; 100_000]).await;
     // An empty store's first snapshot tells the beginning of the names.
     let first = eventually("the first snapshot", async || snapshots(&dir).first().cloned()).await;
-    let mut foreign = vec!["notes.db".to_owned(), format!("snapshot-1{}", &first["snapshot-".len()..])];
+    let mut foreign = ["notes.db".to_owned(), format!("snapshot-1{}", &first["snapshot-".len()..])];
     let abandoned = format!("{}.part", &first);
     for name in foreign.iter().chain([&abandoned]) {
         std::fs::write(dir.join(name), "x").unwrap();
