@@ -69,6 +69,7 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         EtcdError::Corrupt => Code::DataLoss,
         EtcdError::WatchCanceled | EtcdError::RequestCanceled | EtcdError::ContextCanceled => Code::Cancelled,
         EtcdError::DeadlineExceeded | EtcdError::ContextDeadlineExceeded => Code::DeadlineExceeded,
+        EtcdError::StaysAlone(_) => Code::FailedPrecondition,
         EtcdError::NotPrimaryLessor
         | EtcdError::WatchRangeEmpty
         | EtcdError::WatchIdInUse

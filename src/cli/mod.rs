@@ -41,7 +41,7 @@ pub use compaction::AutoCompaction;
 pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
 pub use output::Output;
-pub use peers::{Cluster, PeerAutoTls};
+pub use peers::{Cluster, PeerAutoTls, PeerFlagsError};
 pub use personality::Personality;
 pub use settings::ServerSettings;
 pub use storage::Storage;

@@ -15,7 +15,7 @@ const MOST_MEMBERS: usize = 5;
 
 /// Flags of a member that do not go together. The texts are etcd's where etcd refuses the same.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(super) enum PeerFlagsError {
+pub enum PeerFlagsError {
     #[error(
         "--listen-peer-urls {0}: the members of a cluster meet on one address each; give one URL with a port"
     )]
@@ -83,9 +83,26 @@ pub(super) fn settings(
     data_dir: &Path,
     members: Members,
 ) -> Result<Option<Cluster>, PeerFlagsError> {
-    if members.len() < 2 && !nats_server::is_member(data_dir) {
+    // A member that was left alone is started with the flags of the time when it was not.
+    let was_left_alone = nats_server::sole_member_id(data_dir).is_some();
+    if was_left_alone || (members.len() < 2 && !nats_server::is_member(data_dir)) {
         return Ok(None);
     }
+    cluster(flags, name, data_dir, members).map(Some)
+}
+
+/// The settings with which a member that is alone becomes one of several.
+pub(super) fn as_member(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<Cluster, PeerFlagsError> {
+    let urls = flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect();
+    cluster(flags, name, data_dir, Members::from([(name.to_owned(), urls)]))
+}
+
+fn cluster(
+    flags: &FlagValues,
+    name: &str,
+    data_dir: &Path,
+    members: Members,
+) -> Result<Cluster, PeerFlagsError> {
     if members.len() > MOST_MEMBERS {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
@@ -118,7 +135,7 @@ pub(super) fn settings(
         }
     }
     let (tls, auto_tls) = if listen.is_secure() { tls(flags, listen, data_dir)? } else { (None, None) };
-    Ok(Some(Cluster {
+    Ok(Cluster {
         server: ClusterSettings {
             name: name.to_owned(),
             peer_urls: advertised.iter().map(|url| url.text.clone()).collect(),
@@ -129,7 +146,7 @@ pub(super) fn settings(
             tls,
         },
         auto_tls,
-    }))
+    })
 }
 
 /// Checks that the list of members and this member agree on its peer URLs, as addresses if not as texts.

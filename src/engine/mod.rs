@@ -39,9 +39,11 @@ mod leases;
 mod mark;
 mod measured;
 mod membership;
+mod mode;
 mod namesake;
 mod nats_gauges;
 mod node;
+mod one_copy;
 mod planner;
 mod proposal;
 mod server_group;
@@ -52,6 +54,7 @@ mod write;
 
 pub(crate) use counters::Counters;
 pub(crate) use mark::MarkError;
+pub(crate) use mode::Mode;
 pub(crate) use proposal::AuthChange;
 pub(crate) use start::StartError;
 pub(crate) use status::{NoLeader, Phase};
@@ -63,14 +66,15 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::{Endpoint, Log};
+use crate::log::{Auth, Endpoint, Log, Messenger};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use apply::Entry;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
-use node::Command;
+use namesake::Namesakes;
+use node::{Command, Others};
 use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
@@ -124,9 +128,11 @@ pub(crate) struct EngineSettings {
     pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
-    /// The founding members of a cluster, whose members change by calls of the API only; `None` where whoever
-    /// serves the bucket is a member.
+    /// The founding members of a cluster, whose members change by calls of the API alone; empty for one whose
+    /// members are listed. `None` if each instance that serves the bucket is a member.
     pub founders: Option<Vec<Member>>,
+    /// The credentials of the embedded server's system account, which it has in a cluster.
+    pub system: Option<Auth>,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,
     /// The time between two heartbeats of the writer.
@@ -157,8 +163,9 @@ pub(crate) struct Parts {
     hashes: Arc<HashCache>,
     log: Arc<Log>,
     member: u64,
-    is_alone: bool,
-    is_clustered: bool,
+    mode: Arc<Mode>,
+    start: u64,
+    own: Member,
     durability: Level,
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
@@ -330,9 +337,34 @@ impl Engine {
         self.calls.ask(Proposal::Member { id, member }).await.map(drop)
     }
 
-    /// Whether this instance is a member of a cluster of embedded servers.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.is_clustered
+    /// How the bucket is shared.
+    pub(crate) fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Shares the log with other instances, or keeps it alone, from the next epoch on. Calls wait meanwhile.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) async fn set_alone(&self, is_alone: bool) -> Result<(), StartError> {
+        let others = if is_alone { None } else { Some(Box::new(self.others().await?)) };
+        let (done, regrouped) = oneshot::channel();
+        if self.commands.send(Command::Regroup(others, done)).await.is_ok() {
+            drop(regrouped.await);
+        }
+        Ok(())
+    }
+
+    async fn others(&self) -> Result<Others, StartError> {
+        let (messenger, incoming) =
+            Messenger::open(self.log.connection(), &self.log.bucket().name, self.start).await?;
+        let namesakes = Namesakes::open(&messenger, &self.own, self.start).await?;
+        Ok(Others { messenger, incoming, namesakes })
     }
 
     /// Changes the members of a cluster.
@@ -353,7 +385,7 @@ impl Engine {
                 None => !members.is_empty(),
             }
         };
-        while self.is_clustered && !is_listed() {
+        while self.mode.is_clustered() && !is_listed() {
             tokio::time::sleep(POLL).await;
         }
     }
@@ -367,7 +399,8 @@ impl Engine {
         while absent < POLLS {
             tokio::time::sleep(POLL).await;
             let members = self.tables.members.all();
-            let is_absent = self.is_clustered && !members.is_empty() && !members.contains_key(&self.member);
+            let is_absent =
+                self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member);
             absent = if is_absent { absent + 1 } else { 0 };
         }
     }
@@ -445,7 +478,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone && !self.is_clustered {
+        if !self.mode.is_alone() && !self.mode.is_clustered() {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

@@ -7,19 +7,28 @@
 //! - The server of a removed member is removed. NATS would count it for majorities and keep a place for it
 //!   for ever. So is one that never was a member, once it cannot be reached.
 //! - A server that never was a member and runs is reported. Its jetway ends by itself.
-//! - Once there are enough members, the stream gets more copies. It never gets fewer: NATS gives the place of
-//!   a removed server to the next one that joins.
+//! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
+//!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
+//!
+//! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
+//! copy.
 
 use crate::applier::Members;
+use crate::engine::measured::Measured;
+use crate::engine::mode::Mode;
+use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
 use crate::log::{Auth, Log, MetadataGroup, copies};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between two steps towards one copy, for which a call waits.
+const STEP: Duration = Duration::from_millis(50);
 /// How long the server of a removed member stays, so that its jetway learns of the removal and ends in order.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a server that this writer has never known as a member's must be out of reach. Longer, since NATS
@@ -32,19 +41,33 @@ pub(super) struct Keeper {
     pub(super) log: Arc<Log>,
     pub(super) members: Arc<Members>,
     pub(super) status: Arc<Status>,
+    pub(super) mode: Arc<Mode>,
+    pub(super) one_copy: Arc<OneCopy>,
+    pub(super) measured: watch::Receiver<Measured>,
+    /// Whether this process can sync the files of the stream.
+    pub(super) has_gate: bool,
+    /// The name of this member, and of its server.
+    pub(super) own: String,
     pub(super) login: Auth,
     pub(super) stop: CancellationToken,
 }
 
 impl Keeper {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut group = None;
         let mut unknown = BTreeMap::new();
         let mut known = BTreeSet::new();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = tokio::time::sleep(if self.lone_server().is_some() { STEP } else { INTERVAL }) => {}
+                () = self.one_copy.made() => {}
+            }
+            self.choose_who_syncs();
+            if self.mode.is_alone() || self.mode.is_moving() {
+                (group, known) = (None, BTreeSet::new());
+                unknown.clear();
+                continue;
             }
             if !self.status.is_writer() {
                 unknown.clear();
@@ -57,9 +80,48 @@ impl Keeper {
                     Err(error) => tracing::warn!(%error, "NATS' servers cannot be kept like the members"),
                 }
             }
-            if let Some(group) = &group {
+            if let Some(server) = self.lone_server() {
+                self.leave_one_copy(&server).await;
+            } else if let Some(group) = &group {
                 self.compare(group, &mut known, &mut unknown).await;
             }
+        }
+    }
+
+    /// The server that is to have the only copy: that of the last member, or of the one that will be.
+    fn lone_server(&self) -> Option<String> {
+        let members = self.members.all();
+        let is_last = !self.mode.is_alone() && members.len() == 1;
+        let last = members.values().next().filter(|member| is_last && member.name == self.own);
+        self.one_copy.wanted().or(last.filter(|_| self.log.copies() > 1).map(|member| member.name.clone()))
+    }
+
+    async fn leave_one_copy(&self, server: &str) {
+        if server == self.own && self.has_gate {
+            // Before there is one copy. The other members find it out by themselves.
+            self.mode.set_syncs_here(true);
+        }
+        match self.log.leave_one_copy(server).await {
+            Ok(true) => self.one_copy.fulfil(server),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, server, "the stream has more than one copy yet"),
+        }
+    }
+
+    /// Syncs the files here while there is one copy. With more copies each server syncs its own.
+    fn choose_who_syncs(&mut self) {
+        if self.lone_server().is_some() {
+            return;
+        }
+        // What was measured may be older.
+        let copies = self.log.copies();
+        let measured = self.measured.borrow_and_update();
+        let is_settled =
+            measured.stream.as_ref().is_some_and(|stream| stream.copies() == copies && stream.is_settled());
+        if copies == 1 {
+            self.mode.set_syncs_here(self.has_gate);
+        } else if is_settled && !self.mode.is_alone() {
+            self.mode.set_syncs_here(false);
         }
     }
 

@@ -112,6 +112,14 @@ pub struct StreamInfo {
     pub cluster: Option<Cluster>,
 }
 
+/// The streams of an account, one page of them.
+#[derive(Debug, Deserialize)]
+pub(super) struct StreamPage {
+    #[serde(default)]
+    pub(super) total: usize,
+    pub(super) streams: Option<Vec<StreamInfo>>,
+}
+
 /// Content of a stream.
 #[derive(Clone, Debug, Deserialize)]
 pub struct StreamState {
@@ -139,6 +147,9 @@ pub struct Cluster {
     /// All of them but the leader.
     #[serde(default)]
     pub replicas: Vec<Replica>,
+    /// The servers that it moves to, and how far that is.
+    #[serde(default)]
+    desired: Option<Value>,
 }
 
 /// A server with a copy of a stream.
@@ -165,6 +176,25 @@ impl StreamInfo {
     /// Position of the newest message.
     pub fn last(&self) -> Sequence {
         Sequence(self.state.last_seq)
+    }
+
+    /// The number of its copies.
+    pub fn copies(&self) -> usize {
+        self.config["num_replicas"].as_u64().unwrap_or(1) as usize
+    }
+
+    /// The name of the leader's server, if there is a cluster and a leader.
+    pub fn leader(&self) -> Option<&str> {
+        self.cluster.as_ref()?.leader()
+    }
+
+    /// Whether all copies are there and hold what the leader has, and no others are left of an earlier number.
+    pub fn is_settled(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
+        cluster.leader().is_some()
+            && cluster.desired.is_none()
+            && cluster.replicas.len() + 1 == self.copies()
+            && cluster.replicas.iter().all(|replica| replica.current)
     }
 
     /// Whether a leader answered. Members of a group without a leader answer too, from their own copy.

@@ -87,7 +87,7 @@ impl MetadataGroup {
         Some(tokio::time::timeout(TIMEOUT, request).await.ok()?.ok()?.payload)
     }
 
-    /// The servers, as their leader knows them.
+    /// The servers, as their leader knows them, the leader first.
     ///
     /// # Errors
     /// [`GroupError`].
@@ -98,6 +98,15 @@ impl MetadataGroup {
         let others = group.replicas.into_iter();
         let others = others.map(|peer| Peer { name: peer.name, is_offline: peer.offline });
         Ok(std::iter::once(Peer { name: group.leader, is_offline: false }).chain(others).collect())
+    }
+
+    /// Asks the leader to hand over to a server.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn prefer(&self, server: &str) -> Result<(), GroupError> {
+        let body = json!({ "placement": { "preferred": server } });
+        self.ask("$JS.API.META.LEADER.STEPDOWN", &body).await.map(drop).ok_or(GroupError::NoLeader)
     }
 
     /// Removes a server for good. NATS does not take a server of this name back for five minutes.

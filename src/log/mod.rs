@@ -33,6 +33,7 @@ mod messenger;
 mod metadata_group;
 mod pipeline;
 mod rights;
+mod seed;
 mod stream_settings;
 mod subjects;
 mod wire;
@@ -47,11 +48,13 @@ pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
+pub use seed::{SeedError, Seedbed, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
+use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A bucket's log.
@@ -60,6 +63,8 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
+    /// The number of the stream's copies, as it was last told. Orders nothing.
+    copies: AtomicUsize,
     api: Api,
     connection: Connection,
     /// The endpoint's server that connections try first. Orders nothing.
@@ -90,8 +95,8 @@ impl Log {
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
-        let server = AtomicUsize::new(0);
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection, server })
+        let (copies, server) = (AtomicUsize::new(facts.replicas), AtomicUsize::new(0));
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection, server })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -112,6 +117,11 @@ impl Log {
     /// The stream's properties.
     pub fn facts(&self) -> Facts {
         self.facts
+    }
+
+    /// The number of the stream's copies, as JetStream last told it.
+    pub fn copies(&self) -> usize {
+        self.copies.load(Ordering::Relaxed)
     }
 
     /// JetStream's API.
@@ -215,7 +225,9 @@ impl Log {
     /// # Errors
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
-        self.api.stream_info(&self.bucket.stream).await
+        let info = self.api.stream_info(&self.bucket.stream).await?;
+        self.copies.store(info.copies(), Ordering::Relaxed);
+        Ok(info)
     }
 
     /// NATS' own group of servers, over a connection to the system account.
@@ -232,13 +244,38 @@ impl Log {
     /// [`ApiError`].
     pub async fn raise_copies(&self, copies: usize) -> Result<Option<usize>, ApiError> {
         let info = self.info().await?;
-        if info.config["num_replicas"].as_u64().is_some_and(|has| has >= copies as u64) {
+        if info.copies() >= copies {
             return Ok(None);
         }
+        self.set_copies(info, copies).await?;
+        Ok(Some(copies))
+    }
+
+    /// Leaves one copy of the stream, that on a server. Returns whether it is the only one now; a later call
+    /// takes the next step.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn leave_one_copy(&self, server: &str) -> Result<bool, ApiError> {
+        let info = self.info().await?;
+        if info.leader() != Some(server) {
+            // Fewer copies leave that of the leader.
+            let subject = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
+            self.api.call::<Value>(&subject, &json!({ "placement": { "preferred": server } })).await?;
+            return Ok(false);
+        }
+        if info.copies() > 1 {
+            self.set_copies(info, 1).await?;
+            return Ok(false);
+        }
+        Ok(info.is_settled())
+    }
+
+    async fn set_copies(&self, info: StreamInfo, copies: usize) -> Result<(), ApiError> {
         let mut config = info.config;
         config["num_replicas"] = copies.into();
         self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
-        Ok(Some(copies))
+        Ok(())
     }
 
     /// The stream's name.

@@ -5,8 +5,8 @@
 //! stores elect a leader only once as many have met as there are routes. So the routes name each founding
 //! member once, and later members are learned from each other.
 
-use super::Error;
-use super::data_dir::{self, DataDir};
+use super::data_dir::{self, DataDir, MODE_FILE, Mode};
+use super::{Error, anchor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// The account of jetway's streams. `$G` cannot be used: it has JetStream only where it is alone with the
 /// system account, and its users cannot be named beside those of the system account.
-const ACCOUNT: &str = "JW";
+pub(super) const ACCOUNT: &str = "JW";
 /// The user of jetway's own connection.
 pub(crate) const USER: &str = "jetway";
 /// The user of the system account.
@@ -65,6 +65,9 @@ struct Remembered {
     /// Digest of the token.
     token: String,
     members: Members,
+    /// Whether the members are those of the log's list. Flags then change no more than their URLs.
+    #[serde(default)]
+    listed: bool,
     #[serde(default)]
     removed: bool,
 }
@@ -83,9 +86,50 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     u64::from_be_bytes(*digest.as_ref().first_chunk().expect("a digest has twenty bytes"))
 }
 
-/// Whether a data directory belongs to a member of a cluster.
+/// Whether a data directory belongs to a member of a cluster whose server is run as part of it.
 pub fn is_member(dir: &Path) -> bool {
-    record_path(dir).exists()
+    record_path(dir).exists() && !is_standalone(dir)
+}
+
+/// The id that a data directory remembers for a member whose server runs alone: it is the only member that
+/// has started, or was the last one that stayed.
+pub fn sole_member_id(dir: &Path) -> Option<u64> {
+    let remembered: Remembered = serde_json::from_slice(&std::fs::read(record_path(dir)).ok()?).ok()?;
+    is_standalone(dir).then_some(remembered.id)
+}
+
+fn is_standalone(dir: &Path) -> bool {
+    std::fs::read_to_string(dir.join(MODE_FILE)).is_ok_and(|mode| mode.trim() == Mode::Standalone.name())
+}
+
+/// Remembers a member whose server has run alone so far, with its id there.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn remember_member(dir: &Path, settings: &ClusterSettings, id: u64) -> std::io::Result<()> {
+    let remembered = Remembered {
+        name: settings.name.clone(),
+        id,
+        token: digest(&settings.token),
+        members: settings.members.clone(),
+        listed: true,
+        removed: false,
+    };
+    data_dir::replace_private(&record_path(dir), &serde_json::to_string(&remembered)?)
+}
+
+/// Remembers the members that the log lists, so that the next start finds them.
+///
+/// # Errors
+/// The record cannot be read or written.
+pub fn remember_members(dir: &Path, members: &Members) -> std::io::Result<()> {
+    let path = record_path(dir);
+    let mut remembered: Remembered = serde_json::from_slice(&std::fs::read(&path)?)?;
+    if remembered.listed && remembered.members == *members {
+        return Ok(());
+    }
+    (remembered.members, remembered.listed) = (members.clone(), true);
+    data_dir::replace_private(&path, &serde_json::to_string(&remembered)?)
 }
 
 /// Remembers that the member of a data directory was removed from its cluster, so that it does not start
@@ -110,6 +154,7 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
     let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
     let mut members = settings.members.clone();
     let mut id = member_id(&settings.peer_urls, &settings.token);
+    let mut listed = false;
     match std::fs::read(&path) {
         Ok(bytes) => {
             let remembered: Remembered =
@@ -129,7 +174,15 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
                 ));
             }
             id = remembered.id;
-            if members.is_empty() {
+            listed = remembered.listed;
+            if listed {
+                let given = |name: &String| members.get(name).cloned();
+                members = remembered
+                    .members
+                    .into_iter()
+                    .map(|(name, urls)| (name.clone(), given(&name).unwrap_or(urls)))
+                    .collect();
+            } else if members.is_empty() {
                 members = remembered.members;
             }
         }
@@ -141,6 +194,7 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
         id,
         token: digest(&settings.token),
         members,
+        listed,
         removed: false,
     };
     dir.write_private(&path, &serde_json::to_string(&remembered).expect("plain data"))?;
@@ -162,14 +216,23 @@ fn sha256(text: &str) -> String {
     super::hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
-/// The login of the local connections, and the cluster.
+/// The tag by which a stream is placed on the server of a member.
+pub(crate) fn server_tag(name: &str) -> String {
+    format!("member:{name}")
+}
+
+/// The login of the local connections, and the cluster. `anchor` is the port of the leaf node listener, where
+/// there is one.
 pub(super) fn render(
     settings: &ClusterSettings,
     members: &Members,
     token: &str,
+    anchor: Option<u16>,
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
+    let (anchor_account, anchor) =
+        anchor.map(|port| (anchor::ACCOUNT, anchor::render(port, token, &quote))).unwrap_or_default();
     let scheme = if settings.tls.is_some() { "tls" } else { "nats" };
     let password = route_password(&settings.token);
     // One for each member: see the module's header.
@@ -181,10 +244,13 @@ pub(super) fn render(
     write!(
         text,
         "server_name: {name}\n\
+         server_tags: [ {tag} ]\n\
          accounts {{\n\
          \x20 {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {USER}, password: {token} }} ] }}\n\
          \x20 $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }}\n\
+         {anchor_account}\
          }}\n\
+         {anchor}\
          cluster {{\n\
          \x20 name: \"jetway\"\n\
          \x20 listen: {listen}\n\
@@ -195,6 +261,7 @@ pub(super) fn render(
          {tls}\
          }}\n",
         name = quote(&settings.name),
+        tag = quote(&server_tag(&settings.name)),
         token = quote(token),
         listen = quote(&settings.listen),
         advertise = quote(&settings.advertise),

@@ -92,6 +92,9 @@ pub enum Error {
     )]
     StopTimeout { after: Duration },
 
+    #[error("no port of the loopback interface is free for the first connection of a cluster: {0}")]
+    Anchor(io::Error),
+
     #[error("cannot start the supervisor thread: {0}")]
     Thread(io::Error),
 

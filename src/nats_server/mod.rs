@@ -20,8 +20,9 @@
 //!   supervisor thread ends for any reason.
 //! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway alone, which drains
 //!   before it stops the child.
-//! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
-//!   streams of a standalone store half a minute after it is started with a cluster block.
+//! - **N5** A store is run in the mode that it records (`mode`): nats-server deletes the streams of a
+//!   standalone store half a minute after it is started with a cluster block. Only a conversion changes the
+//!   mode, after it has prepared what the other mode needs.
 //! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by
 //!   themselves. If another program takes it while the child is down, the child is started again until the
 //!   port is free.
@@ -39,13 +40,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+mod anchor;
 mod binary;
 mod carried;
 mod child;
 mod cluster;
 mod config;
+mod conversion;
 mod data_dir;
 mod error;
 mod extra_config;
@@ -56,8 +59,11 @@ mod supervisor;
 mod vitals;
 
 pub use carried::carried_version;
-pub use cluster::{ClusterSettings, Members, PeerTls, is_member, member_id, remember_removal};
-pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
+pub use cluster::{
+    ClusterSettings, Members, PeerTls, is_member, member_id, remember_member, remember_members,
+    remember_removal, sole_member_id,
+};
+pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
 pub use error::Error;
 pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
@@ -120,6 +126,33 @@ impl NatsServerSettings {
     }
 }
 
+/// The directory in the data directory in which two servers prepare JetStream's metadata.
+pub(crate) const PREPARATION: &str = "preparation";
+
+/// The form in which the server is run.
+#[derive(Debug)]
+pub enum Form {
+    /// By itself.
+    Standalone {
+        /// Whether the copy of the store is taken, because the member was not found to hold all of it.
+        from_copy: bool,
+    },
+    /// As the only member of a cluster, which others may join.
+    Member {
+        /// Its settings.
+        settings: Box<ClusterSettings>,
+        /// The data directory of the server that prepared JetStream's metadata, and has stopped.
+        prepared: PathBuf,
+    },
+}
+
+/// A change of the form, and the receiver of its outcome.
+#[derive(Debug)]
+struct Change {
+    form: Form,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
 /// The state of the child.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -154,8 +187,8 @@ pub struct NatsServer {
     ending: watch::Receiver<Option<Ending>>,
     /// The supervisor stops the child when this becomes true or is dropped.
     stop: watch::Sender<bool>,
-    stop_timeout: Duration,
-    synced_store: Option<PathBuf>,
+    changes: mpsc::Sender<Change>,
+    settings: NatsServerSettings,
     vitals: Arc<Vitals>,
 }
 
@@ -180,11 +213,8 @@ impl NatsServer {
         let (ending_tx, ending) = watch::channel(None);
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
-        let stop_timeout = settings.stop_timeout;
-        // With `Always` the server syncs each message, but never the folders: a new block would be lost with
-        // its name.
-        let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
-            .then(|| store_dir(&settings.data_dir));
+        let (changes, changes_rx) = mpsc::channel(1);
+        let kept = settings.clone();
         let vitals = Arc::new(Vitals::new());
         let outputs = supervisor::Outputs {
             status: status_tx,
@@ -195,7 +225,7 @@ impl NatsServer {
         };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
-            .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
+            .spawn(move || supervisor::thread(settings, outputs, stop_rx, changes_rx, started_tx))
             .map_err(Error::Thread)?;
         let Started { version, member_id, members } = started.await.map_err(|_| Error::SupervisorGone)??;
         Ok(Self {
@@ -207,10 +237,40 @@ impl NatsServer {
             write_error,
             ending,
             stop,
-            stop_timeout,
-            synced_store,
+            changes,
+            settings: kept,
             vitals,
         })
+    }
+
+    /// Stops the server and starts it again in another form, on the same port and store. After an error it
+    /// runs in the form that it had.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub async fn change(&self, form: Form) -> Result<(), Error> {
+        let (done, outcome) = oneshot::channel();
+        self.changes.send(Change { form, done }).await.map_err(|_| Error::SupervisorGone)?;
+        outcome.await.map_err(|_| Error::SupervisorGone)?
+    }
+
+    /// Removes the copy of the store from which the form of a server alone could be had back.
+    ///
+    /// # Errors
+    /// That of the file system.
+    pub fn discard_copy(&self) -> std::io::Result<()> {
+        for dir in [copy_dir(&self.settings.data_dir), self.settings.data_dir.join(PREPARATION)] {
+            match std::fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings of the start.
+    pub fn settings(&self) -> &NatsServerSettings {
+        &self.settings
     }
 
     /// The port, on 127.0.0.1; `None` while the server is down.
@@ -226,13 +286,13 @@ impl NatsServer {
         self.port().map(client_url)
     }
 
-    /// The JetStream store, if jetway must sync it.
+    /// The JetStream store, if jetway must sync it while it is the only copy. With [`SyncMode::Always`] and in
+    /// a cluster the server syncs each message, but never the folders: a new block would be lost with its name.
     pub fn synced_store(&self) -> Option<PathBuf> {
-        self.synced_store.clone()
+        (self.settings.sync != SyncMode::Lazy).then(|| store_dir(&self.settings.data_dir))
     }
 
-    /// The secret for a connection (`auth_token` in a client's CONNECT) to the present run; `None` while the
-    /// server is down. A connection must have been opened after the token was taken.
+    /// The password of a connection to the present run, whose user is `jetway`; `None` while the server is down. A connection must have been opened after the token was taken.
     pub fn token(&self) -> watch::Receiver<Option<String>> {
         self.token.clone()
     }
@@ -272,7 +332,7 @@ impl NatsServer {
         let mut ending = self.ending.clone();
         let ending = *ending.wait_for(Option::is_some).await.map_err(|_| Error::SupervisorGone)?;
         match ending {
-            Some(Ending::Killed) => Err(Error::StopTimeout { after: self.stop_timeout }),
+            Some(Ending::Killed) => Err(Error::StopTimeout { after: self.settings.stop_timeout }),
             _ => Ok(()),
         }
     }
@@ -281,6 +341,11 @@ impl NatsServer {
 /// The path of the store in a data directory.
 pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
     data_dir.join("nats")
+}
+
+/// The path of the copy that a change of the form keeps for a moment.
+fn copy_dir(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join("nats.kept")
 }
 
 /// The address of the embedded server on `port`.

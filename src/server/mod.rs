@@ -1,6 +1,7 @@
 //! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
+mod elastic;
 mod membership;
 mod notify;
 mod services;

@@ -1,18 +1,19 @@
 //! The start: nats-server, the engine, and the services over it.
 
+use super::elastic::Elastic;
 use super::services::services;
 use super::{MESSAGE_OVERHEAD_BYTES, ServeError, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
 use crate::auto_compaction;
-use crate::cli::{Cluster, PeerAutoTls, ServerSettings, Storage};
+use crate::cli::{PeerAutoTls, ServerSettings, Storage};
 use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
-use crate::nats_server::{self, NatsServer, SyncMode};
+use crate::nats_server::{self, ClusterSettings, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::telemetry::Metrics;
 use crate::transport::{
@@ -30,7 +31,7 @@ use tower::util::BoxCloneSyncService;
 /// The parts that have to be stopped in the end.
 pub(super) struct Started {
     pub(super) engine: Engine,
-    pub(super) nats: Option<NatsServer>,
+    pub(super) nats: Option<Arc<NatsServer>>,
 }
 
 /// Starts all parts, and reports each step in `stage`.
@@ -51,7 +52,7 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster } => {
+        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster, .. } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
@@ -59,7 +60,12 @@ pub(super) async fn start(
             nats.sync = *sync;
             if let Some(cluster) = cluster {
                 if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
-                    issue_peer_certificate(dir, &cluster.server.token, hosts(cluster), *validity_years)?;
+                    issue_peer_certificate(
+                        dir,
+                        &cluster.server.token,
+                        hosts(&cluster.server),
+                        *validity_years,
+                    )?;
                 }
                 nats.cluster = Some(cluster.server.clone());
             }
@@ -69,23 +75,21 @@ pub(super) async fn start(
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
-                auth: Auth::Embedded(
-                    cluster.as_ref().map(|_| nats_server::CLUSTER_USER),
-                    RunToken(nats.token()),
-                ),
+                auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
                 bucket: bucket.clone(),
-                own_cluster: cluster.as_ref().map(|_| OwnCluster {
-                    founders: nats.members().len(),
-                    system: Auth::Embedded(Some(nats_server::CLUSTER_SYSTEM_USER), RunToken(nats.token())),
-                }),
+                own_cluster: cluster.as_ref().map(|_| OwnCluster { founders: nats.members().len() }),
                 ..Endpoint::default()
             };
-            let durability = durability(*sync, cluster.is_some());
-            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
+            let durability = durability(*sync, false);
+            (Some(Arc::new(nats)), endpoint, Some(nats_server::store_dir(data_dir)), durability)
         }
     };
     starting("connecting to NATS".into());
-    let member = membership::own(settings, nats.as_ref().and_then(NatsServer::member_id));
+    let sole_id = match &settings.storage {
+        Storage::Embedded { data_dir, .. } => nats_server::sole_member_id(data_dir),
+        Storage::External(_) => None,
+    };
+    let member = membership::own(settings, nats.as_ref().and_then(|nats| nats.member_id()).or(sole_id));
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
@@ -93,15 +97,17 @@ pub(super) async fn start(
         linearizable_reads: settings.linearizable_reads,
         store_dir,
         durability,
-        synced_store: nats.as_ref().and_then(NatsServer::synced_store),
-        store_error: nats.as_ref().map(NatsServer::write_error),
+        synced_store: nats.as_ref().and_then(|nats| nats.synced_store()),
+        store_error: nats.as_ref().map(|nats| nats.write_error()),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
         member: member.clone(),
         founders: nats
             .as_ref()
             .zip(cluster)
-            .map(|(nats, cluster)| membership::founders(nats.members(), cluster)),
+            .map(|(nats, cluster)| membership::founders(nats.members(), cluster))
+            .or(sole_id.map(|_| Vec::new())),
+        system: nats.as_ref().map(|nats| Auth::Embedded(nats_server::SYSTEM_USER, RunToken(nats.token()))),
         change_rules: engine::ChangeRules {
             is_strict: settings.strict_reconfig_check,
             max_learners: settings.max_learners,
@@ -151,7 +157,9 @@ pub(super) async fn start(
     }
     hub.register(&mut metrics);
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
-    let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
+    let elastic = nats.as_ref().and_then(|nats| Elastic::new(settings, &engine, nats, member_id, shutdown));
+    let founding = elastic.map(Elastic::spawn);
+    let services = services(settings, &engine, &hub, &header, founding, metrics.operations(), shutdown);
     let require_leader = RequireLeader { has_leader: engine.has_leader() };
     let grpc: GrpcServices = calls.layer(require_leader.layer(services));
     let probes = Probes { engine: engine.clone(), metrics: Arc::new(metrics) };
@@ -181,8 +189,8 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
 }
 
 /// The names by which other members may call this one.
-fn hosts(cluster: &Cluster) -> Vec<String> {
-    let addresses = [&cluster.server.listen, &cluster.server.advertise];
+pub(super) fn hosts(server: &ClusterSettings) -> Vec<String> {
+    let addresses = [&server.listen, &server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));
     hosts.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()).collect()
 }

@@ -3,6 +3,7 @@
 
 mod deployment;
 mod dropin;
+mod elastic;
 mod etcdctl;
 mod faults;
 mod forming;

@@ -27,7 +27,9 @@ use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
+use crate::engine::mode::Mode;
 use crate::engine::namesake::Namesakes;
+use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
 use crate::engine::status::{Failure, Phase, REMEDY, Status};
@@ -47,10 +49,9 @@ use tokio_util::sync::CancellationToken;
 /// The settings of a node.
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct NodeSettings {
-    /// No other instance can reach the log: the embedded server admits this one alone.
-    pub(in crate::engine) is_alone: bool,
     pub(in crate::engine) member: Member,
-    pub(in crate::engine) founders: Option<Vec<Member>>,
+    /// The members that found a cluster, before they are listed.
+    pub(in crate::engine) founders: Vec<Member>,
     pub(in crate::engine) change_rules: ChangeRules,
     pub(in crate::engine) heartbeat_interval: Duration,
     pub(in crate::engine) election_timeout: Duration,
@@ -65,6 +66,16 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
+    /// Share the log with others, or keep it alone from now on; answered when that is so.
+    Regroup(Option<Box<Others>>, oneshot::Sender<()>),
+}
+
+/// The ways to other instances.
+#[derive(Debug)]
+pub(in crate::engine) struct Others {
+    pub(in crate::engine) messenger: Messenger,
+    pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
+    pub(in crate::engine) namesakes: Namesakes,
 }
 
 /// An open call of this instance while another one writes.
@@ -90,6 +101,8 @@ pub(in crate::engine) struct Peer {
 pub(in crate::engine) struct Node {
     pub(in crate::engine) log: Arc<Log>,
     pub(in crate::engine) settings: NodeSettings,
+    pub(in crate::engine) mode: Arc<Mode>,
+    pub(in crate::engine) one_copy: Arc<OneCopy>,
     /// The start of this instance, a random number.
     pub(in crate::engine) start: u64,
     pub(in crate::engine) counter: u64,
@@ -131,7 +144,7 @@ pub(in crate::engine) struct Node {
     /// This instance is stopping, and does not write again.
     pub(in crate::engine) is_leaving: bool,
     /// Times until records were acknowledged, where this process does not sync them.
-    pub(in crate::engine) store_durations: Option<Histogram>,
+    pub(in crate::engine) store_durations: Histogram,
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
@@ -188,7 +201,7 @@ impl Node {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
-                    if self.settings.is_alone || self.is_certain(&damage).await {
+                    if self.mode.is_alone() || self.is_certain(&damage).await {
                         return format!("{damage}. {REMEDY}");
                     }
                     self.begin().await;
@@ -310,6 +323,26 @@ impl Node {
             // The engine reports a disk that does not sync.
             None => std::future::pending().await,
         }
+    }
+
+    /// Shares the log with others, or keeps it alone. The role that is taken next rests on it.
+    pub(in crate::engine) fn regroup(&mut self, others: Option<Box<Others>>, done: oneshot::Sender<()>) {
+        self.status.set_linearizable(false);
+        self.mode.set_alone(others.is_none());
+        match others {
+            Some(others) => {
+                let Others { messenger, incoming, namesakes } = *others;
+                self.messenger = Some(messenger);
+                self.incoming = incoming;
+                self.namesakes = Some(namesakes);
+            }
+            None => {
+                (self.messenger, self.namesakes) = (None, None);
+                self.incoming = mpsc::channel(1).1;
+                self.peers.clear();
+            }
+        }
+        done.send(()).ok();
     }
 
     /// Whether an epoch is this instance's own.

@@ -76,6 +76,12 @@ impl Node {
                 }
             }
             Proposal::ChangeMembers(change) => match self.decide(change) {
+                // The member that stays alone has the only copy before the other one may go.
+                Ok((id, None))
+                    if self.stays_alone(id).is_some_and(|server| !self.one_copy.is_on(&server)) =>
+                {
+                    writing.deferred.push(call);
+                }
                 Ok((id, member)) => {
                     call.proposal = Proposal::Member { id, member };
                     self.plan(writing, call).await;
@@ -84,6 +90,14 @@ impl Node {
             },
             _ => self.plan(writing, call).await,
         }
+    }
+
+    /// The server of the only member that stays when another one is removed.
+    fn stays_alone(&self, removed: u64) -> Option<String> {
+        let known = self.tables.members.all();
+        let mut staying = known.values().filter(|member| member.id != removed);
+        let server = staying.next().map(|member| member.name.clone());
+        server.filter(|_| staying.next().is_none() && !self.mode.is_alone())
     }
 
     fn decide(&self, change: &MemberChange) -> Result<(u64, Option<Member>), EtcdError> {
@@ -139,7 +153,7 @@ impl Node {
 
     /// Whether a record that was sent within an election timeout has proved valid: nobody else can write yet.
     pub(super) fn is_proved_of_late(&self, writing: &Writing) -> bool {
-        self.settings.is_alone
+        self.mode.is_alone()
             || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
     }
 
@@ -240,7 +254,7 @@ impl Node {
             return;
         }
         let known = self.tables.members.all();
-        let is_fixed = self.settings.founders.is_some();
+        let is_fixed = self.mode.is_clustered();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());
