@@ -16,19 +16,22 @@
 use crate::applier::Members;
 use crate::engine::measured::Measured;
 use crate::engine::mode::Mode;
+use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
 use crate::log::{Auth, Log, MetadataGroup, copies};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two steps towards one copy, for which a call waits.
 const STEP: Duration = Duration::from_millis(50);
+/// The longest time for which nothing is appended while the stream gets its second copy.
+const HOLD: Duration = Duration::from_secs(2);
 /// How long the server of a removed member stays, so that its jetway learns of the removal and ends in order.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a server that this writer has never known as a member's must be out of reach. Longer, since NATS
@@ -44,6 +47,7 @@ pub(super) struct Keeper {
     pub(super) mode: Arc<Mode>,
     pub(super) one_copy: Arc<OneCopy>,
     pub(super) measured: watch::Receiver<Measured>,
+    pub(super) commands: mpsc::Sender<Command>,
     /// Whether this process can sync the files of the stream.
     pub(super) has_gate: bool,
     /// The name of this member, and of its server.
@@ -164,11 +168,30 @@ impl Keeper {
         }
         let is_here = |name: &str| peers.iter().any(|peer| peer.name == name && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
-        match self.log.raise_copies(copies(voters)).await {
-            Ok(Some(copies)) => tracing::info!(copies, members = voters, "the stream gets more copies"),
+        let wanted = copies(voters);
+        if wanted <= self.log.copies() {
+            return;
+        }
+        // The server loses messages that come while the only copy becomes a group's.
+        let held = if self.log.copies() == 1 { self.hold().await } else { None };
+        match self.log.raise_copies(wanted).await {
+            Ok(Some(copies)) => {
+                tracing::info!(copies, members = voters, "the stream gets more copies");
+                if let Some(held) = held {
+                    drop(tokio::time::timeout(HOLD, self.log.await_group()).await);
+                    held.release();
+                }
+            }
             Ok(None) => {}
             // NATS may look for a place for a moment after a server has joined.
             Err(error) => tracing::debug!(%error, "the number of the stream's copies cannot be changed now"),
         }
+    }
+
+    /// Lets this instance append nothing, until the result is dropped.
+    async fn hold(&self) -> Option<Held> {
+        let (sender, held) = oneshot::channel();
+        self.commands.send(Command::Hold(sender)).await.ok()?;
+        tokio::time::timeout(HOLD, held).await.ok()?.ok()
     }
 }

@@ -201,6 +201,7 @@ impl Engine {
                 mode: Arc::clone(&mode),
                 one_copy: Arc::clone(&one_copy),
                 measured: space.measured(),
+                commands: commands.clone(),
                 has_gate: settings.synced_store.is_some(),
                 own: settings.member.name.clone(),
                 login: system.clone(),

@@ -147,6 +147,9 @@ pub struct Cluster {
     /// All of them but the leader.
     #[serde(default)]
     pub replicas: Vec<Replica>,
+    /// The name of the group, where there is more than one copy.
+    #[serde(default)]
+    raft_group: Option<String>,
     /// The servers that it moves to, and how far that is.
     #[serde(default)]
     desired: Option<Value>,
@@ -186,6 +189,11 @@ impl StreamInfo {
     /// The name of the leader's server, if there is a cluster and a leader.
     pub fn leader(&self) -> Option<&str> {
         self.cluster.as_ref()?.leader()
+    }
+
+    /// Whether it has a leader of a group of copies, all of which take its messages.
+    pub fn is_group(&self) -> bool {
+        self.leader().is_some() && self.cluster.as_ref().is_some_and(|cluster| cluster.raft_group.is_some())
     }
 
     /// Whether all copies are there and hold what the leader has, and no others are left of an earlier number.

@@ -56,6 +56,7 @@ use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A bucket's log.
 #[derive(Debug)]
@@ -269,6 +270,18 @@ impl Log {
             return Ok(false);
         }
         Ok(info.is_settled())
+    }
+
+    /// Waits until the stream has a leader of a group of copies.
+    pub async fn await_group(&self) {
+        const ANSWER: Duration = Duration::from_millis(300);
+        const PAUSE: Duration = Duration::from_millis(10);
+        loop {
+            match tokio::time::timeout(ANSWER, self.info()).await {
+                Ok(Ok(info)) if info.is_group() => return,
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     async fn set_copies(&self, info: StreamInfo, copies: usize) -> Result<(), ApiError> {

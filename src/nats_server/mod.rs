@@ -103,6 +103,8 @@ pub struct NatsServerSettings {
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
+    /// Whether nothing of it goes to the log, where its caller reports what fails.
+    pub is_quiet: bool,
     /// Longest recovery of the store before the start fails.
     pub ready_timeout: Duration,
     /// Longest stop before the server is killed; also that of a server that an earlier jetway left over.
@@ -120,6 +122,7 @@ impl NatsServerSettings {
             cluster: None,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
+            is_quiet: false,
             ready_timeout: Duration::from_mins(10),
             stop_timeout: Duration::from_mins(1),
         }

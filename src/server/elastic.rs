@@ -30,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the stream may be away after nats-server was started in another form.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one answer about it may take: a request that comes before there is a leader gets none.
+const ANSWER: Duration = Duration::from_millis(500);
 /// How long a member that stays alone waits until it writes.
 const HANDOVER: Duration = Duration::from_secs(10);
 
@@ -257,12 +259,12 @@ impl Elastic {
                 members: members.clone(),
                 tls: None,
             }),
+            is_quiet: true,
             ..self.nats.settings().clone()
         };
-        let (own, other) = tokio::try_join!(
-            NatsServer::start(settings("own", name, &addresses[0])),
-            NatsServer::start(settings("helper", &helper, &addresses[1]))
-        )?;
+        // One after the other: the second one then finds the first one, and neither asks in vain for a vote.
+        let own = NatsServer::start(settings("own", name, &addresses[0])).await?;
+        let other = NatsServer::start(settings("helper", &helper, &addresses[1])).await?;
         let endpoint = Endpoint {
             servers: own.client_url().into_iter().collect(),
             auth: Auth::Embedded(nats_server::USER, RunToken(own.token())),
@@ -288,14 +290,17 @@ impl Elastic {
     async fn find_whole(&self, last: u64) -> Result<(), ElasticError> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let reason = match self.engine.log().info().await {
-                Ok(info) if !self.engine.log().is_same(&info) => "another stream is in its place".to_owned(),
-                Ok(info) if info.state.last_seq < last => {
+            let reason = match tokio::time::timeout(ANSWER, self.engine.log().info()).await {
+                Ok(Ok(info)) if !self.engine.log().is_same(&info) => {
+                    "another stream is in its place".to_owned()
+                }
+                Ok(Ok(info)) if info.state.last_seq < last => {
                     format!("it ends at sequence {}, and had {last}", info.state.last_seq)
                 }
-                Ok(info) if info.is_from_leader() => return Ok(()),
-                Ok(_) => "it has no leader".to_owned(),
-                Err(error) => error.to_string(),
+                Ok(Ok(info)) if info.is_from_leader() => return Ok(()),
+                Ok(Ok(_)) => "it has no leader".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "JetStream does not answer".to_owned(),
             };
             if tokio::time::Instant::now() >= deadline {
                 return Err(ElasticError::NotWhole(reason));

@@ -168,6 +168,8 @@ impl Node {
                 self.is_leaving = true;
                 done.send(()).ok();
             }
+            // The answer is dropped: what another instance appends cannot be held.
+            Event::Command(Command::Hold(_)) => {}
             Event::Command(Command::Regroup(others, done)) => {
                 self.regroup(others, done);
                 following.is_writer_gone = self.is_of_this_instance();

@@ -66,8 +66,24 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
+    /// Append nothing until the answer is dropped or released, if this instance writes.
+    Hold(oneshot::Sender<Held>),
     /// Share the log with others, or keep it alone from now on; answered when that is so.
     Regroup(Option<Box<Others>>, oneshot::Sender<()>),
+}
+
+/// Nothing is in flight, and nothing is appended.
+#[derive(Debug)]
+pub(in crate::engine) struct Held {
+    pub(in crate::engine) at: (LogIndex, Digest),
+    pub(in crate::engine) release: oneshot::Sender<(LogIndex, Digest)>,
+}
+
+impl Held {
+    /// Lets the writer append again.
+    pub(in crate::engine) fn release(self) {
+        self.release.send(self.at).ok();
+    }
 }
 
 /// The ways to other instances.

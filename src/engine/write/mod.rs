@@ -71,6 +71,13 @@ struct Writing {
     expiry: Interval,
 }
 
+impl Writing {
+    /// Whether no call is planned, since what is in flight must come to an end, or another instance takes over.
+    fn is_settling(&self) -> bool {
+        self.quiesce.is_some() || self.handover.is_some()
+    }
+}
+
 /// The reason why this instance stops writing.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
@@ -134,9 +141,7 @@ impl Node {
         }
         self.end_turn(&mut writing);
         let error = loop {
-            let can_plan = writing.quiesce.is_none()
-                && writing.handover.is_none()
-                && writing.pipeline.unacknowledged() < WAITING;
+            let can_plan = !writing.is_settling() && writing.pipeline.unacknowledged() < WAITING;
             let event = tokio::select! {
                 outcome = writing.pipeline.next(&mut acknowledged) => Event::Acknowledged(outcome),
                 count = self.new_calls.recv_many(&mut calls, AT_ONCE), if can_plan => {
@@ -279,6 +284,11 @@ impl Node {
                 });
             }
             Event::Command(Command::Resign(done)) => self.resign(writing, done),
+            Event::Command(Command::Hold(held)) => {
+                if !writing.is_settling() {
+                    writing.quiesce = Some(Quiesce { next: NextStep::Hold(held), fence: None });
+                }
+            }
             Event::Command(Command::Regroup(others, done)) => {
                 self.regroup(others, done);
                 return Err(WriteError::Regrouped);
@@ -319,7 +329,7 @@ impl Node {
             }
             writing.stopping.drain(..).for_each(|done| done.send(()).unwrap_or_default());
         }
-        if writing.quiesce.is_none() && writing.handover.is_none() && !writing.deferred.is_empty() {
+        if !writing.is_settling() && !writing.deferred.is_empty() {
             for call in std::mem::take(&mut writing.deferred) {
                 self.admit(writing, call).await;
             }
@@ -374,7 +384,7 @@ impl Node {
                     waiter.call.refuse(EtcdError::LeaderChanged);
                 }
                 NextStep::Stop(done) => done.send(()).unwrap_or_default(),
-                NextStep::Resume | NextStep::HandOver(_, None) => {}
+                NextStep::Resume | NextStep::Hold(_) | NextStep::HandOver(_, None) => {}
             }
         }
         for done in stopping {

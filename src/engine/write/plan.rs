@@ -34,7 +34,7 @@ impl Node {
         if call.is_abandoned() {
             return;
         }
-        if writing.quiesce.is_some() || writing.handover.is_some() {
+        if writing.is_settling() {
             writing.deferred.push(call);
             return;
         }
@@ -228,7 +228,7 @@ impl Node {
     }
 
     pub(super) fn end_leases(&mut self, writing: &mut Writing) {
-        if writing.quiesce.is_some() || writing.handover.is_some() {
+        if writing.is_settling() {
             return;
         }
         let state: Arc<State> = self.reader.snapshot();
@@ -250,7 +250,7 @@ impl Node {
     /// Adds instances that have been heard of to the members, and removes members that have been silent for
     /// long. In a cluster of embedded servers it only updates the members that there are.
     pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
-        if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
+        if self.messenger.is_none() || writing.is_settling() {
             return;
         }
         let known = self.tables.members.all();
