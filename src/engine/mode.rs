@@ -7,17 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 pub(crate) struct Mode {
     is_alone: AtomicBool,
     is_clustered: AtomicBool,
+    /// Whether this process can sync the files of the stream, as the durability that was asked for wants it.
+    can_sync: bool,
     syncs_here: AtomicBool,
     /// Odd while the server of the store is exchanged.
     moves: AtomicU64,
 }
 
 impl Mode {
-    pub(super) fn new(is_alone: bool, is_clustered: bool, syncs_here: bool) -> Mode {
+    pub(super) fn new(is_alone: bool, is_clustered: bool, can_sync: bool, has_only_copy: bool) -> Mode {
         Mode {
             is_alone: AtomicBool::new(is_alone),
             is_clustered: AtomicBool::new(is_clustered),
-            syncs_here: AtomicBool::new(syncs_here),
+            can_sync,
+            syncs_here: AtomicBool::new(can_sync && has_only_copy),
             moves: AtomicU64::new(0),
         }
     }
@@ -48,8 +51,9 @@ impl Mode {
         self.syncs_here.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_syncs_here(&self, syncs_here: bool) {
-        self.syncs_here.store(syncs_here, Ordering::Release);
+    /// Whether there is one copy, which is here, or there are several, which their servers sync.
+    pub(crate) fn set_only_copy(&self, is_only: bool) {
+        self.syncs_here.store(self.can_sync && is_only, Ordering::Release);
     }
 
     /// A number that changes when an exchange of the server begins and when it ends. JetStream may give the

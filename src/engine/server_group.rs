@@ -48,8 +48,6 @@ pub(super) struct Keeper {
     pub(super) one_copy: Arc<OneCopy>,
     pub(super) measured: watch::Receiver<Measured>,
     pub(super) commands: mpsc::Sender<Command>,
-    /// Whether this process can sync the files of the stream.
-    pub(super) has_gate: bool,
     /// The name of this member, and of its server.
     pub(super) own: String,
     pub(super) login: Auth,
@@ -101,9 +99,9 @@ impl Keeper {
     }
 
     async fn leave_one_copy(&self, server: &str) {
-        if server == self.own && self.has_gate {
+        if server == self.own {
             // Before there is one copy. The other members find it out by themselves.
-            self.mode.set_syncs_here(true);
+            self.mode.set_only_copy(true);
         }
         match self.log.leave_one_copy(server).await {
             Ok(true) => self.one_copy.fulfil(server),
@@ -123,9 +121,9 @@ impl Keeper {
         let is_settled =
             measured.stream.as_ref().is_some_and(|stream| stream.copies() == copies && stream.is_settled());
         if copies == 1 {
-            self.mode.set_syncs_here(self.has_gate);
+            self.mode.set_only_copy(true);
         } else if is_settled && !self.mode.is_alone() {
-            self.mode.set_syncs_here(false);
+            self.mode.set_only_copy(false);
         }
     }
 

@@ -83,12 +83,9 @@ impl Engine {
         let (answers, answered) = mpsc::unbounded_channel();
         let (commands, command_receiver) = mpsc::channel(4);
         let is_clustered = settings.founders.is_some();
-        let syncs_here = settings.is_alone || (is_clustered && log.facts().replicas == 1);
-        let mode = Arc::new(Mode::new(
-            settings.is_alone,
-            is_clustered,
-            syncs_here && settings.synced_store.is_some(),
-        ));
+        let has_only_copy = settings.is_alone || (is_clustered && log.facts().replicas == 1);
+        let can_sync = settings.synced_store.is_some();
+        let mode = Arc::new(Mode::new(settings.is_alone, is_clustered, can_sync, has_only_copy));
         let one_copy = Arc::new(OneCopy::default());
         let (messenger, incoming, namesakes) = if settings.is_alone {
             (None, mpsc::channel(1).1, None)
@@ -108,8 +105,8 @@ impl Engine {
         let cluster = log.facts().cluster_id;
         let mark_file =
             settings.synced_store.as_deref().and_then(|store| mark::file(store, &log.bucket().name));
-        // A mark of a time alone says little about a log that others have written to since.
-        let known_mark = match mark_file.as_ref().filter(|_| settings.is_alone) {
+        // With several copies the mark is an old one, and other members may know of a loss that was accepted.
+        let known_mark = match mark_file.as_ref().filter(|_| has_only_copy) {
             Some(file) => match mark::read(file, cluster) {
                 Err(error) if settings.accepts_loss => {
                     tracing::error!(%error, "the mark of the synced index is given up");
@@ -202,7 +199,6 @@ impl Engine {
                 one_copy: Arc::clone(&one_copy),
                 measured: space.measured(),
                 commands: commands.clone(),
-                has_gate: settings.synced_store.is_some(),
                 own: settings.member.name.clone(),
                 login: system.clone(),
                 stop: stop.clone(),

@@ -71,7 +71,10 @@ pub(super) fn settle(dir: &DataDir, mode: Mode) -> Result<(), Error> {
     if mode == Mode::Standalone {
         remove(dir, &account_dir(&store, SYSTEM_ACCOUNT))?;
         remove(dir, &copy)?;
-        remove(dir, &dir.path().join(PREPARATION))?;
+        // Servers of a process that was killed may still write there.
+        if let Err(error) = remove(dir, &dir.path().join(PREPARATION)) {
+            tracing::debug!(%error, "what was prepared for a cluster is left");
+        }
     }
     Ok(())
 }

@@ -52,9 +52,8 @@ pub(super) fn thread(
     changes: mpsc::Receiver<Change>,
     started: StartedSender,
 ) {
-    let _silence = settings
-        .is_quiet
-        .then(|| tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new()));
+    let _silence =
+        settings.is_quiet.then(|| tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new()));
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(run(settings, outputs, stop, changes, started)),
         Err(error) => {

@@ -99,6 +99,10 @@ impl Elastic {
 
     async fn run(self, mut foundings: mpsc::Receiver<oneshot::Sender<Result<(), EtcdError>>>) {
         let (mut pause, mut next) = (FIRST_PAUSE, INTERVAL);
+        if !self.engine.mode().is_alone() {
+            // A crash may have left it. The engine has found the stream whole, by the mark beside the store.
+            self.discard_copy();
+        }
         loop {
             let founding = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -220,13 +224,17 @@ impl Elastic {
             self.engine.set_alone(true).await?;
         }
         mode.end_move();
-        if let Err(error) = self.nats.discard_copy() {
-            tracing::warn!(%error, "the copy of the store beside it cannot be removed");
-        }
+        self.discard_copy();
         if changed.is_ok() {
             tracing::info!(after = ?begun.elapsed(), "this member is the first one of a cluster; others may join");
         }
         changed
+    }
+
+    fn discard_copy(&self) {
+        if let Err(error) = self.nats.discard_copy() {
+            tracing::warn!(%error, "the copy of the store beside it cannot be removed");
+        }
     }
 
     /// Makes the metadata of a cluster of this server. Returns the data directory that holds it.
@@ -322,6 +330,8 @@ impl Elastic {
         }
         let (mode, begun) = (self.engine.mode(), tokio::time::Instant::now());
         mode.begin_move();
+        // A server by itself does not sync each message.
+        mode.set_only_copy(true);
         let changed = self.nats.change(Form::Standalone { from_copy: false }).await;
         let alone = self.engine.set_alone(true).await;
         mode.end_move();

@@ -1,8 +1,12 @@
 //! One member becomes three, and three become one, while clients write, read and watch.
 
+use std::path::Path;
+
+use support::client::{Client, put};
 use support::cluster::Cluster;
 use support::eventually;
-use support::program::etcdctl;
+use support::program::{children_of, etcdctl, try_etcdctl};
+use support::server::{Server, alive, signal};
 use support::traffic::{Load, Traffic};
 
 /// The load of one member; the others join it.
@@ -55,7 +59,139 @@ async fn one_member_becomes_three_under_load() {
     traffic.end(&clients.iter().collect::<Vec<_>>()).await;
     cluster.members[0].kill9();
     eventually("a write without the first member", async || {
-        clients[1].put_request(support::client::put("/after", "loss")).await.ok()
+        clients[1].put_request(put("/after", "loss")).await.ok()
     })
     .await;
+}
+
+/// Removes a member with etcdctl through another one, once that is permitted, and waits for its end.
+async fn remove(cluster: &mut Cluster, through: usize, removed: usize) {
+    let endpoint = format!("--endpoints={}", cluster.members[through].address());
+    let client = cluster.members[through].client().await;
+    let name = cluster.name(removed).to_owned();
+    eventually("a removal", async || {
+        let members = client.members().await.ok()?.members;
+        let id = format!("{:x}", members.into_iter().find(|member| member.name == name)?.id);
+        try_etcdctl(&[&endpoint], &["member", "remove", &id]).ok()
+    })
+    .await;
+    assert!(cluster.members[removed].ended().await.success());
+}
+
+/// How the store of a member is run.
+fn mode(data: &Path) -> String {
+    std::fs::read_to_string(data.join("mode")).unwrap_or_default().trim().to_owned()
+}
+
+/// Waits until the server of a member runs by itself and serves.
+async fn is_alone(cluster: &Cluster, member: usize, client: &Client) {
+    let data = cluster.members[member].dir().join("data");
+    eventually("a server by itself", async || {
+        let is_free = mode(&data) == "standalone" && !data.join("nats/jetstream/$SYS").exists();
+        client.get("/any").await.ok().filter(|_| is_free)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_become_one_under_load() {
+    let mut cluster = Cluster::start(3).await;
+    let clients = cluster.clients().await;
+    let traffic = Traffic::begin_with(&clients[..1], LOAD).await;
+    for removed in [2, 1] {
+        remove(&mut cluster, 0, removed).await;
+        traffic.more().await;
+    }
+    is_alone(&cluster, 0, &clients[0]).await;
+    traffic.more().await;
+    traffic.none_failed(&[0]).await;
+    traffic.end(&[&clients[0]]).await;
+    // The next start does not look for the members that have gone, though the flags name them.
+    let revision = clients[0].revision().await;
+    cluster.members[0].kill9();
+    cluster.members[0].restart().await;
+    assert_eq!(cluster.members[0].client().await.revision().await, revision);
+    assert_eq!(clients[0].members().await.unwrap().members.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_member_that_joined_last_stays_alone_and_grows_again() {
+    let mut cluster = Cluster::start(1).await;
+    let first = cluster.members[0].client().await;
+    first.put("/kept", "value").await;
+    let second = grow(&mut cluster).await;
+    let client = cluster.members[second].client().await;
+    copies(&cluster, 2).await;
+    remove(&mut cluster, second, 0).await;
+    is_alone(&cluster, second, &client).await;
+    assert_eq!(client.list("/kept").await.len(), 1);
+    cluster.swap(0, second);
+    grow(&mut cluster).await;
+    copies(&cluster, 2).await;
+    assert_eq!(client.list("/kept").await.len(), 1);
+    assert_eq!(client.members().await.unwrap().members.len(), 2);
+}
+
+/// Signs in a data directory of how far the change to a member of a cluster is, in their order.
+const STEPS: [(&str, fn(&Path) -> bool); 6] = [
+    ("the member is remembered", |data| data.join("cluster.json").exists()),
+    ("two servers prepare the metadata", |data| data.join("preparation/helper/nats/jetstream").exists()),
+    ("the store is copied", |data| data.join("nats.kept").exists()),
+    ("the metadata is there", |data| data.join("nats/jetstream/$SYS").exists()),
+    ("the mode is another one", |data| mode(data) == "clustered"),
+    ("the account has another name", |data| data.join("nats/jetstream/JW").exists()),
+];
+
+/// Kills jetway and all its nats-servers at once.
+fn kill_all(server: &mut Server) {
+    let children = children_of(server.pid());
+    server.kill9();
+    for child in children.into_iter().filter(|child| alive(*child)) {
+        signal(child, libc::SIGKILL);
+    }
+}
+
+/// After a death at any step the store starts, nothing that was answered is lost, and the member that was
+/// added joins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_death_at_each_step_of_the_change_costs_nothing() {
+    for (step, is_reached) in STEPS {
+        let mut cluster = Cluster::start(1).await;
+        let client = cluster.members[0].client().await;
+        let traffic = Traffic::begin_with(&[client.clone()], LOAD).await;
+        let data = cluster.members[0].dir().join("data");
+        let new = cluster.add();
+        let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
+        let through = format!("--endpoints={}", cluster.members[0].address());
+        let deadline = std::time::Instant::now() + support::PATIENCE;
+        let adding = tokio::task::spawn_blocking(move || {
+            try_etcdctl(&[&through], &["member", "add", &name, &format!("--peer-urls={url}")])
+        });
+        while !is_reached(&data) {
+            assert!(std::time::Instant::now() < deadline, "{step}: never");
+            std::hint::spin_loop();
+        }
+        kill_all(&mut cluster.members[0]);
+        println!("killed when {step}, as {} store", mode(&data));
+        drop(adding.await.unwrap());
+        cluster.members[0].restart().await;
+        traffic.more().await;
+        if client.members().await.unwrap().members.len() == 1 {
+            // The call died with the process.
+            let through = format!("--endpoints={}", cluster.members[0].address());
+            let url = format!("--peer-urls={}", cluster.peer_url(new));
+            etcdctl(&[through], &["member", "add", cluster.name(new), &url]);
+        }
+        let list = cluster.list([0, new]);
+        cluster.set_flags(new, &list, "existing", &[]);
+        cluster.members[new].restart().await;
+        copies(&cluster, 2).await;
+        eventually("nothing is left over", async || {
+            (!data.join("nats.kept").exists() && !data.join("preparation").exists()).then_some(())
+        })
+        .await;
+        traffic.more().await;
+        let joined = cluster.members[new].client().await;
+        traffic.end(&[&client, &joined]).await;
+    }
 }
