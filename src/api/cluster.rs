@@ -55,6 +55,13 @@ impl ClusterService {
         self.engine.members().into_iter().map(wire_member).collect()
     }
 
+    /// Checks that no member has these peer URLs.
+    fn check_free(&self, urls: &[String]) -> Result<(), EtcdError> {
+        let members = self.engine.members();
+        let is_taken = urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url)));
+        if is_taken { Err(EtcdError::PeerUrlExists) } else { Ok(()) }
+    }
+
     fn find(&self, id: u64) -> Result<record::Member, EtcdError> {
         self.engine.members().into_iter().find(|member| member.id == id).ok_or(EtcdError::MemberNotFound)
     }
@@ -94,6 +101,7 @@ impl Cluster for ClusterService {
         }
         require_admin(&self.engine, &request).await?;
         if let Some(founding) = self.founding.as_ref().filter(|_| self.engine.mode().is_alone()) {
+            self.check_free(urls)?;
             founding.found().await?;
         }
         if self.engine.mode().is_clustered() {
@@ -105,10 +113,7 @@ impl Cluster for ClusterService {
             let member = Some(wire_member(member));
             return Ok(Response::new(MemberAddResponse { header, member, members: self.members() }));
         }
-        let members = self.engine.members();
-        if urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url))) {
-            return Err(EtcdError::PeerUrlExists.into());
-        }
+        self.check_free(urls)?;
         tracing::warn!("members are not added: start another instance on the same NATS bucket instead");
         Err(EtcdError::NotEnoughStartedMembers.into())
     }

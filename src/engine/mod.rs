@@ -91,6 +91,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long the removal from the member list may take at a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a removed member waits for the last one.
+const PART_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a resignation may take.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -403,6 +405,22 @@ impl Engine {
                 self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member);
             absent = if is_absent { absent + 1 } else { 0 };
         }
+    }
+
+    /// Waits until the last member, which stays without this one, has the stream for itself: as long as it has
+    /// not, its server needs this one's for a majority.
+    pub(crate) async fn parted(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        const ANSWER: Duration = Duration::from_secs(1);
+        let is_needed = || self.tables.members.all().len() == 1;
+        let is_there = async || matches!(tokio::time::timeout(ANSWER, self.log.info()).await, Ok(Ok(_)));
+        let parting = async {
+            // One answer may be lost.
+            while is_needed() && (is_there().await || is_there().await) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        drop(tokio::time::timeout(PART_TIMEOUT, parting).await);
     }
 
     /// Lets another member write.

@@ -114,10 +114,11 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             return Ok(());
         }
     };
+    let mut is_removed = false;
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
         () = started.engine.removed() => {
-            remember_removal(&settings);
+            is_removed = true;
             None
         }
         reason = started.engine.failed() => Some(ServeError::Data(reason)),
@@ -131,6 +132,10 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
         tracing::info!("connections that did not end in time are dropped");
+    }
+    if is_removed {
+        started.engine.parted().await;
+        remember_removal(&settings);
     }
     started.engine.stop();
     if let Some(nats) = started.nats {
