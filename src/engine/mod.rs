@@ -91,6 +91,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long the removal from the member list may take at a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the last member waits at least and at most until those that were removed know that.
+const KNOWN_AFTER: Duration = Duration::from_millis(2500);
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a removed member waits for the last one.
 const PART_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a resignation may take.
@@ -360,6 +363,26 @@ impl Engine {
             drop(regrouped.await);
         }
         Ok(())
+    }
+
+    /// Waits until the other instances, which are no members any more, have read that in the log. One that is
+    /// not heard of is not waited for.
+    pub(crate) async fn others_know(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        let index = self.reader.snapshot().log_index;
+        let known = async {
+            // Two of their signs of life.
+            tokio::time::sleep(KNOWN_AFTER).await;
+            loop {
+                let (answer, reached) = oneshot::channel();
+                drop(self.commands.send(Command::Reached(index, answer)).await);
+                if reached.await.unwrap_or(true) {
+                    return;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
     }
 
     async fn others(&self) -> Result<Others, StartError> {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::cluster::{self, ClusterSettings, Members, USER};
+use super::cluster::{self, ClusterSettings, Members, SYSTEM_USER, USER};
 use super::extra_config::ExtraConfig;
 use super::{NatsServerSettings, SyncMode};
 
@@ -57,7 +57,12 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         cluster::render(cluster, start.members, start.token, start.anchor, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));
-        format!("server_name: {name}\nauthorization {{ user: {USER}, password: {token} }}\n")
+        // The same users as in a cluster, so that connections outlive a change of the form.
+        format!(
+            "server_name: {name}\n\
+             authorization {{ users: [ {{ user: {USER}, password: {token} }} ] }}\n\
+             accounts {{ $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }} }}\n"
+        )
     };
     write!(
         text,

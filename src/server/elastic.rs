@@ -324,6 +324,7 @@ impl Elastic {
         if info.copies() > 1 || !info.is_settled() || info.leader() != name.ok() {
             return Ok(());
         }
+        self.engine.others_know().await;
         let begun = tokio::time::Instant::now();
         while !self.engine.is_leader() && begun.elapsed() < HANDOVER {
             tokio::time::sleep(Duration::from_millis(20)).await;

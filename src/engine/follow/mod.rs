@@ -168,6 +168,7 @@ impl Node {
                 self.is_leaving = true;
                 done.send(()).ok();
             }
+            Event::Command(Command::Reached(index, answer)) => drop(answer.send(self.is_reached(index))),
             // The answer is dropped: what another instance appends cannot be held.
             Event::Command(Command::Hold(_)) => {}
             Event::Command(Command::Regroup(others, done)) => {

@@ -66,6 +66,8 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
+    /// Tell whether each instance that has been heard of has applied what stands at an index.
+    Reached(LogIndex, oneshot::Sender<bool>),
     /// Append nothing until the answer is dropped or released, if this instance writes.
     Hold(oneshot::Sender<Held>),
     /// Share the log with others, or keep it alone from now on; answered when that is so.
@@ -359,6 +361,11 @@ impl Node {
             }
         }
         done.send(()).ok();
+    }
+
+    /// Whether each other instance that has been heard of of late has applied what stands at an index.
+    pub(in crate::engine) fn is_reached(&self, index: LogIndex) -> bool {
+        self.peers.values().all(|peer| peer.index >= index)
     }
 
     /// Whether an epoch is this instance's own.

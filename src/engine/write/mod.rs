@@ -284,6 +284,7 @@ impl Node {
                 });
             }
             Event::Command(Command::Resign(done)) => self.resign(writing, done),
+            Event::Command(Command::Reached(index, answer)) => drop(answer.send(self.is_reached(index))),
             Event::Command(Command::Hold(held)) => {
                 if !writing.is_settling() {
                     writing.quiesce = Some(Quiesce { next: NextStep::Hold(held), fence: None });
