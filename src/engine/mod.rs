@@ -46,6 +46,7 @@ mod node;
 mod one_copy;
 mod planner;
 mod proposal;
+mod regroup;
 mod server_group;
 mod space;
 mod start;
@@ -66,15 +67,14 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::{Auth, Endpoint, Log, Messenger};
+use crate::log::{Auth, Endpoint, Log};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use apply::Entry;
 use hash::HashCache;
 pub(crate) use membership::{ChangeRules, MemberChange};
-use namesake::Namesakes;
-use node::{Command, Others};
+use node::Command;
 use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
@@ -91,11 +91,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 /// How long the removal from the member list may take at a stop.
 const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the last member waits at least and at most until those that were removed know that.
-const KNOWN_AFTER: Duration = Duration::from_millis(2500);
-const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a removed member waits for the last one.
-const PART_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a resignation may take.
 const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -352,46 +347,6 @@ impl Engine {
         &self.log
     }
 
-    /// Shares the log with other instances, or keeps it alone, from the next epoch on. Calls wait meanwhile.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub(crate) async fn set_alone(&self, is_alone: bool) -> Result<(), StartError> {
-        let others = if is_alone { None } else { Some(Box::new(self.others().await?)) };
-        let (done, regrouped) = oneshot::channel();
-        if self.commands.send(Command::Regroup(others, done)).await.is_ok() {
-            drop(regrouped.await);
-        }
-        Ok(())
-    }
-
-    /// Waits until the other instances, which are no members any more, have read that in the log. One that is
-    /// not heard of is not waited for.
-    pub(crate) async fn others_know(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        let index = self.reader.snapshot().log_index;
-        let known = async {
-            // Two of their signs of life.
-            tokio::time::sleep(KNOWN_AFTER).await;
-            loop {
-                let (answer, reached) = oneshot::channel();
-                drop(self.commands.send(Command::Reached(index, answer)).await);
-                if reached.await.unwrap_or(true) {
-                    return;
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
-    }
-
-    async fn others(&self) -> Result<Others, StartError> {
-        let (messenger, incoming) =
-            Messenger::open(self.log.connection(), &self.log.bucket().name, self.start).await?;
-        let namesakes = Namesakes::open(&messenger, &self.own, self.start).await?;
-        Ok(Others { messenger, incoming, namesakes })
-    }
-
     /// Changes the members of a cluster.
     ///
     /// # Errors
@@ -428,22 +383,6 @@ impl Engine {
                 self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member);
             absent = if is_absent { absent + 1 } else { 0 };
         }
-    }
-
-    /// Waits until the last member, which stays without this one, has the stream for itself: as long as it has
-    /// not, its server needs this one's for a majority.
-    pub(crate) async fn parted(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        const ANSWER: Duration = Duration::from_secs(1);
-        let is_needed = || self.tables.members.all().len() == 1;
-        let is_there = async || matches!(tokio::time::timeout(ANSWER, self.log.info()).await, Ok(Ok(_)));
-        let parting = async {
-            // One answer may be lost.
-            while is_needed() && (is_there().await || is_there().await) {
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        drop(tokio::time::timeout(PART_TIMEOUT, parting).await);
     }
 
     /// Lets another member write.

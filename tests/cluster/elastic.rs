@@ -2,18 +2,20 @@
 
 use std::path::Path;
 
+use jetway::proto::etcdserverpb::{MemberAddRequest, MemberAddResponse};
 use support::client::{Client, put};
 use support::cluster::Cluster;
 use support::eventually;
 use support::program::{children_of, etcdctl, try_etcdctl};
-use support::server::{Server, alive, signal};
+use support::server::{Server, Target, alive, signal};
 use support::traffic::{Load, Traffic};
+use tonic::{Code, Status};
 
 /// The load of one member; the others join it.
-const LOAD: Load<'static> = Load { through: &[0], ..Load::LIGHT };
+pub const LOAD: Load<'static> = Load { through: &[0], ..Load::LIGHT };
 
 /// Adds a member with etcdctl, and starts it with what that prints.
-async fn grow(cluster: &mut Cluster) -> usize {
+pub async fn grow(cluster: &mut Cluster) -> usize {
     let through = format!("--endpoints={}", cluster.members[0].address());
     let new = cluster.add();
     let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
@@ -30,7 +32,7 @@ async fn grow(cluster: &mut Cluster) -> usize {
 }
 
 /// Waits until the stream has so many copies that hold all.
-async fn copies(cluster: &Cluster, copies: usize) {
+pub async fn copies(cluster: &Cluster, copies: usize) {
     eventually("copies of the stream", async || {
         let metrics = support::http::http(&cluster.members[0].address(), "GET", "/metrics").await.body;
         let others = metrics.lines().filter(|line| line.starts_with("jetway_stream_replica_current{"));
@@ -65,7 +67,7 @@ async fn one_member_becomes_three_under_load() {
 }
 
 /// Removes a member with etcdctl through another one, once that is permitted, and waits for its end.
-async fn remove(cluster: &mut Cluster, through: usize, removed: usize) {
+pub async fn remove(cluster: &mut Cluster, through: usize, removed: usize) {
     let endpoint = format!("--endpoints={}", cluster.members[through].address());
     let client = cluster.members[through].client().await;
     let name = cluster.name(removed).to_owned();
@@ -84,7 +86,7 @@ fn mode(data: &Path) -> String {
 }
 
 /// Waits until the server of a member runs by itself and serves.
-async fn is_alone(cluster: &Cluster, member: usize, client: &Client) {
+pub async fn is_alone(cluster: &Cluster, member: usize, client: &Client) {
     let data = cluster.members[member].dir().join("data");
     eventually("a server by itself", async || {
         let is_free = mode(&data) == "standalone" && !data.join("nats/jetstream/$SYS").exists();
@@ -143,7 +145,7 @@ const STEPS: [(&str, fn(&Path) -> bool); 6] = [
 ];
 
 /// Kills jetway and all its nats-servers at once.
-fn kill_all(server: &mut Server) {
+pub fn kill_all(server: &mut Server) {
     let children = children_of(server.pid());
     server.kill9();
     for child in children.into_iter().filter(|child| alive(*child)) {
@@ -247,41 +249,34 @@ async fn a_death_at_each_step_back_costs_nothing() {
     }
 }
 
-/// Cycles of one, two and three members and back, with a member killed now and then. `CYCLES` says how many.
+/// A member that cannot be one of several says why, and serves on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes half a minute for each cycle: make faults-elastic"]
-async fn cycles_of_one_and_three_members() {
-    use rand::{Rng as _, SeedableRng as _};
-    let cycles: usize = std::env::var("CYCLES").map_or(3, |cycles| cycles.parse().unwrap());
-    let seed = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
-    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(1).await;
-    let client = cluster.members[0].client().await;
-    for cycle in 1..=cycles {
-        let traffic = Traffic::begin_with(&[client.clone()], LOAD).await;
-        let (mut added, mut kills) = (Vec::new(), 0);
-        for members in 2..=3 {
-            added.push(grow(&mut cluster).await);
-            if random.random_bool(0.3) {
-                let victim = *[0, added[added.len() - 1]].get(random.random_range(0..2)).unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(random.random_range(0..2000))).await;
-                kill_all(&mut cluster.members[victim]);
-                cluster.members[victim].restart().await;
-                kills += 1;
-            }
-            copies(&cluster, members).await;
-            traffic.more().await;
-        }
-        for removed in added.into_iter().rev() {
-            remove(&mut cluster, 0, removed).await;
-            traffic.more().await;
-        }
-        is_alone(&cluster, 0, &client).await;
-        if kills == 0 {
-            traffic.none_failed(&[0]).await;
-        }
-        traffic.end(&[&client]).await;
-        println!("cycle {cycle}: {kills} kills");
+async fn a_member_that_must_stay_alone_says_why() {
+    if Target::from_env() == Target::Etcd {
+        return;
     }
+    let mut cluster = Cluster::prepare(1);
+    let config = cluster.members[0].dir().join("nats.conf");
+    std::fs::write(&config, "max_subscriptions: 10000\n").unwrap();
+    let list = cluster.list([0]);
+    let taken = std::net::TcpListener::bind(cluster.members[0].peer_address()).unwrap();
+    for (flags, words) in [
+        (vec![], "--listen-peer-urls"),
+        (vec!["--nats-config", config.to_str().unwrap()], "--nats-config"),
+        (vec!["--listen-peer-urls", "unix://localhost:1"], "--listen-peer-urls unix://localhost:1"),
+    ] {
+        cluster.set_flags(0, &list, "new", &flags);
+        cluster.members[0].restart().await;
+        let client = cluster.members[0].client().await;
+        let request =
+            MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: false };
+        let answer: Result<MemberAddResponse, Status> =
+            client.unary("/etcdserverpb.Cluster/MemberAdd", request).await;
+        let refusal = answer.unwrap_err();
+        assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal:?}");
+        assert!(refusal.message().contains(words), "{words}: {refusal:?}");
+        client.put("/still", "served").await;
+        assert!(cluster.members[0].stop().await.success());
+    }
+    drop(taken);
 }
