@@ -178,6 +178,12 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1
 
+# The servers run in a network of their own, which nothing outside reaches and which ends with the tests.
+.PHONY: faults-network
+faults-network: $(TEST_PEERS) | $(CARGO) ## cut the network between three members under load, in ROUNDS (as root, with iproute2)
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) unshare --net --mount sh -c 'mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && "$$@"' sh \
+		$(CARGO) test --locked --offline --test cluster cut_networks -- --ignored --nocapture --test-threads 1
+
 # libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not
 # needed.
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters \

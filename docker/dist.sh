@@ -41,9 +41,10 @@ sbom_of_crates() {
     # Not optimized: it runs for a second, and its build would take minutes.
     [[ -x $tool ]] || cargo install --debug --quiet --locked --root "$PEERS/cargo-cyclonedx" cargo-cyclonedx@0.5.9
     # It writes beside each Cargo.toml of the workspace.
-    "$tool" cyclonedx --format json --spec-version 1.5 --target "$1" --override-filename jetway-sbom
+    "$tool" cyclonedx --format json --spec-version 1.5 --target "$1" --no-build-deps --override-filename jetway-sbom
     mv jetway-sbom.json "$2"
     rm -f tests/support/jetway-sbom.json
+    python3 docker/sbom.py "$2" "$1"
 }
 
 # sbom_of_modules PROGRAM OUTPUT

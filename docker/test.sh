@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh JETWAY ETCDCTL: builds the image's last stage from the file that is there, with buildah and without
 # a registry, starts it twice on one data folder, and uses it with etcdctl. `--install` as the first argument
-# lets it install buildah where there is none; else it says so and does nothing.
+# lets it install buildah where there is none; else it prints that and does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

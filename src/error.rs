@@ -124,6 +124,12 @@ pub enum EtcdError {
     /// There is a learner already.
     #[error("etcdserver: too many learner members in cluster")]
     TooManyLearners,
+    /// A sixth member, whose server could hold no copy of the log. jetway's own, see `tests/DIFFERENCES.md`.
+    #[error(
+        "jetway: the cluster has {0} members, and JetStream keeps no more copies of the log; remove a member first \
+         (etcdctl member remove)"
+    )]
+    TooManyMembers(usize),
     /// The change would leave too few started members.
     #[error("etcdserver: re-configuration failed due to not enough started members")]
     NotEnoughStartedMembers,

@@ -66,9 +66,10 @@
 //!
 //! ## A change of the writer
 //!
-//! 1. A follower that has read the log to its end, and is not stopping, wants to write if neither a heartbeat
-//!    nor a record has come for one to two election timeouts (a random time), if the writer asks it to
-//!    (`etcdctl move-leader`, SIGTERM), or if there is no writer at all.
+//! 1. A follower that has read the log to its end, is not stopping and was not removed from its cluster,
+//!    wants to write if neither a heartbeat nor a record has come for one to two election timeouts (a random
+//!    time), if the writer asks it to (`etcdctl move-leader`, SIGTERM), if NATS reports that nobody receives
+//!    the calls to the writer, or if the log has no epoch record yet.
 //! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
 //!    applied more than this one has read, it waits and tries again. After ten such answers without a new
 //!    message it ends: the log has lost its tail.
@@ -122,6 +123,8 @@
 //! | a new command | `cli::commands` |
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
+//! | a new gRPC method | as for a field; its path for JSON in `gateway::routes`; a new service in `server::services` |
+//! | another NATS error to be retried | `log`: `ApiError::may_pass` for requests; `AppendError` for records, after which `engine::follow::takeover` decides |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |
 //! | a new metric | `engine::counters` or `engine::gauges` for the engine and leases, else `metrics` of the module |
 //! | a longer queue of a Watch stream | `core::routing::queue` |

@@ -1,4 +1,4 @@
-//! Mistakes of those who start jetway: each is told in words that name the remedy, and ends in
+//! Mistakes of those who start jetway: each gives an error that names the remedy, and ends in
 //! an exit or an etcd error, never in a panic or a hang.
 
 use std::fs;
@@ -9,14 +9,14 @@ use serde_json::json;
 use support::nats::Nats;
 use support::server::Server;
 
-/// Starts jetway with flags with which it must not serve. Everything in `words` must be in what it says.
+/// Starts jetway with flags with which it must not serve. Everything in `words` must be in its output.
 async fn refused(args: &[&str], words: &[&str]) {
     let began = Instant::now();
     let (status, output) = Server::fails_to_start(args).await;
     assert!(status.code().is_some_and(|code| code != 0), "{args:?} ended with {status}: {output}");
     assert!(!output.contains("panicked"), "{output}");
     for word in words {
-        assert!(output.contains(word), "{word:?} is not in what jetway says about {args:?}: {output}");
+        assert!(output.contains(word), "{word:?} is not in jetway's output for {args:?}: {output}");
     }
     assert!(began.elapsed() < Duration::from_secs(20), "{args:?} took {:?}", began.elapsed());
 }

@@ -73,14 +73,14 @@ async fn a_full_disk_refuses_writes_alone_until_it_has_room() {
     assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
 
     // The log names the limit, or the error of the write that met it.
-    let told = eventually("a word of it", async || {
+    let line = eventually("a word of it", async || {
         let log = server.log();
         log.lines().find(|line| line.contains("WARN") && line.contains("NOSPACE")).map(str::to_owned)
     })
     .await;
     assert!(
-        told.contains("the disk of the data directory") || told.contains("no space left on device"),
-        "{told}"
+        line.contains("the disk of the data directory") || line.contains("no space left on device"),
+        "{line}"
     );
 
     // Reads go on, and everything answered is there.

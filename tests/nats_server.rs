@@ -179,7 +179,7 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
             client.flush().await.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, noticed).await.expect("the write error is told");
+    tokio::time::timeout(PATIENCE, noticed).await.expect("the write error is reported");
     let text = write_error.borrow_and_update().clone().unwrap();
     assert!(text.contains("file too large"), "{text}");
 

@@ -1,7 +1,7 @@
 //! The cost of the core's structures by themselves, through the crate's public interface alone: no server, no
 //! client, no disk.
 //!
-//! `cargo bench --bench core` runs all, a name after `--` those that contain it; Criterion says how each
+//! `cargo bench --bench core` runs all, a name after `--` those that contain it; Criterion shows how each
 //! compares with the run before. An operation is one call unless a benchmark names another.
 
 mod fan_out;

@@ -54,11 +54,11 @@ struct LeaderLoss {
     gone: Instant,
 }
 
-/// Starts a cluster below `dir`, ends its leader and tells how long no write succeeded.
+/// Starts a cluster below `dir`, ends its leader and returns how long no write succeeded.
 pub(crate) async fn run(installation: &Installation, dir: &Path, signal: Signal) -> Result<Sample, Failure> {
     let mut peer = installation.start(dir).await?;
     let shown = fail_over(&mut peer, installation, signal).await;
-    let mut sample = peer.told(shown)?;
+    let mut sample = peer.with_logs(shown)?;
     sample.durability.clone_from(&peer.durability);
     peer.stop().await?;
     Ok(sample)

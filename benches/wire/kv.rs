@@ -1,6 +1,6 @@
 //! Reads, writes and transactions.
 //!
-//! A value says which key it belongs to and which write it is, so that every answer can be checked without
+//! A value names its key and its write, so that every answer can be checked without
 //! remembering what was written.
 
 use crate::load::{Bench, Caller, Failure, Outcome};

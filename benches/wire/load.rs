@@ -9,13 +9,13 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-/// Anything that ends a sample, told to whoever started the run.
+/// Anything that ends a sample, for the one who started the run.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
 /// Clients that share a connection. Real clients of etcd hold few connections and put many calls on each.
 const CLIENTS_PER_CONNECTION: usize = 10;
 
-/// Above this, more connections tell more about the kernel than about the peer.
+/// Above this, more connections show more about the kernel than about the peer.
 const CONNECTIONS: usize = 50;
 
 /// How long a sample takes.
@@ -83,7 +83,7 @@ impl Bench {
 
     /// A handle for each client, on as many connections as that many clients share. Clients that are fewer
     /// than the endpoints have all of them each, and every call takes one, as etcd's own client does it: else
-    /// the figures of one client would tell which member happens to lead.
+    /// the figures of one client would show which member happens to lead.
     pub(crate) async fn kv_clients(&self) -> Result<Vec<KvClient>, Failure> {
         if self.clients < self.endpoints.len() {
             let mut clients = Vec::with_capacity(self.clients);

@@ -3,8 +3,8 @@
 //! Every sample gets a freshly started peer in a directory of its own on loopback, so that no sample inherits
 //! another's caches, history or backlog. Rounds go A B A B: a machine that slows down or speeds up meanwhile
 //! does so for every peer. The load is a closed loop (each client waits for its answer before it asks again)
-//! unless a workload says otherwise, so its latencies say nothing about a server that is asked faster than it
-//! can answer. Client and server share the machine. Answers are checked. A peer that gives a wrong one, or
+//! unless a workload has its own rule, so its latencies are not those of a server that is asked faster than
+//! it can answer. Client and server share the machine. Answers are checked. A peer that gives a wrong one, or
 //! none in time, gets a dash and the reason instead of figures, since the speed of wrong answers is of no
 //! interest; if it is jetway, the run fails in the end.
 //!
@@ -221,7 +221,7 @@ fn out(options: &Options) -> PathBuf {
 /// Servers of a cluster.
 const MEMBERS: usize = 3;
 
-/// Starts of a full store, of which the mean is told.
+/// Starts of a full store, of which the mean is reported.
 const STARTS: u32 = 3;
 
 async fn sample(
@@ -242,7 +242,7 @@ async fn sample(
     let bench = Bench::new(&peer, installation.kind, clients, timing);
     let outcome = load.run(&bench).await;
     let rss = usage::peak_rss(&peer.roots);
-    let outcome = peer.told(outcome)?;
+    let outcome = peer.with_logs(outcome)?;
     let durability = peer.durability.clone();
     peer.stop().await?;
     Ok(Sample::of_load(outcome, rss?, durability))

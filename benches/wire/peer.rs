@@ -158,7 +158,7 @@ impl Installation {
             dir,
         };
         let started = self.start_members(&members, &mut peer).await;
-        peer.told(started)?;
+        peer.with_logs(started)?;
         peer.roots = peer.servers.iter().map(|process| process.pid).collect();
         Ok(peer)
     }
@@ -316,8 +316,8 @@ impl Peer {
         blocks_below(self.dir.path())
     }
 
-    /// The same outcome; a failure with the ends of the peer's logs.
-    pub(crate) fn told<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    /// The same outcome; a failure gets the ends of the peer's logs.
+    pub(crate) fn with_logs<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         outcome.map_err(|failure| {
             let logs: String = self.servers.iter().map(Process::last_words).collect();
             format!("{failure}{logs}").into()

@@ -45,7 +45,7 @@ pub(crate) async fn run(
     let mut peer = installation.start(dir).await?;
     sample.durability.clone_from(&peer.durability);
     let filled = fill(&peer, installation, contents, &mut sample).await;
-    peer.told(filled)?;
+    peer.with_logs(filled)?;
     let (mut taken, mut cpu) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..starts {
         let data = peer.stop().await?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(
         taken += start.elapsed();
         cpu += usage::cpu(&peer.roots)?;
         let counted = count(&peer, installation, contents.keys).await;
-        peer.told(counted)?;
+        peer.with_logs(counted)?;
     }
     sample.set(Metric::Start, taken.as_secs_f64() / f64::from(starts));
     sample.set(Metric::StartCpu, cpu.as_secs_f64() / f64::from(starts));

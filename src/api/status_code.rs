@@ -38,6 +38,7 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         | EtcdError::MemberNotLearner
         | EtcdError::LearnerNotReady
         | EtcdError::TooManyLearners
+        | EtcdError::TooManyMembers(_)
         | EtcdError::ClusterIdMismatch
         | EtcdError::NotSupportedForLearner
         | EtcdError::RootUserNotExist

@@ -60,7 +60,7 @@ pub(crate) enum Damage {
     },
     /// The digest of the state is not that in the record.
     #[error(
-        "the data is damaged: at index {index}, revision {revision}, its digest is {found} and the log says {expected}"
+        "the data is damaged: at index {index}, revision {revision}, its digest is {found}, and {expected} in the log"
     )]
     Digest {
         /// The record with the digest.
@@ -274,10 +274,11 @@ impl Applier {
         self.pending.add_barrier(sequence, index);
     }
 
-    /// Publishes the state.
+    /// Publishes the state and the members.
     pub(crate) fn publish(&mut self) {
         self.flush();
         self.writer.publish();
+        self.tables.members.publish();
     }
 
     /// The published state `state`, which shows everything that was applied, and the tables at its index.
@@ -554,5 +555,26 @@ mod tests {
         // The floor record of before goes by the index.
         assert_eq!(applier.take_garbage(&trim(7, 5), Sequence(9)).values, [3, 4, 6].map(Sequence));
         assert!(!applier.has_garbage());
+    }
+
+    #[test]
+    fn members_are_published_with_the_state_and_stay_published_during_a_load() {
+        let (writer, _reader) = Writer::new();
+        let mut applier = Applier::new(writer, Tables::new(crate::auth::AuthSettings::default()));
+        let strictness = Strictness { trim_to: LogIndex::NONE, is_whole: false, checkpoint: None };
+        let published = applier.tables.members.published();
+        let ids = || published.borrow().keys().copied().collect::<Vec<_>>();
+        let add = |at, id| placed(at, 1, Body::Member(id, Some(Box::default())));
+        applier.apply([add(1, 7), add(2, 8)], strictness).expect("members compare nothing");
+        assert!(ids().is_empty());
+        applier.publish();
+        assert_eq!(ids(), [7, 8]);
+        // The log is loaded again, and the record of member 7 comes late.
+        applier.reset(None);
+        applier.apply([add(2, 8)], strictness).expect("members compare nothing");
+        assert_eq!(ids(), [7, 8]);
+        applier.apply([add(3, 7)], strictness).expect("members compare nothing");
+        applier.publish();
+        assert_eq!(ids(), [7, 8]);
     }
 }

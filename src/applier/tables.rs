@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use tokio::sync::watch;
 
 /// Handles on all of them; clones share the content.
 #[derive(Clone, Debug)]
@@ -95,30 +96,44 @@ fn bit(kind: AlarmKind) -> u8 {
     }
 }
 
-/// The members, by id.
+/// The members, by id. Those of the published state are kept apart: a load clears the table and fills it
+/// again, and a member is not removed because its record is read late.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
-    members: ArcSwap<BTreeMap<u64, Member>>,
+    applied: ArcSwap<BTreeMap<u64, Member>>,
+    published: watch::Sender<Arc<BTreeMap<u64, Member>>>,
 }
 
 impl Members {
-    /// All of them, ascending by id.
+    /// All that are applied, ascending by id.
     pub(crate) fn all(&self) -> Arc<BTreeMap<u64, Member>> {
-        self.members.load_full()
+        self.applied.load_full()
+    }
+
+    /// Those of the published state, and a notification of each change of them.
+    pub(crate) fn published(&self) -> watch::Receiver<Arc<BTreeMap<u64, Member>>> {
+        self.published.subscribe()
     }
 
     /// Replaces, adds or removes one; returns the one before.
     pub(super) fn set(&self, id: u64, member: Option<Member>) -> Option<Member> {
-        let mut members = BTreeMap::clone(&self.members.load());
+        let mut members = BTreeMap::clone(&self.applied.load());
         let before = match member {
             Some(member) => members.insert(id, member),
             None => members.remove(&id),
         };
-        self.members.store(Arc::new(members));
+        self.applied.store(Arc::new(members));
         before
     }
 
     pub(super) fn clear(&self) {
-        self.members.store(Arc::default());
+        self.applied.store(Arc::default());
+    }
+
+    pub(super) fn publish(&self) {
+        let applied = self.applied.load();
+        if !Arc::ptr_eq(&applied, &self.published.borrow()) {
+            self.published.send_replace(Arc::clone(&applied));
+        }
     }
 }

@@ -37,8 +37,8 @@ const METHODS: &[(&str, Algorithm)] = &[
 const PRIVATE: &str = "priv-key";
 const PUBLIC: &str = "pub-key";
 
-/// Base64 of the parts of a token, as the library of etcd reads it: no padding, and any value in the bits
-/// that the last letter has too many.
+/// Base64 of the parts of a token, as the library of etcd reads it: no padding, and any value in the
+/// unused bits of the last letter.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()

@@ -2,7 +2,7 @@
 
 use super::flag_values::FlagValues;
 use super::urls::{self, UrlError};
-use crate::nats_server::Members;
+use crate::nats_server::{self, Members};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -47,7 +47,8 @@ pub(super) enum BootstrapError {
     )]
     NatsData(PathBuf),
     #[error(
-        "--initial-cluster-state existing: --data-dir {path} holds no data, and there is no cluster to get it from: \
+        "--initial-cluster-state existing: cannot fetch cluster info from peer urls: could not retrieve cluster \
+         information from the given URLs: --data-dir {path} holds no data, and --initial-cluster names no other member: \
          {REMEDY}; to start with an empty store give new",
         path = .0.display()
     )]
@@ -70,6 +71,8 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
             return Err(BootstrapError::Discovery { flag, value: value.to_owned() });
         }
     }
+    // As in etcd, a member that has been in its cluster knows it by itself.
+    let cluster = cluster.filter(|_| !nats_server::has_joined(data_dir));
     let members = cluster.map_or(Ok(Members::new()), |cluster| parse(cluster, name))?;
     if data_dir.join("member").exists() {
         return Err(BootstrapError::EtcdData(data_dir.to_owned()));
@@ -79,10 +82,15 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
         return Err(BootstrapError::NatsData(data_dir.to_owned()));
     }
     let joins = flags.text("initial-cluster-state") == Some("existing");
-    if joins && members.len() < 2 && !data_dir.join(STORE).exists() {
+    if joins && members.len() < 2 && !has_data(data_dir) {
         return Err(BootstrapError::NoData(data_dir.to_owned()));
     }
     Ok(members)
+}
+
+/// Whether the embedded server has been started on a data directory before.
+pub(super) fn has_data(data_dir: &Path) -> bool {
+    data_dir.join(STORE).exists()
 }
 
 /// Reads a list of members, of which this one must be one. A member may have several URLs.

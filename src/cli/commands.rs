@@ -59,7 +59,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "health",
-        about: "Ask a server whether it is healthy; the exit status tells",
+        about: "Ask a server whether it is healthy; the exit status is 0 or 1",
         args: |command| {
             let url = Arg::new("url").value_name("URL").default_value(health::DEFAULT_URL);
             command.arg(url.help("A port of the server without TLS"))

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_and_its_variable_exclude_each_other_where_etcd_says_so() {
+    fn a_flag_and_its_variable_exclude_each_other_where_they_do_in_etcd() {
         let error = read(&["--name", "a"], &[("ETCD_NAME", "")]).expect_err("both").to_string();
         assert!(error.contains("conflicting environment variable") && error.contains("ETCD_NAME"), "{error}");
         let flags = read(&["--bucket", "a"], &[("JETWAY_BUCKET", "b")]).expect("ours");
@@ -270,9 +270,9 @@ mod tests {
     fn unknown_variables_are_reported() {
         let variables = [("ETCD_NAMES", "a"), ("JETWAY_BUKET", "b"), ("HOME", "c")];
         let flags = read(&[], &variables).expect("harmless");
-        let told: Vec<_> = flags.notices.iter().map(|notice| notice.text.as_str()).collect();
+        let notices: Vec<_> = flags.notices.iter().map(|notice| notice.text.as_str()).collect();
         assert_eq!(
-            told,
+            notices,
             [
                 "unrecognized environment variable ETCD_NAMES",
                 "unrecognized environment variable JETWAY_BUKET"
@@ -288,7 +288,7 @@ mod tests {
         let path = file.path().to_str().expect("a text");
         let variables = [("ETCD_NAMES", "a"), ("JETWAY_BUKET", "b")];
         let flags = read(&["--config-file", path], &variables).expect("harmless");
-        let told: Vec<_> = flags.notices.iter().filter(|notice| notice.warns).collect();
-        assert!(told.len() == 1 && told[0].text.ends_with("JETWAY_BUKET"), "{told:?}");
+        let notices: Vec<_> = flags.notices.iter().filter(|notice| notice.warns).collect();
+        assert!(notices.len() == 1 && notices[0].text.ends_with("JETWAY_BUKET"), "{notices:?}");
     }
 }

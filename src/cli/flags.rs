@@ -17,9 +17,9 @@ pub(super) enum Kind {
     Text,
     /// Texts with commas between them. In a config file a text, or a list where `true`.
     Texts(bool),
-    /// URLs with commas between them; nothing stands for the default.
+    /// URLs with commas between them; an empty value stands for the default.
     Urls,
-    /// The same, where `*` stands for any and nothing is no URL.
+    /// URLs with commas between them; `*` stands for any, and an empty value for none.
     Origins,
     Choice(&'static [&'static str]),
     Choices(&'static [&'static str]),

@@ -52,7 +52,7 @@ pub(super) fn ask(text: &str) -> Result<String, HealthError> {
     }
 }
 
-/// Whether the status of the answer tells of success, and the answer.
+/// Whether the status of the answer is a success, and the answer.
 async fn get(url: &Url) -> Result<(bool, String), Box<dyn std::error::Error>> {
     let address = url.socket_addrs(|| None)?;
     let stream = TcpStream::connect(&address[..]).await?;

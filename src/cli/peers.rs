@@ -1,7 +1,9 @@
 //! The member's own side of a cluster: its peer address and TLS between members.
 
+use super::bootstrap;
 use super::flag_values::FlagValues;
 use super::urls::EtcdUrl;
+use crate::log::MOST_COPIES;
 use crate::nats_server::{self, ClusterSettings, Members, PeerTls};
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,6 @@ use thiserror::Error;
 /// Flags of TLS between members that nats-server cannot enforce. A member that ignored them would let in a
 /// member that the operator meant to keep out.
 const NOT_ENFORCED: [&str; 3] = ["peer-cert-allowed-cn", "peer-cert-allowed-hostname", "peer-crl-file"];
-/// The largest cluster: JetStream keeps at most five copies of a stream.
-const MOST_MEMBERS: usize = 5;
 
 /// Flags of a member that do not go together. The texts are etcd's where etcd refuses the same.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum PeerFlagsError {
     )]
     ClientCertificate(String),
     #[error(
-        "--initial-cluster: has {0} members, and JetStream keeps at most {MOST_MEMBERS} copies; name {MOST_MEMBERS} at most"
+        "--initial-cluster: has {0} members, and JetStream keeps at most {MOST_COPIES} copies of the log; name {MOST_COPIES} at most"
     )]
     TooMany(usize),
     #[error(
@@ -86,6 +86,10 @@ pub(super) fn settings(
     // A member that was left alone is started with the flags of the time when it was not.
     let was_left_alone = nats_server::sole_member_id(data_dir).is_some();
     if was_left_alone || (members.len() < 2 && !nats_server::is_member(data_dir)) {
+        // As in etcd, the flags count until there is data.
+        if !bootstrap::has_data(data_dir) {
+            check_own_urls(name, &members, &flags.urls("initial-advertise-peer-urls"))?;
+        }
         return Ok(None);
     }
     cluster(flags, name, data_dir, members).map(Some)
@@ -103,7 +107,7 @@ fn cluster(
     data_dir: &Path,
     members: Members,
 ) -> Result<Cluster, PeerFlagsError> {
-    if members.len() > MOST_MEMBERS {
+    if members.len() > MOST_COPIES {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
     if members.contains_key("") {

@@ -173,8 +173,10 @@ fn several_members_need_no_cluster_over_an_existing_nats() {
     let two = "a=http://127.0.0.1:1,b=http://127.0.0.1:2";
     settings(&["--endpoint", "nats://h", "--name", "a", "--initial-cluster", two])
         .expect("one store for all");
-    settings(&["--name", "a", "--initial-cluster", "a=http://127.0.0.1:1,a=http://127.0.0.2:1"])
-        .expect("one member");
+    let urls = "http://127.0.0.1:1,http://127.0.0.2:1";
+    let cluster = "a=http://127.0.0.1:1,a=http://127.0.0.2:1";
+    let flags = ["--name", "a", "--initial-cluster", cluster, "--initial-advertise-peer-urls", urls];
+    settings(&flags).expect("one member");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-/// A text is not one of these URLs. The text of the error is etcd's.
+/// A text is not such a URL. The texts of the errors are etcd's.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub(super) enum UrlError {
     #[error("parse {url:?}: {reason}")]

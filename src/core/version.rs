@@ -130,7 +130,7 @@ impl KeyVersion {
     /// The number that begins this many bytes before the end.
     fn number(&self, from_end: usize) -> i64 {
         let bytes = &self.0.slice;
-        let number = bytes[bytes.len() - from_end..].first_chunk().expect("the layout says that it is there");
+        let number = bytes[bytes.len() - from_end..].first_chunk().expect("the layout has it");
         i64::from_ne_bytes(*number)
     }
 
@@ -428,7 +428,7 @@ mod tests {
         #![proptest_config(super::super::tests::config(256))]
 
         #[test]
-        fn a_version_tells_what_it_was_made_of(
+        fn a_version_returns_what_it_was_made_of(
             key in prop::collection::vec(any::<u8>(), 0..20),
             value in prop::collection::vec(any::<u8>(), 0..20),
             numbers in numbers(),

@@ -61,7 +61,7 @@ impl Engine {
         self.calls.ask_as(Proposal::Users(change), caller).await.map(drop)
     }
 
-    /// A token for a user, who proves to be the one by the password.
+    /// A token for the user with this name and password.
     ///
     /// # Errors
     /// [`EtcdError::AuthFailed`], [`EtcdError::AuthNotEnabled`], [`EtcdError::NoPasswordUser`] and those of

@@ -75,7 +75,7 @@ pub(super) enum Entry {
 /// A message of the thread to the node.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The log is damaged, or lost what the mark says.
+    /// The log is damaged, or ends before the mark.
     Damaged(String),
     /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
     /// delete.

@@ -2,17 +2,14 @@
 //! the embedded server once, with its reason, and counts them.
 
 use super::Counters;
-use super::measured::Measured;
+use super::measured::{ABSENCE, Measured};
 use super::space::Space;
 use super::status::{NoLeader, Status};
 use crate::applier::Members;
 use crate::log::{Link, Log};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// How long looks must find no leader: one request may be lost while a cluster elects.
-const ABSENCE: Duration = Duration::from_millis(1500);
 
 /// The observer of these changes.
 pub(super) struct Changes {
@@ -25,9 +22,9 @@ pub(super) struct Changes {
     pub(super) stop: CancellationToken,
 }
 
-/// The state that the log has told of.
+/// The last state of each kind that was logged.
 #[derive(Default)]
-struct Told {
+struct Logged {
     /// The number of the connection.
     generation: u64,
     /// Since when there is none.
@@ -50,12 +47,12 @@ impl Changes {
         let mut link = self.log.connection().link.clone();
         let mut measured = self.space.measured();
         let mut leader = self.status.leader();
-        let mut told = Told::default();
+        let mut logged = Logged::default();
         loop {
             let now = link.borrow_and_update().clone();
-            self.tell_link(&mut told, &now);
+            self.log_link(&mut logged, &now);
             let now = leader.borrow_and_update().clone();
-            self.tell_writer(&mut told, now);
+            self.log_writer(&mut logged, now);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 changed = link.changed() => if changed.is_err() { return },
@@ -63,97 +60,97 @@ impl Changes {
                 changed = measured.changed() => {
                     if changed.is_err() { return }
                     let now = measured.borrow_and_update().clone();
-                    self.tell_stream(&mut told, &now);
-                    self.tell_slow_consumers(&mut told, &now);
+                    self.log_stream(&mut logged, &now);
+                    self.log_slow_consumers(&mut logged, &now);
                 }
             }
         }
     }
 
-    fn tell_link(&self, told: &mut Told, link: &Link) {
-        let is_first = told.generation == 0;
-        if link.generation > told.generation {
+    fn log_link(&self, logged: &mut Logged, link: &Link) {
+        let is_first = logged.generation == 0;
+        if link.generation > logged.generation {
             // The first connection is that of the start.
-            self.counters.reconnected(link.generation - told.generation.max(1));
-            told.generation = link.generation;
-            if let Some(since) = told.lost.take() {
+            self.counters.reconnected(link.generation - logged.generation.max(1));
+            logged.generation = link.generation;
+            if let Some(since) = logged.lost.take() {
                 tracing::info!(after = ?since.elapsed(), "NATS is connected again");
             } else if !is_first && link.connected {
                 tracing::info!("the connection to NATS was lost for a moment");
             }
         }
-        if !link.connected && !is_first && told.lost.is_none() {
-            told.lost = Some(Instant::now());
+        if !link.connected && !is_first && logged.lost.is_none() {
+            logged.lost = Some(Instant::now());
             let cause = link.cause.as_deref().unwrap_or_default();
             tracing::warn!(cause, "the connection to NATS is lost; jetway tries to connect again");
         }
     }
 
-    fn tell_stream(&self, told: &mut Told, measured: &Measured) {
+    fn log_stream(&self, logged: &mut Logged, measured: &Measured) {
         let stream = self.log.stream();
         match measured.has_leader() {
-            None => told.absent = None,
+            None => logged.absent = None,
             Some(false) => {
-                let since = *told.absent.get_or_insert_with(Instant::now);
-                if since.elapsed() >= ABSENCE && !told.has_no_stream_leader {
-                    told.has_no_stream_leader = true;
+                let since = *logged.absent.get_or_insert_with(Instant::now);
+                if since.elapsed() >= ABSENCE && !logged.has_no_stream_leader {
+                    logged.has_no_stream_leader = true;
                     tracing::warn!(
                         stream,
-                        last = told.stream_leader,
+                        last = logged.stream_leader,
                         "the stream has no leader, or JetStream does not answer; writes wait. Look at the servers of the \
                          cluster: most replicas must run"
                     );
                 }
             }
             Some(true) => {
-                told.absent = None;
+                logged.absent = None;
                 let leader = measured.leader().map(str::to_owned);
-                let is_other = told.stream_leader.is_some() && leader != told.stream_leader;
+                let is_other = logged.stream_leader.is_some() && leader != logged.stream_leader;
                 if is_other {
                     self.counters.stream_leader_changed();
                 }
-                if is_other || told.has_no_stream_leader {
+                if is_other || logged.has_no_stream_leader {
                     tracing::info!(
                         stream,
                         leader,
-                        before = told.stream_leader,
+                        before = logged.stream_leader,
                         "the stream has a new leader"
                     );
                 }
-                told.has_no_stream_leader = false;
-                told.stream_leader = leader.or(told.stream_leader.take());
+                logged.has_no_stream_leader = false;
+                logged.stream_leader = leader.or(logged.stream_leader.take());
             }
         }
     }
 
-    fn tell_slow_consumers(&self, told: &mut Told, measured: &Measured) {
+    fn log_slow_consumers(&self, logged: &mut Logged, measured: &Measured) {
         let Some(load) = measured.load else { return };
         // A server that was started again counts from zero.
-        let before = if load.slow_consumers < told.slow_consumers { 0 } else { told.slow_consumers };
+        let before = if load.slow_consumers < logged.slow_consumers { 0 } else { logged.slow_consumers };
         let more = load.slow_consumers - before;
-        told.slow_consumers = load.slow_consumers;
+        logged.slow_consumers = load.slow_consumers;
         if more > 0 {
             self.counters.slow_consumers().inc_by(more);
             tracing::warn!(clients = more, "nats-server has disconnected clients that read too slowly");
         }
     }
 
-    fn tell_writer(&self, told: &mut Told, writer: Result<u64, NoLeader>) {
+    fn log_writer(&self, logged: &mut Logged, writer: Result<u64, NoLeader>) {
         match writer {
             Ok(id) => {
-                // This instance tells of its own epochs, and of their ends, when they begin and end.
-                if id != self.member && (told.writer != Some(id) || told.has_no_writer) {
+                // The node logs the begin and the end of an epoch of this instance.
+                if id != self.member && (logged.writer != Some(id) || logged.has_no_writer) {
                     let name = self.members.all().get(&id).map(|member| member.name.clone());
                     let epoch = self.status.known_epoch();
                     tracing::info!(name, member = format!("{id:x}"), epoch, "another instance writes");
                 }
-                (told.writer, told.has_no_writer) = (Some(id), false);
+                (logged.writer, logged.has_no_writer) = (Some(id), false);
             }
             Err(NoLeader(reason)) => {
-                if !told.has_no_writer && told.writer.is_some_and(|writer| writer != self.member) {
+                if !logged.has_no_writer && logged.writer.is_some_and(|writer| writer != self.member) {
                     tracing::warn!(reason, "no instance writes");
                 }
-                told.has_no_writer = told.writer.is_some();
+                logged.has_no_writer = logged.writer.is_some();
             }
         }
     }

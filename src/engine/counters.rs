@@ -130,7 +130,7 @@ impl Counters {
             failed_proposals,
             reconnects,
             stream_leader_changes,
-            // Nobody tells of those of an existing NATS.
+            // Those of an existing NATS are not known.
             slow_consumers: _,
             void,
         } = self.clone();

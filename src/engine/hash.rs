@@ -70,11 +70,11 @@ impl HashCache {
 }
 
 impl HashCache {
-    /// Remembers the hash of what a compaction to `floor` found, given the state before it.
+    /// Remembers the hash of the state `before` a compaction to `floor`.
     pub(super) async fn remember(&self, before: Arc<State>, floor: Revision) {
         match in_background(before, floor, Tombstones::Kept).await {
             Ok(hash) => self.add(hash),
-            Err(error) => tracing::warn!(%error, "no hash of a compaction"),
+            Err(error) => tracing::warn!(%error, "the hash of a compaction cannot be computed"),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The mark: how far the embedded store was synced, and the digest of the state there, written down outside
 //! the store once a second. A store that ends before it, or has another digest there, has lost or changed
-//! what was answered, and would not say so itself.
+//! what was answered, and would not report it itself.
 //!
 //! Each shown state is synced (see [`crate::durability`]), so that a shown state makes a true mark at any
-//! time. A mark may be a second old, and then misses a loss of that second; it never tells of one that was
+//! time. A mark may be a second old, and then misses a loss of that second; it never reports one that was
 //! none.
 
 use crate::record::Digest;
@@ -30,7 +30,7 @@ pub enum MarkError {
     },
     /// Its content.
     #[error(
-        "{file}, the mark of the synced index beside the store, is damaged: it cannot be told whether the store is whole. Restore \
+        "{file}, the mark of the synced index beside the store, is damaged: it is not known whether the store is whole. Restore \
          a copy, or accept the loss with --accept-data-loss"
     )]
     Damaged {

@@ -4,6 +4,10 @@
 use crate::disk;
 use crate::log::{AccountInfo, AccountLoad, StreamInfo};
 use std::fmt;
+use std::time::Duration;
+
+/// How long looks must find no leader of the stream: one request may be lost while a cluster elects.
+pub(super) const ABSENCE: Duration = Duration::from_millis(1500);
 
 /// The result of a look; `None` for a part that did not answer or does not exist.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +106,7 @@ impl Measured {
         limits
     }
 
-    /// Whether the stream has a leader; `None` where nothing tells.
+    /// Whether the stream has a leader; `None` if it is not known.
     pub(super) fn has_leader(&self) -> Option<bool> {
         match &self.stream {
             Some(stream) => Some(stream.is_from_leader()),

@@ -1,9 +1,68 @@
-//! Changes of the members of a cluster: etcd's rules for them.
+//! The members: calls that list and change them, and etcd's rules for changes.
 
+use crate::engine::Engine;
+use crate::engine::proposal::Proposal;
 use crate::error::EtcdError;
+use crate::log::MOST_COPIES;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+impl Engine {
+    /// The members that this instance knows, ascending by id.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.tables.members.all().values().cloned().collect()
+    }
+
+    /// Changes or removes a member.
+    ///
+    /// # Errors
+    /// Those of every call to the writer.
+    pub(crate) async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
+        self.calls.ask(Proposal::Member { id, member }).await.map(drop)
+    }
+
+    /// Changes the members of a cluster.
+    ///
+    /// # Errors
+    /// etcd's where a change is not permitted, and those of every call to the writer.
+    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
+        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
+    }
+
+    /// The published members, and a notification of each change of them.
+    pub(crate) fn member_changes(&self) -> watch::Receiver<Arc<BTreeMap<u64, Member>>> {
+        self.tables.members.published()
+    }
+
+    /// Waits until the member list of a cluster has this instance as it is.
+    pub(crate) async fn listed(&self, own: &Member) {
+        if self.mode.is_clustered() {
+            self.members_become(|members| {
+                members
+                    .get(&own.id)
+                    .is_some_and(|known| known.client_urls == own.client_urls && known.name == own.name)
+            })
+            .await;
+        }
+    }
+
+    /// Waits until this instance is no member of its cluster; for ever if it has none.
+    pub(crate) async fn removed(&self) {
+        let is_removed = |members: &BTreeMap<u64, Member>| {
+            self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member)
+        };
+        self.members_become(is_removed).await;
+    }
+
+    /// Waits until the published members satisfy a condition.
+    async fn members_become(&self, condition: impl Fn(&BTreeMap<u64, Member>) -> bool) {
+        let mut members = self.tables.members.published();
+        members.wait_for(|members| condition(members)).await.expect("the tables hold the sender");
+    }
+}
 
 /// A change of the members that a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +147,9 @@ impl Members<'_> {
         self.check_urls(&member.peer_urls, None)?;
         if self.known.contains_key(&member.id) {
             return Err(EtcdError::MemberExists);
+        }
+        if self.known.len() >= MOST_COPIES {
+            return Err(EtcdError::TooManyMembers(self.known.len()));
         }
         let learners = self.known.values().filter(|member| member.is_learner).count();
         if member.is_learner && learners >= self.rules.max_learners {

@@ -15,13 +15,14 @@
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
+//! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
 //!   other processes with this member's id; `start` puts all together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
 //! - E2: a call whose outcome is not known is never carried out again: the log decides, or the client gets an
-//!   error that says so.
+//!   error for an unknown outcome.
 //! - E3: an answer that rests on a state is given only when the state is known to be no older than the call.
 
 mod access;
@@ -33,6 +34,7 @@ mod counters;
 mod figures;
 mod follow;
 mod gauges;
+mod handover;
 mod hash;
 mod integrity;
 mod leases;
@@ -97,11 +99,11 @@ const RESIGN_TIMEOUT: Duration = Duration::from_secs(6);
 /// How a read is made linearizable where other instances may write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LinearizableReads {
-    /// By a committed message, which proves who writes.
+    /// By a committed message, which proves that its sender still writes.
     #[default]
     Quorum,
-    /// By the word of the instance that believes to write; can be stale for about a second around a
-    /// partition.
+    /// Without a message: the instance that last became the writer answers. A read can be stale for about a
+    /// second around a partition.
     Leader,
 }
 
@@ -114,7 +116,7 @@ pub(crate) struct EngineSettings {
     pub is_alone: bool,
     /// For reads where others may write.
     pub linearizable_reads: LinearizableReads,
-    /// The store's directory where it is on this machine, to tell its size on disk.
+    /// The store's directory where it is on this machine, for its size on disk.
     pub store_dir: Option<std::path::PathBuf>,
     /// When an answered write is on stable storage.
     pub durability: Level,
@@ -324,19 +326,6 @@ impl Engine {
         self.space.set_alarm(alarm, raised).await
     }
 
-    /// The members that this instance knows, ascending by id.
-    pub(crate) fn members(&self) -> Vec<Member> {
-        self.tables.members.all().values().cloned().collect()
-    }
-
-    /// Changes or removes a member.
-    ///
-    /// # Errors
-    /// Those of every call to the writer.
-    pub(crate) async fn set_member(&self, id: u64, member: Option<Member>) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::Member { id, member }).await.map(drop)
-    }
-
     /// How the bucket is shared.
     pub(crate) fn mode(&self) -> &Mode {
         &self.mode
@@ -345,44 +334,6 @@ impl Engine {
     /// The log.
     pub(crate) fn log(&self) -> &Log {
         &self.log
-    }
-
-    /// Changes the members of a cluster.
-    ///
-    /// # Errors
-    /// etcd's where a change is not permitted, and those of every call to the writer.
-    pub(crate) async fn change_members(&self, change: MemberChange) -> Result<(), EtcdError> {
-        self.calls.ask(Proposal::ChangeMembers(change)).await.map(drop)
-    }
-
-    /// Waits until the member list of a cluster has this instance as it is, or has no entry of it.
-    pub(crate) async fn listed(&self, own: &Member) {
-        const POLL: Duration = Duration::from_millis(20);
-        let is_listed = || {
-            let members = self.tables.members.all();
-            match members.get(&own.id) {
-                Some(known) => known.client_urls == own.client_urls && known.name == own.name,
-                None => !members.is_empty(),
-            }
-        };
-        while self.mode.is_clustered() && !is_listed() {
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Waits until this instance is no member of its cluster; for ever where there is none.
-    pub(crate) async fn removed(&self) {
-        const POLL: Duration = Duration::from_millis(100);
-        /// The founding members come in one batch, whose records are applied one after the other.
-        const POLLS: u32 = 5;
-        let mut absent = 0;
-        while absent < POLLS {
-            tokio::time::sleep(POLL).await;
-            let members = self.tables.members.all();
-            let is_absent =
-                self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member);
-            absent = if is_absent { absent + 1 } else { 0 };
-        }
     }
 
     /// Lets another member write.
@@ -436,7 +387,7 @@ impl Engine {
     }
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
-    /// start tells what is there, or the log is damaged.
+    /// start can find out what is stored, or the log is damaged.
     pub(crate) async fn failed(&self) -> String {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();

@@ -41,6 +41,11 @@ impl Mode {
         self.is_clustered.load(Ordering::Acquire)
     }
 
+    /// Whether this instance has a server in a cluster of embedded ones.
+    pub(super) fn is_in_cluster(&self) -> bool {
+        self.is_clustered() && !self.is_alone()
+    }
+
     /// From now on the members change by calls of the API alone.
     pub(crate) fn set_clustered(&self) {
         self.is_clustered.store(true, Ordering::Release);

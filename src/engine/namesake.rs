@@ -3,7 +3,7 @@
 //!
 //! A process answers a question that names the id of its member for as long as it lives, beside all else that
 //! it does. One that starts asks first, and ends where it is answered. An earlier process that has died
-//! answers nothing: NATS knows of no receiver, and says so at once.
+//! answers nothing: NATS knows of no receiver, and answers that at once.
 //!
 //! Two that start at the same moment on different NATS servers may miss each other's question. Each of them
 //! hears of the other by its status messages, asks again, and the one whose start has the higher number ends.

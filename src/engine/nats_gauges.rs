@@ -1,5 +1,5 @@
 //! Gauges of NATS, under jetway's own names. A scrape shows the last look at NATS and asks nobody. A gauge
-//! that nothing tells of has no series.
+//! that is not known has no series.
 
 use super::Engine;
 use super::measured::{Limit, Measured};

@@ -4,8 +4,8 @@
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!
-//! - The server of a removed member is removed. NATS would count it for majorities and keep a place for it
-//!   for ever. So is one that never was a member, once it cannot be reached.
+//! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place for
+//!   it for ever. So is one that no member can be expected under, once it cannot be reached.
 //! - A server that never was a member and runs is reported. Its jetway ends by itself.
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
@@ -20,6 +20,7 @@ use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
 use crate::log::{Auth, Log, MetadataGroup, copies};
+use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +33,17 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(50);
 /// The longest time for which nothing is appended while the stream gets its second copy.
 const HOLD: Duration = Duration::from_secs(2);
-/// How long the server of a removed member stays, so that its jetway learns of the removal and ends in order.
+/// How long the server of a removed member may run, so that its jetway learns of the removal and ends in order.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long a server that this writer has never known as a member's must be out of reach. Longer, since NATS
-/// bars the name of a removed server for minutes: a member that was started before it was added can soon be
-/// started again.
-const GRACE_OF_STRANGERS: Duration = Duration::from_mins(1);
+/// How long an unknown server must be out of reach while a member is expected under a name that is not known
+/// yet. Longer, since NATS bars the name of a removed server for minutes.
+const GRACE_OF_EXPECTED: Duration = Duration::from_mins(1);
+
+/// A server that is none of the members'.
+struct Stranger {
+    since: Instant,
+    is_refusal_told: bool,
+}
 
 /// The task.
 pub(super) struct Keeper {
@@ -57,7 +63,8 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) async fn run(mut self) {
         let mut group = None;
-        let mut unknown = BTreeMap::new();
+        let mut strangers = BTreeMap::new();
+        // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
         loop {
             tokio::select! {
@@ -68,12 +75,13 @@ impl Keeper {
             self.choose_who_syncs();
             if self.mode.is_alone() || self.mode.is_moving() {
                 (group, known) = (None, BTreeSet::new());
-                unknown.clear();
+                strangers.clear();
                 continue;
             }
-            if !self.status.is_writer() {
-                unknown.clear();
-                known.clear();
+            let members = self.members.published().borrow().clone();
+            known.extend(members.values().map(|member| member.name.clone()));
+            if !self.status.is_writer() || members.is_empty() {
+                strangers.clear();
                 continue;
             }
             if group.is_none() {
@@ -85,14 +93,14 @@ impl Keeper {
             if let Some(server) = self.lone_server() {
                 self.leave_one_copy(&server).await;
             } else if let Some(group) = &group {
-                self.compare(group, &mut known, &mut unknown).await;
+                self.compare(group, &members, &known, &mut strangers).await;
             }
         }
     }
 
     /// The server that is to have the only copy: that of the last member, or of the one that will be.
     fn lone_server(&self) -> Option<String> {
-        let members = self.members.all();
+        let members = self.members.published().borrow().clone();
         let is_last = !self.mode.is_alone() && members.len() == 1;
         let last = members.values().next().filter(|member| is_last && member.name == self.own);
         self.one_copy.wanted().or(last.filter(|_| self.log.copies() > 1).map(|member| member.name.clone()))
@@ -127,16 +135,15 @@ impl Keeper {
         }
     }
 
-    /// `known` are the names that members have had. `unknown` are other servers, and since when.
+    /// `known` are the names that members have had.
     async fn compare(
         &self,
         group: &MetadataGroup,
-        known: &mut BTreeSet<String>,
-        unknown: &mut BTreeMap<String, Instant>,
+        members: &BTreeMap<u64, Member>,
+        known: &BTreeSet<String>,
+        strangers: &mut BTreeMap<String, Stranger>,
     ) {
-        let members = self.members.all();
         let names: BTreeSet<&str> = members.values().map(|member| member.name.as_str()).collect();
-        known.extend(names.iter().map(|name| (*name).to_owned()));
         let peers = match group.peers().await {
             Ok(peers) => peers,
             Err(error) => {
@@ -144,24 +151,32 @@ impl Keeper {
                 return;
             }
         };
-        unknown
-            .retain(|name, _| peers.iter().any(|peer| peer.name == *name) && !names.contains(name.as_str()));
-        for peer in peers.iter().filter(|peer| !names.contains(peer.name.as_str())) {
-            let since = *unknown.entry(peer.name.clone()).or_insert_with(|| {
+        strangers.retain(|name, _| peers.iter().any(|peer| peer.name == *name) && !names.contains(&name[..]));
+        for peer in peers.iter().filter(|peer| !names.contains(&peer.name[..])) {
+            let stranger = strangers.entry(peer.name.clone()).or_insert_with(|| {
                 tracing::warn!(server = peer.name, "a server of the cluster is none of its members");
-                Instant::now()
+                Stranger { since: Instant::now(), is_refusal_told: false }
             });
-            let is_due = if known.contains(&peer.name) {
-                since.elapsed() >= GRACE
-            } else {
-                peer.is_offline && since.elapsed() >= GRACE_OF_STRANGERS
+            // The name of a member that was added is known once it has started.
+            let grace = match (peer.is_offline, known.contains(&peer.name), names.contains("")) {
+                (true, true, _) => Duration::ZERO,
+                (true, false, true) => GRACE_OF_EXPECTED,
+                (true, false, false) | (false, true, _) => GRACE,
+                (false, false, _) => continue,
             };
-            if !is_due {
+            if stranger.since.elapsed() < grace {
                 continue;
             }
+            // Tried again until it is gone.
             match group.remove(&peer.name).await {
                 Ok(()) => tracing::info!(server = peer.name, "the server is removed from the cluster"),
-                Err(error) => tracing::warn!(%error, "a server cannot be removed from the cluster"),
+                Err(error) if stranger.is_refusal_told => {
+                    tracing::debug!(%error, "a server cannot be removed from the cluster yet");
+                }
+                Err(error) => {
+                    stranger.is_refusal_told = true;
+                    tracing::warn!(%error, "a server cannot be removed from the cluster yet; jetway goes on trying");
+                }
             }
         }
         let is_here = |name: &str| peers.iter().any(|peer| peer.name == name && !peer.is_offline);

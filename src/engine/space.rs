@@ -9,7 +9,7 @@
 //! and is recorded as soon as anything can be.
 
 use super::Calls;
-use super::measured::{Limit, Measured};
+use super::measured::{ABSENCE, Limit, Measured};
 use super::proposal::Proposal;
 use crate::applier::Alarms;
 use crate::disk;
@@ -19,7 +19,7 @@ use crate::record::{Alarm, AlarmKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -46,8 +46,8 @@ pub(super) struct Space {
     measured: watch::Sender<Measured>,
     /// Why the store was found full, or this member's NOSPACE alarm raised.
     reason: Mutex<Option<String>>,
-    /// The alarms that the log has told of.
-    told: Mutex<Vec<Alarm>>,
+    /// The raised alarms that were logged.
+    logged: Mutex<Vec<Alarm>>,
 }
 
 // Relaxed throughout: figures by themselves, estimates that the next measurement replaces. Writes in flight
@@ -74,7 +74,7 @@ impl Space {
             found_full: Notify::new(),
             measured: watch::Sender::default(),
             reason: Mutex::default(),
-            told: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -149,10 +149,10 @@ impl Space {
     }
 
     /// Logs the alarms that were raised or disarmed since it was last called.
-    fn tell_alarms(&self) {
+    fn log_alarms(&self) {
         let now = self.alarms();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        for alarm in now.iter().filter(|alarm| !told.contains(alarm)) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        for alarm in now.iter().filter(|alarm| !logged.contains(alarm)) {
             let (kind, member) = (alarm.kind.name(), format!("{:x}", alarm.member));
             let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
             let reason = if *alarm == self.own_alarm() { reason.take() } else { None };
@@ -171,11 +171,11 @@ impl Space {
                 ),
             }
         }
-        for alarm in told.iter().filter(|alarm| !now.contains(alarm)) {
+        for alarm in logged.iter().filter(|alarm| !now.contains(alarm)) {
             let (kind, member) = (alarm.kind.name(), format!("{:x}", alarm.member));
             tracing::info!(alarm = kind, member, "an alarm is disarmed");
         }
-        *told = now;
+        *logged = now;
     }
 
     /// Raises or lowers an alarm.
@@ -188,7 +188,7 @@ impl Space {
             // Room was made before the alarm was lowered, and counts at once.
             self.measure().await;
         }
-        self.tell_alarms();
+        self.log_alarms();
         Ok(())
     }
 
@@ -241,6 +241,7 @@ impl Space {
         stop: CancellationToken,
     ) {
         let mut store_error = store_error;
+        let mut absent: Option<Instant> = None;
         let mut tick = tokio::time::interval(MEASURE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -257,9 +258,16 @@ impl Space {
                 }
             };
             if is_measuring {
+                let begun = Instant::now();
                 self.measure().await;
+                if self.measured.borrow().has_leader() != Some(false) {
+                    absent = None;
+                } else if absent.get_or_insert(begun).elapsed() >= ABSENCE {
+                    // The server may be the one that its cluster has lost.
+                    self.log.connection().leave_server();
+                }
             }
-            self.tell_alarms();
+            self.log_alarms();
             let is_writable = store_error.as_ref().is_none_or(|error| error.borrow().is_none());
             if self.is_full.load(Ordering::Relaxed)
                 && is_writable

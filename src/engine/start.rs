@@ -66,7 +66,8 @@ impl Engine {
         let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
         let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
-        if !settings.is_alone {
+        // An account of embedded servers has no limits.
+        if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
             let (quota, message_bytes) = (settings.quota_bytes, settings.largest_message);
             log.report_limits(crate::log::Demand { quota, message_bytes }).await;
         }

@@ -26,9 +26,9 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Phase::Loading { messages, of: Some(of) } => {
-                write!(f, "loading the key stream: {messages} of {of} messages")
+                write!(f, "loading the log: {messages} of {of} messages")
             }
-            Phase::Loading { of: None, .. } => f.write_str("loading the bucket"),
+            Phase::Loading { of: None, .. } => f.write_str("loading the log"),
             Phase::Serving => f.write_str("serving"),
             Phase::Stopped => f.write_str("stopped"),
         }

@@ -1,7 +1,7 @@
 //! A request's headers to a call's metadata.
 //!
 //! `Grpc-Metadata-X` becomes `x`, `Authorization` stays, headers that HTTP itself knows get the prefix
-//! `grpcgateway-`, by which the server tells a call of the gateway, and the rest is dropped.
+//! `grpcgateway-`, by which the server recognizes a call of the gateway, and the rest is dropped.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};

@@ -4,10 +4,11 @@ use super::codec;
 use super::rights::{Denials, Denied, Use};
 use crate::record::Record;
 use crate::types::Sequence;
-use async_nats::client::RequestErrorKind;
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::{Client, HeaderMap, Request};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -18,6 +19,9 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for each attempt of a request that changes nothing; [`TIMEOUT`] together.
+const READ_ATTEMPTS: [Duration; 3] =
+    [Duration::from_millis(500), Duration::from_secs(1), Duration::from_millis(3500)];
 
 /// A request without a usable answer.
 #[derive(Debug, Error)]
@@ -38,7 +42,7 @@ pub enum ApiError {
     /// No answer in time.
     #[error("no answer to {0} within 5 s: the server or its disk stands still")]
     TimedOut(String),
-    /// A cluster without a leader. It gives no answer in time, or says so.
+    /// A cluster without a leader. It gives no answer in time, or an error.
     #[error(
         "JetStream in the NATS cluster {cluster:?} has no leader for {request} now; a majority of its servers must be up"
     )]
@@ -166,6 +170,24 @@ pub struct Replica {
     /// How many operations it is behind the leader.
     #[serde(default)]
     pub lag: u64,
+    /// Nanoseconds since the leader last heard of it.
+    #[serde(default)]
+    active: u64,
+}
+
+/// The leader of a group hears of each of its servers at least once a second.
+const HEARTBEATS: Duration = Duration::from_millis(1500);
+
+impl Replica {
+    /// Whether it has all that the leader has, and the leader has heard of it just now.
+    pub fn is_up_to_date(&self) -> bool {
+        self.current && self.lag == 0 && self.last_heard() < HEARTBEATS
+    }
+
+    /// The time since the leader last heard of it.
+    pub fn last_heard(&self) -> Duration {
+        Duration::from_nanos(self.active)
+    }
 }
 
 impl Cluster {
@@ -363,13 +385,37 @@ impl Api {
         self.ask(format!("{}.{request}", self.prefix), body).await
     }
 
+    /// The same for a request that changes nothing: it is sent again when an answer does not come, because
+    /// NATS loses requests while a cluster elects a leader or a route comes up.
+    async fn read<T: DeserializeOwned>(&self, request: &str, body: &Value) -> Result<T, ApiError> {
+        self.ask_within(format!("{}.{request}", self.prefix), body, &READ_ATTEMPTS).await
+    }
+
     async fn ask<T: DeserializeOwned>(&self, subject: String, body: &Value) -> Result<T, ApiError> {
-        let payload = if body.is_null() { String::new() } else { body.to_string() };
-        let message = Request::new().payload(payload.into()).timeout(Some(TIMEOUT)).headers(HeaderMap::new());
-        let denied = denial_of(self.denials.subscribe(), &subject);
+        self.ask_within(subject, body, &[TIMEOUT]).await
+    }
+
+    /// Sends a request once for each of `attempts`, which are the longest waits for its answer.
+    async fn ask_within<T: DeserializeOwned>(
+        &self,
+        subject: String,
+        body: &Value,
+        attempts: &[Duration],
+    ) -> Result<T, ApiError> {
+        let payload = Bytes::from(if body.is_null() { String::new() } else { body.to_string() });
+        let send = async {
+            let (last, earlier) = attempts.split_last().unwrap_or((&TIMEOUT, &[]));
+            for timeout in earlier {
+                match self.send(&subject, &payload, *timeout).await {
+                    Err(error) if error.kind() == RequestErrorKind::TimedOut => {}
+                    answer => return answer,
+                }
+            }
+            self.send(&subject, &payload, *last).await
+        };
         let answer = tokio::select! {
-            answer = self.client.send_request(subject.clone(), message) => answer,
-            denied = denied => return Err(ApiError::Denied(denied)),
+            answer = send => answer,
+            denied = denial_of(self.denials.subscribe(), &subject) => return Err(ApiError::Denied(denied)),
         };
         let answer = answer.map_err(|error| match (error.kind(), self.client.server_info().cluster) {
             (RequestErrorKind::TimedOut, Some(cluster)) => {
@@ -392,12 +438,23 @@ impl Api {
         serde_json::from_slice(&answer.payload).map_err(malformed)
     }
 
+    async fn send(
+        &self,
+        subject: &str,
+        payload: &Bytes,
+        timeout: Duration,
+    ) -> Result<async_nats::Message, RequestError> {
+        let request =
+            Request::new().payload(payload.clone()).timeout(Some(timeout)).headers(HeaderMap::new());
+        self.client.send_request(subject.to_owned(), request).await
+    }
+
     /// Settings and content of a stream.
     ///
     /// # Errors
     /// [`ApiError`].
     pub async fn stream_info(&self, stream: &str) -> Result<StreamInfo, ApiError> {
-        self.call(&format!("STREAM.INFO.{stream}"), &Value::Null).await
+        self.read(&format!("STREAM.INFO.{stream}"), &Value::Null).await
     }
 
     /// The same, with the sequences that were removed between the first message and the last.
@@ -405,7 +462,7 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn stream_info_with_deleted(&self, stream: &str) -> Result<StreamInfo, ApiError> {
-        self.call(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
+        self.read(&format!("STREAM.INFO.{stream}"), &json!({ "deleted_details": true })).await
     }
 
     /// Storage and limits of the account.
@@ -413,7 +470,7 @@ impl Api {
     /// # Errors
     /// [`ApiError`].
     pub async fn account_info(&self) -> Result<AccountInfo, ApiError> {
-        self.call("INFO", &Value::Null).await
+        self.read("INFO", &Value::Null).await
     }
 
     /// The connections of the account to the server of this connection. A user of an existing NATS may lack
@@ -452,7 +509,7 @@ impl Api {
     }
 
     async fn find(&self, stream: &str, query: &Value) -> Result<Option<StoredMessage>, ApiError> {
-        match self.call::<MessageAnswer>(&format!("STREAM.MSG.GET.{stream}"), query).await {
+        match self.read::<MessageAnswer>(&format!("STREAM.MSG.GET.{stream}"), query).await {
             Ok(answer) => Ok(Some(answer.message)),
             Err(error)
                 if matches!(

@@ -1,7 +1,7 @@
 //! The stream of a bucket: created, recognised, repaired, or refused.
 
 use super::api::{Api, ApiError, StreamInfo};
-use super::connect::Endpoint;
+use super::connect::{Connection, Endpoint};
 use super::limits;
 use super::rights::API_PREFIX;
 use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
@@ -15,7 +15,7 @@ use thiserror::Error;
 
 /// Longest wait for a cluster that looks for enough servers for a stream.
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
-/// The metadata key in which the stream's leader tells its version.
+/// The metadata key that holds the version of the stream's leader.
 const LEADER_VERSION_KEY: &str = "_nats.ver";
 /// Interval of the lines that report such a wait.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -207,6 +207,7 @@ impl Bucket {
     pub async fn set_up(
         &self,
         api: &Api,
+        connection: &Connection,
         endpoint: &Endpoint,
         store: Option<&Store>,
     ) -> Result<Facts, SetupError> {
@@ -221,6 +222,9 @@ impl Bucket {
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
                 {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
+                    if source.may_pass() {
+                        connection.leave_server();
+                    }
                     tokio::time::sleep(CLUSTER_RETRY).await;
                 }
                 Err(SetupError::Api { stream, source }) => {

@@ -2,6 +2,7 @@
 
 use super::login::{Auth, LoginError, RunToken};
 use super::rights::{Denials, Denied};
+use super::servers::{Departures, FirstServer};
 use super::wire::WireError;
 use crate::version::{NatsVersion, TooOld};
 use async_nats::{AuthError, Client, ConnectOptions, Event, ReconnectToServer, ServerError};
@@ -60,6 +61,9 @@ impl Endpoint {
     }
 }
 
+/// JetStream keeps at most so many copies of a stream.
+pub const MOST_COPIES: usize = 5;
+
 /// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
 /// than three.
 pub fn copies(members: usize) -> usize {
@@ -67,7 +71,7 @@ pub fn copies(members: usize) -> usize {
         0 | 1 => 1,
         2 => 2,
         3 | 4 => 3,
-        _ => 5,
+        _ => MOST_COPIES,
     }
 }
 
@@ -154,7 +158,11 @@ pub struct Connection {
     pub client: Client,
     /// Its state.
     pub link: watch::Receiver<Link>,
-    /// The task that leaves servers that are too old, and connections that are not to the embedded server.
+    /// The endpoint's server that connections try first.
+    pub(super) first_server: FirstServer,
+    departures: Departures,
+    /// The task that leaves servers that are too old or cut off, and connections that are not to the embedded
+    /// server.
     _watch: Arc<Watch>,
 }
 
@@ -201,6 +209,10 @@ impl Connection {
                 }
             });
         }
+        let first_server = FirstServer::default();
+        if endpoint.servers.len() > 1 {
+            options = first_server.steer(options, link.clone());
+        }
         options = options
             .name(name)
             .ping_interval(PING_INTERVAL)
@@ -240,8 +252,15 @@ impl Connection {
         check_version(&client)?;
         let left = leave_old_servers(client.clone(), link.clone());
         let renewed = follow_runs(client.clone(), link.clone(), endpoint.auth.clone(), next);
-        let watch = tokio::spawn(async { tokio::join!(left, renewed) });
-        Ok(Connection { client, link, _watch: Arc::new(Watch(watch.abort_handle())) })
+        let (departures, departing) = Departures::of(endpoint, client.clone(), link.clone());
+        let watch = tokio::spawn(async { tokio::join!(left, renewed, departing) });
+        let watch = Arc::new(Watch(watch.abort_handle()));
+        Ok(Connection { client, link, first_server, departures, _watch: watch })
+    }
+
+    /// Leaves a server that seems to have lost its cluster for another one of the endpoint.
+    pub fn leave_server(&self) {
+        self.departures.ask();
     }
 }
 
@@ -324,7 +343,7 @@ fn note(link: &watch::Sender<Link>, denials: &Denials, event: &Event) {
         }
         Event::ClientError(error) => {
             tracing::debug!(target: "jetway::log", %error, "NATS client error");
-            // The library reports a server that accepts and says nothing in these words.
+            // The library reports a server that accepts and sends nothing in these words.
             let cause = match error.to_string() {
                 text if text == "nats: timed out" => {
                     "the server accepts connections and does not answer".into()

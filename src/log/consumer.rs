@@ -98,7 +98,7 @@ impl Drop for Cleanup {
             let api = self.api.clone();
             runtime.spawn(async move {
                 if let Err(error) = api.call::<Value>(&request, &Value::Null).await {
-                    tracing::debug!(target: "jetway::log", %error, "a consumer is left behind");
+                    tracing::debug!(target: "jetway::log", %error, "a consumer cannot be deleted; nats-server removes it later");
                 }
             });
         }
@@ -150,7 +150,7 @@ impl Consumer {
             direct["direct"] = true.into();
             match create(api, stream, &name, filter, direct).await {
                 Err(error @ ApiError::Refused { .. }) => {
-                    tracing::debug!(target: "jetway::log", %error, "no direct consumer");
+                    tracing::debug!(target: "jetway::log", %error, "JetStream refuses a direct consumer; an ordinary one is made");
                     create(api, stream, &name, filter, config).await
                 }
                 created => created,

@@ -22,9 +22,9 @@ pub(super) fn binding(
     max_payload: usize,
     demand: Demand,
 ) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut warnings = Vec::new();
     if max_payload < demand.message_bytes {
-        told.push(format!(
+        warnings.push(format!(
             "nats-server takes messages of at most {max_payload} bytes (max_payload), and --max-request-bytes asks for {}: \
              larger values are refused",
             demand.message_bytes
@@ -33,7 +33,7 @@ pub(super) fn binding(
     let is_below_quota = |limit: i64| limit > 0 && (demand.quota < 0 || limit < demand.quota);
     let of_stream = info.config["max_bytes"].as_i64().unwrap_or(-1);
     if is_below_quota(of_stream) {
-        told.push(format!(
+        warnings.push(format!(
             "the stream has max_bytes = {of_stream}, which is less than --quota-backend-bytes: the NOSPACE alarm comes \
              before it is full"
         ));
@@ -41,7 +41,7 @@ pub(super) fn binding(
     let replicas = info.config["num_replicas"].as_i64().unwrap_or(1).max(1);
     for (_, limit) in account.into_iter().flat_map(AccountInfo::storage) {
         if is_below_quota(limit / replicas) {
-            told.push(format!(
+            warnings.push(format!(
                 "the NATS account may store {limit} bytes in files, for {replicas} replicas, which is less than \
                  --quota-backend-bytes: the NOSPACE alarm comes before they are used up"
             ));
@@ -51,12 +51,12 @@ pub(super) fn binding(
     let of_stream = info.config["max_consumers"].as_i64().filter(|limit| *limit > 0);
     for (limit, place) in [(free, "NATS account"), (of_stream, "stream")] {
         if let Some(limit) = limit.filter(|limit| *limit < CONSUMERS) {
-            told.push(format!(
+            warnings.push(format!(
                 "the {place} has room for {limit} more consumers (max_consumers), and each instance needs {CONSUMERS}"
             ));
         }
     }
-    told
+    warnings
 }
 
 /// The way out where JetStream refuses to make a stream; `None` if the refusal has no known one.

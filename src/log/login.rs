@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use tokio::sync::watch;
 
-/// The token of the embedded server's run; `None` while no run is known to listen.
+/// The token of the embedded server that runs; `None` while none is known to listen.
 #[derive(Clone)]
 pub struct RunToken(pub watch::Receiver<Option<String>>);
 

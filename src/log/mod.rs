@@ -12,7 +12,8 @@
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
 //! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
 //!   else.
-//! - `login` makes the credentials of each connection. `rights` names the rights of the user, and tries them.
+//! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
+//!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - [`Messenger`] carries calls between instances.
@@ -34,13 +35,14 @@ mod metadata_group;
 mod pipeline;
 mod rights;
 mod seed;
+mod servers;
 mod stream_settings;
 mod subjects;
 mod wire;
 
-pub use api::{AccountInfo, AccountLoad, Api, ApiError, StoredMessage, StreamInfo};
+pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link, OwnCluster, copies};
+pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
@@ -54,7 +56,7 @@ pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -68,8 +70,6 @@ pub struct Log {
     copies: AtomicUsize,
     api: Api,
     connection: Connection,
-    /// The endpoint's server that connections try first. Orders nothing.
-    server: AtomicUsize,
 }
 
 impl Log {
@@ -81,8 +81,8 @@ impl Log {
         let rights = Rights::of(endpoint);
         let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
-        // The embedded server's own token has all rights.
-        if store.is_none() {
+        // The users of embedded servers have all rights.
+        if store.is_none() && endpoint.own_cluster.is_none() {
             let missing = rights.find_missing(endpoint, 0).await.map_err(ConnectError::from)?;
             if !missing.is_empty() {
                 let missing = missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -92,12 +92,12 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, endpoint, store).await?;
+        let facts = bucket.set_up(&api, &connection, endpoint, store).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
-        let (copies, server) = (AtomicUsize::new(facts.replicas), AtomicUsize::new(0));
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection, server })
+        let copies = AtomicUsize::new(facts.replicas);
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -137,11 +137,11 @@ impl Log {
 
     /// Makes the next connections try another server of the endpoint first.
     pub fn try_another_server(&self) {
-        self.server.fetch_add(1, Ordering::Relaxed);
+        self.connection.first_server.advance();
     }
 
     fn first_server(&self) -> usize {
-        self.server.load(Ordering::Relaxed)
+        self.connection.first_server.number()
     }
 
     /// The trim record that a load begins with, from the stream's leader, and its floor: the last one of
@@ -261,8 +261,7 @@ impl Log {
         let info = self.info().await?;
         if info.leader() != Some(server) {
             // Fewer copies leave that of the leader.
-            let subject = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
-            self.api.call::<Value>(&subject, &json!({ "placement": { "preferred": server } })).await?;
+            self.step_down(server).await?;
             return Ok(false);
         }
         if info.copies() > 1 {
@@ -289,6 +288,16 @@ impl Log {
         config["num_replicas"] = copies.into();
         self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
         Ok(())
+    }
+
+    /// Asks the stream's leader to let another server lead.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn step_down(&self, successor: &str) -> Result<(), ApiError> {
+        let request = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
+        let body = serde_json::json!({ "placement": { "preferred": successor } });
+        self.api.call::<Value>(&request, &body).await.map(drop)
     }
 
     /// The stream's name.

@@ -70,7 +70,9 @@ pub enum AppendError {
     #[error("nobody takes what is sent to the stream")]
     NoLeader,
     /// An acknowledgement has not come in time.
-    #[error("NATS does not acknowledge what is written: the server or its disk stands still")]
+    #[error(
+        "NATS does not acknowledge what is written: the server or its disk stands still, or most replicas are away"
+    )]
     Late,
 }
 

@@ -15,7 +15,7 @@ pub(super) const CLUSTER_KEY: &str = "jetway.cluster";
 /// and without it, and 0.3 to 0.4 s for a recovery without an index.
 const MAX_PER_SUBJECT: u64 = (1 << 53) - 1;
 
-/// Settings that are judged elsewhere: names, and limits that `limits` tells.
+/// Settings that are judged elsewhere: names, and limits that `limits` compares.
 const ELSEWHERE: &[&str] = &["name", "metadata", "num_replicas", "first_seq", "max_bytes", "max_consumers"];
 /// Settings that an update puts right.
 const REPAIRABLE: &[&str] = &[

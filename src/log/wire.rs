@@ -107,7 +107,7 @@ pub enum WireError {
     #[error("the NATS user may not {0}")]
     Denied(Denied),
     /// The server reports another error.
-    #[error("NATS says: {0}")]
+    #[error("NATS reports: {0}")]
     Server(String),
     /// The server sends data that no nats-server sends.
     #[error("unexpected data from NATS: {0}")]

@@ -36,7 +36,7 @@ impl Carried {
     /// Of the system; [`io::ErrorKind::InvalidData`] if it is damaged.
     pub(super) fn in_memory(&self) -> io::Result<OwnedFd> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Since Linux 6.3 a system may want to be told that it is a program. Older ones do not know the flag.
+        // Since Linux 6.3 a system may refuse to run memory without this flag. Older ones do not know it.
         let memory = match rustix::fs::memfd_create("nats-server", flags | MemfdFlags::EXEC) {
             Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("nats-server", flags)?,
             created => created?,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The account of jetway's streams. `$G` cannot be used: it has JetStream only where it is alone with the
 /// system account, and its users cannot be named beside those of the system account.
@@ -57,7 +58,7 @@ pub struct ClusterSettings {
 }
 
 /// A member as its data directory remembers it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Remembered {
     name: String,
     /// The id from the first start. Other peer URLs do not change it.
@@ -65,11 +66,26 @@ struct Remembered {
     /// Digest of the token.
     token: String,
     members: Members,
-    /// Whether the members are those of the log's list. Flags then change no more than their URLs.
+    /// Whether the members are those of the cluster's log. Those of the flags may still be corrected.
     #[serde(default)]
-    listed: bool,
+    joined: bool,
     #[serde(default)]
     removed: bool,
+}
+
+impl Remembered {
+    /// The record of a data directory; `None` if there is none.
+    fn read(path: &Path) -> std::io::Result<Option<Remembered>> {
+        match std::fs::read(path) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        data_dir::replace_private(path, &serde_json::to_string(self)?)
+    }
 }
 
 fn record_path(dir: &Path) -> PathBuf {
@@ -94,7 +110,7 @@ pub fn is_member(dir: &Path) -> bool {
 /// The id that a data directory remembers for a member whose server runs alone: it is the only member that
 /// has started, or was the last one that stayed.
 pub fn sole_member_id(dir: &Path) -> Option<u64> {
-    let remembered: Remembered = serde_json::from_slice(&std::fs::read(record_path(dir)).ok()?).ok()?;
+    let remembered = Remembered::read(&record_path(dir)).ok()??;
     is_standalone(dir).then_some(remembered.id)
 }
 
@@ -112,24 +128,24 @@ pub fn remember_member(dir: &Path, settings: &ClusterSettings, id: u64) -> std::
         id,
         token: digest(&settings.token),
         members: settings.members.clone(),
-        listed: true,
+        joined: true,
         removed: false,
     };
-    data_dir::replace_private(&record_path(dir), &serde_json::to_string(&remembered)?)
+    remembered.write(&record_path(dir))
 }
 
-/// Remembers the members that the log lists, so that the next start finds them.
+/// Whether the member of a data directory has been in its cluster. From then on it knows the other members by
+/// itself, and the flags that found a cluster count no more, as with etcd.
+pub fn has_joined(dir: &Path) -> bool {
+    Remembered::read(&record_path(dir)).is_ok_and(|known| known.is_some_and(|known| known.joined))
+}
+
+/// Remembers the members of a data directory's cluster, as its log has them.
 ///
 /// # Errors
 /// The record cannot be read or written.
-pub fn remember_members(dir: &Path, members: &Members) -> std::io::Result<()> {
-    let path = record_path(dir);
-    let mut remembered: Remembered = serde_json::from_slice(&std::fs::read(&path)?)?;
-    if remembered.listed && remembered.members == *members {
-        return Ok(());
-    }
-    (remembered.members, remembered.listed) = (members.clone(), true);
-    data_dir::replace_private(&path, &serde_json::to_string(&remembered)?)
+pub fn remember_members(dir: &Path, members: Members) -> std::io::Result<()> {
+    change_record(dir, |remembered| (remembered.members, remembered.joined) = (members, true))
 }
 
 /// Remembers that the member of a data directory was removed from its cluster, so that it does not start
@@ -138,10 +154,18 @@ pub fn remember_members(dir: &Path, members: &Members) -> std::io::Result<()> {
 /// # Errors
 /// The record cannot be read or written.
 pub fn remember_removal(dir: &Path) -> std::io::Result<()> {
+    change_record(dir, |remembered| remembered.removed = true)
+}
+
+fn change_record(dir: &Path, change: impl FnOnce(&mut Remembered)) -> std::io::Result<()> {
+    /// A removal must not be overwritten by a change that was read before it.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let path = record_path(dir);
-    let mut remembered: Remembered = serde_json::from_slice(&std::fs::read(&path)?)?;
-    remembered.removed = true;
-    data_dir::replace_private(&path, &serde_json::to_string(&remembered)?)
+    let before = Remembered::read(&path)?.ok_or(std::io::ErrorKind::NotFound)?;
+    let mut after = before.clone();
+    change(&mut after);
+    if after == before { Ok(()) } else { after.write(&path) }
 }
 
 /// Compares the settings with those of earlier starts, and remembers them. Returns this member's id
@@ -152,53 +176,34 @@ pub fn remember_removal(dir: &Path) -> std::io::Result<()> {
 pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, Members), Error> {
     let path = record_path(dir.path());
     let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
-    let mut members = settings.members.clone();
-    let mut id = member_id(&settings.peer_urls, &settings.token);
-    let mut listed = false;
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let remembered: Remembered =
-                serde_json::from_slice(&bytes).map_err(|error| dir.error("read", &path, error.into()))?;
-            if remembered.removed {
-                return Err(Error::Removed { path: dir.path().to_owned() });
-            }
-            if remembered.name != settings.name {
-                let (is, now) = (remembered.name, &settings.name);
-                return Err(refused(format!("of the member {is:?}, and --name is {now:?}")));
-            }
-            if remembered.token != digest(&settings.token) {
-                // The token itself is a secret, and this text goes to the log.
-                return Err(refused(
-                    "of a cluster with another token than that of --initial-cluster-token, or its default"
-                        .to_owned(),
-                ));
-            }
-            id = remembered.id;
-            listed = remembered.listed;
-            if listed {
-                let given = |name: &String| members.get(name).cloned();
-                members = remembered
-                    .members
-                    .into_iter()
-                    .map(|(name, urls)| (name.clone(), given(&name).unwrap_or(urls)))
-                    .collect();
-            } else if members.is_empty() {
-                members = remembered.members;
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(dir.error("read", &path, error)),
-    }
-    let remembered = Remembered {
+    let token = digest(&settings.token);
+    let remembered = Remembered::read(&path).map_err(|error| dir.error("read", &path, error))?;
+    let mut remembered = remembered.unwrap_or_else(|| Remembered {
         name: settings.name.clone(),
-        id,
-        token: digest(&settings.token),
-        members,
-        listed,
+        id: member_id(&settings.peer_urls, &settings.token),
+        token: token.clone(),
+        members: Members::new(),
+        joined: false,
         removed: false,
-    };
-    dir.write_private(&path, &serde_json::to_string(&remembered).expect("plain data"))?;
-    Ok((id, remembered.members))
+    });
+    if remembered.removed {
+        return Err(Error::Removed { path: dir.path().to_owned() });
+    }
+    if remembered.name != settings.name {
+        let (is, now) = (remembered.name, &settings.name);
+        return Err(refused(format!("of the member {is:?}, and --name is {now:?}")));
+    }
+    if remembered.token != token {
+        // The token itself is a secret, and this text goes to the log.
+        return Err(refused(
+            "of a cluster with another token than that of --initial-cluster-token, or its default".to_owned(),
+        ));
+    }
+    if !remembered.joined && !settings.members.is_empty() {
+        remembered.members.clone_from(&settings.members);
+    }
+    remembered.write(&path).map_err(|error| dir.error("write", &path, error))?;
+    Ok((remembered.id, remembered.members))
 }
 
 /// A text that shows whether two tokens are the same, and from which none can be had.
@@ -315,6 +320,15 @@ mod tests {
             let refused = claim(&data, &other).expect_err("another one").to_string();
             assert!(refused.contains(word), "{refused}");
         }
+        let (a, d) = (
+            ("a".to_owned(), vec!["http://a:1".to_owned()]),
+            ("d".to_owned(), vec!["http://d:1".to_owned()]),
+        );
+        assert!(!has_joined(dir.path()));
+        remember_members(dir.path(), [a, d].into()).expect("remembered");
+        assert!(has_joined(dir.path()));
+        let names: Vec<_> = claim(&data, &settings("a", "t")).expect("claimed").1.into_keys().collect();
+        assert_eq!(names, ["a", "d"], "the flags count no more");
         remember_removal(dir.path()).expect("remembered");
         assert!(matches!(claim(&data, &settings("a", "t")), Err(Error::Removed { .. })));
     }

@@ -217,7 +217,7 @@ impl DataDir {
         }
         let kept = private_file().create_new(true).open(&path).and_then(|file| disk::reserve(&file, bytes));
         if let Err(error) = kept {
-            tracing::debug!(%error, "no room is set aside for the time when the disk is full");
+            tracing::debug!(%error, "the file reserve cannot be made; no room is kept for a full disk");
             fs::remove_file(&path).ok();
         }
     }
@@ -225,7 +225,7 @@ impl DataDir {
     /// Frees the reserve.
     pub(super) fn spend_reserve(&self) {
         if fs::remove_file(self.reserve_path()).is_ok() {
-            tracing::warn!("the room set aside for a full disk is used now");
+            tracing::warn!("the disk is full; the file reserve is deleted to make room");
         }
     }
 

@@ -44,8 +44,8 @@ fn parse(line: &str) -> (Level, &str) {
     (Level::Error, line)
 }
 
-/// Beginnings of warnings that tell an operator nothing: of the password that jetway itself writes into the
-/// configuration, and of a step that each start and stop takes.
+/// Beginnings of warnings that are of no use to an operator: of the password that jetway itself writes into
+/// the configuration, and of a step that each start and stop takes.
 const NO_NEWS: [&str; 2] = ["Plaintext passwords detected", "Metalayer blocking snapshot"];
 
 /// Splits the number of an attempt off, as in `Error trying to connect to route (attempt 3): …`.
@@ -140,17 +140,17 @@ pub(super) async fn forward(
         }
         let level = if NO_NEWS.iter().any(|start| text.starts_with(start)) { Level::Debug } else { level };
         tail.push(level, text);
-        let (attempt, told) = split_attempt(text);
+        let (attempt, message) = split_attempt(text);
         match level {
             Level::Trace => tracing::trace!(target: "nats_server", "{text}"),
-            // Ordinary lines say nothing that jetway's own lines do not say.
+            // jetway's own lines have all that ordinary lines have.
             Level::Debug | Level::Info => tracing::debug!(target: "nats_server", "{text}"),
-            Level::Warn => tracing::warn!(target: "nats_server", attempt, "{told}"),
-            Level::Error => tracing::error!(target: "nats_server", attempt, "{told}"),
+            Level::Warn => tracing::warn!(target: "nats_server", attempt, "{message}"),
+            Level::Error => tracing::error!(target: "nats_server", attempt, "{message}"),
         }
         if level >= Level::Warn && is_damage(text) {
             tracing::error!(
-                "a message in the store is damaged, says nats-server. jetway serves what it has in memory, and the next \
+                "nats-server has found a damaged message in the store. jetway serves what it has in memory, and the next \
                  start may refuse the store: copy the keys now with `etcdctl make-mirror`, or keep a copy to restore"
             );
         }

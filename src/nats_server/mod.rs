@@ -60,7 +60,7 @@ mod vitals;
 
 pub use carried::carried_version;
 pub use cluster::{
-    ClusterSettings, Members, PeerTls, is_member, member_id, remember_member, remember_members,
+    ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_member, remember_members,
     remember_removal, sole_member_id,
 };
 pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};

@@ -1,4 +1,4 @@
-//! The first line of the log: everything that this process was told to be.
+//! The first line of the log: the settings of this process.
 
 use super::start::durability;
 use crate::cli::{AutoCompaction, ListenUrl, ServerSettings, Storage};
@@ -9,7 +9,7 @@ use crate::version::ETCD_VERSION;
 pub fn announce(settings: &ServerSettings) {
     let (data_dir, endpoint, bucket, replicas, sync) = match &settings.storage {
         Storage::Embedded { data_dir, bucket, sync, cluster, .. } => {
-            // A relative path does not tell the place by itself.
+            // A relative path is not the whole place.
             let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.clone());
             (Some(data_dir), None, bucket, None, durability(*sync, cluster.is_some()))
         }

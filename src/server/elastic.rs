@@ -8,6 +8,7 @@
 //! Calls wait while nats-server is exchanged. Each step is looked at again and again, so that one that a
 //! crash has cut short is done by the next process.
 
+use super::membership;
 use crate::api::cluster::Founding;
 use crate::cli::{Cluster, PeerFlagsError, ServerSettings, Storage};
 use crate::engine::{Engine, Phase};
@@ -148,6 +149,8 @@ impl Elastic {
         nats_server::remember_member(&self.data_dir, &cluster.server, self.member_id)
             .map_err(ElasticError::Record)?;
         self.engine.mode().set_clustered();
+        let (engine, data_dir, stop) = (self.engine.clone(), self.data_dir.clone(), self.stop.clone());
+        tokio::spawn(membership::keep_record(engine, self.member_id, data_dir, stop));
         Ok(())
     }
 
@@ -165,27 +168,18 @@ impl Elastic {
         }
     }
 
-    /// The number of members, this one among them, as a state shows it that is no older than the call. Also
-    /// writes down who they are.
+    /// The number of members, this one among them, as a state shows it that is no older than the call.
     async fn count(&self) -> Option<usize> {
         let is_due = |count: usize| (count > 1) == self.engine.mode().is_alone();
-        let known = self.engine.members();
         // A log that is being loaded afresh shows lists of earlier times.
-        if is_due(known.len()) {
+        if is_due(self.engine.member_changes().borrow().len()) {
             self.engine.linearizable().await.ok()?;
         }
-        let members = self.engine.members();
+        let members = self.engine.member_changes().borrow().clone();
         if *self.engine.phase().borrow() != Phase::Serving
-            || !members.iter().any(|member| member.id == self.member_id)
+            || !members.contains_key(&self.member_id)
         {
             return None;
-        }
-        if !self.engine.mode().is_alone() {
-            let named = members.iter().filter(|member| !member.name.is_empty());
-            let named = named.map(|member| (member.name.clone(), member.peer_urls.clone())).collect();
-            if let Err(error) = nats_server::remember_members(&self.data_dir, &named) {
-                tracing::warn!(%error, "the members cannot be written down in the data directory");
-            }
         }
         Some(members.len())
     }

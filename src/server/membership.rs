@@ -1,8 +1,11 @@
-//! Ids of members.
+//! This member and the others: their ids, and the record of them in the data directory.
 
 use crate::cli::{Cluster, ServerSettings};
+use crate::engine::Engine;
 use crate::nats_server::{self, Members};
 use crate::record::Member;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
 
 /// This instance in the member list. A member of a cluster has an id already.
 pub(super) fn own(settings: &ServerSettings, member_id: Option<u64>) -> Member {
@@ -27,6 +30,36 @@ pub(super) fn founders(members: &Members, cluster: &Cluster) -> Vec<Member> {
             is_learner: false,
         })
         .collect()
+}
+
+/// Writes the members of the cluster into the data directory at each change, so that the next start finds
+/// members that came later than its flags. It writes no list without this member: `remember_removal` does.
+pub(super) async fn keep_record(engine: Engine, own: u64, data_dir: PathBuf, stop: CancellationToken) {
+    let mut changes = engine.member_changes();
+    let mut written = Members::new();
+    loop {
+        let known = changes.borrow_and_update().clone();
+        if known.contains_key(&own) {
+            // A member that has not started has no name. It connects to the others when it starts.
+            let named = known.values().filter(|member| !member.name.is_empty());
+            let members: Members =
+                named.map(|member| (member.name.clone(), member.peer_urls.clone())).collect();
+            if members != written {
+                let (dir, now) = (data_dir.clone(), members.clone());
+                match tokio::task::spawn_blocking(move || nats_server::remember_members(&dir, now)).await {
+                    Ok(Ok(())) => written = members,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "cluster.json in the data directory cannot be written; the next start may miss members");
+                    }
+                    Err(_) => return,
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// The id of an instance on a bucket, the same for every start: made of its name and the URLs of its clients.

@@ -1,4 +1,4 @@
-//! Starts every part in order, tells systemd that the server is ready, and stops the parts in reverse.
+//! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
 mod elastic;
@@ -60,7 +60,7 @@ pub enum ServeError {
     Signals(std::io::Error),
 }
 
-/// Serves until a signal says to stop.
+/// Serves until a signal asks for a stop.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -81,6 +81,11 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             Some(Arc::new(Tls::new(tls, hosts(settings.listen.iter().chain(&settings.listen_client_http)))?))
         }
     };
+    // A client whose connection does not open takes another member. One whose call waits does not.
+    let opens = CancellationToken::new();
+    if !matches!(settings.storage, Storage::Embedded { cluster: Some(_), .. }) {
+        opens.cancel();
+    }
     let connections = connection_limit();
     let mut listeners = Vec::new();
     let for_clients = if settings.listen_client_http.is_empty() { Purpose::Clients } else { Purpose::Grpc };
@@ -98,7 +103,9 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     }
     let listeners: Vec<_> = listeners
         .into_iter()
-        .map(|(listener, dispatcher)| tokio::spawn(listener.serve(dispatcher, shutdown.clone())))
+        .map(|(listener, dispatcher)| {
+            tokio::spawn(listener.serve(dispatcher, opens.clone(), shutdown.clone()))
+        })
         .collect();
     let signalled = CancellationToken::new();
     let stop = signalled.clone();
@@ -114,6 +121,12 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             return Ok(());
         }
     };
+    let Some(started) = started else {
+        shutdown.cancel();
+        remember_removal(&settings);
+        return Ok(());
+    };
+    opens.cancel();
     let mut is_removed = false;
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
@@ -127,6 +140,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     // Another instance writes before this one stops, so that no call waits for an election.
     if failure.is_none() {
         started.engine.resign().await;
+        started.engine.hand_over_stream().await;
     }
     shutdown.cancel();
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
@@ -157,7 +171,7 @@ fn remember_removal(settings: &ServerSettings) {
     }
 }
 
-/// The names by which clients may call the ports.
+/// The hosts under which clients reach the ports.
 fn hosts<'a>(listen: impl Iterator<Item = &'a ListenUrl>) -> Vec<String> {
     let hosts = listen.filter_map(|listen| match &listen.address {
         ListenAddress::Tcp(address) => Some(address.ip().to_string()),

@@ -1,4 +1,4 @@
-//! Tells systemd that the server is ready, lives and stops. A unit of `Type=notify`, such as etcd's own,
+//! Notifies systemd that the server is ready, lives and stops. A unit of `Type=notify`, such as etcd's own,
 //! waits for the first. etcd sends no other.
 //!
 //! The crate `sd-notify` sends a line feed behind the message; etcd does not, and neither does this.
@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Says that clients are served. From now on, until `shutdown`, systemd is told that the server lives, if it
-/// wants to know (`WatchdogSec=`).
+/// Reports that clients are served. From now on, until `shutdown`, it reports that the server lives, if the
+/// unit asks for it (`WatchdogSec=`).
 pub(super) fn ready(shutdown: &CancellationToken) {
     notify(b"READY=1");
     let interval = watchdog(
@@ -38,7 +38,7 @@ pub(super) fn ready(shutdown: &CancellationToken) {
     });
 }
 
-/// Says that the server stops. The watchdog counts no more: a stop has the time that the unit gives it.
+/// Reports that the server stops. The watchdog counts no more: a stop has the time that the unit gives it.
 pub(super) fn stopping() {
     notify(b"STOPPING=1");
 }

@@ -22,7 +22,7 @@ use crate::transport::{
 };
 use crate::watch::WatchHub;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
@@ -34,7 +34,8 @@ pub(super) struct Started {
     pub(super) nats: Option<Arc<NatsServer>>,
 }
 
-/// Starts all parts, and reports each step in `stage`.
+/// Starts all parts, and reports each step in `stage`. Returns `None` if this member was removed from its
+/// cluster, or never added to it.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -42,13 +43,14 @@ pub(super) async fn start(
     settings: &ServerSettings,
     stage: &watch::Sender<Stage>,
     shutdown: &CancellationToken,
-) -> Result<Started, ServeError> {
+) -> Result<Option<Started>, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
     let cluster = match &settings.storage {
         Storage::Embedded { cluster, .. } => cluster.as_deref(),
         Storage::External(_) => None,
     };
+    let begun = Instant::now();
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
@@ -119,6 +121,12 @@ pub(super) async fn start(
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
+    if let Storage::Embedded { data_dir, .. } = &settings.storage
+        && engine.mode().is_clustered()
+    {
+        let (engine, data_dir, stop) = (engine.clone(), data_dir.clone(), shutdown.clone());
+        tokio::spawn(membership::keep_record(engine, member_id, data_dir, stop));
+    }
     let loaded = async {
         let mut phase = engine.phase();
         loop {
@@ -134,9 +142,19 @@ pub(super) async fn start(
         // As in etcd, a member that serves shows its client URLs to all.
         starting("waiting for the writer to list this member".into());
         engine.listed(&member).await;
+        starting("waiting for this server's copy of the stream".into());
+        engine.copied(begun).await;
     };
     tokio::select! {
         () = loaded => {}
+        () = engine.removed() => {
+            engine.parted().await;
+            engine.stop();
+            if let Some(nats) = nats {
+                nats.stop().await?;
+            }
+            return Ok(None);
+        }
         reason = engine.failed() => {
             engine.stop();
             if let Some(nats) = nats {
@@ -171,11 +189,11 @@ pub(super) async fn start(
     });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
-    // All at once: a client that has been served must not get a response that says that the server starts.
+    // All at once: a client that has been served must not get the response of a server that starts.
     stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
     tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
     notify::ready(shutdown);
-    Ok(Started { engine, nats })
+    Ok(Some(Started { engine, nats }))
 }
 
 /// When answered writes of the embedded server are on stable storage.
@@ -188,7 +206,7 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
     }
 }
 
-/// The names by which other members may call this one.
+/// The hosts under which other members reach this one.
 pub(super) fn hosts(server: &ClusterSettings) -> Vec<String> {
     let addresses = [&server.listen, &server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));

@@ -210,7 +210,7 @@ impl CallCounters {
             clients: Arc::new(Clients {
                 all: vec(
                     "etcd_server_client_requests_total",
-                    "Calls, by the version that the client says it has.",
+                    "Calls, by the version that the client names.",
                     &["type", "client_api_version"],
                 ),
                 last: Default::default(),

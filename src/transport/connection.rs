@@ -80,11 +80,17 @@ pub(super) struct Connections {
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
     settings: Http2Settings,
+    /// Cancelled once connections of HTTP/2 may open.
+    opens: CancellationToken,
     stop: CancellationToken,
 }
 
 impl Connections {
-    pub(super) fn new(settings: Http2Settings, stop: CancellationToken) -> Connections {
+    pub(super) fn new(
+        settings: Http2Settings,
+        opens: CancellationToken,
+        stop: CancellationToken,
+    ) -> Connections {
         let mut http1 = http1::Builder::new();
         http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
         let mut http2 = http2::Builder::new(TokioExecutor::new());
@@ -98,7 +104,7 @@ impl Connections {
             .max_header_list_size(HEADER_BYTES)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(None);
-        Connections { http1, http2, settings, stop }
+        Connections { http1, http2, settings, opens, stop }
     }
 
     pub(super) fn counts_pings_over_tls(&self) -> bool {
@@ -147,6 +153,10 @@ impl Connections {
                 Ok(serving.await?)
             }
             Protocol::Http2 => {
+                tokio::select! {
+                    () = self.stop.cancelled() => return Ok(()),
+                    () = self.opens.cancelled() => {}
+                }
                 let (io, cork) = cork(io);
                 if let Some(peer) = counted {
                     let guarded = PingGuard::new(io, self.settings.keepalive_min_time, peer);

@@ -1,7 +1,8 @@
 //! Passes the requests of a port to the gRPC services, to the HTTP routes or to the probes.
 //!
 //! The ports are open before the start is complete. gRPC calls wait here until it is, for as long as a
-//! request may take. HTTP requests do not wait; their responses say how far the start is.
+//! request may take. In a cluster their connections open only then, as in etcd. HTTP requests do not wait;
+//! their responses have the progress of the start.
 
 use super::grpc::not_grpc;
 use super::http::{HttpRoutes, refuse_head, starting};

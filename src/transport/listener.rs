@@ -77,14 +77,15 @@ impl Listener {
         }
     }
 
-    /// Serves connections until `stop`, and then until those there are have ended.
-    pub(crate) async fn serve<S>(self, service: S, stop: CancellationToken)
+    /// Serves connections until `stop`, and then until those there are have ended. Those of HTTP/2 open once
+    /// `opens` is cancelled.
+    pub(crate) async fn serve<S>(self, service: S, opens: CancellationToken, stop: CancellationToken)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         let Listener { socket, url, tls, http2, limit } = self;
-        let connections = Connections::new(http2, stop.clone());
+        let connections = Connections::new(http2, opens, stop.clone());
         // Closed when the last connection has let go of its receiver.
         let (all, open) = watch::channel(());
         loop {

@@ -99,7 +99,7 @@ impl Drop for SocketFile {
 }
 
 /// Removes the socket of a process that was killed. One that somebody listens on, or a file of another kind,
-/// stays, and binding says that the address is in use.
+/// stays, and binding fails because the address is in use.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     if !is_socket {

@@ -145,7 +145,7 @@ fn a_watcher_that_cannot_keep_up_reads_the_log_and_misses_nothing() {
 }
 
 #[test]
-fn a_watcher_that_compaction_overtakes_gets_everything_or_is_told() {
+fn a_watcher_that_compaction_overtakes_gets_everything_or_is_cancelled() {
     loom::model(|| {
         let mut watched = Watched::new();
         let client = client(&watched, |session| {

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_asked_for_before_the_first_watcher_is_not_told() {
+    fn progress_asked_for_before_the_first_watcher_is_not_reported() {
         let store = Store::new();
         let mut call = store.session();
         call.control.handle(Request::Progress);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_older_than_what_a_watcher_has_caught_up_with_is_not_told() {
+    fn a_mark_older_than_what_a_watcher_has_caught_up_with_is_not_reported() {
         let mut store = Store::new();
         let mut call = store.session();
         call.handle(Request::Create(create(prefix("b"), 0)));

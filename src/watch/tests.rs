@@ -420,7 +420,7 @@ fn a_start_below_the_floor_is_created_then_compacted_and_keeps_its_id() {
 }
 
 #[test]
-fn a_delete_at_the_floor_is_still_told() {
+fn a_delete_at_the_floor_is_still_sent() {
     let mut store = Store::new();
     store.put("a", "2");
     store.delete("a");
@@ -523,7 +523,7 @@ fn a_slow_reader_falls_back_to_the_log_and_misses_nothing() {
 }
 
 #[test]
-fn a_reader_too_slow_for_compaction_is_told() {
+fn a_reader_too_slow_for_compaction_is_cancelled() {
     let mut store = Store::new();
     let mut session = store.session();
     session.create_at("a", 0);
@@ -550,7 +550,7 @@ fn compaction_past_the_hub_is_not_passed_over_in_silence() {
 }
 
 #[test]
-fn progress_is_told_only_where_all_watchers_have_everything() {
+fn progress_is_reported_only_where_all_watchers_have_everything() {
     let mut store = Store::new();
     let mut session = store.session();
     session.handle(Request::Progress);
@@ -622,7 +622,7 @@ fn a_progress_mark_from_before_a_watcher_joined_counts_only_for_what_it_has() {
 }
 
 #[test]
-fn the_ticker_tells_progress_to_quiet_live_watchers_that_want_it() {
+fn the_ticker_reports_progress_to_idle_live_watchers_that_want_it() {
     let mut store = Store::new();
     let mut session = store.session();
     let notified = |range: &str, start| {

@@ -95,7 +95,7 @@ async fn six_thousand_writers_are_all_served() {
     healthy.finish().await;
 }
 
-/// LSE-5, LSE-11, LSE-12: an answer that says that a lease is gone comes when its keys are gone.
+/// LSE-5, LSE-11, LSE-12: a lease is reported as gone only when its keys are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_with_twenty_thousand_keys_ends_in_one_step() {
     const LEASE: i64 = 7;

@@ -15,7 +15,7 @@ use support::watch::{WatchStream, pair, watch_key};
 /// things as well. Without abuse the slowest call takes a tenth of a second.
 const BOUND: Duration = Duration::from_secs(15);
 
-/// Puts, reads and watches a key of its own until told to stop.
+/// Puts, reads and watches a key of its own until it is stopped.
 pub struct HealthyClient {
     target: Target,
     log: PathBuf,

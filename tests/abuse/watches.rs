@@ -62,16 +62,16 @@ async fn one_stream_serves_a_hundred_thousand_watches() {
             writer.txn(run(puts)).await.unwrap();
         }
     });
-    let mut told = vec![false; WATCHES];
+    let mut is_served = vec![false; WATCHES];
     for _ in 0..WATCHES {
         let response = stream.next_but_progress().await;
         let [event] = &response.events[..] else { panic!("one event each: {response:?}") };
         let id = response.watch_id as usize;
         assert_eq!(event.kv.as_ref().unwrap().key, format!("/watched/{id}"));
-        assert!(!std::mem::replace(&mut told[id], true), "watch {id} is told twice");
+        assert!(!std::mem::replace(&mut is_served[id], true), "watch {id} gets the event twice");
     }
     writing.await.unwrap();
-    println!("told in {:?}", began.elapsed());
+    println!("events in {:?}", began.elapsed());
     let began = Instant::now();
     cancel(&mut stream).await;
     println!("cancelled in {:?}: {} MiB", began.elapsed(), memory.grown() >> 20);
@@ -90,19 +90,19 @@ async fn one_key_has_a_hundred_thousand_watches() {
     let began = Instant::now();
     let first = client.put("/watched", "1").await;
     let second = client.put("/watched", "2").await;
-    let mut told = vec![0; WATCHES];
+    let mut counts = vec![0; WATCHES];
     let mut events = 0;
     while events < 2 * WATCHES {
         let response = stream.next_but_progress().await;
         for event in &response.events {
-            let told = &mut told[response.watch_id as usize];
-            let expected = if *told == 0 { first } else { second };
-            assert!(*told < 2 && event.kv.as_ref().unwrap().mod_revision == expected, "{response:?}");
-            *told += 1;
+            let count = &mut counts[response.watch_id as usize];
+            let expected = if *count == 0 { first } else { second };
+            assert!(*count < 2 && event.kv.as_ref().unwrap().mod_revision == expected, "{response:?}");
+            *count += 1;
             events += 1;
         }
     }
-    println!("told twice in {:?}", began.elapsed());
+    println!("two events each in {:?}", began.elapsed());
     // The stream goes away with all of them at once.
     drop(stream);
     client.put("/watched", "3").await;

@@ -21,7 +21,8 @@ fn watch(key: impl AsRef<[u8]>, range_end: impl AsRef<[u8]>) -> WatchCreateReque
     WatchCreateRequest { key: b(key), range_end: b(range_end), ..Default::default() }
 }
 
-/// WAT-5, WAT-6: who may not watch is told in band, in gRPC's long form.
+/// WAT-5, WAT-6: a user without the right to watch is refused in a response of the stream, in gRPC's long
+/// form.
 #[tokio::test]
 async fn a_watch_needs_a_permission_for_all_of_its_range() {
     let server = Server::start().await;

@@ -154,7 +154,7 @@ async fn a_call_needs_permissions_for_its_whole_range() {
     user.put("w1", "v").await;
     user.put_request(PutRequest { ignore_value: true, ..put("w1", "") }).await.unwrap();
 
-    // root's role permits everything, whatever permissions say.
+    // root's role permits everything, whatever its permissions are.
     assert!(root.range(range("\0", "\0")).await.unwrap().count > 0);
     root.delete_range(delete_range("\0", "\0")).await.unwrap();
 }
@@ -280,7 +280,7 @@ async fn compaction_needs_root() {
     root.compact_request(request).await.unwrap();
 }
 
-/// RST-2: users that change while a range is streamed are told at its end.
+/// RST-2: users that change while a range is streamed fail it at its end.
 #[tokio::test]
 async fn a_range_stream_ends_with_an_error_after_a_change_of_users() {
     let server = Server::start().await;
@@ -303,6 +303,6 @@ async fn a_range_stream_ends_with_an_error_after_a_change_of_users() {
             Err(status) => break status,
         }
     };
-    let told = (status.code(), status.message().to_owned());
-    assert_eq!(told, (Code::InvalidArgument, "etcdserver: revision of auth store is old".to_owned()));
+    let error = (status.code(), status.message().to_owned());
+    assert_eq!(error, (Code::InvalidArgument, "etcdserver: revision of auth store is old".to_owned()));
 }

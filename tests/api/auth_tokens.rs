@@ -92,7 +92,7 @@ async fn start(options: &str) -> Server {
     Server::start_with(&["--auth-token", &format!("jwt,{options}"), "--bcrypt-cost", "4"]).await
 }
 
-/// The middle of a token, which says all.
+/// The middle of a token, which holds the claims.
 fn claims(token: &str) -> Value {
     let parts: Vec<&str> = token.split('.').collect();
     assert_eq!(parts.len(), 3, "{token}");
@@ -103,21 +103,21 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// AUT-14, AUT-11: what a signed token says, how it gets old, and what does not ask for its age.
+/// AUT-14, AUT-11: the claims of a signed token, its age, and the calls that do not check it.
 #[tokio::test]
 async fn a_jwt_is_valid_until_users_change() {
     let keys = Keys::new();
-    let secret = keys.write("secret", "not to be told");
+    let secret = keys.write("secret", "not to be shown");
     let server = start(&format!("sign-method=HS256,priv-key={secret},ttl=10m")).await;
     let client = server.client().await;
     let root = enable(&client).await;
     add_user(&root, "u", &[permission(Readwrite, "k", "l")]).await;
     let token = client.authenticate("u", "u").await.unwrap().token;
-    let said = claims(&token);
+    let signed = claims(&token);
     let revision = auth_revision(&client).await;
-    assert_eq!((&said["username"], &said["revision"]), (&json!("u"), &json!(revision)));
-    let left = said["exp"].as_u64().unwrap() - now();
-    assert!((595..=600).contains(&left), "{said}");
+    assert_eq!((&signed["username"], &signed["revision"]), (&json!("u"), &json!(revision)));
+    let left = signed["exp"].as_u64().unwrap() - now();
+    assert!((595..=600).contains(&left), "{signed}");
     let user = client.with_token(&token);
     user.put("k", "v").await;
     user.lease_grant(5, 60).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_jwt_is_valid_until_users_change() {
     refused(user.compact(3).await, Code::FailedPrecondition, "etcdserver: user name not found");
     // Whom somebody else has made up is nobody too, or not allowed.
     let sign = |claims: Value| {
-        let key = EncodingKey::from_secret(b"not to be told");
+        let key = EncodingKey::from_secret(b"not to be shown");
         client.with_token(&jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap())
     };
     let revision = auth_revision(&client).await;
@@ -161,7 +161,7 @@ async fn a_jwt_is_valid_until_users_change() {
     let nameless = sign(json!({"username": "", "revision": revision}));
     refused(nameless.get("k").await, Code::PermissionDenied, denied);
     refused(nameless.user_list().await, Code::InvalidArgument, "etcdserver: user name is empty");
-    // Nothing says that it must end.
+    // A token need not end.
     sign(json!({"username": "root", "revision": revision})).get("k").await.unwrap();
     sign(json!({"username": "root", "revision": revision, "aud": "x", "iss": 5})).get("k").await.unwrap();
     // A revision that is still to come is another one than that of the answer to a read; a write asks for no
@@ -353,7 +353,7 @@ async fn claims_of_a_jwt_have_any_json_form() {
             client.with_token(&token).get("k").await.err().map(|s| s.message().to_owned()),
             None,
             "{}",
-            said(&token)
+            payload(&token)
         );
     }
     for token in [
@@ -404,7 +404,7 @@ async fn claims_of_a_jwt_have_any_json_form() {
         format!("{valid}="),
     ] {
         let error = client.with_token(&token).get("k").await.err().map(|s| s.message().to_owned());
-        assert_eq!(error.as_deref(), Some(TOKEN), "{}", said(&token));
+        assert_eq!(error.as_deref(), Some(TOKEN), "{}", payload(&token));
     }
     let replaced = sign(
         HEADER,
@@ -435,7 +435,7 @@ async fn claims_of_a_jwt_have_any_json_form() {
 }
 
 /// The text of a token's payload, for the message of a failure.
-fn said(token: &str) -> String {
+fn payload(token: &str) -> String {
     let parts: Vec<&str> = token.split('.').collect();
     parts[..2]
         .iter()

@@ -46,9 +46,9 @@ struct Observer(Streaming<LeaderResponse>);
 impl Observer {
     /// The next value, and the revisions of its message and its header.
     async fn next(&mut self) -> (String, i64, i64) {
-        let told = within("a leader", self.0.message()).await.unwrap().expect("the stream goes on");
-        let kv = told.kv.expect("a leader has a key");
-        (String::from_utf8_lossy(&kv.value).into_owned(), kv.mod_revision, revision(&told.header))
+        let message = within("a leader", self.0.message()).await.unwrap().expect("the stream goes on");
+        let kv = message.kv.expect("a leader has a key");
+        (String::from_utf8_lossy(&kv.value).into_owned(), kv.mod_revision, revision(&message.header))
     }
 }
 

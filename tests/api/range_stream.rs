@@ -17,7 +17,7 @@ fn merge((chunks, ended): (Vec<RangeResponse>, Option<tonic::Status>)) -> RangeR
         assert_eq!(
             (&chunk.header, chunk.more, chunk.count),
             (&None, false, 0),
-            "only the last one tells these"
+            "only the last one has these"
         );
     }
     let kvs = chunks.iter().flat_map(|chunk| chunk.kvs.clone()).collect();

@@ -1,4 +1,4 @@
-//! The table of rules has a text for each rule, and says the same as the comments of the tests.
+//! The table of rules has a text for each rule, and names the same tests as the comments of the tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ fn claimed(tests: &Path) -> BTreeSet<Claim> {
     claims
 }
 
-/// A entry of the table.
+/// An entry of the table.
 struct Entry {
     rule: String,
     text: String,

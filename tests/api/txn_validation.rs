@@ -86,7 +86,7 @@ async fn the_operations_of_both_branches_are_checked_like_single_requests() {
     }
 }
 
-/// TXN-1, TXN-2, TXN-3, TXN-4: the first thing wrong is the one that is told.
+/// TXN-1, TXN-2, TXN-3, TXN-4: the first mistake is the one that is reported.
 #[tokio::test]
 async fn checks_run_in_a_fixed_order() {
     let client = Server::shared().await.client().await;

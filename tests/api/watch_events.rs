@@ -290,7 +290,7 @@ async fn fragments_of_history_join_to_whole_revisions() {
         assert!(piece.encoded_len() < 2 << 20);
         keys.extend(piece.events.iter().map(|event| name(&at, &pair(event).key)));
         if keys.len() == 10 {
-            assert!(!piece.fragment, "the last piece says so");
+            assert!(!piece.fragment, "the last piece is marked");
             break;
         }
     }

@@ -157,19 +157,19 @@ async fn periodic_progress_never_overtakes_an_event() {
         // A tick after events is skipped, so the answer comes when the events are over.
         loop {
             let message = watch.next().await;
-            let told = revision(&message.header);
+            let reported = revision(&message.header);
             if !is_progress(&message) {
                 let outlines = message.events.iter().map(|event| outline(event).2);
                 assert_eq!(
                     outlines.collect::<Vec<_>>(),
                     due.drain(..message.events.len()).collect::<Vec<_>>()
                 );
-            } else if due.is_empty() && told == client.revision().await {
+            } else if due.is_empty() && reported == client.revision().await {
                 break;
             } else {
                 assert!(
-                    due.first().is_none_or(|&due| told < due),
-                    "progress {told}, but {due:?} are to come"
+                    due.first().is_none_or(|&due| reported < due),
+                    "progress {reported}, but {due:?} are to come"
                 );
             }
         }

@@ -20,12 +20,12 @@ async fn version_reports_server_cluster_and_storage() {
     let answer = get("/version").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    let told = body(&answer);
+    let versions = body(&answer);
     let status = server.client().await.status().await.unwrap();
-    assert_eq!(told["etcdserver"], status.version);
+    assert_eq!(versions["etcdserver"], status.version);
     let (minor, _) = status.version.rsplit_once('.').unwrap();
-    assert_eq!(told["etcdcluster"], format!("{minor}.0"));
-    assert_eq!(told["storage"], status.storage_version);
+    assert_eq!(versions["etcdcluster"], format!("{minor}.0"));
+    assert_eq!(versions["storage"], status.storage_version);
 }
 
 /// HTTP-10

@@ -217,14 +217,14 @@ async fn an_operator() {
     let start = |state: &'static str| {
         let mut command = setup.command(args);
         command.envs(variables.iter().map(|(name, value)| (*name, setup.fill(value))));
-        // So that the start can be seen; and the operator says that there is a cluster once there is one.
+        // So that the start can be seen; and the operator names a cluster once there is one.
         command.env("ETCD_LOG_LEVEL", "info").env("ETCD_INITIAL_CLUSTER_STATE", state);
         command
     };
     let server = setup.folder.start(start("new")).await;
-    let told = server.log();
-    assert!(told.contains("unrecognized environment variable ETCD_ON_K8S"), "{told}");
-    assert!(!told.contains("unrecognized environment variable ETCD_LISTEN"), "{told}");
+    let log = server.log();
+    assert!(log.contains("unrecognized environment variable ETCD_ON_K8S"), "{log}");
+    assert!(!log.contains("unrecognized environment variable ETCD_LISTEN"), "{log}");
     setup.is_an_etcd("etcd-0", "https://etcd-0.etcd-headless.default.svc:{client}");
     assert_eq!(server.stop().await, Some(0));
     let server = setup.folder.start(start("existing")).await;
@@ -270,7 +270,7 @@ ETCD_LOG_OUTPUTS=\"stderr\"
     command.envs(assignments(&file)).env("NOTIFY_SOCKET", &socket);
     let server = setup.folder.start(command).await;
     let mut buffer = [0; 64];
-    let length = systemd.recv(&mut buffer).expect("the unit is told");
+    let length = systemd.recv(&mut buffer).expect("a message to systemd");
     assert_eq!(&buffer[..length], b"READY=1");
     warns_of_nothing(&server);
     setup.is_an_etcd("host-1", "https://127.0.0.1:{client}");
@@ -324,12 +324,12 @@ auto-compaction-retention: \"1\"
     let mut command = setup.command("--config-file=etcd.yaml\n--name=ignored\n--sync=lazy");
     command.env("ETCD_NAME", "ignored too").env("ETCD_MAX_TXN_OPS", "no number");
     let server = setup.folder.start(command).await;
-    let told = server.log();
+    let log = server.log();
     assert!(
-        told.contains("other configuration command line flags and environment variables will be"),
-        "{told}"
+        log.contains("other configuration command line flags and environment variables will be"),
+        "{log}"
     );
-    assert!(told.contains("keys of etcd.yaml that mean nothing: discovery-fallback"), "{told}");
+    assert!(log.contains("keys of etcd.yaml that mean nothing: discovery-fallback"), "{log}");
     setup.is_an_etcd("host-1", "https://127.0.0.1:{client}");
     // The other URL is served without TLS.
     let answer = http(&format!("127.0.0.1:{}", setup.metrics.number), "GET", "/version").await;

@@ -45,7 +45,7 @@ fn warnings(server: &Running) -> Vec<String> {
 /// `:2380` there; then the calls with which k0s decides that kine is ready. k0smotron starts k0s.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k0s() {
-    // The default of 1 MiB is below that of a request, and would be told.
+    // The default of 1 MiB is below that of a request, and would be warned of.
     let nats = Nats::start_with("max_payload: 8MB").await;
     let folder = WorkingFolder::new();
     std::fs::create_dir_all(folder.path("run/kine")).unwrap();
@@ -78,7 +78,7 @@ async fn k0s() {
     assert_eq!(server.stop().await, Some(0));
 }
 
-/// Without an endpoint kine uses SQLite. jetway says that it does not, and keeps the data itself.
+/// Without an endpoint kine uses SQLite. jetway warns that it does not, and keeps the data itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_endpoint_the_store_is_embedded() {
     let folder = WorkingFolder::new();
@@ -87,10 +87,10 @@ async fn without_an_endpoint_the_store_is_embedded() {
     let args = ["--listen-address", &address, "-metrics-bind-address", "0", "--debug"];
     let flags = [format!("--endpoints={address}")];
     let server = folder.start(kine(&folder, &args)).await;
-    let told = warnings(&server);
+    let found = warnings(&server);
     assert!(
-        told.len() == 1 && told[0].contains("SQLite") && told[0].contains("default.jetway"),
-        "{told:?}\n{}",
+        found.len() == 1 && found[0].contains("SQLite") && found[0].contains("default.jetway"),
+        "{found:?}\n{}",
         server.log()
     );
     assert!(server.log().contains("DEBUG"), "{}", server.log());
@@ -182,7 +182,7 @@ async fn tls_of_clients_and_of_nats_have_flags_of_their_own() {
     assert_ne!(status, 0, "a client without a certificate: {output}");
     assert_eq!(server.stop().await, Some(0));
 
-    // The metrics have the same TLS if nothing else is said.
+    // The metrics have the same TLS if no flag sets another.
     let args: Vec<_> = args.into_iter().filter(|arg| *arg != "--metrics-ignore-tls-config").collect();
     let server = folder.start(kine(&folder, &args)).await;
     let url = format!("https://{}/metrics", local(&metrics));
@@ -230,18 +230,18 @@ async fn flags_without_effect_are_taken_with_a_warning() {
     let mut command = kine(&folder, &["--metrics-bind-address=0", "--watch-progress-notify-interval=1s"]);
     command.args(["--listen-address", &address, "--ca-file=no-such-file"]).args(idle);
     let server = folder.start(command).await;
-    let told = warnings(&server);
+    let found = warnings(&server);
     for flag in idle.iter().chain(&["--ca-file"]) {
         let name = flag.split('=').next().unwrap();
-        let lines = told.iter().filter(|line| line.split(' ').any(|word| word == name));
-        assert_eq!(lines.count(), 1, "{name}: {told:?}");
+        let lines = found.iter().filter(|line| line.split(' ').any(|word| word == name));
+        assert_eq!(lines.count(), 1, "{name}: {found:?}");
     }
-    assert!(told.iter().any(|line| line.contains("there is no SQL database")), "{told:?}");
+    assert!(found.iter().any(|line| line.contains("there is no SQL database")), "{found:?}");
     etcdctl(&[format!("--endpoints={address}")], &["put", "a", "b"]);
     assert_eq!(server.stop().await, Some(0));
 }
 
-/// The statuses and the words are those of kine 0.16.4, or say what jetway has in its place.
+/// The statuses and the words are those of kine 0.16.4, or name what jetway has in its place.
 #[tokio::test]
 async fn wrong_command_lines_are_refused_as_by_kine() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -137,11 +137,12 @@ async fn serve_is_the_command_without_a_name() {
         command.args(["-listen-client-urls", &url, "--name=first", "-name", "-dash", "-auto-tls=false"]);
         command.env("JETWAY_BUKET", "a").env("JETWAY_BUCKET", "b").env("ETCD_BUCKET", "c");
         let server = folder.start(command).await;
-        let told = server.log();
-        for (variable, is_told) in [("JETWAY_BUKET", true), ("JETWAY_BUCKET", false), ("ETCD_BUCKET", true)] {
-            let told = told.contains(&format!("unrecognized environment variable {variable}"));
-            assert_eq!(told, is_told, "{at} {variable}");
-        }
+        let log = server.log();
+        let unrecognized =
+            |variable: &str| log.contains(&format!("unrecognized environment variable {variable}"));
+        assert!(unrecognized("JETWAY_BUKET") && unrecognized("ETCD_BUCKET"), "{at}: {log}");
+        // The variables of the tests do not reach the program.
+        assert_eq!(log.matches("unrecognized environment variable").count(), 2, "{at}: {log}");
         assert!(etcdctl(&[format!("--endpoints={url}")], &["member", "list"]).contains(", -dash, "));
         assert!(folder.path("-dash.jetway").is_dir());
         assert_eq!(server.stop().await, Some(0));

@@ -1,4 +1,4 @@
-//! Wrong command lines: the same exit status as etcd's, and the words that tell what is wrong.
+//! Wrong command lines: the same exit status as etcd's, and the words that name the mistake.
 
 use crate::program::{Ended, Program, WorkingFolder};
 
@@ -178,6 +178,26 @@ async fn failures_at_the_start_are_reported_in_etcds_words() {
             "couldn't find local name \"a\" in the initial cluster configuration",
         ),
         (&["--initial-cluster=default=a"], "error setting up initial cluster: "),
+        (
+            &[
+                "--name=a",
+                "--initial-advertise-peer-urls=http://127.0.0.1:1",
+                "--initial-cluster=a=http://127.0.0.1:1,a=http://127.0.0.2:1",
+            ],
+            "--initial-cluster has a=http://127.0.0.2:1 but missing from --initial-advertise-peer-urls=http://127.0.0.1:1",
+        ),
+        (
+            &["--initial-cluster=default=http://127.0.0.2:1"],
+            "--initial-cluster has default=http://127.0.0.2:1 but missing from --initial-advertise-peer-urls=http://localhost:2380",
+        ),
+        (
+            &[
+                "--initial-cluster-state=existing",
+                "--initial-advertise-peer-urls=http://127.0.0.1:1",
+                "--initial-cluster=default=http://127.0.0.1:1",
+            ],
+            "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs",
+        ),
     ] {
         let args: Vec<_> = APART.iter().chain(args).copied().collect();
         both_refuse(&args, &[], None, words).await;

@@ -7,14 +7,14 @@ use support::server::Port;
 
 /// Ready, alive until it stops, stopping.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_unit_is_told_of_readiness_life_and_stop() {
+async fn a_unit_is_notified_of_readiness_life_and_stop() {
     let folder = WorkingFolder::new();
     let socket = folder.path("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
     systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
     let message = || {
         let mut buffer = [0; 64];
-        let length = systemd.recv(&mut buffer).expect("the unit is told");
+        let length = systemd.recv(&mut buffer).expect("a message to systemd");
         String::from_utf8(buffer[..length].to_vec()).unwrap()
     };
     let (client, peer) = (Port::claim(), Port::claim());

@@ -48,7 +48,7 @@ async fn the_table_has_every_flag_of_etcd() {
     assert!(foreign.is_empty(), "not in etcd's help: {foreign:?}");
 }
 
-/// The same value for each flag: what is none of its kind is told in the same words, what is one goes on to
+/// The same value for each flag: a wrong one is refused with the same text, a right one goes on to
 /// the argument that is no flag.
 #[tokio::test]
 async fn values_are_checked_as_etcd_checks_them() {
@@ -92,7 +92,7 @@ fn value(flag: &str, default: &str, folder: &WorkingFolder, ports: &[Port; 3]) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_flag_is_accepted_or_refused_as_the_table_says() {
+async fn every_flag_is_accepted_or_refused_as_in_the_table() {
     let verdicts = verdicts();
     let flags = flags_of_etcd().await;
     let folder = WorkingFolder::new();
@@ -115,12 +115,12 @@ async fn every_flag_is_accepted_or_refused_as_the_table_says() {
         }
         command.arg(format!("--{flag}={}", value(flag, default, &folder, &ports)));
     }
-    // The log goes to a file, so this is not told where the start looks for it.
+    // The log goes to a file, so the line is not in the output of the start.
     let log = folder.path("file.log");
     let server = folder.start_logging_to(command, &log).await;
-    let told = server.line("these flags have no effect here").expect("a line in the log");
-    let told: BTreeSet<_> = told["flags"].as_str().unwrap().split(' ').map(str::to_owned).collect();
-    assert_eq!(told, idle);
+    let line = server.line("these flags have no effect here").expect("a line in the log");
+    let logged: BTreeSet<_> = line["flags"].as_str().unwrap().split(' ').map(str::to_owned).collect();
+    assert_eq!(logged, idle);
 }
 
 /// The flag `--warning-unary-request-duration`, in the form of etcd's line.

@@ -42,18 +42,18 @@ impl Process {
     /// Runs `command` on `input` to its end.
     pub fn run(command: Command, input: &str) -> Ended {
         let mut process = Self::start(command);
-        process.say(input);
+        process.send(input);
         process.end()
     }
 
     /// Writes to its standard input. That it may have ended already shows in how it ended.
-    pub fn say(&mut self, text: &str) {
+    pub fn send(&mut self, text: &str) {
         if let Some(stdin) = &mut self.child.stdin {
             drop(stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()));
         }
     }
 
-    /// The next `count` lines of its output, or fewer if it ends before or says no more.
+    /// The next `count` lines of its output, or fewer if it ends before or writes no more.
     pub fn lines(&mut self, count: usize) -> String {
         self.stdout.take_lines(count)
     }

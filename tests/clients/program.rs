@@ -14,7 +14,7 @@ use support::server::{Server, Target};
 /// Runs the program that `command` makes for an endpoint on both servers and compares what it prints.
 ///
 /// A line that begins with `@` is a request: `@stop`, `@kill` or `@serve`; an empty line on the program's
-/// input tells that it is done. The program must end well on both, so whatever it asserts must hold.
+/// input ends it. The program must end well on both, so whatever it asserts must hold.
 pub async fn session(command: fn(&Server) -> Command) {
     let side = async |target| {
         let server = Server::launch(target, &QUICK_PASSWORDS).await;
@@ -28,26 +28,26 @@ pub async fn session(command: fn(&Server) -> Command) {
 pub async fn session_over_tls(command: fn(&Certificates) -> Command) {
     let side = async |target| {
         let (server, certificates) = Certificates::launch(target, &[]).await;
-        let told = run(server, command(&certificates)).await;
-        told.replace(&certificates.endpoint(), "SECURE")
+        let output = run(server, command(&certificates)).await;
+        output.replace(&certificates.endpoint(), "SECURE")
     };
     compare(side(Target::Etcd), side(Target::from_env())).await;
 }
 
 async fn compare(etcd: impl Future<Output = String>, under_test: impl Future<Output = String>) {
-    let (expected, told) = tokio::join!(etcd, under_test);
+    let (expected, output) = tokio::join!(etcd, under_test);
     if std::env::var_os("JETWAY_CLIENTS_PRINT").is_some() {
         println!("{expected}");
     }
     assert!(expected.ends_with("exit Some(0)"), "the session fails on etcd:\n{expected}");
-    assert!(told == expected, "etcd and the server under test differ:\n{}", difference(&expected, &told));
+    assert!(output == expected, "etcd and the server under test differ:\n{}", difference(&expected, &output));
 }
 
 async fn run(mut server: Server, command: Command) -> String {
     let runtime = Handle::current();
     let job = tokio::task::spawn_blocking(move || {
         let mut process = Process::start(command);
-        let mut told = String::new();
+        let mut output = String::new();
         loop {
             let line = process.lines(1);
             match line.trim_end() {
@@ -55,26 +55,26 @@ async fn run(mut server: Server, command: Command) -> String {
                 "@kill" => server.kill9(),
                 "@serve" => runtime.block_on(server.restart()),
                 _ => {
-                    told += &line;
+                    output += &line;
                     if line.is_empty() || line.ends_with(process::GAVE_UP) {
                         break;
                     }
                     continue;
                 }
             }
-            process.say("\n");
+            process.send("\n");
         }
         let ended = process.end();
-        told += &String::from_utf8_lossy(&ended.stderr);
-        let told = told.replace(&server.address(), "ADDRESS");
-        format!("{}exit {:?}", Ids::default().hide(&plain::hide_fields(&told, &[])), ended.code)
+        output += &String::from_utf8_lossy(&ended.stderr);
+        let output = output.replace(&server.address(), "ADDRESS");
+        format!("{}exit {:?}", Ids::default().hide(&plain::hide_fields(&output, &[])), ended.code)
     });
     job.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// The lines from the first to the last that differ, with the step they are in.
-fn difference(expected: &str, told: &str) -> String {
-    let (left, right): (Vec<_>, Vec<_>) = (expected.lines().collect(), told.lines().collect());
+fn difference(expected: &str, output: &str) -> String {
+    let (left, right): (Vec<_>, Vec<_>) = (expected.lines().collect(), output.lines().collect());
     let same = left.iter().zip(&right).take_while(|(left, right)| left == right).count();
     let same_end =
         left[same..].iter().rev().zip(right[same..].iter().rev()).take_while(|(a, b)| a == b).count();

@@ -9,10 +9,11 @@
 //!   server's URL for clients with certificates, which are in the folder `$CERTS`, and `$AS_NAME` are
 //!   etcdctl's flags for the one of this name.
 //! - `~` before a command hides the numbers it prints, and `sorted` the order of its lines.
-//! - `differs TEXT` after a command: the server under test by design says something else, with TEXT in it.
+//! - `differs TEXT` after a command: the output of the server under test is another one by design, with TEXT
+//!   in it.
 //! - `let NAME = word N` or `let NAME = json FIELD`: from what the last command printed.
 //! - `hide FIELD`: the value of this JSON field is each server's own.
-//! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `tell NAME
+//! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `send NAME
 //!   LINE` writes to its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
 //! - `stop`, `serve`: the server ends, and serves again.
 
@@ -215,9 +216,9 @@ impl Interpreter {
                 self.last = self.process(name).lines(count);
                 self.own_hidden(&self.last.clone())
             }
-            "tell" => {
+            "send" => {
                 let (name, text) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
-                self.process(name).say(&format!("{text}\n"));
+                self.process(name).send(&format!("{text}\n"));
                 String::new()
             }
             "terminate" | "end" => {

@@ -196,7 +196,7 @@ async fn variables_of_a_chart() {
     ];
     deployment.start("", &variables).await;
     deployment.is_one_etcd("http://{host}:{peer}").await;
-    // The chart says that there is a cluster once there is one.
+    // The chart sets another state once there is a cluster.
     deployment.stop(0).await;
     let mut command = deployment.command(0, "", &variables);
     command.env("ETCD_INITIAL_CLUSTER_STATE", "existing");

@@ -52,7 +52,7 @@ async fn endpoints_of_the_whole_cluster() {
     let listed = deployment.json(&["member", "list"]).unwrap();
     let ids: Vec<_> = listed["members"].as_array().unwrap().iter().map(|member| &member["ID"]).collect();
     assert!(header("member_id").iter().all(|id| ids.contains(&id)), "{listed}");
-    // A member that is down is told of, and the others are healthy.
+    // A member that is down is reported, and the others are healthy.
     let down = (deployment.leader().await + 1) % 3;
     deployment.stop(down).await;
     let printed =

@@ -14,7 +14,7 @@ use support::{eventually, rounds, seed};
 use super::forming::all_hold_the_same;
 
 /// Waits until all members know each other, and each is ready to take over.
-async fn all_meet(cluster: &Cluster, clients: &[Client]) {
+pub(super) async fn all_meet(cluster: &Cluster, clients: &[Client]) {
     cluster.leader(clients).await;
     eventually("all members to be listed with their client URLs", async || {
         let members = clients[0].members().await.ok()?.members;
@@ -86,7 +86,7 @@ enum Fault {
 const FAULTS: [Fault; 6] =
     [Fault::Process, Fault::Machine, Fault::NatsServer, Fault::Pause, Fault::NatsPause, Fault::All];
 
-fn kill_machine(cluster: &mut Cluster, member: usize) {
+pub(super) fn kill_machine(cluster: &mut Cluster, member: usize) {
     let nats = cluster.members[member].nats_pid();
     // Stopped, it does not see that jetway ends.
     signal(nats, libc::SIGSTOP);

@@ -9,6 +9,7 @@ use jetway::proto::etcdserverpb::{
 use support::client::{Client, refused};
 use support::cluster::Cluster;
 use support::eventually;
+use support::server::Target;
 use tonic::{Code, Status};
 
 use super::forming::all_hold_the_same;
@@ -18,7 +19,7 @@ async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<Member
     client.unary("/etcdserverpb.Cluster/MemberAdd", request).await
 }
 
-async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
+pub async fn remove(client: &Client, id: u64) -> Result<MemberRemoveResponse, Status> {
     client.unary("/etcdserverpb.Cluster/MemberRemove", MemberRemoveRequest { id }).await
 }
 
@@ -26,8 +27,8 @@ async fn members(client: &Client) -> Vec<Member> {
     client.members().await.unwrap().members
 }
 
-/// The member of a name, once it has told its client URLs.
-async fn started(client: &Client, name: &str) -> Member {
+/// The member of a name, once its client URLs are in the list.
+pub async fn started(client: &Client, name: &str) -> Member {
     eventually("a started member", async || {
         let members = members(client).await;
         members.into_iter().find(|member| member.name == name && !member.client_ur_ls.is_empty())
@@ -36,7 +37,7 @@ async fn started(client: &Client, name: &str) -> Member {
 }
 
 /// Changes are refused while members have just met: etcd wants five seconds of contact.
-async fn until_permitted<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> T {
+pub async fn until_permitted<T>(mut change: impl AsyncFnMut() -> Result<T, Status>) -> T {
     eventually("a permitted change", async || match change().await {
         Ok(answer) => Some(answer),
         Err(status) => {
@@ -174,8 +175,77 @@ async fn a_member_that_was_removed_while_it_was_down_stays_out() {
     let other = (down + 1) % 3;
     until_permitted(async || remove(&clients[other], id).await).await;
     assert!(cluster.members[down].ends().await.success());
-    assert!(cluster.members[down].log().contains("removed from the cluster"));
+    let log = cluster.members[down].log();
+    assert!(log.contains("removed from the cluster"));
+    assert_eq!(log.matches("ready to serve").count(), 1, "it never serves without its record: {log}");
     let left = members(&clients[other]).await;
     assert!(left.len() == 2 && left.iter().all(|member| member.id != id), "{left:?}");
     clients[other].put("/still", "served").await;
+}
+
+/// Members that came later are known to those that were there before, whatever their flags say at a later
+/// start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_came_later_are_found_at_the_next_start() {
+    let mut cluster = Cluster::start(3).await;
+    let mut clients = cluster.clients().await;
+    for member in 0..3 {
+        started(&clients[0], cluster.name(member)).await;
+    }
+    for count in 4..=5 {
+        let new = cluster.add();
+        let url = cluster.peer_url(new);
+        until_permitted(async || add(&clients[0], &url, false).await).await;
+        let list = cluster.list(0..count);
+        cluster.set_flags(new, &list, "existing", &[]);
+        cluster.members[new].restart().await;
+        clients.push(cluster.members[new].client().await);
+        started(&clients[0], cluster.name(new)).await;
+    }
+    clients[4].put("/before", "value").await;
+    cluster.has_copies_on(0, &[0, 1, 2, 3, 4]).await;
+    for member in 0..5 {
+        cluster.members[member].stop().await;
+    }
+    // One that was there at the beginning, with its old flags, and those that came later, with flags that name
+    // no other member.
+    let old = cluster.list(0..3);
+    cluster.set_flags(2, &old, "new", &[]);
+    for member in [3, 4] {
+        let own = cluster.list([member]);
+        cluster.set_flags(member, &own, "existing", &[]);
+    }
+    for member in 2..5 {
+        cluster.members[member].begin();
+    }
+    for member in 2..5 {
+        cluster.members[member].is_up().await;
+    }
+    clients[2].put("/after", "value").await;
+    assert_eq!(clients[3].list("/before").await.len(), 1);
+    assert_eq!(clients[4].list("/after").await.len(), 1);
+}
+
+/// JetStream keeps five copies at most. etcd has no such limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sixth_member_is_refused() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut cluster = Cluster::start(5).await;
+    let clients = cluster.clients().await;
+    for member in 0..5 {
+        started(&clients[0], cluster.name(member)).await;
+    }
+    let sixth = cluster.add();
+    let url = cluster.peer_url(sixth);
+    for is_learner in [false, true] {
+        let words = until_permitted(async || match add(&clients[0], &url, is_learner).await {
+            Err(status) if status.code() == Code::FailedPrecondition => Ok(status.message().to_owned()),
+            other => other.map(|answer| format!("{answer:?}")),
+        })
+        .await;
+        assert!(words.contains("has 5 members") && words.contains("member remove"), "{words}");
+    }
+    assert_eq!(members(&clients[0]).await.len(), 5);
 }

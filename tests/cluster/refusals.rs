@@ -24,7 +24,7 @@ async fn data_belongs_to_one_member_of_one_cluster() {
         assert!(!cluster.members[0].ends().await.success());
         let log = cluster.members[0].log();
         assert!(log.contains(words) && log.contains("--data-dir"), "{flags:?}: {log}");
-        assert!(!log.contains("a-secret"), "the token is told: {log}");
+        assert!(!log.contains("a-secret"), "the token is in the log: {log}");
     }
     // The flags that found a cluster need not be given again, as with etcd.
     let (listen, advertise) = (cluster.peer_url(0), cluster.peer_url(0));
@@ -65,7 +65,7 @@ async fn the_data_of_a_server_of_its_own_is_not_taken_into_a_cluster() {
     cluster.start_all().await;
 }
 
-/// A member with another token is kept out by the others, and says that it waits.
+/// A member with another token is kept out by the others, and logs that it waits.
 #[tokio::test]
 async fn a_stranger_stays_out() {
     if !is_jetway() {

@@ -1,6 +1,6 @@
 //! The requests of clients and their answers, and whether a history of events agrees with it.
 //!
-//! Every put carries a value that no other put has, so an event names its cause. Deletes are told apart by
+//! Every put carries a value that no other put has, so an event names its cause. Deletes are recognized by
 //! their revision where they were answered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -46,9 +46,9 @@ impl Journal {
         self.answered.load(Ordering::SeqCst)
     }
 
-    /// Notes a revision from an answer to a call before which [`Journal::answered`] said `before`.
+    /// Notes a revision from an answer to a call before which [`Journal::answered`] was `before`.
     pub fn heard(&self, revision: i64, before: i64) {
-        assert!(revision >= before, "an answer says revision {revision} after another said {before}");
+        assert!(revision >= before, "an answer has revision {revision}, and an earlier one had {before}");
         self.answered.fetch_max(revision, Ordering::SeqCst);
     }
 
@@ -133,7 +133,7 @@ impl Journal {
                 assert!(revisions.contains_key(&revision), "lost at revision {revision}: {attempt:?}");
             }
         }
-        // Deletes that nobody was told of come from calls without an answer.
+        // Deletes without an answer come from calls whose outcome is unknown.
         for (key, count) in unexplained {
             let unanswered = attempts
                 .iter()

@@ -162,7 +162,7 @@ async fn verify(
     let checked: Vec<Seen> = whole.iter().filter(|seen| pair(&seen.event).key != "/probe").cloned().collect();
     load.journal.check(&checked, |key| key.starts_with(b"/leased/"));
 
-    // The store holds what the events say, now and at each revision that is still there.
+    // The store holds what the events made, now and at each revision that is still there.
     let now = client.range(all("")).await.unwrap();
     assert_eq!(revision(&now.header), end);
     let replayed: Vec<_> = state.into_values().collect();
@@ -172,8 +172,8 @@ async fn verify(
     for (place, kv) in differing {
         println!("{place}: {:?} created {} modified {}", kv.key, kv.create_revision, kv.mod_revision);
     }
-    assert_eq!(now.kvs.len(), replayed.len(), "what is stored is not what the events say");
-    assert!(now.kvs == replayed, "what is stored is not what the events say");
+    assert_eq!(now.kvs.len(), replayed.len(), "the store is not what the events made");
+    assert!(now.kvs == replayed, "the store is not what the events made");
     let floor = load.compacted().max(1);
     println!("compacted at {floor} of {end}");
     for at in [floor, floor.midpoint(end), end - 1] {

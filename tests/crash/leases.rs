@@ -73,7 +73,7 @@ async fn an_outage_ends_no_lease_before_its_holder_can_renew_it() {
     let answer = keep_alive.renew(1).await;
     assert_eq!(answer.ttl, 2, "the lease ended with the outage");
     assert!(client.kv("/leased/1").await.is_some());
-    // Not renewed any more, it ends by itself, once, as a delete that tells what was there.
+    // Not renewed any more, it ends by itself, once, as a delete with the pair before it.
     let mut watch = WatchStream::open(&client);
     watch.watch(WatchCreateRequest { start_revision, prev_kv: true, ..watch_all("/leased/") }).await;
     let events = watch.events(2).await;

@@ -1,4 +1,4 @@
-//! Clients that write, read, delete, compare and compact, and write down what they were told.
+//! Clients that write, read, delete, compare and compact, and write down their answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn excused(status: &Status) {
     let excused =
         matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown);
     assert!(excused, "a call failed with {status:?}");
-    // A broken connection has no code of its own; everything jetway itself says has one.
+    // A broken connection has no code of its own; every error of jetway itself has one.
     let unknown_is_transport = status.code() != Code::Unknown || !status.message().starts_with("etcdserver");
     assert!(unknown_is_transport, "a call failed with {status:?}");
 }
@@ -281,7 +281,7 @@ impl Load {
         }
     }
 
-    /// Reads that must be no older than what anybody was told before they began.
+    /// Reads that must be no older than any answer before they began.
     async fn fresh_reads(self, mut rng: StdRng) {
         let client = self.client(&mut rng);
         while self.runs() {

@@ -1,7 +1,7 @@
 //! Power cuts: jetway and its nats-server on a disk that forgets what was not synced, cut at random moments
 //! under load.
 //!
-//! They need root and /dev/fuse, and minutes: `make powercut`. `JETWAY_POWER_CUTS` says how many cuts.
+//! They need root and /dev/fuse, and minutes: `make powercut`. `JETWAY_POWER_CUTS` is the number of cuts.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -201,7 +201,7 @@ async fn a_synced_tail_that_is_lost_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_lost_its_end_is_as_if_it_had_never_been() {
-    // Nothing is synced, so that there is no mark to tell of the loss.
+    // Nothing is synced, so that there is no mark that shows the loss.
     let mut server = Server::start().await;
     let client = server.client().await;
     write_some(&client, "kept").await;
@@ -287,7 +287,7 @@ async fn store_goes_back(between: impl AsyncFnOnce(&Path)) {
     nats.stop().await;
     between(&copied).await;
     replace(&nats.store(), &copied);
-    // Readers that wait through all of it are told nothing at all.
+    // Readers that wait through all of it get no answer at all.
     let readers: Vec<_> = (0..8)
         .map(|_| {
             let client = client.clone();

@@ -81,7 +81,7 @@ async fn follow(client: Client, progress: Arc<Mutex<Progress>>) {
             ..watch_all("")
         });
         while let Some(Ok(message)) = watch.message().await {
-            assert_eq!(message.compact_revision, 0, "a watch from {from} was told that it is compacted");
+            assert_eq!(message.compact_revision, 0, "a watch from {from} is compacted");
             if message.canceled {
                 break;
             }

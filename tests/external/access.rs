@@ -14,12 +14,12 @@ async fn works(args: &[&str]) {
     assert_eq!(client.kv("/k").await.unwrap().mod_revision, written);
 }
 
-/// Runs jetway until it gives up, and returns what it said.
+/// Runs jetway until it gives up, and returns its output.
 pub async fn refused(args: &[&str]) -> String {
-    let (status, said) = Server::fails_to_start(args).await;
-    assert!(!status.success() && status.code().is_some(), "ended with {status}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
+    let (status, output) = Server::fails_to_start(args).await;
+    assert!(!status.success() && status.code().is_some(), "ended with {status}: {output}");
+    assert!(!output.contains("panicked"), "{output}");
+    output
 }
 
 #[tokio::test]
@@ -29,9 +29,9 @@ async fn a_token_opens_the_door() {
     works(&["--endpoint", &format!("nats://s3cr%3Ft%2F+@{address}?bucket=b")]).await;
     works(&["--endpoint", &format!("nats://{address}?bucket=b"), "--nats-token", "s3cr?t/+"]).await;
     for wrong in [format!("nats://wrong@{address}"), format!("nats://{address}")] {
-        let said = refused(&["--endpoint", &wrong]).await;
-        assert!(said.contains("credentials") && said.contains("--nats-token"), "{said}");
-        assert!(!said.contains("wrong@"), "it tells the secret: {said}");
+        let output = refused(&["--endpoint", &wrong]).await;
+        assert!(output.contains("credentials") && output.contains("--nats-token"), "{output}");
+        assert!(!output.contains("wrong@"), "the secret is in it: {output}");
     }
 }
 
@@ -40,16 +40,16 @@ async fn a_user_and_a_password_open_the_door() {
     let nats = Nats::start_with("authorization { user: me, password: \"p@ss:w\" }").await;
     let address = nats.address();
     works(&["--endpoint", &format!("nats://me:p%40ss%3Aw@{address}?bucket=b")]).await;
-    let said = refused(&["--endpoint", &format!("nats://me:wr0ng@{address}?bucket=b")]).await;
-    assert!(said.contains("credentials") && said.contains("--endpoint"), "{said}");
-    assert!(!said.contains("wr0ng"), "it tells the secret: {said}");
+    let output = refused(&["--endpoint", &format!("nats://me:wr0ng@{address}?bucket=b")]).await;
+    assert!(output.contains("credentials") && output.contains("--endpoint"), "{output}");
+    assert!(!output.contains("wr0ng"), "the secret is in it: {output}");
 }
 
 #[tokio::test]
 async fn a_missing_credentials_file_is_named() {
     let nats = Nats::start().await;
-    let said = refused(&["--endpoint", &nats.endpoint(), "--nats-creds", "/no/such.creds"]).await;
-    assert!(said.contains("--nats-creds") && said.contains("/no/such.creds"), "{said}");
+    let output = refused(&["--endpoint", &nats.endpoint(), "--nats-creds", "/no/such.creds"]).await;
+    assert!(output.contains("--nats-creds") && output.contains("/no/such.creds"), "{output}");
 }
 
 pub fn openssl(dir: &Path, args: &[&str]) {
@@ -91,8 +91,8 @@ async fn tls_to_nats_with_and_without_a_client_certificate() {
     let nats = Nats::start_with(&format!("tls {{ {tls} }}")).await;
     let endpoint = format!("tls://{}?bucket=b", nats.address());
     works(&["--endpoint", &endpoint, "--nats-ca-file", &ca]).await;
-    let said = refused(&["--endpoint", &endpoint]).await;
-    assert!(said.contains("--endpoint") || said.contains("--nats-ca-file"), "{said}");
+    let output = refused(&["--endpoint", &endpoint]).await;
+    assert!(output.contains("--endpoint") || output.contains("--nats-ca-file"), "{output}");
 
     let nats = Nats::start_with(&format!("tls {{ {tls}, ca_file: \"{ca}\", verify: true }}")).await;
     let endpoint = format!("tls://{}?bucket=b", nats.address());

@@ -14,10 +14,10 @@ use support::server::Server;
 use support::within;
 
 async fn refused(endpoint: &str) -> String {
-    let (status, said) = Server::fails_to_start(&["--endpoint", endpoint]).await;
-    assert!(!status.success() && status.code().is_some(), "ended with {status}: {said}");
-    assert!(!said.contains("panicked"), "{said}");
-    said
+    let (status, output) = Server::fails_to_start(&["--endpoint", endpoint]).await;
+    assert!(!status.success() && status.code().is_some(), "ended with {status}: {output}");
+    assert!(!output.contains("panicked"), "{output}");
+    output
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,8 +33,8 @@ async fn the_number_of_replicas_is_nobodys_to_change_by_the_way() {
     let second = Server::start_with(&["--endpoint", &endpoint]).await;
     assert_eq!(second.client().await.kv("/k").await.unwrap().value, "v");
     assert_eq!(replicas().await, Some(3));
-    let said = refused(&format!("{endpoint}&replicas=1")).await;
-    assert!(said.contains("replicas=1") && said.contains("has 3"), "{said}");
+    let output = refused(&format!("{endpoint}&replicas=1")).await;
+    assert!(output.contains("replicas=1") && output.contains("has 3"), "{output}");
     assert_eq!(replicas().await, Some(3));
     // An operator's change stays as well, and the one who runs goes on.
     let mut config = nodes[0].api("STREAM.INFO.KV_test", &Value::Null).await["config"].clone();
@@ -62,8 +62,8 @@ async fn a_bucket_of_others_is_refused_with_the_reason() {
         assert!(created.get("error").is_none(), "{created}");
         // A stream that was never used may have been made for jetway.
         nats.publish(&format!("$KV.{bucket}.k"), "", "v").await;
-        let said = refused(&format!("nats://{}?bucket={bucket}", nats.address())).await;
-        assert!(said.contains(reason) && said.contains(&format!("KV_{bucket}")), "{said}");
+        let output = refused(&format!("nats://{}?bucket={bucket}", nats.address())).await;
+        assert!(output.contains(reason) && output.contains(&format!("KV_{bucket}")), "{output}");
         // It is as it was.
         let info = nats.api(&format!("STREAM.INFO.KV_{bucket}"), &Value::Null).await;
         assert_eq!(info["config"]["max_msgs_per_subject"], 1);
@@ -161,7 +161,7 @@ async fn alarms_that_change_at_once_are_all_there() {
         }
         let count = if action == AlarmAction::Activate { 60 } else { 0 };
         for client in &clients {
-            // Alarms are told as they are here; a linearizable read brings what was answered before.
+            // Alarms are listed as they are known here; a linearizable read brings what was answered before.
             client.revision().await;
             let alarms = client.alarm(AlarmRequest::default()).await.unwrap().alarms;
             assert_eq!(alarms.len(), count);

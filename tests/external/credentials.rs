@@ -41,8 +41,8 @@ async fn a_renewed_credentials_file_is_read_at_the_next_connection() {
     // The old user is shut out, and kine's spelling names the file as well.
     fs::write(&file, operator.credentials(&first)).unwrap();
     let of_kine = format!("{endpoint}&credsFile={creds}");
-    let said = refused(&["--endpoint", &of_kine]).await;
-    assert!(said.contains("refused the credentials"), "{said}");
+    let output = refused(&["--endpoint", &of_kine]).await;
+    assert!(output.contains("refused the credentials"), "{output}");
     fs::write(&file, operator.credentials(&second)).unwrap();
     let again = Server::start_with(&["--endpoint", &of_kine, "--name", "b"]).await;
     assert_eq!(again.client().await.kv("/k").await.unwrap().value, "w");
@@ -113,8 +113,8 @@ async fn a_context_of_nats_names_servers_and_credentials() {
     first.client().await.put("/k", "v").await;
     let second = Server::start_with(&["--nats-context", &path, "--bucket", "c", "--name", "b"]).await;
     assert_eq!(second.client().await.kv("/k").await.unwrap().value, "v");
-    let said = refused(&["--nats-context", &path, "--nats-token", "wrong"]).await;
-    assert!(said.contains("refused the credentials"), "{said}");
-    let said = refused(&["--nats-context", &path, "--endpoint", "nats://h"]).await;
-    assert!(said.contains("--nats-context") && said.contains("--endpoint"), "{said}");
+    let output = refused(&["--nats-context", &path, "--nats-token", "wrong"]).await;
+    assert!(output.contains("refused the credentials"), "{output}");
+    let output = refused(&["--nats-context", &path, "--endpoint", "nats://h"]).await;
+    assert!(output.contains("--nats-context") && output.contains("--endpoint"), "{output}");
 }

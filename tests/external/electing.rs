@@ -7,9 +7,9 @@ use support::eventually;
 use support::nats::Nats;
 use support::server::Server;
 
-/// Without a majority a start waits for 20 s, and then tells the cause; with one it goes on.
+/// Without a majority a start waits for 20 s, and then reports the cause; with one it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_waits_for_a_cluster_and_tells_that_it_has_no_leader() {
+async fn a_start_waits_for_a_cluster_and_reports_that_it_has_no_leader() {
     let mut nodes = Nats::three();
     let routes: Vec<_> = nodes.iter().map(|node| format!("nats://{}", node.route_address())).collect();
     for node in &mut nodes {
@@ -21,10 +21,13 @@ async fn a_start_waits_for_a_cluster_and_tells_that_it_has_no_leader() {
     nodes[0].restart().await;
     let endpoint = nodes[0].endpoint();
     let began = Instant::now();
-    let said = refused(&["--endpoint", &endpoint]).await;
-    assert!(began.elapsed() > Duration::from_secs(19), "after {:?}: {said}", began.elapsed());
-    assert!(said.contains("the NATS cluster \"c\" has no leader") && said.contains("majority"), "{said}");
-    assert!(!said.contains("permitted"), "{said}");
+    let output = refused(&["--endpoint", &endpoint]).await;
+    assert!(began.elapsed() > Duration::from_secs(19), "after {:?}: {output}", began.elapsed());
+    assert!(
+        output.contains("the NATS cluster \"c\" has no leader") && output.contains("majority"),
+        "{output}"
+    );
+    assert!(!output.contains("permitted"), "{output}");
 
     let mut server = Server::prepare(&["--endpoint", &endpoint]);
     server.begin();

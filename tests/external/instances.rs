@@ -97,17 +97,17 @@ pub async fn no_update_is_lost(clients: &[Client], workers: usize, each: usize) 
 
 /// All instances have the same history and the same state.
 pub async fn all_agree(clients: &[Client]) {
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     for client in clients {
         let state = client.range(all("")).await.unwrap();
         let mut watch = WatchStream::open(client);
         watch.watch(WatchCreateRequest { start_revision: 1, prev_kv: true, ..watch_all("") }).await;
         let (_, messages, _) = watch.progress_and_before().await;
         let events: Vec<_> = messages.into_iter().flat_map(|message| message.events).collect();
-        told.push((revision(&state.header), state.kvs, events));
+        answers.push((revision(&state.header), state.kvs, events));
     }
-    for other in &told[1..] {
-        assert!(*other == told[0], "instances disagree");
+    for other in &answers[1..] {
+        assert!(*other == answers[0], "instances disagree");
     }
 }
 
@@ -226,8 +226,8 @@ async fn a_compaction_through_one_holds_for_all() {
     assert_eq!(b.range(RangeRequest { revision: end - 5, ..get("/k") }).await.unwrap().kvs[0].value, "24");
     let mut watch = WatchStream::open(b);
     let created = watch.create(WatchCreateRequest { start_revision: 3, ..watch_all("") }).await;
-    let told = if created.canceled { created } else { watch.next().await };
-    assert_eq!((told.canceled, told.compact_revision), (true, end - 5));
+    let cancelled = if created.canceled { created } else { watch.next().await };
+    assert_eq!((cancelled.canceled, cancelled.compact_revision), (true, end - 5));
     // Both at once, at different revisions: floors only rise.
     for round in 0..10 {
         let now = a.put("/k", round.to_string()).await;

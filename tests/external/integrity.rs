@@ -22,7 +22,7 @@ const NOTICED: Duration = Duration::from_secs(5);
 const WORDS: &[&str] =
     &["lost", "missing", "purged", "deleted", "another stream", "made anew", "does not exist"];
 
-fn is_told(line: &str) -> bool {
+fn reports_the_loss(line: &str) -> bool {
     (line.contains("ERROR") || line.contains("WARN")) && WORDS.iter().any(|word| line.contains(word))
 }
 
@@ -72,7 +72,8 @@ impl Pair {
         .await
     }
 
-    /// Each instance ends or refuses to answer within the time, says why, and gives no wrong answer before.
+    /// Each instance ends or refuses to answer within the time, logs the reason, and gives no wrong answer
+    /// before.
     async fn is_noticed(&mut self) {
         let begun = tokio::time::Instant::now();
         for (server, client) in self.servers.iter_mut().zip(&self.clients) {
@@ -86,7 +87,7 @@ impl Pair {
                     _ => false,
                 };
                 let log = server.log();
-                if (has_ended || !serves) && log.lines().any(is_told) {
+                if (has_ended || !serves) && log.lines().any(reports_the_loss) {
                     break;
                 }
                 assert!(begun.elapsed() < NOTICED, "{server:?} (serves: {serves}) has not noticed:\n{log}");

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::leader_now;
-use crate::proxy::Proxy;
+use crate::routes::Routes;
 use support::client::{Client, all, delete_all, put, revision};
 use support::http::http;
 use support::nats::Nats;
@@ -209,37 +209,18 @@ const CAUGHT_UP: Duration = Duration::from_secs(120);
 
 /// A cluster of servers whose routes can be cut, and an instance beside each of them.
 struct Machines {
-    nodes: [Nats; 3],
-    /// The proxies from each server to each other one.
-    proxies: Vec<Vec<Proxy>>,
+    nodes: Routes,
     servers: Vec<Server>,
 }
 
 impl Machines {
     async fn start() -> Self {
-        let mut nodes = Nats::three();
-        let mut proxies = Vec::new();
-        for _ in 0..3 {
-            let mut from = Vec::new();
-            for node in &nodes {
-                from.push(Proxy::to(node.route_address(), usize::MAX).await);
-            }
-            proxies.push(from);
-        }
-        // The addresses that they advertise to each other lead nowhere.
-        let config = "advertise: \"127.0.0.1:1\"";
-        Nats::join(&mut nodes, config, |from, to| proxies[from][to].address.clone()).await;
+        let nodes = Routes::start().await;
         let mut servers = Vec::new();
-        for node in &nodes {
+        for node in &nodes[..] {
             servers.push(Server::start_with(&["--endpoint", &endpoint(node)]).await);
         }
-        Self { nodes, proxies, servers }
-    }
-
-    fn proxies_of(&self, at: usize) -> impl Iterator<Item = &Proxy> {
-        (0..3)
-            .filter(move |other| *other != at)
-            .flat_map(move |other| [&self.proxies[at][other], &self.proxies[other][at]])
+        Self { nodes, servers }
     }
 
     /// Writes while one machine is away, and starts its instance when its server is back and has not caught
@@ -250,10 +231,7 @@ impl Machines {
         let floor = clients[0].revision().await;
         self.servers[at].kill9();
         match lag {
-            Lag::RoutesCut => self.proxies_of(at).for_each(|proxy| {
-                proxy.hold();
-                proxy.break_off();
-            }),
+            Lag::RoutesCut => self.nodes.cut(at),
             Lag::ServerStill => self.nodes[at].signal(libc::SIGSTOP),
             Lag::ServerDead | Lag::DiskWiped => self.nodes[at].kill9(),
         }
@@ -265,7 +243,7 @@ impl Machines {
         let counted = clients[0].range(RangeRequest { count_only: true, ..all("") }).await.unwrap();
         let least = Least { keys: counted.count, revision: revision(&counted.header) };
         match lag {
-            Lag::RoutesCut => self.proxies_of(at).for_each(Proxy::release),
+            Lag::RoutesCut => self.nodes.mend(at),
             Lag::ServerStill => self.nodes[at].signal(libc::SIGCONT),
             Lag::ServerDead | Lag::DiskWiped => self.nodes[at].restart().await,
         }
@@ -297,7 +275,7 @@ impl Machines {
         }
         // Three replicas bear the loss of one: the next one may go when this one has everything.
         let caught_up = async {
-            while leader_now(&self.nodes).await.is_none() {
+            while leader_now(&self.nodes[..]).await.is_none() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };

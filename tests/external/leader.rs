@@ -39,7 +39,7 @@ async fn writes_that_wait_are_bounded() {
                 refused += 1;
             }
             Err(status) => {
-                // In the end it is known that NATS is away, and said.
+                // In the end it is known, and in the error, that NATS is away.
                 assert_eq!(status.code(), Code::Unavailable, "{status}");
                 late += 1;
             }
@@ -89,7 +89,7 @@ async fn without_nats_there_is_no_leader() {
     let members: Answer<MemberListResponse> =
         strict.unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: false }).await;
     refused(members, Code::Unavailable, NO_LEADER);
-    // Without the wish, what is known here is told.
+    // Without the wish, the answer is what is known here.
     assert_eq!(plain.range(local).await.unwrap().kvs.len(), 1);
     let status = plain.status().await.unwrap();
     assert_eq!((&status.errors[..], status.leader), (&[NO_LEADER.to_owned()][..], 0));

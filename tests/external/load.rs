@@ -15,7 +15,7 @@ fn key(at: usize) -> String {
     format!("/load/{at:05}")
 }
 
-/// Writes so many messages that the half of them is more than a batch; compacts a part of what they say.
+/// Writes so many messages that the half of them is more than a batch; compacts a part of their revisions.
 /// Returns the last revision, and the number of messages that are left: those of keys, and the records beside
 /// them.
 async fn fill(nats: &Nats) -> (i64, u64) {
@@ -48,12 +48,12 @@ async fn fill(nats: &Nats) -> (i64, u64) {
 }
 
 fn progress(body: &str, of: u64) -> Option<u64> {
-    let loaded = body.strip_prefix("[-]start failed: loading the key stream: ")?;
+    let loaded = body.strip_prefix("[-]start failed: loading the log: ")?;
     loaded.strip_suffix(&format!(" of {of} messages\n\n"))?.parse().ok()
 }
 
 #[tokio::test]
-async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
+async fn a_start_reports_its_progress_and_takes_up_a_load_that_broke_off() {
     let nats = Nats::start().await;
     let (revision, messages) = fill(&nats).await;
     let proxy = Proxy::to(nats.address(), KEYS / 2 * 500).await;
@@ -74,7 +74,7 @@ async fn a_start_tells_how_far_it_is_and_takes_up_a_load_that_broke_off() {
     };
     tokio::join!(server.restart(), watching);
     let log = server.log();
-    assert!(log.contains("loading the key stream"), "{log}");
+    assert!(log.contains("loading the log"), "{log}");
     let client = server.client().await;
     let found = client.range(all("/load/")).await.unwrap();
     assert_eq!(found.header.unwrap().revision, revision);

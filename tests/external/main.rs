@@ -1,13 +1,14 @@
 //! jetway as a shim over a NATS that others run: several instances on one bucket, one server or a cluster of
 //! three, credentials and TLS.
 //!
-//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` says how many
+//! Tests of many rounds are ignored here and run by `make faults`: `JETWAY_FAULT_ROUNDS` is the number of
 //! rounds, and `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
 
 mod access;
 mod bucket;
 mod cluster;
 mod credentials;
+mod cut_off;
 mod domain;
 mod electing;
 mod group;
@@ -24,6 +25,7 @@ mod overlap;
 mod prepared;
 mod proxy;
 mod rights;
+mod routes;
 mod users;
 mod versions;
 mod writer;

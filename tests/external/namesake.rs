@@ -4,7 +4,7 @@ use support::eventually;
 use support::nats::Nats;
 use support::server::{Server, signal};
 
-/// The flags of a process that reaches `node` and says that clients find it where they find `other`.
+/// The flags of a process that reaches `node` and advertises the URL of `other`.
 fn flags_as(other: &Server, node: &Nats) -> [String; 4] {
     let endpoint = format!("{}&replicas=1", node.endpoint());
     ["--endpoint".into(), endpoint, "--advertise-client-urls".into(), other.endpoint()]

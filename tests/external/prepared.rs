@@ -61,7 +61,7 @@ async fn an_unused_stream_is_taken_and_its_settings_are_put_right() {
         assert_eq!(config[setting], value, "{setting}");
     }
     assert!(!config["no_ack"].as_bool().unwrap_or(false) && config["metadata"]["team"] == "a", "{config}");
-    // Each change is told, and each setting that does no harm. A limit that binds is told as well.
+    // Each change is logged, and each setting that does no harm. A limit that binds is logged as well.
     let log = servers[0].log();
     for word in ["discard", "max_age", "max_msg_size", "no_ack", "compression", "max_bytes = 500000000"] {
         assert!(log.contains(word), "{word}: {log}");
@@ -80,10 +80,10 @@ async fn settings_that_cannot_work_are_refused_by_name() {
         (json!({ "subject_transform": { "src": "$KV.test.a", "dest": "$KV.test.b" } }), "subject_transform"),
     ] {
         let before = make(&nats, &settings).await;
-        let said = refused(&["--endpoint", &nats.endpoint()]).await;
+        let output = refused(&["--endpoint", &nats.endpoint()]).await;
         assert!(
-            said.contains(word) && said.contains("KV_test") && said.contains("bucket="),
-            "{word}: {said}"
+            output.contains(word) && output.contains("KV_test") && output.contains("bucket="),
+            "{word}: {output}"
         );
         assert_eq!(config(&nats).await, before);
         nats.api("STREAM.DELETE.KV_test", &Value::Null).await;
@@ -108,13 +108,13 @@ async fn a_stream_in_use_is_judged_again_at_each_start() {
     changed["sealed"] = true.into();
     let sealed = nats.api("STREAM.UPDATE.KV_test", &changed).await;
     assert!(sealed.get("error").is_none(), "{sealed}");
-    let said = refused(&["--endpoint", &nats.endpoint()]).await;
-    assert!(said.contains("sealed") || said.contains("deny_delete"), "{said}");
+    let output = refused(&["--endpoint", &nats.endpoint()]).await;
+    assert!(output.contains("sealed") || output.contains("deny_delete"), "{output}");
 }
 
-/// Limits of an account that refuse the stream are told with the way out, which works.
+/// Limits of an account that refuse the stream are reported with the way out, which works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limits_of_an_account_are_told_at_the_start() {
+async fn limits_of_an_account_are_logged_at_the_start() {
     let account = |limits: &str| {
         format!(
             "accounts {{ A {{ jetstream: {{ {limits} }}, users: [ {{ user: u, password: p }} ] }} }}\nno_auth_user: u"
@@ -122,25 +122,25 @@ async fn limits_of_an_account_are_told_at_the_start() {
     };
     let nats = Nats::start_with(&account("max_streams: 1, max_file: 1G")).await;
     nats.api("STREAM.CREATE.other", &json!({ "name": "other", "subjects": ["other"] })).await;
-    let said = refused(&["--endpoint", &nats.endpoint()]).await;
-    assert!(said.contains("10027") && said.contains("max_streams"), "{said}");
+    let output = refused(&["--endpoint", &nats.endpoint()]).await;
+    assert!(output.contains("10027") && output.contains("max_streams"), "{output}");
 
     let nats = Nats::start_with(&account("max_file: 1G, max_bytes_required: true")).await;
-    let said = refused(&["--endpoint", &nats.endpoint()]).await;
-    assert!(said.contains("nats stream add KV_test --subjects '$KV.test.>' --max-bytes"), "{said}");
+    let output = refused(&["--endpoint", &nats.endpoint()]).await;
+    assert!(output.contains("nats stream add KV_test --subjects '$KV.test.>' --max-bytes"), "{output}");
     make(&nats, &json!({ "max_bytes": 100_000_000 })).await;
     let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     server.client().await.put("/k", "v").await;
     eventually("the limits", async || {
         let log = server.log();
-        let told = ["max_bytes = 100000000", "may store", "max_payload"];
-        told.iter().all(|word| log.contains(word)).then_some(())
+        let warnings = ["max_bytes = 100000000", "may store", "max_payload"];
+        warnings.iter().all(|word| log.contains(word)).then_some(())
     })
     .await;
 
     let nats = Nats::start().await;
-    let said = refused(&["--endpoint", &format!("{}&replicas=3", nats.endpoint())]).await;
-    assert!(said.contains("10074") && said.contains("smaller replicas="), "{said}");
+    let output = refused(&["--endpoint", &format!("{}&replicas=3", nats.endpoint())]).await;
+    assert!(output.contains("10074") && output.contains("smaller replicas="), "{output}");
 }
 
 /// kine's bucket, as kine 0.16.4 makes it, beside a new bucket of jetway's.
@@ -165,6 +165,6 @@ async fn a_bucket_of_kine_is_named() {
     server.restart().await;
     server.client().await.put("/k", "v").await;
     assert_eq!(server.log().matches("make-mirror").count(), before);
-    let said = refused(&["--endpoint", &format!("nats://{}?noEmbed&bucket=kine", nats.address())]).await;
-    assert!(said.contains("not a jetway bucket"), "{said}");
+    let output = refused(&["--endpoint", &format!("nats://{}?noEmbed&bucket=kine", nats.address())]).await;
+    assert!(output.contains("not a jetway bucket"), "{output}");
 }

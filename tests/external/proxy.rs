@@ -46,7 +46,7 @@ impl Proxy {
         self.cuts.send_replace(());
     }
 
-    /// Lets nothing through in either direction, and tells nobody, until it is released.
+    /// Lets nothing through in either direction, and closes nothing, until it is released.
     pub fn hold(&self) {
         self.held.send_replace(true);
     }

@@ -77,15 +77,18 @@ async fn a_user_with_too_few_rights_is_refused_with_the_subjects() {
         ("publish: { deny: \"$JS.API.STREAM.CREATE.>\" }", &["$JS.API.STREAM.CREATE.KV_b"]),
     ] {
         let nats = Nats::start_with(&user(&format!("permissions: {{ {missing} }}"))).await;
-        let said = refused(&["--endpoint", &format!("nats://jw:pw@{}?bucket=b", nats.address())]).await;
-        assert!(words.iter().all(|word| said.contains(word)), "{missing}: {said}");
-        assert!(said.contains("may not") && said.contains("jetway nats-permissions --bucket b"), "{said}");
+        let output = refused(&["--endpoint", &format!("nats://jw:pw@{}?bucket=b", nats.address())]).await;
+        assert!(words.iter().all(|word| output.contains(word)), "{missing}: {output}");
+        assert!(
+            output.contains("may not") && output.contains("jetway nats-permissions --bucket b"),
+            "{output}"
+        );
     }
 }
 
-/// A right that is taken away is told once in words.
+/// A right that is taken away is logged once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_right_that_is_lost_is_told_once_with_its_subject() {
+async fn a_right_that_is_lost_is_logged_once_with_its_subject() {
     let rights = printed(&["--bucket", "b"]);
     let mut nats = Nats::start_with(&user(&rights)).await;
     let (servers, clients) = instances(&format!("nats://jw:pw@{}?bucket=b", nats.address()), 1).await;
@@ -100,7 +103,7 @@ async fn a_right_that_is_lost_is_told_once_with_its_subject() {
     .await;
     assert!(line.contains("Permissions Violation") && line.contains("publish to"), "{line}");
     assert!(line.contains("jetway nats-permissions --bucket b"), "{line}");
-    // Other calls meet it as well, and it is not told again.
+    // Other calls meet it as well, and it is not logged again.
     for at in 0..3 {
         clients[0].put_request(put(format!("/other/{at}"), "w")).await.unwrap_err();
     }

@@ -17,8 +17,8 @@ fn with_version(line: &str, version: &str) -> String {
     format!("INFO {info}\r\n")
 }
 
-/// An address at which a server says that it has another version. A new version ends all connections.
-async fn told_as(server: String, version: watch::Receiver<Option<&'static str>>) -> String {
+/// An address at which a server reports another version. A new version ends all connections.
+async fn address_with_version(server: String, version: watch::Receiver<Option<&'static str>>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -28,8 +28,8 @@ async fn told_as(server: String, version: watch::Receiver<Option<&'static str>>)
                 let mut server = BufReader::new(TcpStream::connect(server).await.unwrap());
                 let mut line = String::new();
                 server.read_line(&mut line).await.unwrap();
-                let told = *version.borrow_and_update();
-                let line = told.map_or_else(|| line.clone(), |told| with_version(&line, told));
+                let reported = *version.borrow_and_update();
+                let line = reported.map_or_else(|| line.clone(), |reported| with_version(&line, reported));
                 if client.write_all(line.as_bytes()).await.is_ok() {
                     tokio::select! {
                         _ = copy_bidirectional(&mut client, &mut server) => {}
@@ -47,10 +47,10 @@ const WORDS: [&str; 3] = ["nats-server 2.11.9", "jetway needs 2.14.4 or newer", 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nats_that_is_too_old_is_refused_at_the_start_and_at_each_reconnection() {
     let nats = Nats::start().await;
-    let (version, told) = watch::channel(Some("2.11.9"));
-    let endpoint = format!("nats://{}?bucket=test", told_as(nats.address(), told).await);
-    let said = refused(&["--endpoint", &endpoint]).await;
-    assert!(WORDS.iter().all(|word| said.contains(word)), "{said}");
+    let (version, reported) = watch::channel(Some("2.11.9"));
+    let endpoint = format!("nats://{}?bucket=test", address_with_version(nats.address(), reported).await);
+    let output = refused(&["--endpoint", &endpoint]).await;
+    assert!(WORDS.iter().all(|word| output.contains(word)), "{output}");
 
     version.send_replace(None);
     let server = Server::start_with(&["--endpoint", &endpoint]).await;
@@ -73,8 +73,12 @@ async fn a_nats_that_is_too_old_is_refused_at_the_start_and_at_each_reconnection
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_of_an_endpoint_that_are_new_enough_are_used() {
     let nats = Nats::start().await;
-    let (version, told) = watch::channel(None);
-    let endpoint = format!("nats://{},{}?bucket=test", told_as(nats.address(), told).await, nats.address());
+    let (version, reported) = watch::channel(None);
+    let endpoint = format!(
+        "nats://{},{}?bucket=test",
+        address_with_version(nats.address(), reported).await,
+        nats.address()
+    );
     let server = Server::start_with(&["--endpoint", &endpoint]).await;
     let client = server.client().await;
     client.put("/k", "v").await;

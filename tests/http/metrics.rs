@@ -66,7 +66,7 @@ async fn metrics_have_etcds_names_and_types() {
     metrics.is("etcd_cluster_version", &[("cluster_version", "3.7")], 1.0);
 }
 
-/// When answered writes are on the disk is told by the log, the metrics and each Status.
+/// The log, the metrics and each Status report when answered writes are on the disk.
 #[tokio::test]
 async fn log_metrics_and_status_report_the_level_of_durability() {
     if Target::from_env() == Target::Etcd {
@@ -314,6 +314,6 @@ async fn the_clients_version_is_counted_and_must_be_text() {
     let broken = MetadataValue::try_from(&b"3.\xff"[..]).unwrap();
     refused(call(broken).await, Code::InvalidArgument, "etcdserver: invalid client api version");
     let metrics = Metrics::scrape(&server.address()).await;
-    let told = [("type", "unary"), ("client_api_version", "3.7")];
-    metrics.is("etcd_server_client_requests_total", &told, 1.0);
+    let labels = [("type", "unary"), ("client_api_version", "3.7")];
+    metrics.is("etcd_server_client_requests_total", &labels, 1.0);
 }

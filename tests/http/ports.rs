@@ -23,7 +23,7 @@ async fn http_can_have_its_own_ports() {
         200
     );
     server.client().await.put(unique("split"), "x").await;
-    // HTTP/1 is not spoken on the other port; etcd does not even say so.
+    // HTTP/1 is not spoken on the other port; etcd does not even answer that.
     let mut stream = TcpStream::connect(server.address()).await.unwrap();
     stream.write_all(b"GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

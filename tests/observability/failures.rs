@@ -17,11 +17,11 @@ use crate::line;
 async fn ends(args: &[&str], words: &[&str]) {
     let (status, output) = Server::fails_to_start(args).await;
     assert!(!status.success(), "{args:?}: {output}");
-    says(&output, words);
+    contains_all(&output, words);
 }
 
 /// The last line holds all of `words`, and nothing is a library's own line.
-fn says(output: &str, words: &[&str]) {
+fn contains_all(output: &str, words: &[&str]) {
     let last = output.trim_end().lines().last().unwrap_or_default();
     for word in words {
         assert!(last.contains(word), "{word:?} is not in the last line of\n{output}");
@@ -55,11 +55,11 @@ async fn no_room() {
     let server = Server::start_with(&["--endpoint", &endpoint]).await;
     let client = server.client().await;
     eventually("a refusal", async || client.put_request(put("/k", vec![b'x'; 500 << 10])).await.err()).await;
-    let told = line(&server, &["WARN", "an alarm is raised", "NOSPACE"]).await;
+    let logged = line(&server, &["WARN", "an alarm is raised", "NOSPACE"]).await;
     for word in
         ["the storage of the JetStream account", "of 9000000 bytes", "compact", "etcdctl alarm disarm"]
     {
-        assert!(told.contains(word), "{word:?} is not in {told}");
+        assert!(logged.contains(word), "{word:?} is not in {logged}");
     }
 }
 
@@ -90,8 +90,8 @@ async fn a_nats_that_goes_away() {
     nats.kill9();
     let refused = client.put_request(put("/k", "v")).await.expect_err("nobody stores it");
     assert!(refused.message().starts_with("jetway: NATS is unreachable: "), "{refused}");
-    let told = line(&server, &["WARN", "the connection to NATS is lost"]).await;
-    assert!(told.contains("tries to connect again") && told.contains("cause="), "{told}");
+    let logged = line(&server, &["WARN", "the connection to NATS is lost"]).await;
+    assert!(logged.contains("tries to connect again") && logged.contains("cause="), "{logged}");
     line(&server, &["WARN", "this instance does not write any more", "reason="]).await;
 }
 
@@ -116,7 +116,7 @@ async fn a_damaged_store() {
     let messages = server.dir().join("data/nats/jetstream/$G/streams/KV_jetway/msgs");
     flip_the_middle_of_the_first_block(&messages);
     assert!(!server.ends().await.success(), "{}", server.log());
-    says(
+    contains_all(
         &server.log(),
         &["the store ends at index", "newest messages are lost", "Restore a copy", "--accept-data-loss"],
     );
@@ -177,9 +177,9 @@ async fn a_second_instance_of_the_same_name() {
         .await;
 }
 
-/// A log that goes to a file tells the end as well.
+/// A log that goes to a file has the reason of the end as well.
 #[tokio::test]
-async fn a_log_in_a_file_tells_the_end() {
+async fn a_log_in_a_file_has_the_reason_of_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("log");
     ends(&["--data-dir", "/proc/no-place", "--log-outputs", file.to_str().unwrap()], &["/proc/no-place"])

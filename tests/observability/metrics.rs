@@ -1,4 +1,4 @@
-//! Metrics that tell the truth: each is made to move.
+//! Each metric is made to move, and is compared with the truth.
 
 use std::time::{Duration, Instant};
 
@@ -24,15 +24,15 @@ fn resident_bytes(pid: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn memory_of_both_processes_is_told_apart() {
+async fn memory_of_both_processes_is_measured_apart() {
     let server = Server::start().await;
-    let is_near = |told: f64, pid: u32| {
+    let is_near = |value: f64, pid: u32| {
         let is = resident_bytes(pid);
-        (told - is).abs() < is / 4.0
+        (value - is).abs() < is / 4.0
     };
     let (own, nats) = (server.pid(), server.nats_pid());
-    becomes(&server, "process_resident_memory_bytes", &[], |told| is_near(told, own)).await;
-    becomes(&server, "jetway_nats_server_resident_memory_bytes", &[], |told| is_near(told, nats)).await;
+    becomes(&server, "process_resident_memory_bytes", &[], |value| is_near(value, own)).await;
+    becomes(&server, "jetway_nats_server_resident_memory_bytes", &[], |value| is_near(value, nats)).await;
 }
 
 /// A refusal is no failure. A write that nobody carries out is one, whether the client waits or not.
@@ -56,7 +56,7 @@ async fn failed_proposals_are_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn storage_is_told_against_each_limit() {
+async fn storage_is_measured_against_each_limit() {
     let server = Server::start().await;
     becomes(&server, "jetway_storage_limit_bytes", &[("limit", "disk")], |bytes| bytes > 1e6).await;
     let metrics = Metrics::scrape(&server.address()).await;
@@ -82,7 +82,7 @@ async fn storage_is_told_against_each_limit() {
 
 /// Another client of the embedded server, which does not read, and whom the server therefore disconnects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
+async fn connections_and_slow_consumers_of_the_embedded_server_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("more.conf");
     std::fs::write(&config, "max_pending: 9000000\n").unwrap();
@@ -131,7 +131,7 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_told() {
     drop(slow);
 }
 
-/// A scrape asks nobody, so it is quick when NATS stands still, and says so.
+/// A scrape asks nobody, so it is quick when NATS stands still, and shows that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scrape_is_quick_while_nats_stands_still() {
     let server = Server::start().await;

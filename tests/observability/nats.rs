@@ -59,7 +59,7 @@ async fn the_member_list_has_the_peer_url_of_the_flag() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_leader_of_the_stream_and_its_replicas_are_told() {
+async fn the_leader_of_the_stream_and_its_replicas_are_measured() {
     let mut nodes = Nats::cluster().await;
     let servers: Vec<String> = nodes.iter().map(Nats::address).collect();
     let endpoint = format!("nats://{}?bucket=test&replicas=3", servers.join(","));
@@ -109,8 +109,8 @@ async fn the_leader_of_the_stream_and_its_replicas_are_told() {
     becomes(&server, "jetway_stream_has_leader", &[], |has| has > 0.5).await;
     becomes(&server, "jetway_jetstream_available", &[], |is| is > 0.5).await;
     // One line for each time without a leader. The election after the first kill may be one of them.
-    let told = lines(&server, &["the stream has no leader"]).len();
-    assert!(told == 1 || told == 2, "{told}: {}", server.log());
+    let logged = lines(&server, &["the stream has no leader"]).len();
+    assert!(logged == 1 || logged == 2, "{logged}: {}", server.log());
     // It outlived all of it.
     eventually("a write", async || client.put_request(put("/k", "w")).await.ok()).await;
 }
@@ -134,9 +134,9 @@ async fn an_older_error_is_not_the_cause_of_a_loss() {
     assert!(!refused.message().contains("ermission"), "{refused}");
 }
 
-/// A server that is about to stop says so before it disconnects its clients.
+/// A server that is about to stop announces it before it disconnects its clients.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_about_to_stop_is_told() {
+async fn a_server_that_is_about_to_stop_is_logged() {
     let nats = Nats::start().await;
     let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     server.client().await.put("/k", "v").await;

@@ -102,7 +102,8 @@ impl Answer {
     }
 }
 
-/// Keeps of the ids only whether they are there, which tells a nested header from an outer one.
+/// Keeps of the ids only whether they are there, which is the difference between a nested header and an outer
+/// one.
 pub fn mask(header: &mut Option<ResponseHeader>) {
     if let Some(header) = header {
         header.cluster_id = u64::from(header.cluster_id != 0);
@@ -240,7 +241,7 @@ fn mask_value(value: &mut Value) {
     }
 }
 
-/// Sizes and raft's numbers are each server's own; so is its version. etcd tells another storage version at
+/// Sizes and raft's numbers are each server's own; so is its version. etcd reports another storage version at
 /// first.
 fn mask_status(status: &mut Value) {
     for name in

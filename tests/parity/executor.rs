@@ -174,8 +174,8 @@ impl Executor {
             }
             Op::Progress(watch) => {
                 self.watchers.settle(marks.current).await?;
-                let told = self.watchers.progress(watch.stream, marks.current).await?;
-                match told {
+                let reported = self.watchers.progress(watch.stream, marks.current).await?;
+                match reported {
                     // The response to a later request shows that the server has read this one.
                     None => {
                         let client = &self.clients[watch.stream];
@@ -188,8 +188,10 @@ impl Executor {
                         }
                         answer
                     }
-                    Some(told) if told == marks.current => Answer::Silence,
-                    Some(told) => return Err(format!("progress {told} at revision {}", marks.current)),
+                    Some(reported) if reported == marks.current => Answer::Silence,
+                    Some(reported) => {
+                        return Err(format!("progress {reported} at revision {}", marks.current));
+                    }
                 }
             }
             Op::WatchNothing(watch) => {
@@ -201,7 +203,7 @@ impl Executor {
                 Answer::Silence
             }
             Op::Settle => {
-                // The store may have moved without an answer that tells.
+                // The store may have moved without an answer that shows it.
                 self.catch_up().await?;
                 self.watchers.settle(self.marks.current).await?;
                 Answer::Silence
@@ -268,7 +270,7 @@ impl Executor {
         })
     }
 
-    /// Learns the revision where no answer tells it.
+    /// Learns the revision if no answer has it.
     async fn catch_up(&mut self) -> Result<(), String> {
         let answer = self.admin.get("\0").await.map_err(|status| status.to_string())?;
         self.marks.current = self.marks.current.max(revision(&answer.header));

@@ -27,7 +27,7 @@
 //! - waiting for a lock or a leadership while auth is on: etcd does so in the name of whoever waited first,
 //!   and refuses it when that one's token is no good any more.
 //!
-//! Left out, since jetway differs there and says so: a known field in another wire type than its own, which
+//! Left out, since jetway differs there on purpose: a known field in another wire type than its own, which
 //! is an unknown field to etcd and an unreadable message to jetway; how a message cannot be read.
 //!
 //! Not compared, since two etcds differ in it too: the ids of cluster, member and term, the order of equal

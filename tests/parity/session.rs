@@ -504,7 +504,7 @@ impl Watch {
 }
 
 impl Call {
-    /// Fields that are zero are left out, so that a call equals what its text says.
+    /// Fields that are zero are left out, so that a call equals its text.
     pub fn new(method: &str, mut request: Value) -> Self {
         drop_zeros(&mut request);
         Self { method: method.to_owned(), request }
@@ -560,7 +560,7 @@ impl fmt::Display for Op {
     }
 }
 
-/// Removes the fields that say nothing, at every depth.
+/// Removes the fields that are empty, at every depth.
 fn drop_zeros(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,7 +1,7 @@
 //! The watchers of one side: what each has received, and what it still owes.
 //!
-//! An observer watches everything from the start. Since every revision has an event, the observer tells when
-//! the history is complete up to a revision, and the history tells how many events each other watcher owes.
+//! An observer watches everything from the start. Since every revision has an event, the observer shows when
+//! the history is complete up to a revision, and the history shows how many events each other watcher owes.
 //! Counting replaces waiting for silence.
 
 use std::collections::BTreeMap;
@@ -184,11 +184,11 @@ impl Watchers {
             for message in before {
                 stream.take(message)?;
             }
-            let told = revision(&answer.header);
-            let is_late = told < current && stream.surplus > 0;
+            let reported = revision(&answer.header);
+            let is_late = reported < current && stream.surplus > 0;
             stream.surplus = stream.surplus + surplus - usize::from(is_late);
             if !is_late {
-                return Ok(Some(told));
+                return Ok(Some(reported));
             }
         }
     }

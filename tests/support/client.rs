@@ -308,6 +308,10 @@ impl Client {
         self.unary("/etcdserverpb.Maintenance/Defragment", DefragmentRequest {}).await
     }
 
+    pub async fn move_leader(&self, target_id: u64) -> Answer<MoveLeaderResponse> {
+        self.unary("/etcdserverpb.Maintenance/MoveLeader", MoveLeaderRequest { target_id }).await
+    }
+
     pub async fn members(&self) -> Answer<MemberListResponse> {
         self.unary("/etcdserverpb.Cluster/MemberList", MemberListRequest { linearizable: true }).await
     }

@@ -1,8 +1,12 @@
 //! Members of a cluster that are started with etcd's flags: the same for a jetway and for an etcd.
 
+use std::collections::BTreeMap;
+
 use tokio::task::JoinSet;
 
 use crate::client::Client;
+use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::server::{Launch, Server, Target};
 
 /// The members, each with a name, a client URL and a peer URL of its own.
@@ -29,6 +33,19 @@ impl Cluster {
         }
         let all = cluster.list(0..count);
         for member in 0..count {
+            cluster.set_flags(member, &all, "new", &[]);
+        }
+        cluster
+    }
+
+    /// As [`Self::prepare`], each member on a host of the network.
+    pub fn prepare_on(network: &Network) -> Self {
+        let mut cluster = Self::prepare(network.hosts.len());
+        for (member, host) in cluster.members.iter_mut().zip(&network.hosts) {
+            member.set_host(host.clone());
+        }
+        let all = cluster.list(0..network.hosts.len());
+        for member in 0..network.hosts.len() {
             cluster.set_flags(member, &all, "new", &[]);
         }
         cluster
@@ -87,6 +104,33 @@ impl Cluster {
         for member in &mut self.members {
             member.is_up().await;
         }
+    }
+
+    /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each is
+    /// current. etcd has none.
+    pub async fn replicas(&self, by: usize) -> BTreeMap<String, bool> {
+        let metrics = Metrics::scrape(&self.members[by].address()).await;
+        let of = |(series, value): &(String, f64)| {
+            let server =
+                series.strip_prefix("jetway_stream_replica_current{server=\"")?.strip_suffix("\"}")?;
+            Some((server.to_owned(), *value > 0.5))
+        };
+        metrics.series.iter().filter_map(of).collect()
+    }
+
+    /// Waits until the stream has a current copy on each of these members, and on no other.
+    pub async fn has_copies_on(&self, by: usize, members: &[usize]) {
+        if self.members[by].target() == Target::Etcd {
+            return;
+        }
+        let names: Vec<&str> = members.iter().map(|&member| self.name(member)).collect();
+        let what = format!("copies on {names:?}");
+        crate::eventually(&what, async || {
+            let replicas = self.replicas(by).await;
+            let fits = replicas.iter().all(|(name, current)| *current && names.contains(&name.as_str()));
+            (fits && replicas.len() + 1 == names.len()).then_some(())
+        })
+        .await;
     }
 
     /// A client for each member.

@@ -60,7 +60,7 @@ impl Nats {
         [Self::new("n0", ""), Self::new("n1", ""), Self::new("n2", "")]
     }
 
-    /// Starts servers that reach each other where `route` says, for each pair of them. `config` is more of
+    /// Starts servers that reach each other if `route` is true, for each pair of them. `config` is more of
     /// the block `cluster`.
     pub async fn join(nodes: &mut [Self; 3], config: &str, route: impl Fn(usize, usize) -> String) {
         for (from, node) in nodes.iter_mut().enumerate() {

@@ -61,7 +61,7 @@ impl WorkingFolder {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A command that runs here, with none of etcd's variables.
+    /// A command that runs here.
     pub fn command(&self, program: Program) -> Command {
         self.command_of(match program {
             Program::Link => self.path("etcd"),
@@ -72,12 +72,6 @@ impl WorkingFolder {
     /// The same for any program.
     pub fn command_of(&self, program: PathBuf) -> Command {
         let mut command = Command::new(program);
-        for (name, _) in std::env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("ETCD_") || name_text.starts_with("KINE_") {
-                command.env_remove(name);
-            }
-        }
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
@@ -116,7 +110,7 @@ impl Running {
     /// Starts a command and waits for nothing.
     pub fn begin(mut command: Command, log: &Path) -> Self {
         let output = File::options().create(true).append(true).open(log).unwrap();
-        // The lines of an earlier start say nothing about this one.
+        // The lines of an earlier start are not those of this one.
         output.set_len(0).unwrap();
         command.stdout(output.try_clone().unwrap()).stderr(output);
         Self { child: spawn(command).unwrap(), log: log.to_owned() }
@@ -130,7 +124,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Waits for the line in which it says so.
+    /// Waits for its line of readiness.
     pub async fn serves(&mut self) {
         eventually("the server to serve", async || {
             let ended = self.child.try_wait().unwrap();

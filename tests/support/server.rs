@@ -1,5 +1,6 @@
 //! A jetway or an etcd process of our own: fresh directory, free port, gone when the test is.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::client::Client;
+use crate::network::Host;
 use crate::{PATIENCE, eventually};
 
 /// Which server a test talks to.
@@ -32,7 +34,7 @@ impl Target {
         match name {
             "jetway" => Self::Jetway,
             "etcd" => Self::Etcd,
-            other => panic!("unknown target {other:?}: say jetway or etcd"),
+            other => panic!("unknown target {other:?}: give jetway or etcd"),
         }
     }
 
@@ -72,6 +74,8 @@ pub struct Server {
     variables: Vec<(String, String)>,
     client_port: Port,
     peer_port: Port,
+    /// The host that it runs on, if not this one.
+    host: Option<Host>,
     child: Option<Child>,
     // Last, so that the directory goes after the process.
     dir: TempDir,
@@ -112,7 +116,7 @@ impl Server {
         Self::launch_as(target, Launch { args, ..Launch::default() }).await
     }
 
-    /// As [`Server::launch`], with all there is to say.
+    /// As [`Server::launch`], with all settings.
     pub async fn launch_as(target: Target, launch: Launch<'_>) -> Self {
         let mut server = Self::create(target, launch);
         server.run().await;
@@ -145,6 +149,7 @@ impl Server {
                 .collect(),
             client_port: Port::claim(),
             peer_port: Port::claim(),
+            host: None,
             child: None,
             dir: tempfile::Builder::new().prefix("jetway-test-").tempdir().unwrap(),
         }
@@ -196,12 +201,21 @@ impl Server {
     }
 
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.client_port.number)
+        format!("{}:{}", self.ip(), self.client_port.number)
     }
 
     /// The address on which the other members of a cluster reach it.
     pub fn peer_address(&self) -> String {
-        format!("127.0.0.1:{}", self.peer_port.number)
+        format!("{}:{}", self.ip(), self.peer_port.number)
+    }
+
+    fn ip(&self) -> &str {
+        self.host.as_ref().map_or("127.0.0.1", |host| &host.address)
+    }
+
+    /// Moves a server that is yet to be started to a host of its own.
+    pub fn set_host(&mut self, host: Host) {
+        self.host = Some(host);
     }
 
     pub fn dir(&self) -> &Path {
@@ -309,7 +323,10 @@ impl Server {
 
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(self.target.binary());
+        let mut command = match &self.host {
+            Some(host) => host.command(&self.target.binary()),
+            None => Command::new(self.target.binary()),
+        };
         let mut listen = self.also_on.clone();
         listen.insert(0, self.endpoint());
         command
@@ -325,7 +342,7 @@ impl Server {
         }
         match self.target {
             Target::Etcd => {
-                let peer = format!("http://127.0.0.1:{}", self.peer_port.number);
+                let peer = format!("http://{}", self.peer_address());
                 command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
                 command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]);
             }
@@ -439,7 +456,8 @@ fn limit_descriptors(command: &mut Command, descriptors: u64) {
 /// Starts a process that the kernel kills when this one ends, however it ends.
 ///
 /// The kernel ties that promise to the thread that started the child, and test threads come and go, so one
-/// thread that lives as long as the process starts them all.
+/// thread that lives as long as the process starts them all. The child gets none of the servers' variables
+/// that this process has, except the path of nats-server: they are settings of the tests.
 pub fn spawn(mut command: Command) -> io::Result<Child> {
     type Job = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: LazyLock<Mutex<mpsc::Sender<Job>>> = LazyLock::new(|| {
@@ -463,6 +481,15 @@ pub fn spawn(mut command: Command) -> io::Result<Child> {
     // SAFETY: between fork and exec the closure makes one async-signal-safe call and allocates nothing.
     unsafe {
         command.pre_exec(die_with_us);
+    }
+    let set: Vec<OsString> = command.get_envs().map(|(name, _)| name.to_owned()).collect();
+    let is_setting = |name: &OsString| {
+        let text = name.to_string_lossy();
+        ["ETCD_", "KINE_", "JETWAY_"].iter().any(|prefix| text.starts_with(prefix))
+            && text != "JETWAY_NATS_SERVER"
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name) && !set.contains(name)) {
+        command.env_remove(name);
     }
     let (answer, child) = mpsc::channel();
     SPAWNER.lock().unwrap().send((command, answer)).expect("the spawner lives");

@@ -56,7 +56,7 @@ struct Answered {
     revision: i64,
 }
 
-/// Calls that run until they are told to stop.
+/// Calls that run until they are stopped.
 pub struct Traffic {
     stop: CancellationToken,
     answered: JoinSet<Vec<Answered>>,
@@ -80,7 +80,7 @@ impl Traffic {
         Self::begin_with(clients, Load::LIGHT).await
     }
 
-    /// As [`Traffic::begin`], with as much as `load` says.
+    /// As [`Traffic::begin`], with this load.
     pub async fn begin_with(clients: &[Client], load: Load<'_>) -> Self {
         let begin = clients[0].revision().await;
         let (last, _) = watch::channel(i64::MAX);
@@ -110,7 +110,7 @@ impl Traffic {
             let at = load.through[writer % load.through.len()];
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
-            let (told, count, padding) = (known.clone(), traffic.counts[at].clone(), padding.clone());
+            let (newest, count, padding) = (known.clone(), traffic.counts[at].clone(), padding.clone());
             let (pause, halves) = (load.pause, halves(writer, load.single));
             traffic.answered.spawn(async move {
                 let mut answered = Vec::new();
@@ -125,7 +125,7 @@ impl Traffic {
                         Ok(answer) => {
                             let revision = revision(&answer.header);
                             answered.push(Answered { writer, value, revision });
-                            told.store(value, Ordering::SeqCst);
+                            newest.store(value, Ordering::SeqCst);
                             count.fetch_add(1, Ordering::SeqCst);
                         }
                         Err(status) => fail(&failures, at, status).await,

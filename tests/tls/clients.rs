@@ -110,9 +110,9 @@ async fn a_revoked_certificate_is_refused_from_then_on() {
         std::fs::remove_file(secure.material.path("crl")).unwrap();
         bad.is_refused().await;
         if target == Target::Jetway {
-            let told =
+            let logged =
                 async || secure.server.log().contains("--client-crl-file cannot be used").then_some(());
-            eventually("a word in the log", told).await;
+            eventually("a word in the log", logged).await;
         }
         secure.material.write("crl", authority.revoke(&[]));
         bad.is_served().await;

@@ -100,9 +100,11 @@ async fn tls_1_1_is_refused() {
         let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
         let record = [&[22, 3, 1, 0, message.len() as u8][..], &message].concat();
         stream.write_all(&record).await.unwrap();
-        let mut said = Vec::new();
-        within("an alert", stream.read_to_end(&mut said)).await.unwrap();
-        let [21, _, _, 0, 2, 2, alert] = said[..] else { panic!("{target:?}: no fatal alert: {said:?}") };
+        let mut received = Vec::new();
+        within("an alert", stream.read_to_end(&mut received)).await.unwrap();
+        let [21, _, _, 0, 2, 2, alert] = received[..] else {
+            panic!("{target:?}: no fatal alert: {received:?}")
+        };
         // Of a version that is not taken, or of a hello that lacks what TLS 1.2 brought.
         assert!([70, 40].contains(&alert), "{target:?}: {alert}");
     }

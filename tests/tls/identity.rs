@@ -69,7 +69,7 @@ async fn without_client_cert_auth_a_certificate_names_no_user() {
     }
 }
 
-/// AUT-10: calls through the gateway are not made in that name; a client that shows one is told so.
+/// AUT-10: calls through the gateway are not made in that name; a client that shows one is refused.
 #[tokio::test]
 async fn the_gateway_ignores_the_common_name_of_a_certificate() {
     for target in BOTH {
@@ -85,7 +85,7 @@ async fn the_gateway_ignores_the_common_name_of_a_certificate() {
             );
             stream.write_all(request.as_bytes()).await.unwrap();
             let mut answer = Vec::new();
-            // Go says goodbye, hyper just closes.
+            // Go sends close_notify, hyper just closes.
             within("an answer", stream.read_to_end(&mut answer)).await.ok();
             let answer = String::from_utf8_lossy(&answer);
             assert!(answer.starts_with("HTTP/1.1 400 "), "{target:?} {name:?}: {answer}");

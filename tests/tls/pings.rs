@@ -124,15 +124,15 @@ async fn a_client_that_does_not_answer_pings_is_dropped() {
     }
 }
 
-/// LIM-6: a connection has as many streams as the flag says, and a client that opens more is refused.
+/// LIM-6: a connection has as many streams as the flag allows, and a client that opens more is refused.
 #[tokio::test]
 async fn streams_of_a_connection_are_bounded() {
     for target in BOTH {
         let server = Server::launch(target, &["--max-concurrent-streams", "2"]).await;
         let mut connection = Connection::http2(&server).await;
         let settings = connection.next_of(SETTINGS).await.unwrap();
-        let told = settings.payload.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 2]);
-        assert!(told, "{target:?}: {settings:?}");
+        let is_set = settings.payload.chunks(6).any(|setting| setting == [0, 3, 0, 0, 0, 2]);
+        assert!(is_set, "{target:?}: {settings:?}");
         for stream in [1, 3, 5] {
             connection.open_stream(stream, WATCH).await;
         }

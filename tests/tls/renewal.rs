@@ -24,7 +24,7 @@ async fn a_renewed_certificate_is_shown_to_new_connections() {
 }
 
 /// While certificate and key do not go together, or are not there, etcd refuses handshakes; jetway goes on
-/// with the pair that it has, and says so.
+/// with the pair that it has, and logs it.
 #[tokio::test]
 async fn a_broken_renewal_leaves_the_certificate_that_works() {
     for target in BOTH {
@@ -49,11 +49,11 @@ async fn a_broken_renewal_leaves_the_certificate_that_works() {
         match target {
             Target::Jetway => {
                 assert_eq!(secure.client().serial().await.unwrap(), 11);
-                let told = async || {
+                let logged = async || {
                     let log = secure.server.log();
                     (log.contains("does not match") && log.contains("stays in use")).then_some(())
                 };
-                eventually("a word in the log", told).await;
+                eventually("a word in the log", logged).await;
             }
             Target::Etcd => drop(secure.client().connect().await.expect_err("the key is gone")),
         }

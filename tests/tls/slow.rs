@@ -48,17 +48,17 @@ async fn a_slow_handshake_is_cut_off() {
     }
 }
 
-/// Hundreds of clients that say nothing, half a request or half a preface do not keep others from being
+/// Hundreds of clients that send nothing, half a request or half a preface do not keep others from being
 /// served.
 #[tokio::test]
 async fn silent_clients_do_not_delay_others() {
     for target in BOTH {
         let secure = TlsServer::start(target, Material::create(), &CERT).await;
         let mut silent = Vec::new();
-        for says in [&b""[..], b"GET /version HTTP/1.1\r\nHost: loc", b"PRI * HTTP/2.0\r\n", b"P"] {
+        for bytes in [&b""[..], b"GET /version HTTP/1.1\r\nHost: loc", b"PRI * HTTP/2.0\r\n", b"P"] {
             for _ in 0..100 {
                 let mut stream = TcpStream::connect(secure.server.address()).await.unwrap();
-                stream.write_all(says).await.unwrap();
+                stream.write_all(bytes).await.unwrap();
                 silent.push(stream);
             }
         }

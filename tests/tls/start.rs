@@ -7,7 +7,7 @@ use support::certificates::{Material, Template};
 use support::server::{Launch, Port, Server, Target};
 use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, get_over, with_paths};
 
-/// Both servers refuse to start; jetway says which flag, which file, and why.
+/// Both servers refuse to start; jetway names the flag, the file, and the reason.
 async fn refused(material: &Material, args: &[&str], words: &[&str]) {
     for target in BOTH {
         let port = Port::claim();
@@ -15,12 +15,12 @@ async fn refused(material: &Material, args: &[&str], words: &[&str]) {
         let args = with_paths(material, args);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let launch = Launch { args: &args, also_on: &[&url], ..Launch::default() };
-        let (status, said) = Server::fails_to_start_as(target, launch).await;
+        let (status, output) = Server::fails_to_start_as(target, launch).await;
         assert!(status.code().is_some_and(|code| code != 0), "{target:?} {args:?} ended with {status}");
         if target == Target::Jetway {
-            assert!(!said.contains("panicked"), "{said}");
+            assert!(!output.contains("panicked"), "{output}");
             for word in words {
-                assert!(said.contains(word), "{word:?} is not in what is said about {args:?}: {said}");
+                assert!(output.contains(word), "{word:?} is not in the output for {args:?}: {output}");
             }
         }
     }
@@ -76,7 +76,7 @@ async fn bad_flags_are_named() {
 }
 
 /// The flag `--auto-tls`: a certificate of one's own in the data directory, for the hosts of the listen URLs,
-/// kept from one start to the next. Clients are not asked for theirs, whatever else the flags say.
+/// kept from one start to the next. Clients are not asked for theirs, whatever the other flags are.
 #[tokio::test]
 async fn a_certificate_is_made_where_there_is_none() {
     for target in BOTH {

@@ -61,13 +61,13 @@ async fn a_certificate_that_is_only_asked_for_names_nobody() {
         let flags = [&CERT[..], &["--trusted-ca-file", "@ca.pem"]].concat();
         let secure = TlsServer::start(target, Material::create(), &flags).await;
         enable(&secure.server.client().await).await;
-        let says = Template { name: "root", ..Template::default() };
-        let client = secure.client().with_certificate(secure.material.authority.issue(says));
+        let template = Template { name: "root", ..Template::default() };
+        let client = secure.client().with_certificate(secure.material.authority.issue(template));
         refused(client.grpc().await.get("k").await, Code::InvalidArgument, "etcdserver: user name is empty");
     }
 }
 
-/// GW-6: a name in a certificate does not count in the gateway, and a client that shows one there is told.
+/// GW-6: a name in a certificate does not count in the gateway, and a client that shows one there is refused.
 #[tokio::test]
 async fn a_certificates_name_does_not_count_in_the_gateway() {
     for target in BOTH {
@@ -84,7 +84,7 @@ async fn a_certificates_name_does_not_count_in_the_gateway() {
             let mut stream = peer.connect().await.unwrap();
             stream.write_all(range.as_bytes()).await.unwrap();
             let mut answer = Vec::new();
-            // Go says goodbye, hyper just closes.
+            // Go sends close_notify, hyper just closes.
             within("an answer", stream.read_to_end(&mut answer)).await.ok();
             let answer = String::from_utf8(answer).unwrap();
             let status = answer.split(' ').nth(1).unwrap().to_owned();

@@ -112,7 +112,7 @@ async fn events_arrive_after_half_close_until_the_server_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_told_in_the_words_of_etcd() {
+async fn refusals_have_etcd_s_texts() {
     let served = serve().await;
     let mut call = served.open(false).await.expect("open");
     let range = |key: &'static str, range_end: &'static str, start_revision| WatchCreateRequest {

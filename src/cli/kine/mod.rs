@@ -1,7 +1,7 @@
 //! The command line of kine, which a link named `kine` has.
 //!
 //! k0s and others start kine beside the servers of Kubernetes. Each flag of kine's has its meaning here, or a
-//! warning says why it has none. `flags` is the table. `settings` translates the values.
+//! warning gives the reason. `flags` is the table. `settings` translates the values.
 
 mod flags;
 mod settings;

@@ -24,7 +24,7 @@ fn settings(args: &[&str]) -> ServerSettings {
     settings_in(args, &[]).unwrap_or_else(|error| panic!("{args:?}: {error}"))
 }
 
-fn told(settings: &ServerSettings) -> Vec<&str> {
+fn notices(settings: &ServerSettings) -> Vec<&str> {
     settings.notices.iter().map(|notice| notice.text.as_str()).collect()
 }
 
@@ -40,8 +40,11 @@ fn the_defaults_are_kine_s_but_for_the_database() {
     assert_eq!(settings.progress_interval, Duration::from_secs(5));
     assert_eq!((settings.auto_compaction, settings.log.format), (None, LogFormat::Console));
     assert!(settings.tls.is_none() && matches!(settings.storage, Storage::Embedded { .. }));
-    let told = told(&settings);
-    assert!(told.len() == 1 && told[0].contains("SQLite") && told[0].contains("default.jetway"), "{told:?}");
+    let notices = notices(&settings);
+    assert!(
+        notices.len() == 1 && notices[0].contains("SQLite") && notices[0].contains("default.jetway"),
+        "{notices:?}"
+    );
 }
 
 #[test]
@@ -95,7 +98,7 @@ fn variables_count_below_flags_and_empty_ones_not_at_all() {
     assert!(settings.log.filter.starts_with("debug"));
     assert!(matches!(&settings.storage, Storage::External(endpoint) if endpoint.bucket == "b"));
     let unknown = |name: &str| format!("unrecognized environment variable {name}");
-    assert_eq!(told(&settings), [unknown("JETWAY_BUKET"), unknown("KINE_ENDPONT")]);
+    assert_eq!(notices(&settings), [unknown("JETWAY_BUKET"), unknown("KINE_ENDPONT")]);
     assert_eq!(settings.name, "default");
 }
 
@@ -105,12 +108,15 @@ fn an_endpoint_without_a_host_is_the_embedded_server() {
     let settings = settings(&["--endpoint=nats://?bucket=b&dataDir=/d&dontListen", "--ca-file=/no/such"]);
     assert!(matches!(&settings.storage, Storage::Embedded { bucket, data_dir, .. }
         if bucket == "b" && data_dir.as_os_str() == "/d"));
-    let told = told(&settings);
-    assert!(told.len() == 2 && told[0].contains("--ca-file") && told[1].contains("dontListen"), "{told:?}");
+    let notices = notices(&settings);
+    assert!(
+        notices.len() == 2 && notices[0].contains("--ca-file") && notices[1].contains("dontListen"),
+        "{notices:?}"
+    );
 }
 
 #[test]
-fn each_reason_is_told_once() {
+fn each_reason_has_one_notice() {
     let args = [
         "--endpoint=nats://h",
         "--slow-sql-threshold=-1s",
@@ -121,13 +127,13 @@ fn each_reason_is_told_once() {
         "--emulated-etcd-version=3.5.13",
     ];
     let settings = settings(&args);
-    let told = told(&settings);
-    assert_eq!(told.len(), 5, "{told:?}");
+    let notices = notices(&settings);
+    assert_eq!(notices.len(), 5, "{notices:?}");
     assert!(
-        told.contains(
+        notices.contains(
             &"--datastore-max-open-connections --slow-sql-threshold have no effect: there is no SQL database"
         ),
-        "{told:?}"
+        "{notices:?}"
     );
 }
 
@@ -142,7 +148,7 @@ fn every_flag_is_taken_with_its_own_default() {
     let variables: Vec<_> = FLAGS.iter().filter_map(|flag| Some((variable(flag)?, flag.default))).collect();
     let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let settings = settings_in(&[], &variables).expect("defaults");
-    assert!(!told(&settings).iter().any(|text| text.contains("unrecognized")), "{:?}", told(&settings));
+    assert!(!notices(&settings).iter().any(|text| text.contains("unrecognized")), "{:?}", notices(&settings));
 }
 
 #[test]

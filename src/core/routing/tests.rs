@@ -67,7 +67,7 @@ fn key(key: &'static str) -> KeyRange {
 }
 
 #[test]
-fn a_new_watcher_is_told_the_newest_revision_and_gets_what_follows() {
+fn a_new_watcher_gets_the_newest_revision_and_all_later_events() {
     let mut setup = Setup::new();
     let (stream, mut receiver) = setup.open();
     setup.puts("a", 2);
@@ -138,7 +138,7 @@ fn a_watcher_that_was_left_meanwhile_joins_no_more() {
 }
 
 #[test]
-fn a_full_queue_ends_the_registration_and_says_where() {
+fn a_full_queue_ends_the_registration_and_reports_the_place() {
     let mut setup = Setup::new();
     let (stream, mut receiver) = setup.open();
     setup.start(stream, WATCHER, key("a"), 0);
@@ -170,7 +170,7 @@ fn a_mark_stands_behind_all_events_up_to_its_revision() {
 }
 
 #[test]
-fn those_who_wait_for_a_revision_are_told_when_it_is_routed() {
+fn those_who_wait_for_a_revision_are_notified_when_it_is_routed() {
     let mut setup = Setup::new();
     let requests = setup.requests.clone();
     assert!(requests.routed(Revision(1)).now_or_never().is_some());
@@ -313,7 +313,7 @@ proptest! {
     #![proptest_config(crate::core::tests::config(256))]
 
     #[test]
-    fn every_watcher_gets_what_a_plain_list_says(acts in prop::collection::vec(act(), 1..60)) {
+    fn every_watcher_gets_the_events_of_a_plain_list(acts in prop::collection::vec(act(), 1..60)) {
         let mut setup = Setup::new();
         let opened: Vec<_> = (0..3).map(|_| setup.open()).collect();
         let (streams, mut receivers): (Vec<_>, Vec<_>) = opened.into_iter().unzip();

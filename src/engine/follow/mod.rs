@@ -33,7 +33,7 @@ const OPENING_PAUSES: u32 = 10;
 /// The first [`Following::silence`]: three heartbeats of the writer, as an unloaded stream delivers in
 /// milliseconds.
 const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
-/// So many answers in a row must say that the log has lost records before this instance stops for it.
+/// So many answers in a row must show a loss of records before this instance stops for it.
 const VETOES: usize = 10;
 
 /// The state of the follower role.
@@ -42,6 +42,10 @@ struct Following {
     since: Epoch,
     source: Source,
     pause: Duration,
+    /// Since when no consumer could be made.
+    failing: Option<Instant>,
+    /// Since when the stream's leader stores nothing.
+    stuck: Option<Instant>,
     is_caught_up: bool,
     /// When the consumer last delivered, or the end of the log was last looked for.
     delivered: Instant,
@@ -98,6 +102,8 @@ impl Node {
             since: self.chain.epoch(),
             source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
             pause: RETRY_MIN,
+            failing: None,
+            stuck: None,
             is_caught_up: false,
             delivered: now,
             heard: now,
@@ -190,10 +196,11 @@ impl Node {
             FromSource::Opened { pending } => {
                 following.is_caught_up = pending == 0;
                 following.losses = 0;
+                following.failing = None;
                 if !self.is_loaded {
                     let of = self.loaded_messages + pending;
                     if of > 0 {
-                        tracing::info!(messages = of, "loading the key stream");
+                        tracing::info!(messages = of, "loading the log");
                     }
                     self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
                 }
@@ -213,6 +220,7 @@ impl Node {
                 if !messages.is_empty() {
                     following.vetoes = 0;
                     following.uncommitted = None;
+                    following.stuck = None;
                 }
                 let before = self.chain.epoch();
                 let barriers = self.take(messages).await?;
@@ -252,12 +260,17 @@ impl Node {
                 if let ConsumeError::Wire(WireError::Server(text)) = &error {
                     self.report_refusal(text);
                 }
-                tracing::debug!(%error, position = %self.chain.position(), "the log is not followed");
+                tracing::debug!(%error, position = %self.chain.position(), "the log cannot be read now");
                 if self.mode.is_alone() || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
                 following.trouble = Some(error.to_string());
                 self.log.try_another_server();
+                let failing = following.failing.get_or_insert_with(Instant::now);
+                if failing.elapsed() > 2 * self.settings.election_timeout {
+                    // The requests for consumers may go to a server that has lost its cluster.
+                    self.log.connection().leave_server();
+                }
                 following.is_caught_up = false;
                 following.source = Source::Pausing(Instant::now() + following.pause);
                 following.pause = (following.pause * 2).min(RETRY_MAX);
@@ -284,7 +297,7 @@ impl Node {
             self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
             if following.reported.elapsed() >= Duration::from_secs(2) {
                 following.reported = Instant::now();
-                tracing::info!(messages = self.loaded_messages, of, "still loading the key stream");
+                tracing::info!(messages = self.loaded_messages, of, "still loading the log");
             }
         }
     }
@@ -391,6 +404,22 @@ impl Node {
             following.progress.1 = Instant::now();
             self.consume_anew(following);
         }
+    }
+
+    /// Leaves a server whose stream stores nothing: the cluster may have lost it, and have another leader.
+    fn leave_if_stuck(&mut self, following: &mut Following) {
+        let stuck = following.stuck.get_or_insert_with(Instant::now);
+        if self.log.facts().replicas > 1 && stuck.elapsed() > 2 * self.settings.election_timeout {
+            following.stuck = None;
+            self.leave_server(following);
+        }
+    }
+
+    /// Leaves the server, and makes a consumer on the next one.
+    fn leave_server(&mut self, following: &mut Following) {
+        self.log.connection().leave_server();
+        following.is_caught_up = false;
+        following.source = Source::Pausing(Instant::now() + RETRY_MIN);
     }
 
     /// Makes another consumer, and forgets the attempts to become the writer that were made under the last

@@ -1,5 +1,6 @@
 //! Becoming the writer: an epoch record behind everything that was read.
 
+use super::source::Source;
 use super::{Following, RETRY_MIN, VETOES};
 use crate::engine::apply::Entry;
 use crate::engine::node::{Node, NodeError};
@@ -172,6 +173,7 @@ impl Node {
                 let since = *following.uncommitted.get_or_insert_with(Instant::now);
                 if may_come && since.elapsed() < QUORUM_PATIENCE {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;
+                    self.leave_if_stuck(following);
                 } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
                 } else {
@@ -193,6 +195,12 @@ impl Node {
                     )));
                 }
                 following.next_attempt = Instant::now() + self.settings.election_timeout;
+                if self.log.facts().replicas > 1 {
+                    // The consumer may be that of a server that the others have lost.
+                    self.log.try_another_server();
+                    following.is_caught_up = false;
+                    following.source = Source::Pausing(Instant::now());
+                }
             }
             Err(AttemptError::Refused { .. }) => {}
             Err(AttemptError::Short(end)) => {
@@ -213,11 +221,14 @@ impl Node {
                 following.next_attempt = Instant::now() + Duration::from_millis(500);
             }
             Err(error) => {
+                if let AttemptError::Append(AppendError::Late | AppendError::NoLeader) = error {
+                    self.leave_if_stuck(following);
+                }
                 if let AttemptError::Wire(WireError::Server(text))
                 | AttemptError::Append(AppendError::Wire(WireError::Server(text))) = &error
                 {
                     self.report_refusal(text);
-                    self.status.set_no_leader(format!("NATS says: {text}"));
+                    self.status.set_no_leader(format!("NATS reports: {text}"));
                 }
                 let cause = match error {
                     AttemptError::Append(error) => error.to_string(),

@@ -102,7 +102,7 @@ pub(in crate::engine) struct Open {
     pub(in crate::engine) call: Call,
     /// The nonce of the epoch whose writer it was sent to, and when.
     pub(in crate::engine) sent: Option<(u64, Instant)>,
-    /// It was refused for want of room, unless the log says otherwise.
+    /// It was refused for want of room, unless the log holds it.
     pub(in crate::engine) has_no_room: bool,
 }
 
@@ -186,7 +186,7 @@ pub(in crate::engine) enum NodeError {
 }
 
 impl Node {
-    /// Follows and writes until it is told to stop.
+    /// Follows and writes until it is stopped.
     pub(in crate::engine) async fn run(mut self) {
         let stop = self.stop.clone();
         tokio::select! {
@@ -265,7 +265,7 @@ impl Node {
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);
         self.status.set_linearizable(false);
         self.status.set_phase(Phase::Loading { messages: 0, of: None });
-        // The mark is given along until it was compared once.
+        // Each load compares the mark, until one has ended.
         let (mark, accepts_loss) = (self.settings.mark, self.settings.accepts_loss);
         self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
     }

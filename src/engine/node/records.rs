@@ -46,7 +46,10 @@ impl Node {
         }
         self.counters.void(void.len());
         if !void.is_empty() {
-            tracing::debug!(messages = void.len(), "messages of the stream that are no valid records");
+            tracing::debug!(
+                messages = void.len(),
+                "the stream has messages that are not valid records; they have no effect"
+            );
             self.entry(Entry::Void(void)).await;
         }
         if !valid.is_empty() {

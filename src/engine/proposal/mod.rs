@@ -138,7 +138,7 @@ pub(in crate::engine) struct Call {
     pub(in crate::engine) operation: OperationId,
     pub(in crate::engine) proposal: Proposal,
     pub(in crate::engine) caller: Caller,
-    /// When the client is told that the outcome is unknown.
+    /// When the client gets an error for an unknown outcome.
     pub(in crate::engine) deadline: Instant,
     pub(in crate::engine) origin: Origin,
 }

@@ -38,7 +38,7 @@ impl Epochs {
                     return delivered.messages.into_iter().find_map(|(_, record)| Some(record?.nonce));
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "epoch records are not followed");
+                    tracing::debug!(%error, "epoch records cannot be read; another consumer is made");
                     *self = Epochs::open(log, position);
                 }
             },

@@ -1,4 +1,4 @@
-//! JSON to protobuf and back, for messages of any type, by what their descriptors say at run time.
+//! JSON to protobuf and back, for messages of any type, by their descriptors at run time.
 
 mod read;
 mod scalar;

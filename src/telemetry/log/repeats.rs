@@ -1,7 +1,7 @@
-//! Leaves out lines that repeat, and says later how often they did.
+//! Leaves out lines that repeat, and logs later how often they did.
 //!
 //! One rule holds for all warnings and errors: a line that was logged less than ten seconds ago is left out
-//! and counted. When the ten seconds are over, one line tells the count. Lines are the same if they come from
+//! and counted. When the ten seconds are over, one line has the count. Lines are the same if they come from
 //! the same place with the same fields. The address of a client and the number of an attempt do not count,
 //! because each connection and each attempt has its own. A place that logs too many different lines counts as
 //! one that repeats itself, so a client that chooses a part of the text cannot fill the log either.
@@ -101,12 +101,12 @@ pub(super) struct Repeats {
 }
 
 impl Repeats {
-    /// Starts the thread that tells the counts.
+    /// Starts the thread that logs the counts.
     pub(super) fn start() -> std::io::Result<Repeats> {
         let (due, times) = channel();
         let known = Arc::<Mutex<Known>>::default();
         let counted = Arc::clone(&known);
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || tell(&counted, &times))?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || log_counts(&counted, &times))?;
         Ok(Repeats { known, due })
     }
 }
@@ -115,7 +115,7 @@ fn locked(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn tell(known: &Mutex<Known>, times: &Receiver<Instant>) {
+fn log_counts(known: &Mutex<Known>, times: &Receiver<Instant>) {
     for time in times {
         std::thread::sleep(time.saturating_duration_since(Instant::now()));
         let due = locked(known).due(Instant::now());
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repetitions_are_counted_and_told_once_in_the_interval() {
+    fn repetitions_are_counted_and_logged_once_in_the_interval() {
         let (mut known, start) = (Known::default(), Instant::now());
         let mut judge = |text: &str, after: Duration| known.judge(1, Level::WARN, text, start + after);
         let second = Duration::from_secs(1);

@@ -28,7 +28,7 @@ impl CountedResponse {
         CountedResponse { body, call, frames, deadline }
     }
 
-    /// Drops the rest of the body, and the call behind it. Returns the trailers that say so.
+    /// Drops the rest of the body, and the call behind it. Returns the trailers for that.
     fn cut_off(&mut self) -> Frame<Bytes> {
         self.body = tonic::body::Body::empty();
         self.deadline = None;

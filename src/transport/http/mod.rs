@@ -120,13 +120,13 @@ impl HttpRoutes {
 async fn profile_index() -> Response {
     let page = "<html>\n<head>\n<title>/debug/pprof/</title>\n</head>\n<body>\n/debug/pprof/\n<br>\n<p>jetway is not \
                 written in Go and has none of its profiles. Counters are at <a href='/metrics'>/metrics</a>; \
-                where the time goes, tools of the system such as perf tell.</p>\n</body>\n</html>\n";
+                for CPU profiles use tools of the system such as perf.</p>\n</body>\n</html>\n";
     let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page);
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// For the name of every profile, in the form in which Go's tools expect it.
+/// The answer for each profile of Go's, in the form in which Go's tools expect it.
 async fn unknown_profile() -> Response {
     let mut response = text(StatusCode::NOT_FOUND, "Unknown profile\n");
     response.headers_mut().insert("x-go-pprof", HeaderValue::from_static("1"));

@@ -4,9 +4,9 @@
 //!   as in etcd, which reads them for every handshake. Here they are read again if their metadata have
 //!   changed, and in the first seconds after a change, in which the metadata may miss another one. The
 //!   authorities of client certificates are read once, as in etcd too.
-//! - T2: a certificate or key that cannot be used leaves the last good pair in use, and the log says so once.
-//!   A revocation list that cannot be used refuses every client certificate, because the revoked ones are not
-//!   known.
+//! - T2: a certificate or key that cannot be used leaves the last good pair in use, and a warning is logged
+//!   once. A revocation list that cannot be used refuses every client certificate, because the revoked ones
+//!   are not known.
 //! - T3: no session is resumed. A resumed session skips the check of the client's certificate, which may have
 //!   been revoked or may have expired since. Clients of etcd hold their connections for days, so there is
 //!   nothing to gain.

@@ -41,7 +41,7 @@ pub(super) fn create(
         fs::write(&cert_path, cert)
     };
     write().map_err(|error: std::io::Error| failed(error.to_string()))?;
-    tracing::info!(path = %cert_path.display(), validity_years, "made a certificate that nobody vouches for");
+    tracing::info!(path = %cert_path.display(), validity_years, "made a self-signed certificate");
     Ok((cert_path, key_path))
 }
 

@@ -75,9 +75,9 @@ pub(super) fn choose(
         let missing = missing.join(",");
         let tls12_only = versions.iter().all(|version| **version == TLS12);
         if chosen.is_empty() && tls12_only {
-            return Err(TlsError::new(FLAG, missing, format!("not to be had in jetway; {}", there_are())));
+            return Err(TlsError::new(FLAG, missing, format!("not available in jetway; {}", there_are())));
         }
-        tracing::warn!(flag = FLAG, missing, "cipher suites that are not to be had here are left out");
+        tracing::warn!(flag = FLAG, missing, "cipher suites that are not available are left out");
     }
     chosen.extend(all.into_iter().filter(|suite| suite.tls13().is_some()));
     Ok(chosen)

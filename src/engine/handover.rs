@@ -1,0 +1,96 @@
+//! Rolling restarts of a cluster's members: the stream always has a leader, or finds one at once.
+//!
+//! nats-server hands a stream over by itself when it stops, to any server that it has heard of. One that has
+//! just started does not take it, and the stream then has no leader for NATS' election timeout of 4 to 9 s.
+//! Hence two rules:
+//!
+//! - A member that stops chooses the successor: the writer's server, else another one, and only one whose
+//!   copy is complete.
+//! - A member that starts is not ready before its own copy is complete.
+
+use super::Engine;
+use crate::log::Cluster;
+use std::time::{Duration, Instant};
+
+/// Longest wait for another leader of the stream.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Pause before the stream is looked at again.
+const POLL: Duration = Duration::from_millis(20);
+/// Longest wait of a start for the server's own copy; a copy of a lost disk may take longer.
+const COPY_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Engine {
+    /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy.
+    /// `started` is the time of its start.
+    pub(crate) async fn copied(&self, started: Instant) {
+        if self.mode.is_in_cluster() && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err() {
+            tracing::warn!(
+                "this server's copy of the stream is not complete yet; another one may not stop now"
+            );
+        }
+    }
+
+    async fn find_copy(&self, started: Instant) {
+        let own = self.own_name();
+        loop {
+            let info = self.log.info().await.ok();
+            if let Some(cluster) = info.and_then(|info| info.cluster).filter(|of| of.leader().is_some()) {
+                let replica = cluster.replicas.iter().find(|replica| Some(&replica.name) == own.as_ref());
+                // The leader may have heard last of the process before this one.
+                if replica.is_none_or(|copy| copy.is_up_to_date() && copy.last_heard() < started.elapsed()) {
+                    return;
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn own_name(&self) -> Option<String> {
+        self.tables.members.all().get(&self.member).map(|member| member.name.clone())
+    }
+
+    /// Hands the stream to another member of the cluster, if this member's server leads it.
+    pub(crate) async fn hand_over_stream(&self) {
+        if self.mode.is_in_cluster() && tokio::time::timeout(PATIENCE, self.find_leader()).await.is_err() {
+            tracing::warn!("no other member could take the stream; clients may wait for an election");
+        }
+    }
+
+    async fn find_leader(&self) {
+        let own = self.own_name();
+        let mut asked = None;
+        loop {
+            let info = self.log.info().await.ok();
+            let cluster = info.as_ref().and_then(|info| info.cluster.as_ref());
+            if cluster.is_some_and(|cluster| cluster.leader().is_some() && cluster.leader() != own.as_deref())
+            {
+                return;
+            }
+            if let Some(cluster) = cluster.filter(|cluster| cluster.leader().is_some()) {
+                if cluster.replicas.is_empty() {
+                    return;
+                }
+                if asked.is_none() {
+                    asked = self.successor(cluster);
+                    if let Some(server) = &asked
+                        && let Err(error) = self.log.step_down(server).await
+                    {
+                        tracing::debug!(%error, server, "the stream is not handed over yet");
+                        asked = None;
+                    }
+                }
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The server that leads best: that of the writer, whose records then take one way less.
+    fn successor(&self, cluster: &Cluster) -> Option<String> {
+        let writer = self.leader().ok();
+        let members = self.tables.members.all();
+        let writer = writer.and_then(|id| members.get(&id)).map(|member| member.name.as_str());
+        let able = cluster.replicas.iter().filter(|replica| replica.is_up_to_date());
+        let best = able.max_by_key(|replica| Some(replica.name.as_str()) == writer)?;
+        Some(best.name.clone())
+    }
+}

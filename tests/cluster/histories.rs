@@ -1,0 +1,225 @@
+//! Random clients of a cluster under faults, and the proof from their record that one order of all writes
+//! explains every call and every event.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use support::client::Client;
+use support::cluster::Cluster;
+use support::history::{Outcome, Recorder};
+use support::network::Network;
+use support::server::{Target, signal};
+use support::{rounds, seed};
+
+use super::faults::{all_meet, kill_machine};
+
+/// A fault, while which at least a majority of the members can go on, or which ends by itself.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    /// jetway or etcd dies.
+    Kill,
+    /// The machine is gone: nats-server dies too.
+    Machine,
+    /// The process stands still.
+    Pause,
+    /// nats-server stands still.
+    NatsPause,
+    /// nats-server dies alone.
+    NatsServer,
+    /// Two machines are gone at once.
+    Majority,
+    /// One member after the other is restarted.
+    RollingRestart,
+    /// Another member writes, again and again.
+    MoveLeader,
+    /// No packet reaches or leaves a member.
+    Alone,
+    /// Packets to a member are lost, those from it arrive.
+    OneWay,
+    /// Two members do not reach each other; both reach the third.
+    Between,
+    /// The same again and again, for moments.
+    Flapping,
+}
+
+const OF_PROCESSES: [Fault; 9] = [
+    Fault::None,
+    Fault::Kill,
+    Fault::Machine,
+    Fault::Pause,
+    Fault::NatsPause,
+    Fault::NatsServer,
+    Fault::Majority,
+    Fault::RollingRestart,
+    Fault::MoveLeader,
+];
+const OF_THE_NETWORK: [Fault; 4] = [Fault::Alone, Fault::OneWay, Fault::Between, Fault::Flapping];
+
+struct Campaign {
+    cluster: Cluster,
+    clients: Vec<Client>,
+    network: Option<Network>,
+    random: StdRng,
+    calls: usize,
+    answered: usize,
+}
+
+impl Campaign {
+    async fn start(network: Option<Network>) -> Self {
+        let random = StdRng::seed_from_u64(seed());
+        let mut cluster = match &network {
+            Some(network) => Cluster::prepare_on(network),
+            None => Cluster::prepare(3),
+        };
+        cluster.start_all().await;
+        let clients = cluster.clients().await;
+        all_meet(&cluster, &clients).await;
+        Self { cluster, clients, network, random, calls: 0, answered: 0 }
+    }
+
+    async fn round(&mut self, fault: Fault) {
+        let recorder = Recorder::begin(&self.clients, &mut self.random).await;
+        let leader = self.cluster.leader(&self.clients).await;
+        let member = if self.random.random_bool(0.6) { leader } else { self.random.random_range(0..3) };
+        println!("{fault:?} of member {member}, the leader is {leader}");
+        self.make(fault, member, &recorder).await;
+        if let Some(network) = &self.network {
+            network.heal();
+        }
+        recorder.more_through(&[0, 1, 2]).await;
+        let history = recorder.end(&self.clients[0]).await;
+        self.calls += history.calls.len();
+        self.answered += history.calls.iter().filter(|call| call.outcome != Outcome::Unknown).count();
+        if let Err(violation) = history.check() {
+            panic!("after {fault:?} of member {member}: {violation:?}");
+        }
+    }
+
+    async fn make(&mut self, fault: Fault, member: usize, recorder: &Recorder) {
+        let length = Duration::from_millis(self.random.random_range(200..9000));
+        let other = (member + self.random.random_range(1..3)) % 3;
+        let members = &mut self.cluster.members;
+        match fault {
+            Fault::None => recorder.more().await,
+            Fault::Kill => {
+                members[member].kill9();
+                recorder.more().await;
+                members[member].restart().await;
+            }
+            Fault::Machine => {
+                kill_machine(&mut self.cluster, member);
+                recorder.more().await;
+                self.cluster.members[member].restart().await;
+            }
+            Fault::Pause => pause(members[member].pid(), length).await,
+            Fault::NatsPause => pause(members[member].nats_pid(), length).await,
+            Fault::NatsServer => signal(members[member].nats_pid(), libc::SIGKILL),
+            Fault::Majority => {
+                for member in [member, other] {
+                    kill_machine(&mut self.cluster, member);
+                }
+                for member in [other, member] {
+                    self.cluster.members[member].begin();
+                }
+                for member in [member, other] {
+                    self.cluster.members[member].is_up().await;
+                }
+            }
+            Fault::RollingRestart => {
+                for member in 0..3 {
+                    assert!(self.cluster.members[member].stop().await.success());
+                    self.cluster.members[member].restart().await;
+                }
+            }
+            Fault::MoveLeader => {
+                for _ in 0..5 {
+                    let leader = self.cluster.leader(&self.clients).await;
+                    let to = self.clients[(leader + 1) % 3].status().await;
+                    let Ok(Some(header)) = to.map(|status| status.header) else { continue };
+                    drop(self.clients[leader].move_leader(header.member_id).await);
+                    recorder.more().await;
+                }
+            }
+            Fault::Alone | Fault::OneWay | Fault::Between | Fault::Flapping => {
+                self.part(fault, member, other, length).await;
+            }
+        }
+    }
+
+    async fn part(&mut self, fault: Fault, member: usize, other: usize, length: Duration) {
+        let network = self.network.as_ref().expect("a network");
+        let third = 3 - member - other;
+        let both = |one, two| {
+            network.cut(one, two);
+            network.cut(two, one);
+        };
+        match fault {
+            Fault::Alone => {
+                both(member, other);
+                both(member, third);
+            }
+            Fault::OneWay => {
+                network.cut(other, member);
+                network.cut(third, member);
+            }
+            Fault::Between => both(member, other),
+            _ => {
+                for _ in 0..10 {
+                    both(member, other);
+                    both(member, third);
+                    tokio::time::sleep(length / 10).await;
+                    network.heal();
+                    tokio::time::sleep(length / 20).await;
+                }
+                return;
+            }
+        }
+        tokio::time::sleep(length).await;
+    }
+
+    fn report(&self, rounds: usize) {
+        println!("{rounds} histories, {} calls, {} answered", self.calls, self.answered);
+    }
+}
+
+async fn pause(pid: u32, length: Duration) {
+    signal(pid, libc::SIGSTOP);
+    tokio::time::sleep(length).await;
+    signal(pid, libc::SIGCONT);
+}
+
+/// etcd has no nats-server.
+fn is_for_target(fault: Fault) -> bool {
+    let of_nats = matches!(fault, Fault::Machine | Fault::Majority | Fault::NatsPause | Fault::NatsServer);
+    Target::from_env() == Target::Jetway || !of_nats
+}
+
+async fn explains_rounds(network: Option<Network>, faults: &[Fault], count: usize) {
+    let mut campaign = Campaign::start(network).await;
+    let faults: Vec<Fault> = faults.iter().copied().filter(|fault| is_for_target(*fault)).collect();
+    for round in 0..count {
+        print!("round {round}: ");
+        campaign.round(faults[round % faults.len()]).await;
+    }
+    campaign.report(count);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_what_clients_see() {
+    explains_rounds(None, &[Fault::None, Fault::Machine, Fault::Pause, Fault::MoveLeader], 4).await;
+}
+
+#[ignore = "takes minutes: `make faults`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_many_faults() {
+    explains_rounds(None, &OF_PROCESSES, rounds(OF_PROCESSES.len() * 4)).await;
+}
+
+#[ignore = "needs root and a network of its own: `make faults-network`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_cut_networks() {
+    let all = [&OF_THE_NETWORK[..], &OF_PROCESSES[..]].concat();
+    explains_rounds(Some(Network::new(3)), &all, rounds(all.len())).await;
+}

@@ -1,0 +1,412 @@
+//! The check of histories finds nothing in the record of a store without a fault, and each planted fault.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use support::history::*;
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+const TTL: Time = 1_000;
+
+/// A store whose calls take effect at a moment between their begin and their end.
+struct Store {
+    random: StdRng,
+    revision: i64,
+    time: Time,
+    state: State,
+    history: History,
+}
+
+impl Store {
+    fn run(seed: u64, calls: usize) -> History {
+        let mut store = Store {
+            random: StdRng::seed_from_u64(seed),
+            revision: 1,
+            time: 0,
+            state: State::new(),
+            history: History { begin: 1, watches: vec![Vec::new(); 2], ..History::default() },
+        };
+        for number in 0..calls {
+            store.call(number);
+        }
+        store.lease();
+        store.history.end = store.revision;
+        for watch in &mut store.history.watches {
+            watch.push(Response::Progress(store.revision));
+        }
+        store.history
+    }
+
+    fn call(&mut self, number: usize) {
+        let key = KEYS[self.random.random_range(0..KEYS.len())].to_owned();
+        let value = number.to_string();
+        let found = self.state.get(&key).map_or(0, |pair| pair.mod_revision);
+        let is_serializable = self.random.random_bool(0.3);
+        let request = match self.random.random_range(0..6) {
+            0 | 1 => Request::Put { key, value, lease: 0 },
+            2 => Request::Delete { key },
+            3 => Request::Swap { key, expected: found - i64::from(self.random.random_bool(0.3)), value },
+            4 => Request::Read { key: Some(key), is_serializable },
+            _ => Request::Read { key: None, is_serializable },
+        };
+        let mut outcome = self.carry_out(&request);
+        self.time += 10;
+        // Calls overlap their neighbours, whose moments lie between.
+        let (before, behind) = (self.random.random_range(0..25), self.random.random_range(1..25));
+        if self.random.random_bool(0.1) && !matches!(request, Request::Read { .. }) {
+            outcome = Outcome::Unknown;
+        }
+        self.history.calls.push(Call {
+            begin: self.time.saturating_sub(before),
+            end: self.time + behind,
+            request,
+            outcome,
+        });
+    }
+
+    fn carry_out(&mut self, request: &Request) -> Outcome {
+        match request {
+            Request::Put { key, value, lease } => self.write(key, Some((value, *lease))),
+            Request::Swap { key, expected, value }
+                if self.state.get(key).map_or(0, |pair| pair.mod_revision) == *expected =>
+            {
+                self.write(key, Some((value, 0)))
+            }
+            Request::Delete { key } if self.state.contains_key(key) => self.write(key, None),
+            Request::Read { key: None, .. } => {
+                Outcome::Read(self.revision, self.state.values().cloned().collect())
+            }
+            Request::Delete { key } | Request::Swap { key, .. } | Request::Read { key: Some(key), .. } => {
+                Outcome::Read(self.revision, self.state.get(key).cloned().into_iter().collect())
+            }
+        }
+    }
+
+    fn write(&mut self, key: &str, value: Option<(&String, i64)>) -> Outcome {
+        self.revision += 1;
+        let previous = self.state.get(key).cloned();
+        let pair = value.map(|(value, lease)| Pair {
+            key: key.to_owned(),
+            value: value.clone(),
+            create_revision: previous.as_ref().map_or(self.revision, |before| before.create_revision),
+            mod_revision: self.revision,
+            version: previous.as_ref().map_or(1, |before| before.version + 1),
+            lease,
+        });
+        let event = Event { revision: self.revision, key: key.to_owned(), pair, previous };
+        apply(&mut self.state, &event);
+        for watch in &mut self.history.watches {
+            watch.push(Response::Events(self.time + 5, vec![event.clone()]));
+        }
+        Outcome::Wrote(self.revision)
+    }
+
+    /// A key that goes with its lease.
+    fn lease(&mut self) {
+        let asked = self.time;
+        self.history.renewals.push(Renewal { lease: 7, asked, time_to_live: TTL });
+        let put = Request::Put { key: "leased".to_owned(), value: "leased".to_owned(), lease: 7 };
+        let outcome = self.carry_out(&put);
+        let end = self.time + 5;
+        self.history.calls.push(Call { begin: self.time, end, request: put, outcome });
+        self.time += TTL;
+        self.write("leased", None);
+    }
+}
+
+#[test]
+fn a_store_without_a_fault_has_no_violation() {
+    for seed in 0..200 {
+        let history = Store::run(seed, 60);
+        assert_eq!(history.check(), Ok(()), "seed {seed}");
+        let kinds: Vec<_> = history.calls.iter().map(|call| &call.outcome).collect();
+        assert!(kinds.contains(&&Outcome::Unknown) || seed % 10 != 0, "a call without an answer");
+    }
+}
+
+/// Plants a fault in records until one has a place for it.
+fn planted(plant: impl Fn(&mut History) -> Option<()>) -> Violation {
+    for seed in 0..50 {
+        let mut history = Store::run(seed, 60);
+        if plant(&mut history).is_some() {
+            return history.check().expect_err("the fault is found");
+        }
+    }
+    panic!("no record has a place for it");
+}
+
+fn events(history: &mut History, watch: usize) -> Vec<&mut Event> {
+    let responses = history.watches[watch].iter_mut();
+    responses
+        .filter_map(|response| match response {
+            Response::Events(_, events) => Some(&mut events[0]),
+            Response::Progress(_) => None,
+        })
+        .collect()
+}
+
+fn call(history: &mut History, which: impl Fn(&Call) -> bool) -> Option<&mut Call> {
+    history.calls.iter_mut().find(|call| which(call))
+}
+
+#[test]
+fn an_event_that_a_watch_misses_is_found() {
+    let found = planted(|history| {
+        history.watches[1].remove(3);
+        Some(())
+    });
+    assert!(matches!(found, Violation::EventMissing { watch: 1, .. }), "{found:?}");
+}
+
+#[test]
+fn an_event_that_comes_twice_is_found() {
+    let found = planted(|history| {
+        let event = history.watches[1][3].clone();
+        history.watches[1].insert(4, event);
+        Some(())
+    });
+    assert!(matches!(found, Violation::EventOutOfOrder { watch: 1, .. }), "{found:?}");
+}
+
+#[test]
+fn events_out_of_order_are_found() {
+    let found = planted(|history| {
+        history.watches[0].swap(3, 4);
+        Some(())
+    });
+    assert!(matches!(found, Violation::EventOutOfOrder { .. } | Violation::EventMissing { .. }), "{found:?}");
+}
+
+#[test]
+fn the_last_event_that_does_not_come_is_found() {
+    let found = planted(|history| {
+        history.watches[0].truncate(10);
+        Some(())
+    });
+    assert!(matches!(found, Violation::EventMissing { watch: 0, .. }), "{found:?}");
+}
+
+#[test]
+fn another_value_in_one_watch_is_found() {
+    let found = planted(|history| {
+        events(history, 1).into_iter().find_map(|event| event.pair.as_mut())?.value.push('x');
+        Some(())
+    });
+    assert!(matches!(found, Violation::OtherEvent { watch: 1, .. }), "{found:?}");
+}
+
+#[test]
+fn a_wrong_previous_pair_is_found() {
+    let found = planted(|history| {
+        for watch in 0..2 {
+            let changed =
+                events(history, watch).into_iter().rev().find_map(|event| event.previous.as_mut())?;
+            changed.value.push('x');
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::WrongPrevious { .. }), "{found:?}");
+}
+
+#[test]
+fn a_wrong_version_is_found() {
+    let found = planted(|history| {
+        for watch in 0..2 {
+            events(history, watch).into_iter().rev().find_map(|event| event.pair.as_mut())?.version += 1;
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::WrongPair { .. }), "{found:?}");
+}
+
+#[test]
+fn progress_ahead_of_an_event_is_found() {
+    let found = planted(|history| {
+        history.watches[0].insert(3, Response::Progress(6));
+        Some(())
+    });
+    assert!(matches!(found, Violation::ProgressAhead { watch: 0, .. }), "{found:?}");
+}
+
+#[test]
+fn a_lost_write_is_found() {
+    let found = planted(|history| {
+        let revision = history.end + 1;
+        let request = Request::Put { key: "a".to_owned(), value: "lost".to_owned(), lease: 0 };
+        history.calls.push(Call { begin: 1, end: 2, request, outcome: Outcome::Wrote(revision) });
+        Some(())
+    });
+    assert!(matches!(found, Violation::WriteLost(..)), "{found:?}");
+}
+
+#[test]
+fn a_lost_deletion_is_found() {
+    let found = planted(|history| {
+        let delete = Request::Delete { key: "a".to_owned() };
+        history.calls.push(Call { begin: 1, end: 2, request: delete, outcome: Outcome::Wrote(2000) });
+        Some(())
+    });
+    assert!(matches!(found, Violation::WriteLost(..)), "{found:?}");
+}
+
+#[test]
+fn another_revision_than_that_of_the_answer_is_found() {
+    let found = planted(|history| {
+        let put = call(history, |call| {
+            matches!((&call.request, &call.outcome), (Request::Put { .. }, Outcome::Wrote(_)))
+        })?;
+        if let Outcome::Wrote(revision) = &mut put.outcome {
+            *revision += 1;
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::OtherRevision(..)), "{found:?}");
+}
+
+/// One more event at the end of all watches.
+fn append(history: &mut History, event: impl Fn(i64, &State) -> Event) {
+    let mut state = State::new();
+    for event in history.events() {
+        apply(&mut state, &event);
+    }
+    history.end += 1;
+    let event = event(history.end, &state);
+    for watch in &mut history.watches {
+        watch.push(Response::Events(Time::MAX, vec![event.clone()]));
+    }
+}
+
+fn put_again(revision: i64, state: &State, value: &str) -> Event {
+    let previous = state["a"].clone();
+    let pair = Pair {
+        value: value.to_owned(),
+        mod_revision: revision,
+        version: previous.version + 1,
+        ..previous.clone()
+    };
+    Event { revision, key: "a".to_owned(), pair: Some(pair), previous: Some(previous) }
+}
+
+fn has_a(history: &History) -> Option<String> {
+    let mut state = State::new();
+    for event in history.events() {
+        apply(&mut state, &event);
+    }
+    state.get("a").map(|pair| pair.value.clone())
+}
+
+#[test]
+fn a_write_that_happens_twice_is_found() {
+    let found = planted(|history| {
+        let value = has_a(history)?;
+        append(history, |revision, state| put_again(revision, state, &value));
+        Some(())
+    });
+    assert!(matches!(found, Violation::WrittenTwice(..)), "{found:?}");
+}
+
+#[test]
+fn a_write_that_nobody_asked_for_is_found() {
+    let found = planted(|history| {
+        has_a(history)?;
+        append(history, |revision, state| put_again(revision, state, "nobody's"));
+        Some(())
+    });
+    assert!(matches!(found, Violation::NotAsked(..)), "{found:?}");
+}
+
+#[test]
+fn a_deletion_that_nobody_asked_for_is_found() {
+    let found = planted(|history| {
+        has_a(history)?;
+        let may_be = |call: &Call| {
+            call.request == Request::Delete { key: "a".to_owned() } && call.outcome == Outcome::Unknown
+        };
+        if history.calls.iter().any(may_be) {
+            return None;
+        }
+        append(history, |revision, state| {
+            let previous = Some(state["a"].clone());
+            Event { revision, key: "a".to_owned(), pair: None, previous }
+        });
+        Some(())
+    });
+    assert!(matches!(found, Violation::NotAsked(..)), "{found:?}");
+}
+
+#[test]
+fn a_swap_over_another_revision_is_found() {
+    let found = planted(|history| {
+        let swap = call(history, |call| {
+            matches!((&call.request, &call.outcome), (Request::Swap { .. }, Outcome::Wrote(_)))
+        })?;
+        if let Request::Swap { expected, .. } = &mut swap.request {
+            *expected += 1;
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::ConditionIgnored(..)), "{found:?}");
+}
+
+#[test]
+fn a_stale_read_is_found() {
+    let found = planted(|history| {
+        let read = history.calls.iter().position(|call| {
+            let is_serializable = matches!(call.request, Request::Read { is_serializable: true, .. });
+            matches!(call.outcome, Outcome::Read(revision, _) if revision > 5) && !is_serializable
+        })?;
+        // The same read, long after.
+        let mut late = history.calls[read].clone();
+        (late.begin, late.end) = (1_000_000, 1_000_001);
+        history.calls.push(late);
+        Some(())
+    });
+    assert!(matches!(found, Violation::OutOfOrder { .. }), "{found:?}");
+}
+
+#[test]
+fn a_write_with_a_revision_before_an_earlier_answer_is_found() {
+    let found = planted(|history| {
+        let write = call(history, |call| matches!(call.outcome, Outcome::Wrote(revision) if revision < 5))?;
+        (write.begin, write.end) = (1_000_000, 1_000_001);
+        Some(())
+    });
+    assert!(matches!(found, Violation::OutOfOrder { .. }), "{found:?}");
+}
+
+#[test]
+fn a_read_of_another_state_is_found() {
+    let found = planted(|history| {
+        let read = call(history, |call| {
+            let is_serializable = matches!(call.request, Request::Read { is_serializable: true, .. });
+            is_serializable && matches!(&call.outcome, Outcome::Read(_, pairs) if !pairs.is_empty())
+        })?;
+        if let Outcome::Read(_, pairs) = &mut read.outcome {
+            pairs.pop();
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::WrongRead { .. }), "{found:?}");
+}
+
+#[test]
+fn a_read_of_a_revision_that_does_not_exist_is_found() {
+    let found = planted(|history| {
+        let end = history.end;
+        let read = call(history, |call| matches!(call.request, Request::Read { is_serializable: true, .. }))?;
+        if let Outcome::Read(revision, _) = &mut read.outcome {
+            *revision = end + 1;
+        }
+        Some(())
+    });
+    assert!(matches!(found, Violation::RevisionAhead(..)), "{found:?}");
+}
+
+#[test]
+fn a_lease_that_ends_early_is_found() {
+    let found = planted(|history| {
+        history.renewals[0].asked += 10;
+        Some(())
+    });
+    assert!(matches!(found, Violation::LeaseEndedEarly { lease: 7, .. }), "{found:?}");
+}
