@@ -23,7 +23,9 @@ impl Engine {
     /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy.
     /// `started` is the time of its start.
     pub(crate) async fn copied(&self, started: Instant) {
-        if self.mode.is_in_cluster() && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err() {
+        if self.mode.is_in_cluster()
+            && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err()
+        {
             tracing::warn!(
                 "this server's copy of the stream is not complete yet; another one may not stop now"
             );

@@ -52,8 +52,8 @@ pub enum Error {
 
     #[error(
         "the store in {} was created {recorded}, and the configuration would run it {wanted}: nats-server would delete its \
-         streams about 30 seconds after the start. Nothing was started. Go back to the {recorded} configuration, or move \
-         the data over with a snapshot into a new data directory",
+         streams about 30 seconds after the start. Nothing was started. Go back to the {recorded} configuration. A \
+         standalone member gets others by etcdctl member add, while it serves",
         .path.display()
     )]
     ModeMismatch { path: PathBuf, recorded: String, wanted: String },

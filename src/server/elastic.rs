@@ -176,9 +176,7 @@ impl Elastic {
             self.engine.linearizable().await.ok()?;
         }
         let members = self.engine.member_changes().borrow().clone();
-        if *self.engine.phase().borrow() != Phase::Serving
-            || !members.contains_key(&self.member_id)
-        {
+        if *self.engine.phase().borrow() != Phase::Serving || !members.contains_key(&self.member_id) {
             return None;
         }
         Some(members.len())
