@@ -54,6 +54,7 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         | EtcdError::BadLeaderTransferee
         | EtcdError::NotCapable
         | EtcdError::ClusterVersionUnavailable
+        | EtcdError::StaysAlone(_)
         | EtcdError::DowngradeInProcess
         | EtcdError::NoInflightDowngrade => Code::FailedPrecondition,
         EtcdError::PermissionDenied => Code::PermissionDenied,
@@ -70,7 +71,6 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         EtcdError::Corrupt => Code::DataLoss,
         EtcdError::WatchCanceled | EtcdError::RequestCanceled | EtcdError::ContextCanceled => Code::Cancelled,
         EtcdError::DeadlineExceeded | EtcdError::ContextDeadlineExceeded => Code::DeadlineExceeded,
-        EtcdError::StaysAlone(_) => Code::FailedPrecondition,
         EtcdError::NotPrimaryLessor
         | EtcdError::WatchRangeEmpty
         | EtcdError::WatchIdInUse

@@ -510,7 +510,7 @@ mod tests {
             reader,
             published: Arc::default(),
             gate: None,
-            mode: Arc::new(Mode::new(true, false, true, true)),
+            mode: Arc::new(Mode::new(true, false)),
             marks: None,
             jobs: mpsc::unbounded_channel().0,
             counters: Counters::new(),

@@ -67,7 +67,7 @@ impl Integrity {
                 (known, absences) = (None, 0);
                 continue;
             }
-            // An exchange of the server may make the stream another one to JetStream. A look that one falls into
+            // An exchange of the server may make the stream another one to JetStream. A look during one
             // proves nothing.
             let before = self.mode.moves();
             if self.mode.is_moving() || before != moves {

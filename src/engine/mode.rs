@@ -15,14 +15,19 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
-    pub(super) fn new(is_alone: bool, is_clustered: bool, can_sync: bool, has_only_copy: bool) -> Mode {
+    pub(super) fn new(is_alone: bool, is_clustered: bool) -> Mode {
         Mode {
             is_alone: AtomicBool::new(is_alone),
             is_clustered: AtomicBool::new(is_clustered),
-            can_sync,
-            syncs_here: AtomicBool::new(can_sync && has_only_copy),
+            can_sync: false,
+            syncs_here: AtomicBool::new(false),
             moves: AtomicU64::new(0),
         }
+    }
+
+    /// This process can sync the files of the stream.
+    pub(super) fn with_sync(self, has_only_copy: bool) -> Mode {
+        Mode { can_sync: true, syncs_here: AtomicBool::new(has_only_copy), ..self }
     }
 
     /// Whether no other instance can reach the log: the embedded server admits this one alone. Set before

@@ -54,8 +54,8 @@ impl Engine {
         Ok(Others { messenger, incoming, namesakes })
     }
 
-    /// Waits until the last member, which stays without this one, has the stream for itself: as long as it has
-    /// not, its server needs this one's for a majority.
+    /// Waits until the last member, which stays without this one, has the stream for itself. Until then its
+    /// server needs this one's for a majority.
     pub(crate) async fn parted(&self) {
         const POLL: Duration = Duration::from_millis(100);
         const ANSWER: Duration = Duration::from_secs(1);

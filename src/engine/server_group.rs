@@ -123,7 +123,7 @@ impl Keeper {
         if self.lone_server().is_some() {
             return;
         }
-        // What was measured may be older.
+        // The figures of the last measurement may be older.
         let copies = self.log.copies();
         let measured = self.measured.borrow_and_update();
         let is_settled =

@@ -85,8 +85,9 @@ impl Engine {
         let (commands, command_receiver) = mpsc::channel(4);
         let is_clustered = settings.founders.is_some();
         let has_only_copy = settings.is_alone || (is_clustered && log.facts().replicas == 1);
+        let mode = Mode::new(settings.is_alone, is_clustered);
         let can_sync = settings.synced_store.is_some();
-        let mode = Arc::new(Mode::new(settings.is_alone, is_clustered, can_sync, has_only_copy));
+        let mode = Arc::new(if can_sync { mode.with_sync(has_only_copy) } else { mode });
         let one_copy = Arc::new(OneCopy::default());
         let (messenger, incoming, namesakes) = if settings.is_alone {
             (None, mpsc::channel(1).1, None)

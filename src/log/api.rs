@@ -218,7 +218,7 @@ impl StreamInfo {
         self.leader().is_some() && self.cluster.as_ref().is_some_and(|cluster| cluster.raft_group.is_some())
     }
 
-    /// Whether all copies are there and hold what the leader has, and no others are left of an earlier number.
+    /// Whether all copies are there and hold what the leader has, and none is left of an earlier number.
     pub fn is_settled(&self) -> bool {
         let Some(cluster) = &self.cluster else { return true };
         cluster.leader().is_some()

@@ -289,13 +289,15 @@ impl NatsServer {
         self.port().map(client_url)
     }
 
-    /// The JetStream store, if jetway must sync it while it is the only copy. With [`SyncMode::Always`] and in
-    /// a cluster the server syncs each message, but never the folders: a new block would be lost with its name.
+    /// The JetStream store, if jetway must sync it while it is the only copy. With [`SyncMode::Always`] and
+    /// in a cluster the server syncs each message, but never the folders: a new block would be lost with its
+    /// name.
     pub fn synced_store(&self) -> Option<PathBuf> {
         (self.settings.sync != SyncMode::Lazy).then(|| store_dir(&self.settings.data_dir))
     }
 
-    /// The password of a connection to the present run, whose user is `jetway`; `None` while the server is down. A connection must have been opened after the token was taken.
+    /// The password of a connection to the present run, whose user is `jetway`; `None` while the server is
+    /// down. A connection must have been opened after the token was taken.
     pub fn token(&self) -> watch::Receiver<Option<String>> {
         self.token.clone()
     }

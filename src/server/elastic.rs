@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the stream may be away after nats-server was started in another form.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long one answer about it may take: a request that comes before there is a leader gets none.
 const ANSWER: Duration = Duration::from_millis(500);
 /// How long a member that stays alone waits until it writes.

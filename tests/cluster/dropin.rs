@@ -121,8 +121,8 @@ async fn kubeadm_with_all_members_named() {
     deployment.is_one_etcd("https://{host}:{peer}").await;
 }
 
-/// kubeadm's own order: `kubeadm init` starts one member, and each `kubeadm join` adds one as a learner, starts
-/// it with what it was answered, and promotes it.
+/// kubeadm's own order: `kubeadm init` starts one member, and each `kubeadm join` adds one as a learner,
+/// starts it with the members of the answer, and promotes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubeadm_with_members_added_one_by_one() {
     let mut deployment = Deployment::new("https", NODES);

@@ -347,18 +347,15 @@ impl Node {
     pub(in crate::engine) fn regroup(&mut self, others: Option<Box<Others>>, done: oneshot::Sender<()>) {
         self.status.set_linearizable(false);
         self.mode.set_alone(others.is_none());
-        match others {
-            Some(others) => {
-                let Others { messenger, incoming, namesakes } = *others;
-                self.messenger = Some(messenger);
-                self.incoming = incoming;
-                self.namesakes = Some(namesakes);
-            }
-            None => {
-                (self.messenger, self.namesakes) = (None, None);
-                self.incoming = mpsc::channel(1).1;
-                self.peers.clear();
-            }
+        if let Some(others) = others {
+            let Others { messenger, incoming, namesakes } = *others;
+            self.messenger = Some(messenger);
+            self.incoming = incoming;
+            self.namesakes = Some(namesakes);
+        } else {
+            (self.messenger, self.namesakes) = (None, None);
+            self.incoming = mpsc::channel(1).1;
+            self.peers.clear();
         }
         done.send(()).ok();
     }

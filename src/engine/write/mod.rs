@@ -72,7 +72,7 @@ struct Writing {
 }
 
 impl Writing {
-    /// Whether no call is planned, since what is in flight must come to an end, or another instance takes over.
+    /// Whether no call is planned: records in flight must come to an end, or another instance takes over.
     fn is_settling(&self) -> bool {
         self.quiesce.is_some() || self.handover.is_some()
     }
