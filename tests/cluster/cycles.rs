@@ -21,7 +21,7 @@ async fn cycles_of_one_and_three_members() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.members[0].client().await;
     for cycle in 1..=rounds(2) {
-        let traffic = Traffic::begin_with(&[client.clone()], LOAD).await;
+        let traffic = Traffic::begin_with(std::slice::from_ref(&client), LOAD).await;
         let (mut added, mut kills) = (Vec::new(), 0);
         for members in 2..=3 {
             added.push(grow(&mut cluster).await);

@@ -45,7 +45,7 @@ pub async fn copies(cluster: &Cluster, copies: usize) {
 async fn one_member_becomes_three_under_load() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.members[0].client().await;
-    let traffic = Traffic::begin_with(&[client.clone()], LOAD).await;
+    let traffic = Traffic::begin_with(std::slice::from_ref(&client), LOAD).await;
     for members in 2..=3 {
         grow(&mut cluster).await;
         copies(&cluster, members).await;
@@ -134,8 +134,11 @@ async fn the_member_that_joined_last_stays_alone_and_grows_again() {
     assert_eq!(client.members().await.unwrap().members.len(), 2);
 }
 
+/// Whether a data directory has a sign.
+type Sign = fn(&Path) -> bool;
+
 /// Signs in a data directory of how far the change to a member of a cluster is, in their order.
-const STEPS: [(&str, fn(&Path) -> bool); 6] = [
+const STEPS: [(&str, Sign); 6] = [
     ("the member is remembered", |data| data.join("cluster.json").exists()),
     ("two servers prepare the metadata", |data| data.join("preparation/helper/nats/jetstream").exists()),
     ("the store is copied", |data| data.join("nats.kept").exists()),
@@ -160,7 +163,7 @@ async fn a_death_at_each_step_of_the_change_costs_nothing() {
     for (step, is_reached) in STEPS {
         let mut cluster = Cluster::start(1).await;
         let client = cluster.members[0].client().await;
-        let traffic = Traffic::begin_with(&[client.clone()], LOAD).await;
+        let traffic = Traffic::begin_with(std::slice::from_ref(&client), LOAD).await;
         let data = cluster.members[0].dir().join("data");
         let new = cluster.add();
         let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
@@ -202,7 +205,7 @@ async fn a_death_at_each_step_of_the_change_costs_nothing() {
 }
 
 /// Signs of how far the change of the last member is, in their order.
-const STEPS_BACK: [(&str, fn(&Path) -> bool); 3] = [
+const STEPS_BACK: [(&str, Sign); 3] = [
     ("one copy is left", |data| {
         let settings = std::fs::read_to_string(data.join("nats/jetstream/JW/streams/KV_jetway/meta.inf"));
         settings.is_ok_and(|settings| settings.contains("\"num_replicas\":1"))
