@@ -15,6 +15,9 @@ export JETWAY_NATS_SERVER ?= $(BIN)/nats-server
 export JETWAY_TEST_ETCD ?= $(BIN)/etcd
 export JETWAY_TEST_ETCDCTL ?= $(BIN)/etcdctl
 export JETWAY_TEST_ETCDUTL ?= $(BIN)/etcdutl
+# Those of the minor versions before read snapshots, too.
+export JETWAY_TEST_ETCDUTL_3_5 ?= $(BIN)/etcdutl-3.5
+export JETWAY_TEST_ETCDUTL_3_6 ?= $(BIN)/etcdutl-3.6
 export JETWAY_BENCH_KINE ?= $(BIN)/kine
 export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
@@ -26,7 +29,7 @@ export PATH := $(BIN):$(PATH)
 
 RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 NATS := $(JETWAY_NATS_SERVER)
-TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_ETCDUTL) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
+TEST_PEERS := $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(JETWAY_TEST_ETCDUTL) $(JETWAY_TEST_ETCDUTL_3_5) $(JETWAY_TEST_ETCDUTL_3_6) $(JETWAY_TEST_CLIENTS_GO) $(BIN)/protoc
 SCRIPTED_CLIENTS := $(JETWAY_TEST_CLIENTS_NODE) $(JETWAY_TEST_CLIENTS_PYTHON)
 KUBERNETES := $(addprefix $(BIN)/,kube-apiserver kube-controller-manager kubectl)
 BENCH_PEERS := $(JETWAY_BENCH_KINE) $(JETWAY_BENCH_T4)
@@ -228,7 +231,7 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 		--jetway $(TARGET)/release/jetway $(FLAGS)
 
 .PHONY: bench
-bench: $(NATS) $(JETWAY_TEST_ETCD) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
+bench: $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
 	$(CARGO) bench --locked --bench wire -- $(FLAGS)
 
 .PHONY: bench-cluster
@@ -268,6 +271,8 @@ clean-peers: ## remove all that was fetched and built beside cargo
 	rm -rf $(PEERS)
 
 $(BIN)/nats-server: $(wildcard tests/peers/nats/*) tests/peers/build.sh
+$(BIN)/etcdutl-3.5: $(wildcard tests/peers/etcdutl-3.5/*) tests/peers/build.sh
+$(BIN)/etcdutl-3.6: $(wildcard tests/peers/etcdutl-3.6/*) tests/peers/build.sh
 $(BIN)/etcd $(BIN)/etcdctl $(BIN)/etcdutl: $(wildcard tests/peers/etcd/*) tests/peers/build.sh
 $(BIN)/kine: $(wildcard tests/peers/kine/*) tests/peers/build.sh
 $(BIN)/clients-go: $(wildcard tests/clients/go/*) tests/peers/build.sh
@@ -275,7 +280,7 @@ $(BIN)/t4: $(wildcard tests/peers/t4/*) tests/peers/build.sh
 $(KUBERNETES): tests/kubernetes/go.mod tests/kubernetes/go.sum tests/peers/build.sh
 $(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
 
-$(addprefix $(BIN)/,nats-server etcd etcdctl etcdutl clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
+$(addprefix $(BIN)/,nats-server etcd etcdctl etcdutl etcdutl-3.5 etcdutl-3.6 clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
 	@echo "building $(@F) into $(@D)"
 	@tests/peers/build.sh $(@F) $@
 

@@ -118,7 +118,8 @@
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
-//! | `snapshot` | the store as a file of etcd's | pure |
+//! | `snapshot` | the store as a file of etcd's | files |
+//! | `client` | calls of etcd's API to another server | sockets |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
@@ -127,6 +128,7 @@
 //! | `api` | the gRPC services | engine, watch |
 //! | `gateway` | JSON over HTTP and WebSockets, as calls of the services | api |
 //! | `auto_compaction` | `--auto-compaction-mode` | engine |
+//! | `snapshot_schedule` | `--snapshot-schedule` | engine, files |
 //! | `transport` | listeners, connections, TLS, deadlines, keepalive, HTTP routes | sockets |
 //! | [`server`] | starts and stops all of it | everything |
 //!
@@ -232,6 +234,7 @@ mod applier;
 mod auth;
 mod auto_compaction;
 pub mod cli;
+mod client;
 pub mod core;
 mod disk;
 mod durability;
@@ -251,6 +254,7 @@ pub mod proto;
 pub mod record;
 pub mod server;
 mod snapshot;
+mod snapshot_schedule;
 pub mod telemetry;
 mod transport;
 mod txn;

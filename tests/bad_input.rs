@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -77,6 +78,34 @@ async fn a_missing_or_unusable_nats_server_is_named_with_the_remedy() {
     refused(&["--nats-server", &old], &["2.10.22", "2.14.4", "recommended", &old]).await;
     let other = script("other", "no server at all");
     refused(&["--nats-server", &other], &["does not look like a nats-server", &other]).await;
+}
+
+/// A listener that jetway would not know of is refused in each spelling that nats-server itself takes.
+#[tokio::test]
+async fn a_listener_in_the_nats_config_is_refused_in_every_spelling() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("more.conf");
+    fs::write(dir.path().join("part.conf"), "listen: 0.0.0.0:4333\n").unwrap();
+    // jetway's own `listen` replaces the same word in a file of kine's, which has settings of kine's server.
+    for (text, is_replaced) in [
+        ("listen: 0.0.0.0:4333", true),
+        ("{ debug: false }\nlisten: 0.0.0.0:4333", true),
+        ("{ debug: false }\n{ Listen = \"0.0.0.0:4333\" }", false),
+        ("{\"debug\": false, \"LISTEN\": \"0.0.0.0:4333\"}", false),
+        ("debug: false # a comment\rlisten 0.0.0.0:4333", true),
+        ("P: 4333; 'port' = $P", false),
+        ("debug: false\ninclude 'part.conf'", true),
+    ] {
+        fs::write(&file, text).unwrap();
+        let checked = Command::new(support::nats::binary()).arg("-t").arg("-c").arg(&file).output().unwrap();
+        assert!(checked.status.success(), "nats-server does not take {text:?}: {checked:?}");
+        let path = file.to_str().unwrap();
+        let words = ["--nats-config", path, "it sets `", "which is jetway's to set"];
+        refused(&["--nats-config", path], &words).await;
+        if !is_replaced {
+            refused(&["--endpoint", &format!("nats://?serverConfig={path}")], &words).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod machine;
 mod peer;
 mod plot;
 mod report;
+mod snapshot;
 mod store;
 mod usage;
 mod watch;
@@ -167,11 +168,11 @@ async fn run(options: &Options) -> Result<Report, Failure> {
     for workload in chosen {
         let (what, rounds) = match workload.shape {
             // Filling a store takes minutes, and what it shows hardly differs from round to round.
-            Shape::Store(_) if (scale - 1.0).abs() > f64::EPSILON => {
+            Shape::Store(_) | Shape::Snapshot(_) if (scale - 1.0).abs() > f64::EPSILON => {
                 (format!("{}, all of that times {scale}", workload.what), 1)
             }
             Shape::Store(_) => (workload.what.to_owned(), 1),
-            Shape::Load(..) | Shape::Failover(_) => (workload.what.to_owned(), rounds),
+            Shape::Load(..) | Shape::Failover(_) | Shape::Snapshot(_) => (workload.what.to_owned(), rounds),
         };
         report.begin(workload, what);
         for round in 1..=rounds {
@@ -235,6 +236,9 @@ async fn sample(
         Shape::Load(clients, load) => (clients, load),
         Shape::Store(contents) => {
             return store::run(installation, dir, contents.scaled(scale), STARTS).await;
+        }
+        Shape::Snapshot(contents) => {
+            return snapshot::run(installation, dir, contents.scaled(scale), timing).await;
         }
         Shape::Failover(signal) => return failover::run(installation, dir, signal).await,
     };

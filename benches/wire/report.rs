@@ -30,15 +30,21 @@ pub(crate) enum Metric {
     Disk,
     Gap,
     SlowestWrite,
+    Snapshot,
+    SnapshotMemory,
+    P99Quiet,
 }
 
 impl Metric {
     /// In the order of the tables.
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 19] = [
         Self::Rate,
         Self::ServerCpu,
         Self::P50,
         Self::P99,
+        Self::P99Quiet,
+        Self::Snapshot,
+        Self::SnapshotMemory,
         Self::Delivered,
         Self::Gap,
         Self::SlowestWrite,
@@ -72,6 +78,9 @@ impl Metric {
             Self::Disk => "disk_mib",
             Self::Gap => "gap_ms",
             Self::SlowestWrite => "slowest_write_ms",
+            Self::Snapshot => "snapshot_seconds",
+            Self::SnapshotMemory => "snapshot_memory_mib",
+            Self::P99Quiet => "p99_without_snapshot_us",
         }
     }
 
@@ -93,6 +102,9 @@ impl Metric {
             Self::Disk => "Disk, MiB",
             Self::Gap => "Longest time without a successful write, ms",
             Self::SlowestWrite => "Slowest write with its retries, ms",
+            Self::Snapshot => "A snapshot, seconds",
+            Self::SnapshotMemory => "Memory of all server processes more while snapshots are taken, MiB",
+            Self::P99Quiet => "Latency of the same writes without a snapshot, p99, µs",
         }
     }
 }

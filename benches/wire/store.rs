@@ -116,7 +116,7 @@ async fn count(peer: &Peer, installation: &Installation, keys: u64) -> Result<()
 }
 
 /// Waits until the server has nothing left to do; false if it never does.
-async fn rest(peer: &Peer) -> Result<bool, Failure> {
+pub(crate) async fn rest(peer: &Peer) -> Result<bool, Failure> {
     let start = Instant::now();
     while start.elapsed() < REST_AT_LAST {
         let before = usage::cpu(&peer.roots)?;

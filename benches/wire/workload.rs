@@ -37,6 +37,8 @@ pub(crate) enum Shape {
     Load(usize, Load),
     /// A server that holds so much.
     Store(Contents),
+    /// A server that holds so much, of which snapshots are taken.
+    Snapshot(Contents),
     /// A cluster whose leader is ended like this.
     Failover(Signal),
 }
@@ -60,7 +62,7 @@ pub(crate) enum Load {
 }
 
 impl Workload {
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 26] = [
         Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put).in_both(),
         Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put).in_both(),
         Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put).in_both(),
@@ -165,6 +167,14 @@ impl Workload {
         Self::store("start", "300 k keys of 300 B, each put once", 300_000, 0),
         Self::store("memory", "1 M keys of 300 B, each put once", 1_000_000, 0),
         Self {
+            name: "snapshot",
+            what: "snapshots of 1 M keys of 300 B, and 500 writes/s meanwhile",
+            unit: "put",
+            is_long: false,
+            peers: Peers::Alone,
+            shape: Shape::Snapshot(Contents { keys: 1_000_000, rewrites: 0 }),
+        },
+        Self {
             is_long: true,
             ..Self::store(
                 "churned-start",
@@ -225,7 +235,7 @@ impl Workload {
         let minutes = match self.shape {
             Shape::Load(..) | Shape::Failover(_) => 4,
             Shape::Store(_) if self.is_long => 90,
-            Shape::Store(_) => 20,
+            Shape::Store(_) | Shape::Snapshot(_) => 20,
         };
         Duration::from_mins(minutes)
     }

@@ -13,8 +13,13 @@ use crate::proto::etcdserverpb::{
 };
 use crate::record;
 use crate::types::Revision;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
+
+/// How long the answer of `MemberAdd` may wait until others can join a member that was alone. etcdctl gives a
+/// call 5 s.
+const JOINABLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The way to the task that makes a member that is alone one of several.
 #[derive(Clone, Debug)]
@@ -108,7 +113,12 @@ impl Cluster for ClusterService {
             let MemberAddRequest { peer_ur_ls: peer_urls, is_learner } = request.into_inner();
             let id = nats_server::member_id(&peer_urls, &self.token);
             let member = record::Member { id, peer_urls, is_learner, ..record::Member::default() };
+            let was_alone = self.engine.mode().is_alone();
             self.engine.change_members(MemberChange::Add(member.clone())).await?;
+            if was_alone {
+                // A member that starts now gives up where nobody answers it in time.
+                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.joinable()).await);
+            }
             let header = Some(self.header.at(Revision(0)));
             let member = Some(wire_member(member));
             return Ok(Response::new(MemberAddResponse { header, member, members: self.members() }));

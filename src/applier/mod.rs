@@ -31,7 +31,7 @@ use thiserror::Error;
 
 /// A record does not fit the state before it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(crate) enum Damage {
+pub enum Damage {
     /// The version before is missing or another one.
     #[error(
         "the log is damaged at index {index}, revision {revision}: {key} has version {found} there, and version {before} before it"

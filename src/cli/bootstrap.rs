@@ -1,5 +1,6 @@
 //! The flags by which etcd finds the other members.
 
+use super::discovery::{self, DiscoveryError};
 use super::flag_values::FlagValues;
 use super::urls::{self, UrlError};
 use crate::nats_server::{self, Members};
@@ -22,8 +23,10 @@ pub(super) enum BootstrapError {
     SeveralWays,
     #[error("both --discovery-token and --discovery-endpoints must be set")]
     HalfDiscovery,
-    #[error("--{flag} {value}: there are no members to discover: {REMEDY}")]
-    Discovery { flag: &'static str, value: String },
+    #[error("--discovery-endpoints {0}: members are not found by way of an etcd: {REMEDY}")]
+    Discovery(String),
+    #[error(transparent)]
+    Srv(Box<DiscoveryError>),
     #[error("--initial-cluster {cluster}: {member:?} is no member; expected name=http://host:port")]
     NoMember { cluster: String, member: String },
     #[error("error setting up initial cluster: {0}")]
@@ -58,22 +61,28 @@ pub(super) enum BootstrapError {
 /// Checks the flags for an embedded server. Returns the members that they name.
 pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<Members, BootstrapError> {
     let cluster = flags.non_empty("initial-cluster");
-    let discovery = ["discovery-srv", "discovery-endpoints"].map(|flag| (flag, flags.non_empty(flag)));
-    let ways = discovery.iter().filter(|(_, value)| value.is_some()).count() + usize::from(cluster.is_some());
-    if ways > 1 {
+    let ways = ["initial-cluster", "discovery-srv", "discovery-endpoints"];
+    if ways.iter().filter(|flag| flags.non_empty(flag).is_some()).count() > 1 {
         return Err(BootstrapError::SeveralWays);
     }
     if flags.non_empty("discovery-token").is_some() != flags.non_empty("discovery-endpoints").is_some() {
         return Err(BootstrapError::HalfDiscovery);
     }
-    for (flag, value) in discovery {
-        if let Some(value) = value {
-            return Err(BootstrapError::Discovery { flag, value: value.to_owned() });
-        }
+    if let Some(endpoints) = flags.non_empty("discovery-endpoints") {
+        return Err(BootstrapError::Discovery(endpoints.to_owned()));
     }
     // As in etcd, a member that has been in its cluster knows it by itself.
     let cluster = cluster.filter(|_| !nats_server::has_joined(data_dir));
-    let members = cluster.map_or(Ok(Members::new()), |cluster| parse(cluster, name))?;
+    let srv = flags.non_empty("discovery-srv").filter(|_| !nats_server::has_joined(data_dir));
+    let members = match (cluster, srv) {
+        (Some(cluster), _) => parse(cluster, name)?,
+        (None, Some(domain)) => {
+            let advertised = flags.urls("initial-advertise-peer-urls");
+            discovery::members(domain, flags.non_empty("discovery-srv-name"), name, &advertised)
+                .map_err(|error| BootstrapError::Srv(Box::new(error)))?
+        }
+        (None, None) => Members::new(),
+    };
     if data_dir.join("member").exists() {
         return Err(BootstrapError::EtcdData(data_dir.to_owned()));
     }

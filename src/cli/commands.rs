@@ -5,6 +5,7 @@ use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
 use super::output::Output;
 use super::personality::Personality;
+use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
@@ -40,6 +41,10 @@ pub(super) enum CommandError {
     Storage(#[from] StorageFlagsError),
     #[error(transparent)]
     Health(#[from] HealthError),
+    #[error(transparent)]
+    Save(#[from] SaveError),
+    #[error(transparent)]
+    SnapshotStatus(#[from] StatusError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[
@@ -88,6 +93,12 @@ pub(super) const COMMANDS: &[Entry] = &[
             let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
             Ok(Output::Text(storage::rights(&flags)?.page()))
         },
+    },
+    Entry {
+        name: "snapshot",
+        about: "Save a snapshot of a running server, or tell of a file",
+        args: snapshot::args,
+        run: |matches, environment| snapshot::run(matches, &environment),
     },
     Entry {
         name: "version",

@@ -56,7 +56,7 @@ pub(super) struct Arguments {
 /// Reads Go's form. `args` is left behind the first argument that is no flag. Subcommands of `command` may
 /// come first.
 pub(super) fn arguments(mut command: &Command, args: &mut impl Iterator<Item = OsString>) -> Arguments {
-    let mut flags = Vec::new();
+    let (mut flags, mut has_flags) = (Vec::new(), false);
     let ends = |flags, arg: OsString, mistake: fn(String) -> UsageError| {
         let text = arg.display().to_string();
         Arguments { flags, end: Some((arg, mistake(text))) }
@@ -70,13 +70,14 @@ pub(super) fn arguments(mut command: &Command, args: &mut impl Iterator<Item = O
             };
         }
         let Some(body) = text.strip_prefix('-').filter(|body| !body.is_empty()) else {
-            if let Some(subcommand) = command.find_subcommand(text).filter(|_| flags.is_empty()) {
+            if let Some(subcommand) = command.find_subcommand(text).filter(|_| !has_flags) {
                 command = subcommand;
                 flags.push(arg);
                 continue;
             }
             return ends(flags, arg, UsageError::Positional);
         };
+        has_flags = true;
         let body = body.strip_prefix('-').unwrap_or(body);
         if body.starts_with(['-', '=']) {
             return ends(flags, arg, UsageError::Syntax);

@@ -4,14 +4,15 @@
 //! `commands`. `go_flags` reads Go's form of a command line, and gives clap's refusals in Go's words.
 //! `flag_values` adds environment and config file, by etcd's rules, and has one text for each flag. `kine`
 //! translates kine's flags into such texts. The modules of single subjects (`listen`, `tls`, `storage`,
-//! `bootstrap`, `peers`, `compaction`, `logging`, `no_effect`) check them. `settings` is the result, which
-//! the rest of the program reads.
+//! `bootstrap`, `peers`, `compaction`, `snapshot_schedule`, `logging`, `no_effect`) check them. `settings` is
+//! the result, which the rest of the program reads.
 
 mod bootstrap;
 mod command;
 mod commands;
 mod compaction;
 mod config_file;
+mod discovery;
 mod endpoint;
 mod flag_values;
 mod flags;
@@ -29,6 +30,8 @@ mod output;
 mod peers;
 mod personality;
 mod settings;
+mod snapshot;
+mod snapshot_schedule;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -41,9 +44,11 @@ pub use compaction::AutoCompaction;
 pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
 pub use output::Output;
+pub(crate) use peers::is_same_urls;
 pub use peers::{Cluster, PeerAutoTls, PeerFlagsError};
 pub use personality::Personality;
 pub use settings::ServerSettings;
+pub use snapshot_schedule::SnapshotSchedule;
 pub use storage::Storage;
 pub use tls::{TlsSettings, TlsVersion};
 

@@ -26,7 +26,15 @@ const CLUSTER_ONLY: [&str; 11] = [
     "peer-crl-file",
 ];
 /// Flags that only an embedded server uses.
-const EMBEDDED_ONLY: [&str; 5] = ["data-dir", "nats-server", "nats-config", "sync", "initial-cluster-state"];
+const EMBEDDED_ONLY: [&str; 7] = [
+    "data-dir",
+    "nats-server",
+    "nats-config",
+    "sync",
+    "initial-cluster-state",
+    "discovery-srv",
+    "discovery-srv-name",
+];
 
 /// A value that etcd refuses. The texts are etcd's.
 #[derive(Debug, Error)]

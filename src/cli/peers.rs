@@ -74,6 +74,11 @@ pub struct Cluster {
     pub server: ClusterSettings,
     /// A certificate to be made first.
     pub auto_tls: Option<PeerAutoTls>,
+    /// Whether it joins a cluster that there is (`--initial-cluster-state existing`).
+    pub is_joining: bool,
+    /// Whether the names of the other members are numbers, since DNS has their addresses alone
+    /// (`--discovery-srv`).
+    pub is_discovered: bool,
 }
 
 /// The member's settings; `None` where it is alone.
@@ -150,6 +155,8 @@ fn cluster(
             tls,
         },
         auto_tls,
+        is_discovered: flags.non_empty("discovery-srv").is_some(),
+        is_joining: flags.text("initial-cluster-state") == Some("existing"),
     })
 }
 
@@ -157,14 +164,7 @@ fn cluster(
 fn check_own_urls(name: &str, members: &Members, advertised: &[EtcdUrl]) -> Result<(), PeerFlagsError> {
     let Some(listed) = members.get(name) else { return Ok(()) };
     let advertised: Vec<String> = advertised.iter().map(|url| url.text.clone()).collect();
-    let is_equal = |one: &[String], other: &[String]| {
-        let mut both = [one.to_vec(), other.to_vec()];
-        for urls in &mut both {
-            urls.sort();
-        }
-        both[0] == both[1]
-    };
-    if is_equal(listed, &advertised) || is_equal(&resolved(listed), &resolved(&advertised)) {
+    if is_same_urls(listed, &advertised) {
         return Ok(());
     }
     let entry = |url: &String| format!("{name}={url}");
@@ -178,11 +178,25 @@ fn check_own_urls(name: &str, members: &Members, advertised: &[EtcdUrl]) -> Resu
     Err(PeerFlagsError::NotListed { missing: missing.join(","), own })
 }
 
-/// The URLs with addresses in the place of names. A name without an address stays.
+/// Whether two lists of URLs are the same, as addresses if not as texts.
+pub(crate) fn is_same_urls(one: &[String], other: &[String]) -> bool {
+    let is_equal = |one: &[String], other: &[String]| {
+        let mut both = [one.to_vec(), other.to_vec()];
+        for urls in &mut both {
+            urls.sort();
+        }
+        both[0] == both[1]
+    };
+    is_equal(one, other) || is_equal(&resolved(one), &resolved(other))
+}
+
+/// The URLs with addresses in the place of names. A name without an address stays. So does `localhost`, as in
+/// etcd.
 fn resolved(urls: &[String]) -> Vec<String> {
     let resolve = |url: &String| {
         let (scheme, address) = url.split_once("://")?;
-        let address = address.to_socket_addrs().ok()?.min()?;
+        let has_address = !address.starts_with("localhost:");
+        let address = has_address.then(|| address.to_socket_addrs().ok()?.min())??;
         Some(format!("{scheme}://{address}"))
     };
     urls.iter().map(|url| resolve(url).unwrap_or_else(|| url.clone())).collect()

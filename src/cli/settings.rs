@@ -8,6 +8,7 @@ use super::logging::{self, LogFlagsError};
 use super::no_effect::{self, NoEffectError};
 use super::notice::Notice;
 use super::peers::{self, PeerFlagsError};
+use super::snapshot_schedule::{self, SnapshotSchedule, SnapshotScheduleError};
 use super::storage::{self, Storage, StorageFlagsError};
 use super::tls::{self, Listeners, TlsFlagsError, TlsSettings};
 use crate::engine::LinearizableReads;
@@ -38,6 +39,7 @@ pub(super) enum SettingsError {
     Bootstrap(#[from] BootstrapError),
     Peers(#[from] PeerFlagsError),
     AutoCompaction(#[from] AutoCompactionError),
+    SnapshotSchedule(#[from] SnapshotScheduleError),
 }
 
 /// The settings of a server.
@@ -90,6 +92,8 @@ pub struct ServerSettings {
     pub enable_grpc_gateway: bool,
     /// The automatic compaction; `None` for none.
     pub auto_compaction: Option<AutoCompaction>,
+    /// The snapshots that are saved without a request; `None` for none.
+    pub snapshot_schedule: Option<SnapshotSchedule>,
     /// `simple`, or `jwt` with its options.
     pub auth_token: String,
     /// Seconds for which a simple token is valid without use.
@@ -180,6 +184,7 @@ impl ServerSettings {
             metrics_extensive: flags.text("metrics") == Some("extensive"),
             enable_grpc_gateway: flags.is_true("enable-grpc-gateway"),
             auto_compaction: compaction::settings(flags)?,
+            snapshot_schedule: snapshot_schedule::settings(flags)?,
             // An empty value is a kind of token of its own, and not the default.
             auth_token: flags.text("auth-token").unwrap_or("simple").to_owned(),
             auth_token_ttl: flags.unsigned_32("auth-token-ttl"),

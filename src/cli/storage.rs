@@ -5,7 +5,7 @@ use super::flag_values::FlagValues;
 use super::nats_context::{self, ContextError, Folders};
 use super::peers::{self, Cluster, PeerFlagsError};
 use crate::log::{Auth, Endpoint, Rights};
-use crate::nats_server::SyncMode;
+use crate::nats_server::{self, SyncMode};
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -66,6 +66,8 @@ pub enum Storage {
         binary: Option<PathBuf>,
         /// A configuration file to merge into its own.
         config: Option<PathBuf>,
+        /// Whether that file is `serverConfig` of kine's endpoint.
+        config_is_of_kine: bool,
         /// Its JetStream domain.
         domain: Option<String>,
         /// Its durability.
@@ -96,7 +98,9 @@ pub(super) fn data_dir(
     let of_endpoint = endpoint.and_then(|endpoint| endpoint.data_dir.clone());
     let of_flag = flags.path("data-dir");
     let given = either(("--data-dir", of_flag), ("--endpoint …?dataDir=", of_endpoint))?;
-    Ok(given.unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into()))
+    // The store of the server that kine would start is in a place that outlives it, such as a volume.
+    let of_file = || nats_server::store_of_kine(endpoint?.server_config.as_deref()?);
+    Ok(given.or_else(of_file).unwrap_or_else(|| flags.default_of("data-dir").replace("<name>", name).into()))
 }
 
 pub(super) fn settings(
@@ -154,11 +158,12 @@ fn embedded(
     if largest > MAX_EMBEDDED_REQUEST_BYTES {
         return Err(StorageFlagsError::RequestBytes(largest));
     }
-    let of_endpoint = ("--endpoint …?serverConfig=", parsed.server_config);
+    let of_endpoint = ("--endpoint …?serverConfig=", parsed.server_config.clone());
     Ok(Storage::Embedded {
         as_member: Box::new(peers::as_member(flags, name, &data_dir)),
         data_dir,
         binary: flags.path("nats-server"),
+        config_is_of_kine: parsed.server_config.is_some(),
         config: either(("--nats-config", flags.path("nats-config")), of_endpoint)?,
         domain: domain(flags)?,
         sync: match flags.text_or_default("sync") {

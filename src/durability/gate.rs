@@ -3,13 +3,15 @@
 use super::StreamFiles;
 use crate::types::Sequence;
 use prometheus::Histogram;
+use std::io;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Messages pass it once they are durable.
 #[derive(Debug)]
 pub(crate) struct Gate {
     files: StreamFiles,
-    failed: watch::Sender<Option<String>>,
+    failed: watch::Sender<Option<Arc<io::Error>>>,
     durations: Histogram,
     durable_to: Sequence,
 }
@@ -23,7 +25,7 @@ impl Gate {
     /// the time of each sync.
     pub(crate) fn new(
         files: StreamFiles,
-        failed: watch::Sender<Option<String>>,
+        failed: watch::Sender<Option<Arc<io::Error>>>,
         durations: Histogram,
     ) -> Gate {
         Gate { files, failed, durations, durable_to: Sequence::NONE }
@@ -51,7 +53,7 @@ impl Gate {
         if let Err(error) = self.files.sync().await {
             timer.stop_and_discard();
             tracing::error!(%error, "the store cannot be synced to the disk: nothing more is answered");
-            self.failed.send_replace(Some(error.to_string()));
+            self.failed.send_replace(Some(Arc::new(error)));
             return Err(NotDurable);
         }
         timer.observe_duration();

@@ -5,10 +5,11 @@
 
 use super::compactor::Job;
 use super::counters::Counters;
+use super::failure::Loss;
 use super::mark::Mark;
 use super::mode::Mode;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Picture, Removal, Strictness};
+use crate::applier::{Applier, Damage, Picture, Removal, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
@@ -76,10 +77,10 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) enum Report {
     /// The log is damaged, or ends before the mark.
-    Damaged(String),
+    Lost(Loss),
     /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
     /// delete.
-    Doubtful(String),
+    Doubtful(Damage),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
@@ -151,8 +152,12 @@ impl Task {
                 () = tokio::task::yield_now(), if is_sweeping => {}
             }
             if self.state.is_damaged {
-                entries.clear();
-                continue;
+                // Nothing can be added to a damaged state; another load begins with an empty one.
+                let begin = entries.iter().rposition(|entry| matches!(entry, Entry::Begin { .. }));
+                entries.drain(..begin.unwrap_or(entries.len()));
+                if entries.is_empty() {
+                    continue;
+                }
             }
             if self.state.is_loaded && self.sync(newest(&entries)).await.is_err() {
                 return;
@@ -268,8 +273,11 @@ impl Task {
             }
         }
         let trim = self.applier.apply(records, strictness).map_err(|damage| {
-            let report = if self.state.is_loaded { Report::Damaged } else { Report::Doubtful };
-            Stop::Damaged(report(damage.to_string()))
+            Stop::Damaged(if self.state.is_loaded {
+                Report::Lost(damage.into())
+            } else {
+                Report::Doubtful(damage)
+            })
         })?;
         self.state.position = last;
         self.state.read_to = self.state.read_to.max(last);
@@ -338,11 +346,9 @@ impl Task {
                 self.state.mark = None;
                 tracing::error!(lost, %index, mark = %mark.index, "records at the end of the log are lost, and given up");
             } else {
-                return Err(Stop::Damaged(Report::Damaged(format!(
-                    "the store ends at index {index}, and {lost} more records were synced and answered (up to index {}, sequence \
-                 {}): its newest messages are lost, or it is an older copy",
-                    mark.index, mark.sequence
-                ))));
+                let (synced, sequence) = (mark.index, mark.sequence);
+                let loss = Loss::EndsBeforeMark { index, lost, synced, sequence };
+                return Err(Stop::Damaged(Report::Lost(loss)));
             }
         }
         Ok(())

@@ -11,9 +11,10 @@
 
 use super::Calls;
 use super::apply::Entry;
+use super::failure::{DataError, Failure, Loss};
 use super::mode::Mode;
 use super::proposal::Proposal;
-use super::status::{Failure, Phase, REMEDY, Status};
+use super::status::{Phase, Status};
 use crate::log::{Log, Present};
 use crate::types::Sequence;
 use std::sync::Arc;
@@ -43,16 +44,17 @@ impl Integrity {
         let stop = self.stop.clone();
         let lost = stop.run_until_cancelled(self.find_loss()).await;
         if let Some(loss) = lost {
-            let reason = format!("{loss}. {REMEDY}");
+            let error = DataError::Lost(loss);
+            let reason = error.to_string();
             tracing::error!(reason, "this instance cannot serve its data");
-            self.status.set_no_leader(reason.clone());
+            self.status.set_no_leader(reason);
             self.status.set_linearizable(false);
-            self.failure.send_replace(Some(reason));
+            self.failure.send_replace(Some(error));
         }
     }
 
     /// Returns what was lost, once something was.
-    async fn find_loss(&self) -> String {
+    async fn find_loss(&self) -> Loss {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut link = self.log.connection().link.clone();
@@ -83,7 +85,7 @@ impl Integrity {
                 Err(error) if error.is_absent() => {
                     absences += 1;
                     if absences >= ABSENCES {
-                        return format!("the stream {} was deleted", self.log.stream());
+                        return Loss::StreamDeleted(self.log.stream().to_owned());
                     }
                     continue;
                 }
@@ -96,7 +98,7 @@ impl Integrity {
             let is_same =
                 self.log.is_same(&info) && created.as_ref().is_none_or(|created| *created == info.created);
             if !is_same {
-                return format!("the stream {} was deleted and made again", self.log.stream());
+                return Loss::StreamMadeAgain(self.log.stream().to_owned());
             }
             let removed = (info.state.first_seq, info.state.last_seq.saturating_sub(info.state.messages));
             created = Some(info.created);
@@ -124,9 +126,7 @@ impl Integrity {
                         continue;
                     }
                     if let (Some(lost), _) = self.lacking(&present).await {
-                        return format!(
-                            "the log has lost the message at sequence {lost}: it was purged or deleted, or its store is damaged"
-                        );
+                        return Loss::Message(lost);
                     }
                 }
             }

@@ -17,7 +17,8 @@
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
-//!   other processes with this member's id; `start` puts all together.
+//!   other processes with this member's id; `join` answers newcomers with the members; `start` puts all
+//!   together.
 //!
 //! Invariants:
 //! - E1: nothing is shown before everything that the log held is applied.
@@ -31,12 +32,14 @@ mod calls;
 mod changes;
 mod compactor;
 mod counters;
+mod failure;
 mod figures;
 mod follow;
 mod gauges;
 mod handover;
 mod hash;
 mod integrity;
+mod join;
 mod leases;
 mod mark;
 mod measured;
@@ -56,6 +59,7 @@ mod status;
 mod write;
 
 pub(crate) use counters::Counters;
+pub(crate) use failure::DataError;
 pub(crate) use mark::MarkError;
 pub(crate) use mode::Mode;
 pub(crate) use proposal::AuthChange;
@@ -74,7 +78,9 @@ use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
 use apply::Entry;
+use failure::Failure;
 use hash::HashCache;
+pub(crate) use join::Observer;
 pub(crate) use membership::{ChangeRules, MemberChange};
 use node::Command;
 use prometheus::Histogram;
@@ -175,8 +181,8 @@ pub(crate) struct Parts {
     commands: mpsc::Sender<Command>,
     /// Weak, since the thread that applies ends with the node.
     entries: mpsc::WeakSender<Entry>,
-    failure: watch::Sender<Option<String>>,
-    store_failed: watch::Sender<Option<String>>,
+    failure: Failure,
+    store_failed: watch::Sender<Option<Arc<std::io::Error>>>,
     stop: CancellationToken,
 }
 
@@ -388,12 +394,12 @@ impl Engine {
 
     /// Resolves, with the reason, when the data can no longer be served: a sync failed, so that only a new
     /// start can find out what is stored, or the log is damaged.
-    pub(crate) async fn failed(&self) -> String {
+    pub(crate) async fn failed(&self) -> DataError {
         let mut store_failed = self.store_failed.subscribe();
         let mut failure = self.failure.subscribe();
         let reason = tokio::select! {
-            Ok(reason) = store_failed.wait_for(Option::is_some) => reason.clone(),
-            Ok(reason) = failure.wait_for(Option::is_some) => reason.clone(),
+            Ok(error) = store_failed.wait_for(Option::is_some) => error.clone().map(DataError::Sync),
+            Ok(error) = failure.wait_for(Option::is_some) => error.clone(),
             else => None,
         };
         match reason {

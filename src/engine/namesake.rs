@@ -11,9 +11,10 @@
 //! since.
 
 use super::StartError;
-use super::status::Failure;
+use super::failure::{Failure, NameTaken};
 use crate::log::{Messenger, Serving};
 use crate::record::Member;
+use prost::Message as _;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
@@ -51,7 +52,7 @@ impl Namesakes {
         start: u64,
     ) -> Result<Namesakes, StartError> {
         if let Some(other) = ask(messenger, member, start).await {
-            return Err(StartError::NameTaken(words(member, &other)));
+            return Err(taken(member, &other).into());
         }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let own = WireNamesake { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
@@ -71,15 +72,22 @@ impl Namesakes {
         let failure = failure.clone();
         self.asking = Some(tokio::spawn(async move {
             if let Some(other) = ask(&messenger, &member, start).await {
-                let words = words(&member, &other);
+                let error = taken(&member, &other);
                 if other.instance < start {
-                    failure.send_replace(Some(words));
+                    failure.send_replace(Some(error.into()));
                 } else {
-                    tracing::warn!("{words}; the other one ends");
+                    tracing::warn!("{error}; the other one ends");
                 }
             }
         }));
     }
+}
+
+/// How an operator finds the running process of a member; `None` if there is none.
+pub(super) async fn find(messenger: &Messenger, member: u64, start: u64) -> Option<String> {
+    let answer = messenger.ask_member(member, start, ANSWER_TIMEOUT).await?;
+    let other = WireNamesake::decode(answer).ok()?;
+    Some(format!("pid {} on host {:?}", other.pid, other.host))
 }
 
 async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireNamesake> {
@@ -87,13 +95,6 @@ async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireN
     prost::Message::decode(answer).ok()
 }
 
-fn words(member: &Member, other: &WireNamesake) -> String {
-    let Member { id, name, client_urls, .. } = member;
-    format!(
-        "member {id:x} is another process already, which answers: pid {} on host {:?} has the same --name {name:?} and the same \
-         --advertise-client-urls {:?}. Give each instance its own --name, or stop the other one first",
-        other.pid,
-        other.host,
-        client_urls.join(",")
-    )
+fn taken(member: &Member, other: &WireNamesake) -> NameTaken {
+    NameTaken { member: member.clone(), pid: other.pid, host: other.host.clone() }
 }

@@ -2,7 +2,7 @@
 
 use super::namesake::Namesakes;
 use super::node::{Command, Others};
-use super::{Engine, StartError};
+use super::{Engine, StartError, join};
 use crate::log::Messenger;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -47,11 +47,20 @@ impl Engine {
         drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
     }
 
+    /// Waits until other members can join this one, which was alone.
+    pub(crate) async fn joinable(&self) {
+        const POLL: Duration = Duration::from_millis(20);
+        while self.mode.is_alone() || self.mode.is_moving() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     async fn others(&self) -> Result<Others, StartError> {
         let (messenger, incoming) =
             Messenger::open(self.log.connection(), &self.log.bucket().name, self.start).await?;
         let namesakes = Namesakes::open(&messenger, &self.own, self.start).await?;
-        Ok(Others { messenger, incoming, namesakes })
+        let answering_newcomers = join::answer(&messenger, &self.tables.members).await?;
+        Ok(Others { messenger, incoming, namesakes, answering_newcomers })
     }
 
     /// Waits until the last member, which stays without this one, has the stream for itself. Until then its

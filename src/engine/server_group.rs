@@ -4,8 +4,9 @@
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!
-//! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place for
-//!   it for ever. So is one that no member can be expected under, once it cannot be reached.
+//! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place
+//!   for it for ever. So is any other server, once it cannot be reached and no member can be expected under
+//!   its name.
 //! - A server that never was a member and runs is reported. Its jetway ends by itself.
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
@@ -19,13 +20,13 @@ use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
-use crate::log::{Auth, Log, MetadataGroup, copies};
+use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,7 +34,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(50);
 /// The longest time for which nothing is appended while the stream gets its second copy.
 const HOLD: Duration = Duration::from_secs(2);
-/// How long the server of a removed member may run, so that its jetway learns of the removal and ends in order.
+/// How long the server of a removed member may run, so that its jetway learns of the removal and ends in
+/// order.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long an unknown server must be out of reach while a member is expected under a name that is not known
 /// yet. Longer, since NATS bars the name of a removed server for minutes.
@@ -42,7 +44,7 @@ const GRACE_OF_EXPECTED: Duration = Duration::from_mins(1);
 /// A server that is none of the members'.
 struct Stranger {
     since: Instant,
-    is_refusal_told: bool,
+    is_refusal_reported: bool,
 }
 
 /// The task.
@@ -66,10 +68,21 @@ impl Keeper {
         let mut strangers = BTreeMap::new();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
+        let mut published = self.members.published();
+        let mut ticks = tokio::time::interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let members = published.borrow_and_update().clone();
+            known.extend(members.values().map(|member| member.name.clone()));
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(if self.lone_server().is_some() { STEP } else { INTERVAL }) => {}
+                changed = published.changed() => match changed {
+                    // A member may be named and removed between two ticks.
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                _ = ticks.tick() => {}
+                () = tokio::time::sleep(STEP), if self.lone_server().is_some() => {}
                 () = self.one_copy.made() => {}
             }
             self.choose_who_syncs();
@@ -78,8 +91,6 @@ impl Keeper {
                 strangers.clear();
                 continue;
             }
-            let members = self.members.published().borrow().clone();
-            known.extend(members.values().map(|member| member.name.clone()));
             if !self.status.is_writer() || members.is_empty() {
                 strangers.clear();
                 continue;
@@ -143,7 +154,8 @@ impl Keeper {
         known: &BTreeSet<String>,
         strangers: &mut BTreeMap<String, Stranger>,
     ) {
-        let names: BTreeSet<&str> = members.values().map(|member| member.name.as_str()).collect();
+        let ids: BTreeSet<String> = members.values().map(|member| server_id(&member.name)).collect();
+        let is_expected = members.values().any(|member| member.name.is_empty());
         let peers = match group.peers().await {
             Ok(peers) => peers,
             Err(error) => {
@@ -151,14 +163,17 @@ impl Keeper {
                 return;
             }
         };
-        strangers.retain(|name, _| peers.iter().any(|peer| peer.name == *name) && !names.contains(&name[..]));
-        for peer in peers.iter().filter(|peer| !names.contains(&peer.name[..])) {
-            let stranger = strangers.entry(peer.name.clone()).or_insert_with(|| {
-                tracing::warn!(server = peer.name, "a server of the cluster is none of its members");
-                Stranger { since: Instant::now(), is_refusal_told: false }
+        strangers.retain(|id, _| peers.iter().any(|peer| peer.id == *id) && !ids.contains(id));
+        for peer in peers.iter().filter(|peer| !ids.contains(&peer.id)) {
+            let Peer { id, name, is_offline } = peer;
+            let name = name.as_ref().or_else(|| known.iter().find(|name| server_id(name) == *id));
+            let stranger = strangers.entry(id.clone()).or_insert_with(|| {
+                tracing::warn!(server = name, id, "a server of the cluster is none of its members");
+                Stranger { since: Instant::now(), is_refusal_reported: false }
             });
+            let is_known = name.is_some_and(|name| known.contains(name));
             // The name of a member that was added is known once it has started.
-            let grace = match (peer.is_offline, known.contains(&peer.name), names.contains("")) {
+            let grace = match (is_offline, is_known, is_expected) {
                 (true, true, _) => Duration::ZERO,
                 (true, false, true) => GRACE_OF_EXPECTED,
                 (true, false, false) | (false, true, _) => GRACE,
@@ -168,18 +183,18 @@ impl Keeper {
                 continue;
             }
             // Tried again until it is gone.
-            match group.remove(&peer.name).await {
-                Ok(()) => tracing::info!(server = peer.name, "the server is removed from the cluster"),
-                Err(error) if stranger.is_refusal_told => {
+            match group.remove(id).await {
+                Ok(()) => tracing::info!(server = name, id, "the server is removed from the cluster"),
+                Err(error) if stranger.is_refusal_reported => {
                     tracing::debug!(%error, "a server cannot be removed from the cluster yet");
                 }
                 Err(error) => {
-                    stranger.is_refusal_told = true;
+                    stranger.is_refusal_reported = true;
                     tracing::warn!(%error, "a server cannot be removed from the cluster yet; jetway goes on trying");
                 }
             }
         }
-        let is_here = |name: &str| peers.iter().any(|peer| peer.name == name && !peer.is_offline);
+        let is_here = |name: &str| peers.iter().any(|peer| peer.id == server_id(name) && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
         let wanted = copies(voters);
         if wanted <= self.log.copies() {

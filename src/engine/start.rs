@@ -2,12 +2,13 @@
 
 use super::calls::Calls;
 use super::{
-    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, mark,
+    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, join, mark,
     server_group,
 };
 use crate::applier::{Applier, Tables};
 use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
+use crate::engine::failure::NameTaken;
 use crate::engine::hash::HashCache;
 use crate::engine::mode::Mode;
 use crate::engine::namesake::Namesakes;
@@ -41,8 +42,8 @@ pub enum StartError {
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
     /// Another process of the same member.
-    #[error("{0}")]
-    NameTaken(String),
+    #[error(transparent)]
+    NameTaken(#[from] NameTaken),
     /// The mark beside the store.
     #[error(transparent)]
     Mark(#[from] MarkError),
@@ -65,11 +66,12 @@ impl Engine {
         // In a cluster a stream that this server does not load is on the other members.
         let store = settings.store_dir.clone().filter(|_| settings.is_alone);
         let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
-        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref()).await?);
+        let demand =
+            crate::log::Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
+        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
         // An account of embedded servers has no limits.
         if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
-            let (quota, message_bytes) = (settings.quota_bytes, settings.largest_message);
-            log.report_limits(crate::log::Demand { quota, message_bytes }).await;
+            log.report_limits(demand).await;
         }
         let start: u64 = rand::random();
         let stop = CancellationToken::new();
@@ -95,6 +97,12 @@ impl Engine {
             let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
             let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
             (Some(messenger), incoming, Some(namesakes))
+        };
+        let answering_newcomers = match &messenger {
+            Some(messenger) if settings.founders.is_some() => {
+                Some(join::answer(messenger, &tables.members).await?)
+            }
+            _ => None,
         };
         let sync_durations = write_histogram(
             "etcd_disk_wal_fsync_duration_seconds",
@@ -228,6 +236,7 @@ impl Engine {
             messenger,
             incoming,
             namesakes,
+            _answering_newcomers: answering_newcomers,
             answers,
             answered,
             entries,

@@ -40,12 +40,6 @@ impl fmt::Display for Phase {
 #[error("{0}")]
 pub(crate) struct NoLeader(pub(super) String);
 
-/// The remedies for a log that is not whole.
-pub(super) const REMEDY: &str = "Restore a copy, or accept the loss with --accept-data-loss";
-
-/// The reason why the node ended.
-pub(super) type Failure = watch::Sender<Option<String>>;
-
 /// Shared by the node, which writes it, and calls.
 #[derive(Debug)]
 pub(super) struct Status {

@@ -2,7 +2,7 @@
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
-use super::limits;
+use super::limits::{self, Demand};
 use super::rights::API_PREFIX;
 use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
 use crate::record::FORMAT;
@@ -210,13 +210,14 @@ impl Bucket {
         connection: &Connection,
         endpoint: &Endpoint,
         store: Option<&Store>,
+        demand: Demand,
     ) -> Result<Facts, SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
         loop {
-            match self.ensure(api, endpoint, store).await {
+            match self.ensure(api, endpoint, store, demand).await {
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
@@ -228,7 +229,7 @@ impl Bucket {
                     tokio::time::sleep(CLUSTER_RETRY).await;
                 }
                 Err(SetupError::Api { stream, source }) => {
-                    return Err(match limits::remedy(&source, self) {
+                    return Err(match limits::remedy(&source, self, demand) {
                         Some(remedy) => SetupError::Limit { stream, source, remedy },
                         None => SetupError::Api { stream, source },
                     });
@@ -261,6 +262,7 @@ impl Bucket {
         api: &Api,
         endpoint: &Endpoint,
         store: Option<&Store>,
+        demand: Demand,
     ) -> Result<Facts, SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
@@ -271,7 +273,7 @@ impl Bucket {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
                 }
-                self.create(api, replicas).await?
+                self.create(api, replicas, demand).await?
             }
             Err(error) => return Err(failed(error)),
         };
@@ -317,12 +319,32 @@ impl Bucket {
     }
 
     /// Makes the stream; returns it, and whether no other instance was faster.
-    async fn create(&self, api: &Api, replicas: Option<usize>) -> Result<(StreamInfo, bool), SetupError> {
+    async fn create(
+        &self,
+        api: &Api,
+        replicas: Option<usize>,
+        demand: Demand,
+    ) -> Result<(StreamInfo, bool), SetupError> {
         let stream = &self.stream;
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         tracing::info!(target: "jetway::log", stream, "creating the stream");
-        let config = wanted(self, replicas, rand::random::<u64>() | 1);
-        match api.call::<StreamInfo>(&format!("STREAM.CREATE.{stream}"), &config).await {
+        let mut config = wanted(self, replicas, rand::random::<u64>() | 1);
+        let request = format!("STREAM.CREATE.{stream}");
+        let mut created = api.call::<StreamInfo>(&request, &config).await;
+        if let Err(error) = &created
+            && error.err_code() == Some(ApiError::MAX_BYTES_REQUIRED)
+            && let Some(max_bytes) = demand.max_bytes()
+        {
+            tracing::info!(
+                target: "jetway::log",
+                stream,
+                max_bytes,
+                "the NATS account wants a size for each stream: the stream gets that of --quota-backend-bytes, and room for deletes"
+            );
+            config["max_bytes"] = max_bytes.into();
+            created = api.call(&request, &config).await;
+        }
+        match created {
             Ok(info) => Ok((info, true)),
             // Another instance was faster.
             Err(error) if error.err_code() == Some(ApiError::NAME_IN_USE) => {

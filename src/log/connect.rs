@@ -142,7 +142,10 @@ pub enum ConnectError {
     #[error("cannot check the rights of the NATS user: {0}")]
     Check(#[from] WireError),
     /// Anything else: no server there, TLS failure, bad address.
-    #[error("no connection to NATS at {servers}: {source}; check --endpoint and that the server is up")]
+    #[error(
+        "no connection to NATS at {servers}: {source}; check --endpoint and that the server is up. Without a host in --endpoint \
+         jetway runs a nats-server of its own"
+    )]
     Unreachable {
         /// The servers tried.
         servers: String,

@@ -31,7 +31,7 @@ pub(super) async fn warn(api: Api, new: Bucket) {
         }
         // The right to list streams is not one that jetway needs.
         Err(error) => {
-            tracing::debug!(target: "jetway::log", %error, "the streams cannot be listed; a bucket of kine is not noticed")
+            tracing::debug!(target: "jetway::log", %error, "streams cannot be listed; a bucket of kine is not noticed");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::api::{AccountInfo, ApiError, StreamInfo};
 use super::bucket::Bucket;
+use crate::disk;
 
 /// Consumers that an instance has at a time: that of the log, and that of the epochs.
 const CONSUMERS: i64 = 2;
@@ -13,6 +14,13 @@ pub struct Demand {
     pub quota: i64,
     /// The largest write request.
     pub message_bytes: usize,
+}
+
+impl Demand {
+    /// The size of a stream that the quota fills before JetStream refuses anything; `None` without a quota.
+    pub(super) fn max_bytes(self) -> Option<i64> {
+        (self.quota > 0).then(|| self.quota.saturating_add(disk::headroom(u64::MAX) as i64))
+    }
 }
 
 /// Sentences about the limits that bind before jetway's own.
@@ -60,16 +68,19 @@ pub(super) fn binding(
 }
 
 /// The way out where JetStream refuses to make a stream; `None` if the refusal has no known one.
-pub(super) fn remedy(refusal: &ApiError, bucket: &Bucket) -> Option<String> {
+pub(super) fn remedy(refusal: &ApiError, bucket: &Bucket, demand: Demand) -> Option<String> {
     let Bucket { stream, prefix, .. } = bucket;
     Some(match refusal.err_code()? {
         10027 => "the NATS account may have no more streams: raise its max_streams, or remove a stream".to_owned(),
-        10002 | 10023 | 10047 => "there is no room for it: raise max_file of the NATS account (nsc edit account \
-                                  --js-disk-storage), or max_file_store of the servers"
-            .to_owned(),
-        10113 | 10122 => format!(
+        10002 | 10023 | 10047 => format!(
+            "there is no room for it: raise max_file of the NATS account (nsc edit account --js-disk-storage), or \
+             max_file_store of the servers{}",
+            smaller_quota(demand)
+        ),
+        ApiError::MAX_BYTES_REQUIRED | 10122 => format!(
             "the NATS account limits the size of each stream: make the stream beforehand, and jetway takes it while it is \
-             unused (nats stream add {stream} --subjects '{prefix}>' --max-bytes SIZE --defaults)"
+             unused (nats stream add {stream} --subjects '{prefix}>' --max-bytes SIZE --defaults){}",
+            smaller_quota(demand)
         ),
         10120 => "the NATS account has no JetStream limits for this number of replicas: add a tier (nsc edit account \
                   --js-tier), or give another replicas= in --endpoint"
@@ -79,4 +90,15 @@ pub(super) fn remedy(refusal: &ApiError, bucket: &Bucket) -> Option<String> {
             .to_owned(),
         _ => return None,
     })
+}
+
+/// The way out by the quota, where the stream's size follows from it.
+fn smaller_quota(demand: Demand) -> String {
+    match demand.max_bytes() {
+        Some(bytes) => format!(
+            ". If the account wants a size for each stream (max_bytes_required), jetway asks for {bytes} bytes, which are \
+             --quota-backend-bytes and room for deletes: give a smaller --quota-backend-bytes"
+        ),
+        None => ", or give --quota-backend-bytes, from which the size follows".to_owned(),
+    }
 }

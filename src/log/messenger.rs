@@ -9,6 +9,7 @@
 //! | `jetway.<bucket>.instance.<start>` | the writer | one instance |
 //! | `jetway.<bucket>.ask` | a candidate | every instance |
 //! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
+//! | `jetway.<bucket>.members` | one that is about to join | every member |
 //! | an inbox | the answers | the asker |
 //!
 //! Messages may be lost or come twice. The sender sends a lost one again, and the receiver recognises a
@@ -213,13 +214,35 @@ impl Messenger {
         start: u64,
         answer: Vec<u8>,
     ) -> Result<Serving, async_nats::SubscribeError> {
-        let (client, answer) = (self.client.clone(), Bytes::from(answer));
-        let mut questions = client.subscribe(self.member_subject(member)).await?;
+        let answer = Bytes::from(answer);
+        let but_own = move |question: &[u8]| (question != start.to_le_bytes()).then(|| answer.clone());
+        self.answer_at(self.member_subject(member), but_own).await
+    }
+
+    /// Answers those that ask for the members, until the result is dropped.
+    ///
+    /// # Errors
+    /// That of the client library, where the connection is closed.
+    pub async fn answer_with_members(
+        &self,
+        members: impl Fn() -> Option<Bytes> + Send + 'static,
+    ) -> Result<Serving, async_nats::SubscribeError> {
+        self.answer_at(self.members_subject(), move |_| members()).await
+    }
+
+    /// Answers questions at a subject, until the result is dropped.
+    async fn answer_at(
+        &self,
+        subject: String,
+        answer: impl Fn(&[u8]) -> Option<Bytes> + Send + 'static,
+    ) -> Result<Serving, async_nats::SubscribeError> {
+        let client = self.client.clone();
+        let mut questions = client.subscribe(subject).await?;
         let task = tokio::spawn(async move {
             while let Some(question) = questions.next().await {
-                if question.payload[..] != start.to_le_bytes()
-                    && let Some(reply) = question.reply
-                    && let Err(error) = client.publish(reply, answer.clone()).await
+                if let Some(reply) = question.reply
+                    && let Some(answer) = answer(&question.payload)
+                    && let Err(error) = client.publish(reply, answer).await
                 {
                     tracing::debug!(target: "jetway::log", %error, "an answer to another instance is lost");
                 }
@@ -231,14 +254,32 @@ impl Messenger {
     /// Asks for other processes of this member than the one with this start; returns the first answer, if one
     /// comes in time.
     pub async fn ask_member(&self, member: u64, start: u64, timeout: std::time::Duration) -> Option<Bytes> {
-        let question = Request::new().payload(start.to_le_bytes().to_vec().into()).timeout(Some(timeout));
-        match self.client.send_request(self.member_subject(member), question).await {
+        self.ask_at(self.member_subject(member), start.to_le_bytes().to_vec(), timeout).await
+    }
+
+    /// Asks for the members; returns the first answer, if one comes in time.
+    pub async fn ask_for_members(&self, timeout: std::time::Duration) -> Option<Bytes> {
+        self.ask_at(self.members_subject(), Vec::new(), timeout).await
+    }
+
+    async fn ask_at(
+        &self,
+        subject: String,
+        question: Vec<u8>,
+        timeout: std::time::Duration,
+    ) -> Option<Bytes> {
+        let question = Request::new().payload(question.into()).timeout(Some(timeout));
+        match self.client.send_request(subject.clone(), question).await {
             Ok(answer) => Some(answer.payload),
             Err(error) => {
-                tracing::debug!(target: "jetway::log", %error, "no other process of this member answers");
+                tracing::debug!(target: "jetway::log", subject, %error, "nobody answers");
                 None
             }
         }
+    }
+
+    fn members_subject(&self) -> String {
+        format!("{}.members", self.prefix)
     }
 
     fn member_subject(&self, member: u64) -> String {

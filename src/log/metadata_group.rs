@@ -20,21 +20,31 @@ pub enum GroupError {
     /// The answer cannot be read.
     #[error("unexpected answer about JetStream's metadata: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// This version makes ids in another way, so that they prove nothing about names.
+    #[error(
+        "JetStream has the id {0} for a server, which is not made of its name as in the versions that jetway knows"
+    )]
+    OtherIds(String),
     /// It was refused.
     #[error("JetStream does not remove server {server}: {reason}")]
     Refused {
-        /// The server.
+        /// The server's id.
         server: String,
         /// NATS' reason.
         reason: String,
     },
 }
 
+/// The beginning of the name of a server of which the group has heard nothing since its leader started.
+const UNKNOWN_NAME: &str = "Server name unknown";
+
 /// A server of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its name.
-    pub name: String,
+    /// Its id in the group: see [`server_id`].
+    pub id: String,
+    /// Its name, if the group's leader knows it.
+    pub name: Option<String>,
     /// Whether it cannot be reached.
     pub is_offline: bool,
 }
@@ -61,6 +71,9 @@ struct Data {
 struct Group {
     #[serde(default)]
     leader: String,
+    /// The leader's id.
+    #[serde(default)]
+    peer: String,
     #[serde(default)]
     replicas: Vec<Replica>,
 }
@@ -68,6 +81,7 @@ struct Group {
 #[derive(Debug, Deserialize)]
 struct Replica {
     name: String,
+    peer: String,
     #[serde(default)]
     offline: bool,
 }
@@ -95,9 +109,16 @@ impl MetadataGroup {
         let answer = self.ask("$SYS.REQ.SERVER.PING.JSZ", &json!({ "leader_only": true })).await;
         let answer: Answer = serde_json::from_slice(&answer.ok_or(GroupError::NoLeader)?)?;
         let group = answer.data.meta_cluster.ok_or(GroupError::NoLeader)?;
-        let others = group.replicas.into_iter();
-        let others = others.map(|peer| Peer { name: peer.name, is_offline: peer.offline });
-        Ok(std::iter::once(Peer { name: group.leader, is_offline: false }).chain(others).collect())
+        let leader = Replica { name: group.leader, peer: group.peer, offline: false };
+        let servers = std::iter::once(leader).chain(group.replicas).map(|Replica { name, peer, offline }| {
+            Peer { id: peer, name: (!name.starts_with(UNKNOWN_NAME)).then_some(name), is_offline: offline }
+        });
+        let servers: Vec<Peer> = servers.collect();
+        let is_other = |peer: &&Peer| peer.name.as_ref().is_some_and(|name| server_id(name) != peer.id);
+        match servers.iter().find(is_other) {
+            Some(peer) => Err(GroupError::OtherIds(peer.id.clone())),
+            None => Ok(servers),
+        }
     }
 
     /// Asks the leader to hand over to a server.
@@ -109,17 +130,37 @@ impl MetadataGroup {
         self.ask("$JS.API.META.LEADER.STEPDOWN", &body).await.map(drop).ok_or(GroupError::NoLeader)
     }
 
-    /// Removes a server for good. NATS does not take a server of this name back for five minutes.
+    /// Removes the server with an id for good. NATS does not take it back for five minutes.
     ///
     /// # Errors
     /// [`GroupError`].
     pub async fn remove(&self, server: &str) -> Result<(), GroupError> {
-        let answer = self.ask("$JS.API.SERVER.REMOVE", &json!({ "peer": server })).await;
+        // By its name only a server that was heard of could be removed.
+        let answer = self.ask("$JS.API.SERVER.REMOVE", &json!({ "peer_id": server })).await;
         let answer: Value = serde_json::from_slice(&answer.ok_or(GroupError::NoLeader)?)?;
         if answer["success"] == true {
             return Ok(());
         }
         let reason = answer["error"]["description"].as_str().unwrap_or("no reason given").to_owned();
         Err(GroupError::Refused { server: server.to_owned(), reason })
+    }
+}
+
+/// The id of the server of a name. JetStream makes it of the name alone. So a server is recognised of which
+/// nothing was heard since the others started.
+pub fn server_id(name: &str) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    digest.as_ref()[..8].iter().map(|byte| char::from(DIGITS[usize::from(byte % 62)])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::server_id;
+
+    #[test]
+    fn ids_are_those_of_nats_server() {
+        // As nats-server 2.15.1 shows them.
+        assert_eq!((server_id("m2"), server_id("m3")), ("f7sDjKXP".to_owned(), "LuIoXmBr".to_owned()));
     }
 }

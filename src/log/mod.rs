@@ -10,8 +10,8 @@
 //!   acknowledged.
 //! - [`Consumer`] reads messages from a sequence on.
 //! - `codec` turns records into messages and back, `subjects` keys into subjects.
-//! - `wire` is the connection of these two. `connect` and `api` use the client library and serve everything
-//!   else.
+//! - `wire` is the connection of these two, and `tls` its TLS. `connect` and `api` use the client library and
+//!   serve everything else.
 //! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
@@ -38,6 +38,7 @@ mod seed;
 mod servers;
 mod stream_settings;
 mod subjects;
+mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
@@ -47,7 +48,7 @@ pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
-pub use metadata_group::{GroupError, MetadataGroup, Peer};
+pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, Seedbed, seed_metadata};
@@ -73,11 +74,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Connects, and creates or checks the bucket. `store` is that of the embedded server.
+    /// Connects, and creates or checks the bucket. `store` is that of the embedded server. `demand` gives a
+    /// new stream its size, if the account wants one.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub async fn open(endpoint: &Endpoint, store: Option<&Store>) -> Result<Log, OpenError> {
+    pub async fn open(endpoint: &Endpoint, store: Option<&Store>, demand: Demand) -> Result<Log, OpenError> {
         let rights = Rights::of(endpoint);
         let endpoint = &Endpoint { denials: Denials::new(rights.clone()), ..endpoint.clone() };
         let connection = Connection::open(endpoint, "jetway").await?;
@@ -92,7 +94,7 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::new(&endpoint.bucket, api_prefix);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, &connection, endpoint, store).await?;
+        let facts = bucket.set_up(&api, &connection, endpoint, store, demand).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }

@@ -7,7 +7,7 @@
 use super::api::{Api, ApiError, StreamPage};
 use super::connect::{ConnectError, Connection, Endpoint};
 use super::login::Auth;
-use super::metadata_group::{GroupError, MetadataGroup};
+use super::metadata_group::{GroupError, MetadataGroup, server_id};
 use super::rights::{API_PREFIX, Denials};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -92,14 +92,14 @@ pub async fn seed_metadata(live: &Api, bed: &Seedbed) -> Result<usize, SeedError
     let step = Step::new("choose their leader");
     loop {
         let cause = match group.peers().await {
-            Ok(peers) if peers[0].name == bed.own => break,
-            Ok(peers) => format!("{} leads", peers[0].name),
+            Ok(peers) if peers[0].id == server_id(&bed.own) => break,
+            Ok(peers) => format!("{} leads", peers[0].id),
             Err(error) => error.to_string(),
         };
         drop(group.prefer(&bed.own).await);
         step.again(cause).await?;
     }
-    group.remove(&bed.helper).await?;
+    group.remove(&server_id(&bed.helper)).await?;
     let step = Step::new("part");
     loop {
         let cause = match group.peers().await {

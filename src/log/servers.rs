@@ -63,12 +63,11 @@ impl Departures {
         let departing = async move {
             let mut stay = STAY;
             loop {
-                let request = match timeout(CALM, requested.recv()).await {
-                    Ok(request) => request,
-                    Err(_) => {
-                        stay = STAY;
-                        requested.recv().await
-                    }
+                let request = if let Ok(request) = timeout(CALM, requested.recv()).await {
+                    request
+                } else {
+                    stay = STAY;
+                    requested.recv().await
                 };
                 if request.is_none() {
                     return;
@@ -96,6 +95,6 @@ impl Departures {
 
     pub(super) fn ask(&self) {
         // A request that waits already is enough.
-        let _ = self.0.try_send(());
+        self.0.try_send(()).ok();
     }
 }

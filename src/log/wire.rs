@@ -9,6 +9,7 @@
 use super::connect::Endpoint;
 use super::login::{Auth, LoginError};
 use super::rights::{Denials, Denied};
+use super::tls::{self, TlsSetupError};
 use crate::version::{NatsVersion, TooOld};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -25,9 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// The largest message: nats-server allows no payload above 64 MiB.
 const MOST_BYTES: usize = 65 << 20;
@@ -114,7 +113,7 @@ pub enum WireError {
     Protocol(#[from] ProtocolError),
     /// TLS cannot be set up.
     #[error("TLS to NATS: {0}")]
-    Tls(String),
+    Tls(#[from] TlsSetupError),
     /// Credentials cannot be read.
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -282,8 +281,8 @@ impl Wire {
 
     async fn upgraded(self, endpoint: &Endpoint, host: String) -> Result<Wire, WireError> {
         let Stream::Plain(tcp) = self.stream else { return Ok(self) };
-        let config = tls_config(endpoint)?;
-        let name = ServerName::try_from(host).map_err(|error| WireError::Tls(error.to_string()))?;
+        let config = tls::config(endpoint)?;
+        let name = ServerName::try_from(host).map_err(TlsSetupError::from)?;
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         Ok(Wire { stream: Stream::Tls(Box::new(tls)), start: 0, end: 0, ..self })
     }
@@ -403,35 +402,6 @@ async fn login(auth: &Auth, nonce: Option<&str>) -> Result<String, WireError> {
         }
     }
     Ok(connect.to_string())
-}
-
-fn tls_config(endpoint: &Endpoint) -> Result<ClientConfig, WireError> {
-    let failed = |what: &dyn std::fmt::Display| WireError::Tls(what.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // A certificate of the system that cannot be read is no reason to refuse the connection.
-        roots.add(certificate).ok();
-    }
-    if let Some(file) = &endpoint.ca_file {
-        let named =
-            |error: &dyn std::fmt::Display| failed(&format!("--nats-ca-file {}: {error}", file.display()));
-        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| named(&error))? {
-            roots.add(certificate.map_err(|error| named(&error))?).map_err(|error| named(&error))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(&error))?
-        .with_root_certificates(roots);
-    let Some((cert, key)) = &endpoint.client_cert else { return Ok(builder.with_no_client_auth()) };
-    let certs: Result<Vec<_>, _> = CertificateDer::pem_file_iter(cert)
-        .map_err(|error| failed(&format!("--nats-cert-file: {error}")))?
-        .collect();
-    let certs = certs.map_err(|error| failed(&format!("--nats-cert-file: {error}")))?;
-    let key =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| failed(&format!("--nats-key-file: {error}")))?;
-    builder.with_client_auth_cert(certs, key).map_err(|error| failed(&error))
 }
 
 /// The status in the first line of headers. Only the server's own messages have one.

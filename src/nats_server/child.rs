@@ -25,6 +25,8 @@ pub(super) struct Child {
     pid: u32,
     tail: Tail,
     log: JoinHandle<()>,
+    /// Once it has ended.
+    exit: Option<ExitStatus>,
 }
 
 impl Child {
@@ -68,7 +70,7 @@ impl Child {
         let tail = Tail::default();
         let lines = pipe::Receiver::from_owned_fd(log_reader.into())?;
         let log = tokio::spawn(log::forward(lines, tail.clone(), write_error));
-        Ok(Self { process, pid, tail, log })
+        Ok(Self { process, pid, tail, log, exit: None })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -87,10 +89,16 @@ impl Child {
         if !self.log.is_finished() {
             tokio::time::timeout(LAST_LINES, &mut self.log).await.ok();
         }
+        self.exit = status.as_ref().ok().copied();
         match status {
             Ok(status) => describe(status),
             Err(error) => format!("its end could not be waited for: {error}"),
         }
+    }
+
+    /// Whether it has ended as it does when it is asked to.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.exit.is_some_and(|status| status.success())
     }
 
     /// Asks it to stop and waits; kills it after `patience`. Cancel-safe; may be called again.

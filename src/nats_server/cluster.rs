@@ -175,12 +175,25 @@ fn change_record(dir: &Path, change: impl FnOnce(&mut Remembered)) -> std::io::R
 /// The data is of another member or another cluster, or was removed from its cluster.
 pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, Members), Error> {
     let path = record_path(dir.path());
+    let remembered = compared(dir, settings)?;
+    remembered.write(&path).map_err(|error| dir.error("write", &path, error))?;
+    Ok((remembered.id, remembered.members))
+}
+
+/// As [`claim`], and remembers nothing.
+pub(super) fn observe(dir: &DataDir, settings: &ClusterSettings) -> Result<Members, Error> {
+    compared(dir, settings).map(|remembered| remembered.members)
+}
+
+fn compared(dir: &DataDir, settings: &ClusterSettings) -> Result<Remembered, Error> {
+    let path = record_path(dir.path());
     let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
     let token = digest(&settings.token);
     let remembered = Remembered::read(&path).map_err(|error| dir.error("read", &path, error))?;
     let mut remembered = remembered.unwrap_or_else(|| Remembered {
         name: settings.name.clone(),
-        id: member_id(&settings.peer_urls, &settings.token),
+        // The others make it of the list, which may name the same addresses in another way.
+        id: member_id(settings.members.get(&settings.name).unwrap_or(&settings.peer_urls), &settings.token),
         token: token.clone(),
         members: Members::new(),
         joined: false,
@@ -202,8 +215,7 @@ pub(super) fn claim(dir: &DataDir, settings: &ClusterSettings) -> Result<(u64, M
     if !remembered.joined && !settings.members.is_empty() {
         remembered.members.clone_from(&settings.members);
     }
-    remembered.write(&path).map_err(|error| dir.error("write", &path, error))?;
-    Ok((remembered.id, remembered.members))
+    Ok(remembered)
 }
 
 /// A text that shows whether two tokens are the same, and from which none can be had.
@@ -227,17 +239,27 @@ pub(crate) fn server_tag(name: &str) -> String {
 }
 
 /// The login of the local connections, and the cluster. `anchor` is the port of the leaf node listener, where
-/// there is one.
+/// there is one. An observer has a name: see
+/// [`NatsServerSettings::is_observer`](super::NatsServerSettings::is_observer).
 pub(super) fn render(
     settings: &ClusterSettings,
     members: &Members,
     token: &str,
     anchor: Option<u16>,
+    observer: Option<&str>,
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
     let (anchor_account, anchor) =
         anchor.map(|port| (anchor::ACCOUNT, anchor::render(port, token, &quote))).unwrap_or_default();
+    let (jetstream, listen, advertise) = if observer.is_some() {
+        // A running process of this member may hold the port.
+        let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
+        ("", format!("{host}:-1"), String::new())
+    } else {
+        let advertise = format!("  advertise: {}\n", quote(&settings.advertise));
+        ("jetstream: enabled, ", settings.listen.clone(), advertise)
+    };
     let scheme = if settings.tls.is_some() { "tls" } else { "nats" };
     let password = route_password(&settings.token);
     // One for each member: see the module's header.
@@ -251,7 +273,7 @@ pub(super) fn render(
         "server_name: {name}\n\
          server_tags: [ {tag} ]\n\
          accounts {{\n\
-         \x20 {ACCOUNT} {{ jetstream: enabled, users: [ {{ user: {USER}, password: {token} }} ] }}\n\
+         \x20 {ACCOUNT} {{ {jetstream}users: [ {{ user: {USER}, password: {token} }} ] }}\n\
          \x20 $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }}\n\
          {anchor_account}\
          }}\n\
@@ -259,17 +281,16 @@ pub(super) fn render(
          cluster {{\n\
          \x20 name: \"jetway\"\n\
          \x20 listen: {listen}\n\
-         \x20 advertise: {advertise}\n\
+         {advertise}\
          \x20 no_advertise: true\n\
          \x20 routes: [ {routes} ]\n\
          \x20 authorization {{ user: {USER}, password: {password}, timeout: 5 }}\n\
          {tls}\
          }}\n",
-        name = quote(&settings.name),
+        name = quote(observer.unwrap_or(&settings.name)),
         tag = quote(&server_tag(&settings.name)),
         token = quote(token),
-        listen = quote(&settings.listen),
-        advertise = quote(&settings.advertise),
+        listen = quote(&listen),
         routes = routes.join(", "),
         password = quote(&password),
         tls = settings.tls.as_ref().map(|tls| render_tls(tls, &quote)).unwrap_or_default(),

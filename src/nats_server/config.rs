@@ -54,7 +54,8 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
     let sync = if start.cluster.is_some() { "  sync_interval: always\n" } else { sync };
     let login = if let Some(cluster) = start.cluster {
-        cluster::render(cluster, start.members, start.token, start.anchor, quote)
+        let observer = settings.is_observer.then_some(start.name);
+        cluster::render(cluster, start.members, start.token, start.anchor, observer, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));
         // The same users as in a cluster, so that connections outlive a change of the form.
@@ -64,6 +65,13 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
              accounts {{ $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }} }}\n"
         )
     };
+    write!(text, "max_pending: {MAX_PENDING_BYTES}\nwrite_deadline: \"30s\"\n")
+        .expect("writing to a string cannot fail");
+    // The user's file comes behind the keys of which its values win, and before those that it may not set.
+    // These replace keys of the same spelling in a file of kine's, and a block with a domain.
+    if let Some(extra) = start.extra.filter(|_| !settings.is_observer) {
+        text.push_str(&extra.include_line(start.dir));
+    }
     write!(
         text,
         "listen: \"127.0.0.1:{port}\"\n\
@@ -71,17 +79,13 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
          ports_file_dir: {dir}\n\
          logtime: false\n\
          max_payload: {max_payload}\n\
-         max_control_line: {MAX_CONTROL_LINE_BYTES}\n\
-         max_pending: {MAX_PENDING_BYTES}\n\
-         write_deadline: \"30s\"\n",
+         max_control_line: {MAX_CONTROL_LINE_BYTES}\n",
         dir = quoted(start.dir),
         max_payload = settings.max_payload_bytes,
     )
     .expect("writing to a string cannot fail");
-    // The user's file comes later, so that its values win if both set one (`max_pending`, `write_deadline`).
-    // The block with the store comes behind it, and replaces one with a domain.
-    if let Some(extra) = start.extra {
-        text.push_str(&extra.include_line(start.dir));
+    if settings.is_observer {
+        return text;
     }
     let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));
     let domain = domain.map(|domain| format!("  domain: {}\n", quote(domain))).unwrap_or_default();

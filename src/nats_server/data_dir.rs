@@ -108,6 +108,26 @@ impl DataDir {
         replace_private(path, text).map_err(|source| self.error("write", path, source))
     }
 
+    fn running_path(&self) -> PathBuf {
+        self.path.join("nats-server.running")
+    }
+
+    /// Notes on stable storage that a server runs on the store from now on.
+    pub(super) fn note_start(&self) -> Result<(), Error> {
+        self.write_private(&self.running_path(), "")
+    }
+
+    /// Notes that the server on the store has stopped. Best effort: without it the next start takes the
+    /// server for one that was killed, which costs that start some time.
+    pub(super) fn note_stop(&self) {
+        fs::remove_file(self.running_path()).ok();
+    }
+
+    /// Whether the last server on the store has ended without a stop.
+    pub(super) fn was_killed(&self) -> bool {
+        self.running_path().exists()
+    }
+
     /// Removes the ports files of servers that were killed. Best effort: a reader looks for one process's
     /// file only.
     pub(super) fn remove_ports_files(&self) {

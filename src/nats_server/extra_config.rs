@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error as ThisError;
 
 use super::Error;
+use super::config_scanner::{Entry, top_level};
 
 /// Keys that jetway sets, by all of nats-server's names for them. The supervisor relies on the listener, the
 /// login, the store and the log that they set. The keys of accounts would leave the account of jetway's
@@ -43,10 +44,16 @@ const OWNED: &[&str] = &[
     "no_auth_user",
 ];
 
+/// Keys of kine's own server that the lines of jetway behind the file replace. Another spelling of them would
+/// not be replaced.
+const REPLACED: &[&str] = &["listen", "server_name"];
+
 /// Keys that make JetStream wait for other servers, and delete the streams of a server of its own.
 const CLUSTERED: &[&str] = &["cluster", "gateway"];
 /// The block with the store, of which only the domain may be set.
 const JETSTREAM: &str = "jetstream";
+const DOMAIN: &str = "domain";
+const STORE_DIR: &str = "store_dir";
 
 /// Most levels of included files.
 const DEEPEST: u32 = 16;
@@ -84,20 +91,23 @@ pub(super) struct ExtraConfig {
 }
 
 impl ExtraConfig {
-    /// Reads a file. `domain` is that of the flags.
-    pub(super) fn read(path: &Path, domain: Option<&str>) -> Result<Self, Error> {
+    /// Reads a file, which is `serverConfig` of kine's or that of a flag. `domain` is that of the flags.
+    pub(super) fn read(path: &Path, is_of_kine: bool, domain: Option<&str>) -> Result<Self, Error> {
         let refused = |reason| Error::ExtraConfig { path: path.to_owned(), reason };
         let path = path.canonicalize().map_err(|error| refused(ExtraConfigError::Path(error)))?;
         let mut entries = Vec::new();
         collect_entries(&path, 0, &mut entries).map_err(refused)?;
-        let find = |keys: &[&str]| entries.iter().find(|entry| keys.contains(&entry.key.as_str()));
+        let is_replaced = |entry: &Entry| is_of_kine && REPLACED.contains(&entry.spelling.as_str());
+        let find = |keys: &[&str]| {
+            entries.iter().find(|entry| keys.contains(&entry.key.as_str()) && !is_replaced(entry))
+        };
         if let Some(entry) = find(OWNED) {
             return Err(refused(ExtraConfigError::OwnedKey(entry.key.clone())));
         }
         if let Some(entry) = find(CLUSTERED) {
             return Err(refused(ExtraConfigError::Clustered(entry.key.clone())));
         }
-        let own_domain = domain_of(&entries).map_err(refused)?;
+        let own_domain = domain_of(&entries, is_of_kine).map_err(refused)?;
         if let (Some(own), Some(domain)) = (&own_domain, domain)
             && own != domain
         {
@@ -105,6 +115,16 @@ impl ExtraConfig {
         }
         if path.to_str().is_none_or(|path| path.contains(['"', '\'', '\\', '\n'])) {
             return Err(refused(ExtraConfigError::PathCharacters));
+        }
+        let replaced: Vec<_> = entries.iter().filter(|entry| is_replaced(entry)).collect();
+        if !replaced.is_empty() {
+            let keys = replaced.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>().join(", ");
+            tracing::warn!(
+                file = %path.display(),
+                keys,
+                "--endpoint: these keys of serverConfig have no effect: the embedded nats-server has a name of its own, and \
+                 listens on a port of 127.0.0.1 that takes jetway's own token alone"
+            );
         }
         Ok(Self { path, domain: own_domain })
     }
@@ -123,19 +143,30 @@ impl ExtraConfig {
     }
 }
 
-/// The JetStream domain, where the block sets nothing else. jetway's own block follows the file and replaces
-/// this one, so the key must have the same spelling.
-fn domain_of(entries: &[Entry]) -> Result<Option<String>, ExtraConfigError> {
+/// The store of a server that kine would start with a file; `None` if the file names none or cannot be read.
+pub fn store_of_kine(path: &Path) -> Option<PathBuf> {
+    let mut entries = Vec::new();
+    collect_entries(path, 0, &mut entries).ok()?;
+    let blocks = entries.iter().rev().filter(|entry| entry.key == JETSTREAM);
+    let mut settings = blocks.flat_map(|block| top_level(&block.nested));
+    settings.find(|setting| setting.key == STORE_DIR).map(|setting| PathBuf::from(setting.value))
+}
+
+/// The JetStream domain, where the block sets nothing else but the store of kine's server. jetway's own block
+/// follows the file and replaces this one, so the key must have the same spelling.
+fn domain_of(entries: &[Entry], is_of_kine: bool) -> Result<Option<String>, ExtraConfigError> {
     let mut domain = None;
     for entry in entries.iter().filter(|entry| entry.key == JETSTREAM) {
         let settings = top_level(&entry.nested);
         let is_enabled = matches!(entry.value.as_str(), "enabled" | "true" | "on" | "yes");
+        let is_known = |key: &str| key == DOMAIN || is_of_kine && key == STORE_DIR;
         let is_harmless =
-            settings.iter().all(|setting| setting.key == "domain" && !setting.value.starts_with('$'));
+            settings.iter().all(|setting| is_known(&setting.key) && !setting.value.starts_with('$'));
         if entry.spelling != JETSTREAM || !is_harmless || (settings.is_empty() && !is_enabled) {
             return Err(ExtraConfigError::JetStream);
         }
-        domain = settings.into_iter().next_back().map(|setting| setting.value).or(domain);
+        let own = settings.into_iter().rev().find(|setting| setting.key == DOMAIN);
+        domain = own.map(|setting| setting.value).or(domain);
     }
     Ok(domain)
 }
@@ -159,216 +190,9 @@ fn collect_entries(path: &Path, depth: u32, entries: &mut Vec<Entry>) -> Result<
     Ok(())
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    /// In lower case.
-    key: String,
-    spelling: String,
-    /// A plain or quoted value; empty for a map, a list and a text block.
-    value: String,
-    /// A map or a list, brackets included.
-    nested: String,
-}
-
-/// Lists the top-level entries of a configuration, as nats-server's own scanner finds them. An entry is `key:
-/// value`, `key = value`, `key value` or `key { … }`. Line ends, commas or semicolons separate entries. `#`
-/// and `//` begin comments. Braces at the top level, as those of JSON, separate entries and hold no level of
-/// their own: more entries may follow them. Text that this scanner reads otherwise is a mistake to
-/// nats-server, which then does not start.
-fn top_level(text: &str) -> Vec<Entry> {
-    let mut scanner = Scanner { rest: text };
-    let mut entries = Vec::new();
-    loop {
-        scanner.skip_between("{}");
-        if scanner.rest.is_empty() {
-            return entries;
-        }
-        let before = scanner.rest.len();
-        let spelling = scanner.key();
-        let (value, nested) = scanner.value();
-        entries.push(Entry { key: spelling.to_lowercase(), spelling, value, nested: nested.to_owned() });
-        scanner.take_while(|c| !is_line_end(c) && !matches!(c, ',' | ';' | '{' | '}' | '#' | '/'));
-        if scanner.rest.len() == before {
-            return entries;
-        }
-    }
-}
-
-fn is_line_end(c: char) -> bool {
-    matches!(c, '\n' | '\r')
-}
-
-struct Scanner<'a> {
-    rest: &'a str,
-}
-
-impl<'a> Scanner<'a> {
-    fn take(&mut self, length: usize) -> &'a str {
-        let (taken, rest) = self.rest.split_at(length);
-        self.rest = rest;
-        taken
-    }
-
-    fn take_while(&mut self, keep: impl Fn(char) -> bool) -> &'a str {
-        self.take(self.rest.find(|c| !keep(c)).unwrap_or(self.rest.len()))
-    }
-
-    fn at_comment(&self) -> bool {
-        self.rest.starts_with('#') || self.rest.starts_with("//")
-    }
-
-    /// Skips separators and comments.
-    fn skip_between(&mut self, separators: &str) {
-        loop {
-            self.take_while(|c| c.is_whitespace() || c == ',' || c == ';' || separators.contains(c));
-            if !self.at_comment() {
-                return;
-            }
-            self.take_while(|c| !is_line_end(c));
-        }
-    }
-
-    fn key(&mut self) -> String {
-        match self.rest.chars().next() {
-            // In a key no character is escaped.
-            Some(quote @ ('"' | '\'')) => self.quoted(quote, false),
-            _ => self.take_while(|c| !c.is_whitespace() && !matches!(c, ':' | '=' | '{')).to_owned(),
-        }
-    }
-
-    fn quoted(&mut self, quote: char, has_escapes: bool) -> String {
-        self.take(1);
-        let mut escaped = false;
-        let end = self.rest.find(|c| {
-            let ends = c == quote && !escaped;
-            escaped = has_escapes && c == '\\' && !escaped;
-            ends
-        });
-        let inside = self.take(end.unwrap_or(self.rest.len())).to_owned();
-        self.take(usize::from(!self.rest.is_empty()));
-        inside
-    }
-
-    /// The value after a key: a plain one, or a map or a list.
-    fn value(&mut self) -> (String, &'a str) {
-        self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
-        if self.rest.starts_with(['{', '[']) {
-            let nested = self.rest;
-            self.skip_nested();
-            return (String::new(), &nested[..nested.len() - self.rest.len()]);
-        }
-        (self.scalar(), "")
-    }
-
-    /// A plain or quoted value, or a block of text, for which it returns nothing.
-    fn scalar(&mut self) -> String {
-        match self.rest.chars().next() {
-            Some('"') => self.quoted('"', true),
-            Some('\'') => self.quoted('\'', false),
-            Some('(') => {
-                // A text block ends at a `)` that is alone on its line. The line end is left.
-                let mut end = 0;
-                for line in self.rest.split_inclusive('\n') {
-                    if line.trim_end() == ")" {
-                        end += 1;
-                        break;
-                    }
-                    end += line.len();
-                }
-                self.take(end);
-                String::new()
-            }
-            _ => {
-                let mut escaped = false;
-                let end = self.rest.find(|c: char| {
-                    let ends = c.is_whitespace() || matches!(c, ',' | ';' | ']' | '}' | '\'');
-                    let ends = ends && !escaped;
-                    escaped = c == '\\' && !escaped;
-                    ends
-                });
-                let word = self.take(end.unwrap_or(self.rest.len())).to_owned();
-                self.take(usize::from(self.rest.starts_with('\'')));
-                word
-            }
-        }
-    }
-
-    /// Skips a map or list, from its opening bracket to the closing one, with everything in it.
-    fn skip_nested(&mut self) {
-        let mut open = vec![self.take(1) == "{"];
-        while let Some(is_map) = open.last().copied() {
-            self.skip_between("");
-            match self.rest.chars().next() {
-                None => return,
-                Some('}' | ']') => {
-                    self.take(1);
-                    open.pop();
-                    continue;
-                }
-                Some(_) => {}
-            }
-            let before = self.rest.len();
-            if is_map && !self.rest.starts_with('{') {
-                self.key();
-                self.take_while(|c| c.is_whitespace() || c == ':' || c == '=');
-            }
-            if self.rest.starts_with(['{', '[']) {
-                open.push(self.take(1) == "{");
-            } else {
-                self.scalar();
-            }
-            if self.rest.len() == before {
-                return;
-            }
-        }
-    }
-}
-
-/// For fuzzing: a configuration of any text.
-#[cfg(any(fuzzing, test))]
-pub(crate) fn fuzz(data: &[u8]) {
-    let text = String::from_utf8_lossy(data);
-    let entries = top_level(&text);
-    // Each entry takes at least one byte of the text.
-    assert!(entries.len() <= text.len());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn keys(text: &str) -> Vec<String> {
-        top_level(text).into_iter().map(|entry| entry.key).collect()
-    }
-
-    #[test]
-    fn top_level_keys_in_every_spelling() {
-        assert_eq!(keys("port: 4222\nhost=1.2.3.4; debug true\n"), ["port", "host", "debug"]);
-        assert_eq!(
-            keys("Cluster { name: a, routes: [ nats://u:p@h:1 ] } \n trace: false"),
-            ["cluster", "trace"]
-        );
-        assert_eq!(
-            keys("{\"leafnodes\": {\"remotes\": [{\"url\": \"nats://a\"}]}, \"cluster\": {}}"),
-            ["leafnodes", "cluster"]
-        );
-        assert_eq!(keys("# cluster {}\n// cluster {}\nhttp: 8222 # cluster: 1\n"), ["http"]);
-        assert_eq!(
-            keys("accounts { A { users: [{user: a, password: \"}\"}] } }\ncluster: $X"),
-            ["accounts", "cluster"]
-        );
-        assert_eq!(keys("text (\ncluster {}\n)\nhttp: 1"), ["text", "http"]);
-        assert_eq!(keys("accounts {\n # don't stop {\n A: {}\n}\n'cluster' {}"), ["accounts", "cluster"]);
-        assert_eq!(keys("password: it's\ncluster {}"), ["password", "cluster"]);
-        assert_eq!(keys(""), [""; 0]);
-    }
-
-    #[test]
-    fn unfinished_text_ends_the_scan() {
-        for text in ["a {", "a \"", "a", "{", "a: [ {", "\"a", "a (", ":", "="] {
-            top_level(text);
-        }
-    }
 
     #[test]
     fn includes_are_followed() {
@@ -377,11 +201,11 @@ mod tests {
         std::fs::write(dir.path().join("top.conf"), "include sub/a.conf\nhttp: 1").unwrap();
         std::fs::write(dir.path().join("sub/a.conf"), "include \"b.conf\"").unwrap();
         std::fs::write(dir.path().join("sub/b.conf"), "jetstream { domain: x }").unwrap();
-        let extra = ExtraConfig::read(&dir.path().join("top.conf"), None).unwrap();
+        let extra = ExtraConfig::read(&dir.path().join("top.conf"), false, None).unwrap();
         assert_eq!(extra.domain(), Some("x"));
 
         std::fs::write(dir.path().join("sub/b.conf"), "include ../top.conf").unwrap();
-        let refused = ExtraConfig::read(&dir.path().join("top.conf"), None).unwrap_err().to_string();
+        let refused = ExtraConfig::read(&dir.path().join("top.conf"), false, None).unwrap_err().to_string();
         assert!(refused.contains("nest more than"), "{refused}");
     }
 
@@ -401,7 +225,7 @@ mod tests {
             ("jetstream { domain: a }", "the domain \"a\", and --nats-js-domain is \"b\""),
         ] {
             std::fs::write(&path, text).unwrap();
-            let refused = ExtraConfig::read(&path, Some("b")).unwrap_err().to_string();
+            let refused = ExtraConfig::read(&path, false, Some("b")).unwrap_err().to_string();
             assert!(refused.contains(words), "{text}: {refused}");
         }
         for (text, domain) in [
@@ -411,7 +235,7 @@ mod tests {
             ("leafnodes { remotes: [ { url: \"nats-leaf://h\" } ] }", None),
         ] {
             std::fs::write(&path, text).unwrap();
-            assert_eq!(ExtraConfig::read(&path, Some("b")).unwrap().domain(), domain, "{text}");
+            assert_eq!(ExtraConfig::read(&path, false, Some("b")).unwrap().domain(), domain, "{text}");
         }
         std::fs::write(dir.path().join("part.conf"), "debug: false\nlisten: 1").unwrap();
         for text in [
@@ -438,12 +262,30 @@ mod tests {
             "http: 8222\n\nAccounts: {A: {}}",
         ] {
             std::fs::write(&path, text).unwrap();
-            let refused = ExtraConfig::read(&path, None).map(drop).expect_err(text).to_string();
+            let refused = ExtraConfig::read(&path, false, None).map(drop).expect_err(text).to_string();
             assert!(refused.contains("which is jetway's to set"), "{text}: {refused}");
         }
         // A key of the same name further down is another one.
         let nested = "leafnodes { listen: 1, authorization { token: \"}\" }, tls {} }\nx (\nlisten: 1\n)\n";
         std::fs::write(&path, nested).unwrap();
-        ExtraConfig::read(&path, None).unwrap();
+        ExtraConfig::read(&path, false, None).unwrap();
+    }
+
+    /// The file that k0smotron writes for kine.
+    #[test]
+    fn the_keys_of_kines_own_server_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nats.conf");
+        let text = "server_name: kmc-a-0\nlisten: 127.0.0.1:4222\njetstream {\n  store_dir: /nats-data\n}\n";
+        std::fs::write(&path, text).unwrap();
+        ExtraConfig::read(&path, true, None).unwrap();
+        assert_eq!(store_of_kine(&path), Some("/nats-data".into()));
+        ExtraConfig::read(&path, false, None).unwrap_err();
+        for other in ["LISTEN: 1", "port: 1", "host: h", "jetstream { max_file: 1 }", "cluster { name: c }"] {
+            std::fs::write(&path, format!("{text}{other}\n")).unwrap();
+            ExtraConfig::read(&path, true, None).map(drop).expect_err(other);
+        }
+        std::fs::write(&path, "http: 1").unwrap();
+        assert_eq!(store_of_kine(&path), None);
     }
 }

@@ -29,9 +29,15 @@
 //! - **N7** Each run of the child has a token of its own. It is published when this run's process listens on
 //!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
 //!   no run that is still to come.
+//! - **N8** Behind a server that has ended without a stop, removed messages are taken out of the blocks of
+//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of its
+//!   work if more than half of the block was removed, and drops the removals in it that it has not yet
+//!   applied. It then knows them in memory alone. After another end without a stop, removed messages would be
+//!   there again, and the log would seem to be damaged.
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
-//! a token that is not valid any more, and perhaps a `.ports` file. The next start writes all of them again.
+//! a token that is not valid any more, `nats-server.running` (N8), and perhaps a `.ports` file. The next
+//! start writes all of them again.
 //!
 //! Linux only: `/proc`, the parent-death signal and `flock` semantics are used.
 
@@ -44,10 +50,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 mod anchor;
 mod binary;
+mod blocks;
 mod carried;
 mod child;
 mod cluster;
 mod config;
+mod config_scanner;
 mod conversion;
 mod data_dir;
 mod error;
@@ -64,10 +72,10 @@ pub use cluster::{
     remember_removal, sole_member_id,
 };
 pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
-pub use error::Error;
-pub use extra_config::ExtraConfigError;
 #[cfg(any(fuzzing, test))]
-pub(crate) use extra_config::fuzz as fuzz_config;
+pub(crate) use config_scanner::fuzz as fuzz_config;
+pub use error::Error;
+pub use extra_config::{ExtraConfigError, store_of_kine};
 use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
@@ -94,11 +102,16 @@ pub struct NatsServerSettings {
     /// The user's nats-server configuration file to include (`--nats-config`): leaf nodes, monitoring,
     /// routes. It may not set jetway's own keys.
     pub extra_config: Option<PathBuf>,
+    /// Whether that file is `serverConfig` of kine's endpoint, which may hold settings of kine's own server.
+    pub extra_config_is_of_kine: bool,
     /// The JetStream domain (`--nats-js-domain`).
     pub domain: Option<String>,
     pub sync: SyncMode,
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
+    /// The server only meets the members of the cluster: it has no JetStream, so that it is in no group of
+    /// theirs, and a name and a route port of its own. It leaves no record in the data directory.
+    pub is_observer: bool,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -117,9 +130,11 @@ impl NatsServerSettings {
             binary: None,
             data_dir: data_dir.into(),
             extra_config: None,
+            extra_config_is_of_kine: false,
             domain: None,
             sync: SyncMode::default(),
             cluster: None,
+            is_observer: false,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             is_quiet: false,

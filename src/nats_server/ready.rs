@@ -27,13 +27,14 @@ pub(super) enum Ready {
     WithoutJetStream,
 }
 
-/// Waits until the process serves, without a limit: the caller watches the process and the clock.
-pub(super) async fn ready(dir: &Path, pid: u32) -> Ready {
+/// Waits until the process serves, without a limit: the caller watches the process and the clock. An observer
+/// has no JetStream.
+pub(super) async fn ready(dir: &Path, pid: u32, is_observer: bool) -> Ready {
     const POLL: Duration = Duration::from_millis(10);
     loop {
         if let Some(port) = port_of(dir, pid) {
             match tokio::time::timeout(Duration::from_secs(5), first_line(port)).await {
-                Ok(Ok(Info { jetstream: true })) => return Ready::Serving { port },
+                Ok(Ok(Info { jetstream })) if jetstream != is_observer => return Ready::Serving { port },
                 Ok(Ok(_)) => return Ready::WithoutJetStream,
                 Ok(Err(error)) => tracing::debug!(%error, port, "nats-server does not answer yet"),
                 Err(_) => tracing::debug!(port, "nats-server does not answer yet"),

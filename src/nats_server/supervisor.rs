@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::binary::{self, Binary};
+use super::blocks;
 use super::child::Child;
 use super::cluster::{self, Members};
 use super::config::{self, Start};
@@ -83,7 +84,7 @@ async fn run(
         },
     };
     let ending = match child {
-        Some(mut child) => child.stop(stop_timeout).await,
+        Some(mut child) => stop_child(&mut child, data_dir.as_ref(), stop_timeout).await,
         None => Ending::Clean,
     };
     outputs.token.send_replace(None);
@@ -133,15 +134,19 @@ async fn supervise(
     started: &mut Option<StartedSender>,
 ) -> Result<Infallible, Error> {
     let found = binary::find(settings.binary.as_deref()).await?;
-    let read = |path| ExtraConfig::read(path, settings.domain.as_deref());
+    let is_of_kine = settings.extra_config_is_of_kine;
+    let read = |path| ExtraConfig::read(path, is_of_kine, settings.domain.as_deref());
     let extra = settings.extra_config.as_deref().map(read).transpose()?;
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let binary = found.unpacked(data_dir.path()).await?;
     let version = binary.version.clone();
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
-    data_dir.claim_mode(mode)?;
-    conversion::settle(data_dir, mode)?;
+    if !settings.is_observer {
+        data_dir.claim_mode(mode)?;
+        conversion::settle(data_dir, mode)?;
+    }
     let (member_id, members) = match &settings.cluster {
+        Some(cluster) if settings.is_observer => (None, cluster::observe(data_dir, cluster)?),
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
@@ -157,7 +162,7 @@ async fn supervise(
         let (end, ran) = match bring_up(&plan, port, &token, outputs, child).await {
             Err(error) if started.is_some() => return Err(error),
             Err(error) if pending.is_some() => {
-                stop_child(settings, outputs, child).await;
+                end_child(&plan, outputs, child).await;
                 let Pending { done, before, members_before } = pending.take().expect("it was looked at");
                 if before.is_none() {
                     (plan.cluster, plan.members) = (before, members_before);
@@ -173,6 +178,12 @@ async fn supervise(
                 port = Some(now_on);
                 let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
                 match down.take() {
+                    None if settings.is_observer => {
+                        tracing::info!(
+                            pid,
+                            "looking for the members of the cluster, with a nats-server of no JetStream"
+                        );
+                    }
                     None => {
                         let binary = &plan.binary.origin;
                         tracing::info!(port = now_on, version, binary, pid, "nats-server is ready");
@@ -201,7 +212,7 @@ async fn supervise(
                 (end, since.elapsed())
             }
         };
-        stop_child(settings, outputs, child).await;
+        end_child(&plan, outputs, child).await;
         down.get_or_insert_with(Instant::now);
         let cause = match end {
             End::Cause(cause) => cause,
@@ -238,9 +249,10 @@ async fn supervise(
     }
 }
 
-async fn stop_child(settings: &NatsServerSettings, outputs: &Outputs, child: &mut Option<Child>) {
+/// Stops the child in its place, if there is one.
+async fn end_child(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) {
     if let Some(running) = child {
-        running.stop(settings.stop_timeout).await;
+        stop_child(running, Some(plan.data_dir), plan.settings.stop_timeout).await;
         *child = None;
     }
     outputs.vitals.ended();
@@ -270,6 +282,14 @@ async fn go_back(data_dir: &DataDir) {
     }
 }
 
+async fn stop_child(child: &mut Child, data_dir: Option<&DataDir>, patience: Duration) -> Ending {
+    let ending = child.stop(patience).await;
+    if let Some(data_dir) = data_dir.filter(|_| child.has_stopped()) {
+        data_dir.note_stop();
+    }
+    ending
+}
+
 /// Starts one child, leaves it in `child`, and waits until it serves. Returns its port.
 async fn bring_up(
     plan: &Plan<'_>,
@@ -281,7 +301,9 @@ async fn bring_up(
     const REPORT: Duration = Duration::from_secs(5);
     // A member that knows of others waits for them, and not for this connection.
     let anchor = match &plan.cluster {
-        Some(_) if plan.members.len() == 1 => Some(anchor::free_port().await.map_err(Error::Anchor)?),
+        Some(_) if plan.members.len() == 1 && !plan.settings.is_observer => {
+            Some(anchor::free_port().await.map_err(Error::Anchor)?)
+        }
         _ => None,
     };
     let child = child.insert(spawn(plan, port, token, anchor, outputs).await?);
@@ -290,7 +312,7 @@ async fn bring_up(
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
     let tail = child.tail().clone();
-    let serving = ready(plan.data_dir.path(), pid);
+    let serving = ready(plan.data_dir.path(), pid, plan.settings.is_observer);
     tokio::pin!(serving);
     loop {
         let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());
@@ -347,6 +369,10 @@ async fn spawn(
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
+    if data_dir.was_killed() {
+        drop_removed(data_dir).await;
+    }
+    data_dir.note_start()?;
     let child = plan
         .binary
         .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
@@ -357,6 +383,17 @@ async fn spawn(
         tracing::warn!(%error, "cannot record the process id of nats-server");
     }
     Ok(child)
+}
+
+/// Takes removed messages out of the store that a killed server has left (N8).
+async fn drop_removed(data_dir: &DataDir) {
+    let store = data_dir.store_path();
+    match tokio::task::spawn_blocking(move || blocks::drop_removed(&store)).await {
+        Ok(Ok(0)) => {}
+        Ok(Ok(blocks)) => tracing::debug!(blocks, "removed messages are taken out of the store"),
+        Ok(Err(error)) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+        Err(error) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+    }
 }
 
 /// Waits until a child that serves ends, or must be replaced since its store has refused a write. Returns the

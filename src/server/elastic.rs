@@ -184,7 +184,7 @@ impl Elastic {
 
     /// Makes the server, which is alone, the first one of a cluster.
     async fn join(&self) -> Result<(), ElasticError> {
-        let Cluster { server, auto_tls } = self.as_member.clone()?;
+        let Cluster { server, auto_tls, .. } = self.as_member.clone()?;
         try_listen(&server.listen).await?;
         if let Some(auto) = &auto_tls {
             issue_peer_certificate(

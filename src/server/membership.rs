@@ -2,18 +2,20 @@
 
 use crate::cli::{Cluster, ServerSettings};
 use crate::engine::Engine;
-use crate::nats_server::{self, Members};
+use crate::nats_server::{self, Members, NatsServer};
 use crate::record::Member;
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
-/// This instance in the member list. A member of a cluster has an id already.
-pub(super) fn own(settings: &ServerSettings, member_id: Option<u64>) -> Member {
+/// This instance in the member list. A member of a cluster has an id already, and its peer URLs are those of
+/// the list.
+pub(super) fn own(settings: &ServerSettings, nats: Option<&NatsServer>) -> Member {
+    let listed = nats.and_then(|nats| nats.members().get(&settings.name));
     Member {
-        id: member_id.unwrap_or_else(|| id_of_instance(settings)),
+        id: nats.and_then(NatsServer::member_id).unwrap_or_else(|| id_of_instance(settings)),
         name: settings.name.clone(),
         client_urls: settings.advertise.clone(),
-        peer_urls: settings.peer_urls.clone(),
+        peer_urls: listed.unwrap_or(&settings.peer_urls).clone(),
         is_learner: false,
     }
 }
@@ -24,7 +26,8 @@ pub(super) fn founders(members: &Members, cluster: &Cluster) -> Vec<Member> {
         .iter()
         .map(|(name, urls)| Member {
             id: nats_server::member_id(urls, &cluster.server.token),
-            name: name.clone(),
+            // A member reports its name when it starts.
+            name: if cluster.is_discovered { String::new() } else { name.clone() },
             client_urls: Vec::new(),
             peer_urls: urls.clone(),
             is_learner: false,

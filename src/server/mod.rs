@@ -2,6 +2,7 @@
 
 mod announce;
 mod elastic;
+mod join;
 mod membership;
 mod notify;
 mod services;
@@ -9,6 +10,7 @@ mod shutdown;
 mod start;
 
 pub use announce::announce;
+pub use join::JoinError;
 
 use crate::auth;
 use crate::cli::{ListenAddress, ListenUrl, ServerSettings, Storage};
@@ -46,12 +48,15 @@ pub enum ServeError {
     /// The embedded nats-server.
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
+    /// The members of the cluster refuse this one.
+    #[error(transparent)]
+    Join(#[from] join::JoinError),
     /// NATS or the bucket.
     #[error(transparent)]
     Engine(#[from] engine::StartError),
     /// The disk, or damaged data.
-    #[error("{0}")]
-    Data(String),
+    #[error(transparent)]
+    Data(#[from] engine::DataError),
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
@@ -134,7 +139,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             is_removed = true;
             None
         }
-        reason = started.engine.failed() => Some(ServeError::Data(reason)),
+        error = started.engine.failed() => Some(error.into()),
     };
     notify::stopping();
     // Another instance writes before this one stops, so that no call waits for an election.

@@ -2,7 +2,7 @@
 
 use super::elastic::Elastic;
 use super::services::services;
-use super::{MESSAGE_OVERHEAD_BYTES, ServeError, membership, notify};
+use super::{MESSAGE_OVERHEAD_BYTES, ServeError, join, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
@@ -15,6 +15,7 @@ use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
 use crate::nats_server::{self, ClusterSettings, NatsServer, SyncMode};
 use crate::primitive::Notify;
+use crate::snapshot_schedule;
 use crate::telemetry::Metrics;
 use crate::transport::{
     Access, CallLayer, Endpoints, GrpcServices, HttpRoutes, Probes, Stage, issue_peer_certificate,
@@ -54,10 +55,21 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, domain, sync, bucket, cluster, .. } => {
+        Storage::Embedded {
+            data_dir,
+            binary,
+            config,
+            config_is_of_kine,
+            domain,
+            sync,
+            bucket,
+            cluster,
+            ..
+        } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
+            nats.extra_config_is_of_kine = *config_is_of_kine;
             nats.domain.clone_from(domain);
             nats.sync = *sync;
             if let Some(cluster) = cluster {
@@ -74,6 +86,11 @@ pub(super) async fn start(
             // A message holds the value of one key, as large as a request. Its header fits into the overhead.
             let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
             nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+            if let Some(cluster) = cluster {
+                starting("looking for the members of the cluster".into());
+                join::check(&nats, cluster, bucket).await?;
+                starting("starting nats-server".into());
+            }
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
@@ -91,7 +108,8 @@ pub(super) async fn start(
         Storage::Embedded { data_dir, .. } => nats_server::sole_member_id(data_dir),
         Storage::External(_) => None,
     };
-    let member = membership::own(settings, nats.as_ref().and_then(|nats| nats.member_id()).or(sole_id));
+    let mut member = membership::own(settings, nats.as_deref());
+    member.id = sole_id.unwrap_or(member.id);
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
@@ -155,12 +173,12 @@ pub(super) async fn start(
             }
             return Ok(None);
         }
-        reason = engine.failed() => {
+        error = engine.failed() => {
             engine.stop();
             if let Some(nats) = nats {
                 nats.stop().await?;
             }
-            return Err(ServeError::Data(reason));
+            return Err(error.into());
         }
     }
     let hub = WatchHub::spawn(engine.reader().clone(), published);
@@ -174,6 +192,15 @@ pub(super) async fn start(
         nats.register(&mut metrics);
     }
     hub.register(&mut metrics);
+    if let Some(schedule) = &settings.snapshot_schedule {
+        snapshot_schedule::spawn(
+            schedule.clone(),
+            engine.clone(),
+            header.clone(),
+            &metrics,
+            shutdown.clone(),
+        );
+    }
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let elastic = nats.as_ref().and_then(|nats| Elastic::new(settings, &engine, nats, member_id, shutdown));
     let founding = elastic.map(Elastic::spawn);

@@ -18,15 +18,15 @@ pub(super) const PAGE: usize = 4096;
 /// Pages that describe the file, before those with content.
 pub(super) const META_PAGES: u64 = 2;
 
-const HEADER: usize = 16;
-const ELEMENT: usize = 16;
-const BRANCH: u16 = 0x01;
-const LEAF: u16 = 0x02;
-const META: u16 = 0x04;
+pub(super) const HEADER: usize = 16;
+pub(super) const ELEMENT: usize = 16;
+pub(super) const BRANCH: u16 = 0x01;
+pub(super) const LEAF: u16 = 0x02;
+pub(super) const META: u16 = 0x04;
 /// Marks a pair of a leaf as a bucket.
-const BUCKET: u32 = 0x01;
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
+pub(super) const BUCKET: u32 = 0x01;
+pub(super) const MAGIC: u32 = 0xED0C_DAED;
+pub(super) const VERSION: u32 = 2;
 /// The file has no list of free pages. bbolt finds out by itself that none is free.
 const NO_FREELIST: u64 = u64::MAX;
 /// An inner page is passed on with at least so many children.
@@ -260,7 +260,7 @@ pub(super) fn meta_pages(root: u64, pages: u64) -> Vec<u8> {
 }
 
 /// FNV-1a with 64 bits.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

@@ -13,6 +13,15 @@
 
 mod bbolt;
 mod content;
+mod file;
+mod reader;
+mod status;
+mod times;
+
+pub(crate) use file::{FileError, PartFile};
+pub(crate) use status::{Report, StatusError, report, walk};
+
+pub(crate) use times::{Times, TimesError};
 
 use crate::applier::Picture;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};

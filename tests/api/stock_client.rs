@@ -4,6 +4,7 @@ use etcd_client::*;
 
 use support::keys::unique;
 use support::server::Server;
+use support::snapshot::Saved;
 use support::within;
 
 async fn connect() -> Client {
@@ -103,19 +104,6 @@ async fn maintenance_and_cluster_answer() {
 
 /// MNT-5
 #[tokio::test]
-async fn a_snapshot_is_read_to_its_end() {
-    let mut client = connect().await;
-    let mut snapshot = client.snapshot().await.unwrap();
-    let (mut size, mut left) = (0, Vec::new());
-    while let Some(part) = within("a part", snapshot.message()).await.unwrap() {
-        size += part.blob().len() as u64;
-        left.push(part.remaining_bytes());
-    }
-    assert!(left.is_sorted_by(|a, b| a >= b) && left.ends_with(&[0, 0]), "{left:?}");
-    assert_eq!(size % 512, 32);
-}
-
-#[tokio::test]
 async fn errors_keep_their_code_and_text() {
     let mut client = connect().await;
     let Err(Error::GRpcStatus(status)) =
@@ -125,4 +113,26 @@ async fn errors_keep_their_code_and_text() {
     };
     assert_eq!(status.code(), tonic::Code::OutOfRange);
     assert_eq!(status.message(), "etcdserver: mvcc: required revision is a future revision");
+}
+
+#[tokio::test]
+async fn a_snapshot_is_a_file_of_etcd_s() {
+    let server = Server::start().await;
+    let mut client = Client::connect([server.endpoint()], None).await.unwrap();
+    for number in 0..30 {
+        client.put(format!("key/{number}"), vec![b'v'; 10_000], None).await.unwrap();
+    }
+    let saved = Saved::nowhere();
+    let mut stream = client.snapshot().await.unwrap();
+    let (mut file, mut left) = (Vec::new(), Vec::new());
+    while let Some(part) = within("a part", stream.message()).await.unwrap() {
+        file.extend_from_slice(part.blob());
+        left.push(part.remaining_bytes());
+    }
+    assert!(left.is_sorted_by(|a, b| a >= b) && left.ends_with(&[0, 0]), "{left:?}");
+    std::fs::write(saved.path(), file).unwrap();
+    assert_eq!(saved.status().await["totalKey"], 30);
+    let now = client.get("key", None).await.unwrap().header().unwrap().revision();
+    let hash = client.hash_kv(now).await.unwrap().hash();
+    assert!(saved.hash_kv().await.starts_with(&format!("{hash}, {now}, ")));
 }

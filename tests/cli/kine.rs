@@ -41,8 +41,17 @@ fn warnings(server: &Running) -> Vec<String> {
     warnings.map(str::to_owned).collect()
 }
 
+/// The calls with which k0s decides that kine is ready.
+fn is_ready_for_k0s(flags: &[String]) {
+    let lease = etcdctl(flags, &["lease", "grant", "64"]);
+    let lease = lease.split_whitespace().nth(1).unwrap();
+    assert_eq!(etcdctl(flags, &["put", "/k0s-health-check", "value", "--lease", lease]), "OK\n");
+    assert_eq!(etcdctl(flags, &["get", "/k0s-health-check"]), "/k0s-health-check\nvalue\n");
+    assert_eq!(watched(flags, "/k0s-health-check", 3), ["PUT", "/k0s-health-check", "value"]);
+}
+
 /// The command line that k0s 1.36 gives to kine, but for paths and for the address of the metrics, which is
-/// `:2380` there; then the calls with which k0s decides that kine is ready. k0smotron starts k0s.
+/// `:2380` there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k0s() {
     // The default of 1 MiB is below that of a request, and would be warned of.
@@ -61,11 +70,7 @@ async fn k0s() {
     let flags = [format!("--endpoints=unix://{socket}")];
     let server = folder.start(kine(&folder, &args)).await;
     assert_eq!(warnings(&server), Vec::<String>::new());
-    let lease = etcdctl(&flags, &["lease", "grant", "64"]);
-    let lease = lease.split_whitespace().nth(1).unwrap();
-    assert_eq!(etcdctl(&flags, &["put", "/k0s-health-check", "value", "--lease", lease]), "OK\n");
-    assert_eq!(etcdctl(&flags, &["get", "/k0s-health-check"]), "/k0s-health-check\nvalue\n");
-    assert_eq!(watched(&flags, "/k0s-health-check", 3), ["PUT", "/k0s-health-check", "value"]);
+    is_ready_for_k0s(&flags);
     for path in ["/metrics", "/health"] {
         let answer = http(&local(&metrics), "GET", path).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
@@ -76,6 +81,61 @@ async fn k0s() {
     let server = folder.start(kine(&folder, &args)).await;
     assert_eq!(etcdctl(&flags, &["get", "/k0s-health-check", "--print-value-only"]), "value\n");
     assert_eq!(server.stop().await, Some(0));
+}
+
+/// The configuration that k0smotron's entrypoint writes for the NATS of kine, but for its paths and the port,
+/// and the command line that k0s makes of k0smotron's `dataSource` then. The store is that of the file, which
+/// is a volume there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k0smotron() {
+    let folder = WorkingFolder::new();
+    let [listen, metrics] = [Port::claim(), Port::claim()];
+    let (config, store) = (folder.path("nats.conf"), folder.path("nats-data"));
+    std::fs::create_dir(&store).unwrap();
+    let text = format!(
+        "server_name: kmc-test-0\nlisten: {}\njetstream {{\n  store_dir: {}\n}}\n",
+        local(&listen),
+        store.display()
+    );
+    std::fs::write(&config, &text).unwrap();
+    let socket = folder.arg("kine.sock:2379");
+    let args = |data_source: &str| {
+        [
+            "--compact-interval=0".to_owned(),
+            format!("--endpoint={data_source}"),
+            format!("--listen-address=unix://{socket}"),
+            format!("--metrics-bind-address={}", local(&metrics)),
+        ]
+    };
+    let of_one = args(&format!("nats://?serverConfig={}", config.display()));
+    let of_one: Vec<_> = of_one.iter().map(String::as_str).collect();
+    let flags = [format!("--endpoints=unix://{socket}")];
+    let server = folder.start(kine(&folder, &of_one)).await;
+    let logged = warnings(&server);
+    assert!(
+        logged.len() == 1 && logged[0].contains("serverConfig") && logged[0].contains("server_name"),
+        "{logged:?}"
+    );
+    is_ready_for_k0s(&flags);
+    // The port in the file stays free, as kine leaves it.
+    drop(std::net::TcpListener::bind(local(&listen)).expect("nobody listens there"));
+    assert_eq!(server.stop().await, Some(0));
+    assert!(store.join("nats/jetstream").is_dir());
+    let server = folder.start(kine(&folder, &of_one)).await;
+    assert_eq!(etcdctl(&flags, &["get", "/k0s-health-check", "--print-value-only"]), "value\n");
+    assert_eq!(server.stop().await, Some(0));
+
+    // Several replicas would be a NATS cluster of kine's own.
+    std::fs::write(&config, format!("{text}cluster {{ name: kmc-test, listen: 127.0.0.1:-1 }}\n")).unwrap();
+    let of_three = args(&format!("nats://?serverConfig={}&replicas=3", config.display()));
+    let of_three: Vec<_> = of_three.iter().map(String::as_str).collect();
+    let Ended { status, output } = folder.run(kine(&folder, &of_three)).await;
+    assert!(status == 1 && output.contains("replicas=3") && output.contains("NATS cluster"), "{output}");
+    // A store that kine has filled is not taken for an empty one.
+    std::fs::write(&config, &text).unwrap();
+    std::fs::create_dir_all(store.join("jetstream/$G/streams/KV_kine")).unwrap();
+    let Ended { status, output } = folder.run(kine(&folder, &of_one)).await;
+    assert!(status == 1 && output.contains("nats-data"), "{output}");
 }
 
 /// Without an endpoint kine uses SQLite. jetway warns that it does not, and keeps the data itself.

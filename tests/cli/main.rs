@@ -10,5 +10,6 @@ mod kine;
 mod own;
 mod random;
 mod refusals;
+mod snapshot;
 mod systemd;
 mod table;

@@ -262,7 +262,6 @@ async fn unsupported_features_are_refused_by_jetway_alone() {
         (&["gateway", "start"][..], &["gateway is not part of jetway"][..]),
         (&["grpc-proxy", "start"], &["grpc-proxy is not part of jetway"]),
         (&["--initial-cluster-state=existing"], &["holds no data", "default.etcd", "--endpoint"]),
-        (&["--discovery-srv=a.test"], &["--discovery-srv a.test", "--endpoint"]),
         (
             &["--discovery-token=t", "--discovery-endpoints=http://a:1"],
             &["--discovery-endpoints", "--endpoint"],

@@ -15,6 +15,7 @@ use support::server::{Port, Target};
 pub struct Deployment {
     pub folder: WorkingFolder,
     material: Material,
+    target: Target,
     scheme: &'static str,
     names: [&'static str; 3],
     client: Port,
@@ -36,6 +37,11 @@ fn local(member: usize) -> String {
 impl Deployment {
     /// The scheme is that of the client URLs.
     pub fn new(scheme: &'static str, names: [&'static str; 3]) -> Self {
+        Self::of(Target::from_env(), scheme, names)
+    }
+
+    /// As [`Self::new`], for either server.
+    pub fn of(target: Target, scheme: &'static str, names: [&'static str; 3]) -> Self {
         let material = Material::create();
         for (member, name) in names.iter().enumerate() {
             let (host, local) = (host(member), local(member));
@@ -51,7 +57,17 @@ impl Deployment {
         material.write("client.key", pair.key);
         let [client, peer, metrics] = [Port::claim(), Port::claim(), Port::claim()];
         let folder = WorkingFolder::new();
-        Self { folder, material, scheme, names, client, peer, metrics, members: vec![None, None, None] }
+        Self {
+            folder,
+            material,
+            target,
+            scheme,
+            names,
+            client,
+            peer,
+            metrics,
+            members: vec![None, None, None],
+        }
     }
 
     /// Replaces `{names}` with the values of a member. `{host0}` is the first member's host, `{host}` its
@@ -78,7 +94,7 @@ impl Deployment {
 
     /// A member's command with these arguments, one a line, and these variables.
     pub fn command(&self, member: usize, args: &str, variables: &[(&str, &str)]) -> Command {
-        let program = match Target::from_env() {
+        let program = match self.target {
             Target::Jetway => Program::Link,
             Target::Etcd => Program::Etcd,
         };
@@ -90,10 +106,15 @@ impl Deployment {
 
     /// The same command in a mount namespace of its own, in which this file is /etc/hosts.
     pub fn with_hosts(&self, hosts: &Path, command: &Command) -> Command {
+        self.with_file(hosts, "/etc/hosts", command)
+    }
+
+    /// The same for another file of the system.
+    pub fn with_file(&self, file: &Path, place: &str, command: &Command) -> Command {
         let mut inside = self.folder.command_of("unshare".into());
         // Without a user namespace only root may mount.
         inside.args(["--map-root-user", "--mount", "sh", "-c"]);
-        inside.arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"").arg(hosts);
+        inside.arg("mount --bind \"$0\" \"$1\" && shift && exec \"$@\"").arg(file).arg(place);
         inside.arg(command.get_program()).args(command.get_args());
         inside.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         inside
@@ -118,7 +139,7 @@ impl Deployment {
     pub async fn stop(&mut self, member: usize) {
         let status = self.members[member].take().expect("it was started").stop().await;
         // etcd ends by the signal itself.
-        let clean = if Target::from_env() == Target::Etcd { None } else { Some(0) };
+        let clean = if self.target == Target::Etcd { None } else { Some(0) };
         assert_eq!(status, clean);
     }
 
@@ -217,7 +238,7 @@ impl Deployment {
                 .filter(|line| line.contains("\"level\":\"warn\""))
                 .filter(|line| line.contains("--") || line.contains("ETCD_"))
                 .collect();
-            assert!(Target::from_env() == Target::Etcd || warnings.is_empty(), "{warnings:#?}");
+            assert!(self.target == Target::Etcd || warnings.is_empty(), "{warnings:#?}");
         }
     }
 }

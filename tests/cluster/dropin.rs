@@ -75,6 +75,28 @@ async fn the_clustering_guide_with_tls() {
     deployment.is_one_etcd("https://{host}:{peer}").await;
 }
 
+/// The arguments of kubeadm's static pod.
+const KUBEADM: &str = "
+    --advertise-client-urls=https://{host}:{client}
+    --cert-file={server.pem}
+    --client-cert-auth=true
+    --data-dir={data}
+    --feature-gates=InitialCorruptCheck=true
+    --initial-advertise-peer-urls=https://{host}:{peer}
+    --initial-cluster={cluster}
+    --key-file={server.key}
+    --listen-client-urls=https://{local}:{client},https://{host}:{client}
+    --listen-metrics-urls=http://{local}:{metrics}
+    --listen-peer-urls=https://{host}:{peer}
+    --name={name}
+    --peer-cert-file={peer.pem}
+    --peer-client-cert-auth=true
+    --peer-key-file={peer.key}
+    --peer-trusted-ca-file={ca.pem}
+    --snapshot-count=10000
+    --trusted-ca-file={ca.pem}
+    --watch-progress-notify-interval=5s";
+
 /// The static pods of kubeadm on three control-plane nodes, with the list of all three in each of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubeadm_with_all_members_named() {
@@ -83,26 +105,8 @@ async fn kubeadm_with_all_members_named() {
         // kubelet has made the directory that the pod mounts.
         fs::create_dir(deployment.folder.path(&format!("{node}.etcd"))).unwrap();
     }
-    let args = "
-        --advertise-client-urls=https://{host}:{client}
-        --cert-file={server.pem}
-        --client-cert-auth=true
-        --data-dir={data}
-        --feature-gates=InitialCorruptCheck=true
-        --initial-advertise-peer-urls=https://{host}:{peer}
-        --initial-cluster=node-1=https://{host0}:{peer},node-2=https://{host1}:{peer},node-3=https://{host2}:{peer}
-        --key-file={server.key}
-        --listen-client-urls=https://{local}:{client},https://{host}:{client}
-        --listen-metrics-urls=http://{local}:{metrics}
-        --listen-peer-urls=https://{host}:{peer}
-        --name={name}
-        --peer-cert-file={peer.pem}
-        --peer-client-cert-auth=true
-        --peer-key-file={peer.key}
-        --peer-trusted-ca-file={ca.pem}
-        --snapshot-count=10000
-        --trusted-ca-file={ca.pem}
-        --watch-progress-notify-interval=5s";
+    let cluster = "node-1=https://{host0}:{peer},node-2=https://{host1}:{peer},node-3=https://{host2}:{peer}";
+    let args = &KUBEADM.replace("{cluster}", cluster);
     deployment.start(args, &[]).await;
     deployment.warn_of_nothing();
     deployment.is_one_etcd("https://{host}:{peer}").await;
@@ -168,6 +172,44 @@ async fn kubeadm_with_members_added_one_by_one() {
         deployment.serves(member).await;
     }
     deployment.warn_of_nothing();
+    deployment.is_one_etcd("https://{host}:{peer}").await;
+}
+
+/// `kubeadm join` on the third node: the member is added as a learner, its static pod has the list that this
+/// returns and the state `existing`, and it is promoted once it is in sync.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubeadm_joins_a_third_node() {
+    let mut deployment = Deployment::new("https", NODES);
+    let args = KUBEADM.replace("{cluster}", "node-1=https://{host0}:{peer},node-2=https://{host1}:{peer}");
+    for member in 0..2 {
+        let command = deployment.command(member, &args, &[]);
+        deployment.begin(member, command);
+    }
+    for member in 0..2 {
+        deployment.serves(member).await;
+    }
+    let first = deployment.flags(&[0]);
+    let url = deployment.fill(2, "https://{host}:{peer}");
+    let add = ["member", "add", "node-3", "--learner", "--peer-urls", &url];
+    let printed = eventually("a learner that is added", async || try_etcdctl(&first, &add).ok()).await;
+    let line = |name: &str| {
+        let value = printed.lines().find_map(|line| line.strip_prefix(name)).expect("a line of its own");
+        value.trim_start_matches('=').trim_matches('"').to_owned()
+    };
+    let id = printed.split_whitespace().nth(1).expect("the id").to_owned();
+    assert_eq!(line("ETCD_INITIAL_CLUSTER_STATE"), "existing");
+    let args = KUBEADM.replace("{cluster}", &line("ETCD_INITIAL_CLUSTER"));
+    let command = deployment.command(2, &format!("{args}\n--initial-cluster-state=existing"), &[]);
+    deployment.begin(2, command);
+    let promote = ["member", "promote", &id];
+    eventually("a learner that is promoted", async || try_etcdctl(&first, &promote).ok()).await;
+    deployment.serves(2).await;
+    deployment.is_one_etcd("https://{host}:{peer}").await;
+    // kubelet starts the pod again on the same directory, with the same arguments.
+    deployment.stop(2).await;
+    let command = deployment.command(2, &format!("{args}\n--initial-cluster-state=existing"), &[]);
+    deployment.begin(2, command);
+    deployment.serves(2).await;
     deployment.is_one_etcd("https://{host}:{peer}").await;
 }
 
@@ -251,11 +293,8 @@ log-outputs: [stderr]
 /// addresses of their own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_resolve_later() {
-    if Target::from_env() == Target::Etcd {
-        // It asks for the names for thirty seconds at most, and writes no line that says so.
-        return;
-    }
-    let mut deployment = Deployment::new("http", PODS);
+    // etcd asks for the names for thirty seconds at most, and logs nothing that a test could wait for.
+    let mut deployment = Deployment::of(Target::Jetway, "http", PODS);
     let hosts = deployment.folder.path("hosts");
     fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
     let args = "
@@ -288,13 +327,34 @@ async fn names_that_resolve_later() {
     deployment.is_one_etcd("http://{name}.etcd-headless.default.svc.test:{peer}").await;
 }
 
+/// The list has names, and the members advertise addresses. Ids and peer URLs are those of the list.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_in_the_list_and_advertised_addresses() {
+    let mut deployment = Deployment::new("http", PODS);
+    let hosts = deployment.folder.path("hosts");
+    let entry = |member: usize| deployment.fill(member, "{host} {name}.test\n");
+    fs::write(&hosts, (0..3).map(entry).collect::<String>()).unwrap();
+    let args = "
+        --name={name}
+        --listen-peer-urls=http://{host}:{peer}
+        --listen-client-urls=http://{host}:{client}
+        --initial-advertise-peer-urls=http://{host}:{peer}
+        --advertise-client-urls=http://{host}:{client}
+        --initial-cluster=etcd-0=http://etcd-0.test:{peer},etcd-1=http://etcd-1.test:{peer},etcd-2=http://etcd-2.test:{peer}";
+    for member in 0..3 {
+        let command = deployment.with_hosts(&hosts, &deployment.command(member, args, &[]));
+        deployment.begin(member, command);
+    }
+    for member in 0..3 {
+        deployment.serves(member).await;
+    }
+    deployment.is_one_etcd("http://{name}.test:{peer}").await;
+}
+
 /// The services of the compose file, whose names are hosts there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_compose_file() {
-    if Target::from_env() == Target::Etcd {
-        return;
-    }
-    let mut deployment = Deployment::new("http", ["m1", "m2", "m3"]);
+    let mut deployment = Deployment::of(Target::Jetway, "http", ["m1", "m2", "m3"]);
     let hosts = deployment.folder.path("hosts");
     let entries: String = (0..3).map(|member| deployment.fill(member, "{host} {name}\n")).collect();
     fs::write(&hosts, entries).unwrap();

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::client::Client;
 use support::cluster::Cluster;
-use support::server::{Target, signal};
+use support::server::signal;
 use support::traffic::Traffic;
 use support::{eventually, rounds, seed};
 
@@ -46,11 +46,8 @@ async fn a_rolling_restart_stops_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_whose_disk_is_lost_fills_itself_from_the_others() {
-    if Target::from_env() == Target::Etcd {
-        // A wiped etcd has to be removed and added again.
-        return;
-    }
-    let mut cluster = Cluster::start(3).await;
+    // A wiped etcd has to be removed and added again.
+    let mut cluster = Cluster::start_jetways(3).await;
     let clients = cluster.clients().await;
     all_meet(&cluster, &clients).await;
     let traffic = Traffic::begin(&clients).await;
@@ -86,14 +83,6 @@ enum Fault {
 const FAULTS: [Fault; 6] =
     [Fault::Process, Fault::Machine, Fault::NatsServer, Fault::Pause, Fault::NatsPause, Fault::All];
 
-pub(super) fn kill_machine(cluster: &mut Cluster, member: usize) {
-    let nats = cluster.members[member].nats_pid();
-    // Stopped, it does not see that jetway ends.
-    signal(nats, libc::SIGSTOP);
-    cluster.members[member].kill9();
-    signal(nats, libc::SIGKILL);
-}
-
 async fn pause(pid: u32, length: Duration) {
     signal(pid, libc::SIGSTOP);
     tokio::time::sleep(length).await;
@@ -113,7 +102,7 @@ async fn survives(cluster: &mut Cluster, clients: &[Client], fault: Fault, rando
             cluster.members[member].restart().await;
         }
         Fault::Machine => {
-            kill_machine(cluster, member);
+            cluster.members[member].kill_machine();
             traffic.more().await;
             cluster.members[member].restart().await;
         }
@@ -122,7 +111,7 @@ async fn survives(cluster: &mut Cluster, clients: &[Client], fault: Fault, rando
         Fault::NatsPause => pause(cluster.members[member].nats_pid(), length).await,
         Fault::All => {
             for member in 0..3 {
-                kill_machine(cluster, member);
+                cluster.members[member].kill_machine();
             }
             cluster.start_all().await;
         }
@@ -132,11 +121,8 @@ async fn survives(cluster: &mut Cluster, clients: &[Client], fault: Fault, rando
 }
 
 async fn survives_rounds(count: usize) {
-    if Target::from_env() == Target::Etcd {
-        return;
-    }
     let mut random = StdRng::seed_from_u64(seed());
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_jetways(3).await;
     let clients = cluster.clients().await;
     all_meet(&cluster, &clients).await;
     for round in 0..count {

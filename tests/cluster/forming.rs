@@ -6,7 +6,6 @@ use jetway::proto::etcdserverpb::{CompactionRequest, HashKvRequest};
 use support::client::{Client, put};
 use support::cluster::Cluster;
 use support::eventually;
-use support::server::{Target, signal};
 
 /// The hash of each member at one revision is the same.
 pub async fn all_hold_the_same(clients: &[Client]) {
@@ -95,15 +94,7 @@ async fn a_cluster_outlives_a_whole_machine() {
     let clients = cluster.clients().await;
     let dead = cluster.leader(&clients).await;
     clients[dead].put("/before", "kept").await;
-    if cluster.members[dead].target() == Target::Jetway {
-        // Stopped, it does not see that jetway ends.
-        let nats = cluster.members[dead].nats_pid();
-        signal(nats, libc::SIGSTOP);
-        cluster.members[dead].kill9();
-        signal(nats, libc::SIGKILL);
-    } else {
-        cluster.members[dead].kill9();
-    }
+    cluster.members[dead].kill_machine();
     let gap = writes_again(&clients[(dead + 1) % 3]).await;
     println!("a write {gap:?} after the machine of the leader was gone");
     assert!(gap < Duration::from_secs(20), "{gap:?}");

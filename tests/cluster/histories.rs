@@ -12,7 +12,7 @@ use support::network::Network;
 use support::server::{Target, signal};
 use support::{rounds, seed};
 
-use super::faults::{all_meet, kill_machine};
+use super::faults::all_meet;
 
 /// A fault, while which at least a majority of the members can go on, or which ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -109,7 +109,7 @@ impl Campaign {
                 members[member].restart().await;
             }
             Fault::Machine => {
-                kill_machine(&mut self.cluster, member);
+                self.cluster.members[member].kill_machine();
                 recorder.more().await;
                 self.cluster.members[member].restart().await;
             }
@@ -118,7 +118,7 @@ impl Campaign {
             Fault::NatsServer => signal(members[member].nats_pid(), libc::SIGKILL),
             Fault::Majority => {
                 for member in [member, other] {
-                    kill_machine(&mut self.cluster, member);
+                    self.cluster.members[member].kill_machine();
                 }
                 for member in [other, member] {
                     self.cluster.members[member].begin();

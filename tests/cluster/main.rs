@@ -3,6 +3,7 @@
 
 mod cycles;
 mod deployment;
+mod discovery;
 mod dropin;
 mod elastic;
 mod etcdctl;

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use super::forming::all_hold_the_same;
 
-async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
+pub async fn add(client: &Client, peer_url: &str, is_learner: bool) -> Result<MemberAddResponse, Status> {
     let request = MemberAddRequest { peer_ur_ls: vec![peer_url.to_owned()], is_learner };
     client.unary("/etcdserverpb.Cluster/MemberAdd", request).await
 }
@@ -207,8 +207,8 @@ async fn members_that_came_later_are_found_at_the_next_start() {
     for member in 0..5 {
         cluster.members[member].stop().await;
     }
-    // One that was there at the beginning, with its old flags, and those that came later, with flags that name
-    // no other member.
+    // One that was there at the beginning has its old flags. Those that came later have flags that name no
+    // other member.
     let old = cluster.list(0..3);
     cluster.set_flags(2, &old, "new", &[]);
     for member in [3, 4] {

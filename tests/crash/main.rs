@@ -7,11 +7,13 @@
 mod compaction;
 mod damage;
 mod disk;
+mod flipped;
 mod journal;
 mod kills;
 mod leases;
 mod load;
 mod powercut;
+mod removals;
 mod rows;
 mod tail;
 mod watcher;

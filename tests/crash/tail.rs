@@ -34,7 +34,7 @@ fn replace(store: &Path, by: &Path) {
 }
 
 /// The files of a stream's messages below `dir`, oldest first.
-fn blocks(dir: &Path, stream: &str) -> Vec<PathBuf> {
+pub fn blocks(dir: &Path, stream: &str) -> Vec<PathBuf> {
     let mut found = files_below(dir);
     let in_stream = format!("/{stream}/msgs/");
     found.retain(|path| {

@@ -48,6 +48,24 @@ async fn three_instances_leave_a_server_that_is_cut_off() {
     none_stays_on_a_server_that_is_cut_off(3).await;
 }
 
+/// The first server of the endpoint is cut off before an instance starts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_starts_while_the_first_server_is_cut_off() {
+    let nodes = Routes::start().await;
+    let hosts: Vec<String> = nodes.iter().map(Nats::address).collect();
+    let endpoint = format!("nats://{}?bucket=test&replicas=3", hosts.join(","));
+    let (mut servers, clients) = instances(&endpoint, 1).await;
+    clients[0].put("/k", "v").await;
+    leader(&nodes[..]).await;
+    servers[0].stop().await;
+    nodes.cut(0);
+    servers[0].restart().await;
+    let client = servers[0].client().await;
+    let written = async || client.put_request(put("/k", "w")).await.ok();
+    eventually("a write", written).await;
+    assert_eq!(client.kv("/k").await.unwrap().value, "w");
+}
+
 /// One call of each kind that needs the stream, with its answer and the time that it took.
 fn calls(client: &Client) -> JoinSet<(&'static str, Result<(), Status>, Duration)> {
     let mut calls = JoinSet::new();

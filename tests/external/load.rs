@@ -2,11 +2,11 @@
 
 use tokio::net::TcpStream;
 
-use crate::proxy::Proxy;
 use support::client::{all, delete, op, put, run};
 use support::eventually;
 use support::http::http;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::server::Server;
 
 const KEYS: usize = 6000;

@@ -5,6 +5,7 @@
 //! rounds, and `JETWAY_FAULT_SEED` takes random moments from the number that a run has printed.
 
 mod access;
+mod backup;
 mod bucket;
 mod cluster;
 mod credentials;
@@ -23,7 +24,6 @@ mod namesake;
 mod outage;
 mod overlap;
 mod prepared;
-mod proxy;
 mod rights;
 mod routes;
 mod users;

@@ -9,10 +9,10 @@ use serde_json::json;
 
 use crate::group::Group;
 use crate::lag::{hash_alike, hashes_settle};
-use crate::proxy::Proxy;
 use crate::writer::{ALL, others};
 use support::http::http;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::rounds;
 use support::server::{Server, signal};
 use support::traffic::{Load, Traffic};

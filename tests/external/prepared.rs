@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::access::refused;
 use crate::instances::{all_agree, instances};
-use support::client::all;
+use support::client::{all, put};
 use support::eventually;
 use support::nats::Nats;
 use support::server::Server;
@@ -126,8 +126,9 @@ async fn limits_of_an_account_are_logged_at_the_start() {
     assert!(output.contains("10027") && output.contains("max_streams"), "{output}");
 
     let nats = Nats::start_with(&account("max_file: 1G, max_bytes_required: true")).await;
+    // The default quota is larger than the account.
     let output = refused(&["--endpoint", &nats.endpoint()]).await;
-    assert!(output.contains("nats stream add KV_test --subjects '$KV.test.>' --max-bytes"), "{output}");
+    assert!(output.contains("10047") && output.contains("give a smaller --quota-backend-bytes"), "{output}");
     make(&nats, &json!({ "max_bytes": 100_000_000 })).await;
     let server = Server::start_with(&["--endpoint", &nats.endpoint()]).await;
     server.client().await.put("/k", "v").await;
@@ -141,6 +142,47 @@ async fn limits_of_an_account_are_logged_at_the_start() {
     let nats = Nats::start().await;
     let output = refused(&["--endpoint", &format!("{}&replicas=3", nats.endpoint())]).await;
     assert!(output.contains("10074") && output.contains("smaller replicas="), "{output}");
+}
+
+/// In an account that wants a size for each stream, the stream gets one that the quota fills first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_has_the_size_of_the_quota_where_the_account_wants_one() {
+    const MIB: i64 = 1 << 20;
+    let account = |limits: &str| {
+        let user = "users: [ { user: u, password: p } ]";
+        format!(
+            "accounts {{ A {{ jetstream: {{ max_bytes_required: true, {limits} }}, {user} }} }}\nno_auth_user: u"
+        )
+    };
+    let nats = Nats::start_with(&account("max_file: 200M")).await;
+    let quota = (8 * MIB).to_string();
+    let server = Server::start_with(&["--endpoint", &nats.endpoint(), "--quota-backend-bytes", &quota]).await;
+    assert_eq!(config(&nats).await["max_bytes"], 40 * MIB);
+    // The quota fills first, and what makes room is taken.
+    let client = server.client().await;
+    let value = "v".repeat(500_000);
+    let mut written = 0;
+    let full = loop {
+        match client.put_request(put("/k", value.as_str())).await {
+            Ok(_) => written += 1,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(full.message(), "etcdserver: mvcc: database space exceeded");
+    assert!((14..=17).contains(&written), "{written}");
+    client.delete("/k").await;
+    client.compact(client.revision().await).await.unwrap();
+
+    // Without a quota there is no size to ask for, and one that the account forbids is not made smaller.
+    let nats = Nats::start_with(&account("max_file: 4G, disk_max_stream_bytes: 100M")).await;
+    let output = refused(&["--endpoint", &nats.endpoint(), "--quota-backend-bytes=-1"]).await;
+    assert!(output.contains("10113") && output.contains("give --quota-backend-bytes"), "{output}");
+    let output = refused(&["--endpoint", &nats.endpoint()]).await;
+    assert!(output.contains("10122") && output.contains("give a smaller --quota-backend-bytes"), "{output}");
+    assert!(output.contains("nats stream add KV_test --subjects '$KV.test.>' --max-bytes"), "{output}");
+    let quota = (50 * MIB).to_string();
+    let server = Server::start_with(&["--endpoint", &nats.endpoint(), "--quota-backend-bytes", &quota]).await;
+    server.client().await.put("/k", "v").await;
 }
 
 /// kine's bucket, as kine 0.16.4 makes it, beside a new bucket of jetway's.

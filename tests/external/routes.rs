@@ -2,8 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::proxy::Proxy;
 use support::nats::Nats;
+use support::proxy::Proxy;
 
 /// Three servers, and the proxies between them.
 pub struct Routes {

@@ -8,11 +8,11 @@ use tonic::Code;
 
 use crate::group::Group;
 use crate::instances::instances;
-use crate::proxy::Proxy;
 use support::client::{Answer, Client, refused};
 use support::eventually;
 use support::lease::KeepAlive;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::server::signal;
 use support::traffic::Traffic;
 

@@ -6,6 +6,7 @@ mod failures;
 mod log;
 mod metrics;
 mod nats;
+mod snapshots;
 
 use support::eventually;
 use support::metrics::Metrics;

@@ -156,8 +156,12 @@ async fn the_page_and_the_program_have_the_same_metrics() {
     const PAGE: &str = include_str!("../../docker/OPERATING.md");
     // Only a cluster has replicas.
     const OF_CLUSTERS: [&str; 2] = ["jetway_stream_replica_lag_operations", "jetway_stream_replica_current"];
-    let server = Server::start().await;
+    // Those of scheduled snapshots are there when one was saved.
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().to_str().unwrap();
+    let server = Server::start_with(&["--snapshot-schedule", "1s", "--snapshot-dir", dir]).await;
     becomes(&server, CONNECTIONS, &[], |_| true).await;
+    becomes(&server, "jetway_snapshot_last_duration_seconds", &[], |_| true).await;
     let metrics = Metrics::scrape(&server.address()).await;
     let own = metrics.types.keys().map(String::as_str).filter(|name| name.starts_with("jetway_"));
     let mut shown: Vec<&str> = own.chain(OF_CLUSTERS).collect();

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::answer::{self, Answer};
 use crate::executor::Executor;
-use crate::session::{Contend, Ending};
+use crate::ops::{Contend, Ending};
 use support::client::{self, Client, all};
 use support::{eventually, within};
 

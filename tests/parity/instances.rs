@@ -5,7 +5,7 @@ use std::time::Duration;
 use jetway::proto::etcdserverpb as pb;
 use tokio::task::JoinHandle;
 
-use crate::session::Change;
+use crate::ops::Change;
 use support::client::{Answer, Client};
 use support::server::{Server, Target, signal};
 use support::{eventually, within};

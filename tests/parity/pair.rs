@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::answer::Answer;
 use crate::executor::Executor;
-use crate::session::{Op, Session, Setup, Step};
+use crate::ops::Op;
+use crate::session::{Session, Setup, Step};
 use crate::watchers::Received;
 use support::server::Target;
 

@@ -49,6 +49,7 @@ find_go fetch || fail "no Go to build $peer with; do one of these and try again"
 case $peer in
 etcd) go_build "$output" "$here/etcd" go.etcd.io/etcd/server/v3 -ldflags '-s -w' ;;
 etcdctl | etcdutl) go_build "$output" "$here/etcd" "go.etcd.io/etcd/$peer/v3" -ldflags '-s -w' ;;
+etcdutl-3.5 | etcdutl-3.6) go_build "$output" "$here/$peer" go.etcd.io/etcd/etcdutl/v3 -ldflags '-s -w' ;;
 kine)
     # As its own releases are built, with SQLite in C; without a compiler it comes with a SQLite in Go, which
     # is slower.

@@ -13,6 +13,7 @@ use crate::server::{Launch, Server, Target};
 #[derive(Debug)]
 pub struct Cluster {
     pub members: Vec<Server>,
+    target: Target,
     names: Vec<String>,
     scheme: &'static str,
     more: Vec<String>,
@@ -26,8 +27,13 @@ impl Cluster {
 
     /// As [`Self::prepare`], with a scheme for the peer URLs and more flags.
     pub fn prepare_with(count: usize, scheme: &'static str, more: &[&str]) -> Self {
+        Self::prepare_as(Target::from_env(), count, scheme, more)
+    }
+
+    /// As [`Self::prepare_with`], for either server.
+    pub fn prepare_as(target: Target, count: usize, scheme: &'static str, more: &[&str]) -> Self {
         let more = more.iter().map(ToString::to_string).collect();
-        let mut cluster = Self { members: Vec::new(), names: Vec::new(), scheme, more };
+        let mut cluster = Self { members: Vec::new(), target, names: Vec::new(), scheme, more };
         for _ in 0..count {
             cluster.add();
         }
@@ -53,7 +59,7 @@ impl Cluster {
 
     /// One more member, without flags.
     pub fn add(&mut self) -> usize {
-        self.members.push(Server::create(Target::from_env(), Launch::default()));
+        self.members.push(Server::create(self.target, Launch::default()));
         self.names.push(format!("m{}", self.members.len()));
         self.members.len() - 1
     }
@@ -97,6 +103,13 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Self::start`], of jetways whatever the target under test is: etcd has no such behaviour.
+    pub async fn start_jetways(count: usize) -> Self {
+        let mut cluster = Self::prepare_as(Target::Jetway, count, "http", &[]);
+        cluster.start_all().await;
+        cluster
+    }
+
     pub async fn start_all(&mut self) {
         for member in &mut self.members {
             member.begin();
@@ -106,8 +119,8 @@ impl Cluster {
         }
     }
 
-    /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each is
-    /// current. etcd has none.
+    /// The members on which the stream has copies beside its leader, by a member's metrics, and whether each
+    /// copy is current. etcd has no such metric.
     pub async fn replicas(&self, by: usize) -> BTreeMap<String, bool> {
         let metrics = Metrics::scrape(&self.members[by].address()).await;
         let of = |(series, value): &(String, f64)| {

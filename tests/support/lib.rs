@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod nats;
 pub mod network;
 pub mod program;
+pub mod proxy;
 pub mod server;
 pub mod snapshot;
 pub mod tls;

@@ -261,6 +261,17 @@ impl Server {
         }
     }
 
+    /// Ends all processes of the server as a power cut does. A stopped nats-server would not do: the kernel
+    /// wakes it when jetway ends, and it then ends in order.
+    pub fn kill_machine(&mut self) {
+        if let Some(nats) = self.find_nats_pid() {
+            // So that it does not start another one.
+            signal(self.pid(), libc::SIGSTOP);
+            signal(nats, libc::SIGKILL);
+        }
+        self.kill9();
+    }
+
     /// How the process has ended by itself, if it has.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().expect("it was started").try_wait().unwrap()

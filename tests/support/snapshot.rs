@@ -33,6 +33,15 @@ pub async fn runs(program: PathBuf, args: &[&str]) -> String {
     text(&output.stdout)
 }
 
+/// etcdutl of each minor version that there is, the oldest first, and that version.
+pub fn etcdutls() -> [(&'static str, PathBuf); 3] {
+    [
+        ("3.5", peer("JETWAY_TEST_ETCDUTL_3_5", "etcdutl-3.5")),
+        ("3.6", peer("JETWAY_TEST_ETCDUTL_3_6", "etcdutl-3.6")),
+        ("3.7", peer("JETWAY_TEST_ETCDUTL", "etcdutl")),
+    ]
+}
+
 /// Runs etcdutl.
 pub async fn etcdutl(args: &[&str]) -> String {
     runs(peer("JETWAY_TEST_ETCDUTL", "etcdutl"), args).await
@@ -79,13 +88,21 @@ impl Saved {
 
     /// An etcd that serves the restored data.
     pub async fn restored(&self) -> Server {
+        self.restored_by(&[peer("JETWAY_TEST_ETCDUTL", "etcdutl")]).await
+    }
+
+    /// The same. The first etcdutl restores the data, and the others defragment it.
+    pub async fn restored_by(&self, etcdutls: &[PathBuf]) -> Server {
         let mut server = Server::create(Target::Etcd, Launch { args: &QUICK, ..Launch::default() });
         let url = format!("http://{}", server.peer_address());
         let (path, data) = (self.path(), server.dir().join("data"));
         let restore = ["snapshot", "restore", text(&path), "--data-dir", text(&data), "--name", "default"];
         let cluster = format!("default={url}");
         let member = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &url];
-        etcdutl(&[&restore[..], &member].concat()).await;
+        runs(etcdutls[0].clone(), &[&restore[..], &member].concat()).await;
+        for etcdutl in &etcdutls[1..] {
+            runs(etcdutl.clone(), &["defrag", "--data-dir", text(&data)]).await;
+        }
         server.restart().await;
         server
     }

@@ -8,6 +8,7 @@ mod takeover;
 
 use crate::engine::NewCall;
 use crate::engine::apply::{Entry, Report};
+use crate::engine::failure::DataError;
 use crate::engine::node::{Command, Node, NodeError, end_of};
 use crate::engine::proposal::Addressed;
 use crate::engine::status::Phase;
@@ -243,16 +244,13 @@ impl Node {
                 }
                 self.send_calls(following).await;
             }
-            FromSource::Lost { what, is_certain } => {
+            FromSource::Lost { mismatch, is_certain } => {
                 following.losses += 1;
                 let is_certain = is_certain || self.log.copies() == 1 || following.losses >= VETOES;
                 if is_certain && !self.mode.is_moving() {
-                    return Err(NodeError::Fatal(format!(
-                        "the log is not the one that was read: {what}. Its store was replaced, restored or purged. Start again to \
-                         serve what is there, restore a copy, or accept the loss with --accept-data-loss"
-                    )));
+                    return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
                 }
-                tracing::warn!(what, "the log seems to have lost records");
+                tracing::warn!(what = mismatch.to_string(), "the log seems to have lost records");
                 following.source = Source::Pausing(Instant::now() + following.pause);
                 following.pause = (following.pause * 2).min(RETRY_MAX);
             }

@@ -1,5 +1,6 @@
 //! The source of messages: a consumer, or the pause before the next one.
 
+use crate::engine::failure::Mismatch;
 use crate::log::{ConsumeError, Consumer, Delivered, Log};
 use crate::record::{Chain, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
@@ -23,7 +24,7 @@ pub(super) enum FromSource {
     /// The log does not hold the records that were read. A new stream leader may still be loading them; a
     /// different message at their sequence is certain loss.
     Lost {
-        what: String,
+        mismatch: Mismatch,
         is_certain: bool,
     },
     Delivered(Delivered),
@@ -33,7 +34,7 @@ pub(super) enum FromSource {
 
 pub(super) enum OpeningError {
     Consume(ConsumeError),
-    Lost { what: String, is_certain: bool },
+    Lost { mismatch: Mismatch, is_certain: bool },
 }
 
 impl<E: Into<ConsumeError>> From<E> for OpeningError {
@@ -73,23 +74,21 @@ impl ReadPosition {
         match message {
             Some(record) if record.as_ref().is_some_and(is_same) => return Ok(()),
             Some(_) => {
-                let what =
-                    format!("another message is at sequence {}, where record {} was", self.last, self.index);
-                return Err(OpeningError::Lost { what, is_certain: true });
+                let mismatch = Mismatch::OtherMessage { sequence: self.last, index: self.index };
+                return Err(OpeningError::Lost { mismatch, is_certain: true });
             }
             None => {}
         }
         // A later trim record may permit the removal of the last record. Epoch records are never removed.
         let epoch = log.message_at(self.last_epoch).await?;
         if epoch.flatten().is_none_or(|record| (record.epoch, record.nonce) != (self.epoch, self.nonce)) {
-            let what =
-                format!("the record of epoch {} is not at sequence {} any more", self.epoch, self.last_epoch);
-            return Err(OpeningError::Lost { what, is_certain: false });
+            let mismatch = Mismatch::NoEpoch { epoch: self.epoch, sequence: self.last_epoch };
+            return Err(OpeningError::Lost { mismatch, is_certain: false });
         }
-        let end = log.info().await?.state.last_seq;
-        if end < self.position.0 {
-            let what = format!("the stream ends at sequence {end}, and it was read up to {}", self.position);
-            return Err(OpeningError::Lost { what, is_certain: false });
+        let (end, position) = (Sequence(log.info().await?.state.last_seq), self.position);
+        if end < position {
+            let mismatch = Mismatch::Shorter { end, position };
+            return Err(OpeningError::Lost { mismatch, is_certain: false });
         }
         Ok(())
     }
@@ -120,7 +119,9 @@ impl Source {
                     FromSource::Opened { pending }
                 }
                 Ok(Err(OpeningError::Consume(error))) => FromSource::Failed(error),
-                Ok(Err(OpeningError::Lost { what, is_certain })) => FromSource::Lost { what, is_certain },
+                Ok(Err(OpeningError::Lost { mismatch, is_certain })) => {
+                    FromSource::Lost { mismatch, is_certain }
+                }
                 Err(_) => FromSource::Failed(ConsumeError::Silent),
             },
             Source::Reading(consumer) => match consumer.next().await {

@@ -3,9 +3,9 @@
 use super::source::Source;
 use super::{Following, RETRY_MIN, VETOES};
 use crate::engine::apply::Entry;
+use crate::engine::failure::Loss;
 use crate::engine::node::{Node, NodeError};
 use crate::engine::proposal::{Waiter, WireStatus};
-use crate::engine::status::REMEDY;
 use crate::log::{AppendError, Pipeline, Serving, WireError};
 use crate::record::{Body, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
@@ -177,22 +177,16 @@ impl Node {
                 } else if self.settings.accepts_loss && !self.is_loaded {
                     following.forced_end = Some(end);
                 } else {
-                    return Err(NodeError::Fatal(format!(
-                        "the log has lost its newest messages: the stream ends at sequence {end}, and nothing is there behind {}. \
-                         It was purged or edited. {REMEDY}",
-                        self.chain.position()
-                    )));
+                    let position = self.chain.position();
+                    return Err(NodeError::Fatal(Loss::NothingBehind { end, position }.into()));
                 }
             }
             Err(AttemptError::Behind(index)) => {
                 following.vetoes += 1;
                 tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
                 if following.vetoes >= VETOES {
-                    return Err(NodeError::Fatal(format!(
-                        "the log has lost its tail: it ends at index {}, and another instance has applied index {index}. \
-                         {REMEDY}",
-                        self.chain.index()
-                    )));
+                    let loss = Loss::Tail { here: self.chain.index(), there: index };
+                    return Err(NodeError::Fatal(loss.into()));
                 }
                 following.next_attempt = Instant::now() + self.settings.election_timeout;
                 if self.log.facts().replicas > 1 {
@@ -207,11 +201,8 @@ impl Node {
                 following.vetoes += 1;
                 tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
                 if following.vetoes >= VETOES {
-                    return Err(NodeError::Fatal(format!(
-                        "the log has lost its newest messages: the stream ends at sequence {end}, and this instance has read \
-                         sequence {}. {REMEDY}",
-                        self.chain.position()
-                    )));
+                    let position = self.chain.position();
+                    return Err(NodeError::Fatal(Loss::EndsBeforePosition { end, position }.into()));
                 }
                 following.next_attempt = Instant::now() + self.settings.election_timeout.min(SHORT_PAUSE);
             }

@@ -21,10 +21,11 @@ mod calls;
 mod peers;
 mod records;
 
-use crate::applier::Tables;
+use crate::applier::{Damage, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
+use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
 use crate::engine::mode::Mode;
@@ -32,10 +33,10 @@ use crate::engine::namesake::Namesakes;
 use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
-use crate::engine::status::{Failure, Phase, REMEDY, Status};
+use crate::engine::status::{Phase, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Incoming, Log, Messenger};
+use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -94,6 +95,7 @@ pub(in crate::engine) struct Others {
     pub(in crate::engine) messenger: Messenger,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Namesakes,
+    pub(in crate::engine) answering_newcomers: Serving,
 }
 
 /// An open call of this instance while another one writes.
@@ -128,6 +130,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
+    /// Answers newcomers for as long as the node lives.
+    pub(in crate::engine) _answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
     pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(in crate::engine) entries: mpsc::Sender<Entry>,
@@ -166,7 +170,7 @@ pub(in crate::engine) struct Node {
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
-    pub(in crate::engine) doubt: Option<(String, u64)>,
+    pub(in crate::engine) doubt: Option<(Damage, u64)>,
     /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
     /// long.
     pub(in crate::engine) longest_timeout: Duration,
@@ -180,9 +184,9 @@ pub(in crate::engine) enum NodeError {
     /// The state here is not the writer's: the log is reloaded from its start.
     Differs,
     /// A load has found damage, unless messages were removed beside it.
-    Doubtful(String),
+    Doubtful(Damage),
     /// It is damaged, or of a newer format: this instance must not serve it.
-    Fatal(String),
+    Fatal(DataError),
 }
 
 impl Node {
@@ -191,11 +195,12 @@ impl Node {
         let stop = self.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
-            reason = self.work() => {
+            error = self.work() => {
+                let reason = error.to_string();
                 tracing::error!(reason, "this instance cannot serve its data");
-                self.status.set_no_leader(reason.clone());
+                self.status.set_no_leader(reason);
                 self.status.set_linearizable(false);
-                self.failure.send_replace(Some(reason));
+                self.failure.send_replace(Some(error));
             }
         }
         for (_, open) in std::mem::take(&mut self.open) {
@@ -204,7 +209,7 @@ impl Node {
     }
 
     /// Loads, follows and writes; returns the reason why this instance can serve nothing any more.
-    async fn work(&mut self) -> String {
+    async fn work(&mut self) -> DataError {
         self.begin().await;
         loop {
             let outcome = match self.follow().await {
@@ -219,21 +224,22 @@ impl Node {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
+                    tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
                     if self.mode.is_alone() || self.is_certain(&damage).await {
-                        return format!("{damage}. {REMEDY}");
+                        return Loss::Damage(damage).into();
                     }
                     self.begin().await;
                 }
-                Err(NodeError::Fatal(reason)) => return reason,
+                Err(NodeError::Fatal(error)) => return error,
             }
         }
     }
 
     /// Whether two loads in a row found the same damage, and nothing was removed from the stream between
     /// them.
-    async fn is_certain(&mut self, damage: &str) -> bool {
+    async fn is_certain(&mut self, damage: &Damage) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (damage.to_owned(), info.state.last_seq.saturating_sub(info.state.messages));
+        let doubt = (damage.clone(), info.state.last_seq.saturating_sub(info.state.messages));
         let is_certain = self.doubt.as_ref() == Some(&doubt);
         self.doubt = Some(doubt);
         is_certain
@@ -310,10 +316,7 @@ impl Node {
         let is_newer =
             self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
         if !is_newer && !self.settings.accepts_loss {
-            return Err(NodeError::Fatal(format!(
-                "the log has lost messages behind sequence {position} (index {index}): a message is missing where none may be. \
-                 It was purged, edited, or its store is damaged. {REMEDY}"
-            )));
+            return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
         }
         if was_loaded {
             tracing::error!(%position, "the log is loaded afresh, and every watch ends");
@@ -348,12 +351,13 @@ impl Node {
         self.status.set_linearizable(false);
         self.mode.set_alone(others.is_none());
         if let Some(others) = others {
-            let Others { messenger, incoming, namesakes } = *others;
+            let Others { messenger, incoming, namesakes, answering_newcomers } = *others;
+            self._answering_newcomers = Some(answering_newcomers);
             self.messenger = Some(messenger);
             self.incoming = incoming;
             self.namesakes = Some(namesakes);
         } else {
-            (self.messenger, self.namesakes) = (None, None);
+            (self.messenger, self.namesakes, self._answering_newcomers) = (None, None, None);
             self.incoming = mpsc::channel(1).1;
             self.peers.clear();
         }
@@ -379,7 +383,7 @@ impl Node {
 /// The end that a report of the applier leads to.
 pub(in crate::engine) fn end_of(report: Report) -> NodeError {
     match report {
-        Report::Damaged(what) => NodeError::Fatal(format!("{what}. {REMEDY}")),
+        Report::Lost(loss) => NodeError::Fatal(loss.into()),
         Report::Doubtful(damage) => NodeError::Doubtful(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");

@@ -3,6 +3,7 @@
 
 use super::{Node, NodeError};
 use crate::engine::apply::Entry;
+use crate::engine::failure::DataError;
 use crate::engine::proposal::{Outcome, Proposal, Waiter};
 use crate::error::EtcdError;
 use crate::record::{Body, EpochStart, FORMAT, OperationId, Outcome as Read, Record};
@@ -81,10 +82,7 @@ impl Node {
         }
         if let Body::Epoch(start) = &record.body {
             if start.format > FORMAT {
-                return Err(NodeError::Fatal(format!(
-                    "the log is of format {}, which a newer jetway has written; this one knows {FORMAT}",
-                    start.format
-                )));
+                return Err(NodeError::Fatal(DataError::Format(start.format)));
             }
             self.note_epoch(record.nonce, start);
         }

@@ -12,6 +12,7 @@ mod quiesce;
 mod remote;
 
 use crate::auth::Caller;
+use crate::engine::failure::DataError;
 use crate::engine::node::{Command, Node, NodeError, Open, end_of};
 use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
@@ -90,8 +91,8 @@ enum WriteError {
     /// The ways to other instances have changed.
     #[error("the log is shared with other instances from now on, or not any more")]
     Regrouped,
-    #[error("{0}")]
-    Damaged(String),
+    #[error(transparent)]
+    Data(DataError),
 }
 
 enum Event {
@@ -279,7 +280,7 @@ impl Node {
             }
             Event::Report(report) => {
                 return Err(match end_of(report) {
-                    NodeError::Fatal(what) => WriteError::Damaged(what),
+                    NodeError::Fatal(error) => WriteError::Data(error),
                     _ => WriteError::Invalid,
                 });
             }
@@ -391,8 +392,8 @@ impl Node {
         for done in stopping {
             done.send(()).unwrap_or_default();
         }
-        if let WriteError::Damaged(reason) = error {
-            self.failure.send_replace(Some(reason));
+        if let WriteError::Data(error) = error {
+            self.failure.send_replace(Some(error));
             pending::<()>().await;
         }
     }

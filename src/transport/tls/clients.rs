@@ -1,7 +1,7 @@
 //! The check of client certificates, and the names in them.
 
-use super::TlsError;
-use super::files::{Revoked, certificates, number};
+use super::files::{FileError, ReadError, Revoked, certificates, number};
+use super::{TlsError, TlsReason};
 use crate::cli::TlsSettings;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl Clients {
                 return Err(TlsError::new(
                     "--client-cert-allowed-cn",
                     names.join(","),
-                    "does not go together with --client-cert-allowed-hostname; give one of them",
+                    TlsReason::NamesAndHosts,
                 ));
             }
         };
@@ -92,9 +92,7 @@ impl Clients {
         let check = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
         match check {
             Ok(check) => Ok(Some(check)),
-            Err(error) => {
-                Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error.to_string()))
-            }
+            Err(error) => Err(TlsError::of_file("--trusted-ca-file", file.unwrap_or(Path::new("")), error)),
         }
     }
 }
@@ -106,16 +104,15 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, TlsError> {
         let system = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(system.certs);
         if roots.is_empty() {
-            let reason = "this system has no authorities to check against: give --trusted-ca-file";
-            return Err(TlsError::new("--client-cert-auth", "true", reason));
+            return Err(TlsError::new("--client-cert-auth", "true", TlsReason::NoAuthorities));
         }
         tracing::warn!("--client-cert-auth without --trusted-ca-file trusts every authority of this system");
         return Ok(roots);
     };
-    let refused = |reason: String| TlsError::of_file("--trusted-ca-file", path, reason);
-    let pem = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
-    for certificate in certificates(&pem).map_err(|error| refused(error.to_string()))? {
-        roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+    let refused = |error: FileError| TlsError::of_file("--trusted-ca-file", path, error);
+    let pem = std::fs::read(path).map_err(|error| refused(ReadError::from(error).into()))?;
+    for certificate in certificates(&pem).map_err(refused)? {
+        roots.add(certificate).map_err(|error| TlsError::of_file("--trusted-ca-file", path, error))?;
     }
     Ok(roots)
 }

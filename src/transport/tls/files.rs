@@ -4,7 +4,7 @@
 //! `notify`, brings a thread, learns of a change later than the next handshake, and of none on network file
 //! systems.
 
-use super::{TlsError, explain};
+use super::TlsError;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
@@ -150,17 +150,18 @@ impl Files {
         paths: &Paths,
         provider: &CryptoProvider,
     ) -> Result<Arc<CertifiedKey>, TlsError> {
-        let bad_cert = |error: FileError| TlsError::of_file("--cert-file", &paths.cert, error.to_string());
-        let bad_key = |reason: String| TlsError::of_file("--key-file", &paths.key, reason);
+        let bad_cert = |error: FileError| TlsError::of_file("--cert-file", &paths.cert, error);
+        let bad_key = |error: FileError| TlsError::of_file("--key-file", &paths.key, error);
         let cert = self.cert.as_ref().map_err(|error| bad_cert(error.clone().into()))?;
         let chain = certificates(cert).map_err(bad_cert)?;
-        let key = self.key.as_ref().map_err(|error| bad_key(error.to_string()))?;
-        let key = private_key(key).map_err(|error| bad_key(error.to_string()))?;
+        let key = self.key.as_ref().map_err(|error| bad_key(error.clone().into()))?;
+        let key = private_key(key).map_err(bad_key)?;
         let leaf = chain.first().expect("there is at least one, or it would have been an error");
         if let Err(error) = x509_parser::parse_x509_certificate(leaf) {
             return Err(bad_cert(FileError::Certificate(error)));
         }
-        let pair = CertifiedKey::from_der(chain, key, provider).map_err(|error| bad_key(explain(&error)))?;
+        let pair = CertifiedKey::from_der(chain, key, provider)
+            .map_err(|error| TlsError::of_file("--key-file", &paths.key, error))?;
         Ok(Arc::new(pair))
     }
 

@@ -23,15 +23,15 @@ pub(crate) use peer_authority::{PeerCertificateError, issue as issue_peer_certif
 use crate::cli::{TlsSettings, TlsVersion};
 use arc_swap::ArcSwap;
 use clients::{ClientCheck, Clients};
-use files::{Files, Paths, Versions};
+use files::{FileError, Files, Paths, Versions};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, VerifierBuilderError};
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig, SupportedProtocolVersion};
@@ -42,16 +42,59 @@ use tokio_rustls::rustls::{self, ServerConfig, SupportedProtocolVersion};
 pub struct TlsError {
     flag: &'static str,
     value: String,
-    reason: String,
+    reason: TlsReason,
 }
 
 impl TlsError {
-    fn new(flag: &'static str, value: impl Into<String>, reason: impl Into<String>) -> TlsError {
+    fn new(flag: &'static str, value: impl Into<String>, reason: impl Into<TlsReason>) -> TlsError {
         TlsError { flag, value: value.into(), reason: reason.into() }
     }
 
-    fn of_file(flag: &'static str, path: &Path, reason: impl Into<String>) -> TlsError {
+    fn of_file(flag: &'static str, path: &Path, reason: impl Into<TlsReason>) -> TlsError {
         TlsError::new(flag, path.display().to_string(), reason)
+    }
+}
+
+/// The reason why a flag, or its file, cannot be used. The texts are etcd's where etcd refuses the same.
+#[derive(Debug, Error)]
+enum TlsReason {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("private key does not match public key of --cert-file")]
+    OtherKey,
+    #[error("{0}; give an RSA key of at least 2048 bits, or an ECDSA key (P-256, P-384) or Ed25519 key")]
+    UnusableKey(String),
+    #[error(transparent)]
+    Rustls(rustls::Error),
+    #[error(transparent)]
+    Authorities(#[from] VerifierBuilderError),
+    #[error("this system has no authorities to check against: give --trusted-ca-file")]
+    NoAuthorities,
+    #[error("does not go together with --client-cert-allowed-hostname; give one of them")]
+    NamesAndHosts,
+    #[error("unexpected TLS cipher suite {name:?}; there are {}", suites::names())]
+    UnknownSuite { name: String },
+    #[error("not available in jetway; there are {}", suites::names())]
+    MissingSuites,
+    #[error("cipher suites cannot be configured when only TLS1.3 is enabled; leave one of the two flags out")]
+    FixedSuites,
+    #[error("min version ({lowest}) is greater than max version ({highest}); raise --tls-max-version")]
+    NoVersion { lowest: &'static str, highest: &'static str },
+    #[error("should be greater than 0")]
+    NoValidity,
+    #[error(transparent)]
+    SelfSigned(#[from] rcgen::Error),
+    #[error(transparent)]
+    Write(#[from] std::io::Error),
+}
+
+impl From<rustls::Error> for TlsReason {
+    fn from(error: rustls::Error) -> TlsReason {
+        match error {
+            rustls::Error::InconsistentKeys(_) => TlsReason::OtherKey,
+            rustls::Error::General(reason) => TlsReason::UnusableKey(reason),
+            other => TlsReason::Rustls(other),
+        }
     }
 }
 
@@ -180,7 +223,7 @@ impl Fixed {
     fn configure(&self, files: &Files, pair: Arc<CertifiedKey>) -> Result<Arc<ServerConfig>, TlsError> {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&self.versions)
-            .map_err(|error| TlsError::new("--cipher-suites", "", error.to_string()))?;
+            .map_err(|error| TlsError::new("--cipher-suites", "", error))?;
         let builder = match &self.chain_check {
             None => builder.with_no_client_auth(),
             Some(chain) => builder.with_client_cert_verifier(Arc::new(ClientCheck {
@@ -217,16 +260,13 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
     let lowest = settings.min_version;
     if let (TlsVersion::V13, Some(highest @ TlsVersion::V12)) = (lowest, settings.max_version) {
         let (lowest, highest) = (name(lowest), name(highest));
-        let reason = format!(
-            "min version ({lowest}) is greater than max version ({highest}); raise --tls-max-version"
-        );
-        return Err(TlsError::new("--tls-min-version", lowest, reason));
+        return Err(TlsError::new("--tls-min-version", lowest, TlsReason::NoVersion { lowest, highest }));
     }
     if lowest == TlsVersion::V13 && !settings.cipher_suites.is_empty() {
         return Err(TlsError::new(
             "--cipher-suites",
             settings.cipher_suites.join(","),
-            "cipher suites cannot be configured when only TLS1.3 is enabled; leave one of the two flags out",
+            TlsReason::FixedSuites,
         ));
     }
     Ok(match (lowest, settings.max_version) {
@@ -234,19 +274,4 @@ fn versions(settings: &TlsSettings) -> Result<Vec<&'static SupportedProtocolVers
         (TlsVersion::V12, _) => vec![&TLS12, &TLS13],
         (TlsVersion::V13, _) => vec![&TLS13],
     })
-}
-
-/// An error of rustls, with a remedy.
-fn explain(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InconsistentKeys(_) => {
-            "private key does not match public key of --cert-file".to_owned()
-        }
-        rustls::Error::General(reason) => {
-            format!(
-                "{reason}; give an RSA key of at least 2048 bits, or an ECDSA key (P-256, P-384) or Ed25519 key"
-            )
-        }
-        other => other.to_string(),
-    }
 }

@@ -1,6 +1,6 @@
 //! `--auto-tls`: a certificate that its own key has signed.
 
-use super::TlsError;
+use super::{TlsError, TlsReason};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose, SerialNumber,
@@ -24,14 +24,14 @@ pub(super) fn create(
     validity_years: u32,
 ) -> Result<(PathBuf, PathBuf), TlsError> {
     if validity_years == 0 {
-        return Err(TlsError::new("--self-signed-cert-validity", "0", "should be greater than 0"));
+        return Err(TlsError::new("--self-signed-cert-validity", "0", TlsReason::NoValidity));
     }
     let (cert_path, key_path) = (dir.join("cert.pem"), dir.join("key.pem"));
     if cert_path.exists() && key_path.exists() {
         return Ok((cert_path, key_path));
     }
-    let failed = |reason: String| TlsError::of_file("--auto-tls", &cert_path, reason);
-    let (cert, key) = generate(hosts, validity_years).map_err(|error| failed(error.to_string()))?;
+    let failed = |reason: TlsReason| TlsError::of_file("--auto-tls", &cert_path, reason);
+    let (cert, key) = generate(hosts, validity_years).map_err(|error| failed(error.into()))?;
     let write = || {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         // The key first: a certificate without its key would be taken for a pair after a crash in between.
@@ -40,7 +40,7 @@ pub(super) fn create(
         file.write_all(key.as_bytes())?;
         fs::write(&cert_path, cert)
     };
-    write().map_err(|error: std::io::Error| failed(error.to_string()))?;
+    write().map_err(|error: std::io::Error| failed(error.into()))?;
     tracing::info!(path = %cert_path.display(), validity_years, "made a self-signed certificate");
     Ok((cert_path, key_path))
 }

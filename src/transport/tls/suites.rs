@@ -1,6 +1,6 @@
 //! Cipher suites by the names that Go, and so etcd, gives them.
 
-use super::TlsError;
+use super::{TlsError, TlsReason};
 use tokio_rustls::rustls::crypto::ring::{self, cipher_suite as suite};
 use tokio_rustls::rustls::version::TLS12;
 use tokio_rustls::rustls::{SupportedCipherSuite, SupportedProtocolVersion};
@@ -67,15 +67,14 @@ pub(super) fn choose(
         } else if MISSING_SUITES.contains(&full.as_str()) {
             missing.push(name.as_str());
         } else if !TLS13_SUITES.contains(&full.as_str()) {
-            let reason = format!("unexpected TLS cipher suite {name:?}; {}", there_are());
-            return Err(TlsError::new(FLAG, name, reason));
+            return Err(TlsError::new(FLAG, name, TlsReason::UnknownSuite { name: name.clone() }));
         }
     }
     if !missing.is_empty() {
         let missing = missing.join(",");
         let tls12_only = versions.iter().all(|version| **version == TLS12);
         if chosen.is_empty() && tls12_only {
-            return Err(TlsError::new(FLAG, missing, format!("not available in jetway; {}", there_are())));
+            return Err(TlsError::new(FLAG, missing, TlsReason::MissingSuites));
         }
         tracing::warn!(flag = FLAG, missing, "cipher suites that are not available are left out");
     }
@@ -83,9 +82,10 @@ pub(super) fn choose(
     Ok(chosen)
 }
 
-fn there_are() -> String {
+/// The names of the suites of TLS 1.2, for the text of an error.
+pub(super) fn names() -> String {
     let names: Vec<&str> = TLS12_SUITES.iter().map(|(name, _)| *name).collect();
-    format!("there are {}", names.join(", "))
+    names.join(", ")
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@
 //! - [`reads`]: each read returns the state at its revision. A serializable one may be of any revision.
 //! - [`leases`]: no key goes with its lease before the time to live since the last sign of life is over.
 
+#![expect(clippy::result_large_err, reason = "a test ends with the first violation")]
+
 mod leases;
 mod order;
 mod reads;

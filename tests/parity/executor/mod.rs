@@ -1,5 +1,7 @@
 //! One of the two servers and what the session has seen of it.
 
+mod kills;
+
 use bytes::Bytes;
 use jetway::proto::etcdserverpb as pb;
 use prost::Message;
@@ -10,13 +12,15 @@ use crate::answer::{self, Answer, mask};
 use crate::contend;
 use crate::generate::{ROOT, Topics};
 use crate::instances::Others;
-use crate::session::*;
+use crate::ops::*;
+use crate::requests::Marks;
+use crate::session::{Setup, Step};
 use crate::watchers::{STREAMS, Watchers};
 use support::client::{Client, revision};
 use support::eventually;
 use support::lease::KeepAlive;
 use support::nats::Nats;
-use support::server::{Server, Target, alive, signal};
+use support::server::{Server, Target};
 
 #[derive(Debug)]
 pub struct Executor {
@@ -25,6 +29,7 @@ pub struct Executor {
     others: Option<Others>,
     /// A nats-server that is not jetway's child.
     nats: Option<Nats>,
+    was_nats_killed: bool,
     /// The key of the JWTs; the server reads it at each start.
     _secret: NamedTempFile,
     /// The harness's own client, root while auth is on.
@@ -69,7 +74,18 @@ impl Executor {
         let keep_alives = clients.iter().map(KeepAlive::open).collect();
         let watchers = Watchers::open(&admin, &clients, 1).await;
         let marks = Marks { current: 1, floor: 0 };
-        Self { server, others, nats, _secret: secret, admin, clients, keep_alives, watchers, marks }
+        Self {
+            server,
+            others,
+            nats,
+            was_nats_killed: false,
+            _secret: secret,
+            admin,
+            clients,
+            keep_alives,
+            watchers,
+            marks,
+        }
     }
 
     /// The servers' words about their own end, if that is why one does not answer.
@@ -320,69 +336,9 @@ impl Executor {
         self.catch_up().await?;
         Ok(Answer::Several(answers))
     }
-
-    /// Kills and waits until the server serves again. All watch streams are new after that, and all that the
-    /// server still has of its history is compared anew.
-    async fn kill(&mut self, victim: Victim) -> Result<(), String> {
-        match (self.server.target(), victim) {
-            (Target::Etcd, _) | (Target::Jetway, Victim::Server) => {
-                self.server.kill9();
-                self.server.restart().await;
-            }
-            (Target::Jetway, Victim::Nats) => self.kill_nats().await,
-            (Target::Jetway, Victim::Both) => {
-                let nats = self.server.find_nats_pid();
-                self.server.kill9();
-                if let Some(others) = &mut self.others {
-                    others.kill9();
-                }
-                match (&mut self.nats, nats) {
-                    (Some(nats), _) => {
-                        nats.kill9();
-                        nats.restart().await;
-                    }
-                    // It ends with jetway by itself, unless this is faster.
-                    (None, Some(pid)) if alive(pid) => signal(pid, libc::SIGKILL),
-                    (None, _) => {}
-                }
-                if let Some(others) = &mut self.others {
-                    others.restart().await;
-                }
-                self.server.restart().await;
-            }
-        }
-        if let Some(others) = &mut self.others {
-            others.disturb();
-        }
-        let auth = self.admin.has_token();
-        self.admin = self.server.client().await;
-        if auth {
-            login(&mut self.admin).await?;
-        }
-        // etcd forgets its simple tokens when it ends, so nobody keeps one.
-        self.clients = clients(&self.server).await;
-        self.keep_alives = self.clients.iter().map(KeepAlive::open).collect();
-        self.watchers = Watchers::open(&self.admin, &self.clients, self.marks.floor.max(1)).await;
-        self.watchers.settle(self.marks.current).await
-    }
-
-    async fn kill_nats(&mut self) {
-        if let Some(nats) = &mut self.nats {
-            nats.kill9();
-            nats.restart().await;
-        } else {
-            let pid = self.server.nats_pid();
-            signal(pid, libc::SIGKILL);
-            eventually("another nats-server", async || {
-                self.server.find_nats_pid().filter(|&next| next != pid)
-            })
-            .await;
-        }
-        eventually("jetway to serve again", async || self.admin.get("\0").await.ok()).await;
-    }
 }
 
-/// A server's words about its own end.
+/// The end of a server's log, if it ended with an error.
 fn fault(server: &Server) -> String {
     let log = server.log();
     let fatal = |line: &str| ["panic", "fatal", "goroutine "].iter().any(|word| line.contains(word));

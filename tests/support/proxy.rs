@@ -1,10 +1,11 @@
-//! A proxy to a NATS server that a test can narrow, hold and break.
+//! A proxy to a server that a test can narrow, hold and break.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// A proxy to a server. It lets so many bytes of the server through; all connections share them.
+#[derive(Debug)]
 pub struct Proxy {
     pub address: String,
     allowed: watch::Sender<usize>,

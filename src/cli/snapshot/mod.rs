@@ -1,0 +1,28 @@
+//! `jetway snapshot`: saves a snapshot of a running server, and tells of a file.
+
+mod save;
+mod status;
+
+pub(super) use crate::snapshot::StatusError;
+pub(super) use save::SaveError;
+
+use super::commands::{CommandError, Environment};
+use super::output::Output;
+use clap::{ArgMatches, Command};
+
+/// Adds the commands.
+pub(super) fn args(command: Command) -> Command {
+    command.subcommand_required(true).subcommands([save::command(), status::command()])
+}
+
+/// Runs the one that is asked for.
+///
+/// # Errors
+/// [`CommandError`].
+pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Output, CommandError> {
+    match matches.subcommand() {
+        Some((save::NAME, matches)) => Ok(Output::Text(save::run(matches, environment)?)),
+        Some((status::NAME, matches)) => Ok(Output::Text(status::run(matches)?)),
+        _ => unreachable!("clap requires one that it knows"),
+    }
+}

@@ -1,0 +1,219 @@
+//! `jetway snapshot save`: a snapshot of a running jetway or etcd, with etcdctl's flags.
+
+use super::super::command::help;
+use super::super::commands::Environment;
+use crate::client::{Client, ClientError, ClientSettings};
+use crate::duration;
+use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
+use crate::snapshot::{FileError, PartFile};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+pub(super) const NAME: &str = "save";
+const CALL: &str = "/etcdserverpb.Maintenance/Snapshot";
+/// The time between two lines of progress, on a terminal and elsewhere.
+const ON_TERMINAL: Duration = Duration::from_millis(200);
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// A snapshot that was not saved. Then there is no file of its name that was not there before.
+#[derive(Debug, Error)]
+pub(in crate::cli) enum SaveError {
+    #[error(
+        "--endpoints {0}: a snapshot is of one server; name the one that sends it, as in --endpoints http://host:2379"
+    )]
+    Endpoints(String),
+    #[error("--user {0} has no password: give --user {0}:PASSWORD, --password or ETCDCTL_PASSWORD")]
+    NoPassword(String),
+    #[error("--password goes with --user NAME, without a password there")]
+    NoUser,
+    #[error("--cert and --key go together: {0} is missing")]
+    Pair(&'static str),
+    #[error("--{flag} {value}: {reason}; give a duration such as 10s")]
+    Duration { flag: &'static str, value: String, reason: String },
+    #[error("{endpoint} sends no snapshot: {source}")]
+    Call { endpoint: String, source: ClientError },
+    #[error(
+        "{endpoint} has ended the snapshot after {received} bytes: {source}; nothing was saved, try again"
+    )]
+    Interrupted { endpoint: String, received: u64, source: ClientError },
+    #[error("{endpoint} has not sent the snapshot within --command-timeout {timeout:?}; nothing was saved")]
+    Timeout { endpoint: String, timeout: Duration },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("no runtime for the connection: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// The command, with the flags of etcdctl.
+pub(super) fn command() -> Command {
+    let flag = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help).overrides_with(name)
+    };
+    Command::new(NAME)
+        .about("Save a snapshot of a running jetway or etcd")
+        .arg(Arg::new("file").value_name("FILE").required(true).help("The file that gets the snapshot"))
+        .arg(flag("endpoints", "URL", "The server").default_value("127.0.0.1:2379"))
+        .arg(flag("user", "NAME[:PASSWORD]", "The user, which needs the role root if auth is enabled"))
+        .arg(flag("password", "PASSWORD", "The password of --user"))
+        .arg(flag("cacert", "FILE", "Authorities of the server's certificate (PEM) [default: the system's]"))
+        .arg(flag("cert", "FILE", "Certificate of the client (PEM)"))
+        .arg(flag("key", "FILE", "Key of --cert (PEM)"))
+        .arg(flag("dial-timeout", "DURATION", "How long a connection may take").default_value("2s"))
+        .arg(flag("command-timeout", "DURATION", "How long it may take in all [default: without a limit]"))
+        .arg(help(ArgAction::HelpShort))
+        .after_help(
+            "A flag that is not given is read from its variable of etcdctl, such as ETCDCTL_ENDPOINTS.",
+        )
+}
+
+/// Saves a snapshot. Returns the text for standard output, which is etcdctl's.
+pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<String, SaveError> {
+    let flags = Flags { matches, environment };
+    let settings = flags.client()?;
+    let timeout = flags.duration("command-timeout")?;
+    let file = matches.get_one::<String>("file").map(PathBuf::from).expect("clap requires it");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let version = runtime.map_err(SaveError::Runtime)?.block_on(async {
+        let saved = save(&settings, &file);
+        match timeout {
+            None => saved.await,
+            Some(timeout) => tokio::time::timeout(timeout, saved)
+                .await
+                .unwrap_or_else(|_| Err(SaveError::Timeout { endpoint: settings.endpoint.clone(), timeout })),
+        }
+    })?;
+    let version = if version.is_empty() { version } else { format!("Server version {version}\n") };
+    Ok(format!("Snapshot saved at {}\n{version}", file.display()))
+}
+
+/// Returns the server's version, where it tells one.
+async fn save(settings: &ClientSettings, path: &std::path::Path) -> Result<String, SaveError> {
+    let endpoint = || settings.endpoint.clone();
+    let call = |source| SaveError::Call { endpoint: endpoint(), source };
+    let client = Client::connect(settings).await.map_err(call)?;
+    let mut stream: tonic::Streaming<SnapshotResponse> =
+        client.server_stream(CALL, SnapshotRequest {}).await.map_err(call)?;
+    let mut file: Option<PartFile> = None;
+    let mut progress = Progress::new();
+    let (mut received, mut version) = (0, String::new());
+    loop {
+        let message = stream.message().await.map_err(|status| match received {
+            // etcd refuses a call of this kind with its first message.
+            0 => call(ClientError::Refused(status)),
+            _ => SaveError::Interrupted {
+                endpoint: endpoint(),
+                received,
+                source: ClientError::Refused(status),
+            },
+        })?;
+        let Some(message) = message else { break };
+        received += message.blob.len() as u64;
+        // A call that is refused leaves no file behind, and an older one under this name as it is.
+        let file = match &mut file {
+            Some(file) => file,
+            None => file.insert(PartFile::create(path)?),
+        };
+        file.write(&message.blob)?;
+        progress.show(received, message.remaining_bytes);
+        version = message.version;
+    }
+    progress.end();
+    match file {
+        Some(file) => file.finish()?,
+        None => PartFile::create(path)?.finish()?,
+    };
+    Ok(version)
+}
+
+/// The arguments, and the variables that stand in for them.
+struct Flags<'a> {
+    matches: &'a ArgMatches,
+    environment: &'a Environment,
+}
+
+impl Flags<'_> {
+    /// The value of a flag. As in etcdctl, an argument wins over its variable, which wins over the default.
+    fn text(&self, name: &str) -> Option<String> {
+        let given = self.matches.value_source(name) == Some(clap::parser::ValueSource::CommandLine);
+        let variable = format!("ETCDCTL_{}", name.to_uppercase().replace('-', "_"));
+        let variable = || {
+            let mut found = self.environment.iter().filter(|(name, _)| name.as_os_str() == variable.as_str());
+            found.next_back().map(|(_, value)| value.to_string_lossy().into_owned())
+        };
+        let argument = || self.matches.get_one::<String>(name).cloned();
+        let text = if given { argument() } else { variable().or_else(argument) };
+        text.filter(|text| !text.is_empty())
+    }
+
+    fn duration(&self, flag: &'static str) -> Result<Option<Duration>, SaveError> {
+        let Some(value) = self.text(flag) else { return Ok(None) };
+        match duration::parse(&value) {
+            Ok(duration) => Ok(Some(duration)),
+            Err(error) => Err(SaveError::Duration { flag, value, reason: error.to_string() }),
+        }
+    }
+
+    fn client(&self) -> Result<ClientSettings, SaveError> {
+        let endpoint = self.text("endpoints").unwrap_or_default();
+        if endpoint.contains(',') {
+            return Err(SaveError::Endpoints(endpoint));
+        }
+        let user = match (self.text("user"), self.text("password")) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(SaveError::NoUser),
+            (Some(name), Some(password)) => Some((name, password)),
+            (Some(both), None) => match both.split_once(':') {
+                Some((name, password)) => Some((name.to_owned(), password.to_owned())),
+                None => return Err(SaveError::NoPassword(both)),
+            },
+        };
+        let certificate = match (self.text("cert"), self.text("key")) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (Some(_), None) => return Err(SaveError::Pair("--key")),
+            (None, Some(_)) => return Err(SaveError::Pair("--cert")),
+        };
+        Ok(ClientSettings {
+            endpoint,
+            user,
+            ca_file: self.text("cacert").map(PathBuf::from),
+            certificate,
+            dial_timeout: self.duration("dial-timeout")?.unwrap_or_default(),
+        })
+    }
+}
+
+/// Tells on standard error how far it is.
+struct Progress {
+    is_terminal: bool,
+    told: Instant,
+    has_line: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { is_terminal: std::io::stderr().is_terminal(), told: Instant::now(), has_line: false }
+    }
+
+    fn show(&mut self, received: u64, remaining: u64) {
+        if self.told.elapsed() < if self.is_terminal { ON_TERMINAL } else { ELSEWHERE } {
+            return;
+        }
+        self.told = Instant::now();
+        let all = received + remaining;
+        let percent = received.saturating_mul(100) / all.max(1);
+        let (before, after) = if self.is_terminal { ("\r", "") } else { ("", "\n") };
+        // A progress that cannot be told stops nothing.
+        write!(std::io::stderr(), "{before}{received} of {all} bytes ({percent} %){after}").ok();
+        self.has_line |= self.is_terminal;
+    }
+
+    fn end(&self) {
+        if self.has_line {
+            writeln!(std::io::stderr()).ok();
+        }
+    }
+}

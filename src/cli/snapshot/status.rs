@@ -1,0 +1,112 @@
+//! `jetway snapshot status`: tells of a snapshot's file, in the forms of `etcdutl snapshot status`.
+
+use super::super::command::help;
+use crate::snapshot::{Report, StatusError, report};
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::json;
+use std::path::Path;
+
+pub(super) const NAME: &str = "status";
+
+pub(super) fn command() -> Command {
+    let forms = PossibleValuesParser::new(["simple", "table", "json", "fields"]);
+    let form = Arg::new("write-out").long("write-out").short('w').alias("w").value_name("FORM");
+    Command::new(NAME)
+        .about("Check the file of a snapshot, and tell of its content")
+        .arg(Arg::new("file").value_name("FILE").required(true).help("The file of the snapshot"))
+        .arg(form.value_parser(forms).default_value("simple").help("The form of the report"))
+        .arg(help(ArgAction::HelpShort))
+}
+
+/// Returns the report.
+pub(super) fn run(matches: &ArgMatches) -> Result<String, StatusError> {
+    let file = matches.get_one::<String>("file").expect("clap requires it");
+    let report = report(Path::new(file))?;
+    let Report { hash, revision, keys, size, version, .. } = &report;
+    Ok(match matches.get_one::<String>("write-out").map(String::as_str) {
+        Some("json") => {
+            // The order of the fields is etcdutl's.
+            let version = json!(version);
+            format!(
+                "{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{keys},\"totalSize\":{size},\
+                 \"version\":{version}}}\n"
+            )
+        }
+        Some("fields") => format!(
+            "\"Hash\" : {hash}\n\"Revision\" : {revision}\n\"Keys\" : {keys}\n\"Size\" : {size}\n\"Version\" : {version}\n"
+        ),
+        Some("table") => table(["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"], &cells(&report)),
+        _ => cells(&report).join(", ") + "\n",
+    })
+}
+
+fn cells(report: &Report) -> [String; 5] {
+    [
+        format!("{:x}", report.hash),
+        report.revision.to_string(),
+        report.keys.to_string(),
+        human(report.size),
+        report.version.clone(),
+    ]
+}
+
+/// A size in units of 1000, with a digit behind the point below ten.
+fn human(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let mut at = 0;
+    while bytes / 1000_u64.pow(at as u32) >= 1000 {
+        at += 1;
+    }
+    let unit = u128::from(1000_u64.pow(at as u32));
+    let tenths = (u128::from(bytes) * 10 + unit / 2) / unit;
+    if tenths < 100 && at > 0 {
+        format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[at])
+    } else {
+        // etcdutl rounds the rounded number again, half to even.
+        let whole = tenths / 10;
+        let up = tenths % 10 > 5 || tenths % 10 == 5 && whole % 2 == 1;
+        format!("{} {}", whole + u128::from(up), UNITS[at])
+    }
+}
+
+/// One row in a frame: the heads centred, the cells on the right.
+fn table(heads: [&str; 5], cells: &[String; 5]) -> String {
+    let widths: Vec<_> = heads.iter().zip(cells).map(|(head, cell)| head.len().max(cell.len())).collect();
+    let line = |left: &str, middle: &str, right: &str| {
+        let dashes: Vec<_> = widths.iter().map(|width| "─".repeat(width + 2)).collect();
+        format!("{left}{}{right}\n", dashes.join(middle))
+    };
+    let row = |cells: Vec<String>| format!("│ {} │\n", cells.join(" │ "));
+    let centred = heads.iter().zip(&widths).map(|(head, width)| format!("{head:^width$}")).collect();
+    let right = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
+    [line("┌", "┬", "┐"), row(centred), line("├", "┼", "┤"), row(right), line("└", "┴", "┘")].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::human;
+
+    #[test]
+    fn sizes_are_told_as_by_etcdutl() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (9, "9 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1049, "1.0 kB"),
+            (1050, "1.1 kB"),
+            (9949, "9.9 kB"),
+            (9950, "10 kB"),
+            (20_480, "20 kB"),
+            (999_999, "1000 kB"),
+            (82_854_982, "83 MB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(human(bytes), text, "{bytes}");
+        }
+    }
+}

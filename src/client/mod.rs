@@ -1,0 +1,185 @@
+//! A gRPC client of etcd's API, for commands that ask a server: etcd or jetway, with TLS and users.
+//!
+//! The crate etcd-client does as much, but its build needs a protoc on the machine.
+
+use crate::error::EtcdError;
+use crate::proto::etcdserverpb::{AuthenticateRequest, AuthenticateResponse};
+use http::uri::PathAndQuery;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use thiserror::Error;
+use tonic::client::Grpc;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+/// A server and the way to it.
+#[derive(Clone)]
+pub(crate) struct ClientSettings {
+    /// `http://` or `https://`, a host and a port. Without a scheme, TLS is used if a file of it is named.
+    pub(crate) endpoint: String,
+    /// A user and a password.
+    pub(crate) user: Option<(String, String)>,
+    /// The authorities of the server's certificate (PEM); else those of the machine.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// A certificate of the client and its key (PEM).
+    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+    /// How long a connection may take to be made.
+    pub(crate) dial_timeout: Duration,
+}
+
+impl fmt::Debug for ClientSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSettings").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// A server that cannot be asked, or that refuses a call.
+#[derive(Debug, Error)]
+pub(crate) enum ClientError {
+    #[error("{0} is no endpoint: give http://host:port or https://host:port")]
+    Endpoint(String),
+    #[error("{path}: {source}", path = .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{endpoint} cannot be reached: {reason}")]
+    Connect { endpoint: String, reason: String },
+    /// In the form in which etcd's own clients say it.
+    #[error("rpc error: code = {code:?} desc = {message}", code = .0.code(), message = .0.message())]
+    Refused(Status),
+}
+
+/// A connection, and the identity of its calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+}
+
+impl Client {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn connect(settings: &ClientSettings) -> Result<Client, ClientError> {
+        let has_tls = settings.ca_file.is_some() || settings.certificate.is_some();
+        let url = match settings.endpoint.split_once("://") {
+            Some(("http" | "https", _)) => settings.endpoint.clone(),
+            Some(_) => return Err(ClientError::Endpoint(settings.endpoint.clone())),
+            None if has_tls => format!("https://{}", settings.endpoint),
+            None => format!("http://{}", settings.endpoint),
+        };
+        let refused = || ClientError::Endpoint(settings.endpoint.clone());
+        let is_secure = url.starts_with("https:");
+        let mut endpoint = Endpoint::from_shared(url).map_err(|_| refused())?;
+        if endpoint.uri().host().is_none_or(str::is_empty) || endpoint.uri().port().is_none() {
+            return Err(refused());
+        }
+        let unreachable = |error: &dyn std::error::Error| ClientError::Connect {
+            endpoint: settings.endpoint.clone(),
+            reason: with_causes(error),
+        };
+        if is_secure {
+            endpoint = endpoint.tls_config(tls(settings)?).map_err(|error| unreachable(&error))?;
+        }
+        let channel = endpoint.connect_timeout(settings.dial_timeout).connect().await;
+        let channel = channel.map_err(|error| unreachable(&error))?;
+        let mut client = Client { channel, token: None };
+        if let Some((name, password)) = &settings.user {
+            let request = AuthenticateRequest { name: name.clone(), password: password.clone() };
+            let answer = client.unary("/etcdserverpb.Auth/Authenticate", request).await;
+            match answer {
+                Ok(AuthenticateResponse { token, .. }) => client.token = MetadataValue::try_from(token).ok(),
+                // As etcd's own clients: a name does no harm where none is needed.
+                Err(error) if is_without_auth(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(client)
+    }
+
+    /// A call with one request and one answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub(crate) async fn unary<Q, R>(&self, path: &'static str, request: Q) -> Result<R, ClientError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let codec = ProstCodec::<Q, R>::default();
+        let mut grpc = self.grpc().await?;
+        let answer = grpc.unary(self.request(request), PathAndQuery::from_static(path), codec).await;
+        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+    }
+
+    /// A call with one request and many answers.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub(crate) async fn server_stream<Q, R>(
+        &self,
+        path: &'static str,
+        request: Q,
+    ) -> Result<Streaming<R>, ClientError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let codec = ProstCodec::<Q, R>::default();
+        let mut grpc = self.grpc().await?;
+        let answer =
+            grpc.server_streaming(self.request(request), PathAndQuery::from_static(path), codec).await;
+        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+    }
+
+    async fn grpc(&self) -> Result<Grpc<Channel>, ClientError> {
+        // Answers may be as large as the store.
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let ready = grpc.ready().await;
+        ready.map_err(|error| ClientError::Refused(Status::unavailable(with_causes(&error))))?;
+        Ok(grpc)
+    }
+
+    fn request<Q>(&self, message: Q) -> Request<Q> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
+    }
+}
+
+fn is_without_auth(error: &ClientError) -> bool {
+    let text = EtcdError::AuthNotEnabled.to_string();
+    matches!(error, ClientError::Refused(status) if status.message() == text)
+}
+
+fn tls(settings: &ClientSettings) -> Result<ClientTlsConfig, ClientError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|source| ClientError::File { path: path.clone(), source })
+    };
+    let mut tls = match &settings.ca_file {
+        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(file)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    if let Some((certificate, key)) = &settings.certificate {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(tls)
+}
+
+/// An error and its causes. tonic's errors tell nothing without theirs.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = error.source();
+    }
+    text
+}

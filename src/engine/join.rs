@@ -1,0 +1,60 @@
+//! Members answer one that is about to join with the list of them.
+//!
+//! The one that asks is in no group of theirs yet: its nats-server is an observer. So a refused start leaves
+//! nothing behind.
+
+use super::StartError;
+use super::namesake;
+use crate::applier;
+use crate::log::{Connection, Endpoint, Messenger, Serving};
+use crate::record::Member;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one question may take. It is asked again.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Answers with the published members, once there are any.
+pub(super) async fn answer(
+    messenger: &Messenger,
+    members: &Arc<applier::Members>,
+) -> Result<Serving, async_nats::SubscribeError> {
+    let published = members.published();
+    messenger
+        .answer_with_members(move || {
+            let members: Vec<Member> = published.borrow().values().cloned().collect();
+            (!members.is_empty()).then(|| serde_json::to_vec(&members).expect("plain data").into())
+        })
+        .await
+}
+
+/// A connection over which the members are asked.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    messenger: Messenger,
+    start: u64,
+}
+
+impl Observer {
+    /// Connects to the observing nats-server.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) async fn open(endpoint: &Endpoint) -> Result<Observer, StartError> {
+        let connection =
+            Connection::open(endpoint, "jetway observer").await.map_err(crate::log::OpenError::from)?;
+        let start = rand::random();
+        let (messenger, _) = Messenger::open(&connection, &endpoint.bucket, start).await?;
+        Ok(Observer { messenger, start })
+    }
+
+    /// The members of the cluster, if one of them answers now.
+    pub(crate) async fn members(&self) -> Option<Vec<Member>> {
+        serde_json::from_slice(&self.messenger.ask_for_members(ANSWER_TIMEOUT).await?).ok()
+    }
+
+    /// How an operator finds the running process of a member; `None` if there is none.
+    pub(crate) async fn process_of(&self, member: u64) -> Option<String> {
+        namesake::find(&self.messenger, member, self.start).await
+    }
+}

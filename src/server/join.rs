@@ -1,0 +1,173 @@
+//! The first start of a member: the members that run already say whether it may join, before it has any data.
+//!
+//! A nats-server without JetStream meets them and asks. So one that is refused was in no group of theirs, and
+//! its name can be used at once for another start.
+
+use crate::cli::{Cluster, is_same_urls};
+use crate::engine::{Observer, StartError};
+use crate::log::{Auth, Endpoint, RunToken};
+use crate::nats_server::{self, Members, NatsServer, NatsServerSettings};
+use crate::record::Member;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// How long one that joins a cluster waits for an answer of a member.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that founds a cluster does so where another member runs, which may be founding it, too.
+const FOUND_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a member that answers may take to learn of the one that was just added.
+const LAG: Duration = Duration::from_secs(1);
+/// The pause between two questions.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection may take that only shows whether a member runs.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The members do not let this one join. The texts are etcd's where etcd refuses the same.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// The observing nats-server.
+    #[error(transparent)]
+    NatsServer(#[from] nats_server::Error),
+    /// The connection to it.
+    #[error(transparent)]
+    Observe(#[from] StartError),
+    /// No member answers.
+    #[error(
+        "--initial-cluster-state existing: cannot fetch cluster info from peer urls: could not retrieve cluster \
+         information from the given URLs: no member of --initial-cluster answered within {JOIN_PATIENCE:?}. Start them \
+         first, with the --initial-cluster-token and the authority of this one; to found a cluster give new"
+    )]
+    NoAnswer,
+    /// The flags name more or fewer members than there are.
+    #[error(
+        "--initial-cluster: error validating peerURLs {members}: member count is unequal. Add this member first \
+         (etcdctl member add), and give the --initial-cluster that it prints"
+    )]
+    CountDiffers {
+        /// The members that there are.
+        members: String,
+    },
+    /// A member is under other peer URLs than in the flags, or is not in them.
+    #[error(
+        "--initial-cluster: error validating peerURLs {members}: PeerURLs: no match found for existing member \
+         ({id:x}, {urls:?}). Give the --initial-cluster that etcdctl member add prints"
+    )]
+    NoMatch {
+        /// The members that there are.
+        members: String,
+        /// The member without an entry.
+        id: u64,
+        /// Its peer URLs.
+        urls: Vec<String>,
+    },
+    /// The cluster was founded without this member.
+    #[error(
+        "--initial-cluster-state new: the members {members} have a cluster already, without {name:?}. Add it first \
+         (etcdctl member add), and start it with the lines that this prints"
+    )]
+    NotAMember {
+        /// The members that there are.
+        members: String,
+        /// This member's name.
+        name: String,
+    },
+    /// Another process of this member serves.
+    #[error(
+        "--name {name}: member {id:x} has already been bootstrapped: another process of it answers, {process}. Stop that \
+         one first, or give this one a name and peer URLs of its own"
+    )]
+    Runs {
+        /// This member's name.
+        name: String,
+        /// Its id.
+        id: u64,
+        /// How an operator finds the other process.
+        process: String,
+    },
+}
+
+/// Asks the members that run whether this one may join them. One that has been in its cluster asks nobody.
+///
+/// # Errors
+/// [`JoinError`].
+pub(super) async fn check(
+    settings: &NatsServerSettings,
+    cluster: &Cluster,
+    bucket: &str,
+) -> Result<(), JoinError> {
+    let (name, listed) = (&cluster.server.name, &cluster.server.members);
+    if nats_server::has_joined(&settings.data_dir) || (!cluster.is_joining && !is_any_up(name, listed).await)
+    {
+        return Ok(());
+    }
+    let observing = NatsServerSettings { is_observer: true, ..settings.clone() };
+    let nats = NatsServer::start(observing).await?;
+    let endpoint = Endpoint {
+        servers: nats.client_url().into_iter().collect(),
+        auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
+        bucket: bucket.to_owned(),
+        ..Endpoint::default()
+    };
+    let checked = ask(&endpoint, cluster, nats.members()).await;
+    nats.stop().await?;
+    checked
+}
+
+/// Whether anybody accepts connections at the address of another member.
+async fn is_any_up(name: &str, listed: &Members) -> bool {
+    let others = listed.iter().filter(|(other, _)| *other != name).flat_map(|(_, urls)| urls);
+    let connects = others.filter_map(|url| url.split_once("://")).map(|(_, address)| async move {
+        matches!(tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await, Ok(Ok(_)))
+    });
+    futures_util::future::join_all(connects).await.contains(&true)
+}
+
+/// `listed` are the members of the flags, or of an earlier start that got no further.
+async fn ask(endpoint: &Endpoint, cluster: &Cluster, listed: &Members) -> Result<(), JoinError> {
+    let observer = Observer::open(endpoint).await?;
+    let patience = if cluster.is_joining { JOIN_PATIENCE } else { FOUND_PATIENCE };
+    let mut deadline = Instant::now() + patience;
+    let mut answered = false;
+    let own = loop {
+        let judged = observer.members().await.map(|members| judge(&members, cluster, listed));
+        if judged.is_some() && !answered {
+            answered = true;
+            deadline = Instant::now() + LAG;
+        }
+        match judged {
+            Some(Ok(own)) => break own,
+            Some(Err(error)) if Instant::now() >= deadline => return Err(error),
+            None if Instant::now() >= deadline && cluster.is_joining => return Err(JoinError::NoAnswer),
+            None if Instant::now() >= deadline => return Ok(()),
+            _ => tokio::time::sleep(PAUSE).await,
+        }
+    };
+    let name = cluster.server.name.clone();
+    match observer.process_of(own).await {
+        Some(process) => Err(JoinError::Runs { name, id: own, process }),
+        None => Ok(()),
+    }
+}
+
+/// The id that this member has among those of the cluster.
+fn judge(members: &[Member], cluster: &Cluster, listed: &Members) -> Result<u64, JoinError> {
+    let shown = || {
+        let entries = members.iter().map(|member| format!("{}={}", member.name, member.peer_urls.join(",")));
+        entries.collect::<Vec<_>>().join(",")
+    };
+    let settings = &cluster.server;
+    if cluster.is_joining {
+        if members.len() != listed.len() {
+            return Err(JoinError::CountDiffers { members: shown() });
+        }
+        let is_listed = |member: &&Member| listed.values().any(|urls| is_same_urls(urls, &member.peer_urls));
+        if let Some(Member { id, peer_urls, .. }) = members.iter().find(|member| !is_listed(member)) {
+            return Err(JoinError::NoMatch { members: shown(), id: *id, urls: peer_urls.clone() });
+        }
+    }
+    let own = members.iter().find(|member| is_same_urls(&member.peer_urls, &settings.peer_urls));
+    own.map(|own| own.id)
+        .ok_or_else(|| JoinError::NotAMember { members: shown(), name: settings.name.clone() })
+}
