@@ -262,6 +262,11 @@ impl Log {
     pub async fn leave_one_copy(&self, server: &str) -> Result<bool, ApiError> {
         let info = self.info().await?;
         if info.leader() != Some(server) {
+            // NATS may have left another one: a server that leads then was lost for a moment.
+            if info.copies() == 1 {
+                self.set_copies(info, 2).await?;
+                return Ok(false);
+            }
             // Fewer copies leave that of the leader.
             self.step_down(server).await?;
             return Ok(false);
