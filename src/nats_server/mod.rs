@@ -30,8 +30,8 @@
 //!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
 //!   no run that is still to come.
 //! - **N8** Behind a server that has ended without a stop, removed messages are taken out of the blocks of
-//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of its
-//!   work if more than half of the block was removed, and drops the removals in it that it has not yet
+//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of
+//!   its work if more than half of the block was removed, and drops the removals in it that it has not yet
 //!   applied. It then knows them in memory alone. After another end without a stop, removed messages would be
 //!   there again, and the log would seem to be damaged.
 //!
