@@ -133,6 +133,9 @@ pub enum EtcdError {
     /// The change would leave too few started members.
     #[error("etcdserver: re-configuration failed due to not enough started members")]
     NotEnoughStartedMembers,
+    /// The member that is alone cannot become one of several. jetway's own.
+    #[error("jetway: no member can be added: {0}")]
+    StaysAlone(String),
     /// Never sent by etcd to clients, but known to them.
     #[error("etcdserver: cluster ID mismatch")]
     ClusterIdMismatch,

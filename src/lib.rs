@@ -81,8 +81,24 @@
 //! 5. When everything before its epoch record is visible, the new writer gives each lease its full TTL plus
 //!    the longest election timeout, and plans calls.
 //!
-//! With the embedded nats-server no other instance can reach the log. There are no heartbeats and no barriers
-//! then.
+//! With the embedded nats-server of a member that is alone no other instance can reach the log. There are no
+//! heartbeats and no barriers then.
+//!
+//! ## A change of the number of members
+//!
+//! The list of members in the log decides whether the embedded nats-server runs alone or in a cluster
+//! (`server::elastic`).
+//!
+//! 1. Once a second member is listed, two servers beside the store make JetStream's metadata (`log::seed`):
+//!    a clustered server deletes streams that its metadata does not list.
+//! 2. The instance shares the log from its next epoch on (`engine::mode`), although nobody else is there yet.
+//! 3. The supervisor stops nats-server, puts the metadata into the store (`nats_server::conversion`), and
+//!    starts it as the only server of a cluster. The instance follows and writes again, as after any restart.
+//! 4. The keeper of the servers (`engine::server_group`) gives the stream more copies as members come. With
+//!    one copy this process syncs the files; with more each server syncs its own.
+//!
+//! The way back begins before a removal that leaves one member: the stream has its only copy there first.
+//! Then nats-server is started by itself, and the instance keeps the log alone from its next epoch on.
 //!
 //! # Modules
 //!
@@ -132,6 +148,7 @@
 //! | a new metric | `engine::counters` or `engine::gauges` for the engine and leases, else `metrics` of the module |
 //! | a longer queue of a Watch stream | `core::routing::queue` |
 //! | another rule of takeover | `tests/model` first, then `engine::follow::takeover` |
+//! | another step from one member to several | `server::elastic`; `nats_server::conversion` for the files |
 //!
 //! # Invariants
 //!

@@ -73,7 +73,8 @@ fn options(server: &NatsServer) -> async_nats::ConnectOptions {
     let token = server.token();
     async_nats::ConnectOptions::with_auth_callback(move |_| {
         let mut auth = async_nats::Auth::new();
-        auth.token.clone_from(&token.borrow());
+        auth.username = Some("jetway".to_owned());
+        auth.password.clone_from(&token.borrow());
         async { Ok(auth) }
     })
 }

@@ -35,7 +35,7 @@ pub(crate) async fn run(
 ) -> Result<Sample, Failure> {
     let peer = installation.start(dir).await?;
     let shown = take(&peer, installation, dir, contents, timing).await;
-    let mut sample = peer.told(shown)?;
+    let mut sample = peer.with_logs(shown)?;
     sample.durability.clone_from(&peer.durability);
     peer.stop().await?;
     Ok(sample)

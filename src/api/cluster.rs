@@ -13,7 +13,26 @@ use crate::proto::etcdserverpb::{
 };
 use crate::record;
 use crate::types::Revision;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
+
+/// How long the answer of `MemberAdd` may wait until others can join a member that was alone. etcdctl gives a
+/// call 5 s.
+const JOINABLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The way to the task that makes a member that is alone one of several.
+#[derive(Clone, Debug)]
+pub(crate) struct Founding(pub(crate) mpsc::Sender<oneshot::Sender<Result<(), EtcdError>>>);
+
+impl Founding {
+    /// Makes the list of members one that calls change.
+    async fn found(&self) -> Result<(), EtcdError> {
+        let (sender, outcome) = oneshot::channel();
+        self.0.send(sender).await.map_err(|_| EtcdError::Stopped)?;
+        outcome.await.unwrap_or(Err(EtcdError::Stopped))
+    }
+}
 
 /// The Cluster service of an instance.
 #[derive(Clone, Debug)]
@@ -22,16 +41,30 @@ pub(crate) struct ClusterService {
     header: HeaderSource,
     /// The cluster's token.
     token: String,
+    /// With an embedded server.
+    founding: Option<Founding>,
 }
 
 impl ClusterService {
     /// Serves `engine`, whose cluster has a token.
-    pub(crate) fn new(engine: Engine, header: HeaderSource, token: String) -> ClusterService {
-        ClusterService { engine, header, token }
+    pub(crate) fn new(
+        engine: Engine,
+        header: HeaderSource,
+        token: String,
+        founding: Option<Founding>,
+    ) -> ClusterService {
+        ClusterService { engine, header, token, founding }
     }
 
     fn members(&self) -> Vec<Member> {
         self.engine.members().into_iter().map(wire_member).collect()
+    }
+
+    /// Checks that no member has these peer URLs.
+    fn check_free(&self, urls: &[String]) -> Result<(), EtcdError> {
+        let members = self.engine.members();
+        let is_taken = urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url)));
+        if is_taken { Err(EtcdError::PeerUrlExists) } else { Ok(()) }
     }
 
     fn find(&self, id: u64) -> Result<record::Member, EtcdError> {
@@ -72,19 +105,25 @@ impl Cluster for ClusterService {
             return Err(EtcdError::MemberBadUrls.into());
         }
         require_admin(&self.engine, &request).await?;
-        if self.engine.is_clustered() {
+        if let Some(founding) = self.founding.as_ref().filter(|_| self.engine.mode().is_alone()) {
+            self.check_free(urls)?;
+            founding.found().await?;
+        }
+        if self.engine.mode().is_clustered() {
             let MemberAddRequest { peer_ur_ls: peer_urls, is_learner } = request.into_inner();
             let id = nats_server::member_id(&peer_urls, &self.token);
             let member = record::Member { id, peer_urls, is_learner, ..record::Member::default() };
+            let was_alone = self.engine.mode().is_alone();
             self.engine.change_members(MemberChange::Add(member.clone())).await?;
+            if was_alone {
+                // A member that starts now gives up where nobody answers it in time.
+                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.joinable()).await);
+            }
             let header = Some(self.header.at(Revision(0)));
             let member = Some(wire_member(member));
             return Ok(Response::new(MemberAddResponse { header, member, members: self.members() }));
         }
-        let members = self.engine.members();
-        if urls.iter().any(|url| members.iter().any(|member| member.peer_urls.contains(url))) {
-            return Err(EtcdError::PeerUrlExists.into());
-        }
+        self.check_free(urls)?;
         tracing::warn!("members are not added: start another instance on the same NATS bucket instead");
         Err(EtcdError::NotEnoughStartedMembers.into())
     }
@@ -95,7 +134,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let id = request.into_inner().id;
-        if self.engine.is_clustered() {
+        if self.engine.mode().is_clustered() {
             self.engine.change_members(MemberChange::Remove(id)).await?;
             let header = Some(self.header.at(Revision(0)));
             return Ok(Response::new(MemberRemoveResponse { header, members: self.members() }));
@@ -115,7 +154,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let MemberUpdateRequest { id, peer_ur_ls: peer_urls } = request.into_inner();
-        if self.engine.is_clustered() {
+        if self.engine.mode().is_clustered() {
             self.engine.change_members(MemberChange::Update { id, peer_urls }).await?;
         } else {
             let member = record::Member { peer_urls, ..self.find(id)? };
@@ -131,7 +170,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let id = request.into_inner().id;
-        if !self.engine.is_clustered() {
+        if !self.engine.mode().is_clustered() {
             self.find(id)?;
             return Err(EtcdError::MemberNotLearner.into());
         }

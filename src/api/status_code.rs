@@ -54,6 +54,7 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         | EtcdError::BadLeaderTransferee
         | EtcdError::NotCapable
         | EtcdError::ClusterVersionUnavailable
+        | EtcdError::StaysAlone(_)
         | EtcdError::DowngradeInProcess
         | EtcdError::NoInflightDowngrade => Code::FailedPrecondition,
         EtcdError::PermissionDenied => Code::PermissionDenied,

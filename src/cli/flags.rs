@@ -108,7 +108,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("heartbeat-interval", Uint, "100", "Milliseconds between the writer's signs of life, where there are several instances."),
         same("election-timeout", Uint, "1000", "Milliseconds of the writer's silence after which another instance takes over."),
         idle("initial-election-tick-advance", Bool, "true", RAFT),
-        same("listen-peer-urls", Urls, "http://localhost:2380", "URL on which a member of a cluster expects the others; one without a cluster opens no such port."),
+        same("listen-peer-urls", Urls, "http://localhost:2380", "URL on which a member of a cluster expects the others; one that is alone opens it when a second one is added."),
         same("listen-client-urls", Urls, "http://localhost:2379", "URLs to serve clients on: gRPC, and HTTP unless --listen-client-http-urls is given.").as_jetway("http://127.0.0.1:2379"),
         same("listen-client-http-urls", Urls, "", "URLs that serve clients HTTP only."),
         idle("max-snapshots", Uint, "5", FILES),

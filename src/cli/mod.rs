@@ -47,7 +47,7 @@ pub use listen::{ListenAddress, ListenUrl};
 pub use notice::Notice;
 pub use output::Output;
 pub(crate) use peers::is_same_urls;
-pub use peers::{Cluster, PeerAutoTls};
+pub use peers::{Cluster, PeerAutoTls, PeerFlagsError};
 pub use personality::Personality;
 pub use settings::ServerSettings;
 pub use snapshot_schedule::SnapshotSchedule;

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
-/// Flags that only a member of a cluster of several uses.
+/// Flags of a member that others join, or that joins them.
 const CLUSTER_ONLY: [&str; 11] = [
     "initial-cluster",
     "initial-cluster-token",
@@ -119,8 +119,7 @@ fn check_election(flags: &FlagValues) -> Result<(), NoEffectError> {
 pub(super) fn names(flags: &FlagValues, storage: &Storage) -> Vec<&'static str> {
     let is_external = matches!(storage, Storage::External(_));
     let embedded = EMBEDDED_ONLY.into_iter().filter(|flag| is_external && flags.is_set(flag));
-    let is_alone = !matches!(storage, Storage::Embedded { cluster: Some(_), .. });
-    let cluster = CLUSTER_ONLY.into_iter().filter(|flag| is_alone && flags.is_set(flag));
+    let cluster = CLUSTER_ONLY.into_iter().filter(|flag| is_external && flags.is_set(flag));
     // Each message of a cluster is synced.
     let sync = (matches!(storage, Storage::Embedded { cluster: Some(_), .. }) && flags.is_set("sync"))
         .then_some("sync");

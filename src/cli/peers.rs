@@ -15,7 +15,7 @@ const NOT_ENFORCED: [&str; 3] = ["peer-cert-allowed-cn", "peer-cert-allowed-host
 
 /// Flags of a member that do not go together. The texts are etcd's where etcd refuses the same.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(super) enum PeerFlagsError {
+pub enum PeerFlagsError {
     #[error(
         "--listen-peer-urls {0}: the members of a cluster meet on one address each; give one URL with a port"
     )]
@@ -88,13 +88,30 @@ pub(super) fn settings(
     data_dir: &Path,
     members: Members,
 ) -> Result<Option<Cluster>, PeerFlagsError> {
-    if members.len() < 2 && !nats_server::is_member(data_dir) {
+    // A member that was left alone is started with the flags of the time when it was not.
+    let was_left_alone = nats_server::sole_member_id(data_dir).is_some();
+    if was_left_alone || (members.len() < 2 && !nats_server::is_member(data_dir)) {
         // As in etcd, the flags count until there is data.
         if !bootstrap::has_data(data_dir) {
             check_own_urls(name, &members, &flags.urls("initial-advertise-peer-urls"))?;
         }
         return Ok(None);
     }
+    cluster(flags, name, data_dir, members).map(Some)
+}
+
+/// The settings with which a member that is alone becomes one of several.
+pub(super) fn as_member(flags: &FlagValues, name: &str, data_dir: &Path) -> Result<Cluster, PeerFlagsError> {
+    let urls = flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect();
+    cluster(flags, name, data_dir, Members::from([(name.to_owned(), urls)]))
+}
+
+fn cluster(
+    flags: &FlagValues,
+    name: &str,
+    data_dir: &Path,
+    members: Members,
+) -> Result<Cluster, PeerFlagsError> {
     if members.len() > MOST_COPIES {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
@@ -127,7 +144,7 @@ pub(super) fn settings(
         }
     }
     let (tls, auto_tls) = if listen.is_secure() { tls(flags, listen, data_dir)? } else { (None, None) };
-    Ok(Some(Cluster {
+    Ok(Cluster {
         server: ClusterSettings {
             name: name.to_owned(),
             peer_urls: advertised.iter().map(|url| url.text.clone()).collect(),
@@ -140,7 +157,7 @@ pub(super) fn settings(
         auto_tls,
         is_discovered: flags.non_empty("discovery-srv").is_some(),
         is_joining: flags.text("initial-cluster-state") == Some("existing"),
-    }))
+    })
 }
 
 /// Checks that the list of members and this member agree on its peer URLs, as addresses if not as texts.

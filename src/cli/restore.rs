@@ -130,8 +130,9 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
         return Err(RestoreCommandError::Cluster(members.to_owned()));
     }
     let endpoint = storage::endpoint(flags)?;
-    let data_dir = storage::data_dir(flags, flags.text_or_default("name"), endpoint.as_ref())?;
-    Ok(match storage::settings(flags, endpoint, data_dir)? {
+    let name = flags.text_or_default("name");
+    let data_dir = storage::data_dir(flags, name, endpoint.as_ref())?;
+    Ok(match storage::settings(flags, endpoint, name, data_dir)? {
         Storage::Embedded { data_dir, binary, config, domain, bucket, .. } => {
             let mut server = NatsServerSettings::new(&data_dir);
             (server.binary, server.extra_config, server.domain) = (binary, config, domain);

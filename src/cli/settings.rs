@@ -146,7 +146,7 @@ impl ServerSettings {
         let listeners =
             Listeners { clients: &listen, client_http: &listen_client_http, metrics: &listen_metrics };
         let tls = tls::settings(flags, &data_dir, &listeners, &mut notices)?;
-        let mut storage = storage::settings(flags, endpoint, data_dir)?;
+        let mut storage = storage::settings(flags, endpoint, &name, data_dir)?;
         if let Storage::Embedded { data_dir, cluster, .. } = &mut storage {
             let members = bootstrap::members(flags, &name, data_dir)?;
             *cluster = peers::settings(flags, &name, data_dir, members)?.map(Box::new);

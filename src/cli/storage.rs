@@ -3,7 +3,7 @@
 use super::endpoint::{self, BucketNameError, EndpointError, ParsedEndpoint};
 use super::flag_values::FlagValues;
 use super::nats_context::{self, ContextError, Folders};
-use super::peers::Cluster;
+use super::peers::{self, Cluster, PeerFlagsError};
 use crate::log::{Auth, Endpoint, Rights};
 use crate::nats_server::{self, SyncMode};
 use std::path::PathBuf;
@@ -76,6 +76,8 @@ pub enum Storage {
         bucket: String,
         /// The cluster that it is a member of.
         cluster: Option<Box<Cluster>>,
+        /// The settings with which it becomes one of several members, and why it cannot.
+        as_member: Box<Result<Cluster, PeerFlagsError>>,
     },
     /// An existing NATS.
     External(Box<Endpoint>),
@@ -104,13 +106,14 @@ pub(super) fn data_dir(
 pub(super) fn settings(
     flags: &FlagValues,
     endpoint: Option<ParsedEndpoint>,
+    name: &str,
     data_dir: PathBuf,
 ) -> Result<Storage, StorageFlagsError> {
     let bucket = bucket(flags)?;
     let parsed =
         endpoint.unwrap_or_else(|| ParsedEndpoint { is_embedded: true, ..ParsedEndpoint::default() });
     if parsed.is_embedded && flags.non_empty("nats-context").is_none() {
-        embedded(flags, parsed, data_dir, bucket)
+        embedded(flags, parsed, name, data_dir, bucket)
     } else {
         existing(flags, parsed, bucket).map(|endpoint| Storage::External(Box::new(endpoint)))
     }
@@ -144,6 +147,7 @@ fn either<T>(
 fn embedded(
     flags: &FlagValues,
     parsed: ParsedEndpoint,
+    name: &str,
     data_dir: PathBuf,
     bucket: String,
 ) -> Result<Storage, StorageFlagsError> {
@@ -156,6 +160,7 @@ fn embedded(
     }
     let of_endpoint = ("--endpoint …?serverConfig=", parsed.server_config.clone());
     Ok(Storage::Embedded {
+        as_member: Box::new(peers::as_member(flags, name, &data_dir)),
         data_dir,
         binary: flags.path("nats-server"),
         config_is_of_kine: parsed.server_config.is_some(),

@@ -21,7 +21,7 @@ impl Engine {
         }
         if let Some(token) = &credentials.token {
             // Another instance may have issued it a moment ago.
-            if !self.is_alone && !auth.tokens().is_settled(token) {
+            if !self.mode.is_alone() && !auth.tokens().is_settled(token) {
                 self.linearizable().await?;
             }
         }

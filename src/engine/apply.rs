@@ -7,6 +7,7 @@ use super::compactor::Job;
 use super::counters::Counters;
 use super::failure::Loss;
 use super::mark::Mark;
+use super::mode::Mode;
 use super::proposal::Waiter;
 use crate::applier::{Applier, Damage, Picture, Removals, Strictness};
 use crate::core::Reader;
@@ -91,7 +92,9 @@ pub(super) struct Task {
     pub(super) applier: Applier,
     pub(super) reader: Reader,
     pub(super) published: Arc<Notify>,
+    /// Used while the mode says so.
     pub(super) gate: Option<Gate>,
+    pub(super) mode: Arc<Mode>,
     pub(super) marks: Option<watch::Sender<Option<Mark>>>,
     pub(super) jobs: mpsc::UnboundedSender<Job>,
     pub(super) counters: Counters,
@@ -107,6 +110,8 @@ pub(super) struct Progress {
     is_loaded: bool,
     is_damaged: bool,
     was_sweeping: bool,
+    /// Whether the last records were synced here.
+    synced_here: bool,
     /// The records that the mark names may be lost.
     accepts_loss: bool,
     /// The sequence of the last record that was applied.
@@ -180,8 +185,15 @@ impl Task {
     }
 
     async fn sync(&mut self, newest: Option<Sequence>) -> Result<(), NotDurable> {
+        let syncs_here = self.mode.syncs_here();
+        let synced_before = std::mem::replace(&mut self.state.synced_here, syncs_here);
         match (&mut self.gate, newest) {
-            (Some(gate), Some(newest)) => gate.pass(newest).await,
+            (Some(gate), Some(newest)) if syncs_here => {
+                if !synced_before {
+                    gate.forget();
+                }
+                gate.pass(newest).await
+            }
             _ => Ok(()),
         }
     }
@@ -348,7 +360,7 @@ impl Task {
             return Ok(());
         }
         self.state.mark = None;
-        if let Some(gate) = &mut self.gate {
+        if let Some(gate) = self.gate.as_mut().filter(|_| self.mode.syncs_here()) {
             gate.forget();
             // The writer of the last records may have died between their acknowledgement and a sync.
             gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
@@ -432,7 +444,9 @@ impl Task {
     }
 
     fn note_mark(&mut self) {
-        if let Some(marks) = &self.marks {
+        // Before the first sync after a change of the mode, what is shown may not be on this disk.
+        if let Some(marks) = self.marks.as_ref().filter(|_| self.mode.syncs_here() && self.state.synced_here)
+        {
             let index = self.applier.state().log_index;
             let mark = Mark { sequence: self.state.position, index, digest: self.applier.digest() };
             marks.send_if_modified(|known| {

@@ -10,6 +10,7 @@
 use super::Calls;
 use super::counters::Counters;
 use super::hash::HashCache;
+use super::mode::Mode;
 use super::proposal::{Proposal, Waiter};
 use crate::applier::Removals;
 use crate::core::{Reader, State};
@@ -56,8 +57,9 @@ pub(super) struct Compactor {
     pub(super) reader: Reader,
     pub(super) counters: Counters,
     pub(super) hashes: Arc<HashCache>,
-    /// The store, where this process syncs it.
+    /// The store, which this process syncs while the mode says so.
     pub(super) store: Option<PathBuf>,
+    pub(super) mode: Arc<Mode>,
     /// Keeps removals and syncs of the store's folder apart.
     pub(super) rewrites: RewriteLock,
     pub(super) has_freed: Arc<AtomicBool>,
@@ -147,7 +149,7 @@ impl Compactor {
     /// Syncs removals to the disk, where that is up to this process. Until then a power cut can undo them. A
     /// failure is no more than that: the next load removes again.
     async fn settle(&self) {
-        let Some(store) = self.store.clone() else { return };
+        let Some(store) = self.store.clone().filter(|_| self.mode.syncs_here()) else { return };
         match tokio::task::spawn_blocking(move || crate::durability::sync_all(&store)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "removals are not synced yet"),

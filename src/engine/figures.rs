@@ -41,7 +41,7 @@ impl Engine {
 
     /// When an answered write is on stable storage.
     pub(crate) fn durability(&self) -> Level {
-        self.durability
+        if self.mode.is_alone() { self.durability } else { Level::Nats }
     }
 
     /// Time of each sync that writes share; where they share none, until a write was known to be stored.

@@ -23,7 +23,9 @@ impl Engine {
     /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy.
     /// `started` is the time of its start.
     pub(crate) async fn copied(&self, started: Instant) {
-        if self.is_clustered && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err() {
+        if self.mode.is_in_cluster()
+            && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err()
+        {
             tracing::warn!(
                 "this server's copy of the stream is not complete yet; another one may not stop now"
             );
@@ -51,7 +53,7 @@ impl Engine {
 
     /// Hands the stream to another member of the cluster, if this member's server leads it.
     pub(crate) async fn hand_over_stream(&self) {
-        if self.is_clustered && tokio::time::timeout(PATIENCE, self.find_leader()).await.is_err() {
+        if self.mode.is_in_cluster() && tokio::time::timeout(PATIENCE, self.find_leader()).await.is_err() {
             tracing::warn!("no other member could take the stream; clients may wait for an election");
         }
     }

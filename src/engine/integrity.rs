@@ -12,6 +12,7 @@
 use super::Calls;
 use super::apply::Entry;
 use super::failure::{DataError, Failure, Loss};
+use super::mode::Mode;
 use super::proposal::Proposal;
 use super::status::{Phase, Status};
 use crate::log::{Log, Present};
@@ -32,6 +33,7 @@ pub(super) struct Integrity {
     pub(super) calls: Calls,
     pub(super) entries: mpsc::Sender<Entry>,
     pub(super) status: Arc<Status>,
+    pub(super) mode: Arc<Mode>,
     pub(super) failure: Failure,
     pub(super) stop: CancellationToken,
 }
@@ -57,6 +59,7 @@ impl Integrity {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut link = self.log.connection().link.clone();
         let (mut known, mut created, mut absences) = (None, None, 0);
+        let mut moves = self.mode.moves();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -66,7 +69,18 @@ impl Integrity {
                 (known, absences) = (None, 0);
                 continue;
             }
-            let info = match self.log.info().await {
+            // An exchange of the server may make the stream another one to JetStream. A look during one
+            // proves nothing.
+            let before = self.mode.moves();
+            if self.mode.is_moving() || before != moves {
+                (known, created, absences, moves) = (None, None, 0, before);
+                continue;
+            }
+            let info = self.log.info().await;
+            if self.mode.moves() != before {
+                continue;
+            }
+            let info = match info {
                 Ok(info) => info,
                 Err(error) if error.is_absent() => {
                     absences += 1;

@@ -24,11 +24,6 @@ impl Engine {
         self.calls.ask(Proposal::Member { id, member }).await.map(drop)
     }
 
-    /// Whether this instance is a member of a cluster of embedded servers.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.is_clustered
-    }
-
     /// Changes the members of a cluster.
     ///
     /// # Errors
@@ -44,7 +39,7 @@ impl Engine {
 
     /// Waits until the member list of a cluster has this instance as it is.
     pub(crate) async fn listed(&self, own: &Member) {
-        if self.is_clustered {
+        if self.mode.is_clustered() {
             self.members_become(|members| {
                 members
                     .get(&own.id)
@@ -56,10 +51,10 @@ impl Engine {
 
     /// Waits until this instance is no member of its cluster; for ever if it has none.
     pub(crate) async fn removed(&self) {
-        if !self.is_clustered {
-            return std::future::pending().await;
-        }
-        self.members_become(|members| !members.is_empty() && !members.contains_key(&self.member)).await;
+        let is_removed = |members: &BTreeMap<u64, Member>| {
+            self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member)
+        };
+        self.members_become(is_removed).await;
     }
 
     /// Waits until the published members satisfy a condition.

@@ -44,11 +44,14 @@ mod leases;
 mod mark;
 mod measured;
 mod membership;
+mod mode;
 mod namesake;
 mod nats_gauges;
 mod node;
+mod one_copy;
 mod planner;
 mod proposal;
+mod regroup;
 mod server_group;
 mod space;
 mod start;
@@ -58,6 +61,7 @@ mod write;
 pub(crate) use counters::Counters;
 pub(crate) use failure::DataError;
 pub(crate) use mark::MarkError;
+pub(crate) use mode::Mode;
 pub(crate) use proposal::AuthChange;
 pub(crate) use start::StartError;
 pub(crate) use status::{NoLeader, Phase};
@@ -69,7 +73,7 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::{Endpoint, Log};
+use crate::log::{Auth, Endpoint, Log};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
@@ -132,9 +136,11 @@ pub(crate) struct EngineSettings {
     pub largest_message: usize,
     /// This instance in the member list.
     pub member: Member,
-    /// The founding members of a cluster, whose members change by calls of the API only; `None` if every
-    /// instance on the bucket is a member.
+    /// The founding members of a cluster, whose members change by calls of the API alone; empty for one whose
+    /// members are listed. `None` if each instance that serves the bucket is a member.
     pub founders: Option<Vec<Member>>,
+    /// The credentials of the embedded server's system account, which it has in a cluster.
+    pub system: Option<Auth>,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,
     /// The time between two heartbeats of the writer.
@@ -165,8 +171,9 @@ pub(crate) struct Parts {
     hashes: Arc<HashCache>,
     log: Arc<Log>,
     member: u64,
-    is_alone: bool,
-    is_clustered: bool,
+    mode: Arc<Mode>,
+    start: u64,
+    own: Member,
     durability: Level,
     store_dir: Option<std::path::PathBuf>,
     sync_durations: Histogram,
@@ -325,6 +332,16 @@ impl Engine {
         self.space.set_alarm(alarm, raised).await
     }
 
+    /// How the bucket is shared.
+    pub(crate) fn mode(&self) -> &Mode {
+        &self.mode
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
     /// Lets another member write.
     ///
     /// # Errors
@@ -398,7 +415,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.is_alone && !self.is_clustered {
+        if !self.mode.is_alone() && !self.mode.is_clustered() {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

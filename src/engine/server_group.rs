@@ -8,20 +8,32 @@
 //!   for it for ever. So is any other server, once it cannot be reached and no member can be expected under
 //!   its name.
 //! - A server that never was a member and runs is reported. Its jetway ends by itself.
-//! - Once there are enough members, the stream gets more copies. It never gets fewer: NATS gives the place of
-//!   a removed server to the next one that joins.
+//! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
+//!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
+//!
+//! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
+//! copy.
 
 use crate::applier::Members;
+use crate::engine::measured::Measured;
+use crate::engine::mode::Mode;
+use crate::engine::node::{Command, Held};
+use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
 use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The pause between two steps towards one copy, for which a call waits.
+const STEP: Duration = Duration::from_millis(50);
+/// The longest time for which nothing is appended while the stream gets its second copy.
+const HOLD: Duration = Duration::from_secs(2);
 /// How long the server of a removed member may run, so that its jetway learns of the removal and ends in
 /// order.
 const GRACE: Duration = Duration::from_secs(2);
@@ -40,12 +52,18 @@ pub(super) struct Keeper {
     pub(super) log: Arc<Log>,
     pub(super) members: Arc<Members>,
     pub(super) status: Arc<Status>,
+    pub(super) mode: Arc<Mode>,
+    pub(super) one_copy: Arc<OneCopy>,
+    pub(super) measured: watch::Receiver<Measured>,
+    pub(super) commands: mpsc::Sender<Command>,
+    /// The name of this member, and of its server.
+    pub(super) own: String,
     pub(super) login: Auth,
     pub(super) stop: CancellationToken,
 }
 
 impl Keeper {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut group = None;
         let mut strangers = BTreeMap::new();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
@@ -64,6 +82,14 @@ impl Keeper {
                     Err(_) => return,
                 },
                 _ = ticks.tick() => {}
+                () = tokio::time::sleep(STEP), if self.lone_server().is_some() => {}
+                () = self.one_copy.made() => {}
+            }
+            self.choose_who_syncs();
+            if self.mode.is_alone() || self.mode.is_moving() {
+                (group, known) = (None, BTreeSet::new());
+                strangers.clear();
+                continue;
             }
             if !self.status.is_writer() || members.is_empty() {
                 strangers.clear();
@@ -75,9 +101,48 @@ impl Keeper {
                     Err(error) => tracing::warn!(%error, "NATS' servers cannot be kept like the members"),
                 }
             }
-            if let Some(group) = &group {
+            if let Some(server) = self.lone_server() {
+                self.leave_one_copy(&server).await;
+            } else if let Some(group) = &group {
                 self.compare(group, &members, &known, &mut strangers).await;
             }
+        }
+    }
+
+    /// The server that is to have the only copy: that of the last member, or of the one that will be.
+    fn lone_server(&self) -> Option<String> {
+        let members = self.members.published().borrow().clone();
+        let is_last = !self.mode.is_alone() && members.len() == 1;
+        let last = members.values().next().filter(|member| is_last && member.name == self.own);
+        self.one_copy.wanted().or(last.filter(|_| self.log.copies() > 1).map(|member| member.name.clone()))
+    }
+
+    async fn leave_one_copy(&self, server: &str) {
+        if server == self.own {
+            // Before there is one copy. The other members find it out by themselves.
+            self.mode.set_only_copy(true);
+        }
+        match self.log.leave_one_copy(server).await {
+            Ok(true) => self.one_copy.fulfil(server),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, server, "the stream has more than one copy yet"),
+        }
+    }
+
+    /// Syncs the files here while there is one copy. With more copies each server syncs its own.
+    fn choose_who_syncs(&mut self) {
+        if self.lone_server().is_some() {
+            return;
+        }
+        // The figures of the last measurement may be older.
+        let copies = self.log.copies();
+        let measured = self.measured.borrow_and_update();
+        let is_settled =
+            measured.stream.as_ref().is_some_and(|stream| stream.copies() == copies && stream.is_settled());
+        if copies == 1 {
+            self.mode.set_only_copy(true);
+        } else if is_settled && !self.mode.is_alone() {
+            self.mode.set_only_copy(false);
         }
     }
 
@@ -131,11 +196,30 @@ impl Keeper {
         }
         let is_here = |name: &str| peers.iter().any(|peer| peer.id == server_id(name) && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
-        match self.log.raise_copies(copies(voters)).await {
-            Ok(Some(copies)) => tracing::info!(copies, members = voters, "the stream gets more copies"),
+        let wanted = copies(voters);
+        if wanted <= self.log.copies() {
+            return;
+        }
+        // The server loses messages that come while the only copy becomes a group's.
+        let held = if self.log.copies() == 1 { self.hold().await } else { None };
+        match self.log.raise_copies(wanted).await {
+            Ok(Some(copies)) => {
+                tracing::info!(copies, members = voters, "the stream gets more copies");
+                if let Some(held) = held {
+                    drop(tokio::time::timeout(HOLD, self.log.await_group()).await);
+                    held.release();
+                }
+            }
             Ok(None) => {}
             // NATS may look for a place for a moment after a server has joined.
             Err(error) => tracing::debug!(%error, "the number of the stream's copies cannot be changed now"),
         }
+    }
+
+    /// Lets this instance append nothing, until the result is dropped.
+    async fn hold(&self) -> Option<Held> {
+        let (sender, held) = oneshot::channel();
+        self.commands.send(Command::Hold(sender)).await.ok()?;
+        tokio::time::timeout(HOLD, held).await.ok()?.ok()
     }
 }

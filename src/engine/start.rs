@@ -10,8 +10,10 @@ use crate::core::Reader;
 use crate::durability::{Gate, RewriteLock, StreamFiles};
 use crate::engine::failure::NameTaken;
 use crate::engine::hash::HashCache;
+use crate::engine::mode::Mode;
 use crate::engine::namesake::Namesakes;
 use crate::engine::node::{Node, NodeSettings};
+use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::status::Status;
 use crate::log::{Log, Messenger, OpenError};
@@ -83,6 +85,12 @@ impl Engine {
         let (job_sender, jobs) = mpsc::unbounded_channel();
         let (answers, answered) = mpsc::unbounded_channel();
         let (commands, command_receiver) = mpsc::channel(4);
+        let is_clustered = settings.founders.is_some();
+        let has_only_copy = settings.is_alone || (is_clustered && log.facts().replicas == 1);
+        let mode = Mode::new(settings.is_alone, is_clustered);
+        let can_sync = settings.synced_store.is_some();
+        let mode = Arc::new(if can_sync { mode.with_sync(has_only_copy) } else { mode });
+        let one_copy = Arc::new(OneCopy::default());
         let (messenger, incoming, namesakes) = if settings.is_alone {
             (None, mpsc::channel(1).1, None)
         } else {
@@ -107,7 +115,8 @@ impl Engine {
         let cluster = log.facts().cluster_id;
         let mark_file =
             settings.synced_store.as_deref().and_then(|store| mark::file(store, &log.bucket().name));
-        let known_mark = match &mark_file {
+        // With several copies the mark is an old one, and other members may know of a loss that was accepted.
+        let known_mark = match mark_file.as_ref().filter(|_| has_only_copy) {
             Some(file) => match mark::read(file, cluster) {
                 Err(error) if settings.accepts_loss => {
                     tracing::error!(%error, "the mark of the synced index is given up");
@@ -143,6 +152,7 @@ impl Engine {
             reader: reader.clone(),
             published,
             gate,
+            mode: Arc::clone(&mode),
             marks,
             jobs: job_sender,
             counters: counters.clone(),
@@ -163,6 +173,7 @@ impl Engine {
             counters: counters.clone(),
             hashes: Arc::clone(&hashes),
             store: settings.synced_store.clone(),
+            mode: Arc::clone(&mode),
             rewrites,
             has_freed,
             stop: stop.clone(),
@@ -173,6 +184,7 @@ impl Engine {
             calls: calls.clone(),
             entries: entries.clone(),
             status: Arc::clone(&status),
+            mode: Arc::clone(&mode),
             failure: failure.clone(),
             stop: stop.clone(),
         };
@@ -188,12 +200,17 @@ impl Engine {
             stop: stop.clone(),
         };
         tokio::spawn(changes.run());
-        if let Some(cluster) = &settings.endpoint.own_cluster {
+        if let Some(system) = &settings.system {
             let keeper = server_group::Keeper {
                 log: Arc::clone(&log),
                 members: Arc::clone(&tables.members),
                 status: Arc::clone(&status),
-                login: cluster.system.clone(),
+                mode: Arc::clone(&mode),
+                one_copy: Arc::clone(&one_copy),
+                measured: space.measured(),
+                commands: commands.clone(),
+                own: settings.member.name.clone(),
+                login: system.clone(),
                 stop: stop.clone(),
             };
             tokio::spawn(keeper.run());
@@ -201,9 +218,8 @@ impl Engine {
         let node = Node {
             log: Arc::clone(&log),
             settings: NodeSettings {
-                is_alone: settings.is_alone,
                 member: settings.member.clone(),
-                founders: settings.founders.clone(),
+                founders: settings.founders.clone().unwrap_or_default(),
                 change_rules: settings.change_rules,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
@@ -212,13 +228,15 @@ impl Engine {
                 accepts_loss: settings.accepts_loss,
                 mark: known_mark,
             },
+            mode: Arc::clone(&mode),
+            one_copy,
             start,
             counter: 0,
             new_calls,
             messenger,
             incoming,
             namesakes,
-            _answering_newcomers: answering_newcomers,
+            answering_newcomers,
             answers,
             answered,
             entries,
@@ -246,7 +264,7 @@ impl Engine {
             last_alive: None,
             reported_refusal: None,
             is_leaving: false,
-            store_durations: settings.synced_store.is_none().then(|| sync_durations.clone()),
+            store_durations: sync_durations.clone(),
             void_trims: Vec::new(),
             doubt: None,
             longest_timeout: Duration::ZERO,
@@ -264,8 +282,9 @@ impl Engine {
                 hashes,
                 log,
                 member: settings.member.id,
-                is_alone: settings.is_alone,
-                is_clustered: settings.founders.is_some(),
+                mode,
+                start,
+                own: settings.member,
                 durability: settings.durability,
                 store_dir: settings.store_dir,
                 sync_durations,

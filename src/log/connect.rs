@@ -80,8 +80,6 @@ pub fn copies(members: usize) -> usize {
 pub struct OwnCluster {
     /// The number of members that found it.
     pub founders: usize,
-    /// The credentials of the system account.
-    pub system: Auth,
 }
 
 /// Whether NATS can be reached now. `generation` grows with every reconnection.

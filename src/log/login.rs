@@ -41,8 +41,8 @@ pub enum Auth {
     NkeyFile(PathBuf),
     /// A user JWT and the seed of its key.
     Jwt(String, String),
-    /// The embedded server, whose runs have a token each, and the user where the token is its password.
-    Embedded(Option<&'static str>, RunToken),
+    /// A user of the embedded server, whose password is the token of each run.
+    Embedded(&'static str, RunToken),
 }
 
 impl std::fmt::Debug for Auth {
@@ -116,10 +116,7 @@ impl Auth {
     pub(super) fn before_connecting(&self) -> Result<Auth, LoginError> {
         let Auth::Embedded(user, token) = self else { return Ok(self.clone()) };
         let token = token.0.borrow().clone().ok_or(LoginError::Down)?;
-        Ok(match user {
-            None => Auth::Token(token),
-            Some(user) => Auth::Password((*user).to_owned(), token),
-        })
+        Ok(Auth::Password((*user).to_owned(), token))
     }
 
     /// Waits until the embedded server runs. Any other server is taken to run.

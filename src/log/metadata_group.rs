@@ -101,7 +101,7 @@ impl MetadataGroup {
         Some(tokio::time::timeout(TIMEOUT, request).await.ok()?.ok()?.payload)
     }
 
-    /// The servers, as their leader knows them.
+    /// The servers, as their leader knows them, the leader first.
     ///
     /// # Errors
     /// [`GroupError`].
@@ -119,6 +119,15 @@ impl MetadataGroup {
             Some(peer) => Err(GroupError::OtherIds(peer.id.clone())),
             None => Ok(servers),
         }
+    }
+
+    /// Asks the leader to hand over to a server.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn prefer(&self, server: &str) -> Result<(), GroupError> {
+        let body = json!({ "placement": { "preferred": server } });
+        self.ask("$JS.API.META.LEADER.STEPDOWN", &body).await.map(drop).ok_or(GroupError::NoLeader)
     }
 
     /// Removes the server with an id for good. NATS does not take it back for five minutes.

@@ -34,6 +34,7 @@ mod messenger;
 mod metadata_group;
 mod pipeline;
 mod rights;
+mod seed;
 mod servers;
 mod stream_settings;
 mod subjects;
@@ -50,11 +51,15 @@ pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
+pub use seed::{SeedError, Seedbed, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
 use crate::record::{Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
+use serde_json::Value;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A bucket's log.
 #[derive(Debug)]
@@ -62,6 +67,8 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
+    /// The number of the stream's copies, as it was last told. Orders nothing.
+    copies: AtomicUsize,
     api: Api,
     connection: Connection,
 }
@@ -104,7 +111,8 @@ impl Log {
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, api, connection })
+        let copies = AtomicUsize::new(facts.replicas);
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -125,6 +133,11 @@ impl Log {
     /// The stream's properties.
     pub fn facts(&self) -> Facts {
         self.facts
+    }
+
+    /// The number of the stream's copies, as JetStream last told it.
+    pub fn copies(&self) -> usize {
+        self.copies.load(Ordering::Relaxed)
     }
 
     /// JetStream's API.
@@ -228,7 +241,9 @@ impl Log {
     /// # Errors
     /// [`ApiError`].
     pub async fn info(&self) -> Result<StreamInfo, ApiError> {
-        self.api.stream_info(&self.bucket.stream).await
+        let info = self.api.stream_info(&self.bucket.stream).await?;
+        self.copies.store(info.copies(), Ordering::Relaxed);
+        Ok(info)
     }
 
     /// NATS' own group of servers, over a connection to the system account.
@@ -245,13 +260,54 @@ impl Log {
     /// [`ApiError`].
     pub async fn raise_copies(&self, copies: usize) -> Result<Option<usize>, ApiError> {
         let info = self.info().await?;
-        if info.config["num_replicas"].as_u64().is_some_and(|has| has >= copies as u64) {
+        if info.copies() >= copies {
             return Ok(None);
         }
+        self.set_copies(info, copies).await?;
+        Ok(Some(copies))
+    }
+
+    /// Leaves one copy of the stream, that on a server. Returns whether it is the only one now; a later call
+    /// takes the next step.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn leave_one_copy(&self, server: &str) -> Result<bool, ApiError> {
+        let info = self.info().await?;
+        if info.leader() != Some(server) {
+            // NATS may have left another one: a server that leads then was lost for a moment.
+            if info.copies() == 1 {
+                self.set_copies(info, 2).await?;
+                return Ok(false);
+            }
+            // Fewer copies leave that of the leader.
+            self.step_down(server).await?;
+            return Ok(false);
+        }
+        if info.copies() > 1 {
+            self.set_copies(info, 1).await?;
+            return Ok(false);
+        }
+        Ok(info.is_settled())
+    }
+
+    /// Waits until the stream has a leader of a group of copies.
+    pub async fn await_group(&self) {
+        const ANSWER: Duration = Duration::from_millis(300);
+        const PAUSE: Duration = Duration::from_millis(10);
+        loop {
+            match tokio::time::timeout(ANSWER, self.info()).await {
+                Ok(Ok(info)) if info.is_group() => return,
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    async fn set_copies(&self, info: StreamInfo, copies: usize) -> Result<(), ApiError> {
         let mut config = info.config;
         config["num_replicas"] = copies.into();
         self.api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await?;
-        Ok(Some(copies))
+        Ok(())
     }
 
     /// Asks the stream's leader to let another server lead.
@@ -261,7 +317,7 @@ impl Log {
     pub async fn step_down(&self, successor: &str) -> Result<(), ApiError> {
         let request = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
         let body = serde_json::json!({ "placement": { "preferred": successor } });
-        self.api.call::<serde_json::Value>(&request, &body).await.map(drop)
+        self.api.call::<Value>(&request, &body).await.map(drop)
     }
 
     /// The stream's name.

@@ -5,8 +5,8 @@
 //! stores elect a leader only once as many have met as there are routes. So the routes name each founding
 //! member once, and later members are learned from each other.
 
-use super::Error;
-use super::data_dir::{self, DataDir};
+use super::data_dir::{self, DataDir, MODE_FILE, Mode};
+use super::{Error, anchor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The account of jetway's streams. `$G` cannot be used: it has JetStream only where it is alone with the
 /// system account, and its users cannot be named beside those of the system account.
-const ACCOUNT: &str = "JW";
+pub(super) const ACCOUNT: &str = "JW";
 /// The user of jetway's own connection.
 pub(crate) const USER: &str = "jetway";
 /// The user of the system account.
@@ -102,9 +102,36 @@ pub fn member_id(peer_urls: &[String], token: &str) -> u64 {
     u64::from_be_bytes(*digest.as_ref().first_chunk().expect("a digest has twenty bytes"))
 }
 
-/// Whether a data directory belongs to a member of a cluster.
+/// Whether a data directory belongs to a member of a cluster whose server is run as part of it.
 pub fn is_member(dir: &Path) -> bool {
-    record_path(dir).exists()
+    record_path(dir).exists() && !is_standalone(dir)
+}
+
+/// The id that a data directory remembers for a member whose server runs alone: it is the only member that
+/// has started, or was the last one that stayed.
+pub fn sole_member_id(dir: &Path) -> Option<u64> {
+    let remembered = Remembered::read(&record_path(dir)).ok()??;
+    is_standalone(dir).then_some(remembered.id)
+}
+
+fn is_standalone(dir: &Path) -> bool {
+    std::fs::read_to_string(dir.join(MODE_FILE)).is_ok_and(|mode| mode.trim() == Mode::Standalone.name())
+}
+
+/// Remembers a member whose server has run alone so far, with its id there.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn remember_member(dir: &Path, settings: &ClusterSettings, id: u64) -> std::io::Result<()> {
+    let remembered = Remembered {
+        name: settings.name.clone(),
+        id,
+        token: digest(&settings.token),
+        members: settings.members.clone(),
+        joined: true,
+        removed: false,
+    };
+    remembered.write(&record_path(dir))
 }
 
 /// Whether the member of a data directory has been in its cluster. From then on it knows the other members by
@@ -206,16 +233,25 @@ fn sha256(text: &str) -> String {
     super::hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
-/// The login of the local connections, and the cluster. An observer has a name: see
+/// The tag by which a stream is placed on the server of a member.
+pub(crate) fn server_tag(name: &str) -> String {
+    format!("member:{name}")
+}
+
+/// The login of the local connections, and the cluster. `anchor` is the port of the leaf node listener, where
+/// there is one. An observer has a name: see
 /// [`NatsServerSettings::is_observer`](super::NatsServerSettings::is_observer).
 pub(super) fn render(
     settings: &ClusterSettings,
     members: &Members,
     token: &str,
+    anchor: Option<u16>,
     observer: Option<&str>,
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
+    let (anchor_account, anchor) =
+        anchor.map(|port| (anchor::ACCOUNT, anchor::render(port, token, &quote))).unwrap_or_default();
     let (jetstream, listen, advertise) = if observer.is_some() {
         // A running process of this member may hold the port.
         let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
@@ -235,10 +271,13 @@ pub(super) fn render(
     write!(
         text,
         "server_name: {name}\n\
+         server_tags: [ {tag} ]\n\
          accounts {{\n\
          \x20 {ACCOUNT} {{ {jetstream}users: [ {{ user: {USER}, password: {token} }} ] }}\n\
          \x20 $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }}\n\
+         {anchor_account}\
          }}\n\
+         {anchor}\
          cluster {{\n\
          \x20 name: \"jetway\"\n\
          \x20 listen: {listen}\n\
@@ -249,6 +288,7 @@ pub(super) fn render(
          {tls}\
          }}\n",
         name = quote(observer.unwrap_or(&settings.name)),
+        tag = quote(&server_tag(&settings.name)),
         token = quote(token),
         listen = quote(&listen),
         routes = routes.join(", "),

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::cluster::{self, Members};
+use super::cluster::{self, ClusterSettings, Members, SYSTEM_USER, USER};
 use super::extra_config::ExtraConfig;
 use super::{NatsServerSettings, SyncMode};
 
@@ -19,8 +19,12 @@ pub(super) struct Start<'a> {
     pub(super) token: &'a str,
     pub(super) max_file_store_bytes: u64,
     pub(super) extra: Option<&'a ExtraConfig>,
+    /// The cluster that the server is part of.
+    pub(super) cluster: Option<&'a ClusterSettings>,
     /// The members of the cluster, by name.
     pub(super) members: &'a Members,
+    /// The port of the first connection, where the server may be alone in its cluster.
+    pub(super) anchor: Option<u16>,
 }
 
 /// Most bytes of memory streams. jetway has none; a user may have some.
@@ -48,13 +52,18 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         SyncMode::Group | SyncMode::Lazy => "",
     };
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
-    let sync = if settings.cluster.is_some() { "  sync_interval: always\n" } else { sync };
-    let login = if let Some(cluster) = &settings.cluster {
+    let sync = if start.cluster.is_some() { "  sync_interval: always\n" } else { sync };
+    let login = if let Some(cluster) = start.cluster {
         let observer = settings.is_observer.then_some(start.name);
-        cluster::render(cluster, start.members, start.token, observer, quote)
+        cluster::render(cluster, start.members, start.token, start.anchor, observer, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));
-        format!("server_name: {name}\nauthorization {{ token: {token} }}\n")
+        // The same users as in a cluster, so that connections outlive a change of the form.
+        format!(
+            "server_name: {name}\n\
+             authorization {{ users: [ {{ user: {USER}, password: {token} }} ] }}\n\
+             accounts {{ $SYS {{ users: [ {{ user: {SYSTEM_USER}, password: {token} }} ] }} }}\n"
+        )
     };
     write!(text, "max_pending: {MAX_PENDING_BYTES}\nwrite_deadline: \"30s\"\n")
         .expect("writing to a string cannot fail");

@@ -38,8 +38,11 @@ pub(super) enum Mode {
     Clustered,
 }
 
+/// The file in which the mode of a store is recorded.
+pub(super) const MODE_FILE: &str = "mode";
+
 impl Mode {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Standalone => "standalone",
             Self::Clustered => "clustered",
@@ -137,7 +140,7 @@ impl DataDir {
 
     /// Records the mode of the store, or refuses another one (N5).
     pub(super) fn claim_mode(&self, wanted: Mode) -> Result<(), Error> {
-        let path = self.path.join("mode");
+        let path = self.path.join(MODE_FILE);
         let recorded = match fs::read_to_string(&path) {
             Ok(text) => Some(text.trim().to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.mode_of_store(),
@@ -148,8 +151,13 @@ impl DataDir {
                 Err(Error::ModeMismatch { path: self.path.clone(), recorded, wanted: wanted.name().into() })
             }
             Some(_) if path.exists() => Ok(()),
-            _ => self.write_private(&path, &format!("{}\n", wanted.name())),
+            _ => self.set_mode(wanted),
         }
+    }
+
+    /// Records another mode of the store, whose files must be fit for both.
+    pub(super) fn set_mode(&self, mode: Mode) -> Result<(), Error> {
+        self.write_private(&self.path.join(MODE_FILE), &format!("{}\n", mode.name()))
     }
 
     /// The mode of an existing store without a record, by its files: a clustered server keeps its Raft groups

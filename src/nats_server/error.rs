@@ -52,8 +52,8 @@ pub enum Error {
 
     #[error(
         "the store in {} was created {recorded}, and the configuration would run it {wanted}: nats-server would delete its \
-         streams about 30 seconds after the start. Nothing was started. Go back to the {recorded} configuration, or move \
-         the data over with a snapshot into a new data directory",
+         streams about 30 seconds after the start. Nothing was started. Go back to the {recorded} configuration. A \
+         standalone member gets others by etcdctl member add, while it serves",
         .path.display()
     )]
     ModeMismatch { path: PathBuf, recorded: String, wanted: String },
@@ -91,6 +91,9 @@ pub enum Error {
         "nats-server did not stop within {after:?} and was killed; nothing durable is lost, the next start takes longer"
     )]
     StopTimeout { after: Duration },
+
+    #[error("no port of the loopback interface is free for the first connection of a cluster: {0}")]
+    Anchor(io::Error),
 
     #[error("cannot start the supervisor thread: {0}")]
     Thread(io::Error),

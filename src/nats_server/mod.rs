@@ -20,8 +20,9 @@
 //!   supervisor thread ends for any reason.
 //! - **N4** The child is alone in its process group: Ctrl-C in a terminal reaches jetway alone, which drains
 //!   before it stops the child.
-//! - **N5** A store is run standalone for ever or clustered for ever (`mode`): nats-server deletes the
-//!   streams of a standalone store half a minute after it is started with a cluster block.
+//! - **N5** A store is run in the mode that it records (`mode`): nats-server deletes the streams of a
+//!   standalone store half a minute after it is started with a cluster block. Only a conversion changes the
+//!   mode, after it has prepared what the other mode needs.
 //! - **N6** The port stays the same for the life of a [`NatsServer`], so that clients reconnect by
 //!   themselves. If another program takes it while the child is down, the child is started again until the
 //!   port is free.
@@ -29,8 +30,8 @@
 //!   the port, and withdrawn when the process ends. A program that listens there in between gets the token of
 //!   no run that is still to come.
 //! - **N8** Behind a server that has ended without a stop, removed messages are taken out of the blocks of
-//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of its
-//!   work if more than half of the block was removed, and drops the removals in it that it has not yet
+//!   the store before the next start. The recovery of nats-server 2.15.1 rewrites a block in the middle of
+//!   its work if more than half of the block was removed, and drops the removals in it that it has not yet
 //!   applied. It then knows them in memory alone. After another end without a stop, removed messages would be
 //!   there again, and the log would seem to be damaged.
 //!
@@ -45,8 +46,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+mod anchor;
 mod binary;
 mod blocks;
 mod carried;
@@ -54,6 +56,7 @@ mod child;
 mod cluster;
 mod config;
 mod config_scanner;
+mod conversion;
 mod data_dir;
 mod error;
 mod extra_config;
@@ -65,9 +68,10 @@ mod vitals;
 
 pub use carried::carried_version;
 pub use cluster::{
-    ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_members, remember_removal,
+    ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_member, remember_members,
+    remember_removal, sole_member_id,
 };
-pub(crate) use cluster::{SYSTEM_USER as CLUSTER_SYSTEM_USER, USER as CLUSTER_USER};
+pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;
 pub use error::Error;
@@ -112,6 +116,8 @@ pub struct NatsServerSettings {
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
     pub max_file_store_bytes: Option<u64>,
+    /// Whether nothing of it goes to the log, where its caller reports what fails.
+    pub is_quiet: bool,
     /// Longest recovery of the store before the start fails.
     pub ready_timeout: Duration,
     /// Longest stop before the server is killed; also that of a server that an earlier jetway left over.
@@ -131,10 +137,38 @@ impl NatsServerSettings {
             is_observer: false,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
+            is_quiet: false,
             ready_timeout: Duration::from_mins(10),
             stop_timeout: Duration::from_mins(1),
         }
     }
+}
+
+/// The directory in the data directory in which two servers prepare JetStream's metadata.
+pub(crate) const PREPARATION: &str = "preparation";
+
+/// The form in which the server is run.
+#[derive(Debug)]
+pub enum Form {
+    /// By itself.
+    Standalone {
+        /// Whether the copy of the store is taken, because the member was not found to hold all of it.
+        from_copy: bool,
+    },
+    /// As the only member of a cluster, which others may join.
+    Member {
+        /// Its settings.
+        settings: Box<ClusterSettings>,
+        /// The data directory of the server that prepared JetStream's metadata, and has stopped.
+        prepared: PathBuf,
+    },
+}
+
+/// A change of the form, and the receiver of its outcome.
+#[derive(Debug)]
+struct Change {
+    form: Form,
+    done: oneshot::Sender<Result<(), Error>>,
 }
 
 /// The state of the child.
@@ -171,8 +205,8 @@ pub struct NatsServer {
     ending: watch::Receiver<Option<Ending>>,
     /// The supervisor stops the child when this becomes true or is dropped.
     stop: watch::Sender<bool>,
-    stop_timeout: Duration,
-    synced_store: Option<PathBuf>,
+    changes: mpsc::Sender<Change>,
+    settings: NatsServerSettings,
     vitals: Arc<Vitals>,
 }
 
@@ -197,11 +231,8 @@ impl NatsServer {
         let (ending_tx, ending) = watch::channel(None);
         let (stop, stop_rx) = watch::channel(false);
         let (started_tx, started) = oneshot::channel();
-        let stop_timeout = settings.stop_timeout;
-        // With `Always` the server syncs each message, but never the folders: a new block would be lost with
-        // its name.
-        let synced_store = (settings.sync != SyncMode::Lazy && settings.cluster.is_none())
-            .then(|| store_dir(&settings.data_dir));
+        let (changes, changes_rx) = mpsc::channel(1);
+        let kept = settings.clone();
         let vitals = Arc::new(Vitals::new());
         let outputs = supervisor::Outputs {
             status: status_tx,
@@ -212,7 +243,7 @@ impl NatsServer {
         };
         std::thread::Builder::new()
             .name("nats-supervisor".into())
-            .spawn(move || supervisor::thread(settings, outputs, stop_rx, started_tx))
+            .spawn(move || supervisor::thread(settings, outputs, stop_rx, changes_rx, started_tx))
             .map_err(Error::Thread)?;
         let Started { version, member_id, members } = started.await.map_err(|_| Error::SupervisorGone)??;
         Ok(Self {
@@ -224,10 +255,40 @@ impl NatsServer {
             write_error,
             ending,
             stop,
-            stop_timeout,
-            synced_store,
+            changes,
+            settings: kept,
             vitals,
         })
+    }
+
+    /// Stops the server and starts it again in another form, on the same port and store. After an error it
+    /// runs in the form that it had.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub async fn change(&self, form: Form) -> Result<(), Error> {
+        let (done, outcome) = oneshot::channel();
+        self.changes.send(Change { form, done }).await.map_err(|_| Error::SupervisorGone)?;
+        outcome.await.map_err(|_| Error::SupervisorGone)?
+    }
+
+    /// Removes the copy of the store from which the form of a server alone could be had back.
+    ///
+    /// # Errors
+    /// That of the file system.
+    pub fn discard_copy(&self) -> std::io::Result<()> {
+        for dir in [copy_dir(&self.settings.data_dir), self.settings.data_dir.join(PREPARATION)] {
+            match std::fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The settings of the start.
+    pub fn settings(&self) -> &NatsServerSettings {
+        &self.settings
     }
 
     /// The port, on 127.0.0.1; `None` while the server is down.
@@ -243,13 +304,15 @@ impl NatsServer {
         self.port().map(client_url)
     }
 
-    /// The JetStream store, if jetway must sync it.
+    /// The JetStream store, if jetway must sync it while it is the only copy. With [`SyncMode::Always`] and
+    /// in a cluster the server syncs each message, but never the folders: a new block would be lost with its
+    /// name.
     pub fn synced_store(&self) -> Option<PathBuf> {
-        self.synced_store.clone()
+        (self.settings.sync != SyncMode::Lazy).then(|| store_dir(&self.settings.data_dir))
     }
 
-    /// The secret for a connection (`auth_token` in a client's CONNECT) to the present run; `None` while the
-    /// server is down. A connection must have been opened after the token was taken.
+    /// The password of a connection to the present run, whose user is `jetway`; `None` while the server is
+    /// down. A connection must have been opened after the token was taken.
     pub fn token(&self) -> watch::Receiver<Option<String>> {
         self.token.clone()
     }
@@ -289,7 +352,7 @@ impl NatsServer {
         let mut ending = self.ending.clone();
         let ending = *ending.wait_for(Option::is_some).await.map_err(|_| Error::SupervisorGone)?;
         match ending {
-            Some(Ending::Killed) => Err(Error::StopTimeout { after: self.stop_timeout }),
+            Some(Ending::Killed) => Err(Error::StopTimeout { after: self.settings.stop_timeout }),
             _ => Ok(()),
         }
     }
@@ -298,6 +361,11 @@ impl NatsServer {
 /// The path of the store in a data directory.
 pub fn store_dir(data_dir: &std::path::Path) -> PathBuf {
     data_dir.join("nats")
+}
+
+/// The path of the copy that a change of the form keeps for a moment.
+fn copy_dir(data_dir: &std::path::Path) -> PathBuf {
+    data_dir.join("nats.kept")
 }
 
 /// The address of the embedded server on `port`.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::binary::{self, Binary};
 use super::blocks;
@@ -15,7 +15,9 @@ use super::data_dir::{DataDir, Mode};
 use super::extra_config::ExtraConfig;
 use super::ready::{Ready, ready};
 use super::vitals::Vitals;
-use super::{Ending, Error, NatsServerSettings, Started, Status};
+use super::{
+    Change, ClusterSettings, Ending, Error, Form, NatsServerSettings, Started, Status, anchor, conversion,
+};
 use crate::disk;
 
 /// Pause before a new start, doubled with each start that did not last.
@@ -48,10 +50,13 @@ pub(super) fn thread(
     settings: NatsServerSettings,
     outputs: Outputs,
     stop: watch::Receiver<bool>,
+    changes: mpsc::Receiver<Change>,
     started: StartedSender,
 ) {
+    let _silence =
+        settings.is_quiet.then(|| tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::new()));
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(settings, outputs, stop, started)),
+        Ok(runtime) => runtime.block_on(run(settings, outputs, stop, changes, started)),
         Err(error) => {
             started.send(Err(Error::Thread(error))).ok();
         }
@@ -62,6 +67,7 @@ async fn run(
     settings: NatsServerSettings,
     outputs: Outputs,
     mut stop: watch::Receiver<bool>,
+    mut changes: mpsc::Receiver<Change>,
     started: StartedSender,
 ) {
     let stop_timeout = settings.stop_timeout;
@@ -73,7 +79,7 @@ async fn run(
         biased;
         // An error means that the handle is gone, which is a stop as well.
         _ = stop.wait_for(|stop| *stop) => Error::Stopped,
-        outcome = supervise(&settings, &outputs, &mut data_dir, &mut child, &mut started) => match outcome {
+        outcome = supervise(&settings, &outputs, &mut changes, &mut data_dir, &mut child, &mut started) => match outcome {
             Err(error) => error,
         },
     };
@@ -99,7 +105,22 @@ struct Plan<'a> {
     binary: Binary,
     extra: Option<ExtraConfig>,
     name: String,
+    cluster: Option<ClusterSettings>,
     members: Members,
+}
+
+/// The end of a run of the child.
+enum End {
+    /// It must be started again.
+    Cause(String),
+    Change(Change),
+}
+
+/// A change of the form whose first run is awaited.
+struct Pending {
+    done: oneshot::Sender<Result<(), Error>>,
+    before: Option<ClusterSettings>,
+    members_before: Members,
 }
 
 /// Starts the child again and again. Returns only with an error, and only before the first start has
@@ -107,6 +128,7 @@ struct Plan<'a> {
 async fn supervise(
     settings: &NatsServerSettings,
     outputs: &Outputs,
+    changes: &mut mpsc::Receiver<Change>,
     data_dir: &mut Option<DataDir>,
     child: &mut Option<Child>,
     started: &mut Option<StartedSender>,
@@ -121,22 +143,35 @@ async fn supervise(
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
     if !settings.is_observer {
         data_dir.claim_mode(mode)?;
+        conversion::settle(data_dir, mode)?;
     }
     let (member_id, members) = match &settings.cluster {
         Some(cluster) if settings.is_observer => (None, cluster::observe(data_dir, cluster)?),
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
-    let plan = Plan { settings, data_dir, binary, extra, name: config::random_name(), members };
+    let (name, cluster) = (config::random_name(), settings.cluster.clone());
+    let mut plan = Plan { settings, data_dir, binary, extra, name, cluster, members };
 
     let (mut port, mut generation, mut attempt) = (None, 0_u64, 0_u32);
     let mut pause = FIRST_PAUSE;
     let mut down = None;
+    let mut pending: Option<Pending> = None;
     loop {
         let token = random_token();
-        let (cause, ran) = match bring_up(&plan, port, &token, outputs, child).await {
+        let (end, ran) = match bring_up(&plan, port, &token, outputs, child).await {
             Err(error) if started.is_some() => return Err(error),
-            Err(error) => (error.to_string(), Duration::ZERO),
+            Err(error) if pending.is_some() => {
+                end_child(&plan, outputs, child).await;
+                let Pending { done, before, members_before } = pending.take().expect("it was looked at");
+                if before.is_none() {
+                    (plan.cluster, plan.members) = (before, members_before);
+                    go_back(plan.data_dir).await;
+                }
+                done.send(Err(error)).ok();
+                continue;
+            }
+            Err(error) => (End::Cause(error.to_string()), Duration::ZERO),
             Ok(now_on) => {
                 generation += 1;
                 attempt = 0;
@@ -165,18 +200,37 @@ async fn supervise(
                     let up = Started { version, member_id, members };
                     started.send(Ok(up)).ok();
                 }
+                if let Some(Pending { done, .. }) = pending.take() {
+                    done.send(Ok(())).ok();
+                }
                 let since = Instant::now();
-                let cause = watch_over(&plan, outputs, child).await;
+                let end = tokio::select! {
+                    cause = watch_over(&plan, outputs, child) => End::Cause(cause),
+                    Some(change) = changes.recv() => End::Change(change),
+                };
                 outputs.token.send_replace(None);
-                (cause, since.elapsed())
+                (end, since.elapsed())
             }
         };
-        if let Some(running) = child {
-            stop_child(running, Some(plan.data_dir), settings.stop_timeout).await;
-            *child = None;
-        }
-        outputs.vitals.ended();
+        end_child(&plan, outputs, child).await;
         down.get_or_insert_with(Instant::now);
+        let cause = match end {
+            End::Cause(cause) => cause,
+            End::Change(Change { form, done }) => {
+                let (before, members_before) = (plan.cluster.clone(), plan.members.clone());
+                outputs.status.send_replace(Status::Restarting { cause: "another form".into(), attempt: 0 });
+                match convert(&mut plan, form) {
+                    Ok(()) => pending = Some(Pending { done, before, members_before }),
+                    Err(error) => {
+                        if before.is_none() {
+                            go_back(plan.data_dir).await;
+                        }
+                        done.send(Err(error)).ok();
+                    }
+                }
+                continue;
+            }
+        };
         if ran >= HEALTHY_RUN {
             pause = FIRST_PAUSE;
         }
@@ -192,6 +246,39 @@ async fn supervise(
         outputs.status.send_replace(Status::Restarting { cause, attempt });
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Stops the child in its place, if there is one.
+async fn end_child(plan: &Plan<'_>, outputs: &Outputs, child: &mut Option<Child>) {
+    if let Some(running) = child {
+        stop_child(running, Some(plan.data_dir), plan.settings.stop_timeout).await;
+        *child = None;
+    }
+    outputs.vitals.ended();
+}
+
+/// Makes the store fit for another form, in which the server is started next.
+fn convert(plan: &mut Plan<'_>, form: Form) -> Result<(), Error> {
+    match form {
+        Form::Standalone { from_copy } => {
+            conversion::to_standalone(plan.data_dir, from_copy)?;
+            (plan.cluster, plan.members) = (None, Members::new());
+        }
+        Form::Member { settings, prepared } => {
+            conversion::to_clustered(plan.data_dir, &super::store_dir(&prepared))?;
+            (plan.members, plan.cluster) = (settings.members.clone(), Some(*settings));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the store again that of a server alone, after a change that has failed. There is no way back from
+/// that form to one of a member, since the metadata is gone.
+async fn go_back(data_dir: &DataDir) {
+    while let Err(error) = conversion::to_standalone(data_dir, false) {
+        tracing::error!(%error, "the store cannot be made that of a server alone again yet");
+        tokio::time::sleep(LONGEST_PAUSE).await;
     }
 }
 
@@ -212,7 +299,14 @@ async fn bring_up(
     child: &mut Option<Child>,
 ) -> Result<u16, Error> {
     const REPORT: Duration = Duration::from_secs(5);
-    let child = child.insert(spawn(plan, port, token, outputs).await?);
+    // A member that knows of others waits for them, and not for this connection.
+    let anchor = match &plan.cluster {
+        Some(_) if plan.members.len() == 1 && !plan.settings.is_observer => {
+            Some(anchor::free_port().await.map_err(Error::Anchor)?)
+        }
+        _ => None,
+    };
+    let child = child.insert(spawn(plan, port, token, anchor, outputs).await?);
     outputs.vitals.runs(child.pid());
     let started = Instant::now();
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
@@ -224,7 +318,12 @@ async fn bring_up(
         let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());
         tokio::select! {
             ready = &mut serving => return match ready {
-                Ready::Serving { port } => Ok(port),
+                Ready::Serving { port } => {
+                    if let Some(anchor) = anchor {
+                        tokio::spawn(anchor::hold(anchor, plan.binary.version.clone(), token.to_owned()));
+                    }
+                    Ok(port)
+                }
                 Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }),
             },
             status = child.ended() => return Err(Error::Exited { status, log: tail.summary() }),
@@ -243,7 +342,13 @@ async fn bring_up(
 }
 
 /// Writes the configuration and starts the process on the store, which must be free (N2).
-async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Outputs) -> Result<Child, Error> {
+async fn spawn(
+    plan: &Plan<'_>,
+    port: Option<u16>,
+    token: &str,
+    anchor: Option<u16>,
+    outputs: &Outputs,
+) -> Result<Child, Error> {
     let Plan { settings, data_dir, .. } = *plan;
     let lock = data_dir.lock_store(settings.stop_timeout).await?;
     data_dir.remove_ports_files();
@@ -257,7 +362,9 @@ async fn spawn(plan: &Plan<'_>, port: Option<u16>, token: &str, outputs: &Output
         token,
         max_file_store_bytes,
         extra: plan.extra.as_ref(),
+        cluster: plan.cluster.as_ref(),
         members: &plan.members,
+        anchor,
     };
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;

@@ -176,7 +176,7 @@ impl Opened {
         let nats = NatsServer::start(*server).await?;
         let endpoint = Endpoint {
             servers: nats.client_url().into_iter().collect(),
-            auth: Auth::Embedded(None, RunToken(nats.token())),
+            auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
             bucket,
             ..Endpoint::default()
         };

@@ -106,7 +106,7 @@ pub(super) async fn check(
     let nats = NatsServer::start(observing).await?;
     let endpoint = Endpoint {
         servers: nats.client_url().into_iter().collect(),
-        auth: Auth::Embedded(Some(nats_server::CLUSTER_USER), RunToken(nats.token())),
+        auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
         bucket: bucket.to_owned(),
         ..Endpoint::default()
     };

@@ -1,6 +1,7 @@
 //! Starts every part in order, notifies systemd that the server is ready, and stops the parts in reverse.
 
 mod announce;
+mod elastic;
 mod join;
 mod membership;
 mod notify;
@@ -131,10 +132,11 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         return Ok(());
     };
     opens.cancel();
+    let mut is_removed = false;
     let failure = tokio::select! {
         () = signalled.cancelled() => None,
         () = started.engine.removed() => {
-            remember_removal(&settings);
+            is_removed = true;
             None
         }
         error = started.engine.failed() => Some(error.into()),
@@ -149,6 +151,10 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
         tracing::info!("connections that did not end in time are dropped");
+    }
+    if is_removed {
+        started.engine.parted().await;
+        remember_removal(&settings);
     }
     started.engine.stop();
     if let Some(nats) = started.nats {

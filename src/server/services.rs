@@ -2,7 +2,7 @@
 
 use super::MESSAGE_OVERHEAD_BYTES;
 use crate::api::auth::AuthService;
-use crate::api::cluster::ClusterService;
+use crate::api::cluster::{ClusterService, Founding};
 use crate::api::election::ElectionService;
 use crate::api::header::HeaderSource;
 use crate::api::health::HealthService;
@@ -45,6 +45,7 @@ pub(super) fn services(
     engine: &Engine,
     hub: &WatchHub,
     header: &HeaderSource,
+    founding: Option<Founding>,
     operations: Operations,
     shutdown: &CancellationToken,
 ) -> Services {
@@ -67,11 +68,14 @@ pub(super) fn services(
     .with_leader(engine.has_leader())
     .with_users(engine.clone());
     let token = match &settings.storage {
-        Storage::Embedded { cluster: Some(cluster), .. } => cluster.server.token.clone(),
-        _ => String::new(),
+        Storage::Embedded { as_member, .. } => {
+            as_member.as_ref().as_ref().map(|cluster| cluster.server.token.clone())
+        }
+        Storage::External(_) => Ok(String::new()),
     };
+    let token = token.unwrap_or_default();
     let maintenance = MaintenanceService::new(engine.clone(), header.clone(), settings.quota_bytes);
-    let cluster = ClusterService::new(engine.clone(), header.clone(), token);
+    let cluster = ClusterService::new(engine.clone(), header.clone(), token, founding);
     let auth = AuthService::new(engine.clone(), header.clone());
     Services::new(ServiceSet {
         kv: limited!(KvServer::new(kv), message_bytes),

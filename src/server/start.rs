@@ -1,18 +1,19 @@
 //! The start: nats-server, the engine, and the services over it.
 
+use super::elastic::Elastic;
 use super::services::services;
 use super::{MESSAGE_OVERHEAD_BYTES, ServeError, join, membership, notify};
 use crate::api::call::RequireLeader;
 use crate::api::header::HeaderSource;
 use crate::auth::{self, TokenSettings};
 use crate::auto_compaction;
-use crate::cli::{Cluster, PeerAutoTls, ServerSettings, Storage};
+use crate::cli::{PeerAutoTls, ServerSettings, Storage};
 use crate::core::Writer;
 use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
-use crate::nats_server::{self, NatsServer, SyncMode};
+use crate::nats_server::{self, ClusterSettings, NatsServer, SyncMode};
 use crate::primitive::Notify;
 use crate::snapshot_schedule;
 use crate::telemetry::Metrics;
@@ -31,7 +32,7 @@ use tower::util::BoxCloneSyncService;
 /// The parts that have to be stopped in the end.
 pub(super) struct Started {
     pub(super) engine: Engine,
-    pub(super) nats: Option<NatsServer>,
+    pub(super) nats: Option<Arc<NatsServer>>,
 }
 
 /// Starts all parts, and reports each step in `stage`. Returns `None` if this member was removed from its
@@ -54,7 +55,17 @@ pub(super) async fn start(
     starting("starting nats-server".into());
     let (nats, endpoint, store_dir, durability) = match &settings.storage {
         Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
-        Storage::Embedded { data_dir, binary, config, config_is_of_kine, domain, sync, bucket, cluster } => {
+        Storage::Embedded {
+            data_dir,
+            binary,
+            config,
+            config_is_of_kine,
+            domain,
+            sync,
+            bucket,
+            cluster,
+            ..
+        } => {
             let mut nats = nats_server::NatsServerSettings::new(data_dir);
             nats.binary.clone_from(binary);
             nats.extra_config.clone_from(config);
@@ -63,7 +74,12 @@ pub(super) async fn start(
             nats.sync = *sync;
             if let Some(cluster) = cluster {
                 if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
-                    issue_peer_certificate(dir, &cluster.server.token, hosts(cluster), *validity_years)?;
+                    issue_peer_certificate(
+                        dir,
+                        &cluster.server.token,
+                        hosts(&cluster.server),
+                        *validity_years,
+                    )?;
                 }
                 nats.cluster = Some(cluster.server.clone());
             }
@@ -78,23 +94,22 @@ pub(super) async fn start(
             let nats = NatsServer::start(nats).await?;
             let endpoint = Endpoint {
                 servers: nats.client_url().into_iter().collect(),
-                auth: Auth::Embedded(
-                    cluster.as_ref().map(|_| nats_server::CLUSTER_USER),
-                    RunToken(nats.token()),
-                ),
+                auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
                 bucket: bucket.clone(),
-                own_cluster: cluster.as_ref().map(|_| OwnCluster {
-                    founders: nats.members().len(),
-                    system: Auth::Embedded(Some(nats_server::CLUSTER_SYSTEM_USER), RunToken(nats.token())),
-                }),
+                own_cluster: cluster.as_ref().map(|_| OwnCluster { founders: nats.members().len() }),
                 ..Endpoint::default()
             };
-            let durability = durability(*sync, cluster.is_some());
-            (Some(nats), endpoint, Some(nats_server::store_dir(data_dir)), durability)
+            let durability = durability(*sync, false);
+            (Some(Arc::new(nats)), endpoint, Some(nats_server::store_dir(data_dir)), durability)
         }
     };
     starting("connecting to NATS".into());
-    let member = membership::own(settings, nats.as_ref());
+    let sole_id = match &settings.storage {
+        Storage::Embedded { data_dir, .. } => nats_server::sole_member_id(data_dir),
+        Storage::External(_) => None,
+    };
+    let mut member = membership::own(settings, nats.as_deref());
+    member.id = sole_id.unwrap_or(member.id);
     let member_id = member.id;
     let engine_settings = engine::EngineSettings {
         endpoint,
@@ -102,15 +117,17 @@ pub(super) async fn start(
         linearizable_reads: settings.linearizable_reads,
         store_dir,
         durability,
-        synced_store: nats.as_ref().and_then(NatsServer::synced_store),
-        store_error: nats.as_ref().map(NatsServer::write_error),
+        synced_store: nats.as_ref().and_then(|nats| nats.synced_store()),
+        store_error: nats.as_ref().map(|nats| nats.write_error()),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
         member: member.clone(),
         founders: nats
             .as_ref()
             .zip(cluster)
-            .map(|(nats, cluster)| membership::founders(nats.members(), cluster)),
+            .map(|(nats, cluster)| membership::founders(nats.members(), cluster))
+            .or(sole_id.map(|_| Vec::new())),
+        system: nats.as_ref().map(|nats| Auth::Embedded(nats_server::SYSTEM_USER, RunToken(nats.token()))),
         change_rules: engine::ChangeRules {
             is_strict: settings.strict_reconfig_check,
             max_learners: settings.max_learners,
@@ -122,7 +139,9 @@ pub(super) async fn start(
     };
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
-    if let Storage::Embedded { data_dir, cluster: Some(_), .. } = &settings.storage {
+    if let Storage::Embedded { data_dir, .. } = &settings.storage
+        && engine.mode().is_clustered()
+    {
         let (engine, data_dir, stop) = (engine.clone(), data_dir.clone(), shutdown.clone());
         tokio::spawn(membership::keep_record(engine, member_id, data_dir, stop));
     }
@@ -147,6 +166,7 @@ pub(super) async fn start(
     tokio::select! {
         () = loaded => {}
         () = engine.removed() => {
+            engine.parted().await;
             engine.stop();
             if let Some(nats) = nats {
                 nats.stop().await?;
@@ -182,7 +202,9 @@ pub(super) async fn start(
         );
     }
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
-    let services = services(settings, &engine, &hub, &header, metrics.operations(), shutdown);
+    let elastic = nats.as_ref().and_then(|nats| Elastic::new(settings, &engine, nats, member_id, shutdown));
+    let founding = elastic.map(Elastic::spawn);
+    let services = services(settings, &engine, &hub, &header, founding, metrics.operations(), shutdown);
     let require_leader = RequireLeader { has_leader: engine.has_leader() };
     let grpc: GrpcServices = calls.layer(require_leader.layer(services));
     let probes = Probes { engine: engine.clone(), metrics: Arc::new(metrics) };
@@ -212,8 +234,8 @@ pub(super) fn durability(sync: SyncMode, is_clustered: bool) -> Level {
 }
 
 /// The hosts under which other members reach this one.
-fn hosts(cluster: &Cluster) -> Vec<String> {
-    let addresses = [&cluster.server.listen, &cluster.server.advertise];
+pub(super) fn hosts(server: &ClusterSettings) -> Vec<String> {
+    let addresses = [&server.listen, &server.advertise];
     let hosts = addresses.into_iter().filter_map(|address| address.rsplit_once(':'));
     hosts.map(|(host, _)| host.trim_matches(['[', ']']).to_owned()).collect()
 }

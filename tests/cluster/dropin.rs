@@ -125,6 +125,56 @@ async fn kubeadm_with_all_members_named() {
     deployment.is_one_etcd("https://{host}:{peer}").await;
 }
 
+/// kubeadm's own order: `kubeadm init` starts one member, and each `kubeadm join` adds one as a learner,
+/// starts it with the members of the answer, and promotes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubeadm_with_members_added_one_by_one() {
+    let mut deployment = Deployment::new("https", NODES);
+    for node in NODES {
+        fs::create_dir(deployment.folder.path(&format!("{node}.etcd"))).unwrap();
+    }
+    let args = "
+        --advertise-client-urls=https://{host}:{client}
+        --cert-file={server.pem}
+        --client-cert-auth=true
+        --data-dir={data}
+        --feature-gates=InitialCorruptCheck=true
+        --initial-advertise-peer-urls=https://{host}:{peer}
+        --initial-cluster={cluster}
+        --key-file={server.key}
+        --listen-client-urls=https://{local}:{client},https://{host}:{client}
+        --listen-metrics-urls=http://{local}:{metrics}
+        --listen-peer-urls=https://{host}:{peer}
+        --name={name}
+        --peer-cert-file={peer.pem}
+        --peer-client-cert-auth=true
+        --peer-key-file={peer.key}
+        --peer-trusted-ca-file={ca.pem}
+        --snapshot-count=10000
+        --trusted-ca-file={ca.pem}
+        --watch-progress-notify-interval=5s";
+    let command = deployment.command(0, &args.replace("{cluster}", "{name}=https://{host}:{peer}"), &[]);
+    deployment.begin(0, command);
+    deployment.serves(0).await;
+    let flags = deployment.flags(&[0]);
+    for (member, name) in NODES.iter().enumerate().skip(1) {
+        let url = format!("--peer-urls={}", deployment.fill(member, "https://{host}:{peer}"));
+        let add = || try_etcdctl(&flags, &["member", "add", name, &url, "--learner"]).ok();
+        let printed = eventually("a learner", async || add()).await;
+        let id = printed.split_whitespace().nth(1).unwrap().to_owned();
+        let list = printed.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=\""));
+        let list = list.unwrap().trim_end_matches('"');
+        let joining = args.replace("{cluster}", list) + "\n--initial-cluster-state=existing";
+        let command = deployment.command(member, &joining, &[]);
+        deployment.begin(member, command);
+        let promote = || try_etcdctl(&flags, &["member", "promote", &id]).ok();
+        eventually("a promoted member", async || promote()).await;
+        deployment.serves(member).await;
+    }
+    deployment.warn_of_nothing();
+    deployment.is_one_etcd("https://{host}:{peer}").await;
+}
+
 /// `kubeadm join` on the third node: the member is added as a learner, its static pod has the list that this
 /// returns and the state `existing`, and it is promoted once it is in sync.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! Members that form a cluster of their own, started with the flags with which people start etcd. With
 //! `JETWAY_TEST_TARGET=etcd` the same tests run against etcd, but for those of nats-server's part.
 
+mod cycles;
 mod deployment;
 mod discovery;
 mod dropin;
+mod elastic;
 mod etcdctl;
 mod faults;
 mod forming;

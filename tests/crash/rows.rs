@@ -27,8 +27,8 @@ async fn intruder(server: &Server) -> async_nats::Client {
     let ports = files.into_iter().find(|path| path.extension().is_some_and(|of| of == "ports")).unwrap();
     let ports: Value = serde_json::from_str(&fs::read_to_string(ports).unwrap()).unwrap();
     let config = fs::read_to_string(data.join("nats-server.conf")).unwrap();
-    let token = config.split_once("token: \"").unwrap().1.split_once('"').unwrap().0.to_owned();
-    let options = async_nats::ConnectOptions::with_token(token);
+    let token = config.split_once("password: \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+    let options = async_nats::ConnectOptions::with_user_and_password("jetway".into(), token);
     options.connect(ports["nats"][0].as_str().unwrap()).await.unwrap()
 }
 

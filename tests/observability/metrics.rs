@@ -92,7 +92,7 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_counted() {
 
     let data = server.dir().join("data");
     let written = std::fs::read_to_string(data.join("nats-server.conf")).unwrap();
-    let token = written.split("token: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let token = written.split("password: \"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     let ports = std::fs::read_dir(&data)
         .unwrap()
         .flatten()
@@ -102,8 +102,9 @@ async fn connections_and_slow_consumers_of_the_embedded_server_are_counted() {
     let address = ports["nats"][0].as_str().unwrap().trim_start_matches("nats://");
     let connect = async |subscription: &str| {
         let mut client = BufReader::new(TcpStream::connect(address).await.unwrap());
-        let hello =
-            format!("CONNECT {{\"verbose\":false,\"auth_token\":\"{token}\"}}\r\n{subscription}PING\r\n");
+        let hello = format!(
+            "CONNECT {{\"verbose\":false,\"user\":\"jetway\",\"pass\":\"{token}\"}}\r\n{subscription}PING\r\n"
+        );
         client.get_mut().write_all(hello.as_bytes()).await.unwrap();
         let mut answer = String::new();
         while answer != "PONG\r\n" {

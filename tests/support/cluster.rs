@@ -70,6 +70,12 @@ impl Cluster {
         entries.collect::<Vec<_>>().join(",")
     }
 
+    /// Exchanges two members, so that another one is the first.
+    pub fn swap(&mut self, one: usize, other: usize) {
+        self.members.swap(one, other);
+        self.names.swap(one, other);
+    }
+
     pub fn name(&self, member: usize) -> &str {
         &self.names[member]
     }

@@ -35,6 +35,7 @@ fn task() -> (Task, mpsc::UnboundedReceiver<Job>) {
         reader,
         published: Arc::default(),
         gate: None,
+        mode: Arc::new(Mode::new(true, false)),
         marks: None,
         jobs,
         counters: Counters::new(),

@@ -128,7 +128,7 @@ impl Node {
             progress: (self.chain.index(), now),
             reported: now,
         };
-        if self.settings.is_alone {
+        if self.mode.is_alone() {
             self.status.set_linearizable(false);
         }
         self.entry(Entry::ServerChanged).await;
@@ -174,6 +174,14 @@ impl Node {
             Event::Command(Command::Resign(done)) => {
                 self.is_leaving = true;
                 done.send(()).ok();
+            }
+            Event::Command(Command::Reached(index, answer)) => drop(answer.send(self.is_reached(index))),
+            // The answer is dropped: what another instance appends cannot be held.
+            Event::Command(Command::Hold(_)) => {}
+            Event::Command(Command::Regroup(others, done)) => {
+                self.regroup(others, done);
+                following.is_writer_gone = self.is_of_this_instance();
+                self.consume_anew(following);
             }
             Event::Answered(answer) => self.send_answers(vec![answer]).await,
             Event::Tick => self.follow_tick(following).await?,
@@ -238,7 +246,8 @@ impl Node {
             }
             FromSource::Lost { mismatch, is_certain } => {
                 following.losses += 1;
-                if is_certain || self.log.facts().replicas == 1 || following.losses >= VETOES {
+                let is_certain = is_certain || self.log.copies() == 1 || following.losses >= VETOES;
+                if is_certain && !self.mode.is_moving() {
                     return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
                 }
                 tracing::warn!(what = mismatch.to_string(), "the log seems to have lost records");
@@ -250,7 +259,7 @@ impl Node {
                     self.report_refusal(text);
                 }
                 tracing::debug!(%error, position = %self.chain.position(), "the log cannot be read now");
-                if self.settings.is_alone || !self.is_ready {
+                if self.mode.is_alone() || !self.is_ready {
                     self.status.set_no_leader(error.to_string());
                 }
                 following.trouble = Some(error.to_string());
@@ -326,7 +335,7 @@ impl Node {
         self.look_for_end(following).await;
         self.send_status().await;
         self.watch_lag(following);
-        if !self.settings.is_alone && self.is_ready {
+        if !self.mode.is_alone() && self.is_ready {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {
                 Some(epoch) => self.status.set_leader(epoch.member.id),
@@ -345,7 +354,7 @@ impl Node {
     /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count
     /// proves nothing.
     async fn look_for_end(&self, following: &mut Following) {
-        if !self.settings.is_alone
+        if !self.mode.is_alone()
             || following.is_caught_up
             || !matches!(following.source, Source::Reading(_))
             || following.delivered.elapsed() < END_SILENCE

@@ -55,7 +55,7 @@ pub(super) enum AttemptError {
 impl Node {
     pub(super) fn wants_to_lead(&self, following: &Following) -> bool {
         let is_whole = self.chain.is_whole() && following.is_caught_up;
-        let is_free = self.settings.is_alone
+        let is_free = self.mode.is_alone()
             || self.chain.epoch() == Epoch(0)
             || following.is_writer_gone
             || following.must_take_over
@@ -65,7 +65,7 @@ impl Node {
 
     /// Why this instance wants to write, for the log.
     fn reason_to_lead(&self, following: &Following) -> &'static str {
-        if self.settings.is_alone {
+        if self.mode.is_alone() {
             "no other instance can"
         } else if self.chain.epoch() == Epoch(0) {
             "the bucket is new"
@@ -169,7 +169,7 @@ impl Node {
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
                 // The leader of several replicas counts messages that most of them do not have yet, until it
                 // notices that it has lost the others. Only one that stays away longer is lost.
-                let may_come = !self.settings.is_alone && self.log.facts().replicas > 1;
+                let may_come = !self.mode.is_alone() && self.log.copies() > 1;
                 let since = *following.uncommitted.get_or_insert_with(Instant::now);
                 if may_come && since.elapsed() < QUORUM_PATIENCE {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;

@@ -28,7 +28,9 @@ use crate::engine::counters::Counters;
 use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
+use crate::engine::mode::Mode;
 use crate::engine::namesake::Namesakes;
+use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
@@ -48,10 +50,9 @@ use tokio_util::sync::CancellationToken;
 /// The settings of a node.
 #[derive(Clone, Debug)]
 pub(in crate::engine) struct NodeSettings {
-    /// No other instance can reach the log: the embedded server admits this one alone.
-    pub(in crate::engine) is_alone: bool,
     pub(in crate::engine) member: Member,
-    pub(in crate::engine) founders: Option<Vec<Member>>,
+    /// The members that found a cluster, before they are listed.
+    pub(in crate::engine) founders: Vec<Member>,
     pub(in crate::engine) change_rules: ChangeRules,
     pub(in crate::engine) heartbeat_interval: Duration,
     pub(in crate::engine) election_timeout: Duration,
@@ -66,6 +67,35 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
+    /// Tell whether each instance that has been heard of has applied what stands at an index.
+    Reached(LogIndex, oneshot::Sender<bool>),
+    /// Append nothing until the answer is dropped or released, if this instance writes.
+    Hold(oneshot::Sender<Held>),
+    /// Share the log with others, or keep it alone from now on; answered when that is so.
+    Regroup(Option<Box<Others>>, oneshot::Sender<()>),
+}
+
+/// Nothing is in flight, and nothing is appended.
+#[derive(Debug)]
+pub(in crate::engine) struct Held {
+    pub(in crate::engine) at: (LogIndex, Digest),
+    pub(in crate::engine) release: oneshot::Sender<(LogIndex, Digest)>,
+}
+
+impl Held {
+    /// Lets the writer append again.
+    pub(in crate::engine) fn release(self) {
+        self.release.send(self.at).ok();
+    }
+}
+
+/// The ways to other instances.
+#[derive(Debug)]
+pub(in crate::engine) struct Others {
+    pub(in crate::engine) messenger: Messenger,
+    pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
+    pub(in crate::engine) namesakes: Namesakes,
+    pub(in crate::engine) answering_newcomers: Serving,
 }
 
 /// An open call of this instance while another one writes.
@@ -91,6 +121,8 @@ pub(in crate::engine) struct Peer {
 pub(in crate::engine) struct Node {
     pub(in crate::engine) log: Arc<Log>,
     pub(in crate::engine) settings: NodeSettings,
+    pub(in crate::engine) mode: Arc<Mode>,
+    pub(in crate::engine) one_copy: Arc<OneCopy>,
     /// The start of this instance, a random number.
     pub(in crate::engine) start: u64,
     pub(in crate::engine) counter: u64,
@@ -99,7 +131,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Option<Namesakes>,
     /// Answers newcomers for as long as the node lives.
-    pub(in crate::engine) _answering_newcomers: Option<Serving>,
+    pub(in crate::engine) answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
     pub(in crate::engine) answered: mpsc::UnboundedReceiver<Addressed>,
     pub(in crate::engine) entries: mpsc::Sender<Entry>,
@@ -134,7 +166,7 @@ pub(in crate::engine) struct Node {
     /// This instance is stopping, and does not write again.
     pub(in crate::engine) is_leaving: bool,
     /// Times until records were acknowledged, where this process does not sync them.
-    pub(in crate::engine) store_durations: Option<Histogram>,
+    pub(in crate::engine) store_durations: Histogram,
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
@@ -202,7 +234,7 @@ impl Node {
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
                 Err(NodeError::Doubtful(damage)) => {
                     tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
-                    if self.settings.is_alone || self.is_certain(Doubt::Damaged(damage.clone())).await {
+                    if self.mode.is_alone() || self.is_certain(Doubt::Damaged(damage.clone())).await {
                         return Loss::Damage(damage).into();
                     }
                     self.begin().await;
@@ -286,7 +318,7 @@ impl Node {
         // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
             let trim = self.chain.trim_sequence();
-            if self.settings.is_alone || self.is_certain(Doubt::ForeignTrim(trim)).await {
+            if self.mode.is_alone() || self.is_certain(Doubt::ForeignTrim(trim)).await {
                 self.void_trims.push(trim);
             }
         }
@@ -324,6 +356,29 @@ impl Node {
             // The engine reports a disk that does not sync.
             None => std::future::pending().await,
         }
+    }
+
+    /// Shares the log with others, or keeps it alone. The role that is taken next rests on it.
+    pub(in crate::engine) fn regroup(&mut self, others: Option<Box<Others>>, done: oneshot::Sender<()>) {
+        self.status.set_linearizable(false);
+        self.mode.set_alone(others.is_none());
+        if let Some(others) = others {
+            let Others { messenger, incoming, namesakes, answering_newcomers } = *others;
+            self.answering_newcomers = Some(answering_newcomers);
+            self.messenger = Some(messenger);
+            self.incoming = incoming;
+            self.namesakes = Some(namesakes);
+        } else {
+            (self.messenger, self.namesakes, self.answering_newcomers) = (None, None, None);
+            self.incoming = mpsc::channel(1).1;
+            self.peers.clear();
+        }
+        done.send(()).ok();
+    }
+
+    /// Whether each other instance that has been heard of of late has applied what stands at an index.
+    pub(in crate::engine) fn is_reached(&self, index: LogIndex) -> bool {
+        self.peers.values().all(|peer| peer.index >= index)
     }
 
     /// Whether an epoch is this instance's own.

@@ -72,6 +72,13 @@ struct Writing {
     expiry: Interval,
 }
 
+impl Writing {
+    /// Whether no call is planned: records in flight must come to an end, or another instance takes over.
+    fn is_settling(&self) -> bool {
+        self.quiesce.is_some() || self.handover.is_some()
+    }
+}
+
 /// The reason why this instance stops writing.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
@@ -81,6 +88,9 @@ enum WriteError {
     Deposed,
     #[error("the log does not hold what was acknowledged")]
     Invalid,
+    /// The ways to other instances have changed.
+    #[error("the log is shared with other instances from now on, or not any more")]
+    Regrouped,
     #[error(transparent)]
     Data(DataError),
 }
@@ -132,9 +142,7 @@ impl Node {
         }
         self.end_turn(&mut writing);
         let error = loop {
-            let can_plan = writing.quiesce.is_none()
-                && writing.handover.is_none()
-                && writing.pipeline.unacknowledged() < WAITING;
+            let can_plan = !writing.is_settling() && writing.pipeline.unacknowledged() < WAITING;
             let event = tokio::select! {
                 outcome = writing.pipeline.next(&mut acknowledged) => Event::Acknowledged(outcome),
                 count = self.new_calls.recv_many(&mut calls, AT_ONCE), if can_plan => {
@@ -189,7 +197,7 @@ impl Node {
         self.tables.auth.tokens().keep_time(true);
         self.status.set_writer(true);
         self.status.set_leader(self.settings.member.id);
-        self.status.set_linearizable(self.settings.is_alone);
+        self.status.set_linearizable(self.mode.is_alone());
         let interval = |period: Duration| {
             let mut interval = tokio::time::interval(period.max(Duration::from_millis(1)));
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -226,14 +234,14 @@ impl Node {
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
         let mut own = self.settings.member.clone();
         let known = self.tables.members.all();
-        if let (Some(known), Some(_)) = (known.get(&own.id), &self.settings.founders) {
+        if let Some(known) = known.get(&own.id).filter(|_| self.mode.is_clustered()) {
             own.peer_urls.clone_from(&known.peer_urls);
             own.is_learner = known.is_learner;
         }
         // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
         // that does not find itself in the list ends.
-        let others = self.settings.founders.iter().flatten().filter(|member| member.id != own.id);
-        let proposal = if known.is_empty() && self.settings.founders.is_some() {
+        let others = self.settings.founders.iter().filter(|member| member.id != own.id);
+        let proposal = if known.is_empty() && self.mode.is_clustered() {
             Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
         } else {
             Proposal::Member { id: own.id, member: Some(own) }
@@ -277,6 +285,16 @@ impl Node {
                 });
             }
             Event::Command(Command::Resign(done)) => self.resign(writing, done),
+            Event::Command(Command::Reached(index, answer)) => drop(answer.send(self.is_reached(index))),
+            Event::Command(Command::Hold(held)) => {
+                if !writing.is_settling() {
+                    writing.quiesce = Some(Quiesce { next: NextStep::Hold(held), fence: None });
+                }
+            }
+            Event::Command(Command::Regroup(others, done)) => {
+                self.regroup(others, done);
+                return Err(WriteError::Regrouped);
+            }
             Event::Heartbeat => {
                 if let (Some(messenger), Some((index, digest))) =
                     (self.messenger.clone(), self.digest().await)
@@ -295,7 +313,7 @@ impl Node {
     }
 
     async fn write_tick(&mut self, writing: &mut Writing) -> Result<(), WriteError> {
-        let patience = if self.settings.is_alone {
+        let patience = if self.mode.is_alone() {
             self.settings.election_timeout.max(ACKNOWLEDGEMENT_TIMEOUT)
         } else {
             self.settings.election_timeout
@@ -313,7 +331,7 @@ impl Node {
             }
             writing.stopping.drain(..).for_each(|done| done.send(()).unwrap_or_default());
         }
-        if writing.quiesce.is_none() && writing.handover.is_none() && !writing.deferred.is_empty() {
+        if !writing.is_settling() && !writing.deferred.is_empty() {
             for call in std::mem::take(&mut writing.deferred) {
                 self.admit(writing, call).await;
             }
@@ -328,6 +346,8 @@ impl Node {
         let (epoch, index) = (self.chain.epoch(), self.chain.index());
         if matches!(error, WriteError::Deposed) {
             tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
+        } else if matches!(error, WriteError::Regrouped) {
+            tracing::debug!(%epoch, %index, reason = error.to_string(), "this instance begins an epoch of its own again");
         } else {
             tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");
         }
@@ -366,7 +386,7 @@ impl Node {
                     waiter.call.refuse(EtcdError::LeaderChanged);
                 }
                 NextStep::Stop(done) => done.send(()).unwrap_or_default(),
-                NextStep::Resume | NextStep::HandOver(_, None) => {}
+                NextStep::Resume | NextStep::Hold(_) | NextStep::HandOver(_, None) => {}
             }
         }
         for done in stopping {

@@ -34,7 +34,7 @@ impl Node {
         if call.is_abandoned() {
             return;
         }
-        if writing.quiesce.is_some() || writing.handover.is_some() {
+        if writing.is_settling() {
             writing.deferred.push(call);
             return;
         }
@@ -76,6 +76,12 @@ impl Node {
                 }
             }
             Proposal::ChangeMembers(change) => match self.decide(change) {
+                // The member that stays alone has the only copy before the other one may go.
+                Ok((id, None))
+                    if self.stays_alone(id).is_some_and(|server| !self.one_copy.is_on(&server)) =>
+                {
+                    writing.deferred.push(call);
+                }
                 Ok((id, member)) => {
                     call.proposal = Proposal::Member { id, member };
                     self.plan(writing, call).await;
@@ -84,6 +90,14 @@ impl Node {
             },
             _ => self.plan(writing, call).await,
         }
+    }
+
+    /// The server of the only member that stays when another one is removed.
+    fn stays_alone(&self, removed: u64) -> Option<String> {
+        let known = self.tables.members.all();
+        let mut staying = known.values().filter(|member| member.id != removed);
+        let server = staying.next().map(|member| member.name.clone());
+        server.filter(|_| staying.next().is_none() && !self.mode.is_alone())
     }
 
     fn decide(&self, change: &MemberChange) -> Result<(u64, Option<Member>), EtcdError> {
@@ -139,7 +153,7 @@ impl Node {
 
     /// Whether a record that was sent within an election timeout has proved valid: nobody else can write yet.
     pub(super) fn is_proved_of_late(&self, writing: &Writing) -> bool {
-        self.settings.is_alone
+        self.mode.is_alone()
             || writing.proved.is_some_and(|sent| sent.elapsed() < self.settings.election_timeout)
     }
 
@@ -214,7 +228,7 @@ impl Node {
     }
 
     pub(super) fn end_leases(&mut self, writing: &mut Writing) {
-        if writing.quiesce.is_some() || writing.handover.is_some() {
+        if writing.is_settling() {
             return;
         }
         let state: Arc<State> = self.reader.snapshot();
@@ -236,11 +250,11 @@ impl Node {
     /// Adds instances that have been heard of to the members, and removes members that have been silent for
     /// long. In a cluster of embedded servers it only updates the members that there are.
     pub(super) async fn keep_members(&mut self, writing: &mut Writing) {
-        if self.messenger.is_none() || writing.quiesce.is_some() || writing.handover.is_some() {
+        if self.messenger.is_none() || writing.is_settling() {
             return;
         }
         let known = self.tables.members.all();
-        let is_fixed = self.settings.founders.is_some();
+        let is_fixed = self.mode.is_clustered();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());

@@ -32,7 +32,7 @@ impl Node {
     /// Sends an answer once a message that was sent after the call came has proved valid, and once everything
     /// that the answer rests on is visible.
     pub(super) async fn answer_when_proved(&mut self, writing: &mut Writing, waiter: Waiter) {
-        if !self.settings.is_alone {
+        if !self.mode.is_alone() {
             writing.unproved.push(waiter);
         } else if writing.pipeline.unacknowledged() == 0 {
             self.entry(Entry::Complete(waiter)).await;
@@ -88,8 +88,8 @@ impl Node {
         let mut after_removals = Vec::new();
         let mut barriers = Vec::new();
         let mut is_invalid = false;
-        if let (Some(durations), Some(first)) = (&self.store_durations, acknowledged.first()) {
-            durations.observe(first.sent.elapsed().as_secs_f64());
+        if let Some(first) = acknowledged.first().filter(|_| !self.mode.syncs_here()) {
+            self.store_durations.observe(first.sent.elapsed().as_secs_f64());
         }
         for Acknowledged { sequence, record, waiter, sent } in acknowledged.drain(..) {
             let is_barrier = matches!(record.body, Body::Barrier);
@@ -118,7 +118,7 @@ impl Node {
                 Some(waiter) if waiter.call.is_physical() => after_removals.push(waiter),
                 waiter => waiters.extend(waiter),
             }
-            let is_late = !self.settings.is_alone && sent.elapsed() >= self.settings.election_timeout;
+            let is_late = !self.mode.is_alone() && sent.elapsed() >= self.settings.election_timeout;
             while let Some((_, waiter)) = writing.proofs.pop_front_if(|(at, _)| *at <= sequence) {
                 if is_late && matches!(waiter.call.proposal, Proposal::KeepAlive(_)) {
                     // Another instance may have ended the lease since. Only a message that was sent within an

@@ -3,7 +3,7 @@
 use super::Writing;
 use crate::auth::Caller;
 use crate::engine::apply::Entry;
-use crate::engine::node::Node;
+use crate::engine::node::{Held, Node};
 use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
 use crate::record::{Body, Digest, Trim};
 use crate::types::{LogIndex, Revision};
@@ -25,6 +25,8 @@ pub(super) enum NextStep {
     HandOver(u64, Option<Waiter>),
     /// A stop record is appended.
     Stop(oneshot::Sender<()>),
+    /// Nothing is appended until the receiver of this says so.
+    Hold(oneshot::Sender<Held>),
 }
 
 pub(super) struct Quiesce {
@@ -69,7 +71,7 @@ impl Node {
 
     /// Takes the next step: nothing is in flight, and everything is visible.
     pub(super) async fn fenced(&mut self, writing: &mut Writing, fenced: Option<(LogIndex, Digest)>) {
-        let (Some(Quiesce { next, .. }), Some((_, digest))) = (writing.quiesce.take(), fenced) else {
+        let (Some(Quiesce { next, .. }), Some((index, digest))) = (writing.quiesce.take(), fenced) else {
             return;
         };
         match next {
@@ -88,6 +90,13 @@ impl Node {
                     messenger.ask_to_take_over(instance, nonce).await;
                 }
                 writing.handover = Some((Instant::now() + HANDOVER_TIMEOUT, waiter));
+            }
+            NextStep::Hold(held) => {
+                let (release, released) = oneshot::channel();
+                if held.send(Held { at: (index, digest), release }).is_ok() {
+                    writing.quiesce = Some(Quiesce { next: NextStep::Resume, fence: Some(released) });
+                    return;
+                }
             }
             NextStep::Stop(done) => {
                 let operation = self.next_operation();

@@ -54,6 +54,20 @@ pub struct Cluster {
     /// All of them but the leader.
     #[serde(default)]
     pub replicas: Vec<Replica>,
+    /// The name of the group, where there is more than one copy.
+    #[serde(default)]
+    raft_group: Option<String>,
+    /// The servers that it moves to, and how far that is.
+    #[serde(default)]
+    desired: Option<Value>,
+}
+
+/// The streams of an account, one page of them.
+#[derive(Debug, Deserialize)]
+pub(in crate::log) struct StreamPage {
+    #[serde(default)]
+    pub(in crate::log) total: usize,
+    pub(in crate::log) streams: Option<Vec<StreamInfo>>,
 }
 
 /// A server with a copy of a stream.
@@ -98,6 +112,30 @@ impl StreamInfo {
     /// Position of the newest message.
     pub fn last(&self) -> Sequence {
         Sequence(self.state.last_seq)
+    }
+
+    /// The number of its copies.
+    pub fn copies(&self) -> usize {
+        self.config["num_replicas"].as_u64().unwrap_or(1) as usize
+    }
+
+    /// The name of the leader's server, if there is a cluster and a leader.
+    pub fn leader(&self) -> Option<&str> {
+        self.cluster.as_ref()?.leader()
+    }
+
+    /// Whether it has a leader of a group of copies, all of which take its messages.
+    pub fn is_group(&self) -> bool {
+        self.leader().is_some() && self.cluster.as_ref().is_some_and(|cluster| cluster.raft_group.is_some())
+    }
+
+    /// Whether all copies are there and hold what the leader has, and none is left of an earlier number.
+    pub fn is_settled(&self) -> bool {
+        let Some(cluster) = &self.cluster else { return true };
+        cluster.leader().is_some()
+            && cluster.desired.is_none()
+            && cluster.replicas.len() + 1 == self.copies()
+            && cluster.replicas.iter().all(|replica| replica.current)
     }
 
     /// Whether a leader answered. Members of a group without a leader answer too, from their own copy.

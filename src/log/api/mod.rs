@@ -6,6 +6,8 @@ mod error;
 pub use answers::{AccountInfo, AccountLoad, Cluster, Replica, StoredMessage, StreamInfo};
 pub use error::ApiError;
 
+pub(super) use answers::StreamPage;
+
 use super::rights::{Denials, Denied, Use};
 use crate::types::Sequence;
 use answers::{AccountLoadAnswer, ErrorAnswer, ErrorBody, MessageAnswer};

@@ -1,0 +1,81 @@
+//! Begins and ends to share the log with other instances, while this one serves.
+
+use super::namesake::Namesakes;
+use super::node::{Command, Others};
+use super::{Engine, StartError, join};
+use crate::log::Messenger;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// How long the last member waits at least and at most until those that were removed know that.
+const KNOWN_AFTER: Duration = Duration::from_millis(2500);
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a removed member waits for the last one.
+const PART_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Engine {
+    /// Shares the log with other instances, or keeps it alone, from the next epoch on. Calls wait meanwhile.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub(crate) async fn set_alone(&self, is_alone: bool) -> Result<(), StartError> {
+        let others = if is_alone { None } else { Some(Box::new(self.others().await?)) };
+        let (done, regrouped) = oneshot::channel();
+        if self.commands.send(Command::Regroup(others, done)).await.is_ok() {
+            drop(regrouped.await);
+        }
+        Ok(())
+    }
+
+    /// Waits until the other instances, which are no members any more, have read that in the log. One that is
+    /// not heard of is not waited for.
+    pub(crate) async fn others_know(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        let index = self.reader.snapshot().log_index;
+        let known = async {
+            // Two of their signs of life.
+            tokio::time::sleep(KNOWN_AFTER).await;
+            loop {
+                let (answer, reached) = oneshot::channel();
+                drop(self.commands.send(Command::Reached(index, answer)).await);
+                if reached.await.unwrap_or(true) {
+                    return;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
+    }
+
+    /// Waits until other members can join this one, which was alone.
+    pub(crate) async fn joinable(&self) {
+        const POLL: Duration = Duration::from_millis(20);
+        while self.mode.is_alone() || self.mode.is_moving() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn others(&self) -> Result<Others, StartError> {
+        let (messenger, incoming) =
+            Messenger::open(self.log.connection(), &self.log.bucket().name, self.start).await?;
+        let namesakes = Namesakes::open(&messenger, &self.own, self.start).await?;
+        let answering_newcomers = join::answer(&messenger, &self.tables.members).await?;
+        Ok(Others { messenger, incoming, namesakes, answering_newcomers })
+    }
+
+    /// Waits until the last member, which stays without this one, has the stream for itself. Until then its
+    /// server needs this one's for a majority.
+    pub(crate) async fn parted(&self) {
+        const POLL: Duration = Duration::from_millis(100);
+        const ANSWER: Duration = Duration::from_secs(1);
+        let is_needed = || self.tables.members.all().len() == 1;
+        let is_there = async || matches!(tokio::time::timeout(ANSWER, self.log.info()).await, Ok(Ok(_)));
+        let parting = async {
+            // One answer may be lost.
+            while is_needed() && (is_there().await || is_there().await) {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        drop(tokio::time::timeout(PART_TIMEOUT, parting).await);
+    }
+}

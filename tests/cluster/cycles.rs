@@ -1,0 +1,127 @@
+//! Many changes from one member to three and back, and the times that clients wait meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use support::client::{Client, op, put, run};
+use support::cluster::Cluster;
+use support::traffic::Traffic;
+use support::{rounds, seed};
+
+use super::elastic::{LOAD, copies, grow, is_alone, kill_all, remove};
+
+/// Cycles of one, two and three members and back, with a member killed now and then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "half a minute a round; make faults"]
+async fn cycles_of_one_and_three_members() {
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.members[0].client().await;
+    for cycle in 1..=rounds(2) {
+        let traffic = Traffic::begin_with(std::slice::from_ref(&client), LOAD).await;
+        let (mut added, mut kills) = (Vec::new(), 0);
+        for members in 2..=3 {
+            added.push(grow(&mut cluster).await);
+            if random.random_bool(0.3) {
+                let victim = if random.random_bool(0.5) { 0 } else { added[added.len() - 1] };
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..2000))).await;
+                kill_all(&mut cluster.members[victim]);
+                cluster.members[victim].restart().await;
+                kills += 1;
+            }
+            copies(&cluster, members).await;
+            traffic.more().await;
+        }
+        for removed in added.into_iter().rev() {
+            remove(&mut cluster, 0, removed).await;
+            traffic.more().await;
+        }
+        is_alone(&cluster, 0, &client).await;
+        if kills == 0 {
+            traffic.none_failed(&[0]).await;
+        }
+        traffic.end(&[&client]).await;
+        println!("cycle {cycle}: {kills} kills");
+    }
+}
+
+/// Writers that measure how long each of their calls takes.
+struct Clocked {
+    stop: Arc<AtomicBool>,
+    writers: Vec<tokio::task::JoinHandle<Vec<(Instant, Duration)>>>,
+}
+
+impl Clocked {
+    fn begin(client: &Client) -> Clocked {
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = |writer: usize| {
+            let (client, stop) = (client.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut times = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    client.put(format!("/clocked/{writer}"), "value").await;
+                    times.push((Instant::now(), begun.elapsed()));
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                times
+            })
+        };
+        Clocked { writers: (0..8).map(writer).collect(), stop }
+    }
+
+    /// The number of calls, p50 and p99 of their times, and the longest time without an answered write.
+    async fn end(self, what: &str) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut calls = Vec::new();
+        for writer in self.writers {
+            calls.extend(writer.await.unwrap());
+        }
+        calls.sort_by_key(|(at, _)| *at);
+        let gap = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default();
+        let mut times: Vec<_> = calls.iter().map(|(_, time)| *time).collect();
+        times.sort();
+        let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        println!("{what}: {} calls, p50 {p50:?}, p99 {p99:?}, longest gap {gap:?}", times.len());
+    }
+}
+
+/// The times on a store of `KEYS` keys. No call may fail.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures; make faults"]
+async fn figures_of_the_changes() {
+    let keys: usize = std::env::var("KEYS").map_or(20_000, |keys| keys.parse().unwrap());
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.members[0].client().await;
+    let value = "v".repeat(300);
+    for first in (0..keys).step_by(100) {
+        let puts = (first..first + 100).map(|key| op(put(format!("/kept/{key}"), &value)));
+        client.txn(run(puts.collect())).await.unwrap();
+    }
+    let clocked = Clocked::begin(&client);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    clocked.end("one member").await;
+    let mut added = Vec::new();
+    for members in 2..=3 {
+        let clocked = Clocked::begin(&client);
+        added.push(grow(&mut cluster).await);
+        copies(&cluster, members).await;
+        clocked.end(&format!("to {members} members")).await;
+        let clocked = Clocked::begin(&client);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        clocked.end(&format!("{members} members")).await;
+    }
+    for (removed, members) in added.into_iter().rev().zip([2, 1]) {
+        let clocked = Clocked::begin(&client);
+        remove(&mut cluster, 0, removed).await;
+        if members == 1 {
+            is_alone(&cluster, 0, &client).await;
+        }
+        clocked.end(&format!("back to {members} members")).await;
+    }
+    let count = client.list("/kept/").await.len();
+    assert_eq!(count, keys.next_multiple_of(100));
+}
