@@ -3,8 +3,8 @@
 //!
 //! The client library makes a map of each message's headers and a string of each subject, and passes messages
 //! through tasks and channels. That was most of the cost of a load. A put costs 16 % less CPU of jetway and
-//! its nats-server by this connection: 54.5 us against 64.7 us. These are medians of five rounds in turns (52.0
-//! to 56.9 us, 59.1 to 67.1 us). The other side was the same pipeline over async-nats 0.51, with
+//! its nats-server by this connection: 54.5 us against 64.7 us. These are medians of five rounds in turns
+//! (52.0 to 56.9 us, 59.1 to 67.1 us). The other side was the same pipeline over async-nats 0.51, with
 //! `Client::publish_with_reply_and_headers` and one subscription for the acknowledgements. Both were in one
 //! build of the profile `quick`, measured in November 2026 on two cores of an AMD EPYC under foreign load
 //! (load average 25), ext4, `--sync group`, with 100 clients and values of 1 KiB:

@@ -151,7 +151,7 @@ mod tests {
         for (text, error) in [
             ("hourly", TimesError::Neither),
             ("5", TimesError::Neither),
-            ("-1h", TimesError::Neither),
+            ("-1h", TimesError::Short),
             ("0s", TimesError::Short),
             ("999ms", TimesError::Short),
             ("0 0 30 2 *", TimesError::Never),
