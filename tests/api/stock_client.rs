@@ -102,7 +102,6 @@ async fn maintenance_and_cluster_answer() {
     assert!(client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap().alarms().is_empty());
 }
 
-/// MNT-5
 #[tokio::test]
 async fn errors_keep_their_code_and_text() {
     let mut client = connect().await;
@@ -115,6 +114,7 @@ async fn errors_keep_their_code_and_text() {
     assert_eq!(status.message(), "etcdserver: mvcc: required revision is a future revision");
 }
 
+/// MNT-5
 #[tokio::test]
 async fn a_snapshot_is_a_file_of_etcd_s() {
     let server = Server::start().await;

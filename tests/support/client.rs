@@ -321,6 +321,16 @@ impl Client {
     }
 }
 
+/// Whether a call may end so while its server, or the way to it, fails.
+pub fn is_of_an_outage(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => true,
+        // The server has closed the connection in order, before the client could send the request.
+        Code::Internal => status.message().starts_with("h2 protocol error"),
+        _ => false,
+    }
+}
+
 /// A read of one key.
 pub fn get(key: impl AsRef<[u8]>) -> RangeRequest {
     RangeRequest { key: b(key), ..Default::default() }

@@ -12,9 +12,9 @@ use jetway::proto::mvccpb::event::EventType;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::client::{Client, op, put, revision, run};
+use crate::client::{Client, is_of_an_outage, op, put, revision, run};
 use crate::eventually;
 use crate::watch::{WatchStream, outline, pair, watch_all};
 
@@ -319,9 +319,7 @@ fn read_key(writer: usize, single: usize) -> String {
 }
 
 async fn fail(failures: &Mutex<Vec<Failure>>, at: usize, status: Status) {
-    let may_be =
-        matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled);
-    assert!(may_be, "{status:?}");
+    assert!(is_of_an_outage(&status), "{status:?}");
     failures.lock().await.push((at, status));
     tokio::time::sleep(Duration::from_millis(20)).await;
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{Call, Event, History, Outcome, Pair, Renewal, Request, Response, Time};
-use crate::client::{Client, all, compare, delete, get, op, put, range_of, revision};
+use crate::client::{Client, all, compare, delete, get, is_of_an_outage, op, put, range_of, revision};
 use crate::eventually;
 use crate::lease::KeepAlive;
 use crate::watch::{WatchStream, is_progress, pair, watch_all};
@@ -80,8 +80,7 @@ impl Shared {
         let outcome = match result {
             Ok(outcome) => outcome,
             Err(status) => {
-                let may_be = [Code::Unavailable, Code::DeadlineExceeded, Code::Unknown, Code::Cancelled];
-                assert!(may_be.contains(&status.code()), "{request:?} through member {at}: {status:?}");
+                assert!(is_of_an_outage(&status), "{request:?} through member {at}: {status:?}");
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 if matches!(request, Request::Read { .. }) {
                     return None;
