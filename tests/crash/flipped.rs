@@ -36,7 +36,7 @@ async fn a_message_that_is_flipped_in_place_is_reported_as_damage() {
     client.compact(client.revision().await).await.unwrap();
     client.defragment().await.unwrap();
     eventually("the report", async || {
-        server.log().contains("a message in the store is damaged").then_some(())
+        server.log().contains("nats-server has found a damaged message in the store").then_some(())
     })
     .await;
 

@@ -163,7 +163,7 @@ async fn a_migration_ends_when_it_is_asked_to() {
     client.put("c", "the source goes on").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_source_that_is_written_to_after_the_end_is_told_of() {
     let source = Server::launch(Target::Etcd, &[]).await;
     let client = source.client().await;
@@ -171,15 +171,18 @@ async fn a_source_that_is_written_to_after_the_end_is_told_of() {
     let (mut target, data) = empty();
     let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
     migration.follows().await;
-    let writing = async {
-        loop {
-            client.put("a", vec![b'v'; 100]).await;
-        }
-    };
-    let (status, output) = tokio::select! {
-        () = writing => unreachable!("it has no end"),
-        ended = migration.stop() => ended,
-    };
+    // So many that at least one write is under way at each moment.
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..16 {
+        let client = client.clone();
+        writers.spawn(async move {
+            loop {
+                client.put("a", vec![b'v'; 100]).await;
+            }
+        });
+    }
+    let (status, output) = migration.stop().await;
+    writers.shutdown().await;
     assert!(!status.success() && output.contains("was written to after the end of the copy"), "{output}");
     assert!(target.try_restart().await.is_err());
     assert!(target.log().contains("run the same command once more"), "{}", target.log());
