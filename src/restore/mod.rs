@@ -2,7 +2,7 @@
 //! bucket.
 //!
 //! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
-//! second one writes the records ([`write`]). A file that cannot be restored is so refused before anything
+//! second one writes the records ([`mod@write`]). A file that cannot be restored is so refused before anything
 //! is written.
 //!
 //! Invariants:
