@@ -2,8 +2,8 @@
 //! bucket.
 //!
 //! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
-//! second one writes the records ([`mod@write`]). A file that cannot be restored is so refused before anything
-//! is written.
+//! second one writes the records ([`mod@write`]). So a file that cannot be restored is refused before
+//! anything is written.
 //!
 //! Invariants:
 //! - M1: until all of the log is stored, and durable in an embedded store, the stream has a mark by which
