@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// Each value is stored with release and loaded with acquire: a thread that sees a change of the server sees
+/// all that was done for it before.
+///
 /// Shared by the node, which alone changes [`Mode::is_alone`], and all that must know.
 #[derive(Debug)]
 pub(crate) struct Mode {

@@ -5,7 +5,7 @@
 //! record too, in the block that is the last one at that time. A file can thus be written again without some
 //! records, as nats-server does itself when much of a block was removed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::ops::Range;
@@ -57,9 +57,6 @@ fn records(block: &[u8]) -> Option<Vec<Record>> {
     Some(records)
 }
 
-/// Place of a record in a stream: the number of its block, and the offset.
-type Place = (u64, usize);
-
 /// The blocks of a stream, in order.
 fn blocks(messages: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut blocks = Vec::new();
@@ -104,25 +101,14 @@ fn drop_removed_of(stream: &Path) -> io::Result<usize> {
         return Ok(0);
     }
     let blocks = blocks(&messages)?;
-    // A message that came behind the removal of its sequence is another one.
-    let mut removals: HashMap<u64, Place> = HashMap::new();
-    for (number, path) in &blocks {
-        for record in records(&fs::read(path)?).unwrap_or_default() {
-            if let Some(sequence) = record.removes() {
-                removals.insert(sequence, (*number, record.range.start));
-            }
-        }
-    }
     let mut written = 0;
     let but_last = blocks.split_last().map_or(&[][..], |(_, earlier)| earlier);
-    for (number, path) in but_last {
+    for (_, path) in but_last {
         let block = fs::read(path)?;
         if block.len() < LEAST_BYTES {
             continue;
         }
-        let Some(kept) = records(&block).and_then(|records| kept(*number, &records, &removals)) else {
-            continue;
-        };
+        let Some(kept) = records(&block).and_then(|records| kept(&records)) else { continue };
         let new = stream.join("block.new");
         let mut file = File::create(&new)?;
         file.set_permissions(fs::metadata(path)?.permissions())?;
@@ -140,16 +126,20 @@ fn drop_removed_of(stream: &Path) -> io::Result<usize> {
     Ok(written)
 }
 
-/// The ranges that a block keeps; `None` if it has no removal of a message of its own.
-fn kept(number: u64, records: &[Record], removals: &HashMap<u64, Place>) -> Option<Vec<Range<usize>>> {
+/// The ranges that a block keeps; `None` if it has no removal of a message of its own. Removals in later
+/// blocks stay in force, so their messages may stay too.
+fn kept(records: &[Record]) -> Option<Vec<Range<usize>>> {
+    let removals = records.iter().filter_map(|record| Some((record.removes()?, record.range.start)));
+    let removals: HashMap<u64, usize> = removals.collect();
+    // A message that came behind the removal of its sequence is another one.
     let is_removed = |record: &Record| {
-        let place = record.message().and_then(|sequence| removals.get(&sequence));
-        place.is_some_and(|place| *place > (number, record.range.start))
+        let removal = record.message().and_then(|sequence| removals.get(&sequence));
+        removal.is_some_and(|place| *place > record.range.start)
     };
-    let dropped: std::collections::HashSet<u64> =
+    let dropped: HashSet<u64> =
         records.iter().filter(|record| is_removed(record)).filter_map(Record::message).collect();
     let is_own = |record: &Record| record.removes().is_some_and(|sequence| dropped.contains(&sequence));
-    records.iter().any(is_own).then(|| {
+    (!dropped.is_empty()).then(|| {
         let kept = records.iter().filter(|record| !is_removed(record) && !is_own(record));
         kept.map(|record| record.range.clone()).collect()
     })
@@ -188,7 +178,8 @@ mod tests {
         let (dir, messages) =
             store(&[&[1, 2, 3, REMOVAL | 2, 4], &[5, REMOVAL | 3, REMOVAL | 5], &[6, REMOVAL | 6]]);
         assert_eq!(drop_removed(dir.path()).unwrap(), 2);
-        assert_eq!(sequences(&messages.join("1.blk")), [1, 4]);
+        // The removal of 3 is in the next block.
+        assert_eq!(sequences(&messages.join("1.blk")), [1, 3, 4]);
         assert_eq!(sequences(&messages.join("2.blk")), [REMOVAL | 3]);
         assert_eq!(sequences(&messages.join("3.blk")), [6, REMOVAL | 6]);
         assert_eq!(drop_removed(dir.path()).unwrap(), 0);
