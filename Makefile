@@ -153,6 +153,10 @@ clients: $(TEST_PEERS) $(SCRIPTED_CLIENTS) | $(CARGO) $(CURL) ## the sessions of
 carried: quick $(JETWAY_TEST_ETCDCTL) $(BIN)/protoc ## start a jetway that carries its nats-server, with nothing else on the machine
 	JETWAY_TEST_CARRIER=$(QUICK) $(CARGO) test --locked --test cli carried -- --ignored
 
+.PHONY: discovery
+discovery: $(TEST_PEERS) | $(CARGO) ## start members that find each other by DNS, from a name server on port 53 (as root)
+	$(CARGO) test --locked --test cluster discovery:: -- --ignored
+
 .PHONY: full-disk
 full-disk: $(TEST_PEERS) | $(CARGO) ## fill small disks, which the tests mount (as root)
 	$(CARGO) test --locked --test full_disk -- --ignored
@@ -179,7 +183,8 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
-	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
+		--skip cut_networks --skip discovery::
 
 # The servers run in a network of their own, which nothing outside reaches and which ends with the tests.
 .PHONY: faults-network

@@ -69,11 +69,13 @@ async fn are_one_etcd(address: Ipv4Addr, service: &str, flags: &str) {
 }
 
 /// The start by DNS of etcd's clustering guide.
+#[ignore = "needs port 53, and so root: `make discovery`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_find_each_other_by_srv_records() {
     are_one_etcd(Ipv4Addr::new(127, 0, 3, 1), "_etcd-server", "\n--discovery-srv=etcd.test").await;
 }
 
+#[ignore = "needs port 53, and so root: `make discovery`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_service_may_have_an_ending() {
     let flags = "\n--discovery-srv=etcd.test\n--discovery-srv-name=blue";
@@ -81,6 +83,7 @@ async fn the_service_may_have_an_ending() {
 }
 
 /// A member that is in none of the records ends in etcd's words.
+#[ignore = "needs port 53, and so root: `make discovery`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_without_a_record_ends() {
     let deployment = Deployment::new("http", NAMES);
