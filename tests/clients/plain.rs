@@ -131,6 +131,19 @@ pub fn hide_peers(text: &str) -> String {
     parts.fold(first, |hidden, part| hidden + "PEERS" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
+/// Orders the members of etcdctl's `ETCD_INITIAL_CLUSTER`. Servers list members by their ids, and the id of an
+/// added member comes from the time of day.
+pub fn order_members(text: &str) -> String {
+    let ordered = text.split_inclusive('\n').map(|line| {
+        let members = line.strip_prefix("ETCD_INITIAL_CLUSTER=\"").and_then(|rest| rest.strip_suffix("\"\n"));
+        let Some(members) = members else { return line.to_owned() };
+        let mut members: Vec<_> = members.split(',').collect();
+        members.sort_unstable();
+        format!("ETCD_INITIAL_CLUSTER=\"{}\"\n", members.join(","))
+    });
+    ordered.collect()
+}
+
 /// Makes table rows independent of the widths of their columns, which follow ids and numbers.
 pub fn narrow_tables(text: &str) -> String {
     let mut narrowed = String::new();
@@ -246,6 +259,10 @@ fn only_values_that_a_server_chooses_are_masked() {
         "\"RaftTerm\" : -\n\"Revision\" : 3\n"
     );
     assert_eq!(hide_numbers("took = 1.25ms, 20 kB, 3.7.3, a1"), "took = N, N , N, a1");
+    assert_eq!(
+        order_members("ETCD_INITIAL_CLUSTER=\"new=B,default=A\"\nx=\"b,a\"\n"),
+        "ETCD_INITIAL_CLUSTER=\"default=A,new=B\"\nx=\"b,a\"\n"
+    );
     assert_eq!(narrow_tables("+-----+\n| a   |\n a  b\n"), "+-+\n| a |\n a  b\n");
     assert_eq!(
         without_spaces("{\"a\": \"b \\\" c\", \"d\": 1}\n200 ok"),

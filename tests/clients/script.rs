@@ -279,7 +279,8 @@ impl Interpreter {
         for (own, name) in &self.own {
             output = output.replace(own, name);
         }
-        plain::without_spaces(&plain::narrow_tables(&plain::hide_peers(&self.ids.hide(&output))))
+        let output = plain::order_members(&plain::hide_peers(&self.ids.hide(&output)));
+        plain::without_spaces(&plain::narrow_tables(&output))
     }
 
     /// Puts the variables in, the longest names first, since one may begin another.
