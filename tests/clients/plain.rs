@@ -35,12 +35,18 @@ impl Ids {
     }
 
     /// Names every id in `text`: a word of 14 to 16 hexadecimal digits or of 17 to 20 decimal ones. No
-    /// revision, count or hash is as long.
+    /// revision, count or hash is as long. etcdctl pads a short one with spaces to 16 digits; they go with it.
     pub fn hide(&mut self, text: &str) -> String {
         let mut hidden = String::with_capacity(text.len());
         for word in words(text) {
             match id(word) {
-                Some(id) => hidden += &self.name(id),
+                Some(id) => {
+                    let padding = " ".repeat(16_usize.saturating_sub(word.len()));
+                    if hidden.ends_with(&format!(" {padding}")) {
+                        hidden.truncate(hidden.len() - padding.len());
+                    }
+                    hidden += &self.name(id);
+                }
                 None => hidden += word,
             }
         }
@@ -247,6 +253,7 @@ fn only_values_that_a_server_chooses_are_masked() {
         ids.hide("lease 32698f2c0d8a1b05 granted, 3631962823434312453 = 0x32698f2c0d8a1b06"),
         "lease ID1 granted, ID2 = 0x32698f2c0d8a1b06"
     );
+    assert_eq!(ids.hide("Member  2698f2c0d8a1b05 removed"), "Member ID3 removed");
     assert_eq!(
         ids.hide("{\"ID\":3632591993819503365,\"hash\":2468013579}"),
         "{\"ID\":ID1,\"hash\":2468013579}"
