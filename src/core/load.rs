@@ -4,8 +4,9 @@
 //! waits for little else. In the end the keys are sorted, and the tree is built at once, with evenly filled
 //! nodes.
 
+use super::history::History;
 use super::index::Index;
-use super::version::{History, KeyVersion};
+use super::version::KeyVersion;
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};

@@ -18,6 +18,7 @@
 //!   itself, the newest one below it, unless that is a delete. It may hold more during the sweep after a
 //!   compaction. No read at or above the floor depends on that.
 
+mod history;
 mod index;
 mod load;
 mod log;
@@ -32,7 +33,8 @@ pub(crate) mod tests;
 mod threads;
 mod version;
 
+pub use history::History;
 pub use index::Index;
 pub use log::{Event, EventLog, RevisionEvents};
 pub use state::{Change, ChangeKind, Garbage, Reader, State, Writer};
-pub use version::{History, KeyVersion, VersionParts};
+pub use version::{KeyVersion, VersionParts};

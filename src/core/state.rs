@@ -1,9 +1,10 @@
 //! The published state of the store, and its one writer.
 
+use super::history::History;
 use super::index::Index;
 use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
-use super::version::{History, KeyVersion, VersionParts};
+use super::version::{KeyVersion, VersionParts};
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
