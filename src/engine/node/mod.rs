@@ -21,7 +21,7 @@ mod calls;
 mod peers;
 mod records;
 
-use crate::applier::{Damage, Tables};
+use crate::applier::{Damage, Members, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
@@ -34,7 +34,7 @@ use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
-use crate::engine::{LinearizableReads, NewCall};
+use crate::engine::{LinearizableReads, NewCall, StartError, join};
 use crate::error::EtcdError;
 use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
@@ -72,7 +72,7 @@ pub(in crate::engine) enum Command {
     /// Append nothing until the answer is dropped or released, if this instance writes.
     Hold(oneshot::Sender<Held>),
     /// Share the log with others, or keep it alone from now on; answered when that is so.
-    Regroup(Option<Box<Others>>, oneshot::Sender<()>),
+    Share(Option<Box<PeerLinks>>, oneshot::Sender<()>),
 }
 
 /// Nothing is in flight, and nothing is appended.
@@ -89,13 +89,35 @@ impl Held {
     }
 }
 
-/// The ways to other instances.
+/// The links to other instances.
 #[derive(Debug)]
-pub(in crate::engine) struct Others {
+pub(in crate::engine) struct PeerLinks {
     pub(in crate::engine) messenger: Messenger,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
     pub(in crate::engine) namesakes: Namesakes,
-    pub(in crate::engine) answering_newcomers: Serving,
+    pub(in crate::engine) answering_newcomers: Option<Serving>,
+}
+
+impl PeerLinks {
+    /// Opens them. Makes sure that no other process of this member lives, and answers those that are about to
+    /// join, if `members` are given.
+    ///
+    /// # Errors
+    /// [`StartError::Subscribe`] and [`StartError::NameTaken`].
+    pub(in crate::engine) async fn open(
+        log: &Log,
+        own: &Member,
+        start: u64,
+        members: Option<&Arc<Members>>,
+    ) -> Result<PeerLinks, StartError> {
+        let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
+        let namesakes = Namesakes::open(&messenger, own, start).await?;
+        let answering_newcomers = match members {
+            Some(members) => Some(join::answer(&messenger, members).await?),
+            None => None,
+        };
+        Ok(PeerLinks { messenger, incoming, namesakes, answering_newcomers })
+    }
 }
 
 /// An open call of this instance while another one writes.
@@ -359,21 +381,25 @@ impl Node {
     }
 
     /// Shares the log with others, or keeps it alone. The role that is taken next rests on it.
-    pub(in crate::engine) fn regroup(&mut self, others: Option<Box<Others>>, done: oneshot::Sender<()>) {
+    pub(in crate::engine) fn share(&mut self, links: Option<Box<PeerLinks>>, done: oneshot::Sender<()>) {
         self.status.set_linearizable(false);
-        self.mode.set_alone(others.is_none());
-        if let Some(others) = others {
-            let Others { messenger, incoming, namesakes, answering_newcomers } = *others;
-            self.answering_newcomers = Some(answering_newcomers);
-            self.messenger = Some(messenger);
-            self.incoming = incoming;
-            self.namesakes = Some(namesakes);
+        self.mode.set_alone(links.is_none());
+        if let Some(links) = links {
+            self.set_links(*links);
         } else {
             (self.messenger, self.namesakes, self.answering_newcomers) = (None, None, None);
             self.incoming = mpsc::channel(1).1;
             self.peers.clear();
         }
         done.send(()).ok();
+    }
+
+    pub(in crate::engine) fn set_links(&mut self, links: PeerLinks) {
+        let PeerLinks { messenger, incoming, namesakes, answering_newcomers } = links;
+        self.messenger = Some(messenger);
+        self.incoming = incoming;
+        self.namesakes = Some(namesakes);
+        self.answering_newcomers = answering_newcomers;
     }
 
     /// Whether each other instance that has been heard of of late has applied what stands at an index.

@@ -291,8 +291,8 @@ impl Node {
                     writing.quiesce = Some(Quiesce { next: NextStep::Hold(held), fence: None });
                 }
             }
-            Event::Command(Command::Regroup(others, done)) => {
-                self.regroup(others, done);
+            Event::Command(Command::Share(links, done)) => {
+                self.share(links, done);
                 return Err(WriteError::Regrouped);
             }
             Event::Heartbeat => {
