@@ -94,7 +94,7 @@
 //! 2. The instance shares the log from its next epoch on (`engine::mode`), although nobody else is there yet.
 //! 3. The supervisor stops nats-server, puts the metadata into the store (`nats_server::conversion`), and
 //!    starts it as the only server of a cluster. The instance follows and writes again, as after any restart.
-//! 4. The keeper of the servers (`engine::server_group`) gives the stream more copies as members come. With
+//! 4. The reconciler of the servers (`engine::server_group`) gives the stream more copies as members come. With
 //!    one copy this process syncs the files; with more each server syncs its own.
 //!
 //! The way back begins before a removal that leaves one member: the stream has its only copy there first.
@@ -143,7 +143,7 @@
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
 //! | a new gRPC method | as for a field; its path for JSON in `gateway::routes`; a new service in `server::services` |
-//! | another NATS error to be retried | `log`: `ApiError::may_pass` for requests; `AppendError` for records, after which `engine::follow::takeover` decides |
+//! | another NATS error to be retried | `log`: `ApiError::is_transient` for requests; `AppendError` for records, after which `engine::follow::takeover` decides |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |
 //! | a new metric | `engine::counters` or `engine::gauges` for the engine and leases, else `metrics` of the module |
 //! | a longer queue of a Watch stream | `core::routing::queue` |

@@ -181,9 +181,9 @@ async fn run(options: &Options) -> Result<Report, Failure> {
                     continue;
                 }
                 let run = sample(installation, workload, timing, scale, &options.dir);
-                let shown = tokio::time::timeout(workload.patience(), run)
+                let shown = tokio::time::timeout(workload.timeout(), run)
                     .await
-                    .unwrap_or_else(|_| Err(format!("it took longer than {:?}", workload.patience()).into()));
+                    .unwrap_or_else(|_| Err(format!("it took longer than {:?}", workload.timeout()).into()));
                 let shown = shown.map_err(|failure| failure.to_string());
                 let line =
                     shown.as_ref().map_or_else(|reason| format!("– because {reason}"), Sample::to_string);

@@ -231,7 +231,7 @@ impl Workload {
 
     /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow
     /// for it.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         let minutes = match self.shape {
             Shape::Load(..) | Shape::Failover(_) => 4,
             Shape::Store(_) if self.is_long => 90,

@@ -117,7 +117,7 @@ impl Cluster for ClusterService {
             self.engine.change_members(MemberChange::Add(member.clone())).await?;
             if was_alone {
                 // A member that starts now gives up where nobody answers it in time.
-                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.joinable()).await);
+                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.await_joinable()).await);
             }
             let header = Some(self.header.at(Revision(0)));
             let member = Some(wire_member(member));

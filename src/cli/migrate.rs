@@ -3,7 +3,7 @@
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
-use super::personality::Personality;
+use super::program::Program;
 use super::restore::{self as store, RestoreCommandError};
 use super::snapshot::{LoginFlags, SaveError, login_args};
 use crate::restore::{self, MigrateError, MigrateSettings, Migrated, Step};
@@ -61,7 +61,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     let login = LoginFlags { matches, environment: &environment };
     let urls = matches.get_one::<String>("from").map(String::as_str).unwrap_or_default();
     let from = urls.split(',').map(|url| login.client_of(url.trim().to_owned())).collect::<Result<_, _>>()?;
-    let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+    let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let (target, place) = store::target(&flags)?;
     let (is_dry_run, switches_over) = (matches.get_flag("dry-run"), matches.get_flag("switch-over"));
     let settings = MigrateSettings { from, target, is_dry_run, switches_over };

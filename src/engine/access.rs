@@ -21,12 +21,14 @@ impl Engine {
         }
         if let Some(token) = &credentials.token {
             // Another instance may have issued it a moment ago.
-            if !self.mode.is_alone() && !auth.tokens().is_settled(token) {
+            if !self.mode.is_alone() && !auth.tokens().is_decided(token) {
                 self.linearizable().await?;
             }
         }
         let caller = auth.identify(credentials)?;
-        if let Some(hash) = credentials.token.as_ref().and_then(|token| auth.tokens().use_to_report(token)) {
+        if let Some(hash) =
+            credentials.token.as_ref().and_then(|token| auth.tokens().take_unreported_use(token))
+        {
             let call = NewCall {
                 proposal: Proposal::TokenUsed { hash },
                 caller: Caller::default(),

@@ -11,7 +11,7 @@ use super::node::Command;
 use super::proposal::{Answer, Outcome, Proposal};
 use super::space::Space;
 use super::status::{NoLeader, Phase, Status};
-use crate::applier::{Picture, Tables};
+use crate::applier::{FullState, Tables};
 use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
@@ -154,13 +154,13 @@ impl Engine {
     ///
     /// # Errors
     /// [`EtcdError::Unavailable`] or [`EtcdError::Stopped`].
-    pub(crate) async fn picture(&self) -> Result<Picture, EtcdError> {
+    pub(crate) async fn full_state(&self) -> Result<FullState, EtcdError> {
         self.serializable().await?;
-        let (sender, picture) = oneshot::channel();
+        let (sender, full_state) = oneshot::channel();
         let entries = self.entries.upgrade().ok_or(EtcdError::Stopped)?;
-        entries.send(Entry::Picture(sender)).await.map_err(|_| EtcdError::Stopped)?;
+        entries.send(Entry::FullState(sender)).await.map_err(|_| EtcdError::Stopped)?;
         drop(entries);
-        picture.await.map_err(|_| EtcdError::Unavailable("the log is loaded afresh".into()))
+        full_state.await.map_err(|_| EtcdError::Unavailable("the log is loaded afresh".into()))
     }
 
     /// Raises the compaction floor; returns the state in which reads below it are refused. With `physical` it

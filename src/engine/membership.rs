@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::proposal::Proposal;
 use crate::error::EtcdError;
-use crate::log::MOST_COPIES;
+use crate::log::MAX_COPIES;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,7 +148,7 @@ impl Members<'_> {
         if self.known.contains_key(&member.id) {
             return Err(EtcdError::MemberExists);
         }
-        if self.known.len() >= MOST_COPIES {
+        if self.known.len() >= MAX_COPIES {
             return Err(EtcdError::TooManyMembers(self.known.len()));
         }
         let learners = self.known.values().filter(|member| member.is_learner).count();

@@ -17,7 +17,7 @@
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
-//! - `proposal` has the types of calls and answers, between the parts and between instances; `namesake` finds
+//! - `proposal` has the types of calls and answers, between the parts and between instances; `duplicate` finds
 //!   other processes with this member's id; `join` answers newcomers with the members; `sharing`
 //!   changes between a log of one instance and a shared one; `start` puts all together.
 //!
@@ -33,8 +33,8 @@ mod calls;
 mod changes;
 mod compactor;
 mod counters;
+mod duplicate;
 mod failure;
-mod figures;
 mod follow;
 mod gauges;
 mod handle;
@@ -47,7 +47,6 @@ mod mark;
 mod measured;
 mod membership;
 mod mode;
-mod namesake;
 mod nats_gauges;
 mod node;
 mod one_copy;
@@ -58,6 +57,7 @@ mod settings;
 mod sharing;
 mod space;
 mod start;
+mod statistics;
 mod status;
 mod write;
 

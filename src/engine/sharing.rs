@@ -32,7 +32,7 @@ impl Engine {
 
     /// Waits until the other instances, which are no members any more, have read that in the log. One that is
     /// not heard of is not waited for.
-    pub(crate) async fn others_know(&self) {
+    pub(crate) async fn await_removals_known(&self) {
         const POLL: Duration = Duration::from_millis(100);
         let index = self.reader.snapshot().log_index;
         let known = async {
@@ -51,7 +51,7 @@ impl Engine {
     }
 
     /// Waits until other members can join this one, which was alone.
-    pub(crate) async fn joinable(&self) {
+    pub(crate) async fn await_joinable(&self) {
         const POLL: Duration = Duration::from_millis(20);
         while self.mode.is_alone() || self.mode.is_moving() {
             tokio::time::sleep(POLL).await;
@@ -60,7 +60,7 @@ impl Engine {
 
     /// Waits until the last member, which stays without this one, has the stream for itself. Until then its
     /// server needs this one's for a majority.
-    pub(crate) async fn parted(&self) {
+    pub(crate) async fn await_sole_member(&self) {
         const POLL: Duration = Duration::from_millis(100);
         const ANSWER: Duration = Duration::from_secs(1);
         let is_needed = || self.tables.members.all().len() == 1;

@@ -8,7 +8,7 @@ use super::handle::Parts;
 use super::integrity::Integrity;
 use super::mark::Mark;
 use super::node::Command;
-use super::server_group::Keeper;
+use super::server_group::Reconciler;
 use super::{Counters, Engine, EngineSettings, MarkError, mark};
 use crate::applier::{Applier, Tables};
 use crate::core::{self, Reader};
@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Entries that may wait for the applier.
-const AHEAD: usize = 1024;
+const MAX_WAITING_ENTRIES: usize = 1024;
 
 type MarkSender = watch::Sender<Option<Mark>>;
 
@@ -107,7 +107,7 @@ impl Engine {
         let shared = Shared::new(&settings, log, reader, call_sender);
         let links = shared.open_links(&settings).await?;
         let (known_mark, marks) = shared.open_mark(&settings)?;
-        let (entries, entry_receiver) = mpsc::channel(AHEAD);
+        let (entries, entry_receiver) = mpsc::channel(MAX_WAITING_ENTRIES);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let (job_sender, jobs) = mpsc::unbounded_channel();
         let (command_sender, commands) = mpsc::channel(4);
@@ -291,7 +291,7 @@ impl Shared {
     /// Starts the task that keeps the servers of a cluster like its members.
     fn spawn_server_group(&self, settings: &EngineSettings, commands: mpsc::Sender<Command>) {
         let Some(system) = &settings.system else { return };
-        let keeper = Keeper {
+        let reconciler = Reconciler {
             log: Arc::clone(&self.log),
             members: Arc::clone(&self.tables.members),
             status: Arc::clone(&self.status),
@@ -303,7 +303,7 @@ impl Shared {
             login: system.clone(),
             stop: self.stop.clone(),
         };
-        tokio::spawn(keeper.run());
+        tokio::spawn(reconciler.run());
     }
 
     /// A node that has read nothing yet.
@@ -335,7 +335,7 @@ impl Shared {
             new_calls: channels.new_calls,
             messenger: None,
             incoming: mpsc::channel(1).1,
-            namesakes: None,
+            duplicate_check: None,
             answering_newcomers: None,
             answers,
             answered,
@@ -366,7 +366,7 @@ impl Shared {
             is_leaving: false,
             store_durations: self.sync_durations.clone(),
             void_trims: Vec::new(),
-            doubt: None,
+            suspected: None,
             longest_timeout: Duration::ZERO,
         };
         if let Some(links) = links {

@@ -101,15 +101,15 @@ impl Child {
         self.exit.is_some_and(|status| status.success())
     }
 
-    /// Asks it to stop and waits; kills it after `patience`. Cancel-safe; may be called again.
-    pub(super) async fn stop(&mut self, patience: Duration) -> Ending {
+    /// Asks it to stop and waits; kills it after `timeout`. Cancel-safe; may be called again.
+    pub(super) async fn stop(&mut self, timeout: Duration) -> Ending {
         const REPORT: Duration = Duration::from_secs(5);
         let started = Instant::now();
         // Until it is waited for, its pid cannot be given to another process. Signalling one that has ended
         // is no error.
         signal(self.pid, libc::SIGTERM).ok();
-        while started.elapsed() < patience {
-            let wait = REPORT.min(patience.saturating_sub(started.elapsed()));
+        while started.elapsed() < timeout {
+            let wait = REPORT.min(timeout.saturating_sub(started.elapsed()));
             if tokio::time::timeout(wait, self.ended()).await.is_ok() {
                 return Ending::Clean;
             }
@@ -119,7 +119,7 @@ impl Child {
                 started.elapsed().as_secs()
             );
         }
-        tracing::error!(pid = self.pid, "nats-server did not stop within {patience:?}; killing it");
+        tracing::error!(pid = self.pid, "nats-server did not stop within {timeout:?}; killing it");
         self.process.start_kill().ok();
         self.ended().await;
         Ending::Killed

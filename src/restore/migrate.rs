@@ -213,7 +213,7 @@ impl Copy {
     ) -> Result<(), MigrateError> {
         loop {
             match self.follow_once(from, switches_over, stop, tell).await {
-                Err(MigrateError::Source(error)) if error.may_pass() && !stop.is_cancelled() => {
+                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
                     tell(Step::Retrying);
                     tokio::time::sleep(RETRY).await;
                 }

@@ -166,7 +166,7 @@ pub(super) async fn start(
     tokio::select! {
         () = loaded => {}
         () = engine.removed() => {
-            engine.parted().await;
+            engine.await_sole_member().await;
             engine.stop();
             if let Some(nats) = nats {
                 nats.stop().await?;

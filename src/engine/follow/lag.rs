@@ -12,7 +12,7 @@ const END_SILENCE: Duration = Duration::from_secs(1);
 impl Node {
     /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count
     /// proves nothing.
-    pub(super) async fn look_for_end(&self, following: &mut Following) {
+    pub(super) async fn find_end(&self, following: &mut Following) {
         if !self.mode.is_alone()
             || following.is_caught_up
             || !matches!(following.source, Source::Reading(_))
@@ -42,7 +42,7 @@ impl Node {
             tracing::debug!(%index, writer = %following.writer_index, "nothing is delivered; another consumer is made");
             following.renewed = Instant::now();
             following.silence = (following.silence * 2).min(2 * self.settings.election_timeout);
-            self.consume_anew(following);
+            self.renew_consumer(following);
         }
         if index > following.progress.0 || index >= following.writer_index {
             following.progress = (index, Instant::now());
@@ -53,7 +53,7 @@ impl Node {
             tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
             self.log.try_another_server();
             following.progress.1 = Instant::now();
-            self.consume_anew(following);
+            self.renew_consumer(following);
         }
     }
 
@@ -75,14 +75,14 @@ impl Node {
 
     /// Makes another consumer, and forgets the attempts to become the writer that were made under the last
     /// one: their epoch records prove nothing about the end of another server's copy.
-    pub(super) fn consume_anew(&mut self, following: &mut Following) {
+    pub(super) fn renew_consumer(&mut self, following: &mut Following) {
         if let Some(attempt) = following.attempt.take() {
             attempt.task.abort();
         }
         following.elected = None;
         self.nonces.clear();
         (following.ready_counter, following.ready_sent) = (None, None);
-        let patience = following.pause * OPENING_PAUSES;
-        following.source = Source::open(&self.log, &self.chain, patience);
+        let timeout = following.pause * OPENING_PAUSES;
+        following.source = Source::open(&self.log, &self.chain, timeout);
     }
 }

@@ -33,7 +33,7 @@ const OPENING_PAUSES: u32 = 10;
 /// milliseconds.
 const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
 /// So many answers in a row must show a loss of records before this instance stops for it.
-const VETOES: usize = 10;
+const LOSS_CONFIRMATIONS: usize = 10;
 
 /// The state of the follower role.
 struct Following {
@@ -52,13 +52,13 @@ struct Following {
     heard: Instant,
     is_writer_gone: bool,
     must_take_over: bool,
-    patience: Duration,
+    takeover_timeout: Duration,
     attempt: Option<Attempt>,
     next_attempt: Instant,
     /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is
     /// accepted.
     forced_end: Option<Sequence>,
-    vetoes: usize,
+    shorter_logs: usize,
     /// Since when the stream counts messages that nobody delivers.
     uncommitted: Option<Instant>,
     /// Times in a row that the log seemed to have lost records.
@@ -108,11 +108,11 @@ impl Node {
             heard: now,
             is_writer_gone: self.is_of_this_instance(),
             must_take_over: false,
-            patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
+            takeover_timeout: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
             next_attempt: now,
             forced_end: None,
-            vetoes: 0,
+            shorter_logs: 0,
             uncommitted: None,
             losses: 0,
             elected: None,
@@ -179,7 +179,7 @@ impl Node {
             Event::Command(Command::Share(links, done)) => {
                 self.share(links, done);
                 following.is_writer_gone = self.is_of_this_instance();
-                self.consume_anew(following);
+                self.renew_consumer(following);
             }
             Event::Answered(answer) => self.send_answers(vec![answer]).await,
             Event::Tick => self.follow_tick(following).await?,
@@ -192,9 +192,9 @@ impl Node {
 
     async fn follow_tick(&mut self, following: &mut Following) -> Result<(), NodeError> {
         self.expire();
-        self.unsend_unanswered();
+        self.resend_unanswered();
         self.send_calls(following).await;
-        self.look_for_end(following).await;
+        self.find_end(following).await;
         self.send_status().await;
         self.watch_lag(following);
         if !self.mode.is_alone() && self.is_ready {

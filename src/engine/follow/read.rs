@@ -1,7 +1,7 @@
 //! Reading the log: the events of the consumer, up to the state in which this instance serves.
 
 use super::source::{FromSource, Source};
-use super::{Following, RETRY_MAX, RETRY_MIN, VETOES};
+use super::{Following, LOSS_CONFIRMATIONS, RETRY_MAX, RETRY_MIN};
 use crate::engine::apply::Entry;
 use crate::engine::failure::{DataError, Mismatch};
 use crate::engine::node::{Node, NodeError};
@@ -24,7 +24,7 @@ impl Node {
             FromSource::Failed(error) => self.failed(following, &error),
             FromSource::Paused => {
                 self.entry(Entry::ServerChanged).await;
-                self.consume_anew(following);
+                self.renew_consumer(following);
             }
         }
         Ok(())
@@ -58,7 +58,7 @@ impl Node {
             self.report_progress(following);
         }
         if !messages.is_empty() {
-            following.vetoes = 0;
+            following.shorter_logs = 0;
             following.uncommitted = None;
             following.stuck = None;
         }
@@ -90,7 +90,7 @@ impl Node {
         is_certain: bool,
     ) -> Result<(), NodeError> {
         following.losses += 1;
-        let is_certain = is_certain || self.log.copies() == 1 || following.losses >= VETOES;
+        let is_certain = is_certain || self.log.copies() == 1 || following.losses >= LOSS_CONFIRMATIONS;
         if is_certain && !self.mode.is_moving() {
             return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
         }

@@ -25,11 +25,11 @@ use crate::applier::{Damage, Members, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
+use crate::engine::duplicate::DuplicateCheck;
 use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
 use crate::engine::mode::Mode;
-use crate::engine::namesake::Namesakes;
 use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
@@ -94,7 +94,7 @@ impl Held {
 pub(in crate::engine) struct PeerLinks {
     pub(in crate::engine) messenger: Messenger,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
-    pub(in crate::engine) namesakes: Namesakes,
+    pub(in crate::engine) duplicate_check: DuplicateCheck,
     pub(in crate::engine) answering_newcomers: Option<Serving>,
 }
 
@@ -111,12 +111,12 @@ impl PeerLinks {
         members: Option<&Arc<Members>>,
     ) -> Result<PeerLinks, StartError> {
         let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
-        let namesakes = Namesakes::open(&messenger, own, start).await?;
+        let duplicate_check = DuplicateCheck::open(&messenger, own, start).await?;
         let answering_newcomers = match members {
             Some(members) => Some(join::answer(&messenger, members).await?),
             None => None,
         };
-        Ok(PeerLinks { messenger, incoming, namesakes, answering_newcomers })
+        Ok(PeerLinks { messenger, incoming, duplicate_check, answering_newcomers })
     }
 }
 
@@ -151,7 +151,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) new_calls: mpsc::UnboundedReceiver<NewCall>,
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
-    pub(in crate::engine) namesakes: Option<Namesakes>,
+    pub(in crate::engine) duplicate_check: Option<DuplicateCheck>,
     /// Answers newcomers for as long as the node lives.
     pub(in crate::engine) answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
@@ -192,7 +192,7 @@ pub(in crate::engine) struct Node {
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
-    pub(in crate::engine) doubt: Option<(Doubt, u64)>,
+    pub(in crate::engine) suspected: Option<(SuspectedDamage, u64)>,
     /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
     /// long.
     pub(in crate::engine) longest_timeout: Duration,
@@ -200,7 +200,7 @@ pub(in crate::engine) struct Node {
 
 /// A load has found this, or has read half of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Doubt {
+pub(in crate::engine) enum SuspectedDamage {
     /// The log is damaged.
     Damaged(Damage),
     /// The trim record at this sequence is another program's.
@@ -215,7 +215,7 @@ pub(in crate::engine) enum NodeError {
     /// The state here is not the writer's: the log is reloaded from its start.
     Differs,
     /// A load has found damage, unless messages were removed beside it.
-    Doubtful(Damage),
+    Suspected(Damage),
     /// It is damaged, or of a newer format: this instance must not serve it.
     Fatal(DataError),
 }
@@ -254,9 +254,10 @@ impl Node {
             match outcome {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
-                Err(NodeError::Doubtful(damage)) => {
+                Err(NodeError::Suspected(damage)) => {
                     tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
-                    if self.mode.is_alone() || self.is_certain(Doubt::Damaged(damage.clone())).await {
+                    if self.mode.is_alone() || self.is_certain(SuspectedDamage::Damaged(damage.clone())).await
+                    {
                         return Loss::Damage(damage).into();
                     }
                     self.begin().await;
@@ -267,11 +268,11 @@ impl Node {
     }
 
     /// Whether two loads in a row found the same, and nothing was removed from the stream between them.
-    async fn is_certain(&mut self, doubt: Doubt) -> bool {
+    async fn is_certain(&mut self, suspected: SuspectedDamage) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (doubt, info.state.last_seq.saturating_sub(info.state.messages));
-        let is_certain = self.doubt.as_ref() == Some(&doubt);
-        self.doubt = Some(doubt);
+        let suspected = (suspected, info.state.last_seq.saturating_sub(info.state.messages));
+        let is_certain = self.suspected.as_ref() == Some(&suspected);
+        self.suspected = Some(suspected);
         is_certain
     }
 
@@ -340,7 +341,7 @@ impl Node {
         // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
             let trim = self.chain.trim_sequence();
-            if self.mode.is_alone() || self.is_certain(Doubt::ForeignTrim(trim)).await {
+            if self.mode.is_alone() || self.is_certain(SuspectedDamage::ForeignTrim(trim)).await {
                 self.void_trims.push(trim);
             }
         }
@@ -387,7 +388,7 @@ impl Node {
         if let Some(links) = links {
             self.set_links(*links);
         } else {
-            (self.messenger, self.namesakes, self.answering_newcomers) = (None, None, None);
+            (self.messenger, self.duplicate_check, self.answering_newcomers) = (None, None, None);
             self.incoming = mpsc::channel(1).1;
             self.peers.clear();
         }
@@ -395,10 +396,10 @@ impl Node {
     }
 
     pub(in crate::engine) fn set_links(&mut self, links: PeerLinks) {
-        let PeerLinks { messenger, incoming, namesakes, answering_newcomers } = links;
+        let PeerLinks { messenger, incoming, duplicate_check, answering_newcomers } = links;
         self.messenger = Some(messenger);
         self.incoming = incoming;
-        self.namesakes = Some(namesakes);
+        self.duplicate_check = Some(duplicate_check);
         self.answering_newcomers = answering_newcomers;
     }
 
@@ -422,7 +423,7 @@ impl Node {
 pub(in crate::engine) fn end_of(report: Report) -> NodeError {
     match report {
         Report::Lost(loss) => NodeError::Fatal(loss.into()),
-        Report::Doubtful(damage) => NodeError::Doubtful(damage),
+        Report::Suspected(damage) => NodeError::Suspected(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
             NodeError::Differs

@@ -38,9 +38,9 @@ impl Node {
         }
         if let Ok(member) = serde_json::from_slice::<Member>(&status.member) {
             if member.id == self.settings.member.id
-                && let Some(namesakes) = &mut self.namesakes
+                && let Some(duplicate_check) = &mut self.duplicate_check
             {
-                namesakes.heard(&self.failure);
+                duplicate_check.heard(&self.failure);
                 return;
             }
             // An earlier process of the same member has ended.

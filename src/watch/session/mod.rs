@@ -125,7 +125,7 @@ impl Session {
     pub(super) fn next(&mut self) -> Step {
         for _ in 0..STEPS {
             if self.open.has_requests() {
-                self.look_for_answers();
+                self.take_answers();
             }
             if let Some(error) = &self.end {
                 return Step::End(error.clone());
@@ -164,7 +164,7 @@ impl Session {
     }
 
     /// Takes all answers out of the queue, also from behind other items.
-    fn look_for_answers(&mut self) {
+    fn take_answers(&mut self) {
         while let Some(item) = self.receiver.pop() {
             match item {
                 Item::Started { .. } | Item::Echo { .. } => {
