@@ -8,8 +8,9 @@
 
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Timing};
-use crate::peer::{Installation, Peer, Signal};
-use crate::report::{Metric, Sample};
+use crate::peer::{Installation, Peer};
+use crate::process::Signal;
+use crate::sample::{Metric, Sample};
 use etcd_client::{Client, KvClient};
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -7,7 +7,7 @@
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Latencies, Timing};
 use crate::peer::{Installation, Peer};
-use crate::report::{Metric, Sample};
+use crate::sample::{Metric, Sample};
 use crate::store::{self, Contents};
 use crate::usage;
 use etcd_client::Client;

@@ -7,7 +7,7 @@
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Meter, Timing};
 use crate::peer::{Installation, Peer};
-use crate::report::{Metric, Sample};
+use crate::sample::{Metric, Sample};
 use crate::usage;
 use std::path::Path;
 use std::time::{Duration, Instant};
