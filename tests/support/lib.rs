@@ -8,9 +8,11 @@
 //! because a loaded machine is no failure.
 
 pub mod auth;
+pub mod call;
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod contents;
 pub mod history;
 pub mod http;
 pub mod http2;
