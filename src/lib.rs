@@ -94,8 +94,8 @@
 //! 2. The instance shares the log from its next epoch on (`engine::mode`), although nobody else is there yet.
 //! 3. The supervisor stops nats-server, puts the metadata into the store (`nats_server::conversion`), and
 //!    starts it as the only server of a cluster. The instance follows and writes again, as after any restart.
-//! 4. The reconciler of the servers (`engine::server_group`) gives the stream more copies as members come. With
-//!    one copy this process syncs the files; with more each server syncs its own.
+//! 4. The reconciler of the servers (`engine::server_group`) gives the stream more copies as members come.
+//!    With one copy this process syncs the files; with more each server syncs its own.
 //!
 //! The way back begins before a removal that leaves one member: the stream has its only copy there first.
 //! Then nats-server is started by itself, and the instance keeps the log alone from its next epoch on.

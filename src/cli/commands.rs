@@ -114,7 +114,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "snapshot",
-        about: "Save a snapshot of a running server, or tell of a file",
+        about: "Save a snapshot of a running server, or report on a file",
         args: snapshot::args,
         run: |matches, environment| snapshot::run(matches, &environment),
     },

@@ -105,7 +105,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     ))
 }
 
-/// Tells on standard error how far it is.
+/// Reports its progress on standard error.
 struct Progress {
     told: Option<Instant>,
     is_following: bool,

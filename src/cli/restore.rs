@@ -78,7 +78,7 @@ pub(super) fn args(command: Command) -> Command {
         )
 }
 
-/// Restores, and gives the text that tells of it.
+/// Restores, and returns the text that reports it.
 ///
 /// # Errors
 /// [`RestoreCommandError`].

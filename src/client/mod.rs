@@ -46,7 +46,7 @@ pub(crate) enum ClientError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{endpoint} cannot be reached: {reason}")]
     Connect { endpoint: String, reason: String },
-    /// In the form in which etcd's own clients say it.
+    /// In the form that etcd's own clients print.
     #[error("rpc error: code = {code:?} desc = {message}", code = .0.code(), message = .0.message())]
     Refused(Status),
 }
@@ -187,7 +187,7 @@ fn tls(settings: &ClientSettings) -> Result<ClientTlsConfig, ClientError> {
     Ok(tls)
 }
 
-/// An error and its causes. tonic's errors tell nothing without theirs.
+/// An error and its causes. tonic's errors name no reason without theirs.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,6 +1,6 @@
 //! Keeps the group of NATS' servers like the members of the cluster.
 //!
-//! The member records of the log say who belongs to the cluster. NATS has a list of its own, and places the
+//! The member records of the log list the members of the cluster. NATS has a list of its own, and places the
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!

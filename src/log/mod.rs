@@ -67,7 +67,7 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
-    /// The number of the stream's copies, as it was last told. Orders nothing.
+    /// The number of the stream's copies, as JetStream last reported it. Orders nothing.
     copies: AtomicUsize,
     api: Api,
     connection: Connection,
@@ -135,7 +135,7 @@ impl Log {
         self.facts
     }
 
-    /// The number of the stream's copies, as JetStream last told it.
+    /// The number of the stream's copies, as JetStream last reported it.
     pub fn copies(&self) -> usize {
         self.copies.load(Ordering::Relaxed)
     }

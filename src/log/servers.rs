@@ -76,7 +76,7 @@ impl ServerChanges {
                 if request.is_none() {
                     return;
                 }
-                // A cluster tells its client of servers that the endpoint does not name.
+                // A cluster sends its client servers that the endpoint does not name.
                 let has_others = is_named || client.server_info().cluster.is_some();
                 if is_embedded || !has_others || !link.borrow().connected {
                     continue;

@@ -15,7 +15,7 @@ use thiserror::Error;
 const ENTRY: i64 = 2;
 /// Kinds of entries.
 const NORMAL: i32 = 0;
-/// The highest byte of a length says whether the frame is filled up, and by how many bytes.
+/// The highest byte of a length holds whether the frame is filled up, and by how many bytes.
 const LENGTH_BITS: u32 = 56;
 /// No frame of etcd's is longer: a record is one request, or a description of the members.
 const MAX_BYTES: u64 = 1 << 30;
@@ -67,7 +67,7 @@ struct Entry {
 /// The requests in an entry that change neither keys, leases, users nor alarms.
 #[derive(Clone, PartialEq, Message)]
 struct NeutralRequest {
-    /// A request of etcd's version 2, by which members once told their URLs.
+    /// A request of etcd's version 2, by which members once published their URLs.
     #[prost(bytes = "vec", optional, tag = "2")]
     v2: Option<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "11")]

@@ -1,4 +1,5 @@
-//! The first start of a member: the members that run already say whether it may join, before it has any data.
+//! The first start of a member: the members that run already decide whether it may join, before it has any
+//! data.
 //!
 //! A nats-server without JetStream meets them and asks. So one that is refused was in no group of theirs, and
 //! its name can be used at once for another start.

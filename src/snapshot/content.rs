@@ -77,8 +77,8 @@ pub(super) struct Bucket {
 }
 
 impl Content {
-    /// The content of a snapshot of `full_state`, made in the epoch `term`. Takes as long as it takes to visit
-    /// each key.
+    /// The content of a snapshot of `full_state`, made in the epoch `term`. Takes as long as it takes to
+    /// visit each key.
     pub(super) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Content {
         let state = Arc::clone(&full_state.state);
         let old = state.compacted.map_or_else(Vec::new, |floor| {

@@ -59,8 +59,8 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Lays out the file of `full_state`, which was taken in the epoch `term`. It visits each version once, so
-    /// it belongs on a thread that may block.
+    /// Lays out the file of `full_state`, which was taken in the epoch `term`. It visits each version once,
+    /// so it belongs on a thread that may block.
     pub(crate) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Snapshot {
         let content = Content::new(full_state, term, storage_version);
         let mut layout = File::new(content.clone());

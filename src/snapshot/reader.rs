@@ -37,7 +37,7 @@ pub(crate) enum ReadError {
     Short {
         /// The size of the file.
         found: u64,
-        /// The size that it says it has.
+        /// The size that its description names.
         expected: u64,
     },
     /// A page that makes no sense.

@@ -63,7 +63,7 @@ impl Process {
         String::from_utf8_lossy(&self.stdout.shared.0.lock().unwrap().bytes).into_owned()
     }
 
-    /// Not by SIGINT, which those that were started in the background may have been told to ignore.
+    /// Not by SIGINT, which a process that was started in the background may ignore.
     pub fn terminate(&mut self) {
         signal(self.child.id(), libc::SIGTERM);
     }

@@ -169,8 +169,8 @@ impl Deployment {
         }
     }
 
-    /// Adds a member as a learner, starts it with the members of the answer, and promotes it, as `kubeadm join`
-    /// does. The first member is asked. Returns its arguments, with `{cluster}` filled in.
+    /// Adds a member as a learner, starts it with the members of the answer, and promotes it, as `kubeadm
+    /// join` does. The first member is asked. Returns its arguments, with `{cluster}` filled in.
     pub async fn join(&mut self, member: usize, args: &str, peer_url: &str) -> String {
         let first = self.flags(&[0]);
         let url = self.fill(member, peer_url);

@@ -252,9 +252,9 @@ async fn a_death_at_each_step_back_costs_nothing() {
     }
 }
 
-/// A member that cannot be one of several says why, and serves on.
+/// A member that cannot be one of several reports the reason, and serves on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_must_stay_alone_says_why() {
+async fn a_member_that_must_stay_alone_reports_the_reason() {
     if Target::from_env() == Target::Etcd {
         return;
     }

@@ -12,7 +12,8 @@ from scenarios import SCENARIOS
 
 KEYS = "abc"
 
-# A profile makes some steps more frequent than others. A rare fault shows its effect only beside others of its kind.
+# A profile makes some steps more frequent than others. A rare fault shows its effect only beside others of
+# its kind.
 PROFILES = {
     "plain": {},
     "trims": dict(compact=3, work=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),

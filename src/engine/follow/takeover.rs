@@ -40,7 +40,7 @@ pub(in crate::engine) struct Elected {
 pub(super) enum AttemptError {
     /// Another instance has applied more than this one has read.
     Behind(LogIndex),
-    /// The log ends later than the guard says. The first message behind the guard exists or not.
+    /// The log ends later than the guard. The first message behind the guard exists or not.
     Refused {
         end: Sequence,
         has_next: bool,

@@ -67,7 +67,7 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
-    /// Tell whether each instance that has been heard of has applied what stands at an index.
+    /// Answer whether each instance that a message has come from has applied the record at an index.
     Reached(LogIndex, oneshot::Sender<bool>),
     /// Append nothing until the answer is dropped or released, if this instance writes.
     Hold(oneshot::Sender<Held>),
