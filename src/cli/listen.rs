@@ -131,8 +131,8 @@ pub(super) fn advertised(flags: &FlagValues, listen: &[EtcdUrl]) -> Result<Vec<S
     }
     if flags.program == Program::Etcd {
         // etcd does not check this for a config file.
-        let is_alone = flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls");
-        if is_alone && !flags.from_file {
+        let lacks_advertised = flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls");
+        if lacks_advertised && !flags.from_file {
             return Err(ListenError::NotAdvertised);
         }
         return Ok(vec!["http://localhost:2379".to_owned()]);

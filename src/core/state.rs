@@ -229,7 +229,7 @@ impl Writer {
         self.history(key).map(History::newest)
     }
 
-    /// Empties the store, since the stream is not the one applied so far.
+    /// Empties the store for a load of the log from its start. The new incarnation ends every watch.
     pub fn reset(&mut self) {
         self.next = State { incarnation: self.next.incarnation + 1, ..State::empty() };
         self.loading = Some(LoadingKeys::default());

@@ -296,7 +296,7 @@ impl Engine {
             // One that does not answer in time has nothing to hand over.
             drop(tokio::time::timeout(RESIGN_TIMEOUT, resigned).await);
         }
-        if !self.mode.is_alone() && !self.mode.is_clustered() {
+        if !self.mode.is_alone() && !self.mode.has_fixed_members() {
             // A member that does not leave is removed after ten minutes of silence.
             drop(tokio::time::timeout(LEAVE_TIMEOUT, self.set_member(self.member, None)).await);
         }

@@ -39,7 +39,7 @@ impl Engine {
 
     /// Waits until the member list of a cluster has this instance as it is.
     pub(crate) async fn listed(&self, own: &Member) {
-        if self.mode.is_clustered() {
+        if self.mode.has_fixed_members() {
             self.members_become(|members| {
                 members
                     .get(&own.id)
@@ -52,7 +52,7 @@ impl Engine {
     /// Waits until this instance is no member of its cluster; for ever if it has none.
     pub(crate) async fn removed(&self) {
         let is_removed = |members: &BTreeMap<u64, Member>| {
-            self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member)
+            self.mode.has_fixed_members() && !members.is_empty() && !members.contains_key(&self.member)
         };
         self.members_become(is_removed).await;
     }

@@ -168,8 +168,7 @@ impl Shared {
         let tables = Tables::new(settings.auth.clone());
         let counters = Counters::new();
         let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
-        let is_clustered = settings.founders.is_some();
-        let mode = Mode::new(settings.is_alone, is_clustered);
+        let mode = Mode::new(settings.is_alone, settings.founders.is_some());
         let can_sync = settings.synced_store.is_some();
         let mode = if can_sync { mode.with_sync(has_only_copy(settings, &log)) } else { mode };
         let space = Space::new(

@@ -139,7 +139,7 @@ impl Elastic {
             return Err(ElasticError::OwnConfig);
         }
         try_listen(&cluster.server.listen).await?;
-        if self.engine.mode().is_clustered() {
+        if self.engine.mode().has_fixed_members() {
             return Ok(());
         }
         // Earlier names and URLs of this member. No other one can have been here.
@@ -148,7 +148,7 @@ impl Elastic {
         }
         nats_server::remember_member(&self.data_dir, &cluster.server, self.member_id)
             .map_err(ElasticError::Record)?;
-        self.engine.mode().set_clustered();
+        self.engine.mode().set_fixed_members();
         let (engine, data_dir, stop) = (self.engine.clone(), self.data_dir.clone(), self.stop.clone());
         tokio::spawn(membership::keep_record(engine, self.member_id, data_dir, stop));
         Ok(())
@@ -157,7 +157,7 @@ impl Elastic {
     /// Brings the server into the form that fits the members.
     async fn follow_members(&self) -> Result<(), ElasticError> {
         let mode = self.engine.mode();
-        if !mode.is_clustered() || *self.engine.phase().borrow() != Phase::Serving {
+        if !mode.has_fixed_members() || *self.engine.phase().borrow() != Phase::Serving {
             return Ok(());
         }
         let count = self.count().await;

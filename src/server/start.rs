@@ -140,7 +140,7 @@ pub(super) async fn start(
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
     if let Storage::Embedded { data_dir, .. } = &settings.storage
-        && engine.mode().is_clustered()
+        && engine.mode().has_fixed_members()
     {
         let (engine, data_dir, stop) = (engine.clone(), data_dir.clone(), shutdown.clone());
         tokio::spawn(membership::keep_record(engine, member_id, data_dir, stop));

@@ -125,9 +125,9 @@ impl Content {
 /// A place in a bucket.
 #[derive(Default)]
 pub(super) struct Position {
-    /// The number of pairs that are passed, those of the log aside.
+    /// The number of pairs that were returned, without those of the event log.
     passed: usize,
-    /// The next revision of the log.
+    /// The next revision of the event log.
     next: Revision,
 }
 

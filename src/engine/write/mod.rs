@@ -234,14 +234,14 @@ impl Node {
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
         let mut own = self.settings.member.clone();
         let known = self.tables.members.all();
-        if let Some(known) = known.get(&own.id).filter(|_| self.mode.is_clustered()) {
+        if let Some(known) = known.get(&own.id).filter(|_| self.mode.has_fixed_members()) {
             own.peer_urls.clone_from(&known.peer_urls);
             own.is_learner = known.is_learner;
         }
         // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
         // that does not find itself in the list ends.
         let others = self.settings.founders.iter().filter(|member| member.id != own.id);
-        let proposal = if known.is_empty() && self.mode.is_clustered() {
+        let proposal = if known.is_empty() && self.mode.has_fixed_members() {
             Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
         } else {
             Proposal::Member { id: own.id, member: Some(own) }

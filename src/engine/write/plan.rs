@@ -256,7 +256,7 @@ impl Node {
             return;
         }
         let known = self.tables.members.all();
-        let is_fixed = self.mode.is_clustered();
+        let is_fixed = self.mode.has_fixed_members();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());
