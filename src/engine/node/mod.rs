@@ -18,10 +18,13 @@
 //! - N3: the position moves only by messages that an own consumer or an own acknowledgement has brought.
 
 mod calls;
+mod links;
 mod peers;
 mod records;
 
-use crate::applier::{Damage, Members, Tables};
+pub(in crate::engine) use links::PeerLinks;
+
+use crate::applier::{Damage, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
@@ -34,7 +37,7 @@ use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
-use crate::engine::{LinearizableReads, NewCall, StartError, join};
+use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
 use crate::log::{Incoming, Log, Messenger, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
@@ -86,37 +89,6 @@ impl Held {
     /// Lets the writer append again.
     pub(in crate::engine) fn release(self) {
         self.release.send(self.at).ok();
-    }
-}
-
-/// The links to other instances.
-#[derive(Debug)]
-pub(in crate::engine) struct PeerLinks {
-    pub(in crate::engine) messenger: Messenger,
-    pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
-    pub(in crate::engine) duplicate_check: DuplicateCheck,
-    pub(in crate::engine) answering_newcomers: Option<Serving>,
-}
-
-impl PeerLinks {
-    /// Opens them. Makes sure that no other process of this member lives, and answers those that are about to
-    /// join, if `members` are given.
-    ///
-    /// # Errors
-    /// [`StartError::Subscribe`] and [`StartError::NameTaken`].
-    pub(in crate::engine) async fn open(
-        log: &Log,
-        own: &Member,
-        start: u64,
-        members: Option<&Arc<Members>>,
-    ) -> Result<PeerLinks, StartError> {
-        let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
-        let duplicate_check = DuplicateCheck::open(&messenger, own, start).await?;
-        let answering_newcomers = match members {
-            Some(members) => Some(join::answer(&messenger, members).await?),
-            None => None,
-        };
-        Ok(PeerLinks { messenger, incoming, duplicate_check, answering_newcomers })
     }
 }
 
@@ -379,28 +351,6 @@ impl Node {
             // The engine reports a disk that does not sync.
             None => std::future::pending().await,
         }
-    }
-
-    /// Shares the log with others, or keeps it alone. The role that is taken next rests on it.
-    pub(in crate::engine) fn share(&mut self, links: Option<Box<PeerLinks>>, done: oneshot::Sender<()>) {
-        self.status.set_linearizable(false);
-        self.mode.set_alone(links.is_none());
-        if let Some(links) = links {
-            self.set_links(*links);
-        } else {
-            (self.messenger, self.duplicate_check, self.answering_newcomers) = (None, None, None);
-            self.incoming = mpsc::channel(1).1;
-            self.peers.clear();
-        }
-        done.send(()).ok();
-    }
-
-    pub(in crate::engine) fn set_links(&mut self, links: PeerLinks) {
-        let PeerLinks { messenger, incoming, duplicate_check, answering_newcomers } = links;
-        self.messenger = Some(messenger);
-        self.incoming = incoming;
-        self.duplicate_check = Some(duplicate_check);
-        self.answering_newcomers = answering_newcomers;
     }
 
     /// Whether each other instance that has been heard of of late has applied what stands at an index.

@@ -90,7 +90,7 @@ enum WriteError {
     Invalid,
     /// The ways to other instances have changed.
     #[error("the log is shared with other instances from now on, or not any more")]
-    Regrouped,
+    SharingChanged,
     #[error(transparent)]
     Data(DataError),
 }
@@ -293,7 +293,7 @@ impl Node {
             }
             Event::Command(Command::Share(links, done)) => {
                 self.share(links, done);
-                return Err(WriteError::Regrouped);
+                return Err(WriteError::SharingChanged);
             }
             Event::Heartbeat => {
                 if let (Some(messenger), Some((index, digest))) =
@@ -346,7 +346,7 @@ impl Node {
         let (epoch, index) = (self.chain.epoch(), self.chain.index());
         if matches!(error, WriteError::Deposed) {
             tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
-        } else if matches!(error, WriteError::Regrouped) {
+        } else if matches!(error, WriteError::SharingChanged) {
             tracing::debug!(%epoch, %index, reason = error.to_string(), "this instance begins an epoch of its own again");
         } else {
             tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");
