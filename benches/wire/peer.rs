@@ -295,7 +295,7 @@ impl Peer {
     /// The same outcome; a failure gets the ends of the peer's logs.
     pub(crate) fn with_logs<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         outcome.map_err(|failure| {
-            let logs: String = self.servers.iter().map(Process::last_words).collect();
+            let logs: String = self.servers.iter().map(Process::log_tail).collect();
             format!("{failure}{logs}").into()
         })
     }

@@ -89,7 +89,7 @@ pub struct SimpleToken {
 
 impl SimpleToken {
     /// A new token: 16 random letters, a dot, and a position of the store.
-    pub fn invent(position: u64) -> String {
+    pub fn generate(position: u64) -> String {
         const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
         let letters: String =
@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn invented_tokens_have_the_form_of_etcds() {
         let (tokens, _) = tokens(DEFAULT_TOKEN_TTL);
-        let (one, other) = (SimpleToken::invent(7), SimpleToken::invent(7));
+        let (one, other) = (SimpleToken::generate(7), SimpleToken::generate(7));
         assert_ne!(one, other);
         assert!(!tokens.is_decided(&one), "{one}");
         assert!(one.ends_with(".7"));

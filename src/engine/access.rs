@@ -83,7 +83,7 @@ impl Engine {
                     }
                 }
                 TokenSettings::Simple => {
-                    let token = auth::SimpleToken::invent(self.reader.snapshot().log_index.0);
+                    let token = auth::SimpleToken::generate(self.reader.snapshot().log_index.0);
                     let (hash, user) = (auth::token_hash(&token), name.to_owned());
                     let revision = store.revision();
                     match self.calls.ask(Proposal::IssueToken { hash, user, revision }).await {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use jetway::nats_server::{NatsServer, NatsServerSettings, Status};
-use support::PATIENCE;
+use support::TIMEOUT;
 use support::server::peer;
 
 /// The program that the supervisor runs.
@@ -18,11 +18,7 @@ fn nats_server() -> PathBuf {
 }
 
 fn settings(dir: &Path) -> NatsServerSettings {
-    NatsServerSettings {
-        binary: Some(nats_server()),
-        ready_timeout: PATIENCE,
-        ..NatsServerSettings::new(dir)
-    }
+    NatsServerSettings { binary: Some(nats_server()), ready_timeout: TIMEOUT, ..NatsServerSettings::new(dir) }
 }
 
 /// The next run after `generation`, with its port.
@@ -30,7 +26,7 @@ async fn running_after(server: &NatsServer, generation: u64) -> (u16, u64) {
     let mut status = server.status();
     let newer = status
         .wait_for(|status| matches!(status, Status::Running { generation: now, .. } if *now > generation));
-    let newer = tokio::time::timeout(PATIENCE, newer)
+    let newer = tokio::time::timeout(TIMEOUT, newer)
         .await
         .expect("it comes back")
         .expect("the supervisor lives")
@@ -78,7 +74,7 @@ async fn ask(client: &async_nats::Client, subject: &'static str, body: &'static 
     loop {
         match client.request(subject, body.into()).await {
             Ok(answer) => return serde_json::from_slice(&answer.payload).unwrap(),
-            Err(error) => assert!(started.elapsed() < PATIENCE, "{subject}: {error}"),
+            Err(error) => assert!(started.elapsed() < TIMEOUT, "{subject}: {error}"),
         }
     }
 }

@@ -4,14 +4,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use jetway::nats_server::{Error, NatsServer, NatsServerSettings};
-use support::{PATIENCE, eventually};
+use support::{TIMEOUT, eventually};
 use tempfile::TempDir;
 
 use super::{options, settings};
 
 /// Starts on `dir` and expects a refusal.
 async fn refusal(settings: NatsServerSettings) -> Error {
-    let outcome = tokio::time::timeout(PATIENCE, NatsServer::start(settings))
+    let outcome = tokio::time::timeout(TIMEOUT, NatsServer::start(settings))
         .await
         .expect("a refusal does not take long");
     outcome.expect_err("the start is refused")

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use jetway::nats_server::{NatsServer, Status, client_url};
 use support::server::{alive, signal};
-use support::{PATIENCE, eventually};
+use support::{TIMEOUT, eventually};
 use tempfile::TempDir;
 
 use super::{ask, connect, ports_files, running_after, server_pid, settings};
@@ -100,13 +100,13 @@ async fn a_store_that_refuses_writes_is_reported_and_the_server_restarted() {
             client.flush().await.unwrap();
         }
     };
-    tokio::time::timeout(PATIENCE, noticed).await.expect("the write error is reported");
+    tokio::time::timeout(TIMEOUT, noticed).await.expect("the write error is reported");
     let text = write_error.borrow_and_update().clone().unwrap();
     assert!(text.contains("file too large"), "{text}");
 
     let mut status = server.status();
     let cause = status.wait_for(|status| matches!(status, Status::Restarting { .. }));
-    let cause = tokio::time::timeout(PATIENCE, cause).await.expect("it is restarted").unwrap().clone();
+    let cause = tokio::time::timeout(TIMEOUT, cause).await.expect("it is restarted").unwrap().clone();
     assert!(matches!(&cause, Status::Restarting { cause, .. } if cause.contains(&text)), "{cause:?}");
     assert!(reserve.exists(), "the reserve is spent where no room is wanting");
     running_after(&server, 1).await;
@@ -136,7 +136,7 @@ async fn a_port_that_was_taken_is_waited_for() {
     let tried = status.wait_for(
         |status| matches!(status, Status::Restarting { cause, .. } if cause.contains("address already in use")),
     );
-    tokio::time::timeout(PATIENCE, tried).await.expect("it is tried").expect("the supervisor lives");
+    tokio::time::timeout(TIMEOUT, tried).await.expect("it is tried").expect("the supervisor lives");
     assert_eq!(*server.token().borrow(), None);
     drop(stolen);
     assert_eq!(running_after(&server, 1).await.0, port);

@@ -19,7 +19,7 @@ use process::limit_descriptors;
 
 use crate::client::Client;
 use crate::network::Host;
-use crate::{PATIENCE, eventually};
+use crate::{TIMEOUT, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -383,8 +383,8 @@ impl Server {
                 }
             }
         };
-        let served = tokio::time::timeout(PATIENCE, serving).await;
-        served.unwrap_or_else(|_| Err(format!("does not serve after {PATIENCE:?}")))
+        let served = tokio::time::timeout(TIMEOUT, serving).await;
+        served.unwrap_or_else(|_| Err(format!("does not serve after {TIMEOUT:?}")))
     }
 
     fn log_path(&self) -> PathBuf {
