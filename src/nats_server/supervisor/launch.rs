@@ -1,7 +1,7 @@
 //! One start of the child, up to the moment in which it serves.
 
 use super::{Outputs, Plan};
-use crate::nats_server::child::Child;
+use crate::nats_server::child::{self, Child};
 use crate::nats_server::config::{self, Start};
 use crate::nats_server::data_dir::DataDir;
 use crate::nats_server::ready::{Ready, ready};
@@ -95,9 +95,10 @@ async fn spawn(
         drop_removed(data_dir).await;
     }
     data_dir.note_start()?;
+    let threads = plan.cluster.as_ref().map(|_| child::half_of_the_cores());
     let child = plan
         .binary
-        .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
+        .start(|path| Child::spawn(path, &config_path, lock, threads, outputs.write_error.clone()))
         .map_err(|source| Error::Spawn { path: plan.binary.path(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
         // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the
