@@ -2,12 +2,12 @@
 //! for.
 //!
 //! A member's server runs on half of the cores. Each message wakes several goroutines of each server for some
-//! microseconds, and Go's scheduler then looks for work on the other cores, where there is none. A put through
-//! three members costs 18 % less CPU so: 186 us against 226 us. These are medians of five rounds in turns (166
-//! to 201 us, 211 to 249 us), measured in November 2026 on two cores of an AMD EPYC under foreign load (load
-//! average 11 to 16), ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`, and the
-//! variable `GOMAXPROCS` as 1 and 2: `cargo bench --bench wire -- --cluster --only put-100 --peers jetway
-//! --seconds 4`. A server that stands alone gains nothing.
+//! microseconds, and Go's scheduler then looks for work on the other cores, where there is none. A put
+//! through three members costs 18 % less CPU so: 186 us against 226 us. These are medians of five rounds in
+//! turns (166 to 201 us, 211 to 249 us), measured in November 2026 on two cores of an AMD EPYC under foreign
+//! load (load average 11 to 16), ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`,
+//! and the variable `GOMAXPROCS` as 1 and 2: `cargo bench --bench wire -- --cluster --only put-100 --peers
+//! jetway --seconds 4`. A server that stands alone gains nothing.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -47,8 +47,8 @@ pub(super) fn half_of_the_cores() -> NonZeroUsize {
 }
 
 impl Child {
-    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores. Must be called on
-    /// the supervisor thread: the parent-death signal is tied to the calling thread.
+    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores. Must be called
+    /// on the supervisor thread: the parent-death signal is tied to the calling thread.
     pub(super) fn spawn(
         binary: &Path,
         config: &Path,
