@@ -90,7 +90,9 @@ impl Node {
         is_certain: bool,
     ) -> Result<(), NodeError> {
         following.losses += 1;
-        let is_certain = is_certain || self.log.copies() == 1 || following.losses >= LOSS_CONFIRMATIONS;
+        // While the number of copies of embedded servers changes, the single one may be behind.
+        let has_one_copy = self.log.copies() == 1 && !self.mode.is_in_cluster();
+        let is_certain = is_certain || has_one_copy || following.losses >= LOSS_CONFIRMATIONS;
         if is_certain && !self.mode.is_moving() {
             return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
         }
