@@ -30,6 +30,7 @@ mod notice;
 mod output;
 mod peers;
 mod personality;
+mod promote;
 mod restore;
 mod settings;
 mod snapshot;

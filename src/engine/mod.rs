@@ -13,6 +13,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `standing` watches whether the stream may be written: a mirror may not, and neither may a primary whose
+//!   mirror was promoted.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
@@ -54,6 +56,7 @@ mod proposal;
 mod regroup;
 mod server_group;
 mod space;
+mod standing;
 mod start;
 mod status;
 mod write;
@@ -73,7 +76,7 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::{Auth, Endpoint, Log};
+use crate::log::{Auth, Endpoint, Log, ReadOnly};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
@@ -86,6 +89,7 @@ use node::Command;
 use prometheus::Histogram;
 use proposal::{Answer, Outcome, Proposal};
 use space::Space;
+use standing::Standing;
 use status::Status;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -170,6 +174,7 @@ pub(crate) struct Parts {
     counters: Counters,
     hashes: Arc<HashCache>,
     log: Arc<Log>,
+    standing: Standing,
     member: u64,
     mode: Arc<Mode>,
     start: u64,
@@ -330,6 +335,11 @@ impl Engine {
     /// Those of every call to the writer.
     pub(crate) async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<(), EtcdError> {
         self.space.set_alarm(alarm, raised).await
+    }
+
+    /// The reason why nothing can be written, on a mirror and behind a fence.
+    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
+        self.standing.borrow().clone()
     }
 
     /// How the bucket is shared.

@@ -15,8 +15,9 @@ use crate::engine::namesake::Namesakes;
 use crate::engine::node::{Node, NodeSettings};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
+use crate::engine::standing;
 use crate::engine::status::Status;
-use crate::log::{Log, Messenger, OpenError};
+use crate::log::{ApiError, Log, Messenger, OpenError, ReadOnly};
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
@@ -38,6 +39,9 @@ pub enum StartError {
     /// NATS or the bucket.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The stream's state.
+    #[error("the stream's state is not known: {0}")]
+    Info(#[from] ApiError),
     /// The subscriptions.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -79,7 +83,21 @@ impl Engine {
         let counters = Counters::new();
         let status = Arc::new(Status::new(counters.leader_changes()));
         let (call_sender, new_calls) = mpsc::unbounded_channel();
-        let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
+        // No other instance can make a mirror of the stream of a server that admits this one alone.
+        let read_only = match settings.is_alone {
+            true => None,
+            false => ReadOnly::of(&log.info().await?),
+        };
+        if let Some(reason) = &read_only {
+            tracing::warn!(reason = reason.to_string(), "nothing is written");
+        }
+        let (standing, standing_receiver) = watch::channel(read_only);
+        let calls = Calls {
+            sender: call_sender,
+            open: Arc::default(),
+            counters: counters.clone(),
+            standing: standing_receiver.clone(),
+        };
         let (entries, entry_receiver) = mpsc::channel(AHEAD);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let (job_sender, jobs) = mpsc::unbounded_channel();
@@ -94,7 +112,7 @@ impl Engine {
         let (messenger, incoming, namesakes) = if settings.is_alone {
             (None, mpsc::channel(1).1, None)
         } else {
-            let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
+            let (messenger, incoming) = Messenger::open(log.connection(), &log.instances(), start).await?;
             let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
             (Some(messenger), incoming, Some(namesakes))
         };
@@ -153,6 +171,7 @@ impl Engine {
             published,
             gate,
             mode: Arc::clone(&mode),
+            standing: standing_receiver.clone(),
             marks,
             jobs: job_sender,
             counters: counters.clone(),
@@ -190,6 +209,15 @@ impl Engine {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
+        if !settings.is_alone {
+            let keeper = standing::Keeper {
+                log: Arc::clone(&log),
+                measured: space.measured(),
+                standing,
+                stop: stop.clone(),
+            };
+            tokio::spawn(keeper.run());
+        }
         let changes = changes::Changes {
             log: Arc::clone(&log),
             space: Arc::clone(&space),
@@ -229,6 +257,7 @@ impl Engine {
                 mark: known_mark,
             },
             mode: Arc::clone(&mode),
+            standing: standing_receiver.clone(),
             one_copy,
             start,
             counter: 0,
@@ -281,6 +310,7 @@ impl Engine {
                 counters,
                 hashes,
                 log,
+                standing: standing_receiver,
                 member: settings.member.id,
                 mode,
                 start,

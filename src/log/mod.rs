@@ -16,6 +16,7 @@
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
+//! - `mirror` is a bucket in two regions, and `promote` changes its primary.
 //! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not
@@ -32,7 +33,9 @@ mod limits;
 mod login;
 mod messenger;
 mod metadata_group;
+mod mirror;
 mod pipeline;
+mod promote;
 mod rights;
 mod seed;
 mod servers;
@@ -49,7 +52,9 @@ pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
+pub use mirror::{Lag, ReadOnly, StandbyError};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, Seedbed, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
@@ -318,6 +323,39 @@ impl Log {
         let request = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
         let body = serde_json::json!({ "placement": { "preferred": successor } });
         self.api.call::<Value>(&request, &body).await.map(drop)
+    }
+
+    /// The beginning of the subjects between the instances of the bucket. A mirror that is or was one has
+    /// another one than its primary.
+    pub fn instances(&self) -> String {
+        let name = &self.bucket.name;
+        self.facts.mirror_id.map_or_else(|| name.clone(), |id| format!("{name}.{id:016x}"))
+    }
+
+    /// Checks that the standby was not promoted, if the endpoint names one.
+    ///
+    /// # Errors
+    /// [`StandbyError`].
+    pub async fn check_standby(&self) -> Result<(), StandbyError> {
+        match &self.endpoint.standby {
+            Some(standby) => {
+                mirror::check_standby(&self.api, &self.bucket, self.facts.cluster_id, standby).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the endpoint names a standby.
+    pub fn has_standby(&self) -> bool {
+        self.endpoint.standby.is_some()
+    }
+
+    /// Fences this bucket for good, since its mirror was promoted.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn fence(&self, promotion: &str) -> Result<(), ApiError> {
+        mirror::fence(&self.api, &self.bucket, promotion).await
     }
 
     /// The stream's name.

@@ -20,6 +20,7 @@ mod lag;
 mod leader;
 mod leaves;
 mod load;
+mod mirror;
 mod namesake;
 mod outage;
 mod overlap;

@@ -2,6 +2,7 @@
 //! over where there is none.
 
 mod calls;
+mod read_only;
 mod receive;
 mod source;
 mod takeover;
@@ -80,6 +81,10 @@ struct Following {
     renewed: Instant,
     progress: (LogIndex, Instant),
     reported: Instant,
+    /// When this role began.
+    begun: Instant,
+    /// When the state of a mirror was last looked at.
+    looked: Option<Instant>,
 }
 
 enum Event {
@@ -108,7 +113,8 @@ impl Node {
             is_caught_up: false,
             delivered: now,
             heard: now,
-            is_writer_gone: self.is_of_this_instance(),
+            // The writer of a mirror's log writes to another stream.
+            is_writer_gone: self.is_of_this_instance() || self.read_only().is_some(),
             must_take_over: false,
             patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
@@ -127,6 +133,8 @@ impl Node {
             renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
+            begun: now,
+            looked: None,
         };
         if self.mode.is_alone() {
             self.status.set_linearizable(false);
@@ -335,6 +343,9 @@ impl Node {
         self.look_for_end(following).await;
         self.send_status().await;
         self.watch_lag(following);
+        if let Some(reason) = self.read_only() {
+            return self.read_only_tick(following, reason).await;
+        }
         if !self.mode.is_alone() && self.is_ready {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {

@@ -1,0 +1,339 @@
+//! A bucket in two regions: two NATS servers that a leaf connection joins, each with a domain of its own, and
+//! one of them with a mirror of the other one's stream.
+
+use jetway::proto::etcdserverpb::{
+    AuthEnableRequest, AuthEnableResponse, CompactionRequest, PutRequest, RangeRequest,
+};
+use jetway::proto::mvccpb::KeyValue;
+use serde_json::Value;
+use support::client::{Client, all, get, put};
+use support::eventually;
+use support::http::http;
+use support::lease::KeepAlive;
+use support::metrics::Metrics;
+use support::nats::Nats;
+use support::program::{Ended, WorkingFolder};
+use support::server::{Server, jetway};
+use support::watch::{WatchStream, outline, pair, watch_all};
+use tonic::{Code, Status};
+
+/// Two regions, east with a listener for leaf connections, and west with a connection to it.
+struct Regions {
+    east: Nats,
+    west: Nats,
+}
+
+impl Regions {
+    async fn start() -> Self {
+        let east = Nats::start_with(
+            "jetstream { store_dir: \"DIR/store\", domain: east }\nleafnodes { listen: \"ROUTE\" }",
+        )
+        .await;
+        let west = Nats::start_with(&format!(
+            "jetstream {{ store_dir: \"DIR/store\", domain: west }}\n\
+             leafnodes {{ remotes: [ {{ url: \"nats-leaf://{}\" }} ] }}",
+            east.route_address()
+        ))
+        .await;
+        Self { east, west }
+    }
+}
+
+/// An instance at a region, with more parameters of its endpoint.
+async fn instance(nats: &Nats, name: &str, parameters: &str) -> Server {
+    Server::start_with(&["--endpoint", &endpoint(nats, parameters), "--name", name]).await
+}
+
+/// An instance at the mirror in the west, which serves only reads that need no writer.
+async fn start_mirror(west: &Nats, name: &str) -> Server {
+    let mut server = Server::prepare(&["--endpoint", &endpoint(west, "&mirror=east"), "--name", name]);
+    serves_reads(&mut server).await;
+    server
+}
+
+/// Starts an instance that is not to write, and waits until it serves.
+async fn serves_reads(server: &mut Server) {
+    server.begin();
+    let client = Client::lazy(&server.endpoint());
+    eventually("a serializable read", async || client.range(serializable(get("/none"))).await.ok()).await;
+}
+
+fn endpoint(nats: &Nats, parameters: &str) -> String {
+    format!("{}{parameters}", nats.endpoint())
+}
+
+fn serializable(request: RangeRequest) -> RangeRequest {
+    RangeRequest { serializable: true, ..request }
+}
+
+/// All keys as a serializable read shows them.
+async fn keys(client: &Client, prefix: &str) -> Vec<KeyValue> {
+    client.range(serializable(all(prefix))).await.expect("a serializable read").kvs
+}
+
+/// Waits until a mirror has come to a revision.
+async fn reaches(client: &Client, revision: i64) {
+    eventually("the mirror to come to the revision", async || {
+        let range = client.range(serializable(get("/none"))).await.ok()?;
+        (range.header?.revision >= revision).then_some(())
+    })
+    .await;
+}
+
+#[track_caller]
+fn is_refused<T: std::fmt::Debug>(what: &str, answer: Result<T, Status>, words: &[&str]) {
+    let status = answer.expect_err(what);
+    assert_eq!(status.code(), Code::FailedPrecondition, "{what}: {status}");
+    assert!(words.iter().all(|word| status.message().contains(word)), "{what}: {status}");
+}
+
+const MIRROR: [&str; 3] = ["this is a read-only mirror", "$JS.east.API", "jetway promote"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_serves_reads_and_watches_at_the_revisions_of_its_primary() {
+    let Regions { east, west } = Regions::start().await;
+    let primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let lease = writer.lease_grant(77, 600).await.unwrap().id;
+    for at in 0..50 {
+        writer.put(format!("/k/{}", at % 20), format!("v{at}")).await;
+    }
+    writer.put_request(PutRequest { lease, ..put("/k/leased", "v") }).await.unwrap();
+    writer.delete("/k/3").await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    assert_eq!(keys(&reader, "/k/").await, keys(&writer, "/k/").await);
+
+    // A watch from the past, and what comes meanwhile.
+    let mut watches = [WatchStream::open(&writer), WatchStream::open(&reader)];
+    for watch in &mut watches {
+        let mut request = watch_all("/k/");
+        request.start_revision = 2;
+        watch.watch(request).await;
+    }
+    for at in 0..20 {
+        writer.put(format!("/k/{at}"), "new").await;
+    }
+    let [there, here] = &mut watches;
+    let (there, here) = (there.events(72).await, here.events(72).await);
+    assert_eq!(here.iter().map(outline).collect::<Vec<_>>(), there.iter().map(outline).collect::<Vec<_>>());
+    assert!(here.iter().zip(&there).all(|(here, there)| pair(here) == pair(there)));
+    assert_eq!(keys(&reader, "/k/").await, keys(&writer, "/k/").await);
+
+    // A second instance on the mirror, and one that is started again.
+    let mut second = start_mirror(&west, "west2").await;
+    second.stop().await;
+    serves_reads(&mut second).await;
+    let of_second = keys(&second.client().await, "/k/").await;
+    assert_eq!(of_second, keys(&writer, "/k/").await);
+    assert_eq!(writer.members().await.unwrap().members.len(), 1, "a mirror has no members of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_refuses_everything_else_with_the_reason() {
+    let Regions { east, west } = Regions::start().await;
+    let primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let revision = writer.put("/k", "v").await;
+    let lease = writer.lease_grant(77, 600).await.unwrap().id;
+    let mirror = start_mirror(&west, "west").await;
+    let client = mirror.client().await;
+    is_refused("a put", client.put_request(put("/k", "w")).await, &MIRROR);
+    is_refused("a linearizable read", client.range(get("/k")).await, &MIRROR);
+    is_refused("a delete", client.delete_range(support::client::delete("/k")).await, &MIRROR);
+    is_refused("a lease", client.lease_grant(78, 60).await, &MIRROR);
+    is_refused("a revocation", client.lease_revoke(lease).await, &MIRROR);
+    let compaction = CompactionRequest { revision, physical: false };
+    is_refused("a compaction", client.compact_request(compaction).await, &MIRROR);
+    let enabled =
+        client.unary::<_, AuthEnableResponse>("/etcdserverpb.Auth/AuthEnable", AuthEnableRequest {});
+    is_refused("auth", enabled.await, &MIRROR);
+    let mut keep_alive = KeepAlive::open(&client);
+    keep_alive.send(lease);
+    let renewed = keep_alive.message().await.expect("an answer");
+    is_refused("a renewal", renewed, &MIRROR);
+
+    let health = http(&mirror.address(), "GET", "/health").await;
+    assert_eq!(health.status, 503);
+    assert!(MIRROR.iter().all(|word| health.body.contains(word)), "{}", health.body);
+    let health = http(&mirror.address(), "GET", "/health?serializable=true").await;
+    assert_eq!(health.status, 200, "{}", health.body);
+    let status = client.status().await.unwrap();
+    let there = writer.status().await.unwrap();
+    assert_eq!((status.leader, status.raft_term), (there.leader, there.raft_term));
+    assert!(status.errors.iter().any(|error| error.contains(MIRROR[0])), "{:?}", status.errors);
+    assert_eq!(status.header.unwrap().cluster_id, there.header.unwrap().cluster_id);
+    assert_eq!(writer.kv("/k").await.unwrap().value, "v");
+}
+
+/// The messages and the last sequence of a region's stream.
+async fn stream(nats: &Nats) -> (u64, u64) {
+    let info = nats.api("STREAM.INFO.KV_test", &Value::Null).await;
+    let number = |name: &str| info["state"][name].as_u64().unwrap_or_default();
+    (number("messages"), number("last_seq"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_repeats_the_removals_of_its_primary_and_shows_its_lag() {
+    let Regions { mut east, west } = Regions::start().await;
+    let mut primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let mut mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    for at in 0..400 {
+        writer.put("/k", at.to_string()).await;
+    }
+    let revision = writer.put("/k", "end").await;
+    writer.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
+    eventually("the removals on both sides", async || {
+        let (here, there) = (stream(&west).await, stream(&east).await);
+        (here.0 < 100 && there.0 < 100 && here.1 == there.1).then_some(())
+    })
+    .await;
+    assert_eq!(keys(&reader, "/k").await, keys(&writer, "/k").await);
+    mirror.stop().await;
+    serves_reads(&mut mirror).await;
+    let reader = mirror.client().await;
+    assert_eq!(keys(&reader, "/k").await, keys(&writer, "/k").await);
+    // A mirror that is made behind a compaction has the gaps of its primary.
+    let metrics = Metrics::scrape(&mirror.address()).await;
+    metrics.is("jetway_mirror_lag_messages", &[], 0.0);
+    assert!(metrics.value("jetway_mirror_silence_seconds", &[]) < 10.0);
+    primary.kill9();
+    east.kill9();
+    eventually("the silence to be seen", async || {
+        let metrics = Metrics::scrape(&mirror.address()).await;
+        (metrics.value("jetway_mirror_silence_seconds", &[]) > 3.0).then_some(())
+    })
+    .await;
+    assert_eq!(keys(&reader, "/k").await.len(), 1);
+}
+
+/// Runs `jetway promote`; returns whether it did, and its output.
+async fn promote(nats: &Nats, flags: &[&str]) -> (bool, String) {
+    let folder = WorkingFolder::new();
+    let mut command = folder.command_of(jetway());
+    command.args(["promote", "--endpoint", &nats.endpoint()]).args(flags);
+    let Ended { status, output } = folder.run(command).await;
+    (status == 0, output)
+}
+
+/// A write, as soon as one is taken.
+async fn writes(client: &Client, key: &str) -> i64 {
+    eventually("a write", async || {
+        let answer = client.put_request(put(key, "new")).await.ok()?;
+        Some(answer.header?.revision)
+    })
+    .await
+}
+
+const FENCED: [&str; 2] = ["this bucket is fenced", "was promoted"];
+
+/// Waits until an instance refuses writes for a fence.
+async fn is_fenced(client: &Client) {
+    eventually("the fence to be seen", async || {
+        let status = client.put_request(put("/late", "w")).await.err()?;
+        FENCED.iter().all(|word| status.message().contains(word)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_in_contact_loses_nothing_and_fences_the_primary() {
+    let Regions { east, west } = Regions::start().await;
+    let mut primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    let writing = tokio::spawn({
+        let writer = writer.clone();
+        async move {
+            let mut answered = Vec::new();
+            for at in 0.. {
+                match writer.put_request(put(format!("/k/{at}"), "v")).await {
+                    Ok(answer) => answered.push((format!("/k/{at}"), answer.header.unwrap().revision)),
+                    Err(status) => return (answered, status),
+                }
+            }
+            unreachable!()
+        }
+    });
+    reaches(&reader, 200).await;
+    let (is_done, output) = promote(&west, &[]).await;
+    assert!(is_done && output.contains("the old primary is fenced, and everything"), "{output}");
+    let (answered, status) = writing.await.unwrap();
+    let revision = writes(&reader, "/after").await;
+    assert!(revision > answered.last().unwrap().1, "{status}");
+    let kept = reader.range(all("/k/")).await.unwrap().kvs;
+    for (key, revision) in &answered {
+        let kept = kept.iter().find(|kv| kv.key == *key).unwrap_or_else(|| panic!("{key} is lost"));
+        assert_eq!(kept.mod_revision, *revision);
+    }
+    is_fenced(&writer).await;
+    // The fence does not depend on the other region, and outlives a restart.
+    drop(west);
+    primary.stop().await;
+    serves_reads(&mut primary).await;
+    let writer = primary.client().await;
+    is_refused("a put", writer.put_request(put("/late", "w")).await, &FENCED);
+    is_refused("a linearizable read", writer.range(get("/k/0")).await, &FENCED);
+    assert_eq!(keys(&writer, "/k/0").await.len(), 1, "what is there can be read");
+    let (is_done, output) = promote(&east, &[]).await;
+    assert!(!is_done && output.contains("cannot become the primary again"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_returns_cannot_write() {
+    let Regions { mut east, west } = Regions::start().await;
+    let mut primary = instance(&east, "east", "&standby=west").await;
+    let writer = primary.client().await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    let revision = writer.put("/k", "v").await;
+    reaches(&reader, revision).await;
+    primary.kill9();
+    east.kill9();
+    let (is_done, output) = promote(&west, &[]).await;
+    assert!(!is_done && output.contains("--accept-data-loss"), "{output}");
+    is_refused("a put before", reader.put_request(put("/k", "w")).await, &MIRROR);
+    let (is_done, output) = promote(&west, &["--accept-data-loss"]).await;
+    assert!(is_done && output.contains("the old primary was not reached"), "{output}");
+    let promoted = writes(&reader, "/k").await;
+    assert_eq!(promoted, revision + 1);
+    assert_eq!(reader.kv("/k").await.unwrap().version, 2);
+    let (is_done, output) = promote(&west, &["--accept-data-loss"]).await;
+    assert!(is_done && output.contains("was promoted already"), "{output}");
+
+    east.restart().await;
+    primary.begin();
+    // Each attempt from the first moment on is refused.
+    let writer = Client::lazy(&primary.endpoint());
+    eventually("the reason", async || {
+        let status = writer.put_request(put("/k", "old")).await.expect_err("the old primary must not write");
+        FENCED.iter().all(|word| status.message().contains(word)).then_some(())
+    })
+    .await;
+    let kept = keys(&writer, "/k").await;
+    assert_eq!((kept[0].value.as_ref(), kept[0].mod_revision), (&b"v"[..], revision));
+    assert_eq!(reader.kv("/k").await.unwrap().value, "new");
+}
+
+/// Until its standby answers, an old primary cannot know whether it was promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_does_not_write_before_its_standby_answers() {
+    let Regions { east, mut west } = Regions::start().await;
+    let mut primary = instance(&east, "east", "&standby=west").await;
+    let client = primary.client().await;
+    client.put("/k", "v").await;
+    west.stop().await;
+    client.put("/k", "w").await;
+    primary.stop().await;
+    primary.begin();
+    let client = Client::lazy(&primary.endpoint());
+    eventually("the start to wait for the standby", async || {
+        primary.log().contains("behind $JS.west.API does not answer").then_some(())
+    })
+    .await;
+    west.restart().await;
+    writes(&client, "/k").await;
+}
