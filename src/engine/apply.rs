@@ -299,7 +299,8 @@ impl Task {
     }
 
     /// A trim record permits removals. The writer carries its own ones out, behind those that other writers
-    /// may not have ended. A mirror does not follow the removals of its primary, so its instances repeat them.
+    /// may not have ended. A mirror does not follow the removals of its primary, so its instances repeat
+    /// them.
     fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
         let removal = self.applier.take_garbage(trim, sequence);
         self.begin_whole(sequence);

@@ -125,8 +125,8 @@ impl Integrity {
                     tracing::warn!(sequence = %suspected, "a message of the stream is missing");
                     match self.calls.ask(Proposal::Barrier).await {
                         Ok(_) => {}
-                        // Nothing can be stored there. A trim record that permits the removal stands before the
-                        // end that the look has found.
+                        // Nothing can be stored there. A trim record that permits the removal stands before
+                        // the end that the look has found.
                         Err(EtcdError::ReadOnly(_)) => self.read_to(&present, info.state.last_seq).await,
                         Err(_) => continue,
                     }

@@ -2,7 +2,7 @@
 //! learn that its standby was promoted.
 
 use super::measured::Measured;
-use crate::log::{Log, ReadOnly, StandbyError};
+use crate::log::{Log, ReadOnly, StandbyError, StreamInfo};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -58,8 +58,8 @@ impl Keeper {
         }
     }
 
-    /// Fences this bucket if its standby was promoted. The fence also stops the instances that do not ask, and
-    /// holds when the standby is away again.
+    /// Fences this bucket if its standby was promoted. The fence also stops the instances that do not ask,
+    /// and holds when the standby is away again.
     async fn ask_standby(&self) {
         match self.log.check_standby().await {
             Ok(()) => {}
@@ -91,4 +91,31 @@ impl Keeper {
             changes
         });
     }
+}
+
+/// Looks for the primary that this bucket has replaced, until that is fenced. It need not know of its
+/// standby.
+pub(super) async fn fence_replaced(
+    log: Arc<Log>,
+    mut measured: watch::Receiver<Measured>,
+    standing: Standing,
+    stop: CancellationToken,
+) {
+    let fencing = async {
+        while measured.changed().await.is_ok() {
+            let stream = measured.borrow_and_update().stream.clone();
+            // The look may be older than the promotion.
+            let may_write = |info: &StreamInfo| standing.borrow().is_none() && ReadOnly::of(info).is_none();
+            let Some(info) = stream.filter(may_write) else { continue };
+            match log.fence_replaced(&info).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "the old primary cannot be fenced; stop it, or remove its stream");
+                    return;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(fencing).await;
 }

@@ -217,6 +217,9 @@ impl Engine {
                 stop: stop.clone(),
             };
             tokio::spawn(keeper.run());
+            let (log, measured) = (Arc::clone(&log), space.measured());
+            let fencing = standing::fence_replaced(log, measured, standing_receiver.clone(), stop.clone());
+            tokio::spawn(fencing);
         }
         let changes = changes::Changes {
             log: Arc::clone(&log),

@@ -250,6 +250,8 @@ pub struct Facts {
     pub is_new: bool,
     /// The id of a stream that is or was a mirror.
     pub mirror_id: Option<u64>,
+    /// The number of promotions before it became what it is.
+    pub promotions: u64,
 }
 
 impl Facts {
@@ -261,6 +263,7 @@ impl Facts {
             before_first: Sequence(mirror::first_of(&info.config).unwrap_or(1).saturating_sub(1)),
             is_new,
             mirror_id: mirror::mirror_id(&info.config),
+            promotions: mirror::promotions(&info.config),
         }
     }
 }

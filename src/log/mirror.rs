@@ -7,14 +7,17 @@
 //! |---|---|---|---|
 //! | primary | none | | yes |
 //! | mirror | yes | [`MIRROR_KEY`] | no |
-//! | promoted mirror | none | [`MIRROR_KEY`], [`PROMOTED_KEY`] | yes |
+//! | promoted mirror | none | [`MIRROR_KEY`], [`PROMOTED_KEY`], [`ORIGIN_KEY`] | yes |
 //! | fenced primary | none | [`FENCED_KEY`] | no: its one subject is that of the fence |
 //!
-//! A promotion fences the primary first where it can be reached. The fence takes the subjects of keys away
+//! A promotion fences the primary first if that can be reached. The fence takes the subjects of keys away
 //! from the stream, so that JetStream refuses each record, also of a writer that has not heard of the fence.
-//! The message of the fence has the last sequence. Where the primary cannot be reached, it learns of the
-//! promotion by itself: its instances ask the stream of the standby before they become the writer, and while
-//! they write.
+//! The message of the fence has the last sequence. A primary that cannot be reached is fenced when it
+//! returns: its instances ask the stream of the standby before they become the writer and while they write,
+//! and those of the promoted mirror look for it.
+//!
+//! Each promotion adds one to [`PROMOTIONS_KEY`]. Of two streams that could be written the one with the
+//! higher number is the primary, so an old primary never fences its successor.
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::bucket::{Bucket, Facts, SetupError};
@@ -23,6 +26,7 @@ use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use serde_json::{Value, json};
+use std::cmp::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -30,10 +34,15 @@ use thiserror::Error;
 /// with this id, since a leaf connection may carry those of the primary's instances.
 pub(super) const MIRROR_KEY: &str = "jetway.mirror";
 /// The metadata key with the time of a promotion.
-pub(super) const PROMOTED_KEY: &str = "jetway.promoted";
+const PROMOTED_KEY: &str = "jetway.promoted";
+/// The metadata key with the API of the primary that a promoted mirror has replaced.
+const ORIGIN_KEY: &str = "jetway.origin";
+/// The metadata key with the number of promotions before a stream became what it is.
+const PROMOTIONS_KEY: &str = "jetway.promotions";
 /// The metadata key with the time and the place of the promotion that has fenced a primary.
-pub(super) const FENCED_KEY: &str = "jetway.fenced";
-/// The metadata key with the first sequence of the primary, if that is not 1. A mirror cannot have the setting.
+const FENCED_KEY: &str = "jetway.fenced";
+/// The metadata key with the first sequence of the primary, if that is not 1. A mirror cannot have the
+/// setting.
 const FIRST_KEY: &str = "jetway.first_seq";
 /// The subject of a fenced stream below the prefix of its bucket. No key has it.
 pub(super) const FENCE: &str = "=_.fence";
@@ -81,8 +90,8 @@ pub enum StandbyError {
     Promoted(String),
     /// It is another bucket.
     #[error(
-        "the stream {stream} behind {standby} is no mirror of this bucket, and was none; this instance writes once standby= in \
-         --endpoint names the domain of the mirror, or is left away"
+        "the stream {stream} behind {standby} is no mirror of this bucket, and jetway promote has not made it the primary; this \
+         instance writes once standby= in --endpoint names the domain of the mirror, or is left away"
     )]
     Other {
         /// The API of the standby.
@@ -133,6 +142,7 @@ fn metadata(origin: &Value) -> Value {
         FORMAT_KEY: FORMAT.to_string(),
         CLUSTER_KEY: origin["metadata"][CLUSTER_KEY],
         MIRROR_KEY: format!("{:016x}", rand::random::<u64>()),
+        PROMOTIONS_KEY: promotions(origin).to_string(),
     });
     if let Some(first) = first_of(origin).filter(|first| *first > 1) {
         metadata[FIRST_KEY] = first.to_string().into();
@@ -144,6 +154,12 @@ fn metadata(origin: &Value) -> Value {
 pub(super) fn first_of(config: &Value) -> Option<u64> {
     let of_mirror = || config["metadata"][FIRST_KEY].as_str()?.parse().ok();
     config["first_seq"].as_u64().or_else(of_mirror)
+}
+
+/// The number of promotions before a stream became what it is.
+pub(super) fn promotions(config: &Value) -> u64 {
+    let number = config["metadata"][PROMOTIONS_KEY].as_str().and_then(|number| number.parse().ok());
+    number.unwrap_or_default()
 }
 
 /// The id of a stream that is or was a mirror.
@@ -268,6 +284,38 @@ pub(super) async fn fence(api: &Api, bucket: &Bucket, promotion: &str) -> Result
     api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", bucket.stream), &config).await.map(drop)
 }
 
+/// Fences the primary that a promoted mirror has replaced, unless it is fenced or is a mirror itself by now.
+/// `info` is that of the promoted mirror. Returns whether nothing is left to do.
+///
+/// # Errors
+/// [`ApiError`].
+pub(super) async fn fence_replaced(
+    api: &Api,
+    bucket: &Bucket,
+    info: &StreamInfo,
+    place: &str,
+) -> Result<bool, ApiError> {
+    let metadata = &info.config["metadata"];
+    let (Some(origin), Some(time)) = (metadata[ORIGIN_KEY].as_str(), metadata[PROMOTED_KEY].as_str()) else {
+        return Ok(true);
+    };
+    let there = api.below(origin);
+    match there.stream_info(&bucket.stream).await {
+        Ok(replaced) => {
+            let may_write = ReadOnly::of(&replaced).is_none()
+                && Bucket::cluster_id(&replaced) == Bucket::cluster_id(info)
+                && promotions(&replaced.config) < promotions(&info.config);
+            if may_write {
+                fence(&there, bucket, &format!("{time}, {place}")).await?;
+            }
+            Ok(true)
+        }
+        Err(error) if error.is_absent() => Ok(true),
+        Err(error) if is_unreachable(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Asks whether the standby of a primary was promoted. `api` is that of the primary.
 ///
 /// # Errors
@@ -275,17 +323,22 @@ pub(super) async fn fence(api: &Api, bucket: &Bucket, promotion: &str) -> Result
 pub(super) async fn check_standby(
     api: &Api,
     bucket: &Bucket,
-    cluster_id: u64,
+    facts: Facts,
     standby: &str,
 ) -> Result<(), StandbyError> {
     match api.below(standby).stream_info(&bucket.stream).await {
         Ok(info) if ReadOnly::of(&info).is_some() => Ok(()),
-        Ok(info) if Bucket::cluster_id(&info) != Some(cluster_id) => {
-            Err(StandbyError::Other { standby: standby.to_owned(), stream: bucket.stream.clone() })
-        }
         Ok(info) => {
-            let time = info.config["metadata"][PROMOTED_KEY].as_str().unwrap_or("by other means");
-            Err(StandbyError::Promoted(format!("{time}, behind {standby}")))
+            let is_same = Bucket::cluster_id(&info) == Some(facts.cluster_id);
+            match promotions(&info.config).cmp(&facts.promotions) {
+                // An old primary that was not fenced yet.
+                Ordering::Less if is_same => Ok(()),
+                Ordering::Greater if is_same => {
+                    let time = info.config["metadata"][PROMOTED_KEY].as_str().unwrap_or_default();
+                    Err(StandbyError::Promoted(format!("{time}, behind {standby}")))
+                }
+                _ => Err(StandbyError::Other { standby: standby.to_owned(), stream: bucket.stream.clone() }),
+            }
         }
         // No stream of this name was promoted.
         Err(error) if error.is_absent() => Ok(()),
@@ -326,8 +379,8 @@ impl Candidate<'_> {
         self.api.stream_info(&self.bucket.stream).await
     }
 
-    /// Fences the primary behind `origin`, and returns the sequence of its last message; `None` if it cannot be
-    /// reached, or has no such stream any more.
+    /// Fences the primary behind `origin`, and returns the sequence of its last message; `None` if it cannot
+    /// be reached, or has no such stream any more.
     pub(super) async fn fence_origin(
         &self,
         origin: &str,
@@ -347,6 +400,8 @@ impl Candidate<'_> {
 
     /// Makes the mirror a stream of its own, which takes records.
     pub(super) async fn promote(&self, info: StreamInfo, time: &str) -> Result<StreamInfo, ApiError> {
+        let origin = origin_of(&info.config).unwrap_or_default();
+        let promotions = promotions(&info.config) + 1;
         let mut config = info.config;
         let wanted = wanted(self.bucket, None, 0);
         if let Some(settings) = config.as_object_mut() {
@@ -356,6 +411,8 @@ impl Candidate<'_> {
             config[setting] = wanted[setting].clone();
         }
         config["metadata"][PROMOTED_KEY] = time.into();
+        config["metadata"][ORIGIN_KEY] = origin.into();
+        config["metadata"][PROMOTIONS_KEY] = promotions.to_string().into();
         self.api.call(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await
     }
 }

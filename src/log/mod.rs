@@ -338,11 +338,19 @@ impl Log {
     /// [`StandbyError`].
     pub async fn check_standby(&self) -> Result<(), StandbyError> {
         match &self.endpoint.standby {
-            Some(standby) => {
-                mirror::check_standby(&self.api, &self.bucket, self.facts.cluster_id, standby).await
-            }
+            Some(standby) => mirror::check_standby(&self.api, &self.bucket, self.facts, standby).await,
             None => Ok(()),
         }
+    }
+
+    /// Fences the primary that this bucket has replaced as its promoted mirror. `info` is that of this
+    /// bucket's stream. Returns whether nothing is left to do.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn fence_replaced(&self, info: &StreamInfo) -> Result<bool, ApiError> {
+        let place = format!("at {}", self.endpoint.servers.join(","));
+        mirror::fence_replaced(&self.api, &self.bucket, info, &place).await
     }
 
     /// Whether the endpoint names a standby.

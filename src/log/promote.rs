@@ -106,8 +106,8 @@ pub struct Promoted {
     pub lag: String,
 }
 
-/// Makes the mirror of an endpoint the primary. Fences the primary and waits for its last message first, if it
-/// can be reached. With `accepts_loss` it goes on where that is not possible.
+/// Makes the mirror of an endpoint the primary. Fences the primary and waits for its last message first, if
+/// it can be reached. With `accepts_loss` it goes on where that is not possible.
 ///
 /// # Errors
 /// [`PromoteError`].

@@ -1,11 +1,12 @@
 //! A bucket in two regions: two NATS servers that a leaf connection joins, each with a domain of its own, and
 //! one of them with a mirror of the other one's stream.
 
+use crate::access::refused;
 use jetway::proto::etcdserverpb::{
     AuthEnableRequest, AuthEnableResponse, CompactionRequest, PutRequest, RangeRequest,
 };
-use jetway::proto::mvccpb::KeyValue;
-use serde_json::Value;
+use jetway::proto::mvccpb::{Event, KeyValue};
+use serde_json::{Value, json};
 use support::client::{Client, all, get, put};
 use support::eventually;
 use support::http::http;
@@ -13,6 +14,7 @@ use support::lease::KeepAlive;
 use support::metrics::Metrics;
 use support::nats::Nats;
 use support::program::{Ended, WorkingFolder};
+use support::proxy::Proxy;
 use support::server::{Server, jetway};
 use support::watch::{WatchStream, outline, pair, watch_all};
 use tonic::{Code, Status};
@@ -21,6 +23,8 @@ use tonic::{Code, Status};
 struct Regions {
     east: Nats,
     west: Nats,
+    /// Carries the leaf connection.
+    link: Proxy,
 }
 
 impl Regions {
@@ -29,13 +33,20 @@ impl Regions {
             "jetstream { store_dir: \"DIR/store\", domain: east }\nleafnodes { listen: \"ROUTE\" }",
         )
         .await;
+        let link = Proxy::to(east.route_address(), usize::MAX).await;
         let west = Nats::start_with(&format!(
             "jetstream {{ store_dir: \"DIR/store\", domain: west }}\n\
              leafnodes {{ remotes: [ {{ url: \"nats-leaf://{}\" }} ] }}",
-            east.route_address()
+            link.address
         ))
         .await;
-        Self { east, west }
+        Self { east, west, link }
+    }
+
+    /// Cuts the two off from each other, until the link is released.
+    fn part(&self) {
+        self.link.hold();
+        self.link.break_off();
     }
 }
 
@@ -91,7 +102,7 @@ const MIRROR: [&str; 3] = ["this is a read-only mirror", "$JS.east.API", "jetway
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_serves_reads_and_watches_at_the_revisions_of_its_primary() {
-    let Regions { east, west } = Regions::start().await;
+    let Regions { east, west, link: _link } = Regions::start().await;
     let primary = instance(&east, "east", "").await;
     let writer = primary.client().await;
     let lease = writer.lease_grant(77, 600).await.unwrap().id;
@@ -131,7 +142,7 @@ async fn a_mirror_serves_reads_and_watches_at_the_revisions_of_its_primary() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_refuses_everything_else_with_the_reason() {
-    let Regions { east, west } = Regions::start().await;
+    let Regions { east, west, link: _link } = Regions::start().await;
     let primary = instance(&east, "east", "").await;
     let writer = primary.client().await;
     let revision = writer.put("/k", "v").await;
@@ -158,9 +169,12 @@ async fn a_mirror_refuses_everything_else_with_the_reason() {
     assert!(MIRROR.iter().all(|word| health.body.contains(word)), "{}", health.body);
     let health = http(&mirror.address(), "GET", "/health?serializable=true").await;
     assert_eq!(health.status, 200, "{}", health.body);
-    let status = client.status().await.unwrap();
     let there = writer.status().await.unwrap();
-    assert_eq!((status.leader, status.raft_term), (there.leader, there.raft_term));
+    let status = eventually("the leader of the primary", async || {
+        Some(client.status().await.unwrap()).filter(|status| status.leader == there.leader)
+    })
+    .await;
+    assert_eq!(status.raft_term, there.raft_term);
     assert!(status.errors.iter().any(|error| error.contains(MIRROR[0])), "{:?}", status.errors);
     assert_eq!(status.header.unwrap().cluster_id, there.header.unwrap().cluster_id);
     assert_eq!(writer.kv("/k").await.unwrap().value, "v");
@@ -175,7 +189,7 @@ async fn stream(nats: &Nats) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mirror_repeats_the_removals_of_its_primary_and_shows_its_lag() {
-    let Regions { mut east, west } = Regions::start().await;
+    let Regions { mut east, west, link: _link } = Regions::start().await;
     let mut primary = instance(&east, "east", "").await;
     let writer = primary.client().await;
     let mut mirror = start_mirror(&west, "west").await;
@@ -195,7 +209,6 @@ async fn a_mirror_repeats_the_removals_of_its_primary_and_shows_its_lag() {
     serves_reads(&mut mirror).await;
     let reader = mirror.client().await;
     assert_eq!(keys(&reader, "/k").await, keys(&writer, "/k").await);
-    // A mirror that is made behind a compaction has the gaps of its primary.
     let metrics = Metrics::scrape(&mirror.address()).await;
     metrics.is("jetway_mirror_lag_messages", &[], 0.0);
     assert!(metrics.value("jetway_mirror_silence_seconds", &[]) < 10.0);
@@ -240,7 +253,7 @@ async fn is_fenced(client: &Client) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promotion_in_contact_loses_nothing_and_fences_the_primary() {
-    let Regions { east, west } = Regions::start().await;
+    let Regions { east, west, link: _link } = Regions::start().await;
     let mut primary = instance(&east, "east", "").await;
     let writer = primary.client().await;
     let mirror = start_mirror(&west, "west").await;
@@ -284,7 +297,7 @@ async fn a_promotion_in_contact_loses_nothing_and_fences_the_primary() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_that_returns_cannot_write() {
-    let Regions { mut east, west } = Regions::start().await;
+    let Regions { mut east, west, link: _link } = Regions::start().await;
     let mut primary = instance(&east, "east", "&standby=west").await;
     let writer = primary.client().await;
     let mirror = start_mirror(&west, "west").await;
@@ -318,10 +331,181 @@ async fn an_old_primary_that_returns_cannot_write() {
     assert_eq!(reader.kv("/k").await.unwrap().value, "new");
 }
 
+/// The promoted mirror looks for a primary that does not ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_without_a_standby_is_fenced_when_it_returns() {
+    let Regions { mut east, west, link: _link } = Regions::start().await;
+    let mut primary = instance(&east, "east", "").await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    let revision = primary.client().await.put("/k", "v").await;
+    reaches(&reader, revision).await;
+    primary.kill9();
+    east.kill9();
+    let (is_done, output) = promote(&west, &["--accept-data-loss"]).await;
+    assert!(is_done, "{output}");
+    writes(&reader, "/k").await;
+    east.restart().await;
+    primary.begin();
+    is_fenced(&Client::lazy(&primary.endpoint())).await;
+    // The fence is in the stream of the old primary, and holds without the other region.
+    drop((mirror, west));
+    primary.kill9();
+    primary.begin();
+    is_fenced(&Client::lazy(&primary.endpoint())).await;
+}
+
+/// A primary that nobody can reach goes on to write, and is fenced as soon as the regions meet again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_was_cut_off_is_fenced_when_the_regions_meet() {
+    let regions = Regions::start().await;
+    let primary = instance(&regions.east, "east", "&standby=west").await;
+    let writer = primary.client().await;
+    let mirror = start_mirror(&regions.west, "west").await;
+    let reader = mirror.client().await;
+    let revision = writer.put("/k", "v").await;
+    reaches(&reader, revision).await;
+    regions.part();
+    let (is_done, output) = promote(&regions.west, &["--accept-data-loss"]).await;
+    assert!(is_done, "{output}");
+    let promoted = writes(&reader, "/k").await;
+    assert_eq!(writer.put("/k", "alone").await, promoted, "the histories part here");
+    regions.link.release();
+    is_fenced(&writer).await;
+    assert_eq!(keys(&writer, "/k").await[0].value, "alone", "the writes that are lost can be read");
+    assert_eq!(reader.kv("/k").await.unwrap().value, "new");
+}
+
+/// Watches go on over a promotion, a lease lives on, and one of two instances writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_and_leases_outlive_a_promotion() {
+    let Regions { mut east, west, link: _link } = Regions::start().await;
+    let mut primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let mirrors = [start_mirror(&west, "west").await, start_mirror(&west, "west2").await];
+    let clients = [mirrors[0].client().await, mirrors[1].client().await];
+    let mut watches = Vec::new();
+    for client in &clients {
+        let mut watch = WatchStream::open(client);
+        watch.watch(watch_all("/k/")).await;
+        watches.push(watch);
+    }
+    writer.lease_grant(77, 2).await.unwrap();
+    writer.put_request(PutRequest { lease: 77, ..put("/k/leased", "v") }).await.unwrap();
+    let revision = writer.put("/k/a", "v").await;
+    for client in &clients {
+        reaches(client, revision).await;
+    }
+    primary.kill9();
+    east.kill9();
+    let (is_done, output) = promote(&west, &["--accept-data-loss"]).await;
+    assert!(is_done, "{output}");
+    // Each instance takes writes, by itself or through the other one.
+    writes(&clients[0], "/k/b").await;
+    writes(&clients[1], "/k/c").await;
+    for watch in &mut watches {
+        // The lease ends, and its key goes, some time after the promotion.
+        let events = watch.events(5).await;
+        let seen: Vec<_> = events.iter().map(outline).collect();
+        assert!(events.windows(2).all(|pair| revision_of(&pair[0]) < revision_of(&pair[1])), "{seen:?}");
+        let key = |event: &Event| String::from_utf8_lossy(&pair(event).key).into_owned();
+        let mut keys: Vec<_> = events.iter().map(key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["/k/a", "/k/b", "/k/c", "/k/leased", "/k/leased"], "{seen:?}");
+    }
+    assert_eq!(clients[1].leases().await.unwrap().leases.len(), 0);
+}
+
+fn revision_of(event: &Event) -> i64 {
+    pair(event).mod_revision
+}
+
+/// A mirror that was away misses messages that the primary has removed meanwhile, before it has the record that
+/// explains it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_was_away_during_a_compaction_catches_up() {
+    let Regions { east, mut west, link: _link } = Regions::start().await;
+    let primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    writer.put("/k", "v").await;
+    for round in 0..3 {
+        west.stop().await;
+        for at in 0..300 {
+            writer.put(format!("/k/{}", at % 7), format!("{round} {at}")).await;
+        }
+        let revision = writer.revision().await;
+        writer.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
+        eventually("the removals", async || (stream(&east).await.0 < 150).then_some(())).await;
+        writer.put("/k/last", round.to_string()).await;
+        west.restart().await;
+        reaches(&reader, revision + 1).await;
+        assert_eq!(keys(&reader, "/k").await, keys(&writer, "/k").await);
+    }
+}
+
+/// `nats stream add KV_test --mirror KV_test` in the west, by the API.
+async fn add_mirror(west: &Nats, more: Value) -> Value {
+    let mut config = json!({
+        "name": "KV_test", "storage": "file", "retention": "limits", "discard": "old",
+        "mirror": { "name": "KV_test", "external": { "api": "$JS.east.API" } },
+    });
+    config.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
+    west.api("STREAM.CREATE.KV_test", &config).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_that_others_have_made_is_taken_and_can_be_promoted() {
+    let Regions { east, west, link: _link } = Regions::start().await;
+    let primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    writer.put("/k", "v").await;
+    let made = add_mirror(&west, json!({})).await;
+    assert!(made["error"].is_null(), "{made}");
+    let output = refused(&["--endpoint", &west.endpoint()]).await;
+    assert!(output.contains("is a mirror of the one behind $JS.east.API; add mirror="), "{output}");
+    let output = refused(&["--endpoint", &endpoint(&west, "&mirror=north")]).await;
+    assert!(output.contains("$JS.north.API") && output.contains("jetway cannot use"), "{output}");
+    let output = refused(&["--endpoint", &endpoint(&east, "&mirror=west")]).await;
+    assert!(output.contains("stream KV_test is not a mirror"), "{output}");
+    let (is_done, output) = promote(&east, &[]).await;
+    assert!(!is_done && output.contains("stream KV_test is not a mirror"), "{output}");
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    assert_eq!(keys(&reader, "/k").await, keys(&writer, "/k").await);
+    let (is_done, output) = promote(&west, &[]).await;
+    assert!(is_done, "{output}");
+    writes(&reader, "/k").await;
+    let config = west.api("STREAM.INFO.KV_test", &Value::Null).await["config"].clone();
+    assert_eq!((&config["discard"], &config["subjects"]), (&json!("new"), &json!(["$KV.test.>"])));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_of_a_part_or_of_nothing_is_refused() {
+    let Regions { east, west, link: _link } = Regions::start().await;
+    let primary = instance(&east, "east", "").await;
+    primary.client().await.put("/k", "v").await;
+    let mirror = json!({
+        "name": "KV_test", "external": { "api": "$JS.east.API" }, "filter_subject": "$KV.test.k",
+    });
+    let made = add_mirror(&west, json!({ "mirror": mirror })).await;
+    assert!(made["error"].is_null(), "{made}");
+    let output = refused(&["--endpoint", &endpoint(&west, "&mirror=east")]).await;
+    assert!(output.contains("filter_subject") && output.contains("jetway cannot use"), "{output}");
+    west.api("STREAM.DELETE.KV_test", &Value::Null).await;
+    // The stream of another program.
+    let other = json!({ "name": "KV_other", "subjects": ["$KV.other.>"] });
+    east.api("STREAM.CREATE.KV_other", &other).await;
+    let other = format!("nats://{}?bucket=other&mirror=east", west.address());
+    let output = refused(&["--endpoint", &other]).await;
+    assert!(output.contains("is no primary of jetway's"), "{output}");
+}
+
 /// Until its standby answers, an old primary cannot know whether it was promoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_does_not_write_before_its_standby_answers() {
-    let Regions { east, mut west } = Regions::start().await;
+    let Regions { east, mut west, link: _link } = Regions::start().await;
     let mut primary = instance(&east, "east", "&standby=west").await;
     let client = primary.client().await;
     client.put("/k", "v").await;

@@ -1,4 +1,5 @@
-//! Following without a writer in reach: on a mirror, whose writer writes to another stream, and behind a fence.
+//! Following without a writer in reach: on a mirror, whose writer writes to another stream, and behind a
+//! fence.
 
 use super::Following;
 use crate::engine::node::{Node, NodeError};
@@ -14,8 +15,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const SILENCE: Duration = Duration::from_secs(20);
 
 impl Node {
-    /// No barrier can be stored that would make this instance ready, so it is ready when it has read what there
-    /// is. A mirror must have come to its origin's end once, unless the origin is not there.
+    /// No barrier can be stored that would make this instance ready, so it is ready when it has read what
+    /// there is. A mirror must have come to its origin's end once, unless the origin is not there.
     pub(super) async fn read_only_tick(
         &mut self,
         following: &mut Following,

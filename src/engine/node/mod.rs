@@ -345,8 +345,8 @@ impl Node {
         Ok(())
     }
 
-    /// Whether the trim record that explains a missing message may still come. The origin has stored it before
-    /// it removed the message, so a mirror that lags may have the gap without it.
+    /// Whether the trim record that explains a missing message may still come. The origin has stored it
+    /// before it removed the message, so a mirror that lags may have the gap without it.
     async fn may_come_by_the_mirror(&mut self) -> bool {
         if !matches!(self.read_only(), Some(ReadOnly::Mirror { .. })) {
             return false;
