@@ -25,6 +25,7 @@ mod namesake;
 mod outage;
 mod overlap;
 mod prepared;
+mod promotions;
 mod rights;
 mod routes;
 mod users;
