@@ -17,7 +17,7 @@ use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::standing;
 use crate::engine::status::Status;
-use crate::log::{ApiError, Log, Messenger, OpenError, ReadOnly};
+use crate::log::{Log, Messenger, OpenError};
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
@@ -39,9 +39,6 @@ pub enum StartError {
     /// NATS or the bucket.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The stream's state.
-    #[error("the stream's state is not known: {0}")]
-    Info(#[from] ApiError),
     /// The subscriptions.
     #[error("cannot subscribe: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -83,15 +80,10 @@ impl Engine {
         let counters = Counters::new();
         let status = Arc::new(Status::new(counters.leader_changes()));
         let (call_sender, new_calls) = mpsc::unbounded_channel();
-        // No other instance can make a mirror of the stream of a server that admits this one alone.
-        let read_only = match settings.is_alone {
-            true => None,
-            false => ReadOnly::of(&log.info().await?),
-        };
-        if let Some(reason) = &read_only {
+        if let Some(reason) = log.read_only() {
             tracing::warn!(reason = reason.to_string(), "nothing is written");
         }
-        let (standing, standing_receiver) = watch::channel(read_only);
+        let (standing, standing_receiver) = watch::channel(log.read_only().cloned());
         let calls = Calls {
             sender: call_sender,
             open: Arc::default(),
@@ -209,18 +201,15 @@ impl Engine {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
-        if !settings.is_alone {
-            let keeper = standing::Keeper {
-                log: Arc::clone(&log),
-                measured: space.measured(),
-                standing,
-                stop: stop.clone(),
-            };
-            tokio::spawn(keeper.run());
-            let (log, measured) = (Arc::clone(&log), space.measured());
-            let fencing = standing::fence_replaced(log, measured, standing_receiver.clone(), stop.clone());
-            tokio::spawn(fencing);
-        }
+        let keeper = standing::Keeper {
+            log: Arc::clone(&log),
+            measured: space.measured(),
+            standing,
+            stop: stop.clone(),
+        };
+        tokio::spawn(keeper.run());
+        let replaced = standing_receiver.clone();
+        tokio::spawn(standing::fence_replaced(Arc::clone(&log), space.measured(), replaced, stop.clone()));
         let changes = changes::Changes {
             log: Arc::clone(&log),
             space: Arc::clone(&space),

@@ -3,7 +3,7 @@
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
 use super::limits::{self, Demand};
-use super::mirror;
+use super::mirror::{self, ReadOnly};
 use super::rights::API_PREFIX;
 use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, UNFINISHED, wanted};
 use super::subjects::{self, KeyTooLong};
@@ -345,7 +345,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
+    /// Creates or checks the stream; returns its properties, and why nothing may be appended to it. Waits a while for a NATS cluster that still looks for its servers. A
     /// member of a cluster of embedded servers waits for the others without an end, as in etcd.
     ///
     /// # Errors
@@ -357,7 +357,7 @@ impl Bucket {
         endpoint: &Endpoint,
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
-    ) -> Result<Facts, SetupError> {
+    ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
         let deadline = Instant::now() + CLUSTER_PATIENCE;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
@@ -414,7 +414,7 @@ impl Bucket {
         endpoint: &Endpoint,
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
-    ) -> Result<Facts, SetupError> {
+    ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         let replicas = endpoint.replicas_to_create();
@@ -446,8 +446,8 @@ impl Bucket {
         if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
         }
-        if let Some(facts) = mirror::take(self, api, endpoint, &info).await? {
-            return Ok(facts);
+        if let Some(mirror) = mirror::take(self, api, endpoint, &info).await? {
+            return Ok((Facts::of(&mirror, is_new), ReadOnly::of(&mirror)));
         }
         let mut wanted = wanted(self, replicas, 0);
         wanted["subjects"] = mirror::subjects(self, &info.config);
@@ -480,7 +480,7 @@ impl Bucket {
             info = api.call(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
             is_new |= is_unused;
         }
-        Ok(Facts::of(&info, is_new))
+        Ok((Facts::of(&info, is_new), ReadOnly::of(&info)))
     }
 
     /// The settings of a stream that is to be made.

@@ -207,7 +207,7 @@ pub(super) async fn to_create(
     Ok(wanted_mirror(bucket, replicas, origin, &settings))
 }
 
-/// Checks a mirror, and puts one right that others have made. Returns `None` if the stream is none.
+/// Checks a mirror, and puts one right that others have made. Returns it; `None` if the stream is none.
 ///
 /// # Errors
 /// [`SetupError`].
@@ -216,7 +216,7 @@ pub(super) async fn take(
     api: &Api,
     endpoint: &Endpoint,
     info: &StreamInfo,
-) -> Result<Option<Facts>, SetupError> {
+) -> Result<Option<StreamInfo>, SetupError> {
     let stream = bucket.stream.clone();
     let found = info.config.get("mirror").filter(|mirror| !mirror.is_null());
     let (mirror, asked) = match (found, &endpoint.mirror) {
@@ -266,7 +266,7 @@ pub(super) async fn take(
         let updated = api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await;
         taken = updated.map_err(|source| SetupError::Api { stream, source })?;
     }
-    Ok(Some(Facts::of(&taken, false)))
+    Ok(Some(taken))
 }
 
 /// Takes the subjects of keys away from a primary's stream. `api` is that of the primary.

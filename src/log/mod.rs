@@ -72,6 +72,7 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
+    read_only: Option<ReadOnly>,
     /// The number of the stream's copies, as it was last told. Orders nothing.
     copies: AtomicUsize,
     api: Api,
@@ -112,12 +113,12 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::of(endpoint);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, &connection, endpoint, store, (purpose, demand)).await?;
+        let (facts, read_only) = bucket.set_up(&api, &connection, endpoint, store, (purpose, demand)).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
         let copies = AtomicUsize::new(facts.replicas);
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection })
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, read_only, copies, api, connection })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -138,6 +139,11 @@ impl Log {
     /// The stream's properties.
     pub fn facts(&self) -> Facts {
         self.facts
+    }
+
+    /// Why nothing could be appended when the log was opened.
+    pub fn read_only(&self) -> Option<&ReadOnly> {
+        self.read_only.as_ref()
     }
 
     /// The number of the stream's copies, as JetStream last told it.

@@ -554,6 +554,33 @@ async fn a_mirror_of_a_part_or_of_nothing_is_refused() {
     assert!(output.contains("is no primary of jetway's"), "{output}");
 }
 
+/// An embedded server that is a leaf node of the region with the mirror.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bucket_of_an_embedded_server_can_be_mirrored_and_is_fenced() {
+    let config = "jetstream { store_dir: \"DIR/store\", domain: west }\nleafnodes { listen: \"ROUTE\" }";
+    let west = Nats::start_with(config).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("leaf.conf");
+    let leaf = format!("leafnodes {{ remotes: [ {{ url: \"nats-leaf://{}\" }} ] }}\n", west.route_address());
+    std::fs::write(&file, leaf).unwrap();
+    let flags = ["--nats-config", file.to_str().unwrap(), "--nats-js-domain", "east", "--bucket", "test"];
+    let mut primary = Server::start_with(&flags).await;
+    let writer = primary.client().await;
+    let revision = writer.put("/k", "v").await;
+    let mirror = start_mirror(&west, "west").await;
+    let reader = mirror.client().await;
+    reaches(&reader, revision).await;
+    let (is_done, output) = promote(&west, &[]).await;
+    assert!(is_done && output.contains("the old primary is fenced, and everything"), "{output}");
+    writes(&reader, "/k").await;
+    is_fenced(&writer).await;
+    is_refused("a linearizable read", writer.range(get("/k")).await, &FENCED);
+    primary.stop().await;
+    serves_reads(&mut primary).await;
+    let writer = primary.client().await;
+    is_refused("a put", writer.put_request(put("/late", "w")).await, &FENCED);
+}
+
 /// Until its standby answers, an old primary cannot know whether it was promoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_does_not_write_before_its_standby_answers() {
