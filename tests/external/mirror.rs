@@ -10,7 +10,6 @@ use jetway::proto::etcdserverpb::{
 use jetway::proto::mvccpb::{Event, KeyValue};
 use serde_json::{Value, json};
 use support::client::{Client, all, get, put};
-use support::eventually;
 use support::http::http;
 use support::lease::KeepAlive;
 use support::metrics::Metrics;
@@ -19,6 +18,7 @@ use support::program::{Ended, WorkingFolder};
 use support::proxy::Proxy;
 use support::server::{Server, jetway};
 use support::watch::{WatchStream, outline, pair, watch_all};
+use support::{eventually, within};
 use tonic::{Code, Status};
 
 /// Two regions, east with a listener for leaf connections, and west with a connection to it.
@@ -289,7 +289,7 @@ async fn a_promotion_in_contact_loses_nothing_and_fences_the_primary() {
     reaches(&reader, 200).await;
     let (is_done, output) = promote(&west, &[]).await;
     assert!(is_done && output.contains("the old primary is fenced, and everything"), "{output}");
-    let (answered, status) = writing.await.unwrap();
+    let (answered, status) = within("the writes to be refused", writing).await.unwrap();
     let revision = writes(&reader, "/after").await;
     assert!(revision > answered.last().unwrap().1, "{status}");
     let kept = reader.range(all("/k/")).await.unwrap().kvs;
