@@ -345,8 +345,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Creates or checks the stream; returns its properties, and why nothing may be appended to it. Waits a while for a NATS cluster that still looks for its servers. A
-    /// member of a cluster of embedded servers waits for the others without an end, as in etcd.
+    /// Creates or checks the stream; returns its properties, and why nothing may be appended to it. Waits a
+    /// while for a NATS cluster that still looks for its servers. A member of a cluster of embedded servers
+    /// waits for the others without an end, as in etcd.
     ///
     /// # Errors
     /// [`SetupError`].

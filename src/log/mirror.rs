@@ -46,6 +46,8 @@ const FENCED_KEY: &str = "jetway.fenced";
 const FIRST_KEY: &str = "jetway.first_seq";
 /// The subject of a fenced stream below the prefix of its bucket. No key has it.
 pub(super) const FENCE: &str = "=_.fence";
+/// How long a promotion waits for the first answer of the primary.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A mirror hears of its origin about once a second.
 const CONTACT: Duration = Duration::from_secs(10);
 
@@ -387,7 +389,14 @@ impl Candidate<'_> {
         promotion: &str,
     ) -> Result<Option<Sequence>, ApiError> {
         let api = self.api.below(origin);
-        match fence(&api, self.bucket, promotion).await {
+        // Nothing was changed there when this gives up.
+        let there = tokio::time::timeout(PATIENCE, api.stream_info(&self.bucket.stream));
+        let Ok(there) = there.await else { return Ok(None) };
+        let fenced = match there {
+            Ok(_) => fence(&api, self.bucket, promotion).await,
+            Err(error) => Err(error),
+        };
+        match fenced {
             Ok(()) => {}
             Err(error) if error.is_absent() || is_unreachable(&error) => return Ok(None),
             Err(error) => return Err(error),

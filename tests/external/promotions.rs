@@ -1,5 +1,5 @@
-//! A bucket that changes its region again and again: the primary is killed or promoted away from, returns, and
-//! becomes the mirror.
+//! A bucket that changes its region again and again: the primary is killed or promoted away from, returns,
+//! and becomes the mirror.
 
 use std::time::{Duration, Instant};
 

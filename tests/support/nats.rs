@@ -226,8 +226,8 @@ impl Nats {
         self.request(|inbox| format!("HPUB {subject} {inbox} {head} {all}\r\n{headers}{payload}\r\n")).await
     }
 
-    /// One operation of the protocol, which wants its answer at an inbox, and the answer. Each has an inbox of
-    /// its own: a leaf connection carries the answers of both servers.
+    /// One operation of the protocol, which wants its answer at an inbox, and the answer. Each has an inbox
+    /// of its own: a leaf connection carries the answers of both servers.
     async fn request(&self, operation: impl FnOnce(&str) -> String) -> serde_json::Value {
         let inbox = format!("answer.{:016x}", rand::random::<u64>());
         let operation = operation(&inbox);
