@@ -3,7 +3,7 @@
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
-use super::personality::Personality;
+use super::program::Program;
 use super::storage::{self, StorageFlagsError};
 use crate::log::{self, PromoteError, PromoteStep, Promoted};
 use clap::{ArgMatches, Command};
@@ -30,21 +30,22 @@ pub(super) fn args(command: Command) -> Command {
     )
 }
 
-/// Promotes, and gives the text that tells of it.
+/// Promotes, and gives the text that reports it.
 ///
 /// # Errors
 /// [`PromoteCommandError`].
 pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<String, PromoteCommandError> {
-    let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+    let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let endpoint = storage::existing_endpoint(&flags)?;
     let accepts_loss = flags.is_true("accept-data-loss");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(PromoteCommandError::Runtime)?;
-    let mut tell = |PromoteStep::Fenced(end)| {
+    let mut progress = |PromoteStep::Fenced(end)| {
         // Nobody may be there to read it.
         drop(writeln!(std::io::stderr(), "the primary is fenced, and ends at sequence {end}"));
     };
-    let promoted = runtime.block_on(log::promote(&endpoint, accepts_loss, &mut tell)).map_err(Box::new)?;
+    let promoted =
+        runtime.block_on(log::promote(&endpoint, accepts_loss, &mut progress)).map_err(Box::new)?;
     let Promoted { stream, end, is_fenced, is_repeated, lag } = promoted;
     if is_repeated {
         return Ok(format!("stream {stream} was promoted already; it ends at sequence {end}\n"));

@@ -9,8 +9,8 @@ use super::failure::Loss;
 use super::mark::Mark;
 use super::mode::Mode;
 use super::proposal::Waiter;
-use super::standing::Standing;
-use crate::applier::{Applier, Damage, Picture, Removals, Strictness};
+use super::read_only::ReadOnlyState;
+use crate::applier::{Applier, Damage, FullState, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::{Present, ReadOnly};
@@ -63,7 +63,7 @@ pub(super) enum Entry {
     /// The server of the store may have been started again.
     ServerChanged,
     /// Asks for the next published state with its tables.
-    Picture(oneshot::Sender<Picture>),
+    FullState(oneshot::Sender<FullState>),
     /// Asks for the digest here.
     Digest(oneshot::Sender<(LogIndex, Digest)>),
     /// The writer has this digest at an index.
@@ -81,7 +81,7 @@ pub(super) enum Report {
     Lost(Loss),
     /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
     /// delete.
-    Doubtful(Damage),
+    Suspected(Damage),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
@@ -96,7 +96,7 @@ pub(super) struct Task {
     /// Used while the mode says so.
     pub(super) gate: Option<Gate>,
     pub(super) mode: Arc<Mode>,
-    pub(super) standing: Standing,
+    pub(super) read_only: ReadOnlyState,
     pub(super) marks: Option<watch::Sender<Option<Mark>>>,
     pub(super) jobs: mpsc::UnboundedSender<Job>,
     pub(super) counters: Counters,
@@ -125,7 +125,7 @@ pub(super) struct Progress {
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
     after_removals: Vec<Waiter>,
-    pictures: Vec<oneshot::Sender<Picture>>,
+    full_state_senders: Vec<oneshot::Sender<FullState>>,
     /// From here on every sequence must be in the stream.
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
@@ -170,7 +170,7 @@ impl Task {
                     Err(Stop::Damaged(report)) => {
                         self.state.is_damaged = true;
                         self.state.waiters.clear();
-                        self.state.pictures.clear();
+                        self.state.full_state_senders.clear();
                         drop(self.reports.send(report));
                     }
                     Err(Stop::NotDurable) => return,
@@ -241,7 +241,7 @@ impl Task {
                     gate.forget();
                 }
             }
-            Entry::Picture(sender) => self.state.pictures.push(sender),
+            Entry::FullState(sender) => self.state.full_state_senders.push(sender),
             Entry::Digest(sender) => {
                 let digest = self.applier.digest();
                 sender.send((self.applier.state().log_index, digest)).ok();
@@ -279,7 +279,7 @@ impl Task {
             Stop::Damaged(if self.state.is_loaded {
                 Report::Lost(damage.into())
             } else {
-                Report::Doubtful(damage)
+                Report::Suspected(damage)
             })
         })?;
         self.state.position = last;
@@ -309,7 +309,7 @@ impl Task {
         let whole_from = self.state.whole_from;
         self.state.removable.extend(removal.iter().filter(|at| *at >= whole_from));
         self.state.inherited.push(removal);
-        let is_of_mirror = matches!(&*self.standing.borrow(), Some(ReadOnly::Mirror { .. }));
+        let is_of_mirror = matches!(&*self.read_only.borrow(), Some(ReadOnly::Mirror { .. }));
         if is_own || is_of_mirror {
             let removals = std::mem::take(&mut self.state.inherited);
             drop(self.jobs.send(Job::Remove(removals, trim.clone())));
@@ -412,9 +412,9 @@ impl Task {
                 waiter.complete(&state);
             }
         }
-        for sender in self.state.pictures.drain(..) {
+        for sender in self.state.full_state_senders.drain(..) {
             // A client that has gone needs none.
-            sender.send(self.applier.picture(self.reader.snapshot())).ok();
+            sender.send(self.applier.full_state(self.reader.snapshot())).ok();
         }
     }
 

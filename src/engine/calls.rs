@@ -3,7 +3,7 @@
 use super::{Counters, REQUEST_TIMEOUT};
 use crate::auth::Caller;
 use crate::engine::proposal::{Answer, Proposal};
-use crate::engine::standing::Standing;
+use crate::engine::read_only::ReadOnlyState;
 use crate::error::EtcdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Writes that may be open at once. etcd refuses more when that many are committed and not applied.
-const MOST_OPEN: usize = 10_000;
+const MAX_OPEN: usize = 10_000;
 
 /// A new call, for the node.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(super) struct Calls {
     /// Writes that are not answered. Relaxed: a number by itself.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) counters: Counters,
-    pub(super) standing: Standing,
+    pub(super) read_only: ReadOnlyState,
 }
 
 /// Counts a proposal as failed when it is dropped, unless it was answered.
@@ -72,7 +72,7 @@ impl Calls {
     }
 
     pub(super) async fn ask_as(&self, proposal: Proposal, caller: &Caller) -> Result<Answer, EtcdError> {
-        if let Some(reason) = &*self.standing.borrow() {
+        if let Some(reason) = &*self.read_only.borrow() {
             return Err(EtcdError::ReadOnly(reason.to_string()));
         }
         let (sender, receiver) = oneshot::channel();
@@ -90,7 +90,7 @@ impl Calls {
 
     pub(super) fn open_write(&self) -> Result<OpenWrite<'_>, EtcdError> {
         let open = OpenWrite(&self.open);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= MOST_OPEN {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
             Err(EtcdError::TooManyRequests)
         } else {
             Ok(open)

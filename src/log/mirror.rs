@@ -1,7 +1,7 @@
 //! A bucket in two regions: the stream of the primary, and a mirror of it in another JetStream domain or
 //! account, which has the same sequences.
 //!
-//! The metadata of the two streams tell what may be done with them:
+//! The metadata of the two streams decide what may be done with them:
 //!
 //! | stream | setting `mirror` | metadata | may be written |
 //! |---|---|---|---|
@@ -22,7 +22,7 @@
 use super::api::{Api, ApiError, StreamInfo};
 use super::bucket::{Bucket, Facts, SetupError};
 use super::connect::Endpoint;
-use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, wanted};
+use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, wanted};
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ const FIRST_KEY: &str = "jetway.first_seq";
 /// The subject of a fenced stream below the prefix of its bucket. No key has it.
 pub(super) const FENCE: &str = "=_.fence";
 /// How long a promotion waits for the first answer of the primary.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A mirror hears of its origin about once a second.
 const CONTACT: Duration = Duration::from_secs(10);
 
@@ -245,8 +245,8 @@ pub(super) async fn take(
     }
     let mut wanted = wanted_mirror(bucket, endpoint.replicas, asked, &Value::Null);
     wanted["mirror"] = mirror.clone();
-    let judgement = Judgement::of(&info.config, &wanted);
-    if let Some(setting) = judgement.unusable {
+    let deviations = Deviations::of(&info.config, &wanted);
+    if let Some(setting) = deviations.unusable {
         let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
         return Err(SetupError::Unusable { stream, setting, found, expected });
     }
@@ -259,7 +259,7 @@ pub(super) async fn take(
             known.append(new);
         }
     }
-    for setting in judgement.repairs {
+    for setting in deviations.repairs {
         config[setting] = wanted[setting].clone();
     }
     let mut taken = info.clone();
@@ -390,7 +390,7 @@ impl Candidate<'_> {
     ) -> Result<Option<Sequence>, ApiError> {
         let api = self.api.below(origin);
         // Nothing was changed there when this gives up.
-        let there = tokio::time::timeout(PATIENCE, api.stream_info(&self.bucket.stream));
+        let there = tokio::time::timeout(ANSWER_TIMEOUT, api.stream_info(&self.bucket.stream));
         let Ok(there) = there.await else { return Ok(None) };
         let fenced = match there {
             Ok(_) => fence(&api, self.bucket, promotion).await,

@@ -14,7 +14,7 @@
 //!   serve everything else.
 //! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
 //!   `rights` names the rights of the user, and tries them.
-//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
+//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the comparison in `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - `mirror` is a bucket in two regions, and `promote` changes its primary.
 //! - [`Messenger`] carries calls between instances.
@@ -46,7 +46,7 @@ mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
+pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
@@ -56,7 +56,7 @@ pub use mirror::{Lag, ReadOnly, StandbyError};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
-pub use seed::{SeedError, Seedbed, seed_metadata};
+pub use seed::{SeedError, SeedServers, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
@@ -73,7 +73,7 @@ pub struct Log {
     bucket: Bucket,
     facts: Facts,
     read_only: Option<ReadOnly>,
-    /// The number of the stream's copies, as it was last told. Orders nothing.
+    /// The number of the stream's copies, as JetStream last reported it. Orders nothing.
     copies: AtomicUsize,
     api: Api,
     connection: Connection,
@@ -146,7 +146,7 @@ impl Log {
         self.read_only.as_ref()
     }
 
-    /// The number of the stream's copies, as JetStream last told it.
+    /// The number of the stream's copies, as JetStream last reported it.
     pub fn copies(&self) -> usize {
         self.copies.load(Ordering::Relaxed)
     }

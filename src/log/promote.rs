@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How long the mirror may take to get everything that a fenced primary holds.
-const CATCH_UP: Duration = Duration::from_secs(60);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A mirror was not promoted.
@@ -41,7 +41,7 @@ pub enum PromoteError {
     #[error(
         "the primary behind {origin} cannot be reached: what it has written and the mirror does not have would be lost ({}), \
          and it would write until it hears of the promotion. Give --accept-data-loss if it is lost, or bring it back first",
-        told(lag)
+        lag_text(lag)
     )]
     Unreachable {
         /// The API of the primary.
@@ -74,7 +74,7 @@ pub enum PromoteError {
 }
 
 /// The words for a lag.
-fn told(lag: &Option<Lag>) -> String {
+fn lag_text(lag: &Option<Lag>) -> String {
     match lag {
         Some(Lag { messages, silence: Some(silence) }) => format!(
             "it was last heard of {:.1} s ago, and was {messages} messages ahead then",
@@ -114,7 +114,7 @@ pub struct Promoted {
 pub async fn promote(
     endpoint: &Endpoint,
     accepts_loss: bool,
-    tell: &mut dyn FnMut(PromoteStep),
+    progress: &mut dyn FnMut(PromoteStep),
 ) -> Result<Promoted, PromoteError> {
     let endpoint = &Endpoint { denials: Denials::new(Rights::of(endpoint)), ..endpoint.clone() };
     let connection = Connection::open(endpoint, "jetway promote").await?;
@@ -131,7 +131,7 @@ pub async fn promote(
         end: info.last(),
         is_fenced,
         is_repeated,
-        lag: told(&lag),
+        lag: lag_text(&lag),
     };
     let origin = match ReadOnly::of(&info) {
         Some(ReadOnly::Mirror { origin }) => origin,
@@ -148,8 +148,8 @@ pub async fn promote(
     let mut info = info;
     match fenced {
         Some(end) => {
-            tell(PromoteStep::Fenced(end));
-            let deadline = Instant::now() + CATCH_UP;
+            progress(PromoteStep::Fenced(end));
+            let deadline = Instant::now() + CATCH_UP_TIMEOUT;
             while info.last() < end {
                 if Instant::now() > deadline {
                     if accepts_loss {

@@ -31,7 +31,7 @@ struct Regions {
 
 impl Regions {
     async fn start() -> Self {
-        // Its address is not told, so that the west does not pass by the proxy.
+        // Its address is not advertised, so that the west does not bypass the proxy.
         let east = Nats::start_with(
             "jetstream { store_dir: \"DIR/store\", domain: east }\n\
              leafnodes { listen: \"ROUTE\", no_advertise: true }",

@@ -73,8 +73,8 @@ struct Written {
     answered: Instant,
 }
 
-/// The silence and the lag in messages that a promotion has told.
-fn told(output: &str) -> (Duration, usize) {
+/// The silence and the lag in messages that a promotion has reported.
+fn reported_lag(output: &str) -> (Duration, usize) {
     let words = output.split("it was last heard of ").nth(1).expect("the lag of the mirror");
     let (silence, words) = words.split_once(" s ago, and was ").unwrap();
     let (messages, _) = words.split_once(" messages").unwrap();
@@ -187,7 +187,7 @@ async fn a_primary_that_was_promoted_away_never_writes_again() {
         );
         if !in_contact {
             // The mirror has all that was answered until it last heard of the primary, but for its lag.
-            let (silence, messages) = told(&output);
+            let (silence, messages) = reported_lag(&output);
             let heard = begun.checked_sub(silence + TOLERANCE).unwrap();
             let unexplained = lost.iter().filter(|write| write.answered < heard).count();
             assert!(unexplained <= messages, "{unexplained} lost writes are older: {output}");

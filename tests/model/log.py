@@ -1,6 +1,6 @@
 """The log: its messages, the rule by which a reader takes them, and the stream with its replicas.
 
-A state takes one message after the other and never looks at another server. The stream is a stream leader, which stores
+A state takes one message after the other and never reads from another server. The stream is a stream leader, which stores
 what carries the right guard, and three replicas, each of which shows a prefix.
 """
 
@@ -40,12 +40,13 @@ class State:
 
     def __init__(self, T=0, tpos=0, fault=None, off=(), lossy=False, lenient=False):
         self.ep, self.no, self.idx, self.rev, self.floor, self.pos = 0, None, 0, 0, 0, 0
-        self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
-        self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
-        self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
+        self.kv, self.leases, self.ops, self.pending, self.owner = {}, {}, {}, [], None
+        self.T, self.tpos, self.fault, self.off = T, tpos, fault, off  # up to T indexes may be missing
+        self.trim_reached, self.digest_differs = T == 0, False
+        self.gap, self.suspect, self.hole, self.part = False, False, False, None
         self.lossy, self.lenient = lossy, lenient             # a loss was accepted: once, up to T; now, anywhere
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
-        self.sure = 0                                         # sequence of the last valid record or barrier
+        self.confirmed = 0                                    # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
         self.timeout, self.before, self.longest = 0, 0, 0     # election timeouts: of this epoch, of the last, the longest
 
@@ -53,18 +54,18 @@ class State:
         s = State()
         s.__dict__.update(self.__dict__)
         s.kv, s.leases, s.ops = dict(self.kv), dict(self.leases), dict(self.ops)
-        s.pend, s.void, s.undecided, s.holes = list(self.pend), [], list(self.undecided), []
+        s.pending, s.void, s.undecided, s.holes = list(self.pending), [], list(self.undecided), []
         return s
 
     def whole(self):
         """Whether all that the log must hold was there so far."""
-        return self.met or self.lenient
+        return self.trim_reached or self.lenient
 
     def settle(self):
         """The accepted loss ends here: what is missing so far may be missing, and nothing behind it."""
         self.lossy = True
         if self.fault != "unsettled":
-            self.lenient, self.met, self.T = False, True, self.idx
+            self.lenient, self.trim_reached, self.T = False, True, self.idx
 
     def digest(self):
         return hash((self.rev, self.floor, tuple(sorted(self.kv.items())), tuple(sorted(self.leases.items()))))
@@ -77,32 +78,32 @@ class State:
         if self.fault == "guardonly":
             self.pos = seq
             return [] if r.kind in "bx" else self.take([r])
-        if "seqgap" not in self.off and self.met and hole and not self.lenient:
+        if "seqgap" not in self.off and self.trim_reached and hole and not self.lenient:
             self.suspect = True                               # behind the trim record no sequence may be missing
         if self.suspect:
             return []
         if hole:
             self.holes.append((self.pos + 1, seq - 1))
-        got = self.judge(r, hole)
+        got = self.validate(r, hole)
         if self.suspect:
             return []
         self.pos = seq
         if got:
-            self.sure = seq
-        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx and not self.pend:
-            self.sure = seq                                   # a barrier is valid if it names the last index
+            self.confirmed = seq
+        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx and not self.pending:
+            self.confirmed = seq                              # a barrier is valid if it names the last index
         elif self.fault == "spend" and r.kind == "x":
             self.idx += 1
         return got
 
-    def judge(self, r, hole):
+    def validate(self, r, hole):
         self.hole = self.hole or hole
         same = r.ep == self.ep and (r.no == self.no or self.fault == "nononce")
         if r.kind in "bx":
             if r.kind == "x":
                 self.void.append(r.seq)
             return []
-        nxt, p = self.idx + 1, self.pend
+        nxt, p = self.idx + 1, self.pending
         if self.goes_back(r):
             (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
             return []
@@ -118,7 +119,7 @@ class State:
             return self.take(p) if r.n + 1 == r.cnt or self.fault == "torn" else []
         if same and r.kind != "e" and r.idx == nxt and r.n == 0:
             self.void += [v.seq for v in p]                   # begun again only after the other one was given up
-            self.pend = [r]
+            self.pending = [r]
             return self.take([r]) if r.cnt == 1 else []
         x = self.part                                         # a batch without its head, which a trim removed: it was whole
         if x and same and r.kind != "e" and not self.hole and r.idx == nxt and (r.op, r.n) == (x.op, x.n + 1):
@@ -135,7 +136,7 @@ class State:
         return []
 
     def is_lossy_here(self):
-        return self.lenient or (self.lossy and not self.met and "anyepoch" not in self.off)
+        return self.lenient or (self.lossy and not self.trim_reached and "anyepoch" not in self.off)
 
     def goes_back(self, r):
         """The revision never falls. Where a loss was accepted, void records that count may stand above valid ones."""
@@ -147,7 +148,7 @@ class State:
 
     def is_torn(self, r):
         """A batch has begun and was given up, because this record behind it does not leave its revision to it."""
-        p = self.pend
+        p = self.pending
         lossy = p and self.is_lossy_here() and "lossyback" not in self.off
         return lossy and (p[0].ep, p[0].op) != (r.ep, r.op) and r.rev < p[0].rev + (r.kind == "w")
 
@@ -159,18 +160,19 @@ class State:
 
     def may_skip(self, r):
         """Whether the records before this one may be missing. Of one epoch an index is missing where a sequence is."""
-        if not self.lenient and (self.met or r.idx > self.T + 1):
+        if not self.lenient and (self.trim_reached or r.idx > self.T + 1):
             return False
         if self.lenient and "lossyholes" in self.off:
             return True
         return self.hole or "holes" in self.off or self.is_lossy_here() and r.ep > self.ep
 
     def take(self, recs):
-        self.void += [v.seq for v in self.pend if v not in recs]
+        self.void += [v.seq for v in self.pending if v not in recs]
         if recs[-1].ep != self.ep:
             self.void, self.undecided = self.void + self.undecided, []
-        self.pend, self.hole, self.part = [], False, None
-        if not self.lenient and not self.met and recs[-1].idx <= self.T and not (self.lossy and "knownholes" not in self.off):
+        self.pending, self.hole, self.part = [], False, None
+        keeps = self.lossy and "knownholes" not in self.off
+        if not self.lenient and not self.trim_reached and recs[-1].idx <= self.T and not keeps:
             self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
@@ -186,7 +188,7 @@ class State:
                 else:
                     self.kv[r.key] = (r.rev, r.ver, r.op, r.lease or "")
             elif r.kind == "g":
-                self.leases[r.lease] = (r.ttl, r.idx)     # an id may be granted again: the grant's index tells which
+                self.leases[r.lease] = (r.ttl, r.idx)         # an id may be granted again: the grant's index distinguishes them
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
@@ -196,9 +198,9 @@ class State:
                 self.trimmed = max(self.trimmed, r.T)
                 self.lossy = self.lossy or r.lossy
                 if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
-                    self.bad = self.bad or r.dig != self.digest()
+                    self.digest_differs = self.digest_differs or r.dig != self.digest()
                     if r.seq >= self.tpos or self.fault == "anytrim":
-                        self.met = True                       # only the last one ends it: void ones went under each
+                        self.trim_reached = True              # only the last one ends it: void ones went under each
         return recs
 
 

@@ -1,4 +1,4 @@
-//! Watches whether the stream may be written: a mirror may become the primary, and a primary may be fenced or
+//! Checks whether the stream may be written: a mirror may become the primary, and a primary may be fenced or
 //! learn that its standby was promoted.
 
 use super::measured::Measured;
@@ -14,18 +14,18 @@ const MIRROR_INTERVAL: Duration = Duration::from_millis(250);
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reason why this instance writes nothing, if there is one.
-pub(super) type Standing = watch::Receiver<Option<ReadOnly>>;
+pub(super) type ReadOnlyState = watch::Receiver<Option<ReadOnly>>;
 
-/// The watch over the stream's right to be written.
-pub(super) struct Keeper {
+/// Checks whether the stream may be written.
+pub(super) struct ReadOnlyCheck {
     pub(super) log: Arc<Log>,
     pub(super) measured: watch::Receiver<Measured>,
-    pub(super) standing: watch::Sender<Option<ReadOnly>>,
+    pub(super) read_only: watch::Sender<Option<ReadOnly>>,
     pub(super) stop: CancellationToken,
 }
 
-impl Keeper {
-    /// Watches until the instance stops.
+impl ReadOnlyCheck {
+    /// Checks until the instance stops.
     pub(super) async fn run(mut self) {
         let stop = self.stop.clone();
         stop.run_until_cancelled(async {
@@ -37,7 +37,7 @@ impl Keeper {
     }
 
     async fn look(&mut self) {
-        let known = self.standing.borrow().clone();
+        let known = self.read_only.borrow().clone();
         if let Some(ReadOnly::Mirror { .. }) = known {
             tokio::time::sleep(MIRROR_INTERVAL).await;
             if let Ok(info) = self.log.info().await {
@@ -74,7 +74,7 @@ impl Keeper {
     }
 
     fn note(&self, now: Option<ReadOnly>) {
-        self.standing.send_if_modified(|known| {
+        self.read_only.send_if_modified(|known| {
             let changes = *known != now;
             if changes {
                 match (&*known, &now) {
@@ -96,16 +96,14 @@ impl Keeper {
 /// Looks for the primary that this bucket has replaced, until that is fenced. It need not know of its
 /// standby.
 pub(super) async fn fence_replaced(
-    log: Arc<Log>,
-    mut measured: watch::Receiver<Measured>,
-    standing: Standing,
+    (log, mut measured, read_only): (Arc<Log>, watch::Receiver<Measured>, ReadOnlyState),
     stop: CancellationToken,
 ) {
     let fencing = async {
         while measured.changed().await.is_ok() {
             let stream = measured.borrow_and_update().stream.clone();
             // The look may be older than the promotion.
-            let may_write = |info: &StreamInfo| standing.borrow().is_none() && ReadOnly::of(info).is_none();
+            let may_write = |info: &StreamInfo| read_only.borrow().is_none() && ReadOnly::of(info).is_none();
             let Some(info) = stream.filter(may_write) else { continue };
             match log.fence_replaced(&info).await {
                 Ok(true) => return,
