@@ -407,11 +407,42 @@ impl Candidate<'_> {
         Ok(Some(Sequence(stored)))
     }
 
+    /// The metadata of a mirror that no jetway has served yet; `None` for any other one. If the primary is lost,
+    /// the mirror gets a cluster's id of its own. Fails if the primary is another program's.
+    pub(super) async fn missing_metadata(
+        &self,
+        info: &StreamInfo,
+        origin: &str,
+    ) -> Result<Option<Value>, SetupError> {
+        if has(&info.config, MIRROR_KEY) {
+            return Ok(None);
+        }
+        let settings = origin_settings(self.bucket, self.api, origin);
+        match tokio::time::timeout(ANSWER_TIMEOUT, settings).await {
+            Ok(Ok(settings)) => Ok(Some(metadata(&settings))),
+            Ok(Err(SetupError::Origin { .. })) | Err(_) => {
+                let id = format!("{:016x}", rand::random::<u64>() | 1);
+                Ok(Some(metadata(&json!({ "metadata": { CLUSTER_KEY: id } }))))
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
     /// Makes the mirror a stream of its own, which takes records.
-    pub(super) async fn promote(&self, info: StreamInfo, time: &str) -> Result<StreamInfo, ApiError> {
+    pub(super) async fn promote(
+        &self,
+        info: StreamInfo,
+        missing_metadata: Option<Value>,
+        time: &str,
+    ) -> Result<StreamInfo, ApiError> {
         let origin = origin_of(&info.config).unwrap_or_default();
-        let promotions = promotions(&info.config) + 1;
         let mut config = info.config;
+        if let (Some(known), Some(Value::Object(mut missing))) =
+            (config["metadata"].as_object_mut(), missing_metadata)
+        {
+            known.append(&mut missing);
+        }
+        let promotions = promotions(&config) + 1;
         let wanted = wanted(self.bucket, None, 0);
         if let Some(settings) = config.as_object_mut() {
             settings.remove("mirror");

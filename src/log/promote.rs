@@ -2,7 +2,7 @@
 
 use super::Denials;
 use super::api::{Api, ApiError, StreamInfo};
-use super::bucket::Bucket;
+use super::bucket::{Bucket, SetupError};
 use super::connect::{ConnectError, Connection, Endpoint};
 use super::mirror::{Candidate, Lag, ReadOnly, is_promoted};
 use super::rights::{API_PREFIX, Rights};
@@ -28,6 +28,9 @@ pub enum PromoteError {
         /// Why.
         source: ApiError,
     },
+    /// The primary is another program's.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// It is not a mirror.
     #[error("stream {0} is not a mirror; --endpoint must name the NATS and the bucket of the mirror")]
     NoMirror(String),
@@ -139,6 +142,7 @@ pub async fn promote(
         None if is_promoted(&info) => return Ok(promoted(&info, false, true)),
         None => return Err(PromoteError::NoMirror(stream)),
     };
+    let missing = candidate.missing_metadata(&info, &origin).await?;
     let time = info.ts.clone().unwrap_or_default();
     let place = format!("{time}, at {}", endpoint.servers.join(","));
     let fenced = match candidate.fence_origin(&origin, &place).await {
@@ -164,6 +168,6 @@ pub async fn promote(
         None if !accepts_loss => return Err(PromoteError::Unreachable { origin, lag }),
         None => {}
     }
-    let info = candidate.promote(info, &time).await.map_err(failed)?;
+    let info = candidate.promote(info, missing, &time).await.map_err(failed)?;
     Ok(promoted(&info, fenced.is_some(), false))
 }

@@ -6,7 +6,7 @@ use crate::engine::apply::Entry;
 use crate::engine::failure::{DataError, Mismatch};
 use crate::engine::node::{Node, NodeError};
 use crate::engine::status::Phase;
-use crate::log::{ConsumeError, Delivered, WireError};
+use crate::log::{ConsumeError, Delivered, ReadOnly, WireError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -90,7 +90,10 @@ impl Node {
         is_certain: bool,
     ) -> Result<(), NodeError> {
         following.losses += 1;
-        let is_certain = is_certain || self.log.copies() == 1 || following.losses >= LOSS_CONFIRMATIONS;
+        // A mirror gets lost messages again from its origin, at the same sequences.
+        let is_mirror = matches!(self.read_only(), Some(ReadOnly::Mirror { .. }));
+        let is_lasting = self.log.copies() == 1 || following.losses >= LOSS_CONFIRMATIONS;
+        let is_certain = is_certain || is_lasting && !is_mirror;
         if is_certain && !self.mode.is_moving() {
             return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
         }
