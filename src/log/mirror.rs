@@ -188,7 +188,8 @@ async fn origin_settings(bucket: &Bucket, api: &Api, origin: &str) -> Result<Val
         origin: origin.to_owned(),
         source,
     })?;
-    let is_primary = info.config["metadata"][FORMAT_KEY] == FORMAT.to_string()
+    let format = FORMAT.to_string();
+    let is_primary = info.config["metadata"][FORMAT_KEY].as_str() == Some(&format)
         && Bucket::cluster_id(&info).is_some()
         && ReadOnly::of(&info).is_none();
     if is_primary {

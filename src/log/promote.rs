@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How long the mirror may take to get everything that a fenced primary holds.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(60);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// A mirror was not promoted.
@@ -44,7 +44,7 @@ pub enum PromoteError {
     #[error(
         "the primary behind {origin} cannot be reached: what it has written and the mirror does not have would be lost ({}), \
          and it would write until it hears of the promotion. Give --accept-data-loss if it is lost, or bring it back first",
-        lag_text(lag)
+        lag_text(lag.as_ref())
     )]
     Unreachable {
         /// The API of the primary.
@@ -77,7 +77,7 @@ pub enum PromoteError {
 }
 
 /// The words for a lag.
-fn lag_text(lag: &Option<Lag>) -> String {
+fn lag_text(lag: Option<&Lag>) -> String {
     match lag {
         Some(Lag { messages, silence: Some(silence) }) => format!(
             "it was last heard of {:.1} s ago, and was {messages} messages ahead then",
@@ -134,7 +134,7 @@ pub async fn promote(
         end: info.last(),
         is_fenced,
         is_repeated,
-        lag: lag_text(&lag),
+        lag: lag_text(lag.as_ref()),
     };
     let origin = match ReadOnly::of(&info) {
         Some(ReadOnly::Mirror { origin }) => origin,

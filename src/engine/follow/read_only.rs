@@ -3,7 +3,7 @@
 
 use super::Following;
 use crate::engine::node::{Node, NodeError};
-use crate::log::ReadOnly;
+use crate::log::{ReadOnly, StreamInfo};
 use crate::types::Epoch;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ impl Node {
     /// Whether the mirror has heard of its origin at the last look.
     fn hears_of_origin(&self) -> bool {
         let measured = self.space.measured();
-        let stream = measured.borrow().stream.as_ref().and_then(|stream| stream.lag());
+        let stream = measured.borrow().stream.as_ref().and_then(StreamInfo::lag);
         stream.is_some_and(|lag| lag.is_in_contact())
     }
 }
