@@ -233,7 +233,8 @@ async fn a_death_at_each_step_back_costs_nothing() {
                 if refused.contains("member not found") {
                     return;
                 }
-                assert!(begun.elapsed() < support::TIMEOUT, "{refused}");
+                // A death in the middle of it can stop writes for half a minute.
+                assert!(begun.elapsed() < 3 * support::TIMEOUT, "{refused}");
             }
         });
         let deadline = std::time::Instant::now() + support::TIMEOUT;

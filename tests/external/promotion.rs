@@ -257,3 +257,53 @@ async fn a_mirror_that_nobody_has_served_can_be_promoted() {
         }
     }
 }
+
+/// The primary and its mirror are in two accounts of one NATS. An operator makes the mirror, since its messages
+/// need a subject that the account of the primary exports.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_in_another_account_is_promoted() {
+    let config = r#"
+        accounts {
+          EAST {
+            jetstream: enabled, users: [ { user: east, password: east } ]
+            exports: [
+              { service: "$JS.API.>" }, { service: "$KV.test.>" }, { stream: "mirror.west.>" }
+              { service: "$JS.FC.KV_test.>" }
+            ]
+            imports: [ { service: { account: WEST, subject: "$JS.API.STREAM.INFO.KV_test" }, to: "west.API.STREAM.INFO.KV_test" } ]
+          }
+          WEST {
+            jetstream: enabled, users: [ { user: west, password: west } ]
+            exports: [ { service: "$JS.API.STREAM.INFO.KV_test" } ]
+            imports: [
+              { service: { account: EAST, subject: "$JS.API.>" }, to: "east.API.>" }
+              { service: { account: EAST, subject: "$KV.test.>" }, to: "east.API.$KV.test.>" }
+              { stream: { account: EAST, subject: "mirror.west.>" } }
+            ]
+          }
+        }
+        no_auth_user: west"#;
+    let nats = Nats::start_with(config).await;
+    let of = |account: &str, more: &str| {
+        format!("nats://{account}:{account}@{}?bucket=test{more}", nats.address())
+    };
+    let primary =
+        Server::start_with(&["--endpoint", &of("east", "&standby=west.API"), "--name", "east"]).await;
+    let writer = primary.client().await;
+    let external = json!({ "api": "east.API", "deliver": "mirror.west" });
+    let made = add_mirror(&nats, json!({ "mirror": { "name": "KV_test", "external": external } })).await;
+    assert!(made["error"].is_null(), "{made}");
+    let mut mirror = Server::prepare(&["--endpoint", &of("west", "&mirror=east.API"), "--name", "west"]);
+    serves_reads(&mut mirror).await;
+    let reader = mirror.client().await;
+    for at in 0..2000 {
+        writer.put(format!("/k/{}", at % 50), at.to_string()).await;
+    }
+    let revision = writer.revision().await;
+    reaches(&reader, revision).await;
+    let (is_done, output) = promote(&nats, &[]).await;
+    assert!(is_done && output.contains("the old primary is fenced, and everything"), "{output}");
+    assert_eq!(writes(&reader, "/k").await, revision + 1);
+    is_fenced(&writer).await;
+    assert!(!mirror.log().contains("ermissions"), "{}", mirror.log());
+}

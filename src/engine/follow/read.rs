@@ -90,9 +90,11 @@ impl Node {
         is_certain: bool,
     ) -> Result<(), NodeError> {
         following.losses += 1;
+        // While the number of copies of embedded servers changes, the single one may be behind.
+        let has_one_copy = self.log.copies() == 1 && !self.mode.is_in_cluster();
         // A mirror gets lost messages again from its origin, at the same sequences.
         let is_mirror = matches!(self.read_only(), Some(ReadOnly::Mirror { .. }));
-        let is_lasting = self.log.copies() == 1 || following.losses >= LOSS_CONFIRMATIONS;
+        let is_lasting = has_one_copy || following.losses >= LOSS_CONFIRMATIONS;
         let is_certain = is_certain || is_lasting && !is_mirror;
         if is_certain && !self.mode.is_moving() {
             return Err(NodeError::Fatal(DataError::Replaced(mismatch)));

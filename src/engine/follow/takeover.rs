@@ -176,8 +176,9 @@ impl Node {
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
                 // The leader of several replicas counts messages that most of them do not have yet, until it
-                // notices that it has lost the others. Only one that stays away longer is lost.
-                let may_come = !self.mode.is_alone() && self.log.copies() > 1;
+                // notices that it has lost the others. Only one that stays away longer is lost. In a cluster
+                // of embedded servers a single copy may be what a change of their number has begun.
+                let may_come = !self.mode.is_alone() && (self.log.copies() > 1 || self.mode.is_in_cluster());
                 let since = *following.uncommitted.get_or_insert_with(Instant::now);
                 if may_come && since.elapsed() < QUORUM_TIMEOUT {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;
