@@ -370,6 +370,17 @@ impl Lag {
     }
 }
 
+/// A primary that answers was not fenced.
+#[derive(Debug, Error)]
+pub enum FenceError {
+    /// The settings of its stream.
+    #[error(transparent)]
+    Api(ApiError),
+    /// The message of the fence.
+    #[error("the message of the fence does not come to its stream: {0}")]
+    Message(ApiError),
+}
+
 /// A mirror that is to be promoted.
 #[derive(Debug)]
 pub(super) struct Candidate<'a> {
@@ -388,23 +399,27 @@ impl Candidate<'_> {
         &self,
         origin: &str,
         promotion: &str,
-    ) -> Result<Option<Sequence>, ApiError> {
+    ) -> Result<Option<Sequence>, FenceError> {
         let api = self.api.below(origin);
         // Nothing was changed there when this gives up.
         let there = tokio::time::timeout(ANSWER_TIMEOUT, api.stream_info(&self.bucket.stream));
         let Ok(there) = there.await else { return Ok(None) };
+        let subject = format!("{origin}.{}{FENCE}", self.bucket.prefix);
         let fenced = match there {
-            Ok(_) => fence(&api, self.bucket, promotion).await,
+            Ok(_) => {
+                // Without the message of the fence the end is not known, and a fence alone stops the primary.
+                api.try_publish(&subject).await.map_err(FenceError::Message)?;
+                fence(&api, self.bucket, promotion).await
+            }
             Err(error) => Err(error),
         };
         match fenced {
             Ok(()) => {}
             Err(error) if error.is_absent() || is_unreachable(&error) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(FenceError::Api(error)),
         }
         // It stands behind everything that was on its way when the subjects went.
-        let subject = format!("{origin}.{}{FENCE}", self.bucket.prefix);
-        let stored = api.publish(subject).await?;
+        let stored = api.publish(subject).await.map_err(FenceError::Message)?;
         Ok(Some(Sequence(stored)))
     }
 

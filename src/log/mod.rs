@@ -52,7 +52,7 @@ pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
-pub use mirror::{Lag, ReadOnly, StandbyError};
+pub use mirror::{FenceError, Lag, ReadOnly, StandbyError};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};

@@ -4,7 +4,7 @@ use super::Denials;
 use super::api::{Api, ApiError, StreamInfo};
 use super::bucket::{Bucket, SetupError};
 use super::connect::{ConnectError, Connection, Endpoint};
-use super::mirror::{Candidate, Lag, ReadOnly, is_promoted};
+use super::mirror::{Candidate, FenceError, Lag, ReadOnly, is_promoted};
 use super::rights::{API_PREFIX, Rights};
 use crate::types::Sequence;
 use std::time::{Duration, Instant};
@@ -55,13 +55,13 @@ pub enum PromoteError {
     /// The primary answers, and does not let itself be fenced.
     #[error(
         "the primary behind {origin} answers and cannot be fenced, so nothing was promoted: {source}; the NATS user needs the \
-         rights of `jetway nats-permissions` with this --endpoint"
+         rights of `jetway nats-permissions` with mirror= in --endpoint, and an account needs these imports"
     )]
     NotFenced {
         /// The API of the primary.
         origin: String,
         /// Why.
-        source: ApiError,
+        source: FenceError,
     },
     /// The mirror does not get what the primary holds.
     #[error(

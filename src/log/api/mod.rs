@@ -146,6 +146,33 @@ impl Api {
         self.ask::<StoredAnswer>(subject, &Value::Null).await.map(|stored| stored.seq)
     }
 
+    /// Checks that messages to a subject come to a stream. The trial has a header for which every stream refuses
+    /// it.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn try_publish(&self, subject: &str) -> Result<(), ApiError> {
+        let mut headers = HeaderMap::new();
+        // No stream has this name.
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, "-");
+        let request = Request::new().timeout(Some(TIMEOUT)).headers(headers);
+        let sent = self.client.send_request(subject.to_owned(), request);
+        let answer = tokio::select! {
+            answer = sent => answer,
+            denied = denial_of(self.denials.subscribe(), subject) => return Err(ApiError::Denied(denied)),
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(ApiError::NoResponders(subject.to_owned()))
+            }
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                Err(ApiError::TimedOut(subject.to_owned()))
+            }
+            Err(error) => Err(ApiError::Connection(error.to_string())),
+        }
+    }
+
     /// Settings and content of a stream.
     ///
     /// # Errors
