@@ -20,7 +20,7 @@ class Instance:
         self.start = f"{self.i}{'abcdefghijklmnopqrstuvwxyz'[self.starts % 26]}{self.starts // 26}"
         self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
         self.later = []                                       # reads for which two requests are on their way already
-        self.named, self.lost, self.tries, self.void = None, False, {}, set()
+        self.named, self.lost, self.tries, self.void, self.refused = None, False, {}, set(), False
         self.conn = []
         self.sim.conns.append(self.conn)
         # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim
@@ -370,8 +370,9 @@ class Instance:
         if self.sim.accepting not in (None, self):
             return
         guard, stream = self.s.pos, self.sim.stream
-        if stream.next_after(guard) is None and self.sim.rng.random() < .5:
-            guard = stream.last                               # the guard named a later end, the leader has no next message
+        if stream.next_after(guard) is None and (self.sim.rng.random() < .5 or self.refused):
+            guard = stream.last                               # the refusal named a later end, the leader has no next message
+        self.refused = False
         self.asked = self.s.ep + 1
         if "attempt" not in self.sim.off:                     # a nonce for each attempt, not for each process
             self.attempts += 1

@@ -124,6 +124,16 @@ class Sim:
         if self.told.get(n) not in (None, "ok", "unknown"):
             self.fail(f"request {n} was told {self.told[n]!r} and is valid now")
 
+    def acknowledge(self, who, start, uid, seq):
+        if who.start != start:
+            return
+        if who.paused or who.cut_off:
+            self.acks.append((who, start, uid, seq))
+        elif who.w:
+            who.w.ack(uid, seq)
+        elif seq is None:
+            who.refused = True                                # a refusal names the end
+
     def leader_change(self):
         for q in self.stream.drop_uncommitted(self.rng.randint(self.stream.committed, self.stream.last)):
             self.waiting.pop(q, None)
@@ -331,11 +341,8 @@ class Sim:
         elif a == "ack":
             for _ in range(min(len(self.acks), rng.choice([1, 2, 4]))):
                 who, start, uid, seq = self.acks.pop(rng.randrange(min(3, len(self.acks))))
-                if rng.random() > ch / 60 and who.start == start:
-                    if who.paused or who.cut_off:
-                        self.acks.append((who, start, uid, seq))
-                    elif who.w:
-                        who.w.ack(uid, seq)
+                if rng.random() > ch / 60:
+                    self.acknowledge(who, start, uid, seq)
         elif a == "replicate":
             r = rng.choice(self.stream.replicas)
             if not r.stalled:
@@ -408,11 +415,8 @@ class Sim:
         while self.stream.committed < self.stream.last:
             self.commit()
         acks, self.acks = self.acks, []
-        for who, start, uid, seq in acks:
-            if who.paused or who.cut_off:
-                self.acks.append((who, start, uid, seq))
-            elif who.start == start and who.w:
-                who.w.ack(uid, seq)
+        for a in acks:
+            self.acknowledge(*a)
         for r in self.stream.replicas:
             if not r.stalled:
                 r.advance(self.stream, 99)
@@ -508,10 +512,9 @@ class Sim:
                 while r.behind(self.stream):
                     r.advance(self.stream, 9999)
             acks, self.acks = self.acks, []
-            for who, start, uid, seq in acks:
+            for a in acks:
                 moved += 1
-                if who.start == start and who.w:
-                    who.w.ack(uid, seq)
+                self.acknowledge(*a)
             for x in self.inst:
                 for _ in range(3000):
                     if not x.consume():
