@@ -215,6 +215,7 @@ class Sim:
             for m in self.stream.msgs.values():
                 if m.uid in self.valid and m.uid not in took and (m.cnt == 1 or m.op not in torn):
                     self.fail(f"the accepted log lacks {m}, which is there")
+        self.check_accepted(took, lost)
         self.valid = {uid: v.idx for uid, v in took.items()}
         new.settle()
         self.truth, self.damage = new, []
@@ -225,6 +226,23 @@ class Sim:
         self.promises.answers = answers
         self.accepting.born = 0
         return [r]
+
+    def check_accepted(self, took, lost):
+        """No answered write that is left may be given up. No void record may count that a message of a later writer refutes.
+
+        A writer's first message behind its epoch record proves it.
+        """
+        left, torn = self.stream.msgs.values(), {m.op for m in lost if m.cnt > 1}
+        for m in left:
+            answered = m.op and self.told.get(self.client_of.get(m.op)) == "ok"
+            if answered and m.uid in self.valid and m.uid not in took and m.op not in torn:
+                self.fail(f"the accepted log gives {m} up, which was answered and is there")
+        writers = {(m.ep, m.no) for m in left if m.kind not in "ex"}
+        starts = [m for m in left if m.kind == "e" and m.uid in self.valid and (m.ep, m.no) in writers]
+        twins = {(m.ep, m.no, m.idx) for m in lost}
+        for v in took.values():
+            if v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins and any(v.ep < e.ep and v.idx >= e.idx for e in starts):
+                self.fail(f"the accepted log holds {v}, which was void")
 
     # --- checks
 
