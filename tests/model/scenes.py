@@ -364,14 +364,51 @@ def reclaimed(sim):
     last = sim.stream.last
     if last <= first or not leads(sim, b):
         return
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.randint(1, 6)):
         answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
         if b.w and rng.random() < .5:
             b.w.compact()
     epochs = [q for q, m in sim.stream.msgs.items() if q > last and m.kind == "e" and q <= sim.stream.committed]
     if epochs and rng.random() < .3:                          # the epoch record that makes them void is lost, too
-        sim.foreign_removal(epochs[0])
-    sim.foreign_removal(rng.randint(first, last - 1))
+        for q in range(epochs[0], epochs[0] + rng.randint(1, 6)):
+            if q in sim.stream.msgs and q < sim.stream.committed:
+                sim.foreign_removal(q)
+    sim.foreign_removal(rng.randint(first - 1, last - 1))
+    gives_up(sim)
+
+
+def latecomer(sim):
+    """A candidate takes the end of the stream for its guard, before the messages there that it has not read are committed."""
+    rng, (a, b) = sim.rng, sim.inst[:2]
+    if not leads(sim, a) or not answered(sim, asks(sim, a, "w")) or not a.w:
+        return
+    first = sim.stream.last + 1
+    for _ in range(rng.randint(1, 4)):
+        asks(sim, a, "w", keys=[rng.choice("abc")])
+        sim.serve(a)
+    if not a.w:
+        return
+    while a.conn:
+        sim.deliver(a.conn)
+    b.refused = True
+    b.takeover()
+    while b.conn:
+        sim.deliver(b.conn)
+    last = sim.stream.last
+    until(sim, lambda: False, 2)
+    if not leads(sim, b):
+        return
+    for _ in range(rng.randint(1, 4)):
+        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+    for q in range(first, last):
+        if q in sim.stream.msgs and rng.random() < .5:
+            sim.foreign_removal(q)
+    gives_up(sim)
+
+
+def gives_up(sim):
+    """The loss is accepted, the next trim records have their effect, and an instance loads what is left."""
+    rng = sim.rng
     sim.operator()
     until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
     if not until(sim, lambda: not sim.accepting, 6):
@@ -388,4 +425,4 @@ def reclaimed(sim):
 
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
               halfway=halfway, deposed=deposed, accepted=accepted, loading=loading, unfinished=unfinished,
-              reclaimed=reclaimed)
+              reclaimed=reclaimed, latecomer=latecomer)

@@ -7,7 +7,7 @@ import random
 
 from instance import Instance
 from leases import Promises
-from log import Rec, State, Stream, Violation, holds, last_trim, state_before
+from log import Rec, Beginnings, State, Stream, Violation, holds, last_loss, last_trim, state_before
 from scenes import SCENES
 
 KEYS = "abc"
@@ -83,7 +83,7 @@ class Sim:
         if q in self.waiting:
             self.acks.append(self.waiting.pop(q))
         t = self.truth
-        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.lossy else t.apply(q, r)
+        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.accepts else t.apply(q, r)
         t = self.truth
         for v in got:
             if v.inst == "alien":
@@ -93,7 +93,7 @@ class Sim:
                 self.op_is_valid(v)
             if v.kind in "gv":
                 self.promises.record(v)
-            if v.kind == "t" and v.lossy and self.accepting and v.no.split(".")[0] == self.accepting.start:
+            if v.kind == "t" and v.loss and self.accepting and v.no.split(".")[0] == self.accepting.start:
                 self.accepting, self.accepted = None, self.accepted + 1
                 for x in self.inst:
                     if x.down:
@@ -172,8 +172,9 @@ class Sim:
         """
         if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
             return
-        _, took = self.all_that_is_left(self.stream.committed)
-        if any(v.no == "garbage" and v.uid not in self.valid for v in took.values()):
+        s, took = self.all_that_is_left(self.stream.committed)
+        garbage = [no for no, *_ in s.beginnings.writers.values()] + [v.no for v in took.values() if v.uid not in self.valid]
+        if "garbage" in garbage:
             return                                            # nothing tells a forged nonce from one whose record is lost
         self.accepting = self.rng.choice(self.inst)
         self.log(f"{self.accepting.i} is to accept the loss")
@@ -188,16 +189,19 @@ class Sim:
 
     def all_that_is_left(self, end):
         """The state of a reader that takes what is there, and the records that it takes."""
-        s, took = State(lenient=True), {}
-        for q in sorted(q for q in self.stream.msgs if q <= end):
-            took.update((v.uid, v) for v in s.apply(q, self.stream.msgs[q]))
-        return s, took
+        msgs, beginnings = {q: m for q, m in self.stream.msgs.items() if q <= end}, Beginnings(self.off)
+        while True:
+            s, took = State(off=self.off, loss=last_loss(msgs, end), beginnings=beginnings), {}
+            for q in sorted(msgs):
+                took.update((v.uid, v) for v in s.apply(q, msgs[q]))
+            if not s.refuted:
+                return s, took
 
     def loss_accepted(self, q, r):
         """The epoch record of the instance that accepts it. What that one has read is the truth from here on.
 
         Each record that is left must be among it, and nothing else. A void message may count where the epoch record is lost
-        that makes it void, or where a torn batch begins behind the loss. The index of another void one may hide valid ones.
+        that makes it void, or where a torn batch begins behind the loss.
         """
         new, took = self.all_that_is_left(q)
         if r.uid not in took:
@@ -239,10 +243,15 @@ class Sim:
                 self.fail(f"the accepted log gives {m} up, which was answered and is there")
         writers = {(m.ep, m.no) for m in left if m.kind not in "ex"}
         starts = [m for m in left if m.kind == "e" and m.uid in self.valid and (m.ep, m.no) in writers]
-        twins = {(m.ep, m.no, m.idx) for m in lost}
-        for v in took.values():
-            if v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins and any(v.ep < e.ep and v.idx >= e.idx for e in starts):
+        twins, before = {(m.ep, m.no, m.idx) for m in lost}, None
+        for v in sorted(took.values(), key=lambda v: v.seq):
+            void = v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins
+            if void and any(v.ep < e.ep and v.idx >= e.idx for e in starts):
                 self.fail(f"the accepted log holds {v}, which was void")
+            if void and before and (before.ep, before.no) == (v.ep, v.no) and before.uid in self.valid:
+                if all(q in self.stream.msgs for q in range(before.seq, v.seq)):
+                    self.fail(f"the accepted log holds {v}, which was void, and nothing is lost before it")
+            before = v
 
     # --- checks
 
