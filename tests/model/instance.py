@@ -166,7 +166,7 @@ class Instance:
         if self.loaded:
             return
         self.loaded = True
-        self.pile.holes = list(self.s.holes)
+        self.pile.holes = list(self.s.holes) + list(self.s.loss[1] if self.s.loss else ())
         self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
         if self.met:                                          # messages that go under it may have been there before
             self.trimmed(self.met)

@@ -69,11 +69,12 @@ class State:
         self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
         self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
         self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
-        # A loss was accepted once: the sequence of the epoch record that did, and those of the void messages before it.
-        # Every message of ours up to it that is not void is valid.
+        # A loss was accepted once: the sequence of the epoch record that did, and ranges of sequences before it. Up to that
+        # record all of ours outside these ranges is valid, and nothing in them, whatever a replica shows there.
         self.loss = loss
         # A loss is accepted now: all may be missing. A record that counted may be refuted later, then the load starts again.
-        self.lenient, self.beginnings, self.taken, self.left_out, self.refuted = beginnings is not None, beginnings, {}, set(), False
+        self.lenient, self.beginnings, self.taken, self.refuted = beginnings is not None, beginnings, {}, False
+        self.left_out, self.gaps, self.at = set(), [], 0                 # records that were not taken; ranges without a valid record
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
         self.sure = 0                                         # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
@@ -97,7 +98,9 @@ class State:
 
     def settle(self):
         """The accepted loss ends here: what is missing so far may be missing, and nothing behind it."""
-        self.loss = self.pos, frozenset(() if self.fault == "unsaid" else self.left_out)
+        # Below the floor holes are many. The digest stands for what they held.
+        named = [(a, b) for a, b, void, rev in self.gaps if void or rev > self.floor and "nameholes" not in self.off]
+        self.loss = self.pos, () if self.fault == "unsaid" else tuple(named)
         self.met, self.T, self.lenient = True, self.idx, self.fault == "unsettled"
 
     def digest(self):
@@ -131,6 +134,13 @@ class State:
             self.idx += 1
         return got
 
+    def note_gap(self, r):
+        self.left_out.discard(r.seq)
+        a, b = self.at + 1, r.seq - 1
+        if a <= b:
+            self.gaps.append((a, b, any(a <= q <= b for q in self.left_out), r.rev))
+        self.at = r.seq
+
     def learn(self, r):
         if r.kind not in "bx":
             self.left_out.add(r.seq)
@@ -146,7 +156,7 @@ class State:
                 self.void.append(r.seq)
             return []
         if self.loss and r.seq <= self.loss[0]:
-            if r.seq not in self.loss[1]:
+            if not any(a <= r.seq <= b for a, b in self.loss[1]):
                 return self.take([r])
             self.void.append(r.seq)
             return []
@@ -203,7 +213,7 @@ class State:
         for r in recs:
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
             if self.lenient:
-                self.left_out.discard(r.seq)
+                self.note_gap(r)
                 if not (self.loss and r.seq <= self.loss[0]):
                     self.taken[r.ep] = r.no, r.idx, max(r.rev, *self.taken.get(r.ep, (0, 0))[-1:])
             if r.op:
@@ -323,12 +333,13 @@ def last_trim(msgs, end, void=()):
 def state_before(msgs, end, void, fault, off):
     """An empty state for a load that begins with that trim record."""
     T, q = last_trim(msgs, end, void)
-    return State(T, q, fault, off, loss=msgs[q].loss if q else None)
+    return State(T, q, fault, off, loss=last_loss(msgs, end, void))
 
 
-def last_loss(msgs, end):
-    """The last loss that was accepted before."""
-    return max((m.loss for q, m in msgs.items() if m.kind == "t" and q <= end and m.loss), key=lambda loss: loss[0], default=None)
+def last_loss(msgs, end, void=()):
+    """The last loss that was accepted. Another program's trim record, which names none, may be the last one."""
+    losses = [m.loss for q, m in msgs.items() if m.kind == "t" and q <= end and q not in void and m.loss]
+    return max(losses, key=lambda loss: loss[0], default=None)
 
 
 def holds(compare, version):

@@ -13,7 +13,7 @@ connections, partitions, lost, late and repeated requests, acknowledgements and 
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
 floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
 share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by foreign hands; a loss that an operator accepts, after which all that is left is the truth.
+by foreign hands; a loss that an operator accepts, after which all that is left and not refuted is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
 record is lost.
@@ -45,7 +45,7 @@ FAULTS = {
     "ackclock": "the time of an acknowledgement taken for that of sending",
     "oldbarrier": "a barrier that was sent before a read came proves the read",
     "joinread": "a read joins the request of others that is on its way already",
-    "unsaid": "the trim record of an accepted loss does not name the void messages before it",
+    "unsaid": "the trim record of an accepted loss does not name the sequences without a valid record",
     "lossyonce": "a later trim record does not say again that a loss was accepted",
     "unsettled": "an instance that has accepted a loss goes on taking what is there",
     "anytrim": "the first of several trim records of one index ends the tolerance for holes",
@@ -64,6 +64,7 @@ RULES = {
     "lossynonce": "and an epoch whose writer has sent a message has the nonce of that",
     "refute": "and a message of a later epoch's writer refutes the records that reach past its beginning",
     "relearn": "also those that counted before it was read: the load starts again",
+    "nameholes": "the trim record of an accepted loss names missing sequences, too, which a replica may still show",
     "numbers": "and the number of an epoch whose record is lost is not used again",
     "lossyfloor": "a floor record that names a lower floor supersedes nothing",
     "inherit": "removals that a writer has not ended are kept through the trim records of the next one",

@@ -279,6 +279,8 @@ def accepted(sim):
         if n == 1:
             trims(sim, a)
     other = rng.random()
+    if rng.random() < .7 and (lease := lease_of(sim, a)):     # above the floor, and not needed any more
+        answered(sim, asks(sim, a, "v", lease=lease))
     if other < .3:                                            # a foreign message, and what stood before it goes
         sim.foreign_message()
     if not leads(sim, b):
@@ -305,7 +307,11 @@ def accepted(sim):
             answered(sim, asks(sim, w, "w", keys=[rng.choice("ab")]))
         if w.w and rng.random() < .7:
             trims(sim, w)
-            rng.choice(sim.inst).drop()
+            x = rng.choice(sim.inst)
+            x.drop()
+            until(sim, x.ready, 6)
+            x.check()
+            until(sim, lambda: False, 3)
     above = [q for q, m in stream.msgs.items() if m.kind == "w" and m.uid in sim.valid and m.rev > sim.truth.floor]
     if above and rng.random() < .4:                           # a second loss, above the floor, while all runs
         until(sim, lambda: all(x.ready() for x in sim.inst), 6)
@@ -364,16 +370,26 @@ def reclaimed(sim):
     last = sim.stream.last
     if last <= first or not leads(sim, b):
         return
-    for _ in range(rng.randint(1, 6)):
+    often = rng.choice([0, .5])
+    for _ in range(rng.randint(1, 9)):
         answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
-        if b.w and rng.random() < .5:
+        if b.w and rng.random() < often:
             b.w.compact()
+    if b.w:
+        b.w.compact()
+    until(sim, lambda: False, 1)
     epochs = [q for q, m in sim.stream.msgs.items() if q > last and m.kind == "e" and q <= sim.stream.committed]
-    if epochs and rng.random() < .3:                          # the epoch record that makes them void is lost, too
-        for q in range(epochs[0], epochs[0] + rng.randint(1, 6)):
+    some = rng.choice([first - 1, rng.randint(first - 1, last - 1)])
+    if epochs and rng.random() < .5:                          # the epoch record that makes them void is lost, too
+        end = epochs[0] + rng.randint(1, 6)
+        floors = [m.idx for q, m in sim.stream.msgs.items() if m.kind == "f" and first <= q <= last]
+        if floors and rng.random() < .6:                      # and all behind it that would tell it of a floor
+            some = first - 1
+            end = max([q for q, m in sim.stream.msgs.items() if q >= epochs[0] and m.idx <= floors[0] + 1], default=last) + 1
+        for q in range(epochs[0], end):
             if q in sim.stream.msgs and q < sim.stream.committed:
                 sim.foreign_removal(q)
-    sim.foreign_removal(rng.randint(first - 1, last - 1))
+    sim.foreign_removal(some)
     gives_up(sim)
 
 
@@ -417,10 +433,23 @@ def gives_up(sim):
     w = sim.writer()
     if not w:
         return
-    until(sim, lambda: not w.removing and not w.jobs or w.work() or w.remove(rng.randint(1, 9)), rng.randint(3, 12))
+    until(sim, lambda: not w.removing and not w.jobs or w.work() or w.remove(rng.randint(1, 9)), rng.randint(3, 30))
     for r in sim.stream.replicas:
         r.advance(sim.stream, 99)
-    rng.choice(sim.inst).drop()
+    removal = next((n for n, entry in enumerate(sim.stream.entries) if entry[0] == "remove"), None)
+    if removal and rng.random() < .3:                         # a replica follows the history anew, lost messages and all
+        r, x = sim.stream.replicas[0], rng.choice(sim.inst)
+        r.wipe()
+        r.advance(sim.stream, removal)
+        x.drop()
+        x.rep = 0
+        while x.consume():
+            pass
+        until(sim, x.ready, 5)
+        x.check()
+        until(sim, lambda: False, 3)
+    else:
+        rng.choice(sim.inst).drop()
 
 
 SCENES = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
