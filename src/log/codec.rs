@@ -321,7 +321,7 @@ mod tests {
             Body::Lease(LeaseId(-1), Some(60)),
             Body::Lease(LeaseId(7), None),
             Body::Floor(Revision(4)),
-            Body::Trim(Box::new(Trim { to: 5, floor: Some(4), digest: Digest(1), is_lossy: true })),
+            Body::Trim(Box::new(Trim { to: 5, floor: Some(4), digest: Digest(1), is_lossy: true, loss: None })),
             Body::Stop(Digest(8)),
             Body::Users(Box::default()),
             Body::Alarm(alarm, true),

@@ -146,6 +146,8 @@ class State:
             self.left_out.add(r.seq)
         if "refute" not in self.off and not (self.loss and r.seq <= self.loss[0]):
             self.beginnings.learn(r)
+            if any(self.beginnings.refute(v.ep, v.no, v.idx, v.rev) for v in self.pend):
+                self.void, self.pend = self.void + [v.seq for v in self.pend], []
             self.refuted = self.refuted or "relearn" not in self.off and any(self.beginnings.refute(ep, *last) for ep, last in self.taken.items())
 
     def judge(self, r, hole):
@@ -236,7 +238,7 @@ class State:
             elif r.kind == "t":
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
-                self.loss = r.loss or self.loss
+                self.loss = max(self.loss or (0,), r.loss or (0,)) if self.loss or r.loss else None
                 if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
                     self.bad = self.bad or r.dig != self.digest()
                     if r.seq >= self.tpos or self.fault == "anytrim":

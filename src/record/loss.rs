@@ -1,0 +1,209 @@
+//! Records that are taken from a log that has lost messages.
+//!
+//! A load that accepts a loss reads over every hole. A record of a deposed writer is void because of a message
+//! before it. Where that one is lost, the record looks valid. Two facts tell it:
+//!
+//! - A writer sends nothing before its epoch record is valid. So each message of its own proves that all
+//!   records of earlier epochs have lower indexes, and no higher revisions, than the epoch began with. A
+//!   record that reaches past it is void ([`Beginnings`]). If such a record was taken before that message
+//!   came, the load starts again and keeps the knowledge.
+//! - Later readers see other holes, because void and superseded messages are removed. They decide nothing
+//!   anew: each trim record carries the [`AcceptedLoss`].
+
+use super::{Body, Placed, Record};
+use crate::types::{Epoch, LogIndex, Revision, Sequence};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+/// The most ranges that a trim record carries: with them its message stays below NATS' limit of 1 MiB.
+const MOST_RANGES: usize = 20_000;
+
+/// A loss that was accepted. Up to the epoch record of the instance that did it, each record outside the void
+/// ranges is valid.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AcceptedLoss {
+    /// The sequence of that epoch record.
+    pub at: u64,
+    /// Ranges of sequences before it, first and last, that hold no valid record. Ascending.
+    pub void: Vec<(u64, u64)>,
+}
+
+impl AcceptedLoss {
+    /// Whether it decides about a sequence.
+    pub fn covers(&self, sequence: Sequence) -> bool {
+        sequence.0 <= self.at
+    }
+
+    /// Whether no valid record stands at a sequence that it decides about.
+    pub fn is_void(&self, sequence: Sequence) -> bool {
+        let after = self.void.partition_point(|(first, _)| *first <= sequence.0);
+        after > 0 && sequence.0 <= self.void[after - 1].1
+    }
+}
+
+/// The bounds of the records of all epochs before one.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    nonce: u64,
+    index: LogIndex,
+    revision: Revision,
+}
+
+impl Beginning {
+    fn is_lowered_by(&self, (index, revision): (LogIndex, Revision)) -> bool {
+        index < self.index || revision < self.revision
+    }
+}
+
+/// The beginnings of epochs, as the messages of their writers prove them.
+#[derive(Clone, Debug, Default)]
+pub struct Beginnings {
+    /// By the epoch and nonce of each epoch record: its index and revision.
+    records: HashMap<(Epoch, u64), (LogIndex, Revision)>,
+    /// The epochs whose writers have sent a message. The bounds never fall from one to the next.
+    proved: BTreeMap<Epoch, Beginning>,
+}
+
+impl Beginnings {
+    /// The highest epoch whose writer has sent a message.
+    pub fn newest(&self) -> Epoch {
+        self.proved.keys().next_back().copied().unwrap_or_default()
+    }
+
+    /// Takes note of a message. Returns whether it has told anything new.
+    fn learn(&mut self, record: &Record) -> bool {
+        let Record { epoch, nonce, index, revision, place, body, .. } = record;
+        let before = match body {
+            Body::Epoch(_) => {
+                self.records.entry((*epoch, *nonce)).or_insert((*index, *revision));
+                return false;
+            }
+            // It names the last index, which may be that of the epoch record.
+            Body::Barrier => LogIndex(index.0.saturating_sub(1)),
+            // The epoch record and the batch's earlier records stand before it.
+            _ => LogIndex(index.0.saturating_sub(u64::from(*place) + 1)),
+        };
+        // The end of a lease with keys is a write of their deletes.
+        let is_write = matches!(body, Body::Key(_)) || matches!(body, Body::Lease(..)) && *place > 1;
+        let mut bound = (before, Revision(revision.0 - i64::from(is_write)));
+        if let Some((index, revision)) = self.records.get(&(*epoch, *nonce)) {
+            bound = (bound.0.min(LogIndex(index.0.saturating_sub(1))), bound.1.min(*revision));
+        }
+        if let Some(later) = self.after(*epoch) {
+            bound = (bound.0.min(later.index), bound.1.min(later.revision));
+        }
+        // No two writers have an epoch in common: another nonce is forged.
+        let known = self.proved.get(epoch);
+        if known.is_some_and(|known| known.nonce != *nonce || !known.is_lowered_by(bound)) {
+            return false;
+        }
+        let beginning = Beginning { nonce: *nonce, index: bound.0, revision: bound.1 };
+        self.proved.entry(*epoch).or_insert(beginning);
+        for (_, earlier) in self.proved.range_mut(..=*epoch).rev() {
+            if !earlier.is_lowered_by(bound) && (earlier.index, earlier.revision) != bound {
+                break;
+            }
+            earlier.index = earlier.index.min(bound.0);
+            earlier.revision = earlier.revision.min(bound.1);
+        }
+        true
+    }
+
+    fn after(&self, epoch: Epoch) -> Option<&Beginning> {
+        self.proved.range((Bound::Excluded(epoch), Bound::Unbounded)).next().map(|(_, later)| later)
+    }
+
+    fn refute(&self, epoch: Epoch, nonce: u64, index: LogIndex, revision: Revision) -> bool {
+        let is_of_another = self.proved.get(&epoch).is_some_and(|known| known.nonce != nonce);
+        is_of_another
+            || self.after(epoch).is_some_and(|later| index > later.index || revision > later.revision)
+    }
+}
+
+/// A range of sequences without a valid record.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    first: Sequence,
+    last: Sequence,
+    /// It holds records that are void.
+    has_void: bool,
+    /// The revision of the next valid record.
+    revision: Revision,
+}
+
+/// A load that accepts the loss of messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Acceptance {
+    beginnings: Beginnings,
+    /// By epoch, of the records that were taken: the nonce, the last index, the highest revision.
+    taken: BTreeMap<Epoch, (u64, LogIndex, Revision)>,
+    /// The sequence of the last valid record.
+    last: Sequence,
+    /// Records behind it that were not taken.
+    left_out: Vec<Sequence>,
+    gaps: Vec<Gap>,
+}
+
+impl Acceptance {
+    pub(super) fn new(beginnings: Beginnings) -> Acceptance {
+        Acceptance { beginnings, ..Acceptance::default() }
+    }
+
+    pub(super) fn beginnings(&self) -> &Beginnings {
+        &self.beginnings
+    }
+
+    /// Takes note of a message that an earlier accepted loss does not cover. Returns whether it refutes a
+    /// record that was taken.
+    pub(super) fn learn(&mut self, record: &Record) -> bool {
+        let Acceptance { beginnings, taken, .. } = self;
+        let refutes = |beginnings: &Beginnings| {
+            taken.iter().any(|(epoch, last)| beginnings.refute(*epoch, last.0, last.1, last.2))
+        };
+        beginnings.learn(record) && refutes(beginnings)
+    }
+
+    /// Whether a record is known to be void.
+    pub(super) fn refutes(&self, record: &Record) -> bool {
+        self.beginnings.refute(record.epoch, record.nonce, record.index, record.revision)
+    }
+
+    /// A record stands at a sequence. It may be taken later.
+    pub(super) fn note_record(&mut self, sequence: Sequence) {
+        self.left_out.push(sequence);
+    }
+
+    /// A record is valid. `is_decided` says that an earlier accepted loss covers it.
+    pub(super) fn note_valid(&mut self, placed: &Placed, is_decided: bool) {
+        let Placed { sequence, record } = placed;
+        let (first, last) = (self.last.next(), Sequence(sequence.0.saturating_sub(1)));
+        if first <= last {
+            let has_void = self.left_out.iter().any(|at| *at <= last);
+            self.gaps.push(Gap { first, last, has_void, revision: record.revision });
+        }
+        self.left_out.retain(|at| at > sequence);
+        self.last = *sequence;
+        if !is_decided {
+            let (nonce, index, revision) = self.taken.entry(record.epoch).or_default();
+            (*nonce, *index, *revision) = (record.nonce, record.index, record.revision.max(*revision));
+        }
+    }
+
+    /// The loss, accepted by the epoch record at a sequence. Missing messages count only above the compaction
+    /// floor: below it holes are many, and the digest stands for them. A replica that is behind may still have
+    /// a message that was missing.
+    pub(super) fn settle(&self, at: Sequence, floor: Option<Revision>) -> AcceptedLoss {
+        let before = || self.gaps.iter().filter(|gap| gap.last < at);
+        let is_named = |gap: &&Gap| gap.has_void || Some(gap.revision) > floor;
+        let void = |gap: &Gap| (gap.first.0, gap.last.0);
+        let mut named: Vec<(u64, u64)> = before().filter(is_named).map(void).collect();
+        if named.len() > MOST_RANGES {
+            named = before().filter(|gap| gap.has_void).map(void).collect();
+        }
+        AcceptedLoss { at: at.0, void: named }
+    }
+}
+
+#[cfg(test)]
+mod tests;
