@@ -558,7 +558,8 @@ mod tests {
                 applier.sweep(100);
             }
         };
-        let trim = |to, floor| Trim { to, floor: Some(floor), digest: Digest(0), is_lossy: false, loss: None };
+        let trim =
+            |to, floor| Trim { to, floor: Some(floor), digest: Digest(0), is_lossy: false, loss: None };
         compact(&mut applier, 6, 3);
         // The floor rises while the trim record waits for what is in flight.
         compact(&mut applier, 7, 5);

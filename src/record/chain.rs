@@ -16,7 +16,7 @@
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
-use super::loss::{AcceptedLoss, Acceptance, Beginnings};
+use super::loss::{Acceptance, AcceptedLoss, Beginnings};
 use super::{Body, Record};
 use crate::types::{Epoch, LogIndex, Revision, Sequence};
 
@@ -205,16 +205,7 @@ impl Chain {
     /// barriers alone. In a log that has lost messages all are told, and those without a valid record before
     /// the loss was accepted: that index may lie above the floor.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
-        let void = self.loss.iter().flat_map(|loss| &loss.void);
-        let void = void.map(|(first, last)| (Sequence(*first), Sequence(*last)));
-        let mut ranges: Vec<_> = self.holes.iter().copied().chain(void).collect();
-        ranges.sort_unstable();
-        ranges.dedup_by(|(first, last), (_, before)| {
-            let is_joined = *first <= before.next();
-            *before = if is_joined { (*before).max(*last) } else { *before };
-            is_joined
-        });
-        ranges
+        self.loss.as_ref().map_or_else(|| self.holes.clone(), |loss| loss.void_and(&self.holes))
     }
 
     /// Accepts the loss with the last epoch record: from here on nothing may be missing. `floor` is that of

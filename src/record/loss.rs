@@ -1,12 +1,13 @@
 //! Records that are taken from a log that has lost messages.
 //!
 //! A load that accepts a loss reads over every hole. A record of a deposed writer is void because of a message
-//! before it. Where that one is lost, the record looks valid. Two facts tell it:
+//! before it. Where that one is lost, the record looks valid, and its index hides a record of the next writer.
+//! Two rules prevent it:
 //!
-//! - A writer sends nothing before its epoch record is valid. So each message of its own proves that all
-//!   records of earlier epochs have lower indexes, and no higher revisions, than the epoch began with. A
-//!   record that reaches past it is void ([`Beginnings`]). If such a record was taken before that message
-//!   came, the load starts again and keeps the knowledge.
+//! - A writer sends nothing before its epoch record is valid. So each message of its own proves that all valid
+//!   records of earlier epochs have lower indexes than the epoch began with, and no higher revisions. Others
+//!   are void ([`Beginnings`]). A load that has taken one before that message came starts again, and keeps
+//!   the knowledge.
 //! - Later readers see other holes, because void and superseded messages are removed. They decide nothing
 //!   anew: each trim record carries the [`AcceptedLoss`].
 
@@ -39,6 +40,19 @@ impl AcceptedLoss {
     pub fn is_void(&self, sequence: Sequence) -> bool {
         let after = self.void.partition_point(|(first, _)| *first <= sequence.0);
         after > 0 && sequence.0 <= self.void[after - 1].1
+    }
+
+    /// The void ranges and others, ascending and disjoint.
+    pub(super) fn void_and(&self, others: &[(Sequence, Sequence)]) -> Vec<(Sequence, Sequence)> {
+        let void = self.void.iter().map(|(first, last)| (Sequence(*first), Sequence(*last)));
+        let mut ranges: Vec<_> = void.chain(others.iter().copied()).collect();
+        ranges.sort_unstable();
+        ranges.dedup_by(|(first, last), (_, before)| {
+            let is_joined = *first <= before.next();
+            *before = if is_joined { (*last).max(*before) } else { *before };
+            is_joined
+        });
+        ranges
     }
 }
 
@@ -190,9 +204,9 @@ impl Acceptance {
         }
     }
 
-    /// The loss, accepted by the epoch record at a sequence. Missing messages count only above the compaction
-    /// floor: below it holes are many, and the digest stands for them. A replica that is behind may still have
-    /// a message that was missing.
+    /// The loss, accepted by the epoch record at a sequence. Missing messages are named too, because a replica
+    /// that is behind may still have them. They are only above the compaction floor: below it holes are many,
+    /// and the digest stands for them.
     pub(super) fn settle(&self, at: Sequence, floor: Option<Revision>) -> AcceptedLoss {
         let before = || self.gaps.iter().filter(|gap| gap.last < at);
         let is_named = |gap: &&Gap| gap.has_void || Some(gap.revision) > floor;

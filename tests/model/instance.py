@@ -1,7 +1,7 @@
 """An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
 
 from garbage import Pile
-from log import Rec, Beginnings, State, last_loss, last_trim, state_before
+from log import Beginnings, Rec, State, last_loss, last_trim, state_before
 from writer import Writer
 
 

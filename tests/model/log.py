@@ -19,7 +19,7 @@ class Rec:
         Rec.count += 1
         self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
         self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = self.granted = 0
-        self.accepts, self.loss = False, None                 # an epoch record that accepts a loss; the loss of a trim record: the accepted loss, as State.loss
+        self.accepts, self.loss = False, None                 # an epoch record's; a trim record's, as State.loss
         self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
         self.__dict__.update(kw)
 
@@ -69,12 +69,14 @@ class State:
         self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
         self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
         self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
-        # A loss was accepted once: the sequence of the epoch record that did, and ranges of sequences before it. Up to that
-        # record all of ours outside these ranges is valid, and nothing in them, whatever a replica shows there.
+        # A loss was accepted once: the sequence of the epoch record that did, and ranges of sequences before
+        # it. Up to that record all of ours outside these ranges is valid, and nothing in them, whatever a
+        # replica shows there.
         self.loss = loss
-        # A loss is accepted now: all may be missing. A record that counted may be refuted later, then the load starts again.
+        # A loss is accepted now: all may be missing. A record that counted may be refuted later. Then the
+        # load starts again.
         self.lenient, self.beginnings, self.taken, self.refuted = beginnings is not None, beginnings, {}, False
-        self.left_out, self.gaps, self.at = set(), [], 0                 # records that were not taken; ranges without a valid record
+        self.left_out, self.gaps, self.at = set(), [], 0      # records not taken; ranges without a valid one; the last valid one
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
         self.sure = 0                                         # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
@@ -148,7 +150,8 @@ class State:
             self.beginnings.learn(r)
             if any(self.beginnings.refute(v.ep, v.no, v.idx, v.rev) for v in self.pend):
                 self.void, self.pend = self.void + [v.seq for v in self.pend], []
-            self.refuted = self.refuted or "relearn" not in self.off and any(self.beginnings.refute(ep, *last) for ep, last in self.taken.items())
+            if "relearn" not in self.off:
+                self.refuted = self.refuted or any(self.beginnings.refute(ep, *last) for ep, last in self.taken.items())
 
     def judge(self, r, hole):
         self.hole = self.hole or hole
@@ -162,7 +165,7 @@ class State:
                 return self.take([r])
             self.void.append(r.seq)
             return []
-        if self.lenient and self.beginnings.refute(r.ep, r.no, r.idx, r.rev):
+        if self.lenient and (r.rev < self.rev or self.beginnings.refute(r.ep, r.no, r.idx, r.rev)):
             (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
             return []
         nxt, p = self.idx + 1, self.pend

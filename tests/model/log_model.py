@@ -6,7 +6,8 @@ Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 
 -f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
 
 Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
-and replicas), garbage (what an instance may remove), leases, writer, instance, scenes (arranged beginnings), schedule (the random world and the checks).
+and replicas), garbage (what an instance may remove), leases, writer, instance, scenes and losses (arranged beginnings),
+acceptance (a loss that is accepted), schedule (the random world and the checks).
 
 Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped

@@ -43,7 +43,10 @@ pub(in crate::record) fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Recor
 }
 
 /// Reads messages; returns the indexes of the valid records, the void sequences, and the last outcome.
-pub(in crate::record) fn read(chain: &mut Chain, messages: &[(u64, Option<Record>)]) -> (Vec<u64>, Vec<u64>, Outcome) {
+pub(in crate::record) fn read(
+    chain: &mut Chain,
+    messages: &[(u64, Option<Record>)],
+) -> (Vec<u64>, Vec<u64>, Outcome) {
     let (mut valid, mut void, mut last) = (Vec::new(), Vec::new(), Outcome::Nothing);
     for (sequence, record) in messages {
         last = chain.take(Sequence(*sequence), record.clone(), &mut valid, &mut void);

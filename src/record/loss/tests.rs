@@ -104,8 +104,7 @@ fn a_torn_batch_does_not_count_behind_a_message_of_the_next_writer() {
     let messages = vec![(1, Some(start(1, 1))), (2, write(1, 2, (1, 2))), (4, write(2, 3, SINGLE))];
     assert_eq!(read_again(&messages).1, [1, 3]);
     // It may be the same call, which the second writer carries out.
-    let again = write(2, 3, SINGLE)
-        .map(|record| Record { operation: put(1, 2, (1, 2)).operation, ..record });
+    let again = write(2, 3, SINGLE).map(|record| Record { operation: put(1, 2, (1, 2)).operation, ..record });
     let messages = vec![messages[0].clone(), messages[1].clone(), (4, again)];
     assert_eq!(read_again(&messages).1, [1, 3]);
     // One whose last record is lost counts.
@@ -205,4 +204,11 @@ fn a_load_that_accepts_a_loss_takes_what_is_there_until_it_settles() {
     assert_eq!((chain.trim_to(), chain.is_lossy(), chain.is_whole()), (LogIndex(10), true, true));
     assert_eq!(read(&mut chain, &[(9, Some(trim(5, 11, 10, true)))]).0, [11]);
     assert_eq!(read(&mut chain, &[(11, Some(put(5, 12, SINGLE)))]).2, Outcome::Missing);
+}
+
+#[test]
+fn a_trim_record_of_an_earlier_version_names_no_loss() {
+    let payload = r#"{"to":5,"floor":4,"digest":1,"is_lossy":true}"#;
+    let trim: crate::record::Trim = serde_json::from_str(payload).expect("it is one");
+    assert_eq!((trim.is_lossy, trim.loss), (true, None));
 }
