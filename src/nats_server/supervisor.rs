@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::binary::{self, Binary};
 use super::blocks;
-use super::child::Child;
+use super::child::{self, Child};
 use super::cluster::{self, Members};
 use super::config::{self, Start};
 use super::data_dir::{DataDir, Mode};
@@ -373,9 +373,10 @@ async fn spawn(
         drop_removed(data_dir).await;
     }
     data_dir.note_start()?;
+    let threads = plan.cluster.as_ref().map(|_| child::half_of_the_cores());
     let child = plan
         .binary
-        .start(|path| Child::spawn(path, &config_path, lock, outputs.write_error.clone()))
+        .start(|path| Child::spawn(path, &config_path, lock, threads, outputs.write_error.clone()))
         .map_err(|source| Error::Spawn { path: plan.binary.path(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
         // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the

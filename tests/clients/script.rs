@@ -15,6 +15,7 @@
 //! - `hide FIELD`: the value of this JSON field is each server's own.
 //! - `start NAME COMMAND` runs it in the background; `await NAME N` is for N lines of its output, `send NAME
 //!   LINE` writes to its input, `terminate NAME` sends SIGTERM and waits for its end as `end NAME` does.
+//! - `until TEXT COMMAND` runs the command again until TEXT is in its output.
 //! - `stop`, `serve`: the server ends, and serves again.
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -60,6 +62,10 @@ fn parse(script: &str) -> Vec<Statement> {
     }
     lines
 }
+
+/// The longest time for `until`, and the time between two of its commands.
+const UNTIL: Duration = Duration::from_secs(60);
+const UNTIL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Passwords are hashed for nearly nothing, since a machine under load takes its time.
 pub const QUICK_PASSWORDS: [&str; 2] = ["--bcrypt-cost", "4"];
@@ -219,6 +225,17 @@ impl Interpreter {
             "send" => {
                 let (name, text) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
                 self.process(name).send(&format!("{text}\n"));
+                String::new()
+            }
+            "until" => {
+                let (expected, command) = rest.split_once(' ').unwrap_or_else(|| panic!("{}", at()));
+                let deadline = Instant::now() + UNTIL;
+                while !String::from_utf8_lossy(&Process::run(self.command(command), "").stdout)
+                    .contains(expected)
+                {
+                    assert!(Instant::now() < deadline, "{}: {expected} does not appear", at());
+                    std::thread::sleep(UNTIL_PAUSE);
+                }
                 String::new()
             }
             "terminate" | "end" => {
