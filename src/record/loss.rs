@@ -204,9 +204,9 @@ impl Acceptance {
         }
     }
 
-    /// The loss, accepted by the epoch record at a sequence. Missing messages are named too, because a replica
-    /// that is behind may still have them. They are only above the compaction floor: below it holes are many,
-    /// and the digest stands for them.
+    /// The loss, accepted by the epoch record at a sequence. Missing messages are named, too: a replica that is
+    /// behind may still have them. Only those above the compaction floor are, because below it holes are many.
+    /// There the digest stands for them.
     pub(super) fn settle(&self, at: Sequence, floor: Option<Revision>) -> AcceptedLoss {
         let before = || self.gaps.iter().filter(|gap| gap.last < at);
         let is_named = |gap: &&Gap| gap.has_void || Some(gap.revision) > floor;

@@ -6,6 +6,7 @@ const SINGLE: (u32, u32) = (1, 1);
 
 type Messages = Vec<(u64, Option<Record>)>;
 
+#[expect(clippy::unnecessary_wraps, reason = "a foreign message has none")]
 fn at(record: Record, revision: i64) -> Option<Record> {
     Some(Record { revision: Revision(revision), ..record })
 }
