@@ -14,7 +14,7 @@ class Acceptance:
         """
         if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
             return
-        s, took = self.all_that_is_left(self.stream.committed)
+        s, took = self.all_that_is_left(self.stream.last)
         garbage = [no for no, *_ in s.beginnings.writers.values()] + [v.no for v in took.values() if v.uid not in self.valid]
         if "garbage" in garbage:
             return                                            # nothing tells a forged nonce from one whose record is lost
