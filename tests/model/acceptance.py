@@ -64,6 +64,7 @@ class Acceptance:
         self.check_accepted(took, lost)
         self.valid = {uid: v.idx for uid, v in took.items()}
         new.settle()
+        self.given_up.update((m.seq, m) for m in self.damage)
         self.truth, self.damage = new, []
         self.orphans = {(k, v[0]) for k, v in new.kv.items() if v[3] not in new.leases}
         self.hist, self.snap, self.leases_at = {}, {}, {}
@@ -90,7 +91,7 @@ class Acceptance:
             void = v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins
             if void and any(v.ep < e.ep and v.idx >= e.idx for e in starts):
                 self.fail(f"the accepted log holds {v}, which was void")
-            if void and before and (before.ep, before.no) == (v.ep, v.no) and before.uid in self.valid:
+            if void and v.cnt == 1 and before and (before.ep, before.no) == (v.ep, v.no) and before.uid in self.valid:
                 if all(q in self.stream.msgs for q in range(before.seq, v.seq)):
                     self.fail(f"the accepted log holds {v}, which was void, and nothing is lost before it")
             before = v

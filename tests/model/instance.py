@@ -159,6 +159,7 @@ class Instance:
         if self.shown is None and self.ready():
             self.shown = self.s.idx
             self.sim.check_state(self)
+            self.sim.check_given_up(self)
             self.become_loaded()
 
     def become_loaded(self):

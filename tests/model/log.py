@@ -101,7 +101,7 @@ class State:
     def settle(self):
         """The accepted loss ends here: what is missing so far may be missing, and nothing behind it."""
         # Below the floor holes are many. The digest stands for what they held.
-        named = [(a, b) for a, b, void, rev in self.gaps if void or rev > self.floor and "nameholes" not in self.off]
+        named = [(a, b) for a, b, sure, rev in self.gaps if sure or rev > self.floor and "nameholes" not in self.off]
         self.loss = self.pos, () if self.fault == "unsaid" else tuple(named)
         self.met, self.T, self.lenient = True, self.idx, self.fault == "unsettled"
 
@@ -140,7 +140,8 @@ class State:
         self.left_out.discard(r.seq)
         a, b = self.at + 1, r.seq - 1
         if a <= b:
-            self.gaps.append((a, b, any(a <= q <= b for q in self.left_out), r.rev))
+            epoch_lost = r.ep != self.ep and r.kind != "e"
+            self.gaps.append((a, b, epoch_lost or any(a <= q <= b for q in self.left_out), r.rev))
         self.at = r.seq
 
     def learn(self, r):
@@ -216,9 +217,10 @@ class State:
         if not self.lenient and not self.met and recs[-1].idx <= self.T and not (self.loss and "knownholes" not in self.off):
             self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
-            self.idx, self.ep, self.no = r.idx, r.ep, r.no
             if self.lenient:
                 self.note_gap(r)
+            self.idx, self.ep, self.no = r.idx, r.ep, r.no
+            if self.lenient:
                 if not (self.loss and r.seq <= self.loss[0]):
                     self.taken[r.ep] = r.no, r.idx, max(r.rev, *self.taken.get(r.ep, (0, 0))[-1:])
             if r.op:
@@ -241,7 +243,9 @@ class State:
             elif r.kind == "t":
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
-                self.loss = max(self.loss or (0,), r.loss or (0,)) if self.loss or r.loss else None
+                if r.loss and r.loss > (self.loss or ()):     # it decides about all before it: to be read once more
+                    self.suspect = "lossreload" not in self.off
+                    self.loss = r.loss
                 if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
                     self.bad = self.bad or r.dig != self.digest()
                     if r.seq >= self.tpos or self.fault == "anytrim":

@@ -66,6 +66,7 @@ RULES = {
     "refute": "and a message of a later epoch's writer refutes the records that reach past its beginning",
     "relearn": "also those that counted before it was read: the load starts again",
     "nameholes": "the trim record of an accepted loss names missing sequences, too, which a replica may still show",
+    "lossreload": "a reader that meets the record of a loss which it does not know starts from nothing",
     "numbers": "and the number of an epoch whose record is lost is not used again",
     "lossyfloor": "a floor record that names a lower floor supersedes nothing",
     "inherit": "removals that a writer has not ended are kept through the trim records of the next one",

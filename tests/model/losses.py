@@ -147,7 +147,10 @@ def gives_up(sim):
         r, x = sim.stream.replicas[0], rng.choice(sim.inst)
         r.wipe()
         r.advance(sim.stream, removal)
-        x.drop()
+        for _ in range(rng.choice([1, 9])):
+            x.drop()
+            if x.rep == 0 and not x.s.tpos:                   # it does not know of the loss
+                break
         x.rep = 0
         while x.consume():
             pass

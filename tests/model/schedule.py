@@ -45,6 +45,7 @@ class Sim(Acceptance):
         self.happened, self.client_of, self.told = {}, {}, {}  # index by operation; request by operation; answer by request
         self.seen, self.reloads, self.nop, self.done = 0, 0, 0, 0   # seen: highest index that any answer has shown
         self.damage, self.aliens, self.moves = [], 0, 0
+        self.given_up = {}                                    # messages that were lost, by sequence, once that is accepted
         self.orphans = set()                                  # keys that lost their lease, with their revisions
         self.accepting, self.accepted = None, 0               # the instance that was started with --accept-data-loss
         self.chaos, self.load = rng.choice([.05, .2, .5, 1.5, 4]), rng.choice([5, 10, 20])
@@ -178,6 +179,13 @@ class Sim(Acceptance):
             self.fail(f"instance {x.i} shows part of a batch at index {i}")
         if i > x.s.T and self.hist[i] != x.s.digest():
             self.fail(f"instance {x.i} differs at index {i}: {x.s.kv} rev {x.s.rev}, valid {self.snap[i]}")
+
+    def check_given_up(self, x):
+        """A message that an accepted loss has given up is not part of any later state, nor of the history above the floor."""
+        for i, q in x.seqs.items():
+            m = self.given_up.get(q)
+            if m and m.kind == "w" and m.rev > x.s.floor:
+                self.fail(f"instance {x.i} has {m} at index {i}, which was given up")
 
     def answer(self, x, o, how):
         op, n, s = o["op"], o["n"], x.s
