@@ -51,8 +51,8 @@ pub enum Outcome {
     Barrier,
     /// It changes nothing, now or ever, or not yet.
     Nothing,
-    /// A message is missing before it, so nothing behind it counts; or, while a loss is accepted, a record
-    /// was taken that this message refutes. The log has to be read from its start.
+    /// A message is missing before it, so nothing behind it counts; or it tells that records were taken which
+    /// are void, because a loss is accepted or was. The log has to be read from its start.
     Missing,
 }
 
@@ -382,6 +382,11 @@ impl Chain {
     }
 
     fn accept(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
+        // A loss that this reader does not know decides about all before it.
+        if matches!(&placed.record.body, Body::Trim(trim) if trim.loss > self.loss) {
+            self.is_broken = true;
+            return Outcome::Missing;
+        }
         void.extend(self.pending.drain(..).map(|placed| placed.sequence));
         (self.has_hole, self.partial) = (false, None);
         let Record { epoch, nonce, index, .. } = placed.record;
@@ -399,10 +404,7 @@ impl Chain {
         }
         if let Body::Trim(trim) = &placed.record.body {
             self.is_lossy |= trim.is_lossy;
-            // Up to the last one it decides, also about the trim record of an earlier one.
-            if trim.loss >= self.loss {
-                (self.is_loss_unrecorded, self.loss) = (false, trim.loss.clone());
-            }
+            self.is_loss_unrecorded &= trim.loss != self.loss;
         }
         // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body

@@ -9,7 +9,8 @@
 //!   are void ([`Beginnings`]). A load that has taken one before that message came starts again, and keeps
 //!   the knowledge.
 //! - Later readers see other holes, because void and superseded messages are removed. They decide nothing
-//!   anew: each trim record carries the [`AcceptedLoss`].
+//!   anew: each trim record carries the [`AcceptedLoss`]. A reader that meets one which it does not know starts
+//!   again.
 
 use super::{Body, Placed, Record};
 use crate::types::{Epoch, LogIndex, Revision, Sequence};
@@ -140,8 +141,8 @@ impl Beginnings {
 struct Gap {
     first: Sequence,
     last: Sequence,
-    /// It holds records that are void.
-    has_void: bool,
+    /// It holds records that are void, or held the epoch record of the next valid record.
+    is_certain: bool,
     /// The revision of the next valid record.
     revision: Revision,
 }
@@ -152,8 +153,8 @@ pub(super) struct Acceptance {
     beginnings: Beginnings,
     /// By epoch, of the records that were taken: the nonce, the last index, the highest revision.
     taken: BTreeMap<Epoch, (u64, LogIndex, Revision)>,
-    /// The sequence of the last valid record.
-    last: Sequence,
+    /// The sequence and the epoch of the last valid record.
+    last: (Sequence, Epoch),
     /// Records behind it that were not taken.
     left_out: Vec<Sequence>,
     gaps: Vec<Gap>,
@@ -191,29 +192,30 @@ impl Acceptance {
     /// A record is valid. `is_decided` says that an earlier accepted loss covers it.
     pub(super) fn note_valid(&mut self, placed: &Placed, is_decided: bool) {
         let Placed { sequence, record } = placed;
-        let (first, last) = (self.last.next(), Sequence(sequence.0.saturating_sub(1)));
+        let (first, last) = (self.last.0.next(), Sequence(sequence.0.saturating_sub(1)));
         if first <= last {
-            let has_void = self.left_out.iter().any(|at| *at <= last);
-            self.gaps.push(Gap { first, last, has_void, revision: record.revision });
+            let lacks_epoch = record.epoch != self.last.1 && !matches!(record.body, Body::Epoch(_));
+            let is_certain = lacks_epoch || self.left_out.iter().any(|at| *at <= last);
+            self.gaps.push(Gap { first, last, is_certain, revision: record.revision });
         }
         self.left_out.retain(|at| at > sequence);
-        self.last = *sequence;
+        self.last = (*sequence, record.epoch);
         if !is_decided {
             let (nonce, index, revision) = self.taken.entry(record.epoch).or_default();
             (*nonce, *index, *revision) = (record.nonce, record.index, record.revision.max(*revision));
         }
     }
 
-    /// The loss, accepted by the epoch record at a sequence. Missing messages are named, too: a replica that is
-    /// behind may still have them. Only those above the compaction floor are, because below it holes are many.
-    /// There the digest stands for them.
+    /// The loss, accepted by the epoch record at a sequence. Missing messages are named, too: a replica that
+    /// is behind may still have them. Below the compaction floor only those are that are certain, because
+    /// compactions leave many holes there. The digest stands for what they held.
     pub(super) fn settle(&self, at: Sequence, floor: Option<Revision>) -> AcceptedLoss {
         let before = || self.gaps.iter().filter(|gap| gap.last < at);
-        let is_named = |gap: &&Gap| gap.has_void || Some(gap.revision) > floor;
+        let is_named = |gap: &&Gap| gap.is_certain || Some(gap.revision) > floor;
         let void = |gap: &Gap| (gap.first.0, gap.last.0);
         let mut named: Vec<(u64, u64)> = before().filter(is_named).map(void).collect();
         if named.len() > MOST_RANGES {
-            named = before().filter(|gap| gap.has_void).map(void).collect();
+            named = before().filter(|gap| gap.is_certain).map(void).collect();
         }
         AcceptedLoss { at: at.0, void: named }
     }

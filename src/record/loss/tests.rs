@@ -213,3 +213,45 @@ fn a_trim_record_of_an_earlier_version_names_no_loss() {
     let trim: crate::record::Trim = serde_json::from_str(payload).expect("it is one");
     assert_eq!((trim.is_lossy, trim.loss), (true, None));
 }
+
+#[test]
+fn a_reader_that_meets_a_loss_which_it_does_not_know_starts_again() {
+    let lossy = |index| {
+        let mut record = trim(2, index, 3, true);
+        if let Body::Trim(trim) = &mut record.body {
+            trim.loss = Some(AcceptedLoss { at: 4, void: vec![(3, 3)] });
+        }
+        Some(record)
+    };
+    // A replica that is behind brings the lost message 3, and did not have the trim record yet.
+    let messages = vec![
+        (1, Some(start(1, 1))),
+        (2, Some(put(1, 2, SINGLE))),
+        (3, Some(put(1, 3, SINGLE))),
+        (4, Some(start(2, 4))),
+        (5, lossy(5)),
+    ];
+    let mut chain = Chain::new(None);
+    let (valid, _, outcome) = read(&mut chain, &messages);
+    assert_eq!((valid, outcome), (vec![1, 2, 3, 4], Outcome::Missing));
+    let loss = Some(AcceptedLoss { at: 4, void: vec![(3, 3)] });
+    let point = TrimPoint { to: LogIndex(3), sequence: Sequence(5), is_lossy: true, loss };
+    let mut chain = Chain::new(Some(point));
+    assert_eq!(read(&mut chain, &messages).0, [1, 2, 4, 5]);
+    // Later trim records repeat it.
+    assert_eq!(read(&mut chain, &[(6, lossy(6))]), (vec![6], vec![], Outcome::Valid));
+}
+
+#[test]
+fn a_hole_that_held_an_epoch_record_is_named_below_the_floor_too() {
+    let messages = [
+        (1, at(start(1, 1), 1)),
+        (4, at(put(1, 4, SINGLE), 4)),
+        (7, at(put(2, 7, SINGLE), 7)),
+        (8, at(start(3, 8), 7)),
+    ];
+    let mut chain = accepting();
+    read(&mut chain, &messages);
+    chain.settle(Some(Revision(9)));
+    assert_eq!(chain.loss(), Some(&AcceptedLoss { at: 8, void: vec![(5, 6)] }));
+}
