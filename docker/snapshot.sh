@@ -1,7 +1,7 @@
 #!/bin/sh
 # snapshot.sh DIR [KEEP]: for cron. Saves a snapshot of a jetway or an etcd into DIR, checks it, and keeps the
 # KEEP newest ones (7). etcdctl reads the server and the user from its variables, such as ETCDCTL_ENDPOINTS,
-# ETCDCTL_USER and ETCDCTL_CACERT. A run that fails leaves the older files as they are, and says so by its
+# ETCDCTL_USER and ETCDCTL_CACERT. A run that fails leaves the older files as they are, and reports it by its
 # status. SNAPSHOT_TIMEOUT is the longest time of a save (30m). A line of a crontab:
 #
 #   0 * * * * ETCDCTL_ENDPOINTS=http://127.0.0.1:2379 /usr/local/bin/snapshot.sh /var/backups/jetway 24

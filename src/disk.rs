@@ -20,8 +20,8 @@ pub(crate) struct Space {
 /// Bytes that puts leave free. Deletes, compactions and ends of leases are messages too, and need room in
 /// order to make room: a few of JetStream's blocks and its index, or an eighth of a small disk.
 pub(crate) fn headroom(total: u64) -> u64 {
-    const ENOUGH: u64 = 32 << 20;
-    ENOUGH.min(total / 8)
+    const MAX_HEADROOM: u64 = 32 << 20;
+    MAX_HEADROOM.min(total / 8)
 }
 
 /// Whether the text of a write error means that a disk is full, rather than broken.

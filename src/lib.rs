@@ -60,16 +60,18 @@
 //! ## A read
 //!
 //! A range takes the published state and needs no lock. A linearizable read must know first that this state
-//! is new enough. With the embedded nats-server it always is. Over an existing NATS the writer proves that it
-//! still writes: by a record that was sent after the read came, or by a barrier, which all reads that wait
-//! share. With `--linearizable-reads leader` it proves nothing. A serializable read takes the state as it is.
+//! is new enough. With the embedded nats-server of a member that is alone it always is. Otherwise the writer
+//! proves that it still writes: by a record that was sent after the read came, or by a barrier, which all
+//! reads that wait share. With `--linearizable-reads leader` it proves nothing. A serializable read takes the
+//! state as it is.
 //!
 //! ## A change of the writer
 //!
 //! 1. A follower that has read the log to its end, is not stopping and was not removed from its cluster,
 //!    wants to write if neither a heartbeat nor a record has come for one to two election timeouts (a random
 //!    time), if the writer asks it to (`etcdctl move-leader`, SIGTERM), if NATS reports that nobody receives
-//!    the calls to the writer, or if the log has no epoch record yet.
+//!    the calls to the writer, if the last writer was this instance itself, or if the log has no epoch record
+//!    yet.
 //! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
 //!    applied more than this one has read, it waits and tries again. After ten such answers without a new
 //!    message it ends: the log has lost its tail.
@@ -94,8 +96,8 @@
 //! 2. The instance shares the log from its next epoch on (`engine::mode`), although nobody else is there yet.
 //! 3. The supervisor stops nats-server, puts the metadata into the store (`nats_server::conversion`), and
 //!    starts it as the only server of a cluster. The instance follows and writes again, as after any restart.
-//! 4. The keeper of the servers (`engine::server_group`) gives the stream more copies as members come. With
-//!    one copy this process syncs the files; with more each server syncs its own.
+//! 4. The reconciler of the servers (`engine::server_group`) gives the stream more copies as members come.
+//!    With one copy this process syncs the files; with more each server syncs its own.
 //!
 //! The way back begins before a removal that leaves one member: the stream has its only copy there first.
 //! Then nats-server is started by itself, and the instance keeps the log alone from its next epoch on.
@@ -143,8 +145,10 @@
 //! | a new flag | `cli::flags`, then the file of its subject in `cli`, `src/cli/FLAGS.md` |
 //! | a field of a response | `proto/`, the file of the service in `api` |
 //! | a new gRPC method | as for a field; its path for JSON in `gateway::routes`; a new service in `server::services` |
-//! | another NATS error to be retried | `log`: `ApiError::may_pass` for requests; `AppendError` for records, after which `engine::follow::takeover` decides |
+//! | another NATS error to be retried | `log`: `ApiError::is_transient` for requests; `AppendError` for records, after which `engine::follow::takeover` decides |
 //! | a field of a record | as for a new kind; raise `record::FORMAT` |
+//! | a field of a call or an answer between instances | `engine::proposal::wire`; `log::messenger` carries it |
+//! | a setting of the stream | `log::stream_settings` |
 //! | a new metric | `engine::counters` or `engine::gauges` for the engine and leases, else `metrics` of the module |
 //! | a longer queue of a Watch stream | `core::routing::queue` |
 //! | another rule of takeover | `tests/model` first, then `engine::follow::takeover` |
@@ -192,6 +196,9 @@
 //! | digest | a checksum of the state, which instances compare |
 //! | mark | a file beside the embedded store: the index and the digest up to which it was synced |
 //! | operation | the id of a call: the start of an instance, and a counter |
+//! | copy | a replica of the stream (`num_replicas`) |
+//! | alone | no other instance can reach the log: the embedded server admits this one only |
+//! | heard of | a message of that instance has come lately |
 //! | in flight | sent and not acknowledged |
 //! | acknowledged | JetStream has stored the message on most replicas |
 //! | published, visible | readers see it |

@@ -2,7 +2,7 @@
 
 #![warn(clippy::pedantic, clippy::print_stdout, clippy::unwrap_used, unreachable_pub)]
 
-use jetway::cli::{self, Invocation, Personality, ServerSettings};
+use jetway::cli::{self, Invocation, Program, ServerSettings};
 use jetway::telemetry;
 use std::process::ExitCode;
 
@@ -23,13 +23,13 @@ fn give_back() {
 fn main() -> ExitCode {
     jetway::memory::give_back_by(give_back);
     let mut args = std::env::args_os();
-    let personality = Personality::of(args.next().as_ref());
-    let settings = match cli::read(personality, args, std::env::vars_os()) {
+    let program = Program::of(args.next().as_ref());
+    let settings = match cli::read(program, args, std::env::vars_os()) {
         Ok(Invocation::Serve(settings)) => *settings,
         // A reader that has seen enough may close its end.
         Ok(Invocation::Print(output)) => return ExitCode::from(u8::from(output.print().is_err())),
         Err(error) => {
-            error.print(personality);
+            error.print(program);
             return ExitCode::from(error.status());
         }
     };
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the log may not be set up, or may be filtered")]
             {
-                eprintln!("{}: {error}", personality.name());
+                eprintln!("{}: {error}", program.name());
             }
             ExitCode::FAILURE
         }

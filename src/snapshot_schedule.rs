@@ -52,22 +52,22 @@ struct Saved {
     revision: Revision,
 }
 
-/// Figures of the last snapshot. There are none before the first one.
+/// Gauges of the last snapshot. There are none before the first one.
 #[derive(Clone)]
-struct Figures {
+struct FileGauges {
     at: IntGaugeVec,
     bytes: IntGaugeVec,
     seconds: GaugeVec,
     failures: IntCounter,
 }
 
-impl Figures {
-    fn new(metrics: &Metrics) -> Figures {
+impl FileGauges {
+    fn new(metrics: &Metrics) -> FileGauges {
         let seconds = Opts::new(
             "jetway_snapshot_last_duration_seconds",
             "Time that the last scheduled snapshot took, with its check.",
         );
-        Figures {
+        FileGauges {
             at: metrics.gauges(
                 "jetway_snapshot_last_success_timestamp_seconds",
                 "When the last scheduled snapshot was saved, in seconds since 1970.",
@@ -98,7 +98,7 @@ pub(crate) fn spawn(
     metrics: &Metrics,
     shutdown: CancellationToken,
 ) {
-    let figures = Figures::new(metrics);
+    let figures = FileGauges::new(metrics);
     let files = Files { dir: schedule.dir, prefix: format!("snapshot-{:x}-", header.cluster_id) };
     let times = schedule.times;
     tokio::spawn(async move {
@@ -158,8 +158,8 @@ async fn save(
     files: &Files,
     shutdown: &CancellationToken,
 ) -> Result<Saved, ScheduleError> {
-    let picture = engine.picture().await?;
-    let revision = picture.state.revision;
+    let full_state = engine.full_state().await?;
+    let revision = full_state.state.revision;
     let term = header.at(revision).raft_term;
     let (files, shutdown) = (files.clone(), shutdown.clone());
     let saving = tokio::task::spawn_blocking(move || {
@@ -167,7 +167,7 @@ async fn save(
         std::fs::create_dir_all(&files.dir).map_err(dir)?;
         let path = files.path(OffsetDateTime::now_utc(), revision);
         let mut file = PartFile::create(&path)?;
-        for blob in Snapshot::new(&picture, term, CLUSTER_VERSION) {
+        for blob in Snapshot::new(&full_state, term, CLUSTER_VERSION) {
             // The end of the process would wait for this thread.
             if shutdown.is_cancelled() {
                 return Err(ScheduleError::Stopped);

@@ -8,8 +8,9 @@
 
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Timing};
-use crate::peer::{Installation, Peer, Signal};
-use crate::report::{Metric, Sample};
+use crate::peer::{Installation, Peer};
+use crate::process::Signal;
+use crate::sample::{Metric, Sample};
 use etcd_client::{Client, KvClient};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +34,7 @@ const IN_FLIGHT: u64 = 100;
 const BACK_OFF: Duration = Duration::from_millis(25);
 
 /// A write that fails for longer ends the sample.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A write that succeeded.
 struct Write {
@@ -163,8 +164,8 @@ async fn write(mut endpoints: Vec<KvClient>, number: u64) -> Result<Write, Failu
         let kv = &mut endpoints[((number + failures) % count) as usize];
         match kv.put(kv::key(number), kv::value(number, 0, FLOOD_BYTES), None).await {
             Ok(_) => return Ok(Write { number, begin, end: Instant::now(), failures }),
-            Err(error) if begin.elapsed() > PATIENCE => {
-                return Err(format!("write {number} fails since {PATIENCE:?}: {error}").into());
+            Err(error) if begin.elapsed() > TIMEOUT => {
+                return Err(format!("write {number} fails since {TIMEOUT:?}: {error}").into());
             }
             Err(_) => failures += 1,
         }

@@ -20,9 +20,12 @@ mod load;
 mod machine;
 mod peer;
 mod plot;
+mod process;
 mod report;
+mod sample;
 mod snapshot;
 mod store;
+mod txn;
 mod usage;
 mod watch;
 mod workload;
@@ -30,7 +33,8 @@ mod workload;
 use clap::Parser;
 use load::{Bench, Failure, Timing};
 use peer::{Installation, Kind};
-use report::{Report, Sample};
+use report::Report;
+use sample::Sample;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -181,9 +185,9 @@ async fn run(options: &Options) -> Result<Report, Failure> {
                     continue;
                 }
                 let run = sample(installation, workload, timing, scale, &options.dir);
-                let shown = tokio::time::timeout(workload.patience(), run)
+                let shown = tokio::time::timeout(workload.timeout(), run)
                     .await
-                    .unwrap_or_else(|_| Err(format!("it took longer than {:?}", workload.patience()).into()));
+                    .unwrap_or_else(|_| Err(format!("it took longer than {:?}", workload.timeout()).into()));
                 let shown = shown.map_err(|failure| failure.to_string());
                 let line =
                     shown.as_ref().map_or_else(|reason| format!("– because {reason}"), Sample::to_string);

@@ -1,20 +1,14 @@
 //! The servers under load: where their binaries are, how they start, how they stop.
 
 use crate::load::Failure;
-use crate::usage;
+use crate::process::{Process, Signal, TIMEOUT, end, signal};
 use etcd_client::Client;
-use std::fmt::Display;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
-
-/// For a start and for a stop, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(90);
+use tokio::process::Command;
 
 /// Room for the history of the longest sample; etcd's default of 2 GiB may end one.
 const QUOTA_BYTES: &str = "17179869184";
@@ -62,24 +56,6 @@ impl Kind {
             Kind::Etcd => ("JETWAY_TEST_ETCD", built("etcd")),
             Kind::KineNats | Kind::KineSqlite => ("JETWAY_BENCH_KINE", built("kine")),
             Kind::T4 => ("JETWAY_BENCH_T4", built("t4")),
-        }
-    }
-}
-
-/// How a process is ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Signal {
-    /// At once.
-    Kill,
-    /// In its own time.
-    Terminate,
-}
-
-impl Signal {
-    fn option(self) -> &'static str {
-        match self {
-            Signal::Kill => "-KILL",
-            Signal::Terminate => "-TERM",
         }
     }
 }
@@ -305,9 +281,9 @@ impl Peer {
     pub(crate) async fn end_member(&mut self, member: usize, which: Signal) -> Result<(), Failure> {
         let process = &mut self.servers[member];
         signal(which, process.pid).await?;
-        tokio::time::timeout(PATIENCE, process.child.wait())
+        tokio::time::timeout(TIMEOUT, process.child.wait())
             .await
-            .map_err(|_| format!("it did not end within {PATIENCE:?}"))??;
+            .map_err(|_| format!("it did not end within {TIMEOUT:?}"))??;
         Ok(())
     }
 
@@ -319,7 +295,7 @@ impl Peer {
     /// The same outcome; a failure gets the ends of the peer's logs.
     pub(crate) fn with_logs<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         outcome.map_err(|failure| {
-            let logs: String = self.servers.iter().map(Process::last_words).collect();
+            let logs: String = self.servers.iter().map(Process::log_tail).collect();
             format!("{failure}{logs}").into()
         })
     }
@@ -329,98 +305,6 @@ impl Peer {
         end(&mut self.servers).await?;
         Ok(self.dir)
     }
-}
-
-/// A process that does not outlive its owner, nor do those that it has started.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    pid: u32,
-    log: PathBuf,
-}
-
-impl Process {
-    /// Starts it in a folder, with a log of this name there.
-    fn spawn(command: &mut Command, dir: &Path, log: &str) -> Result<Self, Failure> {
-        let log = dir.join(log);
-        let file = fs::File::create(&log)?;
-        command.current_dir(dir).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let child = command
-            .spawn()
-            .map_err(|error| format!("{}: {error}", command.as_std().get_program().display()))?;
-        let pid = child.id().ok_or("it ended at once")?;
-        Ok(Self { child, pid, log })
-    }
-
-    /// Asks it again and again, until it is ready.
-    async fn wait_until<E: Display>(
-        &mut self,
-        is_ready: impl AsyncFn() -> Result<(), E>,
-    ) -> Result<(), Failure> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Err(format!("it ended at its start with {status}").into());
-            }
-            match is_ready().await {
-                Ok(()) => return Ok(()),
-                Err(error) if start.elapsed() > PATIENCE => {
-                    return Err(format!("it does not serve: {error}").into());
-                }
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    }
-
-    /// The end of its log, for an error message.
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(10)..];
-        if tail.is_empty() { String::new() } else { format!("\nIts log ends:\n{}", tail.join("\n")) }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Without an id it was waited for, and the number may be another's by now.
-        let Some(descendants) = self.child.id().and_then(|pid| usage::tree(&[pid]).ok()) else { return };
-        let pids = descendants.iter().map(u32::to_string);
-        if let Err(error) = std::process::Command::new("kill").arg("-KILL").args(pids).status() {
-            eprintln!("wire: {descendants:?} are left behind: {error}");
-        }
-    }
-}
-
-/// Asks processes to end, and sees to it that they and all that they started are gone.
-async fn end(processes: &mut [Process]) -> Result<(), Failure> {
-    // Those that have ended before have no id any more.
-    let roots: Vec<u32> = processes.iter().filter_map(|process| process.child.id()).collect();
-    let descendants = usage::tree(&roots)?;
-    for pid in roots {
-        signal(Signal::Terminate, pid).await?;
-    }
-    let ended = async {
-        for process in &mut *processes {
-            process.child.wait().await?;
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    let stopped = tokio::time::timeout(PATIENCE, ended).await;
-    if stopped.is_err() {
-        for process in processes.iter_mut().filter(|process| process.child.id().is_some()) {
-            process.child.kill().await?;
-        }
-    }
-    let mut left = Vec::new();
-    for pid in descendants {
-        if fs::exists(format!("/proc/{pid}"))? {
-            signal(Signal::Kill, pid).await?;
-            left.push(pid);
-        }
-    }
-    stopped.map_err(|_| format!("it did not stop within {PATIENCE:?}"))??;
-    if left.is_empty() { Ok(()) } else { Err(format!("it left processes behind: {left:?}").into()) }
 }
 
 fn blocks_below(dir: &Path) -> std::io::Result<u64> {
@@ -443,10 +327,6 @@ fn free_ports(count: usize) -> std::io::Result<Vec<[SocketAddr; 2]>> {
     }
     let addresses = held.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
     Ok(addresses.as_chunks().0.to_vec())
-}
-
-async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
-    Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
 }
 
 /// The flags of kine that do not depend on its store.

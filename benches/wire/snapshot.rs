@@ -7,7 +7,7 @@
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Latencies, Timing};
 use crate::peer::{Installation, Peer};
-use crate::report::{Metric, Sample};
+use crate::sample::{Metric, Sample};
 use crate::store::{self, Contents};
 use crate::usage;
 use etcd_client::Client;
@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(2);
 const SNAPSHOTS: u32 = 3;
 
 /// Time between two looks at the memory.
-const LOOK: Duration = Duration::from_millis(20);
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Fills a server below `dir`, and takes snapshots of it.
 pub(crate) async fn run(
@@ -50,7 +50,7 @@ async fn take(
 ) -> Result<Sample, Failure> {
     let bench = Bench::new(peer, installation.kind, 1, timing);
     kv::fill(&bench, contents.keys, FLOOD_BYTES).await?;
-    store::rest(peer).await?;
+    store::wait_until_idle(peer).await?;
     let connections = bench.connect(5).await?;
     let (quiet, ()) = write_while(&connections, contents.keys, async {
         tokio::time::sleep(timing.sample).await;
@@ -73,7 +73,7 @@ async fn take(
         loop {
             tokio::select! {
                 taken = &mut taking => return taken.map(|taken: Duration| (taken, highest)),
-                () = tokio::time::sleep(LOOK) => {
+                () = tokio::time::sleep(CHECK_INTERVAL) => {
                     let now = usage::memory(&peer.roots)?;
                     if now.resident > highest.resident {
                         highest = now;

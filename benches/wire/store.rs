@@ -7,16 +7,16 @@
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Meter, Timing};
 use crate::peer::{Installation, Peer};
-use crate::report::{Metric, Sample};
+use crate::sample::{Metric, Sample};
 use crate::usage;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A server rests when it uses less than a twentieth of a core over this time.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_CHECK: Duration = Duration::from_secs(1);
 
 /// After this it is measured as it is.
-const REST_AT_LAST: Duration = Duration::from_mins(1);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The contents of a server.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +58,7 @@ pub(crate) async fn run(
     }
     sample.set(Metric::Start, taken.as_secs_f64() / f64::from(starts));
     sample.set(Metric::StartCpu, cpu.as_secs_f64() / f64::from(starts));
-    rest(&peer).await?;
+    wait_until_idle(&peer).await?;
     sample.set(Metric::MemoryStarted, mebibytes(usage::memory(&peer.roots)?.resident));
     peer.stop().await?;
     Ok(sample)
@@ -92,7 +92,7 @@ async fn fill(
         kv::compact(&bench).await?;
     }
     count(peer, installation, contents.keys).await?;
-    let is_at_rest = rest(peer).await?;
+    let is_idle = wait_until_idle(peer).await?;
     let memory = usage::memory(&peer.roots)?;
     sample.set(Metric::Memory, mebibytes(memory.resident));
     sample.set(Metric::Peak, mebibytes(usage::peak_rss(&peer.roots)?));
@@ -102,7 +102,7 @@ async fn fill(
         contents.keys,
         contents.rewrites,
         mebibytes(memory.of_files),
-        if is_at_rest { "" } else { ", still busy a minute after the last put" }
+        if is_idle { "" } else { ", still busy a minute after the last put" }
     );
     Ok(())
 }
@@ -116,12 +116,12 @@ async fn count(peer: &Peer, installation: &Installation, keys: u64) -> Result<()
 }
 
 /// Waits until the server has nothing left to do; false if it never does.
-pub(crate) async fn rest(peer: &Peer) -> Result<bool, Failure> {
+pub(crate) async fn wait_until_idle(peer: &Peer) -> Result<bool, Failure> {
     let start = Instant::now();
-    while start.elapsed() < REST_AT_LAST {
+    while start.elapsed() < IDLE_TIMEOUT {
         let before = usage::cpu(&peer.roots)?;
-        tokio::time::sleep(REST).await;
-        if usage::cpu(&peer.roots)?.saturating_sub(before) < REST / 20 {
+        tokio::time::sleep(IDLE_CHECK).await;
+        if usage::cpu(&peer.roots)?.saturating_sub(before) < IDLE_CHECK / 20 {
             return Ok(true);
         }
     }

@@ -23,7 +23,7 @@ const WRITERS: usize = 16;
 const WRITER_CONNECTIONS: usize = 2;
 
 /// For the watchers to catch up after the last write. An event that has not come by then is counted as lost.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The writes of a phase.
 #[derive(Default)]
@@ -180,7 +180,7 @@ impl FanOut {
     async fn drain(&mut self, written: &Written) -> Result<Vec<Duration>, Failure> {
         let start = Instant::now();
         let is_behind = |watcher: &Arc<Watcher>| watcher.revision.load(Ordering::Acquire) < written.last;
-        while self.watchers.iter().any(is_behind) && start.elapsed() < PATIENCE {
+        while self.watchers.iter().any(is_behind) && start.elapsed() < TIMEOUT {
             if let Some(ended) = self.following.try_join_next() {
                 ended??;
             }
@@ -204,7 +204,7 @@ impl FanOut {
         let expected = written.count * self.watchers.len() as u64;
         match self.drain(written).await?.len() as u64 {
             came if came == expected => Ok(()),
-            came => Err(format!("{came} of {expected} events came {PATIENCE:?} after the warm-up").into()),
+            came => Err(format!("{came} of {expected} events came {TIMEOUT:?} after the warm-up").into()),
         }
     }
 }

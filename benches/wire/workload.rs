@@ -1,9 +1,9 @@
 //! The list of workloads.
 
 use crate::load::{Bench, Failure, Outcome};
-use crate::peer::Signal;
+use crate::process::Signal;
 use crate::store::Contents;
-use crate::{kv, watch};
+use crate::{kv, txn, watch};
 use std::time::Duration;
 
 /// One row of the tables.
@@ -231,7 +231,7 @@ impl Workload {
 
     /// A peer that takes longer than this for one sample, its preparation included, is said to be too slow
     /// for it.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         let minutes = match self.shape {
             Shape::Load(..) | Shape::Failover(_) => 4,
             Shape::Store(_) if self.is_long => 90,
@@ -250,11 +250,11 @@ impl Load {
             Load::Get => kv::get(bench).await,
             Load::Range => kv::range(bench).await,
             Load::Count => kv::count(bench).await,
-            Load::Update => kv::update(bench).await,
-            Load::Create => kv::create(bench).await,
-            Load::Flood => kv::flood(bench).await,
+            Load::Update => txn::update(bench).await,
+            Load::Create => txn::create(bench).await,
+            Load::Flood => txn::flood(bench).await,
             Load::Mixed => kv::mixed(bench).await,
-            Load::HotKey => kv::hot_key(bench).await,
+            Load::HotKey => txn::hot_key(bench).await,
             Load::FanOut => watch::fan_out(bench).await,
             Load::Lag(writes_a_second) => watch::lag(bench, writes_a_second).await,
         }

@@ -11,7 +11,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 /// Time after which a stream that asked for a leader ends without one.
-const LEADER_LOSS: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
+const NO_LEADER_TIMEOUT: Duration =
+    if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(3) };
 
 /// Whether a call asks for a leader.
 pub(super) fn wants_leader(metadata: &HeaderMap) -> bool {
@@ -27,7 +28,10 @@ pub(super) async fn leader_lost(has_leader: Option<watch::Receiver<bool>>) {
             // The sender is gone, since the server stops.
             return std::future::pending().await;
         }
-        if tokio::time::timeout(LEADER_LOSS, has_leader.wait_for(|has_leader| *has_leader)).await.is_err() {
+        if tokio::time::timeout(NO_LEADER_TIMEOUT, has_leader.wait_for(|has_leader| *has_leader))
+            .await
+            .is_err()
+        {
             return;
         }
     }

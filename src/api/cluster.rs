@@ -109,7 +109,7 @@ impl Cluster for ClusterService {
             self.check_free(urls)?;
             founding.found().await?;
         }
-        if self.engine.mode().is_clustered() {
+        if self.engine.mode().has_fixed_members() {
             let MemberAddRequest { peer_ur_ls: peer_urls, is_learner } = request.into_inner();
             let id = nats_server::member_id(&peer_urls, &self.token);
             let member = record::Member { id, peer_urls, is_learner, ..record::Member::default() };
@@ -117,7 +117,7 @@ impl Cluster for ClusterService {
             self.engine.change_members(MemberChange::Add(member.clone())).await?;
             if was_alone {
                 // A member that starts now gives up where nobody answers it in time.
-                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.joinable()).await);
+                drop(tokio::time::timeout(JOINABLE_TIMEOUT, self.engine.await_joinable()).await);
             }
             let header = Some(self.header.at(Revision(0)));
             let member = Some(wire_member(member));
@@ -134,7 +134,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let id = request.into_inner().id;
-        if self.engine.mode().is_clustered() {
+        if self.engine.mode().has_fixed_members() {
             self.engine.change_members(MemberChange::Remove(id)).await?;
             let header = Some(self.header.at(Revision(0)));
             return Ok(Response::new(MemberRemoveResponse { header, members: self.members() }));
@@ -154,7 +154,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let MemberUpdateRequest { id, peer_ur_ls: peer_urls } = request.into_inner();
-        if self.engine.mode().is_clustered() {
+        if self.engine.mode().has_fixed_members() {
             self.engine.change_members(MemberChange::Update { id, peer_urls }).await?;
         } else {
             let member = record::Member { peer_urls, ..self.find(id)? };
@@ -170,7 +170,7 @@ impl Cluster for ClusterService {
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         require_admin(&self.engine, &request).await?;
         let id = request.into_inner().id;
-        if !self.engine.mode().is_clustered() {
+        if !self.engine.mode().has_fixed_members() {
             self.find(id)?;
             return Err(EtcdError::MemberNotLearner.into());
         }

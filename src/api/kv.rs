@@ -108,7 +108,7 @@ fn txn_cost(txn: &TxnRequest) -> u64 {
 }
 
 /// A response of another kind than its request would be a bug in the planner.
-fn mixed_up() -> EtcdError {
+fn wrong_response_kind() -> EtcdError {
     EtcdError::Unknown("jetway: the answer does not fit the request".into())
 }
 
@@ -165,7 +165,7 @@ impl Kv for KvService {
         self.check_size(&request)?;
         self.operations.puts.inc();
         let Written::Put(mut response) = self.write(Write::Put(request), &caller).await? else {
-            return Err(mixed_up().into());
+            return Err(wrong_response_kind().into());
         };
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
@@ -182,7 +182,7 @@ impl Kv for KvService {
         self.operations.deletes.inc();
         let Written::DeleteRange(mut response) = self.write(Write::DeleteRange(request), &caller).await?
         else {
-            return Err(mixed_up().into());
+            return Err(wrong_response_kind().into());
         };
         self.header.fill(&mut response.header);
         Ok(Response::new(response))
@@ -201,7 +201,7 @@ impl Kv for KvService {
             self.check_size(&request)?;
             self.write(Write::Txn(request), &caller).await?
         };
-        let Written::Txn(mut response) = written else { return Err(mixed_up().into()) };
+        let Written::Txn(mut response) = written else { return Err(wrong_response_kind().into()) };
         if is_read {
             self.engine.auth().check_unchanged(&caller)?;
         }

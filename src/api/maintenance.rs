@@ -190,10 +190,10 @@ impl Maintenance for MaintenanceService {
         request: Request<SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         require_admin(&self.engine, &request).await?;
-        let picture = self.engine.picture().await?;
-        let revision = picture.state.revision;
+        let full_state = self.engine.full_state().await?;
+        let revision = full_state.state.revision;
         let term = self.header.at(revision).raft_term;
-        let laid_out = tokio::task::spawn_blocking(move || Snapshot::new(&picture, term, CLUSTER_VERSION));
+        let laid_out = tokio::task::spawn_blocking(move || Snapshot::new(&full_state, term, CLUSTER_VERSION));
         let snapshot = laid_out.await.map_err(|error| EtcdError::Unknown(error.to_string()))?;
         tracing::info!(bytes = snapshot.size(), %revision, "sending a snapshot to a client");
         Ok(Response::new(tokio_stream::iter(Blobs { snapshot, revision, begun: Instant::now() })))

@@ -17,7 +17,7 @@ mod garbage;
 mod tables;
 
 pub(crate) use garbage::Removals;
-pub(crate) use tables::{Alarms, Members, Picture, Tables};
+pub(crate) use tables::{Alarms, FullState, Members, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};
@@ -286,9 +286,9 @@ impl Applier {
     }
 
     /// The published state `state`, which shows everything that was applied, and the tables at its index.
-    pub(crate) fn picture(&self, state: Arc<State>) -> Picture {
+    pub(crate) fn full_state(&self, state: Arc<State>) -> FullState {
         debug_assert_eq!(state.log_index, self.writer.state().log_index);
-        Picture {
+        FullState {
             state,
             leases: self.tables.leases.ttls(),
             auth: self.tables.auth.store(),
@@ -307,7 +307,7 @@ impl Applier {
     pub(crate) fn sweep(&mut self, most: usize) -> usize {
         let garbage = self.writer.sweep(most);
         let count = garbage.len();
-        self.pile_up(garbage);
+        self.add_garbage(garbage);
         count
     }
 
@@ -321,7 +321,7 @@ impl Applier {
         self.pending.take(LogIndex(trim.to), trim.floor.map(Revision), sequence)
     }
 
-    fn pile_up(&mut self, garbage: Vec<Garbage>) {
+    fn add_garbage(&mut self, garbage: Vec<Garbage>) {
         let floor = self.writer.state().compacted;
         self.pending.add_keys(garbage, floor);
     }
@@ -382,7 +382,7 @@ impl Applier {
             let held = before.map_or(LeaseId::NONE, KeyVersion::lease);
             tables.attachments.moved(version.key(), held, version.lease());
         });
-        self.pile_up(garbage);
+        self.add_garbage(garbage);
         damage.map_or(Ok(()), Err)
     }
 

@@ -42,7 +42,7 @@ impl Tables {
 
 /// A state with all that belongs to it, at one index of the log.
 #[derive(Clone, Debug)]
-pub(crate) struct Picture {
+pub(crate) struct FullState {
     /// The keys.
     pub state: Arc<State>,
     /// The granted TTL of every lease, ascending by id.

@@ -254,7 +254,7 @@ mod loom_model {
     use loom::thread;
 
     #[test]
-    fn who_sees_auth_enabled_finds_the_store_that_enabled_it() {
+    fn a_reader_that_finds_auth_enabled_finds_the_store_that_enabled_it() {
         loom::model(|| {
             let auth = Arc::new(Auth::new(AuthSettings::default()));
             let request = thread::spawn({

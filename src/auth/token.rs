@@ -89,7 +89,7 @@ pub struct SimpleToken {
 
 impl SimpleToken {
     /// A new token: 16 random letters, a dot, and a position of the store.
-    pub fn invent(position: u64) -> String {
+    pub fn generate(position: u64) -> String {
         const ALPHABET: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
         let choice = Choose::new(ALPHABET).expect("the alphabet has letters");
         let letters: String =
@@ -192,7 +192,7 @@ impl Tokens {
 
     /// Whether it is decided that a token is valid or not: it is in the table, or has not the form of a
     /// simple token.
-    pub(crate) fn is_settled(&self, token: &str) -> bool {
+    pub(crate) fn is_decided(&self, token: &str) -> bool {
         if !matches!(self.kind, TokenSettings::Simple) {
             return true;
         }
@@ -225,7 +225,7 @@ impl Tokens {
 
     /// The hash of a token whose use this instance must report to the writer. Each token is returned once in
     /// a while.
-    pub(crate) fn use_to_report(&self, token: &str) -> Option<String> {
+    pub(crate) fn take_unreported_use(&self, token: &str) -> Option<String> {
         if !matches!(self.kind, TokenSettings::Simple) || self.keeps_time.load(Ordering::Relaxed) {
             return None;
         }
@@ -340,21 +340,21 @@ mod tests {
     fn a_token_runs_out_where_time_is_kept() {
         let (tokens, store) = tokens(Duration::from_nanos(1));
         tokens.remember(&token_hash("t"), SimpleToken { user: "u".into(), revision: store.revision() });
-        assert!(tokens.caller("t", &store).is_some() && tokens.use_to_report("t").is_some());
+        assert!(tokens.caller("t", &store).is_some() && tokens.take_unreported_use("t").is_some());
         tokens.keep_time(true);
-        assert!(tokens.caller("t", &store).is_none() && tokens.use_to_report("t").is_none());
+        assert!(tokens.caller("t", &store).is_none() && tokens.take_unreported_use("t").is_none());
         assert_eq!(tokens.expired(), [token_hash("t")]);
         tokens.forget(&token_hash("t"));
         assert!(tokens.expired().is_empty());
-        assert!(tokens.is_settled("odd") && !tokens.is_settled("abcdefghijklmnop.1"));
+        assert!(tokens.is_decided("odd") && !tokens.is_decided("abcdefghijklmnop.1"));
     }
 
     #[test]
     fn invented_tokens_have_the_form_of_etcds() {
         let (tokens, _) = tokens(DEFAULT_TOKEN_TTL);
-        let (one, other) = (SimpleToken::invent(7), SimpleToken::invent(7));
+        let (one, other) = (SimpleToken::generate(7), SimpleToken::generate(7));
         assert_ne!(one, other);
-        assert!(!tokens.is_settled(&one), "{one}");
+        assert!(!tokens.is_decided(&one), "{one}");
         assert!(one.ends_with(".7"));
     }
 }

@@ -3,7 +3,7 @@
 use super::commands::COMMANDS;
 use super::flags::{self, Effect, Flag, Kind};
 use super::go_flags::HELP_ALL;
-use super::personality::Personality;
+use super::program::Program;
 use super::values::{self, InvalidValue};
 use clap::builder::{PossibleValue, StyledStr, TypedValueParser};
 use clap::{Arg, ArgAction, Command};
@@ -54,18 +54,18 @@ const FORMS: &str = "A flag takes one dash or two. Its variable is ETCD_NAME for
 const ABOUT: &str = "The etcd v3 API over NATS JetStream.";
 
 /// The whole command line of a program.
-pub(super) fn program(personality: Personality) -> Command {
-    let command = Command::new(personality.name()).max_term_width(110);
+pub(super) fn command_line(program: Program) -> Command {
+    let command = Command::new(program.name()).max_term_width(110);
     // Go has them in forms of its own.
     let command = command.disable_help_subcommand(true).disable_help_flag(true).disable_version_flag(true);
-    match personality {
-        Personality::Etcd => with_flags(command, personality)
+    match program {
+        Program::Etcd => with_flags(command, program)
             .about(ABOUT)
             .override_usage("etcd [FLAGS]")
             .arg(help(ArgAction::HelpLong))
             .after_help(FORMS),
-        Personality::Kine => super::kine::command(command),
-        Personality::Jetway => {
+        Program::Kine => super::kine::command(command),
+        Program::Jetway => {
             let serve = Command::new(SERVE).about("Serve the etcd v3 API, as without a command");
             let commands = COMMANDS.iter().map(|entry| {
                 let command = (entry.args)(Command::new(entry.name).about(entry.about));
@@ -87,7 +87,7 @@ pub(super) fn program(personality: Personality) -> Command {
 /// Adds every flag that serves, with a short and a long help.
 pub(super) fn server_flags(command: Command) -> Command {
     let all = Arg::new(HELP_ALL).long(HELP_ALL).action(ArgAction::HelpLong).hide(true);
-    with_flags(command, Personality::Jetway).arg(help(ArgAction::HelpShort)).arg(all).after_help(MORE)
+    with_flags(command, Program::Jetway).arg(help(ArgAction::HelpShort)).arg(all).after_help(MORE)
 }
 
 pub(super) fn help(action: ArgAction) -> Arg {
@@ -95,7 +95,7 @@ pub(super) fn help(action: ArgAction) -> Arg {
 }
 
 /// A command that takes every flag that serves.
-fn with_flags(command: Command, personality: Personality) -> Command {
+fn with_flags(command: Command, program: Program) -> Command {
     let brief = |name: &str| {
         let mut flags = COMMON.iter().flat_map(|(_, flags)| flags.iter());
         flags.find(|(flag, _)| *flag == name).map(|(_, brief)| *brief)
@@ -107,7 +107,7 @@ fn with_flags(command: Command, personality: Personality) -> Command {
         flags::SECTIONS.iter().flat_map(|(heading, flags)| flags.iter().map(|flag| (*heading, flag)));
     let others = others.filter(|(_, flag)| brief(flag.name).is_none());
     let shown = common.chain(others).map(|(heading, flag)| {
-        let arg = argument(flag, flag.default_of(personality)).help_heading(heading);
+        let arg = argument(flag, flag.default_of(program)).help_heading(heading);
         match brief(flag.name) {
             Some(brief) => arg.help(brief).long_help(help_of(flag)),
             None => arg.help(help_of(flag)).hide_short_help(true),
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn clap_accepts_the_commands() {
-        for personality in [Personality::Jetway, Personality::Etcd, Personality::Kine] {
-            program(personality).debug_assert();
+        for program in [Program::Jetway, Program::Etcd, Program::Kine] {
+            command_line(program).debug_assert();
         }
     }
 
@@ -204,14 +204,14 @@ mod tests {
 
     #[test]
     fn the_help_fits_a_screen() {
-        let help = program(Personality::Jetway).term_width(100).render_help().to_string();
+        let help = command_line(Program::Jetway).term_width(100).render_help().to_string();
         assert!((24..=42).contains(&help.lines().count()), "{help}");
     }
 
     #[test]
     fn the_long_help_names_every_flag() {
-        for personality in [Personality::Jetway, Personality::Etcd] {
-            let help = program(personality).render_long_help().to_string();
+        for program in [Program::Jetway, Program::Etcd] {
+            let help = command_line(program).render_long_help().to_string();
             for flag in flags::SECTIONS.iter().flat_map(|(_, flags)| flags.iter()) {
                 assert!(help.contains(&format!("--{}", flag.name)), "{}", flag.name);
             }

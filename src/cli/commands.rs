@@ -1,11 +1,11 @@
 //! The commands beside serving. Each one is an entry of [`COMMANDS`].
 
-use super::command::{SERVE, program, server_flags};
+use super::command::{SERVE, command_line, server_flags};
 use super::flag_values::{FlagError, FlagValues};
 use super::health::{self, HealthError};
 use super::migrate::{self, MigrateCommandError};
 use super::output::Output;
-use super::personality::Personality;
+use super::program::Program;
 use super::restore::{self, RestoreCommandError};
 use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
@@ -64,7 +64,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: |matches, _| {
             let mut script = Vec::new();
             let shell = matches.get_one::<Shell>("shell").copied().expect("clap requires it");
-            clap_complete::generate(shell, &mut program(Personality::Jetway), "jetway", &mut script);
+            clap_complete::generate(shell, &mut command_line(Program::Jetway), "jetway", &mut script);
             Ok(Output::Text(String::from_utf8_lossy(&script).into_owned()))
         },
     },
@@ -86,7 +86,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         args: |command| command,
         run: |_, _| {
             let mut page = Vec::new();
-            let manual = clap_mangen::Man::new(program(Personality::Jetway));
+            let manual = clap_mangen::Man::new(command_line(Program::Jetway));
             manual.render(&mut page).map_err(CommandError::Man)?;
             Ok(Output::Text(String::from_utf8_lossy(&page).into_owned()))
         },
@@ -102,7 +102,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         about: "Print the rights that the NATS user of these flags needs",
         args: server_flags,
         run: |matches, environment| {
-            let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+            let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
             Ok(Output::Text(storage::rights(&flags)?.page()))
         },
     },
@@ -114,7 +114,7 @@ pub(super) const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "snapshot",
-        about: "Save a snapshot of a running server, or tell of a file",
+        about: "Save a snapshot of a running server, or report on a file",
         args: snapshot::args,
         run: |matches, environment| snapshot::run(matches, &environment),
     },
@@ -122,7 +122,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         name: "version",
         about: "Print the version",
         args: |command| command,
-        run: |_, _| Ok(Output::Text(version::text(Personality::Jetway))),
+        run: |_, _| Ok(Output::Text(version::text(Program::Jetway))),
     },
     Entry {
         name: "help",
@@ -135,7 +135,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         run: |matches, _| {
             let command = matches.get_one::<String>("command").map(OsString::from);
             let asked = ["jetway".into()].into_iter().chain(command).chain(["--help".into()]);
-            match program(Personality::Jetway).try_get_matches_from(asked) {
+            match command_line(Program::Jetway).try_get_matches_from(asked) {
                 Err(help) => Ok(Output::Help(help)),
                 Ok(_) => unreachable!("--help ends the reading"),
             }

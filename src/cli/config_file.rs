@@ -79,7 +79,7 @@ const NESTED: &[(&str, &[(&str, &str)])] = &[
 /// The map in `discovery-config` that has the endpoints.
 const DISCOVERY_CLIENT: (&str, &[(&str, &str)]) = ("client", &[("endpoints", "discovery-endpoints")]);
 
-/// Flags that are no keys of the file. Those that are keys of a map are not listed.
+/// Flags that the config file has neither as a key of its own nor in a map of [`NESTED`].
 const FLAGS_ONLY: &[&str] =
     &["client-crl-file", "peer-crl-file", "discovery-fallback", "raft-read-timeout", "raft-write-timeout"];
 

@@ -8,7 +8,7 @@
 use super::config_file::{self, ConfigFileError};
 use super::flags::{self, CONFIG_FILE, Effect, Flag};
 use super::notice::Notice;
-use super::personality::Personality;
+use super::program::Program;
 use super::urls::{self, EtcdUrl};
 use super::values::{self, InvalidValue};
 use crate::duration;
@@ -38,7 +38,7 @@ pub(super) enum FlagError {
 #[derive(Debug)]
 pub(super) struct FlagValues {
     /// It decides on defaults.
-    pub(super) personality: Personality,
+    pub(super) program: Program,
     values: BTreeMap<&'static str, String>,
     /// Whether the values of etcd's flags come from a config file.
     pub(super) from_file: bool,
@@ -49,7 +49,7 @@ pub(super) struct FlagValues {
 impl FlagValues {
     /// Takes the flags of a command line, and reads the environment.
     pub(super) fn read(
-        personality: Personality,
+        program: Program,
         given: &ArgMatches,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<FlagValues, FlagError> {
@@ -57,7 +57,7 @@ impl FlagValues {
         let is_given = |flag: &&Flag| given.value_source(flag.name) == Some(ValueSource::CommandLine);
         let value = |flag: &'static Flag| Some((flag.name, given.get_one::<String>(flag.name)?.clone()));
         let values = flags::all().filter(is_given).filter_map(value).collect();
-        let mut flags = FlagValues { personality, values, from_file: false, notices: Vec::new() };
+        let mut flags = FlagValues { program, values, from_file: false, notices: Vec::new() };
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         let file = flags.non_empty(CONFIG_FILE).map(str::to_owned);
         if let Some(path) = file.or_else(|| variable("ETCD_CONFIG_FILE").cloned()) {
@@ -76,14 +76,14 @@ impl FlagValues {
     /// Takes values that another program's flags have become, and the variables of jetway's own flags. A
     /// variable of the other program is known if it begins with `prefix` and `is_known`.
     pub(super) fn translated(
-        personality: Personality,
+        program: Program,
         values: BTreeMap<&'static str, String>,
         notices: Vec<Notice>,
         environment: &BTreeMap<String, String>,
         prefix: &str,
         is_known: impl Fn(&str) -> bool,
     ) -> Result<FlagValues, FlagError> {
-        let mut flags = FlagValues { personality, values, from_file: false, notices };
+        let mut flags = FlagValues { program, values, from_file: false, notices };
         flags.read_variables(environment, |flag| flag.effect == Effect::Own)?;
         flags.report_unknown_variables(environment, &["JETWAY_", prefix], is_known);
         Ok(flags)
@@ -170,7 +170,7 @@ impl FlagValues {
 
     /// The default of a flag, which depends on the name of the program.
     pub(super) fn default_of(&self, name: &str) -> &'static str {
-        flags::find(name).map_or("", |flag| flag.default_of(self.personality))
+        flags::find(name).map_or("", |flag| flag.default_of(self.program))
     }
 
     // The methods below cannot fail: `values::check` has accepted each value, and would accept each default.
@@ -233,15 +233,15 @@ fn is_own(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::program;
+    use super::super::command::command_line;
     use super::super::go_flags;
     use super::*;
 
     fn read(args: &[&str], variables: &[(&str, &str)]) -> Result<FlagValues, FlagError> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
         let args = args.iter().map(OsString::from);
-        let given = go_flags::parse(program(Personality::Etcd), args).expect("good arguments");
-        FlagValues::read(Personality::Etcd, &given, variables)
+        let given = go_flags::parse(command_line(Program::Etcd), args).expect("good arguments");
+        FlagValues::read(Program::Etcd, &given, variables)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table of flags: all of etcd 3.7's and our own. The parser, the config file, `--help` and `FLAGS.md`
 //! follow it.
 
-use super::personality::Personality;
+use super::program::Program;
 
 /// The kind of a value. The rules are those of Go's `flag` package and of etcd's own kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,10 +294,10 @@ impl Flag {
     }
 
     /// The default of a program by this name.
-    pub(super) fn default_of(&self, personality: Personality) -> &'static str {
-        match (personality, self.own_default) {
-            (Personality::Etcd, _) | (_, None) => self.default,
-            (Personality::Jetway | Personality::Kine, Some(default)) => default,
+    pub(super) fn default_of(&self, program: Program) -> &'static str {
+        match (program, self.own_default) {
+            (Program::Etcd, _) | (_, None) => self.default,
+            (Program::Jetway | Program::Kine, Some(default)) => default,
         }
     }
 

@@ -158,12 +158,12 @@ fn in_go_words(error: clap::Error, is_boolean: impl Fn(&str) -> bool) -> NoMatch
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::program;
-    use super::super::personality::Personality;
+    use super::super::command::command_line;
+    use super::super::program::Program;
     use super::*;
 
     fn parse_os(args: impl IntoIterator<Item = OsString>) -> Result<ArgMatches, NoMatches> {
-        parse(program(Personality::Etcd), args.into_iter())
+        parse(command_line(Program::Etcd), args.into_iter())
     }
 
     fn read(args: &[&str]) -> ArgMatches {

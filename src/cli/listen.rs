@@ -1,7 +1,7 @@
 //! The URLs to listen on, and the URLs that the member list shows.
 
 use super::flag_values::FlagValues;
-use super::personality::Personality;
+use super::program::Program;
 use super::urls::{self, EmptyHost, EtcdUrl};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -129,10 +129,10 @@ pub(super) fn advertised(flags: &FlagValues, listen: &[EtcdUrl]) -> Result<Vec<S
     if !advertised.is_empty() {
         return Ok(texts(&advertised));
     }
-    if flags.personality == Personality::Etcd {
+    if flags.program == Program::Etcd {
         // etcd does not check this for a config file.
-        let is_alone = flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls");
-        if is_alone && !flags.from_file {
+        let lacks_advertised = flags.is_set("listen-client-urls") && !flags.is_set("advertise-client-urls");
+        if lacks_advertised && !flags.from_file {
             return Err(ListenError::NotAdvertised);
         }
         return Ok(vec!["http://localhost:2379".to_owned()]);

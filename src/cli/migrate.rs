@@ -3,7 +3,7 @@
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
-use super::personality::Personality;
+use super::program::Program;
 use super::restore::{self as store, RestoreCommandError};
 use super::snapshot::{LoginFlags, SaveError, login_args};
 use crate::restore::{self, MigrateError, MigrateSettings, Migrated, Step};
@@ -50,10 +50,10 @@ pub(super) fn args(command: Command) -> Command {
         )
         .args(login_args())
         .arg(switch("switch-over", "When all is copied, fence the source by an alarm, compare, and end"))
-        .arg(switch("dry-run", "Read the source and tell what would be copied"))
+        .arg(switch("dry-run", "Read the source and print what would be copied"))
 }
 
-/// Migrates, and gives the text that tells of it.
+/// Migrates, and returns the text that reports it.
 ///
 /// # Errors
 /// [`MigrateCommandError`].
@@ -61,7 +61,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     let login = LoginFlags { matches, environment: &environment };
     let urls = matches.get_one::<String>("from").map(String::as_str).unwrap_or_default();
     let from = urls.split(',').map(|url| login.client_of(url.trim().to_owned())).collect::<Result<_, _>>()?;
-    let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+    let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let (target, place) = store::target(&flags)?;
     let (is_dry_run, switches_over) = (matches.get_flag("dry-run"), matches.get_flag("switch-over"));
     let settings = MigrateSettings { from, target, is_dry_run, switches_over };
@@ -82,7 +82,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             stopped.cancel();
         });
         let mut progress = Progress { told: None, is_following: false, is_retrying: false };
-        Ok::<_, MigrateCommandError>(restore::migrate(settings, stop, &mut |step| progress.tell(step)).await?)
+        Ok::<_, MigrateCommandError>(restore::migrate(settings, stop, &mut |step| progress.show(step)).await?)
     })?;
     let Migrated { revision, floor, keys, leases, is_hashed, frozen } = migrated;
     let floor = store::floor_text(floor);
@@ -105,7 +105,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     ))
 }
 
-/// Tells on standard error how far it is.
+/// Reports its progress on standard error.
 struct Progress {
     told: Option<Instant>,
     is_following: bool,
@@ -113,10 +113,10 @@ struct Progress {
 }
 
 impl Progress {
-    fn tell(&mut self, step: Step) {
+    fn show(&mut self, step: Step) {
         let begins_to_follow = matches!(step, Step::Following(..)) && !self.is_following;
         self.is_following |= begins_to_follow;
-        // The next line of this kind tells that it goes on.
+        // The next line of this kind reports that it goes on.
         self.is_following &= !matches!(step, Step::Retrying);
         let is_due = matches!(step, Step::Retrying) && !self.is_retrying
             || self.told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL);

@@ -29,7 +29,7 @@ mod no_effect;
 mod notice;
 mod output;
 mod peers;
-mod personality;
+mod program;
 mod restore;
 mod settings;
 mod snapshot;
@@ -48,7 +48,7 @@ pub use notice::Notice;
 pub use output::Output;
 pub(crate) use peers::is_same_urls;
 pub use peers::{Cluster, PeerAutoTls, PeerFlagsError};
-pub use personality::Personality;
+pub use program::Program;
 pub use settings::ServerSettings;
 pub use snapshot_schedule::SnapshotSchedule;
 pub use storage::Storage;
@@ -111,8 +111,8 @@ impl CommandLineError {
 
     /// Prints it to standard error.
     #[expect(clippy::print_stderr, reason = "there is no log yet")]
-    pub fn print(&self, personality: Personality) {
-        let name = personality.name();
+    pub fn print(&self, program: Program) {
+        let name = program.name();
         match &self.0 {
             // clap's text has its own form, and colours on a terminal.
             Reason::Arguments(error) => drop(error.print()),
@@ -128,29 +128,29 @@ impl CommandLineError {
 /// # Errors
 /// A flag, a variable or the config file is refused, by etcd's rules or since jetway has no such thing.
 pub fn read(
-    personality: Personality,
+    program: Program,
     args: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, CommandLineError> {
-    read_task(personality, args, environment).map_err(CommandLineError)
+    read_task(program, args, environment).map_err(CommandLineError)
 }
 
 fn read_task(
-    personality: Personality,
+    program: Program,
     args: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, Reason> {
-    if personality == Personality::Kine {
+    if program == Program::Kine {
         return Ok(kine::read(args.into_iter(), environment.into_iter())?);
     }
     let mut args = args.into_iter().peekable();
     if let Some(command) = args.next_if(|arg| arg == "gateway" || arg == "grpc-proxy") {
         return Err(Reason::OtherCommand(command.display().to_string()));
     }
-    let parsed = match personality {
-        Personality::Jetway => parse(args),
-        Personality::Etcd | Personality::Kine => {
-            go_flags::parse(command::program(personality), args).map_err(Into::into)
+    let parsed = match program {
+        Program::Jetway => parse(args),
+        Program::Etcd | Program::Kine => {
+            go_flags::parse(command::command_line(program), args).map_err(Into::into)
         }
     };
     let matches = match parsed {
@@ -159,8 +159,8 @@ fn read_task(
         Err(Unparsed::Refused(reason)) => return Err(reason),
     };
     match matches.subcommand() {
-        None => serve(personality, &matches, environment),
-        Some((SERVE, matches)) => serve(personality, matches, environment),
+        None => serve(program, &matches, environment),
+        Some((SERVE, matches)) => serve(program, matches, environment),
         Some((name, matches)) => {
             let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows no others");
             Ok(Invocation::Print((entry.run)(matches, environment.into_iter().collect())?))
@@ -191,10 +191,10 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<ArgMatches, Unparsed> {
         words.remove(0);
     }
     let mut args = words.into_iter();
-    let program = command::program(Personality::Jetway);
+    let program = command::command_line(Program::Jetway);
     let arguments = go_flags::arguments(&program, &mut args);
     let rest = arguments.end.map(|(arg, _)| arg).into_iter().chain(args);
-    let words = [Personality::Jetway.name().into()].into_iter().chain(arguments.flags).chain(rest);
+    let words = [Program::Jetway.name().into()].into_iter().chain(arguments.flags).chain(rest);
     program.try_get_matches_from(words).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp => Unparsed::Help(error),
         _ => Unparsed::Refused(Reason::Arguments(error)),
@@ -202,15 +202,15 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<ArgMatches, Unparsed> {
 }
 
 fn serve(
-    personality: Personality,
+    program: Program,
     matches: &ArgMatches,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Invocation, Reason> {
     // etcd reads no variables before it prints its version.
     if matches.get_one::<String>("version").is_some_and(|value| values::boolean(value) == Ok(true)) {
-        return Ok(Invocation::Print(Output::Text(version::text(personality))));
+        return Ok(Invocation::Print(Output::Text(version::text(program))));
     }
-    let flags = FlagValues::read(personality, matches, environment.into_iter())?;
+    let flags = FlagValues::read(program, matches, environment.into_iter())?;
     Ok(Invocation::Serve(Box::new(ServerSettings::new(&flags)?)))
 }
 
@@ -235,8 +235,8 @@ pub(crate) fn fuzz(data: &[u8]) {
             drop((values::boolean(&text), values::unsigned(&text), values::integer(&text)));
         }
         3 => {
-            for personality in [Personality::Jetway, Personality::Etcd, Personality::Kine] {
-                drop(read_task(personality, text.lines().map(OsString::from), []));
+            for program in [Program::Jetway, Program::Etcd, Program::Kine] {
+                drop(read_task(program, text.lines().map(OsString::from), []));
             }
         }
         _ => {

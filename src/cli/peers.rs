@@ -3,7 +3,7 @@
 use super::bootstrap;
 use super::flag_values::FlagValues;
 use super::urls::EtcdUrl;
-use crate::log::MOST_COPIES;
+use crate::log::MAX_COPIES;
 use crate::nats_server::{self, ClusterSettings, Members, PeerTls};
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub enum PeerFlagsError {
     )]
     ClientCertificate(String),
     #[error(
-        "--initial-cluster: has {0} members, and JetStream keeps at most {MOST_COPIES} copies of the log; name {MOST_COPIES} at most"
+        "--initial-cluster: has {0} members, and JetStream keeps at most {MAX_COPIES} copies of the log; name {MAX_COPIES} at most"
     )]
     TooMany(usize),
     #[error(
@@ -112,7 +112,7 @@ fn cluster(
     data_dir: &Path,
     members: Members,
 ) -> Result<Cluster, PeerFlagsError> {
-    if members.len() > MOST_COPIES {
+    if members.len() > MAX_COPIES {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
     if members.contains_key("") {

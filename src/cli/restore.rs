@@ -3,7 +3,7 @@
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
-use super::personality::Personality;
+use super::program::Program;
 use super::settings::quota_bytes;
 use super::storage::{self, Storage, StorageFlagsError};
 use crate::log::Demand;
@@ -78,12 +78,12 @@ pub(super) fn args(command: Command) -> Command {
         )
 }
 
-/// Restores, and gives the text that tells of it.
+/// Restores, and returns the text that reports it.
 ///
 /// # Errors
 /// [`RestoreCommandError`].
 pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<String, RestoreCommandError> {
-    let flags = FlagValues::read(Personality::Jetway, matches, environment.into_iter())?;
+    let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let bump = matches.get_one::<u64>("bump-revision").copied().filter(|bump| *bump > 0);
     match (bump, matches.get_flag("mark-compacted")) {
         (Some(bump), false) => return Err(RestoreCommandError::Unmarked(bump)),

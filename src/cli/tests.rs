@@ -2,15 +2,15 @@
 
 use super::compaction::AutoCompaction;
 use super::listen::ListenAddress;
-use super::personality::Personality;
+use super::program::Program;
 use super::settings::ServerSettings;
 use super::storage::Storage;
 use super::{Invocation, Reason, read_task};
 use std::ffi::OsString;
 use std::time::Duration;
 
-fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings, Reason> {
-    match read_task(personality, args.iter().map(OsString::from), []) {
+fn settings_of(program: Program, args: &[&str]) -> Result<ServerSettings, Reason> {
+    match read_task(program, args.iter().map(OsString::from), []) {
         Ok(Invocation::Serve(settings)) => Ok(*settings),
         Ok(other) => panic!("{other:?}"),
         Err(reason) => Err(reason),
@@ -18,7 +18,7 @@ fn settings_of(personality: Personality, args: &[&str]) -> Result<ServerSettings
 }
 
 fn settings(args: &[&str]) -> Result<ServerSettings, Reason> {
-    settings_of(Personality::Jetway, args)
+    settings_of(Program::Jetway, args)
 }
 
 #[test]
@@ -35,13 +35,13 @@ fn defaults_are_an_embedded_server_on_loopback() {
 
 #[test]
 fn called_as_etcd_the_defaults_are_etcd_s() {
-    let settings = settings_of(Personality::Etcd, &[]).expect("defaults");
+    let settings = settings_of(Program::Etcd, &[]).expect("defaults");
     assert_eq!(settings.advertise, ["http://localhost:2379"]);
     assert!(
         matches!(settings.storage, Storage::Embedded { data_dir, .. } if data_dir.as_os_str() == "default.etcd")
     );
     assert_eq!(settings.progress_interval, Duration::from_mins(10));
-    let error = settings_of(Personality::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
+    let error = settings_of(Program::Etcd, &["--listen-client-urls", "http://127.0.0.1:1"])
         .expect_err("etcd refuses it")
         .to_string();
     assert!(error.contains("--advertise-client-urls is required"), "{error}");

@@ -1,19 +1,19 @@
 //! The text of `--version`.
 
-use super::personality::Personality;
+use super::program::Program;
 use crate::nats_server::carried_version;
 use crate::version::ETCD_VERSION;
 
 /// The version. Called as etcd it has etcd's form, which programs read.
-pub(super) fn text(personality: Personality) -> String {
+pub(super) fn text(program: Program) -> String {
     let own = env!("CARGO_PKG_VERSION");
-    match personality {
-        Personality::Jetway => {
+    match program {
+        Program::Jetway => {
             let carried = carried_version().map_or_else(String::new, |carried| format!("{carried}\n"));
             format!("jetway {own} (etcd API {ETCD_VERSION})\n{carried}")
         }
-        Personality::Kine => format!("kine version jetway {own} (etcd API {ETCD_VERSION})\n"),
-        Personality::Etcd => {
+        Program::Kine => format!("kine version jetway {own} (etcd API {ETCD_VERSION})\n"),
+        Program::Etcd => {
             let (os, arch) = (std::env::consts::OS, go_arch(std::env::consts::ARCH));
             format!(
                 "etcd Version: {ETCD_VERSION}\nGit SHA: jetway {own}\nGo Version: none (jetway is written in Rust)\n\
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_version_has_etcd_s_form() {
-        let version = text(Personality::Etcd);
+        let version = text(Program::Etcd);
         let keys: Vec<_> = version.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
         assert_eq!(keys, ["etcd Version", "Git SHA", "Go Version", "Go OS/Arch"]);
     }

@@ -46,7 +46,7 @@ pub(crate) enum ClientError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{endpoint} cannot be reached: {reason}")]
     Connect { endpoint: String, reason: String },
-    /// In the form in which etcd's own clients say it.
+    /// In the form that etcd's own clients print.
     #[error("rpc error: code = {code:?} desc = {message}", code = .0.code(), message = .0.message())]
     Refused(Status),
 }
@@ -109,10 +109,8 @@ impl Client {
         Q: prost::Message + 'static,
         R: prost::Message + Default + 'static,
     {
-        let codec = ProstCodec::<Q, R>::default();
-        let mut grpc = self.grpc().await?;
-        let answer = grpc.unary(self.request(request), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+        let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
+        self.call(async |mut grpc| grpc.unary(self.request(request), path, codec).await).await
     }
 
     /// A call with one request and many answers.
@@ -128,11 +126,8 @@ impl Client {
         Q: prost::Message + 'static,
         R: prost::Message + Default + 'static,
     {
-        let codec = ProstCodec::<Q, R>::default();
-        let mut grpc = self.grpc().await?;
-        let answer =
-            grpc.server_streaming(self.request(request), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+        let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
+        self.call(async |mut grpc| grpc.server_streaming(self.request(request), path, codec).await).await
     }
 
     /// A call with many requests and many answers.
@@ -148,18 +143,20 @@ impl Client {
         Q: prost::Message + 'static,
         R: prost::Message + Default + 'static,
     {
-        let codec = ProstCodec::<Q, R>::default();
-        let mut grpc = self.grpc().await?;
-        let answer = grpc.streaming(self.request(requests), PathAndQuery::from_static(path), codec).await;
-        answer.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+        let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
+        self.call(async |mut grpc| grpc.streaming(self.request(requests), path, codec).await).await
     }
 
-    async fn grpc(&self) -> Result<Grpc<Channel>, ClientError> {
+    /// Makes a call once the connection is ready for it.
+    async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(Grpc<Channel>) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, ClientError> {
         // Answers may be as large as the store.
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let ready = grpc.ready().await;
         ready.map_err(|error| ClientError::Refused(Status::unavailable(with_causes(&error))))?;
-        Ok(grpc)
+        call(grpc).await.map(tonic::Response::into_inner).map_err(ClientError::Refused)
     }
 
     fn request<Q>(&self, message: Q) -> Request<Q> {
@@ -190,7 +187,7 @@ fn tls(settings: &ClientSettings) -> Result<ClientTlsConfig, ClientError> {
     Ok(tls)
 }
 
-/// An error and its causes. tonic's errors tell nothing without theirs.
+/// An error and its causes. tonic's errors name no reason without theirs.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -4,8 +4,9 @@
 //! waits for little else. In the end the keys are sorted, and the tree is built at once, with evenly filled
 //! nodes.
 
+use super::history::History;
 use super::index::Index;
-use super::version::{History, KeyVersion};
+use super::version::KeyVersion;
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -15,7 +16,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 pub(super) struct LoadingKeys {
     hashes: RandomState,
     /// Histories by the hash of the key, so that no key is hashed again when the table grows.
-    by_hash: HashMap<u64, History, BuildHasherDefault<AsItIs>>,
+    by_hash: HashMap<u64, History, BuildHasherDefault<IdentityHasher>>,
     /// Histories of keys whose hash another key had before. There are hardly ever any.
     others: BTreeMap<Box<[u8]>, History>,
 }
@@ -25,9 +26,9 @@ const HASH_MASK: u64 = if cfg!(test) { 0xff } else { u64::MAX };
 
 /// A hasher for keys that are hashes.
 #[derive(Debug, Default)]
-struct AsItIs(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -12,12 +12,13 @@
 //! - I1: everything that a published `State` refers to is complete before it is published, and never changes
 //!   after that. Only log slots behind its end may be filled, which no reader of the state uses.
 //! - I2: revisions of published states never go back, nor does the compaction floor. The one exception is a
-//!   [`Writer::reset`] after the stream itself lost its tail, which ends every watch.
+//!   load after a [`Writer::reset`], which ends every watch: the stream may have lost its tail.
 //! - I3: all changes of one revision become visible together.
 //! - I4: the index holds, for each key, every version from the floor on and, where there is none at the floor
 //!   itself, the newest one below it, unless that is a delete. It may hold more during the sweep after a
 //!   compaction. No read at or above the floor depends on that.
 
+mod history;
 mod index;
 mod load;
 mod log;
@@ -32,7 +33,8 @@ pub(crate) mod tests;
 mod threads;
 mod version;
 
+pub use history::History;
 pub use index::Index;
 pub use log::{Event, EventLog, RevisionEvents};
 pub use state::{Change, ChangeKind, Garbage, Reader, State, Writer};
-pub use version::{History, KeyVersion, VersionParts};
+pub use version::{KeyVersion, VersionParts};

@@ -1,9 +1,10 @@
 //! The published state of the store, and its one writer.
 
+use super::history::History;
 use super::index::Index;
 use super::load::LoadingKeys;
 use super::log::{Event, EventLog, Forgotten, RevisionEvents};
-use super::version::{History, KeyVersion, VersionParts};
+use super::version::{KeyVersion, VersionParts};
 use crate::primitive::Published;
 use crate::types::{KeyRange, LeaseId, LogIndex, Revision, Sequence};
 use bytes::Bytes;
@@ -228,7 +229,7 @@ impl Writer {
         self.history(key).map(History::newest)
     }
 
-    /// Empties the store, since the stream is not the one applied so far.
+    /// Empties the store for a load of the log from its start. The new incarnation ends every watch.
     pub fn reset(&mut self) {
         self.next = State { incarnation: self.next.incarnation + 1, ..State::empty() };
         self.loading = Some(LoadingKeys::default());

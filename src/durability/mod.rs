@@ -65,7 +65,7 @@ impl Level {
 
 /// Resolution of a file system's clock at worst. A second change within this time may leave the time stamp of
 /// a folder as it is.
-const STAMP_GRAIN: Duration = Duration::from_millis(100);
+const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(100);
 
 /// Held during a removal, which makes the server rewrite blocks, and during a sync of the blocks' folder.
 pub(crate) type RewriteLock = Arc<tokio::sync::Mutex<()>>;
@@ -256,7 +256,7 @@ fn sync_files(paths: Vec<PathBuf>) -> io::Result<()> {
 
 /// Whether a change from `now` on would change a time stamp.
 fn is_settled(stamp: SystemTime, now: SystemTime) -> bool {
-    now.duration_since(stamp).is_ok_and(|age| age > STAMP_GRAIN)
+    now.duration_since(stamp).is_ok_and(|age| age > TIMESTAMP_RESOLUTION)
 }
 
 fn block_number(path: &Path) -> Option<u64> {

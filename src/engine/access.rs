@@ -21,12 +21,14 @@ impl Engine {
         }
         if let Some(token) = &credentials.token {
             // Another instance may have issued it a moment ago.
-            if !self.mode.is_alone() && !auth.tokens().is_settled(token) {
+            if !self.mode.is_alone() && !auth.tokens().is_decided(token) {
                 self.linearizable().await?;
             }
         }
         let caller = auth.identify(credentials)?;
-        if let Some(hash) = credentials.token.as_ref().and_then(|token| auth.tokens().use_to_report(token)) {
+        if let Some(hash) =
+            credentials.token.as_ref().and_then(|token| auth.tokens().take_unreported_use(token))
+        {
             let call = NewCall {
                 proposal: Proposal::TokenUsed { hash },
                 caller: Caller::default(),
@@ -81,7 +83,7 @@ impl Engine {
                     }
                 }
                 TokenSettings::Simple => {
-                    let token = auth::SimpleToken::invent(self.reader.snapshot().log_index.0);
+                    let token = auth::SimpleToken::generate(self.reader.snapshot().log_index.0);
                     let (hash, user) = (auth::token_hash(&token), name.to_owned());
                     let revision = store.revision();
                     match self.calls.ask(Proposal::IssueToken { hash, user, revision }).await {

@@ -9,7 +9,7 @@ use super::failure::Loss;
 use super::mark::Mark;
 use super::mode::Mode;
 use super::proposal::Waiter;
-use crate::applier::{Applier, Damage, Picture, Removals, Strictness};
+use crate::applier::{Applier, Damage, FullState, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::Present;
@@ -62,7 +62,7 @@ pub(super) enum Entry {
     /// The server of the store may have been started again.
     ServerChanged,
     /// Asks for the next published state with its tables.
-    Picture(oneshot::Sender<Picture>),
+    FullState(oneshot::Sender<FullState>),
     /// Asks for the digest here.
     Digest(oneshot::Sender<(LogIndex, Digest)>),
     /// The writer has this digest at an index.
@@ -80,7 +80,7 @@ pub(super) enum Report {
     Lost(Loss),
     /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
     /// delete.
-    Doubtful(Damage),
+    Suspected(Damage),
     /// The digest here is not the writer's.
     Differs { index: LogIndex, here: Digest, writer: Digest },
 }
@@ -123,7 +123,7 @@ pub(super) struct Progress {
     to_compare: Option<(LogIndex, Digest)>,
     waiters: Vec<Waiter>,
     after_removals: Vec<Waiter>,
-    pictures: Vec<oneshot::Sender<Picture>>,
+    full_state_senders: Vec<oneshot::Sender<FullState>>,
     /// From here on every sequence must be in the stream.
     whole_from: Sequence,
     /// Sequences behind that which were missing at the load.
@@ -168,7 +168,7 @@ impl Task {
                     Err(Stop::Damaged(report)) => {
                         self.state.is_damaged = true;
                         self.state.waiters.clear();
-                        self.state.pictures.clear();
+                        self.state.full_state_senders.clear();
                         drop(self.reports.send(report));
                     }
                     Err(Stop::NotDurable) => return,
@@ -239,7 +239,7 @@ impl Task {
                     gate.forget();
                 }
             }
-            Entry::Picture(sender) => self.state.pictures.push(sender),
+            Entry::FullState(sender) => self.state.full_state_senders.push(sender),
             Entry::Digest(sender) => {
                 let digest = self.applier.digest();
                 sender.send((self.applier.state().log_index, digest)).ok();
@@ -277,7 +277,7 @@ impl Task {
             Stop::Damaged(if self.state.is_loaded {
                 Report::Lost(damage.into())
             } else {
-                Report::Doubtful(damage)
+                Report::Suspected(damage)
             })
         })?;
         self.state.position = last;
@@ -408,9 +408,9 @@ impl Task {
                 waiter.complete(&state);
             }
         }
-        for sender in self.state.pictures.drain(..) {
+        for sender in self.state.full_state_senders.drain(..) {
             // A client that has gone needs none.
-            sender.send(self.applier.picture(self.reader.snapshot())).ok();
+            sender.send(self.applier.full_state(self.reader.snapshot())).ok();
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 /// Writes that may be open at once. etcd refuses more when that many are committed and not applied.
-const MOST_OPEN: usize = 10_000;
+const MAX_OPEN: usize = 10_000;
 
 /// A new call, for the node.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Calls {
 
     pub(super) fn open_write(&self) -> Result<OpenWrite<'_>, EtcdError> {
         let open = OpenWrite(&self.open);
-        if self.open.fetch_add(1, Ordering::Relaxed) >= MOST_OPEN {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= MAX_OPEN {
             Err(EtcdError::TooManyRequests)
         } else {
             Ok(open)

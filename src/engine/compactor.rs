@@ -57,7 +57,7 @@ pub(super) struct Compactor {
     pub(super) reader: Reader,
     pub(super) counters: Counters,
     pub(super) hashes: Arc<HashCache>,
-    /// The store, which this process syncs while the mode says so.
+    /// The store, which this process syncs if [`Mode::syncs_here`].
     pub(super) store: Option<PathBuf>,
     pub(super) mode: Arc<Mode>,
     /// Keeps removals and syncs of the store's folder apart.

@@ -130,7 +130,7 @@ impl Counters {
             failed_proposals,
             reconnects,
             stream_leader_changes,
-            // Those of an existing NATS are not known.
+            // `gauges` registers it for an embedded server alone: those of another NATS are not known.
             slow_consumers: _,
             void,
         } = self.clone();

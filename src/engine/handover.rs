@@ -13,18 +13,18 @@ use crate::log::Cluster;
 use std::time::{Duration, Instant};
 
 /// Longest wait for another leader of the stream.
-const PATIENCE: Duration = Duration::from_secs(3);
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before the stream is looked at again.
 const POLL: Duration = Duration::from_millis(20);
 /// Longest wait of a start for the server's own copy; a copy of a lost disk may take longer.
-const COPY_PATIENCE: Duration = Duration::from_secs(30);
+const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy.
     /// `started` is the time of its start.
     pub(crate) async fn copied(&self, started: Instant) {
         if self.mode.is_in_cluster()
-            && tokio::time::timeout(COPY_PATIENCE, self.find_copy(started)).await.is_err()
+            && tokio::time::timeout(COPY_TIMEOUT, self.find_copy(started)).await.is_err()
         {
             tracing::warn!(
                 "this server's copy of the stream is not complete yet; another one may not stop now"
@@ -53,7 +53,9 @@ impl Engine {
 
     /// Hands the stream to another member of the cluster, if this member's server leads it.
     pub(crate) async fn hand_over_stream(&self) {
-        if self.mode.is_in_cluster() && tokio::time::timeout(PATIENCE, self.find_leader()).await.is_err() {
+        if self.mode.is_in_cluster()
+            && tokio::time::timeout(HANDOVER_TIMEOUT, self.find_leader()).await.is_err()
+        {
             tracing::warn!("no other member could take the stream; clients may wait for an election");
         }
     }

@@ -4,7 +4,7 @@
 //! nothing behind.
 
 use super::StartError;
-use super::namesake;
+use super::duplicate;
 use crate::applier;
 use crate::log::{Connection, Endpoint, Messenger, Serving};
 use crate::record::Member;
@@ -55,6 +55,6 @@ impl Observer {
 
     /// How an operator finds the running process of a member; `None` if there is none.
     pub(crate) async fn process_of(&self, member: u64) -> Option<String> {
-        namesake::find(&self.messenger, member, self.start).await
+        duplicate::find(&self.messenger, member, self.start).await
     }
 }

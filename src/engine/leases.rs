@@ -1,6 +1,7 @@
 //! Calls that concern leases.
 
-use super::{Engine, unexpected};
+use super::Engine;
+use super::handle::unexpected;
 use crate::auth::Caller;
 use crate::core::State;
 use crate::engine::proposal::{Outcome, Proposal};

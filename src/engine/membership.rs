@@ -3,7 +3,7 @@
 use crate::engine::Engine;
 use crate::engine::proposal::Proposal;
 use crate::error::EtcdError;
-use crate::log::MOST_COPIES;
+use crate::log::MAX_COPIES;
 use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,7 @@ impl Engine {
 
     /// Waits until the member list of a cluster has this instance as it is.
     pub(crate) async fn listed(&self, own: &Member) {
-        if self.mode.is_clustered() {
+        if self.mode.has_fixed_members() {
             self.members_become(|members| {
                 members
                     .get(&own.id)
@@ -52,7 +52,7 @@ impl Engine {
     /// Waits until this instance is no member of its cluster; for ever if it has none.
     pub(crate) async fn removed(&self) {
         let is_removed = |members: &BTreeMap<u64, Member>| {
-            self.mode.is_clustered() && !members.is_empty() && !members.contains_key(&self.member)
+            self.mode.has_fixed_members() && !members.is_empty() && !members.contains_key(&self.member)
         };
         self.members_become(is_removed).await;
     }
@@ -148,7 +148,7 @@ impl Members<'_> {
         if self.known.contains_key(&member.id) {
             return Err(EtcdError::MemberExists);
         }
-        if self.known.len() >= MOST_COPIES {
+        if self.known.len() >= MAX_COPIES {
             return Err(EtcdError::TooManyMembers(self.known.len()));
         }
         let learners = self.known.values().filter(|member| member.is_learner).count();

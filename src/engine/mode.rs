@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Mode {
     is_alone: AtomicBool,
-    is_clustered: AtomicBool,
+    has_fixed_members: AtomicBool,
     /// Whether this process can sync the files of the stream, as the durability that was asked for wants it.
     can_sync: bool,
     syncs_here: AtomicBool,
@@ -18,10 +18,10 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
-    pub(super) fn new(is_alone: bool, is_clustered: bool) -> Mode {
+    pub(super) fn new(is_alone: bool, has_fixed_members: bool) -> Mode {
         Mode {
             is_alone: AtomicBool::new(is_alone),
-            is_clustered: AtomicBool::new(is_clustered),
+            has_fixed_members: AtomicBool::new(has_fixed_members),
             can_sync: false,
             syncs_here: AtomicBool::new(false),
             moves: AtomicU64::new(0),
@@ -45,18 +45,18 @@ impl Mode {
 
     /// Whether the members change by calls of the API alone. Otherwise each instance that serves the bucket
     /// is a member.
-    pub(crate) fn is_clustered(&self) -> bool {
-        self.is_clustered.load(Ordering::Acquire)
+    pub(crate) fn has_fixed_members(&self) -> bool {
+        self.has_fixed_members.load(Ordering::Acquire)
     }
 
     /// Whether this instance has a server in a cluster of embedded ones.
     pub(super) fn is_in_cluster(&self) -> bool {
-        self.is_clustered() && !self.is_alone()
+        self.has_fixed_members() && !self.is_alone()
     }
 
     /// From now on the members change by calls of the API alone.
-    pub(crate) fn set_clustered(&self) {
-        self.is_clustered.store(true, Ordering::Release);
+    pub(crate) fn set_fixed_members(&self) {
+        self.has_fixed_members.store(true, Ordering::Release);
     }
 
     /// Whether this process syncs the files of the stream, since no other server has a copy.

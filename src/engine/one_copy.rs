@@ -1,64 +1,64 @@
-//! The wish that one server keeps the only copy of the stream: a member must not lose the last other one
+//! The request that one server keeps the only copy of the stream: a member must not lose the last other one
 //! while that one is needed for a majority of copies.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-/// How long a wish counts. The call that it is made for has ended by then.
-const LIFE: Duration = Duration::from_secs(10);
+/// How long a request counts. The call that it is made for has ended by then.
+const REQUEST_LIFETIME: Duration = Duration::from_secs(10);
 
-/// Shared by the writer, which wishes, and the keeper of the servers, which carries it out.
+/// Shared by the writer, which requests, and the reconciler of the servers, which carries it out.
 #[derive(Debug, Default)]
 pub(super) struct OneCopy {
-    wish: Mutex<Option<Wish>>,
-    made: Notify,
+    request: Mutex<Option<Request>>,
+    requested: Notify,
 }
 
 #[derive(Clone, Debug)]
-struct Wish {
+struct Request {
     server: String,
     until: Instant,
-    is_fulfilled: bool,
+    is_confirmed: bool,
 }
 
 impl OneCopy {
-    fn wish(&self) -> MutexGuard<'_, Option<Wish>> {
-        let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
-        if wish.as_ref().is_some_and(|wish| wish.until <= Instant::now()) {
-            *wish = None;
+    fn request(&self) -> MutexGuard<'_, Option<Request>> {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        if request.as_ref().is_some_and(|request| request.until <= Instant::now()) {
+            *request = None;
         }
-        wish
+        request
     }
 
     /// Returns whether a server has the only copy; asks for it where it has not.
-    pub(super) fn is_on(&self, server: &str) -> bool {
-        let mut wish = self.wish();
-        match &*wish {
-            Some(known) if known.server == server => known.is_fulfilled,
+    pub(super) fn request_or_check(&self, server: &str) -> bool {
+        let mut request = self.request();
+        match &*request {
+            Some(known) if known.server == server => known.is_confirmed,
             _ => {
-                let until = Instant::now() + LIFE;
-                *wish = Some(Wish { server: server.to_owned(), until, is_fulfilled: false });
-                self.made.notify_one();
+                let until = Instant::now() + REQUEST_LIFETIME;
+                *request = Some(Request { server: server.to_owned(), until, is_confirmed: false });
+                self.requested.notify_one();
                 false
             }
         }
     }
 
     /// The server that is to have the only copy, if there is one.
-    pub(super) fn wanted(&self) -> Option<String> {
-        self.wish().as_ref().map(|wish| wish.server.clone())
+    pub(super) fn requested_server(&self) -> Option<String> {
+        self.request().as_ref().map(|request| request.server.clone())
     }
 
     /// A server has the only copy now.
-    pub(super) fn fulfil(&self, server: &str) {
-        if let Some(wish) = self.wish().as_mut().filter(|wish| wish.server == server) {
-            wish.is_fulfilled = true;
+    pub(super) fn confirm(&self, server: &str) {
+        if let Some(request) = self.request().as_mut().filter(|request| request.server == server) {
+            request.is_confirmed = true;
         }
     }
 
-    /// Waits for a new wish.
-    pub(super) async fn made(&self) {
-        self.made.notified().await;
+    /// Waits for a new request.
+    pub(super) async fn requested(&self) {
+        self.requested.notified().await;
     }
 }

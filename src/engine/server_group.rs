@@ -1,6 +1,6 @@
 //! Keeps the group of NATS' servers like the members of the cluster.
 //!
-//! The member records of the log say who belongs to the cluster. NATS has a list of its own, and places the
+//! The member records of the log list the members of the cluster. NATS has a list of its own, and places the
 //! copies of the stream on it. The writer compares the two every second, and changes NATS' list: so a change
 //! that a crash cut short is carried on by the next writer.
 //!
@@ -31,24 +31,24 @@ use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The pause between two steps towards one copy, for which a call waits.
-const STEP: Duration = Duration::from_millis(50);
+const ONE_COPY_INTERVAL: Duration = Duration::from_millis(50);
 /// The longest time for which nothing is appended while the stream gets its second copy.
-const HOLD: Duration = Duration::from_secs(2);
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server of a removed member may run, so that its jetway learns of the removal and ends in
 /// order.
-const GRACE: Duration = Duration::from_secs(2);
+const REMOVED_GRACE: Duration = Duration::from_secs(2);
 /// How long an unknown server must be out of reach while a member is expected under a name that is not known
 /// yet. Longer, since NATS bars the name of a removed server for minutes.
-const GRACE_OF_EXPECTED: Duration = Duration::from_mins(1);
+const UNNAMED_GRACE: Duration = Duration::from_mins(1);
 
 /// A server that is none of the members'.
-struct Stranger {
+struct UnknownServer {
     since: Instant,
     is_refusal_reported: bool,
 }
 
 /// The task.
-pub(super) struct Keeper {
+pub(super) struct Reconciler {
     pub(super) log: Arc<Log>,
     pub(super) members: Arc<Members>,
     pub(super) status: Arc<Status>,
@@ -62,10 +62,10 @@ pub(super) struct Keeper {
     pub(super) stop: CancellationToken,
 }
 
-impl Keeper {
+impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut group = None;
-        let mut strangers = BTreeMap::new();
+        let mut unknown = BTreeMap::new();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
         let mut published = self.members.published();
@@ -82,17 +82,17 @@ impl Keeper {
                     Err(_) => return,
                 },
                 _ = ticks.tick() => {}
-                () = tokio::time::sleep(STEP), if self.lone_server().is_some() => {}
-                () = self.one_copy.made() => {}
+                () = tokio::time::sleep(ONE_COPY_INTERVAL), if self.lone_server().is_some() => {}
+                () = self.one_copy.requested() => {}
             }
             self.choose_who_syncs();
             if self.mode.is_alone() || self.mode.is_moving() {
                 (group, known) = (None, BTreeSet::new());
-                strangers.clear();
+                unknown.clear();
                 continue;
             }
             if !self.status.is_writer() || members.is_empty() {
-                strangers.clear();
+                unknown.clear();
                 continue;
             }
             if group.is_none() {
@@ -104,7 +104,7 @@ impl Keeper {
             if let Some(server) = self.lone_server() {
                 self.leave_one_copy(&server).await;
             } else if let Some(group) = &group {
-                self.compare(group, &members, &known, &mut strangers).await;
+                self.compare(group, &members, &known, &mut unknown).await;
             }
         }
     }
@@ -114,7 +114,9 @@ impl Keeper {
         let members = self.members.published().borrow().clone();
         let is_last = !self.mode.is_alone() && members.len() == 1;
         let last = members.values().next().filter(|member| is_last && member.name == self.own);
-        self.one_copy.wanted().or(last.filter(|_| self.log.copies() > 1).map(|member| member.name.clone()))
+        self.one_copy
+            .requested_server()
+            .or(last.filter(|_| self.log.copies() > 1).map(|member| member.name.clone()))
     }
 
     async fn leave_one_copy(&self, server: &str) {
@@ -123,7 +125,7 @@ impl Keeper {
             self.mode.set_only_copy(true);
         }
         match self.log.leave_one_copy(server).await {
-            Ok(true) => self.one_copy.fulfil(server),
+            Ok(true) => self.one_copy.confirm(server),
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, server, "the stream has more than one copy yet"),
         }
@@ -152,7 +154,7 @@ impl Keeper {
         group: &MetadataGroup,
         members: &BTreeMap<u64, Member>,
         known: &BTreeSet<String>,
-        strangers: &mut BTreeMap<String, Stranger>,
+        unknown: &mut BTreeMap<String, UnknownServer>,
     ) {
         let ids: BTreeSet<String> = members.values().map(|member| server_id(&member.name)).collect();
         let is_expected = members.values().any(|member| member.name.is_empty());
@@ -163,33 +165,33 @@ impl Keeper {
                 return;
             }
         };
-        strangers.retain(|id, _| peers.iter().any(|peer| peer.id == *id) && !ids.contains(id));
+        unknown.retain(|id, _| peers.iter().any(|peer| peer.id == *id) && !ids.contains(id));
         for peer in peers.iter().filter(|peer| !ids.contains(&peer.id)) {
             let Peer { id, name, is_offline } = peer;
             let name = name.as_ref().or_else(|| known.iter().find(|name| server_id(name) == *id));
-            let stranger = strangers.entry(id.clone()).or_insert_with(|| {
+            let server = unknown.entry(id.clone()).or_insert_with(|| {
                 tracing::warn!(server = name, id, "a server of the cluster is none of its members");
-                Stranger { since: Instant::now(), is_refusal_reported: false }
+                UnknownServer { since: Instant::now(), is_refusal_reported: false }
             });
             let is_known = name.is_some_and(|name| known.contains(name));
             // The name of a member that was added is known once it has started.
             let grace = match (is_offline, is_known, is_expected) {
                 (true, true, _) => Duration::ZERO,
-                (true, false, true) => GRACE_OF_EXPECTED,
-                (true, false, false) | (false, true, _) => GRACE,
+                (true, false, true) => UNNAMED_GRACE,
+                (true, false, false) | (false, true, _) => REMOVED_GRACE,
                 (false, false, _) => continue,
             };
-            if stranger.since.elapsed() < grace {
+            if server.since.elapsed() < grace {
                 continue;
             }
             // Tried again until it is gone.
             match group.remove(id).await {
                 Ok(()) => tracing::info!(server = name, id, "the server is removed from the cluster"),
-                Err(error) if stranger.is_refusal_reported => {
+                Err(error) if server.is_refusal_reported => {
                     tracing::debug!(%error, "a server cannot be removed from the cluster yet");
                 }
                 Err(error) => {
-                    stranger.is_refusal_reported = true;
+                    server.is_refusal_reported = true;
                     tracing::warn!(%error, "a server cannot be removed from the cluster yet; jetway goes on trying");
                 }
             }
@@ -206,7 +208,7 @@ impl Keeper {
             Ok(Some(copies)) => {
                 tracing::info!(copies, members = voters, "the stream gets more copies");
                 if let Some(held) = held {
-                    drop(tokio::time::timeout(HOLD, self.log.await_group()).await);
+                    drop(tokio::time::timeout(HOLD_TIMEOUT, self.log.await_group()).await);
                     held.release();
                 }
             }
@@ -220,6 +222,6 @@ impl Keeper {
     async fn hold(&self) -> Option<Held> {
         let (sender, held) = oneshot::channel();
         self.commands.send(Command::Hold(sender)).await.ok()?;
-        tokio::time::timeout(HOLD, held).await.ok()?.ok()
+        tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()
     }
 }

@@ -1,26 +1,31 @@
 //! Starts the engine: connects, and gives each part what it uses.
 
-use super::calls::Calls;
-use super::{
-    Counters, Engine, EngineSettings, MarkError, Parts, apply, changes, compactor, integrity, join, mark,
-    server_group,
-};
+use super::apply::{self, Entry, Report};
+use super::calls::{Calls, NewCall};
+use super::changes::Changes;
+use super::compactor::{Compactor, Job};
+use super::handle::Parts;
+use super::integrity::Integrity;
+use super::mark::Mark;
+use super::node::Command;
+use super::server_group::Reconciler;
+use super::{Counters, Engine, EngineSettings, MarkError, mark};
 use crate::applier::{Applier, Tables};
-use crate::core::Reader;
+use crate::core::{self, Reader};
 use crate::durability::{Gate, RewriteLock, StreamFiles};
-use crate::engine::failure::NameTaken;
+use crate::engine::failure::{Failure, NameTaken};
 use crate::engine::hash::HashCache;
 use crate::engine::mode::Mode;
-use crate::engine::namesake::Namesakes;
-use crate::engine::node::{Node, NodeSettings};
+use crate::engine::node::{Node, NodeSettings, PeerLinks};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::status::Status;
-use crate::log::{Log, Messenger, OpenError};
+use crate::log::{Demand, Log, OpenError, Store};
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
 use crate::types::LogIndex;
+use prometheus::Histogram;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -30,7 +35,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Entries that may wait for the applier.
-const AHEAD: usize = 1024;
+const MAX_WAITING_ENTRIES: usize = 1024;
+
+type MarkSender = watch::Sender<Option<Mark>>;
 
 /// The engine could not start.
 #[derive(Debug, Error)]
@@ -52,6 +59,38 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// The parts that several tasks use. They are made before the first task is started.
+struct Shared {
+    log: Arc<Log>,
+    reader: Reader,
+    tables: Tables,
+    calls: Calls,
+    counters: Counters,
+    status: Arc<Status>,
+    mode: Arc<Mode>,
+    one_copy: Arc<OneCopy>,
+    space: Arc<Space>,
+    hashes: Arc<HashCache>,
+    failure: Failure,
+    store_failed: watch::Sender<Option<Arc<std::io::Error>>>,
+    /// Keeps removals and syncs of the store's folder apart.
+    rewrites: RewriteLock,
+    /// A compaction has freed much.
+    has_freed: Arc<AtomicBool>,
+    sync_durations: Histogram,
+    /// The start of this instance, a random number.
+    start: u64,
+    stop: CancellationToken,
+}
+
+/// The ends of channels that the node holds.
+struct NodeChannels {
+    new_calls: mpsc::UnboundedReceiver<NewCall>,
+    entries: mpsc::Sender<Entry>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    commands: mpsc::Receiver<Command>,
+}
+
 impl Engine {
     /// Connects, sets the bucket up and starts to load it. `published` is notified after each publication.
     /// Calls may come at once; they wait until all is loaded.
@@ -60,163 +99,223 @@ impl Engine {
     /// [`StartError`].
     pub(crate) async fn start(
         settings: EngineSettings,
-        (writer, reader): (crate::core::Writer, Reader),
+        (writer, reader): (core::Writer, Reader),
         published: Arc<Notify>,
     ) -> Result<Engine, StartError> {
-        // In a cluster a stream that this server does not load is on the other members.
-        let store = settings.store_dir.clone().filter(|_| settings.is_alone);
-        let store = store.map(|dir| crate::log::Store { dir, accepts_loss: settings.accepts_loss });
-        let demand =
-            crate::log::Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
-        let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
-        // An account of embedded servers has no limits.
-        if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
-            log.report_limits(demand).await;
-        }
-        let start: u64 = rand::random();
-        let stop = CancellationToken::new();
-        let tables = Tables::new(settings.auth.clone());
-        let counters = Counters::new();
-        let status = Arc::new(Status::new(counters.leader_changes()));
+        let log = open_log(&settings).await?;
         let (call_sender, new_calls) = mpsc::unbounded_channel();
-        let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
-        let (entries, entry_receiver) = mpsc::channel(AHEAD);
+        let shared = Shared::new(&settings, log, reader, call_sender);
+        let links = shared.open_links(&settings).await?;
+        let (known_mark, marks) = shared.open_mark(&settings)?;
+        let (entries, entry_receiver) = mpsc::channel(MAX_WAITING_ENTRIES);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let (job_sender, jobs) = mpsc::unbounded_channel();
-        let (answers, answered) = mpsc::unbounded_channel();
-        let (commands, command_receiver) = mpsc::channel(4);
-        let is_clustered = settings.founders.is_some();
-        let has_only_copy = settings.is_alone || (is_clustered && log.facts().replicas == 1);
-        let mode = Mode::new(settings.is_alone, is_clustered);
+        let (command_sender, commands) = mpsc::channel(4);
+        spawn_applier(apply::Task {
+            entries: entry_receiver,
+            reports: report_sender,
+            applier: Applier::new(writer, shared.tables.clone()),
+            reader: shared.reader.clone(),
+            published,
+            gate: shared.gate(&settings),
+            mode: Arc::clone(&shared.mode),
+            marks,
+            jobs: job_sender,
+            counters: shared.counters.clone(),
+            has_freed: Arc::clone(&shared.has_freed),
+            state: apply::Progress::default(),
+        })?;
+        shared.spawn_compactor(&settings, jobs);
+        shared.spawn_checks(&settings, entries.clone());
+        shared.spawn_server_group(&settings, command_sender.clone());
+        let weak_entries = entries.downgrade();
+        let node =
+            shared.node(&settings, NodeChannels { new_calls, entries, reports, commands }, links, known_mark);
+        tokio::spawn(node.run());
+        Ok(shared.into_engine(settings, command_sender, weak_entries))
+    }
+}
+
+async fn open_log(settings: &EngineSettings) -> Result<Arc<Log>, StartError> {
+    // In a cluster a stream that this server does not load is on the other members.
+    let store = settings.store_dir.clone().filter(|_| settings.is_alone);
+    let store = store.map(|dir| Store { dir, accepts_loss: settings.accepts_loss });
+    let demand = Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
+    let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
+    // An account of embedded servers has no limits.
+    if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
+        log.report_limits(demand).await;
+    }
+    Ok(log)
+}
+
+fn spawn_applier(task: apply::Task) -> Result<(), StartError> {
+    // Its timers are its own, so that it may outlive the runtime that it was started on by a moment.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
+    let thread = std::thread::Builder::new().name("applier".to_owned());
+    thread.spawn(move || runtime.block_on(task.run())).map_err(StartError::Thread)?;
+    Ok(())
+}
+
+impl Shared {
+    fn new(
+        settings: &EngineSettings,
+        log: Arc<Log>,
+        reader: Reader,
+        call_sender: mpsc::UnboundedSender<NewCall>,
+    ) -> Shared {
+        let tables = Tables::new(settings.auth.clone());
+        let counters = Counters::new();
+        let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
+        let mode = Mode::new(settings.is_alone, settings.founders.is_some());
         let can_sync = settings.synced_store.is_some();
-        let mode = Arc::new(if can_sync { mode.with_sync(has_only_copy) } else { mode });
-        let one_copy = Arc::new(OneCopy::default());
-        let (messenger, incoming, namesakes) = if settings.is_alone {
-            (None, mpsc::channel(1).1, None)
-        } else {
-            let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
-            let namesakes = Namesakes::open(&messenger, &settings.member, start).await?;
-            (Some(messenger), incoming, Some(namesakes))
-        };
-        let answering_newcomers = match &messenger {
-            Some(messenger) if settings.founders.is_some() => {
-                Some(join::answer(messenger, &tables.members).await?)
-            }
-            _ => None,
-        };
-        let sync_durations = write_histogram(
-            "etcd_disk_wal_fsync_duration_seconds",
-            "Time of a sync that writes share; where they share none, until a write was known to be stored.",
-        );
-        let store_failed = watch::Sender::new(None);
-        let failure = watch::Sender::new(None);
-        let rewrites = RewriteLock::default();
-        let has_freed = Arc::new(AtomicBool::new(false));
-        let cluster = log.facts().cluster_id;
-        let mark_file =
-            settings.synced_store.as_deref().and_then(|store| mark::file(store, &log.bucket().name));
-        // With several copies the mark is an old one, and other members may know of a loss that was accepted.
-        let known_mark = match mark_file.as_ref().filter(|_| has_only_copy) {
-            Some(file) => match mark::read(file, cluster) {
-                Err(error) if settings.accepts_loss => {
-                    tracing::error!(%error, "the mark of the synced index is given up");
-                    counters.lost(1);
-                    None
-                }
-                mark => mark?,
-            },
-            None => None,
-        };
-        let marks = mark_file.map(|file| {
-            let (sender, receiver) = watch::channel(None);
-            tokio::spawn(mark::keep(file, cluster, receiver, stop.clone()));
-            sender
-        });
-        let space = Arc::new(Space::new(
+        let mode = if can_sync { mode.with_sync(has_only_copy(settings, &log)) } else { mode };
+        let space = Space::new(
             Arc::clone(&log),
             calls.clone(),
             Arc::clone(&tables.alarms),
             settings.store_dir.clone(),
             settings.quota_bytes,
             settings.member.id,
-        ));
-        let hashes = Arc::new(HashCache::default());
-        let gate = settings.synced_store.as_ref().map(|store| {
-            let files = StreamFiles::new(store, &log.bucket().stream, rewrites.clone());
-            Gate::new(files, store_failed.clone(), sync_durations.clone())
-        });
-        let task = apply::Task {
-            entries: entry_receiver,
-            reports: report_sender,
-            applier: Applier::new(writer, tables.clone()),
-            reader: reader.clone(),
-            published,
-            gate,
-            mode: Arc::clone(&mode),
-            marks,
-            jobs: job_sender,
-            counters: counters.clone(),
-            has_freed: Arc::clone(&has_freed),
-            state: apply::Progress::default(),
+        );
+        Shared {
+            log,
+            reader,
+            tables,
+            calls,
+            status: Arc::new(Status::new(counters.leader_changes())),
+            counters,
+            mode: Arc::new(mode),
+            one_copy: Arc::default(),
+            space: Arc::new(space),
+            hashes: Arc::default(),
+            failure: watch::Sender::new(None),
+            store_failed: watch::Sender::new(None),
+            rewrites: RewriteLock::default(),
+            has_freed: Arc::default(),
+            sync_durations: write_histogram(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Time of a sync that writes share; where they share none, until a write was known to be stored.",
+            ),
+            start: rand::random(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// The links to other instances, if any can reach the bucket.
+    async fn open_links(&self, settings: &EngineSettings) -> Result<Option<PeerLinks>, StartError> {
+        if settings.is_alone {
+            return Ok(None);
+        }
+        let members = settings.founders.as_ref().map(|_| &self.tables.members);
+        let links = PeerLinks::open(&self.log, &settings.member, self.start, members).await?;
+        Ok(Some(links))
+    }
+
+    /// The mark of an earlier start, and the sender of new ones, where this process syncs the store.
+    fn open_mark(&self, settings: &EngineSettings) -> Result<(Option<Mark>, Option<MarkSender>), StartError> {
+        let store = settings.synced_store.as_deref();
+        let Some(file) = store.and_then(|store| mark::file(store, &self.log.bucket().name)) else {
+            return Ok((None, None));
         };
-        // Its timers are its own, so that it may outlive the runtime that it was started on by a moment.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(StartError::Thread)?;
-        let thread = std::thread::Builder::new().name("applier".to_owned());
-        thread.spawn(move || runtime.block_on(task.run())).map_err(StartError::Thread)?;
-        let compactor = compactor::Compactor {
-            log: Arc::clone(&log),
-            calls: calls.clone(),
-            reader: reader.clone(),
-            counters: counters.clone(),
-            hashes: Arc::clone(&hashes),
+        let cluster = self.log.facts().cluster_id;
+        // With several copies the mark is an old one, and other members may know of a loss that was accepted.
+        let known = if has_only_copy(settings, &self.log) {
+            match mark::read(&file, cluster) {
+                Err(error) if settings.accepts_loss => {
+                    tracing::error!(%error, "the mark of the synced index is given up");
+                    self.counters.lost(1);
+                    None
+                }
+                mark => mark?,
+            }
+        } else {
+            None
+        };
+        let (sender, receiver) = watch::channel(None);
+        tokio::spawn(mark::keep(file, cluster, receiver, self.stop.clone()));
+        Ok((known, Some(sender)))
+    }
+
+    /// Syncs the store's files, where this process does.
+    fn gate(&self, settings: &EngineSettings) -> Option<Gate> {
+        settings.synced_store.as_ref().map(|store| {
+            let files = StreamFiles::new(store, &self.log.bucket().stream, self.rewrites.clone());
+            Gate::new(files, self.store_failed.clone(), self.sync_durations.clone())
+        })
+    }
+
+    fn spawn_compactor(&self, settings: &EngineSettings, jobs: mpsc::UnboundedReceiver<Job>) {
+        let compactor = Compactor {
+            log: Arc::clone(&self.log),
+            calls: self.calls.clone(),
+            reader: self.reader.clone(),
+            counters: self.counters.clone(),
+            hashes: Arc::clone(&self.hashes),
             store: settings.synced_store.clone(),
-            mode: Arc::clone(&mode),
-            rewrites,
-            has_freed,
-            stop: stop.clone(),
+            mode: Arc::clone(&self.mode),
+            rewrites: self.rewrites.clone(),
+            has_freed: Arc::clone(&self.has_freed),
+            stop: self.stop.clone(),
         };
         tokio::spawn(compactor.run(jobs));
-        let integrity = integrity::Integrity {
-            log: Arc::clone(&log),
-            calls: calls.clone(),
-            entries: entries.clone(),
-            status: Arc::clone(&status),
-            mode: Arc::clone(&mode),
-            failure: failure.clone(),
-            stop: stop.clone(),
+    }
+
+    /// Starts the tasks that compare the log with the state, measure NATS, and log changes.
+    fn spawn_checks(&self, settings: &EngineSettings, entries: mpsc::Sender<Entry>) {
+        let integrity = Integrity {
+            log: Arc::clone(&self.log),
+            calls: self.calls.clone(),
+            entries,
+            status: Arc::clone(&self.status),
+            mode: Arc::clone(&self.mode),
+            failure: self.failure.clone(),
+            stop: self.stop.clone(),
         };
         tokio::spawn(integrity.run());
-        tokio::spawn(Arc::clone(&space).watch(settings.store_error.clone(), stop.clone()));
-        let changes = changes::Changes {
-            log: Arc::clone(&log),
-            space: Arc::clone(&space),
-            status: Arc::clone(&status),
-            members: Arc::clone(&tables.members),
+        tokio::spawn(Arc::clone(&self.space).watch(settings.store_error.clone(), self.stop.clone()));
+        let changes = Changes {
+            log: Arc::clone(&self.log),
+            space: Arc::clone(&self.space),
+            status: Arc::clone(&self.status),
+            members: Arc::clone(&self.tables.members),
             member: settings.member.id,
-            counters: counters.clone(),
-            stop: stop.clone(),
+            counters: self.counters.clone(),
+            stop: self.stop.clone(),
         };
         tokio::spawn(changes.run());
-        if let Some(system) = &settings.system {
-            let keeper = server_group::Keeper {
-                log: Arc::clone(&log),
-                members: Arc::clone(&tables.members),
-                status: Arc::clone(&status),
-                mode: Arc::clone(&mode),
-                one_copy: Arc::clone(&one_copy),
-                measured: space.measured(),
-                commands: commands.clone(),
-                own: settings.member.name.clone(),
-                login: system.clone(),
-                stop: stop.clone(),
-            };
-            tokio::spawn(keeper.run());
-        }
-        let node = Node {
-            log: Arc::clone(&log),
+    }
+
+    /// Starts the task that keeps the servers of a cluster like its members.
+    fn spawn_server_group(&self, settings: &EngineSettings, commands: mpsc::Sender<Command>) {
+        let Some(system) = &settings.system else { return };
+        let reconciler = Reconciler {
+            log: Arc::clone(&self.log),
+            members: Arc::clone(&self.tables.members),
+            status: Arc::clone(&self.status),
+            mode: Arc::clone(&self.mode),
+            one_copy: Arc::clone(&self.one_copy),
+            measured: self.space.measured(),
+            commands,
+            own: settings.member.name.clone(),
+            login: system.clone(),
+            stop: self.stop.clone(),
+        };
+        tokio::spawn(reconciler.run());
+    }
+
+    /// A node that has read nothing yet.
+    fn node(
+        &self,
+        settings: &EngineSettings,
+        channels: NodeChannels,
+        links: Option<PeerLinks>,
+        mark: Option<Mark>,
+    ) -> Node {
+        let (answers, answered) = mpsc::unbounded_channel();
+        let mut node = Node {
+            log: Arc::clone(&self.log),
             settings: NodeSettings {
                 member: settings.member.clone(),
                 founders: settings.founders.clone().unwrap_or_default(),
@@ -226,29 +325,29 @@ impl Engine {
                 reads: settings.linearizable_reads,
                 quota_bytes: settings.quota_bytes,
                 accepts_loss: settings.accepts_loss,
-                mark: known_mark,
+                mark,
             },
-            mode: Arc::clone(&mode),
-            one_copy,
-            start,
+            mode: Arc::clone(&self.mode),
+            one_copy: Arc::clone(&self.one_copy),
+            start: self.start,
             counter: 0,
-            new_calls,
-            messenger,
-            incoming,
-            namesakes,
-            answering_newcomers,
+            new_calls: channels.new_calls,
+            messenger: None,
+            incoming: mpsc::channel(1).1,
+            duplicate_check: None,
+            answering_newcomers: None,
             answers,
             answered,
-            entries,
-            reports,
-            commands: command_receiver,
-            tables: tables.clone(),
-            reader: reader.clone(),
-            status: Arc::clone(&status),
-            counters: counters.clone(),
-            space: Arc::clone(&space),
-            failure: failure.clone(),
-            stop: stop.clone(),
+            entries: channels.entries,
+            reports: channels.reports,
+            commands: channels.commands,
+            tables: self.tables.clone(),
+            reader: self.reader.clone(),
+            status: Arc::clone(&self.status),
+            counters: self.counters.clone(),
+            space: Arc::clone(&self.space),
+            failure: self.failure.clone(),
+            stop: self.stop.clone(),
             chain: Chain::new(None),
             trim_to: LogIndex::NONE,
             epoch: None,
@@ -264,40 +363,55 @@ impl Engine {
             last_alive: None,
             reported_refusal: None,
             is_leaving: false,
-            store_durations: sync_durations.clone(),
+            store_durations: self.sync_durations.clone(),
             void_trims: Vec::new(),
-            doubt: None,
+            suspected: None,
             longest_timeout: Duration::ZERO,
         };
-        let entries = node.entries.downgrade();
-        tokio::spawn(node.run());
-        Ok(Engine {
+        if let Some(links) = links {
+            node.set_links(links);
+        }
+        node
+    }
+
+    fn into_engine(
+        self,
+        settings: EngineSettings,
+        commands: mpsc::Sender<Command>,
+        entries: mpsc::WeakSender<Entry>,
+    ) -> Engine {
+        Engine {
             parts: Arc::new(Parts {
-                reader,
-                tables,
-                calls,
-                space,
-                status,
-                counters,
-                hashes,
-                log,
+                reader: self.reader,
+                tables: self.tables,
+                calls: self.calls,
+                space: self.space,
+                status: self.status,
+                counters: self.counters,
+                hashes: self.hashes,
+                log: self.log,
                 member: settings.member.id,
-                mode,
-                start,
+                mode: self.mode,
+                start: self.start,
                 own: settings.member,
                 durability: settings.durability,
                 store_dir: settings.store_dir,
-                sync_durations,
+                sync_durations: self.sync_durations,
                 applied_durations: write_histogram(
                     "etcd_disk_backend_commit_duration_seconds",
                     "Time from a write's call until it was visible.",
                 ),
                 commands,
                 entries,
-                failure,
-                store_failed,
-                stop,
+                failure: self.failure,
+                store_failed: self.store_failed,
+                stop: self.stop,
             }),
-        })
+        }
     }
+}
+
+/// Whether there is one copy of the stream, on the server of this instance.
+fn has_only_copy(settings: &EngineSettings, log: &Log) -> bool {
+    settings.is_alone || (settings.founders.is_some() && log.facts().replicas == 1)
 }

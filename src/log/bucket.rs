@@ -4,7 +4,7 @@ use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
 use super::limits::{self, Demand};
 use super::rights::API_PREFIX;
-use super::stream_settings::{CLUSTER_KEY, FORMAT_KEY, Judgement, UNFINISHED, wanted};
+use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, UNFINISHED, wanted};
 use super::subjects::{self, KeyTooLong};
 use crate::record::FORMAT;
 use crate::types::Sequence;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// Longest wait for a cluster that looks for enough servers for a stream.
-const CLUSTER_PATIENCE: Duration = Duration::from_secs(20);
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The metadata key that holds the version of the stream's leader.
 const LEADER_VERSION_KEY: &str = "_nats.ver";
 /// Interval of the lines that report such a wait.
@@ -293,7 +293,7 @@ impl Bucket {
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
     ) -> Result<Facts, SetupError> {
-        let deadline = Instant::now() + CLUSTER_PATIENCE;
+        let deadline = Instant::now() + CLUSTER_TIMEOUT;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
@@ -301,10 +301,10 @@ impl Bucket {
             match self.ensure(api, endpoint, store, (purpose, demand)).await {
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
-                    if (source.may_pass() || source.is_absent()) && Instant::now() < deadline =>
+                    if (source.is_transient() || source.is_absent()) && Instant::now() < deadline =>
                 {
                     tracing::warn!(target: "jetway::log", stream, %source, "the stream cannot be set up yet");
-                    if source.may_pass() {
+                    if source.is_transient() {
                         connection.leave_server();
                     }
                     tokio::time::sleep(CLUSTER_RETRY).await;
@@ -326,7 +326,7 @@ impl Bucket {
         loop {
             let info = tokio::time::timeout(CLUSTER_RETRY, api.stream_info(&self.stream)).await;
             let reason = match info {
-                Ok(Err(error)) if error.may_pass() => error.to_string(),
+                Ok(Err(error)) if error.is_transient() => error.to_string(),
                 Ok(_) => return,
                 Err(_) => "JetStream has no leader yet".to_owned(),
             };
@@ -369,7 +369,7 @@ impl Bucket {
         let leader = info.config["metadata"][LEADER_VERSION_KEY].as_str().unwrap_or_default();
         NatsVersion::check(leader).map_err(|reason| SetupError::TooOld { stream: stream.clone(), reason })?;
         let wanted = wanted(self, replicas, 0);
-        let judgement = Judgement::of(&info.config, &wanted);
+        let deviations = Deviations::of(&info.config, &wanted);
         let found = info.config["num_replicas"].as_u64().unwrap_or(1);
         if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
@@ -382,17 +382,17 @@ impl Bucket {
             config["metadata"][FORMAT_KEY] = purpose.format().into();
             config["metadata"][CLUSTER_KEY] = format!("{id:016x}").into();
         }
-        self.check_owner(&config, is_unused.then_some(judgement.unusable).flatten(), purpose)?;
-        if let Some(setting) = judgement.unusable {
+        self.check_owner(&config, is_unused.then_some(deviations.unusable).flatten(), purpose)?;
+        if let Some(setting) = deviations.unusable {
             let (found, expected) = (info.config[setting].clone(), wanted[setting].clone());
             return Err(SetupError::Unusable { stream, setting, found, expected });
         }
-        if !judgement.harmless.is_empty() {
-            let settings = judgement.harmless.join(", ");
+        if !deviations.harmless.is_empty() {
+            let settings = deviations.harmless.join(", ");
             tracing::info!(target: "jetway::log", stream, settings, "the stream has settings of others, which do no harm");
         }
-        if is_unused || !judgement.repairs.is_empty() {
-            let repairs = judgement.repairs;
+        if is_unused || !deviations.repairs.is_empty() {
+            let repairs = deviations.repairs;
             tracing::warn!(target: "jetway::log", stream, is_unused, ?repairs, "putting stream settings right");
             for setting in repairs {
                 config[setting] = wanted[setting].clone();

@@ -2,7 +2,7 @@
 
 use super::login::{Auth, LoginError, RunToken};
 use super::rights::{Denials, Denied};
-use super::servers::{Departures, FirstServer};
+use super::servers::{FirstServer, ServerChanges};
 use super::wire::WireError;
 use crate::version::{NatsVersion, TooOld};
 use async_nats::{AuthError, Client, ConnectOptions, Event, ReconnectToServer, ServerError};
@@ -62,7 +62,7 @@ impl Endpoint {
 }
 
 /// JetStream keeps at most so many copies of a stream.
-pub const MOST_COPIES: usize = 5;
+pub const MAX_COPIES: usize = 5;
 
 /// The copies of the stream in a cluster of embedded servers. A fourth copy would outlive no more failures
 /// than three.
@@ -71,7 +71,7 @@ pub fn copies(members: usize) -> usize {
         0 | 1 => 1,
         2 => 2,
         3 | 4 => 3,
-        _ => MOST_COPIES,
+        _ => MAX_COPIES,
     }
 }
 
@@ -163,7 +163,7 @@ pub struct Connection {
     pub link: watch::Receiver<Link>,
     /// The endpoint's server that connections try first.
     pub(super) first_server: FirstServer,
-    departures: Departures,
+    server_changes: ServerChanges,
     /// The task that leaves servers that are too old or cut off, and connections that are not to the embedded
     /// server.
     _watch: Arc<Watch>,
@@ -214,7 +214,7 @@ impl Connection {
         }
         let first_server = FirstServer::default();
         if endpoint.servers.len() > 1 {
-            options = first_server.steer(options, link.clone());
+            options = first_server.rotate_servers(options, link.clone());
         }
         options = options
             .name(name)
@@ -255,15 +255,15 @@ impl Connection {
         check_version(&client)?;
         let left = leave_old_servers(client.clone(), link.clone());
         let renewed = follow_runs(client.clone(), link.clone(), endpoint.auth.clone(), next);
-        let (departures, departing) = Departures::of(endpoint, client.clone(), link.clone());
-        let watch = tokio::spawn(async { tokio::join!(left, renewed, departing) });
+        let (server_changes, changing_servers) = ServerChanges::of(endpoint, client.clone(), link.clone());
+        let watch = tokio::spawn(async { tokio::join!(left, renewed, changing_servers) });
         let watch = Arc::new(Watch(watch.abort_handle()));
-        Ok(Connection { client, link, first_server, departures, _watch: watch })
+        Ok(Connection { client, link, first_server, server_changes, _watch: watch })
     }
 
     /// Leaves a server that seems to have lost its cluster for another one of the endpoint.
     pub fn leave_server(&self) {
-        self.departures.ask();
+        self.server_changes.ask();
     }
 }
 

@@ -14,7 +14,7 @@
 //!   serve everything else.
 //! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
 //!   `rights` names the rights of the user, and tries them.
-//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the judgement of `stream_settings`.
+//! - [`bucket`] creates, recognises, repairs or refuses the stream, by the comparison in `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
 //! - [`Messenger`] carries calls between instances.
 //!
@@ -43,7 +43,7 @@ mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
-pub use connect::{ConnectError, Connection, Endpoint, Link, MOST_COPIES, OwnCluster, copies};
+pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
@@ -51,7 +51,7 @@ pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use rights::{Denials, Denied, Rights, Use};
-pub use seed::{SeedError, Seedbed, seed_metadata};
+pub use seed::{SeedError, SeedServers, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
@@ -67,7 +67,7 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
-    /// The number of the stream's copies, as it was last told. Orders nothing.
+    /// The number of the stream's copies, as JetStream last reported it. Orders nothing.
     copies: AtomicUsize,
     api: Api,
     connection: Connection,
@@ -135,7 +135,7 @@ impl Log {
         self.facts
     }
 
-    /// The number of the stream's copies, as JetStream last told it.
+    /// The number of the stream's copies, as JetStream last reported it.
     pub fn copies(&self) -> usize {
         self.copies.load(Ordering::Relaxed)
     }

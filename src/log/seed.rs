@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 /// Longest wait for the two servers: they elect a leader, at worst with the longest timeout of their Raft.
-const PATIENCE: Duration = Duration::from_secs(40);
+const READY_TIMEOUT: Duration = Duration::from_secs(40);
 /// Longest wait for one answer. A request that comes before there is a leader gets none.
 const ANSWER: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ pub enum SeedError {
     #[error("the streams are not known: {0}")]
     Streams(ApiError),
     /// A step was not done in time.
-    #[error("the servers that prepare the metadata do not {step} within {PATIENCE:?}: {cause}")]
+    #[error("the servers that prepare the metadata do not {step} within {READY_TIMEOUT:?}: {cause}")]
     Late {
         /// The step.
         step: &'static str,
@@ -58,7 +58,7 @@ pub enum SeedError {
 
 /// The two servers.
 #[derive(Debug)]
-pub struct Seedbed {
+pub struct SeedServers {
     /// The one with the name of the server with the streams.
     pub endpoint: Endpoint,
     /// The credentials of its system account.
@@ -76,15 +76,15 @@ pub struct Seedbed {
 ///
 /// # Errors
 /// [`SeedError`].
-pub async fn seed_metadata(live: &Api, bed: &Seedbed) -> Result<usize, SeedError> {
+pub async fn seed_metadata(live: &Api, servers: &SeedServers) -> Result<usize, SeedError> {
     let streams = configs(live).await.map_err(SeedError::Streams)?;
-    let client = Connection::open(&bed.endpoint, "jetway preparation").await?;
+    let client = Connection::open(&servers.endpoint, "jetway preparation").await?;
     let api = Api::new(client.client.clone(), API_PREFIX, Denials::default());
-    let group = MetadataGroup::open(&bed.endpoint, &bed.system).await?;
+    let group = MetadataGroup::open(&servers.endpoint, &servers.system).await?;
     for config in &streams {
         let name = config["name"].as_str().unwrap_or_default();
         let mut placed = config.clone();
-        placed["placement"] = json!({ "tags": [bed.own_tag] });
+        placed["placement"] = json!({ "tags": [servers.own_tag] });
         call(&api, "make a stream", &format!("STREAM.CREATE.{name}"), &placed).await?;
         let prepared = call(&api, "place a stream", &format!("STREAM.UPDATE.{name}"), config).await?;
         compare(name, config, prepared["config"].clone())?;
@@ -92,14 +92,14 @@ pub async fn seed_metadata(live: &Api, bed: &Seedbed) -> Result<usize, SeedError
     let step = Step::new("choose their leader");
     loop {
         let cause = match group.peers().await {
-            Ok(peers) if peers[0].id == server_id(&bed.own) => break,
+            Ok(peers) if peers[0].id == server_id(&servers.own) => break,
             Ok(peers) => format!("{} leads", peers[0].id),
             Err(error) => error.to_string(),
         };
-        drop(group.prefer(&bed.own).await);
+        drop(group.prefer(&servers.own).await);
         step.again(cause).await?;
     }
-    group.remove(&server_id(&bed.helper)).await?;
+    group.remove(&server_id(&servers.helper)).await?;
     let step = Step::new("part");
     loop {
         let cause = match group.peers().await {
@@ -167,7 +167,7 @@ struct Step {
 
 impl Step {
     fn new(name: &'static str) -> Step {
-        Step { name, deadline: Instant::now() + PATIENCE }
+        Step { name, deadline: Instant::now() + READY_TIMEOUT }
     }
 
     /// Waits before the next attempt, after one that failed for a cause.

@@ -33,7 +33,11 @@ impl FirstServer {
     }
 
     /// Makes each reconnection of a client try the endpoint's next server.
-    pub(super) fn steer(&self, options: ConnectOptions, link: watch::Receiver<Link>) -> ConnectOptions {
+    pub(super) fn rotate_servers(
+        &self,
+        options: ConnectOptions,
+        link: watch::Receiver<Link>,
+    ) -> ConnectOptions {
         let first = self.clone();
         options.retain_servers_order().reconnect_to_server_callback(move |servers, _| {
             // The first connection tries all servers by itself.
@@ -48,19 +52,19 @@ impl FirstServer {
 
 /// Requests to leave the server of a client.
 #[derive(Clone, Debug)]
-pub(super) struct Departures(mpsc::Sender<()>);
+pub(super) struct ServerChanges(mpsc::Sender<()>);
 
-impl Departures {
+impl ServerChanges {
     /// The requests, and the task that carries them out.
     pub(super) fn of(
         endpoint: &Endpoint,
         client: Client,
         link: watch::Receiver<Link>,
-    ) -> (Departures, impl Future<Output = ()> + use<>) {
+    ) -> (ServerChanges, impl Future<Output = ()> + use<>) {
         let (requests, mut requested) = mpsc::channel(1);
         let is_embedded = matches!(endpoint.auth, Auth::Embedded(..));
         let is_named = endpoint.servers.len() > 1;
-        let departing = async move {
+        let changing_servers = async move {
             let mut stay = STAY;
             loop {
                 let request = if let Ok(request) = timeout(CALM, requested.recv()).await {
@@ -72,7 +76,7 @@ impl Departures {
                 if request.is_none() {
                     return;
                 }
-                // A cluster tells its client of servers that the endpoint does not name.
+                // A cluster sends its client servers that the endpoint does not name.
                 let has_others = is_named || client.server_info().cluster.is_some();
                 if is_embedded || !has_others || !link.borrow().connected {
                     continue;
@@ -90,7 +94,7 @@ impl Departures {
                 while requested.try_recv().is_ok() {}
             }
         };
-        (Departures(requests), departing)
+        (ServerChanges(requests), changing_servers)
     }
 
     pub(super) fn ask(&self) {

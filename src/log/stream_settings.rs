@@ -1,4 +1,4 @@
-//! The settings of a stream: those that jetway makes, and its judgement of those that it finds.
+//! The settings of a stream: the wanted ones, and how those of a stream that exists differ.
 
 use super::bucket::Bucket;
 use crate::record::FORMAT;
@@ -72,9 +72,9 @@ pub(super) fn wanted(bucket: &Bucket, replicas: Option<usize>, cluster_id: u64) 
     })
 }
 
-/// The judgement of settings that were found.
+/// The settings of an existing stream that differ from the wanted ones.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Judgement {
+pub(super) struct Deviations {
     /// The first one that jetway cannot use.
     pub(super) unusable: Option<&'static str>,
     /// Those to put right.
@@ -83,23 +83,23 @@ pub(super) struct Judgement {
     pub(super) harmless: Vec<String>,
 }
 
-impl Judgement {
+impl Deviations {
     /// Compares the settings of a stream with those that jetway makes.
-    pub(super) fn of(found: &Value, wanted: &Value) -> Judgement {
-        let mut judgement = Judgement::default();
+    pub(super) fn of(found: &Value, wanted: &Value) -> Deviations {
+        let mut deviations = Deviations::default();
         let differs = |setting: &str| {
             let (is, should) = (&found[setting], &wanted[setting]);
             is != should && !(is_default(is) && is_default(should))
         };
-        judgement.unusable = UNUSABLE.iter().copied().find(|setting| differs(setting));
-        judgement.repairs = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();
-        let judged = |setting: &str| {
+        deviations.unusable = UNUSABLE.iter().copied().find(|setting| differs(setting));
+        deviations.repairs = REPAIRABLE.iter().copied().filter(|setting| differs(setting)).collect();
+        let is_listed = |setting: &str| {
             [ELSEWHERE, REPAIRABLE, UNUSABLE].iter().any(|settings| settings.contains(&setting))
         };
         let others = found.as_object().into_iter().flatten();
-        let harmless = others.filter(|(setting, _)| !judged(setting) && differs(setting));
-        judgement.harmless = harmless.map(|(setting, value)| format!("{setting}={value}")).collect();
-        judgement
+        let harmless = others.filter(|(setting, _)| !is_listed(setting) && differs(setting));
+        deviations.harmless = harmless.map(|(setting, value)| format!("{setting}={value}")).collect();
+        deviations
     }
 }
 
@@ -121,13 +121,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_setting_has_a_judgement() {
+    fn each_setting_is_usable_repaired_or_harmless() {
         let wanted = wanted(&Bucket::new("b", "$JS.API"), None, 1);
-        assert_eq!(Judgement::of(&wanted, &wanted), Judgement::default());
+        assert_eq!(Deviations::of(&wanted, &wanted), Deviations::default());
         let found = |setting: &str, value: Value| {
             let mut found = wanted.clone();
             found[setting] = value;
-            Judgement::of(&found, &wanted)
+            Deviations::of(&found, &wanted)
         };
         for (setting, value) in [
             ("storage", json!("memory")),
@@ -153,7 +153,7 @@ mod tests {
         for (setting, value) in
             [("compression", json!("none")), ("max_msgs", json!(0)), ("max_bytes", json!(9))]
         {
-            assert_eq!(found(setting, value), Judgement::default(), "{setting}");
+            assert_eq!(found(setting, value), Deviations::default(), "{setting}");
         }
     }
 }

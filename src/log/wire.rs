@@ -36,7 +36,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 /// The largest message: nats-server allows no payload above 64 MiB.
-const MOST_BYTES: usize = 65 << 20;
+const MAX_BYTES: usize = 65 << 20;
 /// The longest time for a connection and its login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_PORT: u16 = 4222;
@@ -317,7 +317,7 @@ impl Wire {
         self.end -= self.start;
         self.start = 0;
         if self.end == self.buffer.len() {
-            if self.end >= MOST_BYTES {
+            if self.end >= MAX_BYTES {
                 return Poll::Ready(Err(ProtocolError::Endless.into()));
             }
             self.buffer.resize(self.end * 2, 0);
@@ -458,7 +458,7 @@ fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, ProtocolError> {
     let (Some(header_bytes), Some(bytes)) = (number(header_bytes), number(bytes)) else {
         return Err(ProtocolError::NoSizes(String::from_utf8_lossy(line).into_owned()));
     };
-    if bytes > MOST_BYTES || header_bytes > bytes {
+    if bytes > MAX_BYTES || header_bytes > bytes {
         return Err(ProtocolError::Sizes { bytes, header_bytes });
     }
     let content = &input[end..];

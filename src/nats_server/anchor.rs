@@ -14,9 +14,9 @@ pub(super) const ACCOUNT: &str = "\x20 ANCHOR {}\n";
 /// The user of the leaf node.
 const USER: &str = "anchor";
 /// Longest wait for the listener and for its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the connection stays. 150 ms are enough on an idle machine.
-const HOLD: Duration = Duration::from_secs(5);
+const CONNECTION_TIME: Duration = Duration::from_secs(5);
 
 /// The listener.
 pub(super) fn render(port: u16, token: &str, quote: &impl Fn(&str) -> String) -> String {
@@ -36,11 +36,11 @@ pub(super) async fn free_port() -> io::Result<u16> {
 
 /// Connects to the listener on `port`, and stays for a moment.
 pub(super) async fn hold(port: u16, version: String, token: String) {
-    match tokio::time::timeout(PATIENCE, connect(port, &version, &token)).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connect(port, &version, &token)).await {
         Ok(Ok(stream)) => {
             let (mut reading, mut bytes) = (stream, [0; 4096]);
             let ended = async { while reading.read(&mut bytes).await.is_ok_and(|read| read > 0) {} };
-            tokio::time::timeout(HOLD, ended).await.ok();
+            tokio::time::timeout(CONNECTION_TIME, ended).await.ok();
         }
         Ok(Err(error)) => tracing::warn!(%error, "nats-server has no first connection yet"),
         Err(_) => tracing::warn!("nats-server takes no leaf node"),

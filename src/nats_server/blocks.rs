@@ -20,7 +20,7 @@ const REMOVAL: u64 = 1 << 62;
 /// In a sequence: the record was erased.
 const ERASED: u64 = 1 << 63;
 /// nats-server leaves smaller blocks as they are.
-const LEAST_BYTES: usize = 1 << 20;
+const MIN_BYTES: usize = 1 << 20;
 
 /// A record, by its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ fn drop_removed_of(stream: &Path) -> io::Result<usize> {
     let but_last = blocks.split_last().map_or(&[][..], |(_, earlier)| earlier);
     for (_, path) in but_last {
         let block = fs::read(path)?;
-        if block.len() < LEAST_BYTES {
+        if block.len() < MIN_BYTES {
             continue;
         }
         let Some(kept) = records(&block).and_then(|records| kept(&records)) else { continue };
@@ -166,7 +166,7 @@ mod tests {
         let messages = dir.path().join("jetstream/$G/streams/KV/msgs");
         fs::create_dir_all(&messages).unwrap();
         for (number, block) in blocks.iter().enumerate() {
-            let payload = |sequence: u64| if sequence & REMOVAL == 0 { LEAST_BYTES } else { 8 };
+            let payload = |sequence: u64| if sequence & REMOVAL == 0 { MIN_BYTES } else { 8 };
             let block: Vec<u8> = block.iter().flat_map(|of| record(*of, payload(*of))).collect();
             fs::write(messages.join(format!("{}.blk", number + 1)), block).unwrap();
         }

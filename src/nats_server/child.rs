@@ -2,12 +2,12 @@
 //! for.
 //!
 //! A member's server runs on half of the cores. Each message wakes several goroutines of each server for some
-//! microseconds, and Go's scheduler then looks for work on the other cores, where there is none. A put through
-//! three members costs 18 % less CPU so: 186 us against 226 us. These are medians of five rounds in turns (166
-//! to 201 us, 211 to 249 us), measured in November 2026 on two cores of an AMD EPYC under foreign load (load
-//! average 11 to 16), ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`, and the
-//! variable `GOMAXPROCS` as 1 and 2: `cargo bench --bench wire -- --cluster --only put-100 --peers jetway
-//! --seconds 4`. A server that stands alone gains nothing.
+//! microseconds, and Go's scheduler then looks for work on the other cores, where there is none. A put
+//! through three members costs 18 % less CPU so: 186 us against 226 us. These are medians of five rounds in
+//! turns (166 to 201 us, 211 to 249 us), measured in November 2026 on two cores of an AMD EPYC under foreign
+//! load (load average 11 to 16), ext4, with 100 clients and values of 1 KiB, a build of the profile `quick`,
+//! and the variable `GOMAXPROCS` as 1 and 2: `cargo bench --bench wire -- --cluster --only put-100 --peers
+//! jetway --seconds 4`. A server that stands alone gains nothing.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -47,8 +47,8 @@ pub(super) fn half_of_the_cores() -> NonZeroUsize {
 }
 
 impl Child {
-    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores. Must be called on
-    /// the supervisor thread: the parent-death signal is tied to the calling thread.
+    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores. Must be called
+    /// on the supervisor thread: the parent-death signal is tied to the calling thread.
     pub(super) fn spawn(
         binary: &Path,
         config: &Path,
@@ -124,15 +124,15 @@ impl Child {
         self.exit.is_some_and(|status| status.success())
     }
 
-    /// Asks it to stop and waits; kills it after `patience`. Cancel-safe; may be called again.
-    pub(super) async fn stop(&mut self, patience: Duration) -> Ending {
+    /// Asks it to stop and waits; kills it after `timeout`. Cancel-safe; may be called again.
+    pub(super) async fn stop(&mut self, timeout: Duration) -> Ending {
         const REPORT: Duration = Duration::from_secs(5);
         let started = Instant::now();
         // Until it is waited for, its pid cannot be given to another process. Signalling one that has ended
         // is no error.
         signal(self.pid, libc::SIGTERM).ok();
-        while started.elapsed() < patience {
-            let wait = REPORT.min(patience.saturating_sub(started.elapsed()));
+        while started.elapsed() < timeout {
+            let wait = REPORT.min(timeout.saturating_sub(started.elapsed()));
             if tokio::time::timeout(wait, self.ended()).await.is_ok() {
                 return Ending::Clean;
             }
@@ -142,7 +142,7 @@ impl Child {
                 started.elapsed().as_secs()
             );
         }
-        tracing::error!(pid = self.pid, "nats-server did not stop within {patience:?}; killing it");
+        tracing::error!(pid = self.pid, "nats-server did not stop within {timeout:?}; killing it");
         self.process.start_kill().ok();
         self.ended().await;
         Ending::Killed

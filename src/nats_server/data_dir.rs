@@ -169,8 +169,8 @@ impl DataDir {
     }
 
     /// Takes the store's lock. A server left over from an earlier jetway holds it for as long as it writes
-    /// its index: it is asked to stop, and killed after `patience`.
-    pub(super) async fn lock_store(&self, patience: Duration) -> Result<StoreLock, Error> {
+    /// its index: it is asked to stop, and killed after `timeout`.
+    pub(super) async fn lock_store(&self, timeout: Duration) -> Result<StoreLock, Error> {
         const POLL: Duration = Duration::from_millis(20);
         /// A killed process is gone once the kernel has torn it down; longer means it hangs in the kernel.
         const AFTER_KILL: Duration = Duration::from_secs(10);
@@ -200,14 +200,14 @@ impl DataDir {
                     signal(holder.pid, libc::SIGTERM).ok();
                 }
             }
-            if !killed && started.elapsed() >= patience {
+            if !killed && started.elapsed() >= timeout {
                 killed = true;
                 if let Some(holder) = ours {
-                    tracing::error!(pid = holder.pid, "it did not end within {patience:?}; killing it");
+                    tracing::error!(pid = holder.pid, "it did not end within {timeout:?}; killing it");
                     signal(holder.pid, libc::SIGKILL).ok();
                 }
             }
-            if started.elapsed() >= patience + AFTER_KILL {
+            if started.elapsed() >= timeout + AFTER_KILL {
                 let holder = holder.map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
                 return Err(Error::StoreHeld { lock: path, holder, after: started.elapsed() });
             }

@@ -26,7 +26,7 @@ enum Level {
 /// Splits `[<pid>] [INF] text`. A line without a level comes from the Go runtime or the configuration parser,
 /// which write fatal errors alone.
 fn parse(line: &str) -> (Level, &str) {
-    const MARKS: [(&str, Level); 6] = [
+    const LEVEL_MARKS: [(&str, Level); 6] = [
         ("[INF]", Level::Info),
         ("[WRN]", Level::Warn),
         ("[ERR]", Level::Error),
@@ -36,7 +36,7 @@ fn parse(line: &str) -> (Level, &str) {
     ];
     let after_pid =
         line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, rest)| rest);
-    for (mark, level) in MARKS {
+    for (mark, level) in LEVEL_MARKS {
         if let Some(text) = after_pid.strip_prefix(mark) {
             return (level, text.strip_prefix(' ').unwrap_or(text));
         }
@@ -46,7 +46,7 @@ fn parse(line: &str) -> (Level, &str) {
 
 /// Beginnings of warnings that are of no use to an operator: of the password that jetway itself writes into
 /// the configuration, and of a step that each start and stop takes.
-const NO_NEWS: [&str; 2] = ["Plaintext passwords detected", "Metalayer blocking snapshot"];
+const UNIMPORTANT: [&str; 2] = ["Plaintext passwords detected", "Metalayer blocking snapshot"];
 
 /// Splits the number of an attempt off, as in `Error trying to connect to route (attempt 3): …`.
 fn split_attempt(text: &str) -> (Option<u64>, Cow<'_, str>) {
@@ -138,7 +138,8 @@ pub(super) async fn forward(
         if !text.contains(|c: char| c.is_ascii_alphanumeric()) {
             continue;
         }
-        let level = if NO_NEWS.iter().any(|start| text.starts_with(start)) { Level::Debug } else { level };
+        let level =
+            if UNIMPORTANT.iter().any(|start| text.starts_with(start)) { Level::Debug } else { level };
         tail.push(level, text);
         let (attempt, message) = split_attempt(text);
         match level {

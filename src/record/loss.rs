@@ -1,16 +1,16 @@
 //! Records that are taken from a log that has lost messages.
 //!
-//! A load that accepts a loss reads over every hole. A record of a deposed writer is void because of a message
-//! before it. Where that one is lost, the record looks valid, and its index hides a record of the next writer.
-//! Two rules prevent it:
+//! A load that accepts a loss passes over holes. A record of a deposed writer is void because of a message
+//! before it. If that one is lost, the record looks valid, and its index hides one of the next writer. Two
+//! rules prevent it:
 //!
-//! - A writer sends nothing before its epoch record is valid. So each message of its own proves that all valid
+//! - A writer sends nothing before its epoch record is valid. So each message of its own proves that valid
 //!   records of earlier epochs have lower indexes than the epoch began with, and no higher revisions. Others
 //!   are void ([`Beginnings`]). A load that has taken one before that message came starts again, and keeps
 //!   the knowledge.
-//! - Later readers see other holes, because void and superseded messages are removed. They decide nothing
-//!   anew: each trim record carries the [`AcceptedLoss`]. A reader that meets one which it does not know starts
-//!   again.
+//! - Later readers find other holes, because void and superseded messages are removed. They decide nothing
+//!   anew: each trim record carries the [`AcceptedLoss`]. A reader that meets one which it does not know
+//!   starts again.
 
 use super::{Body, Placed, Record};
 use crate::types::{Epoch, LogIndex, Revision, Sequence};

@@ -67,7 +67,7 @@ pub(crate) enum SourceCallError {
 
 impl SourceCallError {
     /// Whether another attempt may succeed.
-    pub(super) fn may_pass(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             SourceCallError::Call(ClientError::Refused(status)) => matches!(
                 status.code(),

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-/// The time between two looks at the revision of the source.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two requests for the revision of the source.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
@@ -118,12 +118,12 @@ pub(crate) struct Migrated {
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
-    tell: &mut dyn FnMut(Step),
+    progress: &mut dyn FnMut(Step),
 ) -> Result<Migrated, MigrateError> {
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     target.check()?;
     let source = Source::connect(&from).await?;
-    let (file, size) = source.snapshot(&mut |received, all| tell(Step::Receiving(received, all))).await?;
+    let (file, size) = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
     let saved = Saved::open(file, size)?;
     // It would be in force at the copy, too.
     if saved.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
@@ -143,11 +143,11 @@ pub(crate) async fn run(
     }
     let opened = Opened::open(target, plan.reading.largest).await?;
     let copied = async {
-        let mut progress = |written| tell(Step::Writing(written, plan.versions));
-        let appender = write::write(&opened.log, &saved, &plan, &mut progress).await?;
-        let mut copy = Copy::new(plan, appender);
-        copy.follow(&from, switches_over, &stop, tell).await?;
-        match copy.end(&saved, &from, switches_over, &opened).await {
+        let mut wrote = |written| progress(Step::Writing(written, plan.versions));
+        let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
+        let mut copy = Copy::new(&from, switches_over, plan, appender);
+        copy.follow(&stop, progress).await?;
+        match copy.end(&saved, &opened).await {
             Err(reason) if switches_over => match lift_fence(&from).await {
                 // The source goes on, as it is the only whole store.
                 Ok(()) => Err(reason),
@@ -165,7 +165,9 @@ async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
 }
 
 /// A copy that follows its source.
-struct Copy {
+struct Copy<'a> {
+    from: &'a [ClientSettings],
+    switches_over: bool,
     reading: Reading,
     floor: Option<Revision>,
     appender: Appender,
@@ -176,11 +178,11 @@ struct Copy {
     hashed_bytes: usize,
 }
 
-impl Copy {
-    fn new(plan: Plan, appender: Appender) -> Copy {
+impl<'a> Copy<'a> {
+    fn new(from: &'a [ClientSettings], switches_over: bool, plan: Plan, appender: Appender) -> Copy<'a> {
         let Plan { reading, floor, .. } = plan;
         let snapshot = reading.revision;
-        Copy { reading, floor, appender, snapshot, hash: 0, hashed_bytes: 0 }
+        Copy { from, switches_over, reading, floor, appender, snapshot, hash: 0, hashed_bytes: 0 }
     }
 
     /// Appends changes of the source. Changes that are copied already are passed over.
@@ -203,18 +205,16 @@ impl Copy {
         Ok(())
     }
 
-    /// Follows the source until a stop is asked for, or until all is copied if it `switches_over`.
+    /// Follows the source until a stop is asked for, or until all is copied if it switches over.
     async fn follow(
         &mut self,
-        from: &[ClientSettings],
-        switches_over: bool,
         stop: &CancellationToken,
-        tell: &mut dyn FnMut(Step),
+        progress: &mut dyn FnMut(Step),
     ) -> Result<(), MigrateError> {
         loop {
-            match self.follow_once(from, switches_over, stop, tell).await {
-                Err(MigrateError::Source(error)) if error.may_pass() && !stop.is_cancelled() => {
-                    tell(Step::Retrying);
+            match self.follow_connection(stop, progress).await {
+                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
+                    progress(Step::Retrying);
                     tokio::time::sleep(RETRY).await;
                 }
                 end => return end,
@@ -222,31 +222,30 @@ impl Copy {
         }
     }
 
-    async fn follow_once(
+    /// The same over one connection to the source.
+    async fn follow_connection(
         &mut self,
-        from: &[ClientSettings],
-        switches_over: bool,
         stop: &CancellationToken,
-        tell: &mut dyn FnMut(Step),
+        progress: &mut dyn FnMut(Step),
     ) -> Result<(), MigrateError> {
         // A token may end while this goes on, so each connection logs in.
-        let source = Source::connect(from).await?;
+        let source = Source::connect(self.from).await?;
         let mut following = source.follow(self.reading.revision.next()).await?;
-        let mut look = tokio::time::interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut checks = tokio::time::interval(CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changes = following.next() => self.append(changes?).await?,
                 error = self.appender.idle() => error?,
                 () = stop.cancelled() => return Ok(()),
-                _ = look.tick() => {
+                _ = checks.tick() => {
                     let now = match source.revision().await {
                         Ok(now) => now,
                         // The token has ended; the watch goes on.
-                        Err(_) => Source::connect(from).await?.revision().await?,
+                        Err(_) => Source::connect(self.from).await?.revision().await?,
                     };
-                    tell(Step::Following(self.reading.revision, now));
-                    if switches_over && self.reading.revision >= now {
+                    progress(Step::Following(self.reading.revision, now));
+                    if self.switches_over && self.reading.revision >= now {
                         return Ok(());
                     }
                 }
@@ -255,17 +254,11 @@ impl Copy {
     }
 
     /// Copies what is left, compares both stores, and lets the copy be served.
-    async fn end(
-        mut self,
-        saved: &Saved,
-        from: &[ClientSettings],
-        switches_over: bool,
-        opened: &Opened,
-    ) -> Result<Migrated, MigrateError> {
-        let source = Source::connect(from).await?;
+    async fn end(mut self, saved: &Saved, opened: &Opened) -> Result<Migrated, MigrateError> {
+        let source = Source::connect(self.from).await?;
         let mut following = source.follow(self.reading.revision.next()).await?;
         let begun = Instant::now();
-        if switches_over {
+        if self.switches_over {
             source.fence(true).await?;
         }
         let leases = source.leases().await?;
@@ -293,7 +286,7 @@ impl Copy {
             return Err(MigrateError::WentOn { copied: last, now });
         }
         self.appender.finish(&opened.log, reading, floor, || opened.sync()).await?;
-        let frozen = switches_over.then(|| begun.elapsed());
+        let frozen = self.switches_over.then(|| begun.elapsed());
         Ok(Migrated { revision: last, floor, keys, leases: count, is_hashed, frozen })
     }
 

@@ -101,7 +101,7 @@ pub(crate) struct Restored {
     pub leases: usize,
 }
 
-/// Restores a store. `progress` is told the number of versions that are written, of all.
+/// Restores a store. `progress` gets the number of versions that are written, of all.
 ///
 /// # Errors
 /// [`RestoreError`].

@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet};
 use thiserror::Error;
 
 /// No record has a greater number (`log::codec`).
-const MOST: i64 = i64::MAX / 2;
+const MAX_ITEMS: i64 = i64::MAX / 2;
 
 /// A store that cannot be restored.
 #[derive(Debug, Error)]
@@ -113,7 +113,7 @@ pub(super) fn plan(
 
     let mut reading =
         Reading { live: HashMap::new(), sum, largest: 0, revision: Revision::EMPTY_STORE, versions: 0 };
-    let floor = if bump.is_some() { Some(Revision(MOST)) } else { saved.floor };
+    let floor = if bump.is_some() { Some(Revision(MAX_ITEMS)) } else { saved.floor };
     let mut kept: Vec<(Revision, u64)> = Vec::new();
     let mut trim_sum = None;
     let mut revisions = Revisions::new(saved);
@@ -148,7 +148,7 @@ pub(super) fn plan(
         None => saved.floor,
         Some(bump) => {
             let raised = i64::try_from(bump).ok().and_then(|bump| revision.0.checked_add(bump));
-            let raised = raised.filter(|raised| *raised <= MOST);
+            let raised = raised.filter(|raised| *raised <= MAX_ITEMS);
             revision = Revision(raised.ok_or(PlanError::Bump { revision, bump })?);
             Some(revision)
         }
@@ -206,7 +206,7 @@ impl Reading {
         if revision != self.revision.next() {
             return fault(format!("it follows revision {}", self.revision));
         }
-        if revision.0 > MOST {
+        if revision.0 > MAX_ITEMS {
             return fault("it is higher than jetway can number".to_owned());
         }
         self.revision = revision;

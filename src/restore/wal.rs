@@ -15,10 +15,10 @@ use thiserror::Error;
 const ENTRY: i64 = 2;
 /// Kinds of entries.
 const NORMAL: i32 = 0;
-/// The highest byte of a length says whether the frame is filled up, and by how many bytes.
+/// The highest byte of a length holds whether the frame is filled up, and by how many bytes.
 const LENGTH_BITS: u32 = 56;
 /// No frame of etcd's is longer: a record is one request, or a description of the members.
-const MOST_BYTES: u64 = 1 << 30;
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A log that cannot be read.
 #[derive(Debug, Error)]
@@ -66,8 +66,8 @@ struct Entry {
 
 /// The requests in an entry that change neither keys, leases, users nor alarms.
 #[derive(Clone, PartialEq, Message)]
-struct Harmless {
-    /// A request of etcd's version 2, by which members once told their URLs.
+struct NeutralRequest {
+    /// A request of etcd's version 2, by which members once published their URLs.
     #[prost(bytes = "vec", optional, tag = "2")]
     v2: Option<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "11")]
@@ -120,7 +120,7 @@ fn read(path: &Path, shown: u64, behind: &mut BTreeMap<u64, bool>) -> Result<(),
         let damaged = || WalError::Damaged { path: path.to_owned(), at };
         let (bytes, top) = (length & ((1 << LENGTH_BITS) - 1), length >> LENGTH_BITS);
         let padding = if top & 0x80 == 0 { 0 } else { top & 0x07 };
-        if bytes > MOST_BYTES {
+        if bytes > MAX_BYTES {
             return Err(damaged());
         }
         let mut frame = vec![0; (bytes + padding) as usize];
@@ -154,6 +154,6 @@ fn is_change(entry: &Entry) -> bool {
         return false;
     }
     // Another message than a request is one of etcd's version 2.
-    let Ok(request) = Harmless::decode(&entry.data[..]) else { return false };
-    request == Harmless::default()
+    let Ok(request) = NeutralRequest::decode(&entry.data[..]) else { return false };
+    request == NeutralRequest::default()
 }

@@ -13,7 +13,7 @@ use crate::api::cluster::Founding;
 use crate::cli::{Cluster, PeerFlagsError, ServerSettings, Storage};
 use crate::engine::{Engine, Phase};
 use crate::error::EtcdError;
-use crate::log::{Auth, Endpoint, RunToken, SeedError, Seedbed, seed_metadata};
+use crate::log::{Auth, Endpoint, RunToken, SeedError, SeedServers, seed_metadata};
 use crate::nats_server::{self, ClusterSettings, Form, Members, NatsServer, NatsServerSettings, PREPARATION};
 use crate::transport::{PeerCertificateError, issue_peer_certificate};
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long the stream may be away after nats-server was started in another form.
-const PATIENCE: Duration = Duration::from_mins(1);
+const SETTLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long one answer about it may take: a request that comes before there is a leader gets none.
 const ANSWER: Duration = Duration::from_millis(500);
 /// How long a member that stays alone waits until it writes.
@@ -139,7 +139,7 @@ impl Elastic {
             return Err(ElasticError::OwnConfig);
         }
         try_listen(&cluster.server.listen).await?;
-        if self.engine.mode().is_clustered() {
+        if self.engine.mode().has_fixed_members() {
             return Ok(());
         }
         // Earlier names and URLs of this member. No other one can have been here.
@@ -148,7 +148,7 @@ impl Elastic {
         }
         nats_server::remember_member(&self.data_dir, &cluster.server, self.member_id)
             .map_err(ElasticError::Record)?;
-        self.engine.mode().set_clustered();
+        self.engine.mode().set_fixed_members();
         let (engine, data_dir, stop) = (self.engine.clone(), self.data_dir.clone(), self.stop.clone());
         tokio::spawn(membership::keep_record(engine, self.member_id, data_dir, stop));
         Ok(())
@@ -157,7 +157,7 @@ impl Elastic {
     /// Brings the server into the form that fits the members.
     async fn follow_members(&self) -> Result<(), ElasticError> {
         let mode = self.engine.mode();
-        if !mode.is_clustered() || *self.engine.phase().borrow() != Phase::Serving {
+        if !mode.has_fixed_members() || *self.engine.phase().borrow() != Phase::Serving {
             return Ok(());
         }
         let count = self.count().await;
@@ -270,7 +270,7 @@ impl Elastic {
             auth: Auth::Embedded(nats_server::USER, RunToken(own.token())),
             ..Endpoint::default()
         };
-        let bed = Seedbed {
+        let bed = SeedServers {
             endpoint,
             system: Auth::Embedded(nats_server::SYSTEM_USER, RunToken(own.token())),
             own: name.to_owned(),
@@ -288,7 +288,7 @@ impl Elastic {
 
     /// Waits until the stream is there with all that it had.
     async fn find_whole(&self, last: u64) -> Result<(), ElasticError> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + SETTLE_TIMEOUT;
         loop {
             let reason = match tokio::time::timeout(ANSWER, self.engine.log().info()).await {
                 Ok(Ok(info)) if !self.engine.log().is_same(&info) => {
@@ -316,7 +316,7 @@ impl Elastic {
         if info.copies() > 1 || !info.is_settled() || info.leader() != name.ok() {
             return Ok(());
         }
-        self.engine.others_know().await;
+        self.engine.await_removals_known().await;
         let begun = tokio::time::Instant::now();
         while !self.engine.is_leader() && begun.elapsed() < HANDOVER {
             tokio::time::sleep(Duration::from_millis(20)).await;

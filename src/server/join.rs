@@ -1,4 +1,5 @@
-//! The first start of a member: the members that run already say whether it may join, before it has any data.
+//! The first start of a member: the members that run already decide whether it may join, before it has any
+//! data.
 //!
 //! A nats-server without JetStream meets them and asks. So one that is refused was in no group of theirs, and
 //! its name can be used at once for another start.
@@ -13,10 +14,11 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long one that joins a cluster waits for an answer of a member.
-const JOIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that joins a cluster waits for an answer of a member. One that stood alone so far opens its port
+/// for others only after it has prepared its store for them.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one that founds a cluster does so where another member runs, which may be founding it, too.
-const FOUND_PATIENCE: Duration = Duration::from_secs(1);
+const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a member that answers may take to learn of the one that was just added.
 const LAG: Duration = Duration::from_secs(1);
 /// The pause between two questions.
@@ -36,7 +38,7 @@ pub enum JoinError {
     /// No member answers.
     #[error(
         "--initial-cluster-state existing: cannot fetch cluster info from peer urls: could not retrieve cluster \
-         information from the given URLs: no member of --initial-cluster answered within {JOIN_PATIENCE:?}. Start them \
+         information from the given URLs: no member of --initial-cluster answered within {JOIN_TIMEOUT:?}. Start them \
          first, with the --initial-cluster-token and the authority of this one; to found a cluster give new"
     )]
     NoAnswer,
@@ -127,8 +129,8 @@ async fn is_any_up(name: &str, listed: &Members) -> bool {
 /// `listed` are the members of the flags, or of an earlier start that got no further.
 async fn ask(endpoint: &Endpoint, cluster: &Cluster, listed: &Members) -> Result<(), JoinError> {
     let observer = Observer::open(endpoint).await?;
-    let patience = if cluster.is_joining { JOIN_PATIENCE } else { FOUND_PATIENCE };
-    let mut deadline = Instant::now() + patience;
+    let timeout = if cluster.is_joining { JOIN_TIMEOUT } else { FOUND_TIMEOUT };
+    let mut deadline = Instant::now() + timeout;
     let mut answered = false;
     let own = loop {
         let judged = observer.members().await.map(|members| judge(&members, cluster, listed));

@@ -153,7 +153,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         tracing::info!("connections that did not end in time are dropped");
     }
     if is_removed {
-        started.engine.parted().await;
+        started.engine.await_sole_member().await;
         remember_removal(&settings);
     }
     started.engine.stop();

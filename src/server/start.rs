@@ -13,8 +13,9 @@ use crate::durability::Level;
 use crate::engine::{self, Engine, Phase};
 use crate::gateway::Gateway;
 use crate::log::{Auth, Endpoint, OwnCluster, RunToken};
-use crate::nats_server::{self, ClusterSettings, NatsServer, SyncMode};
+use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, SyncMode};
 use crate::primitive::Notify;
+use crate::record::Member;
 use crate::snapshot_schedule;
 use crate::telemetry::Metrics;
 use crate::transport::{
@@ -22,6 +23,7 @@ use crate::transport::{
     probe_routes,
 };
 use crate::watch::WatchHub;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -47,14 +49,63 @@ pub(super) async fn start(
 ) -> Result<Option<Started>, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let auth = auth_settings(settings)?;
-    let cluster = match &settings.storage {
-        Storage::Embedded { cluster, .. } => cluster.as_deref(),
-        Storage::External(_) => None,
-    };
     let begun = Instant::now();
     starting("starting nats-server".into());
-    let (nats, endpoint, store_dir, durability) = match &settings.storage {
-        Storage::External(endpoint) => (None, (**endpoint).clone(), None, Level::Nats),
+    let storage = start_storage(settings, &starting).await?;
+    starting("connecting to NATS".into());
+    let nats = storage.nats.clone();
+    let engine_settings = engine_settings(settings, storage, auth);
+    let member = engine_settings.member.clone();
+    let published = Arc::new(Notify::new());
+    let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
+    if let Storage::Embedded { data_dir, .. } = &settings.storage
+        && engine.mode().has_fixed_members()
+    {
+        let (engine, data_dir, stop) = (engine.clone(), data_dir.clone(), shutdown.clone());
+        tokio::spawn(membership::keep_record(engine, member.id, data_dir, stop));
+    }
+    let error = tokio::select! {
+        () = loaded(&engine, &member, begun, &starting) => {
+            let endpoints = endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
+            // All at once: a client that has been served must not get the response of a server that starts.
+            stage.send_replace(Stage::Ready(endpoints));
+            tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+            notify::ready(shutdown);
+            return Ok(Some(Started { engine, nats }));
+        }
+        () = engine.removed() => {
+            engine.await_sole_member().await;
+            None
+        }
+        error = engine.failed() => Some(error),
+    };
+    engine.stop();
+    if let Some(nats) = nats {
+        nats.stop().await?;
+    }
+    error.map_or(Ok(None), |error| Err(error.into()))
+}
+
+/// The NATS that keeps the log.
+struct LogStorage {
+    /// The embedded server, if there is one.
+    nats: Option<Arc<NatsServer>>,
+    endpoint: Endpoint,
+    store_dir: Option<PathBuf>,
+    durability: Level,
+}
+
+/// Starts the embedded nats-server, if the log is kept in one. A member of a cluster asks the others first.
+async fn start_storage(
+    settings: &ServerSettings,
+    starting: &impl Fn(String),
+) -> Result<LogStorage, ServeError> {
+    let (data_dir, binary, config, config_is_of_kine, domain, sync, bucket, cluster) = match &settings.storage
+    {
+        Storage::External(endpoint) => {
+            let endpoint = (**endpoint).clone();
+            return Ok(LogStorage { nats: None, endpoint, store_dir: None, durability: Level::Nats });
+        }
         Storage::Embedded {
             data_dir,
             binary,
@@ -65,53 +116,54 @@ pub(super) async fn start(
             bucket,
             cluster,
             ..
-        } => {
-            let mut nats = nats_server::NatsServerSettings::new(data_dir);
-            nats.binary.clone_from(binary);
-            nats.extra_config.clone_from(config);
-            nats.extra_config_is_of_kine = *config_is_of_kine;
-            nats.domain.clone_from(domain);
-            nats.sync = *sync;
-            if let Some(cluster) = cluster {
-                if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
-                    issue_peer_certificate(
-                        dir,
-                        &cluster.server.token,
-                        hosts(&cluster.server),
-                        *validity_years,
-                    )?;
-                }
-                nats.cluster = Some(cluster.server.clone());
-            }
-            // A message holds the value of one key, as large as a request. Its header fits into the overhead.
-            let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
-            nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
-            if let Some(cluster) = cluster {
-                starting("looking for the members of the cluster".into());
-                join::check(&nats, cluster, bucket).await?;
-                starting("starting nats-server".into());
-            }
-            let nats = NatsServer::start(nats).await?;
-            let endpoint = Endpoint {
-                servers: nats.client_url().into_iter().collect(),
-                auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
-                bucket: bucket.clone(),
-                own_cluster: cluster.as_ref().map(|_| OwnCluster { founders: nats.members().len() }),
-                ..Endpoint::default()
-            };
-            let durability = durability(*sync, false);
-            (Some(Arc::new(nats)), endpoint, Some(nats_server::store_dir(data_dir)), durability)
-        }
+        } => (data_dir, binary, config, config_is_of_kine, domain, sync, bucket, cluster),
     };
-    starting("connecting to NATS".into());
-    let sole_id = match &settings.storage {
-        Storage::Embedded { data_dir, .. } => nats_server::sole_member_id(data_dir),
-        Storage::External(_) => None,
+    let mut nats = NatsServerSettings::new(data_dir);
+    nats.binary.clone_from(binary);
+    nats.extra_config.clone_from(config);
+    nats.extra_config_is_of_kine = *config_is_of_kine;
+    nats.domain.clone_from(domain);
+    nats.sync = *sync;
+    // A message holds the value of one key, as large as a request. Its header fits into the overhead.
+    let largest = settings.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+    nats.max_payload_bytes = nats.max_payload_bytes.max(largest as u32);
+    if let Some(cluster) = cluster {
+        if let Some(PeerAutoTls { dir, validity_years }) = &cluster.auto_tls {
+            let hosts = hosts(&cluster.server);
+            issue_peer_certificate(dir, &cluster.server.token, hosts, *validity_years)?;
+        }
+        nats.cluster = Some(cluster.server.clone());
+        starting("looking for the members of the cluster".into());
+        join::check(&nats, cluster, bucket).await?;
+        starting("starting nats-server".into());
+    }
+    let nats = NatsServer::start(nats).await?;
+    let endpoint = Endpoint {
+        servers: nats.client_url().into_iter().collect(),
+        auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
+        bucket: bucket.clone(),
+        own_cluster: cluster.as_ref().map(|_| OwnCluster { founders: nats.members().len() }),
+        ..Endpoint::default()
+    };
+    let store_dir = Some(nats_server::store_dir(data_dir));
+    Ok(LogStorage { nats: Some(Arc::new(nats)), endpoint, store_dir, durability: durability(*sync, false) })
+}
+
+fn engine_settings(
+    settings: &ServerSettings,
+    storage: LogStorage,
+    auth: auth::AuthSettings,
+) -> engine::EngineSettings {
+    let LogStorage { nats, endpoint, store_dir, durability } = storage;
+    let (cluster, sole_id) = match &settings.storage {
+        Storage::Embedded { cluster, data_dir, .. } => {
+            (cluster.as_deref(), nats_server::sole_member_id(data_dir))
+        }
+        Storage::External(_) => (None, None),
     };
     let mut member = membership::own(settings, nats.as_deref());
     member.id = sole_id.unwrap_or(member.id);
-    let member_id = member.id;
-    let engine_settings = engine::EngineSettings {
+    engine::EngineSettings {
         endpoint,
         is_alone: nats.is_some() && cluster.is_none(),
         linearizable_reads: settings.linearizable_reads,
@@ -121,7 +173,7 @@ pub(super) async fn start(
         store_error: nats.as_ref().map(|nats| nats.write_error()),
         quota_bytes: settings.quota_bytes,
         largest_message: settings.max_request_bytes,
-        member: member.clone(),
+        member,
         founders: nats
             .as_ref()
             .zip(cluster)
@@ -136,51 +188,38 @@ pub(super) async fn start(
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,
         auth,
-    };
-    let published = Arc::new(Notify::new());
-    let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
-    if let Storage::Embedded { data_dir, .. } = &settings.storage
-        && engine.mode().is_clustered()
-    {
-        let (engine, data_dir, stop) = (engine.clone(), data_dir.clone(), shutdown.clone());
-        tokio::spawn(membership::keep_record(engine, member_id, data_dir, stop));
     }
-    let loaded = async {
-        let mut phase = engine.phase();
-        loop {
-            let now = phase.borrow_and_update().clone();
-            match now {
-                Phase::Loading { .. } => starting(now.to_string()),
-                Phase::Serving | Phase::Stopped => break,
-            }
-            if phase.changed().await.is_err() {
-                break;
-            }
+}
+
+/// Returns when this instance may serve: the log is loaded, this member is listed, and its copy is complete.
+async fn loaded(engine: &Engine, member: &Member, begun: Instant, starting: &impl Fn(String)) {
+    let mut phase = engine.phase();
+    loop {
+        let now = phase.borrow_and_update().clone();
+        match now {
+            Phase::Loading { .. } => starting(now.to_string()),
+            Phase::Serving | Phase::Stopped => break,
         }
-        // As in etcd, a member that serves shows its client URLs to all.
-        starting("waiting for the writer to list this member".into());
-        engine.listed(&member).await;
-        starting("waiting for this server's copy of the stream".into());
-        engine.copied(begun).await;
-    };
-    tokio::select! {
-        () = loaded => {}
-        () = engine.removed() => {
-            engine.parted().await;
-            engine.stop();
-            if let Some(nats) = nats {
-                nats.stop().await?;
-            }
-            return Ok(None);
-        }
-        error = engine.failed() => {
-            engine.stop();
-            if let Some(nats) = nats {
-                nats.stop().await?;
-            }
-            return Err(error.into());
+        if phase.changed().await.is_err() {
+            break;
         }
     }
+    // As in etcd, a member that serves shows its client URLs to all.
+    starting("waiting for the writer to list this member".into());
+    engine.listed(member).await;
+    starting("waiting for this server's copy of the stream".into());
+    engine.copied(begun).await;
+}
+
+/// Starts the tasks beside the engine, and puts the services together.
+fn endpoints(
+    settings: &ServerSettings,
+    engine: &Engine,
+    nats: Option<&Arc<NatsServer>>,
+    member_id: u64,
+    published: Arc<Notify>,
+    shutdown: &CancellationToken,
+) -> Endpoints {
     let hub = WatchHub::spawn(engine.reader().clone(), published);
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
@@ -188,7 +227,7 @@ pub(super) async fn start(
     let header = HeaderSource { cluster_id: engine.cluster_id(), member_id, epoch: engine.epoch() };
     let mut metrics = Metrics::new(header.member_id, settings.quota_bytes, settings.metrics_extensive);
     engine.register(&mut metrics);
-    if let Some(nats) = &nats {
+    if let Some(nats) = nats {
         nats.register(&mut metrics);
     }
     hub.register(&mut metrics);
@@ -202,9 +241,9 @@ pub(super) async fn start(
         );
     }
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
-    let elastic = nats.as_ref().and_then(|nats| Elastic::new(settings, &engine, nats, member_id, shutdown));
+    let elastic = nats.and_then(|nats| Elastic::new(settings, engine, nats, member_id, shutdown));
     let founding = elastic.map(Elastic::spawn);
-    let services = services(settings, &engine, &hub, &header, founding, metrics.operations(), shutdown);
+    let services = services(settings, engine, &hub, &header, founding, metrics.operations(), shutdown);
     let require_leader = RequireLeader { has_leader: engine.has_leader() };
     let grpc: GrpcServices = calls.layer(require_leader.layer(services));
     let probes = Probes { engine: engine.clone(), metrics: Arc::new(metrics) };
@@ -216,11 +255,7 @@ pub(super) async fn start(
     });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
-    // All at once: a client that has been served must not get the response of a server that starts.
-    stage.send_replace(Stage::Ready(Endpoints { grpc, http, probes: probe_routes(probes) }));
-    tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-    notify::ready(shutdown);
-    Ok(Some(Started { engine, nats }))
+    Endpoints { grpc, http, probes: probe_routes(probes) }
 }
 
 /// When answered writes of the embedded server are on stable storage.

@@ -30,7 +30,7 @@ pub(super) const VERSION: u32 = 2;
 /// The file has no list of free pages. bbolt finds out by itself that none is free.
 const NO_FREELIST: u64 = u64::MAX;
 /// An inner page is passed on with at least so many children.
-const LEAST_CHILDREN: usize = 2;
+const MIN_CHILDREN: usize = 2;
 
 /// A key. Those of revisions are stored in place.
 pub(super) type Key = SmallVec<[u8; 24]>;
@@ -138,7 +138,7 @@ impl<V: Value> Tree<V> {
         }
         let open = &mut self.levels[level];
         // The last child stays, so that the next page has two when this child comes.
-        if open.size + ELEMENT + child.0.len() > PAGE && open.children.len() > LEAST_CHILDREN {
+        if open.size + ELEMENT + child.0.len() > PAGE && open.children.len() > MIN_CHILDREN {
             let mut full = std::mem::replace(open, Level::new());
             open.children.reserve(full.children.len());
             if let Some(last) = full.children.pop() {
@@ -309,7 +309,7 @@ mod tests {
         let mut pairs = Vec::new();
         for at in (0..count).map(|element| HEADER + element * ELEMENT) {
             if kind == usize::from(BRANCH) {
-                assert!(count >= LEAST_CHILDREN, "page {number} has {count} children");
+                assert!(count >= MIN_CHILDREN, "page {number} has {count} children");
                 let lowest = slice(at + u32_at(page, at), u32_at(page, at + 4));
                 let child = read(file, u64_at(page, at + 8), pages);
                 assert_eq!(child[0].0, lowest);

@@ -1,7 +1,7 @@
 //! The content of a snapshot: the buckets of etcd 3.7, their keys and values.
 
 use super::bbolt::{Key, Value};
-use crate::applier::Picture;
+use crate::applier::FullState;
 use crate::core::{KeyVersion, State};
 use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Member};
@@ -77,10 +77,10 @@ pub(super) struct Bucket {
 }
 
 impl Content {
-    /// The content of a snapshot of `picture`, made in the epoch `term`. Takes as long as it takes to visit
-    /// each key.
-    pub(super) fn new(picture: &Picture, term: u64, storage_version: &str) -> Content {
-        let state = Arc::clone(&picture.state);
+    /// The content of a snapshot of `full_state`, made in the epoch `term`. Takes as long as it takes to
+    /// visit each key.
+    pub(super) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Content {
+        let state = Arc::clone(&full_state.state);
         let old = state.compacted.map_or_else(Vec::new, |floor| {
             let all = KeyRange::all();
             let live = state.index.live_range(&all, floor);
@@ -89,7 +89,7 @@ impl Content {
             old.sort_unstable_by_key(|version| (version.mod_revision(), version.place()));
             old
         });
-        let buckets = buckets(picture, term, storage_version).map(|(name, pairs)| Bucket { name, pairs });
+        let buckets = buckets(full_state, term, storage_version).map(|(name, pairs)| Bucket { name, pairs });
         Content { state, old: old.into(), buckets: Arc::new(buckets) }
     }
 
@@ -125,9 +125,9 @@ impl Content {
 /// A place in a bucket.
 #[derive(Default)]
 pub(super) struct Position {
-    /// The number of pairs that are passed, those of the log aside.
+    /// The number of pairs that were returned, without those of the event log.
     passed: usize,
-    /// The next revision of the log.
+    /// The next revision of the event log.
     next: Revision,
 }
 
@@ -150,18 +150,18 @@ fn revision_bytes(revision: Revision, place: u32) -> Key {
 
 type Pairs = Vec<(Key, Stored)>;
 
-fn buckets(picture: &Picture, term: u64, storage_version: &str) -> [(&'static str, Option<Pairs>); 10] {
+fn buckets(full_state: &FullState, term: u64, storage_version: &str) -> [(&'static str, Option<Pairs>); 10] {
     [
-        ("alarm", Some(alarms(picture))),
-        ("auth", Some(auth(picture))),
-        ("authRoles", Some(named(picture.auth.stored_roles().map(|role| (role.name.clone(), role))))),
-        ("authUsers", Some(named(picture.auth.stored_users().map(|user| (user.name.clone(), user))))),
+        ("alarm", Some(alarms(full_state))),
+        ("auth", Some(auth(full_state))),
+        ("authRoles", Some(named(full_state.auth.stored_roles().map(|role| (role.name.clone(), role))))),
+        ("authUsers", Some(named(full_state.auth.stored_users().map(|user| (user.name.clone(), user))))),
         ("cluster", Some(vec![text("clusterVersion", storage_version)])),
         ("key", None),
-        ("lease", Some(leases(picture))),
-        ("members", Some(sorted(picture.members.values().map(member).collect()))),
+        ("lease", Some(leases(full_state))),
+        ("members", Some(sorted(full_state.members.values().map(member).collect()))),
         ("members_removed", Some(Vec::new())),
-        ("meta", Some(meta(picture, term, storage_version))),
+        ("meta", Some(meta(full_state, term, storage_version))),
     ]
 }
 
@@ -178,7 +178,7 @@ fn named<M: Message>(messages: impl Iterator<Item = (impl AsRef<[u8]>, M)>) -> P
 }
 
 /// etcd keeps an alarm as a key that is the whole message.
-fn alarms(picture: &Picture) -> Pairs {
+fn alarms(full_state: &FullState) -> Pairs {
     use crate::proto::etcdserverpb::{AlarmMember, AlarmType};
     let message = |alarm: &crate::record::Alarm| {
         let kind = match alarm.kind {
@@ -187,21 +187,21 @@ fn alarms(picture: &Picture) -> Pairs {
         };
         AlarmMember { member_id: alarm.member, alarm: kind.into() }.encode_to_vec()
     };
-    sorted(picture.alarms.iter().map(|alarm| pair(message(alarm), "")).collect())
+    sorted(full_state.alarms.iter().map(|alarm| pair(message(alarm), "")).collect())
 }
 
-fn auth(picture: &Picture) -> Pairs {
+fn auth(full_state: &FullState) -> Pairs {
     vec![
-        pair("authEnabled", [u8::from(picture.auth.is_enabled())]),
-        pair("authRevision", picture.auth.revision().to_be_bytes()),
+        pair("authEnabled", [u8::from(full_state.auth.is_enabled())]),
+        pair("authRevision", full_state.auth.revision().to_be_bytes()),
     ]
 }
 
-fn leases(picture: &Picture) -> Pairs {
+fn leases(full_state: &FullState) -> Pairs {
     let stored = |&(id, ttl): &(crate::types::LeaseId, i64)| {
         (Key::from_slice(&id.0.to_be_bytes()), Stored::of(&Lease { id: id.0, ttl }))
     };
-    sorted(picture.leases.iter().map(stored).collect())
+    sorted(full_state.leases.iter().map(stored).collect())
 }
 
 fn member(member: &Member) -> (Key, Stored) {
@@ -219,9 +219,9 @@ fn member(member: &Member) -> (Key, Stored) {
     text(&format!("{:x}", member.id), &stored.to_string())
 }
 
-fn meta(picture: &Picture, term: u64, storage_version: &str) -> Pairs {
+fn meta(full_state: &FullState, term: u64, storage_version: &str) -> Pairs {
     let members = |learners: bool| -> Vec<u64> {
-        let members = picture.members.values().filter(|member| member.is_learner == learners);
+        let members = full_state.members.values().filter(|member| member.is_learner == learners);
         members.map(|member| member.id).collect()
     };
     let mut configuration = json!({ "voters": members(false), "auto_leave": false });
@@ -231,11 +231,11 @@ fn meta(picture: &Picture, term: u64, storage_version: &str) -> Pairs {
     }
     let mut pairs = vec![
         text("confState", &configuration.to_string()),
-        pair("consistent_index", picture.state.log_index.0.to_be_bytes()),
+        pair("consistent_index", full_state.state.log_index.0.to_be_bytes()),
         text("storageVersion", storage_version),
         pair("term", term.to_be_bytes()),
     ];
-    if let Some(floor) = picture.state.compacted {
+    if let Some(floor) = full_state.state.compacted {
         for name in ["finishedCompactRev", "scheduledCompactRev"] {
             pairs.push(pair(name, revision_bytes(floor, 0).as_slice()));
         }

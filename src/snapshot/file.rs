@@ -106,7 +106,7 @@ impl PartFile {
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        // After the end there is no such file. If the removal fails, the name tells that it is no snapshot.
+        // After the end there is no such file. If the removal fails, the name shows that it is no snapshot.
         fs::remove_file(&self.part).ok();
     }
 }

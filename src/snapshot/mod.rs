@@ -24,7 +24,7 @@ pub(crate) use saved::{Change, Changes, Saved, SavedError};
 pub(crate) use status::{Report, StatusError, report, walk};
 pub(crate) use times::{Times, TimesError};
 
-use crate::applier::Picture;
+use crate::applier::FullState;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
 use bytes::Bytes;
 use content::{Content, Position, Stored};
@@ -59,10 +59,10 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// Lays out the file of `picture`, which was taken in the epoch `term`. It visits each version once, so
-    /// it belongs on a thread that may block.
-    pub(crate) fn new(picture: &Picture, term: u64, storage_version: &str) -> Snapshot {
-        let content = Content::new(picture, term, storage_version);
+    /// Lays out the file of `full_state`, which was taken in the epoch `term`. It visits each version once,
+    /// so it belongs on a thread that may block.
+    pub(crate) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Snapshot {
+        let content = Content::new(full_state, term, storage_version);
         let mut layout = File::new(content.clone());
         let root = loop {
             if let Some(root) = layout.step(&mut Count) {

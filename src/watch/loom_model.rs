@@ -108,7 +108,7 @@ fn client(watched: &Watched, reads: impl FnOnce(&mut Session) + Send + 'static) 
 }
 
 #[test]
-fn whoever_watches_from_now_on_gets_all_that_follows_once_and_in_order() {
+fn a_new_watcher_gets_all_later_events_once_and_in_order() {
     loom::model(|| {
         let mut watched = Watched::new();
         let (mut control, mut session) = watched.call();
@@ -169,7 +169,7 @@ fn a_watcher_that_compaction_overtakes_gets_everything_or_is_cancelled() {
 }
 
 #[test]
-fn progress_comes_behind_all_that_it_speaks_of() {
+fn progress_comes_behind_all_events_up_to_its_revision() {
     loom::model(|| {
         let mut watched = Watched::new();
         let (mut control, mut session) = watched.call();

@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 /// Consecutive responses after which a busy stream checks its ticker and the end of the call.
-const LOOK_AFTER: usize = 64;
+const CHECK_INTERVAL: usize = 64;
 
 /// The responses of one Watch call. Ends with an error and never without one.
 pub struct WatchStream {
@@ -30,8 +30,8 @@ pub struct WatchStream {
     /// Ends the call from outside, with a reason.
     ending: Pin<Box<dyn Future<Output = EtcdError> + Send>>,
     requests: AbortHandle,
-    /// Responses since the last [`WatchStream::look_around`].
-    unlooked: usize,
+    /// Responses since the last [`WatchStream::check_rare_events`].
+    unchecked: usize,
 }
 
 impl fmt::Debug for WatchStream {
@@ -61,13 +61,13 @@ impl WatchStream {
             ticker,
             ending: Box::pin(ending),
             requests: reading.abort_handle(),
-            unlooked: 0,
+            unchecked: 0,
         }
     }
 
     /// Checks rare events: the end of the call from outside, and the ticker. After that every source that may
     /// wake the stream has its waker.
-    fn look_around(&mut self, cx: &mut Context<'_>) -> Poll<EtcdError> {
+    fn check_rare_events(&mut self, cx: &mut Context<'_>) -> Poll<EtcdError> {
         if let Some(session) = &mut self.session {
             session.register(cx.waker());
             while self.ticker.poll_tick(cx).is_ready() {
@@ -88,23 +88,23 @@ impl Stream for WatchStream {
     type Item = Result<Response, EtcdError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut has_looked = false;
+        let mut has_checked = false;
         loop {
-            if self.unlooked == LOOK_AFTER && !has_looked {
-                if let Poll::Ready(error) = self.look_around(cx) {
+            if self.unchecked == CHECK_INTERVAL && !has_checked {
+                if let Poll::Ready(error) = self.check_rare_events(cx) {
                     return self.end(error);
                 }
-                has_looked = true;
+                has_checked = true;
             }
             let Some(session) = &mut self.session else { return Poll::Ready(None) };
             match session.next() {
                 Step::Respond(response) => {
-                    self.unlooked = if has_looked { 1 } else { self.unlooked + 1 };
+                    self.unchecked = if has_checked { 1 } else { self.unchecked + 1 };
                     return Poll::Ready(Some(Ok(response)));
                 }
                 Step::End(error) => return self.end(error),
                 // The stream must register its waker before it sleeps.
-                Step::Idle | Step::Yield if !has_looked => self.unlooked = LOOK_AFTER,
+                Step::Idle | Step::Yield if !has_checked => self.unchecked = CHECK_INTERVAL,
                 Step::Idle => return Poll::Pending,
                 Step::Yield => {
                     cx.waker().wake_by_ref();

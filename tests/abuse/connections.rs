@@ -45,7 +45,7 @@ async fn ten_thousand_connections_are_served() {
 async fn clients_that_never_finish_a_request_are_disconnected() {
     let server = Server::start().await;
     // jetway gives each step half a minute.
-    let patience = Duration::from_secs(if server.target() == Target::Jetway { 50 } else { 5 });
+    let timeout = Duration::from_secs(if server.target() == Target::Jetway { 50 } else { 5 });
     let healthy = HealthyClient::start(&server).await;
     let memory = Memory::of(&server);
     let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ";
@@ -65,7 +65,7 @@ async fn clients_that_never_finish_a_request_are_disconnected() {
         connection.send(start).await;
         let began = Instant::now();
         let mut answer = [0; 1000];
-        while began.elapsed() < patience {
+        while began.elapsed() < timeout {
             let reading = connection.io.read(&mut answer);
             let read = tokio::time::timeout(Duration::from_secs(2), reading).await;
             if matches!(read, Ok(Ok(0) | Err(_))) || connection.io.write_all(more).await.is_err() {

@@ -45,8 +45,8 @@ fn status(pid: u32, field: &str) -> u64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Lets this process, and the servers it starts, open as many files as the system allows, and says how many
-/// that is.
+/// Lets this process, and the servers it starts, open as many files as the system allows, and returns how
+/// many that is.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     #[expect(unsafe_code, reason = "the standard library has no resource limits")]

@@ -203,7 +203,7 @@ async fn an_abandoned_write_is_applied_as_planned_or_not_at_all() {
         tasks.spawn(async move {
             let mut given_up = 0;
             for round in 0..150 {
-                let patience = std::time::Duration::from_micros((task * 577 + round * 211) % 4000);
+                let timeout = std::time::Duration::from_micros((task * 577 + round * 211) % 4000);
                 let write = async {
                     if round % 3 == 0 {
                         client.put(&key, "blind").await;
@@ -215,7 +215,7 @@ async fn an_abandoned_write_is_applied_as_planned_or_not_at_all() {
                     let txn = TxnRequest { compare: vec![unchanged], success: vec![update], failure: vec![] };
                     client.txn(txn).await.unwrap();
                 };
-                given_up += usize::from(tokio::time::timeout(patience, write).await.is_err());
+                given_up += usize::from(tokio::time::timeout(timeout, write).await.is_err());
             }
             given_up
         });

@@ -6,6 +6,7 @@
 mod alarms;
 mod auth;
 mod auth_calls;
+mod auth_jwt;
 mod auth_keys;
 mod auth_tokens;
 mod auto_compaction;

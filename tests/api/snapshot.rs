@@ -2,14 +2,13 @@
 //!
 //! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
 
-use jetway::proto::authpb::permission::Type;
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use support::auth::permission;
 use support::client::*;
+use support::contents::{ROLES, fill, fill_auth};
 use support::server::{Server, peer};
 use support::snapshot::{QUICK, Saved, etcdutls, hash_kv, keys, messages, runs, same_history, text};
 
@@ -49,33 +48,8 @@ async fn a_snapshot_comes_in_blobs_with_their_checksum_behind() {
 async fn etcdctl_saves_what_etcdutl_restores_and_an_etcd_serves() {
     let server = Server::start_with(&QUICK).await;
     let client = server.client().await;
-    let lease = |id: i64| PutRequest { lease: id, ..put("leased", "x") };
-    client.lease_grant(7, 600).await.unwrap();
-    client.lease_grant(0x7000_0000_0000_0001, 900).await.unwrap();
-    for value in ["1", "2", "3"] {
-        client.put("a", value).await;
-    }
-    for key in [&b"\0"[..], b"\xff", b"\xff\xff\0", b"/", b"//", "ключ".as_bytes(), &[7; 900]] {
-        client.put(key, key).await;
-    }
-    client.put("empty", "").await;
-    client.put("mebibyte", vec![b'm'; 1 << 20]).await;
-    client.put("gone", "x").await;
-    let floor = client.delete("gone").await;
-    client.compact_request(CompactionRequest { revision: floor, physical: true }).await.unwrap();
-    client.put_request(lease(7)).await.unwrap();
-    client.put_request(lease(0x7000_0000_0000_0001)).await.unwrap();
-    client.txn(run(vec![op(put("b", "1")), op(put("c", "1")), op(delete("a"))])).await.unwrap();
-    client.put("gone", "back").await;
-    let all = [("r", "b", ""), ("range", "k", "m"), ("open", "k", "\0")];
-    for (role, key, end) in all {
-        client.role_add(role).await.unwrap();
-        client.role_grant(role, Some(permission(Type::Readwrite, key, end))).await.unwrap();
-    }
-    client.user_add("bob", "secret").await.unwrap();
-    client.user_grant_role("bob", "r").await.unwrap();
-    client.user_add_without_password("certified").await.unwrap();
-    let root = support::auth::enable(&client).await;
+    let floor = fill(&client).await;
+    let root = fill_auth(&client).await;
     let kind = AlarmType::Nospace.into();
     let alarm = AlarmRequest { action: AlarmAction::Activate.into(), member_id: 12, alarm: kind };
     root.alarm(alarm).await.unwrap();
@@ -116,7 +90,7 @@ async fn etcdctl_saves_what_etcdutl_restores_and_an_etcd_serves() {
     assert_eq!(theirs.leases().await.unwrap().leases.len(), 2);
     assert_eq!(theirs.user_list().await.unwrap().users, root.user_list().await.unwrap().users);
     assert_eq!(theirs.role_list().await.unwrap().roles, root.role_list().await.unwrap().roles);
-    for (role, ..) in all {
+    for (role, ..) in ROLES {
         let (ours, theirs) = (root.role_get(role).await.unwrap(), theirs.role_get(role).await.unwrap());
         assert_eq!(ours.perm, theirs.perm, "{role}");
     }

@@ -265,7 +265,7 @@ ETCD_LOG_OUTPUTS=\"stderr\"
     fs::write(&file, setup.fill(text)).unwrap();
     let socket = setup.folder.path("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
-    systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    systemd.set_read_timeout(Some(support::TIMEOUT)).unwrap();
     let mut command = setup.command("");
     command.envs(assignments(&file)).env("NOTIFY_SOCKET", &socket);
     let server = setup.folder.start(command).await;

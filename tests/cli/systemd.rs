@@ -11,7 +11,7 @@ async fn a_unit_is_notified_of_readiness_life_and_stop() {
     let folder = WorkingFolder::new();
     let socket = folder.path("notify");
     let systemd = UnixDatagram::bind(&socket).unwrap();
-    systemd.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    systemd.set_read_timeout(Some(support::TIMEOUT)).unwrap();
     let message = || {
         let mut buffer = [0; 64];
         let length = systemd.recv(&mut buffer).expect("a message to systemd");

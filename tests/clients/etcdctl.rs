@@ -71,7 +71,7 @@ async fn check(target: Target, args: &[&str]) -> String {
     String::from_utf8_lossy(&printed.stdout).into_owned()
 }
 
-/// Ten thousand keys of a kilobyte, and what the server says of its own memory before and after.
+/// Ten thousand keys of a kilobyte, and the memory that the server reports before and after.
 #[tokio::test]
 async fn check_datascale() {
     let args = ["datascale", "--load", "s", "--auto-compact", "--auto-defrag"];

@@ -35,7 +35,8 @@ impl Ids {
     }
 
     /// Names every id in `text`: a word of 14 to 16 hexadecimal digits or of 17 to 20 decimal ones. No
-    /// revision, count or hash is as long. etcdctl pads a short one with spaces to 16 digits; they go with it.
+    /// revision, count or hash is as long. etcdctl pads a short one with spaces to 16 digits; they go with
+    /// it.
     pub fn hide(&mut self, text: &str) -> String {
         let mut hidden = String::with_capacity(text.len());
         for word in words(text) {
@@ -137,8 +138,8 @@ pub fn hide_peers(text: &str) -> String {
     parts.fold(first, |hidden, part| hidden + "PEERS" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
-/// Orders the members of etcdctl's `ETCD_INITIAL_CLUSTER`. Servers list members by their ids, and the id of an
-/// added member comes from the time of day.
+/// Orders the members of etcdctl's `ETCD_INITIAL_CLUSTER`. Servers list members by their ids, and the id of
+/// an added member comes from the time of day.
 pub fn order_members(text: &str) -> String {
     let ordered = text.split_inclusive('\n').map(|line| {
         let members = line.strip_prefix("ETCD_INITIAL_CLUSTER=\"").and_then(|rest| rest.strip_suffix("\"\n"));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use support::server::{signal, spawn};
 
 /// The longest that a client may take for one step. Some steps wait for a lease to expire.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The end of [`Process::lines`] if the program prints no more.
 pub const GAVE_UP: &str = "<and no more>\n";
@@ -63,7 +63,7 @@ impl Process {
         String::from_utf8_lossy(&self.stdout.shared.0.lock().unwrap().bytes).into_owned()
     }
 
-    /// Not by SIGINT, which those that were started in the background may have been told to ignore.
+    /// Not by SIGINT, which a process that was started in the background may ignore.
     pub fn terminate(&mut self) {
         signal(self.child.id(), libc::SIGTERM);
     }
@@ -71,7 +71,7 @@ impl Process {
     /// Ends its input and waits for its end; the output is what [`Self::lines`] has not handed out.
     pub fn end(mut self) -> Ended {
         drop(self.child.stdin.take());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -119,7 +119,7 @@ impl Printed {
     }
 
     fn take_lines(&self, count: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut state = self.shared.0.lock().unwrap();
         loop {
             let ends = state.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');

@@ -104,12 +104,8 @@ impl Deployment {
         command
     }
 
-    /// The same command in a mount namespace of its own, in which this file is /etc/hosts.
-    pub fn with_hosts(&self, hosts: &Path, command: &Command) -> Command {
-        self.with_file(hosts, "/etc/hosts", command)
-    }
-
-    /// The same for another file of the system.
+    /// The same command in a mount namespace of its own, in which this file takes the place of one of the
+    /// system's.
     pub fn with_file(&self, file: &Path, place: &str, command: &Command) -> Command {
         let mut inside = self.folder.command_of("unshare".into());
         // Without a user namespace only root may mount.
@@ -149,9 +145,50 @@ impl Deployment {
             let command = self.command(member, args, variables);
             self.begin(member, command);
         }
+        self.all_serve().await;
+    }
+
+    /// As [`Self::start`], each member with this file in place of one of the system's.
+    pub async fn start_with_file(&mut self, file: &Path, place: &str, args: &str) {
+        self.begin_with_file(file, place, args);
+        self.all_serve().await;
+    }
+
+    /// The same, and waits for nothing.
+    pub fn begin_with_file(&mut self, file: &Path, place: &str, args: &str) {
+        for member in 0..3 {
+            let command = self.with_file(file, place, &self.command(member, args, &[]));
+            self.begin(member, command);
+        }
+    }
+
+    /// Waits until all members serve.
+    pub async fn all_serve(&mut self) {
         for member in 0..3 {
             self.serves(member).await;
         }
+    }
+
+    /// Adds a member as a learner, starts it with the members of the answer, and promotes it, as `kubeadm
+    /// join` does. The first member is asked. Returns its arguments, with `{cluster}` filled in.
+    pub async fn join(&mut self, member: usize, args: &str, peer_url: &str) -> String {
+        let first = self.flags(&[0]);
+        let url = self.fill(member, peer_url);
+        let add = ["member", "add", self.names[member], "--learner", "--peer-urls", &url];
+        let printed = eventually("a learner that is added", async || try_etcdctl(&first, &add).ok()).await;
+        let line = |name: &str| {
+            let value = printed.lines().find_map(|line| line.strip_prefix(name)).expect("a line of its own");
+            value.trim_start_matches('=').trim_matches('"').to_owned()
+        };
+        let id = printed.split_whitespace().nth(1).expect("the id").to_owned();
+        let args = args.replace("{cluster}", &line("ETCD_INITIAL_CLUSTER"));
+        let args = format!("{args}\n--initial-cluster-state={}", line("ETCD_INITIAL_CLUSTER_STATE"));
+        let command = self.command(member, &args, &[]);
+        self.begin(member, command);
+        let promote = ["member", "promote", &id];
+        eventually("a learner that is promoted", async || try_etcdctl(&first, &promote).ok()).await;
+        self.serves(member).await;
+        args
     }
 
     /// The flags with which etcdctl reaches these members.

@@ -56,14 +56,7 @@ async fn are_one_etcd(address: Ipv4Addr, service: &str, flags: &str) {
         --initial-cluster-state=new"
         .to_owned()
         + flags;
-    for member in 0..3 {
-        let command = deployment.command(member, &args, &[]);
-        let command = deployment.with_file(&resolver, "/etc/resolv.conf", &command);
-        deployment.begin(member, command);
-    }
-    for member in 0..3 {
-        deployment.serves(member).await;
-    }
+    deployment.start_with_file(&resolver, "/etc/resolv.conf", &args).await;
     deployment.warn_of_nothing();
     deployment.is_one_etcd("http://{name}.etcd.test:{peer}").await;
 }

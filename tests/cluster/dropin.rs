@@ -5,7 +5,6 @@ use std::fs;
 
 use serde_json::Value;
 use support::eventually;
-use support::program::try_etcdctl;
 use support::server::Target;
 
 use super::deployment::Deployment;
@@ -133,43 +132,11 @@ async fn kubeadm_with_members_added_one_by_one() {
     for node in NODES {
         fs::create_dir(deployment.folder.path(&format!("{node}.etcd"))).unwrap();
     }
-    let args = "
-        --advertise-client-urls=https://{host}:{client}
-        --cert-file={server.pem}
-        --client-cert-auth=true
-        --data-dir={data}
-        --feature-gates=InitialCorruptCheck=true
-        --initial-advertise-peer-urls=https://{host}:{peer}
-        --initial-cluster={cluster}
-        --key-file={server.key}
-        --listen-client-urls=https://{local}:{client},https://{host}:{client}
-        --listen-metrics-urls=http://{local}:{metrics}
-        --listen-peer-urls=https://{host}:{peer}
-        --name={name}
-        --peer-cert-file={peer.pem}
-        --peer-client-cert-auth=true
-        --peer-key-file={peer.key}
-        --peer-trusted-ca-file={ca.pem}
-        --snapshot-count=10000
-        --trusted-ca-file={ca.pem}
-        --watch-progress-notify-interval=5s";
-    let command = deployment.command(0, &args.replace("{cluster}", "{name}=https://{host}:{peer}"), &[]);
+    let command = deployment.command(0, &KUBEADM.replace("{cluster}", "{name}=https://{host}:{peer}"), &[]);
     deployment.begin(0, command);
     deployment.serves(0).await;
-    let flags = deployment.flags(&[0]);
-    for (member, name) in NODES.iter().enumerate().skip(1) {
-        let url = format!("--peer-urls={}", deployment.fill(member, "https://{host}:{peer}"));
-        let add = || try_etcdctl(&flags, &["member", "add", name, &url, "--learner"]).ok();
-        let printed = eventually("a learner", async || add()).await;
-        let id = printed.split_whitespace().nth(1).unwrap().to_owned();
-        let list = printed.lines().find_map(|line| line.strip_prefix("ETCD_INITIAL_CLUSTER=\""));
-        let list = list.unwrap().trim_end_matches('"');
-        let joining = args.replace("{cluster}", list) + "\n--initial-cluster-state=existing";
-        let command = deployment.command(member, &joining, &[]);
-        deployment.begin(member, command);
-        let promote = || try_etcdctl(&flags, &["member", "promote", &id]).ok();
-        eventually("a promoted member", async || promote()).await;
-        deployment.serves(member).await;
+    for member in 1..3 {
+        deployment.join(member, KUBEADM, "https://{host}:{peer}").await;
     }
     deployment.warn_of_nothing();
     deployment.is_one_etcd("https://{host}:{peer}").await;
@@ -188,26 +155,12 @@ async fn kubeadm_joins_a_third_node() {
     for member in 0..2 {
         deployment.serves(member).await;
     }
-    let first = deployment.flags(&[0]);
-    let url = deployment.fill(2, "https://{host}:{peer}");
-    let add = ["member", "add", "node-3", "--learner", "--peer-urls", &url];
-    let printed = eventually("a learner that is added", async || try_etcdctl(&first, &add).ok()).await;
-    let line = |name: &str| {
-        let value = printed.lines().find_map(|line| line.strip_prefix(name)).expect("a line of its own");
-        value.trim_start_matches('=').trim_matches('"').to_owned()
-    };
-    let id = printed.split_whitespace().nth(1).expect("the id").to_owned();
-    assert_eq!(line("ETCD_INITIAL_CLUSTER_STATE"), "existing");
-    let args = KUBEADM.replace("{cluster}", &line("ETCD_INITIAL_CLUSTER"));
-    let command = deployment.command(2, &format!("{args}\n--initial-cluster-state=existing"), &[]);
-    deployment.begin(2, command);
-    let promote = ["member", "promote", &id];
-    eventually("a learner that is promoted", async || try_etcdctl(&first, &promote).ok()).await;
-    deployment.serves(2).await;
+    let args = deployment.join(2, KUBEADM, "https://{host}:{peer}").await;
+    assert!(args.ends_with("--initial-cluster-state=existing"), "{args}");
     deployment.is_one_etcd("https://{host}:{peer}").await;
     // kubelet starts the pod again on the same directory, with the same arguments.
     deployment.stop(2).await;
-    let command = deployment.command(2, &format!("{args}\n--initial-cluster-state=existing"), &[]);
+    let command = deployment.command(2, &args, &[]);
     deployment.begin(2, command);
     deployment.serves(2).await;
     deployment.is_one_etcd("https://{host}:{peer}").await;
@@ -306,10 +259,7 @@ async fn names_that_resolve_later() {
         --initial-cluster-token=etcd-cluster-k8s
         --initial-cluster-state=new
         --initial-cluster=etcd-0=http://etcd-0.etcd-headless.default.svc.test:{peer},etcd-1=http://etcd-1.etcd-headless.default.svc.test:{peer},etcd-2=http://etcd-2.etcd-headless.default.svc.test:{peer}";
-    for member in 0..3 {
-        let command = deployment.with_hosts(&hosts, &deployment.command(member, args, &[]));
-        deployment.begin(member, command);
-    }
+    deployment.begin_with_file(&hosts, "/etc/hosts", args);
     for member in 0..3 {
         eventually("a member that waits for the others", async || {
             deployment.log(member).contains("waiting for the other members").then_some(())
@@ -321,9 +271,7 @@ async fn names_that_resolve_later() {
         deployment.fill(member, "{host} {name}.etcd-headless.default.svc.test {name}.etcd-headless\n")
     };
     fs::write(&hosts, (0..3).map(entry).collect::<String>()).unwrap();
-    for member in 0..3 {
-        deployment.serves(member).await;
-    }
+    deployment.all_serve().await;
     deployment.is_one_etcd("http://{name}.etcd-headless.default.svc.test:{peer}").await;
 }
 
@@ -341,13 +289,7 @@ async fn names_in_the_list_and_advertised_addresses() {
         --initial-advertise-peer-urls=http://{host}:{peer}
         --advertise-client-urls=http://{host}:{client}
         --initial-cluster=etcd-0=http://etcd-0.test:{peer},etcd-1=http://etcd-1.test:{peer},etcd-2=http://etcd-2.test:{peer}";
-    for member in 0..3 {
-        let command = deployment.with_hosts(&hosts, &deployment.command(member, args, &[]));
-        deployment.begin(member, command);
-    }
-    for member in 0..3 {
-        deployment.serves(member).await;
-    }
+    deployment.start_with_file(&hosts, "/etc/hosts", args).await;
     deployment.is_one_etcd("http://{name}.test:{peer}").await;
 }
 
@@ -387,12 +329,10 @@ async fn the_compose_file() {
             };
             command.env(name, value);
         }
-        let command = deployment.with_hosts(&hosts, &command);
+        let command = deployment.with_file(&hosts, "/etc/hosts", &command);
         deployment.begin(member, command);
     }
-    for member in 0..3 {
-        deployment.serves(member).await;
-    }
+    deployment.all_serve().await;
     deployment.is_one_etcd("http://{name}:{peer}").await;
     // The health check of each service, of the address that stands for its loopback interface.
     for (member, service) in services.values().enumerate() {

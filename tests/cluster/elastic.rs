@@ -168,7 +168,7 @@ async fn a_death_at_each_step_of_the_change_costs_nothing() {
         let new = cluster.add();
         let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
         let through = format!("--endpoints={}", cluster.members[0].address());
-        let deadline = std::time::Instant::now() + support::PATIENCE;
+        let deadline = std::time::Instant::now() + support::TIMEOUT;
         let adding = tokio::task::spawn_blocking(move || {
             try_etcdctl(&[&through], &["member", "add", &name, &format!("--peer-urls={url}")])
         });
@@ -233,10 +233,11 @@ async fn a_death_at_each_step_back_costs_nothing() {
                 if refused.contains("member not found") {
                     return;
                 }
-                assert!(begun.elapsed() < support::PATIENCE, "{refused}");
+                // A death in the middle of it can stop writes for half a minute.
+                assert!(begun.elapsed() < 3 * support::TIMEOUT, "{refused}");
             }
         });
-        let deadline = std::time::Instant::now() + support::PATIENCE;
+        let deadline = std::time::Instant::now() + support::TIMEOUT;
         while !is_reached(&data) {
             assert!(std::time::Instant::now() < deadline, "{step}: never");
             tokio::task::yield_now().await;
@@ -252,9 +253,9 @@ async fn a_death_at_each_step_back_costs_nothing() {
     }
 }
 
-/// A member that cannot be one of several says why, and serves on.
+/// A member that cannot be one of several reports the reason, and serves on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_must_stay_alone_says_why() {
+async fn a_member_that_must_stay_alone_reports_the_reason() {
     if Target::from_env() == Target::Etcd {
         return;
     }

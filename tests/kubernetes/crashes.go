@@ -22,7 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// Kills the storage under load, and holds what the apiserver says afterwards against what it answered before.
+// Kills the storage under load, and compares the apiserver's later answers with those before.
 //
 // Each worker owns its objects, so it knows of each what it must be: what was answered last, or, while a
 // write has failed without an answer, what that write would have made of it. A name is used for one life
@@ -291,7 +291,7 @@ func (o *observer) watchAPI(ctx context.Context, d *driver) error {
 }
 
 // watchStorage follows the same keys at the storage endpoint, by one watch that the etcd client resumes by
-// itself, and checks that each event tells what was there before.
+// itself, and checks that each event has the object before it.
 func (o *observer) watchStorage(ctx context.Context, d *driver, revision int64) error {
 	prefix := "/registry/configmaps/" + crashNamespace + "/"
 	versions := map[string]int64{}

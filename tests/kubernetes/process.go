@@ -100,7 +100,7 @@ func child(parent int, program string) int {
 	return 0
 }
 
-// gone tells whether no program has this pid, or only one that is dead and not yet reaped.
+// gone reports whether no program has this pid, or only one that is dead and not yet reaped.
 func gone(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -157,7 +157,7 @@ func (s *stack) apiserverReady(ctx context.Context) error {
 	return err
 }
 
-// unharmed tells whether the control plane that was started is still the one that runs, and has nothing to
+// unharmed reports whether the control plane that was started is still the one that runs, and has nothing to
 // hide.
 func (s *stack) unharmed() error {
 	for _, p := range []*process{s.apiserver, s.controllers} {

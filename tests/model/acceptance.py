@@ -1,6 +1,6 @@
 """A loss that an operator accepts, and the checks of it: the part of the world that knows the log as it was before."""
 
-from leases import Promises
+from leases import LeaseChecks
 from log import Beginnings, State, last_loss
 
 
@@ -14,10 +14,10 @@ class Acceptance:
         """
         if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
             return
-        s, took = self.all_that_is_left(self.stream.last)
+        s, took = self.remaining_log(self.stream.last)
         garbage = [no for no, *_ in s.beginnings.writers.values()] + [v.no for v in took.values() if v.uid not in self.valid]
         if "garbage" in garbage:
-            return                                            # nothing tells a forged nonce from one whose record is lost
+            return                                            # a forged nonce cannot be distinguished from one whose record is lost
         self.accepting = self.rng.choice(self.inst)
         self.log(f"{self.accepting.i} is to accept the loss")
         for r in self.stream.replicas:
@@ -29,7 +29,7 @@ class Acceptance:
             x.paused, x.cut_off, x.down = False, False, x is not self.accepting
             x.boot()
 
-    def all_that_is_left(self, end):
+    def remaining_log(self, end):
         """The state of a reader that takes what is there, and the records that it takes."""
         msgs, beginnings = {q: m for q, m in self.stream.msgs.items() if q <= end}, Beginnings(self.off)
         while True:
@@ -45,7 +45,7 @@ class Acceptance:
         Each record that is left must be among it, and nothing else. A void message may count where the epoch record is lost
         that makes it void, or where a torn batch begins behind the loss.
         """
-        new, took = self.all_that_is_left(q)
+        new, took = self.remaining_log(q)
         if r.uid not in took:
             self.truth.pos = q
             return []
@@ -53,7 +53,7 @@ class Acceptance:
         lost = [m for m in self.damage if m.uid in self.valid]
         epoch_lost = any(m.kind == "e" for m in lost)
         void = any(m.uid not in self.valid and m.kind in "wgvfte" for m in self.stream.msgs.values())
-        if not epoch_lost and not self.aliens and not void:
+        if not epoch_lost and not self.foreign_messages and not void:
             twins, torn = {(m.ep, m.no, m.idx) for m in lost}, {m.op for m in lost if m.cnt > 1}
             for v in took.values():
                 if v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins and v.cnt == 1:
@@ -68,9 +68,9 @@ class Acceptance:
         self.truth, self.damage = new, []
         self.orphans = {(k, v[0]) for k, v in new.kv.items() if v[3] not in new.leases}
         self.hist, self.snap, self.leases_at = {}, {}, {}
-        self.happened, self.client_of, self.told, self.seen = {}, {}, {}, 0
-        self.promises, answers = Promises(self), self.promises.answers
-        self.promises.answers = answers
+        self.happened, self.client_of, self.outcomes, self.seen = {}, {}, {}, 0
+        self.lease_checks, answers = LeaseChecks(self), self.lease_checks.answers
+        self.lease_checks.answers = answers
         self.accepting.born = 0
         return [r]
 
@@ -81,7 +81,7 @@ class Acceptance:
         """
         left, torn = self.stream.msgs.values(), {m.op for m in lost if m.cnt > 1}
         for m in left:
-            answered = m.op and self.told.get(self.client_of.get(m.op)) == "ok"
+            answered = m.op and self.outcomes.get(self.client_of.get(m.op)) == "ok"
             if answered and m.uid in self.valid and m.uid not in took and m.op not in torn:
                 self.fail(f"the accepted log gives {m} up, which was answered and is there")
         writers = {(m.ep, m.no) for m in left if m.kind not in "ex"}

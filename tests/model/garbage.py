@@ -1,11 +1,11 @@
-"""Messages that nothing needs any more, as one instance knows them, and what it looks for in the stream.
+"""The removable messages that one instance knows of, and the messages that it expects in the stream.
 
 A key's old versions are tagged with the compaction floor in force when they were found: a trim record permits the removal
 of those at or below its own floor. All the rest goes by the trim record's index.
 """
 
 
-class Pile:
+class Garbage:
     """Fed with valid records, barriers and void messages in the order of the log, from its start."""
 
     def __init__(self, floor=0, off=()):

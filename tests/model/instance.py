@@ -1,6 +1,6 @@
 """An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
 
-from garbage import Pile
+from garbage import Garbage
 from log import Beginnings, Rec, State, last_loss, last_trim, state_before
 from writer import Writer
 
@@ -11,7 +11,7 @@ READS_SENT = 2                                                # requests for rea
 class Instance:
     def __init__(self, sim, i):
         self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
-        self.timeout = sim.rng.choice([20, 60, 200])             # --election-timeout; the writer's own stands in its epoch record
+        self.timeout = sim.rng.choice([20, 60, 200])          # --election-timeout; the writer's own stands in its epoch record
         self.inbox, self.conn, self.down = [], [], False
         self.boot()
 
@@ -38,23 +38,23 @@ class Instance:
     # --- following
 
     def reload(self):
-        """A load from nothing, by a new consumer. The last trim record says up to which index records may be missing."""
+        """A load from nothing, by a new consumer. The last trim record names the index up to which records may be missing."""
         sim, rep = self.sim, self.sim.stream.replicas
         self.rep = sim.rng.randrange(len(rep))
         view = rep[self.rep] if sim.rng.random() < .5 else None
         msgs, end = (view.msgs, view.shown) if view else (sim.stream.msgs, sim.stream.committed)
         self.s = state_before(msgs, end, self.void, sim.fault, sim.off)
-        self.pile = Pile(msgs[self.s.tpos].floor if self.s.tpos else 0, sim.off)
+        self.garbage = Garbage(msgs[self.s.tpos].floor if self.s.tpos else 0, sim.off)
         if sim.accepting is self:                             # --accept-data-loss: it takes what is there
             self.s = State(0, 0, sim.fault, sim.off, loss=last_loss(msgs, end), beginnings=self.beginnings)
-        self.w, self.doubt, self.seqs, self.shown, self.loaded = None, None, {}, None, False
-        self.met = None                                       # the last trim record that a load has read
+        self.w, self.suspected_loss, self.seqs, self.shown, self.loaded = None, None, {}, None, False
+        self.trim_read = None                                 # the last trim record that a load has read
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
         self.token, self.loading = object(), self.view()
         if "attempt" not in sim.off:
             self.tries = {}                                   # an epoch record sent before this consumer proves nothing
-        if sim.fault == "word" and sim.rng.random() < .3:     # another server's last sequence taken for its own position
-            self.s.pos, self.s.met, self.proved = sim.stream.committed, True, True
+        if sim.fault == "otherposition" and sim.rng.random() < .3:     # another server's last sequence taken for its own position
+            self.s.pos, self.s.trim_reached, self.proved = sim.stream.committed, True, True
 
     def view(self):
         return self.rep, self.sim.stream.replicas[self.rep].changes
@@ -89,12 +89,12 @@ class Instance:
             trim = self.sim.last_trim(self.void)
             if trim > (self.s.T, self.s.tpos):                # it fell behind a trim
                 if "reload" in self.sim.off:
-                    (self.s.T, self.s.tpos), self.s.met, self.s.suspect, self.s.hole = trim, False, False, True
+                    (self.s.T, self.s.tpos), self.s.trim_reached, self.s.suspect, self.s.hole = trim, False, False, True
                     return True
                 self.drop()
                 return True
             if self.s.suspect:
-                self.decide_doubt()
+                self.decide_suspected_loss()
                 return False
         if not self.s.whole() and self.s.pos >= self.s.tpos and "again" not in self.sim.off:
             if self.s.tpos in self.sim.stream.msgs and "passover" not in self.sim.off and self.loading == self.view():
@@ -112,20 +112,20 @@ class Instance:
                 self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
                 self.became_ready()
                 if self.sim.accepting is self:
-                    self.w.trim(self.s.T, self.pile.floor, accepts=True)
+                    self.w.trim(self.s.T, self.garbage.floor, accepts=True)
         return True
 
     def read(self, q, r):
         got = self.s.apply(q, r)
-        if r.kind == "b" and self.s.sure == q:
-            self.pile.bars.append((q, self.s.idx))
+        if r.kind == "b" and self.s.confirmed == q:
+            self.garbage.bars.append((q, self.s.idx))
         return got
 
     def applied(self, recs):
         """Checks new valid records and answers those that waited for them. True if the state was thrown away."""
         was = self.ready()
-        self.pile.add(recs)
-        self.pile.void, self.s.void = self.pile.void + self.s.void, []
+        self.garbage.add(recs)
+        self.garbage.void, self.s.void = self.garbage.void + self.s.void, []
         for r in recs:
             self.seqs[r.idx] = r.seq
             if self.shown is not None and r.idx != self.shown + 1:
@@ -137,14 +137,14 @@ class Instance:
                 if self.loaded:
                     self.trimmed(r)
                 elif "loadtrim" not in self.sim.off:
-                    self.met = r
-        if self.s.bad and self.s.met:                         # another digest than the trim record's
+                    self.trim_read = r
+        if self.s.digest_differs and self.s.trim_reached:     # another digest than the trim record's
             if self.sim.last_trim(self.void) > (self.s.T, self.s.tpos) or (self.loading != self.view() and "steady" not in self.sim.off):
                 self.drop()                                   # messages went while it loaded: it may have read half of a removal
             else:
                 self.lose("digest")
             return True
-        if self.need is not None and self.s.sure >= self.need or "request" in self.sim.off and self.s.sure:
+        if self.need is not None and self.s.confirmed >= self.need or "request" in self.sim.off and self.s.confirmed:
             self.proved = True
         if self.ready():
             if not was:
@@ -152,7 +152,7 @@ class Instance:
             if recs:
                 self.sim.check_state(self)
             self.settle()
-        self.decide_doubt()
+        self.decide_suspected_loss()
         return self.lost
 
     def became_ready(self):
@@ -167,14 +167,14 @@ class Instance:
         if self.loaded:
             return
         self.loaded = True
-        self.pile.holes = list(self.s.holes) + list(self.s.loss[1] if self.s.loss else ())
-        self.pile.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
-        if self.met:                                          # messages that go under it may have been there before
-            self.trimmed(self.met)
+        self.garbage.holes = list(self.s.holes) + list(self.s.loss[1] if self.s.loss else ())
+        self.garbage.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
+        if self.trim_read:                                    # messages that go under it may have been there before
+            self.trimmed(self.trim_read)
 
     def trimmed(self, t):
         """A trim record came while it ran. The writer removes what goes under it, and what the writer before left."""
-        p = self.pile
+        p = self.garbage
         removal = p.take(t.T, t.floor, t.seq)
         p.begin_whole(t.seq, t.T, self.seqs)
         left = p.inherited if "inherit" not in self.sim.off or self.w else []
@@ -193,19 +193,19 @@ class Instance:
             T, floor = self.wants
             if not self.w or self.w.trim(T, floor):
                 self.wants = None
-        elif self.ready() and self.pile.todo and self.sim.rng.random() < .5:
-            if self.pile.sweep(self.sim.rng.randint(1, 3)):
+        elif self.ready() and self.garbage.todo and self.sim.rng.random() < .5:
+            if self.garbage.sweep(self.sim.rng.randint(1, 3)):
                 self.jobs.append(("swept",))
         elif self.jobs:
             job, *rest = self.jobs.pop(0)
             if job == "remove":
                 self.removing, self.permit = rest
-            elif self.pile.floor:
-                first = self.pile.first_above_floor()
+            elif self.garbage.floor:
+                first = self.garbage.first_above_floor()
                 if not first:
-                    self.wants = self.s.idx, self.pile.floor
+                    self.wants = self.s.idx, self.garbage.floor
                 elif first[0] in self.sim.stream.msgs:
-                    self.wants = first[1] - 1, self.pile.floor
+                    self.wants = first[1] - 1, self.garbage.floor
 
     def remove(self, n):
         if self.removing:
@@ -225,55 +225,55 @@ class Instance:
     def move_consumer(self):
         self.rep = self.sim.rng.randrange(len(self.sim.stream.replicas))
 
-    # --- noticing removals by a foreign hand
+    # --- noticing removals by another program
 
     def check(self):
         """Compares the records it applied with a server's list, up to the end of that list, which may be an old one.
 
-        A missing record is a doubt, because a trim may have removed it that this instance has not met yet. A barrier sent
-        after the look decides it: the trim record stands before it.
+        A missing record is only suspected to be lost: a trim record that this instance has not read yet may permit its
+        removal. A barrier that was sent after the comparison decides it: such a trim record stands before the barrier.
         """
-        if self.lost or self.doubt or self.cut_off or self.down or "checks" in self.sim.off:
+        if self.lost or self.suspected_loss or self.cut_off or self.down or "checks" in self.sim.off:
             return
-        if self.w and not self.w.hold and "proveself" not in self.sim.off:
-            self.w.barrier()                                  # the next epoch's record may be gone: only a message tells
+        if self.w and not self.w.resigning and "proveself" not in self.sim.off:
+            self.w.barrier()                                  # the next epoch's record may be gone: only a refused message shows it
         if self.s.suspect:                                    # a sequence is missing right before it: a trim, or a loss
-            return self.begin_doubt(None)
+            return self.suspect_loss(None)
         if not self.ready():
             return
         rep = self.sim.rng.choice(self.sim.stream.replicas)
-        missing = [q for q in range(self.pile.whole, rep.shown + 1) if q not in rep.msgs]
+        missing = [q for q in range(self.garbage.whole, rep.shown + 1) if q not in rep.msgs]
         lack = self.lacking(missing)
         if lack and "confirm" in self.sim.off:
             return self.lose(f"lacks sequence {lack[0]}")
         if lack:
-            self.begin_doubt(missing)
+            self.suspect_loss(missing)
 
     def lacking(self, missing):
-        return [q for q in missing if q <= self.s.pos and self.pile.must_be_there(q)]
+        return [q for q in missing if q <= self.s.pos and self.garbage.must_be_there(q)]
 
-    def begin_doubt(self, lack):
-        self.doubt = dict(token=object(), need=None, lack=lack)
+    def suspect_loss(self, lack):
+        self.suspected_loss = dict(token=object(), need=None, lack=lack)
         y = max((y for y in self.sim.inst if y.w), key=lambda y: y.w.ep, default=None)
-        if y:                                                 # of the heartbeats it hears, the highest epoch's
-            y.inbox.append((self.i, dict(kind="j", op=None, token=self.doubt["token"]), y.w.ep, 0))
+        if y:                                                 # of the heartbeats that it receives, the highest epoch's
+            y.inbox.append((self.i, dict(kind="j", op=None, token=self.suspected_loss["token"]), y.w.ep, 0))
 
-    def decide_doubt(self):
-        d, rep = self.doubt, self.sim.stream.replicas[self.rep]
+    def decide_suspected_loss(self):
+        d, rep = self.suspected_loss, self.sim.stream.replicas[self.rep]
         if not d or d["need"] is None or self.lost:
             return
         if d["lack"] is None and self.s.suspect:              # it cannot read on: its replica must have got that far
             if rep.shown >= d["need"]:
-                self.doubt = None
+                self.suspected_loss = None
                 if last_trim(rep.msgs, rep.shown, self.void) <= (self.s.T, self.s.tpos):
                     self.lose(f"a hole behind sequence {self.s.pos}")
         elif d["lack"] is None:
-            self.doubt = None
-        elif self.s.sure >= d["need"]:
-            self.doubt = None
+            self.suspected_loss = None
+        elif self.s.confirmed >= d["need"]:
+            self.suspected_loss = None
             lack = d["lack"]
-            if self.sim.fault == "lookagain":                 # a newer trim may have begun meanwhile
-                lack = [q for q in range(self.pile.whole, self.s.pos) if q not in self.sim.stream.msgs]
+            if self.sim.fault == "readagain":                 # a newer trim may have begun meanwhile
+                lack = [q for q in range(self.garbage.whole, self.s.pos) if q not in self.sim.stream.msgs]
             lack = self.lacking(lack)
             if lack:
                 self.lose(f"lacks sequence {lack[0]}")
@@ -283,7 +283,7 @@ class Instance:
         if not self.sim.damage:
             self.sim.fail(f"instance {self.i} declares a loss ({why}), nobody removed anything")
         if self.w:
-            self.w.trouble("loss")
+            self.w.stop_writing("loss")
         self.give_up()
         self.lost = True
 
@@ -302,7 +302,7 @@ class Instance:
                 return self.later.append(o)
         self.forward(o)
 
-    def tell(self, o, how):
+    def end_call(self, o, how):
         del self.open[o["op"]]
         for x in [o] + o.get("with", []):
             self.sim.answer(self, x, how)
@@ -314,7 +314,7 @@ class Instance:
     def give_up(self):
         later, self.later = self.later, []
         for o in list(self.open.values()):
-            self.tell(o, "unknown")
+            self.end_call(o, "unknown")
         for o in later:
             self.sim.answer(self, o, "unknown")
 
@@ -328,13 +328,13 @@ class Instance:
             low = min(c for _, c in self.open)                # the lowest counter still open
             self.sim.inst[self.s.owner].inbox.append((self.i, o, o["ep"], low))
 
-    def hear(self, op, ep, at, how, token):
-        """A reply. It counts for the epoch that the request named last: an older writer's may speak of a dead attempt."""
+    def receive_reply(self, op, ep, at, how, token):
+        """A reply. It counts for the epoch that the request named last: an older writer's may be about an abandoned attempt."""
         if how == "barrier":
             if token is self.token:
                 self.need = at
-            elif self.doubt and token is self.doubt["token"]:
-                self.doubt["need"] = at
+            elif self.suspected_loss and token is self.suspected_loss["token"]:
+                self.suspected_loss["need"] = at
             if not self.lost and not self.down:
                 self.applied([])
             return
@@ -348,15 +348,15 @@ class Instance:
             return
         for op, o in list(self.open.items()):
             if o["at"] is not None and self.s.idx >= o["at"]:
-                self.tell(o, o["how"])
+                self.end_call(o, o["how"])
             elif self.s.ep > o["ep"]:                         # the log up to the next epoch record decides
                 change = o["kind"] in "wgv"
                 if change and op in self.s.ops:
-                    self.tell(o, "ok")
+                    self.end_call(o, "ok")
                 elif change and self.s.gap and "unknown" not in self.sim.off:
-                    self.tell(o, "unknown")
+                    self.end_call(o, "unknown")
                 elif not change or self.sim.rng.random() < .4:
-                    self.tell(o, "never")
+                    self.end_call(o, "never")
                 else:
                     o["at"] = None
                     self.forward(o)                           # sent again, same operation id

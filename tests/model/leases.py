@@ -1,4 +1,4 @@
-"""Leases: the writer's clockwork, and the promise it is held against.
+"""Leases: the writer's deadlines, and the checks of them.
 
 One true time runs for all, because every process reads a clock that counts suspended time too; a paused process sleeps
 through it. The end of a lease stands in the writer's memory alone, keepalives spend no record.
@@ -36,7 +36,7 @@ class Lessor:
 
     def keep(self, lease, grant):
         self.ends[lease] = max(self.ends.get(lease, 0), self.inst.clock() + grant[0])
-        self.sim.promises.kept((lease, grant[1]), grant[0])
+        self.sim.lease_checks.kept((lease, grant[1]), grant[0])
 
     def ending(self, lease):
         """The end is planned. The deadline goes now, or else it would end the next lease of that id, granted right behind."""
@@ -47,7 +47,7 @@ class Lessor:
         return [lease for lease, end in sorted(self.ends.items()) if end <= self.inst.clock() and lease in plan.leases]
 
 
-class Promises:
+class LeaseChecks:
     """No lease ends before its TTL has passed since its last answered keepalive; none is kept alive after its end."""
 
     def __init__(self, sim):

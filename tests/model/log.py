@@ -1,6 +1,6 @@
 """The log: its messages, the rule by which a reader takes them, and the stream with its replicas.
 
-A state takes one message after the other and never looks at another server. The stream is a stream leader, which stores
+A state takes one message after the other and never reads from another server. The stream is a stream leader, which stores
 what carries the right guard, and three replicas, each of which shows a prefix.
 """
 
@@ -66,9 +66,10 @@ class State:
 
     def __init__(self, T=0, tpos=0, fault=None, off=(), loss=None, beginnings=None):
         self.ep, self.no, self.idx, self.rev, self.floor, self.pos = 0, None, 0, 0, 0, 0
-        self.kv, self.leases, self.ops, self.pend, self.owner = {}, {}, {}, [], None
+        self.kv, self.leases, self.ops, self.pending, self.owner = {}, {}, {}, [], None
         self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
-        self.met, self.gap, self.suspect, self.bad, self.hole, self.part = T == 0, False, False, False, False, None
+        self.trim_reached, self.digest_differs = T == 0, False
+        self.gap, self.suspect, self.hole, self.part = False, False, False, None
         # A loss was accepted once: the sequence of the epoch record that did, and ranges of sequences before
         # it. Up to that record all of ours outside these ranges is valid, and nothing in them, whatever a
         # replica shows there.
@@ -78,7 +79,7 @@ class State:
         self.lenient, self.beginnings, self.taken, self.refuted = beginnings is not None, beginnings, {}, False
         self.left_out, self.gaps, self.at = set(), [], 0      # records not taken; ranges without a valid one; the last valid one
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
-        self.sure = 0                                         # sequence of the last valid record or barrier
+        self.confirmed = 0                                    # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
         self.timeout, self.before, self.longest = 0, 0, 0     # election timeouts: of this epoch, of the last, the longest
 
@@ -86,12 +87,12 @@ class State:
         s = State()
         s.__dict__.update(self.__dict__)
         s.kv, s.leases, s.ops = dict(self.kv), dict(self.leases), dict(self.ops)
-        s.pend, s.void, s.undecided, s.holes = list(self.pend), [], list(self.undecided), []
+        s.pending, s.void, s.undecided, s.holes = list(self.pending), [], list(self.undecided), []
         return s
 
     def whole(self):
         """Whether all that the log must hold was there so far."""
-        return self.met or self.lenient
+        return self.trim_reached or self.lenient
 
     def next_epoch(self):
         """While a loss is accepted the last epochs' records may be missing: their numbers are not used again."""
@@ -103,7 +104,7 @@ class State:
         # Below the floor holes are many. The digest stands for what they held.
         named = [(a, b) for a, b, sure, rev in self.gaps if sure or rev > self.floor and "nameholes" not in self.off]
         self.loss = self.pos, () if self.fault == "unsaid" else tuple(named)
-        self.met, self.T, self.lenient = True, self.idx, self.fault == "unsettled"
+        self.trim_reached, self.T, self.lenient = True, self.idx, self.fault == "unsettled"
 
     def digest(self):
         return hash((self.rev, self.floor, tuple(sorted(self.kv.items())), tuple(sorted(self.leases.items()))))
@@ -116,7 +117,7 @@ class State:
         if self.fault == "guardonly":
             self.pos = seq
             return [] if r.kind in "bx" else self.take([r])
-        if "seqgap" not in self.off and self.met and hole and not self.lenient:
+        if "seqgap" not in self.off and self.trim_reached and hole and not self.lenient:
             self.suspect = True                               # behind the trim record no sequence may be missing
         if self.suspect:
             return []
@@ -124,14 +125,14 @@ class State:
             self.holes.append((self.pos + 1, seq - 1))
         if self.lenient:
             self.learn(r)
-        got = self.judge(r, hole)
+        got = self.validate(r, hole)
         if self.suspect:
             return []
         self.pos = seq
         if got:
-            self.sure = seq
-        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx and not self.pend:
-            self.sure = seq                                   # a barrier is valid if it names the last index
+            self.confirmed = seq
+        elif r.kind == "b" and r.ep == self.ep and r.no == self.no and r.idx == self.idx and not self.pending:
+            self.confirmed = seq                              # a barrier is valid if it names the last index
         elif self.fault == "spend" and r.kind == "x":
             self.idx += 1
         return got
@@ -149,12 +150,12 @@ class State:
             self.left_out.add(r.seq)
         if "refute" not in self.off and not (self.loss and r.seq <= self.loss[0]):
             self.beginnings.learn(r)
-            if any(self.beginnings.refute(v.ep, v.no, v.idx, v.rev) for v in self.pend):
-                self.void, self.pend = self.void + [v.seq for v in self.pend], []
+            if any(self.beginnings.refute(v.ep, v.no, v.idx, v.rev) for v in self.pending):
+                self.void, self.pending = self.void + [v.seq for v in self.pending], []
             if "relearn" not in self.off:
                 self.refuted = self.refuted or any(self.beginnings.refute(ep, *last) for ep, last in self.taken.items())
 
-    def judge(self, r, hole):
+    def validate(self, r, hole):
         self.hole = self.hole or hole
         same = r.ep == self.ep and (r.no == self.no or self.fault == "nononce")
         if r.kind in "bx":
@@ -169,7 +170,7 @@ class State:
         if self.lenient and (r.rev < self.rev or self.beginnings.refute(r.ep, r.no, r.idx, r.rev)):
             (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
             return []
-        nxt, p = self.idx + 1, self.pend
+        nxt, p = self.idx + 1, self.pending
         may = self.may_skip(r)
         if r.kind == "e" and r.ep == self.ep + 1 and r.idx >= nxt:
             if r.idx == nxt:
@@ -182,7 +183,7 @@ class State:
             return self.take(p) if r.n + 1 == r.cnt or self.fault == "torn" else []
         if same and r.kind != "e" and r.idx == nxt and r.n == 0:
             self.void += [v.seq for v in p]                   # begun again only after the other one was given up
-            self.pend = [r]
+            self.pending = [r]
             return self.take([r]) if r.cnt == 1 else []
         x = self.part                                         # a batch without its head, which a trim removed: it was whole
         if x and same and r.kind != "e" and not self.hole and r.idx == nxt and (r.op, r.n) == (x.op, x.n + 1):
@@ -203,18 +204,19 @@ class State:
 
         While a loss is accepted epoch records may be missing, too.
         """
-        if not self.lenient and (self.met or r.idx > self.T + 1):
+        if not self.lenient and (self.trim_reached or r.idx > self.T + 1):
             return False
         if self.lenient and "lossyholes" in self.off:
             return True
         return self.hole or "holes" in self.off or self.lenient and r.ep > self.ep
 
     def take(self, recs):
-        self.void += [v.seq for v in self.pend if v not in recs]
+        self.void += [v.seq for v in self.pending if v not in recs]
         if recs[-1].ep != self.ep:
             self.void, self.undecided = self.void + self.undecided, []
-        self.pend, self.hole, self.part = [], False, None
-        if not self.lenient and not self.met and recs[-1].idx <= self.T and not (self.loss and "knownholes" not in self.off):
+        self.pending, self.hole, self.part = [], False, None
+        keeps = self.loss and "knownholes" not in self.off
+        if not self.lenient and not self.trim_reached and recs[-1].idx <= self.T and not keeps:
             self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
             if self.lenient:
@@ -235,7 +237,7 @@ class State:
                 else:
                     self.kv[r.key] = (r.rev, r.ver, r.op, r.lease or "")
             elif r.kind == "g":
-                self.leases[r.lease] = (r.ttl, r.idx)     # an id may be granted again: the grant's index tells which
+                self.leases[r.lease] = (r.ttl, r.idx)         # an id may be granted again: the grant's index distinguishes them
             elif r.kind == "v":
                 self.leases.pop(r.lease, None)
             elif r.kind == "f":
@@ -247,9 +249,9 @@ class State:
                     self.suspect = "lossreload" not in self.off
                     self.loss = r.loss
                 if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
-                    self.bad = self.bad or r.dig != self.digest()
+                    self.digest_differs = self.digest_differs or r.dig != self.digest()
                     if r.seq >= self.tpos or self.fault == "anytrim":
-                        self.met = True                       # only the last one ends it: void ones went under each
+                        self.trim_reached = True              # only the last one ends it: void ones went under each
         return recs
 
 

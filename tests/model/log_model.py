@@ -6,15 +6,15 @@ Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 
 -f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
 
 Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
-and replicas), garbage (what an instance may remove), leases, writer, instance, scenes and losses (arranged beginnings),
-acceptance (a loss that is accepted), schedule (the random world and the checks).
+and replicas), garbage (what an instance may remove), leases, writer, instance, scenarios and losses (arranged
+beginnings), acceptance (a loss that is accepted), schedule (the random world and the checks).
 
 Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
 floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
 share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by foreign hands; a loss that an operator accepts, after which all that is left and not refuted is the truth.
+by other programs; a loss that an operator accepts, after which all that is left and not refuted is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
 record is lost.
@@ -36,8 +36,8 @@ FAULTS = {
     "torn": "a batch shows before its last record",
     "notrim": "removals without a trim record",
     "spend": "a void message spends an index",
-    "word": "another server's last sequence taken for the own position",
-    "lookagain": "a doubt is decided by a second look at the stream, which a newer trim may have changed",
+    "otherposition": "another server's last sequence taken for the own position",
+    "readagain": "a suspected loss is decided by reading the stream again, which a newer trim may have changed",
     "twice": "known operations are executed again",
     "eager": "an operation is sent again before the log has decided",
     "named": "a named successor writes before its epoch record is valid",
@@ -47,7 +47,7 @@ FAULTS = {
     "oldbarrier": "a barrier that was sent before a read came proves the read",
     "joinread": "a read joins the request of others that is on its way already",
     "unsaid": "the trim record of an accepted loss does not name the sequences without a valid record",
-    "lossyonce": "a later trim record does not say again that a loss was accepted",
+    "lossyonce": "a later trim record does not repeat that a loss was accepted",
     "unsettled": "an instance that has accepted a loss goes on taking what is there",
     "anytrim": "the first of several trim records of one index ends the tolerance for holes",
     "monotonic": "a clock that stops while the process is suspended",
@@ -84,7 +84,7 @@ RULES = {
     "request": "the barrier that makes ready was stored after the consumer was made",
     "checks": "an instance that runs looks for what it has applied",
     "proveself": "a writer that checks sends a barrier, because the record that deposed it may have been removed",
-    "confirm": "what is missing is a loss only when a barrier sent after the look is there and no trim explains it",
+    "confirm": "a missing record is a loss only when a barrier that was sent after the comparison is there and no trim explains it",
     "failbarrier": "an answer without a record waits for a barrier",
     "unknown": "an asker that reloads answers its open writes as unknown",
     "epochname": "a request names its epoch, another one's writer refuses it",
@@ -138,7 +138,7 @@ def report(seed, runs, sim, found, answers):
     """Prints the schedule of a violation, and always a summary at the end."""
     if found:
         print("\n".join(sim.trace))
-        print(f"VIOLATION seed {sim.seed} ({sim.mood}): {found}")
+        print(f"VIOLATION seed {sim.seed} ({sim.profile}): {found}")
     print(f"{runs} runs, seeds {seed} to {seed + runs - 1}, {answers} answers")
     print(f"{runs - bool(found)} passed, {int(bool(found))} failed")
     return int(bool(found))
@@ -151,7 +151,7 @@ def faults(runs):
     for name, fault, off, text in planted:
         n, sim, found, _ = search(range(1, runs + 1), fault, off)
         if found:
-            print(f"{name} ({text}): caught by seed {sim.seed} ({sim.mood}): {found}", flush=True)
+            print(f"{name} ({text}): caught by seed {sim.seed} ({sim.profile}): {found}", flush=True)
         else:
             missed += 1
             print(f"{name} ({text}): NOT caught in {n} runs", flush=True)

@@ -1,30 +1,30 @@
-"""Beginnings of schedules, as in scenes, in which something is lost and the loss is accepted."""
+"""Beginnings of schedules, as in scenarios, in which something is lost and the loss is accepted."""
 
-from scenes import answered, asks, lease_of, leads, trims, until
+from scenarios import answered, send_call, lease_of, make_writer, compact_and_trim, until
 
 
 def accepted(sim):
     """Something is lost above the floor, and the loss is accepted. The instances that start afterwards must agree on the rest."""
     rng, (a, b) = sim.rng, sim.inst[:2]
-    if not leads(sim, a):
+    if not make_writer(sim, a):
         return
     for n in range(rng.randint(2, 5)):
-        answered(sim, asks(sim, a, "w", keys=[rng.choice("ab")], dead=rng.random() < .3))
+        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")], dead=rng.random() < .3))
         if n == 1:
-            trims(sim, a)
+            compact_and_trim(sim, a)
     other = rng.random()
     if rng.random() < .7 and (lease := lease_of(sim, a)):     # above the floor, and not needed any more
-        answered(sim, asks(sim, a, "v", lease=lease))
+        answered(sim, send_call(sim, a, "v", lease=lease))
     if other < .3:                                            # a foreign message, and what stood before it goes
         sim.foreign_message()
-    if not leads(sim, b):
+    if not make_writer(sim, b):
         return
     for _ in range(rng.randint(1, 4)):
-        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")]))
     stream = sim.stream
-    alien = [q for q, m in stream.msgs.items() if m.inst == "alien" and q - 1 in stream.msgs and q <= stream.committed]
+    foreign = [q for q, m in stream.msgs.items() if m.inst == "foreign" and q - 1 in stream.msgs and q <= stream.committed]
     epochs = [q for q, m in stream.msgs.items() if m.kind == "e" and m.ep == sim.truth.ep and q <= stream.committed]
-    some = alien and [alien[0] - 1] or other < .7 and epochs or [None]
+    some = foreign and [foreign[0] - 1] or other < .7 and epochs or [None]
     sim.foreign_removal(some[0])
     sim.operator()
     until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
@@ -35,12 +35,12 @@ def accepted(sim):
     for x in sim.inst:
         x.check()
     until(sim, lambda: False, 3)
-    if leads(sim, rng.choice(sim.inst)):
+    if make_writer(sim, rng.choice(sim.inst)):
         w = sim.writer()
         for _ in range(rng.randint(1, 4)):
-            answered(sim, asks(sim, w, "w", keys=[rng.choice("ab")]))
+            answered(sim, send_call(sim, w, "w", keys=[rng.choice("ab")]))
         if w.w and rng.random() < .7:
-            trims(sim, w)
+            compact_and_trim(sim, w)
             x = rng.choice(sim.inst)
             x.drop()
             until(sim, x.ready, 6)
@@ -56,15 +56,15 @@ def accepted(sim):
 def reclaimed(sim):
     """A deposed writer's records, floors among them, are void. One of them is lost, and the loss is accepted."""
     rng, (a, b) = sim.rng, sim.inst[:2]
-    if not leads(sim, a):
+    if not make_writer(sim, a):
         return
     for _ in range(rng.randint(1, 3)):
-        answered(sim, asks(sim, a, "w", keys=[rng.choice("ab")]))
+        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")]))
     if not a.w:
         return
     sim.foreign_message()
     for _ in range(rng.randint(3, 6)):
-        asks(sim, a, "w", keys=rng.sample("abc", rng.randint(1, 3)))
+        send_call(sim, a, "w", keys=rng.sample("abc", rng.randint(1, 3)))
         sim.serve(a)
         if rng.random() < .5:
             a.w.compact()
@@ -74,11 +74,11 @@ def reclaimed(sim):
     while a.conn:
         sim.deliver(a.conn)
     last = sim.stream.last
-    if last <= first or not leads(sim, b):
+    if last <= first or not make_writer(sim, b):
         return
     often = rng.choice([0, .5])
     for _ in range(rng.randint(1, 9)):
-        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")]))
         if b.w and rng.random() < often:
             b.w.compact()
     if b.w:
@@ -102,11 +102,11 @@ def reclaimed(sim):
 def latecomer(sim):
     """A candidate takes the end of the stream for its guard, before the messages there that it has not read are committed."""
     rng, (a, b) = sim.rng, sim.inst[:2]
-    if not leads(sim, a) or not answered(sim, asks(sim, a, "w")) or not a.w:
+    if not make_writer(sim, a) or not answered(sim, send_call(sim, a, "w")) or not a.w:
         return
     first = sim.stream.last + 1
     for _ in range(rng.randint(1, 4)):
-        asks(sim, a, "w", keys=[rng.choice("abc")])
+        send_call(sim, a, "w", keys=[rng.choice("abc")])
         sim.serve(a)
     if not a.w:
         return
@@ -118,10 +118,10 @@ def latecomer(sim):
         sim.deliver(b.conn)
     last = sim.stream.last
     until(sim, lambda: False, 2)
-    if not leads(sim, b):
+    if not make_writer(sim, b):
         return
     for _ in range(rng.randint(1, 4)):
-        answered(sim, asks(sim, b, "w", keys=[rng.choice("ab")]))
+        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")]))
     for q in range(first, last):
         if q in sim.stream.msgs and rng.random() < .5:
             sim.foreign_removal(q)

@@ -7,44 +7,45 @@ import random
 
 from acceptance import Acceptance
 from instance import Instance
-from leases import Promises
+from leases import LeaseChecks
 from log import Rec, State, Stream, Violation, holds, last_trim, state_before
 from losses import LOSSES
-from scenes import SCENES
+from scenarios import SCENARIOS
 
 KEYS = "abc"
-ARRANGED = {**SCENES, **LOSSES}
+ARRANGED = {**SCENARIOS, **LOSSES}
 
-# A mood makes some steps more frequent than others. Rare troubles need company of their kind to do harm.
-MOODS = {
+# A profile makes some steps more frequent than others. A rare fault shows its effect only beside others of
+# its kind.
+PROFILES = {
     "plain": {},
     "trims": dict(compact=3, work=3, remove=3, reload=12, snapshot=4, takeover=2, check=4, stalls=.3),
     "epochs": dict(takeover=3, cut=2, reload=20, move=3),
-    "leases": dict(leases=1, long=2, coups=.7, partitions=.7, pause=2, expire=4, client=2, serve=2, reply=2),
-    "slow": dict(slow=1, resend=6, dup=10, client=1.5, coups=1.5, stalls=.5, serve=1.5, reply=.5),
+    "leases": dict(leases=1, long=2, takeovers=.7, partitions=.7, pause=2, expire=4, client=2, serve=2, reply=2),
+    "slow": dict(slow=1, resend=6, dup=10, client=1.5, takeovers=1.5, stalls=.5, serve=1.5, reply=.5),
     "moves": dict(move=8, client=1.5, serve=1.5),
     "foreign": dict(foreign=8, compact=2, work=2, remove=2, reload=6),
-    "loss": dict(hands=.3, operators=.5, foreign=4, compact=2, work=2, remove=2, check=2, takeover=2, crash=.3),
-    "removal": dict(hands=.3, compact=2, work=2, remove=2, check=4, replicate=.7),
+    "loss": dict(foreign_removals=.3, operators=.5, foreign=4, compact=2, work=2, remove=2, check=2, takeover=2, crash=.3),
+    "removal": dict(foreign_removals=.3, compact=2, work=2, remove=2, check=4, replicate=.7),
     "replicas": dict(replicate=.4, wipe=6, snapshot=4, reload=12, move_consumer=3, check=2),
 }
 
 
 class Sim(Acceptance):
-    def __init__(self, seed, fault=None, off=(), mood=None):
+    def __init__(self, seed, fault=None, off=(), profile=None):
         self.rng, self.seed, self.fault, self.off = random.Random(seed), seed, fault, off
         Rec.count = 0
         rng = self.rng
-        self.mood = mood or rng.choice(list(MOODS) + list(ARRANGED))
-        self.more = MOODS.get(self.mood, {})
+        self.profile = profile or rng.choice(list(PROFILES) + list(ARRANGED))
+        self.more = PROFILES.get(self.profile, {})
         self.hold_replies = False
         self.now, self.stream = 0, Stream()
         self.waiting, self.acks, self.conns, self.trace, self.replies = {}, [], [], [], []
         self.truth, self.valid, self.hist, self.snap, self.leases_at = State(), {}, {0: State().digest()}, {0: {}}, {0: ()}
-        self.promises = Promises(self)
-        self.happened, self.client_of, self.told = {}, {}, {}  # index by operation; request by operation; answer by request
-        self.seen, self.reloads, self.nop, self.done = 0, 0, 0, 0   # seen: highest index that any answer has shown
-        self.damage, self.aliens, self.moves = [], 0, 0
+        self.lease_checks = LeaseChecks(self)
+        self.happened, self.client_of, self.outcomes = {}, {}, {}  # index by operation; request by operation; answer by request
+        self.seen, self.reloads, self.requests, self.done = 0, 0, 0, 0  # seen: highest index that any answer has shown
+        self.damage, self.foreign_messages, self.moves = [], 0, 0
         self.given_up = {}                                    # messages that were lost, by sequence, once that is accepted
         self.orphans = set()                                  # keys that lost their lease, with their revisions
         self.accepting, self.accepted = None, 0               # the instance that was started with --accept-data-loss
@@ -52,7 +53,7 @@ class Sim(Acceptance):
         self.inst = []
         for i in range(rng.randint(2, 4)):
             self.inst.append(Instance(self, i))
-        self.weigh()
+        self.set_weights()
 
     def log(self, s):
         self.trace.append(f"{self.now:4} {s}")
@@ -90,13 +91,13 @@ class Sim(Acceptance):
         got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.accepts else t.apply(q, r)
         t = self.truth
         for v in got:
-            if v.inst == "alien":
+            if v.inst == "foreign":
                 self.fail(f"a foreign message is valid: {v}")
             self.valid[v.uid] = v.idx
             if v.op:
                 self.op_is_valid(v)
             if v.kind in "gv":
-                self.promises.record(v)
+                self.lease_checks.record(v)
             if v.kind == "t" and v.loss and self.accepting and v.no.split(".")[0] == self.accepting.start:
                 self.accepting, self.accepted = None, self.accepted + 1
                 for x in self.inst:
@@ -105,8 +106,8 @@ class Sim(Acceptance):
                         x.boot()
             if v.kind == "e" and v.moved:
                 for x in self.inst:
-                    if x.w and x.w.hold and (x.w.ep, x.w.holds) == v.moved and x.w.fly:
-                        self.fail(f"moved from {x.i} while it had {len(x.w.fly)} in flight")
+                    if x.w and x.w.resigning and (x.w.ep, x.w.resignations) == v.moved and x.w.in_flight:
+                        self.fail(f"moved from {x.i} while it had {len(x.w.in_flight)} in flight")
                 self.moves += 1
             self.hist.setdefault(v.idx, None)
         if got:
@@ -125,8 +126,8 @@ class Sim(Acceptance):
             return
         if self.happened.setdefault(n, at) != at:
             self.fail(f"request {n} is valid twice")
-        if self.told.get(n) not in (None, "ok", "unknown"):
-            self.fail(f"request {n} was told {self.told[n]!r} and is valid now")
+        if self.outcomes.get(n) not in (None, "ok", "unknown"):
+            self.fail(f"request {n} was answered {self.outcomes[n]!r} and is valid now")
 
     def acknowledge(self, who, start, uid, seq):
         if who.start != start:
@@ -154,9 +155,9 @@ class Sim(Acceptance):
             r = st.msgs[rng.choice(stored)].copy()
         else:
             r = Rec(rng.choice("wfteb"), t.ep, "garbage", t.idx + rng.randint(0, 2), rev=t.rev + 1, key="a", ver=1, T=t.idx + 9)
-        r.inst = "alien" if r.kind != "e" else r.inst
+        r.inst = "foreign" if r.kind != "e" else r.inst
         st.store(r)
-        self.aliens += 1
+        self.foreign_messages += 1
         self.log(f"foreign {r.seq} {r}")
 
     def foreign_removal(self, q=None):
@@ -165,7 +166,7 @@ class Sim(Acceptance):
         if stored and not self.accepting:
             q = q or self.rng.choice(stored[-12:] if self.rng.random() < .5 else stored)
             self.damage.append(st.msgs[q])
-            self.log(f"a foreign hand removed {q} {st.remove(q)}")
+            self.log(f"another program removed {q} {st.remove(q)}")
 
     # --- checks
 
@@ -191,11 +192,11 @@ class Sim(Acceptance):
         op, n, s = o["op"], o["n"], x.s
         self.log(f"{x.i} answers {n} op{op} {o['kind']} {how} at {s.idx}")
         self.done += 1
-        self.told[n] = how
+        self.outcomes[n] = how
         if how in ("ok", "failed", "nolease", "exists", "kept") and not x.ready():
             self.fail(f"instance {x.i} answers request {n}, it is not ready")
         if how in ("never", "failed", "nolease", "exists") and n in self.happened:
-            self.fail(f"request {n} told {how!r} but is valid")
+            self.fail(f"request {n} was answered {how!r} but is valid")
         if how == "ok" and o["kind"] in "wgv":
             if op not in self.happened or s.ops.get(op, self.happened[op]) != self.happened[op]:
                 self.fail(f"op{op} answered, not in the valid log at that index")
@@ -218,9 +219,9 @@ class Sim(Acceptance):
 
     def client(self, x):
         rng = self.rng
-        self.nop += 1
+        self.requests += 1
         kinds = "kkkkkkkkggwr" if "leases" in self.more else "wwwwwwwrrrsskgv"
-        o = dict(n=self.nop, kind=rng.choice(kinds), low=self.seen, lease=None)
+        o = dict(n=self.requests, kind=rng.choice(kinds), low=self.seen, lease=None)
         live = sorted(x.s.leases)
         if o["kind"] == "s":                                  # serializable: at once, from its own state
             self.check_state(x)
@@ -236,7 +237,7 @@ class Sim(Acceptance):
             if live and rng.random() < .5:
                 o["lease"] = rng.choice(live)
         elif o["kind"] == "g":
-            o["lease"], o["ttl"] = f"L{self.nop}", rng.choice([20, 20, 50])
+            o["lease"], o["ttl"] = f"L{self.requests}", rng.choice([20, 20, 50])
             if rng.random() < .4:
                 o["lease"] = f"L{rng.randint(1, 9)}"          # an id that there was, or is
         elif o["kind"] in "kv":
@@ -246,20 +247,19 @@ class Sim(Acceptance):
             o["lease"] = rng.choice(mine if o["kind"] == "k" else live)
         x.ask(o)
 
-    def weigh(self):
-        """The frequency of each step. Those with ch are trouble: how much of it there is differs between schedules."""
+    def set_weights(self):
+        """The frequency of each step. Those with ch are faults; their number differs between schedules."""
         ch, more = self.chaos, self.more
-        w = dict(deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, calm=6 / (1 + ch),
+        w = dict(deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, progress=6 / (1 + ch),
                  client=self.load, ready=6, barrier=1, compact=3, work=8, remove=4, expire=4, move=.3, check=1, resend=.5,
-                 hand=0, operator=0,
+                 foreign_removal=0, operator=0,
                  leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, reload=ch / 4, takeover=2 * ch, partition=ch / 4,
                  wipe=ch / 8, snapshot=ch / 4, stall=ch / 4, move_consumer=ch / 4, foreign=ch / 12)
         for k, f in more.items():
             if k in w:
                 w[k] *= f
-        for k, plus in (("takeover", "coups"), ("stall", "stalls"), ("partition", "partitions"), ("hand", "hands"),
-                        ("operator", "operators")):
-            w[k] += more.get(plus, 0)
+        for k in ("takeover", "stall", "partition", "foreign_removal", "operator"):
+            w[k] += more.get(k + "s", 0)
         self.dup = .05 * more.get("dup", 1)
         self.names, acc = list(w), 0
         self.cum = []
@@ -306,7 +306,7 @@ class Sim(Acceptance):
             self.leader_change()
         elif a == "foreign":
             self.foreign_message()
-        elif a == "hand":
+        elif a == "foreign_removal":
             self.foreign_removal()
         elif a == "operator":
             self.operator()
@@ -322,9 +322,9 @@ class Sim(Acceptance):
             if self.replies:
                 r = self.replies.pop(rng.randrange(len(self.replies)))
                 if rng.random() < .9:
-                    self.inst[r[0]].hear(*r[1:])
-        elif a == "calm":
-            self.calm(up)
+                    self.inst[r[0]].receive_reply(*r[1:])
+        elif a == "progress":
+            self.progress(up)
         elif not up:
             return
         elif a == "serve":
@@ -344,19 +344,19 @@ class Sim(Acceptance):
                 rng.choice(reach).takeover()
 
     def serve(self, y):
-        if y.w and (y.w.hold or y.w.quiet):
+        if y.w and (y.w.resigning or y.w.quiescing):
             return
         if not y.inbox:
             return
         n = self.rng.randrange(len(y.inbox))
         if y.cut_off and y.inbox[n][0] != y.i:
             return
-        req = y.inbox[n] if self.rng.random() < self.dup else y.inbox.pop(n)   # a slow connection delivers it again later
+        req = y.inbox[n] if self.rng.random() < self.dup else y.inbox.pop(n)  # a slow connection delivers it again later
         if y.w:
             y.w.serve(*req)
 
-    def calm(self, up):
-        """A moment in which all that can get on does."""
+    def progress(self, up):
+        """Each instance, connection and replica that can make progress does."""
         for c in self.conns:
             while c and not c[0][0].cut_off:
                 self.deliver(c)
@@ -380,7 +380,7 @@ class Sim(Acceptance):
             if self.hold_replies or "slow" in self.more and self.rng.random() < .7:
                 self.replies.append(r)
             else:
-                self.inst[r[0]].hear(*r[1:])
+                self.inst[r[0]].receive_reply(*r[1:])
 
     def act(self, a, x, ws):
         rng = self.rng
@@ -390,7 +390,7 @@ class Sim(Acceptance):
             x.conn = []
             self.conns.append(x.conn)
             if x.w:
-                x.w.trouble("connection lost")
+                x.w.stop_writing("connection lost")
         elif a == "crash":
             del x.conn[rng.randint(0, len(x.conn)):]
             x.give_up()
@@ -416,8 +416,8 @@ class Sim(Acceptance):
         elif a == "move_consumer":
             x.move_consumer()
         elif a == "check":
-            if x.doubt and rng.random() < .2:
-                x.doubt = None                                # its barrier was lost: it begins anew
+            if x.suspected_loss and rng.random() < .2:
+                x.suspected_loss = None                       # its barrier was lost: it begins anew
             x.check()
         elif a == "work":
             x.work()
@@ -428,21 +428,21 @@ class Sim(Acceptance):
         elif not w:
             return
         elif a == "late":
-            if w.w.fly:
-                w.w.trouble("acknowledgement stays away")
+            if w.w.in_flight:
+                w.w.stop_writing("acknowledgement stays away")
         elif a == "barrier":
-            if not w.w.hold:
+            if not w.w.resigning:
                 w.w.barrier()
         elif a == "expire":
-            if not w.w.hold:
-                if not w.w.quiet:
+            if not w.w.resigning:
+                if not w.w.quiescing:
                     w.w.expire()
             else:
                 w.w.resign()                                  # goes on with it
         elif a == "move":
             w.w.resign()
         elif a == "compact":
-            if not w.w.hold and not w.w.quiet:
+            if not w.w.resigning and not w.w.quiescing:
                 w.w.compact()
 
     # --- the end: all comes to rest, one healthy writer, everything is compared
@@ -471,42 +471,42 @@ class Sim(Acceptance):
                 else:
                     self.fail(f"instance {x.i} reloads for ever")
             for x in self.inst:
-                if x.w and x.w.quiet:
+                if x.w and x.w.quiescing:
                     x.work()
-                if x.w and x.w.quiet:
+                if x.w and x.w.quiescing:
                     continue
                 inbox, x.inbox = x.inbox, []
                 for req in inbox:
                     moved += 1
                     if x.w:
                         x.w.serve(*req)
-                if x.w and x.w.reads and not x.w.fly:
+                if x.w and x.w.reads and not x.w.in_flight:
                     x.w.barrier()
                     moved += 1
             replies, self.replies = self.replies, []
             for r in replies:
                 moved += 1
-                self.inst[r[0]].hear(*r[1:])
+                self.inst[r[0]].receive_reply(*r[1:])
             if not moved:
-                late = [x for x in self.inst if x.w and x.w.fly]
+                late = [x for x in self.inst if x.w and x.w.in_flight]
                 if not late:
                     return
                 for x in late:
-                    x.w.trouble("acknowledgement stays away")
+                    x.w.stop_writing("acknowledgement stays away")
         self.fail("it never comes to rest")
 
     def writer(self):
         return next((x for x in self.inst if x.w and x.w.ep == self.truth.ep and not x.lost), None)
 
     def run(self, steps):
-        if self.mood in ARRANGED:
-            ARRANGED[self.mood](self)
+        if self.profile in ARRANGED:
+            ARRANGED[self.profile](self)
         for _ in range(steps * self.more.get("long", 1)):
             self.step()
         for x in self.inst:
             x.paused = x.cut_off = False
             if x.w:
-                x.w.hold = 0
+                x.w.resigning = 0
         self.chaos, self.at_rest = 0, True
         for _ in range(8):
             self.drain()
@@ -541,29 +541,30 @@ class Sim(Acceptance):
                 self.fail(f"instance {x.i} never becomes ready")
             if x.s.idx != self.truth.idx:
                 self.fail(f"instance {x.i} ends at index {x.s.idx}, the log at {self.truth.idx}")
-        told, wrong, T = self.fresh_load()
-        if told or wrong:
-            self.fail(f"a fresh load: {told}, {wrong}")
-        msgs = self.stream.msgs                               # now a foreign hand, above T
+        reported, wrong, T = self.fresh_load()
+        if reported or wrong:
+            self.fail(f"a fresh load: {reported}, {wrong}")
+        msgs = self.stream.msgs                               # now removals by another program, above T
         for q in [q for q, m in msgs.items() if m.uid in self.valid and m.idx > T]:
             m = msgs.pop(q)
-            told, wrong, _ = self.fresh_load()
-            if told is None and (wrong and m.kind != "t" or not self.twin(m)):
-                self.fail(f"removal of {q} {m} by a foreign hand goes unnoticed (T {T})")
+            reported, wrong, _ = self.fresh_load()
+            if reported is None and (wrong and m.kind != "t" or not self.is_replaced(m)):
+                self.fail(f"removal of {q} {m} by another program goes unnoticed (T {T})")
             msgs[q] = m
 
     def end_damaged(self, w):
-        """A foreign hand removed messages while all ran. A fresh load tells it or lacks nothing, and so do the instances."""
-        told, wrong, T = self.fresh_load()
+        """Another program removed messages while all ran. A fresh load reports it or lacks nothing, and so do the instances."""
+        reported, wrong, T = self.fresh_load()
         msgs = self.stream.msgs
-        lacking = [m for m in self.damage if m.uid in self.valid and m.idx > T and msgs.get(m.seq) is not m and not self.twin(m)]
-        if any(m.kind == "t" and self.twin(m) for m in self.damage):
+        lacking = [m for m in self.damage if m.uid in self.valid and m.idx > T and msgs.get(m.seq) is not m]
+        lacking = [m for m in lacking if not self.is_replaced(m)]
+        if any(m.kind == "t" and self.is_replaced(m) for m in self.damage):
             wrong = None
-        if told is None and (wrong or lacking):
-            self.fail(f"a fresh load is content: {wrong}, lacking {lacking}")
+        if reported is None and (wrong or lacking):
+            self.fail(f"a fresh load reports nothing: {wrong}, lacking {lacking}")
         for _ in range(3):                                    # a check may depose a writer, which then has to read on
             for x in self.inst:
-                x.doubt = None
+                x.suspected_loss = None
                 x.check()
             self.drain()
         for x in self.inst:
@@ -574,16 +575,16 @@ class Sim(Acceptance):
         for x in self.inst:
             if x.ready() and any(x.seqs.get(m.idx) == m.seq and m.idx > x.s.trimmed for m in lacking):
                 self.fail(f"instance {x.i} does not notice that {lacking} are gone")
-            above = [m for m in self.damage if m.kind == "w" and m.rev > x.pile.floor and self.stream.msgs.get(m.seq) is not m]
+            above = [m for m in self.damage if m.kind == "w" and m.rev > x.garbage.floor and self.stream.msgs.get(m.seq) is not m]
             if x.ready() and any(x.seqs.get(m.idx) == m.seq for m in above):
                 self.fail(f"instance {x.i} does not notice that {above} above the floor are gone")
             if x.ready() and x.s.idx != self.truth.idx:
                 self.fail(f"instance {x.i} is ready at index {x.s.idx}, the log at {self.truth.idx}")
 
-    def twin(self, m):
-        """True if a void message now stands in for this one: a copy, another candidate's epoch record, or another trim record.
+    def is_replaced(self, m):
+        """True if a void message now takes the place of this one: a copy, another candidate's epoch record, or another trim record.
 
-        The rule does not tell a program's copy of an older trim record from the last one, where that one is gone.
+        The rule does not distinguish a program's copy of an older trim record from the last one, where that one is gone.
         """
         void = [v for v in self.stream.msgs.values() if v.uid not in self.valid]
         if m.kind == "t" and any(v.kind == "t" for v in void):
@@ -599,17 +600,17 @@ class Sim(Acceptance):
             s = state_before(msgs, self.stream.committed, void, self.fault, self.off)
             for q in sorted(msgs):
                 s.apply(q, msgs[q])
-            if s.met or s.suspect or not tpos or "passover" in self.off:
+            if s.trim_reached or s.suspect or not tpos or "passover" in self.off:
                 break
             void.add(tpos)
-        told = None
+        reported = None
         if self.stream.last and self.stream.last not in msgs:
-            told = "the last message is missing"
-        elif not s.met or s.suspect:
-            told = f"loss at index {s.idx + 1}"
-        elif s.bad:
-            told = "another digest than the trim record's"
+            reported = "the last message is missing"
+        elif not s.trim_reached or s.suspect:
+            reported = f"loss at index {s.idx + 1}"
+        elif s.digest_differs:
+            reported = "another digest than the trim record's"
         wrong = None
         if s.idx != self.truth.idx or s.digest() != self.truth.digest():
             wrong = f"state at index {s.idx} {s.kv} rev {s.rev}, valid {self.truth.idx} {self.truth.kv} rev {self.truth.rev}"
-        return told, wrong, T
+        return reported, wrong, T

@@ -1,4 +1,4 @@
-"""The writer of one epoch: it plans, sends guarded messages without waiting, and believes acknowledgements in their order."""
+"""The writer of one epoch: it plans, sends guarded messages without waiting, and counts acknowledgements in the order of the messages."""
 
 from leases import Lessor
 
@@ -7,7 +7,7 @@ PAUSE = 3                                                     # from one that se
 from log import Rec, holds
 
 
-class Flight:
+class InFlight:
     """A message in flight: its planned sequence, if it is acknowledged, the request it answers, the time it was sent."""
 
     def __init__(self, seq, rec, sent):
@@ -17,21 +17,21 @@ class Flight:
 class Read:
     """A request answered without a record. It waits until a message sent after it came has proved valid."""
 
-    def __init__(self, frm, o, how):
-        self.frm, self.o, self.how, self.seq = frm, o, how, None
+    def __init__(self, asker, o, how):
+        self.asker, self.o, self.how, self.seq = asker, o, how, None
 
 
 class Writer:
     def __init__(self, inst, at, sent, plan=None):
         s = inst.s
         self.inst, self.sim, self.ep, self.no, self.at, self.next = inst, inst.sim, s.ep, s.no, at, at + 1
-        self.plan, self.fly, self.reads, self.quiet, self.seen = plan or s.copy(), [], [], False, at
+        self.plan, self.in_flight, self.reads, self.quiescing, self.seen = plan or s.copy(), [], [], False, at
         self.known = {}                                       # by instance start: the lowest open counter, answers by counter
         self.lessor = Lessor(inst, s, sent)
-        self.hold = self.holds = self.named = 0               # a resignation: since when, which, and if it named its successor
+        self.resigning = self.resignations = self.named = 0   # a resignation: since when, which, and if it named its successor
         self.expiries, self.next_barrier = 0, 0
 
-    def trouble(self, why):
+    def stop_writing(self, why):
         self.sim.log(f"{self.inst.i} stops writing: {why}")
         self.inst.w = None
 
@@ -43,25 +43,25 @@ class Writer:
             self.seen, moved = q, True
             r = replica.msgs[q]
             if r.kind == "e" and r.ep > self.ep:
-                self.trouble("another epoch")
+                self.stop_writing("another epoch")
                 break
         return moved
 
     # --- requests
 
-    def serve(self, frm, o, ep, low):
+    def serve(self, asker, o, ep, low):
         if ep != self.ep and "epochname" not in self.sim.off:
             return                                            # it names another epoch
         p, kind = self.plan, o["kind"]
         if kind in "rj":
-            return self.wait(frm, o, "ok" if kind == "r" else "barrier")
+            return self.wait(asker, o, "ok" if kind == "r" else "barrier")
         if kind == "k":
             if o["lease"] not in p.leases:
-                return self.wait(frm, o, "nolease")
+                return self.wait(asker, o, "nolease")
             if not self.lessor.fresh() or not self.granted(o["lease"]):
-                return self.wait(frm, o, "kept")
+                return self.wait(asker, o, "kept")
             self.lessor.keep(o["lease"], p.leases[o["lease"]])
-            return self.reply(frm, o, self.inst.s.idx, "kept")
+            return self.reply(asker, o, self.inst.s.idx, "kept")
         start, counter = o["op"]
         k = self.known.setdefault(start, dict(low=0, done={}))
         if low > k["low"]:
@@ -71,7 +71,7 @@ class Writer:
             return                                            # its asker no longer waits, and its answer is forgotten
         if counter in k["done"] and self.sim.fault != "twice":
             if k["done"][counter]:
-                self.reply(frm, o, *k["done"][counter])       # a known one is answered again
+                self.reply(asker, o, *k["done"][counter])     # a known one is answered again
             return
         k["done"][counter] = None
         refusal = self.refusal(o)
@@ -79,15 +79,15 @@ class Writer:
             if "knownfail" in self.sim.off:
                 del k["done"][counter]
             if "failbarrier" in self.sim.off:
-                return self.reply(frm, o, self.inst.s.idx, refusal)
-            return self.wait(frm, o, refusal)
+                return self.reply(asker, o, self.inst.s.idx, refusal)
+            return self.wait(asker, o, refusal)
         if kind == "w":
             recs = self.batch([(key, o["dead"] and key in p.kv, o["lease"]) for key in o["keys"]], o["op"])
         elif kind == "g":
             recs = [Rec("g", self.ep, self.no, p.idx + 1, rev=p.rev, lease=o["lease"], ttl=o["ttl"], op=o["op"])]
         else:
             recs = self.end_of(o["lease"], o["op"])
-        self.send_all(recs).asker = frm, o
+        self.send_all(recs).asker = asker, o
 
     def refusal(self, o):
         p = self.plan
@@ -120,19 +120,19 @@ class Writer:
             return [v] + recs
         return recs + [v]
 
-    def wait(self, frm, o, how):
+    def wait(self, asker, o, how):
         """All that waits is proved by whatever is sent next: a barrier, or a record that comes in between."""
-        x = Read(frm, o, how)
+        x = Read(asker, o, how)
         self.reads.append(x)
         if self.sim.fault == "oldbarrier":
-            x.seq = max((f.seq for f in self.fly if f.rec.kind == "b"), default=None)
+            x.seq = max((f.seq for f in self.in_flight if f.rec.kind == "b"), default=None)
         if self.sim.rng.random() < .7:
             self.end_turn()
 
     def end_turn(self):
         """Sends a barrier for all that waits, unless two are in flight, or the pause behind a shared one is not over."""
         waiting = [x for x in self.reads if not x.seq]
-        barriers = sum(f.rec.kind == "b" for f in self.fly)
+        barriers = sum(f.rec.kind == "b" for f in self.in_flight)
         if waiting and barriers < BARRIERS and self.sim.now >= self.next_barrier:
             if len(waiting) > 1:
                 self.next_barrier = self.sim.now + PAUSE
@@ -162,10 +162,10 @@ class Writer:
             self.plan.take([r])
             self.send(r)
         self.prove()
-        return self.fly[-1]
+        return self.in_flight[-1]
 
     def send(self, r):
-        self.fly.append(Flight(self.next, r, self.inst.clock()))
+        self.in_flight.append(InFlight(self.next, r, self.inst.clock()))
         self.inst.publish(r, self.next - 1)
         self.next += 1
 
@@ -179,28 +179,28 @@ class Writer:
             x.seq = x.seq or self.next - 1
 
     def ack(self, uid, seq):
-        f = next((f for f in self.fly if f.rec.uid == uid), None)
+        f = next((f for f in self.in_flight if f.rec.uid == uid), None)
         if not f:
             return
         if seq != f.seq:                                      # refused, or stored elsewhere
             if self.sim.fault == "goon":
-                self.fly.remove(f)
+                self.in_flight.remove(f)
                 return
-            return self.trouble("refused")
+            return self.stop_writing("refused")
         f.acked = True
         if self.sim.fault == "deposedbarrier" and f.rec.kind == "b":
             self.answer_reads(seq, f.sent)
         if self.sim.fault == "ackorder":
-            for g in self.fly[:self.fly.index(f)]:
+            for g in self.in_flight[:self.in_flight.index(f)]:
                 g.acked = True
-        while self.inst.w is self and self.fly and self.fly[0].acked:
-            self.proved(self.fly.pop(0))
+        while self.inst.w is self and self.in_flight and self.in_flight[0].acked:
+            self.proved(self.in_flight.pop(0))
 
     def proved(self, f):
         s = self.inst.s
         got = self.inst.read(f.seq, f.rec)
         if s.suspect:
-            return self.trouble("a hole")
+            return self.stop_writing("a hole")
         self.lessor.proved(got, f.sent)
         if self.inst.applied(got):
             return
@@ -218,38 +218,38 @@ class Writer:
             if x.how == "kept":
                 # The barrier proves that this instance was the writer when it sent it, which may be long ago.
                 if not self.lessor.fresh() and "keepbarrier" not in self.sim.off:
-                    self.wait(x.frm, x.o, "kept")
+                    self.wait(x.asker, x.o, "kept")
                     continue
                 if x.o["lease"] not in self.plan.leases:
-                    self.wait(x.frm, x.o, "nolease")
+                    self.wait(x.asker, x.o, "nolease")
                     continue
                 if not self.granted(x.o["lease"]):
-                    self.wait(x.frm, x.o, "kept")
+                    self.wait(x.asker, x.o, "kept")
                     continue
                 self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
-            self.reply(x.frm, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
+            self.reply(x.asker, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
 
     # --- resigning
 
     def resign(self):
         """Holds new requests, drains, names a successor, and stays the writer until a new epoch record is there."""
-        if not self.hold:
-            self.hold, self.holds, self.named, self.quiet = self.sim.now, self.holds + 1, 0, False
+        if not self.resigning:
+            self.resigning, self.resignations, self.named, self.quiescing = self.sim.now, self.resignations + 1, 0, False
             if any(not x.seq for x in self.reads):
                 self.barrier()
-        elif not self.named and (not self.fly and not self.reads or "drain" in self.sim.off):
+        elif not self.named and (not self.in_flight and not self.reads or "drain" in self.sim.off):
             self.named = 1
             y = self.sim.rng.choice([y for y in self.sim.inst if y is not self.inst])
             self.sim.log(f"{self.inst.i} names {y.i}")
             if self.sim.fault == "named":                     # writes in this epoch because it was named
                 if y.s.idx == self.inst.s.idx and y.s.ep == self.ep and y.ready() and not y.w:
                     y.w = Writer(y, y.s.pos, y.clock())
-                    self.trouble("named a successor")
+                    self.stop_writing("named a successor")
                 return
             if not y.w:
-                y.named = (self.ep, self.holds)
-        elif self.sim.now > self.hold + self.lessor.timeout:
-            self.hold = 0                                     # nobody came: it goes on
+                y.named = (self.ep, self.resignations)
+        elif self.sim.now > self.resigning + self.lessor.timeout:
+            self.resigning = 0                                # nobody came: it goes on
 
     # --- compaction
 
@@ -263,10 +263,10 @@ class Writer:
     def trim(self, T, floor, accepts=False):
         """Nothing is in flight: a trim record that is stored is valid. True once it is sent."""
         p = self.plan
-        if self.hold or self.fly and "trimalone" not in self.sim.off:
-            self.quiet = not self.hold                        # nothing new is planned until then
+        if self.resigning or self.in_flight and "trimalone" not in self.sim.off:
+            self.quiescing = not self.resigning               # nothing new is planned until then
             return False
-        self.quiet, T = False, max(T, p.trimmed)              # a record that may be missing may be so for ever
+        self.quiescing, T = False, max(T, p.trimmed)          # a record that may be missing may be so for ever
         if T <= 0:
             return True
         loss = p.loss if accepts or self.sim.fault != "lossyonce" else None

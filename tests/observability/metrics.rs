@@ -50,8 +50,8 @@ async fn failed_proposals_are_counted() {
     // A lease is a proposal as well.
     client.lease_grant(5, 100).await.expect_err("nobody grants it");
     becomes(&server, FAILED, &[], |failed| failed as u64 == 2).await;
-    let patience = Duration::from_millis(500);
-    tokio::time::timeout(patience, client.put_request(put("/k", "x"))).await.expect_err("it waits");
+    let timeout = Duration::from_millis(500);
+    tokio::time::timeout(timeout, client.put_request(put("/k", "x"))).await.expect_err("it waits");
     becomes(&server, FAILED, &[], |failed| failed as u64 == 3).await;
 }
 

@@ -50,7 +50,7 @@ async fn scheduled_snapshots_are_whole_and_as_many_as_asked_for() {
     let mut server = Server::start_with(&schedule("1s", &dir)).await;
     let client = server.client().await;
     client.put("a", vec![b'v'; 100_000]).await;
-    // An empty store's first snapshot tells the beginning of the names.
+    // An empty store's first snapshot shows the beginning of the names.
     let first = eventually("the first snapshot", async || snapshots(&dir).first().cloned()).await;
     let mut foreign = ["notes.db".to_owned(), format!("snapshot-1{}", &first["snapshot-".len()..])];
     let abandoned = format!("{}.part", &first);
@@ -113,7 +113,7 @@ async fn an_interval_goes_on_behind_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_snapshot_is_told_and_stops_nothing() {
+async fn a_failed_snapshot_is_reported_and_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("file");
     std::fs::write(&dir, "no directory").unwrap();

@@ -164,7 +164,7 @@ async fn a_migration_ends_when_it_is_asked_to() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_source_that_is_written_to_after_the_end_is_told_of() {
+async fn a_source_that_is_written_to_after_the_end_is_reported() {
     let source = Server::launch(Target::Etcd, &[]).await;
     let client = source.client().await;
     client.put("a", "1").await;
@@ -207,7 +207,7 @@ async fn a_migration_that_is_killed_begins_anew() {
     assert!(status.success(), "{output}");
     let copy = Server::launch(Target::Jetway, &["--endpoint", &to]).await;
     same_history(&client, &copy.client().await, 1, true).await;
-    // The fence is lifted as the command says.
+    // The fence is lifted by the command of the message.
     for alarm in client.alarm(AlarmRequest::default()).await.unwrap().alarms {
         let (action, member_id, alarm) = (AlarmAction::Deactivate.into(), alarm.member_id, alarm.alarm);
         client.alarm(AlarmRequest { action, member_id, alarm }).await.unwrap();
@@ -249,7 +249,7 @@ async fn users_come_along_and_a_late_change_of_them_is_refused() {
 }
 
 #[tokio::test]
-async fn a_source_that_compacts_what_was_not_copied_is_told_of() {
+async fn a_source_that_compacts_changes_before_their_copy_is_reported() {
     let source = Server::launch(Target::Etcd, &[]).await;
     let client = source.client().await;
     client.put("a", "1").await;

@@ -8,9 +8,11 @@
 //! because a loaded machine is no failure.
 
 pub mod auth;
+pub mod call;
 pub mod certificates;
 pub mod client;
 pub mod cluster;
+pub mod contents;
 pub mod history;
 pub mod http;
 pub mod http2;
@@ -30,13 +32,13 @@ pub mod watch;
 use std::time::Duration;
 
 /// The longest that a single answer or condition may take before the test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Awaits `future` for at most [`PATIENCE`] and panics with `what` after that.
+/// Awaits `future` for at most [`TIMEOUT`] and panics with `what` after that.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("gave up after {PATIENCE:?} waiting for {what}"),
+        Err(_) => panic!("gave up after {TIMEOUT:?} waiting for {what}"),
     }
 }
 

@@ -5,48 +5,24 @@ use jetway::proto::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
 use jetway::proto::mvccpb::{Event, KeyValue, event::EventType};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
+use crate::call::Call;
 use crate::client::{Client, revision};
 use crate::keys::{b, prefix_end, prefix_start};
 use crate::within;
 
 /// A watch stream. Dropping it cancels the call.
 #[derive(Debug)]
-pub struct WatchStream {
-    requests: Option<mpsc::UnboundedSender<WatchRequest>>,
-    responses: mpsc::UnboundedReceiver<Result<WatchResponse, Status>>,
-    call: JoinHandle<()>,
-}
+pub struct WatchStream(Call<WatchRequest, WatchResponse>);
 
 impl WatchStream {
     pub fn open(client: &Client) -> Self {
-        let (requests, outgoing) = mpsc::unbounded_channel();
-        let (incoming, responses) = mpsc::unbounded_channel();
-        let client = client.clone();
-        // etcd sends no headers before its first message, so the call begins beside the requests.
-        let call = tokio::spawn(async move {
-            let outgoing = UnboundedReceiverStream::new(outgoing);
-            let mut stream = match client.bidi_stream("/etcdserverpb.Watch/Watch", outgoing).await {
-                Ok(stream) => stream,
-                Err(status) => return drop(incoming.send(Err(status))),
-            };
-            while let Some(message) = stream.message().await.transpose() {
-                let ended = message.is_err();
-                if incoming.send(message).is_err() || ended {
-                    return;
-                }
-            }
-        });
-        Self { requests: Some(requests), responses, call }
+        Self(Call::open(client, "/etcdserverpb.Watch/Watch"))
     }
 
     pub fn send(&self, request: impl Into<Option<RequestUnion>>) {
-        let request = WatchRequest { request_union: request.into() };
-        self.requests.as_ref().expect("the request side is open").send(request).expect("the call runs");
+        self.0.send(WatchRequest { request_union: request.into() });
     }
 
     /// Sends a create request without waiting for its answer.
@@ -79,12 +55,12 @@ impl WatchStream {
 
     /// Ends the request side only.
     pub fn half_close(&mut self) {
-        self.requests = None;
+        self.0.half_close();
     }
 
     /// The next message or the status that ended the call; `None` after an end with OK.
     pub async fn message(&mut self) -> Option<Result<WatchResponse, Status>> {
-        within("a watch response", self.responses.recv()).await
+        self.0.message().await
     }
 
     /// The next message of a call that must still run.
@@ -94,7 +70,7 @@ impl WatchStream {
 
     /// A message that has already arrived.
     pub fn arrived(&mut self) -> Option<WatchResponse> {
-        Some(self.responses.try_recv().ok()?.expect("the watch goes on"))
+        Some(self.0.arrived()?.expect("the watch goes on"))
     }
 
     /// The next message that is no progress answer.
@@ -138,7 +114,7 @@ impl WatchStream {
             loop {
                 self.ask_progress();
                 asked += 1;
-                while let Ok(message) = tokio::time::timeout(again, self.responses.recv()).await {
+                while let Ok(message) = tokio::time::timeout(again, self.0.message()).await {
                     let message = message.expect("the watch goes on").expect("the watch goes on");
                     if is_progress(&message) && message.watch_id == -1 {
                         return message;
@@ -149,12 +125,6 @@ impl WatchStream {
         });
         let answer = answer.await;
         (answer, before, asked - 1)
-    }
-}
-
-impl Drop for WatchStream {
-    fn drop(&mut self) {
-        self.call.abort();
     }
 }
 

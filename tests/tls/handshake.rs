@@ -15,7 +15,7 @@ use support::server::{Launch, Server};
 use support::tls::{CERT, MUTUAL, TlsClient, TlsServer, with_paths};
 use support::within;
 
-/// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN tells them apart, and a client without ALPN speaks
+/// HTTP-1: gRPC and HTTP/1.1 share the port; ALPN distinguishes them, and a client without ALPN speaks
 /// HTTP/1.1.
 #[tokio::test]
 async fn grpc_and_http_share_the_port() {

@@ -1,7 +1,10 @@
 use super::*;
 use crate::proto::etcdserverpb::WatchCancelRequest;
+use crate::proto::etcdserverpb::WatchResponse;
 use crate::proto::mvccpb::Event;
+use crate::watch::Response;
 use crate::watch::tests::Store;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tonic::codegen::http::uri::PathAndQuery;

@@ -91,7 +91,7 @@ impl Parameters {
         self.notice(parsed)
     }
 
-    /// Tells of each parameter that has no effect.
+    /// Makes a notice of each parameter that has no effect.
     fn notice(&self, parsed: &mut ParsedEndpoint) -> Result<(), EndpointError> {
         let mut tell = |name: &str, why: &str| {
             let text = format!("--endpoint: {name} has no effect: {why}");

@@ -37,7 +37,7 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn parameters_without_effect_are_told() {
+fn parameters_without_effect_are_reported() {
     let told = |endpoint: &str| {
         let parsed = parse(endpoint).expect(endpoint);
         parsed.notices.iter().map(|notice| notice.text.clone()).collect::<Vec<_>>().join("\n")

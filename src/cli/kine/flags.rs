@@ -5,7 +5,7 @@ use super::super::flags::{Flag, idle, other, same};
 
 const SQL: &str = "there is no SQL database";
 const T4: &str = "only kine's T4 driver has a use for it, and jetway keeps its data in NATS";
-const TURNS: &str = "compactions take turns of a fixed size";
+const FIXED_TURNS: &str = "compactions take turns of a fixed size";
 
 /// Flags in kine's order.
 #[rustfmt::skip]
@@ -33,9 +33,9 @@ pub(super) const FLAGS: &[Flag] = &[
     idle("emulated-etcd-version", Text, "3.6.11", "jetway reports the version of etcd that it follows"),
     same("compact-interval", Duration, "0s", "Time between automatic compactions; 0 for none."),
     idle("compact-interval-jitter", Int, "0", "instances that compact at the same time do not disturb each other"),
-    idle("compact-timeout", Duration, "5s", TURNS),
+    idle("compact-timeout", Duration, "5s", FIXED_TURNS),
     same("compact-min-retain", Int, "1000", "Revisions that an automatic compaction leaves."),
-    idle("compact-batch-size", Int, "1000", TURNS),
+    idle("compact-batch-size", Int, "1000", FIXED_TURNS),
     idle("poll-batch-size", Int, "500", SQL),
     idle("peer-bind-address", Text, "", T4),
     idle("peer-advertise-address", Text, "", T4),

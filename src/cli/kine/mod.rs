@@ -14,7 +14,7 @@ use super::flags::{Effect, Flag, Kind};
 use super::go_flags::{self, NoMatches, UsageError};
 use super::listen::ListenUrlError;
 use super::output::Output;
-use super::personality::Personality;
+use super::program::Program;
 use super::settings::SettingsError;
 use super::urls::UrlError;
 use super::values::{self, InvalidValue};
@@ -147,7 +147,7 @@ pub(super) fn read(
 ) -> Result<Invocation, KineError> {
     let mut args = args.peekable();
     let asks = args.next_if(|arg| arg == "help" || arg == "h").map(|_| OsString::from("--help"));
-    let program = super::command::program(Personality::Kine);
+    let program = super::command::command_line(Program::Kine);
     let given = match go_flags::parse(program, asks.into_iter().chain(args)) {
         Ok(given) => given,
         Err(NoMatches::Help(help)) => return Ok(Invocation::Print(Output::Help(help))),
@@ -157,7 +157,7 @@ pub(super) fn read(
     let environment = super::flag_values::texts(environment);
     let values = KineValues::read(&given, &environment)?;
     if values.is_true("version") {
-        return Ok(Invocation::Print(Output::Text(version::text(Personality::Kine))));
+        return Ok(Invocation::Print(Output::Text(version::text(Program::Kine))));
     }
     Ok(Invocation::Serve(Box::new(settings::settings(&values, &environment)?)))
 }

@@ -6,7 +6,7 @@ use super::super::flag_values::FlagValues;
 use super::super::flags::Effect;
 use super::super::listen::ListenUrl;
 use super::super::notice::Notice;
-use super::super::personality::Personality;
+use super::super::program::Program;
 use super::super::settings::ServerSettings;
 use super::super::storage::Storage;
 use super::super::{urls, values};
@@ -97,7 +97,7 @@ pub(super) fn settings(
     own.insert(interval, kine.text(interval).to_owned());
 
     let is_known = |name: &str| FLAGS.iter().any(|flag| variable(flag).is_some_and(|known| known == name));
-    let flags = FlagValues::translated(Personality::Kine, own, notices, environment, "KINE_", is_known)?;
+    let flags = FlagValues::translated(Program::Kine, own, notices, environment, "KINE_", is_known)?;
     let mut settings = ServerSettings::new(&flags)?;
     settings.auto_compaction = auto_compaction(kine);
     settings.listen.iter_mut().for_each(|listen| listen.flag = "--listen-address");

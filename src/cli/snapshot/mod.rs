@@ -1,4 +1,4 @@
-//! `jetway snapshot`: saves a snapshot of a running server, and tells of a file.
+//! `jetway snapshot`: saves a snapshot of a running server, and reports on a file.
 
 mod save;
 mod status;

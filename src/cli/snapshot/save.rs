@@ -97,7 +97,7 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
     Ok(format!("Snapshot saved at {}\n{version}", file.display()))
 }
 
-/// Returns the server's version, where it tells one.
+/// Returns the server's version, where it reports one.
 async fn save(settings: &ClientSettings, path: &std::path::Path) -> Result<String, SaveError> {
     let endpoint = || settings.endpoint.clone();
     let call = |source| SaveError::Call { endpoint: endpoint(), source };
@@ -202,7 +202,7 @@ impl Flags<'_> {
     }
 }
 
-/// Tells on standard error how far it is.
+/// Reports its progress on standard error.
 struct Progress {
     is_terminal: bool,
     told: Instant,
@@ -222,7 +222,7 @@ impl Progress {
         let all = received + remaining;
         let percent = received.saturating_mul(100) / all.max(1);
         let (before, after) = if self.is_terminal { ("\r", "") } else { ("", "\n") };
-        // A progress that cannot be told stops nothing.
+        // A failure to report the progress stops nothing.
         write!(std::io::stderr(), "{before}{received} of {all} bytes ({percent} %){after}").ok();
         self.has_line |= self.is_terminal;
     }

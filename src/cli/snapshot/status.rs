@@ -1,4 +1,4 @@
-//! `jetway snapshot status`: tells of a snapshot's file, in the forms of `etcdutl snapshot status`.
+//! `jetway snapshot status`: reports on a snapshot's file, in the forms of `etcdutl snapshot status`.
 
 use super::super::command::help;
 use crate::snapshot::{Report, StatusError, report};
@@ -13,7 +13,7 @@ pub(super) fn command() -> Command {
     let forms = PossibleValuesParser::new(["simple", "table", "json", "fields"]);
     let form = Arg::new("write-out").long("write-out").short('w').alias("w").value_name("FORM");
     Command::new(NAME)
-        .about("Check the file of a snapshot, and tell of its content")
+        .about("Check the file of a snapshot, and report its content")
         .arg(Arg::new("file").value_name("FILE").required(true).help("The file of the snapshot"))
         .arg(form.value_parser(forms).default_value("simple").help("The form of the report"))
         .arg(help(ArgAction::HelpShort))
@@ -91,7 +91,7 @@ mod tests {
     use super::human;
 
     #[test]
-    fn sizes_are_told_as_by_etcdutl() {
+    fn sizes_are_printed_as_by_etcdutl() {
         for (bytes, text) in [
             (0, "0 B"),
             (9, "9 B"),

@@ -167,7 +167,7 @@ impl<A> Router<A> {
         for request in requests {
             self.answer_one(request);
         }
-        self.show();
+        self.publish();
         count
     }
 

@@ -73,15 +73,15 @@ impl<A> Router<A> {
     /// Does a bounded part of the work, and returns whether there is more.
     pub fn turn(&mut self) -> bool {
         let more_requests = self.answer();
-        let more_closed = self.take_back();
+        let more_closed = self.unregister_closed();
         let more_events = self.route();
-        self.show();
+        self.publish();
         more_requests || more_closed || more_events
     }
 
     /// Publishes the registrations and `routed` if they have changed, and wakes each stream with new items
     /// once.
-    pub(super) fn show(&mut self) {
+    pub(super) fn publish(&mut self) {
         if std::mem::take(&mut self.is_changed) {
             self.shared.registrations.store(Arc::new(self.registrations.clone()));
         }
@@ -121,7 +121,7 @@ impl<A> Router<A> {
     }
 
     /// Removes some registrations of closed streams, and returns whether there are more.
-    fn take_back(&mut self) -> bool {
+    fn unregister_closed(&mut self) -> bool {
         let Some(place) = self.streams.closing() else { return false };
         let watchers = &self.streams.at(place).watchers;
         let some: Vec<i64> = watchers.keys().take(SLICE_DELIVERIES).copied().collect();
@@ -167,7 +167,7 @@ impl<A> Router<A> {
     #[cfg(test)]
     pub(crate) fn route_only(&mut self) -> bool {
         let more = self.route();
-        self.show();
+        self.publish();
         more
     }
 

@@ -94,7 +94,7 @@ impl Node {
     }
 
     /// Marks the calls that were sent to the writer of an epoch as not sent: nobody received them.
-    pub(super) fn unsend(&mut self, nonce: u64) {
+    pub(super) fn mark_unsent(&mut self, nonce: u64) {
         for open in self.open.values_mut() {
             if open.sent.is_some_and(|(to, _)| to == nonce) {
                 open.sent = None;
@@ -105,7 +105,7 @@ impl Node {
     }
 
     /// Marks calls that the writer has not answered for long as not sent: their message may be lost.
-    pub(super) fn unsend_unanswered(&mut self) {
+    pub(super) fn resend_unanswered(&mut self) {
         let now = Instant::now();
         for open in self.open.values_mut() {
             if open.sent.is_some_and(|(_, sent)| now.duration_since(sent) > RESEND) {
@@ -155,20 +155,20 @@ impl Node {
 }
 
 fn wire_of(call: &Call) -> Vec<WireCall> {
-    let patience = call.deadline.saturating_duration_since(Instant::now());
+    let time_left = call.deadline.saturating_duration_since(Instant::now());
     let (user, revision) = call.caller.to_parts();
-    wire_call(call.operation.counter, user, revision, patience, &call.proposal)
+    wire_call(call.operation.counter, user, revision, time_left, &call.proposal)
 }
 
 fn wire_call(
     counter: u64,
     user: Option<String>,
     auth_revision: u64,
-    patience: Duration,
+    time_left: Duration,
     proposal: &Proposal,
 ) -> Vec<WireCall> {
     let Some((kind, content)) = proposal.encode() else { return Vec::new() };
-    let timeout_ms = patience.as_millis() as u64;
+    let timeout_ms = time_left.as_millis() as u64;
     vec![WireCall { counter, user, auth_revision, timeout_ms, kind, content, part: 0, parts: 1 }]
 }
 

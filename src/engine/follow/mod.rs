@@ -2,17 +2,17 @@
 //! over where there is none.
 
 mod calls;
+mod lag;
+mod read;
 mod receive;
 mod source;
 mod takeover;
 
 use crate::engine::NewCall;
 use crate::engine::apply::{Entry, Report};
-use crate::engine::failure::DataError;
 use crate::engine::node::{Command, Node, NodeError, end_of};
 use crate::engine::proposal::Addressed;
-use crate::engine::status::Phase;
-use crate::log::{ConsumeError, Delivered, Incoming, WireError};
+use crate::log::Incoming;
 use crate::types::{Epoch, LogIndex, Sequence};
 use source::{FromSource, Source};
 use std::time::Duration;
@@ -26,8 +26,6 @@ const TICK: Duration = Duration::from_millis(20);
 /// Pauses between consumers that fail.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
-/// Silence of the consumer after which the end of the log is looked for.
-const END_SILENCE: Duration = Duration::from_secs(1);
 /// The time in which a consumer must have been made, in pauses before the next attempt: a fifth of a second
 /// at first, 10 s once many attempts have failed.
 const OPENING_PAUSES: u32 = 10;
@@ -35,7 +33,7 @@ const OPENING_PAUSES: u32 = 10;
 /// milliseconds.
 const DELIVERY_SILENCE: Duration = Duration::from_millis(300);
 /// So many answers in a row must show a loss of records before this instance stops for it.
-const VETOES: usize = 10;
+const LOSS_CONFIRMATIONS: usize = 10;
 
 /// The state of the follower role.
 struct Following {
@@ -54,13 +52,13 @@ struct Following {
     heard: Instant,
     is_writer_gone: bool,
     must_take_over: bool,
-    patience: Duration,
+    takeover_timeout: Duration,
     attempt: Option<Attempt>,
     next_attempt: Instant,
     /// The end that an epoch record is guarded with, where the newest messages are lost and the loss is
     /// accepted.
     forced_end: Option<Sequence>,
-    vetoes: usize,
+    shorter_logs: usize,
     /// Since when the stream counts messages that nobody delivers.
     uncommitted: Option<Instant>,
     /// Times in a row that the log seemed to have lost records.
@@ -110,11 +108,11 @@ impl Node {
             heard: now,
             is_writer_gone: self.is_of_this_instance(),
             must_take_over: false,
-            patience: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
+            takeover_timeout: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
             next_attempt: now,
             forced_end: None,
-            vetoes: 0,
+            shorter_logs: 0,
             uncommitted: None,
             losses: 0,
             elected: None,
@@ -178,10 +176,10 @@ impl Node {
             Event::Command(Command::Reached(index, answer)) => drop(answer.send(self.is_reached(index))),
             // The answer is dropped: what another instance appends cannot be held.
             Event::Command(Command::Hold(_)) => {}
-            Event::Command(Command::Regroup(others, done)) => {
-                self.regroup(others, done);
+            Event::Command(Command::Share(links, done)) => {
+                self.share(links, done);
                 following.is_writer_gone = self.is_of_this_instance();
-                self.consume_anew(following);
+                self.renew_consumer(following);
             }
             Event::Answered(answer) => self.send_answers(vec![answer]).await,
             Event::Tick => self.follow_tick(following).await?,
@@ -192,147 +190,11 @@ impl Node {
         Ok(None)
     }
 
-    async fn read(&mut self, following: &mut Following, event: FromSource) -> Result<(), NodeError> {
-        match event {
-            FromSource::Opened { pending } => {
-                following.is_caught_up = pending == 0;
-                following.losses = 0;
-                following.failing = None;
-                if !self.is_loaded {
-                    let of = self.loaded_messages + pending;
-                    if of > 0 {
-                        tracing::info!(messages = of, "loading the log");
-                    }
-                    self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of: Some(of) });
-                }
-            }
-            FromSource::Delivered(Delivered { messages, is_last }) => {
-                if following.is_caught_up || self.is_ready {
-                    following.heard = Instant::now();
-                }
-                following.pause = RETRY_MIN;
-                following.delivered = Instant::now();
-                following.trouble = None;
-                following.is_caught_up = is_last;
-                if !self.is_loaded {
-                    self.loaded_messages += messages.len() as u64;
-                    self.report_progress(following);
-                }
-                if !messages.is_empty() {
-                    following.vetoes = 0;
-                    following.uncommitted = None;
-                    following.stuck = None;
-                }
-                let before = self.chain.epoch();
-                let barriers = self.take(messages).await?;
-                if self.chain.epoch() != before {
-                    // There is another writer than the one that was given up.
-                    following.is_writer_gone = self.is_of_this_instance();
-                    following.must_take_over = false;
-                    following.heard = if following.is_caught_up || self.is_ready {
-                        Instant::now()
-                    } else {
-                        following.heard
-                    };
-                    following.ready_sent = None;
-                }
-                let is_ready = |operation: &crate::record::OperationId| {
-                    operation.instance == self.start && Some(operation.counter) == following.ready_counter
-                };
-                if barriers.iter().any(is_ready) {
-                    self.ready().await?;
-                }
-                self.send_calls(following).await;
-            }
-            FromSource::Lost { mismatch, is_certain } => {
-                following.losses += 1;
-                let is_certain = is_certain || self.log.copies() == 1 || following.losses >= VETOES;
-                if is_certain && !self.mode.is_moving() {
-                    return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
-                }
-                tracing::warn!(what = mismatch.to_string(), "the log seems to have lost records");
-                following.source = Source::Pausing(Instant::now() + following.pause);
-                following.pause = (following.pause * 2).min(RETRY_MAX);
-            }
-            FromSource::Failed(error) => {
-                if let ConsumeError::Wire(WireError::Server(text)) = &error {
-                    self.report_refusal(text);
-                }
-                tracing::debug!(%error, position = %self.chain.position(), "the log cannot be read now");
-                if self.mode.is_alone() || !self.is_ready {
-                    self.status.set_no_leader(error.to_string());
-                }
-                following.trouble = Some(error.to_string());
-                self.log.try_another_server();
-                let failing = following.failing.get_or_insert_with(Instant::now);
-                if failing.elapsed() > 2 * self.settings.election_timeout {
-                    // The requests for consumers may go to a server that has lost its cluster.
-                    self.log.connection().leave_server();
-                }
-                following.is_caught_up = false;
-                following.source = Source::Pausing(Instant::now() + following.pause);
-                following.pause = (following.pause * 2).min(RETRY_MAX);
-            }
-            FromSource::Paused => {
-                self.entry(Entry::ServerChanged).await;
-                self.consume_anew(following);
-            }
-        }
-        Ok(())
-    }
-
-    /// Logs a refusal of NATS once, such as a right that is missing.
-    fn report_refusal(&mut self, text: &str) {
-        if self.reported_refusal.as_deref() != Some(text) {
-            tracing::warn!(refusal = text, "NATS refuses what this instance does");
-            self.reported_refusal = Some(text.to_owned());
-        }
-    }
-
-    fn report_progress(&self, following: &mut Following) {
-        let known = self.status.phase().borrow().clone();
-        if let Phase::Loading { of, .. } = known {
-            self.status.set_phase(Phase::Loading { messages: self.loaded_messages, of });
-            if following.reported.elapsed() >= Duration::from_secs(2) {
-                following.reported = Instant::now();
-                tracing::info!(messages = self.loaded_messages, of, "still loading the log");
-            }
-        }
-    }
-
-    /// The barrier of this instance has come, so it has read everything that the log held when it asked.
-    async fn ready(&mut self) -> Result<(), NodeError> {
-        self.is_ready = true;
-        // The writer may hand over to this instance from now on.
-        self.last_alive = None;
-        self.send_status().await;
-        self.loaded().await
-    }
-
-    pub(in crate::engine) async fn loaded(&mut self) -> Result<(), NodeError> {
-        if !self.is_loaded {
-            self.is_loaded = true;
-            let first = self.log.facts().before_first.next().max(self.chain.trim_sequence());
-            let holes = self.chain.holes();
-            self.entry(Entry::Loaded { first, holes }).await;
-            // The applier publishes everything before it answers. It gives no answer where something is lost
-            // or damaged.
-            if self.digest().await.is_none() {
-                return Err(self.end_of_applier().await);
-            }
-            self.settings.mark = None;
-            let state = self.reader.snapshot();
-            tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
-            self.status.set_phase(Phase::Serving);
-        }
-        Ok(())
-    }
-
     async fn follow_tick(&mut self, following: &mut Following) -> Result<(), NodeError> {
         self.expire();
-        self.unsend_unanswered();
+        self.resend_unanswered();
         self.send_calls(following).await;
-        self.look_for_end(following).await;
+        self.find_end(following).await;
         self.send_status().await;
         self.watch_lag(following);
         if !self.mode.is_alone() && self.is_ready {
@@ -351,85 +213,9 @@ impl Node {
         Ok(())
     }
 
-    /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count
-    /// proves nothing.
-    async fn look_for_end(&self, following: &mut Following) {
-        if !self.mode.is_alone()
-            || following.is_caught_up
-            || !matches!(following.source, Source::Reading(_))
-            || following.delivered.elapsed() < END_SILENCE
-        {
-            return;
-        }
-        following.delivered = Instant::now();
-        let position = self.chain.position();
-        if matches!(self.log.has_message_behind(position).await, Ok(false)) {
-            tracing::warn!(%position, "nats-server counts messages that it does not deliver");
-            following.is_caught_up = true;
-        }
-    }
-
     fn no_leader(&self, following: &Following) -> String {
         let outage = self.log.connection().link.borrow().outage();
         let trouble = outage.or_else(|| following.trouble.clone());
         trouble.unwrap_or_else(|| "no instance has taken over yet".to_owned())
-    }
-
-    /// An instance that stays behind the writer reads from another server. If nothing at all is delivered, it
-    /// first makes another consumer: a direct one does not outlive the stream leader that made it, and its
-    /// heartbeats would be missed much later.
-    fn watch_lag(&mut self, following: &mut Following) {
-        let index = self.chain.index();
-        let is_behind = index < following.writer_index || following.elected.is_some();
-        if is_behind
-            && matches!(following.source, Source::Reading(_))
-            && following.delivered.elapsed() > following.silence
-            && following.renewed.elapsed() > following.silence
-        {
-            tracing::debug!(%index, writer = %following.writer_index, "nothing is delivered; another consumer is made");
-            following.renewed = Instant::now();
-            following.silence = (following.silence * 2).min(2 * self.settings.election_timeout);
-            self.consume_anew(following);
-        }
-        if index > following.progress.0 || index >= following.writer_index {
-            following.progress = (index, Instant::now());
-            following.silence = DELIVERY_SILENCE;
-        } else if following.progress.1.elapsed() > 2 * self.settings.election_timeout
-            && matches!(following.source, Source::Reading(_))
-        {
-            tracing::warn!(%index, writer = %following.writer_index, "this instance lags; it reads from another server");
-            self.log.try_another_server();
-            following.progress.1 = Instant::now();
-            self.consume_anew(following);
-        }
-    }
-
-    /// Leaves a server whose stream stores nothing: the cluster may have lost it, and have another leader.
-    fn leave_if_stuck(&mut self, following: &mut Following) {
-        let stuck = following.stuck.get_or_insert_with(Instant::now);
-        if self.log.facts().replicas > 1 && stuck.elapsed() > 2 * self.settings.election_timeout {
-            following.stuck = None;
-            self.leave_server(following);
-        }
-    }
-
-    /// Leaves the server, and makes a consumer on the next one.
-    fn leave_server(&mut self, following: &mut Following) {
-        self.log.connection().leave_server();
-        following.is_caught_up = false;
-        following.source = Source::Pausing(Instant::now() + RETRY_MIN);
-    }
-
-    /// Makes another consumer, and forgets the attempts to become the writer that were made under the last
-    /// one: their epoch records prove nothing about the end of another server's copy.
-    fn consume_anew(&mut self, following: &mut Following) {
-        if let Some(attempt) = following.attempt.take() {
-            attempt.task.abort();
-        }
-        following.elected = None;
-        self.nonces.clear();
-        (following.ready_counter, following.ready_sent) = (None, None);
-        let patience = following.pause * OPENING_PAUSES;
-        following.source = Source::open(&self.log, &self.chain, patience);
     }
 }

@@ -50,7 +50,7 @@ impl Node {
                 {
                     following.is_writer_gone = true;
                 }
-                self.unsend(nonce);
+                self.mark_unsent(nonce);
                 if nonce == self.chain.nonce() {
                     following.ready_sent = None;
                 }

@@ -1,7 +1,7 @@
 //! Becoming the writer: an epoch record behind everything that was read.
 
 use super::source::Source;
-use super::{Following, RETRY_MIN, VETOES};
+use super::{Following, LOSS_CONFIRMATIONS, RETRY_MIN};
 use crate::engine::apply::Entry;
 use crate::engine::failure::Loss;
 use crate::engine::node::{Node, NodeError};
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 const ASK_TIMEOUT: Duration = Duration::from_millis(150);
 /// How long the leader of a stream may count messages that it cannot store, because most replicas are away.
 /// nats-server looks every 10 s whether they were silent for 10 s.
-const QUORUM_PATIENCE: Duration = Duration::from_secs(25);
+const QUORUM_TIMEOUT: Duration = Duration::from_secs(25);
 /// The pause between attempts that find the stream too short.
 const SHORT_PAUSE: Duration = Duration::from_millis(300);
 
@@ -40,7 +40,7 @@ pub(in crate::engine) struct Elected {
 pub(super) enum AttemptError {
     /// Another instance has applied more than this one has read.
     Behind(LogIndex),
-    /// The log ends later than the guard says. The first message behind the guard exists or not.
+    /// The log ends later than the guard. The first message behind the guard exists or not.
     Refused {
         end: Sequence,
         has_next: bool,
@@ -59,7 +59,7 @@ impl Node {
             || self.chain.epoch() == Epoch(0)
             || following.is_writer_gone
             || following.must_take_over
-            || following.heard.elapsed() > following.patience;
+            || following.heard.elapsed() > following.takeover_timeout;
         is_whole && is_free && following.elected.is_none() && !self.is_leaving && self.is_member()
     }
 
@@ -168,10 +168,11 @@ impl Node {
             Ok(elected) => following.elected = Some(elected),
             Err(AttemptError::Refused { end, has_next: false }) if end > self.chain.position() => {
                 // The leader of several replicas counts messages that most of them do not have yet, until it
-                // notices that it has lost the others. Only one that stays away longer is lost.
-                let may_come = !self.mode.is_alone() && self.log.copies() > 1;
+                // notices that it has lost the others. Only one that stays away longer is lost. In a cluster
+                // of embedded servers a single copy may be what a change of their number has begun.
+                let may_come = !self.mode.is_alone() && (self.log.copies() > 1 || self.mode.is_in_cluster());
                 let since = *following.uncommitted.get_or_insert_with(Instant::now);
-                if may_come && since.elapsed() < QUORUM_PATIENCE {
+                if may_come && since.elapsed() < QUORUM_TIMEOUT {
                     following.next_attempt = Instant::now() + SHORT_PAUSE;
                     self.leave_if_stuck(following);
                 } else if self.settings.accepts_loss && !self.is_loaded {
@@ -182,9 +183,9 @@ impl Node {
                 }
             }
             Err(AttemptError::Behind(index)) => {
-                following.vetoes += 1;
+                following.shorter_logs += 1;
                 tracing::warn!(here = %self.chain.index(), there = %index, "another instance has applied more of the log");
-                if following.vetoes >= VETOES {
+                if following.shorter_logs >= LOSS_CONFIRMATIONS {
                     let loss = Loss::Tail { here: self.chain.index(), there: index };
                     return Err(NodeError::Fatal(loss.into()));
                 }
@@ -198,9 +199,9 @@ impl Node {
             }
             Err(AttemptError::Refused { .. }) => {}
             Err(AttemptError::Short(end)) => {
-                following.vetoes += 1;
+                following.shorter_logs += 1;
                 tracing::warn!(%end, here = %self.chain.position(), "the stream ends before what this instance has read");
-                if following.vetoes >= VETOES {
+                if following.shorter_logs >= LOSS_CONFIRMATIONS {
                     let position = self.chain.position();
                     return Err(NodeError::Fatal(Loss::EndsBeforePosition { end, position }.into()));
                 }

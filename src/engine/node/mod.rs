@@ -18,18 +18,21 @@
 //! - N3: the position moves only by messages that an own consumer or an own acknowledgement has brought.
 
 mod calls;
+mod links;
 mod peers;
 mod records;
+
+pub(in crate::engine) use links::PeerLinks;
 
 use crate::applier::{Damage, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
+use crate::engine::duplicate::DuplicateCheck;
 use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
 use crate::engine::membership::ChangeRules;
 use crate::engine::mode::Mode;
-use crate::engine::namesake::Namesakes;
 use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
 use crate::engine::space::Space;
@@ -67,12 +70,12 @@ pub(in crate::engine) struct NodeSettings {
 pub(in crate::engine) enum Command {
     /// Let another instance write, or note that the log ends here; answered when that is done.
     Resign(oneshot::Sender<()>),
-    /// Tell whether each instance that has been heard of has applied what stands at an index.
+    /// Answer whether each instance that a message has come from has applied the record at an index.
     Reached(LogIndex, oneshot::Sender<bool>),
     /// Append nothing until the answer is dropped or released, if this instance writes.
     Hold(oneshot::Sender<Held>),
     /// Share the log with others, or keep it alone from now on; answered when that is so.
-    Regroup(Option<Box<Others>>, oneshot::Sender<()>),
+    Share(Option<Box<PeerLinks>>, oneshot::Sender<()>),
 }
 
 /// Nothing is in flight, and nothing is appended.
@@ -87,15 +90,6 @@ impl Held {
     pub(in crate::engine) fn release(self) {
         self.release.send(self.at).ok();
     }
-}
-
-/// The ways to other instances.
-#[derive(Debug)]
-pub(in crate::engine) struct Others {
-    pub(in crate::engine) messenger: Messenger,
-    pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
-    pub(in crate::engine) namesakes: Namesakes,
-    pub(in crate::engine) answering_newcomers: Serving,
 }
 
 /// An open call of this instance while another one writes.
@@ -129,7 +123,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) new_calls: mpsc::UnboundedReceiver<NewCall>,
     pub(in crate::engine) messenger: Option<Messenger>,
     pub(in crate::engine) incoming: mpsc::Receiver<Incoming>,
-    pub(in crate::engine) namesakes: Option<Namesakes>,
+    pub(in crate::engine) duplicate_check: Option<DuplicateCheck>,
     /// Answers newcomers for as long as the node lives.
     pub(in crate::engine) answering_newcomers: Option<Serving>,
     pub(in crate::engine) answers: mpsc::UnboundedSender<Addressed>,
@@ -170,7 +164,7 @@ pub(in crate::engine) struct Node {
     /// Trim records that a load found void.
     pub(in crate::engine) void_trims: Vec<Sequence>,
     /// The damage that the last load found, and how many messages had been removed from the stream by then.
-    pub(in crate::engine) doubt: Option<(Doubt, u64)>,
+    pub(in crate::engine) suspected: Option<(SuspectedDamage, u64)>,
     /// The longest election timeout of all epochs: a writer of an older one may answer keepalives for so
     /// long.
     pub(in crate::engine) longest_timeout: Duration,
@@ -178,7 +172,7 @@ pub(in crate::engine) struct Node {
 
 /// A load has found this, or has read half of a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Doubt {
+pub(in crate::engine) enum SuspectedDamage {
     /// The log is damaged.
     Damaged(Damage),
     /// The trim record at this sequence is another program's.
@@ -193,7 +187,7 @@ pub(in crate::engine) enum NodeError {
     /// The state here is not the writer's: the log is reloaded from its start.
     Differs,
     /// A load has found damage, unless messages were removed beside it.
-    Doubtful(Damage),
+    Suspected(Damage),
     /// It is damaged, or of a newer format: this instance must not serve it.
     Fatal(DataError),
 }
@@ -232,9 +226,10 @@ impl Node {
             match outcome {
                 Ok(()) => {}
                 Err(NodeError::Missing | NodeError::Differs) => self.begin().await,
-                Err(NodeError::Doubtful(damage)) => {
+                Err(NodeError::Suspected(damage)) => {
                     tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
-                    if self.mode.is_alone() || self.is_certain(Doubt::Damaged(damage.clone())).await {
+                    if self.mode.is_alone() || self.is_certain(SuspectedDamage::Damaged(damage.clone())).await
+                    {
                         return Loss::Damage(damage).into();
                     }
                     self.begin().await;
@@ -245,11 +240,11 @@ impl Node {
     }
 
     /// Whether two loads in a row found the same, and nothing was removed from the stream between them.
-    async fn is_certain(&mut self, doubt: Doubt) -> bool {
+    async fn is_certain(&mut self, suspected: SuspectedDamage) -> bool {
         let Ok(info) = self.log.info().await else { return false };
-        let doubt = (doubt, info.state.last_seq.saturating_sub(info.state.messages));
-        let is_certain = self.doubt.as_ref() == Some(&doubt);
-        self.doubt = Some(doubt);
+        let suspected = (suspected, info.state.last_seq.saturating_sub(info.state.messages));
+        let is_certain = self.suspected.as_ref() == Some(&suspected);
+        self.suspected = Some(suspected);
         is_certain
     }
 
@@ -316,7 +311,7 @@ impl Node {
         // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
             let trim = self.chain.trim_sequence();
-            if self.mode.is_alone() || self.is_certain(Doubt::ForeignTrim(trim)).await {
+            if self.mode.is_alone() || self.is_certain(SuspectedDamage::ForeignTrim(trim)).await {
                 self.void_trims.push(trim);
             }
         }
@@ -356,24 +351,6 @@ impl Node {
         }
     }
 
-    /// Shares the log with others, or keeps it alone. The role that is taken next rests on it.
-    pub(in crate::engine) fn regroup(&mut self, others: Option<Box<Others>>, done: oneshot::Sender<()>) {
-        self.status.set_linearizable(false);
-        self.mode.set_alone(others.is_none());
-        if let Some(others) = others {
-            let Others { messenger, incoming, namesakes, answering_newcomers } = *others;
-            self.answering_newcomers = Some(answering_newcomers);
-            self.messenger = Some(messenger);
-            self.incoming = incoming;
-            self.namesakes = Some(namesakes);
-        } else {
-            (self.messenger, self.namesakes, self.answering_newcomers) = (None, None, None);
-            self.incoming = mpsc::channel(1).1;
-            self.peers.clear();
-        }
-        done.send(()).ok();
-    }
-
     /// Whether each other instance that has been heard of of late has applied what stands at an index.
     pub(in crate::engine) fn is_reached(&self, index: LogIndex) -> bool {
         self.peers.values().all(|peer| peer.index >= index)
@@ -394,7 +371,7 @@ impl Node {
 pub(in crate::engine) fn end_of(report: Report) -> NodeError {
     match report {
         Report::Lost(loss) => NodeError::Fatal(loss.into()),
-        Report::Doubtful(damage) => NodeError::Doubtful(damage),
+        Report::Suspected(damage) => NodeError::Suspected(damage),
         Report::Differs { index, here, writer } => {
             tracing::error!(%index, %here, %writer, "the state here differs from the writer's; it is loaded afresh");
             NodeError::Differs

@@ -28,7 +28,7 @@ impl Node {
     /// Whether this instance may write: one that was removed from its cluster, or never added to it, may not.
     pub(in crate::engine) fn is_member(&self) -> bool {
         let members = self.tables.members.all();
-        !self.mode.is_clustered() || members.is_empty() || members.contains_key(&self.settings.member.id)
+        !self.mode.has_fixed_members() || members.is_empty() || members.contains_key(&self.settings.member.id)
     }
 
     /// Takes note of another instance.
@@ -38,9 +38,9 @@ impl Node {
         }
         if let Ok(member) = serde_json::from_slice::<Member>(&status.member) {
             if member.id == self.settings.member.id
-                && let Some(namesakes) = &mut self.namesakes
+                && let Some(duplicate_check) = &mut self.duplicate_check
             {
-                namesakes.heard(&self.failure);
+                duplicate_check.heard(&self.failure);
                 return;
             }
             // An earlier process of the same member has ended.

@@ -90,7 +90,7 @@ enum WriteError {
     Invalid,
     /// The ways to other instances have changed.
     #[error("the log is shared with other instances from now on, or not any more")]
-    Regrouped,
+    SharingChanged,
     #[error(transparent)]
     Data(DataError),
 }
@@ -234,14 +234,14 @@ impl Node {
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
         let mut own = self.settings.member.clone();
         let known = self.tables.members.all();
-        if let Some(known) = known.get(&own.id).filter(|_| self.mode.is_clustered()) {
+        if let Some(known) = known.get(&own.id).filter(|_| self.mode.has_fixed_members()) {
             own.peer_urls.clone_from(&known.peer_urls);
             own.is_learner = known.is_learner;
         }
         // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
         // that does not find itself in the list ends.
         let others = self.settings.founders.iter().filter(|member| member.id != own.id);
-        let proposal = if known.is_empty() && self.mode.is_clustered() {
+        let proposal = if known.is_empty() && self.mode.has_fixed_members() {
             Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
         } else {
             Proposal::Member { id: own.id, member: Some(own) }
@@ -291,9 +291,9 @@ impl Node {
                     writing.quiesce = Some(Quiesce { next: NextStep::Hold(held), fence: None });
                 }
             }
-            Event::Command(Command::Regroup(others, done)) => {
-                self.regroup(others, done);
-                return Err(WriteError::Regrouped);
+            Event::Command(Command::Share(links, done)) => {
+                self.share(links, done);
+                return Err(WriteError::SharingChanged);
             }
             Event::Heartbeat => {
                 if let (Some(messenger), Some((index, digest))) =
@@ -346,7 +346,7 @@ impl Node {
         let (epoch, index) = (self.chain.epoch(), self.chain.index());
         if matches!(error, WriteError::Deposed) {
             tracing::info!(%epoch, %index, "this instance does not write any more: another one has taken over");
-        } else if matches!(error, WriteError::Regrouped) {
+        } else if matches!(error, WriteError::SharingChanged) {
             tracing::debug!(%epoch, %index, reason = error.to_string(), "this instance begins an epoch of its own again");
         } else {
             tracing::warn!(%epoch, %index, reason = error.to_string(), "this instance does not write any more");

@@ -78,7 +78,9 @@ impl Node {
             Proposal::ChangeMembers(change) => match self.decide(change) {
                 // The member that stays alone has the only copy before the other one may go.
                 Ok((id, None))
-                    if self.stays_alone(id).is_some_and(|server| !self.one_copy.is_on(&server)) =>
+                    if self
+                        .stays_alone(id)
+                        .is_some_and(|server| !self.one_copy.request_or_check(&server)) =>
                 {
                     writing.deferred.push(call);
                 }
@@ -254,7 +256,7 @@ impl Node {
             return;
         }
         let known = self.tables.members.all();
-        let is_fixed = self.mode.is_clustered();
+        let is_fixed = self.mode.has_fixed_members();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
         for Peer { member, .. } in self.peers.values() {
             writing.members_heard.insert(member.id, Instant::now());

@@ -20,19 +20,19 @@ impl Serialize for Message<'_> {
 
 /// The JSON of a value.
 pub(super) fn plain(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect(TO_MEMORY)
+    serde_json::to_string(value).expect(NEVER_FAILS)
 }
 
 /// The JSON of a value as a line of a stream. Go escapes characters there that a web page could take for
 /// markup.
 pub(super) fn line(value: &impl Serialize) -> String {
     let mut json = Vec::new();
-    value.serialize(&mut Serializer::with_formatter(&mut json, EscapedMarkup)).expect(TO_MEMORY);
+    value.serialize(&mut Serializer::with_formatter(&mut json, EscapedMarkup)).expect(NEVER_FAILS);
     json.push(b'\n');
     String::from_utf8(json).expect("JSON is UTF-8")
 }
 
-const TO_MEMORY: &str = "memory takes all bytes, and the names of all fields are strings";
+const NEVER_FAILS: &str = "memory takes all bytes, and the names of all fields are strings";
 
 struct EscapedMarkup;
 

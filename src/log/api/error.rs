@@ -56,7 +56,7 @@ impl ApiError {
     pub(super) const BEYOND_LAST: u32 = 10057;
 
     /// Whether a cluster may answer so while it still looks for its servers or a leader.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             // No suitable peers, not available, not the leader. Without a leader there is no answer at all.
             ApiError::Refused { err_code: 10005 | 10008 | 10009, .. }

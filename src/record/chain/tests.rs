@@ -203,7 +203,7 @@ fn a_foreign_message_changes_nothing_and_a_missing_one_stops_the_chain() {
 }
 
 #[test]
-fn an_epoch_record_above_the_next_index_tells_of_loss() {
+fn an_epoch_record_above_the_next_index_shows_a_loss() {
     let mut chain = Chain::new(None);
     assert_eq!(read(&mut chain, &[(1, Some(start(1, 1))), (2, Some(start(2, 3)))]).2, Outcome::Missing);
 }

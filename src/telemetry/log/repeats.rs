@@ -22,13 +22,13 @@ use tracing_subscriber::layer::Context;
 /// A line is logged at most once in this time.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Different lines that one place may log in this time.
-const MOST_DIFFERENT: usize = 100;
+const MAX_DIFFERENT: usize = 100;
 /// Lines that are known, above which those whose time is over are forgotten.
-const MOST_KNOWN: usize = 1000;
+const MAX_KNOWN: usize = 1000;
 /// Characters of a line that are kept: a client may choose a long one.
 const LONGEST: usize = 500;
 /// The fields that differ from one repetition to the next.
-const PASSING: [&str; 2] = ["peer", "attempt"];
+const IGNORED_FIELDS: [&str; 2] = ["peer", "attempt"];
 
 /// A line that was logged.
 #[derive(Debug)]
@@ -57,12 +57,12 @@ enum Verdict {
 
 impl Known {
     fn judge(&mut self, place: u64, level: Level, text: &str, now: Instant) -> Verdict {
-        if self.0.len() >= MOST_KNOWN {
+        if self.0.len() >= MAX_KNOWN {
             self.0.retain(|_, line| line.until > now || line.repeats > 0);
         }
         let of_place = self.0.values().filter(|line| line.place == place && line.until > now).count();
         let key = hash(&(place, text));
-        let key = if self.0.contains_key(&key) || of_place < MOST_DIFFERENT { key } else { place };
+        let key = if self.0.contains_key(&key) || of_place < MAX_DIFFERENT { key } else { place };
         match self.0.get_mut(&key) {
             Some(line) if line.repeats > 0 || line.until > now => {
                 line.repeats += 1;
@@ -160,7 +160,7 @@ impl Visit for LineText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let written = match field.name() {
             "message" => write!(self.message, "{value:?}"),
-            name if PASSING.contains(&name) => Ok(()),
+            name if IGNORED_FIELDS.contains(&name) => Ok(()),
             name => write!(self.fields, " {name}={value:?}"),
         };
         written.expect("a string takes everything");
@@ -193,12 +193,11 @@ mod tests {
     fn a_place_cannot_fill_the_log_with_different_lines() {
         let (mut known, now) = (Known::default(), Instant::now());
         let mut logged = |place| {
-            let lines =
-                (0..10 * MOST_DIFFERENT).map(|n| known.judge(place, Level::WARN, &n.to_string(), now));
+            let lines = (0..10 * MAX_DIFFERENT).map(|n| known.judge(place, Level::WARN, &n.to_string(), now));
             lines.filter(|verdict| *verdict == Verdict::Logged).count()
         };
         // One more: the first of those that count as the same.
-        assert_eq!((logged(1), logged(2)), (MOST_DIFFERENT + 1, MOST_DIFFERENT + 1));
+        assert_eq!((logged(1), logged(2)), (MAX_DIFFERENT + 1, MAX_DIFFERENT + 1));
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Begins and ends to share the log with other instances, while this one serves.
 
-use super::namesake::Namesakes;
-use super::node::{Command, Others};
-use super::{Engine, StartError, join};
-use crate::log::Messenger;
+use super::node::{Command, PeerLinks};
+use super::{Engine, StartError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -19,17 +17,22 @@ impl Engine {
     /// # Errors
     /// [`StartError`].
     pub(crate) async fn set_alone(&self, is_alone: bool) -> Result<(), StartError> {
-        let others = if is_alone { None } else { Some(Box::new(self.others().await?)) };
-        let (done, regrouped) = oneshot::channel();
-        if self.commands.send(Command::Regroup(others, done)).await.is_ok() {
-            drop(regrouped.await);
+        let links = if is_alone {
+            None
+        } else {
+            let members = Some(&self.tables.members);
+            Some(Box::new(PeerLinks::open(&self.log, &self.own, self.start, members).await?))
+        };
+        let (done, is_shared) = oneshot::channel();
+        if self.commands.send(Command::Share(links, done)).await.is_ok() {
+            drop(is_shared.await);
         }
         Ok(())
     }
 
     /// Waits until the other instances, which are no members any more, have read that in the log. One that is
     /// not heard of is not waited for.
-    pub(crate) async fn others_know(&self) {
+    pub(crate) async fn await_removals_known(&self) {
         const POLL: Duration = Duration::from_millis(100);
         let index = self.reader.snapshot().log_index;
         let known = async {
@@ -48,24 +51,16 @@ impl Engine {
     }
 
     /// Waits until other members can join this one, which was alone.
-    pub(crate) async fn joinable(&self) {
+    pub(crate) async fn await_joinable(&self) {
         const POLL: Duration = Duration::from_millis(20);
         while self.mode.is_alone() || self.mode.is_moving() {
             tokio::time::sleep(POLL).await;
         }
     }
 
-    async fn others(&self) -> Result<Others, StartError> {
-        let (messenger, incoming) =
-            Messenger::open(self.log.connection(), &self.log.bucket().name, self.start).await?;
-        let namesakes = Namesakes::open(&messenger, &self.own, self.start).await?;
-        let answering_newcomers = join::answer(&messenger, &self.tables.members).await?;
-        Ok(Others { messenger, incoming, namesakes, answering_newcomers })
-    }
-
     /// Waits until the last member, which stays without this one, has the stream for itself. Until then its
     /// server needs this one's for a majority.
-    pub(crate) async fn parted(&self) {
+    pub(crate) async fn await_sole_member(&self) {
         const POLL: Duration = Duration::from_millis(100);
         const ANSWER: Duration = Duration::from_secs(1);
         let is_needed = || self.tables.members.all().len() == 1;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// The program whose command line this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Personality {
+pub enum Program {
     /// jetway, with its own defaults.
     Jetway,
     /// etcd, through a link of this name: defaults, version and refusals are etcd's.
@@ -14,25 +14,25 @@ pub enum Personality {
     Kine,
 }
 
-impl Personality {
+impl Program {
     /// Decides by the name in the first argument. A version may follow the name, as in `etcd-3.7`.
-    pub fn of(program: Option<&OsString>) -> Personality {
+    pub fn of(program: Option<&OsString>) -> Program {
         let name = program.and_then(|program| Path::new(program).file_name()).and_then(|name| name.to_str());
         let name = name.unwrap_or_default();
         let is = |program: &str| name.strip_prefix(program).is_some_and(is_version);
         match () {
-            () if is("etcd") => Personality::Etcd,
-            () if is("kine") => Personality::Kine,
-            () => Personality::Jetway,
+            () if is("etcd") => Program::Etcd,
+            () if is("kine") => Program::Kine,
+            () => Program::Jetway,
         }
     }
 
     /// The name of the program.
     pub fn name(self) -> &'static str {
         match self {
-            Personality::Jetway => "jetway",
-            Personality::Etcd => "etcd",
-            Personality::Kine => "kine",
+            Program::Jetway => "jetway",
+            Program::Etcd => "etcd",
+            Program::Kine => "kine",
         }
     }
 }
@@ -51,17 +51,17 @@ mod tests {
     #[test]
     fn the_file_name_decides() {
         for (program, expected) in [
-            ("/usr/bin/etcd", Personality::Etcd),
-            ("etcd-3.7.3", Personality::Etcd),
-            ("etcd-v3.7", Personality::Etcd),
-            ("etcd3", Personality::Etcd),
-            ("./kine", Personality::Kine),
-            ("jetway", Personality::Jetway),
-            ("etcdctl", Personality::Jetway),
-            ("etcd/jetway", Personality::Jetway),
+            ("/usr/bin/etcd", Program::Etcd),
+            ("etcd-3.7.3", Program::Etcd),
+            ("etcd-v3.7", Program::Etcd),
+            ("etcd3", Program::Etcd),
+            ("./kine", Program::Kine),
+            ("jetway", Program::Jetway),
+            ("etcdctl", Program::Jetway),
+            ("etcd/jetway", Program::Jetway),
         ] {
-            assert_eq!(Personality::of(Some(&program.into())), expected, "{program}");
+            assert_eq!(Program::of(Some(&program.into())), expected, "{program}");
         }
-        assert_eq!(Personality::of(None), Personality::Jetway);
+        assert_eq!(Program::of(None), Program::Jetway);
     }
 }

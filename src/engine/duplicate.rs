@@ -23,7 +23,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// The answer of a living process.
 #[derive(Clone, PartialEq, prost::Message)]
-struct WireNamesake {
+struct WireProcess {
     /// Its start.
     #[prost(fixed64, tag = "1")]
     instance: u64,
@@ -36,7 +36,7 @@ struct WireNamesake {
 
 /// Answers for this process, and asks for others.
 #[derive(Debug)]
-pub(super) struct Namesakes {
+pub(super) struct DuplicateCheck {
     messenger: Messenger,
     member: Member,
     start: u64,
@@ -44,22 +44,22 @@ pub(super) struct Namesakes {
     asking: Option<JoinHandle<()>>,
 }
 
-impl Namesakes {
+impl DuplicateCheck {
     /// Makes sure that no other process of this member lives, and answers those that come later.
     pub(super) async fn open(
         messenger: &Messenger,
         member: &Member,
         start: u64,
-    ) -> Result<Namesakes, StartError> {
+    ) -> Result<DuplicateCheck, StartError> {
         if let Some(other) = ask(messenger, member, start).await {
             return Err(taken(member, &other).into());
         }
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let own = WireNamesake { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
+        let own = WireProcess { instance: start, pid: std::process::id(), host: host.trim().to_owned() };
         let answer = prost::Message::encode_to_vec(&own);
         let answering = messenger.answer_for_member(member.id, start, answer).await?;
         let (messenger, member) = (messenger.clone(), member.clone());
-        Ok(Namesakes { messenger, member, start, _answering: answering, asking: None })
+        Ok(DuplicateCheck { messenger, member, start, _answering: answering, asking: None })
     }
 
     /// A status message of another process with this member's id has come. Ends this one if the other one
@@ -86,15 +86,15 @@ impl Namesakes {
 /// How an operator finds the running process of a member; `None` if there is none.
 pub(super) async fn find(messenger: &Messenger, member: u64, start: u64) -> Option<String> {
     let answer = messenger.ask_member(member, start, ANSWER_TIMEOUT).await?;
-    let other = WireNamesake::decode(answer).ok()?;
+    let other = WireProcess::decode(answer).ok()?;
     Some(format!("pid {} on host {:?}", other.pid, other.host))
 }
 
-async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireNamesake> {
+async fn ask(messenger: &Messenger, member: &Member, start: u64) -> Option<WireProcess> {
     let answer = messenger.ask_member(member.id, start, ANSWER_TIMEOUT).await?;
     prost::Message::decode(answer).ok()
 }
 
-fn taken(member: &Member, other: &WireNamesake) -> NameTaken {
+fn taken(member: &Member, other: &WireProcess) -> NameTaken {
     NameTaken { member: member.clone(), pid: other.pid, host: other.host.clone() }
 }

@@ -15,9 +15,13 @@
 //!   out of this order (S1): such a watcher gets nothing up to the revision of its answer, which is no older
 //!   than the mark.
 
+mod catch_up;
+mod progress;
+#[cfg(test)]
+mod tests;
+
 use super::control::{Control, Open};
 use super::encoding::encode;
-use super::history;
 use super::hub::WatchHub;
 use super::response::{Body, NO_WATCHER, Response};
 use super::watcher::{Answer, Created, Phase, Watcher};
@@ -33,8 +37,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-/// Bytes of encoded events after which a response with history ends.
-const RESPONSE_BYTES: usize = if cfg!(test) { 4096 } else { 1 << 20 };
 /// Live responses after which one slice of history comes.
 const LIVE_RUN: usize = 16;
 /// Steps without a response after which the task yields its thread.
@@ -119,24 +121,11 @@ impl Session {
         ));
     }
 
-    /// Handles a tick.
-    pub(super) fn tick(&mut self) {
-        let mut is_any_due = false;
-        for watcher in self.watchers.iter_mut().flatten().filter(|watcher| watcher.options.progress_notify) {
-            let was_fresh = std::mem::replace(&mut watcher.is_fresh, false);
-            watcher.is_due = !was_fresh && watcher.phase == Phase::Live;
-            is_any_due |= watcher.is_due;
-        }
-        if is_any_due && !std::mem::replace(&mut self.is_due_asked, true) {
-            self.hub.ask(Ask::Progress { stream: self.stream, scope: ProgressScope::Due });
-        }
-    }
-
     /// The next response, if there is one now.
     pub(super) fn next(&mut self) -> Step {
         for _ in 0..STEPS {
             if self.open.has_requests() {
-                self.look_for_answers();
+                self.take_answers();
             }
             if let Some(error) = &self.end {
                 return Step::End(error.clone());
@@ -175,7 +164,7 @@ impl Session {
     }
 
     /// Takes all answers out of the queue, also from behind other items.
-    fn look_for_answers(&mut self) {
+    fn take_answers(&mut self) {
         while let Some(item) = self.receiver.pop() {
             match item {
                 Item::Started { .. } | Item::Echo { .. } => {
@@ -190,13 +179,6 @@ impl Session {
                 item => self.inbox.push_back(item),
             }
         }
-    }
-
-    /// Whether there are watchers, and each of them may have got everything once the inbox is handled.
-    fn may_be_synced(&self) -> bool {
-        let mut watchers = self.watchers.iter().flatten().peekable();
-        let may = |watcher: &Watcher| matches!(watcher.phase, Phase::Live | Phase::Joining { .. });
-        watchers.peek().is_some() && watchers.all(may)
     }
 
     fn take_item(&mut self, item: Item<Answer>) -> Option<Response> {
@@ -308,76 +290,6 @@ impl Session {
         // Progress of the watcher must not follow its end.
         self.due.retain(|progress| progress.watch_id != id.watch_id);
     }
-
-    fn progress(&mut self, revision: Revision) -> Option<Response> {
-        self.open.answered();
-        let mut watchers = self.watchers.iter().flatten().peekable();
-        let all = watchers.peek().is_some() && watchers.all(|watcher| watcher.has_all(revision));
-        all.then_some(Response { revision, watch_id: NO_WATCHER, body: Body::Progress })
-    }
-
-    fn due_progress(&mut self, revision: Revision) {
-        self.is_due_asked = false;
-        for watcher in self.watchers.iter_mut().flatten() {
-            if std::mem::replace(&mut watcher.is_due, false) && watcher.has_all(revision) {
-                let (watch_id, body) = (watcher.options.watcher.watch_id, Body::Progress);
-                self.due.push_back(Response { revision, watch_id, body });
-            }
-        }
-    }
-
-    fn catch_up_from(&mut self, id: WatcherId, next: Revision) {
-        if let Some(watcher) = self.watcher(id) {
-            watcher.phase = Phase::Behind { next };
-            self.behind.push_back(id);
-        }
-    }
-
-    /// Gives the next watcher that is behind a slice of its history.
-    fn catch_up(&mut self) -> Option<Response> {
-        let id = self.behind.pop_front()?;
-        let state = self.reader.snapshot();
-        let watcher = self.watchers.get_mut(id.place as usize)?.as_mut();
-        let watcher = watcher.filter(|watcher| watcher.options.watcher == id)?;
-        let Phase::Behind { next } = watcher.phase else { return None };
-        if state.incarnation != self.incarnation {
-            self.reset();
-            return None;
-        }
-        if let Some(floor) = state.compacted.filter(|floor| next < *floor) {
-            watcher.phase = Phase::Compacted;
-            self.hub.metrics().slow_watchers.sub(1);
-            let (watch_id, body) = (id.watch_id, Body::Compacted(floor));
-            return Some(Response { revision: Revision(0), watch_id, body });
-        }
-        let slice = history::read(&state, &watcher.options.interest, next);
-        let mut upto = slice.next;
-        let mut events = SmallVec::new();
-        let mut bytes = 0;
-        for (entry, matched) in &slice.revisions {
-            if bytes >= RESPONSE_BYTES {
-                upto = entry.revision();
-                break;
-            }
-            watcher.sent_to = entry.revision();
-            let batch = Batch::new(entry, &state);
-            for event in batch.events(matched, watcher.options.prev_kv, encode) {
-                bytes += event.len();
-                events.push(event);
-            }
-        }
-        watcher.is_fresh |= !events.is_empty();
-        let body = Body::Events { may_fragment: watcher.options.fragment, events };
-        if upto > state.revision {
-            watcher.phase = Phase::Joining { from: upto };
-            self.hub.ask(Ask::Join { stream: self.stream, watcher: id, from: upto });
-        } else {
-            self.catch_up_from(id, upto);
-        }
-        let is_empty = matches!(&body, Body::Events { events, .. } if events.is_empty());
-        let response = Response { revision: state.revision, watch_id: id.watch_id, body };
-        (!is_empty).then(|| self.sent(response))
-    }
 }
 
 impl Drop for Session {
@@ -387,64 +299,5 @@ impl Drop for Session {
         self.done.0 += self.inbox.iter().filter(|item| matches!(item, Item::Events { .. })).count();
         self.report();
         self.hub.close(self.stream);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::control::Request;
-    use super::super::tests::{Store, create, drain, prefix};
-    use super::*;
-
-    #[test]
-    fn a_mark_pushed_while_a_watcher_was_on_its_way_to_join_does_not_count() {
-        let mut store = Store::new();
-        let mut call = store.session();
-        assert_eq!(store.put("a", "x"), 2);
-        call.control.handle(Request::Create(create(prefix("b"), 0)));
-        call.control.handle(Request::Create(create(prefix("a"), 2)));
-        call.control.handle(Request::Progress);
-        // Handles all requests but that for progress.
-        store.routing.answer(3);
-        let created = [call.session.next(), call.session.next()];
-        assert!(matches!(created, [Step::Respond(_), Step::Respond(_)]), "{created:?}");
-        // It reads history up to revision 2 and asks to join, before the routing task goes on to 4 and pushes
-        // a progress mark.
-        assert!(matches!(call.session.next(), Step::Respond(Response { revision: Revision(2), .. })));
-        (3..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        store.routing.answer(1);
-        store.routing.route_only();
-        let responses: Vec<_> =
-            drain(&mut call).iter().map(|response| (response.watch_id, response.revision.0)).collect();
-        assert_eq!(responses, [(1, 3), (1, 4)]);
-    }
-
-    #[test]
-    fn progress_asked_for_before_the_first_watcher_is_not_reported() {
-        let store = Store::new();
-        let mut call = store.session();
-        call.control.handle(Request::Progress);
-        call.control.handle(Request::Create(create(prefix("a"), 0)));
-        let responses: Vec<_> = drain(&mut call).into_iter().map(|response| response.body).collect();
-        assert!(matches!(responses[..], [Body::Created]), "{responses:?}");
-    }
-
-    #[test]
-    fn a_mark_older_than_what_a_watcher_has_caught_up_with_is_not_reported() {
-        let mut store = Store::new();
-        let mut call = store.session();
-        call.handle(Request::Create(create(prefix("b"), 0)));
-        drain(&mut call);
-        (2..=4).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        call.handle(Request::Progress);
-        store.route();
-        (5..=6).for_each(|n| assert_eq!(store.put("a", "x"), n));
-        // The mark of 4 waits while another watcher catches up, with what the routing task has not routed
-        // yet.
-        call.session.live_run = LIVE_RUN;
-        call.handle(Request::Create(create(prefix("a"), 2)));
-        let responses: Vec<_> =
-            drain(&mut call).iter().map(|response| (response.watch_id, response.revision.0)).collect();
-        assert_eq!(responses, [(1, 6), (1, 6)], "created, and events up to 6");
     }
 }
