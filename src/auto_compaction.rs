@@ -111,6 +111,10 @@ pub(crate) fn spawn(mode: AutoCompaction, engine: Engine, hub: WatchHub, shutdow
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(policy.interval()) => {}
             }
+            // A mirror is compacted by its primary.
+            if engine.read_only().is_some() {
+                continue;
+            }
             let Some(revision) = policy.due(engine.reader().revision(), Instant::now()) else { continue };
             tracing::info!(%revision, "starting auto compaction");
             // A watcher that is up to date must not find its events gone because the hub has not come to them

@@ -249,6 +249,10 @@ pub enum EtcdError {
     #[error("jetway: {0}")]
     Unavailable(String),
 
+    /// A mirror, or a primary whose mirror was promoted; the text has the reason. jetway's own.
+    #[error("jetway: {0}")]
+    ReadOnly(String),
+
     // Downgrades.
     /// The target is no version.
     #[error("etcdserver: wrong downgrade target version format")]

@@ -102,6 +102,18 @@
 //! The way back begins before a removal that leaves one member: the stream has its only copy there first.
 //! Then nats-server is started by itself, and the instance keeps the log alone from its next epoch on.
 //!
+//! # Another region
+//!
+//! A JetStream mirror of the stream has the same sequences, and so the same log (`log::mirror`). Its
+//! instances follow it and have no writer in reach: [`ReadOnly`](log::ReadOnly) refuses everything that would
+//! ask one. They are ready when they have come to the end of the primary's log once
+//! (`engine::follow::read_only`).
+//!
+//! A promotion takes the setting `mirror` from the stream (`log::promote`), and an instance there appends the
+//! next epoch record. Before that the primary is fenced, if it can be reached: its stream loses the subjects
+//! of keys. Else it is fenced when it returns (`engine::read_only`). Its records behind the end of the mirror
+//! stay there alone.
+//!
 //! # Modules
 //!
 //! From the lowest layer to the highest one. A module imports only from modules above it in this table.
@@ -190,6 +202,11 @@
 //! | nonce | a random number that an epoch's writer puts into each record |
 //! | valid | a record with the current epoch and nonce and the next index, or an epoch record with the next epoch; all other messages are void |
 //! | batch | the records of one transaction; it is valid when its last record is |
+//! | primary | the stream that may be written, where there is a mirror |
+//! | mirror, origin | JetStream's copy of a stream in another region; the stream that it copies |
+//! | standby | the mirror, as its primary knows it |
+//! | promotion | a mirror becomes the primary |
+//! | fence | the settings that keep records out of a replaced primary |
 //! | barrier | a message that changes nothing; it proves that its sender still writes |
 //! | floor | the compacted revision |
 //! | trim record | permits that records up to an index are missing, because a compaction removes them |

@@ -128,6 +128,7 @@ impl Maintenance for MaintenanceService {
         if leader.is_err() {
             errors.push(EtcdError::NoLeader.to_string());
         }
+        errors.extend(self.engine.read_only().map(|reason| reason.to_string()));
         errors.extend(self.engine.alarms().into_iter().map(|alarm| {
             let kind = alarm.kind.name();
             // As in protobuf's text form, fields that are zero are left out.

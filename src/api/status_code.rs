@@ -55,6 +55,7 @@ pub(crate) fn code(error: &EtcdError) -> Code {
         | EtcdError::NotCapable
         | EtcdError::ClusterVersionUnavailable
         | EtcdError::StaysAlone(_)
+        | EtcdError::ReadOnly(_)
         | EtcdError::DowngradeInProcess
         | EtcdError::NoInflightDowngrade => Code::FailedPrecondition,
         EtcdError::PermissionDenied => Code::PermissionDenied,
@@ -298,6 +299,7 @@ mod tests {
             (EtcdError::ContextDeadlineExceeded, Code::DeadlineExceeded, "context deadline exceeded"),
             (EtcdError::Unimplemented("not there".into()), Code::Unimplemented, "not there"),
             (EtcdError::Unavailable("NATS is away".into()), Code::Unavailable, "jetway: NATS is away"),
+            (EtcdError::ReadOnly("a mirror".into()), Code::FailedPrecondition, "jetway: a mirror"),
             (EtcdError::Unknown("its own text".into()), Code::Unknown, "its own text"),
             (
                 EtcdError::KeyTooLong { size: 5000, limit: 3900 },

@@ -6,6 +6,7 @@ use super::health::{self, HealthError};
 use super::migrate::{self, MigrateCommandError};
 use super::output::Output;
 use super::program::Program;
+use super::promote::{self, PromoteCommandError};
 use super::restore::{self, RestoreCommandError};
 use super::snapshot::{self, SaveError, StatusError};
 use super::storage::{self, StorageFlagsError};
@@ -47,6 +48,8 @@ pub(super) enum CommandError {
     Restore(#[from] Box<RestoreCommandError>),
     #[error(transparent)]
     Migrate(#[from] Box<MigrateCommandError>),
+    #[error(transparent)]
+    Promote(#[from] Box<PromoteCommandError>),
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
@@ -105,6 +108,12 @@ pub(super) const COMMANDS: &[Entry] = &[
             let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
             Ok(Output::Text(storage::rights(&flags)?.page()))
         },
+    },
+    Entry {
+        name: "promote",
+        about: "Make the mirror of a bucket the primary, and fence the old one",
+        args: promote::args,
+        run: |matches, environment| Ok(Output::Text(promote::run(matches, environment).map_err(Box::new)?)),
     },
     Entry {
         name: "restore",

@@ -234,7 +234,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         same("version", Bool, "false", "Print the version and exit."),
     ]),
     ("jetway", &[
-        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host[:port][,host…][?parameters]; also tls:// and jetstream://. Parameters: bucket, replicas (1 to 5), slowMethod, contextFile, credsFile, noEmbed; without a host also dataDir and serverConfig. Without a host, or without the flag, jetway runs its own nats-server."),
+        own("endpoint", Text, "", "URL of an existing NATS, as kine takes it: nats://[user:password@|token@]host[:port][,host…][?parameters]; also tls:// and jetstream://. Parameters: bucket, replicas (1 to 5), slowMethod, contextFile, credsFile, noEmbed; mirror or standby with the JetStream domain of another region; without a host also dataDir and serverConfig. Without a host, or without the flag, jetway runs its own nats-server."),
         own("bucket", Text, "jetway", "Bucket that holds the data; a bucket= in --endpoint wins."),
         own("nats-context", Text, "", "Context of the nats command line, by name or file: servers, credentials, TLS, domain and prefixes. Other flags win over it."),
         own("nats-creds", Text, "", "Credentials file (.creds) for NATS; read again at each connection."),

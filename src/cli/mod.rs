@@ -30,6 +30,7 @@ mod notice;
 mod output;
 mod peers;
 mod program;
+mod promote;
 mod restore;
 mod settings;
 mod snapshot;

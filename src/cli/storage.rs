@@ -121,8 +121,13 @@ pub(super) fn settings(
 
 /// The rights that the command line makes necessary. Without an existing NATS they are those for its bucket.
 pub(super) fn rights(flags: &FlagValues) -> Result<Rights, StorageFlagsError> {
+    Ok(Rights::of(&existing_endpoint(flags)?))
+}
+
+/// The existing NATS that the command line names, the default one if it names none.
+pub(super) fn existing_endpoint(flags: &FlagValues) -> Result<Endpoint, StorageFlagsError> {
     let parsed = endpoint(flags)?.unwrap_or_default();
-    Ok(Rights::of(&existing(flags, parsed, bucket(flags)?)?))
+    existing(flags, parsed, bucket(flags)?)
 }
 
 fn bucket(flags: &FlagValues) -> Result<String, StorageFlagsError> {
@@ -208,6 +213,8 @@ fn existing(
         auth: login(flags, parsed.creds_file)?.unwrap_or(base.auth),
         bucket: parsed.bucket.unwrap_or(bucket),
         replicas: parsed.replicas,
+        mirror: parsed.mirror,
+        standby: parsed.standby,
         ca_file: flags.path("nats-ca-file").or(base.ca_file),
         client_cert,
         tls_first: base.tls_first || flags.is_true("nats-tls-first"),
@@ -249,13 +256,8 @@ fn subject(
     example: &'static str,
 ) -> Result<Option<String>, StorageFlagsError> {
     let Some(value) = flags.non_empty(flag) else { return Ok(None) };
-    let subject = value.strip_suffix('.').unwrap_or(value);
-    let is_token = |token: &str| {
-        !token.is_empty()
-            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>')
-    };
-    if subject.split('.').all(is_token) {
-        return Ok(Some(subject.to_owned()));
+    match endpoint::check_subject(value) {
+        Some(subject) => Ok(Some(subject.to_owned())),
+        None => Err(StorageFlagsError::Subject { flag, value: value.to_owned(), example }),
     }
-    Err(StorageFlagsError::Subject { flag, value: value.to_owned(), example })
 }

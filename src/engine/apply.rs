@@ -9,10 +9,11 @@ use super::failure::Loss;
 use super::mark::Mark;
 use super::mode::Mode;
 use super::proposal::Waiter;
+use super::read_only::ReadOnlyState;
 use crate::applier::{Applier, Damage, FullState, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
-use crate::log::Present;
+use crate::log::{Present, ReadOnly};
 use crate::memory;
 use crate::primitive::Notify;
 use crate::record::{Body, Digest, Placed, Trim};
@@ -95,6 +96,7 @@ pub(super) struct Task {
     /// Used while the mode says so.
     pub(super) gate: Option<Gate>,
     pub(super) mode: Arc<Mode>,
+    pub(super) read_only: ReadOnlyState,
     pub(super) marks: Option<watch::Sender<Option<Mark>>>,
     pub(super) jobs: mpsc::UnboundedSender<Job>,
     pub(super) counters: Counters,
@@ -297,7 +299,8 @@ impl Task {
     }
 
     /// A trim record permits removals. The writer carries its own ones out, behind those that other writers
-    /// may not have ended.
+    /// may not have ended. A mirror does not follow the removals of its primary, so its instances repeat
+    /// them.
     fn trimmed(&mut self, trim: &Trim, sequence: Sequence, is_own: bool) {
         let removal = self.applier.take_garbage(trim, sequence);
         self.begin_whole(sequence);
@@ -306,7 +309,8 @@ impl Task {
         let whole_from = self.state.whole_from;
         self.state.removable.extend(removal.iter().filter(|at| *at >= whole_from));
         self.state.inherited.push(removal);
-        if is_own {
+        let is_of_mirror = matches!(&*self.read_only.borrow(), Some(ReadOnly::Mirror { .. }));
+        if is_own || is_of_mirror {
             let removals = std::mem::take(&mut self.state.inherited);
             drop(self.jobs.send(Job::Remove(removals, trim.clone())));
         }

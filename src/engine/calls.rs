@@ -3,6 +3,7 @@
 use super::{Counters, REQUEST_TIMEOUT};
 use crate::auth::Caller;
 use crate::engine::proposal::{Answer, Proposal};
+use crate::engine::read_only::ReadOnlyState;
 use crate::error::EtcdError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ pub(super) struct Calls {
     /// Writes that are not answered. Relaxed: a number by itself.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) counters: Counters,
+    pub(super) read_only: ReadOnlyState,
 }
 
 /// Counts a proposal as failed when it is dropped, unless it was answered.
@@ -70,6 +72,9 @@ impl Calls {
     }
 
     pub(super) async fn ask_as(&self, proposal: Proposal, caller: &Caller) -> Result<Answer, EtcdError> {
+        if let Some(reason) = &*self.read_only.borrow() {
+            return Err(EtcdError::ReadOnly(reason.to_string()));
+        }
         let (sender, receiver) = oneshot::channel();
         // A client that gives up counts, too, as in etcd.
         let mut outcome = Unanswered(proposal.is_write().then_some(&self.counters));

@@ -9,6 +9,7 @@ use super::hash::HashCache;
 use super::mode::Mode;
 use super::node::Command;
 use super::proposal::{Answer, Outcome, Proposal};
+use super::read_only::ReadOnlyState;
 use super::space::Space;
 use super::status::{NoLeader, Phase, Status};
 use crate::applier::{FullState, Tables};
@@ -16,7 +17,7 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::Log;
+use crate::log::{Log, ReadOnly};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
@@ -51,6 +52,7 @@ pub(crate) struct Parts {
     pub(super) counters: Counters,
     pub(super) hashes: Arc<HashCache>,
     pub(super) log: Arc<Log>,
+    pub(super) read_only: ReadOnlyState,
     pub(super) member: u64,
     pub(super) mode: Arc<Mode>,
     pub(super) start: u64,
@@ -211,6 +213,11 @@ impl Engine {
     /// Those of every call to the writer.
     pub(crate) async fn set_alarm(&self, alarm: Alarm, raised: bool) -> Result<(), EtcdError> {
         self.space.set_alarm(alarm, raised).await
+    }
+
+    /// The reason why nothing can be written, on a mirror and behind a fence.
+    pub(crate) fn read_only(&self) -> Option<ReadOnly> {
+        self.read_only.borrow().clone()
     }
 
     /// How the bucket is shared.

@@ -15,6 +15,7 @@ use super::failure::{DataError, Failure, Loss};
 use super::mode::Mode;
 use super::proposal::Proposal;
 use super::status::{Phase, Status};
+use crate::error::EtcdError;
 use crate::log::{Log, Present};
 use crate::types::Sequence;
 use std::sync::Arc;
@@ -122,14 +123,25 @@ impl Integrity {
                 }
                 (Some(suspected), _) => {
                     tracing::warn!(sequence = %suspected, "a message of the stream is missing");
-                    if self.calls.ask(Proposal::Barrier).await.is_err() {
-                        continue;
+                    match self.calls.ask(Proposal::Barrier).await {
+                        Ok(_) => {}
+                        // Nothing can be stored there. A trim record that permits the removal stands before
+                        // the end that the look has found.
+                        Err(EtcdError::ReadOnly(_)) => self.read_to(&present, info.state.last_seq).await,
+                        Err(_) => continue,
                     }
                     if let (Some(lost), _) = self.lacking(&present).await {
                         return Loss::Message(lost);
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until this instance has read up to a sequence.
+    async fn read_to(&self, present: &Present, end: u64) {
+        while self.lacking(present).await.1 < Sequence(end) {
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 

@@ -14,6 +14,8 @@
 //! - `apply` is the thread that waits for the disk, applies, publishes states and sends answers.
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
+//! - `read_only` checks whether the stream may be written: a mirror may not, and neither may a primary whose
+//!   mirror was promoted.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
@@ -52,6 +54,7 @@ mod node;
 mod one_copy;
 mod planner;
 mod proposal;
+mod read_only;
 mod server_group;
 mod settings;
 mod sharing;

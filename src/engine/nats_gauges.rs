@@ -3,6 +3,7 @@
 
 use super::Engine;
 use super::measured::{Limit, Measured};
+use crate::log::StreamInfo;
 use crate::telemetry::{Metrics, Series};
 use prometheus::IntGauge;
 
@@ -16,6 +17,8 @@ pub(super) struct NatsGauges {
     used: Series,
     limit: Series,
     connections: Series,
+    mirror_lag: Series,
+    mirror_silence: Series,
 }
 
 impl NatsGauges {
@@ -53,6 +56,16 @@ impl NatsGauges {
                 "Bytes of the quota, of max_bytes of the stream, of the storage of the account, or of the disk.",
                 &["limit"],
             ),
+            mirror_lag: series(
+                "jetway_mirror_lag_messages",
+                "Messages that the origin of the mirror had more when the last one came.",
+                &[],
+            ),
+            mirror_silence: series(
+                "jetway_mirror_silence_seconds",
+                "Seconds since the mirror last heard of its origin.",
+                &[],
+            ),
             connections: series(
                 "jetway_nats_server_connections",
                 "Connections to the embedded nats-server.",
@@ -82,6 +95,10 @@ impl NatsGauges {
         self.replica_lag.show(replicas().map(|replica| (vec![replica.name.clone()], replica.lag as i64)));
         self.replica_current
             .show(replicas().map(|replica| (vec![replica.name.clone()], i64::from(replica.current))));
+        let lag = measured.stream.as_ref().and_then(StreamInfo::lag);
+        self.mirror_lag.show_value(lag.map(|lag| lag.messages as i64));
+        let silence = lag.and_then(|lag| lag.silence);
+        self.mirror_silence.show_value(silence.map(|silence| silence.as_secs() as i64));
         self.connections.show_value(measured.load.map(|load| load.connections as i64));
     }
 }

@@ -8,6 +8,7 @@ use super::handle::Parts;
 use super::integrity::Integrity;
 use super::mark::Mark;
 use super::node::Command;
+use super::read_only::{self, ReadOnlyCheck};
 use super::server_group::Reconciler;
 use super::{Counters, Engine, EngineSettings, MarkError, mark};
 use crate::applier::{Applier, Tables};
@@ -20,7 +21,7 @@ use crate::engine::node::{Node, NodeSettings, PeerLinks};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::status::Status;
-use crate::log::{Demand, Log, OpenError, Store};
+use crate::log::{Demand, Log, OpenError, ReadOnly, Store};
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
@@ -62,6 +63,8 @@ pub enum StartError {
 /// The parts that several tasks use. They are made before the first task is started.
 struct Shared {
     log: Arc<Log>,
+    /// The reason why nothing may be written, if there is one.
+    read_only: watch::Sender<Option<ReadOnly>>,
     reader: Reader,
     tables: Tables,
     calls: Calls,
@@ -119,6 +122,7 @@ impl Engine {
             published,
             gate: shared.gate(&settings),
             mode: Arc::clone(&shared.mode),
+            read_only: shared.read_only.subscribe(),
             marks,
             jobs: job_sender,
             counters: shared.counters.clone(),
@@ -146,6 +150,9 @@ async fn open_log(settings: &EngineSettings) -> Result<Arc<Log>, StartError> {
     if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
         log.report_limits(demand).await;
     }
+    if let Some(reason) = log.read_only() {
+        tracing::warn!(reason = reason.to_string(), "nothing is written");
+    }
     Ok(log)
 }
 
@@ -167,7 +174,13 @@ impl Shared {
     ) -> Shared {
         let tables = Tables::new(settings.auth.clone());
         let counters = Counters::new();
-        let calls = Calls { sender: call_sender, open: Arc::default(), counters: counters.clone() };
+        let read_only = watch::Sender::new(log.read_only().cloned());
+        let calls = Calls {
+            sender: call_sender,
+            open: Arc::default(),
+            counters: counters.clone(),
+            read_only: read_only.subscribe(),
+        };
         let mode = Mode::new(settings.is_alone, settings.founders.is_some());
         let can_sync = settings.synced_store.is_some();
         let mode = if can_sync { mode.with_sync(has_only_copy(settings, &log)) } else { mode };
@@ -181,6 +194,7 @@ impl Shared {
         );
         Shared {
             log,
+            read_only,
             reader,
             tables,
             calls,
@@ -275,6 +289,15 @@ impl Shared {
         };
         tokio::spawn(integrity.run());
         tokio::spawn(Arc::clone(&self.space).watch(settings.store_error.clone(), self.stop.clone()));
+        let check = ReadOnlyCheck {
+            log: Arc::clone(&self.log),
+            measured: self.space.measured(),
+            read_only: self.read_only.clone(),
+            stop: self.stop.clone(),
+        };
+        tokio::spawn(check.run());
+        let replaced = (Arc::clone(&self.log), self.space.measured(), self.read_only.subscribe());
+        tokio::spawn(read_only::fence_replaced(replaced, self.stop.clone()));
         let changes = Changes {
             log: Arc::clone(&self.log),
             space: Arc::clone(&self.space),
@@ -316,6 +339,7 @@ impl Shared {
         let (answers, answered) = mpsc::unbounded_channel();
         let mut node = Node {
             log: Arc::clone(&self.log),
+            read_only: self.read_only.subscribe(),
             settings: NodeSettings {
                 member: settings.member.clone(),
                 founders: settings.founders.clone().unwrap_or_default(),
@@ -389,6 +413,7 @@ impl Shared {
                 status: self.status,
                 counters: self.counters,
                 hashes: self.hashes,
+                read_only: self.read_only.subscribe(),
                 log: self.log,
                 member: settings.member.id,
                 mode: self.mode,

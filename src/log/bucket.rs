@@ -3,6 +3,7 @@
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
 use super::limits::{self, Demand};
+use super::mirror::{self, ReadOnly};
 use super::rights::API_PREFIX;
 use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, UNFINISHED, wanted};
 use super::subjects::{self, KeyTooLong};
@@ -112,6 +113,52 @@ pub enum SetupError {
         /// Why.
         source: std::io::Error,
     },
+    /// A mirror is served only where the endpoint says so.
+    #[error(
+        "stream {stream} is a mirror of the one behind {origin}; add mirror= with the domain of that one to --endpoint, to serve \
+         it read-only, or make it the primary with jetway promote"
+    )]
+    IsMirror {
+        /// The stream.
+        stream: String,
+        /// The API of its origin.
+        origin: String,
+    },
+    /// The endpoint asks for a mirror.
+    #[error(
+        "stream {stream} is not a mirror, and --endpoint asks for one of the stream behind {asked}; leave mirror= away, or remove \
+         the stream, which is then made again as a mirror"
+    )]
+    NoMirror {
+        /// The stream.
+        stream: String,
+        /// The API of the origin that was asked for.
+        asked: String,
+    },
+    /// The primary of a new mirror does not answer.
+    #[error(
+        "stream {stream} cannot become a mirror: the primary behind {origin} does not answer: {source}; mirror= in --endpoint \
+         names its JetStream domain, or the beginning of its API"
+    )]
+    Origin {
+        /// The stream.
+        stream: String,
+        /// The API of the primary.
+        origin: String,
+        /// Why.
+        source: ApiError,
+    },
+    /// The origin of a new mirror is not a bucket that jetway writes to.
+    #[error(
+        "stream {stream} cannot become a mirror: the one behind {origin} is no primary of jetway's, but another program's, of \
+         another format, a mirror, or fenced"
+    )]
+    NoPrimary {
+        /// The stream.
+        stream: String,
+        /// The API of the origin.
+        origin: String,
+    },
     /// JetStream makes no stream, for a limit of the account or of the servers.
     #[error("cannot make stream {stream}: {source}; {remedy}")]
     Limit {
@@ -201,6 +248,24 @@ pub struct Facts {
     pub before_first: Sequence,
     /// Whether it was made just now.
     pub is_new: bool,
+    /// The id of a stream that is or was a mirror.
+    pub mirror_id: Option<u64>,
+    /// The number of promotions before it became what it is.
+    pub promotions: u64,
+}
+
+impl Facts {
+    /// The properties of a stream.
+    pub(super) fn of(info: &StreamInfo, is_new: bool) -> Facts {
+        Facts {
+            cluster_id: Bucket::cluster_id(info).unwrap_or_default(),
+            replicas: info.copies(),
+            before_first: Sequence(mirror::first_of(&info.config).unwrap_or(1).saturating_sub(1)),
+            is_new,
+            mirror_id: mirror::mirror_id(&info.config),
+            promotions: mirror::promotions(&info.config),
+        }
+    }
 }
 
 /// The use that a bucket is opened for.
@@ -280,8 +345,9 @@ impl Bucket {
         Ok(())
     }
 
-    /// Creates or checks the stream. Waits a while for a NATS cluster that still looks for its servers. A
-    /// member of a cluster of embedded servers waits for the others without an end, as in etcd.
+    /// Creates or checks the stream; returns its properties, and why nothing may be appended to it. Waits a
+    /// while for a NATS cluster that still looks for its servers. A member of a cluster of embedded servers
+    /// waits for the others without an end, as in etcd.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -292,7 +358,7 @@ impl Bucket {
         endpoint: &Endpoint,
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
-    ) -> Result<Facts, SetupError> {
+    ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
         let deadline = Instant::now() + CLUSTER_TIMEOUT;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
@@ -314,6 +380,11 @@ impl Bucket {
                         Some(remedy) => SetupError::Limit { stream, source, remedy },
                         None => SetupError::Api { stream, source },
                     });
+                }
+                // A leaf connection to the other region may be made just now.
+                Err(error @ SetupError::Origin { .. }) if Instant::now() < deadline => {
+                    tracing::warn!(target: "jetway::log", %error, "the mirror cannot be set up yet");
+                    tokio::time::sleep(CLUSTER_RETRY).await;
                 }
                 outcome => return outcome,
             }
@@ -344,7 +415,7 @@ impl Bucket {
         endpoint: &Endpoint,
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
-    ) -> Result<Facts, SetupError> {
+    ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
         let stream = self.stream.clone();
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         let replicas = endpoint.replicas_to_create();
@@ -352,7 +423,7 @@ impl Bucket {
             Ok(info) if purpose == Purpose::Restore && is_unfinished(&info.config) => {
                 tracing::info!(target: "jetway::log", stream, "removing what an earlier restore has left");
                 api.call::<Value>(&format!("STREAM.DELETE.{stream}"), &Value::Null).await.map_err(failed)?;
-                self.create(api, replicas, (purpose, demand)).await?
+                self.create(api, self.to_create(replicas, purpose), demand).await?
             }
             Ok(info) if purpose == Purpose::Restore && !is_unused(&info) => {
                 return Err(SetupError::NotEmpty { stream, messages: info.state.messages });
@@ -362,18 +433,26 @@ impl Bucket {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
                 }
-                self.create(api, replicas, (purpose, demand)).await?
+                let config = match &endpoint.mirror {
+                    Some(origin) => mirror::to_create(self, api, replicas, origin).await?,
+                    None => self.to_create(replicas, purpose),
+                };
+                self.create(api, config, demand).await?
             }
             Err(error) => return Err(failed(error)),
         };
         let leader = info.config["metadata"][LEADER_VERSION_KEY].as_str().unwrap_or_default();
         NatsVersion::check(leader).map_err(|reason| SetupError::TooOld { stream: stream.clone(), reason })?;
-        let wanted = wanted(self, replicas, 0);
-        let deviations = Deviations::of(&info.config, &wanted);
         let found = info.config["num_replicas"].as_u64().unwrap_or(1);
         if let Some(asked) = endpoint.replicas.filter(|asked| *asked as u64 != found) {
             return Err(SetupError::Replicas { stream, asked, found });
         }
+        if let Some(mirror) = mirror::take(self, api, endpoint, &info).await? {
+            return Ok((Facts::of(&mirror, is_new), ReadOnly::of(&mirror)));
+        }
+        let mut wanted = wanted(self, replicas, 0);
+        wanted["subjects"] = mirror::subjects(self, &info.config);
+        let deviations = Deviations::of(&info.config, &wanted);
         let mut config = info.config.clone();
         let is_unused = is_unused(&info);
         if is_unused {
@@ -402,23 +481,26 @@ impl Bucket {
             info = api.call(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
             is_new |= is_unused;
         }
-        let cluster_id = Bucket::cluster_id(&info).unwrap_or_default();
-        let before_first = Sequence(info.config["first_seq"].as_u64().unwrap_or(1).saturating_sub(1));
-        Ok(Facts { cluster_id, replicas: found as usize, before_first, is_new })
+        Ok((Facts::of(&info, is_new), ReadOnly::of(&info)))
+    }
+
+    /// The settings of a stream that is to be made.
+    fn to_create(&self, replicas: Option<usize>, purpose: Purpose) -> Value {
+        let mut config = wanted(self, replicas, rand::random::<u64>() | 1);
+        config["metadata"][FORMAT_KEY] = purpose.format().into();
+        config
     }
 
     /// Makes the stream; returns it, and whether no other instance was faster.
     async fn create(
         &self,
         api: &Api,
-        replicas: Option<usize>,
-        (purpose, demand): (Purpose, Demand),
+        mut config: Value,
+        demand: Demand,
     ) -> Result<(StreamInfo, bool), SetupError> {
         let stream = &self.stream;
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
         tracing::info!(target: "jetway::log", stream, "creating the stream");
-        let mut config = wanted(self, replicas, rand::random::<u64>() | 1);
-        config["metadata"][FORMAT_KEY] = purpose.format().into();
         let request = format!("STREAM.CREATE.{stream}");
         let mut created = api.call::<StreamInfo>(&request, &config).await;
         if let Err(error) = &created

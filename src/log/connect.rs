@@ -32,6 +32,11 @@ pub struct Endpoint {
     pub bucket: String,
     /// Replicas of the stream; `None` for those that it has, and for one if it is created.
     pub replicas: Option<usize>,
+    /// The bucket is a mirror of the one behind this beginning of the subjects of JetStream's API.
+    pub mirror: Option<String>,
+    /// A mirror of the bucket is behind this beginning of the subjects of JetStream's API. It may have been
+    /// promoted.
+    pub standby: Option<String>,
     /// The cluster of embedded servers that this is; `None` for any other NATS.
     pub own_cluster: Option<OwnCluster>,
     /// PEM file of authorities to trust beside the system's.

@@ -16,6 +16,7 @@
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the comparison in `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
+//! - `mirror` is a bucket in two regions, and `promote` changes its primary.
 //! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not
@@ -32,7 +33,9 @@ mod limits;
 mod login;
 mod messenger;
 mod metadata_group;
+mod mirror;
 mod pipeline;
+mod promote;
 mod rights;
 mod seed;
 mod servers;
@@ -49,7 +52,9 @@ pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
+pub use mirror::{FenceError, Lag, ReadOnly, StandbyError};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
+pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, SeedServers, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
@@ -67,6 +72,7 @@ pub struct Log {
     endpoint: Endpoint,
     bucket: Bucket,
     facts: Facts,
+    read_only: Option<ReadOnly>,
     /// The number of the stream's copies, as JetStream last reported it. Orders nothing.
     copies: AtomicUsize,
     api: Api,
@@ -107,12 +113,12 @@ impl Log {
         let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
         let bucket = Bucket::of(endpoint);
         let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
-        let facts = bucket.set_up(&api, &connection, endpoint, store, (purpose, demand)).await?;
+        let (facts, read_only) = bucket.set_up(&api, &connection, endpoint, store, (purpose, demand)).await?;
         if facts.is_new && store.is_none() {
             tokio::spawn(kine::warn(api.clone(), bucket.clone()));
         }
         let copies = AtomicUsize::new(facts.replicas);
-        Ok(Log { endpoint: endpoint.clone(), bucket, facts, copies, api, connection })
+        Ok(Log { endpoint: endpoint.clone(), bucket, facts, read_only, copies, api, connection })
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.
@@ -133,6 +139,11 @@ impl Log {
     /// The stream's properties.
     pub fn facts(&self) -> Facts {
         self.facts
+    }
+
+    /// Why nothing could be appended when the log was opened.
+    pub fn read_only(&self) -> Option<&ReadOnly> {
+        self.read_only.as_ref()
     }
 
     /// The number of the stream's copies, as JetStream last reported it.
@@ -324,6 +335,47 @@ impl Log {
         let request = format!("STREAM.LEADER.STEPDOWN.{}", self.bucket.stream);
         let body = serde_json::json!({ "placement": { "preferred": successor } });
         self.api.call::<Value>(&request, &body).await.map(drop)
+    }
+
+    /// The beginning of the subjects between the instances of the bucket. A mirror that is or was one has
+    /// another one than its primary.
+    pub fn instances(&self) -> String {
+        let name = &self.bucket.name;
+        self.facts.mirror_id.map_or_else(|| name.clone(), |id| format!("{name}.{id:016x}"))
+    }
+
+    /// Checks that the standby was not promoted, if the endpoint names one.
+    ///
+    /// # Errors
+    /// [`StandbyError`].
+    pub async fn check_standby(&self) -> Result<(), StandbyError> {
+        match &self.endpoint.standby {
+            Some(standby) => mirror::check_standby(&self.api, &self.bucket, self.facts, standby).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Fences the primary that this bucket has replaced as its promoted mirror. `info` is that of this
+    /// bucket's stream. Returns whether nothing is left to do.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn fence_replaced(&self, info: &StreamInfo) -> Result<bool, ApiError> {
+        let place = format!("at {}", self.endpoint.servers.join(","));
+        mirror::fence_replaced(&self.api, &self.bucket, info, &place).await
+    }
+
+    /// Whether the endpoint names a standby.
+    pub fn has_standby(&self) -> bool {
+        self.endpoint.standby.is_some()
+    }
+
+    /// Fences this bucket for good, since its mirror was promoted.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn fence(&self, promotion: &str) -> Result<(), ApiError> {
+        mirror::fence(&self.api, &self.bucket, promotion).await
     }
 
     /// The stream's name.

@@ -113,8 +113,17 @@ impl Rights {
             (Subscribe, format!("jetway.{bucket}.>"), Always),
             (Subscribe, format!("{inbox}.>"), Always),
         ];
-        let rights =
-            rights.into_iter().map(|(usage, subject, need)| Right { usage, subject, need }).collect();
+        let region = |api: &Option<String>, need, requests: &[&str]| {
+            let right =
+                |request: &&str| (Publish, format!("{}.{request}", api.as_deref().unwrap_or_default()), need);
+            if api.is_some() { requests.iter().map(right).collect() } else { Vec::new() }
+        };
+        let (info, update) = (format!("STREAM.INFO.{stream}"), format!("STREAM.UPDATE.{stream}"));
+        let fence = format!("$KV.{bucket}.{}", super::mirror::FENCE);
+        let of_origin = region(&endpoint.mirror, Sometimes, &[&info, &update, &fence]);
+        let of_standby = region(&endpoint.standby, Always, &[&info]);
+        let rights = rights.into_iter().chain(of_origin).chain(of_standby);
+        let rights = rights.map(|(usage, subject, need)| Right { usage, subject, need }).collect();
         Rights { bucket: bucket.clone(), rights }
     }
 

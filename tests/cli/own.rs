@@ -67,7 +67,7 @@ async fn the_short_help_has_what_is_set_most_with_true_defaults() {
             "{args:?}: {output}"
         );
         assert!(!output.contains("--wal-dir"), "{args:?}: {output}");
-        assert!((20..=42).contains(&output.lines().count()), "{args:?}: {output}");
+        assert!((20..=43).contains(&output.lines().count()), "{args:?}: {output}");
     }
 }
 

@@ -154,8 +154,13 @@ async fn a_scrape_is_quick_while_nats_stands_still() {
 #[tokio::test]
 async fn the_page_and_the_program_have_the_same_metrics() {
     const PAGE: &str = include_str!("../../docker/OPERATING.md");
-    // Only a cluster has replicas.
-    const OF_CLUSTERS: [&str; 2] = ["jetway_stream_replica_lag_operations", "jetway_stream_replica_current"];
+    // Only a cluster has replicas, and only a mirror has a lag.
+    const OF_OTHERS: [&str; 4] = [
+        "jetway_stream_replica_lag_operations",
+        "jetway_stream_replica_current",
+        "jetway_mirror_lag_messages",
+        "jetway_mirror_silence_seconds",
+    ];
     // Those of scheduled snapshots are there when one was saved.
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().to_str().unwrap();
@@ -164,7 +169,7 @@ async fn the_page_and_the_program_have_the_same_metrics() {
     becomes(&server, "jetway_snapshot_last_duration_seconds", &[], |_| true).await;
     let metrics = Metrics::scrape(&server.address()).await;
     let own = metrics.types.keys().map(String::as_str).filter(|name| name.starts_with("jetway_"));
-    let mut shown: Vec<&str> = own.chain(OF_CLUSTERS).collect();
+    let mut shown: Vec<&str> = own.chain(OF_OTHERS).collect();
     let words = PAGE.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     // The page also names packages, as jetway_<version>_<arch>.deb.
     let is_name = |word: &&str| word.strip_prefix("jetway_").is_some_and(|rest| !rest.is_empty());

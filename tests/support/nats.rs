@@ -208,13 +208,13 @@ impl Nats {
 
     async fn ask(&self, request: &str, body: &serde_json::Value) -> serde_json::Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.request(&format!("PUB $JS.API.{request} answer {}\r\n{body}\r\n", body.len())).await
+        self.request(|inbox| format!("PUB $JS.API.{request} {inbox} {}\r\n{body}\r\n", body.len())).await
     }
 
     /// The names of the streams in another JetStream domain, if that one answers in time.
     pub async fn streams_of_domain(&self, domain: &str) -> Option<serde_json::Value> {
-        let request = format!("PUB $JS.{domain}.API.STREAM.NAMES answer 0\r\n\r\n");
-        let answer = tokio::time::timeout(std::time::Duration::from_secs(1), self.request(&request)).await;
+        let request = |inbox: &str| format!("PUB $JS.{domain}.API.STREAM.NAMES {inbox} 0\r\n\r\n");
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(1), self.request(request)).await;
         Some(answer.ok()?["streams"].clone())
     }
 
@@ -223,14 +223,17 @@ impl Nats {
     pub async fn publish(&self, subject: &str, headers: &str, payload: &str) -> serde_json::Value {
         let headers = format!("NATS/1.0\r\n{headers}\r\n");
         let (head, all) = (headers.len(), headers.len() + payload.len());
-        self.request(&format!("HPUB {subject} answer {head} {all}\r\n{headers}{payload}\r\n")).await
+        self.request(|inbox| format!("HPUB {subject} {inbox} {head} {all}\r\n{headers}{payload}\r\n")).await
     }
 
-    /// One operation of the protocol, and the answer to it.
-    async fn request(&self, operation: &str) -> serde_json::Value {
+    /// One operation of the protocol, which wants its answer at an inbox, and the answer. Each has an inbox
+    /// of its own: a leaf connection carries the answers of both servers.
+    async fn request(&self, operation: impl FnOnce(&str) -> String) -> serde_json::Value {
+        let inbox = format!("answer.{:016x}", rand::random::<u64>());
+        let operation = operation(&inbox);
         let mut stream = BufReader::new(TcpStream::connect(self.address()).await.unwrap());
         let commands =
-            format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nSUB answer 1\r\n{operation}");
+            format!("CONNECT {{\"verbose\":false,\"headers\":true}}\r\nSUB {inbox} 1\r\n{operation}");
         stream.get_mut().write_all(commands.as_bytes()).await.unwrap();
         let mut line = String::new();
         loop {

@@ -42,6 +42,11 @@ impl Proxy {
         self.cuts.send_replace(());
     }
 
+    /// Lets so many more bytes of the server through.
+    pub fn allow(&self, bytes: usize) {
+        self.allowed.send_replace(bytes);
+    }
+
     /// Ends all connections; new ones may be made.
     pub fn break_off(&self) {
         self.cuts.send_replace(());

@@ -61,6 +61,17 @@ pub(super) enum EndpointError {
          noEmbed to use the existing one"
     )]
     EmbeddedAndHost { name: &'static str, value: String },
+    #[error(
+        "{name}={value}: expected a JetStream domain, or the beginning of its API with a dot, such as JS.east.API"
+    )]
+    Region { name: &'static str, value: String },
+    #[error(
+        "mirror= and standby= exclude each other: a mirror that was promoted must not wait for the region that is lost; give \
+         standby= to the primary alone"
+    )]
+    MirrorAndStandby,
+    #[error("{0}= needs an existing NATS, which connects the two regions; name its host")]
+    EmbeddedMirror(&'static str),
     #[error("parameter {0} is unknown; there are {known}", known = PARAMETERS.join(", "))]
     Parameter(String),
 }
@@ -80,6 +91,10 @@ pub(super) struct ParsedEndpoint {
     pub(super) auth: Auth,
     pub(super) bucket: Option<String>,
     pub(super) replicas: Option<usize>,
+    /// The API of the primary that this bucket is a mirror of.
+    pub(super) mirror: Option<String>,
+    /// The API of a mirror of this bucket.
+    pub(super) standby: Option<String>,
     pub(super) slow_method: Option<Duration>,
     pub(super) context_file: Option<PathBuf>,
     pub(super) creds_file: Option<PathBuf>,
@@ -159,6 +174,16 @@ pub(super) fn check_bucket(name: &str) -> Result<(), BucketNameError> {
         return Ok(());
     }
     Err(BucketNameError)
+}
+
+/// The beginning of subjects without a dot at the end, if it is one.
+pub(super) fn check_subject(value: &str) -> Option<&str> {
+    let subject = value.strip_suffix('.').unwrap_or(value);
+    let is_token = |token: &str| {
+        !token.is_empty()
+            && !token.contains(|c: char| c.is_whitespace() || c.is_control() || c == '*' || c == '>')
+    };
+    subject.split('.').all(is_token).then_some(subject)
 }
 
 fn percent_decode(text: &str) -> String {

@@ -1,15 +1,19 @@
 //! The parameters of an endpoint.
 
-use super::{EndpointError, ParsedEndpoint, check_bucket};
+use super::{EndpointError, ParsedEndpoint, check_bucket, check_subject};
 use crate::cli::notice::Notice;
 use crate::duration;
+use crate::log::Endpoint;
 use std::path::PathBuf;
 
 /// Parameters that only an embedded server has.
 const EMBEDDED_ONLY: [&str; 4] = ["serverConfig", "dataDir", "dontListen", "stdoutLogging"];
 
-/// All parameters of kine's.
-pub(super) const PARAMETERS: [&str; 11] = [
+/// Parameters of jetway's own, which kine does not have.
+const OWN: [&str; 2] = ["mirror", "standby"];
+
+/// All parameters.
+pub(super) const PARAMETERS: [&str; 13] = [
     "bucket",
     "replicas",
     "revHistory",
@@ -21,6 +25,8 @@ pub(super) const PARAMETERS: [&str; 11] = [
     "dontListen",
     "stdoutLogging",
     "dataDir",
+    OWN[0],
+    OWN[1],
 ];
 
 /// The parameters that have a value or stand alone. As in kine, the first one of a name counts, and one that
@@ -53,6 +59,19 @@ impl Parameters {
         self.get(name).map(PathBuf::from)
     }
 
+    /// The beginning of the API of another region: a domain, or the beginning itself.
+    fn other_region(&self, name: &'static str) -> Result<Option<String>, EndpointError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        if check_bucket(value).is_ok() {
+            return Ok(Some(Endpoint::domain_prefix(value)));
+        }
+        // A domain has no dot.
+        match check_subject(value) {
+            Some(prefix) if prefix.contains('.') => Ok(Some(prefix.to_owned())),
+            _ => Err(EndpointError::Region { name, value: value.to_owned() }),
+        }
+    }
+
     pub(super) fn apply(&self, parsed: &mut ParsedEndpoint, legacy: bool) -> Result<(), EndpointError> {
         if let Some(name) = self.get("bucket") {
             check_bucket(name).map_err(|reason| EndpointError::Bucket { name: name.to_owned(), reason })?;
@@ -80,10 +99,17 @@ impl Parameters {
                 }
             }
         }
+        (parsed.mirror, parsed.standby) = (self.other_region("mirror")?, self.other_region("standby")?);
+        if parsed.mirror.is_some() && parsed.standby.is_some() {
+            return Err(EndpointError::MirrorAndStandby);
+        }
         parsed.is_embedded = !has_host && !is_external && parsed.context_file.is_none();
         if parsed.is_embedded {
             if let Some(replicas) = parsed.replicas.filter(|replicas| *replicas > 1) {
                 return Err(EndpointError::EmbeddedReplicas(replicas));
+            }
+            if let Some(name) = OWN.into_iter().find(|name| self.get(name).is_some()) {
+                return Err(EndpointError::EmbeddedMirror(name));
             }
             parsed.server_config = self.path("serverConfig");
             parsed.data_dir = self.path("dataDir");

@@ -14,6 +14,14 @@ fn hosts_credentials_and_query_are_taken_apart() {
 }
 
 #[test]
+fn the_other_region_is_a_domain_or_the_beginning_of_an_api() {
+    let parsed = parse("nats://a?mirror=east").expect("a domain");
+    assert_eq!((parsed.mirror.as_deref(), parsed.standby), (Some("$JS.east.API"), None));
+    let parsed = parse("nats://a?standby=JS.west.API").expect("the beginning of an API");
+    assert_eq!((parsed.mirror, parsed.standby.as_deref()), (None, Some("JS.west.API")));
+}
+
+#[test]
 fn mistakes_are_named() {
     for (endpoint, word) in [
         ("localhost:4222", "scheme"),
@@ -30,6 +38,10 @@ fn mistakes_are_named() {
         ("nats://a?contextFile=f", "contextFile=f"),
         ("nats://a?dataDir=/d", "noEmbed"),
         ("nats://u:secret@a,nats://v:secret@b", "one user part"),
+        ("nats://a?mirror=*", "mirror=*: expected a JetStream domain"),
+        ("nats://a?standby=a.*", "standby=a.*: expected a JetStream domain"),
+        ("nats://a?standby=b&mirror=b", "exclude each other"),
+        ("nats://?mirror=b", "mirror= needs an existing NATS"),
     ] {
         let error = parse(endpoint).expect_err(endpoint).to_string();
         assert!(error.contains(word) && !error.contains("secret"), "{endpoint}: {error}");

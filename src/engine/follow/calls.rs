@@ -51,7 +51,8 @@ impl Node {
     pub(super) async fn send_calls(&mut self, following: &mut Following) {
         let nonce = self.chain.nonce();
         let Some(messenger) = self.messenger.clone() else { return };
-        if self.chain.epoch() == Epoch(0)
+        if self.read_only().is_some()
+            || self.chain.epoch() == Epoch(0)
             || self.is_of_this_instance()
             || !following.is_caught_up && !self.is_ready
         {

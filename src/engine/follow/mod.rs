@@ -4,6 +4,7 @@
 mod calls;
 mod lag;
 mod read;
+mod read_only;
 mod receive;
 mod source;
 mod takeover;
@@ -78,6 +79,10 @@ struct Following {
     renewed: Instant,
     progress: (LogIndex, Instant),
     reported: Instant,
+    /// When this role began.
+    begun: Instant,
+    /// When the state of a mirror was last looked at.
+    looked: Option<Instant>,
 }
 
 enum Event {
@@ -106,7 +111,8 @@ impl Node {
             is_caught_up: false,
             delivered: now,
             heard: now,
-            is_writer_gone: self.is_of_this_instance(),
+            // The writer of a mirror's log writes to another stream.
+            is_writer_gone: self.is_of_this_instance() || self.read_only().is_some(),
             must_take_over: false,
             takeover_timeout: timeout + timeout.mul_f64(rand::random_range(0.0..1.0)),
             attempt: None,
@@ -125,6 +131,8 @@ impl Node {
             renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
+            begun: now,
+            looked: None,
         };
         if self.mode.is_alone() {
             self.status.set_linearizable(false);
@@ -197,6 +205,9 @@ impl Node {
         self.find_end(following).await;
         self.send_status().await;
         self.watch_lag(following);
+        if let Some(reason) = self.read_only() {
+            return self.read_only_tick(following, reason).await;
+        }
         if !self.mode.is_alone() && self.is_ready {
             let is_heard = following.heard.elapsed() < 3 * self.settings.election_timeout;
             match self.epoch.as_ref().filter(|_| is_heard && !self.is_of_this_instance()) {

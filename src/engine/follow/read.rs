@@ -6,7 +6,7 @@ use crate::engine::apply::Entry;
 use crate::engine::failure::{DataError, Mismatch};
 use crate::engine::node::{Node, NodeError};
 use crate::engine::status::Phase;
-use crate::log::{ConsumeError, Delivered, WireError};
+use crate::log::{ConsumeError, Delivered, ReadOnly, WireError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -92,7 +92,10 @@ impl Node {
         following.losses += 1;
         // While the number of copies of embedded servers changes, the single one may be behind.
         let has_one_copy = self.log.copies() == 1 && !self.mode.is_in_cluster();
-        let is_certain = is_certain || has_one_copy || following.losses >= LOSS_CONFIRMATIONS;
+        // A mirror gets lost messages again from its origin, at the same sequences.
+        let is_mirror = matches!(self.read_only(), Some(ReadOnly::Mirror { .. }));
+        let is_lasting = has_one_copy || following.losses >= LOSS_CONFIRMATIONS;
+        let is_certain = is_certain || is_lasting && !is_mirror;
         if is_certain && !self.mode.is_moving() {
             return Err(NodeError::Fatal(DataError::Replaced(mismatch)));
         }
@@ -142,7 +145,7 @@ impl Node {
     }
 
     /// The barrier of this instance has come, so it has read everything that the log held when it asked.
-    async fn ready(&mut self) -> Result<(), NodeError> {
+    pub(super) async fn ready(&mut self) -> Result<(), NodeError> {
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;

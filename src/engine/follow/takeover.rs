@@ -6,7 +6,7 @@ use crate::engine::apply::Entry;
 use crate::engine::failure::Loss;
 use crate::engine::node::{Node, NodeError};
 use crate::engine::proposal::{Waiter, WireStatus};
-use crate::log::{AppendError, Pipeline, Serving, WireError};
+use crate::log::{AppendError, Pipeline, Serving, StandbyError, WireError};
 use crate::record::{Body, EpochStart, FORMAT, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
 use prost::Message as _;
@@ -23,6 +23,9 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(150);
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(25);
 /// The pause between attempts that find the stream too short.
 const SHORT_PAUSE: Duration = Duration::from_millis(300);
+
+/// The pause between questions to a standby that does not let this instance write.
+const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 
 /// An attempt to become the writer.
 pub(super) struct Attempt {
@@ -49,6 +52,8 @@ pub(super) enum AttemptError {
     Short(Sequence),
     Append(AppendError),
     Wire(WireError),
+    /// The standby does not let this instance write.
+    Standby(StandbyError),
     Other(String),
 }
 
@@ -60,7 +65,8 @@ impl Node {
             || following.is_writer_gone
             || following.must_take_over
             || following.heard.elapsed() > following.takeover_timeout;
-        is_whole && is_free && following.elected.is_none() && !self.is_leaving && self.is_member()
+        let may_write = self.is_member() && self.read_only().is_none();
+        is_whole && is_free && following.elected.is_none() && !self.is_leaving && may_write
     }
 
     /// Why this instance wants to write, for the log.
@@ -136,6 +142,8 @@ impl Node {
                     return Err(AttemptError::Behind(furthest));
                 }
             }
+            // Asked last, since a promotion from now on would find the epoch record in the log or not at all.
+            log.check_standby().await.map_err(AttemptError::Standby)?;
             let body = Body::Epoch(Box::new(EpochStart { digest, ..start }));
             let mut pipeline: Pipeline<Waiter> = log.append_behind(end).await.map_err(AttemptError::Wire)?;
             pipeline.append(Record { body, ..record }, None);
@@ -225,6 +233,13 @@ impl Node {
                 let cause = match error {
                     AttemptError::Append(error) => error.to_string(),
                     AttemptError::Wire(error) => error.to_string(),
+                    AttemptError::Standby(error) => {
+                        let reason = error.to_string();
+                        self.status.set_no_leader(reason.clone());
+                        self.report_refusal(&reason);
+                        following.next_attempt = Instant::now() + STANDBY_PAUSE;
+                        reason
+                    }
                     AttemptError::Other(cause) => cause,
                     AttemptError::Refused { .. } | AttemptError::Behind(_) | AttemptError::Short(_) => {
                         String::new()

@@ -30,7 +30,7 @@ impl PeerLinks {
         start: u64,
         members: Option<&Arc<Members>>,
     ) -> Result<PeerLinks, StartError> {
-        let (messenger, incoming) = Messenger::open(log.connection(), &log.bucket().name, start).await?;
+        let (messenger, incoming) = Messenger::open(log.connection(), &log.instances(), start).await?;
         let duplicate_check = DuplicateCheck::open(&messenger, own, start).await?;
         let answering_newcomers = match members {
             Some(members) => Some(join::answer(&messenger, members).await?),

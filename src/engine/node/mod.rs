@@ -35,11 +35,12 @@ use crate::engine::membership::ChangeRules;
 use crate::engine::mode::Mode;
 use crate::engine::one_copy::OneCopy;
 use crate::engine::proposal::{Addressed, Call, Waiter};
+use crate::engine::read_only::ReadOnlyState;
 use crate::engine::space::Space;
 use crate::engine::status::{Phase, Status};
 use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
-use crate::log::{Incoming, Log, Messenger, Serving};
+use crate::log::{Incoming, Log, Messenger, ReadOnly, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
 use crate::types::{LogIndex, Revision, Sequence};
 use prometheus::Histogram;
@@ -116,6 +117,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) log: Arc<Log>,
     pub(in crate::engine) settings: NodeSettings,
     pub(in crate::engine) mode: Arc<Mode>,
+    pub(in crate::engine) read_only: ReadOnlyState,
     pub(in crate::engine) one_copy: Arc<OneCopy>,
     /// The start of this instance, a random number.
     pub(in crate::engine) start: u64,
@@ -315,11 +317,17 @@ impl Node {
                 self.void_trims.push(trim);
             }
         }
-        let trim = self.trim_point().await;
         // A load whose trim record proved void or is gone begins with another one.
         let known = (before, self.chain.trim_sequence());
-        let is_newer =
-            self.chain.has_lost_its_trim() || trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
+        let mut is_newer = self.chain.has_lost_its_trim();
+        loop {
+            let is_last_look = !self.may_come_by_the_mirror().await;
+            let trim = self.trim_point().await;
+            is_newer |= trim.is_some_and(|(trim, _)| (trim.to, trim.sequence) > known);
+            if is_newer || self.settings.accepts_loss || is_last_look {
+                break;
+            }
+        }
         if !is_newer && !self.settings.accepts_loss {
             return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
         }
@@ -328,6 +336,25 @@ impl Node {
         }
         self.begin().await;
         Ok(())
+    }
+
+    /// Whether the trim record that explains a missing message may still come. The origin has stored it
+    /// before it removed the message, so a mirror that lags may have the gap without it.
+    async fn may_come_by_the_mirror(&mut self) -> bool {
+        if !matches!(self.read_only(), Some(ReadOnly::Mirror { .. })) {
+            return false;
+        }
+        let is_level = async |log: &Log| log.info().await.ok()?.lag().map(|lag| lag.is_level());
+        let reason = "a compaction of the primary has come to this mirror in part only";
+        self.status.set_no_leader(reason.to_owned());
+        tracing::debug!(position = %self.chain.position(), "{reason}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        is_level(&self.log).await != Some(true)
+    }
+
+    /// The reason why this instance may not write, on a mirror and behind a fence.
+    pub(in crate::engine) fn read_only(&self) -> Option<ReadOnly> {
+        self.read_only.borrow().clone()
     }
 
     pub(in crate::engine) async fn entry(&self, entry: Entry) {

@@ -17,7 +17,7 @@ use crate::engine::node::{Command, Node, NodeError, Open, end_of};
 use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
 use crate::error::EtcdError;
-use crate::log::{AppendError, Incoming, Pipeline, Serving};
+use crate::log::{AppendError, Incoming, Pipeline, ReadOnly, Serving};
 use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
@@ -88,6 +88,8 @@ enum WriteError {
     Deposed,
     #[error("the log does not hold what was acknowledged")]
     Invalid,
+    #[error(transparent)]
+    ReadOnly(ReadOnly),
     /// The ways to other instances have changed.
     #[error("the log is shared with other instances from now on, or not any more")]
     SharingChanged,
@@ -318,6 +320,9 @@ impl Node {
         } else {
             self.settings.election_timeout
         };
+        if let Some(reason) = self.read_only() {
+            return Err(WriteError::ReadOnly(reason));
+        }
         if writing.pipeline.oldest().is_some_and(|sent| sent.elapsed() > patience) {
             return Err(AppendError::Late.into());
         }

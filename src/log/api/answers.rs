@@ -1,6 +1,7 @@
 //! The answers of JetStream's API.
 
 use crate::log::codec;
+use crate::log::mirror::Lag;
 use crate::record::Record;
 use crate::types::Sequence;
 use base64::Engine as _;
@@ -25,6 +26,19 @@ pub struct StreamInfo {
     /// The servers that hold it; `None` on a server without a cluster.
     #[serde(default)]
     pub cluster: Option<Cluster>,
+    /// The state of the mirroring; `None` for a stream that is no mirror.
+    #[serde(default)]
+    mirror: Option<Mirroring>,
+}
+
+/// The mirroring of a stream, as JetStream describes it.
+#[derive(Clone, Debug, Deserialize)]
+struct Mirroring {
+    /// Messages that the origin had more when the last one came.
+    #[serde(default)]
+    lag: u64,
+    /// Nanoseconds since the origin was heard of, negative for never.
+    active: i64,
 }
 
 /// Content of a stream.
@@ -112,6 +126,13 @@ impl StreamInfo {
     /// Position of the newest message.
     pub fn last(&self) -> Sequence {
         Sequence(self.state.last_seq)
+    }
+
+    /// The lag of a mirror; `None` for a stream that is none.
+    pub fn lag(&self) -> Option<Lag> {
+        let Mirroring { lag, active } = self.mirror.as_ref()?;
+        let silence = u64::try_from(*active).ok().map(Duration::from_nanos);
+        Some(Lag { messages: *lag, silence })
     }
 
     /// The number of its copies.
@@ -235,6 +256,12 @@ impl StoredMessage {
 #[derive(Deserialize)]
 pub(super) struct MessageAnswer {
     pub(super) message: StoredMessage,
+}
+
+/// The answer to a message that was stored.
+#[derive(Deserialize)]
+pub(super) struct StoredAnswer {
+    pub(super) seq: u64,
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ pub(super) use answers::StreamPage;
 
 use super::rights::{Denials, Denied, Use};
 use crate::types::Sequence;
-use answers::{AccountLoadAnswer, ErrorAnswer, ErrorBody, MessageAnswer};
+use answers::{AccountLoadAnswer, ErrorAnswer, ErrorBody, MessageAnswer, StoredAnswer};
 use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::{Client, HeaderMap, Request};
 use bytes::Bytes;
@@ -49,6 +49,11 @@ impl Api {
     /// Requests go through `client`, to subjects below `prefix`.
     pub(super) fn new(client: Client, prefix: &str, denials: Denials) -> Api {
         Api { client, prefix: prefix.to_owned(), denials }
+    }
+
+    /// The API of another domain or account, over the same connection.
+    pub(super) fn below(&self, prefix: &str) -> Api {
+        Api { prefix: prefix.to_owned(), ..self.clone() }
     }
 
     /// A subject of its own for answers.
@@ -131,6 +136,41 @@ impl Api {
         let request =
             Request::new().payload(payload.clone()).timeout(Some(timeout)).headers(HeaderMap::new());
         self.client.send_request(subject.to_owned(), request).await
+    }
+
+    /// Stores an empty message, and returns its sequence.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn publish(&self, subject: String) -> Result<u64, ApiError> {
+        self.ask::<StoredAnswer>(subject, &Value::Null).await.map(|stored| stored.seq)
+    }
+
+    /// Checks that messages to a subject come to a stream. The trial has a header for which every stream refuses
+    /// it.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn try_publish(&self, subject: &str) -> Result<(), ApiError> {
+        let mut headers = HeaderMap::new();
+        // No stream has this name.
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, "-");
+        let request = Request::new().timeout(Some(TIMEOUT)).headers(headers);
+        let sent = self.client.send_request(subject.to_owned(), request);
+        let answer = tokio::select! {
+            answer = sent => answer,
+            denied = denial_of(self.denials.subscribe(), subject) => return Err(ApiError::Denied(denied)),
+        };
+        match answer {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                Err(ApiError::NoResponders(subject.to_owned()))
+            }
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                Err(ApiError::TimedOut(subject.to_owned()))
+            }
+            Err(error) => Err(ApiError::Connection(error.to_string())),
+        }
     }
 
     /// Settings and content of a stream.

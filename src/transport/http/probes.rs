@@ -4,6 +4,7 @@ use super::encoding::{gzip, prefers_gzip};
 use super::response::{TEXT, not_found, only_get, query, response, text};
 use crate::engine::{Engine, Phase};
 use crate::error::EtcdError;
+use crate::log::ReadOnly;
 use crate::record::AlarmKind;
 use crate::telemetry::Metrics;
 use axum::Router;
@@ -79,6 +80,8 @@ enum Unhealthy {
     NoLeader,
     #[error("RANGE ERROR:{0}")]
     Read(EtcdError),
+    #[error(transparent)]
+    ReadOnly(ReadOnly),
 }
 
 /// The routes of a metrics port.
@@ -148,6 +151,9 @@ async fn check_health(engine: &Engine, excluded: &[String], serializable: bool) 
     let read = if serializable {
         engine.serializable().await
     } else {
+        if let Some(reason) = engine.read_only() {
+            return Err(Unhealthy::ReadOnly(reason));
+        }
         if engine.leader().is_err() && *engine.phase().borrow() == Phase::Serving {
             return Err(Unhealthy::NoLeader);
         }
