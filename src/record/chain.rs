@@ -366,7 +366,7 @@ impl Chain {
         self.has_hole || (self.epochs_may_be_missing() && record.epoch > self.epoch)
     }
 
-    /// Whether epoch records may be part of a loss: one that is accepted now, or one whose extent the log does
+    /// Whether epoch records may be part of a loss: one that is accepted now, or whose extent the log does
     /// not name.
     fn epochs_may_be_missing(&self) -> bool {
         self.is_accepting() || (self.is_lossy && self.loss.is_none() && !self.is_trim_met)
