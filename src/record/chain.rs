@@ -201,9 +201,9 @@ impl Chain {
         self.trim_sequence
     }
 
-    /// Sequences that were missing where they may be, ascending: behind the last trim record's index, void messages and
-    /// barriers alone. In a log that has lost messages all are told, and those without a valid record before
-    /// the loss was accepted: that index may lie above the floor.
+    /// Sequences that were missing where they may be, ascending: behind the last trim record's index, void
+    /// messages and barriers alone. In a log that has lost messages all are returned, because that index may
+    /// lie above the floor, and those without a valid record before the loss was accepted.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
         self.loss.as_ref().map_or_else(|| self.holes.clone(), |loss| loss.void_and(&self.holes))
     }
@@ -366,8 +366,8 @@ impl Chain {
         self.has_hole || (self.epochs_may_be_missing() && record.epoch > self.epoch)
     }
 
-    /// Whether epoch records may be part of a loss: one that is accepted now, or of which the log does not say
-    /// the extent.
+    /// Whether epoch records may be part of a loss: one that is accepted now, or whose extent the log does
+    /// not name.
     fn epochs_may_be_missing(&self) -> bool {
         self.is_accepting() || (self.is_lossy && self.loss.is_none() && !self.is_trim_met)
     }
