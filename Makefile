@@ -255,8 +255,9 @@ dist: | $(CARGO) ## build what is shipped for each of MACHINES (x86_64 aarch64):
 	PATH=$(dir $(CARGO)):$$PATH docker/dist.sh $(TARGET)/dist $(MACHINES)
 
 .PHONY: dist-test
-dist-test: $(JETWAY_TEST_ETCDCTL) ## start each file of `make dist` in an empty root
+dist-test: $(JETWAY_TEST_ETCDCTL) ## start each file of `make dist` in an empty root, and install the package (as root)
 	docker/dist-test.sh $(TARGET)/dist $(JETWAY_TEST_ETCDCTL)
+	docker/deb-test.sh $(TARGET)/dist $(JETWAY_TEST_ETCDCTL)
 
 .PHONY: docker
 docker: MACHINES := $(shell uname -m)
