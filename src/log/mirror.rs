@@ -423,8 +423,8 @@ impl Candidate<'_> {
         Ok(Some(Sequence(stored)))
     }
 
-    /// The metadata of a mirror that no jetway has served yet; `None` for any other one. If the primary is lost,
-    /// the mirror gets a cluster's id of its own. Fails if the primary is another program's.
+    /// The metadata of a mirror that no jetway has served yet; `None` for any other one. If the primary is
+    /// lost, the mirror gets a cluster's id of its own. Fails if the primary is another program's.
     pub(super) async fn missing_metadata(
         &self,
         info: &StreamInfo,
