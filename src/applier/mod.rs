@@ -558,7 +558,8 @@ mod tests {
                 applier.sweep(100);
             }
         };
-        let trim = |to, floor| Trim { to, floor: Some(floor), digest: Digest(0), is_lossy: false };
+        let trim =
+            |to, floor| Trim { to, floor: Some(floor), digest: Digest(0), is_lossy: false, loss: None };
         compact(&mut applier, 6, 3);
         // The floor rises while the trim record waits for what is in flight.
         compact(&mut applier, 7, 5);
@@ -577,7 +578,7 @@ mod tests {
         let floor = |at, floor| placed(at, at as i64, Body::Floor(Revision(floor)));
         applier.apply([put(2, 1), floor(3, 2), floor(4, 1)], strictness).expect("nothing is compared");
         assert_eq!(applier.floor, Some(Revision(2)));
-        let trim = Trim { to: 4, floor: Some(2), digest: Digest(0), is_lossy: true };
+        let trim = Trim { to: 4, floor: Some(2), digest: Digest(0), is_lossy: true, loss: None };
         assert_eq!(applier.take_garbage(&trim, Sequence(5)).values, [Sequence(4)]);
     }
 

@@ -250,6 +250,7 @@ fn operation_id(text: &str) -> Option<OperationId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::AcceptedLoss;
 
     fn record(body: Body) -> Record {
         Record {
@@ -311,6 +312,8 @@ mod tests {
             digest: Digest(u64::MAX),
         };
         let member = start.member.clone();
+        let loss = Some(AcceptedLoss { at: 9, void: vec![(3, 4), (7, 7)] });
+        let trim = Trim { to: 5, floor: Some(4), digest: Digest(1), is_lossy: true, loss };
         let alarm = Alarm { member: 9, kind: AlarmKind::Corrupt };
         let token = SimpleToken { user: "u".into(), revision: 4 };
         for body in [
@@ -321,7 +324,7 @@ mod tests {
             Body::Lease(LeaseId(-1), Some(60)),
             Body::Lease(LeaseId(7), None),
             Body::Floor(Revision(4)),
-            Body::Trim(Box::new(Trim { to: 5, floor: Some(4), digest: Digest(1), is_lossy: true })),
+            Body::Trim(Box::new(trim)),
             Body::Stop(Digest(8)),
             Body::Users(Box::default()),
             Body::Alarm(alarm, true),

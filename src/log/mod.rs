@@ -63,7 +63,7 @@ pub use seed::{SeedError, SeedServers, seed_metadata};
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
-use crate::record::{Body, Record, TrimPoint};
+use crate::record::{AcceptedLoss, Body, Record, TrimPoint};
 use crate::types::{LogIndex, Sequence};
 use serde_json::Value;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -182,6 +182,7 @@ impl Log {
     pub async fn trim_point(&self, void: &[Sequence]) -> Result<Option<(TrimPoint, Option<i64>)>, ApiError> {
         let subject = format!("{}{}", self.bucket.prefix, codec::trim_subject());
         let mut highest: Option<(TrimPoint, Option<i64>)> = None;
+        let mut last_loss: Option<AcceptedLoss> = None;
         let mut from = Sequence(1);
         while let Some(message) = self.api.next_message(&self.bucket.stream, from, &subject).await? {
             let sequence = Sequence(message.seq);
@@ -189,12 +190,17 @@ impl Log {
             let Some(Body::Trim(trim)) = message.record(&self.bucket.prefix).map(|record| record.body) else {
                 continue;
             };
+            if void.contains(&sequence) {
+                continue;
+            }
+            // The last trim record may be another program's, which does not name it.
+            last_loss = last_loss.into_iter().chain(trim.loss).max_by_key(|loss| loss.at);
             let (to, is_lossy) = (LogIndex(trim.to), trim.is_lossy);
-            if highest.is_none_or(|(known, _)| known.to <= to) && !void.contains(&sequence) {
-                highest = Some((TrimPoint { to, sequence, is_lossy }, trim.floor));
+            if highest.as_ref().is_none_or(|(known, _)| known.to <= to) {
+                highest = Some((TrimPoint { to, sequence, is_lossy, loss: None }, trim.floor));
             }
         }
-        Ok(highest)
+        Ok(highest.map(|(trim, floor)| (TrimPoint { loss: last_loss, ..trim }, floor)))
     }
 
     /// A consumer of everything behind a sequence.

@@ -11,16 +11,17 @@
 //! - C2: behind the last trim record no sequence is missing. A missing one is loss or lag, and the chain
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
-//! - C4: the revision does not fall. Only where a loss was accepted would a record take it back: one of a
-//!   deposed writer's counts there if the message that made it void is lost.
+//! - C4: the revision does not fall.
+//! - C5: up to an accepted loss, the trim record's word decides, and nothing else.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
+use super::loss::{Acceptance, AcceptedLoss, Beginnings};
 use super::{Body, Record};
 use crate::types::{Epoch, LogIndex, Revision, Sequence};
 
 /// The last trim record of a log that is read from its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrimPoint {
     /// Up to this index records may be missing.
     pub to: LogIndex,
@@ -28,6 +29,8 @@ pub struct TrimPoint {
     pub sequence: Sequence,
     /// Epoch records may be missing, too.
     pub is_lossy: bool,
+    /// The last loss that was accepted.
+    pub loss: Option<AcceptedLoss>,
 }
 
 /// A record and its message's sequence.
@@ -48,7 +51,8 @@ pub enum Outcome {
     Barrier,
     /// It changes nothing, now or ever, or not yet.
     Nothing,
-    /// A message is missing before it, so nothing behind it counts.
+    /// A message is missing before it, so nothing behind it counts; or it tells that records were taken which
+    /// are void, because a loss is accepted or was. The log has to be read from its start.
     Missing,
 }
 
@@ -72,10 +76,13 @@ pub struct Chain {
     /// A sequence was missing since the last valid record.
     has_hole: bool,
     is_broken: bool,
-    /// Loss is accepted: any record may be missing.
-    is_lenient: bool,
+    /// A loss is accepted now: any record may be missing.
+    acceptance: Option<Box<Acceptance>>,
     /// Loss was accepted once: up to the last trim record's index epoch records may be missing, too.
     is_lossy: bool,
+    loss: Option<AcceptedLoss>,
+    /// No trim record has named that loss yet.
+    is_loss_unrecorded: bool,
     /// The records of a batch whose last one was not read yet.
     pending: Vec<Placed>,
     /// The place and the count of the last record of a batch whose beginning was trimmed.
@@ -89,15 +96,22 @@ pub struct Chain {
 impl Chain {
     /// Reads a log from its first message.
     pub fn new(trim: Option<TrimPoint>) -> Chain {
-        let Some(TrimPoint { to, sequence, is_lossy }) = trim else {
+        let Some(TrimPoint { to, sequence, is_lossy, loss }) = trim else {
             return Chain { is_trim_met: true, ..Chain::default() };
         };
-        Chain { trim_to: to, trim_sequence: sequence, is_lossy, ..Chain::default() }
+        Chain { trim_to: to, trim_sequence: sequence, is_lossy, loss, ..Chain::default() }
     }
 
-    /// Reads a log that has lost messages: any record may be missing.
-    pub fn lenient() -> Chain {
-        Chain { trim_to: LogIndex(u64::MAX), is_lenient: true, ..Chain::default() }
+    /// Reads a log that has lost messages: any record may be missing. `earlier` is the last loss that was
+    /// accepted before, `beginnings` are those that an earlier load has learned.
+    pub fn accepting(earlier: Option<AcceptedLoss>, beginnings: Beginnings) -> Chain {
+        let acceptance = Some(Box::new(Acceptance::new(beginnings)));
+        Chain { trim_to: LogIndex(u64::MAX), acceptance, loss: earlier, ..Chain::default() }
+    }
+
+    /// The beginnings that a load which accepts a loss has learned so far.
+    pub fn beginnings(&self) -> Beginnings {
+        self.acceptance.as_ref().map(|acceptance| acceptance.beginnings().clone()).unwrap_or_default()
     }
 
     /// Begins behind a sequence: the first message of a stream may have another number than 1.
@@ -109,6 +123,12 @@ impl Chain {
     /// The newest valid epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The epoch of the next writer. The number of an epoch whose record is lost is not used again.
+    pub fn next_epoch(&self) -> Epoch {
+        let newest = self.acceptance.as_ref().map(|acceptance| acceptance.beginnings().newest());
+        Epoch(newest.unwrap_or_default().max(self.epoch).0 + 1)
     }
 
     /// Its nonce.
@@ -138,7 +158,7 @@ impl Chain {
 
     /// Up to this index records may be missing.
     pub fn trim_to(&self) -> LogIndex {
-        if self.is_lenient { self.index } else { self.trim_to }
+        if self.is_accepting() { self.index } else { self.trim_to }
     }
 
     /// Whether the last message that was read belongs to a batch that is not complete yet.
@@ -148,12 +168,27 @@ impl Chain {
 
     /// Whether a loss was accepted, now or ever.
     pub fn is_lossy(&self) -> bool {
-        self.is_lossy || self.is_lenient
+        self.is_lossy || self.is_accepting()
+    }
+
+    /// Whether a loss is accepted now.
+    pub fn is_accepting(&self) -> bool {
+        self.acceptance.is_some()
+    }
+
+    /// The last loss that was accepted.
+    pub fn loss(&self) -> Option<&AcceptedLoss> {
+        self.loss.as_ref()
+    }
+
+    /// Whether this instance has accepted a loss that no trim record names yet.
+    pub fn is_loss_unrecorded(&self) -> bool {
+        self.is_loss_unrecorded
     }
 
     /// Whether nothing that the log must hold was missing so far.
     pub fn is_whole(&self) -> bool {
-        self.is_trim_met || self.is_lenient
+        self.is_trim_met || self.is_accepting()
     }
 
     /// Whether the trim record that the load began with is gone: the log was trimmed again meanwhile.
@@ -166,16 +201,21 @@ impl Chain {
         self.trim_sequence
     }
 
-    /// Sequences that were missing where they may be: behind the last trim record's index, void messages and
-    /// barriers alone. In a log that has lost messages all are told: that index may lie above the floor.
+    /// Sequences that were missing where they may be, ascending: behind the last trim record's index, void
+    /// messages and barriers alone. In a log that has lost messages all are returned, because that index may
+    /// lie above the floor, and those without a valid record before the loss was accepted.
     pub fn holes(&self) -> Vec<(Sequence, Sequence)> {
-        self.holes.clone()
+        self.loss.as_ref().map_or_else(|| self.holes.clone(), |loss| loss.void_and(&self.holes))
     }
 
-    /// Ends the tolerance of a lenient chain: from here on nothing may be missing.
-    pub fn settle(&mut self) {
-        (self.is_lenient, self.is_trim_met, self.trim_to) = (false, true, self.index);
-        self.is_lossy = true;
+    /// Accepts the loss with the last epoch record: from here on nothing may be missing. `floor` is that of
+    /// the compactions.
+    pub fn settle(&mut self, floor: Option<Revision>) {
+        if let Some(acceptance) = self.acceptance.take() {
+            self.loss = Some(acceptance.settle(self.last_epoch, floor));
+            (self.is_lossy, self.is_loss_unrecorded) = (true, true);
+            (self.is_trim_met, self.trim_to) = (true, self.index);
+        }
     }
 
     /// Takes the next message; `record` is `None` for a foreign one. Valid records are added to `valid`, the
@@ -187,8 +227,39 @@ impl Chain {
         valid: &mut Vec<Placed>,
         void: &mut Vec<Sequence>,
     ) -> Outcome {
+        let (known, is_decided) = (valid.len(), self.is_decided(sequence));
+        if let (Some(acceptance), Some(record)) = (&mut self.acceptance, &record) {
+            if !is_decided && acceptance.learn(record) {
+                self.is_broken = true;
+            }
+            if self.pending.iter().any(|placed| acceptance.refutes(&placed.record)) {
+                void.extend(self.pending.drain(..).map(|placed| placed.sequence));
+            }
+            if !matches!(record.body, Body::Barrier) {
+                acceptance.note_record(sequence);
+            }
+        }
+        let outcome = self.judge(sequence, record, valid, void);
+        if let Some(acceptance) = &mut self.acceptance {
+            valid[known..].iter().for_each(|placed| acceptance.note_valid(placed, is_decided));
+        }
+        outcome
+    }
+
+    /// Whether an accepted loss decides about a sequence.
+    fn is_decided(&self, sequence: Sequence) -> bool {
+        self.loss.as_ref().is_some_and(|loss| loss.covers(sequence))
+    }
+
+    fn judge(
+        &mut self,
+        sequence: Sequence,
+        record: Option<Record>,
+        valid: &mut Vec<Placed>,
+        void: &mut Vec<Sequence>,
+    ) -> Outcome {
         let is_hole = sequence != self.position.next();
-        if is_hole && self.is_trim_met && !self.is_lenient {
+        if is_hole && self.is_trim_met && !self.is_accepting() {
             self.is_broken = true;
         }
         if self.is_broken {
@@ -208,7 +279,15 @@ impl Chain {
             let is_valid = is_current && record.index == self.index && self.pending.is_empty();
             return if is_valid { Outcome::Barrier } else { Outcome::Nothing };
         }
-        if self.epochs_may_be_missing() && self.is_taken_back_by(&record) {
+        if let Some(loss) = self.loss.as_ref().filter(|loss| loss.covers(sequence)) {
+            if loss.is_void(sequence) {
+                void.push(sequence);
+                return Outcome::Nothing;
+            }
+            return self.accept(Placed { sequence, record }, valid, void);
+        }
+        let is_back = record.revision < self.revision;
+        if self.acceptance.as_ref().is_some_and(|acceptance| is_back || acceptance.refutes(&record)) {
             return self.refuse(sequence, record.epoch, void);
         }
         let next = self.index.next();
@@ -265,10 +344,8 @@ impl Chain {
             && record.index.0 >= next.0 + held
         {
             // The rest of a batch that has begun counts: only a valid one is followed by a gap that the trim
-            // record permits. After an accepted loss it does not count if another write has its revision.
-            if !(self.epochs_may_be_missing() && self.is_torn_before(&record)) {
-                valid.append(&mut self.pending);
-            }
+            // record permits.
+            valid.append(&mut self.pending);
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         self.refuse(sequence, record.epoch, void)
@@ -280,40 +357,19 @@ impl Chain {
         Outcome::Nothing
     }
 
-    /// Whether a record would take the revision back. A write has a revision of its own, which the records of
-    /// its batch share.
-    fn is_taken_back_by(&self, record: &Record) -> bool {
-        // A later writer may carry the same call out again.
-        let is_same_batch = record.epoch == self.epoch
-            && self
-                .partial
-                .is_some_and(|(operation, place)| operation == record.operation && place < record.place);
-        let is_write = matches!(record.body, Body::Key(_)) && !is_same_batch;
-        record.revision < self.revision || is_write && record.revision == self.revision
-    }
-
-    /// Whether a record behind the batch that has begun tells that its writer has given the batch up: it does
-    /// not follow the batch's revision.
-    fn is_torn_before(&self, record: &Record) -> bool {
-        let is_write = matches!(record.body, Body::Key(_));
-        self.pending.first().is_some_and(|Placed { record: first, .. }| {
-            (first.epoch, first.operation) != (record.epoch, record.operation)
-                && (record.revision < first.revision || is_write && record.revision == first.revision)
-        })
-    }
-
     /// Whether the records before this one may be missing. The one that the trim record names may be missing,
     /// too. Of one epoch an index is missing only where a sequence is.
     fn may_skip_to(&self, record: &Record) -> bool {
-        if !self.is_lenient && (self.is_trim_met || record.index > self.trim_to.next()) {
+        if !self.is_accepting() && (self.is_trim_met || record.index > self.trim_to.next()) {
             return false;
         }
         self.has_hole || (self.epochs_may_be_missing() && record.epoch > self.epoch)
     }
 
-    /// Whether a loss was accepted that epoch records here may have been part of.
+    /// Whether epoch records may be part of a loss: one that is accepted now, or whose extent the log does
+    /// not name.
     fn epochs_may_be_missing(&self) -> bool {
-        self.is_lenient || (self.is_lossy && !self.is_trim_met)
+        self.is_accepting() || (self.is_lossy && self.loss.is_none() && !self.is_trim_met)
     }
 
     fn accept_part(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
@@ -326,13 +382,18 @@ impl Chain {
     }
 
     fn accept(&mut self, placed: Placed, valid: &mut Vec<Placed>, void: &mut Vec<Sequence>) -> Outcome {
+        // A loss that this reader does not know decides about all before it.
+        if matches!(&placed.record.body, Body::Trim(trim) if trim.loss > self.loss) {
+            self.is_broken = true;
+            return Outcome::Missing;
+        }
         void.extend(self.pending.drain(..).map(|placed| placed.sequence));
         (self.has_hole, self.partial) = (false, None);
         let Record { epoch, nonce, index, .. } = placed.record;
         if epoch != self.epoch {
             void.append(&mut self.undecided);
         }
-        self.revision = placed.record.revision;
+        self.revision = self.revision.max(placed.record.revision);
         self.last = placed.sequence;
         if matches!(placed.record.body, Body::Epoch(_)) {
             self.last_epoch = placed.sequence;
@@ -343,12 +404,13 @@ impl Chain {
         }
         if let Body::Trim(trim) = &placed.record.body {
             self.is_lossy |= trim.is_lossy;
+            self.is_loss_unrecorded &= trim.loss != self.loss;
         }
         // Behind an older one of the same index a later one may have removed void messages.
         if let Body::Trim(trim) = &placed.record.body
             && trim.to >= self.trim_to.0
             && placed.sequence >= self.trim_sequence
-            && !self.is_lenient
+            && !self.is_accepting()
         {
             (self.is_trim_met, self.trim_to) = (true, LogIndex(trim.to));
         }
@@ -358,4 +420,4 @@ impl Chain {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

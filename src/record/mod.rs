@@ -8,8 +8,10 @@
 //! No I/O and no NATS here: `log` turns messages into records and back.
 
 mod chain;
+mod loss;
 
 pub use chain::{Chain, Outcome, Placed, TrimPoint};
+pub use loss::{AcceptedLoss, Beginnings};
 
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::KeyVersion;
@@ -121,6 +123,9 @@ pub struct Trim {
     /// this.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_lossy: bool,
+    /// The last loss that was accepted, repeated in the same way. Logs of earlier versions do not name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<AcceptedLoss>,
 }
 
 /// The content of a record.

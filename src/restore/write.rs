@@ -188,6 +188,6 @@ pub(super) async fn write(
 async fn append_floor(appender: &mut Appender, floor: Revision, plan: &Plan) -> Result<(), RestoreError> {
     let to = appender.index.0;
     appender.batch(floor, vec![Body::Floor(floor)]).await?;
-    let trim = Trim { to, floor: Some(floor.0), digest: plan.trim_digest, is_lossy: false };
+    let trim = Trim { to, floor: Some(floor.0), digest: plan.trim_digest, is_lossy: false, loss: None };
     appender.batch(floor, vec![Body::Trim(Box::new(trim))]).await
 }

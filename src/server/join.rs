@@ -14,8 +14,8 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How long one that joins a cluster waits for an answer of a member. One that stood alone so far opens its port
-/// for others only after it has prepared its store for them.
+/// How long one that joins a cluster waits for an answer of a member. One that stood alone so far opens its
+/// port for others only after it has prepared its store for them.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one that founds a cluster does so where another member runs, which may be founding it, too.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 """An instance: it follows the log by a consumer of its own, becomes ready, asks the writer and answers its clients."""
 
 from garbage import Garbage
-from log import Rec, State, last_trim, state_before
+from log import Beginnings, Rec, State, last_loss, last_trim, state_before
 from writer import Writer
 
 
@@ -20,7 +20,8 @@ class Instance:
         self.start = f"{self.i}{'abcdefghijklmnopqrstuvwxyz'[self.starts % 26]}{self.starts // 26}"
         self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
         self.later = []                                       # reads for which two requests are on their way already
-        self.named, self.lost, self.tries, self.void = None, False, {}, set()
+        self.named, self.lost, self.tries, self.void, self.refused = None, False, {}, set(), False
+        self.beginnings = Beginnings(self.sim.off)            # they are kept through all loads that accept a loss
         self.conn = []
         self.sim.conns.append(self.conn)
         # The compactor: sweeps that have ended and removals, in turn; messages that it removes; the trim
@@ -45,7 +46,7 @@ class Instance:
         self.s = state_before(msgs, end, self.void, sim.fault, sim.off)
         self.garbage = Garbage(msgs[self.s.tpos].floor if self.s.tpos else 0, sim.off)
         if sim.accepting is self:                             # --accept-data-loss: it takes what is there
-            self.s = State(0, 0, sim.fault, sim.off, lenient=True)
+            self.s = State(0, 0, sim.fault, sim.off, loss=last_loss(msgs, end), beginnings=self.beginnings)
         self.w, self.suspected_loss, self.seqs, self.shown, self.loaded = None, None, {}, None, False
         self.trim_read = None                                 # the last trim record that a load has read
         self.proved, self.need, self.born = "ready" in sim.off, None, sim.truth.idx
@@ -79,6 +80,9 @@ class Instance:
         r = rep.msgs[nxt]
         before = self.s.idx
         got = self.read(nxt, r)
+        if self.s.refuted:
+            self.drop()
+            return True
         if self.applied(got):
             return True
         if self.s.suspect or ("seqgap" in self.sim.off and not got and r.idx > before + 1):
@@ -102,13 +106,13 @@ class Instance:
             mine = e.no in self.tries or (self.sim.fault == "nononce" and self.asked == e.ep)
             if mine and self.s.whole():
                 self.proved = True
-                if self.sim.accepting is self:                # messages that are missing so far may be, no others
+                if self.s.lenient:                            # messages that are missing so far may be, no others
                     self.become_loaded()
                     self.s.settle()
                 self.w = Writer(self, nxt, self.tries.get(e.no, self.clock()))
                 self.became_ready()
                 if self.sim.accepting is self:
-                    self.w.trim(self.s.idx, self.garbage.floor, accepts=True)
+                    self.w.trim(self.s.T, self.garbage.floor, accepts=True)
         return True
 
     def read(self, q, r):
@@ -155,6 +159,7 @@ class Instance:
         if self.shown is None and self.ready():
             self.shown = self.s.idx
             self.sim.check_state(self)
+            self.sim.check_given_up(self)
             self.become_loaded()
 
     def become_loaded(self):
@@ -162,7 +167,7 @@ class Instance:
         if self.loaded:
             return
         self.loaded = True
-        self.garbage.holes = list(self.s.holes)
+        self.garbage.holes = list(self.s.holes) + list(self.s.loss[1] if self.s.loss else ())
         self.garbage.begin_whole(max(1, self.s.tpos), self.s.T, self.seqs)
         if self.trim_read:                                    # messages that go under it may have been there before
             self.trimmed(self.trim_read)
@@ -370,16 +375,17 @@ class Instance:
         if self.sim.accepting not in (None, self):
             return
         guard, stream = self.s.pos, self.sim.stream
-        if stream.next_after(guard) is None and self.sim.rng.random() < .5:
-            guard = stream.last                               # the guard named a later end, the leader has no next message
-        self.asked = self.s.ep + 1
+        if stream.next_after(guard) is None and (self.sim.rng.random() < .5 or self.refused):
+            guard = stream.last                               # the refusal named a later end, the leader has no next message
+        self.refused = False
+        self.asked = self.s.next_epoch()
         if "attempt" not in self.sim.off:                     # a nonce for each attempt, not for each process
             self.attempts += 1
         no = f"{self.start}.{self.attempts}"
         self.tries[no] = self.clock()
         moved, self.named = self.named, None
-        r = Rec("e", self.s.ep + 1, no, self.s.idx + 1, rev=self.s.rev, inst=self.i, timeout=self.timeout, moved=moved,
-                lossy=self.s.lenient)
+        r = Rec("e", self.asked, no, self.s.idx + 1, rev=self.s.rev, inst=self.i, timeout=self.timeout, moved=moved,
+                accepts=self.s.lenient)
         self.publish(r, guard)
 
     def publish(self, r, guard):

@@ -19,7 +19,7 @@ class Rec:
         Rec.count += 1
         self.uid, self.kind, self.ep, self.no, self.idx = Rec.count, kind, ep, no, idx
         self.rev = self.ver = self.n = self.T = self.floor = self.op = self.dig = self.ttl = self.timeout = self.seq = self.granted = 0
-        self.lossy = False
+        self.accepts, self.loss = False, None                 # an epoch record's; a trim record's, as State.loss
         self.cnt, self.key, self.dead, self.inst, self.lease, self.moved, self.decided = 1, None, False, None, None, None, 0
         self.__dict__.update(kw)
 
@@ -31,20 +31,53 @@ class Rec:
     def __repr__(self):
         x = {"w": f"{self.key}{'-' if self.dead else ''} r{self.rev} {self.n + 1}/{self.cnt} op{self.op} {self.lease or ''}",
              "g": f"{self.lease} ttl{self.ttl} op{self.op}", "v": f"{self.lease} {self.n + 1}/{self.cnt} op{self.op}",
-             "t": f"T{self.T} floor{self.floor}{' lossy' if self.lossy else ''}", "f": f"floor{self.floor}"}.get(self.kind, "")
+             "t": f"T{self.T} floor{self.floor}{' lossy' if self.loss else ''}", "f": f"floor{self.floor}"}.get(self.kind, "")
         return f"<{self.uid}:{self.kind} e{self.ep}.{self.no} i{self.idx} {x}>"
+
+
+class Beginnings:
+    """The beginnings of epochs, as the messages of their writers tell them: epoch records may be lost.
+
+    A writer sends nothing before its epoch record is valid. So any message of its own proves that record, and with it that
+    the records of earlier epochs stop at the index and the revision before it.
+    """
+
+    def __init__(self, off=()):
+        self.begun, self.writers, self.off = {}, {}, off
+
+    def learn(self, m):
+        if m.kind == "e":
+            self.begun.setdefault((m.ep, m.no), (m.idx - 1, m.rev))
+        elif m.kind != "x":
+            no, idx, rev = self.writers.get(m.ep) or (m.no, *self.begun.get((m.ep, m.no), (m.idx, m.rev)))
+            if no == m.no:
+                idx = min(idx, m.idx - 1 if m.kind == "b" else m.idx - m.n - 2)
+                self.writers[m.ep] = no, idx, min(rev, m.rev - (m.kind == "w" or m.n > 0))
+
+    def refute(self, ep, no, idx, rev):
+        """Whether a record of an epoch, up to an index and a revision, is void."""
+        if self.writers.get(ep, (no,))[0] != no and "lossynonce" not in self.off:
+            return True
+        return any(ep < later and (idx > top or rev > most) for later, (_, top, most) in self.writers.items())
 
 
 class State:
     """A reader of the log: the state, and the rule that decides validity."""
 
-    def __init__(self, T=0, tpos=0, fault=None, off=(), lossy=False, lenient=False):
+    def __init__(self, T=0, tpos=0, fault=None, off=(), loss=None, beginnings=None):
         self.ep, self.no, self.idx, self.rev, self.floor, self.pos = 0, None, 0, 0, 0, 0
         self.kv, self.leases, self.ops, self.pending, self.owner = {}, {}, {}, [], None
-        self.T, self.tpos, self.fault, self.off = T, tpos, fault, off  # up to T indexes may be missing
+        self.T, self.tpos, self.fault, self.off = T, tpos, fault, off     # up to T indexes may be missing
         self.trim_reached, self.digest_differs = T == 0, False
         self.gap, self.suspect, self.hole, self.part = False, False, False, None
-        self.lossy, self.lenient = lossy, lenient             # a loss was accepted: once, up to T; now, anywhere
+        # A loss was accepted once: the sequence of the epoch record that did, and ranges of sequences before
+        # it. Up to that record all of ours outside these ranges is valid, and nothing in them, whatever a
+        # replica shows there.
+        self.loss = loss
+        # A loss is accepted now: all may be missing. A record that counted may be refuted later. Then the
+        # load starts again.
+        self.lenient, self.beginnings, self.taken, self.refuted = beginnings is not None, beginnings, {}, False
+        self.left_out, self.gaps, self.at = set(), [], 0      # records not taken; ranges without a valid one; the last valid one
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
         self.confirmed = 0                                    # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
@@ -61,11 +94,17 @@ class State:
         """Whether all that the log must hold was there so far."""
         return self.trim_reached or self.lenient
 
+    def next_epoch(self):
+        """While a loss is accepted the last epochs' records may be missing: their numbers are not used again."""
+        later = self.beginnings.writers if self.lenient and "numbers" not in self.off else ()
+        return max([self.ep, *later]) + 1
+
     def settle(self):
         """The accepted loss ends here: what is missing so far may be missing, and nothing behind it."""
-        self.lossy = True
-        if self.fault != "unsettled":
-            self.lenient, self.trim_reached, self.T = False, True, self.idx
+        # Below the floor holes are many. The digest stands for what they held.
+        named = [(a, b) for a, b, sure, rev in self.gaps if sure or rev > self.floor and "nameholes" not in self.off]
+        self.loss = self.pos, () if self.fault == "unsaid" else tuple(named)
+        self.trim_reached, self.T, self.lenient = True, self.idx, self.fault == "unsettled"
 
     def digest(self):
         return hash((self.rev, self.floor, tuple(sorted(self.kv.items())), tuple(sorted(self.leases.items()))))
@@ -84,6 +123,8 @@ class State:
             return []
         if hole:
             self.holes.append((self.pos + 1, seq - 1))
+        if self.lenient:
+            self.learn(r)
         got = self.validate(r, hole)
         if self.suspect:
             return []
@@ -96,6 +137,24 @@ class State:
             self.idx += 1
         return got
 
+    def note_gap(self, r):
+        self.left_out.discard(r.seq)
+        a, b = self.at + 1, r.seq - 1
+        if a <= b:
+            epoch_lost = r.ep != self.ep and r.kind != "e"
+            self.gaps.append((a, b, epoch_lost or any(a <= q <= b for q in self.left_out), r.rev))
+        self.at = r.seq
+
+    def learn(self, r):
+        if r.kind not in "bx":
+            self.left_out.add(r.seq)
+        if "refute" not in self.off and not (self.loss and r.seq <= self.loss[0]):
+            self.beginnings.learn(r)
+            if any(self.beginnings.refute(v.ep, v.no, v.idx, v.rev) for v in self.pending):
+                self.void, self.pending = self.void + [v.seq for v in self.pending], []
+            if "relearn" not in self.off:
+                self.refuted = self.refuted or any(self.beginnings.refute(ep, *last) for ep, last in self.taken.items())
+
     def validate(self, r, hole):
         self.hole = self.hole or hole
         same = r.ep == self.ep and (r.no == self.no or self.fault == "nononce")
@@ -103,10 +162,15 @@ class State:
             if r.kind == "x":
                 self.void.append(r.seq)
             return []
-        nxt, p = self.idx + 1, self.pending
-        if self.goes_back(r):
+        if self.loss and r.seq <= self.loss[0]:
+            if not any(a <= r.seq <= b for a, b in self.loss[1]):
+                return self.take([r])
+            self.void.append(r.seq)
+            return []
+        if self.lenient and (r.rev < self.rev or self.beginnings.refute(r.ep, r.no, r.idx, r.rev)):
             (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
             return []
+        nxt, p = self.idx + 1, self.pending
         may = self.may_skip(r)
         if r.kind == "e" and r.ep == self.ep + 1 and r.idx >= nxt:
             if r.idx == nxt:
@@ -126,56 +190,41 @@ class State:
             got = self.take([r])
             self.part = r
             return got
-        follows = same and r.kind != "e" or r.kind == "e" and r.ep == self.ep + 1 or self.may_be_of_any_epoch(r)
+        follows = same and r.kind != "e" or r.kind == "e" and r.ep == self.ep + 1 or self.lenient and r.ep > self.ep
         if may and follows and r.idx >= nxt + len(p):
             self.gap = True                                   # a gap that the trim record permits
-            got = self.take(([] if "batchtrim" in self.off or self.is_torn(r) else p) + [r])
+            got = self.take(([] if "batchtrim" in self.off else p) + [r])
             self.part = r if r.kind in "wv" else None
             return got
         (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
         return []
 
-    def is_lossy_here(self):
-        return self.lenient or (self.lossy and not self.trim_reached and "anyepoch" not in self.off)
-
-    def goes_back(self, r):
-        """The revision never falls. Where a loss was accepted, void records that count may stand above valid ones."""
-        if not self.is_lossy_here() or "lossyback" in self.off:
-            return False
-        x = self.part
-        begins = r.kind == "w" and not (x and (r.ep, r.op) == (self.ep, x.op) and r.n > x.n)
-        return r.rev < self.rev + begins
-
-    def is_torn(self, r):
-        """A batch has begun and was given up, because this record behind it does not leave its revision to it."""
-        p = self.pending
-        lossy = p and self.is_lossy_here() and "lossyback" not in self.off
-        return lossy and (p[0].ep, p[0].op) != (r.ep, r.op) and r.rev < p[0].rev + (r.kind == "w")
-
-    def may_be_of_any_epoch(self, r):
-        """Epoch records may be missing, too, if a loss was accepted. A number that is known has its nonce."""
-        if not self.is_lossy_here():
-            return False
-        return r.ep > self.ep or r.ep == self.ep and (r.no == self.no or "lossynonce" in self.off)
-
     def may_skip(self, r):
-        """Whether the records before this one may be missing. Of one epoch an index is missing where a sequence is."""
+        """Whether the records before this one may be missing. Of one epoch an index is missing where a sequence is.
+
+        While a loss is accepted epoch records may be missing, too.
+        """
         if not self.lenient and (self.trim_reached or r.idx > self.T + 1):
             return False
         if self.lenient and "lossyholes" in self.off:
             return True
-        return self.hole or "holes" in self.off or self.is_lossy_here() and r.ep > self.ep
+        return self.hole or "holes" in self.off or self.lenient and r.ep > self.ep
 
     def take(self, recs):
         self.void += [v.seq for v in self.pending if v not in recs]
         if recs[-1].ep != self.ep:
             self.void, self.undecided = self.void + self.undecided, []
         self.pending, self.hole, self.part = [], False, None
-        keeps = self.lossy and "knownholes" not in self.off
+        keeps = self.loss and "knownholes" not in self.off
         if not self.lenient and not self.trim_reached and recs[-1].idx <= self.T and not keeps:
             self.holes = []                                   # all of them are below the floor, if nothing was ever lost
         for r in recs:
+            if self.lenient:
+                self.note_gap(r)
             self.idx, self.ep, self.no = r.idx, r.ep, r.no
+            if self.lenient:
+                if not (self.loss and r.seq <= self.loss[0]):
+                    self.taken[r.ep] = r.no, r.idx, max(r.rev, *self.taken.get(r.ep, (0, 0))[-1:])
             if r.op:
                 self.ops[r.op] = r.idx - r.n
             self.rev = max(self.rev, r.rev)                   # the record before it may be gone: "the store is at revision R"
@@ -196,7 +245,9 @@ class State:
             elif r.kind == "t":
                 self.floor = max(self.floor, r.floor)
                 self.trimmed = max(self.trimmed, r.T)
-                self.lossy = self.lossy or r.lossy
+                if r.loss and r.loss > (self.loss or ()):     # it decides about all before it: to be read once more
+                    self.suspect = "lossreload" not in self.off
+                    self.loss = r.loss
                 if r.T >= self.T and not self.lenient:        # older trim records: their values may be gone
                     self.digest_differs = self.digest_differs or r.dig != self.digest()
                     if r.seq >= self.tpos or self.fault == "anytrim":
@@ -293,7 +344,13 @@ def last_trim(msgs, end, void=()):
 def state_before(msgs, end, void, fault, off):
     """An empty state for a load that begins with that trim record."""
     T, q = last_trim(msgs, end, void)
-    return State(T, q, fault, off, lossy=q and msgs[q].lossy)
+    return State(T, q, fault, off, loss=last_loss(msgs, end, void))
+
+
+def last_loss(msgs, end, void=()):
+    """The last loss that was accepted. Another program's trim record, which names none, may be the last one."""
+    losses = [m.loss for q, m in msgs.items() if m.kind == "t" and q <= end and q not in void and m.loss]
+    return max(losses, key=lambda loss: loss[0], default=None)
 
 
 def holds(compare, version):

@@ -6,15 +6,15 @@ Run:  python3 log_model.py [runs] [seed] [-f FAULT] [-x RULE]     exit status 1 
 -f plants a mistake of FAULTS, -x leaves out a rule of RULES; `1 SEED` repeats one schedule and prints it.
 
 Change the model first when you change the protocol. The files, from the bottom: log (messages, the rule of validity, stream
-and replicas), garbage (what an instance may remove), leases, writer, instance,
-scenarios (arranged beginnings), schedule (the random world and the checks).
+and replicas), garbage (what an instance may remove), leases, writer, instance, scenarios and losses (arranged
+beginnings), acceptance (a loss that is accepted), schedule (the random world and the checks).
 
 Modelled: a stream with guarded publishes, commit delay, leader changes that drop uncommitted messages, stale refusals; cut
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
 floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
 share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
-by other programs; a loss that an operator accepts, after which all that is left is the truth.
+by other programs; a loss that an operator accepts, after which all that is left and not refuted is the truth.
 Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
 record is lost.
@@ -46,6 +46,7 @@ FAULTS = {
     "ackclock": "the time of an acknowledgement taken for that of sending",
     "oldbarrier": "a barrier that was sent before a read came proves the read",
     "joinread": "a read joins the request of others that is on its way already",
+    "unsaid": "the trim record of an accepted loss does not name the sequences without a valid record",
     "lossyonce": "a later trim record does not repeat that a loss was accepted",
     "unsettled": "an instance that has accepted a loss goes on taking what is there",
     "anytrim": "the first of several trim records of one index ends the tolerance for holes",
@@ -60,10 +61,13 @@ RULES = {
     "epochkeep": "epoch records are never removed",
     "trimalone": "a trim record is sent with nothing in flight",
     "floortag": "a trim record permits no removal of what a later floor superseded",
-    "anyepoch": "up to the trim record of an accepted loss epoch records may be missing, too",
-    "lossyholes": "in a log of which messages are lost, an index of one epoch is missing only where a sequence is",
-    "lossynonce": "and a number that is known has its nonce",
-    "lossyback": "nor does a record count that takes the revision back",
+    "lossyholes": "while a loss is accepted, an index of one epoch is missing only where a sequence is",
+    "lossynonce": "and an epoch whose writer has sent a message has the nonce of that",
+    "refute": "and a message of a later epoch's writer refutes the records that reach past its beginning",
+    "relearn": "also those that counted before it was read: the load starts again",
+    "nameholes": "the trim record of an accepted loss names missing sequences, too, which a replica may still show",
+    "lossreload": "a reader that meets the record of a loss which it does not know starts from nothing",
+    "numbers": "and the number of an epoch whose record is lost is not used again",
     "lossyfloor": "a floor record that names a lower floor supersedes nothing",
     "inherit": "removals that a writer has not ended are kept through the trim records of the next one",
     "wholefrom": "an instance that runs looks for all above the floor, also up to the index of an accepted loss",

@@ -269,50 +269,6 @@ def loading(sim):
     until(sim, lambda: False, 3)
 
 
-def accepted(sim):
-    """Something is lost above the floor, and the loss is accepted. The instances that start afterwards must agree on the rest."""
-    rng, (a, b) = sim.rng, sim.inst[:2]
-    if not make_writer(sim, a):
-        return
-    for n in range(rng.randint(2, 5)):
-        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")], dead=rng.random() < .3))
-        if n == 1:
-            compact_and_trim(sim, a)
-    other = rng.random()
-    if other < .3:                                            # a foreign message, and what stood before it goes
-        sim.foreign_message()
-    if not make_writer(sim, b):
-        return
-    for _ in range(rng.randint(1, 4)):
-        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")]))
-    stream = sim.stream
-    foreign = [q for q, m in stream.msgs.items() if m.inst == "foreign" and q - 1 in stream.msgs and q <= stream.committed]
-    epochs = [q for q, m in stream.msgs.items() if m.kind == "e" and m.ep == sim.truth.ep and q <= stream.committed]
-    some = foreign and [foreign[0] - 1] or other < .7 and epochs or [None]
-    sim.foreign_removal(some[0])
-    sim.operator()
-    until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
-    until(sim, lambda: not sim.accepting, 6)
-    if sim.accepting:
-        return
-    until(sim, lambda: all(x.ready() for x in sim.inst), 6)
-    for x in sim.inst:
-        x.check()
-    until(sim, lambda: False, 3)
-    if make_writer(sim, rng.choice(sim.inst)):
-        w = sim.writer()
-        for _ in range(rng.randint(1, 4)):
-            answered(sim, send_call(sim, w, "w", keys=[rng.choice("ab")]))
-        if w.w and rng.random() < .7:
-            compact_and_trim(sim, w)
-            rng.choice(sim.inst).drop()
-    above = [q for q, m in stream.msgs.items() if m.kind == "w" and m.uid in sim.valid and m.rev > sim.truth.floor]
-    if above and rng.random() < .4:                           # a second loss, above the floor, while all runs
-        until(sim, lambda: all(x.ready() for x in sim.inst), 6)
-        sim.foreign_removal(rng.choice(above))
-        sim.more = dict(long=0)
-
-
 def unfinished(sim):
     """Two writers in a row stop in the middle of their removals; a third one goes on with those of both."""
     rng, (a, b), c = sim.rng, sim.inst[:2], sim.inst[-1]
@@ -341,51 +297,5 @@ def unfinished(sim):
         rng.choice(sim.inst).drop()
 
 
-def reclaimed(sim):
-    """A deposed writer's records, floors among them, are void. One of them is lost, and the loss is accepted."""
-    rng, (a, b) = sim.rng, sim.inst[:2]
-    if not make_writer(sim, a):
-        return
-    for _ in range(rng.randint(1, 3)):
-        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")]))
-    if not a.w:
-        return
-    sim.foreign_message()
-    for _ in range(rng.randint(3, 6)):
-        send_call(sim, a, "w", keys=rng.sample("abc", rng.randint(1, 3)))
-        sim.serve(a)
-        if rng.random() < .5:
-            a.w.compact()
-        if rng.random() < .5:
-            a.w.barrier()
-    first = sim.stream.last + 1
-    while a.conn:
-        sim.deliver(a.conn)
-    last = sim.stream.last
-    if last <= first or not make_writer(sim, b):
-        return
-    for _ in range(rng.randint(1, 4)):
-        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")]))
-        if b.w and rng.random() < .5:
-            b.w.compact()
-    epochs = [q for q, m in sim.stream.msgs.items() if q > last and m.kind == "e" and q <= sim.stream.committed]
-    if epochs and rng.random() < .3:                          # the epoch record that makes them void is lost, too
-        sim.foreign_removal(epochs[0])
-    sim.foreign_removal(rng.randint(first, last - 1))
-    sim.operator()
-    until(sim, lambda: not sim.accepting or sim.accepting.w or sim.accepting.takeover(), 20)
-    if not until(sim, lambda: not sim.accepting, 6):
-        return
-    until(sim, lambda: all(x.ready() for x in sim.inst), 6)
-    w = sim.writer()
-    if not w:
-        return
-    until(sim, lambda: not w.removing and not w.jobs or w.work() or w.remove(rng.randint(1, 9)), rng.randint(3, 12))
-    for r in sim.stream.replicas:
-        r.advance(sim.stream, 99)
-    rng.choice(sim.inst).drop()
-
-
-SCENARIOS = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind,
-                 gap=gap, halfway=halfway, deposed=deposed, accepted=accepted, loading=loading, unfinished=unfinished,
-                 reclaimed=reclaimed)
+SCENARIOS = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
+              halfway=halfway, deposed=deposed, loading=loading, unfinished=unfinished)

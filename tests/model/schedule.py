@@ -5,12 +5,15 @@ A truth reader takes every message when it commits, by the strict rule. Each ins
 
 import random
 
+from acceptance import Acceptance
 from instance import Instance
 from leases import LeaseChecks
 from log import Rec, State, Stream, Violation, holds, last_trim, state_before
+from losses import LOSSES
 from scenarios import SCENARIOS
 
 KEYS = "abc"
+ARRANGED = {**SCENARIOS, **LOSSES}
 
 # A profile makes some steps more frequent than others. A rare fault shows its effect only beside others of
 # its kind.
@@ -28,12 +31,12 @@ PROFILES = {
 }
 
 
-class Sim:
+class Sim(Acceptance):
     def __init__(self, seed, fault=None, off=(), profile=None):
         self.rng, self.seed, self.fault, self.off = random.Random(seed), seed, fault, off
         Rec.count = 0
         rng = self.rng
-        self.profile = profile or rng.choice(list(PROFILES) + list(SCENARIOS))
+        self.profile = profile or rng.choice(list(PROFILES) + list(ARRANGED))
         self.more = PROFILES.get(self.profile, {})
         self.hold_replies = False
         self.now, self.stream = 0, Stream()
@@ -43,6 +46,7 @@ class Sim:
         self.happened, self.client_of, self.outcomes = {}, {}, {}  # index by operation; request by operation; answer by request
         self.seen, self.reloads, self.requests, self.done = 0, 0, 0, 0  # seen: highest index that any answer has shown
         self.damage, self.foreign_messages, self.moves = [], 0, 0
+        self.given_up = {}                                    # messages that were lost, by sequence, once that is accepted
         self.orphans = set()                                  # keys that lost their lease, with their revisions
         self.accepting, self.accepted = None, 0               # the instance that was started with --accept-data-loss
         self.chaos, self.load = rng.choice([.05, .2, .5, 1.5, 4]), rng.choice([5, 10, 20])
@@ -84,7 +88,7 @@ class Sim:
         if q in self.waiting:
             self.acks.append(self.waiting.pop(q))
         t = self.truth
-        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.lossy else t.apply(q, r)
+        got = self.loss_accepted(q, r) if self.accepting and r.kind == "e" and r.accepts else t.apply(q, r)
         t = self.truth
         for v in got:
             if v.inst == "foreign":
@@ -94,7 +98,7 @@ class Sim:
                 self.op_is_valid(v)
             if v.kind in "gv":
                 self.lease_checks.record(v)
-            if v.kind == "t" and v.lossy and self.accepting and v.no.split(".")[0] == self.accepting.start:
+            if v.kind == "t" and v.loss and self.accepting and v.no.split(".")[0] == self.accepting.start:
                 self.accepting, self.accepted = None, self.accepted + 1
                 for x in self.inst:
                     if x.down:
@@ -125,6 +129,16 @@ class Sim:
         if self.outcomes.get(n) not in (None, "ok", "unknown"):
             self.fail(f"request {n} was answered {self.outcomes[n]!r} and is valid now")
 
+    def acknowledge(self, who, start, uid, seq):
+        if who.start != start:
+            return
+        if who.paused or who.cut_off:
+            self.acks.append((who, start, uid, seq))
+        elif who.w:
+            who.w.ack(uid, seq)
+        elif seq is None:
+            who.refused = True                                # a refusal names the end
+
     def leader_change(self):
         for q in self.stream.drop_uncommitted(self.rng.randint(self.stream.committed, self.stream.last)):
             self.waiting.pop(q, None)
@@ -154,69 +168,6 @@ class Sim:
             self.damage.append(st.msgs[q])
             self.log(f"another program removed {q} {st.remove(q)}")
 
-    # --- an accepted loss
-
-    def operator(self):
-        """Stops all instances, and starts one with --accept-data-loss, after something was lost that must be there.
-
-        The loss is over by then: each replica shows it.
-        """
-        if self.accepting or not self.damage or not (self.fresh_load()[0] or any(x.lost for x in self.inst)):
-            return
-        _, took = self.remaining_log(self.stream.committed)
-        if any(v.no == "garbage" and v.uid not in self.valid for v in took.values()):
-            return                                            # a forged nonce cannot be distinguished from one whose record is lost
-        self.accepting = self.rng.choice(self.inst)
-        self.log(f"{self.accepting.i} is to accept the loss")
-        for r in self.stream.replicas:
-            while r.behind(self.stream):
-                r.advance(self.stream, 9999)
-        for x in self.inst:
-            del x.conn[self.rng.randint(0, len(x.conn)):]
-            x.give_up()
-            x.paused, x.cut_off, x.down = False, False, x is not self.accepting
-            x.boot()
-
-    def remaining_log(self, end):
-        """The state of a reader that takes what is there, and the records that it takes."""
-        s, took = State(lenient=True), {}
-        for q in sorted(q for q in self.stream.msgs if q <= end):
-            took.update((v.uid, v) for v in s.apply(q, self.stream.msgs[q]))
-        return s, took
-
-    def loss_accepted(self, q, r):
-        """The epoch record of the instance that accepts it. What that one has read is the truth from here on.
-
-        Each record that is left must be among it, and nothing else. A void message may count where the epoch record is lost
-        that makes it void, or where a torn batch begins behind the loss. The index of another void one may hide valid ones.
-        """
-        new, took = self.remaining_log(q)
-        if r.uid not in took:
-            self.truth.pos = q
-            return []
-        del took[r.uid]
-        lost = [m for m in self.damage if m.uid in self.valid]
-        epoch_lost = any(m.kind == "e" for m in lost)
-        void = any(m.uid not in self.valid and m.kind in "wgvfte" for m in self.stream.msgs.values())
-        if not epoch_lost and not self.foreign_messages and not void:
-            twins, torn = {(m.ep, m.no, m.idx) for m in lost}, {m.op for m in lost if m.cnt > 1}
-            for v in took.values():
-                if v.uid not in self.valid and (v.ep, v.no, v.idx) not in twins and v.cnt == 1:
-                    self.fail(f"the accepted log holds {v}, which was void")
-            for m in self.stream.msgs.values():
-                if m.uid in self.valid and m.uid not in took and (m.cnt == 1 or m.op not in torn):
-                    self.fail(f"the accepted log lacks {m}, which is there")
-        self.valid = {uid: v.idx for uid, v in took.items()}
-        new.settle()
-        self.truth, self.damage = new, []
-        self.orphans = {(k, v[0]) for k, v in new.kv.items() if v[3] not in new.leases}
-        self.hist, self.snap, self.leases_at = {}, {}, {}
-        self.happened, self.client_of, self.outcomes, self.seen = {}, {}, {}, 0
-        self.lease_checks, answers = LeaseChecks(self), self.lease_checks.answers
-        self.lease_checks.answers = answers
-        self.accepting.born = 0
-        return [r]
-
     # --- checks
 
     def check_state(self, x):
@@ -229,6 +180,13 @@ class Sim:
             self.fail(f"instance {x.i} shows part of a batch at index {i}")
         if i > x.s.T and self.hist[i] != x.s.digest():
             self.fail(f"instance {x.i} differs at index {i}: {x.s.kv} rev {x.s.rev}, valid {self.snap[i]}")
+
+    def check_given_up(self, x):
+        """A message that an accepted loss has given up is not part of any later state, nor of the history above the floor."""
+        for i, q in x.seqs.items():
+            m = self.given_up.get(q)
+            if m and m.kind == "w" and m.rev > x.s.floor:
+                self.fail(f"instance {x.i} has {m} at index {i}, which was given up")
 
     def answer(self, x, o, how):
         op, n, s = o["op"], o["n"], x.s
@@ -331,11 +289,8 @@ class Sim:
         elif a == "ack":
             for _ in range(min(len(self.acks), rng.choice([1, 2, 4]))):
                 who, start, uid, seq = self.acks.pop(rng.randrange(min(3, len(self.acks))))
-                if rng.random() > ch / 60 and who.start == start:
-                    if who.paused or who.cut_off:
-                        self.acks.append((who, start, uid, seq))
-                    elif who.w:
-                        who.w.ack(uid, seq)
+                if rng.random() > ch / 60:
+                    self.acknowledge(who, start, uid, seq)
         elif a == "replicate":
             r = rng.choice(self.stream.replicas)
             if not r.stalled:
@@ -408,11 +363,8 @@ class Sim:
         while self.stream.committed < self.stream.last:
             self.commit()
         acks, self.acks = self.acks, []
-        for who, start, uid, seq in acks:
-            if who.paused or who.cut_off:
-                self.acks.append((who, start, uid, seq))
-            elif who.start == start and who.w:
-                who.w.ack(uid, seq)
+        for a in acks:
+            self.acknowledge(*a)
         for r in self.stream.replicas:
             if not r.stalled:
                 r.advance(self.stream, 99)
@@ -508,10 +460,9 @@ class Sim:
                 while r.behind(self.stream):
                     r.advance(self.stream, 9999)
             acks, self.acks = self.acks, []
-            for who, start, uid, seq in acks:
+            for a in acks:
                 moved += 1
-                if who.start == start and who.w:
-                    who.w.ack(uid, seq)
+                self.acknowledge(*a)
             for x in self.inst:
                 for _ in range(3000):
                     if not x.consume():
@@ -548,8 +499,8 @@ class Sim:
         return next((x for x in self.inst if x.w and x.w.ep == self.truth.ep and not x.lost), None)
 
     def run(self, steps):
-        if self.profile in SCENARIOS:
-            SCENARIOS[self.profile](self)
+        if self.profile in ARRANGED:
+            ARRANGED[self.profile](self)
         for _ in range(steps * self.more.get("long", 1)):
             self.step()
         for x in self.inst:

@@ -170,7 +170,7 @@ class Writer:
         self.next += 1
 
     def barrier(self):
-        self.send(Rec("b", self.ep, self.no, self.plan.idx))
+        self.send(Rec("b", self.ep, self.no, self.plan.idx, rev=self.plan.rev))
         self.prove()
 
     def prove(self):
@@ -269,8 +269,8 @@ class Writer:
         self.quiescing, T = False, max(T, p.trimmed)          # a record that may be missing may be so for ever
         if T <= 0:
             return True
-        lossy = accepts or p.lossy and self.sim.fault != "lossyonce"
-        r = Rec("t", self.ep, self.no, p.idx + 1, floor=floor, T=T, rev=p.rev, dig=p.digest(), lossy=lossy)
+        loss = p.loss if accepts or self.sim.fault != "lossyonce" else None
+        r = Rec("t", self.ep, self.no, p.idx + 1, floor=floor, T=T, rev=p.rev, dig=p.digest(), loss=loss)
         if self.sim.fault == "notrim":
             r.seq = self.next
             self.inst.trimmed(r)

@@ -76,7 +76,7 @@ async fn removals_that_no_writer_has_ended_are_kept_through_other_trim_records()
     {
         assert!(task.take(Entry::Void(void.into_iter().map(Sequence).collect())).await.is_ok());
         let (_, digest) = ask(&mut task, Entry::Digest).await;
-        let trim = Body::Trim(Box::new(Trim { to: 1, floor: None, digest, is_lossy: false }));
+        let trim = Body::Trim(Box::new(Trim { to: 1, floor: None, digest, is_lossy: false, loss: None }));
         assert!(task.take(records(placed(trim_at, index, trim), is_own)).await.is_ok());
         // The first writer has removed one message.
         let present = Present { first: Sequence(1), deleted: vec![Sequence(4)] };
@@ -102,7 +102,7 @@ async fn a_trim_record_that_a_load_reads_permits_removals_afterwards() {
         assert!(task.take(entry).await.is_ok());
     }
     let (_, digest) = ask(&mut task, Entry::Digest).await;
-    let trim = Trim { to: 1, floor: None, digest, is_lossy: false };
+    let trim = Trim { to: 1, floor: None, digest, is_lossy: false, loss: None };
     let loaded = Entry::Loaded { first: Sequence(1), holes: Vec::new() };
     for entry in [records(placed(3, 2, Body::Trim(Box::new(trim))), false), loaded] {
         assert!(task.take(entry).await.is_ok());

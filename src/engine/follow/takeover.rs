@@ -95,7 +95,7 @@ impl Node {
         let end = following.forced_end.take().unwrap_or(self.chain.position());
         let (digest, entries) = (tokio::sync::oneshot::channel(), self.entries.clone());
         let record = Record {
-            epoch: Epoch(self.chain.epoch().0 + 1),
+            epoch: self.chain.next_epoch(),
             nonce,
             index: self.chain.index().next(),
             // Nothing is published while the log is being loaded.

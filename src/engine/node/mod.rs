@@ -253,24 +253,22 @@ impl Node {
     /// Starts to read the log from its first message.
     async fn begin(&mut self) {
         let trim = self.trim_point().await;
-        let floor = trim.and_then(|(_, floor)| floor).map(Revision);
+        let floor = trim.as_ref().and_then(|(_, floor)| *floor).map(Revision);
         let trim = trim.map(|(trim, _)| trim);
-        if let Some(trim) = trim.filter(|trim| trim.is_lossy) {
+        if let Some(trim) = trim.as_ref().filter(|trim| trim.is_lossy) {
             tracing::warn!(index = %trim.to, "records of this log were lost at or below this index, and given up");
             self.counters.lost(1);
         }
         let before_first = self.log.facts().before_first;
-        self.chain = if self.settings.accepts_loss && !self.is_loaded {
+        if self.settings.accepts_loss && !self.is_loaded {
             tracing::warn!("records that are missing from the log are accepted as lost");
-            Chain::lenient()
+            self.trim_to = LogIndex(u64::MAX);
+            let earlier = trim.and_then(|trim| trim.loss);
+            self.chain = Chain::accepting(earlier, self.chain.beginnings());
         } else {
-            Chain::new(trim).behind(before_first)
-        };
-        self.trim_to = if self.settings.accepts_loss && !self.is_loaded {
-            LogIndex(u64::MAX)
-        } else {
-            trim.map_or(LogIndex::NONE, |trim| trim.to)
-        };
+            self.trim_to = trim.as_ref().map_or(LogIndex::NONE, |trim| trim.to);
+            self.chain = Chain::new(trim).behind(before_first);
+        }
         self.epoch = None;
         self.nonces.clear();
         (self.is_ready, self.is_loaded, self.loaded_messages) = (false, false, 0);

@@ -130,7 +130,7 @@ impl Node {
         }
         let reason = elected.reason;
         let mut writing = self.begin_writing(elected);
-        if self.trim_to == LogIndex(u64::MAX) {
+        if self.chain.is_accepting() || self.chain.is_loss_unrecorded() {
             self.accept_loss(&mut writing);
         }
         let name = self.settings.member.name.as_str();

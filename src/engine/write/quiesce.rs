@@ -35,11 +35,17 @@ pub(super) struct Quiesce {
 }
 
 impl Node {
-    /// Appends a trim record which permits that everything that is missing so far is missing.
+    /// Accepts the loss of everything that is missing so far, and appends the trim record that says so. After
+    /// a trouble it is appended again.
     pub(super) fn accept_loss(&mut self, writing: &mut Writing) {
-        self.chain.settle();
-        self.trim_to = self.chain.index();
-        let (to, floor) = (self.chain.index(), self.reader.snapshot().compacted);
+        let floor = self.reader.snapshot().compacted;
+        if self.chain.is_accepting() {
+            self.chain.settle(floor);
+            self.trim_to = self.chain.trim_to();
+            self.counters.lost(1);
+            tracing::error!(index = %self.trim_to, "records that were missing from the log are given up");
+        }
+        let to = self.trim_to;
         let call = Call {
             operation: self.next_operation(),
             proposal: Proposal::Trim { to, floor },
@@ -49,8 +55,6 @@ impl Node {
         };
         let next = NextStep::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
         writing.quiesce = Some(Quiesce { next, fence: None });
-        self.counters.lost(1);
-        tracing::error!(index = %to, "records that were missing from the log are given up");
     }
 
     /// Asks the applier to report when everything is visible, once planning has stopped and nothing is in
@@ -80,7 +84,8 @@ impl Node {
                 // The bound never goes back: records that may be missing once may be missing for ever.
                 let to = to.max(self.chain.trim_to());
                 let is_lossy = self.chain.is_lossy();
-                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest, is_lossy };
+                let loss = self.chain.loss().cloned();
+                let trim = Trim { to: to.0, floor: floor.map(|floor| floor.0), digest, is_lossy, loss };
                 let Waiter { call, .. } = waiter;
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Trim(Box::new(trim))]);
             }

@@ -3,7 +3,7 @@ use crate::core::{KeyVersion, VersionParts};
 use crate::record::{Digest, EpochStart, Member, OperationId, Trim};
 use crate::types::LeaseId;
 
-fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Record {
+pub(in crate::record) fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Record {
     Record {
         epoch: Epoch(epoch),
         nonce: epoch * 10,
@@ -16,7 +16,7 @@ fn record(epoch: u64, index: u64, (place, count): (u32, u32), body: Body) -> Rec
     }
 }
 
-fn start(epoch: u64, index: u64) -> Record {
+pub(in crate::record) fn start(epoch: u64, index: u64) -> Record {
     let start = EpochStart {
         instance: epoch,
         format: crate::record::FORMAT,
@@ -28,7 +28,7 @@ fn start(epoch: u64, index: u64) -> Record {
     record(epoch, index, (1, 1), Body::Epoch(Box::new(start)))
 }
 
-fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Record {
+pub(in crate::record) fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Record {
     let version = KeyVersion::new(&VersionParts {
         key: b"k",
         value: b"",
@@ -43,7 +43,10 @@ fn put(epoch: u64, index: u64, batch: (u32, u32)) -> Record {
 }
 
 /// Reads messages; returns the indexes of the valid records, the void sequences, and the last outcome.
-fn read(chain: &mut Chain, messages: &[(u64, Option<Record>)]) -> (Vec<u64>, Vec<u64>, Outcome) {
+pub(in crate::record) fn read(
+    chain: &mut Chain,
+    messages: &[(u64, Option<Record>)],
+) -> (Vec<u64>, Vec<u64>, Outcome) {
     let (mut valid, mut void, mut last) = (Vec::new(), Vec::new(), Outcome::Nothing);
     for (sequence, record) in messages {
         last = chain.take(Sequence(*sequence), record.clone(), &mut valid, &mut void);
@@ -70,7 +73,7 @@ fn records_of_a_deposed_writer_are_void() {
 #[test]
 fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
     let trim = |index| {
-        let trim = Trim { to: 2, floor: None, digest: Digest(0), is_lossy: false };
+        let trim = Trim { to: 2, floor: None, digest: Digest(0), is_lossy: false, loss: None };
         Some(record(1, index, (1, 1), Body::Trim(Box::new(trim))))
     };
     // The void messages 4 and 5 went under the second trim record.
@@ -81,14 +84,14 @@ fn behind_an_older_trim_record_of_the_same_index_a_later_one_permits_holes() {
         (6, trim(4)),
         (7, Some(put(1, 5, (1, 1)))),
     ];
-    let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6), is_lossy: false };
-    let mut chain = Chain::new(Some(point));
+    let point = TrimPoint { to: LogIndex(2), sequence: Sequence(6), is_lossy: false, loss: None };
+    let mut chain = Chain::new(Some(point.clone()));
     let (valid, _, outcome) = read(&mut chain, &messages);
     assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 2, 3, 4, 5], Outcome::Valid, true));
 }
 
-fn trim(epoch: u64, index: u64, to: u64, is_lossy: bool) -> Record {
-    let trim = Trim { to, floor: None, digest: Digest(0), is_lossy };
+pub(in crate::record) fn trim(epoch: u64, index: u64, to: u64, is_lossy: bool) -> Record {
+    let trim = Trim { to, floor: None, digest: Digest(0), is_lossy, loss: None };
     record(epoch, index, (1, 1), Body::Trim(Box::new(trim)))
 }
 
@@ -104,7 +107,7 @@ fn up_to_a_lossy_trim_record_epoch_records_may_be_missing_and_behind_it_none() {
             (7, Some(trim(3, 7, 6, is_lossy))),
         ]
     };
-    let point = |is_lossy| TrimPoint { to: LogIndex(6), sequence: Sequence(7), is_lossy };
+    let point = |is_lossy| TrimPoint { to: LogIndex(6), sequence: Sequence(7), is_lossy, loss: None };
     let mut chain = Chain::new(Some(point(true)));
     assert_eq!(read(&mut chain, &messages(true)).0, [1, 2, 5, 6, 7]);
     assert!(chain.is_whole() && chain.is_lossy());
@@ -123,8 +126,8 @@ fn the_rest_of_a_batch_of_members_counts_without_its_removed_beginning() {
     };
     // Sequence 2 held the first of three members, which a later record has superseded.
     let messages = [(1, Some(start(1, 1))), (3, member(2)), (4, member(3)), (5, Some(trim(1, 5, 4, false)))];
-    let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: false };
-    let mut chain = Chain::new(Some(point));
+    let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: false, loss: None };
+    let mut chain = Chain::new(Some(point.clone()));
     assert_eq!(read(&mut chain, &messages).0, [1, 3, 4, 5]);
     assert!(chain.is_whole());
 }
@@ -139,106 +142,19 @@ fn a_lossy_trim_record_makes_a_chain_lossy_for_good() {
 }
 
 #[test]
-fn a_lenient_chain_skips_where_something_is_missing_and_keeps_to_known_nonces() {
-    let mut chain = Chain::lenient();
-    // Nothing is missing before sequence 3, so its record is void, and index 3 is that of sequence 4.
-    let messages = [
-        (1, Some(start(1, 1))),
-        (2, Some(put(1, 2, (1, 1)))),
-        (3, Some(put(1, 5, (1, 1)))),
-        (4, Some(put(1, 3, (1, 1)))),
-    ];
-    assert_eq!(read(&mut chain, &messages).0, [1, 2, 3]);
-    // A gap does not make another writer's record of this epoch valid.
-    let forged = Record { nonce: 99, ..put(1, 6, (1, 1)) };
-    assert_eq!(read(&mut chain, &[(6, Some(forged)), (7, Some(put(1, 6, (1, 1))))]).0, [6]);
-    assert_eq!(chain.last(), (Sequence(7), Sequence(1)));
-}
-
-/// A foreign message took sequence 3, so records 4 to 8 of epoch 1 were void. Message 5 is lost, so that 6 to
-/// 8 count.
-#[test]
-fn where_a_loss_was_accepted_no_record_takes_the_revision_back() {
-    let at = |record: Record, revision| Some(Record { revision: Revision(revision), ..record });
-    let floor = |epoch, index| record(epoch, index, (1, 1), Body::Floor(Revision(2)));
-    let messages = [
-        (1, at(start(1, 1), 1)),
-        (2, at(put(1, 2, (1, 1)), 2)),
-        (3, None),
-        (4, at(put(1, 4, (1, 1)), 4)),
-        (6, at(floor(1, 6), 5)),
-        (7, at(put(1, 7, (1, 2)), 6)),
-        (8, at(put(1, 8, (2, 2)), 6)),
-        (9, at(start(2, 3), 2)),
-        (10, at(put(2, 9, (1, 1)), 6)),
-        (11, at(floor(2, 10), 6)),
-        (12, at(put(2, 11, (1, 1)), 7)),
-        (13, at(start(3, 12), 7)),
-        (14, at(put(3, 13, (1, 1)), 8)),
-    ];
-    let indexes = [1, 2, 6, 7, 8, 10, 11, 12, 13];
-    let mut chain = Chain::lenient();
-    let (valid, void, _) = read(&mut chain, &messages);
-    assert_eq!((valid, void), (indexes.to_vec(), vec![3, 4, 9, 10]));
-    assert_eq!(chain.revision(), Revision(8));
-    // A load finds the same records, also while the void messages are removed, the last of them first.
-    let point = TrimPoint { to: LogIndex(13), sequence: Sequence(15), is_lossy: true };
-    for left in [10, 9, 4, 3, 0] {
-        let is_left = |at: u64| at <= left || ![3, 4, 9, 10].contains(&at);
-        let messages: Vec<_> = messages.iter().filter(|(at, _)| is_left(*at)).cloned().collect();
-        assert_eq!(read(&mut Chain::new(Some(point)), &messages).0, indexes, "up to {left}");
-    }
-}
-
-#[test]
-fn where_a_loss_was_accepted_a_torn_batch_does_not_share_its_revision() {
-    // Message 3 was the epoch record of the second writer.
-    let write = |epoch, index, batch| Some(Record { revision: Revision(2), ..put(epoch, index, batch) });
-    let messages = [(1, Some(start(1, 1))), (2, write(1, 2, (1, 2))), (4, write(2, 3, (1, 1)))];
-    let mut chain = Chain::lenient();
-    assert_eq!(read(&mut chain, &messages), (vec![1, 3], vec![2], Outcome::Valid));
-    // It may be the same call, which the second writer carries out.
-    let again = write(2, 3, (1, 1)).map(|record| Record { operation: put(1, 2, (1, 2)).operation, ..record });
-    let messages = [messages[0].clone(), messages[1].clone(), (4, again)];
-    assert_eq!(read(&mut Chain::lenient(), &messages).0, [1, 3]);
-    // One whose last record is gone does.
-    let later = Record { revision: Revision(3), ..put(2, 3, (1, 1)) };
-    let messages = [messages[0].clone(), messages[1].clone(), (4, Some(later))];
-    assert_eq!(read(&mut Chain::lenient(), &messages).0, [1, 2, 3]);
-}
-
-#[test]
 fn a_batch_without_its_middle_is_no_step_back() {
     // Message 3 is superseded.
     let batch = |index, place| Some(Record { revision: Revision(2), ..put(1, index, (place, 3)) });
     let messages =
         [(1, Some(start(1, 1))), (2, batch(2, 1)), (4, batch(4, 3)), (5, Some(trim(1, 5, 4, true)))];
-    let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: true };
-    assert_eq!(read(&mut Chain::new(Some(point)), &messages).0, [1, 2, 4, 5]);
-}
-
-#[test]
-fn a_lenient_chain_takes_what_is_there_until_it_settles() {
-    let mut chain = Chain::lenient();
-    let messages = [
-        (3, Some(start(2, 5))),
-        (4, Some(put(2, 6, (1, 1)))),
-        (7, Some(put(4, 9, (1, 1)))),
-        (8, Some(start(5, 10))),
-    ];
-    assert_eq!(read(&mut chain, &messages).0, [5, 6, 9, 10]);
-    let missing = [(1, 2), (5, 6)].map(|(from, to)| (Sequence(from), Sequence(to)));
-    assert_eq!((chain.holes(), chain.is_whole()), (missing.to_vec(), true));
-    chain.settle();
-    assert_eq!((chain.trim_to(), chain.is_lossy(), chain.is_whole()), (LogIndex(10), true, true));
-    assert_eq!(read(&mut chain, &[(9, Some(trim(5, 11, 10, true)))]).0, [11]);
-    assert_eq!(read(&mut chain, &[(11, Some(put(5, 12, (1, 1))))]).2, Outcome::Missing);
+    let point = TrimPoint { to: LogIndex(4), sequence: Sequence(5), is_lossy: true, loss: None };
+    assert_eq!(read(&mut Chain::new(Some(point.clone())), &messages).0, [1, 2, 4, 5]);
 }
 
 #[test]
 fn only_the_last_trim_record_ends_the_tolerance_for_holes() {
     // One of a lower index, two of the same; void messages went under each of them.
-    let point = TrimPoint { to: LogIndex(3), sequence: Sequence(10), is_lossy: false };
+    let point = TrimPoint { to: LogIndex(3), sequence: Sequence(10), is_lossy: false, loss: None };
     let messages = [
         (1, Some(start(1, 1))),
         (3, Some(put(1, 2, (1, 1)))),
@@ -246,7 +162,7 @@ fn only_the_last_trim_record_ends_the_tolerance_for_holes() {
         (6, Some(trim(1, 4, 3, false))),
         (8, Some(put(1, 5, (1, 1)))),
     ];
-    let mut chain = Chain::new(Some(point));
+    let mut chain = Chain::new(Some(point.clone()));
     assert_eq!(read(&mut chain, &messages).0, [1, 2, 3, 4, 5]);
     assert!(!chain.is_whole() && !chain.has_lost_its_trim());
     // Those up to the trim record's index are not told.
@@ -256,7 +172,7 @@ fn only_the_last_trim_record_ends_the_tolerance_for_holes() {
     assert!(chain.is_whole());
     assert_eq!(read(&mut chain, &[(12, Some(put(1, 7, (1, 1))))]).2, Outcome::Missing);
     // Another message is at its place.
-    let mut chain = Chain::new(Some(point));
+    let mut chain = Chain::new(Some(point.clone()));
     read(&mut chain, &messages);
     read(&mut chain, &[(10, Some(put(1, 6, (1, 1))))]);
     assert!(chain.has_lost_its_trim());
@@ -295,11 +211,11 @@ fn an_epoch_record_above_the_next_index_shows_a_loss() {
 #[test]
 fn records_may_be_missing_up_to_the_trim_record_only() {
     let trim = |index| {
-        let trim = Trim { to: 6, floor: None, digest: Digest(0), is_lossy: false };
+        let trim = Trim { to: 6, floor: None, digest: Digest(0), is_lossy: false, loss: None };
         record(1, index, (1, 1), Body::Trim(Box::new(trim)))
     };
-    let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8), is_lossy: false };
-    let mut chain = Chain::new(Some(point));
+    let point = TrimPoint { to: LogIndex(6), sequence: Sequence(8), is_lossy: false, loss: None };
+    let mut chain = Chain::new(Some(point.clone()));
     let messages = [
         (1, Some(start(1, 1))),
         (4, Some(put(1, 4, (1, 1)))),
@@ -310,7 +226,7 @@ fn records_may_be_missing_up_to_the_trim_record_only() {
     // The record of index 6 may be gone, that of index 7 may not.
     let (valid, _, outcome) = read(&mut chain, &messages);
     assert_eq!((valid, outcome, chain.is_whole()), (vec![1, 4, 7, 8, 9], Outcome::Valid, true));
-    let mut chain = Chain::new(Some(point));
+    let mut chain = Chain::new(Some(point.clone()));
     let messages = [
         (1, Some(start(1, 1))),
         (4, Some(put(1, 4, (1, 1)))),
@@ -319,7 +235,7 @@ fn records_may_be_missing_up_to_the_trim_record_only() {
     ];
     let (valid, ..) = read(&mut chain, &messages);
     assert_eq!((valid, chain.is_whole()), (vec![1, 4], false));
-    let mut chain = Chain::new(Some(point));
+    let mut chain = Chain::new(Some(point.clone()));
     let messages = [
         (1, Some(start(1, 1))),
         (4, Some(put(1, 4, (1, 1)))),
