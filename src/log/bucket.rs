@@ -2,6 +2,7 @@
 
 use super::api::{Api, ApiError, StreamInfo};
 use super::connect::{Connection, Endpoint};
+use super::fence;
 use super::limits::{self, Demand};
 use super::mirror::{self, ReadOnly};
 use super::rights::API_PREFIX;
@@ -451,7 +452,7 @@ impl Bucket {
             return Ok((Facts::of(&mirror, is_new), ReadOnly::of(&mirror)));
         }
         let mut wanted = wanted(self, replicas, 0);
-        wanted["subjects"] = mirror::subjects(self, &info.config);
+        wanted["subjects"] = fence::subjects(self, &info.config);
         let deviations = Deviations::of(&info.config, &wanted);
         let mut config = info.config.clone();
         let is_unused = is_unused(&info);

@@ -19,14 +19,12 @@
 //! Each promotion adds one to [`PROMOTIONS_KEY`]. Of two streams that could be written the one with the
 //! higher number is the primary, so an old primary never fences its successor.
 
-use super::api::{Api, ApiError, StreamInfo};
-use super::bucket::{Bucket, Facts, SetupError};
+use super::api::{Api, StreamInfo};
+use super::bucket::{Bucket, SetupError};
 use super::connect::Endpoint;
 use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, wanted};
 use crate::record::FORMAT;
-use crate::types::Sequence;
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -34,20 +32,16 @@ use thiserror::Error;
 /// with this id, since a leaf connection may carry those of the primary's instances.
 pub(super) const MIRROR_KEY: &str = "jetway.mirror";
 /// The metadata key with the time of a promotion.
-const PROMOTED_KEY: &str = "jetway.promoted";
+pub(super) const PROMOTED_KEY: &str = "jetway.promoted";
 /// The metadata key with the API of the primary that a promoted mirror has replaced.
-const ORIGIN_KEY: &str = "jetway.origin";
+pub(super) const ORIGIN_KEY: &str = "jetway.origin";
 /// The metadata key with the number of promotions before a stream became what it is.
-const PROMOTIONS_KEY: &str = "jetway.promotions";
+pub(super) const PROMOTIONS_KEY: &str = "jetway.promotions";
 /// The metadata key with the time and the place of the promotion that has fenced a primary.
-const FENCED_KEY: &str = "jetway.fenced";
+pub(super) const FENCED_KEY: &str = "jetway.fenced";
 /// The metadata key with the first sequence of the primary, if that is not 1. A mirror cannot have the
 /// setting.
 const FIRST_KEY: &str = "jetway.first_seq";
-/// The subject of a fenced stream below the prefix of its bucket. No key has it.
-pub(super) const FENCE: &str = "=_.fence";
-/// How long a promotion waits for the first answer of the primary.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A mirror hears of its origin about once a second.
 const CONTACT: Duration = Duration::from_secs(10);
 
@@ -84,44 +78,14 @@ impl ReadOnly {
     }
 }
 
-/// The standby of a primary does not let it write.
-#[derive(Debug, Error)]
-pub enum StandbyError {
-    /// It is the primary now.
-    #[error("the standby was promoted {0}, and is the primary now")]
-    Promoted(String),
-    /// It is another bucket.
-    #[error(
-        "the stream {stream} behind {standby} is no mirror of this bucket, and jetway promote has not made it the primary; this \
-         instance writes once standby= in --endpoint names the domain of the mirror, or is left away"
-    )]
-    Other {
-        /// The API of the standby.
-        standby: String,
-        /// The stream.
-        stream: String,
-    },
-    /// Nobody knows whether it was promoted.
-    #[error(
-        "the standby behind {standby} does not answer, so that nobody knows whether it was promoted: {source}. This instance \
-         writes once it answers; if the standby is lost for good, leave standby= in --endpoint away"
-    )]
-    Unreachable {
-        /// The API of the standby.
-        standby: String,
-        /// Why.
-        source: ApiError,
-    },
-}
-
 /// The API of the origin of a mirror; `None` for any other stream.
-fn origin_of(config: &Value) -> Option<String> {
+pub(super) fn origin_of(config: &Value) -> Option<String> {
     let mirror = config.get("mirror").filter(|mirror| !mirror.is_null())?;
     let api = mirror["external"]["api"].as_str().unwrap_or(super::rights::API_PREFIX);
     Some(api.to_owned())
 }
 
-fn has(config: &Value, key: &str) -> bool {
+pub(super) fn has(config: &Value, key: &str) -> bool {
     config["metadata"][key].is_string()
 }
 
@@ -139,7 +103,7 @@ fn wanted_mirror(bucket: &Bucket, replicas: Option<usize>, api: &str, origin: &V
 }
 
 /// The metadata of a mirror: those of its origin that readers of the log need, and an id of its own.
-fn metadata(origin: &Value) -> Value {
+pub(super) fn metadata(origin: &Value) -> Value {
     let mut metadata = json!({
         FORMAT_KEY: FORMAT.to_string(),
         CLUSTER_KEY: origin["metadata"][CLUSTER_KEY],
@@ -169,18 +133,8 @@ pub(super) fn mirror_id(config: &Value) -> Option<u64> {
     u64::from_str_radix(config["metadata"][MIRROR_KEY].as_str()?, 16).ok()
 }
 
-/// The subjects that a primary must have: those of its keys, or that of its fence.
-pub(super) fn subjects(bucket: &Bucket, config: &Value) -> Value {
-    json!([format!("{}{}", bucket.prefix, if has(config, FENCED_KEY) { FENCE } else { ">" })])
-}
-
-/// Whether an answer shows that nobody is there who could answer.
-fn is_unreachable(error: &ApiError) -> bool {
-    !matches!(error, ApiError::Refused { .. } | ApiError::Denied(_) | ApiError::Malformed(..))
-}
-
 /// The settings of the primary's stream, for a new mirror.
-async fn origin_settings(bucket: &Bucket, api: &Api, origin: &str) -> Result<Value, SetupError> {
+pub(super) async fn origin_settings(bucket: &Bucket, api: &Api, origin: &str) -> Result<Value, SetupError> {
     let stream = bucket.stream.clone();
     let info = api.below(origin).stream_info(&stream).await;
     let info = info.map_err(|source| SetupError::Origin {
@@ -272,83 +226,6 @@ pub(super) async fn take(
     Ok(Some(taken))
 }
 
-/// Takes the subjects of keys away from a primary's stream. `api` is that of the primary.
-///
-/// # Errors
-/// [`ApiError`].
-pub(super) async fn fence(api: &Api, bucket: &Bucket, promotion: &str) -> Result<(), ApiError> {
-    let info = api.stream_info(&bucket.stream).await?;
-    if has(&info.config, FENCED_KEY) {
-        return Ok(());
-    }
-    let mut config = info.config;
-    config["metadata"][FENCED_KEY] = promotion.into();
-    config["subjects"] = subjects(bucket, &config);
-    api.call::<StreamInfo>(&format!("STREAM.UPDATE.{}", bucket.stream), &config).await.map(drop)
-}
-
-/// Fences the primary that a promoted mirror has replaced, unless it is fenced or is a mirror itself by now.
-/// `info` is that of the promoted mirror. Returns whether nothing is left to do.
-///
-/// # Errors
-/// [`ApiError`].
-pub(super) async fn fence_replaced(
-    api: &Api,
-    bucket: &Bucket,
-    info: &StreamInfo,
-    place: &str,
-) -> Result<bool, ApiError> {
-    let metadata = &info.config["metadata"];
-    let (Some(origin), Some(time)) = (metadata[ORIGIN_KEY].as_str(), metadata[PROMOTED_KEY].as_str()) else {
-        return Ok(true);
-    };
-    let there = api.below(origin);
-    match there.stream_info(&bucket.stream).await {
-        Ok(replaced) => {
-            let may_write = ReadOnly::of(&replaced).is_none()
-                && Bucket::cluster_id(&replaced) == Bucket::cluster_id(info)
-                && promotions(&replaced.config) < promotions(&info.config);
-            if may_write {
-                fence(&there, bucket, &format!("{time}, {place}")).await?;
-            }
-            Ok(true)
-        }
-        Err(error) if error.is_absent() => Ok(true),
-        Err(error) if is_unreachable(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Asks whether the standby of a primary was promoted. `api` is that of the primary.
-///
-/// # Errors
-/// [`StandbyError`].
-pub(super) async fn check_standby(
-    api: &Api,
-    bucket: &Bucket,
-    facts: Facts,
-    standby: &str,
-) -> Result<(), StandbyError> {
-    match api.below(standby).stream_info(&bucket.stream).await {
-        Ok(info) if ReadOnly::of(&info).is_some() => Ok(()),
-        Ok(info) => {
-            let is_same = Bucket::cluster_id(&info) == Some(facts.cluster_id);
-            match promotions(&info.config).cmp(&facts.promotions) {
-                // An old primary that was not fenced yet.
-                Ordering::Less if is_same => Ok(()),
-                Ordering::Greater if is_same => {
-                    let time = info.config["metadata"][PROMOTED_KEY].as_str().unwrap_or_default();
-                    Err(StandbyError::Promoted(format!("{time}, behind {standby}")))
-                }
-                _ => Err(StandbyError::Other { standby: standby.to_owned(), stream: bucket.stream.clone() }),
-            }
-        }
-        // No stream of this name was promoted.
-        Err(error) if error.is_absent() => Ok(()),
-        Err(source) => Err(StandbyError::Unreachable { standby: standby.to_owned(), source }),
-    }
-}
-
 /// The origin of a mirror, as far as the mirror knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lag {
@@ -368,112 +245,4 @@ impl Lag {
     pub fn is_level(&self) -> bool {
         self.messages == 0 && self.is_in_contact()
     }
-}
-
-/// A primary that answers was not fenced.
-#[derive(Debug, Error)]
-pub enum FenceError {
-    /// The settings of its stream.
-    #[error(transparent)]
-    Api(ApiError),
-    /// The message of the fence.
-    #[error("the message of the fence does not come to its stream: {0}")]
-    Message(ApiError),
-}
-
-/// A mirror that is to be promoted.
-#[derive(Debug)]
-pub(super) struct Candidate<'a> {
-    pub(super) api: &'a Api,
-    pub(super) bucket: &'a Bucket,
-}
-
-impl Candidate<'_> {
-    pub(super) async fn info(&self) -> Result<StreamInfo, ApiError> {
-        self.api.stream_info(&self.bucket.stream).await
-    }
-
-    /// Fences the primary behind `origin`, and returns the sequence of its last message; `None` if it cannot
-    /// be reached, or has no such stream any more.
-    pub(super) async fn fence_origin(
-        &self,
-        origin: &str,
-        promotion: &str,
-    ) -> Result<Option<Sequence>, FenceError> {
-        let api = self.api.below(origin);
-        // Nothing was changed there when this gives up.
-        let there = tokio::time::timeout(ANSWER_TIMEOUT, api.stream_info(&self.bucket.stream));
-        let Ok(there) = there.await else { return Ok(None) };
-        let subject = format!("{origin}.{}{FENCE}", self.bucket.prefix);
-        let fenced = match there {
-            Ok(_) => {
-                // Without the message of the fence the end is not known, and a fence alone stops the primary.
-                api.try_publish(&subject).await.map_err(FenceError::Message)?;
-                fence(&api, self.bucket, promotion).await
-            }
-            Err(error) => Err(error),
-        };
-        match fenced {
-            Ok(()) => {}
-            Err(error) if error.is_absent() || is_unreachable(&error) => return Ok(None),
-            Err(error) => return Err(FenceError::Api(error)),
-        }
-        // It stands behind everything that was on its way when the subjects went.
-        let stored = api.publish(subject).await.map_err(FenceError::Message)?;
-        Ok(Some(Sequence(stored)))
-    }
-
-    /// The metadata of a mirror that no jetway has served yet; `None` for any other one. If the primary is lost,
-    /// the mirror gets a cluster's id of its own. Fails if the primary is another program's.
-    pub(super) async fn missing_metadata(
-        &self,
-        info: &StreamInfo,
-        origin: &str,
-    ) -> Result<Option<Value>, SetupError> {
-        if has(&info.config, MIRROR_KEY) {
-            return Ok(None);
-        }
-        let settings = origin_settings(self.bucket, self.api, origin);
-        match tokio::time::timeout(ANSWER_TIMEOUT, settings).await {
-            Ok(Ok(settings)) => Ok(Some(metadata(&settings))),
-            Ok(Err(SetupError::Origin { .. })) | Err(_) => {
-                let id = format!("{:016x}", rand::random::<u64>() | 1);
-                Ok(Some(metadata(&json!({ "metadata": { CLUSTER_KEY: id } }))))
-            }
-            Ok(Err(error)) => Err(error),
-        }
-    }
-
-    /// Makes the mirror a stream of its own, which takes records.
-    pub(super) async fn promote(
-        &self,
-        info: StreamInfo,
-        missing_metadata: Option<Value>,
-        time: &str,
-    ) -> Result<StreamInfo, ApiError> {
-        let origin = origin_of(&info.config).unwrap_or_default();
-        let mut config = info.config;
-        if let (Some(known), Some(Value::Object(mut missing))) =
-            (config["metadata"].as_object_mut(), missing_metadata)
-        {
-            known.append(&mut missing);
-        }
-        let promotions = promotions(&config) + 1;
-        let wanted = wanted(self.bucket, None, 0);
-        if let Some(settings) = config.as_object_mut() {
-            settings.remove("mirror");
-        }
-        for setting in ["subjects", "duplicate_window"] {
-            config[setting] = wanted[setting].clone();
-        }
-        config["metadata"][PROMOTED_KEY] = time.into();
-        config["metadata"][ORIGIN_KEY] = origin.into();
-        config["metadata"][PROMOTIONS_KEY] = promotions.to_string().into();
-        self.api.call(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await
-    }
-}
-
-/// Whether a stream was promoted.
-pub(super) fn is_promoted(info: &StreamInfo) -> bool {
-    origin_of(&info.config).is_none() && has(&info.config, PROMOTED_KEY)
 }

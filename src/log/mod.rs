@@ -16,7 +16,8 @@
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the comparison in `stream_settings`.
 //!   `limits` names narrower limits of others, `kine` the buckets of kine.
-//! - `mirror` is a bucket in two regions, and `promote` changes its primary.
+//! - `mirror` is a bucket in two regions, `promote` changes its primary, and `fence` keeps records out of the
+//!   old one.
 //! - [`Messenger`] carries calls between instances.
 //!
 //! Raw JSON requests replace the client library's typed stream API. That one drops fields that it does not
@@ -28,6 +29,7 @@ pub mod bucket;
 mod codec;
 mod connect;
 mod consumer;
+mod fence;
 mod kine;
 mod limits;
 mod login;
@@ -48,11 +50,12 @@ pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredM
 pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
+pub use fence::{FenceError, StandbyError};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
 pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
-pub use mirror::{FenceError, Lag, ReadOnly, StandbyError};
+pub use mirror::{Lag, ReadOnly};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
@@ -350,7 +353,7 @@ impl Log {
     /// [`StandbyError`].
     pub async fn check_standby(&self) -> Result<(), StandbyError> {
         match &self.endpoint.standby {
-            Some(standby) => mirror::check_standby(&self.api, &self.bucket, self.facts, standby).await,
+            Some(standby) => fence::check_standby(&self.api, &self.bucket, self.facts, standby).await,
             None => Ok(()),
         }
     }
@@ -362,7 +365,7 @@ impl Log {
     /// [`ApiError`].
     pub async fn fence_replaced(&self, info: &StreamInfo) -> Result<bool, ApiError> {
         let place = format!("at {}", self.endpoint.servers.join(","));
-        mirror::fence_replaced(&self.api, &self.bucket, info, &place).await
+        fence::fence_replaced(&self.api, &self.bucket, info, &place).await
     }
 
     /// Whether the endpoint names a standby.
@@ -375,7 +378,7 @@ impl Log {
     /// # Errors
     /// [`ApiError`].
     pub async fn fence(&self, promotion: &str) -> Result<(), ApiError> {
-        mirror::fence(&self.api, &self.bucket, promotion).await
+        fence::fence(&self.api, &self.bucket, promotion).await
     }
 
     /// The stream's name.

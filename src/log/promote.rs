@@ -4,15 +4,108 @@ use super::Denials;
 use super::api::{Api, ApiError, StreamInfo};
 use super::bucket::{Bucket, SetupError};
 use super::connect::{ConnectError, Connection, Endpoint};
-use super::mirror::{Candidate, FenceError, Lag, ReadOnly, is_promoted};
+use super::fence::{FENCE, FenceError, fence, is_unreachable};
+use super::mirror::{
+    Lag, MIRROR_KEY, ORIGIN_KEY, PROMOTED_KEY, PROMOTIONS_KEY, ReadOnly, has, metadata, origin_of,
+    origin_settings, promotions,
+};
 use super::rights::{API_PREFIX, Rights};
+use super::stream_settings::{CLUSTER_KEY, wanted};
 use crate::types::Sequence;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// How long the mirror may take to get everything that a fenced primary holds.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
+
+/// How long a promotion waits for the first answer of the primary.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A mirror that is to be promoted.
+#[derive(Debug)]
+struct Candidate<'a> {
+    api: &'a Api,
+    bucket: &'a Bucket,
+}
+
+impl Candidate<'_> {
+    async fn info(&self) -> Result<StreamInfo, ApiError> {
+        self.api.stream_info(&self.bucket.stream).await
+    }
+
+    /// Fences the primary behind `origin`, and returns the sequence of its last message; `None` if it cannot
+    /// be reached, or has no such stream any more.
+    async fn fence_origin(&self, origin: &str, promotion: &str) -> Result<Option<Sequence>, FenceError> {
+        let api = self.api.below(origin);
+        // Nothing was changed there when this gives up.
+        let there = tokio::time::timeout(ANSWER_TIMEOUT, api.stream_info(&self.bucket.stream));
+        let Ok(there) = there.await else { return Ok(None) };
+        let subject = format!("{origin}.{}{FENCE}", self.bucket.prefix);
+        let fenced = match there {
+            Ok(_) => {
+                // Without the message of the fence the end is not known, and a fence alone stops the primary.
+                api.try_publish(&subject).await.map_err(FenceError::Message)?;
+                fence(&api, self.bucket, promotion).await
+            }
+            Err(error) => Err(error),
+        };
+        match fenced {
+            Ok(()) => {}
+            Err(error) if error.is_absent() || is_unreachable(&error) => return Ok(None),
+            Err(error) => return Err(FenceError::Api(error)),
+        }
+        // It stands behind everything that was on its way when the subjects went.
+        let stored = api.publish(subject).await.map_err(FenceError::Message)?;
+        Ok(Some(Sequence(stored)))
+    }
+
+    /// The metadata of a mirror that no jetway has served yet; `None` for any other one. If the primary is
+    /// lost, the mirror gets a cluster's id of its own. Fails if the primary is another program's.
+    async fn missing_metadata(&self, info: &StreamInfo, origin: &str) -> Result<Option<Value>, SetupError> {
+        if has(&info.config, MIRROR_KEY) {
+            return Ok(None);
+        }
+        let settings = origin_settings(self.bucket, self.api, origin);
+        match tokio::time::timeout(ANSWER_TIMEOUT, settings).await {
+            Ok(Ok(settings)) => Ok(Some(metadata(&settings))),
+            Ok(Err(SetupError::Origin { .. })) | Err(_) => {
+                let id = format!("{:016x}", rand::random::<u64>() | 1);
+                Ok(Some(metadata(&json!({ "metadata": { CLUSTER_KEY: id } }))))
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// Makes the mirror a stream of its own, which takes records.
+    async fn promote(
+        &self,
+        info: StreamInfo,
+        missing_metadata: Option<Value>,
+        time: &str,
+    ) -> Result<StreamInfo, ApiError> {
+        let origin = origin_of(&info.config).unwrap_or_default();
+        let mut config = info.config;
+        if let (Some(known), Some(Value::Object(mut missing))) =
+            (config["metadata"].as_object_mut(), missing_metadata)
+        {
+            known.append(&mut missing);
+        }
+        let promotions = promotions(&config) + 1;
+        let wanted = wanted(self.bucket, None, 0);
+        if let Some(settings) = config.as_object_mut() {
+            settings.remove("mirror");
+        }
+        for setting in ["subjects", "duplicate_window"] {
+            config[setting] = wanted[setting].clone();
+        }
+        config["metadata"][PROMOTED_KEY] = time.into();
+        config["metadata"][ORIGIN_KEY] = origin.into();
+        config["metadata"][PROMOTIONS_KEY] = promotions.to_string().into();
+        self.api.call(&format!("STREAM.UPDATE.{}", self.bucket.stream), &config).await
+    }
+}
 
 /// A mirror was not promoted.
 #[derive(Debug, Error)]
@@ -170,4 +263,9 @@ pub async fn promote(
     }
     let info = candidate.promote(info, missing, &time).await.map_err(failed)?;
     Ok(promoted(&info, fenced.is_some(), false))
+}
+
+/// Whether a stream was promoted.
+fn is_promoted(info: &StreamInfo) -> bool {
+    origin_of(&info.config).is_none() && has(&info.config, PROMOTED_KEY)
 }

@@ -119,7 +119,7 @@ impl Rights {
             if api.is_some() { requests.iter().map(right).collect() } else { Vec::new() }
         };
         let (info, update) = (format!("STREAM.INFO.{stream}"), format!("STREAM.UPDATE.{stream}"));
-        let fence = format!("$KV.{bucket}.{}", super::mirror::FENCE);
+        let fence = format!("$KV.{bucket}.{}", super::fence::FENCE);
         let of_origin = region(&endpoint.mirror, Sometimes, &[&info, &update, &fence]);
         let of_standby = region(&endpoint.standby, Always, &[&info]);
         let rights = rights.into_iter().chain(of_origin).chain(of_standby);

@@ -6,7 +6,7 @@ use crate::regions::{
 };
 use jetway::proto::etcdserverpb::PutRequest;
 use jetway::proto::mvccpb::Event;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::client::{Client, all, get, put};
 use support::nats::Nats;
 use support::server::Server;
@@ -256,6 +256,53 @@ async fn a_mirror_that_nobody_has_served_can_be_promoted() {
             is_fenced(&primary.client().await).await;
         }
     }
+}
+
+/// The mirror has a copy on each of three servers, of which one is away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mirror_on_three_servers_is_promoted_while_one_of_them_is_away() {
+    let config = "jetstream { store_dir: \"DIR/store\", domain: east }\nleafnodes { listen: \"ROUTE\" }";
+    let mut east = Nats::start_with(config).await;
+    let mut primary = instance(&east, "east", "").await;
+    let writer = primary.client().await;
+    let mut west = Nats::three();
+    let routes: Vec<_> = west.iter().map(|node| format!("nats://{}", node.route_address())).collect();
+    for node in &mut west {
+        node.set_config(&format!(
+            "jetstream {{ store_dir: \"DIR/store\", domain: west }}\n\
+             cluster {{ name: west, listen: \"ROUTE\", routes: [{}] }}\n\
+             leafnodes {{ remotes: [ {{ url: \"nats-leaf://{}\" }} ] }}",
+            routes.join(", "),
+            east.route_address()
+        ));
+    }
+    for node in &mut west {
+        node.restart().await;
+    }
+    let addresses: Vec<_> = west.iter().map(Nats::address).collect();
+    let endpoint = format!("nats://{}?bucket=test&mirror=east&replicas=3", addresses.join(","));
+    let mut mirror = Server::prepare(&["--endpoint", &endpoint, "--name", "west"]);
+    serves_reads(&mut mirror).await;
+    let reader = mirror.client().await;
+    for at in 0..200 {
+        writer.put(format!("/k/{}", at % 20), at.to_string()).await;
+    }
+    let kept = writer.range(all("/k/")).await.unwrap().kvs;
+    let revision = writer.revision().await;
+    reaches(&reader, revision).await;
+    let info = west[0].api("STREAM.INFO.KV_test", &Value::Null).await;
+    let leader = info["cluster"]["leader"].as_str().unwrap().to_owned();
+    primary.kill9();
+    east.kill9();
+    let (gone, left): (Vec<_>, Vec<_>) = west.iter_mut().partition(|node| node.name() == leader);
+    gone.into_iter().for_each(Nats::kill9);
+    let output = eventually("a promotion", async || {
+        let (is_done, output) = promote(left[0], &["--accept-data-loss"]).await;
+        is_done.then_some(output)
+    })
+    .await;
+    assert_eq!(writes(&reader, "/after").await, revision + 1, "{output}");
+    assert_eq!(reader.range(all("/k/")).await.unwrap().kvs, kept);
 }
 
 /// Two accounts of one NATS, with more imports of the west.

@@ -146,8 +146,8 @@ impl Api {
         self.ask::<StoredAnswer>(subject, &Value::Null).await.map(|stored| stored.seq)
     }
 
-    /// Checks that messages to a subject come to a stream. The trial has a header for which every stream refuses
-    /// it.
+    /// Checks that messages to a subject come to a stream. The trial has a header for which every stream
+    /// refuses it.
     ///
     /// # Errors
     /// [`ApiError`].
