@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# deb-test.sh FOLDER ETCDCTL: installs the Debian package that dist.sh has left in FOLDER, lets systemd judge its
-# unit, starts what the unit starts as its user, and removes the package again. The machine stays as it is: all of
-# it happens in a copy of its root that only this script sees. It needs root, and a Debian.
+# deb-test.sh FOLDER ETCDCTL: installs the Debian package that dist.sh has left in FOLDER, lets systemd judge
+# its unit, starts the unit's command as its user, and removes the package again. The machine stays as it is:
+# all of it happens in a copy of its root that only this script sees. It needs root, and a Debian.
 set -euo pipefail
 
 fail() {
