@@ -164,9 +164,9 @@ mod tests {
                 std::thread::yield_now();
             }
             assert_eq!(name(), "nats-server\n");
-            // The child holds nothing of this process.
+            // The child holds nothing of this process. It opens and closes libraries meanwhile.
             for descriptor in fs::read_dir(proc.join("fd")).unwrap() {
-                let target = fs::read_link(descriptor.unwrap().path()).unwrap();
+                let Ok(target) = fs::read_link(descriptor.unwrap().path()) else { continue };
                 assert!(!target.to_string_lossy().contains("memfd"), "{}", target.display());
             }
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
