@@ -119,7 +119,9 @@ async fn a_restored_stream_ends_its_instances_and_new_ones_go_on_from_the_copy()
     backup.restore(&client).await;
     for (server, client) in servers.iter_mut().zip(&clients) {
         let log = ends(server, client, b"after").await;
-        assert!(log.contains("the log is not the one that was read"), "{log}");
+        // The second reason is that of an instance which has looked for another writer first.
+        let reasons = ["the log is not the one that was read", "the log has lost its newest messages"];
+        assert!(reasons.iter().any(|reason| log.contains(reason)), "{log}");
     }
     for watch in &mut watches {
         let end = eventually("the end of the watch", async || match watch.message().await {
