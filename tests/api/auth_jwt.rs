@@ -41,6 +41,18 @@ async fn start(options: &str) -> Server {
     Server::start_with(&["--auth-token", &format!("jwt,{options}"), "--bcrypt-cost", "4"]).await
 }
 
+/// A server whose tokens are signed by this secret, with a client that needs one, and the revision of its
+/// users.
+async fn with_secret(secret: &[u8]) -> (Keys, Server, Client, u64) {
+    let keys = Keys::new();
+    let path = keys.write("secret", secret);
+    let server = start(&format!("sign-method=HS256,priv-key={path}")).await;
+    let client = server.client().await;
+    enable(&client).await;
+    let revision = auth_revision(&client).await;
+    (keys, server, client, revision)
+}
+
 /// The middle of a token, which holds the claims.
 fn claims(token: &str) -> Value {
     let parts: Vec<&str> = token.split('.').collect();
@@ -127,12 +139,7 @@ async fn a_jwt_is_valid_until_users_change() {
 /// AUT-14: what is no good token.
 #[tokio::test]
 async fn a_jwt_with_an_invalid_signature_is_refused() {
-    let keys = Keys::new();
-    let secret = keys.write("secret", "right");
-    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
-    let client = server.client().await;
-    enable(&client).await;
-    let revision = auth_revision(&client).await;
+    let (_keys, _server, client, revision) = with_secret(b"right").await;
     let good = json!({"username": "root", "revision": revision, "exp": now() + 60});
     let sign = |secret: &[u8], method: Algorithm, claims: &Value| {
         jsonwebtoken::encode(&Header::new(method), claims, &EncodingKey::from_secret(secret)).unwrap()
@@ -229,12 +236,7 @@ async fn jwts_are_signed_and_verified_with_every_kind_of_key() {
 /// AUT-14: every form of every claim is read as etcd reads it.
 #[tokio::test]
 async fn claims_of_a_jwt_have_any_json_form() {
-    let keys = Keys::new();
-    let secret = keys.write("secret", "right");
-    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
-    let client = server.client().await;
-    enable(&client).await;
-    let revision = auth_revision(&client).await;
+    let (_keys, _server, client, revision) = with_secret(b"right").await;
     let later = now() + 3600;
     let sign = |header: &str, payload: &[u8]| {
         let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
@@ -382,12 +384,7 @@ fn payload(token: &str) -> String {
 /// AUT-14: a token is refused from the second of its `exp` on.
 #[tokio::test]
 async fn a_jwt_ends_at_its_exp() {
-    let keys = Keys::new();
-    let secret = keys.write("secret", "right");
-    let server = start(&format!("sign-method=HS256,priv-key={secret}")).await;
-    let client = server.client().await;
-    enable(&client).await;
-    let revision = auth_revision(&client).await;
+    let (_keys, _server, client, revision) = with_secret(b"right").await;
     let key = EncodingKey::from_secret(b"right");
     for _ in 0..3 {
         let exp = now() + 2;
