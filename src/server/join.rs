@@ -19,7 +19,8 @@ use tokio::time::Instant;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one that founds a cluster does so where another member runs, which may be founding it, too.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a member that answers may take to learn of the one that was just added.
+/// How long a member that answers may take to learn of the one that was just added, and the process of this
+/// member, if one runs, to be heard.
 const LAG: Duration = Duration::from_secs(1);
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -146,11 +147,16 @@ async fn ask(endpoint: &Endpoint, cluster: &Cluster, listed: &Members) -> Result
             _ => tokio::time::sleep(PAUSE).await,
         }
     };
-    let name = cluster.server.name.clone();
-    match observer.process_of(own).await {
-        Some(process) => Err(JoinError::Runs { name, id: own, process }),
-        None => Ok(()),
+    // The first answer may come over the route to another member than this one, whose process is heard only
+    // once the observing server has a route to its server, too.
+    let deadline = Instant::now() + LAG;
+    while Instant::now() < deadline {
+        if let Some(process) = observer.process_of(own).await {
+            return Err(JoinError::Runs { name: cluster.server.name.clone(), id: own, process });
+        }
+        tokio::time::sleep(PAUSE).await;
     }
+    Ok(())
 }
 
 /// The id that this member has among those of the cluster.
