@@ -61,7 +61,10 @@ fn run(settings: ServerSettings) -> Result<(), Box<dyn std::error::Error>> {
     }
     // A runtime for each core, with its share of the connections, costs a put 17 % more CPU, since the
     // response to a call then wakes another thread. The applier has a thread of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(jetway::memory::give_back_if_asked)
+        .build();
     let is_on_stderr = settings.log.outputs.contains(&telemetry::LogOutput::Stderr);
     let served = runtime?.block_on(jetway::server::serve(settings));
     // A reader of the log alone must learn of the end, too.

@@ -22,6 +22,7 @@ use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::status::Status;
 use crate::log::{Demand, Log, OpenError, ReadOnly, Store};
+use crate::memory;
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
@@ -158,8 +159,11 @@ async fn open_log(settings: &EngineSettings) -> Result<Arc<Log>, StartError> {
 
 fn spawn_applier(task: apply::Task) -> Result<(), StartError> {
     // Its timers are its own, so that it may outlive the runtime that it was started on by a moment.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(StartError::Thread)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .on_thread_park(memory::give_back_if_asked)
+        .build()
+        .map_err(StartError::Thread)?;
     let thread = std::thread::Builder::new().name("applier".to_owned());
     thread.spawn(move || runtime.block_on(task.run())).map_err(StartError::Thread)?;
     Ok(())

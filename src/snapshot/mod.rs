@@ -25,6 +25,7 @@ pub(crate) use status::{Report, StatusError, report, walk};
 pub(crate) use times::{Times, TimesError};
 
 use crate::applier::FullState;
+use crate::memory::GiveBackOnDrop;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
 use bytes::Bytes;
 use content::{Content, Position, Stored};
@@ -41,6 +42,7 @@ pub(crate) struct Snapshot {
     file: File,
     /// The checksum of what is sent; `None` once it is sent itself.
     checksum: Option<Context>,
+    _memory: GiveBackOnDrop,
 }
 
 /// A part of a snapshot.
@@ -75,6 +77,7 @@ impl Snapshot {
             pending: bbolt::meta_pages(root, layout.pages),
             file: File::new(content),
             checksum: Some(Context::new(&SHA256)),
+            _memory: GiveBackOnDrop,
         }
     }
 
