@@ -141,7 +141,7 @@ pub(crate) async fn run(
             frozen: None,
         });
     }
-    let opened = Opened::open(target, plan.reading.largest).await?;
+    let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
         let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
@@ -285,7 +285,7 @@ impl<'a> Copy<'a> {
         if now != last {
             return Err(MigrateError::WentOn { copied: last, now });
         }
-        self.appender.finish(&opened.log, reading, floor, || opened.sync()).await?;
+        self.appender.finish(reading, floor, opened).await?;
         let frozen = self.switches_over.then(|| begun.elapsed());
         Ok(Migrated { revision: last, floor, keys, leases: count, is_hashed, frozen })
     }

@@ -2,9 +2,10 @@
 
 use super::wal::{self, WalError};
 use crate::snapshot::{FileError, Saved, SavedError, checked_size};
-use ring::digest::SHA256_OUTPUT_LEN;
+use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
+use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -14,6 +15,8 @@ const DATABASE: &str = "member/snap/db";
 const WAL: &str = "member/wal";
 /// etcd's rule: a database has a multiple of so many bytes, and a snapshot has a checksum behind it.
 const SECTOR: u64 = 512;
+/// Read at once.
+const BUFFER: usize = 256 * 1024;
 
 /// A file or a directory that cannot be restored.
 #[derive(Debug, Error)]
@@ -98,6 +101,30 @@ pub(crate) enum SourceError {
     },
 }
 
+/// The SHA-256 of a database, as digits. That of a snapshot stands at its end.
+pub(super) fn sha256(path: &Path) -> Result<String, SourceError> {
+    let database = if path.is_dir() { path.join(DATABASE) } else { path.to_owned() };
+    let failed = |source| SourceError::Io { path: database.clone(), source };
+    let file = File::open(&database).map_err(failed)?;
+    let size = size_of_database(file.metadata().map_err(failed)?.len());
+    let (mut file, mut context, mut buffer) = (file.take(size), Context::new(&SHA256), vec![0; BUFFER]);
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => break,
+            read => context.update(&buffer[..read]),
+        }
+    }
+    Ok(context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    }))
+}
+
+/// The bytes of a file without a checksum at its end.
+fn size_of_database(bytes: u64) -> u64 {
+    bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
+}
+
 /// Opens a snapshot, or the database of an etcd that is stopped. Nobody writes to it as long as it is open.
 pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceError> {
     let is_data_dir = path.is_dir();
@@ -115,7 +142,7 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
     }
     let bytes = file.metadata().map_err(failed)?.len();
     let size = if is_data_dir || skips_hash_check {
-        bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
+        size_of_database(bytes)
     } else {
         let size = checked_size(&database).map_err(|error| match error {
             FileError::Checksum { .. } => SourceError::Checksum(error),

@@ -1,7 +1,7 @@
 //! The second reading of a database: its content becomes the log.
 
-use super::RestoreError;
 use super::plan::{Plan, Reading, Revisions, version};
+use super::{Opened, RestoreError};
 use crate::log::{Acknowledged, AppendError, Log, Pipeline};
 use crate::record::{Body, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
@@ -94,18 +94,17 @@ impl Appender {
         }
     }
 
-    /// Ends the log of a store, and lets it be served. `sync` makes it durable before.
+    /// Ends the log of a store, and lets it be served. It is made durable before.
     pub(super) async fn finish(
         mut self,
-        log: &Log,
         reading: &Reading,
         floor: Option<Revision>,
-        sync: impl FnOnce() -> std::io::Result<()>,
+        opened: &Opened,
     ) -> Result<(), RestoreError> {
         self.batch(reading.revision, vec![Body::Stop(reading.digest(floor))]).await?;
         self.drain().await?;
-        sync().map_err(RestoreError::Sync)?;
-        Ok(log.finish_restore(self.end).await?)
+        opened.sync().map_err(RestoreError::Sync)?;
+        Ok(opened.log.finish_restore(self.end, opened.snapshot()).await?)
     }
 }
 

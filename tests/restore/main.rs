@@ -3,7 +3,9 @@
 //!
 //! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
 
+mod cluster;
 mod content;
 mod interrupted;
 mod migrate;
+mod migrate_cluster;
 mod refusals;
