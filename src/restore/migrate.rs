@@ -21,7 +21,7 @@ use crate::client::ClientSettings;
 use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -302,7 +302,7 @@ impl<'a> Copy<'a> {
     async fn take_leases(
         &mut self,
         saved: &Saved,
-        leases: &BTreeMap<LeaseId, i64>,
+        leases: &BTreeMap<LeaseId, Grant>,
     ) -> Result<(), MigrateError> {
         let known: BTreeMap<_, _> = saved.leases.iter().copied().collect();
         let ids: BTreeSet<_> = known.keys().chain(leases.keys()).copied().collect();

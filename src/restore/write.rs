@@ -142,7 +142,7 @@ pub(super) async fn write(
     };
     appender.batch(Revision::EMPTY_STORE, vec![Body::Epoch(Box::new(start))]).await?;
     let users = Body::Users(Box::new(saved.users.clone()));
-    let leases = saved.leases.iter().map(|(id, ttl)| Body::Lease(*id, Some(*ttl)));
+    let leases = saved.leases.iter().map(|(id, grant)| Body::Lease(*id, Some(*grant)));
     let alarms = saved.alarms.iter().map(|alarm| Body::Alarm(*alarm, true));
     for body in [users].into_iter().chain(leases).chain(alarms) {
         appender.batch(Revision::EMPTY_STORE, vec![body]).await?;

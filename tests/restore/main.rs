@@ -6,6 +6,7 @@
 mod cluster;
 mod content;
 mod interrupted;
+mod leases;
 mod migrate;
 mod migrate_cluster;
 mod refusals;
