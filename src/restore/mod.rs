@@ -14,6 +14,7 @@
 
 mod follow;
 mod migrate;
+mod pages;
 mod plan;
 mod source;
 mod wal;
@@ -27,7 +28,8 @@ use crate::log::{
 use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
 use crate::snapshot::SavedError;
 use crate::types::Revision;
-pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
+pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
+pub(crate) use pages::QUIET;
 use plan::PlanError;
 use source::SourceError;
 use std::fs::File;
