@@ -49,6 +49,7 @@ CUTS ?= 200
 # Each test of faults has a number of its own, and prints the seed that it took.
 ROUNDS ?=
 SEED ?=
+FAULT ?=
 PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
@@ -185,7 +186,17 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery::
+		--skip cut_networks --skip discovery:: --skip in_jetway
+
+# A folder of its own, so that no other target ever meets this program. Its debug assertions would end it where
+# the record of its clients has to show the fault.
+PLANTED := $(TARGET)/planted
+
+.PHONY: planted-faults
+planted-faults: $(TEST_PEERS) | $(CARGO) ## break one rule of jetway's protocol after the other; histories must show each, within ROUNDS (FAULT=name for one)
+	$(CARGO) build --locked --target-dir $(PLANTED) --features planted-faults --config profile.dev.package.jetway.debug-assertions=false
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) JETWAY_TEST_FAULT=$(FAULT) JETWAY_TEST_PLANTED=$(PLANTED)/debug/jetway \
+		$(CARGO) test --locked --test cluster in_jetway -- --ignored --nocapture
 
 # The servers run in a network of their own, which nothing outside reaches and which ends with the tests.
 .PHONY: faults-network
