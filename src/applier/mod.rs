@@ -23,6 +23,7 @@ pub(crate) use tables::{Alarms, FullState, Members, Tables};
 
 use crate::auth::AuthStore;
 use crate::core::{Garbage, KeyVersion, State, Writer};
+use crate::planted::{self, Fault, planted};
 use crate::record::{Body, Digest, Placed, Record, Trim};
 use crate::types::{LeaseId, LogIndex, Revision, Sequence};
 use digest::Sum;
@@ -199,7 +200,7 @@ impl Applier {
                             return Err(Damage::Revision { index, found: revision, before });
                         }
                     }
-                    if count == 1 {
+                    if count == 1 || planted(Fault::TornBatch) {
                         self.apply_keys(revision, index, [version], true)?;
                     } else {
                         batch.push(version);
@@ -368,7 +369,7 @@ impl Applier {
         let mut damage = None;
         let garbage = writer.apply(revision, index, versions, |version, before| {
             let before = before.filter(|before| !before.is_tombstone());
-            if is_compared && !follows(version, before) {
+            if is_compared && !follows(version, before) && !planted::is_any() {
                 damage = damage.take().or_else(|| {
                     let key = version.key().escape_ascii().to_string();
                     let before = before.map_or(0, KeyVersion::version);
