@@ -6,4 +6,6 @@
 mod content;
 mod interrupted;
 mod migrate;
+mod point_in_time;
 mod refusals;
+mod s3;

@@ -23,6 +23,7 @@ pub mod nats;
 pub mod network;
 pub mod program;
 pub mod proxy;
+pub mod s3;
 pub mod server;
 pub mod snapshot;
 pub mod tls;
