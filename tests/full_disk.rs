@@ -131,7 +131,7 @@ async fn a_full_disk_of_one_member_stops_no_other() {
     }
     eventually("the full disk in the member's log", async || {
         let log = cluster.members[2].log();
-        log.lines().any(|line| is_of_full_disk(line)).then_some(())
+        log.lines().any(is_of_full_disk).then_some(())
     })
     .await;
 

@@ -393,16 +393,16 @@ impl Applier {
         match body {
             // Epoch records stay in the log for ever. So they set nothing that another record could end.
             Body::Key(_) | Body::Barrier | Body::Epoch(_) => {}
-            Body::Lease(id, Some(ttl)) => {
-                if let Some(before) = self.tables.leases.put(id, ttl, sequence) {
-                    self.sum.take_away(digest::of_lease(id, before.ttl));
+            Body::Lease(id, Some(grant)) => {
+                if let Some(before) = self.tables.leases.put(id, grant, sequence) {
+                    self.sum.take_away(digest::of_lease(id, before.grant.ttl));
                     self.pending.add_reserved(before.sequence, index, false);
                 }
-                self.sum.add(digest::of_lease(id, ttl));
+                self.sum.add(digest::of_lease(id, grant.ttl));
             }
             Body::Lease(id, None) => {
                 if let Some(before) = self.tables.leases.remove(id) {
-                    self.sum.take_away(digest::of_lease(id, before.ttl));
+                    self.sum.take_away(digest::of_lease(id, before.grant.ttl));
                     self.pending.add_reserved(before.sequence, index, false);
                 }
                 self.pending.add_reserved(sequence, index, true);

@@ -7,7 +7,7 @@ use super::limits::{self, Demand};
 use super::mirror::{self, ReadOnly};
 use super::rights::API_PREFIX;
 use super::setup_error::SetupError;
-use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, UNFINISHED, wanted};
+use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, SNAPSHOT_KEY, UNFINISHED, wanted};
 use super::subjects::{self, KeyTooLong};
 use crate::record::FORMAT;
 use crate::types::Sequence;
@@ -141,6 +141,15 @@ impl Bucket {
         u64::from_str_radix(info.config["metadata"][CLUSTER_KEY].as_str()?, 16).ok()
     }
 
+    /// The name of the snapshot with which the cluster of a stream was made anew; `None` if it was not.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub(super) async fn snapshot(&self, api: &Api) -> Result<Option<String>, ApiError> {
+        let info = api.stream_info(&self.stream).await?;
+        Ok(info.config["metadata"][SNAPSHOT_KEY].as_str().map(str::to_owned))
+    }
+
     /// The names for the bucket of an endpoint.
     pub fn of(endpoint: &Endpoint) -> Bucket {
         Bucket::new(&endpoint.bucket, endpoint.api_prefix.as_deref().unwrap_or(API_PREFIX))
@@ -171,6 +180,7 @@ impl Bucket {
         api: &Api,
         facts: Facts,
         end: Sequence,
+        snapshot: Option<&str>,
     ) -> Result<(), SetupError> {
         let stream = &self.stream;
         let failed = |source| SetupError::Api { stream: stream.clone(), source };
@@ -181,6 +191,9 @@ impl Bucket {
         }
         let mut config = info.config;
         config["metadata"][FORMAT_KEY] = Purpose::Serve.format().into();
+        if let Some(snapshot) = snapshot {
+            config["metadata"][SNAPSHOT_KEY] = snapshot.into();
+        }
         api.call::<StreamInfo>(&format!("STREAM.UPDATE.{stream}"), &config).await.map_err(failed)?;
         Ok(())
     }

@@ -419,12 +419,22 @@ impl Log {
         self.bucket.check_key(key)
     }
 
-    /// Lets a restored bucket be served. `end` is the last message of the restore.
+    /// Lets a restored bucket be served. `end` is the last message of the restore. `snapshot` names the snapshot,
+    /// if other members of a cluster must have had the same one.
     ///
     /// # Errors
     /// [`SetupError::Disturbed`], [`SetupError::Api`].
-    pub async fn finish_restore(&self, end: Sequence) -> Result<(), SetupError> {
-        self.bucket.finish_restore(&self.api, self.facts, end).await
+    pub async fn finish_restore(&self, end: Sequence, snapshot: Option<&str>) -> Result<(), SetupError> {
+        self.bucket.finish_restore(&self.api, self.facts, end, snapshot).await
+    }
+
+    /// The name of the snapshot with which the cluster of the bucket was made anew; `None` if it was not.
+    ///
+    /// # Errors
+    /// [`SetupError::Api`].
+    pub async fn restored_snapshot(&self) -> Result<Option<String>, SetupError> {
+        let failed = |source| SetupError::Api { stream: self.bucket.stream.clone(), source };
+        self.bucket.snapshot(&self.api).await.map_err(failed)
     }
 }
 
