@@ -392,7 +392,7 @@ mod tests {
         let sum = ring_digest(&content);
         let checked = |parts: &[&[u8]]| {
             let mut ending = Ending::new();
-            for part in parts.iter() {
+            for part in parts {
                 ending.update(part);
             }
             ending.checksum().is_some()
