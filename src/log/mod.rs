@@ -41,13 +41,14 @@ mod promote;
 mod rights;
 mod seed;
 mod servers;
+mod setup_error;
 mod stream_settings;
 mod subjects;
 mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
+pub use bucket::{Bucket, Facts, Present, Purpose, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use fence::{FenceError, StandbyError};
@@ -60,6 +61,7 @@ pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, SeedServers, seed_metadata};
+pub use setup_error::SetupError;
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 

@@ -11,14 +11,12 @@ use crate::proto::etcdserverpb::{
     StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::proto::mvccpb;
-use crate::snapshot::{Change, FileError, checked_size_of};
+use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
 use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,16 +39,8 @@ pub(crate) enum SourceCallError {
     /// None of its endpoints can be reached, or it refuses a call.
     #[error("--from {0}")]
     Call(#[from] ClientError),
-    /// The file for its snapshot.
-    #[error("cannot keep the snapshot in {path}: {source}; name another folder with TMPDIR", path = .path.display())]
-    Spool {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The snapshot is not whole.
-    #[error("the snapshot that was sent cannot be used: {0}")]
+    /// The snapshot is not whole, or cannot be kept.
+    #[error("the snapshot of the source cannot be used: {0}")]
     Snapshot(#[from] FileError),
     /// History was removed before it was copied.
     #[error(
@@ -116,11 +106,8 @@ impl Source {
         &self,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Option<(File, u64)>, SourceCallError> {
-        let path = std::env::temp_dir().join(format!("jetway-migrate-{:016x}", rand::random::<u64>()));
-        let failed = |source| SourceCallError::Spool { path: path.clone(), source };
-        let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let mut file = opened.map_err(failed)?;
-        std::fs::remove_file(&path).map_err(failed)?;
+        let (mut file, path) = unnamed()?;
+        let failed = |source| FileError::Spool { path: path.clone(), source };
         let call = "/etcdserverpb.Maintenance/Snapshot";
         let stream = self.client.server_stream(call, SnapshotRequest {}).await;
         let mut stream: Streaming<SnapshotResponse> = match stream {

@@ -12,6 +12,7 @@
 //!   every jetway refuses it.
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
+mod cut;
 mod follow;
 mod migrate;
 mod pages;
@@ -28,9 +29,12 @@ use crate::log::{
 use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
 use crate::snapshot::SavedError;
 use crate::types::Revision;
+use cut::CutError;
+pub(crate) use cut::TTL_OF_ENDED_LEASES;
 pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
 pub(crate) use pages::QUIET;
 use plan::PlanError;
+pub(crate) use source::Source;
 use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
@@ -58,12 +62,14 @@ pub(crate) enum Target {
 /// A restore.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// A snapshot, or a data directory of etcd's.
-    pub source: PathBuf,
+    /// The place of a snapshot, or of the data of an etcd.
+    pub source: Source,
     /// Whether a file without a fitting checksum is taken.
     pub skips_hash_check: bool,
     /// Raises the revision by so much, and compacts all before.
     pub bump: Option<u64>,
+    /// The last revision that is restored, if it is not that of the source.
+    pub to_revision: Option<Revision>,
     /// The place of the store.
     pub target: Target,
 }
@@ -73,8 +79,10 @@ pub(crate) struct Settings {
 pub(crate) enum RestoreError {
     #[error(transparent)]
     Source(#[from] SourceError),
-    #[error("{} {reason}", .path.display())]
-    Plan { path: PathBuf, reason: PlanError },
+    #[error("{source_name} {reason}")]
+    Plan { source_name: String, reason: PlanError },
+    #[error("{source_name} {reason}")]
+    Cut { source_name: String, reason: CutError },
     #[error("the file has changed while it was read: {0}")]
     Read(#[from] SavedError),
     #[error("the file has changed while it was read; run the same command once more")]
@@ -118,6 +126,8 @@ pub(crate) struct Restored {
     pub keys: usize,
     pub versions: usize,
     pub leases: usize,
+    /// Those of them that had ended at the end of the source.
+    pub ended_leases: usize,
     /// The member from which this one, which has no data, takes all.
     pub holder: Option<String>,
 }
@@ -130,25 +140,34 @@ pub(crate) async fn run(
     settings: Settings,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Restored, RestoreError> {
-    let Settings { source, skips_hash_check, bump, target } = settings;
+    let Settings { source, skips_hash_check, bump, to_revision, target } = settings;
     target.check()?;
-    let saved = source::open(&source, skips_hash_check)?;
+    let mut saved = source::open(&source, skips_hash_check).await?;
+    let ended_leases = match to_revision {
+        None => 0,
+        Some(to) => cut::cut(&mut saved, to)
+            .map_err(|reason| RestoreError::Cut { source_name: source.to_string(), reason })?,
+    };
     let bucket = target.bucket();
     let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
-        .map_err(|reason| RestoreError::Plan { path: source.clone(), reason })?;
+        .map_err(|reason| RestoreError::Plan { source_name: source.to_string(), reason })?;
     let restored = Restored {
         revision: plan.revision,
         floor: plan.floor,
         keys: plan.reading.keys(),
         versions: plan.versions,
         leases: saved.leases.len(),
+        ended_leases,
         holder: None,
     };
     let mut snapshot = None;
     if let Target::Embedded { server, member: Some(member), .. } = &target {
-        let mut name = format!("the snapshot with SHA-256 {}", source::sha256(&source)?);
+        let mut name = format!("the snapshot with SHA-256 {}", saved.sha256()?);
         if let Some(bump) = bump {
             name = format!("{name} and --bump-revision {bump}");
+        }
+        if let Some(revision) = to_revision {
+            name = format!("{name} and --to-revision {revision}");
         }
         // Each member comes to the same.
         let holder = member.members.keys().next().unwrap_or(&member.name);

@@ -1,11 +1,10 @@
 //! The file or the directory that a restore reads.
 
 use super::wal::{self, WalError};
-use crate::snapshot::{FileError, Saved, SavedError, checked_size};
-use ring::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
-use std::fmt::Write as _;
+use crate::snapshot::{FileError, S3, S3Error, Saved, SavedError, checked_size_of, download};
+use ring::digest::SHA256_OUTPUT_LEN;
 use std::fs::{File, TryLockError};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -15,8 +14,24 @@ const DATABASE: &str = "member/snap/db";
 const WAL: &str = "member/wal";
 /// etcd's rule: a database has a multiple of so many bytes, and a snapshot has a checksum behind it.
 const SECTOR: u64 = 512;
-/// Read at once.
-const BUFFER: usize = 256 * 1024;
+
+/// A place to restore from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A snapshot, or a data directory of etcd's.
+    Path(PathBuf),
+    /// A snapshot in a bucket of S3.
+    S3(S3),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Path(path) => path.display().fmt(f),
+            Source::S3(object) => object.fmt(f),
+        }
+    }
+}
 
 /// A file or a directory that cannot be restored.
 #[derive(Debug, Error)]
@@ -88,6 +103,9 @@ pub(crate) enum SourceError {
     /// Another checksum.
     #[error("{0}. Take another copy; --skip-hash-check restores it as it is")]
     Checksum(FileError),
+    /// The bucket.
+    #[error(transparent)]
+    S3(#[from] S3Error),
     /// The file as a snapshot.
     #[error(transparent)]
     File(FileError),
@@ -101,32 +119,18 @@ pub(crate) enum SourceError {
     },
 }
 
-/// The SHA-256 of a database, as digits. That of a snapshot stands at its end.
-pub(super) fn sha256(path: &Path) -> Result<String, SourceError> {
-    let database = if path.is_dir() { path.join(DATABASE) } else { path.to_owned() };
-    let failed = |source| SourceError::Io { path: database.clone(), source };
-    let file = File::open(&database).map_err(failed)?;
-    let size = size_of_database(file.metadata().map_err(failed)?.len());
-    let (mut file, mut context, mut buffer) = (file.take(size), Context::new(&SHA256), vec![0; BUFFER]);
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            read => context.update(&buffer[..read]),
+/// Opens a snapshot, or the database of an etcd that is stopped. Nobody writes to it as long as it is open.
+pub(super) async fn open(source: &Source, skips_hash_check: bool) -> Result<Saved, SourceError> {
+    match source {
+        Source::Path(path) => open_path(path, skips_hash_check),
+        Source::S3(object) => {
+            let (file, path) = download(object).await?;
+            opened(file, path, skips_hash_check)
         }
     }
-    Ok(context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    }))
 }
 
-/// The bytes of a file without a checksum at its end.
-fn size_of_database(bytes: u64) -> u64 {
-    bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
-}
-
-/// Opens a snapshot, or the database of an etcd that is stopped. Nobody writes to it as long as it is open.
-pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceError> {
+fn open_path(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceError> {
     let is_data_dir = path.is_dir();
     let database = if is_data_dir { path.join(DATABASE) } else { path.to_owned() };
     if is_data_dir && !database.is_file() {
@@ -140,21 +144,7 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         Err(TryLockError::WouldBlock) => return Err(SourceError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    let bytes = file.metadata().map_err(failed)?.len();
-    let size = if is_data_dir || skips_hash_check {
-        size_of_database(bytes)
-    } else {
-        let size = checked_size(&database).map_err(|error| match error {
-            FileError::Checksum { .. } => SourceError::Checksum(error),
-            error => SourceError::File(error),
-        })?;
-        if size == bytes {
-            return Err(SourceError::NoChecksum { path: database });
-        }
-        size
-    };
-    let saved =
-        Saved::open(file, size).map_err(|source| SourceError::Content { path: database.clone(), source })?;
+    let saved = opened(file, database, is_data_dir || skips_hash_check)?;
     if is_data_dir {
         let last = wal::last_change(&path.join(WAL), saved.consistent_index);
         let last = last.map_err(|source| SourceError::Wal { path: path.to_owned(), source })?;
@@ -163,4 +153,23 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         }
     }
     Ok(saved)
+}
+
+/// Reads an open file, whose name is for errors.
+fn opened(mut file: File, path: PathBuf, skips_hash_check: bool) -> Result<Saved, SourceError> {
+    let failed = |source| SourceError::Io { path: path.clone(), source };
+    let bytes = file.metadata().map_err(failed)?.len();
+    let size = if skips_hash_check {
+        bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
+    } else {
+        let size = checked_size_of(&mut file, &path).map_err(|error| match error {
+            FileError::Checksum { .. } => SourceError::Checksum(error),
+            error => SourceError::File(error),
+        })?;
+        if size == bytes {
+            return Err(SourceError::NoChecksum { path });
+        }
+        size
+    };
+    Saved::open(file, size).map_err(|source| SourceError::Content { path, source })
 }

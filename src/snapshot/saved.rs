@@ -55,6 +55,8 @@ pub(crate) struct Saved {
     pub(crate) alarms: BTreeSet<Alarm>,
     /// The last entry of etcd's own log that the database shows.
     pub(crate) consistent_index: u64,
+    /// The last revision that is read, if it is not that of the file.
+    pub(crate) end: Option<Revision>,
 }
 
 /// A change of a key.
@@ -83,6 +85,7 @@ impl Saved {
             users: AuthStore::default(),
             alarms: BTreeSet::new(),
             consistent_index: 0,
+            end: None,
         };
         if !saved.buckets.contains_key(&b"key"[..]) {
             return Err(SavedError::Bucket("key"));
@@ -95,9 +98,15 @@ impl Saved {
         Ok(saved)
     }
 
+    /// The SHA-256 of the file without the checksum at its end, as digits.
+    pub(crate) fn sha256(&self) -> Result<String, SavedError> {
+        Ok(self.database.sha256()?)
+    }
+
     /// The changes of keys, in the order of their revisions.
     pub(crate) fn changes(&self) -> Changes<'_> {
-        Changes { cursor: self.cursor("key").expect("it was there when the file was opened") }
+        let cursor = self.cursor("key").expect("it was there when the file was opened");
+        Changes { cursor, end: self.end }
     }
 
     fn cursor(&self, bucket: &str) -> Option<Cursor<'_>> {
@@ -205,6 +214,7 @@ impl Saved {
 #[derive(Debug)]
 pub(crate) struct Changes<'a> {
     cursor: Cursor<'a>,
+    end: Option<Revision>,
 }
 
 impl Changes<'_> {
@@ -215,6 +225,9 @@ impl Changes<'_> {
         let (head, mark) = key.split_at_checked(REVISION_BYTES).ok_or_else(|| of_key("it is no revision"))?;
         let number = |at: usize| head[at..].first_chunk().map(|number| i64::from_be_bytes(*number));
         let (revision, place) = number(0).zip(number(9)).ok_or_else(|| of_key("it is no revision"))?;
+        if self.end.is_some_and(|end| revision > end.0) {
+            return Ok(None);
+        }
         let is_delete = match mark {
             [] => false,
             b"t" => true,

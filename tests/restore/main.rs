@@ -10,4 +10,6 @@ mod kine;
 mod leases;
 mod migrate;
 mod migrate_cluster;
+mod point_in_time;
 mod refusals;
+mod s3;

@@ -21,7 +21,7 @@ async fn run(args: &[&str]) -> (bool, String) {
 }
 
 /// A restore into an empty directory is refused with all of `words`.
-async fn is_refused(source: &Path, flags: &[&str], words: &[&str]) {
+pub(crate) async fn is_refused(source: &Path, flags: &[&str], words: &[&str]) {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("data");
     let (is_done, output) =
