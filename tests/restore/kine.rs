@@ -207,3 +207,38 @@ async fn restarted(mut target: Server, source: &Client) {
     target.restart().await;
     assert_eq!(objects(&target.client().await).await, objects(source).await);
 }
+
+/// A kube-apiserver notes its compactions in a key that kine hides. No client sees the revision of that write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_only_kine_knows_raises_the_floor() {
+    let kine = Kine::start().await;
+    let client = Client::connect(&kine.endpoint()).await;
+    let first = write(&client, &name(0), 0, "first", 0).await;
+    let (mut target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &kine.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    let key = "compact_rev_key";
+    let noted = TxnRequest {
+        compare: vec![compare(key, CompareResult::Equal, TargetUnion::Version(0))],
+        success: vec![op(put(key, first.to_string()))],
+        failure: vec![op(get(key))],
+    };
+    client.txn(noted).await.unwrap();
+    let last = write(&client, &name(0), first, "second", 0).await;
+    let hidden = last - 1;
+    assert!(hidden > first, "the note has revision {hidden}");
+    let (status, output) = migration.stop().await;
+    assert!(status.success() && output.contains(&format!("compacted to {hidden};")), "{output}");
+    for _ in 0..2 {
+        target.restart().await;
+        let copy = target.client().await;
+        assert_eq!(objects(&copy).await, objects(&client).await);
+        target.kill9();
+    }
+    target.restart().await;
+    let copy = target.client().await;
+    let mut watch = WatchStream::open(&copy);
+    watch.watch(WatchCreateRequest { start_revision: last, ..watch_all("/registry/") }).await;
+    assert_eq!(watch.events(1).await[0].kv.as_ref().unwrap().value, "second");
+    assert_eq!(write(&copy, &name(0), last, "third", 0).await, last + 1);
+}
