@@ -139,7 +139,9 @@ pub(crate) async fn run(
     settings.target.check()?;
     let source = Source::connect(&settings.from).await?;
     let received = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
-    let Some((file, size)) = received else { return pages::run(source, settings, stop, progress).await };
+    let Some((file, size)) = received else {
+        return Box::pin(pages::run(source, settings, stop, progress)).await;
+    };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let saved = Saved::open(file, size)?;
     // It would be in force at the copy, too.
