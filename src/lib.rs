@@ -133,7 +133,7 @@
 //! | [`watch`] | streams of the Watch call | the core |
 //! | [`record`] | records of the log, the rule of validity | pure |
 //! | `applier` | applies valid records to the core and the tables | pure |
-//! | `snapshot` | the store as a file of etcd's, and the way back | files |
+//! | `snapshot` | the store as a file of etcd's, and the way back | files, S3 |
 //! | `client` | calls of etcd's API to another server | sockets |
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
@@ -144,7 +144,7 @@
 //! | `api` | the gRPC services | engine, watch |
 //! | `gateway` | JSON over HTTP and WebSockets, as calls of the services | api |
 //! | `auto_compaction` | `--auto-compaction-mode` | engine |
-//! | `snapshot_schedule` | `--snapshot-schedule` | engine, files |
+//! | `snapshot_schedule` | `--snapshot-schedule` | engine, files, S3 |
 //! | `transport` | listeners, connections, TLS, deadlines, keepalive, HTTP routes | sockets |
 //! | [`server`] | starts and stops all of it | everything |
 //!

@@ -8,7 +8,7 @@ use super::output::Output;
 use super::program::Program;
 use super::promote::{self, PromoteCommandError};
 use super::restore::{self, RestoreCommandError};
-use super::snapshot::{self, SaveError, StatusError};
+use super::snapshot::{self, SaveError, StatusCommandError};
 use super::storage::{self, StorageFlagsError};
 use super::version;
 use clap::builder::PossibleValuesParser;
@@ -53,7 +53,7 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Save(#[from] SaveError),
     #[error(transparent)]
-    SnapshotStatus(#[from] StatusError),
+    SnapshotStatus(#[from] StatusCommandError),
 }
 
 pub(super) const COMMANDS: &[Entry] = &[

@@ -40,6 +40,8 @@ pub(super) struct FlagValues {
     /// It decides on defaults.
     pub(super) program: Program,
     values: BTreeMap<&'static str, String>,
+    /// The variables of AWS, which all programs read that use S3.
+    pub(super) aws: BTreeMap<String, String>,
     /// Whether the values of etcd's flags come from a config file.
     pub(super) from_file: bool,
     /// Messages for the log, which does not exist yet.
@@ -57,7 +59,8 @@ impl FlagValues {
         let is_given = |flag: &&Flag| given.value_source(flag.name) == Some(ValueSource::CommandLine);
         let value = |flag: &'static Flag| Some((flag.name, given.get_one::<String>(flag.name)?.clone()));
         let values = flags::all().filter(is_given).filter_map(value).collect();
-        let mut flags = FlagValues { program, values, from_file: false, notices: Vec::new() };
+        let mut flags =
+            FlagValues { program, values, aws: aws(&environment), from_file: false, notices: Vec::new() };
         let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty());
         let file = flags.non_empty(CONFIG_FILE).map(str::to_owned);
         if let Some(path) = file.or_else(|| variable("ETCD_CONFIG_FILE").cloned()) {
@@ -83,7 +86,7 @@ impl FlagValues {
         prefix: &str,
         is_known: impl Fn(&str) -> bool,
     ) -> Result<FlagValues, FlagError> {
-        let mut flags = FlagValues { program, values, from_file: false, notices };
+        let mut flags = FlagValues { program, values, aws: aws(environment), from_file: false, notices };
         flags.read_variables(environment, |flag| flag.effect == Effect::Own)?;
         flags.report_unknown_variables(environment, &["JETWAY_", prefix], is_known);
         Ok(flags)
@@ -225,6 +228,12 @@ pub(super) fn texts(environment: impl Iterator<Item = (OsString, OsString)>) -> 
     environment
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// The variables of AWS among those of an environment.
+pub(super) fn aws(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let pairs = environment.iter().filter(|(name, _)| name.starts_with("AWS_"));
+    pairs.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn is_own(name: &str) -> bool {

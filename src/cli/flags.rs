@@ -252,7 +252,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         own("sync", Choice(&["group", "always", "lazy"]), "group", "When the embedded server's writes are on disk: group (before they are answered, many with one sync), always (before they are answered, each with a sync of its own) or lazy (within two minutes; a power failure can take back answered writes)."),
         own("linearizable-reads", Choice(&["quorum", "leader"]), "quorum", "How reads are made linearizable where others write to the bucket too: quorum, or leader (cheaper with several replicas, stale for about a second around a partition)."),
         own("snapshot-schedule", Text, "", "When to save a snapshot: an interval such as 1h, or cron's five fields in UTC such as \"0 3 * * *\"; empty for never. The instance that writes saves it, checks it, and then gives it its name."),
-        own("snapshot-dir", Text, "", "Directory of the snapshots of --snapshot-schedule, made if it does not exist."),
+        own("snapshot-dir", Text, "", "Directory of the snapshots of --snapshot-schedule, made if it does not exist; or s3://BUCKET/PREFIX, with region, endpoint and credentials from AWS' variables such as AWS_ENDPOINT_URL."),
         own("snapshot-retention", Uint, "5", "Snapshots of --snapshot-schedule to keep; older ones of the same bucket are removed."),
         own("accept-data-loss", Bool, "false", "Serve what is left of data that was lost or damaged. Reported in the log and the metric jetway_lost_messages."),
     ]),

@@ -51,6 +51,7 @@ pub(crate) use peers::is_same_urls;
 pub use peers::{Cluster, PeerAutoTls, PeerFlagsError};
 pub use program::Program;
 pub use settings::ServerSettings;
+pub(crate) use snapshot_schedule::SnapshotPlace;
 pub use snapshot_schedule::SnapshotSchedule;
 pub use storage::Storage;
 pub use tls::{TlsSettings, TlsVersion};

@@ -1,14 +1,17 @@
 //! `jetway restore`: etcdutl's flags, beside those of a server that name the store.
 
+use super::bootstrap::{self, BootstrapError};
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
+use super::peers::{self, PeerFlagsError};
 use super::program::Program;
 use super::settings::quota_bytes;
 use super::storage::{self, Storage, StorageFlagsError};
 use crate::log::Demand;
 use crate::nats_server::{NatsServerSettings, SyncMode};
-use crate::restore::{self, RestoreError, Restored, Settings, Target};
+use crate::restore::{self, RestoreError, Restored, Settings, Source, TTL_OF_ENDED_LEASES, Target};
+use crate::snapshot::{S3, S3UrlError, is_url};
 use crate::types::Revision;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::Write as _;
@@ -29,17 +32,18 @@ pub(super) enum RestoreCommandError {
     Flags(#[from] FlagError),
     #[error(transparent)]
     Storage(#[from] StorageFlagsError),
-    #[error(
-        "--initial-cluster {0}: names several members, and jetway restores the store of one; restore it without this flag, or \
-         into the NATS of a cluster with --endpoint"
-    )]
-    Cluster(String),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Peers(#[from] PeerFlagsError),
     #[error(
         "--bump-revision {0}: needs --mark-compacted, since watches must learn that revisions are missing"
     )]
     Unmarked(u64),
     #[error("--mark-compacted: goes with --bump-revision alone; leave it away or give both")]
     NoBump,
+    #[error("{file}: {reason}")]
+    S3 { file: String, reason: S3UrlError },
     #[error("the restore cannot run: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -58,7 +62,7 @@ pub(super) fn args(command: Command) -> Command {
                 .value_name("FILE")
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("A snapshot of etcd or jetway, or the --data-dir of an etcd that is stopped"),
+                .help("A snapshot of etcd or jetway, also s3://BUCKET/NAME, or the --data-dir of an etcd that is stopped"),
         )
         .arg(switch("skip-hash-check", "Take a file without its checksum, such as a copied database"))
         .arg(
@@ -69,6 +73,13 @@ pub(super) fn args(command: Command) -> Command {
                 .help("Raise the revision by so much, so that it is above those that clients have seen"),
         )
         .arg(switch("mark-compacted", "Compact all before the raised revision (needed with --bump-revision)"))
+        .arg(
+            Arg::new("to-revision")
+                .long("to-revision")
+                .value_name("REVISION")
+                .value_parser(clap::value_parser!(i64).range(1..))
+                .help("Restore the keys as they were at a revision since the file's compaction [default: the last one]"),
+        )
         .arg(
             Arg::new("initial-memory-map-size")
                 .long("initial-memory-map-size")
@@ -92,9 +103,10 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     }
     let (target, place) = target(&flags)?;
     let settings = Settings {
-        source: matches.get_one::<PathBuf>("file").cloned().expect("clap requires it"),
+        source: source(matches, &flags)?,
         skips_hash_check: matches.get_flag("skip-hash-check"),
         bump,
+        to_revision: matches.get_one::<i64>("to-revision").copied().map(Revision),
         target,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -108,12 +120,35 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         }
     };
     let restored = runtime.block_on(restore::run(settings, progress))?;
-    let Restored { revision, floor, keys, versions, leases } = restored;
+    let Restored { revision, floor, keys, versions, leases, ended_leases, holder } = restored;
     let floor = floor_text(floor);
+    if let Some(holder) = holder {
+        return Ok(format!(
+            "checked {keys} keys in {versions} versions and {leases} leases, at revision {revision}, {floor}\n\
+             {holder} gets them by this command with its own --name; this member takes them from there\n\
+             start it with: jetway {place}\n"
+        ));
+    }
+    let ended = match ended_leases {
+        0 => String::new(),
+        ended => format!(
+            "{ended} of the leases had ended since, and are granted again for {TTL_OF_ENDED_LEASES} s\n"
+        ),
+    };
     Ok(format!(
         "restored {keys} keys in {versions} versions and {leases} leases, at revision {revision}, {floor}\n\
-         start it with: jetway {place}\n"
+         {ended}start it with: jetway {place}\n"
     ))
+}
+
+fn source(matches: &ArgMatches, flags: &FlagValues) -> Result<Source, RestoreCommandError> {
+    let path = matches.get_one::<PathBuf>("file").expect("clap requires it");
+    match path.to_str().filter(|path| is_url(path)) {
+        None => Ok(Source::Path(path.clone())),
+        Some(url) => S3::new(url, &flags.aws)
+            .map(Source::S3)
+            .map_err(|reason| RestoreCommandError::S3 { file: url.to_owned(), reason }),
+    }
 }
 
 /// The words for a compaction floor.
@@ -126,9 +161,6 @@ pub(super) fn floor_text(floor: Option<Revision>) -> String {
 /// # Errors
 /// [`RestoreCommandError`].
 pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreCommandError> {
-    if let Some(members) = flags.non_empty("initial-cluster").filter(|members| members.contains(',')) {
-        return Err(RestoreCommandError::Cluster(members.to_owned()));
-    }
     let endpoint = storage::endpoint(flags)?;
     let name = flags.text_or_default("name");
     let data_dir = storage::data_dir(flags, name, endpoint.as_ref())?;
@@ -142,8 +174,15 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
             let largest = flags.unsigned("max-request-bytes").saturating_add(MESSAGE_OVERHEAD_BYTES);
             let largest = u32::try_from(largest).unwrap_or(u32::MAX);
             server.max_payload_bytes = server.max_payload_bytes.max(largest);
-            let place = format!("--data-dir {}", data_dir.display());
-            (Target::Embedded(Box::new(server), bucket), place)
+            let members = bootstrap::restored_members(flags, name)?;
+            let mut place = format!("--data-dir {}", data_dir.display());
+            let member = if members.len() > 1 {
+                place = format!("--name {name} {place}, and its flags for peers and clients");
+                Some(Box::new(peers::cluster(flags, name, &data_dir, members)?.server))
+            } else {
+                None
+            };
+            (Target::Embedded { server: Box::new(server), bucket, member }, place)
         }
         Storage::External(endpoint) => {
             let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);

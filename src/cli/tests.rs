@@ -159,6 +159,10 @@ fn mistakes_name_flag_value_and_remedy() {
         (&["--snapshot-schedule", "daily"], &["--snapshot-schedule daily", "such as 1h"]),
         (&["--snapshot-schedule", "0 0 30 2 *"], &["0 0 30 2 *", "no such time"]),
         (&["--snapshot-schedule", "1h"], &["--snapshot-dir"]),
+        (
+            &["--snapshot-schedule", "1h", "--snapshot-dir", "gs://b/p"],
+            &["--snapshot-dir gs://b/p", "s3://BUCKET/PREFIX"],
+        ),
         (&["--snapshot-dir", "d"], &["--snapshot-dir", "--snapshot-schedule", "such as 1h"]),
         (
             &["--snapshot-schedule", "1h", "--snapshot-dir", "d", "--snapshot-retention", "0"],

@@ -1,6 +1,7 @@
 //! A running server whose store is copied: its snapshot, its changes since, and its numbers.
 
 use crate::client::{Client, ClientError, ClientSettings};
+use crate::lease::MIN_TTL;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{
@@ -10,19 +11,19 @@ use crate::proto::etcdserverpb::{
     StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::proto::mvccpb;
-use crate::snapshot::{Change, FileError, checked_size_of};
-use crate::types::{LeaseId, Revision};
+use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
+use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
+/// A lease that is over: its granted TTL is not known any more.
+const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
@@ -38,16 +39,8 @@ pub(crate) enum SourceCallError {
          program, such as kine, with etcdctl make-mirror"
     )]
     NoSnapshot(String),
-    /// The file for its snapshot.
-    #[error("cannot keep the snapshot in {path}: {source}; name another folder with TMPDIR", path = .path.display())]
-    Spool {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The snapshot is not whole.
-    #[error("the snapshot that was sent cannot be used: {0}")]
+    /// The snapshot is not whole, or cannot be kept.
+    #[error("the snapshot of the source cannot be used: {0}")]
     Snapshot(#[from] FileError),
     /// History was removed before it was copied.
     #[error(
@@ -112,11 +105,8 @@ impl Source {
         &self,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(File, u64), SourceCallError> {
-        let path = std::env::temp_dir().join(format!("jetway-migrate-{:016x}", rand::random::<u64>()));
-        let failed = |source| SourceCallError::Spool { path: path.clone(), source };
-        let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let mut file = opened.map_err(failed)?;
-        std::fs::remove_file(&path).map_err(failed)?;
+        let (mut file, path) = unnamed()?;
+        let failed = |source| FileError::Spool { path: path.clone(), source };
         let call = "/etcdserverpb.Maintenance/Snapshot";
         let refused = |status: tonic::Status| match status.code() {
             Code::Unimplemented => SourceCallError::NoSnapshot(status.message().to_owned()),
@@ -187,8 +177,8 @@ impl Source {
         Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
     }
 
-    /// The granted TTL of each lease.
-    pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, i64>, SourceCallError> {
+    /// Each lease, with the time that it has left.
+    pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, Grant>, SourceCallError> {
         let answer: LeaseLeasesResponse =
             self.client.unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
         let mut leases = BTreeMap::new();
@@ -197,11 +187,14 @@ impl Source {
             let lease: Result<LeaseTimeToLiveResponse, ClientError> =
                 self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
             match lease {
-                Ok(lease) if lease.ttl >= 0 && lease.granted_ttl > 0 => {
-                    leases.insert(LeaseId(id), lease.granted_ttl);
+                Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
+                    leases.insert(LeaseId(id), Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) });
                 }
-                Ok(_) => {}
-                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {}
+                // It is over, and under the fence the source does not delete its keys. The copy does.
+                Ok(_) => drop(leases.insert(LeaseId(id), OVER)),
+                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {
+                    leases.insert(LeaseId(id), OVER);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

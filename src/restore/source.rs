@@ -1,7 +1,7 @@
 //! The file or the directory that a restore reads.
 
 use super::wal::{self, WalError};
-use crate::snapshot::{FileError, Saved, SavedError, checked_size};
+use crate::snapshot::{FileError, S3, S3Error, Saved, SavedError, checked_size_of, download};
 use ring::digest::SHA256_OUTPUT_LEN;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,6 +14,24 @@ const DATABASE: &str = "member/snap/db";
 const WAL: &str = "member/wal";
 /// etcd's rule: a database has a multiple of so many bytes, and a snapshot has a checksum behind it.
 const SECTOR: u64 = 512;
+
+/// A place to restore from.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// A snapshot, or a data directory of etcd's.
+    Path(PathBuf),
+    /// A snapshot in a bucket of S3.
+    S3(S3),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Path(path) => path.display().fmt(f),
+            Source::S3(object) => object.fmt(f),
+        }
+    }
+}
 
 /// A file or a directory that cannot be restored.
 #[derive(Debug, Error)]
@@ -85,6 +103,9 @@ pub(crate) enum SourceError {
     /// Another checksum.
     #[error("{0}. Take another copy; --skip-hash-check restores it as it is")]
     Checksum(FileError),
+    /// The bucket.
+    #[error(transparent)]
+    S3(#[from] S3Error),
     /// The file as a snapshot.
     #[error(transparent)]
     File(FileError),
@@ -99,7 +120,17 @@ pub(crate) enum SourceError {
 }
 
 /// Opens a snapshot, or the database of an etcd that is stopped. Nobody writes to it as long as it is open.
-pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceError> {
+pub(super) async fn open(source: &Source, skips_hash_check: bool) -> Result<Saved, SourceError> {
+    match source {
+        Source::Path(path) => open_path(path, skips_hash_check),
+        Source::S3(object) => {
+            let (file, path) = download(object).await?;
+            opened(file, path, skips_hash_check)
+        }
+    }
+}
+
+fn open_path(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceError> {
     let is_data_dir = path.is_dir();
     let database = if is_data_dir { path.join(DATABASE) } else { path.to_owned() };
     if is_data_dir && !database.is_file() {
@@ -113,21 +144,7 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         Err(TryLockError::WouldBlock) => return Err(SourceError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    let bytes = file.metadata().map_err(failed)?.len();
-    let size = if is_data_dir || skips_hash_check {
-        bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
-    } else {
-        let size = checked_size(&database).map_err(|error| match error {
-            FileError::Checksum { .. } => SourceError::Checksum(error),
-            error => SourceError::File(error),
-        })?;
-        if size == bytes {
-            return Err(SourceError::NoChecksum { path: database });
-        }
-        size
-    };
-    let saved =
-        Saved::open(file, size).map_err(|source| SourceError::Content { path: database.clone(), source })?;
+    let saved = opened(file, database, is_data_dir || skips_hash_check)?;
     if is_data_dir {
         let last = wal::last_change(&path.join(WAL), saved.consistent_index);
         let last = last.map_err(|source| SourceError::Wal { path: path.to_owned(), source })?;
@@ -136,4 +153,23 @@ pub(super) fn open(path: &Path, skips_hash_check: bool) -> Result<Saved, SourceE
         }
     }
     Ok(saved)
+}
+
+/// Reads an open file, whose name is for errors.
+fn opened(mut file: File, path: PathBuf, skips_hash_check: bool) -> Result<Saved, SourceError> {
+    let failed = |source| SourceError::Io { path: path.clone(), source };
+    let bytes = file.metadata().map_err(failed)?.len();
+    let size = if skips_hash_check {
+        bytes - if bytes % SECTOR == SHA256_OUTPUT_LEN as u64 { SHA256_OUTPUT_LEN as u64 } else { 0 }
+    } else {
+        let size = checked_size_of(&mut file, &path).map_err(|error| match error {
+            FileError::Checksum { .. } => SourceError::Checksum(error),
+            error => SourceError::File(error),
+        })?;
+        if size == bytes {
+            return Err(SourceError::NoChecksum { path });
+        }
+        size
+    };
+    Saved::open(file, size).map_err(|source| SourceError::Content { path, source })
 }

@@ -19,10 +19,25 @@ const SECTOR: u64 = 512;
 pub(crate) enum FileError {
     #[error("{path}: {source}", path = .path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("cannot keep the snapshot in {path}: {source}; name another folder with TMPDIR", path = .path.display())]
+    Spool { path: PathBuf, source: io::Error },
     #[error("{path}: {size} bytes are no snapshot with its checksum: it is cut off", path = .path.display())]
     CutOff { path: PathBuf, size: u64 },
     #[error("{path}: the SHA-256 at its end does not fit its content: it is damaged", path = .path.display())]
     Checksum { path: PathBuf },
+}
+
+/// A file in the folder of temporary files, and the name that it had there. It vanishes when it is closed.
+///
+/// # Errors
+/// [`FileError::Spool`].
+pub(crate) fn unnamed() -> Result<(File, PathBuf), FileError> {
+    let path = std::env::temp_dir().join(format!("jetway-snapshot-{:016x}", rand::random::<u64>()));
+    let failed = |source| FileError::Spool { path: path.clone(), source };
+    let opened = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+    let file = opened.map_err(failed)?;
+    fs::remove_file(&path).map_err(failed)?;
+    Ok((file, path))
 }
 
 /// The name of a file while it is written.
@@ -111,16 +126,13 @@ impl Drop for PartFile {
     }
 }
 
-/// The size of the database in a file, of which the checksum is compared if there is one.
-///
-/// # Errors
-/// [`FileError`].
-pub(crate) fn checked_size(path: &Path) -> Result<u64, FileError> {
+fn checked_size(path: &Path) -> Result<u64, FileError> {
     let mut file = File::open(path).map_err(|source| FileError::Io { path: path.to_owned(), source })?;
     checked_size_of(&mut file, path)
 }
 
-/// As [`checked_size`], of an open file.
+/// The size of the database in an open file, of which the checksum is compared if there is one. `path` is the
+/// name of the file in errors.
 ///
 /// # Errors
 /// [`FileError`].

@@ -15,11 +15,14 @@ mod bbolt;
 mod content;
 mod file;
 mod reader;
+mod s3;
 mod saved;
 mod status;
 mod times;
 
-pub(crate) use file::{FileError, PartFile, checked_size, checked_size_of};
+pub(crate) use file::{FileError, PartFile, checked_size_of, unnamed};
+pub(crate) use s3::{Listed, S3Error, Upload, download, is_url};
+pub(crate) use s3::{S3, S3UrlError};
 pub(crate) use saved::{Change, Changes, Saved, SavedError};
 pub(crate) use status::{Report, StatusError, report, walk};
 pub(crate) use times::{Times, TimesError};

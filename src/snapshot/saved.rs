@@ -5,7 +5,7 @@ use super::reader::{Cursor, Database, ReadError};
 use crate::auth::AuthStore;
 use crate::proto::{authpb, etcdserverpb, mvccpb};
 use crate::record::{Alarm, AlarmKind};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use crate::version::{CLUSTER_VERSION, NatsVersion as Version};
 use bytes::Bytes;
 use prost::Message;
@@ -48,13 +48,15 @@ pub(crate) struct Saved {
     /// The compaction floor, that of a scheduled compaction too.
     pub(crate) floor: Option<Revision>,
     /// The granted TTL of each lease.
-    pub(crate) leases: Vec<(LeaseId, i64)>,
+    pub(crate) leases: Vec<(LeaseId, Grant)>,
     /// Users and roles.
     pub(crate) users: AuthStore,
     /// The alarms that are raised.
     pub(crate) alarms: BTreeSet<Alarm>,
     /// The last entry of etcd's own log that the database shows.
     pub(crate) consistent_index: u64,
+    /// The last revision that is read, if it is not that of the file.
+    pub(crate) end: Option<Revision>,
 }
 
 /// A change of a key.
@@ -83,6 +85,7 @@ impl Saved {
             users: AuthStore::default(),
             alarms: BTreeSet::new(),
             consistent_index: 0,
+            end: None,
         };
         if !saved.buckets.contains_key(&b"key"[..]) {
             return Err(SavedError::Bucket("key"));
@@ -95,9 +98,15 @@ impl Saved {
         Ok(saved)
     }
 
+    /// The SHA-256 of the file without the checksum at its end, as digits.
+    pub(crate) fn sha256(&self) -> Result<String, SavedError> {
+        Ok(self.database.sha256()?)
+    }
+
     /// The changes of keys, in the order of their revisions.
     pub(crate) fn changes(&self) -> Changes<'_> {
-        Changes { cursor: self.cursor("key").expect("it was there when the file was opened") }
+        let cursor = self.cursor("key").expect("it was there when the file was opened");
+        Changes { cursor, end: self.end }
     }
 
     fn cursor(&self, bucket: &str) -> Option<Cursor<'_>> {
@@ -145,7 +154,8 @@ impl Saved {
         for (key, value) in self.pairs("lease")? {
             match Lease::decode(value) {
                 Ok(lease) if *key == lease.id.to_be_bytes() && lease.id != 0 && lease.ttl > 0 => {
-                    self.leases.push((LeaseId(lease.id), lease.ttl));
+                    let remaining = Some(lease.remaining).filter(|seconds| *seconds > 0);
+                    self.leases.push((LeaseId(lease.id), Grant { ttl: lease.ttl, remaining }));
                 }
                 _ => return Err(damaged("lease", &key, "it is no lease")),
             }
@@ -204,6 +214,7 @@ impl Saved {
 #[derive(Debug)]
 pub(crate) struct Changes<'a> {
     cursor: Cursor<'a>,
+    end: Option<Revision>,
 }
 
 impl Changes<'_> {
@@ -214,6 +225,9 @@ impl Changes<'_> {
         let (head, mark) = key.split_at_checked(REVISION_BYTES).ok_or_else(|| of_key("it is no revision"))?;
         let number = |at: usize| head[at..].first_chunk().map(|number| i64::from_be_bytes(*number));
         let (revision, place) = number(0).zip(number(9)).ok_or_else(|| of_key("it is no revision"))?;
+        if self.end.is_some_and(|end| revision > end.0) {
+            return Ok(None);
+        }
         let is_delete = match mark {
             [] => false,
             b"t" => true,

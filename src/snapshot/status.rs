@@ -51,14 +51,14 @@ impl Report {
     }
 }
 
-/// Reads a file whole. A checksum behind the database is compared, too.
+/// Reads a file whole; `path` is its name in errors. A checksum behind the database is compared, too.
 ///
 /// # Errors
 /// [`StatusError`].
-pub(crate) fn report(path: &Path) -> Result<Report, StatusError> {
-    let size = file::checked_size(path)?;
+pub(crate) fn report(mut file: File, path: &Path) -> Result<Report, StatusError> {
+    let size = file::checked_size_of(&mut file, path)?;
     let mut living: HashSet<Bytes> = HashSet::new();
-    let mut report = walk(path, size, |key, is_tombstone| {
+    let mut report = walk(file, path, size, |key, is_tombstone| {
         if is_tombstone {
             living.remove(key);
         } else {
@@ -76,13 +76,13 @@ pub(crate) fn report(path: &Path) -> Result<Report, StatusError> {
 /// # Errors
 /// [`StatusError`].
 pub(crate) fn walk(
+    file: File,
     path: &Path,
     size: u64,
     mut version: impl FnMut(&Bytes, bool),
 ) -> Result<Report, StatusError> {
     let failed = |source| StatusError::Read { path: path.to_owned(), source };
-    let opened = File::open(path).map_err(ReadError::Io);
-    let database = opened.and_then(|file| Database::open(file, size)).map_err(failed)?;
+    let database = Database::open(file, size).map_err(failed)?;
     let mut report = Report { size: database.size(), ..Report::default() };
     for bucket in database.buckets().map_err(failed)? {
         report.hash = crc32c::crc32c_append(report.hash, &bucket.name);

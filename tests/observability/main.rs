@@ -6,6 +6,7 @@ mod failures;
 mod log;
 mod metrics;
 mod nats;
+mod s3;
 mod snapshots;
 
 use support::eventually;

@@ -139,7 +139,15 @@ pub async fn keys(client: &Client, revision: i64) -> RangeResponse {
 /// Both serve the same at each revision from `floor` on. `with_floor` compares the hash of the floor too,
 /// which a server remembers from its compaction and not from a restart.
 pub async fn same_history(server: &Client, restored: &Client, floor: i64, with_floor: bool) {
-    let now = server.revision().await;
+    same_history_between(server, restored, floor, server.revision().await, with_floor).await;
+}
+
+/// The same up to a revision, which is the last one of `restored`.
+pub async fn same_history_to(server: &Client, restored: &Client, floor: i64, end: i64) {
+    same_history_between(server, restored, floor, end, false).await;
+}
+
+async fn same_history_between(server: &Client, restored: &Client, floor: i64, now: i64, with_floor: bool) {
     assert_eq!(restored.revision().await, now);
     for revision in floor.max(1)..=now {
         let (a, b) = (keys(server, revision).await, keys(restored, revision).await);

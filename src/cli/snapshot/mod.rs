@@ -3,8 +3,8 @@
 mod save;
 mod status;
 
-pub(super) use crate::snapshot::StatusError;
 pub(super) use save::{Flags as LoginFlags, SaveError, login_args};
+pub(super) use status::StatusCommandError;
 
 use super::commands::{CommandError, Environment};
 use super::output::Output;
@@ -22,7 +22,7 @@ pub(super) fn args(command: Command) -> Command {
 pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Output, CommandError> {
     match matches.subcommand() {
         Some((save::NAME, matches)) => Ok(Output::Text(save::run(matches, environment)?)),
-        Some((status::NAME, matches)) => Ok(Output::Text(status::run(matches)?)),
+        Some((status::NAME, matches)) => Ok(Output::Text(status::run(matches, environment)?)),
         _ => unreachable!("clap requires one that it knows"),
     }
 }

@@ -2,10 +2,11 @@
 
 use super::super::command::help;
 use super::super::commands::Environment;
+use super::super::flag_values::{aws, texts};
 use crate::client::{Client, ClientError, ClientSettings};
 use crate::duration;
 use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
-use crate::snapshot::{FileError, PartFile};
+use crate::snapshot::{FileError, PartFile, S3, S3Error, S3UrlError, Upload, is_url};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -41,8 +42,12 @@ pub(in crate::cli) enum SaveError {
     Interrupted { endpoint: String, received: u64, source: ClientError },
     #[error("{endpoint} has not sent the snapshot within --command-timeout {timeout:?}; nothing was saved")]
     Timeout { endpoint: String, timeout: Duration },
+    #[error("{file}: {reason}")]
+    Url { file: String, reason: S3UrlError },
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    S3(#[from] S3Error),
     #[error("no runtime for the connection: {0}")]
     Runtime(std::io::Error),
 }
@@ -67,7 +72,12 @@ pub(in crate::cli) fn login_args() -> [Arg; 6] {
 pub(super) fn command() -> Command {
     Command::new(NAME)
         .about("Save a snapshot of a running jetway or etcd")
-        .arg(Arg::new("file").value_name("FILE").required(true).help("The file that gets the snapshot"))
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .help("The file that gets the snapshot, or s3://BUCKET/NAME"),
+        )
         .arg(flag("endpoints", "URL", "The server").default_value("127.0.0.1:2379"))
         .args(login_args())
         .arg(flag("command-timeout", "DURATION", "How long it may take in all [default: without a limit]"))
@@ -82,29 +92,89 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
     let flags = Flags { matches, environment };
     let settings = flags.client()?;
     let timeout = flags.duration("command-timeout")?;
-    let file = matches.get_one::<String>("file").map(PathBuf::from).expect("clap requires it");
+    let file = matches.get_one::<String>("file").expect("clap requires it");
+    let place = if is_url(file) {
+        let object = S3::new(file, &aws(&texts(environment.iter().cloned())));
+        Place::S3(object.map_err(|reason| SaveError::Url { file: file.clone(), reason })?)
+    } else {
+        Place::File(file.into())
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let version = runtime.map_err(SaveError::Runtime)?.block_on(async {
-        let saved = save(&settings, &file);
-        match timeout {
-            None => saved.await,
-            Some(timeout) => tokio::time::timeout(timeout, saved)
+        let mut target = Target::None;
+        let received = receive(&settings, &place, &mut target);
+        let received = match timeout {
+            None => received.await,
+            Some(timeout) => tokio::time::timeout(timeout, received)
                 .await
                 .unwrap_or_else(|_| Err(SaveError::Timeout { endpoint: settings.endpoint.clone(), timeout })),
+        };
+        match received {
+            Ok(version) => target.finish().await.map(|()| version),
+            Err(error) => {
+                target.abort().await;
+                Err(error)
+            }
         }
     })?;
     let version = if version.is_empty() { version } else { format!("Server version {version}\n") };
-    Ok(format!("Snapshot saved at {}\n{version}", file.display()))
+    Ok(format!("Snapshot saved at {file}\n{version}"))
 }
 
-/// Returns the server's version, where it reports one.
-async fn save(settings: &ClientSettings, path: &std::path::Path) -> Result<String, SaveError> {
+/// The place of the snapshot.
+enum Place {
+    File(PathBuf),
+    S3(S3),
+}
+
+/// A snapshot on its way.
+enum Target {
+    /// Nothing was received yet.
+    None,
+    File(PartFile),
+    S3(Box<Upload>),
+}
+
+impl Target {
+    /// Begins at a place. `size` is about that of the snapshot.
+    async fn create(place: &Place, size: u64) -> Result<Target, SaveError> {
+        Ok(match place {
+            Place::File(path) => Target::File(PartFile::create(path)?),
+            Place::S3(object) => Target::S3(Box::new(object.upload(size).await?)),
+        })
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), SaveError> {
+        match self {
+            Target::None => Ok(()),
+            Target::File(file) => Ok(file.write(bytes)?),
+            Target::S3(upload) => Ok(upload.write(bytes).await?),
+        }
+    }
+
+    async fn finish(self) -> Result<(), SaveError> {
+        match self {
+            Target::None => {}
+            Target::File(file) => drop(file.finish()?),
+            Target::S3(upload) => drop(upload.finish().await?),
+        }
+        Ok(())
+    }
+
+    async fn abort(self) {
+        if let Target::S3(upload) = self {
+            upload.abort().await;
+        }
+    }
+}
+
+/// Receives all of a snapshot. Returns the server's version, where it reports one.
+async fn receive(settings: &ClientSettings, place: &Place, target: &mut Target) -> Result<String, SaveError> {
     let endpoint = || settings.endpoint.clone();
     let call = |source| SaveError::Call { endpoint: endpoint(), source };
     let client = Client::connect(settings).await.map_err(call)?;
     let mut stream: tonic::Streaming<SnapshotResponse> =
         client.server_stream(CALL, SnapshotRequest {}).await.map_err(call)?;
-    let mut file: Option<PartFile> = None;
     let mut progress = Progress::new();
     let (mut received, mut version) = (0, String::new());
     loop {
@@ -120,19 +190,18 @@ async fn save(settings: &ClientSettings, path: &std::path::Path) -> Result<Strin
         let Some(message) = message else { break };
         received += message.blob.len() as u64;
         // A call that is refused leaves no file behind, and an older one under this name as it is.
-        let file = match &mut file {
-            Some(file) => file,
-            None => file.insert(PartFile::create(path)?),
-        };
-        file.write(&message.blob)?;
+        if matches!(target, Target::None) {
+            *target = Target::create(place, received + message.remaining_bytes).await?;
+        }
+        target.write(&message.blob).await?;
         progress.show(received, message.remaining_bytes);
         version = message.version;
     }
     progress.end();
-    match file {
-        Some(file) => file.finish()?,
-        None => PartFile::create(path)?.finish()?,
-    };
+    if matches!(target, Target::None) {
+        // A server that sends nothing has sent no whole snapshot.
+        *target = Target::create(place, 0).await?;
+    }
     Ok(version)
 }
 

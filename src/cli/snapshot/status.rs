@@ -1,28 +1,54 @@
 //! `jetway snapshot status`: reports on a snapshot's file, in the forms of `etcdutl snapshot status`.
 
 use super::super::command::help;
-use crate::snapshot::{Report, StatusError, report};
+use super::super::commands::Environment;
+use super::super::flag_values::{aws, texts};
+use crate::snapshot::{FileError, Report, S3, S3Error, S3UrlError, StatusError, download, is_url, report};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::json;
-use std::path::Path;
+use std::fs::File;
+use std::path::PathBuf;
+use thiserror::Error;
 
 pub(super) const NAME: &str = "status";
+
+/// A snapshot that cannot be reported on.
+#[derive(Debug, Error)]
+pub(in crate::cli) enum StatusCommandError {
+    #[error("{file}: {reason}")]
+    Url { file: String, reason: S3UrlError },
+    #[error(transparent)]
+    S3(#[from] S3Error),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error("no runtime for the connection: {0}")]
+    Runtime(std::io::Error),
+}
 
 pub(super) fn command() -> Command {
     let forms = PossibleValuesParser::new(["simple", "table", "json", "fields"]);
     let form = Arg::new("write-out").long("write-out").short('w').alias("w").value_name("FORM");
     Command::new(NAME)
         .about("Check the file of a snapshot, and report its content")
-        .arg(Arg::new("file").value_name("FILE").required(true).help("The file of the snapshot"))
+        .arg(
+            Arg::new("file")
+                .value_name("FILE")
+                .required(true)
+                .help("The file of the snapshot, or s3://BUCKET/NAME"),
+        )
         .arg(form.value_parser(forms).default_value("simple").help("The form of the report"))
         .arg(help(ArgAction::HelpShort))
 }
 
 /// Returns the report.
-pub(super) fn run(matches: &ArgMatches) -> Result<String, StatusError> {
+///
+/// # Errors
+/// [`StatusCommandError`].
+pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<String, StatusCommandError> {
     let file = matches.get_one::<String>("file").expect("clap requires it");
-    let report = report(Path::new(file))?;
+    let (opened, path) = open(file, environment)?;
+    let report = report(opened, &path)?;
     let Report { hash, revision, keys, size, version, .. } = &report;
     Ok(match matches.get_one::<String>("write-out").map(String::as_str) {
         Some("json") => {
@@ -39,6 +65,18 @@ pub(super) fn run(matches: &ArgMatches) -> Result<String, StatusError> {
         Some("table") => table(["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"], &cells(&report)),
         _ => cells(&report).join(", ") + "\n",
     })
+}
+
+/// Opens a file, or downloads an object.
+fn open(file: &str, environment: &Environment) -> Result<(File, PathBuf), StatusCommandError> {
+    if !is_url(file) {
+        let opened = File::open(file).map_err(|source| FileError::Io { path: file.into(), source });
+        return Ok((opened.map_err(StatusError::from)?, file.into()));
+    }
+    let object = S3::new(file, &aws(&texts(environment.iter().cloned())));
+    let object = object.map_err(|reason| StatusCommandError::Url { file: file.to_owned(), reason })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(StatusCommandError::Runtime)?.block_on(download(&object))?)
 }
 
 fn cells(report: &Report) -> [String; 5] {

@@ -195,6 +195,7 @@ impl Node {
             self.tables.clone(),
             &state,
             self.longest_timeout.max(self.settings.election_timeout),
+            self.chain.epoch(),
             pipeline.max_record_bytes(),
         );
         self.tables.auth.tokens().keep_time(true);

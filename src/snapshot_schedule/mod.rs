@@ -1,32 +1,37 @@
 //! Snapshots at the times of `--snapshot-schedule`.
 //!
-//! The instance that writes saves them, so that a cluster with a directory for all has one of each. A file
-//! has its name only when its checksum is right, all its pages can be read, and its revision is that of the
-//! store. A failure is counted and logged, and the next time of the schedule is the next try.
+//! The instance that writes saves them, so that a cluster with a directory for all has one of each. A failure
+//! is counted and logged, and the next time of the schedule is the next try.
+//!
+//! In a directory (`dir`), a file has its name only when its checksum is right, all its pages can be read, and
+//! its revision is that of the store. In a bucket of S3 (`bucket`), an object has its name when all of it was
+//! uploaded. It is read back, and removed if its checksum is another one.
+
+mod bucket;
+mod dir;
 
 use crate::api::header::HeaderSource;
-use crate::cli::SnapshotSchedule;
+use crate::applier::FullState;
+use crate::cli::{SnapshotPlace, SnapshotSchedule};
 use crate::engine::Engine;
 use crate::error::EtcdError;
-use crate::snapshot::{self, FileError, PartFile, Snapshot, StatusError, Times};
+use crate::snapshot::{FileError, S3Error, StatusError, Times};
 use crate::telemetry::Metrics;
 use crate::types::Revision;
-use crate::version::CLUSTER_VERSION;
+use bucket::Bucket;
+use dir::Dir;
 use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 /// The clock and the writer may change in a longer sleep.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
-/// The ends of the names of files, and of those that are being written.
+/// The end of the names.
 const END: &str = ".db";
-const PART: &str = ".db.part";
-/// A file that is being written is not so old.
-const ABANDONED: Duration = Duration::from_mins(10);
 
 /// A snapshot that was not saved.
 #[derive(Debug, Error)]
@@ -39,6 +44,8 @@ enum ScheduleError {
     File(#[from] FileError),
     #[error(transparent)]
     Status(#[from] StatusError),
+    #[error("--snapshot-dir {0}")]
+    S3(#[from] S3Error),
     #[error("the file has revision {found}, and the store had {expected}")]
     Revision { found: Revision, expected: Revision },
     #[error("the server stops")]
@@ -47,9 +54,72 @@ enum ScheduleError {
 
 /// A snapshot that was saved.
 struct Saved {
-    path: PathBuf,
+    path: String,
     bytes: u64,
     revision: Revision,
+}
+
+/// The snapshots of one JetStream bucket. Their names begin alike, and go on with their time.
+#[derive(Clone)]
+enum Files {
+    Dir(Dir),
+    S3(Bucket),
+}
+
+impl Files {
+    fn new(place: SnapshotPlace, cluster_id: u64) -> Files {
+        let prefix = format!("snapshot-{cluster_id:x}-");
+        match place {
+            SnapshotPlace::Dir(dir) => Files::Dir(Dir { dir, prefix }),
+            SnapshotPlace::S3(s3) => Files::S3(Bucket { s3, prefix }),
+        }
+    }
+
+    /// The time and the size of the newest one. A place that cannot be read is in the log.
+    async fn newest(&self) -> Option<(OffsetDateTime, u64)> {
+        match self {
+            // A directory that is not there yet is no mistake.
+            Files::Dir(dir) => dir.newest(),
+            Files::S3(bucket) => bucket.newest().await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "scheduled snapshots cannot be listed: is --snapshot-dir right?");
+                None
+            }),
+        }
+    }
+
+    async fn save(
+        &self,
+        full_state: FullState,
+        term: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<Saved, ScheduleError> {
+        match self {
+            Files::Dir(dir) => dir.clone().save(full_state, term, shutdown.clone()).await,
+            Files::S3(bucket) => bucket.save(full_state, term, shutdown).await,
+        }
+    }
+
+    /// Leaves the `kept` newest ones.
+    async fn remove_old(&self, kept: usize) -> Result<(), ScheduleError> {
+        match self {
+            Files::Dir(dir) => dir.remove_old(kept),
+            Files::S3(bucket) => Ok(bucket.remove_old(kept).await?),
+        }
+    }
+}
+
+/// The name of a snapshot.
+fn name(prefix: &str, at: OffsetDateTime, revision: Revision) -> String {
+    let time = format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        at.year(),
+        u8::from(at.month()),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second()
+    );
+    format!("{prefix}{time}-{revision}{END}")
 }
 
 /// Gauges of the last snapshot. There are none before the first one.
@@ -99,11 +169,11 @@ pub(crate) fn spawn(
     shutdown: CancellationToken,
 ) {
     let figures = FileGauges::new(metrics);
-    let files = Files { dir: schedule.dir, prefix: format!("snapshot-{:x}-", header.cluster_id) };
+    let files = Files::new(schedule.place, header.cluster_id);
     let times = schedule.times;
     tokio::spawn(async move {
         // A restart is no reason for another one.
-        let mut last = files.newest().map(|(at, bytes)| {
+        let mut last = files.newest().await.map(|(at, bytes)| {
             figures.show(at, bytes);
             at
         });
@@ -119,7 +189,7 @@ pub(crate) fn spawn(
                 }
             }
             // Another instance may have saved one meanwhile, into a directory for all.
-            if let Some((at, bytes)) = files.newest()
+            if let Some((at, bytes)) = files.newest().await
                 && matches!(times, Times::Every(_))
                 && last.is_none_or(|last| at > last)
             {
@@ -134,8 +204,8 @@ pub(crate) fn spawn(
                     let took = begun.elapsed();
                     figures.show(OffsetDateTime::now_utc(), bytes);
                     figures.seconds.with_label_values::<&str>(&[]).set(took.as_secs_f64());
-                    tracing::info!(path = %path.display(), bytes, %revision, ?took, "saved a scheduled snapshot");
-                    if let Err(error) = files.remove_old(schedule.kept) {
+                    tracing::info!(path, bytes, %revision, ?took, "saved a scheduled snapshot");
+                    if let Err(error) = files.remove_old(schedule.kept).await {
                         tracing::warn!(%error, "old scheduled snapshots cannot be removed");
                     }
                 }
@@ -159,96 +229,6 @@ async fn save(
     shutdown: &CancellationToken,
 ) -> Result<Saved, ScheduleError> {
     let full_state = engine.full_state().await?;
-    let revision = full_state.state.revision;
-    let term = header.at(revision).raft_term;
-    let (files, shutdown) = (files.clone(), shutdown.clone());
-    let saving = tokio::task::spawn_blocking(move || {
-        let dir = |source| ScheduleError::Dir { dir: files.dir.clone(), source };
-        std::fs::create_dir_all(&files.dir).map_err(dir)?;
-        let path = files.path(OffsetDateTime::now_utc(), revision);
-        let mut file = PartFile::create(&path)?;
-        for blob in Snapshot::new(&full_state, term, CLUSTER_VERSION) {
-            // The end of the process would wait for this thread.
-            if shutdown.is_cancelled() {
-                return Err(ScheduleError::Stopped);
-            }
-            file.write(&blob.bytes)?;
-        }
-        let bytes = file.finish_if(|part, size| {
-            let found = snapshot::walk(part, size, |_, _| {})?.restored_revision();
-            if found == revision {
-                Ok(())
-            } else {
-                Err(ScheduleError::Revision { found, expected: revision })
-            }
-        })?;
-        Ok(Saved { path, bytes, revision })
-    });
-    saving.await.map_err(|error| EtcdError::Unknown(error.to_string()))?
-}
-
-/// The files of one bucket. Their names begin alike, and go on with their time.
-#[derive(Clone)]
-struct Files {
-    dir: PathBuf,
-    prefix: String,
-}
-
-impl Files {
-    fn path(&self, at: OffsetDateTime, revision: Revision) -> PathBuf {
-        let time = format!(
-            "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
-            at.year(),
-            u8::from(at.month()),
-            at.day(),
-            at.hour(),
-            at.minute(),
-            at.second()
-        );
-        self.dir.join(format!("{}{time}-{revision}{END}", self.prefix))
-    }
-
-    /// The paths of all files with an end, ascending by their time.
-    fn all(&self, end: &str) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
-        for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let is_own = |name: &str| name.starts_with(&self.prefix) && name.ends_with(end);
-            if entry.file_name().to_str().is_some_and(is_own) {
-                paths.push(entry.path());
-            }
-        }
-        paths.sort_unstable();
-        Ok(paths)
-    }
-
-    /// The time and the size of the newest one.
-    fn newest(&self) -> Option<(OffsetDateTime, u64)> {
-        let metadata = self.all(END).ok()?.pop()?.metadata().ok()?;
-        Some((metadata.modified().ok()?.into(), metadata.len()))
-    }
-
-    /// Leaves the `kept` newest ones. Parts that an earlier process left behind go, too.
-    fn remove_old(&self, kept: usize) -> io::Result<()> {
-        let all = self.all(END)?;
-        for path in &all[..all.len().saturating_sub(kept)] {
-            remove(path)?;
-        }
-        for path in self.all(PART)? {
-            let modified = path.metadata().and_then(|metadata| metadata.modified());
-            let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-            if age.is_some_and(|age| age > ABANDONED) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Another instance may have removed it already.
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let term = header.at(full_state.state.revision).raft_term;
+    files.save(full_state, term, shutdown).await
 }
