@@ -48,8 +48,10 @@ FLAGS ?=
 TESTS ?=
 MINUTES ?= 30
 CUTS ?= 200
-# Each test of faults has a number of its own.
+# Each test of faults has a number of its own, and prints the seed that it took.
 ROUNDS ?=
+SEED ?=
+FAULT ?=
 PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
@@ -59,7 +61,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run ($(DATA)), FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n for each test of faults, PREEMPTIONS=n for"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
 	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
@@ -185,13 +187,23 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
-	JETWAY_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery::
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
+		--skip cut_networks --skip discovery:: --skip in_jetway
+
+# A folder of its own, so that no other target ever meets this program. Its debug assertions would end it where
+# the record of its clients has to show the fault.
+PLANTED := $(TARGET)/planted
+
+.PHONY: planted-faults
+planted-faults: $(TEST_PEERS) | $(CARGO) ## break one rule of jetway's protocol after the other; histories must show each, within ROUNDS (FAULT=name for one)
+	$(CARGO) build --locked --target-dir $(PLANTED) --features planted-faults --config profile.dev.package.jetway.debug-assertions=false
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) JETWAY_TEST_FAULT=$(FAULT) JETWAY_TEST_PLANTED=$(PLANTED)/debug/jetway \
+		$(CARGO) test --locked --test cluster in_jetway -- --ignored --nocapture
 
 # The servers run in a network of their own, which nothing outside reaches and which ends with the tests.
 .PHONY: faults-network
 faults-network: $(TEST_PEERS) | $(CARGO) ## cut the network between three members under load, in ROUNDS (as root, with iproute2)
-	JETWAY_FAULT_ROUNDS=$(ROUNDS) unshare --net --mount sh -c 'mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && "$$@"' sh \
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) unshare --net --mount sh -c 'mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && "$$@"' sh \
 		$(CARGO) test --locked --offline --test cluster cut_networks -- --ignored --nocapture --test-threads 1
 
 # libFuzzer wants to see which edges of the program an input takes; the rest of what `cargo fuzz` does is not
@@ -235,7 +247,7 @@ powercut: $(TEST_PEERS) | $(CARGO) ## cut the power under load, CUTS times (as r
 kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserver on jetway (or BACKEND=etcd)
 kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 	$(BIN)/kubernetes-driver --backend $(BACKEND) --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
-		--jetway $(TARGET)/release/jetway $(FLAGS)
+		--jetway $(TARGET)/release/jetway $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(FLAGS)
 
 .PHONY: bench
 bench: $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)

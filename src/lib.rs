@@ -121,6 +121,7 @@
 //! | module | content | touches |
 //! |---|---|---|
 //! | [`types`] | `Revision`, `Sequence`, `LogIndex`, `Epoch`, `LeaseId`, `KeyRange` | nothing |
+//! | `planted` | faults for a campaign that must find them, with a feature alone | a variable |
 //! | `primitive` | atomics, locks, wakers and clocks, with stand-ins for loom | nothing |
 //! | [`proto`], `error` | messages of the API, etcd's errors | nothing |
 //! | `version`, `duration`, [`memory`], `disk` | versions, Go's durations, freed memory, room on disks | the system |
@@ -274,6 +275,7 @@ mod lease;
 pub mod log;
 pub mod memory;
 pub mod nats_server;
+mod planted;
 mod primitive;
 pub mod proto;
 pub mod record;

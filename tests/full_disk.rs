@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use jetway::proto::etcdserverpb::*;
 use support::client::{Client, delete, delete_all, put};
+use support::cluster::Cluster;
 use support::eventually;
 use support::nats::Nats;
-use support::server::Server;
+use support::server::{Server, Target};
 use tonic::Code;
 
 /// A small file system of its own, unmounted when dropped.
@@ -101,6 +102,58 @@ async fn a_full_disk_refuses_writes_alone_until_it_has_room() {
     for (key, revision) in &answered {
         assert_eq!(client.kv(key).await.unwrap().mod_revision, *revision, "{key}");
     }
+}
+
+/// The disk of one member of three is full: the others go on, the log names that disk, and the member holds
+/// everything once there is room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, to mount a small disk: make full-disk"]
+async fn a_full_disk_of_one_member_stops_no_other() {
+    let disk = SmallDisk::mount(96);
+    let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let data = disk.path().join("data");
+    let all = cluster.list(0..3);
+    cluster.set_flags(2, &all, "new", &["--data-dir", data.to_str().unwrap()]);
+    cluster.start_all().await;
+    let clients = cluster.clients().await;
+    cluster.has_copies_on(0, &[0, 1, 2]).await;
+    let mut ballast = fs::File::create(disk.path().join("ballast")).unwrap();
+    while std::io::Write::write_all(&mut ballast, &[0; 4096]).is_ok() {}
+
+    let mut answered = Vec::new();
+    for n in 0..400 {
+        let key = format!("/fill/{n}");
+        let client = &clients[n % 2];
+        let written = eventually("a write through another member", async || {
+            Some(client.put_request(put(&key, vec![b'x'; 64 << 10])).await.ok()?.header?.revision)
+        });
+        answered.push((key.clone(), written.await));
+    }
+    eventually("the full disk in the member's log", async || {
+        let log = cluster.members[2].log();
+        log.lines().any(is_of_full_disk).then_some(())
+    })
+    .await;
+
+    drop(ballast);
+    fs::remove_file(disk.path().join("ballast")).unwrap();
+    for (member, client) in clients.iter().enumerate() {
+        eventually(&format!("a write through member {member}"), async || {
+            disarm(client).await;
+            client.put_request(put("/after", "v")).await.ok()
+        })
+        .await;
+        for (key, revision) in &answered {
+            assert_eq!(client.kv(key).await.unwrap().mod_revision, *revision, "{key} by member {member}");
+        }
+    }
+    cluster.has_copies_on(0, &[0, 1, 2]).await;
+}
+
+/// A warning that names a full disk.
+fn is_of_full_disk(line: &str) -> bool {
+    let is_grave = line.contains("WARN") || line.contains("ERROR");
+    is_grave && (line.contains("no space left on device") || line.contains("the disk of the data directory"))
 }
 
 /// Lowers the alarms there are, as an operator does after having made room.

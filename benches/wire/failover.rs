@@ -1,4 +1,4 @@
-//! Writes while the leader of a cluster goes away.
+//! Writes while a member of a cluster fails.
 //!
 //! A write begins every 10 ms, whether or not those before are answered: a call that the leader has taken
 //! with it may be answered seconds later only, and must not hide that others are served meanwhile. Each write
@@ -8,8 +8,7 @@
 
 use crate::kv::{self, FLOOD_BYTES};
 use crate::load::{Bench, Failure, Timing};
-use crate::peer::{Installation, Peer};
-use crate::process::Signal;
+use crate::peer::{Fault, Installation, Peer};
 use crate::sample::{Metric, Sample};
 use etcd_client::{Client, KvClient};
 use std::collections::BTreeSet;
@@ -21,10 +20,10 @@ use tokio::task::JoinSet;
 /// Time from the begin of a write to the begin of the next one, and the shortest that a longest gap can be.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Time before the leader is ended.
+/// Time before a member fails.
 const BEFORE: Duration = Duration::from_secs(2);
 
-/// Time after its process is gone, at the least.
+/// Time after its process is gone or goes on, at the least.
 const AFTER: Duration = Duration::from_secs(3);
 
 /// Writes that begin after the oldest one that has no answer. While there are more, the outage is not over.
@@ -44,40 +43,59 @@ struct Write {
     failures: u64,
 }
 
-/// The end of a leader.
-struct LeaderLoss {
+/// The member that fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Victim {
+    /// The first one that calls itself leader.
+    Leader,
+    /// The first one that does not.
+    Follower,
+}
+
+/// A failure of a member.
+struct MemberLoss {
     member: usize,
     /// Members that called themselves leader.
     leaders: usize,
     /// The time of the signal.
     at: Instant,
-    /// The time when its process was gone.
-    gone: Instant,
+    /// The time when its process was gone, or went on.
+    over: Instant,
 }
 
-/// Starts a cluster below `dir`, ends its leader and returns how long no write succeeded.
-pub(crate) async fn run(installation: &Installation, dir: &Path, signal: Signal) -> Result<Sample, Failure> {
+/// Starts a cluster below `dir`, lets a member fail and returns how long no write succeeded.
+pub(crate) async fn run(
+    installation: &Installation,
+    dir: &Path,
+    victim: Victim,
+    fault: Fault,
+) -> Result<Sample, Failure> {
     let mut peer = installation.start(dir).await?;
-    let shown = fail_over(&mut peer, installation, signal).await;
+    let shown = fail_over(&mut peer, installation, victim, fault).await;
     let mut sample = peer.with_logs(shown)?;
     sample.durability.clone_from(&peer.durability);
     peer.stop().await?;
     Ok(sample)
 }
 
-async fn fail_over(peer: &mut Peer, installation: &Installation, signal: Signal) -> Result<Sample, Failure> {
+async fn fail_over(
+    peer: &mut Peer,
+    installation: &Installation,
+    victim: Victim,
+    fault: Fault,
+) -> Result<Sample, Failure> {
     let timing = Timing { warm_up: BEFORE, sample: AFTER };
     let mut bench = Bench::new(peer, installation.kind, 1, timing);
     let connections = bench.connect(bench.endpoints.len()).await?;
     let loss = OnceLock::new();
-    let ended = async {
+    let failed = async {
         tokio::time::sleep(timing.warm_up).await;
-        let lost = end_leader(peer, &connections, signal).await?;
-        loss.set(lost).map_err(|_| "the leader was ended twice".into())
+        let lost = fail(peer, &connections, victim, fault).await?;
+        loss.set(lost).map_err(|_| "a member failed twice".into())
     };
-    let is_over = || loss.get().is_some_and(|loss: &LeaderLoss| loss.gone.elapsed() >= timing.sample);
-    let ((mut writes, last), ()) = tokio::try_join!(write_until(&connections, is_over), ended)?;
-    let loss = loss.get().ok_or("the leader was not ended")?;
+    let is_over = || loss.get().is_some_and(|loss: &MemberLoss| loss.over.elapsed() >= timing.sample);
+    let ((mut writes, last), ()) = tokio::try_join!(write_until(&connections, is_over), failed)?;
+    let loss = loss.get().ok_or("no member failed")?;
 
     bench.endpoints.remove(loss.member);
     let there = kv::counted(&bench).await?;
@@ -98,30 +116,35 @@ async fn fail_over(peer: &mut Peer, installation: &Installation, signal: Signal)
     sample.set(Metric::Gap, gap.as_secs_f64() * 1e3);
     sample.set(Metric::SlowestWrite, slowest.as_secs_f64() * 1e3);
     sample.note = format!(
-        "n{} was gone after {:.0} ms, one of {} that called themselves leader; {failures} calls failed; the longest gap \
-         before was {:.0} ms",
+        "the fault of n{} took {:.0} ms; {} called themselves leader; {failures} calls failed; the longest gap before \
+         was {:.0} ms",
         loss.member + 1,
-        (loss.gone - loss.at).as_secs_f64() * 1e3,
+        (loss.over - loss.at).as_secs_f64() * 1e3,
         loss.leaders,
         gap_before.as_secs_f64() * 1e3
     );
     Ok(sample)
 }
 
-/// Ends the first member that calls itself leader.
-async fn end_leader(peer: &mut Peer, connections: &[Client], signal: Signal) -> Result<LeaderLoss, Failure> {
-    let mut leaders = Vec::new();
+async fn fail(
+    peer: &mut Peer,
+    connections: &[Client],
+    victim: Victim,
+    fault: Fault,
+) -> Result<MemberLoss, Failure> {
+    let (mut leaders, mut followers) = (Vec::new(), Vec::new());
     for (member, connection) in connections.iter().enumerate() {
         let status = connection.maintenance_client().status().await?;
         let own = status.header().ok_or("an answer without a header")?.member_id();
-        if status.leader() == own {
-            leaders.push(member);
-        }
+        if status.leader() == own { &mut leaders } else { &mut followers }.push(member);
     }
-    let member = *leaders.first().ok_or("no member calls itself leader")?;
+    let member = match victim {
+        Victim::Leader => *leaders.first().ok_or("no member calls itself leader")?,
+        Victim::Follower => *followers.first().ok_or("all members call themselves leader")?,
+    };
     let at = Instant::now();
-    peer.end_member(member, signal).await?;
-    Ok(LeaderLoss { member, leaders: leaders.len(), at, gone: Instant::now() })
+    peer.fail_member(member, fault).await?;
+    Ok(MemberLoss { member, leaders: leaders.len(), at, over: Instant::now() })
 }
 
 /// Writes until it `is_over` and no answer is overdue. Gives all writes, and when the last one began.

@@ -176,7 +176,7 @@ async fn run(options: &Options) -> Result<Report, Failure> {
                 (format!("{}, all of that times {scale}", workload.what), 1)
             }
             Shape::Store(_) => (workload.what.to_owned(), 1),
-            Shape::Load(..) | Shape::Failover(_) | Shape::Snapshot(_) => (workload.what.to_owned(), rounds),
+            Shape::Load(..) | Shape::Failover(..) | Shape::Snapshot(_) => (workload.what.to_owned(), rounds),
         };
         report.begin(workload, what);
         for round in 1..=rounds {
@@ -244,7 +244,7 @@ async fn sample(
         Shape::Snapshot(contents) => {
             return snapshot::run(installation, dir, contents.scaled(scale), timing).await;
         }
-        Shape::Failover(signal) => return failover::run(installation, dir, signal).await,
+        Shape::Failover(victim, fault) => return failover::run(installation, dir, victim, fault).await,
     };
     let peer = installation.start(dir).await?;
     let bench = Bench::new(&peer, installation.kind, clients, timing);

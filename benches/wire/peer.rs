@@ -1,12 +1,14 @@
 //! The servers under load: where their binaries are, how they start, how they stop.
 
 use crate::load::Failure;
-use crate::process::{Process, Signal, TIMEOUT, end, signal};
+use crate::process::{Process, Signal, TIMEOUT, end, signal, signal_all};
+use crate::usage;
 use etcd_client::Client;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -85,6 +87,19 @@ pub(crate) struct Peer {
     // Before the folder, so that nobody writes there any more when it is removed.
     servers: Vec<Process>,
     dir: TempDir,
+}
+
+/// A fault of a member.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// Its process alone is killed, and not what that has started.
+    Killed,
+    /// Its process is asked to end.
+    Terminated,
+    /// All its processes are killed.
+    NodeKilled,
+    /// All its processes stand still for so long.
+    NodePaused(Duration),
 }
 
 /// A server of a peer before it is started. A peer that is not a cluster has one of them.
@@ -277,10 +292,20 @@ fn version(binary: &Path, argument: &str) -> Result<String, Failure> {
 }
 
 impl Peer {
-    /// Ends the process of one member, and no other, and waits until it is gone.
-    pub(crate) async fn end_member(&mut self, member: usize, which: Signal) -> Result<(), Failure> {
+    /// Lets one member fail, and no other. Returns when its process is gone, or goes on.
+    pub(crate) async fn fail_member(&mut self, member: usize, fault: Fault) -> Result<(), Failure> {
         let process = &mut self.servers[member];
-        signal(which, process.pid).await?;
+        let tree = usage::tree(&[process.pid])?;
+        match fault {
+            Fault::Killed => signal(Signal::Kill, process.pid).await?,
+            Fault::Terminated => signal(Signal::Terminate, process.pid).await?,
+            Fault::NodeKilled => signal_all(Signal::Kill, &tree).await?,
+            Fault::NodePaused(time) => {
+                signal_all(Signal::Stop, &tree).await?;
+                tokio::time::sleep(time).await;
+                return Ok(signal_all(Signal::Continue, &tree).await?);
+            }
+        }
         tokio::time::timeout(TIMEOUT, process.child.wait())
             .await
             .map_err(|_| format!("it did not end within {TIMEOUT:?}"))??;

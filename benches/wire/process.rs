@@ -12,13 +12,17 @@ use tokio::process::{Child, Command};
 /// For a start and for a stop, on a machine that is busy.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How a process is ended.
+/// A signal to a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Signal {
-    /// At once.
+    /// It ends at once.
     Kill,
-    /// In its own time.
+    /// It ends in its own time.
     Terminate,
+    /// It stands still.
+    Stop,
+    /// It goes on.
+    Continue,
 }
 
 impl Signal {
@@ -26,6 +30,8 @@ impl Signal {
         match self {
             Signal::Kill => "-KILL",
             Signal::Terminate => "-TERM",
+            Signal::Stop => "-STOP",
+            Signal::Continue => "-CONT",
         }
     }
 }
@@ -123,5 +129,10 @@ pub(crate) async fn end(processes: &mut [Process]) -> Result<(), Failure> {
 }
 
 pub(crate) async fn signal(which: Signal, pid: u32) -> std::io::Result<()> {
-    Command::new("kill").args([which.option(), &pid.to_string()]).status().await.map(drop)
+    signal_all(which, &[pid]).await
+}
+
+pub(crate) async fn signal_all(which: Signal, pids: &[u32]) -> std::io::Result<()> {
+    let pids = pids.iter().map(u32::to_string);
+    Command::new("kill").arg(which.option()).args(pids).status().await.map(drop)
 }

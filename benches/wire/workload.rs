@@ -1,7 +1,8 @@
 //! The list of workloads.
 
+use crate::failover::Victim;
 use crate::load::{Bench, Failure, Outcome};
-use crate::process::Signal;
+use crate::peer::Fault;
 use crate::store::Contents;
 use crate::{kv, txn, watch};
 use std::time::Duration;
@@ -39,8 +40,8 @@ pub(crate) enum Shape {
     Store(Contents),
     /// A server that holds so much, of which snapshots are taken.
     Snapshot(Contents),
-    /// A cluster whose leader is ended like this.
-    Failover(Signal),
+    /// A cluster of which a member fails.
+    Failover(Victim, Fault),
 }
 
 /// The requests of the clients.
@@ -62,7 +63,7 @@ pub(crate) enum Load {
 }
 
 impl Workload {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 29] = [
         Self::load("put-1", "1 client puts 1 KiB", "put", 1, Load::Put).in_both(),
         Self::load("put-100", "100 clients put 1 KiB", "put", 100, Load::Put).in_both(),
         Self::load("put-1000", "1000 clients put 1 KiB", "put", 1000, Load::Put).in_both(),
@@ -156,13 +157,33 @@ impl Workload {
         .in_cluster(),
         Self::failover(
             "leader-killed",
-            "a write of 300 B every 10 ms while the leader is killed",
-            Signal::Kill,
+            "a write of 300 B every 10 ms while the leader's process is killed",
+            Victim::Leader,
+            Fault::Killed,
+        ),
+        Self::failover(
+            "follower-killed",
+            "the same while a follower's process is killed",
+            Victim::Follower,
+            Fault::Killed,
         ),
         Self::failover(
             "leader-terminated",
-            "a write of 300 B every 10 ms while the leader is asked to end",
-            Signal::Terminate,
+            "the same while the leader is asked to end",
+            Victim::Leader,
+            Fault::Terminated,
+        ),
+        Self::failover(
+            "leader-node-killed",
+            "the same while all processes of the leader are killed",
+            Victim::Leader,
+            Fault::NodeKilled,
+        ),
+        Self::failover(
+            "leader-node-paused",
+            "the same while all processes of the leader stand still for 15 s",
+            Victim::Leader,
+            Fault::NodePaused(Duration::from_secs(15)),
         ),
         Self::store("start", "300 k keys of 300 B, each put once", 300_000, 0),
         Self::store("memory", "1 M keys of 300 B, each put once", 1_000_000, 0),
@@ -200,8 +221,8 @@ impl Workload {
         Self { name, what, unit: "put", is_long: false, peers: Peers::Alone, shape }
     }
 
-    const fn failover(name: &'static str, what: &'static str, signal: Signal) -> Self {
-        let shape = Shape::Failover(signal);
+    const fn failover(name: &'static str, what: &'static str, victim: Victim, fault: Fault) -> Self {
+        let shape = Shape::Failover(victim, fault);
         Self { name, what, unit: "put", is_long: false, peers: Peers::Cluster, shape }
     }
 
@@ -233,7 +254,7 @@ impl Workload {
     /// for it.
     pub(crate) fn timeout(&self) -> Duration {
         let minutes = match self.shape {
-            Shape::Load(..) | Shape::Failover(_) => 4,
+            Shape::Load(..) | Shape::Failover(..) => 4,
             Shape::Store(_) if self.is_long => 90,
             Shape::Store(_) | Shape::Snapshot(_) => 20,
         };

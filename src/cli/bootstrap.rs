@@ -45,6 +45,16 @@ pub(super) enum BootstrapError {
     )]
     EtcdData(PathBuf),
     #[error(
+        "--data-dir {path}: jetway restore or jetway migrate into it was broken off; run the same command once more, which \
+         begins anew, or give an empty directory",
+        path = .0.display()
+    )]
+    Unfinished(PathBuf),
+    #[error(
+        "--discovery-srv {0}: DNS does not name the other members, and a restore needs their names: give --initial-cluster"
+    )]
+    RestoreBySrv(String),
+    #[error(
         "--data-dir {path}: holds the JetStream store of another nats-server, such as that of kine, which jetway does not \
          read and will not hide behind an empty store; give an empty directory, or move this one away",
         path = .0.display()
@@ -87,6 +97,9 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
     if data_dir.join("member").exists() {
         return Err(BootstrapError::EtcdData(data_dir.to_owned()));
     }
+    if nats_server::is_unfinished_restore(data_dir) {
+        return Err(BootstrapError::Unfinished(data_dir.to_owned()));
+    }
     // nats-server makes this folder in the directory that it is given. That of jetway's own is in `STORE`.
     if data_dir.join("jetstream").exists() {
         return Err(BootstrapError::NatsData(data_dir.to_owned()));
@@ -96,6 +109,16 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
         return Err(BootstrapError::NoData(data_dir.to_owned()));
     }
     Ok(members)
+}
+
+/// The members of a cluster into which is restored.
+pub(super) fn restored_members(flags: &FlagValues, name: &str) -> Result<Members, BootstrapError> {
+    match (flags.non_empty("initial-cluster"), flags.non_empty("discovery-srv")) {
+        (Some(cluster), None) => parse(cluster, name),
+        (None, None) => Ok(Members::new()),
+        (None, Some(domain)) => Err(BootstrapError::RestoreBySrv(domain.to_owned())),
+        (Some(_), Some(_)) => Err(BootstrapError::SeveralWays),
+    }
 }
 
 /// Whether the embedded server has been started on a data directory before.

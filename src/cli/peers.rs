@@ -2,7 +2,7 @@
 
 use super::bootstrap;
 use super::flag_values::FlagValues;
-use super::urls::EtcdUrl;
+use super::urls::{self, EtcdUrl};
 use crate::log::MAX_COPIES;
 use crate::nats_server::{self, ClusterSettings, Members, PeerTls};
 use std::net::ToSocketAddrs as _;
@@ -106,7 +106,24 @@ pub(super) fn as_member(flags: &FlagValues, name: &str, data_dir: &Path) -> Resu
     cluster(flags, name, data_dir, Members::from([(name.to_owned(), urls)]))
 }
 
-fn cluster(
+/// The peer URLs of this member. A start without the flag takes those of the record.
+fn advertised(flags: &FlagValues, data_dir: &Path) -> Vec<EtcdUrl> {
+    let recorded = || {
+        let is_open = !flags.is_set("initial-advertise-peer-urls") && nats_server::is_member(data_dir);
+        urls::parse_list(&nats_server::own_peer_urls(data_dir).filter(|_| is_open)?.join(",")).ok()
+    };
+    recorded().unwrap_or_else(|| flags.urls("initial-advertise-peer-urls"))
+}
+
+/// The token of the cluster. As in etcd, a start behind a restore needs no flag for it.
+fn token(flags: &FlagValues, data_dir: &Path) -> String {
+    let restored =
+        || nats_server::restored_token(data_dir).filter(|_| !flags.is_set("initial-cluster-token"));
+    restored().unwrap_or_else(|| flags.text_or_default("initial-cluster-token").to_owned())
+}
+
+/// The settings of a member.
+pub(super) fn cluster(
     flags: &FlagValues,
     name: &str,
     data_dir: &Path,
@@ -128,7 +145,7 @@ fn cluster(
     if listen.is_unix() {
         return Err(PeerFlagsError::Listen(listen.text.clone()));
     }
-    let advertised = flags.urls("initial-advertise-peer-urls");
+    let advertised = advertised(flags, data_dir);
     let Some(advertise) = advertised.first().filter(|url| !url.is_unix()) else {
         return Err(PeerFlagsError::Advertise(
             flags.text_or_default("initial-advertise-peer-urls").to_owned(),
@@ -148,7 +165,7 @@ fn cluster(
         server: ClusterSettings {
             name: name.to_owned(),
             peer_urls: advertised.iter().map(|url| url.text.clone()).collect(),
-            token: flags.text_or_default("initial-cluster-token").to_owned(),
+            token: token(flags, data_dir),
             listen: listen.authority.clone(),
             advertise: advertise.authority.clone(),
             members,

@@ -1,8 +1,10 @@
 //! `jetway restore`: etcdutl's flags, beside those of a server that name the store.
 
+use super::bootstrap::{self, BootstrapError};
 use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
+use super::peers::{self, PeerFlagsError};
 use super::program::Program;
 use super::settings::quota_bytes;
 use super::storage::{self, Storage, StorageFlagsError};
@@ -30,11 +32,10 @@ pub(super) enum RestoreCommandError {
     Flags(#[from] FlagError),
     #[error(transparent)]
     Storage(#[from] StorageFlagsError),
-    #[error(
-        "--initial-cluster {0}: names several members, and jetway restores the store of one; restore it without this flag, or \
-         into the NATS of a cluster with --endpoint"
-    )]
-    Cluster(String),
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Peers(#[from] PeerFlagsError),
     #[error(
         "--bump-revision {0}: needs --mark-compacted, since watches must learn that revisions are missing"
     )]
@@ -119,8 +120,15 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         }
     };
     let restored = runtime.block_on(restore::run(settings, progress))?;
-    let Restored { revision, floor, keys, versions, leases, ended_leases } = restored;
+    let Restored { revision, floor, keys, versions, leases, ended_leases, holder } = restored;
     let floor = floor_text(floor);
+    if let Some(holder) = holder {
+        return Ok(format!(
+            "checked {keys} keys in {versions} versions and {leases} leases, at revision {revision}, {floor}\n\
+             {holder} gets them by this command with its own --name; this member takes them from there\n\
+             start it with: jetway {place}\n"
+        ));
+    }
     let ended = match ended_leases {
         0 => String::new(),
         ended => format!(
@@ -153,9 +161,6 @@ pub(super) fn floor_text(floor: Option<Revision>) -> String {
 /// # Errors
 /// [`RestoreCommandError`].
 pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreCommandError> {
-    if let Some(members) = flags.non_empty("initial-cluster").filter(|members| members.contains(',')) {
-        return Err(RestoreCommandError::Cluster(members.to_owned()));
-    }
     let endpoint = storage::endpoint(flags)?;
     let name = flags.text_or_default("name");
     let data_dir = storage::data_dir(flags, name, endpoint.as_ref())?;
@@ -169,8 +174,15 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
             let largest = flags.unsigned("max-request-bytes").saturating_add(MESSAGE_OVERHEAD_BYTES);
             let largest = u32::try_from(largest).unwrap_or(u32::MAX);
             server.max_payload_bytes = server.max_payload_bytes.max(largest);
-            let place = format!("--data-dir {}", data_dir.display());
-            (Target::Embedded(Box::new(server), bucket), place)
+            let members = bootstrap::restored_members(flags, name)?;
+            let mut place = format!("--data-dir {}", data_dir.display());
+            let member = if members.len() > 1 {
+                place = format!("--name {name} {place}, and its flags for peers and clients");
+                Some(Box::new(peers::cluster(flags, name, &data_dir, members)?.server))
+            } else {
+                None
+            };
+            (Target::Embedded { server: Box::new(server), bucket, member }, place)
         }
         Storage::External(endpoint) => {
             let place = format!("--endpoint {}?bucket={}", endpoint.servers.join(","), endpoint.bucket);

@@ -14,18 +14,20 @@ use std::time::Duration;
 /// How long one question may take. It is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Answers with the published members, once there are any.
+/// Answers with the published members, once there are any, and with the snapshot with which the cluster was
+/// made anew.
 pub(super) async fn answer(
     messenger: &Messenger,
     members: &Arc<applier::Members>,
+    snapshot: Option<String>,
 ) -> Result<Serving, async_nats::SubscribeError> {
     let published = members.published();
-    messenger
-        .answer_with_members(move || {
-            let members: Vec<Member> = published.borrow().values().cloned().collect();
-            (!members.is_empty()).then(|| serde_json::to_vec(&members).expect("plain data").into())
-        })
-        .await
+    let members = move || {
+        let members: Vec<Member> = published.borrow().values().cloned().collect();
+        (!members.is_empty()).then(|| serde_json::to_vec(&members).expect("plain data").into())
+    };
+    let snapshot = move || Some(serde_json::to_vec(&snapshot).expect("plain data").into());
+    messenger.answer_with_members(members, snapshot).await
 }
 
 /// A connection over which the members are asked.
@@ -51,6 +53,12 @@ impl Observer {
     /// The members of the cluster, if one of them answers now.
     pub(crate) async fn members(&self) -> Option<Vec<Member>> {
         serde_json::from_slice(&self.messenger.ask_for_members(ANSWER_TIMEOUT).await?).ok()
+    }
+
+    /// The name of the snapshot with which the cluster was made anew, if a member answers now. The name is
+    /// `None` if the cluster was founded without one.
+    pub(crate) async fn restored_snapshot(&self) -> Option<Option<String>> {
+        serde_json::from_slice(&self.messenger.ask_for_snapshot(ANSWER_TIMEOUT).await?).ok()
     }
 
     /// How an operator finds the running process of a member; `None` if there is none.

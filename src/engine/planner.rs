@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::primitive::Uptime;
 use crate::record::{AlarmKind, Body, Member};
 use crate::txn::{self, Base, Overlay, PlanError, Response, Write};
-use crate::types::{LeaseId, LogIndex, Revision};
+use crate::types::{Epoch, Grant, LeaseId, LogIndex, Revision};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,15 +48,18 @@ pub(super) struct Planner {
 }
 
 impl Planner {
-    /// Plans on a state that holds every record of the log. Each lease gets its full TTL and `grace` more.
+    /// Plans on a state that holds every record of the log. Each lease gets its full TTL and `grace` more, or
+    /// the time that it had left, if this is the first writer of a store that was copied.
     pub(super) fn new(
         log: Arc<Log>,
         tables: Tables,
         state: &State,
         grace: Duration,
+        epoch: Epoch,
         max_record_bytes: usize,
     ) -> Planner {
-        let lessor = Lessor::new(tables.leases.ttls(), Uptime::now(), grace);
+        // The first epoch of a copy is that of the restore.
+        let lessor = Lessor::new(tables.leases.grants(), Uptime::now(), grace, epoch == Epoch(2));
         Planner {
             log,
             tables,
@@ -158,7 +161,10 @@ impl Planner {
         };
         let id = LeaseId(id);
         self.lessor.grant(id, ttl, Uptime::now(), self.index.next());
-        Ok(Plan::Reserved { bodies: vec![Body::Lease(id, Some(ttl))], outcome: Outcome::Lease { id, ttl } })
+        Ok(Plan::Reserved {
+            bodies: vec![Body::Lease(id, Some(Grant::full(ttl)))],
+            outcome: Outcome::Lease { id, ttl },
+        })
     }
 
     /// The keys on a lease in the planned state, ascending.

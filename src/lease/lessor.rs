@@ -3,7 +3,7 @@
 
 use crate::primitive::Uptime;
 use crate::txn;
-use crate::types::{LeaseId, LogIndex};
+use crate::types::{Grant, LeaseId, LogIndex};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -34,15 +34,18 @@ impl txn::LeaseTable for Lessor {
 }
 
 impl Lessor {
-    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on.
+    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on. The first writer of a
+    /// copy gives the time that was left at the copy, if that is known.
     pub(crate) fn new(
-        leases: impl IntoIterator<Item = (LeaseId, i64)>,
+        leases: impl IntoIterator<Item = (LeaseId, Grant)>,
         now: Uptime,
         grace: Duration,
+        is_first_of_copy: bool,
     ) -> Lessor {
         let mut lessor = Lessor::default();
-        for (id, ttl) in leases {
-            let at = now + Duration::from_secs(ttl.max(0) as u64) + grace;
+        for (id, Grant { ttl, remaining }) in leases {
+            let left = remaining.filter(|_| is_first_of_copy).unwrap_or(ttl);
+            let at = now + Duration::from_secs(left.max(0) as u64) + grace;
             lessor.set(id, Deadline { ttl, at, granted: LogIndex::NONE });
         }
         lessor
@@ -110,7 +113,7 @@ mod tests {
     #[test]
     fn a_lease_ends_a_ttl_after_its_last_renewal_and_not_before() {
         let begin = Uptime::now();
-        let mut lessor = Lessor::new([(LeaseId(1), 10)], begin, SECOND);
+        let mut lessor = Lessor::new([(LeaseId(1), Grant::full(10))], begin, SECOND, true);
         lessor.grant(LeaseId(2), 5, begin, LogIndex(7));
         assert_eq!(lessor.by_deadline().collect::<Vec<_>>(), [LeaseId(2), LeaseId(1)]);
         assert_eq!(lessor.time_left(LeaseId(1), begin), Some((11, 10)));
@@ -125,5 +128,19 @@ mod tests {
         assert_eq!(lessor.time_left(LeaseId(2), begin + 12 * SECOND), Some((-3, 5)));
         assert!(lessor.revoke(LeaseId(2)) && !lessor.revoke(LeaseId(2)));
         assert_eq!(lessor.renew(LeaseId(2), begin), None);
+    }
+
+    #[test]
+    fn the_first_writer_of_a_copy_goes_on_where_the_source_was() {
+        let begin = Uptime::now();
+        let left = |is_first| {
+            let grant = Grant { ttl: 60, remaining: Some(7) };
+            let mut lessor = Lessor::new([(LeaseId(1), grant)], begin, SECOND, is_first);
+            let first = lessor.time_left(LeaseId(1), begin);
+            assert_eq!(lessor.renew(LeaseId(1), begin), Some(60));
+            (first, lessor.time_left(LeaseId(1), begin))
+        };
+        assert_eq!(left(true), (Some((8, 60)), Some((60, 60))));
+        assert_eq!(left(false), (Some((61, 60)), Some((60, 60))));
     }
 }

@@ -1,14 +1,14 @@
 //! The leases of the log. Their deadlines are in [`Lessor`](super::Lessor), on the writer alone.
 
-use crate::types::{LeaseId, Sequence};
+use crate::types::{Grant, LeaseId, Sequence};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// One lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
-    /// Granted time to live, seconds.
-    pub ttl: i64,
+    /// The grant.
+    pub grant: Grant,
     /// The message of its grant.
     pub sequence: Sequence,
 }
@@ -26,8 +26,8 @@ impl LeaseTable {
     }
 
     /// Adds a lease, and returns the one that it replaces.
-    pub(crate) fn put(&self, id: LeaseId, ttl: i64, sequence: Sequence) -> Option<Lease> {
-        self.lock().insert(id, Lease { ttl, sequence })
+    pub(crate) fn put(&self, id: LeaseId, grant: Grant, sequence: Sequence) -> Option<Lease> {
+        self.lock().insert(id, Lease { grant, sequence })
     }
 
     /// Removes a lease; returns it.
@@ -42,9 +42,14 @@ impl LeaseTable {
 
     /// The granted TTL of every lease, ascending by id.
     pub(crate) fn ttls(&self) -> Vec<(LeaseId, i64)> {
-        let mut leases: Vec<_> = self.lock().iter().map(|(id, lease)| (*id, lease.ttl)).collect();
+        let mut leases: Vec<_> = self.lock().iter().map(|(id, lease)| (*id, lease.grant.ttl)).collect();
         leases.sort_unstable();
         leases
+    }
+
+    /// Every lease.
+    pub(crate) fn grants(&self) -> Vec<(LeaseId, Grant)> {
+        self.lock().iter().map(|(id, lease)| (*id, lease.grant)).collect()
     }
 
     /// Number of leases.

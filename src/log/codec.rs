@@ -16,7 +16,7 @@ use super::subjects::{self, KeyTooLong};
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::{KeyVersion, VersionParts};
 use crate::record::{Alarm, AlarmKind, Body, Digest, EpochStart, Member, OperationId, Record, Trim};
-use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
+use crate::types::{Epoch, Grant, LeaseId, LogIndex, Revision, Sequence};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -40,6 +40,9 @@ const MOST: i64 = i64::MAX / 2;
 #[derive(Serialize, Deserialize)]
 struct LeasePayload {
     ttl: i64,
+    /// Instances that do not know it give the full TTL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remaining: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,7 +131,7 @@ pub(super) fn payload(body: &Body) -> Cow<'_, [u8]> {
     match body {
         Body::Key(version) => Cow::Borrowed(version.value()),
         Body::Epoch(start) => json(start),
-        Body::Lease(_, Some(ttl)) => json(&LeasePayload { ttl: *ttl }),
+        Body::Lease(_, Some(grant)) => json(&LeasePayload { ttl: grant.ttl, remaining: grant.remaining }),
         Body::Floor(revision) => json(&FloorPayload { revision: revision.0 }),
         Body::Trim(trim) => json(trim),
         Body::Stop(digest) => json(&StopPayload { digest: *digest }),
@@ -214,7 +217,13 @@ fn decode_reserved(kind: &str, subject: &str, payload: &[u8]) -> Option<Body> {
         (USERS, None, "s") => Body::Users(Box::new(json::<AuthStore>(payload)?)),
         (LEASE, Some(id), "s" | "x") => {
             let id = LeaseId(u64::from_str_radix(id, 16).ok()? as i64);
-            Body::Lease(id, if is_set { Some(json::<LeasePayload>(payload)?.ttl) } else { None })
+            let grant = if is_set {
+                let LeasePayload { ttl, remaining } = json(payload)?;
+                Some(Grant { ttl, remaining })
+            } else {
+                None
+            };
+            Body::Lease(id, grant)
         }
         (ALARM, Some(alarm), "s" | "x") => {
             let (member, kind) = alarm.split_once('.')?;
@@ -321,7 +330,8 @@ mod tests {
             version(&deleted),
             Body::Barrier,
             Body::Epoch(Box::new(start)),
-            Body::Lease(LeaseId(-1), Some(60)),
+            Body::Lease(LeaseId(-1), Some(Grant::full(60))),
+            Body::Lease(LeaseId(8), Some(Grant { ttl: 60, remaining: Some(7) })),
             Body::Lease(LeaseId(7), None),
             Body::Floor(Revision(4)),
             Body::Trim(Box::new(trim)),

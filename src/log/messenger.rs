@@ -22,6 +22,9 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+/// The question for the snapshot with which a cluster was made anew. That for the members is empty.
+const SNAPSHOT: &[u8] = b"snapshot";
+
 /// Most messages that wait for their receiver. More are lost, and sent again.
 const WAITING: usize = 16 * 1024;
 
@@ -219,15 +222,18 @@ impl Messenger {
         self.answer_at(self.member_subject(member), but_own).await
     }
 
-    /// Answers those that ask for the members, until the result is dropped.
+    /// Answers those that ask for the members, or for the snapshot with which the cluster was made anew, until
+    /// the result is dropped.
     ///
     /// # Errors
     /// That of the client library, where the connection is closed.
     pub async fn answer_with_members(
         &self,
         members: impl Fn() -> Option<Bytes> + Send + 'static,
+        snapshot: impl Fn() -> Option<Bytes> + Send + 'static,
     ) -> Result<Serving, async_nats::SubscribeError> {
-        self.answer_at(self.members_subject(), move |_| members()).await
+        let answer = move |question: &[u8]| if question == SNAPSHOT { snapshot() } else { members() };
+        self.answer_at(self.members_subject(), answer).await
     }
 
     /// Answers questions at a subject, until the result is dropped.
@@ -260,6 +266,12 @@ impl Messenger {
     /// Asks for the members; returns the first answer, if one comes in time.
     pub async fn ask_for_members(&self, timeout: std::time::Duration) -> Option<Bytes> {
         self.ask_at(self.members_subject(), Vec::new(), timeout).await
+    }
+
+    /// Asks a member for the snapshot with which the cluster was made anew; returns the first answer, if one
+    /// comes in time.
+    pub async fn ask_for_snapshot(&self, timeout: std::time::Duration) -> Option<Bytes> {
+        self.ask_at(self.members_subject(), SNAPSHOT.to_vec(), timeout).await
     }
 
     async fn ask_at(

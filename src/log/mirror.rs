@@ -20,8 +20,9 @@
 //! higher number is the primary, so an old primary never fences its successor.
 
 use super::api::{Api, StreamInfo};
-use super::bucket::{Bucket, SetupError};
+use super::bucket::Bucket;
 use super::connect::Endpoint;
+use super::setup_error::SetupError;
 use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, wanted};
 use crate::record::FORMAT;
 use serde_json::{Value, json};

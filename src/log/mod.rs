@@ -41,13 +41,14 @@ mod promote;
 mod rights;
 mod seed;
 mod servers;
+mod setup_error;
 mod stream_settings;
 mod subjects;
 mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, Purpose, SetupError, Store};
+pub use bucket::{Bucket, Facts, Present, Purpose, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use fence::{FenceError, StandbyError};
@@ -60,6 +61,7 @@ pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, SeedServers, seed_metadata};
+pub use setup_error::SetupError;
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 
@@ -417,12 +419,22 @@ impl Log {
         self.bucket.check_key(key)
     }
 
-    /// Lets a restored bucket be served. `end` is the last message of the restore.
+    /// Lets a restored bucket be served. `end` is the last message of the restore. `snapshot` names the snapshot,
+    /// if other members of a cluster must have had the same one.
     ///
     /// # Errors
     /// [`SetupError::Disturbed`], [`SetupError::Api`].
-    pub async fn finish_restore(&self, end: Sequence) -> Result<(), SetupError> {
-        self.bucket.finish_restore(&self.api, self.facts, end).await
+    pub async fn finish_restore(&self, end: Sequence, snapshot: Option<&str>) -> Result<(), SetupError> {
+        self.bucket.finish_restore(&self.api, self.facts, end, snapshot).await
+    }
+
+    /// The name of the snapshot with which the cluster of the bucket was made anew; `None` if it was not.
+    ///
+    /// # Errors
+    /// [`SetupError::Api`].
+    pub async fn restored_snapshot(&self) -> Result<Option<String>, SetupError> {
+        let failed = |source| SetupError::Api { stream: self.bucket.stream.clone(), source };
+        self.bucket.snapshot(&self.api).await.map_err(failed)
     }
 }
 

@@ -12,6 +12,7 @@
 use super::codec;
 use super::connect::Endpoint;
 use super::wire::{ProtocolError, ServerOp, Wire, WireError, status};
+use crate::planted::{Fault, planted};
 use crate::record::Record;
 use crate::types::Sequence;
 use serde::Deserialize;
@@ -273,6 +274,7 @@ impl<W> Pipeline<W> {
                 in_flight.is_acknowledged = true;
                 Ok(())
             }
+            None if planted(Fault::EarlyAnswer) => Ok(()),
             None => Err(AppendError::Displaced { planned: Sequence(first), stored }),
         }
     }
@@ -313,6 +315,9 @@ impl<W> Pipeline<W> {
             self.out.clear();
             self.out.shrink_to(OUT_BYTES);
         }
+        if planted(Fault::EarlyAnswer) && !self.in_flight.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         self.wire.poll_read_more(cx).map_err(AppendError::from)
     }
 
@@ -329,8 +334,8 @@ impl<W> Pipeline<W> {
             let (slot, bytes) = (self.slot, self.out.len() - before);
             self.slot = (self.slot + 1) % SLOTS;
             self.in_flight_bytes += bytes;
-            let sent = Instant::now();
-            self.in_flight.push_back(InFlight { record, waiter, slot, bytes, sent, is_acknowledged: false });
+            let (sent, is_acknowledged) = (Instant::now(), planted(Fault::EarlyAnswer));
+            self.in_flight.push_back(InFlight { record, waiter, slot, bytes, sent, is_acknowledged });
         }
     }
 
@@ -338,8 +343,11 @@ impl<W> Pipeline<W> {
         // A key without a subject is refused when its write is planned.
         codec::write_subject(&self.prefix, &record.body, &mut self.subject).expect("the key has a subject");
         self.headers.clear();
-        write!(self.headers, "NATS/1.0\r\nNats-Expected-Last-Sequence: {}\r\n", sequence.0 - 1)
-            .expect("a vector takes all that is written to it");
+        self.headers.extend_from_slice(b"NATS/1.0\r\n");
+        if !planted(Fault::DeposedWriter) && !planted(Fault::DeposedLessor) {
+            write!(self.headers, "Nats-Expected-Last-Sequence: {}\r\n", sequence.0 - 1)
+                .expect("a vector takes all that is written to it");
+        }
         codec::write_headers(record, &mut self.headers);
         self.headers.extend_from_slice(b"\r\n");
         let payload = codec::payload(&record.body);

@@ -2,7 +2,7 @@
 
 use super::Denials;
 use super::api::{Api, ApiError, StreamInfo};
-use super::bucket::{Bucket, SetupError};
+use super::bucket::Bucket;
 use super::connect::{ConnectError, Connection, Endpoint};
 use super::fence::{FENCE, FenceError, fence, is_unreachable};
 use super::mirror::{
@@ -10,6 +10,7 @@ use super::mirror::{
     origin_settings, promotions,
 };
 use super::rights::{API_PREFIX, Rights};
+use super::setup_error::SetupError;
 use super::stream_settings::{CLUSTER_KEY, wanted};
 use crate::types::Sequence;
 use serde_json::{Value, json};

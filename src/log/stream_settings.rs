@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 pub(super) const FORMAT_KEY: &str = "jetway.format";
 /// The version that a stream has until its restore has ended. Every jetway refuses it.
 pub(super) const UNFINISHED: &str = "unfinished restore";
+/// The metadata key that holds the name of the snapshot with which a cluster was made anew.
+pub(super) const SNAPSHOT_KEY: &str = "jetway.snapshot";
 /// The metadata key that holds the cluster's id.
 pub(super) const CLUSTER_KEY: &str = "jetway.cluster";
 

@@ -71,9 +71,38 @@ struct Remembered {
     joined: bool,
     #[serde(default)]
     removed: bool,
+    /// The restore that has made the directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored: Option<Restored>,
+}
+
+/// A restore into a cluster that is yet to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// The name of its snapshot, which is the same at each member. A migration has none.
+    pub snapshot: Option<String>,
+    /// The member whose directory holds the data.
+    pub holder: String,
+    /// The token of the cluster. As in etcd, a start behind a restore needs no flag for it.
+    token: String,
 }
 
 impl Remembered {
+    /// The record of a member that starts for the first time.
+    fn first(settings: &ClusterSettings) -> Remembered {
+        // The others make it of the list, which may name the same addresses in another way.
+        let urls = settings.members.get(&settings.name).unwrap_or(&settings.peer_urls);
+        Remembered {
+            name: settings.name.clone(),
+            id: member_id(urls, &settings.token),
+            token: digest(&settings.token),
+            members: settings.members.clone(),
+            joined: false,
+            removed: false,
+            restored: None,
+        }
+    }
+
     /// The record of a data directory; `None` if there is none.
     fn read(path: &Path) -> std::io::Result<Option<Remembered>> {
         match std::fs::read(path) {
@@ -88,7 +117,7 @@ impl Remembered {
     }
 }
 
-fn record_path(dir: &Path) -> PathBuf {
+pub(super) fn record_path(dir: &Path) -> PathBuf {
     dir.join("cluster.json")
 }
 
@@ -130,8 +159,41 @@ pub fn remember_member(dir: &Path, settings: &ClusterSettings, id: u64) -> std::
         members: settings.members.clone(),
         joined: true,
         removed: false,
+        restored: None,
     };
     remembered.write(&record_path(dir))
+}
+
+/// Remembers a member that a restore has prepared for its first start.
+///
+/// # Errors
+/// The record cannot be written.
+pub(super) fn remember_restored(
+    dir: &DataDir,
+    settings: &ClusterSettings,
+    snapshot: Option<String>,
+    holder: String,
+) -> Result<(), Error> {
+    let path = record_path(dir.path());
+    let restored = Restored { snapshot, holder, token: settings.token.clone() };
+    let remembered = Remembered { restored: Some(restored), ..Remembered::first(settings) };
+    remembered.write(&path).map_err(|error| dir.error("write", &path, error))
+}
+
+/// The restore that has made a data directory.
+pub fn restored(dir: &Path) -> Option<Restored> {
+    Remembered::read(&record_path(dir)).ok()??.restored
+}
+
+/// The token that a restore has left in a data directory.
+pub fn restored_token(dir: &Path) -> Option<String> {
+    restored(dir).map(|restored| restored.token)
+}
+
+/// The peer URLs of the member of a data directory, as its record has them.
+pub fn own_peer_urls(dir: &Path) -> Option<Vec<String>> {
+    let mut remembered = Remembered::read(&record_path(dir)).ok()??;
+    remembered.members.remove(&remembered.name)
 }
 
 /// Whether the member of a data directory has been in its cluster. From then on it knows the other members by
@@ -190,15 +252,7 @@ fn compared(dir: &DataDir, settings: &ClusterSettings) -> Result<Remembered, Err
     let refused = |reason: String| Error::OtherCluster { path: dir.path().to_owned(), reason };
     let token = digest(&settings.token);
     let remembered = Remembered::read(&path).map_err(|error| dir.error("read", &path, error))?;
-    let mut remembered = remembered.unwrap_or_else(|| Remembered {
-        name: settings.name.clone(),
-        // The others make it of the list, which may name the same addresses in another way.
-        id: member_id(settings.members.get(&settings.name).unwrap_or(&settings.peer_urls), &settings.token),
-        token: token.clone(),
-        members: Members::new(),
-        joined: false,
-        removed: false,
-    });
+    let mut remembered = remembered.unwrap_or_else(|| Remembered::first(settings));
     if remembered.removed {
         return Err(Error::Removed { path: dir.path().to_owned() });
     }

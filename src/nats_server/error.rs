@@ -72,6 +72,13 @@ pub enum Error {
     )]
     Removed { path: PathBuf },
 
+    #[error(
+        "the data directory {} holds data already, and a restore needs an empty one; give another --data-dir, or remove this \
+         one",
+        .path.display()
+    )]
+    NotEmpty { path: PathBuf },
+
     #[error("cannot start {}: {source}", .path.display())]
     Spawn { path: PathBuf, source: io::Error },
 

@@ -61,21 +61,25 @@ mod data_dir;
 mod error;
 mod extra_config;
 mod log;
+mod preparation;
 mod ready;
+mod restored;
 mod signal;
 mod supervisor;
 mod vitals;
 
 pub use carried::carried_version;
 pub use cluster::{
-    ClusterSettings, Members, PeerTls, has_joined, is_member, member_id, remember_member, remember_members,
-    remember_removal, sole_member_id,
+    ClusterSettings, Members, PeerTls, Restored, has_joined, is_member, member_id, own_peer_urls,
+    remember_member, remember_members, remember_removal, restored, restored_token, sole_member_id,
 };
 pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;
 pub use error::Error;
 pub use extra_config::{ExtraConfigError, store_of_kine};
+pub(crate) use preparation::{PreparationError, prepare};
+pub(crate) use restored::{begin_restore, is_unfinished_restore, restore_holder, restore_other};
 use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
@@ -145,7 +149,7 @@ impl NatsServerSettings {
 }
 
 /// The directory in the data directory in which two servers prepare JetStream's metadata.
-pub(crate) const PREPARATION: &str = "preparation";
+const PREPARATION: &str = "preparation";
 
 /// The form in which the server is run.
 #[derive(Debug)]

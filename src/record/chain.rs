@@ -18,6 +18,7 @@
 
 use super::loss::{Acceptance, AcceptedLoss, Beginnings};
 use super::{Body, Record};
+use crate::planted::{Fault, planted};
 use crate::types::{Epoch, LogIndex, Revision, Sequence};
 
 /// The last trim record of a log that is read from its start.
@@ -274,6 +275,7 @@ impl Chain {
             void.push(sequence);
             return Outcome::Nothing;
         };
+        let record = self.believed(record);
         let is_current = record.epoch == self.epoch && record.nonce == self.nonce;
         if matches!(record.body, Body::Barrier) {
             let is_valid = is_current && record.index == self.index && self.pending.is_empty();
@@ -306,10 +308,10 @@ impl Chain {
         let continues = is_current
             && !is_epoch
             && record.index.0 == next.0 + held
-            && u64::from(record.place) == held + 1
+            && (u64::from(record.place) == held + 1 || planted(Fault::TornBatch))
             && self.pending.first().is_none_or(|first| first.record.operation == record.operation);
         if continues {
-            let is_last = record.place == record.count;
+            let is_last = record.place == record.count || planted(Fault::TornBatch);
             let placed = Placed { sequence, record };
             if !is_last {
                 self.pending.push(placed);
@@ -349,6 +351,19 @@ impl Chain {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         self.refuse(sequence, record.epoch, void)
+    }
+
+    /// The record, as the newest writer's if a planted fault believes a deposed one.
+    fn believed(&self, record: Record) -> Record {
+        let is_of_lease = matches!(&record.body, Body::Lease(_, None))
+            || record.count > 1 && matches!(&record.body, Body::Key(version) if version.is_tombstone());
+        let is_believed = planted(Fault::DeposedWriter) || planted(Fault::DeposedLessor) && is_of_lease;
+        if !is_believed || record.epoch >= self.epoch || matches!(record.body, Body::Epoch(_) | Body::Barrier)
+        {
+            return record;
+        }
+        let index = LogIndex(self.index.0 + 1 + self.pending.len() as u64);
+        Record { epoch: self.epoch, nonce: self.nonce, index, ..record }
     }
 
     /// The next epoch record decides about records of the newest epoch; older ones are void.

@@ -15,7 +15,7 @@ pub use loss::{AcceptedLoss, Beginnings};
 
 use crate::auth::{AuthStore, SimpleToken};
 use crate::core::KeyVersion;
-use crate::types::{Epoch, LeaseId, LogIndex, Revision};
+use crate::types::{Epoch, Grant, LeaseId, LogIndex, Revision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -137,8 +137,8 @@ pub enum Body {
     Barrier,
     /// An epoch begins.
     Epoch(Box<EpochStart>),
-    /// A lease is granted with a TTL in seconds, or ends.
-    Lease(LeaseId, Option<i64>),
+    /// A lease is granted, or ends.
+    Lease(LeaseId, Option<Grant>),
     /// The compaction floor rises.
     Floor(Revision),
     /// Records up to an index may be missing from here on.

@@ -5,7 +5,7 @@
 //! granted again, so that its keys neither stay for ever nor vanish before anybody can read them.
 
 use crate::snapshot::{Saved, SavedError, TTL_OF_ENDED_LEASES};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use thiserror::Error;
@@ -57,7 +57,7 @@ pub(super) fn cut(saved: &mut Saved, to: Revision) -> Result<usize, CutError> {
     for (id, _) in &saved.leases {
         ended.remove(id);
     }
-    saved.leases.extend(ended.iter().map(|id| (*id, TTL_OF_ENDED_LEASES)));
+    saved.leases.extend(ended.iter().map(|id| (*id, Grant::full(TTL_OF_ENDED_LEASES))));
     saved.end = Some(to);
     Ok(ended.len())
 }

@@ -1,6 +1,7 @@
 //! A running server whose store is copied: its snapshot, its changes since, and its numbers.
 
 use crate::client::{Client, ClientError, ClientSettings};
+use crate::lease::MIN_TTL;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{
@@ -11,7 +12,7 @@ use crate::proto::etcdserverpb::{
 };
 use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
+/// A lease that is over: its granted TTL is not known any more.
+const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
@@ -174,8 +177,8 @@ impl Source {
         Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
     }
 
-    /// The granted TTL of each lease.
-    pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, i64>, SourceCallError> {
+    /// Each lease, with the time that it has left.
+    pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, Grant>, SourceCallError> {
         let answer: LeaseLeasesResponse =
             self.client.unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
         let mut leases = BTreeMap::new();
@@ -184,11 +187,14 @@ impl Source {
             let lease: Result<LeaseTimeToLiveResponse, ClientError> =
                 self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
             match lease {
-                Ok(lease) if lease.ttl >= 0 && lease.granted_ttl > 0 => {
-                    leases.insert(LeaseId(id), lease.granted_ttl);
+                Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
+                    leases.insert(LeaseId(id), Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) });
                 }
-                Ok(_) => {}
-                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {}
+                // It is over, and under the fence the source does not delete its keys. The copy does.
+                Ok(_) => drop(leases.insert(LeaseId(id), OVER)),
+                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {
+                    leases.insert(LeaseId(id), OVER);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -21,7 +21,7 @@ use crate::client::ClientSettings;
 use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -141,7 +141,7 @@ pub(crate) async fn run(
             frozen: None,
         });
     }
-    let opened = Opened::open(target, plan.reading.largest).await?;
+    let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
         let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
@@ -285,7 +285,7 @@ impl<'a> Copy<'a> {
         if now != last {
             return Err(MigrateError::WentOn { copied: last, now });
         }
-        self.appender.finish(&opened.log, reading, floor, || opened.sync()).await?;
+        self.appender.finish(reading, floor, opened).await?;
         let frozen = self.switches_over.then(|| begun.elapsed());
         Ok(Migrated { revision: last, floor, keys, leases: count, is_hashed, frozen })
     }
@@ -302,7 +302,7 @@ impl<'a> Copy<'a> {
     async fn take_leases(
         &mut self,
         saved: &Saved,
-        leases: &BTreeMap<LeaseId, i64>,
+        leases: &BTreeMap<LeaseId, Grant>,
     ) -> Result<(), MigrateError> {
         let known: BTreeMap<_, _> = saved.leases.iter().copied().collect();
         let ids: BTreeSet<_> = known.keys().chain(leases.keys()).copied().collect();

@@ -8,6 +8,8 @@
 //! Invariants:
 //! - M1: until all of the log is stored, and durable in an embedded store, the stream has a mark by which
 //!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
+//! - M1 in a cluster of jetway's own: until the data directory is that of a member, it has a mark by which
+//!   every jetway refuses it.
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
 mod cut;
@@ -23,7 +25,7 @@ use crate::log::{
     AppendError, Auth, Bucket, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store,
     WireError,
 };
-use crate::nats_server::{self, NatsServer, NatsServerSettings};
+use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
@@ -41,8 +43,15 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 /// The place of the restored store.
 #[derive(Debug)]
 pub(crate) enum Target {
-    /// The embedded server's store, and the name of the bucket.
-    Embedded(Box<NatsServerSettings>, String),
+    /// The embedded server's store.
+    Embedded {
+        /// Its server, which runs alone meanwhile.
+        server: Box<NatsServerSettings>,
+        /// The bucket.
+        bucket: String,
+        /// The member of a cluster that it becomes.
+        member: Option<Box<ClusterSettings>>,
+    },
     /// A bucket of an existing NATS, and what it has to hold.
     External(Box<Endpoint>, Demand),
 }
@@ -84,8 +93,16 @@ pub(crate) enum RestoreError {
         path = .0.display()
     )]
     OfEtcd(PathBuf),
+    #[error(
+        "--data-dir {path}: belongs to a member of a cluster; run the same command with its --initial-cluster once more, or \
+         give an empty directory",
+        path = .0.display()
+    )]
+    OfMember(PathBuf),
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
+    #[error(transparent)]
+    Preparation(#[from] PreparationError),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -99,7 +116,7 @@ pub(crate) enum RestoreError {
 }
 
 /// The restored store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Restored {
     pub revision: Revision,
     pub floor: Option<Revision>,
@@ -108,6 +125,8 @@ pub(crate) struct Restored {
     pub leases: usize,
     /// Those of them that had ended at the end of the source.
     pub ended_leases: usize,
+    /// The member from which this one, which has no data, takes all.
+    pub holder: Option<String>,
 }
 
 /// Restores a store. `progress` gets the number of versions that are written, of all.
@@ -129,39 +148,61 @@ pub(crate) async fn run(
     let bucket = target.bucket();
     let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
         .map_err(|reason| RestoreError::Plan { source_name: source.to_string(), reason })?;
-    let opened = Opened::open(target, plan.reading.largest).await?;
-    let written = async {
-        let log = &opened.log;
-        let appender =
-            write::write(log, &saved, &plan, &mut |written| progress(written, plan.versions)).await?;
-        appender.finish(log, &plan.reading, plan.floor, || opened.sync()).await
-    };
-    let written = written.await;
-    opened.close(written).await?;
-    Ok(Restored {
+    let restored = Restored {
         revision: plan.revision,
         floor: plan.floor,
         keys: plan.reading.keys(),
         versions: plan.versions,
         leases: saved.leases.len(),
         ended_leases,
-    })
+        holder: None,
+    };
+    let mut snapshot = None;
+    if let Target::Embedded { server, member: Some(member), .. } = &target {
+        let mut name = format!("the snapshot with SHA-256 {}", saved.sha256()?);
+        if let Some(bump) = bump {
+            name = format!("{name} and --bump-revision {bump}");
+        }
+        if let Some(revision) = to_revision {
+            name = format!("{name} and --to-revision {revision}");
+        }
+        // Each member comes to the same.
+        let holder = member.members.keys().next().unwrap_or(&member.name);
+        if *holder != member.name {
+            nats_server::restore_other(&server.data_dir, member, name, holder.clone())?;
+            return Ok(Restored { holder: Some(holder.clone()), ..restored });
+        }
+        snapshot = Some(name);
+    }
+    let opened = Opened::open(target, plan.reading.largest, snapshot).await?;
+    let written = async {
+        let mut wrote = |written| progress(written, plan.versions);
+        let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
+        appender.finish(&plan.reading, plan.floor, &opened).await
+    };
+    let written = written.await;
+    opened.close(written).await?;
+    Ok(restored)
 }
 
 impl Target {
-    /// Refuses the directory of an etcd.
+    /// Refuses the directory of an etcd, and for a server alone that of a member.
     fn check(&self) -> Result<(), RestoreError> {
-        match self {
-            Target::Embedded(server, _) if server.data_dir.join("member").exists() => {
-                Err(RestoreError::OfEtcd(server.data_dir.clone()))
-            }
-            _ => Ok(()),
+        let Target::Embedded { server, member, .. } = self else { return Ok(()) };
+        let dir = &server.data_dir;
+        let is_of_member = nats_server::is_member(dir) || nats_server::is_unfinished_restore(dir);
+        if dir.join("member").exists() {
+            Err(RestoreError::OfEtcd(dir.clone()))
+        } else if member.is_none() && is_of_member {
+            Err(RestoreError::OfMember(dir.clone()))
+        } else {
+            Ok(())
         }
     }
 
     fn bucket(&self) -> Bucket {
         match self {
-            Target::Embedded(_, bucket) => {
+            Target::Embedded { bucket, .. } => {
                 Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
             }
             Target::External(endpoint, _) => Bucket::of(endpoint),
@@ -172,19 +213,32 @@ impl Target {
 /// An empty bucket that is to be filled, and its server if that is embedded.
 struct Opened {
     log: Log,
-    embedded: Option<(NatsServer, PathBuf)>,
+    embedded: Option<Embedded>,
+}
+
+/// An embedded server and its store.
+struct Embedded {
+    nats: NatsServer,
+    store: PathBuf,
+    /// The member of a cluster that it becomes.
+    member: Option<Box<ClusterSettings>>,
+    /// The name of the snapshot that each member of that cluster must have had.
+    snapshot: Option<String>,
 }
 
 impl Opened {
-    /// Opens it for records of up to `largest` bytes.
-    async fn open(target: Target, largest: usize) -> Result<Opened, RestoreError> {
-        let (mut server, bucket) = match target {
+    /// Opens it for records of up to `largest` bytes. `snapshot` is its name, for the members of a cluster.
+    async fn open(target: Target, largest: usize, snapshot: Option<String>) -> Result<Opened, RestoreError> {
+        let (mut server, bucket, member) = match target {
             Target::External(endpoint, demand) => {
                 let log = Log::open_for(&endpoint, None, Purpose::Restore, demand).await?;
                 return Ok(Opened { log, embedded: None });
             }
-            Target::Embedded(server, bucket) => (server, bucket),
+            Target::Embedded { server, bucket, member } => (server, bucket, member),
         };
+        if member.is_some() {
+            nats_server::begin_restore(&server.data_dir)?;
+        }
         let message_bytes = (largest + MESSAGE_OVERHEAD_BYTES) as u32;
         server.max_payload_bytes = server.max_payload_bytes.max(message_bytes);
         let dir = nats_server::store_dir(&server.data_dir);
@@ -199,7 +253,7 @@ impl Opened {
         // The embedded server has no limits of an account.
         let demand = Demand { quota: -1, message_bytes: largest };
         match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
-            Ok(log) => Ok(Opened { log, embedded: Some((nats, dir)) }),
+            Ok(log) => Ok(Opened { log, embedded: Some(Embedded { nats, store: dir, member, snapshot }) }),
             Err(error) => {
                 nats.stop().await?;
                 Err(error.into())
@@ -209,20 +263,39 @@ impl Opened {
 
     /// Makes an embedded store durable. An existing NATS has its own rules.
     fn sync(&self) -> std::io::Result<()> {
-        let Some((_, dir)) = &self.embedded else { return Ok(()) };
-        sync_all(dir)?;
+        let Some(Embedded { store, .. }) = &self.embedded else { return Ok(()) };
+        sync_all(store)?;
         // The data directory may be new.
         let folder =
-            dir.parent().and_then(|data_dir| data_dir.canonicalize().ok()?.parent().map(PathBuf::from));
+            store.parent().and_then(|data_dir| data_dir.canonicalize().ok()?.parent().map(PathBuf::from));
         folder.map_or(Ok(()), |folder| File::open(folder)?.sync_all())
     }
 
-    /// Stops an embedded server after a success or a failure.
+    /// The name of the snapshot that each member of the cluster must have had.
+    fn snapshot(&self) -> Option<&str> {
+        self.embedded.as_ref()?.snapshot.as_deref()
+    }
+
+    /// Stops an embedded server after a success or a failure. After a success its store becomes that of the
+    /// member.
     async fn close<T, E: From<RestoreError>>(self, outcome: Result<T, E>) -> Result<T, E> {
-        if let Some((nats, _)) = &self.embedded {
+        if let Some(Embedded { nats, member, snapshot, .. }) = &self.embedded {
+            let prepared = match member {
+                Some(member) if outcome.is_ok() => {
+                    let prepared = nats_server::prepare(nats.settings(), &member.name, self.log.api()).await;
+                    Some((member, prepared))
+                }
+                _ => None,
+            };
             let stopped = nats.stop().await;
             let outcome = outcome?;
             stopped.map_err(RestoreError::from)?;
+            if let Some((member, prepared)) = prepared {
+                let prepared = prepared.map_err(RestoreError::from)?;
+                let dir = &nats.settings().data_dir;
+                nats_server::restore_holder(dir, member, &prepared, snapshot.clone())
+                    .map_err(RestoreError::from)?;
+            }
             // The mark of an unfinished restore is gone from now on.
             self.sync().map_err(RestoreError::Sync)?;
             return Ok(outcome);

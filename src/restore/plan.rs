@@ -13,7 +13,7 @@ use crate::core::{KeyVersion, VersionParts};
 use crate::log::KeyTooLong;
 use crate::record::Digest;
 use crate::snapshot::{Change, Changes, Saved, SavedError};
-use crate::types::{LeaseId, Revision, Sequence};
+use crate::types::{Grant, LeaseId, Revision, Sequence};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use thiserror::Error;
@@ -108,7 +108,7 @@ pub(super) fn plan(
     let first_digest = sum.digest(Revision::EMPTY_STORE, None);
     sum.take_away(digest::of_users(&AuthStore::default()));
     sum.add(digest::of_users(&saved.users));
-    saved.leases.iter().for_each(|(id, ttl)| sum.add(digest::of_lease(*id, *ttl)));
+    saved.leases.iter().for_each(|(id, grant)| sum.add(digest::of_lease(*id, grant.ttl)));
     saved.alarms.iter().for_each(|alarm| sum.add(digest::of_alarm(*alarm)));
 
     let mut reading =
@@ -184,13 +184,13 @@ impl Reading {
         self.live.values().map(|live| live.at).collect()
     }
 
-    /// Replaces the TTL of a lease; `None` for no lease.
-    pub(super) fn set_lease(&mut self, id: LeaseId, before: Option<i64>, now: Option<i64>) {
-        if let Some(ttl) = before {
-            self.sum.take_away(digest::of_lease(id, ttl));
+    /// Replaces a lease; `None` for no lease.
+    pub(super) fn set_lease(&mut self, id: LeaseId, before: Option<Grant>, now: Option<Grant>) {
+        if let Some(grant) = before {
+            self.sum.take_away(digest::of_lease(id, grant.ttl));
         }
-        if let Some(ttl) = now {
-            self.sum.add(digest::of_lease(id, ttl));
+        if let Some(grant) = now {
+            self.sum.add(digest::of_lease(id, grant.ttl));
         }
     }
 

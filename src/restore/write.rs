@@ -1,7 +1,7 @@
 //! The second reading of a database: its content becomes the log.
 
-use super::RestoreError;
 use super::plan::{Plan, Reading, Revisions, version};
+use super::{Opened, RestoreError};
 use crate::log::{Acknowledged, AppendError, Log, Pipeline};
 use crate::record::{Body, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
@@ -94,18 +94,17 @@ impl Appender {
         }
     }
 
-    /// Ends the log of a store, and lets it be served. `sync` makes it durable before.
+    /// Ends the log of a store, and lets it be served. It is made durable before.
     pub(super) async fn finish(
         mut self,
-        log: &Log,
         reading: &Reading,
         floor: Option<Revision>,
-        sync: impl FnOnce() -> std::io::Result<()>,
+        opened: &Opened,
     ) -> Result<(), RestoreError> {
         self.batch(reading.revision, vec![Body::Stop(reading.digest(floor))]).await?;
         self.drain().await?;
-        sync().map_err(RestoreError::Sync)?;
-        Ok(log.finish_restore(self.end).await?)
+        opened.sync().map_err(RestoreError::Sync)?;
+        Ok(opened.log.finish_restore(self.end, opened.snapshot()).await?)
     }
 }
 
@@ -143,7 +142,7 @@ pub(super) async fn write(
     };
     appender.batch(Revision::EMPTY_STORE, vec![Body::Epoch(Box::new(start))]).await?;
     let users = Body::Users(Box::new(saved.users.clone()));
-    let leases = saved.leases.iter().map(|(id, ttl)| Body::Lease(*id, Some(*ttl)));
+    let leases = saved.leases.iter().map(|(id, grant)| Body::Lease(*id, Some(*grant)));
     let alarms = saved.alarms.iter().map(|alarm| Body::Alarm(*alarm, true));
     for body in [users].into_iter().chain(leases).chain(alarms) {
         appender.batch(Revision::EMPTY_STORE, vec![body]).await?;

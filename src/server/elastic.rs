@@ -13,8 +13,7 @@ use crate::api::cluster::Founding;
 use crate::cli::{Cluster, PeerFlagsError, ServerSettings, Storage};
 use crate::engine::{Engine, Phase};
 use crate::error::EtcdError;
-use crate::log::{Auth, Endpoint, RunToken, SeedError, SeedServers, seed_metadata};
-use crate::nats_server::{self, ClusterSettings, Form, Members, NatsServer, NatsServerSettings, PREPARATION};
+use crate::nats_server::{self, Form, NatsServer};
 use crate::transport::{PeerCertificateError, issue_peer_certificate};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +51,7 @@ enum ElasticError {
     #[error(transparent)]
     Server(#[from] nats_server::Error),
     #[error(transparent)]
-    Seed(#[from] SeedError),
+    Preparation(#[from] nats_server::PreparationError),
     #[error(transparent)]
     Engine(#[from] crate::engine::StartError),
     #[error("{0}")]
@@ -195,7 +194,8 @@ impl Elastic {
             )?;
         }
         tracing::info!("a second member is listed; the metadata of a cluster is prepared");
-        let prepared = self.prepare(&server.name).await?;
+        let prepared =
+            nats_server::prepare(self.nats.settings(), &server.name, self.engine.log().api()).await?;
         let before =
             self.engine.log().info().await.map_err(|error| ElasticError::NotWhole(error.to_string()))?;
         let mode = self.engine.mode();
@@ -227,63 +227,6 @@ impl Elastic {
         if let Err(error) = self.nats.discard_copy() {
             tracing::warn!(%error, "the copy of the store beside it cannot be removed");
         }
-    }
-
-    /// Makes the metadata of a cluster of this server. Returns the data directory that holds it.
-    async fn prepare(&self, name: &str) -> Result<PathBuf, ElasticError> {
-        let dir = self.data_dir.join(PREPARATION);
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ElasticError::Record(error));
-            }
-            _ => {}
-        }
-        let helper = format!("preparation-{:08x}", rand::random::<u32>());
-        let mut members = Members::new();
-        let mut addresses = Vec::new();
-        for name in [name, &helper] {
-            let port = |source| ElasticError::Port { address: "127.0.0.1:0".to_owned(), source };
-            let address = TcpListener::bind("127.0.0.1:0").await.map_err(port)?.local_addr().map_err(port)?;
-            members.insert(name.to_owned(), vec![format!("http://{address}")]);
-            addresses.push(address.to_string());
-        }
-        let token = format!("{:032x}", rand::random::<u128>());
-        let settings = |folder: &str, name: &str, address: &String| NatsServerSettings {
-            data_dir: dir.join(folder),
-            cluster: Some(ClusterSettings {
-                name: name.to_owned(),
-                peer_urls: members[name].clone(),
-                token: token.clone(),
-                listen: address.clone(),
-                advertise: address.clone(),
-                members: members.clone(),
-                tls: None,
-            }),
-            is_quiet: true,
-            ..self.nats.settings().clone()
-        };
-        // One after the other: the second one then finds the first one, and neither asks in vain for a vote.
-        let own = NatsServer::start(settings("own", name, &addresses[0])).await?;
-        let other = NatsServer::start(settings("helper", &helper, &addresses[1])).await?;
-        let endpoint = Endpoint {
-            servers: own.client_url().into_iter().collect(),
-            auth: Auth::Embedded(nats_server::USER, RunToken(own.token())),
-            ..Endpoint::default()
-        };
-        let bed = SeedServers {
-            endpoint,
-            system: Auth::Embedded(nats_server::SYSTEM_USER, RunToken(own.token())),
-            own: name.to_owned(),
-            own_tag: nats_server::server_tag(name),
-            helper,
-        };
-        let seeded = seed_metadata(self.engine.log().api(), &bed).await;
-        // The metadata is whole once its server has stopped.
-        own.stop().await?;
-        other.stop().await?;
-        let streams = seeded?;
-        tracing::debug!(streams, "the metadata of a cluster is prepared");
-        Ok(dir.join("own"))
     }
 
     /// Waits until the stream is there with all that it had.

@@ -3,11 +3,14 @@
 //!
 //! A nats-server without JetStream meets them and asks. So one that is refused was in no group of theirs, and
 //! its name can be used at once for another start.
+//!
+//! A member that a restore has prepared, and that has no data of its own, founds no cluster. It waits for the
+//! one that has the data, and joins if that one was restored from the same snapshot.
 
 use crate::cli::{Cluster, is_same_urls};
 use crate::engine::{Observer, StartError};
 use crate::log::{Auth, Endpoint, RunToken};
-use crate::nats_server::{self, Members, NatsServer, NatsServerSettings};
+use crate::nats_server::{self, Members, NatsServer, NatsServerSettings, Restored};
 use crate::record::Member;
 use std::time::Duration;
 use thiserror::Error;
@@ -22,6 +25,8 @@ const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a member that answers may take to learn of the one that was just added, and the process of this
 /// member, if one runs, to be heard.
 const LAG: Duration = Duration::from_secs(1);
+/// Interval of the lines that report that a member of a restored cluster waits.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may take that only shows whether a member runs.
@@ -76,6 +81,17 @@ pub enum JoinError {
         /// This member's name.
         name: String,
     },
+    /// The cluster was made anew of another snapshot, or of none.
+    #[error(
+        "this member was restored from {ours}, and the members that run were {theirs}. Run jetway restore with the same \
+         file and flags for each member, into empty data directories, before any of them starts"
+    )]
+    OtherSnapshot {
+        /// The snapshot of this member.
+        ours: String,
+        /// The source of the others' data.
+        theirs: String,
+    },
     /// Another process of this member serves.
     #[error(
         "--name {name}: member {id:x} has already been bootstrapped: another process of it answers, {process}. Stop that \
@@ -101,8 +117,11 @@ pub(super) async fn check(
     bucket: &str,
 ) -> Result<(), JoinError> {
     let (name, listed) = (&cluster.server.name, &cluster.server.members);
-    if nats_server::has_joined(&settings.data_dir) || (!cluster.is_joining && !is_any_up(name, listed).await)
-    {
+    if nats_server::has_joined(&settings.data_dir) {
+        return Ok(());
+    }
+    let awaited = nats_server::restored(&settings.data_dir).filter(|restored| restored.holder != *name);
+    if awaited.is_none() && !cluster.is_joining && !is_any_up(name, listed).await {
         return Ok(());
     }
     let observing = NatsServerSettings { is_observer: true, ..settings.clone() };
@@ -113,7 +132,7 @@ pub(super) async fn check(
         bucket: bucket.to_owned(),
         ..Endpoint::default()
     };
-    let checked = ask(&endpoint, cluster, nats.members()).await;
+    let checked = ask(&endpoint, cluster, nats.members(), awaited.as_ref()).await;
     nats.stop().await?;
     checked
 }
@@ -127,9 +146,18 @@ async fn is_any_up(name: &str, listed: &Members) -> bool {
     futures_util::future::join_all(connects).await.contains(&true)
 }
 
-/// `listed` are the members of the flags, or of an earlier start that got no further.
-async fn ask(endpoint: &Endpoint, cluster: &Cluster, listed: &Members) -> Result<(), JoinError> {
+/// `listed` are the members of the flags, or of an earlier start that got no further. With `awaited` it waits
+/// for an answer without an end.
+async fn ask(
+    endpoint: &Endpoint,
+    cluster: &Cluster,
+    listed: &Members,
+    awaited: Option<&Restored>,
+) -> Result<(), JoinError> {
     let observer = Observer::open(endpoint).await?;
+    if let Some(restored) = awaited {
+        await_restored(&observer, restored).await?;
+    }
     let timeout = if cluster.is_joining { JOIN_TIMEOUT } else { FOUND_TIMEOUT };
     let mut deadline = Instant::now() + timeout;
     let mut answered = false;
@@ -157,6 +185,32 @@ async fn ask(endpoint: &Endpoint, cluster: &Cluster, listed: &Members) -> Result
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
+}
+
+/// Waits until the members serve that have the restored data. Compares their snapshot with this member's.
+async fn await_restored(observer: &Observer, restored: &Restored) -> Result<(), JoinError> {
+    let mut reported: Option<Instant> = None;
+    loop {
+        if observer.members().await.is_some()
+            && let Some(theirs) = observer.restored_snapshot().await
+        {
+            let ours = restored.snapshot.clone();
+            if ours == theirs {
+                return Ok(());
+            }
+            let theirs =
+                theirs.map_or_else(|| "founded without one".to_owned(), |name| format!("from {name}"));
+            return Err(JoinError::OtherSnapshot { ours: ours.unwrap_or_default(), theirs });
+        }
+        if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
+            reported = Some(Instant::now());
+            tracing::info!(
+                holder = restored.holder,
+                "waiting for the member that has the restored data; if it has none, run jetway restore for it too"
+            );
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// The id that this member has among those of the cluster.

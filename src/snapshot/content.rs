@@ -53,13 +53,16 @@ impl Value for Stored {
     }
 }
 
-/// A grant as etcd stores it. Its remaining time begins anew with the server that takes it over.
+/// A grant as etcd stores it.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Lease {
     #[prost(int64, tag = "1")]
     pub(super) id: i64,
     #[prost(int64, tag = "2")]
     pub(super) ttl: i64,
+    /// The time that was left at etcd's last checkpoint of the lease; 0 for none. jetway makes no checkpoints.
+    #[prost(int64, tag = "3")]
+    pub(super) remaining: i64,
 }
 
 /// All buckets. A clone begins at the first one again.
@@ -219,7 +222,7 @@ fn leases(full_state: &FullState, end: Revision) -> Pairs {
         }
     }
     let stored = |(id, ttl): (LeaseId, i64)| {
-        (Key::from_slice(&id.0.to_be_bytes()), Stored::of(&Lease { id: id.0, ttl }))
+        (Key::from_slice(&id.0.to_be_bytes()), Stored::of(&Lease { id: id.0, ttl, remaining: 0 }))
     };
     sorted(all.into_iter().map(stored).collect())
 }

@@ -42,8 +42,8 @@ const BLOB: usize = 32 * 1024;
 /// that has it is of that revision.
 pub(crate) const SNAPSHOT_REVISION: &str = "jetway-revision";
 
-/// The TTL, in seconds, of leases that had keys at an earlier revision and have ended since. Nothing remembers
-/// the one that they had.
+/// The TTL, in seconds, of leases that had keys at an earlier revision and have ended since. Nothing
+/// remembers the one that they had.
 pub(crate) const TTL_OF_ENDED_LEASES: i64 = 60;
 
 /// A snapshot that is being read: an iterator over its blobs.

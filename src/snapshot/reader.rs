@@ -9,6 +9,8 @@
 
 use super::bbolt::{BRANCH, BUCKET, ELEMENT, HEADER, LEAF, MAGIC, META, VERSION, fnv1a};
 use bytes::Bytes;
+use ring::digest::{Context, SHA256};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -80,6 +82,21 @@ pub(crate) struct Bucket {
 }
 
 impl Database {
+    /// The SHA-256 of all pages, as digits. That of a snapshot stands at the end of its file.
+    pub(crate) fn sha256(&self) -> Result<String, ReadError> {
+        let mut context = Context::new(&SHA256);
+        let mut page = vec![0; self.page_size as usize];
+        for number in 0..self.pages {
+            self.file.read_exact_at(&mut page, number * self.page_size)?;
+            context.update(&page);
+        }
+        let digest = context.finish();
+        Ok(digest.as_ref().iter().fold(String::new(), |mut digits, byte| {
+            write!(digits, "{byte:02x}").expect("writing to a string cannot fail");
+            digits
+        }))
+    }
+
     /// Opens a file, of which the first `size` bytes are the database.
     pub(crate) fn open(file: File, size: u64) -> Result<Database, ReadError> {
         let meta_at = |at: u64| -> Result<Option<Meta>, ReadError> {

@@ -227,8 +227,8 @@ fn with_variables(variables: &BTreeMap<String, String>) -> Result<AmazonS3Builde
         // A machine or a container of AWS has credentials without variables of their own.
         let is_of_aws = host.ends_with(".amazonaws.com") || host.ends_with(".amazonaws.com.cn");
         let other = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"];
-        let other = other.into_iter().chain(["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE"]);
-        if set(id).is_none() && !is_of_aws && other.filter_map(set).next().is_none() {
+        let mut other = other.into_iter().chain(["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_SKIP_SIGNATURE"]);
+        if set(id).is_none() && !is_of_aws && other.find_map(set).is_none() {
             return Err(S3UrlError::NoCredentials(endpoint.to_owned()));
         }
     }
@@ -398,7 +398,9 @@ mod tests {
         let sum = ring_digest(&content);
         let checked = |parts: &[&[u8]]| {
             let mut ending = Ending::new();
-            parts.iter().for_each(|part| ending.update(part));
+            for part in parts {
+                ending.update(part);
+            }
             ending.checksum().is_some()
         };
         assert!(checked(&[&content, &sum]));

@@ -5,7 +5,7 @@ use super::reader::{Cursor, Database, ReadError};
 use crate::auth::AuthStore;
 use crate::proto::{authpb, etcdserverpb, mvccpb};
 use crate::record::{Alarm, AlarmKind};
-use crate::types::{LeaseId, Revision};
+use crate::types::{Grant, LeaseId, Revision};
 use crate::version::{CLUSTER_VERSION, NatsVersion as Version};
 use bytes::Bytes;
 use prost::Message;
@@ -48,7 +48,7 @@ pub(crate) struct Saved {
     /// The compaction floor, that of a scheduled compaction too.
     pub(crate) floor: Option<Revision>,
     /// The granted TTL of each lease.
-    pub(crate) leases: Vec<(LeaseId, i64)>,
+    pub(crate) leases: Vec<(LeaseId, Grant)>,
     /// Users and roles.
     pub(crate) users: AuthStore,
     /// The alarms that are raised.
@@ -96,6 +96,11 @@ impl Saved {
         saved.read_users()?;
         saved.read_alarms()?;
         Ok(saved)
+    }
+
+    /// The SHA-256 of the file without the checksum at its end, as digits.
+    pub(crate) fn sha256(&self) -> Result<String, SavedError> {
+        Ok(self.database.sha256()?)
     }
 
     /// The changes of keys, in the order of their revisions.
@@ -149,7 +154,8 @@ impl Saved {
         for (key, value) in self.pairs("lease")? {
             match Lease::decode(value) {
                 Ok(lease) if *key == lease.id.to_be_bytes() && lease.id != 0 && lease.ttl > 0 => {
-                    self.leases.push((LeaseId(lease.id), lease.ttl));
+                    let remaining = Some(lease.remaining).filter(|seconds| *seconds > 0);
+                    self.leases.push((LeaseId(lease.id), Grant { ttl: lease.ttl, remaining }));
                 }
                 _ => return Err(damaged("lease", &key, "it is no lease")),
             }

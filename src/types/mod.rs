@@ -110,3 +110,21 @@ impl fmt::Display for LeaseId {
         write!(f, "{:x}", self.0)
     }
 }
+
+/// A lease as it was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Time to live, seconds.
+    pub ttl: i64,
+    /// The seconds that were left when the lease was copied from another server. The first writer of the copy
+    /// counts from there; each later writer gives the full TTL, as after any change of the writer.
+    pub remaining: Option<i64>,
+}
+
+impl Grant {
+    /// A grant with its full TTL ahead.
+    #[must_use]
+    pub const fn full(ttl: i64) -> Grant {
+        Grant { ttl, remaining: None }
+    }
+}

@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::client::Client;
 use support::cluster::Cluster;
-use support::history::{Outcome, Recorder};
+use support::history::{Outcome, Recorder, Violation};
 use support::network::Network;
+use support::proxy::Proxy;
 use support::server::{Target, signal};
 use support::{rounds, seed};
 
@@ -16,7 +17,7 @@ use super::faults::all_meet;
 
 /// A fault, while which at least a majority of the members can go on, or which ends by itself.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub(super) enum Fault {
     None,
     /// jetway or etcd dies.
     Kill,
@@ -24,6 +25,8 @@ enum Fault {
     Machine,
     /// The process stands still.
     Pause,
+    /// The leader's process stands still for longer than a lease lives.
+    LeaderPause,
     /// nats-server stands still.
     NatsPause,
     /// nats-server dies alone.
@@ -42,59 +45,90 @@ enum Fault {
     Between,
     /// The same again and again, for moments.
     Flapping,
+    /// All connections are slow, each by another time, so that messages overtake each other.
+    Slow,
+    /// The routes to a member break again and again.
+    RouteBreaks,
+    /// Nothing reaches a member over the routes that others have made; the other way is open.
+    RouteOneWay,
+    /// The answers of a member do not reach its clients, and then the connections break.
+    AnswersHeld,
 }
 
-const OF_PROCESSES: [Fault; 9] = [
+const OF_PROCESSES: [Fault; 10] = [
     Fault::None,
     Fault::Kill,
     Fault::Machine,
     Fault::Pause,
+    Fault::LeaderPause,
     Fault::NatsPause,
     Fault::NatsServer,
     Fault::Majority,
     Fault::RollingRestart,
     Fault::MoveLeader,
 ];
+const OF_PROXIES: [Fault; 4] = [Fault::Slow, Fault::RouteBreaks, Fault::RouteOneWay, Fault::AnswersHeld];
 const OF_THE_NETWORK: [Fault; 4] = [Fault::Alone, Fault::OneWay, Fault::Between, Fault::Flapping];
 
-struct Campaign {
+pub(super) struct Campaign {
     cluster: Cluster,
+    /// The ways from the clients to their members, if these are not reached straight.
+    fronts: Vec<Proxy>,
     clients: Vec<Client>,
     network: Option<Network>,
     random: StdRng,
+    rounds: usize,
     calls: usize,
     answered: usize,
+    events: usize,
 }
 
 impl Campaign {
     async fn start(network: Option<Network>) -> Self {
-        let random = StdRng::seed_from_u64(seed());
-        let mut cluster = match &network {
+        let cluster = match &network {
             Some(network) => Cluster::prepare_on(network),
             None => Cluster::prepare(3),
         };
+        Self::start_on(cluster, network).await
+    }
+
+    /// Starts the members of a cluster.
+    pub(super) async fn start_on(mut cluster: Cluster, network: Option<Network>) -> Self {
+        let random = StdRng::seed_from_u64(seed());
         cluster.start_all().await;
         let clients = cluster.clients().await;
         all_meet(&cluster, &clients).await;
-        Self { cluster, clients, network, random, calls: 0, answered: 0 }
+        let fronts = Vec::new();
+        Self { cluster, fronts, clients, network, random, rounds: 0, calls: 0, answered: 0, events: 0 }
     }
 
-    async fn round(&mut self, fault: Fault) {
+    /// Puts proxies between the clients and the members.
+    async fn reach_through_proxies(&mut self) {
+        for member in &self.cluster.members {
+            self.fronts.push(Proxy::to(member.address(), usize::MAX).await);
+        }
+        self.clients =
+            self.fronts.iter().map(|front| Client::lazy(&format!("http://{}", front.address))).collect();
+    }
+
+    /// Makes a fault under load and checks the history of all clients.
+    pub(super) async fn round(&mut self, fault: Fault) -> Result<(), Violation> {
         let recorder = Recorder::begin(&self.clients, &mut self.random).await;
         let leader = self.cluster.leader(&self.clients).await;
-        let member = if self.random.random_bool(0.6) { leader } else { self.random.random_range(0..3) };
-        println!("{fault:?} of member {member}, the leader is {leader}");
+        let is_of_leader = matches!(fault, Fault::LeaderPause) || self.random.random_bool(0.6);
+        let member = if is_of_leader { leader } else { self.random.random_range(0..3) };
+        println!("round {}: {fault:?} of member {member}, the leader is {leader}", self.rounds);
         self.make(fault, member, &recorder).await;
         if let Some(network) = &self.network {
             network.heal();
         }
         recorder.more_through(&[0, 1, 2]).await;
         let history = recorder.end(&self.clients[0]).await;
+        self.rounds += 1;
         self.calls += history.calls.len();
         self.answered += history.calls.iter().filter(|call| call.outcome != Outcome::Unknown).count();
-        if let Err(violation) = history.check() {
-            panic!("after {fault:?} of member {member}: {violation:?}");
-        }
+        self.events += history.events().len();
+        history.check()
     }
 
     async fn make(&mut self, fault: Fault, member: usize, recorder: &Recorder) {
@@ -114,6 +148,10 @@ impl Campaign {
                 self.cluster.members[member].restart().await;
             }
             Fault::Pause => pause(members[member].pid(), length).await,
+            Fault::LeaderPause => {
+                let length = Duration::from_millis(self.random.random_range(6000..9000));
+                pause(members[member].pid(), length).await;
+            }
             Fault::NatsPause => pause(members[member].nats_pid(), length).await,
             Fault::NatsServer => signal(members[member].nats_pid(), libc::SIGKILL),
             Fault::Majority => {
@@ -145,7 +183,38 @@ impl Campaign {
             Fault::Alone | Fault::OneWay | Fault::Between | Fault::Flapping => {
                 self.part(fault, member, other, length).await;
             }
+            Fault::Slow | Fault::RouteBreaks | Fault::RouteOneWay | Fault::AnswersHeld => {
+                self.disturb(fault, member, length).await;
+            }
         }
+    }
+
+    async fn disturb(&mut self, fault: Fault, member: usize, length: Duration) {
+        let route = &self.cluster.routes[member];
+        match fault {
+            Fault::Slow => {
+                for proxy in self.cluster.routes.iter().chain(&self.fronts) {
+                    proxy.delay(Duration::from_millis(self.random.random_range(0..200)));
+                }
+                tokio::time::sleep(length).await;
+            }
+            Fault::RouteBreaks => {
+                for _ in 0..10 {
+                    route.break_off();
+                    tokio::time::sleep(length / 10).await;
+                }
+            }
+            Fault::RouteOneWay => {
+                route.hold_to_server();
+                tokio::time::sleep(length).await;
+            }
+            _ => {
+                self.fronts[member].hold_from_server();
+                tokio::time::sleep(length).await;
+                self.fronts[member].break_off();
+            }
+        }
+        self.cluster.routes.iter().chain(&self.fronts).for_each(Proxy::release);
     }
 
     async fn part(&mut self, fault: Fault, member: usize, other: usize, length: Duration) {
@@ -179,8 +248,12 @@ impl Campaign {
         tokio::time::sleep(length).await;
     }
 
-    fn report(&self, rounds: usize) {
-        println!("{rounds} histories, {} calls, {} answered", self.calls, self.answered);
+    /// The numbers of what was checked.
+    pub(super) fn report(&self) -> String {
+        let Self { rounds, calls, answered, events, .. } = self;
+        format!(
+            "{rounds} histories, {calls} calls, {answered} answered, {events} events in each of 3 watches"
+        )
     }
 }
 
@@ -196,19 +269,44 @@ fn is_for_target(fault: Fault) -> bool {
     Target::from_env() == Target::Jetway || !of_nats
 }
 
-async fn explains_rounds(network: Option<Network>, faults: &[Fault], count: usize) {
-    let mut campaign = Campaign::start(network).await;
-    let faults: Vec<Fault> = faults.iter().copied().filter(|fault| is_for_target(*fault)).collect();
-    for round in 0..count {
-        print!("round {round}: ");
-        campaign.round(faults[round % faults.len()]).await;
+impl Campaign {
+    async fn explains(mut self, faults: &[Fault], count: usize) {
+        let faults: Vec<Fault> = faults.iter().copied().filter(|fault| is_for_target(*fault)).collect();
+        for round in 0..count {
+            let fault = faults[round % faults.len()];
+            if let Err(violation) = self.round(fault).await {
+                panic!("after {fault:?}, {}: {violation:?}", self.report());
+            }
+        }
+        println!("{}", self.report());
     }
-    campaign.report(count);
+}
+
+async fn explains_rounds(network: Option<Network>, faults: &[Fault], count: usize) {
+    Campaign::start(network).await.explains(faults, count).await;
+}
+
+async fn explains_rounds_through_proxies(faults: &[Fault], count: usize) {
+    let mut campaign = Campaign::start_on(Cluster::prepare_behind_proxies(3).await, None).await;
+    campaign.reach_through_proxies().await;
+    campaign.explains(faults, count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_order_of_writes_explains_what_clients_see() {
     explains_rounds(None, &[Fault::None, Fault::Machine, Fault::Pause, Fault::MoveLeader], 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_slow_and_broken_connections() {
+    explains_rounds_through_proxies(&OF_PROXIES, OF_PROXIES.len()).await;
+}
+
+#[ignore = "takes minutes: `make faults`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_many_broken_connections() {
+    let all = [&OF_PROXIES[..], &OF_PROCESSES[..]].concat();
+    explains_rounds_through_proxies(&all, rounds(all.len())).await;
 }
 
 #[ignore = "takes minutes: `make faults`"]

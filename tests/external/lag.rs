@@ -16,7 +16,7 @@ use support::http::http;
 use support::nats::Nats;
 use support::rounds;
 use support::server::Server;
-use support::{eventually, within};
+use support::{catches_up, eventually, within};
 
 const VALUES: usize = 160;
 const VALUE_BYTES: usize = 100_000;
@@ -204,9 +204,6 @@ const LAGS: [Lag; 4] = [Lag::RoutesCut, Lag::DiskWiped, Lag::ServerStill, Lag::S
 const SOME: usize = 60;
 const MANY: usize = 2500;
 
-/// How long NATS may take until a replica follows again.
-const CAUGHT_UP: Duration = Duration::from_secs(120);
-
 /// A cluster of servers whose routes can be cut, and an instance beside each of them.
 struct Machines {
     nodes: Routes,
@@ -274,12 +271,7 @@ impl Machines {
             fresh.stop().await;
         }
         // Three replicas bear the loss of one: the next one may go when this one has everything.
-        let caught_up = async {
-            while leader_now(&self.nodes[..]).await.is_none() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(CAUGHT_UP, caught_up).await.expect("a replica that follows again");
+        catches_up("the replica to follow again", async || leader_now(&self.nodes[..]).await).await;
     }
 
     async fn rounds(mut self, rounds: usize) {

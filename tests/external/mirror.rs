@@ -14,12 +14,12 @@ use jetway::proto::etcdserverpb::{AuthEnableRequest, AuthEnableResponse, Compact
 use serde_json::{Value, json};
 use support::auth::{add_user, enable, permission};
 use support::client::{Client, all, get, put};
-use support::eventually;
 use support::http::http;
 use support::lease::KeepAlive;
 use support::metrics::Metrics;
 use support::server::Server;
 use support::watch::{WatchStream, outline, pair, watch_all};
+use support::{catches_up, eventually};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +115,7 @@ async fn a_mirror_repeats_the_removals_of_its_primary_and_shows_its_lag() {
     let revision = writer.put("/k", "end").await;
     reaches(&reader, revision).await;
     writer.compact_request(CompactionRequest { revision, physical: true }).await.unwrap();
-    eventually("the removals on both sides", async || {
+    catches_up("the removals on both sides", async || {
         let (here, there) = (stream(&west).await, stream(&east).await);
         (here.0 < 100 && there.0 < 100 && here.1 == there.1).then_some(())
     })
@@ -168,7 +168,7 @@ async fn a_mirror_that_was_away_during_a_compaction_waits_for_its_trim_record() 
     regions.link.allow(0);
     regions.link.release();
     regions.let_through_until(|last| last > 300).await;
-    eventually("the wait", async || {
+    catches_up("the wait", async || {
         let errors = reader.status().await.ok()?.errors;
         errors.contains(&"etcdserver: no leader".to_owned()).then_some(())
     })
@@ -197,7 +197,7 @@ async fn a_mirror_is_served_when_it_has_come_to_the_end_of_its_primary() {
     assert!(!matches!(read, Ok(Ok(_))), "{read:?}");
     regions.link.open();
     let read = async || client.range(serializable(all("/k/"))).await.ok();
-    assert_eq!(eventually("a read", read).await.kvs, keys(&writer, "/k/").await);
+    assert_eq!(catches_up("a read", read).await.kvs, keys(&writer, "/k/").await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -262,7 +262,7 @@ async fn users_and_tokens_of_the_primary_hold_on_its_mirror() {
     mirror.begin();
     let client = Client::lazy(&mirror.endpoint());
     let reader = client.with_token(&kay);
-    let read = eventually("a read of a user", async || {
+    let read = catches_up("a read of a user", async || {
         let read = reader.range(serializable(get("/k/a"))).await.ok()?;
         (read.header.as_ref()?.revision >= revision).then_some(read)
     })

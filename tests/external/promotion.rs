@@ -11,7 +11,7 @@ use support::client::{Client, all, get, put};
 use support::nats::Nats;
 use support::server::Server;
 use support::watch::{WatchStream, outline, pair, watch_all};
-use support::{eventually, within};
+use support::{catches_up, eventually, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promotion_in_contact_loses_nothing_and_fences_the_primary() {
@@ -239,7 +239,7 @@ async fn a_mirror_that_nobody_has_served_can_be_promoted() {
         let made = add_mirror(&west, json!({})).await;
         assert!(made["error"].is_null(), "{made}");
         let (_, end) = stream(&east).await;
-        eventually("the mirror", async || (stream(&west).await.1 == end).then_some(())).await;
+        catches_up("the mirror", async || (stream(&west).await.1 == end).then_some(())).await;
         if is_lost {
             primary.kill9();
             east.kill9();

@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use jetway::proto::etcdserverpb::RangeRequest;
+use crate::regions::reaches;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
-use support::client::{Client, all, get, put};
+use support::client::{Client, all, put};
 use support::nats::Nats;
 use support::program::{Ended, WorkingFolder};
 use support::proxy::Proxy;
@@ -110,18 +110,6 @@ async fn never_writes(client: &Client) {
     .await;
 }
 
-fn serializable(request: RangeRequest) -> RangeRequest {
-    RangeRequest { serializable: true, ..request }
-}
-
-async fn comes_to(client: &Client, revision: i64) {
-    eventually("the mirror to come to the revision", async || {
-        let read = client.range(serializable(get("/none"))).await.ok()?;
-        (read.header?.revision >= revision).then_some(())
-    })
-    .await;
-}
-
 /// A third of the promotions are in contact with the primary. The others come after the whole region was
 /// killed, half of them some time after the mirror was cut off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,7 +129,7 @@ async fn a_primary_that_was_promoted_away_never_writes_again() {
         primary.begin(&format!("&standby={}", mirror.domain));
         primary.server.is_up().await;
         let (there, here) = (primary.client(), mirror.client());
-        comes_to(&here, there.revision().await).await;
+        reaches(&here, there.revision().await).await;
 
         let (stop, mut writers) = (CancellationToken::new(), JoinSet::new());
         for writer in 0..WRITERS {
@@ -199,7 +187,7 @@ async fn a_primary_that_was_promoted_away_never_writes_again() {
         never_writes(&there).await;
 
         primary.become_mirror_of(mirror.domain).await;
-        comes_to(&primary.client(), next).await;
+        reaches(&primary.client(), next).await;
         std::mem::swap(&mut primary, &mut mirror);
     }
     lost_writes.sort_unstable();

@@ -5,11 +5,11 @@ use jetway::proto::etcdserverpb::RangeRequest;
 use jetway::proto::mvccpb::KeyValue;
 use serde_json::{Value, json};
 use support::client::{Client, all, get, put};
-use support::eventually;
 use support::nats::Nats;
 use support::program::{Ended, WorkingFolder};
 use support::proxy::Proxy;
 use support::server::{Server, jetway};
+use support::{catches_up, eventually};
 use tonic::{Code, Status};
 
 /// Two regions, east with a listener for leaf connections, and west with a connection to it.
@@ -46,7 +46,7 @@ impl Regions {
 
     /// Lets a little through again and again until the stream of the mirror has a last sequence.
     pub async fn let_through_until(&self, is_enough: impl Fn(u64) -> bool) {
-        eventually("a part of the log", async || {
+        catches_up("a part of the log", async || {
             self.link.allow(20_000);
             let info = self.west.api("STREAM.INFO.KV_test", &Value::Null).await;
             info["state"]["last_seq"].as_u64().filter(|last| is_enough(*last))
@@ -71,7 +71,7 @@ pub async fn start_mirror(west: &Nats, name: &str) -> Server {
 pub async fn serves_reads(server: &mut Server) {
     server.begin();
     let client = Client::lazy(&server.endpoint());
-    eventually("a serializable read", async || client.range(serializable(get("/none"))).await.ok()).await;
+    catches_up("a serializable read", async || client.range(serializable(get("/none"))).await.ok()).await;
 }
 
 pub fn endpoint(nats: &Nats, parameters: &str) -> String {
@@ -89,7 +89,7 @@ pub async fn keys(client: &Client, prefix: &str) -> Vec<KeyValue> {
 
 /// Waits until a mirror has come to a revision.
 pub async fn reaches(client: &Client, revision: i64) {
-    eventually("the mirror to come to the revision", async || {
+    catches_up("the mirror to come to the revision", async || {
         let range = client.range(serializable(get("/none"))).await.ok()?;
         (range.header?.revision >= revision).then_some(())
     })

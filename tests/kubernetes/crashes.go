@@ -5,352 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 )
-
-// Kills the storage under load, and compares the apiserver's later answers with those before.
-//
-// Each worker owns its objects, so it knows of each what it must be: what was answered last, or, while a
-// write has failed without an answer, what that write would have made of it. A name is used for one life
-// only. Each write names the version that it replaces, so of the writes without an answer at most one can
-// have landed, and none can land after a later one was answered.
-const crashNamespace = "crashes"
-
-// record is all that was answered to the workers of one run.
-type record struct {
-	lock sync.Mutex
-	// The state of each object whose life goes on.
-	objects model
-	// The names whose deletion was answered.
-	deleted map[string]bool
-	// The answered creations and updates: name by revision. Each must be seen by the watches.
-	writes map[int64]string
-
-	answered, unanswered, landed atomic.Int64
-}
-
-// worker is one client with objects of its own.
-type worker struct {
-	*driver
-	record *record
-	id     int
-	births int
-	count  int
-	// The living, by name.
-	objects map[string]*life
-	names   []string
-}
-
-// life is one object as its worker knows it.
-type life struct {
-	name string
-	// Answered last; nil when there is no object yet.
-	known *state
-	// The value that a write without an answer would have made, nil for a deletion.
-	pending []*state
-}
-
-func (w *worker) run(ctx context.Context) error {
-	for ctx.Err() == nil {
-		if err := w.step(context.WithoutCancel(ctx)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *worker) step(ctx context.Context) error {
-	var l *life
-	if len(w.names) < 30 || rand.IntN(10) == 0 {
-		w.births++
-		l = &life{name: fmt.Sprintf("w%d-%05d", w.id, w.births)}
-		w.objects[l.name] = l
-		w.names = append(w.names, l.name)
-	} else {
-		l = w.objects[w.names[rand.IntN(len(w.names))]]
-	}
-	if len(l.pending) > 0 {
-		if err := w.settle(ctx, l); err != nil {
-			return err
-		}
-		if l = w.objects[l.name]; l == nil {
-			return nil
-		}
-	}
-
-	w.count++
-	n := fmt.Sprintf("%d.%d", w.id, w.count)
-	short, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	// Each request once: client-go must not try again what may have happened.
-	client := w.client.CoreV1().RESTClient()
-	object := configMap(l.name, n)
-	var err error
-	next := &state{n: n}
-	switch {
-	case l.known == nil:
-		err = client.Post().MaxRetries(0).Namespace(crashNamespace).Resource("configmaps").Body(object).Do(short).Into(object)
-	case len(w.names) > 40 || rand.IntN(5) == 0:
-		next = nil
-		options := &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &l.known.resourceVersion}}
-		err = client.Delete().MaxRetries(0).Namespace(crashNamespace).Resource("configmaps").Name(l.name).Body(options).Do(short).Error()
-	default:
-		object.ResourceVersion = l.known.resourceVersion
-		err = client.Put().MaxRetries(0).Namespace(crashNamespace).Resource("configmaps").Name(l.name).Body(object).Do(short).Into(object)
-	}
-	if err == nil {
-		w.record.answered.Add(1)
-		if next != nil {
-			*next = stateOf(object)
-		}
-		w.know(l, next)
-		return nil
-	}
-	refused := apierrors.IsConflict(err) || apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err)
-	if refused && len(l.pending) == 0 {
-		return fmt.Errorf("%s: a write to its current version was refused: %w", l.name, err)
-	}
-	if !refused {
-		w.record.unanswered.Add(1)
-		l.pending = append(l.pending, next)
-	}
-	return nil
-}
-
-// settle reads an object with writes that nobody answered, once the apiserver answers again.
-func (w *worker) settle(ctx context.Context, l *life) error {
-	var object *corev1.ConfigMap
-	if err := until(ctx, 2*time.Minute, "a read of "+l.name, func(ctx context.Context) error {
-		short, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		var err error
-		object, err = w.client.CoreV1().ConfigMaps(crashNamespace).Get(short, l.name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			object, err = nil, nil
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	if object == nil {
-		if l.known == nil {
-			return nil
-		}
-		for _, pending := range l.pending {
-			if pending == nil {
-				w.record.landed.Add(1)
-				w.know(l, nil)
-				return nil
-			}
-		}
-		return fmt.Errorf("%s is missing: it was answered as %v, and no deletion was sent", l.name, *l.known)
-	}
-	got := stateOf(object)
-	if l.known != nil && got == *l.known {
-		return nil
-	}
-	for _, pending := range l.pending {
-		if pending != nil && pending.n == got.n {
-			w.record.landed.Add(1)
-			w.know(l, &got)
-			return nil
-		}
-	}
-	return fmt.Errorf("%s is %v: neither what was answered nor what was asked for since", l.name, got)
-}
-
-// know takes a state as certain; nil is the end of the object.
-func (w *worker) know(l *life, state *state) {
-	l.known, l.pending = state, nil
-	w.record.lock.Lock()
-	defer w.record.lock.Unlock()
-	if state != nil {
-		w.record.objects[l.name] = *state
-		revision, _ := strconv.ParseInt(state.resourceVersion, 10, 64)
-		w.record.writes[revision] = l.name
-		return
-	}
-	delete(w.record.objects, l.name)
-	w.record.deleted[l.name] = true
-	delete(w.objects, l.name)
-	for i, name := range w.names {
-		if name == l.name {
-			w.names = append(w.names[:i], w.names[i+1:]...)
-			break
-		}
-	}
-}
-
-// observer is a watch over all crashes, and what it has made of the events.
-type observer struct {
-	name string
-	lock sync.Mutex
-	// The objects as the events tell, and each revision that was seen.
-	objects model
-	seen    map[int64]string
-	last    int64
-	// The revision of its first list: what was written before is in that.
-	from int64
-	// How often it had to begin anew because its revision was gone.
-	gaps int
-	err  error
-}
-
-func newObserver(name string) *observer {
-	return &observer{name: name, objects: model{}, seen: map[int64]string{}}
-}
-
-func (o *observer) take(name string, revision int64, now *state) error {
-	o.lock.Lock()
-	defer o.lock.Unlock()
-	if revision <= o.last {
-		return fmt.Errorf("the watch of %s: %s at revision %d after revision %d", o.name, name, revision, o.last)
-	}
-	o.last = revision
-	o.seen[revision] = name
-	if now == nil {
-		delete(o.objects, name)
-	} else {
-		o.objects[name] = *now
-	}
-	return nil
-}
-
-// watchAPI follows the namespace as a controller does: from the last revision seen, and by a new list if that
-// is gone.
-func (o *observer) watchAPI(ctx context.Context, d *driver) error {
-	objects := d.client.CoreV1().ConfigMaps(crashNamespace)
-	revision := ""
-	for ctx.Err() == nil {
-		if revision == "" {
-			list, err := objects.List(ctx, metav1.ListOptions{})
-			if err != nil {
-				time.Sleep(100 * time.Millisecond)
-				continue
-			}
-			revision = list.ResourceVersion
-			o.lock.Lock()
-			o.objects, o.last = modelOf(list.Items), revisionOf(list)
-			if o.from == 0 {
-				o.from = o.last
-			}
-			o.lock.Unlock()
-		}
-		w, err := objects.Watch(ctx, metav1.ListOptions{ResourceVersion: revision, AllowWatchBookmarks: true})
-		for err == nil {
-			event, open := <-w.ResultChan()
-			if !open {
-				break
-			}
-			if event.Type == watch.Error {
-				err = apierrors.FromObject(event.Object)
-				break
-			}
-			object := event.Object.(*corev1.ConfigMap)
-			revision = object.ResourceVersion
-			now := stateOf(object)
-			switch event.Type {
-			case watch.Bookmark:
-			case watch.Deleted:
-				err = o.take(object.Name, revisionOf(object), nil)
-			default:
-				err = o.take(object.Name, revisionOf(object), &now)
-			}
-			if err != nil {
-				w.Stop()
-				return err
-			}
-		}
-		if w != nil {
-			w.Stop()
-		}
-		if apierrors.IsResourceExpired(err) || apierrors.IsGone(err) {
-			o.lock.Lock()
-			o.gaps++
-			o.lock.Unlock()
-			revision = ""
-		} else if err != nil {
-			time.Sleep(100 * time.Millisecond)
-		}
-	}
-	return nil
-}
-
-// watchStorage follows the same keys at the storage endpoint, by one watch that the etcd client resumes by
-// itself, and checks that each event has the object before it.
-func (o *observer) watchStorage(ctx context.Context, d *driver, revision int64) error {
-	prefix := "/registry/configmaps/" + crashNamespace + "/"
-	versions := map[string]int64{}
-	for answer := range d.etcd.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithRev(revision+1)) {
-		if err := answer.Err(); err != nil {
-			return fmt.Errorf("the watch of the storage: %w", err)
-		}
-		for _, event := range answer.Events {
-			name := strings.TrimPrefix(string(event.Kv.Key), prefix)
-			before := int64(0)
-			if event.PrevKv != nil {
-				before = event.PrevKv.ModRevision
-			}
-			if before != versions[name] {
-				return fmt.Errorf("the watch of the storage: %s at revision %d was at %d before, and its event says %d",
-					name, event.Kv.ModRevision, versions[name], before)
-			}
-			var now *state
-			versions[name] = 0
-			if event.Type == clientv3.EventTypePut {
-				versions[name] = event.Kv.ModRevision
-				now = &state{resourceVersion: strconv.FormatInt(event.Kv.ModRevision, 10)}
-			}
-			if err := o.take(name, event.Kv.ModRevision, now); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// complete checks that an observer has seen all that was answered.
-func (o *observer) complete(r *record) error {
-	o.lock.Lock()
-	defer o.lock.Unlock()
-	if o.err != nil {
-		return o.err
-	}
-	want := model{}
-	for name, s := range r.objects {
-		if o.name == "the storage" {
-			// Values are protobuf there, and not read.
-			s.n = ""
-		}
-		want[name] = s
-	}
-	if err := want.differs(o.objects); err != nil {
-		return fmt.Errorf("by the watch of %s: %w", o.name, err)
-	}
-	if o.gaps > 0 {
-		return nil
-	}
-	for revision, name := range r.writes {
-		if revision > o.from && o.seen[revision] != name {
-			return fmt.Errorf("the watch of %s did not tell of %s at revision %d", o.name, name, revision)
-		}
-	}
-	return nil
-}
 
 // crash is one way to end a member of the storage, and how long it stays away.
 type crash struct {
@@ -430,6 +94,7 @@ func ways(o options) []crash {
 	}
 }
 
+// crashes ends the storage under load, and compares the apiserver's later answers with those before.
 func crashes(ctx context.Context, d *driver) (string, error) {
 	rounds := ways(d.options)
 	if err := d.namespace(ctx, crashNamespace); err != nil {
@@ -448,36 +113,11 @@ func crashes(ctx context.Context, d *driver) (string, error) {
 		return "", err
 	}
 
-	r := &record{objects: model{}, deleted: map[string]bool{}, writes: map[int64]string{}}
 	watching, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
-	api, storage := newObserver("the apiserver"), newObserver("the storage")
-	follow := func(o *observer, watch func() error) {
-		err := watch()
-		o.lock.Lock()
-		defer o.lock.Unlock()
-		if watching.Err() == nil {
-			o.err = err
-		}
-	}
-	go follow(api, func() error { return api.watchAPI(watching, d) })
-	go follow(storage, func() error { return storage.watchStorage(watching, d, revision) })
-
-	loading, stopLoad := context.WithCancel(ctx)
-	defer stopLoad()
-	var failures []error
-	var group sync.WaitGroup
-	workers := make([]*worker, 8)
-	for i := range workers {
-		workers[i] = &worker{driver: d, record: r, id: i, objects: map[string]*life{}}
-		group.Go(func() {
-			if err := workers[i].run(loading); err != nil {
-				r.lock.Lock()
-				failures = append(failures, err)
-				r.lock.Unlock()
-			}
-		})
-	}
+	observers := []*observer{d.observe(watching), observeStorage(watching, "the storage", d.etcd, revision)}
+	load := startLoad(ctx, 8, d.apiservers, d.options.seed)
+	defer load.cancel()
 
 	var report []string
 	began := time.Now()
@@ -493,36 +133,22 @@ func crashes(ctx context.Context, d *driver) (string, error) {
 		if round < len(rounds) {
 			report = append(report, fmt.Sprintf("%s %.1f s", crash.what, took.Seconds()))
 		}
-		r.lock.Lock()
-		failed := errors.Join(failures...)
-		r.lock.Unlock()
-		if failed != nil {
-			return "", fmt.Errorf("crash %d (%s): %w", round+1, crash.what, failed)
+		if err := load.failed(); err != nil {
+			return "", fmt.Errorf("crash %d (%s): %w", round+1, crash.what, err)
 		}
 	}
-	stopLoad()
-	group.Wait()
-	if err := errors.Join(failures...); err != nil {
+	if err := load.end(ctx); err != nil {
 		return "", err
 	}
-	for _, w := range workers {
-		for _, name := range append([]string(nil), w.names...) {
-			if l := w.objects[name]; len(l.pending) > 0 {
-				if err := w.settle(ctx, l); err != nil {
-					return "", err
-				}
-			}
-		}
-	}
 
-	if err := d.verify(ctx, crashNamespace, r.objects); err != nil {
+	if err := d.verify(ctx, crashNamespace, load.record.objects); err != nil {
 		return "", err
 	}
 	if err := d.verify(ctx, d.bulk.namespace, d.bulk.objects); err != nil {
 		return "", fmt.Errorf("what was there before the crashes: %w", err)
 	}
-	for _, observer := range []*observer{api, storage} {
-		if err := until(ctx, 15*time.Second, "all is seen", func(context.Context) error { return observer.complete(r) }); err != nil {
+	for _, observer := range observers {
+		if err := until(ctx, 15*time.Second, "all is seen", func(context.Context) error { return observer.complete(load.record) }); err != nil {
 			return "", err
 		}
 	}
@@ -539,10 +165,9 @@ func crashes(ctx context.Context, d *driver) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	facts := fmt.Sprintf("back after: %s; %d writes answered, %d not (%d of them landed)", strings.Join(report, ", "),
-		r.answered.Load(), r.unanswered.Load(), r.landed.Load())
-	if api.gaps > 0 {
-		facts += fmt.Sprintf("; the API watch began anew %d times", api.gaps)
+	facts := fmt.Sprintf("back after: %s; %s", strings.Join(report, ", "), load.record)
+	if gaps := len(observers[0].gaps); gaps > 0 {
+		facts += fmt.Sprintf("; the API watch began anew %d times", gaps)
 	}
 	if checks > 0 {
 		facts += fmt.Sprintf("; %d checks by the apiserver of its caches", checks)
@@ -600,21 +225,21 @@ func (d *driver) crashOnce(ctx context.Context, crash crash, round int) (time.Du
 		err = fmt.Errorf("the nats-server of before (pid %d) is still there", nats)
 	}
 	if err == nil {
-		err = until(ctx, 30*time.Second, "the apiserver calls itself ready", d.apiserverReady)
+		err = until(ctx, 30*time.Second, "the apiserver calls itself ready", d.ready)
 	}
 	if err == nil {
-		err = d.unharmed()
+		err = d.allUnharmed()
 	}
 	return took, err
 }
 
 // writesAgain waits until the apiserver answers a write.
-func (d *driver) writesAgain(ctx context.Context, round int) error {
-	return until(ctx, 90*time.Second, "a write is answered again", func(ctx context.Context) error {
+func (a *apiserver) writesAgain(ctx context.Context, round int) error {
+	return until(ctx, 90*time.Second, a.file+" answers a write again", func(ctx context.Context) error {
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		object := configMap("canary", strconv.Itoa(round))
-		_, err := d.client.CoreV1().ConfigMaps("space-0").Patch(short, "canary", types.ApplyPatchType,
+		_, err := a.client.CoreV1().ConfigMaps("default").Patch(short, "canary", types.ApplyPatchType,
 			encode(object), metav1.PatchOptions{FieldManager: "driver"})
 		return err
 	})
@@ -652,9 +277,9 @@ func (d *driver) consistencyChecks(ctx context.Context) (int, error) {
 
 // newAPIServer replaces the apiserver by one with empty caches, which must see the same.
 func newAPIServer(ctx context.Context, d *driver) (string, error) {
-	d.apiserver.kill()
+	d.kill()
 	began := time.Now()
-	if err := d.startAPIServer(ctx); err != nil {
+	if err := d.startAPIServer(ctx, d.apiserver); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("ready after %.1f s", time.Since(began).Seconds()), d.verify(ctx, d.bulk.namespace, d.bulk.objects)

@@ -81,7 +81,15 @@ func (want model) differs(got model) error {
 // verify compares a namespace with its model by all ways of reading it: a consistent list, a list from the
 // cache of the apiserver, one at the exact revision, and a range of the storage endpoint itself.
 func (d *driver) verify(ctx context.Context, namespace string, want model) error {
-	maps := d.client.CoreV1().ConfigMaps(namespace)
+	if err := d.apiserver.verify(ctx, namespace, want); err != nil {
+		return err
+	}
+	return verifyStored(ctx, d.etcd, namespace, want)
+}
+
+// verify compares a namespace with its model by all lists of an apiserver.
+func (a *apiserver) verify(ctx context.Context, namespace string, want model) error {
+	maps := a.client.CoreV1().ConfigMaps(namespace)
 	consistent, err := maps.List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("consistent list: %w", err)
@@ -98,9 +106,13 @@ func (d *driver) verify(ctx context.Context, namespace string, want model) error
 			return fmt.Errorf("list %s %s: %w", match, consistent.ResourceVersion, err)
 		}
 	}
+	return nil
+}
 
+// verifyStored compares a namespace with its model by a range of the storage.
+func verifyStored(ctx context.Context, etcd *clientv3.Client, namespace string, want model) error {
 	prefix := "/registry/configmaps/" + namespace + "/"
-	stored, err := d.etcd.Get(ctx, prefix, clientv3.WithPrefix())
+	stored, err := etcd.Get(ctx, prefix, clientv3.WithPrefix())
 	if err != nil {
 		return fmt.Errorf("range of the storage: %w", err)
 	}

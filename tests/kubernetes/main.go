@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -36,6 +37,9 @@ type options struct {
 	jetwayFlags []string
 	kubeadm     bool
 	members     int
+	apiservers  int
+	rounds      int
+	seed        uint64
 	objects     int
 	soak        time.Duration
 	only        string
@@ -72,6 +76,9 @@ var steps = []step{
 	{"a new apiserver", newAPIServer},
 }
 
+// The steps of more than one apiserver.
+var nodeSteps = []step{{"kills of nodes", nodeKills}}
+
 func main() {
 	var o options
 	var jetwayFlags string
@@ -83,6 +90,9 @@ func main() {
 	flag.StringVar(&jetwayFlags, "jetway-flags", "", "more flags for jetway, separated by spaces")
 	flag.BoolVar(&o.kubeadm, "kubeadm", false, "start the storage with kubeadm's command line for etcd, over mutual TLS, jetway by a link named etcd")
 	flag.IntVar(&o.members, "members", 1, "number of members of the storage: 1, or 3 to 5 that form a cluster, of which the crashes end one at a time")
+	flag.IntVar(&o.apiservers, "apiservers", 1, "number of kube-apiservers: 1 over all members, or as many as members, each on its own, to kill one node's storage after the other")
+	flag.IntVar(&o.rounds, "rounds", 5, "number of kills with more than one kube-apiserver")
+	flag.Uint64Var(&o.seed, "seed", 0, "choose the same writes and nodes as the run that printed this seed (0: any)")
 	flag.IntVar(&o.objects, "objects", 2000, "number of ConfigMaps of the large lists")
 	flag.DurationVar(&o.soak, "soak", 0, "repeat the crashes for so long; from 8m on the apiserver's own consistency check runs too")
 	flag.StringVar(&o.only, "only", "", "run the steps whose name holds this, and those that they need")
@@ -92,6 +102,17 @@ func main() {
 	if o.members != 1 && (o.members < 3 || o.members > 5) {
 		fmt.Printf("FAILED: --members %d: give 1, or 3 to 5; with 2 the crash of one ends the storage\n", o.members)
 		os.Exit(1)
+	}
+	if o.apiservers != 1 && o.apiservers != o.members {
+		fmt.Printf("FAILED: --apiservers %d: give 1, or the number of --members (%d)\n", o.apiservers, o.members)
+		os.Exit(1)
+	}
+	if o.rounds < 1 {
+		fmt.Printf("FAILED: --rounds %d: give 1 or more\n", o.rounds)
+		os.Exit(1)
+	}
+	if o.seed == 0 {
+		o.seed = rand.Uint64()
 	}
 
 	for _, path := range []*string{&o.bin, &o.etcd, &o.jetway, &o.natsServer} {
@@ -152,15 +173,19 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d x %s ready after %.1f s, kube-apiserver %s %.1f s later\n", o.members, o.backend, storageReady.Seconds(), version,
-		(time.Since(began) - storageReady).Seconds())
+	fmt.Printf("%d x %s ready after %.1f s, %d x kube-apiserver %s %.1f s later, --seed %d\n", o.members, o.backend,
+		storageReady.Seconds(), o.apiservers, version, (time.Since(began) - storageReady).Seconds(), o.seed)
 
 	d := &driver{stack: stack}
 	if d.firstRevision, err = d.revision(ctx); err != nil {
 		return err
 	}
 	passed, failed := 0, 0
-	for i, step := range steps {
+	chosen := steps
+	if o.apiservers > 1 {
+		chosen = nodeSteps
+	}
+	for i, step := range chosen {
 		needed := slices.Contains([]string{"namespaces", "2,000 objects"}, step.name)
 		if !needed && !strings.Contains(step.name, o.only) {
 			continue
@@ -168,7 +193,7 @@ func run(ctx context.Context, o options) (err error) {
 		stepBegan := time.Now()
 		facts, err := step.run(ctx, d)
 		if err == nil {
-			err = stack.unharmed()
+			err = stack.allUnharmed()
 		}
 		outcome := "ok"
 		if err != nil {
@@ -182,7 +207,7 @@ func run(ctx context.Context, o options) (err error) {
 			break
 		}
 	}
-	fmt.Printf("in %.0f s, kube-apiserver on %d x %s\n%d passed, %d failed\n", time.Since(began).Seconds(), o.members, o.backend, passed, failed)
+	fmt.Printf("in %.0f s, %d x kube-apiserver on %d x %s\n%d passed, %d failed\n", time.Since(began).Seconds(), o.apiservers, o.members, o.backend, passed, failed)
 	if failed > 0 {
 		return fmt.Errorf("%d of the steps", failed)
 	}

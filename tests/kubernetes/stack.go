@@ -9,14 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
-	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 )
 
 const token = "driver-token"
@@ -27,16 +21,15 @@ type stack struct {
 	// Logs, certificates and the data of the storage endpoint.
 	dir string
 
-	apiserverPort int
 	// Of kubeadm's command line.
-	secrets     etcdSecrets
-	storage     []*member
-	apiserver   *process
+	secrets etcdSecrets
+	storage []*member
+	// The first of all, which most steps ask.
+	*apiserver
+	apiservers []*apiserver
+	// Nil beside more than one apiserver: no step there needs them.
 	controllers *process
 
-	client     *kubernetes.Clientset
-	dynamic    *dynamic.DynamicClient
-	extensions *apiextensions.Clientset
 	// A client of the storage endpoint itself, to see behind the apiserver's caches.
 	etcd *clientv3.Client
 }
@@ -44,12 +37,13 @@ type stack struct {
 func newStack(options options, dir string) (*stack, error) {
 	s := &stack{options: options, dir: dir}
 	var err error
-	if s.apiserverPort, err = freePort(); err != nil {
-		return nil, err
-	}
 	if s.storage, err = newMembers(options); err != nil {
 		return nil, err
 	}
+	if s.apiservers, err = newAPIServers(options, s.storage); err != nil {
+		return nil, err
+	}
+	s.apiserver = s.apiservers[0]
 	if options.kubeadm {
 		if s.secrets, err = writeEtcdSecrets(s.path("pki")); err != nil {
 			return nil, err
@@ -75,7 +69,7 @@ clusters: [{name: c, cluster: {server: "https://127.0.0.1:%d", certificate-autho
 users: [{name: u, user: {token: %s}}]
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x
-`, s.apiserverPort, s.path("certs/apiserver.crt"), token)
+`, s.port, s.certificates(s.apiserver)+"/apiserver.crt", token)
 	for name, text := range map[string][]byte{
 		"sa.key":     pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}),
 		"sa.pub":     pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
@@ -89,10 +83,16 @@ current-context: x
 	return nil
 }
 
-// startControlPlane starts kube-apiserver and the few controllers that the steps need, and waits for both.
+// startControlPlane starts one kube-apiserver after the other, as kubeadm's `init` and `join` do. Beside a
+// single one it starts the few controllers that the steps need.
 func (s *stack) startControlPlane(ctx context.Context) error {
-	if err := s.startAPIServer(ctx); err != nil {
-		return err
+	for _, a := range s.apiservers {
+		if err := s.startAPIServer(ctx, a); err != nil {
+			return err
+		}
+	}
+	if len(s.apiservers) > 1 {
+		return nil
 	}
 	var err error
 	s.controllers, err = start(s.dir, "kube-controller-manager", nil, s.options.program("kube-controller-manager"),
@@ -105,75 +105,15 @@ func (s *stack) startControlPlane(ctx context.Context) error {
 	return err
 }
 
-func (s *stack) startAPIServer(ctx context.Context) error {
-	args := []string{"--etcd-servers", strings.Join(s.clientURLs(), ",")}
-	if s.options.kubeadm {
-		args = append(args, "--etcd-cafile", s.secrets.path("ca.crt"),
-			"--etcd-certfile", s.secrets.path("client.crt"), "--etcd-keyfile", s.secrets.path("client.key"))
+// allUnharmed reports whether the control plane that was started is still the one that runs, and has nothing
+// to hide.
+func (s *stack) allUnharmed() error {
+	if s.controllers != nil && !s.controllers.running() {
+		return fmt.Errorf("%s has ended: %v", s.controllers.name, s.controllers.err)
 	}
-	args = append(args,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", s.apiserverPort),
-		"--cert-dir", s.path("certs"), "--token-auth-file", s.path("tokens.csv"), "--authorization-mode=RBAC",
-		"--service-account-key-file", s.path("sa.pub"), "--service-account-signing-key-file", s.path("sa.key"),
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24",
-		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
-		fmt.Sprintf("--event-ttl=%s", eventTTL), fmt.Sprintf("--etcd-compaction-interval=%s", compactionInterval),
-	)
-	var err error
-	s.apiserver, err = start(s.dir, "kube-apiserver", []string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
-		s.options.program("kube-apiserver"), args...)
-	if err != nil {
-		return err
-	}
-	config := &rest.Config{
-		Host:        fmt.Sprintf("https://127.0.0.1:%d", s.apiserverPort),
-		BearerToken: token,
-		QPS:         -1,
-		TLSClientConfig: rest.TLSClientConfig{
-			CAFile: s.path("certs/apiserver.crt"),
-		},
-	}
-	return until(ctx, 2*time.Minute, "kube-apiserver is ready", func(ctx context.Context) error {
-		if !s.apiserver.running() {
-			return fmt.Errorf("it has ended: %v", s.apiserver.err)
-		}
-		if s.client == nil {
-			// Its certificate is there a moment after its start.
-			if _, err := os.Stat(config.CAFile); err != nil {
-				return err
-			}
-			client, err := kubernetes.NewForConfig(config)
-			if err != nil {
-				return err
-			}
-			s.client, s.dynamic, s.extensions = client, dynamic.NewForConfigOrDie(config), apiextensions.NewForConfigOrDie(config)
-		}
-		return s.apiserverReady(ctx)
-	})
-}
-
-func (s *stack) apiserverReady(ctx context.Context) error {
-	_, err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Param("verbose", "").DoRaw(ctx)
-	return err
-}
-
-// unharmed reports whether the control plane that was started is still the one that runs, and has nothing to
-// hide.
-func (s *stack) unharmed() error {
-	for _, p := range []*process{s.apiserver, s.controllers} {
-		if !p.running() {
-			return fmt.Errorf("%s has ended: %v", p.name, p.err)
-		}
-	}
-	log, err := os.ReadFile(s.path("kube-apiserver.log"))
-	if err != nil {
-		return err
-	}
-	for _, line := range strings.Split(string(log), "\n") {
-		for _, sign := range []string{"Observed a panic", "panicked: true", "panic:", "onsistency check failed"} {
-			if strings.Contains(line, sign) {
-				return fmt.Errorf("kube-apiserver logged: %s", line)
-			}
+	for _, a := range s.apiservers {
+		if err := s.unharmed(a); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -181,7 +121,11 @@ func (s *stack) unharmed() error {
 
 // stop ends all programs. The control plane may end as it likes.
 func (s *stack) stop() error {
-	for _, p := range []*process{s.controllers, s.apiserver} {
+	programs := []*process{s.controllers}
+	for _, a := range s.apiservers {
+		programs = append(programs, a.process)
+	}
+	for _, p := range programs {
 		if p != nil && p.running() {
 			p.kill()
 		}

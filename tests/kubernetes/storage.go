@@ -54,10 +54,10 @@ func (s *stack) peerURL(m *member) string {
 	return fmt.Sprintf("%s://127.0.0.1:%d", s.scheme(), m.peerPort)
 }
 
-// clientURLs are those of all members.
-func (s *stack) clientURLs() []string {
+// clientURLs are those of members.
+func (s *stack) clientURLs(members []*member) []string {
 	var urls []string
-	for _, m := range s.storage {
+	for _, m := range members {
 		urls = append(urls, s.clientURL(m))
 	}
 	return urls
@@ -107,9 +107,9 @@ func (s *stack) startMember(m *member) error {
 	return err
 }
 
-// etcdClient makes a client of these endpoints.
-func (s *stack) etcdClient(endpoints ...string) (*clientv3.Client, error) {
-	config := clientv3.Config{Endpoints: endpoints, DialTimeout: time.Minute, Logger: zap.NewNop()}
+// etcdClient makes a client of these members.
+func (s *stack) etcdClient(members ...*member) (*clientv3.Client, error) {
+	config := clientv3.Config{Endpoints: s.clientURLs(members), DialTimeout: time.Minute, Logger: zap.NewNop()}
 	if s.options.kubeadm {
 		var err error
 		if config.TLS, err = s.secrets.clientTLS(); err != nil {
@@ -122,7 +122,7 @@ func (s *stack) etcdClient(endpoints ...string) (*clientv3.Client, error) {
 // storageReady waits until each member answers a linearizable read.
 func (s *stack) storageReady(ctx context.Context) error {
 	if s.etcd == nil {
-		client, err := s.etcdClient(s.clientURLs()...)
+		client, err := s.etcdClient(s.storage...)
 		if err != nil {
 			return err
 		}
@@ -137,7 +137,7 @@ func (s *stack) storageReady(ctx context.Context) error {
 }
 
 func (s *stack) memberReady(ctx context.Context, m *member) error {
-	client, err := s.etcdClient(s.clientURL(m))
+	client, err := s.etcdClient(m)
 	if err != nil {
 		return err
 	}

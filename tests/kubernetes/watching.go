@@ -202,13 +202,26 @@ func watchList(ctx context.Context, d *driver) (string, error) {
 		return "", err
 	}
 	err = until(ctx, 10*time.Second, "an informer holds what was written", func(context.Context) error {
-		got := model{}
-		for _, object := range informer.GetStore().List() {
-			got[object.(*corev1.ConfigMap).Name] = stateOf(object.(*corev1.ConfigMap))
+		got, err := held(informer)
+		if err != nil {
+			return err
 		}
 		return d.bulk.objects.differs(got)
 	})
 	return fmt.Sprintf("%d initial events in %.2f s", len(got), took.Seconds()), err
+}
+
+// held is what an informer holds of ConfigMaps.
+func held(informer cache.SharedIndexInformer) (model, error) {
+	got := model{}
+	for _, item := range informer.GetStore().List() {
+		object, ok := item.(*corev1.ConfigMap)
+		if !ok {
+			return nil, fmt.Errorf("an informer of ConfigMaps holds a %T", item)
+		}
+		got[object.Name] = stateOf(object)
+	}
+	return got, nil
 }
 
 func manyWatches(ctx context.Context, d *driver) (string, error) {

@@ -14,7 +14,7 @@ use support::snapshot::{Saved, keys, runs, same_history, text};
 const KEYS: usize = 4000;
 
 /// A store whose restore takes a while.
-async fn large() -> (Server, Saved) {
+pub async fn large() -> (Server, Saved) {
     let server = Server::launch(Target::Etcd, &[]).await;
     let client = server.client().await;
     for chunk in (0..KEYS).collect::<Vec<_>>().chunks(100) {
@@ -25,7 +25,7 @@ async fn large() -> (Server, Saved) {
     (server, saved)
 }
 
-fn begin(args: &[&str]) -> Child {
+pub fn begin(args: &[&str]) -> Child {
     let mut command = Command::new(jetway());
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     spawn(command).unwrap()
@@ -43,7 +43,7 @@ fn size(folder: &Path) -> u64 {
 }
 
 /// Kills a restore when there are as many bytes below a folder. Returns false if it has ended before.
-async fn kill_at(mut restore: Child, folder: &Path, bytes: u64) -> bool {
+pub async fn kill_at(mut restore: Child, folder: &Path, bytes: u64) -> bool {
     let is_there = eventually("the restore to come so far", async || {
         if restore.try_wait().unwrap().is_some() {
             return Some(false);

@@ -3,9 +3,12 @@
 //!
 //! `JETWAY_SNAPSHOT_SEED` repeats the random history, whose seed is printed.
 
+mod cluster;
 mod content;
 mod interrupted;
+mod leases;
 mod migrate;
+mod migrate_cluster;
 mod point_in_time;
 mod refusals;
 mod s3;

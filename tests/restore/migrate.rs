@@ -13,13 +13,13 @@ use support::{eventually, within};
 use tempfile::TempDir;
 
 /// A `jetway migrate` and its output.
-struct Migration {
+pub struct Migration {
     child: Child,
     folder: TempDir,
 }
 
 impl Migration {
-    fn begin(args: &[&str]) -> Self {
+    pub fn begin(args: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let output = File::create(folder.path().join("output")).unwrap();
         let mut command = Command::new(jetway());
@@ -31,7 +31,7 @@ impl Migration {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
     }
 
-    async fn follows(&mut self) {
+    pub async fn follows(&mut self) {
         eventually("the migration to follow", async || {
             let status = self.child.try_wait().unwrap();
             assert!(status.is_none(), "{status:?}: {}", self.output());
@@ -40,13 +40,13 @@ impl Migration {
         .await;
     }
 
-    async fn ended(mut self) -> (ExitStatus, String) {
+    pub async fn ended(mut self) -> (ExitStatus, String) {
         let status = eventually("the migration to end", async || self.child.try_wait().unwrap()).await;
         (status, self.output())
     }
 
     /// Asks it to end.
-    async fn stop(self) -> (ExitStatus, String) {
+    pub async fn stop(self) -> (ExitStatus, String) {
         signal(self.child.id(), libc::SIGTERM);
         self.ended().await
     }
@@ -59,7 +59,7 @@ impl Drop for Migration {
     }
 }
 
-fn empty() -> (Server, String) {
+pub fn empty() -> (Server, String) {
     let server = Server::create(Target::Jetway, Launch { args: &QUICK, ..Launch::default() });
     let data = text(&server.dir().join("data")).to_owned();
     (server, data)

@@ -172,8 +172,9 @@ async fn flags_that_make_no_sense_are_refused_with_a_remedy() {
         (&["--mark-compacted"], &["--mark-compacted", "--bump-revision"]),
         (&["--bump-revision=many"], &["'many'", "--bump-revision"]),
         (&["--bump-revision", "9223372036854775807", "--mark-compacted"], &["give less"]),
-        (&["--initial-cluster", "a=http://127.0.0.1:1,b=http://127.0.0.1:2"], &["names several members"]),
         (&["--nats-creds", "file"], &["--nats-creds", "--endpoint"]),
+        (&["--discovery-srv", "example.com"], &["--discovery-srv example.com", "give --initial-cluster"]),
+        (&["--initial-cluster", "a=http://a:1,b=http://b:1"], &["couldn't find local name \"default\""]),
     ] {
         is_refused(&saved.path(), flags, words).await;
     }

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::metrics::Metrics;
 use crate::network::Network;
+use crate::proxy::Proxy;
 use crate::server::{Launch, Server, Target};
 
 /// The members, each with a name, a client URL and a peer URL of its own.
@@ -17,6 +18,8 @@ pub struct Cluster {
     names: Vec<String>,
     scheme: &'static str,
     more: Vec<String>,
+    /// The ways to the members' peer ports, if these are not reached straight.
+    pub routes: Vec<Proxy>,
 }
 
 impl Cluster {
@@ -33,7 +36,8 @@ impl Cluster {
     /// As [`Self::prepare_with`], for either server.
     pub fn prepare_as(target: Target, count: usize, scheme: &'static str, more: &[&str]) -> Self {
         let more = more.iter().map(ToString::to_string).collect();
-        let mut cluster = Self { members: Vec::new(), target, names: Vec::new(), scheme, more };
+        let mut cluster =
+            Self { members: Vec::new(), target, names: Vec::new(), scheme, more, routes: Vec::new() };
         for _ in 0..count {
             cluster.add();
         }
@@ -57,6 +61,19 @@ impl Cluster {
         cluster
     }
 
+    /// As [`Self::prepare`]; the members reach each other through proxies.
+    pub async fn prepare_behind_proxies(count: usize) -> Self {
+        let mut cluster = Self::prepare(count);
+        for member in &cluster.members {
+            cluster.routes.push(Proxy::to(member.peer_address(), usize::MAX).await);
+        }
+        let all = cluster.list(0..count);
+        for member in 0..count {
+            cluster.set_flags(member, &all, "new", &[]);
+        }
+        cluster
+    }
+
     /// One more member, without flags.
     pub fn add(&mut self) -> usize {
         self.members.push(Server::create(self.target, Launch::default()));
@@ -66,7 +83,7 @@ impl Cluster {
 
     /// The value of `--initial-cluster` for these members.
     pub fn list(&self, members: impl IntoIterator<Item = usize>) -> String {
-        let entries = members.into_iter().map(|of| format!("{}={}", self.names[of], self.peer_url(of)));
+        let entries = members.into_iter().map(|of| format!("{}={}", self.names[of], self.advertised(of)));
         entries.collect::<Vec<_>>().join(",")
     }
 
@@ -84,11 +101,19 @@ impl Cluster {
         format!("{}://{}", self.scheme, self.members[member].peer_address())
     }
 
+    /// The peer URL by which the others reach a member.
+    fn advertised(&self, member: usize) -> String {
+        match self.routes.get(member) {
+            Some(route) => format!("{}://{}", self.scheme, route.address),
+            None => self.peer_url(member),
+        }
+    }
+
     /// The flags of a member's next start.
     pub fn set_flags(&mut self, member: usize, initial_cluster: &str, state: &str, more: &[&str]) {
-        let peer = self.peer_url(member);
+        let (peer, advertised) = (self.peer_url(member), self.advertised(member));
         let mut flags = vec!["--name", &self.names[member], "--listen-peer-urls", &peer];
-        flags.extend(["--initial-advertise-peer-urls", &peer, "--initial-cluster", initial_cluster]);
+        flags.extend(["--initial-advertise-peer-urls", &advertised, "--initial-cluster", initial_cluster]);
         flags.extend(["--initial-cluster-state", state, "--initial-cluster-token", "of-a-test"]);
         flags.extend(self.more.iter().map(String::as_str));
         flags.extend(more);

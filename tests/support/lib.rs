@@ -35,25 +35,40 @@ use std::time::Duration;
 /// The longest that a single answer or condition may take before the test gives up on it.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest that a mirror or a replica of nats-server may take to follow again. nats-server waits 30 s for
+/// the response to the request that a mirror begins with, and then 2 s and more before it sends another.
+pub const CAUGHT_UP: Duration = Duration::from_secs(120);
+
 /// Awaits `future` for at most [`TIMEOUT`] and panics with `what` after that.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(TIMEOUT, future).await {
+    within_time(TIMEOUT, what, future).await
+}
+
+/// As [`within`], with a time of its own.
+pub async fn within_time<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(limit, future).await {
         Ok(value) => value,
-        Err(_) => panic!("gave up after {TIMEOUT:?} waiting for {what}"),
+        Err(_) => panic!("gave up after {limit:?} waiting for {what}"),
     }
 }
 
 /// Asks `probe` again and again until it yields a value.
-pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    within(what, async {
-        loop {
-            if let Some(value) = probe().await {
-                return value;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+pub async fn eventually<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, until_some(probe)).await
+}
+
+/// As [`eventually`], for what waits until a mirror or a replica of nats-server follows again.
+pub async fn catches_up<T>(what: &str, probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within_time(CAUGHT_UP, what, until_some(probe)).await
+}
+
+async fn until_some<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(value) = probe().await {
+            return value;
         }
-    })
-    .await
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.

@@ -146,7 +146,7 @@ enum Target {
     /// Nothing was received yet.
     None,
     File(PartFile),
-    S3(Upload),
+    S3(Box<Upload>),
 }
 
 impl Target {
@@ -154,7 +154,7 @@ impl Target {
     async fn create(place: &Place, size: u64) -> Result<Target, SaveError> {
         Ok(match place {
             Place::File(path) => Target::File(PartFile::create(path)?),
-            Place::S3(object) => Target::S3(object.upload(size).await?),
+            Place::S3(object) => Target::S3(Box::new(object.upload(size).await?)),
         })
     }
 

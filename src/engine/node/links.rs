@@ -4,7 +4,7 @@ use super::Node;
 use crate::applier::Members;
 use crate::engine::duplicate::DuplicateCheck;
 use crate::engine::{StartError, join};
-use crate::log::{Incoming, Log, Messenger, Serving};
+use crate::log::{Incoming, Log, Messenger, OpenError, Serving};
 use crate::record::Member;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -23,7 +23,7 @@ impl PeerLinks {
     /// join, if `members` are given.
     ///
     /// # Errors
-    /// [`StartError::Subscribe`] and [`StartError::NameTaken`].
+    /// [`StartError`].
     pub(in crate::engine) async fn open(
         log: &Log,
         own: &Member,
@@ -33,7 +33,10 @@ impl PeerLinks {
         let (messenger, incoming) = Messenger::open(log.connection(), &log.instances(), start).await?;
         let duplicate_check = DuplicateCheck::open(&messenger, own, start).await?;
         let answering_newcomers = match members {
-            Some(members) => Some(join::answer(&messenger, members).await?),
+            Some(members) => {
+                let snapshot = log.restored_snapshot().await.map_err(OpenError::from)?;
+                Some(join::answer(&messenger, members, snapshot).await?)
+            }
             None => None,
         };
         Ok(PeerLinks { messenger, incoming, duplicate_check, answering_newcomers })

@@ -128,7 +128,7 @@ impl Node {
 fn outcome_of(proposal: &Proposal, record: &Record) -> Outcome {
     match (proposal, &record.body) {
         (Proposal::Write(_) | Proposal::Revoke(_), _) => Outcome::Written(record.revision),
-        (Proposal::Grant { .. }, Body::Lease(id, Some(ttl))) => Outcome::Lease { id: *id, ttl: *ttl },
+        (Proposal::Grant { .. }, Body::Lease(id, Some(grant))) => Outcome::Lease { id: *id, ttl: grant.ttl },
         (Proposal::KeepAlive(id), _) => Outcome::Lease { id: *id, ttl: 0 },
         _ => Outcome::Done,
     }

@@ -1,5 +1,7 @@
-//! The check of histories finds nothing in the record of a store without a fault, and each planted fault.
+//! The check of histories finds nothing in the record of a store without a fault, and each planted fault:
+//! those in records here, those in jetway itself in [`in_jetway`].
 
+mod in_jetway;
 mod store;
 
 use support::history::*;
@@ -195,6 +197,37 @@ fn a_write_that_happens_twice_is_found() {
         Some(())
     });
     assert!(matches!(found, Violation::WrittenTwice(..)), "{found:?}");
+}
+
+#[test]
+fn a_transaction_that_is_written_in_part_is_found() {
+    let found = planted(|history| {
+        has_a(history)?;
+        let puts = ["a", "b"].map(|key| (key.to_owned(), format!("of {key}"))).to_vec();
+        let request = Request::PutAll { puts };
+        history.calls.push(Call { begin: 1, end: Time::MAX, request, outcome: Outcome::Unknown });
+        append(history, |revision, state| put_again(revision, state, "of a"));
+        Some(())
+    });
+    assert!(matches!(found, Violation::WrittenInPart(..)), "{found:?}");
+}
+
+#[test]
+fn events_of_one_transaction_that_come_apart_are_found() {
+    let found = planted(|history| {
+        let whole = history.watches[1]
+            .iter()
+            .position(|response| matches!(response, Response::Events(_, events) if events.len() > 1))?;
+        let mut rest = history.watches[1][whole].clone();
+        if let (Response::Events(_, first), Response::Events(_, rest)) =
+            (&mut history.watches[1][whole], &mut rest)
+        {
+            *rest = first.split_off(1);
+        }
+        history.watches[1].insert(whole + 1, rest);
+        Some(())
+    });
+    assert!(matches!(found, Violation::EventOutOfOrder { watch: 1, .. }), "{found:?}");
 }
 
 #[test]

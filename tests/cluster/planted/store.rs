@@ -43,7 +43,11 @@ impl Store {
         let found = self.state.get(&key).map_or(0, |pair| pair.mod_revision);
         let is_serializable = self.random.random_bool(0.3);
         let request = match self.random.random_range(0..6) {
-            0 | 1 => Request::Put { key, value, lease: 0 },
+            0 => Request::Put { key, value, lease: 0 },
+            1 => {
+                let other = KEYS.iter().find(|other| **other != key).expect("there are more").to_string();
+                Request::PutAll { puts: vec![(key, value), (other, format!("{number} too"))] }
+            }
             2 => Request::Delete { key },
             3 => Request::Swap { key, expected: found - i64::from(self.random.random_bool(0.3)), value },
             4 => Request::Read { key: Some(key), is_serializable },
@@ -67,6 +71,9 @@ impl Store {
     fn carry_out(&mut self, request: &Request) -> Outcome {
         match request {
             Request::Put { key, value, lease } => self.write(key, Some((value, *lease))),
+            Request::PutAll { puts } => {
+                self.write_all(puts.iter().map(|(key, value)| (key.as_str(), Some((value, 0)))))
+            }
             Request::Swap { key, expected, value }
                 if self.state.get(key).map_or(0, |pair| pair.mod_revision) == *expected =>
             {
@@ -83,20 +90,32 @@ impl Store {
     }
 
     fn write(&mut self, key: &str, value: Option<(&String, i64)>) -> Outcome {
+        self.write_all([(key, value)])
+    }
+
+    fn write_all<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a str, Option<(&'a String, i64)>)>,
+    ) -> Outcome {
         self.revision += 1;
-        let previous = self.state.get(key).cloned();
-        let pair = value.map(|(value, lease)| Pair {
-            key: key.to_owned(),
-            value: value.clone(),
-            create_revision: previous.as_ref().map_or(self.revision, |before| before.create_revision),
-            mod_revision: self.revision,
-            version: previous.as_ref().map_or(1, |before| before.version + 1),
-            lease,
-        });
-        let event = Event { revision: self.revision, key: key.to_owned(), pair, previous };
-        apply(&mut self.state, &event);
+        let mut events = Vec::new();
+        for (key, value) in changes {
+            let previous = self.state.get(key).cloned();
+            let pair = value.map(|(value, lease)| Pair {
+                key: key.to_owned(),
+                value: value.clone(),
+                create_revision: previous.as_ref().map_or(self.revision, |before| before.create_revision),
+                mod_revision: self.revision,
+                version: previous.as_ref().map_or(1, |before| before.version + 1),
+                lease,
+            });
+            events.push(Event { revision: self.revision, key: key.to_owned(), pair, previous });
+        }
+        for event in &events {
+            apply(&mut self.state, event);
+        }
         for watch in &mut self.history.watches {
-            watch.push(Response::Events(self.time + 5, vec![event.clone()]));
+            watch.push(Response::Events(self.time + 5, events.clone()));
         }
         Outcome::Wrote(self.revision)
     }

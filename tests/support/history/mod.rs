@@ -5,7 +5,7 @@
 //!
 //! - [`watches`]: each watch has every event once, in order, with the pairs that the events before it made.
 //! - [`writes`]: each answered write is one event of the revision in the answer. No event is of a write that
-//!   nobody asked for.
+//!   nobody asked for, and none of a transaction alone.
 //! - [`order`]: a call that begins after another one has ended comes behind it (linearizability).
 //! - [`reads`]: each read returns the state at its revision. A serializable one may be of any revision.
 //! - [`leases`]: no key goes with its lease before the time to live since the last sign of life is over.
@@ -47,6 +47,10 @@ pub enum Request {
     },
     Delete {
         key: String,
+    },
+    /// Puts of several keys in one transaction, which get one revision.
+    PutAll {
+        puts: Vec<(String, String)>,
     },
     /// A put if the key has this revision, else a read of the key.
     Swap {
@@ -129,6 +133,7 @@ pub enum Violation {
     WrongPrevious { event: Event, expected: Option<Pair> },
     ProgressAhead { watch: usize, progress: i64, event: Event },
     WriteLost(Request, i64),
+    WrittenInPart(Request),
     OtherRevision(Request, i64),
     WrittenTwice(Request),
     NotAsked(Event),

@@ -22,6 +22,8 @@ pub(super) fn check(history: &History, events: &[Event]) -> Result<(), Violation
             apply(&mut state, event);
         }
         let expected: Vec<Pair> = match request {
+            // It has no condition, so it does not read.
+            Request::PutAll { .. } => Vec::new(),
             Request::Read { key: None, .. } => state.values().cloned().collect(),
             Request::Read { key: Some(key), .. }
             | Request::Put { key, .. }

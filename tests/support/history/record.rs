@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{Call, Event, History, Outcome, Pair, Renewal, Request, Response, Time};
-use crate::client::{Client, all, compare, delete, get, is_of_an_outage, op, put, range_of, revision};
+use crate::client::{Client, all, compare, delete, get, is_of_an_outage, op, put, range_of, revision, run};
 use crate::eventually;
 use crate::lease::KeepAlive;
 use crate::watch::{WatchStream, is_progress, pair, watch_all};
@@ -25,6 +25,8 @@ use crate::watch::{WatchStream, is_progress, pair, watch_all};
 const KEYS: usize = 6;
 /// Workers of each client.
 const WORKERS: usize = 3;
+/// How long an impatient client waits for an answer.
+const IMPATIENT: Duration = Duration::from_millis(700);
 /// Seconds that a lease lives without a sign of life; the servers raise less to this.
 const TIME_TO_LIVE: i64 = 5;
 
@@ -74,14 +76,27 @@ impl Shared {
 
     /// Sends a request through a client and records it.
     async fn call(&self, at: usize, client: &Client, request: Request) -> Option<Outcome> {
+        self.call_within(Duration::MAX, at, client, request).await
+    }
+
+    /// As [`Self::call`]; the client gives up on the answer after some time.
+    async fn call_within(
+        &self,
+        patience: Duration,
+        at: usize,
+        client: &Client,
+        request: Request,
+    ) -> Option<Outcome> {
         let begin = self.now();
-        let result = self.send(client, &request).await;
+        let result = tokio::time::timeout(patience, self.send(client, &request)).await;
         let end = self.now();
         let outcome = match result {
-            Ok(outcome) => outcome,
-            Err(status) => {
-                assert!(is_of_an_outage(&status), "{request:?} through member {at}: {status:?}");
-                tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(Ok(outcome)) => outcome,
+            result => {
+                if let Ok(Err(status)) = result {
+                    assert!(is_of_an_outage(&status), "{request:?} through member {at}: {status:?}");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
                 if matches!(request, Request::Read { .. }) {
                     return None;
                 }
@@ -101,6 +116,10 @@ impl Shared {
             Request::Put { key, value, lease } => {
                 let request = PutRequest { lease: *lease, ..put(full(key), value) };
                 Outcome::Wrote(revision(&client.put_request(request).await?.header))
+            }
+            Request::PutAll { puts } => {
+                let puts = puts.iter().map(|(key, value)| op(put(full(key), value)));
+                Outcome::Wrote(revision(&client.txn(run(puts.collect())).await?.header))
             }
             Request::Delete { key } => {
                 let response = client.delete_range(delete(full(key))).await?;
@@ -134,19 +153,26 @@ impl Shared {
     async fn work(&self, at: usize, client: Client, mut random: StdRng) {
         let mut known: HashMap<String, i64> = HashMap::new();
         while !self.stop.is_cancelled() {
-            let key = format!("k{}", random.random_range(0..KEYS));
+            let number = random.random_range(0..KEYS);
+            let key = format!("k{number}");
+            // Some clients ask again while a member still holds their last request.
+            let patience = if random.random_bool(0.5) { IMPATIENT } else { Duration::MAX };
             let is_serializable = random.random_bool(0.3);
-            let request = match random.random_range(0..10) {
+            let request = match random.random_range(0..11) {
                 0 | 1 => Request::Put { key: key.clone(), value: self.value(), lease: 0 },
                 2 => Request::Delete { key: key.clone() },
                 3..=5 => {
                     let expected = known.get(&key).copied().unwrap_or(0);
                     Request::Swap { key: key.clone(), expected, value: self.value() }
                 }
-                6 | 7 => Request::Read { key: Some(key.clone()), is_serializable },
+                6 => {
+                    let other = format!("k{}", (number + random.random_range(1..KEYS)) % KEYS);
+                    Request::PutAll { puts: vec![(key.clone(), self.value()), (other, self.value())] }
+                }
+                7 | 8 => Request::Read { key: Some(key.clone()), is_serializable },
                 _ => Request::Read { key: None, is_serializable },
             };
-            match self.call(at, &client, request).await {
+            match self.call_within(patience, at, &client, request).await {
                 Some(Outcome::Wrote(revision)) => drop(known.insert(key, revision)),
                 Some(Outcome::Read(_, pairs)) => {
                     known.remove(&key);

@@ -30,9 +30,19 @@ pub(super) fn check(history: &History, events: &[Event]) -> Result<Revisions, Vi
     let mut maybe_deleted: HashMap<&str, usize> = HashMap::new();
     for (call, revision) in history.calls.iter().zip(&mut revisions) {
         match (&call.request, &call.outcome) {
-            (Request::Put { value, .. } | Request::Swap { value, .. }, outcome) => {
-                *revision = written(&call.request, value, outcome, &mut puts)?;
+            (Request::Put { key, value, .. } | Request::Swap { key, value, .. }, outcome) => {
+                *revision = written(&call.request, (key, value), outcome, &mut puts)?;
                 check_condition(&call.request, *revision, events)?;
+            }
+            (Request::PutAll { puts: wanted }, outcome) => {
+                let mut of_each = Vec::new();
+                for (key, value) in wanted {
+                    of_each.push(written(&call.request, (key, value), outcome, &mut puts)?);
+                }
+                *revision = of_each[0];
+                if of_each.iter().any(|of| of != revision) {
+                    return Err(Violation::WrittenInPart(call.request.clone()));
+                }
             }
             (Request::Delete { key }, Outcome::Wrote(at)) => {
                 if deletions.remove(&(key.as_str(), *at)).is_none() {
@@ -63,11 +73,10 @@ pub(super) fn check(history: &History, events: &[Event]) -> Result<Revisions, Vi
 /// Takes the event of a value, and compares it with the outcome.
 fn written(
     request: &Request,
-    value: &str,
+    (key, value): (&str, &str),
     outcome: &Outcome,
     puts: &mut HashMap<&str, &Event>,
 ) -> Result<Option<i64>, Violation> {
-    let (Request::Put { key, .. } | Request::Swap { key, .. }) = request else { return Ok(None) };
     let event = match outcome {
         // Left where it is, for nobody has asked for it then.
         Outcome::Read(..) => return Ok(None),

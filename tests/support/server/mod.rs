@@ -72,6 +72,8 @@ pub fn peer(variable: &str, name: &str) -> PathBuf {
 /// A running server. Dropping it kills the process and removes its data.
 pub struct Server {
     target: Target,
+    /// Another program than the target's own.
+    program: Option<PathBuf>,
     args: Vec<String>,
     also_on: Vec<String>,
     descriptors: Option<u64>,
@@ -132,6 +134,12 @@ impl Server {
         Self::create(Target::from_env(), Launch { args, ..Launch::default() })
     }
 
+    /// Another program for the next start, with a variable of its environment.
+    pub fn set_program(&mut self, program: &Path, (name, value): (&str, &str)) {
+        self.program = Some(program.to_owned());
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the process and waits for nothing.
     pub fn begin(&mut self) {
         assert!(self.child.is_none(), "stop it first");
@@ -146,6 +154,7 @@ impl Server {
             args: owned(launch.args),
             also_on: owned(launch.also_on),
             descriptors: launch.descriptors,
+            program: None,
             variables: launch
                 .variables
                 .iter()
@@ -330,9 +339,10 @@ impl Server {
 
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let program = self.program.clone().unwrap_or_else(|| self.target.binary());
         let mut command = match &self.host {
-            Some(host) => host.command(&self.target.binary()),
-            None => Command::new(self.target.binary()),
+            Some(host) => host.command(&program),
+            None => Command::new(&program),
         };
         let mut listen = self.also_on.clone();
         listen.insert(0, self.endpoint());
