@@ -29,7 +29,6 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use cut::TTL_OF_ENDED_LEASES;
 pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
 use plan::PlanError;
 pub(crate) use source::Source;
