@@ -6,7 +6,7 @@ use super::flag_values::{FlagError, FlagValues};
 use super::program::Program;
 use super::restore::{self as store, RestoreCommandError};
 use super::snapshot::{LoginFlags, SaveError, login_args};
-use crate::restore::{self, MigrateError, MigrateSettings, Migrated, Step};
+use crate::restore::{self, Compared, MigrateError, MigrateSettings, Migrated, QUIET, Step};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -46,10 +46,10 @@ pub(super) fn args(command: Command) -> Command {
                 .long("from")
                 .value_name("URLS")
                 .required(true)
-                .help("The etcd to copy: its endpoints, of which the first one that can be reached is used"),
+                .help("The etcd, jetway or kine to copy: its endpoints, of which the first one that can be reached is used"),
         )
         .args(login_args())
-        .arg(switch("switch-over", "When all is copied, fence the source by an alarm, compare, and end"))
+        .arg(switch("switch-over", "When all is copied, fence the source by an alarm, or wait until kine stands still, compare, and end"))
         .arg(switch("dry-run", "Read the source and print what would be copied"))
 }
 
@@ -81,10 +81,13 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             }
             stopped.cancel();
         });
-        let mut progress = Progress { told: None, is_following: false, is_retrying: false };
-        Ok::<_, MigrateCommandError>(restore::migrate(settings, stop, &mut |step| progress.show(step)).await?)
+        let mut progress =
+            Progress { told: None, is_following: false, is_waiting: false, is_retrying: false };
+        Ok::<_, MigrateCommandError>(
+            Box::pin(restore::migrate(settings, stop, &mut |step| progress.show(step))).await?,
+        )
     })?;
-    let Migrated { revision, floor, keys, leases, is_hashed, frozen } = migrated;
+    let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
     let floor = store::floor_text(floor);
     if is_dry_run {
         return Ok(format!(
@@ -92,7 +95,11 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
              nothing was written; the store would be: jetway {place}\n"
         ));
     }
-    let compared = if is_hashed { "HashKV is equal" } else { "the numbers of keys are equal" };
+    let compared = match compared {
+        Compared::Hash => "HashKV is equal",
+        Compared::Counts => "the numbers of keys are equal",
+        Compared::Keys => "all keys are equal",
+    };
     let fenced = frozen.map_or_else(String::new, |frozen| {
         let seconds = frozen.as_secs_f64();
         format!(
@@ -109,6 +116,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
 struct Progress {
     told: Option<Instant>,
     is_following: bool,
+    is_waiting: bool,
     is_retrying: bool,
 }
 
@@ -116,17 +124,24 @@ impl Progress {
     fn show(&mut self, step: Step) {
         let begins_to_follow = matches!(step, Step::Following(..)) && !self.is_following;
         self.is_following |= begins_to_follow;
+        let begins_to_wait = matches!(step, Step::Waiting(_)) && !self.is_waiting;
+        self.is_waiting |= begins_to_wait;
         // The next line of this kind reports that it goes on.
         self.is_following &= !matches!(step, Step::Retrying);
         let is_due = matches!(step, Step::Retrying) && !self.is_retrying
             || self.told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL);
         self.is_retrying = matches!(step, Step::Retrying);
-        if !is_due && !begins_to_follow {
+        if !is_due && !begins_to_follow && !begins_to_wait {
             return;
         }
         self.told = Some(Instant::now());
         let line = match step {
             Step::Receiving(received, all) => format!("receiving the snapshot: {received} of {all} bytes"),
+            Step::Listing(keys) => format!("reading the keys: {keys} so far"),
+            Step::Waiting(now) => format!(
+                "the source is at revision {now} and cannot be fenced: stop its writers. The copy ends once it has stood still \
+                 for {QUIET:?}"
+            ),
             Step::Writing(written, all) => format!("writing the snapshot: {written} of {all} versions"),
             Step::Following(copied, now) => {
                 let lag = (now.0 - copied.0).max(0);

@@ -122,22 +122,47 @@ fn token(flags: &FlagValues, data_dir: &Path) -> String {
     restored().unwrap_or_else(|| flags.text_or_default("initial-cluster-token").to_owned())
 }
 
-/// The settings of a member.
-pub(super) fn cluster(
+/// The settings of a member whose data directory a restore makes. As in etcd, that needs no flags of its
+/// port.
+pub(super) fn restored(
     flags: &FlagValues,
     name: &str,
-    data_dir: &Path,
     members: Members,
-) -> Result<Cluster, PeerFlagsError> {
+) -> Result<ClusterSettings, PeerFlagsError> {
+    check_members(&members)?;
+    let advertised = flags.urls("initial-advertise-peer-urls");
+    check_own_urls(name, &members, &advertised)?;
+    Ok(ClusterSettings {
+        name: name.to_owned(),
+        peer_urls: advertised.into_iter().map(|url| url.text).collect(),
+        token: flags.text_or_default("initial-cluster-token").to_owned(),
+        listen: String::new(),
+        advertise: String::new(),
+        members,
+        tls: None,
+    })
+}
+
+fn check_members(members: &Members) -> Result<(), PeerFlagsError> {
     if members.len() > MAX_COPIES {
         return Err(PeerFlagsError::TooMany(members.len()));
     }
     if members.contains_key("") {
         return Err(PeerFlagsError::NoName);
     }
-    if let Some(name) = members.keys().find(|name| name.contains(char::is_whitespace)) {
-        return Err(PeerFlagsError::Name(name.clone()));
+    match members.keys().find(|name| name.contains(char::is_whitespace)) {
+        Some(name) => Err(PeerFlagsError::Name(name.clone())),
+        None => Ok(()),
     }
+}
+
+fn cluster(
+    flags: &FlagValues,
+    name: &str,
+    data_dir: &Path,
+    members: Members,
+) -> Result<Cluster, PeerFlagsError> {
+    check_members(&members)?;
     let listen_flag = flags.urls("listen-peer-urls");
     let [listen] = listen_flag.as_slice() else {
         return Err(PeerFlagsError::Listen(flags.text_or_default("listen-peer-urls").to_owned()));

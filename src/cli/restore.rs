@@ -178,7 +178,7 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
             let mut place = format!("--data-dir {}", data_dir.display());
             let member = if members.len() > 1 {
                 place = format!("--name {name} {place}, and its flags for peers and clients");
-                Some(Box::new(peers::cluster(flags, name, &data_dir, members)?.server))
+                Some(Box::new(peers::restored(flags, name, members)?))
             } else {
                 None
             };

@@ -34,8 +34,8 @@ impl txn::LeaseTable for Lessor {
 }
 
 impl Lessor {
-    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on. The first writer of a
-    /// copy gives the time that was left at the copy, if that is known.
+    /// Takes the leases of a log. Each gets its full TTL and `grace` more from `now` on. The first writer of
+    /// a copy gives the time that was left at the copy, if that is known.
     pub(crate) fn new(
         leases: impl IntoIterator<Item = (LeaseId, Grant)>,
         now: Uptime,

@@ -222,8 +222,8 @@ impl Messenger {
         self.answer_at(self.member_subject(member), but_own).await
     }
 
-    /// Answers those that ask for the members, or for the snapshot with which the cluster was made anew, until
-    /// the result is dropped.
+    /// Answers those that ask for the members, or for the snapshot with which the cluster was made anew,
+    /// until the result is dropped.
     ///
     /// # Errors
     /// That of the client library, where the connection is closed.

@@ -419,8 +419,8 @@ impl Log {
         self.bucket.check_key(key)
     }
 
-    /// Lets a restored bucket be served. `end` is the last message of the restore. `snapshot` names the snapshot,
-    /// if other members of a cluster must have had the same one.
+    /// Lets a restored bucket be served. `end` is the last message of the restore. `snapshot` names the
+    /// snapshot, if other members of a cluster must have had the same one.
     ///
     /// # Errors
     /// [`SetupError::Disturbed`], [`SetupError::Api`].

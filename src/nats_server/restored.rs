@@ -23,7 +23,7 @@ pub(crate) fn is_unfinished_restore(dir: &Path) -> bool {
     dir.join(UNFINISHED).exists()
 }
 
-/// Begins to make the directory of a holder, which must be empty. What an earlier restore has left is removed.
+/// Begins to make the directory of a holder, which must be empty. The rest of an earlier restore is removed.
 ///
 /// # Errors
 /// [`Error::NotEmpty`], and those of the directory.

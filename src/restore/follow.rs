@@ -27,18 +27,18 @@ const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
+/// The first key of [`Source::list`], and the end. The keys of kine are texts, and some of its databases take
+/// no other ones.
+const LISTED: [&[u8]; 2] = [b" ", b"\x7f"];
+/// Keys in a page of it.
+const PAGE: i64 = 500;
+
 /// A server that cannot be copied.
 #[derive(Debug, Error)]
 pub(crate) enum SourceCallError {
     /// None of its endpoints can be reached, or it refuses a call.
     #[error("--from {0}")]
     Call(#[from] ClientError),
-    /// Another program.
-    #[error(
-        "--from: the server sends no snapshot ({0}), and jetway migrate copies etcd and jetway alone; copy the keys of another \
-         program, such as kine, with etcdctl make-mirror"
-    )]
-    NoSnapshot(String),
     /// The snapshot is not whole, or cannot be kept.
     #[error("the snapshot of the source cannot be used: {0}")]
     Snapshot(#[from] FileError),
@@ -100,25 +100,27 @@ impl Source {
         Err(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new())).into())
     }
 
-    /// Takes a snapshot into a file without a name. Returns it with the bytes of the database in it.
+    /// Takes a snapshot into a file without a name. Returns it with the bytes of the database in it; `None`
+    /// if the server sends no snapshots.
     pub(super) async fn snapshot(
         &self,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<(File, u64), SourceCallError> {
+    ) -> Result<Option<(File, u64)>, SourceCallError> {
         let (mut file, path) = unnamed()?;
         let failed = |source| FileError::Spool { path: path.clone(), source };
         let call = "/etcdserverpb.Maintenance/Snapshot";
-        let refused = |status: tonic::Status| match status.code() {
-            Code::Unimplemented => SourceCallError::NoSnapshot(status.message().to_owned()),
-            _ => ClientError::Refused(status).into(),
-        };
         let stream = self.client.server_stream(call, SnapshotRequest {}).await;
-        let mut stream: Streaming<SnapshotResponse> = stream.map_err(|error| match error {
-            ClientError::Refused(status) => refused(status),
-            error => error.into(),
-        })?;
+        let mut stream: Streaming<SnapshotResponse> = match stream {
+            Err(ClientError::Refused(status)) if has_no_snapshot(&status) => return Ok(None),
+            stream => stream?,
+        };
         let mut received = 0;
-        while let Some(message) = stream.message().await.map_err(refused)? {
+        loop {
+            let message = match stream.message().await {
+                Err(status) if received == 0 && has_no_snapshot(&status) => return Ok(None),
+                message => message.map_err(ClientError::Refused)?,
+            };
+            let Some(message) = message else { break };
             file.write_all(&message.blob).map_err(failed)?;
             received += message.blob.len() as u64;
             progress(received, received + message.remaining_bytes);
@@ -127,15 +129,28 @@ impl Source {
         if size == 0 || size == received {
             return Err(FileError::CutOff { path, size: received }.into());
         }
-        Ok((file, size))
+        Ok(Some((file, size)))
     }
 
     /// The changes from a revision on.
     pub(super) async fn follow(&self, from: Revision) -> Result<Following, SourceCallError> {
+        self.follow_range([ALL; 2], from).await
+    }
+
+    /// The same of the keys that [`Self::list`] returns.
+    pub(super) async fn follow_listed(&self, from: Revision) -> Result<Following, SourceCallError> {
+        self.follow_range(LISTED, from).await
+    }
+
+    async fn follow_range(
+        &self,
+        [key, range_end]: [&'static [u8]; 2],
+        from: Revision,
+    ) -> Result<Following, SourceCallError> {
         let (requests, receiver) = mpsc::channel(1);
         let create = WatchCreateRequest {
-            key: Bytes::from_static(ALL),
-            range_end: Bytes::from_static(ALL),
+            key: Bytes::from_static(key),
+            range_end: Bytes::from_static(range_end),
             start_revision: from.0,
             progress_notify: true,
             ..WatchCreateRequest::default()
@@ -151,6 +166,43 @@ impl Source {
         let request = RangeRequest { key: Bytes::from_static(ALL), count_only: true, ..Default::default() };
         let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
+    }
+
+    /// The present revision of a server that takes few kinds of ranges.
+    pub(super) async fn listed_revision(&self) -> Result<Revision, SourceCallError> {
+        let [key, range_end] = LISTED.map(Bytes::from_static);
+        let request = RangeRequest { key, range_end, limit: 1, ..Default::default() };
+        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        Ok(Revision(answer.header.map_or(0, |header| header.revision)))
+    }
+
+    /// All keys at a revision, read in pages. `progress` gets the number of those so far.
+    pub(super) async fn list(
+        &self,
+        revision: Revision,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<mvccpb::KeyValue>, SourceCallError> {
+        let [mut key, range_end] = LISTED.map(Bytes::from_static);
+        let mut pairs = Vec::new();
+        loop {
+            let range_end = range_end.clone();
+            let request =
+                RangeRequest { key, range_end, limit: PAGE, revision: revision.0, ..Default::default() };
+            let answer: Result<RangeResponse, ClientError> =
+                self.client.unary("/etcdserverpb.KV/Range", request).await;
+            let RangeResponse { kvs, more, .. } = answer.map_err(|error| match error {
+                ClientError::Refused(status) if status.message().contains("has been compacted") => {
+                    SourceCallError::Compacted { floor: revision.next().0, wanted: revision }
+                }
+                error => error.into(),
+            })?;
+            pairs.extend(kvs);
+            progress(pairs.len());
+            match pairs.last() {
+                Some(last) if more => key = [&last.key[..], b"\0"].concat().into(),
+                _ => return Ok(pairs),
+            }
+        }
     }
 
     /// The number of keys at a revision.
@@ -251,4 +303,9 @@ impl Following {
         }
         Ok(revisions)
     }
+}
+
+/// Whether an error means that a server has no snapshots. kine has no code of its own for that.
+fn has_no_snapshot(status: &tonic::Status) -> bool {
+    status.code() == Code::Unimplemented || status.message().contains("snapshot is not supported")
 }

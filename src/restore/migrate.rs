@@ -16,7 +16,7 @@
 use super::follow::{Following, Source, SourceCallError};
 use super::plan::{self, Plan, Reading, Revisions, version};
 use super::write::{self, Appender};
-use super::{Opened, RestoreError, Target};
+use super::{Opened, RestoreError, Target, pages};
 use crate::client::ClientSettings;
 use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Body};
@@ -29,9 +29,9 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 /// The time between two requests for the revision of the source.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// The name of etcd's table of versions, with which its hash begins.
@@ -79,7 +79,8 @@ pub(crate) enum MigrateError {
     Different { revision: Revision, ours: String, theirs: String },
     #[error(
         "the source was written to after the end of the copy: it is at revision {now}, and the copy at {copied}. Stop its clients \
-         and run the migration again into an empty store, or give --switch-over, which fences the source"
+         and run the migration again into an empty store; --switch-over fences an etcd or a jetway, and waits until another \
+         program is at rest"
     )]
     WentOn { copied: Revision, now: Revision },
 }
@@ -89,12 +90,27 @@ pub(crate) enum MigrateError {
 pub(crate) enum Step {
     /// Bytes of the snapshot, of all.
     Receiving(u64, u64),
+    /// Keys that were read in pages.
+    Listing(usize),
     /// Versions of the snapshot, of all.
     Writing(usize, usize),
     /// The revision of the copy, and that of the source.
     Following(Revision, Revision),
+    /// The source cannot be fenced, and is at this revision: its writers must stop.
+    Waiting(Revision),
     /// The source cannot be reached for now.
     Retrying,
+}
+
+/// How the copy and its source were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// By etcd's hash of the whole store.
+    Hash,
+    /// By the numbers of keys.
+    Counts,
+    /// By the digests of all keys.
+    Keys,
 }
 
 /// The result of a migration.
@@ -104,8 +120,8 @@ pub(crate) struct Migrated {
     pub floor: Option<Revision>,
     pub keys: usize,
     pub leases: usize,
-    /// Whether the hashes were compared, and not only the numbers of keys.
-    pub is_hashed: bool,
+    /// The means of the comparison at the end.
+    pub compared: Compared,
     /// The time from the fence to the end, if there was a fence.
     pub frozen: Option<Duration>,
 }
@@ -120,10 +136,11 @@ pub(crate) async fn run(
     stop: CancellationToken,
     progress: &mut dyn FnMut(Step),
 ) -> Result<Migrated, MigrateError> {
+    settings.target.check()?;
+    let source = Source::connect(&settings.from).await?;
+    let received = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
+    let Some((file, size)) = received else { return pages::run(source, settings, stop, progress).await };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
-    target.check()?;
-    let source = Source::connect(&from).await?;
-    let (file, size) = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
     let saved = Saved::open(file, size)?;
     // It would be in force at the copy, too.
     if saved.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt) {
@@ -137,7 +154,7 @@ pub(crate) async fn run(
             floor: plan.floor,
             keys: plan.reading.keys(),
             leases: saved.leases.len(),
-            is_hashed: false,
+            compared: Compared::Counts,
             frozen: None,
         });
     }
@@ -278,7 +295,7 @@ impl<'a> Copy<'a> {
             self.floor = Some(floor);
             self.appender.batch(last, vec![Body::Floor(floor)]).await?;
         }
-        let is_hashed = self.compare(saved, &source, last, hash).await?;
+        let compared = self.compare(saved, &source, last, hash).await?;
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -287,7 +304,7 @@ impl<'a> Copy<'a> {
         }
         self.appender.finish(reading, floor, opened).await?;
         let frozen = self.switches_over.then(|| begun.elapsed());
-        Ok(Migrated { revision: last, floor, keys, leases: count, is_hashed, frozen })
+        Ok(Migrated { revision: last, floor, keys, leases: count, compared, frozen })
     }
 
     async fn drain(&mut self, following: &mut Following, last: Revision) -> Result<(), MigrateError> {
@@ -316,14 +333,14 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Compares the copy with the source at the last revision. Returns whether by hashes.
+    /// Compares the copy with the source at the last revision.
     async fn compare(
         &self,
         saved: &Saved,
         source: &Source,
         last: Revision,
         hash: u32,
-    ) -> Result<bool, MigrateError> {
+    ) -> Result<Compared, MigrateError> {
         let different =
             |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
         let count = source.count(last).await?;
@@ -333,13 +350,13 @@ impl<'a> Copy<'a> {
         }
         // Behind a later floor the hash leaves out changes of the watch, which were not kept.
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
-            return Ok(false);
+            return Ok(Compared::Counts);
         }
         let ours = self.hash_of(saved)?;
         if ours != hash {
             return different(format!("the hash {ours}"), format!("{hash}"));
         }
-        Ok(true)
+        Ok(Compared::Hash)
     }
 
     /// etcd's hash of the store: all versions behind the floor, and those before that are still the newest of

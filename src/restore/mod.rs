@@ -15,6 +15,7 @@
 mod cut;
 mod follow;
 mod migrate;
+mod pages;
 mod plan;
 mod source;
 mod wal;
@@ -29,7 +30,8 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, Step, run as migrate};
+pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
+pub(crate) use pages::QUIET;
 use plan::PlanError;
 pub(crate) use source::Source;
 use source::SourceError;

@@ -11,6 +11,7 @@ use crate::applier::digest::{self, Sum};
 use crate::auth::AuthStore;
 use crate::core::{KeyVersion, VersionParts};
 use crate::log::KeyTooLong;
+use crate::proto::mvccpb::KeyValue;
 use crate::record::Digest;
 use crate::snapshot::{Change, Changes, Saved, SavedError};
 use crate::types::{Grant, LeaseId, Revision, Sequence};
@@ -120,10 +121,7 @@ pub(super) fn plan(
     while let Some(changes) = revisions.next()? {
         let revision = changes[0].revision;
         for change in &changes {
-            if let Err(KeyTooLong(size)) = check_key(&change.pair.key) {
-                let start = &change.pair.key[..change.pair.key.len().min(64)];
-                return Err(PlanError::Key { revision, key: format!("{}…", start.escape_ascii()), size });
-            }
+            check(change, check_key)?;
         }
         if floor.is_some_and(|floor| revision <= floor) {
             for change in &changes {
@@ -168,7 +166,49 @@ pub(super) fn plan(
     })
 }
 
+/// Reads all keys of a store whose history before `floor` is not known. Returns the digest at the beginning
+/// of its log, too.
+pub(super) fn plan_keys(
+    changes: &[Change],
+    floor: Revision,
+    check_key: &dyn Fn(&[u8]) -> Result<(), KeyTooLong>,
+) -> Result<(Reading, Digest), PlanError> {
+    let mut sum = Sum::default();
+    sum.add(digest::of_users(&AuthStore::default()));
+    let first_digest = sum.digest(Revision::EMPTY_STORE, None);
+    let mut reading = Reading { live: HashMap::new(), sum, largest: 0, revision: floor, versions: 0 };
+    for change in changes {
+        check(change, check_key)?;
+        reading.replay(change);
+    }
+    Ok((reading, first_digest))
+}
+
+/// Refuses a key that a subject cannot hold.
+fn check(change: &Change, check_key: &dyn Fn(&[u8]) -> Result<(), KeyTooLong>) -> Result<(), PlanError> {
+    check_key(&change.pair.key).map_err(|KeyTooLong(size)| {
+        let start = &change.pair.key[..change.pair.key.len().min(64)];
+        PlanError::Key { revision: change.revision, key: format!("{}…", start.escape_ascii()), size }
+    })
+}
+
 impl Reading {
+    /// The version of a key.
+    pub(super) fn version_of(&self, key: &[u8]) -> Option<i64> {
+        self.live.get(key).map(|live| live.version)
+    }
+
+    /// Whether a key is as another server has it, whatever the number of its version is there.
+    pub(super) fn holds(&self, pair: &KeyValue) -> bool {
+        self.live.get(&pair.key).is_some_and(|live| {
+            let pair = KeyValue { version: live.version, ..pair.clone() };
+            let (revision, place) = live.at;
+            let is_at = pair.mod_revision == revision.0;
+            let change = Change { revision, place, is_delete: false, pair };
+            is_at && digest::of_key(&version(&change, Sequence::NONE)) == live.term
+        })
+    }
+
     /// The number of keys.
     pub(super) fn keys(&self) -> usize {
         self.live.len()

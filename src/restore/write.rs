@@ -3,7 +3,7 @@
 use super::plan::{Plan, Reading, Revisions, version};
 use super::{Opened, RestoreError};
 use crate::log::{Acknowledged, AppendError, Log, Pipeline};
-use crate::record::{Body, EpochStart, FORMAT, Member, OperationId, Record, Trim};
+use crate::record::{Body, Digest, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
 use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
 use std::time::Duration;
@@ -30,6 +30,38 @@ pub(super) struct Appender {
 }
 
 impl Appender {
+    /// Begins the log of an empty bucket with the record of its epoch. `largest` is the most bytes of a key
+    /// and its value, as far as they are known.
+    pub(super) async fn begin(log: &Log, largest: usize, digest: Digest) -> Result<Appender, RestoreError> {
+        let end = log.facts().before_first;
+        let operation = OperationId { instance: rand::random(), counter: 0 };
+        let pipeline = log.append_behind(end).await?;
+        let limit = pipeline.max_record_bytes();
+        if largest > limit {
+            return Err(RestoreError::TooLarge { largest, limit });
+        }
+        let mut appender = Appender {
+            pipeline,
+            emitted: Vec::new(),
+            waiting_bytes: 0,
+            nonce: rand::random(),
+            index: LogIndex::NONE,
+            operation,
+            end,
+            limit,
+        };
+        let start = EpochStart {
+            instance: operation.instance,
+            format: FORMAT,
+            member: Member::default(),
+            election_timeout_ms: 0,
+            quota_bytes: 0,
+            digest,
+        };
+        appender.batch(Revision::EMPTY_STORE, vec![Body::Epoch(Box::new(start))]).await?;
+        Ok(appender)
+    }
+
     /// The sequence of the record at a place of the next batch, from 1.
     pub(super) fn sequence_of(&self, place: u32) -> Sequence {
         Sequence(self.pipeline.next_sequence().0 + u64::from(place) - 1)
@@ -115,32 +147,7 @@ pub(super) async fn write(
     plan: &Plan,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Appender, RestoreError> {
-    let end = log.facts().before_first;
-    let operation = OperationId { instance: rand::random(), counter: 0 };
-    let pipeline = log.append_behind(end).await?;
-    let limit = pipeline.max_record_bytes();
-    if plan.reading.largest > limit {
-        return Err(RestoreError::TooLarge { largest: plan.reading.largest, limit });
-    }
-    let mut appender = Appender {
-        pipeline,
-        emitted: Vec::new(),
-        waiting_bytes: 0,
-        nonce: rand::random(),
-        index: LogIndex::NONE,
-        operation,
-        end,
-        limit,
-    };
-    let start = EpochStart {
-        instance: operation.instance,
-        format: FORMAT,
-        member: Member::default(),
-        election_timeout_ms: 0,
-        quota_bytes: 0,
-        digest: plan.first_digest,
-    };
-    appender.batch(Revision::EMPTY_STORE, vec![Body::Epoch(Box::new(start))]).await?;
+    let mut appender = Appender::begin(log, plan.reading.largest, plan.first_digest).await?;
     let users = Body::Users(Box::new(saved.users.clone()));
     let leases = saved.leases.iter().map(|(id, grant)| Body::Lease(*id, Some(*grant)));
     let alarms = saved.alarms.iter().map(|alarm| Body::Alarm(*alarm, true));
@@ -156,7 +163,7 @@ pub(super) async fn write(
         if let Some(floor) = trim
             && revision > floor
         {
-            append_floor(&mut appender, floor, plan).await?;
+            append_floor(&mut appender, floor, plan.trim_digest).await?;
             trim = None;
         }
         let mut bodies = Vec::with_capacity(changes.len());
@@ -176,7 +183,7 @@ pub(super) async fn write(
         }
     }
     if let Some(floor) = trim {
-        append_floor(&mut appender, floor, plan).await?;
+        append_floor(&mut appender, floor, plan.trim_digest).await?;
     }
     if written != plan.versions {
         return Err(RestoreError::Changed);
@@ -184,9 +191,14 @@ pub(super) async fn write(
     Ok(appender)
 }
 
-async fn append_floor(appender: &mut Appender, floor: Revision, plan: &Plan) -> Result<(), RestoreError> {
+/// Appends a compaction of all up to `floor`, where the store has this digest.
+pub(super) async fn append_floor(
+    appender: &mut Appender,
+    floor: Revision,
+    digest: Digest,
+) -> Result<(), RestoreError> {
     let to = appender.index.0;
     appender.batch(floor, vec![Body::Floor(floor)]).await?;
-    let trim = Trim { to, floor: Some(floor.0), digest: plan.trim_digest, is_lossy: false, loss: None };
+    let trim = Trim { to, floor: Some(floor.0), digest, is_lossy: false, loss: None };
     appender.batch(floor, vec![Body::Trim(Box::new(trim))]).await
 }

@@ -60,7 +60,8 @@ pub(super) struct Lease {
     pub(super) id: i64,
     #[prost(int64, tag = "2")]
     pub(super) ttl: i64,
-    /// The time that was left at etcd's last checkpoint of the lease; 0 for none. jetway makes no checkpoints.
+    /// The time that was left at etcd's last checkpoint of the lease; 0 for none. jetway makes no
+    /// checkpoints.
     #[prost(int64, tag = "3")]
     pub(super) remaining: i64,
 }

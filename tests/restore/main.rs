@@ -6,6 +6,7 @@
 mod cluster;
 mod content;
 mod interrupted;
+mod kine;
 mod leases;
 mod migrate;
 mod migrate_cluster;
