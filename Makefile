@@ -190,7 +190,7 @@ faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS s
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
 		--skip cut_networks --skip discovery:: --skip in_jetway
 
-# A folder of its own, so that no other target ever meets this program. Its debug assertions would end it where
+# A folder of its own, so that no other target ever meets this program. Its debug assertions would end it, and
 # the record of its clients has to show the fault.
 PLANTED := $(TARGET)/planted
 

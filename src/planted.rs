@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     NoBarrier,
     /// The writer answers before JetStream has acknowledged.
     EarlyAnswer,
-    /// A follower answers a linearizable read before it has applied what the writer had.
+    /// An instance answers a linearizable read from its own state, and does not ask the writer.
     StaleFollower,
     /// A follower leaves some records out.
     SkippedRecord,

@@ -14,7 +14,7 @@ use crate::proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 use crate::record::{Alarm, AlarmKind};
-use crate::snapshot::{Blob, Snapshot};
+use crate::snapshot::{Blob, SNAPSHOT_REVISION, Snapshot};
 use crate::types::Revision;
 use crate::version::{CLUSTER_VERSION, ETCD_VERSION};
 use std::time::Instant;
@@ -54,6 +54,14 @@ fn alarm_kind(alarm: i32) -> Option<AlarmKind> {
         Ok(AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
         Ok(AlarmType::None) | Err(_) => None,
     }
+}
+
+/// The revision that a client wants a snapshot of, which etcd's request has no field for.
+fn asked_revision<T>(request: &Request<T>) -> Result<Option<Revision>, Status> {
+    let Some(value) = request.metadata().get(SNAPSHOT_REVISION) else { return Ok(None) };
+    let revision = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|revision| *revision > 0);
+    let wrong = || Status::invalid_argument(format!("{SNAPSHOT_REVISION}: give a number above 0"));
+    revision.map(|revision| Some(Revision(revision))).ok_or_else(wrong)
 }
 
 /// The messages of a snapshot. The client's pace decides when the next one is made.
@@ -192,12 +200,26 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         require_admin(&self.engine, &request).await?;
         let full_state = self.engine.full_state().await?;
-        let revision = full_state.state.revision;
-        let term = self.header.at(revision).raft_term;
-        let laid_out = tokio::task::spawn_blocking(move || Snapshot::new(&full_state, term, CLUSTER_VERSION));
+        let state = &full_state.state;
+        let asked = asked_revision(&request)?;
+        let revision = asked.unwrap_or(state.revision);
+        if state.compacted.is_some_and(|floor| revision < floor) {
+            return Err(EtcdError::Compacted.into());
+        }
+        if revision > state.revision {
+            return Err(EtcdError::FutureRevision.into());
+        }
+        let term = self.header.at(state.revision).raft_term;
+        let laid_out =
+            tokio::task::spawn_blocking(move || Snapshot::at(&full_state, term, CLUSTER_VERSION, revision));
         let snapshot = laid_out.await.map_err(|error| EtcdError::Unknown(error.to_string()))?;
         tracing::info!(bytes = snapshot.size(), %revision, "sending a snapshot to a client");
-        Ok(Response::new(tokio_stream::iter(Blobs { snapshot, revision, begun: Instant::now() })))
+        let blobs = tokio_stream::iter(Blobs { snapshot, revision, begun: Instant::now() });
+        let mut response = Response::new(blobs);
+        if asked.is_some() {
+            response.metadata_mut().insert(SNAPSHOT_REVISION, revision.0.into());
+        }
+        Ok(response)
     }
 
     async fn move_leader(

@@ -83,7 +83,9 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         });
         let mut progress =
             Progress { told: None, is_following: false, is_waiting: false, is_retrying: false };
-        Ok::<_, MigrateCommandError>(restore::migrate(settings, stop, &mut |step| progress.show(step)).await?)
+        Ok::<_, MigrateCommandError>(
+            Box::pin(restore::migrate(settings, stop, &mut |step| progress.show(step))).await?,
+        )
     })?;
     let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
     let floor = store::floor_text(floor);

@@ -39,7 +39,7 @@ pub(crate) enum SnapshotPlace {
 pub struct SnapshotSchedule {
     /// The times.
     pub(crate) times: Times,
-    /// Where they are kept.
+    /// The place in which they are kept.
     pub(crate) place: SnapshotPlace,
     /// The number of files that are kept.
     pub kept: usize,

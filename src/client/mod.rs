@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use thiserror::Error;
 use tonic::client::Grpc;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -110,7 +110,8 @@ impl Client {
         R: prost::Message + Default + 'static,
     {
         let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
-        self.call(async |mut grpc| grpc.unary(self.request(request), path, codec).await).await
+        let call = self.call(async |mut grpc| grpc.unary(self.request(request), path, codec).await);
+        call.await.map(tonic::Response::into_inner)
     }
 
     /// A call with one request and many answers.
@@ -126,8 +127,27 @@ impl Client {
         Q: prost::Message + 'static,
         R: prost::Message + Default + 'static,
     {
+        self.server_stream_with(path, request, |_| {}).await.map(tonic::Response::into_inner)
+    }
+
+    /// The same with more metadata. The response has that of the server.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub(crate) async fn server_stream_with<Q, R>(
+        &self,
+        path: &'static str,
+        request: Q,
+        metadata: impl FnOnce(&mut MetadataMap),
+    ) -> Result<tonic::Response<Streaming<R>>, ClientError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
         let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
-        self.call(async |mut grpc| grpc.server_streaming(self.request(request), path, codec).await).await
+        let mut request = self.request(request);
+        metadata(request.metadata_mut());
+        self.call(async |mut grpc| grpc.server_streaming(request, path, codec).await).await
     }
 
     /// A call with many requests and many answers.
@@ -144,19 +164,20 @@ impl Client {
         R: prost::Message + Default + 'static,
     {
         let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, R>::default());
-        self.call(async |mut grpc| grpc.streaming(self.request(requests), path, codec).await).await
+        let call = self.call(async |mut grpc| grpc.streaming(self.request(requests), path, codec).await);
+        call.await.map(tonic::Response::into_inner)
     }
 
     /// Makes a call once the connection is ready for it.
     async fn call<T>(
         &self,
         call: impl AsyncFnOnce(Grpc<Channel>) -> Result<tonic::Response<T>, Status>,
-    ) -> Result<T, ClientError> {
+    ) -> Result<tonic::Response<T>, ClientError> {
         // Answers may be as large as the store.
         let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         let ready = grpc.ready().await;
         ready.map_err(|error| ClientError::Refused(Status::unavailable(with_causes(&error))))?;
-        call(grpc).await.map(tonic::Response::into_inner).map_err(ClientError::Refused)
+        call(grpc).await.map_err(ClientError::Refused)
     }
 
     fn request<Q>(&self, message: Q) -> Request<Q> {

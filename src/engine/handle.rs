@@ -18,6 +18,7 @@ use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
 use crate::log::{Log, ReadOnly};
+use crate::planted::{Fault, planted};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
 use crate::types::Revision;
@@ -121,7 +122,7 @@ impl Engine {
     /// # Errors
     /// [`EtcdError::Unavailable`], [`EtcdError::Timeout`] or [`EtcdError::Stopped`].
     pub(crate) async fn linearizable(&self) -> Result<Arc<State>, EtcdError> {
-        if self.status.is_linearizable() {
+        if self.status.is_linearizable() || planted(Fault::StaleFollower) {
             return Ok(self.reader.snapshot());
         }
         let begun = Instant::now();

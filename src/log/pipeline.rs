@@ -13,7 +13,7 @@ use super::codec;
 use super::connect::Endpoint;
 use super::wire::{ProtocolError, ServerOp, Wire, WireError, status};
 use crate::planted::{Fault, planted};
-use crate::record::Record;
+use crate::record::{Body, Record};
 use crate::types::Sequence;
 use serde::Deserialize;
 use std::collections::VecDeque;
@@ -315,7 +315,8 @@ impl<W> Pipeline<W> {
             self.out.clear();
             self.out.shrink_to(OUT_BYTES);
         }
-        if planted(Fault::EarlyAnswer) && !self.in_flight.is_empty() {
+        if planted(Fault::EarlyAnswer) && self.in_flight.front().is_some_and(|oldest| oldest.is_acknowledged)
+        {
             return Poll::Ready(Ok(()));
         }
         self.wire.poll_read_more(cx).map_err(AppendError::from)
@@ -334,7 +335,8 @@ impl<W> Pipeline<W> {
             let (slot, bytes) = (self.slot, self.out.len() - before);
             self.slot = (self.slot + 1) % SLOTS;
             self.in_flight_bytes += bytes;
-            let (sent, is_acknowledged) = (Instant::now(), planted(Fault::EarlyAnswer));
+            let sent = Instant::now();
+            let is_acknowledged = planted(Fault::EarlyAnswer) && !matches!(record.body, Body::Epoch(_));
             self.in_flight.push_back(InFlight { record, waiter, slot, bytes, sent, is_acknowledged });
         }
     }

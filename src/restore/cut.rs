@@ -4,14 +4,11 @@
 //! Leases, users, roles and alarms have no history: those of the file stay. A lease that has ended since is
 //! granted again, so that its keys neither stay for ever nor vanish before anybody can read them.
 
-use crate::snapshot::{Saved, SavedError};
+use crate::snapshot::{Saved, SavedError, TTL_OF_ENDED_LEASES};
 use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap};
 use thiserror::Error;
-
-/// The TTL of leases that have ended since, in seconds. The file does not have the one that they had.
-pub(crate) const TTL_OF_ENDED_LEASES: i64 = 60;
 
 /// A revision that the file does not hold.
 #[derive(Debug, Error)]

@@ -30,7 +30,6 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use cut::TTL_OF_ENDED_LEASES;
 pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
 pub(crate) use pages::QUIET;
 use plan::PlanError;

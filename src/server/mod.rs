@@ -106,7 +106,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
             listeners.push((listener, Dispatcher::new(stages.clone(), purpose)));
         }
     }
-    let listeners: Vec<_> = listeners
+    let mut listeners: Vec<_> = listeners
         .into_iter()
         .map(|(listener, dispatcher)| {
             tokio::spawn(listener.serve(dispatcher, opens.clone(), shutdown.clone()))
@@ -148,6 +148,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         started.engine.hand_over_stream().await;
     }
     shutdown.cancel();
+    listeners.extend(started.snapshots);
     let drained = tokio::time::timeout(DRAIN_TIMEOUT, futures_util::future::join_all(listeners)).await;
     if drained.is_err() {
         tracing::info!("connections that did not end in time are dropped");

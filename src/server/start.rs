@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 use tower::util::BoxCloneSyncService;
@@ -35,6 +36,8 @@ use tower::util::BoxCloneSyncService;
 pub(super) struct Started {
     pub(super) engine: Engine,
     pub(super) nats: Option<Arc<NatsServer>>,
+    /// The task of scheduled snapshots, which ends by itself.
+    pub(super) snapshots: Option<JoinHandle<()>>,
 }
 
 /// Starts all parts, and reports each step in `stage`. Returns `None` if this member was removed from its
@@ -66,12 +69,12 @@ pub(super) async fn start(
     }
     let error = tokio::select! {
         () = loaded(&engine, &member, begun, &starting) => {
-            let endpoints = endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
+            let (endpoints, snapshots) = endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
             // All at once: a client that has been served must not get the response of a server that starts.
             stage.send_replace(Stage::Ready(endpoints));
             tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
             notify::ready(shutdown);
-            return Ok(Some(Started { engine, nats }));
+            return Ok(Some(Started { engine, nats, snapshots }));
         }
         () = engine.removed() => {
             engine.await_sole_member().await;
@@ -219,7 +222,7 @@ fn endpoints(
     member_id: u64,
     published: Arc<Notify>,
     shutdown: &CancellationToken,
-) -> Endpoints {
+) -> (Endpoints, Option<JoinHandle<()>>) {
     let hub = WatchHub::spawn(engine.reader().clone(), published);
     if let Some(mode) = settings.auto_compaction {
         auto_compaction::spawn(mode, engine.clone(), hub.clone(), shutdown.clone());
@@ -231,15 +234,9 @@ fn endpoints(
         nats.register(&mut metrics);
     }
     hub.register(&mut metrics);
-    if let Some(schedule) = &settings.snapshot_schedule {
-        snapshot_schedule::spawn(
-            schedule.clone(),
-            engine.clone(),
-            header.clone(),
-            &metrics,
-            shutdown.clone(),
-        );
-    }
+    let snapshots = settings.snapshot_schedule.clone().map(|schedule| {
+        snapshot_schedule::spawn(schedule, engine.clone(), header.clone(), &metrics, shutdown.clone())
+    });
     let calls = CallLayer::new(metrics.calls(), settings.warning_unary_request_duration);
     let elastic = nats.and_then(|nats| Elastic::new(settings, engine, nats, member_id, shutdown));
     let founding = elastic.map(Elastic::spawn);
@@ -255,7 +252,7 @@ fn endpoints(
     });
     let access = Access::new(settings.cors.clone(), settings.host_whitelist.clone());
     let http = HttpRoutes::new(access, gateway, probes.clone(), settings.enable_pprof);
-    Endpoints { grpc, http, probes: probe_routes(probes) }
+    (Endpoints { grpc, http, probes: probe_routes(probes) }, snapshots)
 }
 
 /// When answered writes of the embedded server are on stable storage.

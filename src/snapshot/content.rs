@@ -1,14 +1,16 @@
 //! The content of a snapshot: the buckets of etcd 3.7, their keys and values.
 
+use super::TTL_OF_ENDED_LEASES;
 use super::bbolt::{Key, Value};
 use crate::applier::FullState;
 use crate::core::{KeyVersion, State};
 use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Member};
 use crate::txn::key_value;
-use crate::types::{KeyRange, Revision};
+use crate::types::{KeyRange, LeaseId, Revision};
 use prost::Message;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Revisions whose events are taken from the log at once.
@@ -68,6 +70,8 @@ pub(super) struct Lease {
 #[derive(Clone)]
 pub(super) struct Content {
     state: Arc<State>,
+    /// The last revision that is in it.
+    end: Revision,
     /// Versions below the floor that can still be read, in the order of their revisions.
     old: Arc<[KeyVersion]>,
     /// The buckets in the order of their names. The content of `key` is `None`: it has too many pairs.
@@ -81,9 +85,9 @@ pub(super) struct Bucket {
 }
 
 impl Content {
-    /// The content of a snapshot of `full_state`, made in the epoch `term`. Takes as long as it takes to
-    /// visit each key.
-    pub(super) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Content {
+    /// The content of a snapshot of `full_state`, made in the epoch `term`, with the changes of keys up to
+    /// `end`. Takes as long as it takes to visit each key.
+    pub(super) fn new(full_state: &FullState, term: u64, storage_version: &str, end: Revision) -> Content {
         let state = Arc::clone(&full_state.state);
         let old = state.compacted.map_or_else(Vec::new, |floor| {
             let all = KeyRange::all();
@@ -93,8 +97,9 @@ impl Content {
             old.sort_unstable_by_key(|version| (version.mod_revision(), version.place()));
             old
         });
-        let buckets = buckets(full_state, term, storage_version).map(|(name, pairs)| Bucket { name, pairs });
-        Content { state, old: old.into(), buckets: Arc::new(buckets) }
+        let buckets = buckets(full_state, term, storage_version, end);
+        let buckets = buckets.map(|(name, pairs)| Bucket { name, pairs });
+        Content { state, end, old: old.into(), buckets: Arc::new(buckets) }
     }
 
     /// The bucket at a place, counted from 0.
@@ -118,7 +123,8 @@ impl Content {
         }
         let first = from.next.max(self.state.compacted.unwrap_or_default());
         let mut pairs = Vec::with_capacity(AT_ONCE);
-        for entry in self.state.log.since(first).take(AT_ONCE) {
+        let entries = self.state.log.since(first).take(AT_ONCE);
+        for entry in entries.take_while(|entry| entry.revision() <= self.end) {
             pairs.extend(entry.events().iter().map(|event| version(&event.version)));
             from.next = entry.revision().next();
         }
@@ -154,7 +160,12 @@ fn revision_bytes(revision: Revision, place: u32) -> Key {
 
 type Pairs = Vec<(Key, Stored)>;
 
-fn buckets(full_state: &FullState, term: u64, storage_version: &str) -> [(&'static str, Option<Pairs>); 10] {
+fn buckets(
+    full_state: &FullState,
+    term: u64,
+    storage_version: &str,
+    end: Revision,
+) -> [(&'static str, Option<Pairs>); 10] {
     [
         ("alarm", Some(alarms(full_state))),
         ("auth", Some(auth(full_state))),
@@ -162,7 +173,7 @@ fn buckets(full_state: &FullState, term: u64, storage_version: &str) -> [(&'stat
         ("authUsers", Some(named(full_state.auth.stored_users().map(|user| (user.name.clone(), user))))),
         ("cluster", Some(vec![text("clusterVersion", storage_version)])),
         ("key", None),
-        ("lease", Some(leases(full_state))),
+        ("lease", Some(leases(full_state, end))),
         ("members", Some(sorted(full_state.members.values().map(member).collect()))),
         ("members_removed", Some(Vec::new())),
         ("meta", Some(meta(full_state, term, storage_version))),
@@ -201,11 +212,20 @@ fn auth(full_state: &FullState) -> Pairs {
     ]
 }
 
-fn leases(full_state: &FullState) -> Pairs {
-    let stored = |&(id, ttl): &(crate::types::LeaseId, i64)| {
+fn leases(full_state: &FullState, end: Revision) -> Pairs {
+    let state = &full_state.state;
+    let mut all: BTreeMap<LeaseId, i64> = full_state.leases.iter().copied().collect();
+    if end < state.revision {
+        let all_keys = KeyRange::all();
+        let on_leases = state.index.live_range(&all_keys, end).map(KeyVersion::lease);
+        for id in on_leases.filter(|id| *id != LeaseId::NONE) {
+            all.entry(id).or_insert(TTL_OF_ENDED_LEASES);
+        }
+    }
+    let stored = |(id, ttl): (LeaseId, i64)| {
         (Key::from_slice(&id.0.to_be_bytes()), Stored::of(&Lease { id: id.0, ttl, remaining: 0 }))
     };
-    sorted(full_state.leases.iter().map(stored).collect())
+    sorted(all.into_iter().map(stored).collect())
 }
 
 fn member(member: &Member) -> (Key, Stored) {

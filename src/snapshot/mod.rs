@@ -29,6 +29,7 @@ pub(crate) use times::{Times, TimesError};
 
 use crate::applier::FullState;
 use crate::memory::GiveBackOnDrop;
+use crate::types::Revision;
 use bbolt::{Count, META_PAGES, PAGE, Pages, Place, Tree};
 use bytes::Bytes;
 use content::{Content, Position, Stored};
@@ -36,6 +37,14 @@ use ring::digest::{Context, SHA256};
 
 /// Bytes in a blob, the last one excepted.
 const BLOB: usize = 32 * 1024;
+
+/// The metadata of a call of Maintenance.Snapshot by which a client asks for an earlier revision. An answer
+/// that has it is of that revision.
+pub(crate) const SNAPSHOT_REVISION: &str = "jetway-revision";
+
+/// The TTL, in seconds, of leases that had keys at an earlier revision and have ended since. Nothing
+/// remembers the one that they had.
+pub(crate) const TTL_OF_ENDED_LEASES: i64 = 60;
 
 /// A snapshot that is being read: an iterator over its blobs.
 pub(crate) struct Snapshot {
@@ -67,7 +76,17 @@ impl Snapshot {
     /// Lays out the file of `full_state`, which was taken in the epoch `term`. It visits each version once,
     /// so it belongs on a thread that may block.
     pub(crate) fn new(full_state: &FullState, term: u64, storage_version: &str) -> Snapshot {
-        let content = Content::new(full_state, term, storage_version);
+        Snapshot::at(full_state, term, storage_version, full_state.state.revision)
+    }
+
+    /// The same with the keys as they were at a revision, which is not below the floor.
+    pub(crate) fn at(
+        full_state: &FullState,
+        term: u64,
+        storage_version: &str,
+        revision: Revision,
+    ) -> Snapshot {
+        let content = Content::new(full_state, term, storage_version, revision);
         let mut layout = File::new(content.clone());
         let root = loop {
             if let Some(root) = layout.step(&mut Count) {

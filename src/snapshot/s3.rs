@@ -62,11 +62,11 @@ pub(crate) enum S3UrlError {
 /// A bucket that cannot be used, or an object that is no whole snapshot.
 #[derive(Debug, Error)]
 pub(crate) enum S3Error {
-    #[error("{url}: there is no such bucket at the endpoint: make it, or name another one ({source})")]
-    NoBucket { url: String, source: object_store::Error },
-    #[error("{url}: the credentials of AWS' variables do not permit it ({source})")]
+    #[error("{url}: there is no such bucket at the endpoint: make it, or name another one")]
+    NoBucket { url: String },
+    #[error("{url}: the credentials of AWS' variables do not permit it ({})", one_line(.source))]
     Denied { url: String, source: object_store::Error },
-    #[error("{url}: {source}")]
+    #[error("{url}: {}", one_line(.source))]
     Store { url: String, source: object_store::Error },
     #[error("{url}: {size} bytes are no snapshot with its checksum at the end: it is cut off or damaged")]
     Damaged { url: String, size: u64 },
@@ -74,6 +74,11 @@ pub(crate) enum S3Error {
     Different { url: String },
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// The text of an error, which may have a page of XML in it.
+fn one_line(error: &object_store::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a place is meant as a URL.
@@ -140,7 +145,7 @@ impl S3 {
         use object_store::Error::{PermissionDenied, Unauthenticated};
         let url = self.to_string();
         match source {
-            source if source.to_string().contains("NoSuchBucket") => S3Error::NoBucket { url, source },
+            source if source.to_string().contains("NoSuchBucket") => S3Error::NoBucket { url },
             source @ (PermissionDenied { .. } | Unauthenticated { .. }) => S3Error::Denied { url, source },
             source => S3Error::Store { url, source },
         }
@@ -266,7 +271,8 @@ impl Upload {
     /// Removes what was uploaded.
     pub(crate) async fn abort(self) {
         if let Err(error) = self.parts.abort().await {
-            tracing::warn!(%error, object = %self.object, "the parts of an upload that failed cannot be removed");
+            let error = one_line(&error);
+            tracing::warn!(error, object = %self.object, "the parts of an upload that failed cannot be removed");
         }
     }
 

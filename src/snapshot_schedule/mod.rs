@@ -3,9 +3,9 @@
 //! The instance that writes saves them, so that a cluster with a directory for all has one of each. A failure
 //! is counted and logged, and the next time of the schedule is the next try.
 //!
-//! In a directory (`dir`), a file has its name only when its checksum is right, all its pages can be read, and
-//! its revision is that of the store. In a bucket of S3 (`bucket`), an object has its name when all of it was
-//! uploaded. It is read back, and removed if its checksum is another one.
+//! In a directory (`dir`), a file has its name only when its checksum is right, all its pages can be read,
+//! and its revision is that of the store. In a bucket of S3 (`bucket`), an object has its name when all of it
+//! was uploaded. It is read back, and removed if its checksum is another one.
 
 mod bucket;
 mod dir;
@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The clock and the writer may change in a longer sleep.
@@ -160,20 +161,22 @@ impl FileGauges {
     }
 }
 
-/// Saves snapshots as `schedule` wants it until `shutdown`.
+/// Saves snapshots as `schedule` wants it until `shutdown`. The task ends after it, when an upload that had
+/// begun is aborted.
 pub(crate) fn spawn(
     schedule: SnapshotSchedule,
     engine: Engine,
     header: HeaderSource,
     metrics: &Metrics,
     shutdown: CancellationToken,
-) {
+) -> JoinHandle<()> {
     let figures = FileGauges::new(metrics);
     let files = Files::new(schedule.place, header.cluster_id);
     let times = schedule.times;
     tokio::spawn(async move {
         // A restart is no reason for another one.
-        let mut last = files.newest().await.map(|(at, bytes)| {
+        let newest = async || shutdown.run_until_cancelled(files.newest()).await.flatten();
+        let mut last = newest().await.map(|(at, bytes)| {
             figures.show(at, bytes);
             at
         });
@@ -189,7 +192,7 @@ pub(crate) fn spawn(
                 }
             }
             // Another instance may have saved one meanwhile, into a directory for all.
-            if let Some((at, bytes)) = files.newest().await
+            if let Some((at, bytes)) = newest().await
                 && matches!(times, Times::Every(_))
                 && last.is_none_or(|last| at > last)
             {
@@ -205,7 +208,8 @@ pub(crate) fn spawn(
                     figures.show(OffsetDateTime::now_utc(), bytes);
                     figures.seconds.with_label_values::<&str>(&[]).set(took.as_secs_f64());
                     tracing::info!(path, bytes, %revision, ?took, "saved a scheduled snapshot");
-                    if let Err(error) = files.remove_old(schedule.kept).await {
+                    let removal = shutdown.run_until_cancelled(files.remove_old(schedule.kept)).await;
+                    if let Some(Err(error)) = removal {
                         tracing::warn!(%error, "old scheduled snapshots cannot be removed");
                     }
                 }
@@ -219,7 +223,7 @@ pub(crate) fn spawn(
             last = Some(now);
             due = times.after(last, now);
         }
-    });
+    })
 }
 
 async fn save(

@@ -72,8 +72,8 @@ func nodeKills(ctx context.Context, d *driver) (string, error) {
 	var report []string
 	for round := range d.options.rounds {
 		facts, err := n.kill(ctx, round)
-		if err != nil {
-			return "", fmt.Errorf("round %d: %w", round+1, errors.Join(err, n.load.failed()))
+		if err = errors.Join(n.load.failed(), err); err != nil {
+			return "", fmt.Errorf("round %d: %w", round+1, err)
 		}
 		report = append(report, facts)
 	}
@@ -156,7 +156,7 @@ func (n *nodes) kill(ctx context.Context, round int) (string, error) {
 	}
 	fmt.Printf("    round %d: %s (%s), %.1f s and %.1f s; %s\n", round+1, target.name, is, answered.Seconds(), back.Seconds(),
 		n.load.record)
-	return fmt.Sprintf("%.1f s and %.1f s", answered.Seconds(), back.Seconds()), errors.Join(n.load.failed(), n.allUnharmed())
+	return fmt.Sprintf("%.1f s and %.1f s", answered.Seconds(), back.Seconds()), n.allUnharmed()
 }
 
 // agree compares what was answered with all lists of each apiserver, each informer, each watch, and the range

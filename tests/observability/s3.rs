@@ -2,6 +2,9 @@
 
 use std::process::Command;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
+
 use support::certificates::{Authority, Template};
 use support::eventually;
 use support::s3::{BUCKET, S3Server};
@@ -124,6 +127,58 @@ async fn snapshots_go_to_s3_over_tls() {
     let stranger = saves(&s3, "1h", "b", &[]).await;
     line(&stranger, &["WARN", "scheduled snapshots cannot be listed"]).await;
     assert!(s3.objects("b").is_empty());
+}
+
+/// The parts of an upload that has no end would lie in the bucket for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_during_an_upload_leaves_no_parts() {
+    let s3 = S3Server::start().await;
+    let mut server = saves(&s3, "1s", "a", &[]).await;
+    let client = server.client().await;
+    for number in 0..60 {
+        client.put(format!("k/{number}"), vec![b'v'; 1_000_000]).await;
+    }
+    eventually("an upload", async || (s3.uploads() > 0).then_some(())).await;
+    server.stop().await;
+    assert_eq!(s3.uploads(), 0);
+}
+
+/// The content that is read back is compared with what was uploaded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_that_reads_back_otherwise_is_removed() {
+    let s3 = S3Server::start().await;
+    let endpoint = format!("http://{}", damaging(s3.address()).await);
+    let server = saves(&s3, "1s", "a", &[("AWS_ENDPOINT_URL", &endpoint)]).await;
+    server.client().await.put("k", vec![0xee; 1000]).await;
+    let words = ["WARN", "a scheduled snapshot was not saved", "read back after the upload", "was removed"];
+    line(&server, &words).await;
+    let saved = lines(&server, &["saved a scheduled snapshot"]).len();
+    eventually("the objects before it alone", async || (s3.objects("a").len() == saved).then_some(())).await;
+}
+
+/// A proxy to an S3 server, in whose answers each byte 0xEE is another one. No header has it.
+async fn damaging(server: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (mut from_server, mut to_server) = server.into_split();
+                let requests = tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
+                let mut bytes = vec![0; 65536];
+                while let Ok(read @ 1..) = from_server.read(&mut bytes).await {
+                    bytes[..read].iter_mut().filter(|byte| **byte == 0xee).for_each(|byte| *byte = 0xef);
+                    if to_client.write_all(&bytes[..read]).await.is_err() {
+                        break;
+                    }
+                }
+                requests.abort();
+            });
+        }
+    });
+    address
 }
 
 /// Mistakes that show without the network end the start.

@@ -208,7 +208,8 @@ async fn restarted(mut target: Server, source: &Client) {
     assert_eq!(objects(&target.client().await).await, objects(source).await);
 }
 
-/// A kube-apiserver notes its compactions in a key that kine hides. No client sees the revision of that.
+/// A kube-apiserver notes its compactions in a key that kine hides. No client sees the revision of that
+/// write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revision_that_only_kine_knows_raises_the_floor() {
     let kine = Kine::start().await;

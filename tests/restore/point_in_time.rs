@@ -1,5 +1,7 @@
 //! `jetway restore --to-revision`, beside what the source serves at each revision.
 
+use std::process::Command;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -70,6 +72,47 @@ async fn a_snapshot_of_etcd_is_restored_to_any_revision() {
 #[tokio::test]
 async fn a_snapshot_of_jetway_is_restored_to_any_revision() {
     is_restored_to_any_revision(Target::Jetway).await;
+}
+
+/// etcdutl restores what a jetway saves of an earlier revision.
+#[tokio::test]
+async fn a_jetway_saves_any_revision_for_etcd() {
+    let server = Server::launch(Target::Jetway, &QUICK).await;
+    let client = server.client().await;
+    let floor = random_history(&client, &mut StdRng::seed_from_u64(rand::random())).await;
+    client.lease_grant(7, 600).await.unwrap();
+    client.put_request(PutRequest { lease: 7, ..put("leased", "v") }).await.unwrap();
+    let leased = client.revision().await;
+    client.lease_revoke(7).await.unwrap();
+    let end = client.revision().await;
+    for revision in (floor..leased).step_by(10).chain([leased, end]) {
+        let saved = Saved::nowhere();
+        save(&server, &saved, revision).await.unwrap();
+        let etcd = saved.restored().await;
+        same_history_to(&client, &etcd.client().await, floor, revision).await;
+        let granted = etcd.client().await.lease_time_to_live(7, false).await.unwrap().granted_ttl;
+        assert_eq!(granted, if revision == leased { 60 } else { 0 }, "at {revision}");
+    }
+    let saved = Saved::nowhere();
+    for (revision, word) in [(floor - 1, "has been compacted"), (end + 1, "is a future revision")] {
+        let refusal = save(&server, &saved, revision).await.unwrap_err();
+        assert!(refusal.contains(word), "{refusal}");
+    }
+    let etcd = Server::launch(Target::Etcd, &QUICK).await;
+    let refusal = save(&etcd, &saved, 1).await.unwrap_err();
+    assert!(refusal.contains("--revision 1") && refusal.contains("--to-revision 1"), "{refusal}");
+    assert!(!saved.path().exists());
+}
+
+/// `jetway snapshot save --revision`; the error is its output.
+async fn save(server: &Server, saved: &Saved, revision: i64) -> Result<(), String> {
+    let (path, endpoint, revision) = (saved.path(), server.endpoint(), revision.to_string());
+    let args = ["snapshot", "save", text(&path), "--endpoints", &endpoint, "--revision", &revision];
+    let mut command = Command::new(jetway());
+    command.args(args);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let told = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(told) }
 }
 
 /// Leases that live on stay, and those that have ended are granted again.

@@ -162,6 +162,6 @@ async fn pass(
             }
         }
     };
-    // What was read before the end is still written.
+    // Bytes that were read before the end are still written.
     tokio::join!(read, write);
 }

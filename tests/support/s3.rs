@@ -46,7 +46,7 @@ impl S3Server {
         server
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port.number)
     }
 

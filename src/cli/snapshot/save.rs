@@ -6,12 +6,13 @@ use super::super::flag_values::{aws, texts};
 use crate::client::{Client, ClientError, ClientSettings};
 use crate::duration;
 use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
-use crate::snapshot::{FileError, PartFile, S3, S3Error, S3UrlError, Upload, is_url};
+use crate::snapshot::{FileError, PartFile, S3, S3Error, S3UrlError, SNAPSHOT_REVISION, Upload, is_url};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tonic::metadata::MetadataMap;
 
 pub(super) const NAME: &str = "save";
 const CALL: &str = "/etcdserverpb.Maintenance/Snapshot";
@@ -42,6 +43,11 @@ pub(in crate::cli) enum SaveError {
     Interrupted { endpoint: String, received: u64, source: ClientError },
     #[error("{endpoint} has not sent the snapshot within --command-timeout {timeout:?}; nothing was saved")]
     Timeout { endpoint: String, timeout: Duration },
+    #[error(
+        "--revision {revision}: {endpoint} does not know it, as no etcd does; save without it, and restore the file with jetway restore \
+         --to-revision {revision}"
+    )]
+    Revision { revision: i64, endpoint: String },
     #[error("{file}: {reason}")]
     Url { file: String, reason: S3UrlError },
     #[error(transparent)]
@@ -81,6 +87,13 @@ pub(super) fn command() -> Command {
         .arg(flag("endpoints", "URL", "The server").default_value("127.0.0.1:2379"))
         .args(login_args())
         .arg(flag("command-timeout", "DURATION", "How long it may take in all [default: without a limit]"))
+        .arg(
+            Arg::new("revision")
+                .long("revision")
+                .value_name("REVISION")
+                .value_parser(clap::value_parser!(i64).range(1..))
+                .help("Save the keys as a jetway had them at a revision since its compaction [default: the last one]"),
+        )
         .arg(help(ArgAction::HelpShort))
         .after_help(
             "A flag that is not given is read from its variable of etcdctl, such as ETCDCTL_ENDPOINTS.",
@@ -99,10 +112,11 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
     } else {
         Place::File(file.into())
     };
+    let revision = matches.get_one::<i64>("revision").copied();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let version = runtime.map_err(SaveError::Runtime)?.block_on(async {
         let mut target = Target::None;
-        let received = receive(&settings, &place, &mut target);
+        let received = receive(&settings, revision, &place, &mut target);
         let received = match timeout {
             None => received.await,
             Some(timeout) => tokio::time::timeout(timeout, received)
@@ -169,12 +183,25 @@ impl Target {
 }
 
 /// Receives all of a snapshot. Returns the server's version, where it reports one.
-async fn receive(settings: &ClientSettings, place: &Place, target: &mut Target) -> Result<String, SaveError> {
+async fn receive(
+    settings: &ClientSettings,
+    revision: Option<i64>,
+    place: &Place,
+    target: &mut Target,
+) -> Result<String, SaveError> {
     let endpoint = || settings.endpoint.clone();
     let call = |source| SaveError::Call { endpoint: endpoint(), source };
     let client = Client::connect(settings).await.map_err(call)?;
-    let mut stream: tonic::Streaming<SnapshotResponse> =
-        client.server_stream(CALL, SnapshotRequest {}).await.map_err(call)?;
+    let metadata = |metadata: &mut MetadataMap| {
+        if let Some(revision) = revision {
+            metadata.insert(SNAPSHOT_REVISION, revision.into());
+        }
+    };
+    let response = client.server_stream_with(CALL, SnapshotRequest {}, metadata).await.map_err(call)?;
+    if let Some(revision) = revision.filter(|_| !response.metadata().contains_key(SNAPSHOT_REVISION)) {
+        return Err(SaveError::Revision { revision, endpoint: endpoint() });
+    }
+    let mut stream: tonic::Streaming<SnapshotResponse> = response.into_inner();
     let mut progress = Progress::new();
     let (mut received, mut version) = (0, String::new());
     loop {

@@ -7,7 +7,6 @@ use crate::engine::node::{Node, Open};
 use crate::engine::proposal::{Call, Outcome, Proposal, Waiter, WireCall, WireCalls};
 use crate::engine::{NewCall, REQUEST_TIMEOUT};
 use crate::error::EtcdError;
-use crate::planted::{Fault, planted};
 use crate::types::{Epoch, LogIndex};
 use prost::Message as _;
 use std::time::Duration;
@@ -144,7 +143,7 @@ impl Node {
             }
             waiters.push(Waiter::new(open.call, outcome));
         }
-        if index <= self.chain.index() || planted(Fault::StaleFollower) {
+        if index <= self.chain.index() {
             for waiter in waiters {
                 let is_physical = waiter.call.is_physical();
                 self.entry(if is_physical { Entry::AfterRemovals(waiter) } else { Entry::Complete(waiter) })

@@ -15,8 +15,8 @@ const FAULTS: [(&str, &[Fault]); 7] = [
     ("deposed-writer", &[Fault::LeaderPause]),
     ("deposed-lessor", &[Fault::LeaderPause]),
     ("no-barrier", &[Fault::LeaderPause]),
-    ("early-answer", &[Fault::NatsPause, Fault::Machine]),
-    ("stale-follower", &[Fault::None]),
+    ("early-answer", &[Fault::Machine]),
+    ("stale-follower", &[Fault::Pause, Fault::LeaderPause]),
     ("skipped-record", &[Fault::None]),
     ("torn-batch", &[Fault::None]),
 ];
