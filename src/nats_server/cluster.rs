@@ -190,6 +190,11 @@ pub fn restored_token(dir: &Path) -> Option<String> {
     restored(dir).map(|restored| restored.token)
 }
 
+/// The members that the record of a data directory has.
+pub fn remembered_members(dir: &Path) -> Option<Members> {
+    Some(Remembered::read(&record_path(dir)).ok()??.members)
+}
+
 /// The peer URLs of the member of a data directory, as its record has them.
 pub fn own_peer_urls(dir: &Path) -> Option<Vec<String>> {
     let mut remembered = Remembered::read(&record_path(dir)).ok()??;

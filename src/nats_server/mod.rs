@@ -71,7 +71,8 @@ mod vitals;
 pub use carried::carried_version;
 pub use cluster::{
     ClusterSettings, Members, PeerTls, Restored, has_joined, is_member, member_id, own_peer_urls,
-    remember_member, remember_members, remember_removal, restored, restored_token, sole_member_id,
+    remember_member, remember_members, remember_removal, remembered_members, restored, restored_token,
+    sole_member_id,
 };
 pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
 #[cfg(any(fuzzing, test))]

@@ -116,12 +116,16 @@ pub(super) async fn check(
     cluster: &Cluster,
     bucket: &str,
 ) -> Result<(), JoinError> {
-    let (name, listed) = (&cluster.server.name, &cluster.server.members);
-    if nats_server::has_joined(&settings.data_dir) {
+    let (name, dir) = (&cluster.server.name, &settings.data_dir);
+    if nats_server::has_joined(dir) {
         return Ok(());
     }
-    let awaited = nats_server::restored(&settings.data_dir).filter(|restored| restored.holder != *name);
-    if awaited.is_none() && !cluster.is_joining && !is_any_up(name, listed).await {
+    let restored = nats_server::restored(dir);
+    let is_waiting = restored.as_ref().is_some_and(|restored| restored.holder != *name);
+    // A start behind a restore needs no list of members among its flags.
+    let remembered = nats_server::remembered_members(dir).filter(|_| cluster.server.members.is_empty());
+    let listed = remembered.as_ref().unwrap_or(&cluster.server.members);
+    if !is_waiting && !cluster.is_joining && !is_any_up(name, listed).await {
         return Ok(());
     }
     let observing = NatsServerSettings { is_observer: true, ..settings.clone() };
@@ -132,7 +136,7 @@ pub(super) async fn check(
         bucket: bucket.to_owned(),
         ..Endpoint::default()
     };
-    let checked = ask(&endpoint, cluster, nats.members(), awaited.as_ref()).await;
+    let checked = ask(&endpoint, cluster, nats.members(), restored.as_ref()).await;
     nats.stop().await?;
     checked
 }
@@ -146,23 +150,26 @@ async fn is_any_up(name: &str, listed: &Members) -> bool {
     futures_util::future::join_all(connects).await.contains(&true)
 }
 
-/// `listed` are the members of the flags, or of an earlier start that got no further. With `awaited` it waits
-/// for an answer without an end.
+/// `listed` are the members of the flags, or of an earlier start that got no further. A member that was
+/// restored without data waits for an answer without an end.
 async fn ask(
     endpoint: &Endpoint,
     cluster: &Cluster,
     listed: &Members,
-    awaited: Option<&Restored>,
+    restored: Option<&Restored>,
 ) -> Result<(), JoinError> {
     let observer = Observer::open(endpoint).await?;
-    if let Some(restored) = awaited {
+    if let Some(restored) = restored.filter(|restored| restored.holder != cluster.server.name) {
         await_restored(&observer, restored).await?;
     }
-    let timeout = if cluster.is_joining { JOIN_TIMEOUT } else { FOUND_TIMEOUT };
+    // The members of a restored cluster open their peer ports only after the holder has served: one that is
+    // up has data already.
+    let is_exact = cluster.is_joining || restored.is_some_and(|restored| restored.snapshot.is_some());
+    let timeout = if is_exact { JOIN_TIMEOUT } else { FOUND_TIMEOUT };
     let mut deadline = Instant::now() + timeout;
     let mut answered = false;
     let own = loop {
-        let judged = observer.members().await.map(|members| judge(&members, cluster, listed));
+        let judged = observer.members().await.map(|members| judge(&members, cluster, listed, is_exact));
         if judged.is_some() && !answered {
             answered = true;
             deadline = Instant::now() + LAG;
@@ -175,6 +182,12 @@ async fn ask(
             _ => tokio::time::sleep(PAUSE).await,
         }
     };
+    // The data of the holder is not that of a cluster that was founded, or restored from another snapshot.
+    if let Some(restored) = restored.filter(|restored| restored.holder == cluster.server.name)
+        && let Some(theirs) = observer.restored_snapshot().await
+    {
+        compare(restored, theirs)?;
+    }
     // The first answer may come over the route to another member than this one, whose process is heard only
     // once the observing server has a route to its server, too.
     let deadline = Instant::now() + LAG;
@@ -194,13 +207,7 @@ async fn await_restored(observer: &Observer, restored: &Restored) -> Result<(), 
         if observer.members().await.is_some()
             && let Some(theirs) = observer.restored_snapshot().await
         {
-            let ours = restored.snapshot.clone();
-            if ours == theirs {
-                return Ok(());
-            }
-            let theirs =
-                theirs.map_or_else(|| "founded without one".to_owned(), |name| format!("from {name}"));
-            return Err(JoinError::OtherSnapshot { ours: ours.unwrap_or_default(), theirs });
+            return compare(restored, theirs);
         }
         if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
             reported = Some(Instant::now());
@@ -213,14 +220,25 @@ async fn await_restored(observer: &Observer, restored: &Restored) -> Result<(), 
     }
 }
 
+/// Compares the snapshot of this member with that of the members that run.
+fn compare(restored: &Restored, theirs: Option<String>) -> Result<(), JoinError> {
+    let ours = restored.snapshot.clone();
+    if ours == theirs {
+        return Ok(());
+    }
+    let theirs = theirs.map_or_else(|| "founded without one".to_owned(), |name| format!("from {name}"));
+    Err(JoinError::OtherSnapshot { ours: ours.unwrap_or_default(), theirs })
+}
+
 /// The id that this member has among those of the cluster.
-fn judge(members: &[Member], cluster: &Cluster, listed: &Members) -> Result<u64, JoinError> {
+/// With `is_exact` all members must be those that are listed.
+fn judge(members: &[Member], cluster: &Cluster, listed: &Members, is_exact: bool) -> Result<u64, JoinError> {
     let shown = || {
         let entries = members.iter().map(|member| format!("{}={}", member.name, member.peer_urls.join(",")));
         entries.collect::<Vec<_>>().join(",")
     };
     let settings = &cluster.server;
-    if cluster.is_joining {
+    if is_exact {
         if members.len() != listed.len() {
             return Err(JoinError::CountDiffers { members: shown() });
         }

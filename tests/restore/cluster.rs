@@ -239,3 +239,35 @@ async fn a_member_with_another_snapshot_is_refused() {
     cluster.members[1].restart().await;
     cluster.has_copies_on(0, &[0, 1, 2]).await;
 }
+
+/// A member that was restored with another list of members takes itself for the one with the data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_with_another_list_of_members_does_not_disturb_those_that_serve() {
+    let (_server, saved) = source().await;
+    let mut cluster = prepare(Target::Jetway);
+    for member in [0, 1] {
+        restore(&cluster, Target::Jetway, member, &saved.path()).await;
+        cluster.members[member].begin();
+    }
+    for member in [0, 1] {
+        cluster.members[member].is_up().await;
+    }
+    let client = cluster.members[0].client().await;
+    client.put("answered", "1").await;
+    let mut args = command(&cluster, 2, &saved.path());
+    let at = args.iter().position(|arg| arg == "--initial-cluster").unwrap() + 1;
+    args[at] = format!("{}={},x={}", cluster.name(2), cluster.peer_url(2), cluster.peer_url(0));
+    runs(jetway(), &args.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    cluster.members[2].begin();
+    let status = cluster.members[2].ended().await;
+    let log = cluster.members[2].log();
+    assert!(!status.success() && log.contains("member count is unequal"), "{log}");
+    client.put("answered", "2").await;
+    // Restored as it should be, it joins them.
+    std::fs::remove_dir_all(data(&cluster, 2)).unwrap();
+    restore(&cluster, Target::Jetway, 2, &saved.path()).await;
+    cluster.members[2].begin();
+    cluster.members[2].is_up().await;
+    cluster.has_copies_on(0, &[0, 1, 2]).await;
+    assert_eq!(cluster.members[2].client().await.get("answered").await.unwrap().kvs[0].value, "2");
+}
