@@ -22,8 +22,8 @@ pub struct Regions {
 
 impl Regions {
     pub async fn start() -> Self {
-        // Its address is not advertised, so that the west does not bypass the proxy. nats-server compresses on a
-        // slow connection, and the bytes that the proxy lets through would then be many messages.
+        // Its address is not advertised, so that the west does not bypass the proxy. nats-server compresses
+        // on a slow connection, and the bytes that the proxy lets through would then be many messages.
         let east = Nats::start_with(
             "jetstream { store_dir: \"DIR/store\", domain: east }\n\
              leafnodes { listen: \"ROUTE\", no_advertise: true, compression: off }",
