@@ -51,7 +51,8 @@ pub enum JoinError {
     /// The flags name more or fewer members than there are.
     #[error(
         "--initial-cluster: error validating peerURLs {members}: member count is unequal. Add this member first \
-         (etcdctl member add), and give the --initial-cluster that it prints"
+         (etcdctl member add), and give the --initial-cluster that it prints; jetway restore needs the same --initial-cluster \
+         for each member"
     )]
     CountDiffers {
         /// The members that there are.
@@ -60,7 +61,8 @@ pub enum JoinError {
     /// A member is under other peer URLs than in the flags, or is not in them.
     #[error(
         "--initial-cluster: error validating peerURLs {members}: PeerURLs: no match found for existing member \
-         ({id:x}, {urls:?}). Give the --initial-cluster that etcdctl member add prints"
+         ({id:x}, {urls:?}). Give the --initial-cluster that etcdctl member add prints, and to jetway restore the same one \
+         for each member"
     )]
     NoMatch {
         /// The members that there are.
