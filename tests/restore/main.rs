@@ -8,6 +8,8 @@ mod content;
 mod interrupted;
 mod kine;
 mod leases;
+mod ledger;
+mod live;
 mod migrate;
 mod migrate_cluster;
 mod point_in_time;

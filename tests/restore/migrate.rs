@@ -27,8 +27,13 @@ impl Migration {
         Self { child: spawn(command).unwrap(), folder }
     }
 
-    fn output(&self) -> String {
+    pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
+    }
+
+    /// How it has ended, if it has.
+    pub fn try_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     pub async fn follows(&mut self) {
