@@ -115,13 +115,15 @@ pub enum Purpose {
     Serve,
     /// Filling an empty one. No jetway serves it before [`super::Log::finish_restore`].
     Restore,
+    /// Serving it as soon as the restore that fills it has ended.
+    ServeRestored,
 }
 
 impl Purpose {
     fn format(self) -> String {
         match self {
             Purpose::Serve => FORMAT.to_string(),
-            Purpose::Restore => UNFINISHED.to_owned(),
+            Purpose::Restore | Purpose::ServeRestored => UNFINISHED.to_owned(),
         }
     }
 }
@@ -396,6 +398,12 @@ impl Bucket {
                 format!("not a jetway bucket (another program made it: {setting} = {})", config[setting])
             }
             (Some(format), Some(_), None) if format == purpose.format() => return Ok(()),
+            // The restore has ended already.
+            (Some(format), Some(_), None)
+                if purpose == Purpose::ServeRestored && format == Purpose::Serve.format() =>
+            {
+                return Ok(());
+            }
             (Some(format), ..) => {
                 format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")
             }
@@ -406,7 +414,7 @@ impl Bucket {
 }
 
 /// Whether a restore into a stream has not ended.
-fn is_unfinished(config: &Value) -> bool {
+pub(super) fn is_unfinished(config: &Value) -> bool {
     config["metadata"][FORMAT_KEY] == UNFINISHED
 }
 

@@ -104,7 +104,7 @@ impl Source {
     /// if the server sends no snapshots.
     pub(super) async fn snapshot(
         &self,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<Option<(File, u64)>, SourceCallError> {
         let (mut file, path) = unnamed()?;
         let failed = |source| FileError::Spool { path: path.clone(), source };
@@ -180,7 +180,7 @@ impl Source {
     pub(super) async fn list(
         &self,
         revision: Revision,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<Vec<mvccpb::KeyValue>, SourceCallError> {
         let [mut key, range_end] = LISTED.map(Bytes::from_static);
         let mut pairs = Vec::new();

@@ -24,6 +24,7 @@ use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,11 @@ pub(crate) enum MigrateError {
         "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
+    #[error(
+        "stopped before the switch-over: nothing is served, and the source was not fenced; run the same command once more, which \
+         begins anew"
+    )]
+    Stopped,
     #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
     Different { revision: Revision, ours: String, theirs: String },
     #[error(
@@ -113,6 +119,16 @@ pub(crate) enum Compared {
     Keys,
 }
 
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Compared::Hash => "HashKV is equal",
+            Compared::Counts => "the numbers of keys are equal",
+            Compared::Keys => "all keys are equal",
+        })
+    }
+}
+
 /// The result of a migration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Migrated {
@@ -134,13 +150,19 @@ pub(crate) struct Migrated {
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
-    progress: &mut dyn FnMut(Step),
+    progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     settings.target.check()?;
+    // A copy that is to be served is of no use without a server.
+    let serves = matches!(settings.target, Target::Served(_));
+    let gives_up = if serves { stop.clone() } else { CancellationToken::new() };
     let source = Source::connect(&settings.from).await?;
-    let received = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
+    let mut receive = |received, all| progress(Step::Receiving(received, all));
+    let received = source.snapshot(&mut receive);
+    let received = gives_up.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
     let Some((file, size)) = received else {
-        return Box::pin(pages::run(source, settings, stop, progress)).await;
+        let copied = Box::pin(pages::run(source, settings, stop, progress));
+        return gives_up.run_until_cancelled(copied).await.ok_or(MigrateError::Stopped)?;
     };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let saved = Saved::open(file, size)?;
@@ -163,9 +185,15 @@ pub(crate) async fn run(
     let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
-        let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
+        let written = write::write(&opened.log, &saved, &plan, &mut wrote);
+        let mut appender = gives_up.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
+        appender.drain().await?;
+        opened.can_be_loaded.cancel();
         let mut copy = Copy::new(&from, switches_over, plan, appender);
         copy.follow(&stop, progress).await?;
+        if gives_up.is_cancelled() {
+            return Err(MigrateError::Stopped);
+        }
         match copy.end(&saved, &opened).await {
             Err(reason) if switches_over => match lift_fence(&from).await {
                 // The source goes on, as it is the only whole store.
@@ -228,7 +256,7 @@ impl<'a> Copy<'a> {
     async fn follow(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MigrateError> {
         loop {
             match self.follow_connection(stop, progress).await {
@@ -245,7 +273,7 @@ impl<'a> Copy<'a> {
     async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MigrateError> {
         // A token may end while this goes on, so each connection logs in.
         let source = Source::connect(self.from).await?;
@@ -292,12 +320,15 @@ impl<'a> Copy<'a> {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
-        let (hash, floor) = source.hash_kv(last).await?;
+        // Nobody can write now, so both servers count at once.
+        let (theirs, ours) =
+            tokio::join!(source.hash_kv(last), async { tokio::task::block_in_place(|| self.hash_of(saved)) });
+        let ((hash, floor), ours) = (theirs?, ours?);
         if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
             self.floor = Some(floor);
             self.appender.batch(last, vec![Body::Floor(floor)]).await?;
         }
-        let compared = self.compare(saved, &source, last, hash).await?;
+        let compared = self.compare(&source, last, [ours, hash]).await?;
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -338,10 +369,9 @@ impl<'a> Copy<'a> {
     /// Compares the copy with the source at the last revision.
     async fn compare(
         &self,
-        saved: &Saved,
         source: &Source,
         last: Revision,
-        hash: u32,
+        [ours, hash]: [u32; 2],
     ) -> Result<Compared, MigrateError> {
         let different =
             |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
@@ -354,7 +384,6 @@ impl<'a> Copy<'a> {
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
             return Ok(Compared::Counts);
         }
-        let ours = self.hash_of(saved)?;
         if ours != hash {
             return different(format!("the hash {ours}"), format!("{hash}"));
         }

@@ -17,6 +17,7 @@ mod follow;
 mod migrate;
 mod pages;
 mod plan;
+mod progress;
 mod source;
 mod wal;
 mod write;
@@ -30,14 +31,15 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
-pub(crate) use pages::QUIET;
+pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, run as migrate};
 use plan::PlanError;
+pub(crate) use progress::Progress;
 pub(crate) use source::Source;
 use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 /// Room for the header of a message.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
@@ -56,6 +58,21 @@ pub(crate) enum Target {
     },
     /// A bucket of an existing NATS, and what it has to hold.
     External(Box<Endpoint>, Demand),
+    /// A bucket that this process serves from the end on.
+    Served(Box<Served>),
+}
+
+/// A bucket that this process serves once it is whole.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// Its NATS, which runs already.
+    pub endpoint: Endpoint,
+    /// What it has to hold.
+    pub demand: Demand,
+    /// The store of an embedded server, which belongs to nobody else.
+    pub store: Option<Store>,
+    /// Cancelled when the log can be loaded: a load begins with the trim record, if there is to be one.
+    pub can_be_loaded: CancellationToken,
 }
 
 /// A restore.
@@ -87,7 +104,8 @@ pub(crate) enum RestoreError {
     #[error("the file has changed while it was read; run the same command once more")]
     Changed,
     #[error(
-        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
+        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there, or \
+         --max-request-bytes of an embedded one"
     )]
     TooLarge { largest: usize, limit: usize },
     #[error(
@@ -137,7 +155,7 @@ pub(crate) struct Restored {
 /// [`RestoreError`].
 pub(crate) async fn run(
     settings: Settings,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize) + Send,
 ) -> Result<Restored, RestoreError> {
     let Settings { source, skips_hash_check, bump, to_revision, target } = settings;
     target.check()?;
@@ -208,6 +226,7 @@ impl Target {
                 Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
             }
             Target::External(endpoint, _) => Bucket::of(endpoint),
+            Target::Served(served) => Bucket::of(&served.endpoint),
         }
     }
 }
@@ -215,13 +234,16 @@ impl Target {
 /// An empty bucket that is to be filled, and its server if that is embedded.
 struct Opened {
     log: Log,
+    /// Cancelled when the log can be loaded.
+    can_be_loaded: CancellationToken,
+    /// The store of an embedded server, which is synced here.
+    store: Option<PathBuf>,
     embedded: Option<Embedded>,
 }
 
-/// An embedded server and its store.
+/// An embedded server of the restore's own.
 struct Embedded {
     nats: NatsServer,
-    store: PathBuf,
     /// The member of a cluster that it becomes.
     member: Option<Box<ClusterSettings>>,
     /// The name of the snapshot that each member of that cluster must have had.
@@ -234,7 +256,18 @@ impl Opened {
         let (mut server, bucket, member) = match target {
             Target::External(endpoint, demand) => {
                 let log = Log::open_for(&endpoint, None, Purpose::Restore, demand).await?;
-                return Ok(Opened { log, embedded: None });
+                return Ok(Opened {
+                    log,
+                    can_be_loaded: CancellationToken::new(),
+                    store: None,
+                    embedded: None,
+                });
+            }
+            Target::Served(served) => {
+                let Served { endpoint, demand, store, can_be_loaded } = *served;
+                let log = Log::open_for(&endpoint, store.as_ref(), Purpose::Restore, demand).await?;
+                let store = store.map(|store| store.dir);
+                return Ok(Opened { log, can_be_loaded, store, embedded: None });
             }
             Target::Embedded { server, bucket, member } => (server, bucket, member),
         };
@@ -255,7 +288,11 @@ impl Opened {
         // The embedded server has no limits of an account.
         let demand = Demand { quota: -1, message_bytes: largest };
         match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
-            Ok(log) => Ok(Opened { log, embedded: Some(Embedded { nats, store: dir, member, snapshot }) }),
+            Ok(log) => {
+                let can_be_loaded = CancellationToken::new();
+                let embedded = Some(Embedded { nats, member, snapshot });
+                Ok(Opened { log, can_be_loaded, store: Some(dir), embedded })
+            }
             Err(error) => {
                 nats.stop().await?;
                 Err(error.into())
@@ -265,7 +302,7 @@ impl Opened {
 
     /// Makes an embedded store durable. An existing NATS has its own rules.
     fn sync(&self) -> std::io::Result<()> {
-        let Some(Embedded { store, .. }) = &self.embedded else { return Ok(()) };
+        let Some(store) = &self.store else { return Ok(()) };
         sync_all(store)?;
         // The data directory may be new.
         let folder =
@@ -302,6 +339,9 @@ impl Opened {
             self.sync().map_err(RestoreError::Sync)?;
             return Ok(outcome);
         }
-        outcome
+        let outcome = outcome?;
+        // Before a server answers the first write, which would be lost with the mark of an unfinished restore.
+        self.sync().map_err(RestoreError::Sync)?;
+        Ok(outcome)
     }
 }

@@ -136,7 +136,9 @@ impl Appender {
         self.batch(reading.revision, vec![Body::Stop(reading.digest(floor))]).await?;
         self.drain().await?;
         opened.sync().map_err(RestoreError::Sync)?;
-        Ok(opened.log.finish_restore(self.end, opened.snapshot()).await?)
+        opened.log.finish_restore(self.end, opened.snapshot()).await?;
+        opened.can_be_loaded.cancel();
+        Ok(())
     }
 }
 
@@ -145,7 +147,7 @@ pub(super) async fn write(
     log: &Log,
     saved: &Saved,
     plan: &Plan,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Appender, RestoreError> {
     let mut appender = Appender::begin(log, plan.reading.largest, plan.first_digest).await?;
     let users = Body::Users(Box::new(saved.users.clone()));

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use jetway::proto::etcdserverpb::RangeRequest;
 use support::client::*;
-use support::eventually;
 use support::server::{Server, Target, jetway};
 use support::snapshot::{Saved, hash_kv, runs, text};
+use support::within_time;
 use tokio::time::Instant;
 
 use crate::ledger::{LEASES, Writers, agree, fill, longest_gap};
-use crate::migrate::{Migration, empty};
+use crate::migrate::empty;
 
 /// Keys in a page of a comparison.
 const PAGE: i64 = 2000;
+/// How long the whole migration may take.
+const MIGRATION: Duration = Duration::from_secs(600);
 /// Seconds by which a lease may differ, since servers round and are asked one after the other.
 const TOLERANCE: i64 = 5;
 
@@ -70,26 +72,18 @@ async fn moves(objects: usize, writes: usize) -> Duration {
     let begun = Instant::now();
     fill(&client, objects, seed).await;
     println!("{objects} objects were written in {:?}", begun.elapsed());
-    let (mut target, data) = empty();
+    let (mut target, _) = empty();
+    target.set_command(&["migrate", "--from", &source.endpoint(), "--switch-over", "--serve"]);
     let writers = Writers::begin([&source.endpoint(), &target.endpoint()], writes as u64, seed);
-    let begun = Instant::now();
-    let mut migration =
-        Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data, "--switch-over"]);
-    let status = support::within_time(Duration::from_secs(600), "the migration", async {
-        loop {
-            if let Some(status) = migration.try_ended() {
-                return status;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    target.begin();
+    within_time(MIGRATION, "the migration", async {
+        while !writers.have_gone_over(writes) {
+            assert!(target.has_ended().is_none(), "{}", target.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    println!("migrated in {:?}\n{}", begun.elapsed(), migration.output());
-    assert!(status.success());
-    let begun = Instant::now();
-    target.restart().await;
-    println!("started in {:?}", begun.elapsed());
-    eventually("writes at the copy", async || writers.have_gone_over(writes).then_some(())).await;
+    println!("{}", target.log());
     let ledgers = writers.stop().await;
     let copy = target.client().await;
     let last = client.revision().await;

@@ -31,11 +31,6 @@ impl Migration {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
     }
 
-    /// How it has ended, if it has.
-    pub fn try_ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
-    }
-
     pub async fn follows(&mut self) {
         eventually("the migration to follow", async || {
             let status = self.child.try_wait().unwrap();
