@@ -14,15 +14,14 @@
 //! the deletes of its keys are among the changes that are still copied.
 
 use super::follow::{Following, Source, SourceCallError};
-use super::plan::{self, Plan, Reading, Revisions, version};
+use super::hashes::Hashes;
+use super::plan::{self, Plan, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target, pages};
 use crate::client::ClientSettings;
-use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
-use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -35,8 +34,8 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// The name of etcd's table of versions, with which its hash begins.
-const TABLE: &[u8] = b"key";
+/// Revisions that may be missing when the source is fenced.
+const NEAR: i64 = 1000;
 
 /// A migration.
 #[derive(Debug)]
@@ -182,6 +181,7 @@ pub(crate) async fn run(
             frozen: None,
         });
     }
+    let is_prepared = target.is_prepared();
     let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
@@ -189,7 +189,11 @@ pub(crate) async fn run(
         let mut appender = gives_up.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
         appender.drain().await?;
         opened.can_be_loaded.cancel();
-        let mut copy = Copy::new(&from, switches_over, plan, appender);
+        let hashes = tokio::task::block_in_place(|| Hashes::of(&saved))?;
+        let Plan { reading, floor, .. } = plan;
+        let snapshot = reading.revision;
+        let mut copy =
+            Copy { from: &from, switches_over, reading, floor, appender, snapshot, hashes, is_prepared };
         copy.follow(&stop, progress).await?;
         if gives_up.is_cancelled() {
             return Err(MigrateError::Stopped);
@@ -220,18 +224,12 @@ struct Copy<'a> {
     appender: Appender,
     /// The last revision of the snapshot.
     snapshot: Revision,
-    /// CRC-32C over the changes since, as etcd stores them, and their length.
-    hash: u32,
-    hashed_bytes: usize,
+    hashes: Hashes,
+    /// Cancelled when the source may be fenced.
+    is_prepared: CancellationToken,
 }
 
 impl<'a> Copy<'a> {
-    fn new(from: &'a [ClientSettings], switches_over: bool, plan: Plan, appender: Appender) -> Copy<'a> {
-        let Plan { reading, floor, .. } = plan;
-        let snapshot = reading.revision;
-        Copy { from, switches_over, reading, floor, appender, snapshot, hash: 0, hashed_bytes: 0 }
-    }
-
     /// Appends changes of the source. Changes that are copied already are passed over.
     async fn append(&mut self, revisions: Vec<Vec<Change>>) -> Result<(), MigrateError> {
         for changes in revisions {
@@ -242,9 +240,7 @@ impl<'a> Copy<'a> {
             self.reading.follow(revision, &changes)?;
             let mut bodies = Vec::with_capacity(changes.len());
             for (change, place) in changes.iter().zip(1..) {
-                let (key, value) = stored(change);
-                self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, &key), &value);
-                self.hashed_bytes += key.len() + value.len();
+                self.hashes.push(change);
                 bodies.push(Body::Key(version(change, self.appender.sequence_of(place))));
             }
             self.appender.batch(revision, bodies).await?;
@@ -292,7 +288,8 @@ impl<'a> Copy<'a> {
                         Err(_) => Source::connect(self.from).await?.revision().await?,
                     };
                     progress(Step::Following(self.reading.revision, now));
-                    if self.switches_over && self.reading.revision >= now {
+                    let is_near = now.0 - self.reading.revision.0 <= NEAR;
+                    if self.switches_over && is_near && self.is_prepared.is_cancelled() {
                         return Ok(());
                     }
                 }
@@ -320,15 +317,12 @@ impl<'a> Copy<'a> {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
-        // Nobody can write now, so both servers count at once.
-        let (theirs, ours) =
-            tokio::join!(source.hash_kv(last), async { tokio::task::block_in_place(|| self.hash_of(saved)) });
-        let ((hash, floor), ours) = (theirs?, ours?);
+        let (hash, floor) = source.hash_kv(last).await?;
         if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
             self.floor = Some(floor);
             self.appender.batch(last, vec![Body::Floor(floor)]).await?;
         }
-        let compared = self.compare(&source, last, [ours, hash]).await?;
+        let compared = self.compare(&source, last, hash).await?;
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -367,12 +361,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Compares the copy with the source at the last revision.
-    async fn compare(
-        &self,
-        source: &Source,
-        last: Revision,
-        [ours, hash]: [u32; 2],
-    ) -> Result<Compared, MigrateError> {
+    async fn compare(&self, source: &Source, last: Revision, hash: u32) -> Result<Compared, MigrateError> {
         let different =
             |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
         let count = source.count(last).await?;
@@ -384,42 +373,10 @@ impl<'a> Copy<'a> {
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
             return Ok(Compared::Counts);
         }
+        let ours = self.hashes.hash(self.floor, &self.reading.newest());
         if ours != hash {
             return different(format!("the hash {ours}"), format!("{hash}"));
         }
         Ok(Compared::Hash)
     }
-
-    /// etcd's hash of the store: all versions behind the floor, and those before that are still the newest of
-    /// their keys.
-    fn hash_of(&self, saved: &Saved) -> Result<u32, MigrateError> {
-        let newest = self.reading.newest();
-        let mut hash = crc32c::crc32c(TABLE);
-        let mut revisions = Revisions::new(saved);
-        while let Some(changes) = revisions.next()? {
-            for change in &changes {
-                let at = (change.revision, change.place);
-                let is_behind = self.floor.is_none_or(|floor| change.revision > floor);
-                if is_behind || newest.is_empty() || newest.contains(&at) {
-                    let (key, value) = stored(change);
-                    hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
-                }
-            }
-        }
-        Ok(crc32c::crc32c_combine(hash, self.hash, self.hashed_bytes))
-    }
-}
-
-/// A change as etcd stores it.
-fn stored(change: &Change) -> (Vec<u8>, Vec<u8>) {
-    let mut key = Vec::with_capacity(18);
-    key.extend_from_slice(&change.revision.0.to_be_bytes());
-    key.push(b'_');
-    key.extend_from_slice(&change.place.to_be_bytes());
-    let pair = &change.pair;
-    if !change.is_delete {
-        return (key, pair.encode_to_vec());
-    }
-    key.push(b't');
-    (key, KeyValue { key: pair.key.clone(), ..KeyValue::default() }.encode_to_vec())
 }

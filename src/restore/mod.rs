@@ -14,6 +14,7 @@
 
 mod cut;
 mod follow;
+mod hashes;
 mod migrate;
 mod pages;
 mod plan;
@@ -73,6 +74,8 @@ pub(crate) struct Served {
     pub store: Option<Store>,
     /// Cancelled when the log can be loaded: a load begins with the trim record, if there is to be one.
     pub can_be_loaded: CancellationToken,
+    /// Cancelled when all of it is loaded, so that the source may be fenced.
+    pub is_loaded: CancellationToken,
 }
 
 /// A restore.
@@ -220,6 +223,16 @@ impl Target {
         }
     }
 
+    /// Cancelled when the source may be fenced.
+    fn is_prepared(&self) -> CancellationToken {
+        if let Target::Served(served) = self {
+            return served.is_loaded.clone();
+        }
+        let is_prepared = CancellationToken::new();
+        is_prepared.cancel();
+        is_prepared
+    }
+
     fn bucket(&self) -> Bucket {
         match self {
             Target::Embedded { bucket, .. } => {
@@ -264,7 +277,7 @@ impl Opened {
                 });
             }
             Target::Served(served) => {
-                let Served { endpoint, demand, store, can_be_loaded } = *served;
+                let Served { endpoint, demand, store, can_be_loaded, .. } = *served;
                 let log = Log::open_for(&endpoint, store.as_ref(), Purpose::Restore, demand).await?;
                 let store = store.map(|store| store.dir);
                 return Ok(Opened { log, can_be_loaded, store, embedded: None });

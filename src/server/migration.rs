@@ -7,13 +7,21 @@
 use super::ServeError;
 use super::start::LogStorage;
 use crate::cli::ServerSettings;
+use crate::engine::{Engine, Phase};
 use crate::log::{Demand, Store};
 use crate::restore::{self, MigrateError, MigrateSettings, Migrated, Progress, Served, Target};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// The pause between two reads that wait for the writer.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// A migration under way.
-pub(super) struct Migration(JoinHandle<Result<Migrated, MigrateError>>);
+pub(super) struct Migration {
+    migrating: JoinHandle<Result<Migrated, MigrateError>>,
+    is_loaded: CancellationToken,
+}
 
 impl Migration {
     /// Begins one, and returns when the log can be loaded. A cancelled `stop` gives it up, unless the source is
@@ -26,13 +34,14 @@ impl Migration {
         storage: &LogStorage,
         stop: CancellationToken,
     ) -> Result<Migration, ServeError> {
-        let can_be_loaded = CancellationToken::new();
+        let (can_be_loaded, is_loaded) = (CancellationToken::new(), CancellationToken::new());
         let store = storage.store_dir.clone().map(|dir| Store { dir, accepts_loss: false });
         let served = Served {
             endpoint: storage.endpoint.clone(),
             demand: Demand { quota: settings.quota_bytes, message_bytes: settings.max_request_bytes },
             store,
             can_be_loaded: can_be_loaded.clone(),
+            is_loaded: is_loaded.clone(),
         };
         let migrate = MigrateSettings {
             from: settings.migrates_from.clone(),
@@ -51,7 +60,7 @@ impl Migration {
         });
         tokio::select! {
             biased;
-            () = can_be_loaded.cancelled() => Ok(Migration(migrating)),
+            () = can_be_loaded.cancelled() => Ok(Migration { migrating, is_loaded }),
             ended = &mut migrating => {
                 let ended = ended.expect("it does not panic");
                 Err(failed(ended.expect_err("it ends well only with a log that can be loaded")))
@@ -59,12 +68,26 @@ impl Migration {
         }
     }
 
-    /// Returns when the store is whole and durable.
+    /// Returns when the store is whole and durable, and has a writer. Lets the source be fenced once the engine has loaded it.
     ///
     /// # Errors
     /// [`ServeError::Migrate`].
-    pub(super) async fn ended(self) -> Result<(), ServeError> {
-        let migrated = self.0.await.expect("it does not panic").map_err(failed)?;
+    pub(super) async fn ended(self, engine: &Engine) -> Result<(), ServeError> {
+        let mut phase = engine.phase();
+        let mut migrating = self.migrating;
+        let migrated = tokio::select! {
+            migrated = &mut migrating => migrated,
+            _ = phase.wait_for(|phase| *phase == Phase::Serving) => {
+                self.is_loaded.cancel();
+                migrating.await
+            }
+        };
+        let migrated = migrated.expect("it does not panic").map_err(failed)?;
+        // From then on an instance writes that has read all of it.
+        while let Err(error) = engine.linearizable().await {
+            tracing::debug!(%error, "the migrated bucket has no writer yet");
+            tokio::time::sleep(PAUSE).await;
+        }
         let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
         tracing::info!(
             %revision,

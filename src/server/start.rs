@@ -75,7 +75,7 @@ pub(super) async fn start(
         tokio::spawn(membership::keep_record(engine, member.id, data_dir, stop));
     }
     let error = tokio::select! {
-        served = served(migration, loaded(&engine, &member, begun, &starting)) => match served {
+        served = served(migration, &engine, loaded(&engine, &member, begun, &starting)) => match served {
             Ok(()) => {
                 let (endpoints, snapshots) =
                     endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
@@ -101,10 +101,14 @@ pub(super) async fn start(
 }
 
 /// Waits until a migration has ended, and all is loaded.
-async fn served(migration: Option<Migration>, loaded: impl Future<Output = ()>) -> Result<(), ServeError> {
+async fn served(
+    migration: Option<Migration>,
+    engine: &Engine,
+    loaded: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let migrated = async {
         match migration {
-            Some(migration) => migration.ended().await,
+            Some(migration) => migration.ended(engine).await,
             None => Ok(()),
         }
     };

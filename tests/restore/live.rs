@@ -19,11 +19,11 @@ use crate::migrate::empty;
 /// Keys in a page of a comparison.
 const PAGE: i64 = 2000;
 /// How long the whole migration may take.
-const MIGRATION: Duration = Duration::from_secs(600);
+pub const MIGRATION: Duration = Duration::from_secs(600);
 /// Seconds by which a lease may differ, since servers round and are asked one after the other.
 const TOLERANCE: i64 = 5;
 
-fn number(variable: &str, default: usize) -> usize {
+pub fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 

@@ -6,6 +6,7 @@
 mod cluster;
 mod content;
 mod interrupted;
+mod killed;
 mod kine;
 mod leases;
 mod ledger;

@@ -25,8 +25,11 @@ impl Node {
         // From a promotion on any instance may write, and none did before.
         following.is_writer_gone = true;
         if reason == ReadOnly::Unfinished {
-            // There is more to read until the migration has ended. Then this instance writes.
             self.status.set_no_leader(reason.to_string());
+            // All until now is loaded at once, so that the rest takes no time.
+            if following.is_caught_up && self.chain.is_whole() && self.chain.epoch() > Epoch(0) {
+                self.loaded().await?;
+            }
             return Ok(());
         }
         let is_mirror = matches!(reason, ReadOnly::Mirror { .. });

@@ -280,6 +280,11 @@ impl Server {
         self.kill9();
     }
 
+    /// Whether it was started, and neither killed nor awaited.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// How the process has ended by itself, if it has.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().expect("it was started").try_wait().unwrap()
