@@ -54,7 +54,10 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
     // In a cluster each member acknowledges its copy to the leader, and a copy counts only once it is synced.
     let sync = if start.cluster.is_some() { "  sync_interval: always\n" } else { sync };
     let login = if let Some(cluster) = start.cluster {
-        let observer = settings.is_observer.then_some(start.name);
+        let observer = settings.is_observer.then_some(cluster::Observer {
+            name: start.name,
+            is_at_peer_port: settings.observes_at_peer_port,
+        });
         cluster::render(cluster, start.members, start.token, start.anchor, observer, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));

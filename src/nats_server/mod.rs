@@ -74,7 +74,7 @@ pub use cluster::{
     remember_member, remember_members, remember_removal, remembered_members, restored, restored_token,
     sole_member_id,
 };
-pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
+pub(crate) use cluster::{MEMBER_TAG, OBSERVER_TAG, SYSTEM_USER, USER, server_tag};
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;
 pub use error::Error;
@@ -117,6 +117,8 @@ pub struct NatsServerSettings {
     /// The server only meets the members of the cluster: it has no JetStream, so that it is in no group of
     /// theirs, and a name and a route port of its own. It leaves no record in the data directory.
     pub is_observer: bool,
+    /// An observer has the route port of the member, so that members reach it that it does not know.
+    pub observes_at_peer_port: bool,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -140,6 +142,7 @@ impl NatsServerSettings {
             sync: SyncMode::default(),
             cluster: None,
             is_observer: false,
+            observes_at_peer_port: false,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             is_quiet: false,

@@ -151,7 +151,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
-    settings.target.check()?;
+    settings.target.check().await?;
     // A copy that is to be served is of no use without a server.
     let serves = matches!(settings.target, Target::Served(_));
     let gives_up = if serves { stop.clone() } else { CancellationToken::new() };
@@ -317,12 +317,16 @@ impl<'a> Copy<'a> {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
-        let (hash, floor) = source.hash_kv(last).await?;
+        // Nobody can write now, so both sides count at once.
+        let ours =
+            async { tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest())) };
+        let (theirs, count, ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
+        let ((hash, floor), count) = (theirs?, count?);
         if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
             self.floor = Some(floor);
             self.appender.batch(last, vec![Body::Floor(floor)]).await?;
         }
-        let compared = self.compare(&source, last, hash).await?;
+        let compared = self.compare(last, count, [ours, hash])?;
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -360,11 +364,15 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Compares the copy with the source at the last revision.
-    async fn compare(&self, source: &Source, last: Revision, hash: u32) -> Result<Compared, MigrateError> {
+    /// Compares the copy with the source at the last revision, where that has so many keys.
+    fn compare(
+        &self,
+        last: Revision,
+        count: i64,
+        [ours, theirs]: [u32; 2],
+    ) -> Result<Compared, MigrateError> {
         let different =
             |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
-        let count = source.count(last).await?;
         let keys = self.reading.keys();
         if i64::try_from(keys) != Ok(count) {
             return different(format!("{keys} keys"), format!("{count}"));
@@ -373,9 +381,8 @@ impl<'a> Copy<'a> {
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
             return Ok(Compared::Counts);
         }
-        let ours = self.hashes.hash(self.floor, &self.reading.newest());
-        if ours != hash {
-            return different(format!("the hash {ours}"), format!("{hash}"));
+        if ours != theirs {
+            return different(format!("the hash {ours}"), format!("the hash {theirs}"));
         }
         Ok(Compared::Hash)
     }

@@ -122,6 +122,12 @@ pub(crate) enum RestoreError {
         path = .0.display()
     )]
     OfMember(PathBuf),
+    #[error(
+        "--data-dir {path}: holds the bucket {bucket} of a jetway, and a restore needs an empty bucket; give an empty directory, or \
+         another --bucket",
+        path = .path.display()
+    )]
+    InUse { path: PathBuf, bucket: String },
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
     #[error(transparent)]
@@ -161,7 +167,7 @@ pub(crate) async fn run(
     mut progress: impl FnMut(usize, usize) + Send,
 ) -> Result<Restored, RestoreError> {
     let Settings { source, skips_hash_check, bump, to_revision, target } = settings;
-    target.check()?;
+    target.check().await?;
     let mut saved = source::open(&source, skips_hash_check).await?;
     let ended_leases = match to_revision {
         None => 0,
@@ -209,15 +215,23 @@ pub(crate) async fn run(
 }
 
 impl Target {
-    /// Refuses the directory of an etcd, and for a server alone that of a member.
-    fn check(&self) -> Result<(), RestoreError> {
-        let Target::Embedded { server, member, .. } = self else { return Ok(()) };
+    /// Refuses the directory of an etcd, for a server alone that of a member, and a store that is in use. Changes
+    /// nothing.
+    async fn check(&self) -> Result<(), RestoreError> {
+        let (server, bucket, member) = match self {
+            Target::Embedded { server, bucket, member } => (server, bucket, member),
+            Target::External(endpoint, _) => return Ok(Log::check_restore(endpoint).await?),
+            Target::Served(served) => return Ok(Log::check_restore(&served.endpoint).await?),
+        };
+        let store = Store { dir: nats_server::store_dir(&server.data_dir), accepts_loss: false };
         let dir = &server.data_dir;
         let is_of_member = nats_server::is_member(dir) || nats_server::is_unfinished_restore(dir);
         if dir.join("member").exists() {
             Err(RestoreError::OfEtcd(dir.clone()))
         } else if member.is_none() && is_of_member {
             Err(RestoreError::OfMember(dir.clone()))
+        } else if member.is_none() && store.is_used(&self.bucket().stream) {
+            Err(RestoreError::InUse { path: dir.clone(), bucket: bucket.clone() })
         } else {
             Ok(())
         }
@@ -345,7 +359,8 @@ impl Opened {
             if let Some((member, prepared)) = prepared {
                 let prepared = prepared.map_err(RestoreError::from)?;
                 let dir = &nats.settings().data_dir;
-                nats_server::restore_holder(dir, member, &prepared, snapshot.clone())
+                let stream = self.log.facts().cluster_id;
+                nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream)
                     .map_err(RestoreError::from)?;
             }
             // The mark of an unfinished restore is gone from now on.

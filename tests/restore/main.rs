@@ -13,6 +13,7 @@ mod ledger;
 mod live;
 mod migrate;
 mod migrate_cluster;
+mod mixed_lists;
 mod point_in_time;
 mod refusals;
 mod s3;
