@@ -249,6 +249,21 @@ kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 	$(BIN)/kubernetes-driver --backend $(BACKEND) --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
 		--jetway $(TARGET)/release/jetway $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(FLAGS)
 
+.PHONY: kubernetes-migrate
+kubernetes-migrate: $(KUBERNETES) $(BIN)/kubernetes-driver $(JETWAY_TEST_ETCD) build ## move a real kube-apiserver from etcd to jetway under a load; its informers list nothing anew
+	$(BIN)/kubernetes-driver --backend etcd --migrate --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
+		--jetway $(TARGET)/release/jetway $(if $(SEED),--seed $(SEED)) $(FLAGS)
+
+# Sizes of the large move, and of the runs with a kill.
+OBJECTS ?= 300000
+WRITES ?= 500
+KILLS ?= 50
+
+.PHONY: migrate-long
+migrate-long: $(TEST_PEERS) | $(CARGO) ## move OBJECTS (300000) under WRITES (500) a second to jetway and back, and kill the tool, the source or the target KILLS (50) times
+	JETWAY_MIGRATE_OBJECTS=$(OBJECTS) JETWAY_MIGRATE_WRITES=$(WRITES) JETWAY_MIGRATE_KILLS=$(KILLS) JETWAY_FAULT_SEED=$(SEED) \
+		$(CARGO) test --locked --profile quick --test restore long_ -- --ignored --nocapture --test-threads 1
+
 .PHONY: bench
 bench: $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)
 	$(CARGO) bench --locked --bench wire -- $(FLAGS)
