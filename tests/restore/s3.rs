@@ -63,7 +63,8 @@ async fn objects_that_are_no_snapshots_are_refused() {
     let elsewhere = "s3://no-such-bucket/a.db";
     fails(&s3, &["restore", elsewhere], &[elsewhere, "no such bucket"]).await;
     let bucket = format!("s3://{BUCKET}");
-    for args in [&["restore", &bucket][..], &["snapshot", "status", &bucket], &["snapshot", "save", &bucket]] {
+    for args in [&["restore", &bucket][..], &["snapshot", "status", &bucket], &["snapshot", "save", &bucket]]
+    {
         fails(&s3, args, &[&bucket, "names no object", "s3://BUCKET/NAME"]).await;
     }
     fails(&s3, &["snapshot", "status", "gs://b/a"], &["gs://b/a", "s3://BUCKET"]).await;
