@@ -17,3 +17,4 @@ mod mixed_lists;
 mod point_in_time;
 mod refusals;
 mod s3;
+mod served;
