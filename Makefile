@@ -61,7 +61,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run ($(DATA)), FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), OBJECTS=n, WRITES=n and KILLS=n for migrate-long (300000, 500, 50), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
 	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---

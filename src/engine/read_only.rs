@@ -1,5 +1,5 @@
-//! Checks whether the stream may be written: a mirror may become the primary, a primary may be fenced or learn
-//! that its standby was promoted, and a migration may end.
+//! Checks whether the stream may be written: a mirror may become the primary, a primary may be fenced or
+//! learn that its standby was promoted, and a migration may end.
 
 use super::measured::Measured;
 use crate::log::{Log, ReadOnly, StandbyError, StreamInfo};

@@ -46,7 +46,8 @@ pub(crate) fn begin_restore(dir: &Path) -> Result<(), Error> {
 }
 
 /// Makes the restored store of a server that has stopped that of the holder. `prepared` is the data directory
-/// of the server that has prepared the metadata. `stream` is the id of its stream. A migration has no snapshot that other members could name.
+/// of the server that has prepared the metadata. `stream` is the id of its stream. A migration has no
+/// snapshot that other members could name.
 ///
 /// # Errors
 /// Those of the directory.

@@ -1,9 +1,9 @@
 //! etcd's hash of a store (`HashKV`) while the store goes on to change: CRC-32C over all versions that a
 //! compaction has left, in the order of their revisions.
 //!
-//! A later change takes an older version out of the middle. So each version has a checksum of its own, and the
-//! hash is made of those that count in the end, without another look at the values: the checksum of one text
-//! behind another is that of the first one, shifted by the length of the second one, and the second one.
+//! A later change takes an older version out of the middle. So each version has a checksum of its own, and
+//! the hash is made of those that count in the end, without another look at the values: the checksum of one
+//! text behind another is that of the first one, shifted by the length of the second one, and the second one.
 
 use super::plan::Revisions;
 use crate::proto::mvccpb::KeyValue;
@@ -58,8 +58,8 @@ impl Hashes {
         self.since = append(self.since, change);
     }
 
-    /// The hash under a floor. `newest` are the newest versions of the keys: of those up to the floor no other
-    /// ones count, unless there are none at all.
+    /// The hash under a floor. `newest` are the newest versions of the keys: of those up to the floor no
+    /// other ones count, unless there are none at all.
     pub(super) fn hash(&self, floor: Option<Revision>, newest: &HashSet<(Revision, u64)>) -> u32 {
         let counts = |at: &(Revision, u64)| {
             floor.is_none_or(|floor| at.0 > floor) || newest.is_empty() || newest.contains(at)

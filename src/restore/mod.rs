@@ -1,5 +1,5 @@
 //! `jetway restore`: a snapshot, or the database of an etcd that is stopped, becomes the log of an empty
-//! bucket.
+//! bucket. `jetway migrate`: a running server does.
 //!
 //! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
 //! second one writes the records ([`mod@write`]). So a file that cannot be restored is refused before
@@ -10,6 +10,8 @@
 //!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
 //! - M1 in a cluster of jetway's own: until the data directory is that of a member, it has a mark by which
 //!   every jetway refuses it.
+//! - M1 in a process that serves the log from its end on: its engine writes and serves nothing while the
+//!   stream has the mark, and clients are let in only when the store is durable without it.
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
 mod cut;
@@ -68,7 +70,7 @@ pub(crate) enum Target {
 pub(crate) struct Served {
     /// Its NATS, which runs already.
     pub endpoint: Endpoint,
-    /// What it has to hold.
+    /// The demand on it.
     pub demand: Demand,
     /// The store of an embedded server, which belongs to nobody else.
     pub store: Option<Store>,
@@ -215,8 +217,8 @@ pub(crate) async fn run(
 }
 
 impl Target {
-    /// Refuses the directory of an etcd, for a server alone that of a member, and a store that is in use. Changes
-    /// nothing.
+    /// Refuses the directory of an etcd, for a server alone that of a member, and a store that is in use.
+    /// Changes nothing.
     async fn check(&self) -> Result<(), RestoreError> {
         let (server, bucket, member) = match self {
             Target::Embedded { server, bucket, member } => (server, bucket, member),
@@ -368,7 +370,8 @@ impl Opened {
             return Ok(outcome);
         }
         let outcome = outcome?;
-        // Before a server answers the first write, which would be lost with the mark of an unfinished restore.
+        // Before a server answers the first write, which would be lost with the mark of an unfinished
+        // restore.
         self.sync().map_err(RestoreError::Sync)?;
         Ok(outcome)
     }

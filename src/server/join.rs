@@ -219,8 +219,8 @@ async fn ask(
             meeting.check().await?;
         }
     }
-    // The others of a restored cluster start their servers only after the holder has served. Without any it is
-    // the first start of the holder.
+    // The others of a restored cluster start their servers only after the holder has served. Without any it
+    // is the first start of the holder.
     if let Some(meeting) = meeting.filter(|_| is_holder)
         && meeting.members(MEMBER_TAG).await.is_empty()
     {

@@ -1,5 +1,5 @@
-//! `jetway migrate --serve`: this process fills its store from a running server, and serves it from the moment
-//! at which it is whole.
+//! `jetway migrate --serve`: this process fills its store from a running server, and serves it from the
+//! moment at which it is whole.
 //!
 //! The engine reads the log while the migration writes it. So all is in memory when the source is fenced, and
 //! the time without a writer is that of the last changes and of the comparison.
@@ -24,8 +24,8 @@ pub(super) struct Migration {
 }
 
 impl Migration {
-    /// Begins one, and returns when the log can be loaded. A cancelled `stop` gives it up, unless the source is
-    /// fenced already.
+    /// Begins one, and returns when the log can be loaded. A cancelled `stop` gives it up, unless the source
+    /// is fenced already.
     ///
     /// # Errors
     /// [`ServeError::Migrate`].
@@ -68,7 +68,8 @@ impl Migration {
         }
     }
 
-    /// Returns when the store is whole and durable, and has a writer. Lets the source be fenced once the engine has loaded it.
+    /// Returns when the store is whole and durable, and has a writer. Lets the source be fenced once the
+    /// engine has loaded it.
     ///
     /// # Errors
     /// [`ServeError::Migrate`].

@@ -124,8 +124,8 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
     });
     let started = tokio::select! {
         started = start(&settings, &stage, &signalled, &shutdown) => started?,
-        // All parts stop as they are dropped; no client has been served yet. A migration ends by itself, so that
-        // no source stays fenced without a copy.
+        // All parts stop as they are dropped; no client has been served yet. A migration ends by itself, so
+        // that no source stays fenced without a copy.
         () = signalled.cancelled(), if settings.migrates_from.is_empty() => {
             shutdown.cancel();
             return Ok(());

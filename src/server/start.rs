@@ -79,7 +79,8 @@ pub(super) async fn start(
             Ok(()) => {
                 let (endpoints, snapshots) =
                     endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
-                // All at once: a client that has been served must not get the response of a server that starts.
+                // All at once: a client that has been served must not get the response of a server that
+                // starts.
                 stage.send_replace(Stage::Ready(endpoints));
                 tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
                 notify::ready(shutdown);

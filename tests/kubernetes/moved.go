@@ -96,7 +96,7 @@ func moved(ctx context.Context, d *driver) (string, error) {
 		return "", err
 	}
 	back := time.Since(began)
-	// Whoever asks etcd from now on asks the wrong one.
+	// Nobody may go on with etcd unnoticed.
 	etcd.kill()
 	d.storage = []*member{jetway}
 	d.options.backend = "jetway"

@@ -22,7 +22,7 @@ use crate::live::{MIGRATION, same_store};
 
 /// Writes at the copy after which a run has succeeded.
 const WRITES: usize = 50;
-/// What a migration that has failed asks for.
+/// Words of the remedies of a migration that has failed.
 const REMEDIES: [&str; 3] = ["again", "once more", "etcdctl alarm disarm"];
 /// Times that a migration may be begun again.
 const ATTEMPTS: usize = 5;

@@ -1,5 +1,5 @@
-//! Objects like those of Kubernetes, and clients that go on to write them while their store moves. Each client
-//! keeps a ledger of its answered writes.
+//! Objects like those of Kubernetes, and clients that go on to write them while their store moves. Each
+//! client keeps a ledger of its answered writes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

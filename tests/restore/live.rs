@@ -1,5 +1,5 @@
-//! A store like that of a Kubernetes cluster moves from a running etcd to jetway, and on to another etcd, while
-//! its clients write.
+//! A store like that of a Kubernetes cluster moves from a running etcd to jetway, and on to another etcd,
+//! while its clients write.
 //!
 //! `make migrate-long` runs the large form. These variables set its sizes:
 //! `JETWAY_MIGRATE_OBJECTS` (300,000) and `JETWAY_MIGRATE_WRITES` a second (500).

@@ -1,5 +1,5 @@
-//! Following without a writer in reach: on a mirror, whose writer writes to another stream, behind a fence, and
-//! while a migration fills the stream.
+//! Following without a writer in reach: on a mirror, whose writer writes to another stream, behind a fence,
+//! and while a migration fills the stream.
 
 use super::Following;
 use crate::engine::node::{Node, NodeError};
