@@ -6,7 +6,7 @@
 //! member once, and later members are learned from each other.
 
 use super::data_dir::{self, DataDir, MODE_FILE, Mode};
-use super::{Error, anchor};
+use super::{Error, ObserverPort, anchor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -305,31 +305,22 @@ pub(crate) fn server_tag(name: &str) -> String {
     format!("{MEMBER_TAG}{name}")
 }
 
-/// A server that only meets the members.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Observer<'a> {
-    /// Its name.
-    pub(super) name: &'a str,
-    /// Whether it has the route port of its member.
-    pub(super) is_at_peer_port: bool,
-}
-
 /// The login of the local connections, and the cluster. `anchor` is the port of the leaf node listener, where
-/// there is one. An observer has a name: see
-/// [`NatsServerSettings::is_observer`](super::NatsServerSettings::is_observer).
+/// there is one. An observer has a name and a port: see
+/// [`NatsServerSettings::observes_at`](super::NatsServerSettings::observes_at).
 pub(super) fn render(
     settings: &ClusterSettings,
     members: &Members,
     token: &str,
     anchor: Option<u16>,
-    observer: Option<Observer<'_>>,
+    observer: Option<(&str, ObserverPort)>,
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
     let (anchor_account, anchor) =
         anchor.map(|port| (anchor::ACCOUNT, anchor::render(port, token, &quote))).unwrap_or_default();
     let jetstream = if observer.is_some() { "" } else { "jetstream: enabled, " };
-    let (listen, advertise) = if observer.is_some_and(|observer| !observer.is_at_peer_port) {
+    let (listen, advertise) = if observer.is_some_and(|(_, port)| port == ObserverPort::Any) {
         // A running process of this member may hold the port.
         let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
         (format!("{host}:-1"), String::new())
@@ -367,7 +358,7 @@ pub(super) fn render(
          \x20 authorization {{ user: {USER}, password: {password}, timeout: 5 }}\n\
          {tls}\
          }}\n",
-        name = quote(observer.map_or(&settings.name, |observer| observer.name)),
+        name = quote(observer.map_or(&settings.name, |(name, _)| name)),
         tag = quote(&tag),
         token = quote(token),
         listen = quote(&listen),

@@ -115,10 +115,8 @@ pub struct NatsServerSettings {
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
     /// The server only meets the members of the cluster: it has no JetStream, so that it is in no group of
-    /// theirs, and a name and a route port of its own. It leaves no record in the data directory.
-    pub is_observer: bool,
-    /// An observer has the route port of the member, so that members reach it that it does not know.
-    pub observes_at_peer_port: bool,
+    /// theirs, and a name of its own. It leaves no record in the data directory.
+    pub observes_at: Option<ObserverPort>,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -141,8 +139,7 @@ impl NatsServerSettings {
             domain: None,
             sync: SyncMode::default(),
             cluster: None,
-            is_observer: false,
-            observes_at_peer_port: false,
+            observes_at: None,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             is_quiet: false,
@@ -150,6 +147,22 @@ impl NatsServerSettings {
             stop_timeout: Duration::from_mins(1),
         }
     }
+}
+
+impl NatsServerSettings {
+    /// Whether the server only meets the members of the cluster.
+    fn is_observer(&self) -> bool {
+        self.observes_at.is_some()
+    }
+}
+
+/// The route port of an observer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObserverPort {
+    /// Any. A running process of the member may hold that of the member.
+    Any,
+    /// That of the member, at which members reach it that it does not know.
+    OfMember,
 }
 
 /// The directory in the data directory in which two servers prepare JetStream's metadata.

@@ -229,7 +229,7 @@ struct Copy<'a> {
     is_prepared: CancellationToken,
 }
 
-impl<'a> Copy<'a> {
+impl Copy<'_> {
     /// Appends changes of the source. Changes that are copied already are passed over.
     async fn append(&mut self, revisions: Vec<Vec<Change>>) -> Result<(), MigrateError> {
         for changes in revisions {

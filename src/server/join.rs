@@ -10,7 +10,9 @@
 use crate::cli::{Cluster, is_same_urls};
 use crate::engine::{Observer, StartError};
 use crate::log::{Auth, ConnectedServers, Endpoint, OpenError, RunToken};
-use crate::nats_server::{self, MEMBER_TAG, Members, NatsServer, NatsServerSettings, OBSERVER_TAG, Restored};
+use crate::nats_server::{
+    self, MEMBER_TAG, Members, NatsServer, NatsServerSettings, OBSERVER_TAG, ObserverPort, Restored,
+};
 use crate::record::Member;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -157,12 +159,12 @@ pub(super) async fn check(
     if !is_waiting && !meets_others && !cluster.is_joining && !is_any_up(name, listed).await {
         return Ok(());
     }
-    let observing = NatsServerSettings {
-        is_observer: true,
-        // A running process of this member may hold the port.
-        observes_at_peer_port: meets_others && TcpListener::bind(&cluster.server.listen).await.is_ok(),
-        ..settings.clone()
+    // A running process of this member may hold the port.
+    let port = match TcpListener::bind(&cluster.server.listen).await {
+        Ok(_) if meets_others => ObserverPort::OfMember,
+        _ => ObserverPort::Any,
     };
+    let observing = NatsServerSettings { observes_at: Some(port), ..settings.clone() };
     let nats = NatsServer::start(observing).await?;
     let endpoint = Endpoint {
         servers: nats.client_url().into_iter().collect(),
