@@ -11,6 +11,8 @@
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
 //!
+//! - The stream's leader is the writer's server (`stream_leader`).
+//!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
 //! copy.
 
@@ -20,6 +22,7 @@ use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
+use crate::engine::stream_leader::NextMove;
 use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +69,7 @@ impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut group = None;
         let mut unknown = BTreeMap::new();
+        let mut next_move = NextMove::default();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
         let mut published = self.members.published();
@@ -93,6 +97,7 @@ impl Reconciler {
             }
             if !self.status.is_writer() || members.is_empty() {
                 unknown.clear();
+                next_move = NextMove::default();
                 continue;
             }
             if group.is_none() {
@@ -105,6 +110,7 @@ impl Reconciler {
                 self.leave_one_copy(&server).await;
             } else if let Some(group) = &group {
                 self.compare(group, &members, &known, &mut unknown).await;
+                self.lead_stream(&mut next_move).await;
             }
         }
     }
@@ -219,7 +225,7 @@ impl Reconciler {
     }
 
     /// Lets this instance append nothing, until the result is dropped.
-    async fn hold(&self) -> Option<Held> {
+    pub(super) async fn hold(&self) -> Option<Held> {
         let (sender, held) = oneshot::channel();
         self.commands.send(Command::Hold(sender)).await.ok()?;
         tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()

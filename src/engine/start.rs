@@ -383,6 +383,7 @@ impl Shared {
             is_loaded: false,
             loaded_messages: 0,
             nonces: Vec::new(),
+            early_calls: Vec::new(),
             open: BTreeMap::new(),
             reads: Vec::new(),
             reads_sent: BTreeMap::new(),

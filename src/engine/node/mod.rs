@@ -149,6 +149,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) loaded_messages: u64,
     /// Nonces of this instance's epoch records.
     pub(in crate::engine) nonces: Vec<u64>,
+    /// Calls to this instance as the writer of an own epoch record, which others have applied first.
+    pub(in crate::engine) early_calls: Vec<Incoming>,
     pub(in crate::engine) open: BTreeMap<u64, Open>,
     pub(in crate::engine) reads: Vec<Call>,
     /// Reads that share a read index, by its counter.
