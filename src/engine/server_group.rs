@@ -11,7 +11,6 @@
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
 //!
-//! - The stream's leader is the writer's server (`stream_leader`).
 //!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
 //! copy.
@@ -22,13 +21,12 @@ use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
-use crate::engine::stream_leader::NextMove;
 use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +67,6 @@ impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut group = None;
         let mut unknown = BTreeMap::new();
-        let mut next_move = NextMove::default();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
         let mut published = self.members.published();
@@ -97,7 +94,6 @@ impl Reconciler {
             }
             if !self.status.is_writer() || members.is_empty() {
                 unknown.clear();
-                next_move = NextMove::default();
                 continue;
             }
             if group.is_none() {
@@ -110,7 +106,6 @@ impl Reconciler {
                 self.leave_one_copy(&server).await;
             } else if let Some(group) = &group {
                 self.compare(group, &members, &known, &mut unknown).await;
-                self.lead_stream(&mut next_move).await;
             }
         }
     }
@@ -209,7 +204,7 @@ impl Reconciler {
             return;
         }
         // The server loses messages that come while the only copy becomes a group's.
-        let held = if self.log.copies() == 1 { self.hold().await } else { None };
+        let held = if self.log.copies() == 1 { Held::request(&self.commands).await } else { None };
         match self.log.raise_copies(wanted).await {
             Ok(Some(copies)) => {
                 tracing::info!(copies, members = voters, "the stream gets more copies");
@@ -222,12 +217,5 @@ impl Reconciler {
             // NATS may look for a place for a moment after a server has joined.
             Err(error) => tracing::debug!(%error, "the number of the stream's copies cannot be changed now"),
         }
-    }
-
-    /// Lets this instance append nothing, until the result is dropped.
-    pub(super) async fn hold(&self) -> Option<Held> {
-        let (sender, held) = oneshot::channel();
-        self.commands.send(Command::Hold(sender)).await.ok()?;
-        tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()
     }
 }

@@ -86,7 +86,17 @@ pub(in crate::engine) struct Held {
     pub(in crate::engine) release: oneshot::Sender<(LogIndex, Digest)>,
 }
 
+/// Longest wait for the instance to have nothing in flight.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Held {
+    /// Lets the instance append nothing, until the result is dropped or released.
+    pub(in crate::engine) async fn request(commands: &mpsc::Sender<Command>) -> Option<Held> {
+        let (sender, held) = oneshot::channel();
+        commands.send(Command::Hold(sender)).await.ok()?;
+        tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()
+    }
+
     /// Lets the writer append again.
     pub(in crate::engine) fn release(self) {
         self.release.send(self.at).ok();
