@@ -14,4 +14,5 @@ mod members;
 mod planted;
 mod refusals;
 mod shrinking;
+mod stream_leader;
 mod tls;

@@ -102,6 +102,7 @@ impl Node {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
         self.nonces.clear();
+        self.early_calls.clear();
         let mut following = Following {
             since: self.chain.epoch(),
             source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
