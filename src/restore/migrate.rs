@@ -199,6 +199,8 @@ pub(crate) async fn run(
             return Err(MigrateError::Stopped);
         }
         match copy.end(&saved, &opened).await {
+            // The copy may be one that can be served, and two stores must not be written to.
+            Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
             Err(reason) if switches_over => match lift_fence(&from).await {
                 // The source goes on, as it is the only whole store.
                 Ok(()) => Err(reason),

@@ -138,6 +138,11 @@ pub(crate) enum RestoreError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error(
+        "the store is written, and it is not known whether NATS has taken the last step: {0}; start jetway on it. If it is refused, \
+         run the same command once more, which begins anew"
+    )]
+    Unanswered(SetupError),
     #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
     Append(#[from] AppendError),
     #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
