@@ -80,7 +80,9 @@ pub(crate) use config_scanner::fuzz as fuzz_config;
 pub use error::Error;
 pub use extra_config::{ExtraConfigError, store_of_kine};
 pub(crate) use preparation::{PreparationError, prepare};
-pub(crate) use restored::{begin_restore, is_unfinished_restore, restore_holder, restore_other};
+pub(crate) use restored::{
+    begin_restore, check_unlocked, is_unfinished_restore, restore_holder, restore_other,
+};
 use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.

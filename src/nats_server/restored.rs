@@ -87,6 +87,14 @@ pub(crate) fn restore_other(
     cluster::remember_restored(&dir, settings, Some(snapshot), (holder, None))
 }
 
+/// Refuses a data directory that another jetway uses.
+///
+/// # Errors
+/// Those of the directory.
+pub(crate) fn check_unlocked(dir: &Path) -> Result<(), Error> {
+    DataDir::open(dir).map(drop)
+}
+
 fn check_empty(dir: &DataDir) -> Result<(), Error> {
     let is_used = is_unfinished_restore(dir.path()) || parts(dir).iter().any(|part| part.exists());
     if is_used { Err(Error::NotEmpty { path: dir.path().to_owned() }) } else { Ok(()) }

@@ -238,6 +238,7 @@ impl Target {
         } else if member.is_none() && is_of_member {
             Err(RestoreError::OfMember(dir.clone()))
         } else if member.is_none() && store.is_used(&self.bucket().stream) {
+            nats_server::check_unlocked(dir)?;
             Err(RestoreError::InUse { path: dir.clone(), bucket: bucket.clone() })
         } else {
             Ok(())

@@ -166,15 +166,17 @@ async fn run(
 async fn runs(count: usize, objects: usize) {
     let seed = support::seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let (took, _) = run(objects, seed, false, Victim::Nobody, Duration::ZERO).await;
-    println!("without a kill: {took:?}");
+    let (mut shortest, _) = run(objects, seed, false, Victim::Nobody, Duration::ZERO).await;
+    println!("without a kill: {shortest:?}");
     let mut again = 0;
     for number in 0..count {
         let victim = [Victim::Tool, Victim::Source, Victim::Target][number % 3];
         let is_external = number / 3 % 2 == 1;
-        let delay = random.random_range(Duration::ZERO..took);
+        let delay = random.random_range(Duration::ZERO..shortest);
         let (took, attempts) = run(objects, random.random(), is_external, victim, delay).await;
         again += usize::from(attempts > 1);
+        // The load of the machine changes, and a kill behind the end shows little.
+        shortest = if attempts == 1 { shortest.min(took) } else { shortest };
         let place = if is_external { "an existing NATS" } else { "an embedded store" };
         println!("{number}: {victim:?} killed after {delay:?}, into {place}: {attempts} attempts, {took:?}");
     }
