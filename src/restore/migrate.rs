@@ -7,6 +7,10 @@
 //!    `HashKV` of the source is compared with that of the records.
 //! 4. The bucket may be served.
 //!
+//! A copy that is served at once is compared right before the fence, and has the floor of that moment. Behind
+//! it the revisions and the versions of keys have no gap, and the numbers of keys are compared. `HashKV` of a
+//! large store takes most of a second.
+//!
 //! An alarm fences the source: etcd refuses all writes while CORRUPT is raised. Leases do not expire there
 //! either. Without the fence the migration ends well only if nobody has written meanwhile.
 //!
@@ -112,6 +116,9 @@ pub(crate) enum Step {
 pub(crate) enum Compared {
     /// By etcd's hash of the whole store.
     Hash,
+    /// By that hash at a revision right before the fence. Behind it each revision and each version of a key
+    /// followed the one before, and the numbers of keys are equal.
+    HashTo(Revision),
     /// By the numbers of keys.
     Counts,
     /// By the digests of all keys.
@@ -120,11 +127,14 @@ pub(crate) enum Compared {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Compared::Hash => "HashKV is equal",
-            Compared::Counts => "the numbers of keys are equal",
-            Compared::Keys => "all keys are equal",
-        })
+        match self {
+            Compared::Hash => f.write_str("HashKV is equal"),
+            Compared::HashTo(revision) => {
+                write!(f, "HashKV is equal at revision {revision}, and each revision behind it was copied")
+            }
+            Compared::Counts => f.write_str("the numbers of keys are equal"),
+            Compared::Keys => f.write_str("all keys are equal"),
+        }
     }
 }
 
@@ -192,9 +202,21 @@ pub(crate) async fn run(
         let hashes = tokio::task::block_in_place(|| Hashes::of(&saved))?;
         let Plan { reading, floor, .. } = plan;
         let snapshot = reading.revision;
-        let mut copy =
-            Copy { from: &from, switches_over, reading, floor, appender, snapshot, hashes, is_prepared };
+        let mut copy = Copy {
+            from: &from,
+            switches_over,
+            reading,
+            floor,
+            appender,
+            snapshot,
+            hashes,
+            is_prepared,
+            compared_to: None,
+        };
         copy.follow(&stop, progress).await?;
+        if serves {
+            copy.compare_before_the_end().await?;
+        }
         if gives_up.is_cancelled() {
             return Err(MigrateError::Stopped);
         }
@@ -229,6 +251,8 @@ struct Copy<'a> {
     hashes: Hashes,
     /// Cancelled when the source may be fenced.
     is_prepared: CancellationToken,
+    /// The revision to which both stores were compared before the fence.
+    compared_to: Option<Revision>,
 }
 
 impl Copy<'_> {
@@ -319,16 +343,13 @@ impl Copy<'_> {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
-        // Nobody can write now, so both sides count at once.
-        let ours =
-            async { tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest())) };
-        let (theirs, count, ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
-        let ((hash, floor), count) = (theirs?, count?);
-        if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
-            self.floor = Some(floor);
-            self.appender.batch(last, vec![Body::Floor(floor)]).await?;
-        }
-        let compared = self.compare(last, count, [ours, hash])?;
+        let compared = match self.compared_to {
+            Some(revision) => {
+                self.compare_counts(last, source.count(last).await?)?;
+                Compared::HashTo(revision)
+            }
+            None => self.compare(&source, last).await?,
+        };
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -366,26 +387,45 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Compares the copy with the source at the last revision, where that has so many keys.
-    fn compare(
-        &self,
-        last: Revision,
-        count: i64,
-        [ours, theirs]: [u32; 2],
-    ) -> Result<Compared, MigrateError> {
-        let different =
-            |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
-        let keys = self.reading.keys();
-        if i64::try_from(keys) != Ok(count) {
-            return different(format!("{keys} keys"), format!("{count}"));
+    /// Compares both stores while the source is written to, so that it need not be fenced for that.
+    async fn compare_before_the_end(&mut self) -> Result<(), MigrateError> {
+        let source = Source::connect(self.from).await?;
+        let revision = self.reading.revision;
+        if self.compare(&source, revision).await? == Compared::Hash {
+            self.compared_to = Some(revision);
         }
+        Ok(())
+    }
+
+    /// Compares the copy with the source at its last revision. A later floor of the source is copied.
+    async fn compare(&mut self, source: &Source, last: Revision) -> Result<Compared, MigrateError> {
+        let ours =
+            async { tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest())) };
+        let (theirs, count, ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
+        let ((theirs, floor), count) = (theirs?, count?);
+        if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
+            self.floor = Some(floor);
+            self.appender.batch(last, vec![Body::Floor(floor)]).await?;
+        }
+        self.compare_counts(last, count)?;
         // Behind a later floor the hash leaves out changes of the watch, which were not kept.
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
             return Ok(Compared::Counts);
         }
         if ours != theirs {
-            return different(format!("the hash {ours}"), format!("the hash {theirs}"));
+            let (ours, theirs) = (format!("the hash {ours}"), format!("the hash {theirs}"));
+            return Err(MigrateError::Different { revision: last, ours, theirs });
         }
         Ok(Compared::Hash)
+    }
+
+    /// Compares the numbers of keys. The source has `count`.
+    fn compare_counts(&self, last: Revision, count: i64) -> Result<(), MigrateError> {
+        let keys = self.reading.keys();
+        if i64::try_from(keys) == Ok(count) {
+            return Ok(());
+        }
+        let (ours, theirs) = (format!("{keys} keys"), count.to_string());
+        Err(MigrateError::Different { revision: last, ours, theirs })
     }
 }
