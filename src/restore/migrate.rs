@@ -220,6 +220,8 @@ pub(crate) async fn run(
         if gives_up.is_cancelled() {
             return Err(MigrateError::Stopped);
         }
+        // The sync under the fence then finds the last changes alone.
+        tokio::task::block_in_place(|| opened.sync()).map_err(RestoreError::Sync)?;
         match copy.end(&saved, &opened).await {
             // The copy may be one that can be served, and two stores must not be written to.
             Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
