@@ -348,6 +348,7 @@ impl Shared {
                 member: settings.member.clone(),
                 founders: settings.founders.clone().unwrap_or_default(),
                 change_rules: settings.change_rules,
+                is_joining: settings.is_joining,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,

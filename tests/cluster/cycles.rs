@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -50,6 +50,11 @@ async fn cycles_of_one_and_three_members() {
     }
 }
 
+/// A number from a variable, or its default.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |number| number.parse().unwrap())
+}
+
 /// Writers that measure how long each of their calls takes.
 struct Clocked {
     stop: Arc<AtomicBool>,
@@ -59,6 +64,7 @@ struct Clocked {
 impl Clocked {
     fn begin(client: &Client) -> Clocked {
         let stop = Arc::new(AtomicBool::new(false));
+        let pause = Duration::from_millis(number("PAUSE", 5));
         let writer = |writer: usize| {
             let (client, stop) = (client.clone(), stop.clone());
             tokio::spawn(async move {
@@ -67,7 +73,7 @@ impl Clocked {
                     let begun = Instant::now();
                     client.put(format!("/clocked/{writer}"), "value").await;
                     times.push((Instant::now(), begun.elapsed()));
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    tokio::time::sleep(pause).await;
                 }
                 times
             })
@@ -83,6 +89,9 @@ impl Clocked {
             calls.extend(writer.await.unwrap());
         }
         calls.sort_by_key(|(at, _)| *at);
+        if std::env::var_os("TIMELINE").is_some() {
+            print_each_second(&calls);
+        }
         let gap = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default();
         let mut times: Vec<_> = calls.iter().map(|(_, time)| *time).collect();
         times.sort();
@@ -91,11 +100,26 @@ impl Clocked {
     }
 }
 
-/// The times on a store of `KEYS` keys. No call may fail.
+/// p50 and p99 of the calls of each second, to be compared with the lines of the log.
+fn print_each_second(calls: &[(Instant, Duration)]) {
+    let Some((begun, _)) = calls.first() else { return };
+    for second in calls.chunk_by(|(one, _), (next, _)| {
+        one.duration_since(*begun).as_secs() == next.duration_since(*begun).as_secs()
+    }) {
+        let mut times: Vec<_> = second.iter().map(|(_, time)| *time).collect();
+        times.sort();
+        let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        let at = (SystemTime::now() - second[0].0.elapsed()).duration_since(UNIX_EPOCH).unwrap_or_default();
+        println!("  {}: {} calls, p50 {p50:?}, p99 {p99:?}", at.as_millis(), times.len());
+    }
+}
+
+/// The times on a store of `KEYS` keys, with eight writers that pause for `PAUSE` milliseconds behind each
+/// call. No call may fail. `TIMELINE` prints each second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures; make faults"]
 async fn figures_of_the_changes() {
-    let keys: usize = std::env::var("KEYS").map_or(20_000, |keys| keys.parse().unwrap());
+    let keys = number("KEYS", 20_000) as usize;
     let mut cluster = Cluster::start(1).await;
     let client = cluster.members[0].client().await;
     let value = "v".repeat(300);

@@ -58,6 +58,7 @@ pub(in crate::engine) struct NodeSettings {
     /// The members that found a cluster, before they are listed.
     pub(in crate::engine) founders: Vec<Member>,
     pub(in crate::engine) change_rules: ChangeRules,
+    pub(in crate::engine) is_joining: bool,
     pub(in crate::engine) heartbeat_interval: Duration,
     pub(in crate::engine) election_timeout: Duration,
     pub(in crate::engine) reads: LinearizableReads,
