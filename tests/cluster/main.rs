@@ -1,6 +1,7 @@
 //! Members that form a cluster of their own, started with the flags with which people start etcd. With
 //! `JETWAY_TEST_TARGET=etcd` the same tests run against etcd, but for those of nats-server's part.
 
+mod clocks;
 mod cycles;
 mod deployment;
 mod discovery;
