@@ -20,7 +20,15 @@ pub async fn grow(cluster: &mut Cluster) -> usize {
     let through = format!("--endpoints={}", cluster.members[0].address());
     let new = cluster.add();
     let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
-    let printed = etcdctl(&[through], &["member", "add", &name, &format!("--peer-urls={url}")]);
+    let printed = eventually("a member that is added", async || {
+        match try_etcdctl(&[&through], &["member", "add", &name, &format!("--peer-urls={url}")]) {
+            Ok(printed) => Some(printed),
+            // As in etcd while a member has only just come back.
+            Err(refused) if refused.contains("unhealthy cluster") => None,
+            Err(refused) => panic!("{refused}"),
+        }
+    })
+    .await;
     let variable = |name: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(&format!("{name}=\"")));
         line.unwrap_or_else(|| panic!("no {name}: {printed}")).trim_end_matches('"').to_owned()

@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use support::client::Client;
 use support::clock::WallClock;
 use support::cluster::Cluster;
+use support::disk::Mounted;
 use support::history::{Outcome, Recorder, Violation};
 use support::network::Network;
 use support::proxy::Proxy;
@@ -16,6 +17,7 @@ use support::{rounds, seed};
 
 use super::clocks;
 use super::faults::all_meet;
+use super::slow_disks;
 
 /// A fault, while which at least a majority of the members can go on, or which ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,8 @@ pub(super) enum Fault {
     RouteOneWay,
     /// The answers of a member do not reach its clients, and then the connections break.
     AnswersHeld,
+    /// A member's disk needs long for each sync.
+    SlowDisk,
     /// The members' clocks are set ahead and back, each by another time.
     ClockJumps,
 }
@@ -75,6 +79,9 @@ const OF_PROXIES: [Fault; 4] = [Fault::Slow, Fault::RouteBreaks, Fault::RouteOne
 const OF_THE_NETWORK: [Fault; 4] = [Fault::Alone, Fault::OneWay, Fault::Between, Fault::Flapping];
 
 pub(super) struct Campaign {
+    /// The disks of the members, if these have disks of their own. Before the folders in which they are
+    /// mounted, since fields are dropped in their order.
+    disks: Vec<Mounted>,
     cluster: Cluster,
     /// The ways from the clients to their members, if these are not reached straight.
     fronts: Vec<Proxy>,
@@ -104,8 +111,19 @@ impl Campaign {
         cluster.start_all().await;
         let clients = cluster.clients().await;
         all_meet(&cluster, &clients).await;
-        let (fronts, clocks) = (Vec::new(), Vec::new());
-        Self { cluster, fronts, clients, network, clocks, random, rounds: 0, calls: 0, answered: 0, events: 0 }
+        Self {
+            disks: Vec::new(),
+            cluster,
+            fronts: Vec::new(),
+            clients,
+            network,
+            clocks: Vec::new(),
+            random,
+            rounds: 0,
+            calls: 0,
+            answered: 0,
+            events: 0,
+        }
     }
 
     /// Puts proxies between the clients and the members.
@@ -191,6 +209,12 @@ impl Campaign {
             }
             Fault::Slow | Fault::RouteBreaks | Fault::RouteOneWay | Fault::AnswersHeld => {
                 self.disturb(fault, member, length).await;
+            }
+            Fault::SlowDisk => {
+                let disk = &self.disks[member].disk;
+                disk.slow_down(Duration::from_millis(self.random.random_range(20..1000)));
+                tokio::time::sleep(length).await;
+                disk.slow_down(Duration::ZERO);
             }
             Fault::ClockJumps => {
                 for _ in 0..10 {
@@ -333,6 +357,16 @@ async fn one_order_of_writes_explains_jumping_clocks() {
     // The clocks stay where they are in the rounds between.
     let faults = OF_PROCESSES.iter().flat_map(|fault| [Fault::ClockJumps, *fault]).collect::<Vec<_>>();
     campaign.explains(&faults, rounds(faults.len())).await;
+}
+
+#[ignore = "needs root and /dev/fuse: `make slow-disk`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_slow_disks() {
+    let (cluster, disks) = slow_disks::prepare();
+    let mut campaign = Campaign::start_on(cluster, None).await;
+    campaign.disks = disks;
+    let faults = [Fault::SlowDisk, Fault::Kill, Fault::SlowDisk, Fault::Machine];
+    campaign.explains(&faults, rounds(2 * faults.len())).await;
 }
 
 #[ignore = "takes minutes: `make faults`"]

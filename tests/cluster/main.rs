@@ -15,4 +15,5 @@ mod members;
 mod planted;
 mod refusals;
 mod shrinking;
+mod slow_disks;
 mod tls;

@@ -14,6 +14,8 @@ pub mod client;
 pub mod clock;
 pub mod cluster;
 pub mod contents;
+pub mod disk;
+pub mod figures;
 pub mod history;
 pub mod http;
 pub mod http2;
