@@ -62,6 +62,7 @@ mod space;
 mod start;
 mod statistics;
 mod status;
+mod stream_leader;
 mod write;
 
 pub(crate) use counters::Counters;

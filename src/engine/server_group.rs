@@ -11,6 +11,7 @@
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
 //!
+//!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
 //! copy.
 
@@ -25,7 +26,7 @@ use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -203,7 +204,7 @@ impl Reconciler {
             return;
         }
         // The server loses messages that come while the only copy becomes a group's.
-        let held = if self.log.copies() == 1 { self.hold().await } else { None };
+        let held = if self.log.copies() == 1 { Held::request(&self.commands).await } else { None };
         match self.log.raise_copies(wanted).await {
             Ok(Some(copies)) => {
                 tracing::info!(copies, members = voters, "the stream gets more copies");
@@ -216,12 +217,5 @@ impl Reconciler {
             // NATS may look for a place for a moment after a server has joined.
             Err(error) => tracing::debug!(%error, "the number of the stream's copies cannot be changed now"),
         }
-    }
-
-    /// Lets this instance append nothing, until the result is dropped.
-    async fn hold(&self) -> Option<Held> {
-        let (sender, held) = oneshot::channel();
-        self.commands.send(Command::Hold(sender)).await.ok()?;
-        tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()
     }
 }

@@ -10,6 +10,7 @@ use super::mark::Mark;
 use super::node::Command;
 use super::read_only::{self, ReadOnlyCheck};
 use super::server_group::Reconciler;
+use super::stream_leader::StreamLeader;
 use super::{Counters, Engine, EngineSettings, MarkError, mark};
 use crate::applier::{Applier, Tables};
 use crate::core::{self, Reader};
@@ -133,6 +134,7 @@ impl Engine {
         shared.spawn_compactor(&settings, jobs);
         shared.spawn_checks(&settings, entries.clone());
         shared.spawn_server_group(&settings, command_sender.clone());
+        shared.spawn_stream_leader(command_sender.clone());
         let weak_entries = entries.downgrade();
         let node =
             shared.node(&settings, NodeChannels { new_calls, entries, reports, commands }, links, known_mark);
@@ -332,6 +334,19 @@ impl Shared {
         tokio::spawn(reconciler.run());
     }
 
+    /// Starts the task that moves the stream's leader to the writer's server.
+    fn spawn_stream_leader(&self, commands: mpsc::Sender<Command>) {
+        let stream_leader = StreamLeader {
+            log: Arc::clone(&self.log),
+            status: Arc::clone(&self.status),
+            mode: Arc::clone(&self.mode),
+            one_copy: Arc::clone(&self.one_copy),
+            commands,
+            stop: self.stop.clone(),
+        };
+        tokio::spawn(stream_leader.run());
+    }
+
     /// A node that has read nothing yet.
     fn node(
         &self,
@@ -384,6 +399,7 @@ impl Shared {
             is_loaded: false,
             loaded_messages: 0,
             nonces: Vec::new(),
+            early_calls: Vec::new(),
             open: BTreeMap::new(),
             reads: Vec::new(),
             reads_sent: BTreeMap::new(),

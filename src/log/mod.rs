@@ -333,6 +333,11 @@ impl Log {
         Ok(())
     }
 
+    /// The name of the server that this instance is connected to.
+    pub fn server_name(&self) -> String {
+        self.connection.client.server_info().server_name
+    }
+
     /// Asks the stream's leader to let another server lead.
     ///
     /// # Errors

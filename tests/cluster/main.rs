@@ -16,4 +16,5 @@ mod planted;
 mod refusals;
 mod shrinking;
 mod slow_disks;
+mod stream_leader;
 mod tls;

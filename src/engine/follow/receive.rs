@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 /// How often this instance sends its status to the others.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// Messages that are kept for the time when this instance writes. More are lost, and sent again.
+const EARLY_CALLS: usize = 1024;
 
 impl Node {
     pub(super) async fn receive(&mut self, following: &mut Following, incoming: Incoming) {
@@ -34,6 +36,9 @@ impl Node {
                 if let Ok(status) = WireStatus::decode(payload) {
                     self.note_peer(&status);
                 }
+            }
+            Incoming::Calls { nonce, .. } if self.is_own(nonce) && self.early_calls.len() < EARLY_CALLS => {
+                self.early_calls.push(incoming);
             }
             // These calls ask the writer of an epoch that is over. It answers nothing any more.
             Incoming::Calls { .. } => {}

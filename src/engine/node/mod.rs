@@ -87,7 +87,17 @@ pub(in crate::engine) struct Held {
     pub(in crate::engine) release: oneshot::Sender<(LogIndex, Digest)>,
 }
 
+/// Longest wait for the instance to have nothing in flight.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Held {
+    /// Lets the instance append nothing, until the result is dropped or released.
+    pub(in crate::engine) async fn request(commands: &mpsc::Sender<Command>) -> Option<Held> {
+        let (sender, held) = oneshot::channel();
+        commands.send(Command::Hold(sender)).await.ok()?;
+        tokio::time::timeout(HOLD_TIMEOUT, held).await.ok()?.ok()
+    }
+
     /// Lets the writer append again.
     pub(in crate::engine) fn release(self) {
         self.release.send(self.at).ok();
@@ -150,6 +160,8 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) loaded_messages: u64,
     /// Nonces of this instance's epoch records.
     pub(in crate::engine) nonces: Vec<u64>,
+    /// Calls to this instance as the writer of an own epoch record, which others have applied first.
+    pub(in crate::engine) early_calls: Vec<Incoming>,
     pub(in crate::engine) open: BTreeMap<u64, Open>,
     pub(in crate::engine) reads: Vec<Call>,
     /// Reads that share a read index, by its counter.

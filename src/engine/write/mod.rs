@@ -143,6 +143,9 @@ impl Node {
         for call in std::mem::take(&mut writing.deferred) {
             self.admit(&mut writing, call).await;
         }
+        for incoming in std::mem::take(&mut self.early_calls) {
+            self.receive_as_writer(&mut writing, incoming).await;
+        }
         self.end_turn(&mut writing);
         let error = loop {
             let can_plan = !writing.is_settling() && writing.pipeline.unacknowledged() < WAITING;

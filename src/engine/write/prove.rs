@@ -1,7 +1,10 @@
 //! Proves that this instance still writes, and takes what JetStream has acknowledged.
 //!
 //! Answers that rest on no record of their own wait here for a record or a barrier that was sent after their
-//! calls came.
+//! calls came. A barrier is a message of its own for three nats-servers, so as many answers as possible share
+//! one: a read by one of 100 clients through three instances costs 72 us of CPU with one barrier in flight and
+//! 2 ms between two, 89 with two in flight (medians of seven rounds in turn on two busy cores), and 80 to 105
+//! without the pause where two in flight with it cost 57 to 62 (idle).
 
 use super::{WriteError, Writing};
 use crate::engine::apply::Entry;
@@ -14,18 +17,14 @@ use crate::types::Sequence;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Barriers in flight at once.
-const BARRIERS: usize = 2;
-/// The time from one barrier that several answers waited for to the next one. A barrier is a message of its
-/// own for three nats-servers, and more answers share it so: a read by one of 100 clients through three
-/// instances costs 57 to 62 us of CPU with 2 ms and 80 to 105 us without the pause. A client that reads alone
+/// The least time from one barrier that several answers waited for to the next one. A client that reads alone
 /// never waits for it.
-const BARRIER_PAUSE: Duration = Duration::from_millis(2);
+const BARRIER_PERIOD: Duration = Duration::from_millis(2);
 
 impl Writing {
-    /// Whether answers wait for a barrier, and another one may be in flight.
+    /// Whether answers wait for a barrier, and none is in flight.
     pub(super) fn is_barrier_due(&self) -> bool {
-        !self.unproved.is_empty() && !self.has_appended && self.barriers < BARRIERS
+        !self.unproved.is_empty() && !self.has_appended && self.barriers == 0
     }
 }
 
@@ -67,7 +66,7 @@ impl Node {
         if !writing.unproved.is_empty() {
             if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
                 if writing.unproved.len() > 1 {
-                    writing.next_barrier = Instant::now() + BARRIER_PAUSE;
+                    writing.next_barrier = Instant::now() + BARRIER_PERIOD;
                 }
                 let operation = self.next_operation();
                 self.barrier(writing, operation, None);
