@@ -14,6 +14,7 @@ mod histories;
 mod members;
 mod planted;
 mod refusals;
+mod rot;
 mod shrinking;
 mod slow_disks;
 mod stream_leader;

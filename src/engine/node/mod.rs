@@ -28,6 +28,7 @@ use crate::applier::{Damage, Tables};
 use crate::core::Reader;
 use crate::engine::apply::{Entry, Report};
 use crate::engine::counters::Counters;
+use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::duplicate::DuplicateCheck;
 use crate::engine::failure::{DataError, Failure, Loss};
 use crate::engine::mark::Mark;
@@ -130,6 +131,7 @@ pub(in crate::engine) struct Node {
     pub(in crate::engine) mode: Arc<Mode>,
     pub(in crate::engine) read_only: ReadOnlyState,
     pub(in crate::engine) one_copy: Arc<OneCopy>,
+    pub(in crate::engine) damaged_copies: Arc<DamagedCopies>,
     /// The start of this instance, a random number.
     pub(in crate::engine) start: u64,
     pub(in crate::engine) counter: u64,
@@ -245,13 +247,22 @@ impl Node {
                     tracing::warn!(%damage, "the log seems to be damaged; it is read once more");
                     if self.mode.is_alone() || self.is_certain(SuspectedDamage::Damaged(damage.clone())).await
                     {
-                        return Loss::Damage(damage).into();
+                        let position = self.chain.position();
+                        if !self.leaves_copy(position).await {
+                            return Loss::Damage(damage).into();
+                        }
                     }
                     self.begin().await;
                 }
                 Err(NodeError::Fatal(error)) => return error,
             }
         }
+    }
+
+    /// Whether the log is read from another copy from now on, because the stream's leader has lost what stands
+    /// behind `position`.
+    async fn leaves_copy(&self, position: Sequence) -> bool {
+        self.mode.is_in_cluster() && self.damaged_copies.leave(&self.log, position).await
     }
 
     /// Whether two loads in a row found the same, and nothing was removed from the stream between them.
@@ -341,7 +352,7 @@ impl Node {
                 break;
             }
         }
-        if !is_newer && !self.settings.accepts_loss {
+        if !is_newer && !self.settings.accepts_loss && !self.leaves_copy(position).await {
             return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
         }
         if was_loaded {
