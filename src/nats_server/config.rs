@@ -39,9 +39,9 @@ const MAX_CONTROL_LINE_BYTES: u32 = 16 << 10;
 /// to 32 MiB, and there may be several consumers on one connection.
 const MAX_PENDING_BYTES: u64 = 256 << 20;
 
-/// Bytes of a copy that is being filled that may be on their way to it. They share a queue with the messages
-/// that other copies acknowledge. With the default of 64 MiB half of the writes wait for 0.2 s meanwhile, and
-/// the copy of 300,000 messages is hardly faster on one machine. A copy gets as many bytes in each round trip.
+/// Bytes that may be on their way to a copy that is being filled. They share a queue with the messages that
+/// other copies acknowledge. With the default of 64 MiB half of the writes wait for 0.2 s meanwhile, and the
+/// copy of 300,000 messages is hardly faster on one machine. A copy gets as many bytes in each round trip.
 const MAX_OUTSTANDING_CATCHUP_BYTES: u64 = 64 << 10;
 
 pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String {

@@ -1,5 +1,5 @@
-//! Wall clocks that are set ahead and back while members run: no lease, no simple token and no order of writes
-//! depends on them. The `exp` of a JWT does, as in etcd.
+//! Wall clocks that are set ahead and back while members run: no lease, no simple token and no order of
+//! writes depends on them. The `exp` of a JWT does, as in etcd.
 //!
 //! Only jetway's clock is set. nats-server is not linked with the C library, and etcd is not either.
 
@@ -56,7 +56,7 @@ async fn leases_do_not_follow_the_wall_clocks() {
     }
 }
 
-/// A JWT ends at the time of its `exp`. It is valid again if the clock is set back, since nobody remembers it.
+/// A JWT ends at the time of its `exp`. It is valid again if the clock is set back, as nobody remembers it.
 #[tokio::test]
 async fn a_jwt_ends_by_the_wall_clock_and_a_simple_token_does_not() {
     const REFUSED: &str = "etcdserver: invalid auth token";

@@ -259,8 +259,8 @@ impl Node {
         }
     }
 
-    /// Whether the log is read from another copy from now on, because the stream's leader has lost what stands
-    /// behind `position`.
+    /// Whether the log is read from another copy from now on, because the stream's leader has lost what
+    /// stands behind `position`.
     async fn leaves_copy(&self, position: Sequence) -> bool {
         self.mode.is_in_cluster() && self.damaged_copies.leave(&self.log, position).await
     }
