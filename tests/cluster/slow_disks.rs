@@ -22,7 +22,7 @@ pub fn prepare() -> (Cluster, Vec<Mounted>) {
     let mount = |server: &support::server::Server| {
         let data = server.dir().join("data");
         std::fs::create_dir(&data).unwrap();
-        Mounted::mount(Disk::new(), &data)
+        Mounted::mount(Disk::default(), &data)
     };
     let disks = cluster.members.iter().map(mount).collect();
     (cluster, disks)

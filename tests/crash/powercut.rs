@@ -31,7 +31,7 @@ struct Powered(Mounted);
 
 impl Powered {
     fn mount(at: &Path) -> Self {
-        Self(Mounted::mount(Disk::new(), at))
+        Self(Mounted::mount(Disk::default(), at))
     }
 
     /// Cuts the power of everything at one moment, and turns it on again.

@@ -52,8 +52,8 @@ pub struct Disk {
     state: Arc<Mutex<State>>,
 }
 
-impl Disk {
-    pub fn new() -> Disk {
+impl Default for Disk {
+    fn default() -> Disk {
         let root = Inode {
             node: Node::Folder { seen: BTreeMap::new(), durable: BTreeMap::new() },
             mode: 0o755,
@@ -63,7 +63,9 @@ impl Disk {
         let state = State { inodes, next: ROOT + 1, is_cut: false, syncs: 0, delay: Duration::ZERO };
         Disk { state: Arc::new(Mutex::new(state)) }
     }
+}
 
+impl Disk {
     fn sync(&self, number: u64) -> Result<(), Errno> {
         let delay = self.lock().delay;
         std::thread::sleep(delay);
