@@ -192,6 +192,8 @@ pub(in crate::engine) struct Node {
 pub(in crate::engine) enum SuspectedDamage {
     /// The log is damaged.
     Damaged(Damage),
+    /// A message behind this position is missing.
+    Missing(Sequence),
     /// The trim record at this sequence is another program's.
     ForeignTrim(Sequence),
 }
@@ -352,8 +354,13 @@ impl Node {
                 break;
             }
         }
-        if !is_newer && !self.settings.accepts_loss && !self.leaves_copy(position).await {
-            return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
+        if !is_newer && !self.settings.accepts_loss {
+            // A stream that is getting its second copy may show less than it has for a moment.
+            let is_certain =
+                self.mode.is_alone() || self.is_certain(SuspectedDamage::Missing(position)).await;
+            if is_certain && !self.leaves_copy(position).await {
+                return Err(NodeError::Fatal(Loss::Messages { position, index }.into()));
+            }
         }
         if was_loaded {
             tracing::error!(%position, "the log is loaded afresh, and every watch ends");
