@@ -160,7 +160,10 @@ fn engine_settings(
     let LogStorage { nats, endpoint, store_dir, durability } = storage;
     let (cluster, sole_id, is_joining) = match &settings.storage {
         Storage::Embedded { cluster, data_dir, .. } => {
-            let is_joining = cluster.is_some() && !nats_server::has_joined(data_dir);
+            // Clients wait for each member of a cluster that was made anew of a snapshot.
+            let is_joining = cluster.is_some()
+                && !nats_server::has_joined(data_dir)
+                && nats_server::restored(data_dir).is_none();
             (cluster.as_deref(), nats_server::sole_member_id(data_dir), is_joining)
         }
         Storage::External(_) => (None, None, false),
