@@ -61,7 +61,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run ($(DATA)), FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), OBJECTS=n, WRITES=n and KILLS=n for migrate-long (300000, 500, 50), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
 	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
@@ -252,6 +252,21 @@ kubernetes: $(KUBERNETES) $(BIN)/kubernetes-driver ## drive a real kube-apiserve
 kubernetes: $(if $(filter etcd,$(BACKEND)),$(JETWAY_TEST_ETCD),build)
 	$(BIN)/kubernetes-driver --backend $(BACKEND) --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
 		--jetway $(TARGET)/release/jetway $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(FLAGS)
+
+.PHONY: kubernetes-migrate
+kubernetes-migrate: $(KUBERNETES) $(BIN)/kubernetes-driver $(JETWAY_TEST_ETCD) build ## move a real kube-apiserver from etcd to jetway under a load; its informers list nothing anew
+	$(BIN)/kubernetes-driver --backend etcd --migrate --bin $(BIN) --nats-server $(NATS) --etcd $(JETWAY_TEST_ETCD) \
+		--jetway $(TARGET)/release/jetway $(if $(SEED),--seed $(SEED)) $(FLAGS)
+
+# Sizes of the large move, and of the runs with a kill.
+OBJECTS ?= 300000
+WRITES ?= 500
+KILLS ?= 50
+
+.PHONY: migrate-long
+migrate-long: $(TEST_PEERS) | $(CARGO) ## move OBJECTS (300000) under WRITES (500) a second to jetway and back, and kill the tool, the source or the target KILLS (50) times
+	JETWAY_MIGRATE_OBJECTS=$(OBJECTS) JETWAY_MIGRATE_WRITES=$(WRITES) JETWAY_MIGRATE_KILLS=$(KILLS) JETWAY_FAULT_SEED=$(SEED) \
+		$(CARGO) test --locked --profile quick --test restore long_ -- --ignored --nocapture --test-threads 1
 
 .PHONY: bench
 bench: $(NATS) $(JETWAY_TEST_ETCD) $(JETWAY_TEST_ETCDCTL) $(BENCH_PEERS) $(BIN)/protoc | $(CARGO) ## measure jetway beside etcd, T4 and kine (FLAGS='--quick' for a look)

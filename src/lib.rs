@@ -139,7 +139,7 @@
 //! | [`log`] | subjects, headers, the stream, appending, reading, messages between instances | NATS |
 //! | `durability` | syncs the files of the embedded server | files |
 //! | [`nats_server`] | supervises the embedded nats-server, alone or as a member of a cluster | processes |
-//! | `restore` | snapshots of etcd as the log of an empty bucket | files, NATS |
+//! | `restore` | snapshots of etcd, and running servers, as the log of an empty bucket | files, NATS, sockets |
 //! | `engine` | the node and its roles, planner, compaction, quota, integrity | all above |
 //! | [`cli`] | flags, environment, config file | the settings of all above |
 //! | `api` | the gRPC services | engine, watch |

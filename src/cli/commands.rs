@@ -95,7 +95,7 @@ pub(super) const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
-        name: "migrate",
+        name: migrate::NAME,
         about: "Copy the store of a running etcd into an empty one, and follow it",
         args: migrate::args,
         run: |matches, environment| Ok(Output::Text(migrate::run(matches, environment).map_err(Box::new)?)),

@@ -5,17 +5,19 @@ use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
 use super::program::Program;
 use super::restore::{self as store, RestoreCommandError};
+use super::settings::{ServerSettings, SettingsError};
 use super::snapshot::{LoginFlags, SaveError, login_args};
-use crate::restore::{self, Compared, MigrateError, MigrateSettings, Migrated, QUIET, Step};
+use super::storage::Storage;
+use crate::client::ClientSettings;
+use crate::restore::{self, MigrateError, MigrateSettings, Migrated, Progress};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use std::io::Write as _;
-use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The time between two lines of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// The name of the command.
+pub(super) const NAME: &str = "migrate";
 
 /// A migration that was not done.
 #[derive(Debug, Error)]
@@ -26,6 +28,13 @@ pub(super) enum MigrateCommandError {
     Target(#[from] RestoreCommandError),
     #[error(transparent)]
     Login(#[from] SaveError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(
+        "--serve: serves a server that is alone; leave --initial-cluster away, and add the other members while it serves (etcdctl \
+         member add)"
+    )]
+    ServesMember,
     #[error("the migration cannot run: {0}")]
     Runtime(std::io::Error),
     #[error(transparent)]
@@ -50,7 +59,41 @@ pub(super) fn args(command: Command) -> Command {
         )
         .args(login_args())
         .arg(switch("switch-over", "When all is copied, fence the source by an alarm, or wait until kine stands still, compare, and end"))
+        .arg(
+            switch("serve", "Serve the copy with the flags of a server, from the switch-over on: it is in memory before that")
+                .requires("switch-over")
+                .conflicts_with("dry-run"),
+        )
         .arg(switch("dry-run", "Read the source and print what would be copied"))
+}
+
+/// Whether the copy is to be served.
+pub(super) fn serves(matches: &ArgMatches) -> bool {
+    matches.get_flag("serve")
+}
+
+/// The server that is copied.
+fn source(matches: &ArgMatches, environment: &Environment) -> Result<Vec<ClientSettings>, SaveError> {
+    let login = LoginFlags { matches, environment };
+    let urls = matches.get_one::<String>("from").map(String::as_str).unwrap_or_default();
+    urls.split(',').map(|url| login.client_of(url.trim().to_owned())).collect()
+}
+
+/// The settings of a server that serves the copy.
+///
+/// # Errors
+/// [`MigrateCommandError`].
+pub(super) fn server(
+    matches: &ArgMatches,
+    environment: Environment,
+) -> Result<ServerSettings, MigrateCommandError> {
+    let migrates_from = source(matches, &environment)?;
+    let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
+    let settings = ServerSettings::new(&flags)?;
+    if let Storage::Embedded { cluster: Some(_), .. } = settings.storage {
+        return Err(MigrateCommandError::ServesMember);
+    }
+    Ok(ServerSettings { migrates_from, ..settings })
 }
 
 /// Migrates, and returns the text that reports it.
@@ -58,9 +101,7 @@ pub(super) fn args(command: Command) -> Command {
 /// # Errors
 /// [`MigrateCommandError`].
 pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<String, MigrateCommandError> {
-    let login = LoginFlags { matches, environment: &environment };
-    let urls = matches.get_one::<String>("from").map(String::as_str).unwrap_or_default();
-    let from = urls.split(',').map(|url| login.client_of(url.trim().to_owned())).collect::<Result<_, _>>()?;
+    let from = source(matches, &environment)?;
     let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let (target, place) = store::target(&flags)?;
     let (is_dry_run, switches_over) = (matches.get_flag("dry-run"), matches.get_flag("switch-over"));
@@ -81,11 +122,14 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             }
             stopped.cancel();
         });
-        let mut progress =
-            Progress { told: None, is_following: false, is_waiting: false, is_retrying: false };
-        Ok::<_, MigrateCommandError>(
-            Box::pin(restore::migrate(settings, stop, &mut |step| progress.show(step))).await?,
-        )
+        let mut progress = Progress::default();
+        let mut show = |step| {
+            if let Some(line) = progress.line(step) {
+                // Nobody may be there to read it.
+                drop(writeln!(std::io::stderr(), "{line}"));
+            }
+        };
+        Ok::<_, MigrateCommandError>(Box::pin(restore::migrate(settings, stop, &mut show)).await?)
     })?;
     let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
     let floor = store::floor_text(floor);
@@ -95,11 +139,6 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
              nothing was written; the store would be: jetway {place}\n"
         ));
     }
-    let compared = match compared {
-        Compared::Hash => "HashKV is equal",
-        Compared::Counts => "the numbers of keys are equal",
-        Compared::Keys => "all keys are equal",
-    };
     let fenced = frozen.map_or_else(String::new, |frozen| {
         let seconds = frozen.as_secs_f64();
         format!(
@@ -110,46 +149,4 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         "migrated {keys} keys and {leases} leases, at revision {revision}, {floor}; {compared}\n\
          {fenced}start it with: jetway {place}\n"
     ))
-}
-
-/// Reports its progress on standard error.
-struct Progress {
-    told: Option<Instant>,
-    is_following: bool,
-    is_waiting: bool,
-    is_retrying: bool,
-}
-
-impl Progress {
-    fn show(&mut self, step: Step) {
-        let begins_to_follow = matches!(step, Step::Following(..)) && !self.is_following;
-        self.is_following |= begins_to_follow;
-        let begins_to_wait = matches!(step, Step::Waiting(_)) && !self.is_waiting;
-        self.is_waiting |= begins_to_wait;
-        // The next line of this kind reports that it goes on.
-        self.is_following &= !matches!(step, Step::Retrying);
-        let is_due = matches!(step, Step::Retrying) && !self.is_retrying
-            || self.told.is_none_or(|told| told.elapsed() >= PROGRESS_INTERVAL);
-        self.is_retrying = matches!(step, Step::Retrying);
-        if !is_due && !begins_to_follow && !begins_to_wait {
-            return;
-        }
-        self.told = Some(Instant::now());
-        let line = match step {
-            Step::Receiving(received, all) => format!("receiving the snapshot: {received} of {all} bytes"),
-            Step::Listing(keys) => format!("reading the keys: {keys} so far"),
-            Step::Waiting(now) => format!(
-                "the source is at revision {now} and cannot be fenced: stop its writers. The copy ends once it has stood still \
-                 for {QUIET:?}"
-            ),
-            Step::Writing(written, all) => format!("writing the snapshot: {written} of {all} versions"),
-            Step::Following(copied, now) => {
-                let lag = (now.0 - copied.0).max(0);
-                format!("following the source: copied to revision {copied}, {lag} behind")
-            }
-            Step::Retrying => "the source cannot be reached; trying again".to_owned(),
-        };
-        // Nobody may be there to read it.
-        drop(writeln!(std::io::stderr(), "{line}"));
-    }
 }

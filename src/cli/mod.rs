@@ -163,6 +163,11 @@ fn read_task(
     match matches.subcommand() {
         None => serve(program, &matches, environment),
         Some((SERVE, matches)) => serve(program, matches, environment),
+        Some((migrate::NAME, matches)) if migrate::serves(matches) => {
+            let settings = migrate::server(matches, environment.into_iter().collect());
+            let settings = settings.map_err(|error| CommandError::from(Box::new(error)))?;
+            Ok(Invocation::Serve(Box::new(settings)))
+        }
         Some((name, matches)) => {
             let entry = COMMANDS.iter().find(|entry| entry.name == name).expect("clap knows no others");
             Ok(Invocation::Print((entry.run)(matches, environment.into_iter().collect())?))

@@ -77,6 +77,7 @@ pub(super) fn args(command: Command) -> Command {
             Arg::new("to-revision")
                 .long("to-revision")
                 .value_name("REVISION")
+                .allow_negative_numbers(true)
                 .value_parser(clap::value_parser!(i64).range(1..))
                 .help("Restore the keys as they were at a revision since the file's compaction [default: the last one]"),
         )
@@ -145,7 +146,7 @@ fn source(matches: &ArgMatches, flags: &FlagValues) -> Result<Source, RestoreCom
     let path = matches.get_one::<PathBuf>("file").expect("clap requires it");
     match path.to_str().filter(|path| is_url(path)) {
         None => Ok(Source::Path(path.clone())),
-        Some(url) => S3::new(url, &flags.aws)
+        Some(url) => S3::object(url, &flags.aws)
             .map(Source::S3)
             .map_err(|reason| RestoreCommandError::S3 { file: url.to_owned(), reason }),
     }

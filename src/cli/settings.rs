@@ -11,6 +11,7 @@ use super::peers::{self, PeerFlagsError};
 use super::snapshot_schedule::{self, SnapshotSchedule, SnapshotScheduleError};
 use super::storage::{self, Storage, StorageFlagsError};
 use super::tls::{self, Listeners, TlsFlagsError, TlsSettings};
+use crate::client::ClientSettings;
 use crate::engine::LinearizableReads;
 use crate::telemetry::LogSettings;
 use std::time::Duration;
@@ -118,6 +119,8 @@ pub struct ServerSettings {
     pub max_learners: usize,
     /// Peer URLs that the member list shows.
     pub peer_urls: Vec<String>,
+    /// The endpoints of a server whose store is copied before it is served; empty for none.
+    pub(crate) migrates_from: Vec<ClientSettings>,
     /// Flags that have a value and no effect, for the log.
     pub without_effect: Vec<&'static str>,
     /// Other messages for the log.
@@ -198,6 +201,7 @@ impl ServerSettings {
             max_learners: usize::try_from(flags.integer("max-learners")).unwrap_or(0),
             accept_data_loss: flags.is_true("accept-data-loss"),
             peer_urls: flags.urls("initial-advertise-peer-urls").into_iter().map(|url| url.text).collect(),
+            migrates_from: Vec::new(),
             notices,
         })
     }

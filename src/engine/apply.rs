@@ -469,6 +469,10 @@ impl Task {
     }
 
     fn note_mark(&mut self) {
+        // A migration that is run again makes another stream.
+        if matches!(&*self.read_only.borrow(), Some(ReadOnly::Unfinished)) {
+            return;
+        }
         // Before the first sync after a change of the mode, what is shown may not be on this disk.
         if let Some(marks) = self.marks.as_ref().filter(|_| self.mode.syncs_here() && self.state.synced_here)
         {

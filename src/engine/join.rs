@@ -8,26 +8,36 @@ use super::duplicate;
 use crate::applier;
 use crate::log::{Connection, Endpoint, Messenger, Serving};
 use crate::record::Member;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one question may take. It is asked again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Answers with the published members, once there are any, and with the snapshot with which the cluster was
-/// made anew.
+/// The source of a cluster's data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The name of the snapshot with which the cluster was made anew; `None` if it was founded without one.
+    pub(crate) snapshot: Option<String>,
+    /// The id of its stream.
+    pub(crate) stream: u64,
+}
+
+/// Answers with the published members, once there are any, and with the origin of the data.
 pub(super) async fn answer(
     messenger: &Messenger,
     members: &Arc<applier::Members>,
-    snapshot: Option<String>,
+    origin: &Origin,
 ) -> Result<Serving, async_nats::SubscribeError> {
     let published = members.published();
     let members = move || {
         let members: Vec<Member> = published.borrow().values().cloned().collect();
         (!members.is_empty()).then(|| serde_json::to_vec(&members).expect("plain data").into())
     };
-    let snapshot = move || Some(serde_json::to_vec(&snapshot).expect("plain data").into());
-    messenger.answer_with_members(members, snapshot).await
+    let origin: Bytes = serde_json::to_vec(origin).expect("plain data").into();
+    messenger.answer_with_members(members, move || Some(origin.clone())).await
 }
 
 /// A connection over which the members are asked.
@@ -55,9 +65,8 @@ impl Observer {
         serde_json::from_slice(&self.messenger.ask_for_members(ANSWER_TIMEOUT).await?).ok()
     }
 
-    /// The name of the snapshot with which the cluster was made anew, if a member answers now. The name is
-    /// `None` if the cluster was founded without one.
-    pub(crate) async fn restored_snapshot(&self) -> Option<Option<String>> {
+    /// The origin of the cluster's data, if a member answers now.
+    pub(crate) async fn origin(&self) -> Option<Origin> {
         serde_json::from_slice(&self.messenger.ask_for_snapshot(ANSWER_TIMEOUT).await?).ok()
     }
 

@@ -15,7 +15,7 @@
 //! - `compactor` frees the space of what the floor has hidden; `space` keeps the quota and the alarms; `mark`
 //!   writes down how far the store was synced; `hash` makes etcd's checksums.
 //! - `read_only` checks whether the stream may be written: a mirror may not, and neither may a primary whose
-//!   mirror was promoted.
+//!   mirror was promoted, or a stream that a migration fills.
 //! - `measured` is the last look at NATS, for `space`, for `nats_gauges`, and for `changes`, which logs each
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.

@@ -1,5 +1,5 @@
-//! Checks whether the stream may be written: a mirror may become the primary, and a primary may be fenced or
-//! learn that its standby was promoted.
+//! Checks whether the stream may be written: a mirror may become the primary, a primary may be fenced or
+//! learn that its standby was promoted, and a migration may end.
 
 use super::measured::Measured;
 use crate::log::{Log, ReadOnly, StandbyError, StreamInfo};
@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time between two looks at the stream of a mirror. A promotion is noticed as late.
 const MIRROR_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two looks at a stream that a migration fills. No client is served meanwhile.
+const UNFINISHED_INTERVAL: Duration = Duration::from_millis(50);
 /// Time between two questions to the standby.
 const STANDBY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,8 +40,13 @@ impl ReadOnlyCheck {
 
     async fn look(&mut self) {
         let known = self.read_only.borrow().clone();
-        if let Some(ReadOnly::Mirror { .. }) = known {
-            tokio::time::sleep(MIRROR_INTERVAL).await;
+        let interval = match known {
+            Some(ReadOnly::Mirror { .. }) => Some(MIRROR_INTERVAL),
+            Some(ReadOnly::Unfinished) => Some(UNFINISHED_INTERVAL),
+            _ => None,
+        };
+        if let Some(interval) = interval {
+            tokio::time::sleep(interval).await;
             if let Ok(info) = self.log.info().await {
                 self.note(ReadOnly::of(&info));
             }
@@ -52,7 +59,8 @@ impl ReadOnlyCheck {
             _ = self.measured.changed() => {
                 let measured = self.measured.borrow_and_update().clone();
                 if let Some(info) = measured.stream {
-                    self.note(ReadOnly::of(&info));
+                    // A look may be older than the end of a migration, after which there is no other one.
+                    self.note(ReadOnly::of(&info).filter(|reason| *reason != ReadOnly::Unfinished));
                 }
             }
         }
@@ -80,6 +88,9 @@ impl ReadOnlyCheck {
                 match (&*known, &now) {
                     (Some(ReadOnly::Mirror { .. }), None) => {
                         tracing::info!("the mirror was promoted, and may be written now");
+                    }
+                    (Some(ReadOnly::Unfinished), None) => {
+                        tracing::info!("the bucket is whole, and may be written now");
                     }
                     (_, Some(reason)) => {
                         tracing::error!(reason = reason.to_string(), "nothing is written any more");

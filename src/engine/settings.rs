@@ -57,6 +57,8 @@ pub(crate) struct EngineSettings {
     pub election_timeout: Duration,
     /// Messages that are missing from the log are given up.
     pub accepts_loss: bool,
+    /// The bucket is being filled by this process, and is served once that has ended.
+    pub is_being_filled: bool,
     /// For users and their tokens.
     pub auth: auth::AuthSettings,
 }

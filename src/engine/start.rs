@@ -23,7 +23,7 @@ use crate::engine::node::{Node, NodeSettings, PeerLinks};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::space::Space;
 use crate::engine::status::Status;
-use crate::log::{Demand, Log, OpenError, ReadOnly, Store};
+use crate::log::{Demand, Log, OpenError, Purpose, ReadOnly, Store};
 use crate::memory;
 use crate::primitive::Notify;
 use crate::record::Chain;
@@ -150,7 +150,8 @@ async fn open_log(settings: &EngineSettings) -> Result<Arc<Log>, StartError> {
     let store = settings.store_dir.clone().filter(|_| settings.is_alone);
     let store = store.map(|dir| Store { dir, accepts_loss: settings.accepts_loss });
     let demand = Demand { quota: settings.quota_bytes, message_bytes: settings.largest_message };
-    let log = Arc::new(Log::open(&settings.endpoint, store.as_ref(), demand).await?);
+    let purpose = if settings.is_being_filled { Purpose::ServeRestored } else { Purpose::Serve };
+    let log = Arc::new(Log::open_for(&settings.endpoint, store.as_ref(), purpose, demand).await?);
     // An account of embedded servers has no limits.
     if !settings.is_alone && settings.endpoint.own_cluster.is_none() {
         log.report_limits(demand).await;

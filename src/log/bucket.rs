@@ -37,19 +37,33 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether it holds messages of a stream, but for the rest of a restore.
+    pub fn is_used(&self, stream: &str) -> bool {
+        let settings = std::fs::read(self.folder(stream).join("meta.inf"));
+        let settings = settings.ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        self.has_messages(stream) && !settings.is_some_and(|settings| is_unfinished(&settings))
+    }
+
+    fn folder(&self, stream: &str) -> PathBuf {
+        self.dir.join("jetstream/$G/streams").join(stream)
+    }
+
+    fn has_messages(&self, stream: &str) -> bool {
+        let blocks = std::fs::read_dir(self.folder(stream).join("msgs")).into_iter().flatten().flatten();
+        blocks
+            .filter(|block| block.path().extension().is_some_and(|of| of == "blk"))
+            .any(|block| block.metadata().is_ok_and(|file| file.len() > 0))
+    }
+
     /// Checks that there are no messages of a stream that the server does not load. Creating the stream again
     /// would take them in under another id, once more at each start, because nats-server leaves a damaged
     /// `meta.inf` as it is.
     fn check_new(&self, stream: &str) -> Result<(), SetupError> {
-        let folder = self.dir.join("jetstream/$G/streams").join(stream);
+        let folder = self.folder(stream);
         if !folder.exists() {
             return Ok(());
         }
-        let blocks = std::fs::read_dir(folder.join("msgs")).into_iter().flatten().flatten();
-        let has_messages = blocks
-            .filter(|block| block.path().extension().is_some_and(|of| of == "blk"))
-            .any(|block| block.metadata().is_ok_and(|file| file.len() > 0));
-        if has_messages && !self.accepts_loss {
+        if self.has_messages(stream) && !self.accepts_loss {
             return Err(SetupError::Unloaded { stream: stream.to_owned(), folder });
         }
         for file in ["meta.inf", "meta.sum"].map(|name| folder.join(name)) {
@@ -115,13 +129,15 @@ pub enum Purpose {
     Serve,
     /// Filling an empty one. No jetway serves it before [`super::Log::finish_restore`].
     Restore,
+    /// Serving it as soon as the restore that fills it has ended.
+    ServeRestored,
 }
 
 impl Purpose {
     fn format(self) -> String {
         match self {
             Purpose::Serve => FORMAT.to_string(),
-            Purpose::Restore => UNFINISHED.to_owned(),
+            Purpose::Restore | Purpose::ServeRestored => UNFINISHED.to_owned(),
         }
     }
 }
@@ -169,6 +185,20 @@ impl Bucket {
     /// [`KeyTooLong`].
     pub fn check_key(&self, key: &[u8]) -> Result<(), KeyTooLong> {
         subjects::check_length(self.publish_prefix.len(), key)
+    }
+
+    /// Refuses a stream that holds something, but for the rest of a restore. All else is found when it is
+    /// opened.
+    ///
+    /// # Errors
+    /// [`SetupError::NotEmpty`].
+    pub(super) async fn check_restore(&self, api: &Api) -> Result<(), SetupError> {
+        match api.stream_info(&self.stream).await {
+            Ok(info) if !is_unfinished(&info.config) && !is_unused(&info) => {
+                Err(SetupError::NotEmpty { stream: self.stream.clone(), messages: info.state.messages })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Lets a restored stream be served, if it is as the restore has left it: `end` is its last message.
@@ -396,6 +426,12 @@ impl Bucket {
                 format!("not a jetway bucket (another program made it: {setting} = {})", config[setting])
             }
             (Some(format), Some(_), None) if format == purpose.format() => return Ok(()),
+            // The restore has ended already.
+            (Some(format), Some(_), None)
+                if purpose == Purpose::ServeRestored && format == Purpose::Serve.format() =>
+            {
+                return Ok(());
+            }
             (Some(format), ..) => {
                 format!("a jetway bucket of format {format}, where this jetway needs {FORMAT}")
             }
@@ -406,7 +442,7 @@ impl Bucket {
 }
 
 /// Whether a restore into a stream has not ended.
-fn is_unfinished(config: &Value) -> bool {
+pub(super) fn is_unfinished(config: &Value) -> bool {
     config["metadata"][FORMAT_KEY] == UNFINISHED
 }
 

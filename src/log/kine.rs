@@ -23,8 +23,8 @@ pub(super) async fn warn(api: Api, new: Bucket) {
                 tracing::warn!(
                     target: "jetway::log",
                     "bucket {bucket} on this NATS is kine's; jetway does not read it, and its own bucket {} is new and empty. To \
-                     bring the keys over, run kine beside jetway and copy them: etcdctl --endpoints=KINE make-mirror \
-                     --prefix=/registry/ --no-dest-prefix JETWAY",
+                     bring the keys over, stop jetway, remove its stream, and run jetway migrate --from with the URL of a kine \
+                     that serves {bucket}",
                     new.name
                 );
             }

@@ -9,6 +9,7 @@
 //! | mirror | yes | [`MIRROR_KEY`] | no |
 //! | promoted mirror | none | [`MIRROR_KEY`], [`PROMOTED_KEY`], [`ORIGIN_KEY`] | yes |
 //! | fenced primary | none | [`FENCED_KEY`] | no: its one subject is that of the fence |
+//! | filled by a restore | none | [`FORMAT_KEY`] of an unfinished restore | by the restore alone |
 //!
 //! A promotion fences the primary first if that can be reached. The fence takes the subjects of keys away
 //! from the stream, so that JetStream refuses each record, also of a writer that has not heard of the fence.
@@ -20,7 +21,7 @@
 //! higher number is the primary, so an old primary never fences its successor.
 
 use super::api::{Api, StreamInfo};
-use super::bucket::Bucket;
+use super::bucket::{Bucket, is_unfinished};
 use super::connect::Endpoint;
 use super::setup_error::SetupError;
 use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, wanted};
@@ -66,6 +67,9 @@ pub enum ReadOnly {
         /// Time and place.
         promotion: String,
     },
+    /// A restore or a migration fills it.
+    #[error("this bucket is being filled, and is not whole yet")]
+    Unfinished,
 }
 
 impl ReadOnly {
@@ -73,6 +77,9 @@ impl ReadOnly {
     pub fn of(info: &StreamInfo) -> Option<ReadOnly> {
         if let Some(origin) = origin_of(&info.config) {
             return Some(ReadOnly::Mirror { origin });
+        }
+        if is_unfinished(&info.config) {
+            return Some(ReadOnly::Unfinished);
         }
         let promotion = info.config["metadata"][FENCED_KEY].as_str()?.to_owned();
         Some(ReadOnly::Fenced { promotion })

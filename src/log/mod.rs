@@ -28,6 +28,7 @@ mod api;
 pub mod bucket;
 mod codec;
 mod connect;
+mod connected;
 mod consumer;
 mod fence;
 mod kine;
@@ -50,6 +51,7 @@ mod wire;
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
 pub use bucket::{Bucket, Facts, Present, Purpose, Store};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
+pub use connected::ConnectedServers;
 pub use consumer::{ConsumeError, Consumer, Delivered};
 pub use fence::{FenceError, StandbyError};
 pub use limits::Demand;
@@ -124,6 +126,18 @@ impl Log {
         }
         let copies = AtomicUsize::new(facts.replicas);
         Ok(Log { endpoint: endpoint.clone(), bucket, facts, read_only, copies, api, connection })
+    }
+
+    /// Refuses a bucket that a restore cannot fill, and changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn check_restore(endpoint: &Endpoint) -> Result<(), OpenError> {
+        let endpoint = &Endpoint { denials: Denials::new(Rights::of(endpoint)), ..endpoint.clone() };
+        let connection = Connection::open(endpoint, "jetway").await?;
+        let api_prefix = endpoint.api_prefix.as_deref().unwrap_or(rights::API_PREFIX);
+        let api = Api::new(connection.client.clone(), api_prefix, endpoint.denials.clone());
+        Ok(Bucket::of(endpoint).check_restore(&api).await?)
     }
 
     /// Reports the limits of the account and of the stream that are narrower than a demand.

@@ -234,7 +234,7 @@ pub async fn promote(
         Some(ReadOnly::Mirror { origin }) => origin,
         Some(ReadOnly::Fenced { .. }) => return Err(PromoteError::Fenced(stream)),
         None if is_promoted(&info) => return Ok(promoted(&info, false, true)),
-        None => return Err(PromoteError::NoMirror(stream)),
+        None | Some(ReadOnly::Unfinished) => return Err(PromoteError::NoMirror(stream)),
     };
     let missing = candidate.missing_metadata(&info, &origin).await?;
     let time = info.ts.clone().unwrap_or_default();

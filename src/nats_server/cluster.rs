@@ -6,7 +6,7 @@
 //! member once, and later members are learned from each other.
 
 use super::data_dir::{self, DataDir, MODE_FILE, Mode};
-use super::{Error, anchor};
+use super::{Error, ObserverPort, anchor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -83,6 +83,9 @@ pub struct Restored {
     pub snapshot: Option<String>,
     /// The member whose directory holds the data.
     pub holder: String,
+    /// The id of the stream in the directory of that member. A later restore makes another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<u64>,
     /// The token of the cluster. As in etcd, a start behind a restore needs no flag for it.
     token: String,
 }
@@ -172,10 +175,10 @@ pub(super) fn remember_restored(
     dir: &DataDir,
     settings: &ClusterSettings,
     snapshot: Option<String>,
-    holder: String,
+    (holder, stream): (String, Option<u64>),
 ) -> Result<(), Error> {
     let path = record_path(dir.path());
-    let restored = Restored { snapshot, holder, token: settings.token.clone() };
+    let restored = Restored { snapshot, holder, stream, token: settings.token.clone() };
     let remembered = Remembered { restored: Some(restored), ..Remembered::first(settings) };
     remembered.write(&path).map_err(|error| dir.error("write", &path, error))
 }
@@ -292,32 +295,41 @@ fn sha256(text: &str) -> String {
     super::hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
+/// The beginning of the tag that the server of a member has. NATS has tags in lower case.
+pub(crate) const MEMBER_TAG: &str = "member:";
+/// The same for an observer.
+pub(crate) const OBSERVER_TAG: &str = "observer:";
+
 /// The tag by which a stream is placed on the server of a member.
 pub(crate) fn server_tag(name: &str) -> String {
-    format!("member:{name}")
+    format!("{MEMBER_TAG}{name}")
 }
 
 /// The login of the local connections, and the cluster. `anchor` is the port of the leaf node listener, where
-/// there is one. An observer has a name: see
-/// [`NatsServerSettings::is_observer`](super::NatsServerSettings::is_observer).
+/// there is one. An observer has a name and a port: see
+/// [`NatsServerSettings::observes_at`](super::NatsServerSettings::observes_at).
 pub(super) fn render(
     settings: &ClusterSettings,
     members: &Members,
     token: &str,
     anchor: Option<u16>,
-    observer: Option<&str>,
+    observer: Option<(&str, ObserverPort)>,
     quote: impl Fn(&str) -> String,
 ) -> String {
     let mut text = String::new();
     let (anchor_account, anchor) =
         anchor.map(|port| (anchor::ACCOUNT, anchor::render(port, token, &quote))).unwrap_or_default();
-    let (jetstream, listen, advertise) = if observer.is_some() {
+    let jetstream = if observer.is_some() { "" } else { "jetstream: enabled, " };
+    let (listen, advertise) = if observer.is_some_and(|(_, port)| port == ObserverPort::Any) {
         // A running process of this member may hold the port.
         let host = settings.listen.rsplit_once(':').map_or("", |(host, _)| host);
-        ("", format!("{host}:-1"), String::new())
+        (format!("{host}:-1"), String::new())
     } else {
-        let advertise = format!("  advertise: {}\n", quote(&settings.advertise));
-        ("jetstream: enabled, ", settings.listen.clone(), advertise)
+        (settings.listen.clone(), format!("  advertise: {}\n", quote(&settings.advertise)))
+    };
+    let tag = match observer {
+        Some(_) => format!("{OBSERVER_TAG}{}", settings.name),
+        None => server_tag(&settings.name),
     };
     let scheme = if settings.tls.is_some() { "tls" } else { "nats" };
     let password = route_password(&settings.token);
@@ -346,8 +358,8 @@ pub(super) fn render(
          \x20 authorization {{ user: {USER}, password: {password}, timeout: 5 }}\n\
          {tls}\
          }}\n",
-        name = quote(observer.unwrap_or(&settings.name)),
-        tag = quote(&server_tag(&settings.name)),
+        name = quote(observer.map_or(&settings.name, |(name, _)| name)),
+        tag = quote(&tag),
         token = quote(token),
         listen = quote(&listen),
         routes = routes.join(", "),

@@ -64,7 +64,7 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         String::new()
     };
     let login = if let Some(cluster) = start.cluster {
-        let observer = settings.is_observer.then_some(start.name);
+        let observer = settings.observes_at.map(|port| (start.name, port));
         cluster::render(cluster, start.members, start.token, start.anchor, observer, quote)
     } else {
         let (name, token) = (quote(start.name), quote(start.token));
@@ -79,7 +79,7 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         .expect("writing to a string cannot fail");
     // The user's file comes behind the keys of which its values win, and before those that it may not set.
     // These replace keys of the same spelling in a file of kine's, and a block with a domain.
-    if let Some(extra) = start.extra.filter(|_| !settings.is_observer) {
+    if let Some(extra) = start.extra.filter(|_| !settings.is_observer()) {
         text.push_str(&extra.include_line(start.dir));
     }
     write!(
@@ -94,7 +94,7 @@ pub(super) fn render(settings: &NatsServerSettings, start: &Start<'_>) -> String
         max_payload = settings.max_payload_bytes,
     )
     .expect("writing to a string cannot fail");
-    if settings.is_observer {
+    if settings.is_observer() {
         return text;
     }
     let domain = settings.domain.as_deref().or(start.extra.and_then(ExtraConfig::domain));

@@ -152,7 +152,7 @@ pub(super) async fn forward(
         if level >= Level::Warn && is_damage(text) {
             tracing::error!(
                 "nats-server has found a damaged message in the store. jetway serves what it has in memory, and the next \
-                 start may refuse the store: copy the keys now with `etcdctl make-mirror`, or keep a copy to restore"
+                 start may refuse the store: save the keys now with `jetway snapshot save FILE`, from which `jetway restore` makes a store"
             );
         }
         if level >= Level::Warn && is_write_error(text) {

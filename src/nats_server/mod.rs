@@ -74,13 +74,15 @@ pub use cluster::{
     remember_member, remember_members, remember_removal, remembered_members, restored, restored_token,
     sole_member_id,
 };
-pub(crate) use cluster::{SYSTEM_USER, USER, server_tag};
+pub(crate) use cluster::{MEMBER_TAG, OBSERVER_TAG, SYSTEM_USER, USER, server_tag};
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;
 pub use error::Error;
 pub use extra_config::{ExtraConfigError, store_of_kine};
 pub(crate) use preparation::{PreparationError, prepare};
-pub(crate) use restored::{begin_restore, is_unfinished_restore, restore_holder, restore_other};
+pub(crate) use restored::{
+    begin_restore, check_unlocked, is_unfinished_restore, restore_holder, restore_other,
+};
 use vitals::Vitals;
 
 /// The way in which acknowledged messages become durable.
@@ -115,8 +117,8 @@ pub struct NatsServerSettings {
     /// The cluster that the server is part of; `None` for a server of its own.
     pub cluster: Option<ClusterSettings>,
     /// The server only meets the members of the cluster: it has no JetStream, so that it is in no group of
-    /// theirs, and a name and a route port of its own. It leaves no record in the data directory.
-    pub is_observer: bool,
+    /// theirs, and a name of its own. It leaves no record in the data directory.
+    pub observes_at: Option<ObserverPort>,
     /// Largest message, headers included.
     pub max_payload_bytes: u32,
     /// Most bytes JetStream may store; `None` for no limit of its own.
@@ -139,7 +141,7 @@ impl NatsServerSettings {
             domain: None,
             sync: SyncMode::default(),
             cluster: None,
-            is_observer: false,
+            observes_at: None,
             max_payload_bytes: 8 << 20,
             max_file_store_bytes: None,
             is_quiet: false,
@@ -147,6 +149,22 @@ impl NatsServerSettings {
             stop_timeout: Duration::from_mins(1),
         }
     }
+}
+
+impl NatsServerSettings {
+    /// Whether the server only meets the members of the cluster.
+    fn is_observer(&self) -> bool {
+        self.observes_at.is_some()
+    }
+}
+
+/// The route port of an observer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObserverPort {
+    /// Any. A running process of the member may hold that of the member.
+    Any,
+    /// That of the member, at which members reach it that it does not know.
+    OfMember,
 }
 
 /// The directory in the data directory in which two servers prepare JetStream's metadata.

@@ -46,7 +46,8 @@ pub(crate) fn begin_restore(dir: &Path) -> Result<(), Error> {
 }
 
 /// Makes the restored store of a server that has stopped that of the holder. `prepared` is the data directory
-/// of the server that has prepared the metadata. A migration has no snapshot that other members could name.
+/// of the server that has prepared the metadata. `stream` is the id of its stream. A migration has no
+/// snapshot that other members could name.
 ///
 /// # Errors
 /// Those of the directory.
@@ -55,10 +56,11 @@ pub(crate) fn restore_holder(
     settings: &ClusterSettings,
     prepared: &Path,
     snapshot: Option<String>,
+    stream: u64,
 ) -> Result<(), Error> {
     let dir = DataDir::open(dir)?;
     conversion::to_clustered(&dir, &store_dir(prepared))?;
-    cluster::remember_restored(&dir, settings, snapshot, settings.name.clone())?;
+    cluster::remember_restored(&dir, settings, snapshot, (settings.name.clone(), Some(stream)))?;
     for rest in [copy_dir(dir.path()), dir.path().join(PREPARATION)] {
         fs::remove_dir_all(&rest).map_err(|source| dir.error("remove", &rest, source))?;
     }
@@ -82,7 +84,15 @@ pub(crate) fn restore_other(
 ) -> Result<(), Error> {
     let dir = DataDir::open(dir)?;
     check_empty(&dir)?;
-    cluster::remember_restored(&dir, settings, Some(snapshot), holder)
+    cluster::remember_restored(&dir, settings, Some(snapshot), (holder, None))
+}
+
+/// Refuses a data directory that another jetway uses.
+///
+/// # Errors
+/// Those of the directory.
+pub(crate) fn check_unlocked(dir: &Path) -> Result<(), Error> {
+    DataDir::open(dir).map(drop)
 }
 
 fn check_empty(dir: &DataDir) -> Result<(), Error> {

@@ -36,9 +36,17 @@ const PAGE: i64 = 500;
 /// A server that cannot be copied.
 #[derive(Debug, Error)]
 pub(crate) enum SourceCallError {
-    /// None of its endpoints can be reached, or it refuses a call.
+    /// None of its endpoints can be reached.
     #[error("--from {0}")]
-    Call(#[from] ClientError),
+    Connect(ClientError),
+    /// It refuses a call, or cannot answer it.
+    #[error("--from {endpoint}: {error}{remedy}", remedy = remedy(.error))]
+    Call {
+        /// The endpoint.
+        endpoint: String,
+        /// Why.
+        error: ClientError,
+    },
     /// The snapshot is not whole, or cannot be kept.
     #[error("the snapshot of the source cannot be used: {0}")]
     Snapshot(#[from] FileError),
@@ -62,25 +70,40 @@ impl SourceCallError {
     /// Whether another attempt may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            SourceCallError::Call(ClientError::Refused(status)) => matches!(
-                status.code(),
-                Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
-            ),
-            SourceCallError::Call(ClientError::Connect { .. }) => true,
+            SourceCallError::Call { error, .. } => is_transient(error),
+            SourceCallError::Connect(ClientError::Connect { .. }) => true,
             _ => false,
         }
+    }
+}
+
+fn is_transient(error: &ClientError) -> bool {
+    let ClientError::Refused(status) = error else { return false };
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
+    )
+}
+
+fn remedy(error: &ClientError) -> &'static str {
+    if is_transient(error) {
+        ". If an etcd, a jetway or a kine serves there, run the same command once more, which begins anew"
+    } else {
+        ""
     }
 }
 
 /// A server that is copied.
 #[derive(Debug)]
 pub(super) struct Source {
+    endpoint: String,
     client: Client,
 }
 
 /// The changes of a server from a revision on.
 #[derive(Debug)]
 pub(super) struct Following {
+    endpoint: String,
     stream: Streaming<WatchResponse>,
     /// The watch ends with it.
     _requests: mpsc::Sender<WatchRequest>,
@@ -93,18 +116,22 @@ impl Source {
         let mut refusal = None;
         for settings in from {
             match Client::connect(settings).await {
-                Ok(client) => return Ok(Source { client }),
+                Ok(client) => return Ok(Source { endpoint: settings.endpoint.clone(), client }),
                 Err(error) => refusal = Some(error),
             }
         }
-        Err(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new())).into())
+        Err(SourceCallError::Connect(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new()))))
+    }
+
+    fn failed(&self, error: ClientError) -> SourceCallError {
+        SourceCallError::Call { endpoint: self.endpoint.clone(), error }
     }
 
     /// Takes a snapshot into a file without a name. Returns it with the bytes of the database in it; `None`
     /// if the server sends no snapshots.
     pub(super) async fn snapshot(
         &self,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut (dyn FnMut(u64, u64) + Send),
     ) -> Result<Option<(File, u64)>, SourceCallError> {
         let (mut file, path) = unnamed()?;
         let failed = |source| FileError::Spool { path: path.clone(), source };
@@ -112,13 +139,13 @@ impl Source {
         let stream = self.client.server_stream(call, SnapshotRequest {}).await;
         let mut stream: Streaming<SnapshotResponse> = match stream {
             Err(ClientError::Refused(status)) if has_no_snapshot(&status) => return Ok(None),
-            stream => stream?,
+            stream => stream.map_err(|error| self.failed(error))?,
         };
         let mut received = 0;
         loop {
             let message = match stream.message().await {
                 Err(status) if received == 0 && has_no_snapshot(&status) => return Ok(None),
-                message => message.map_err(ClientError::Refused)?,
+                message => message.map_err(|status| self.failed(ClientError::Refused(status)))?,
             };
             let Some(message) = message else { break };
             file.write_all(&message.blob).map_err(failed)?;
@@ -157,14 +184,19 @@ impl Source {
         };
         let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         requests.try_send(create).expect("it has room for one");
-        let stream = self.client.streams("/etcdserverpb.Watch/Watch", ReceiverStream::new(receiver)).await?;
-        Ok(Following { stream, _requests: requests, next: from })
+        let stream = self
+            .client
+            .streams("/etcdserverpb.Watch/Watch", ReceiverStream::new(receiver))
+            .await
+            .map_err(|error| self.failed(error))?;
+        Ok(Following { endpoint: self.endpoint.clone(), stream, _requests: requests, next: from })
     }
 
     /// The present revision, from a linearizable read.
     pub(super) async fn revision(&self) -> Result<Revision, SourceCallError> {
         let request = RangeRequest { key: Bytes::from_static(ALL), count_only: true, ..Default::default() };
-        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        let answer: RangeResponse =
+            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -172,7 +204,8 @@ impl Source {
     pub(super) async fn listed_revision(&self) -> Result<Revision, SourceCallError> {
         let [key, range_end] = LISTED.map(Bytes::from_static);
         let request = RangeRequest { key, range_end, limit: 1, ..Default::default() };
-        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        let answer: RangeResponse =
+            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -180,7 +213,7 @@ impl Source {
     pub(super) async fn list(
         &self,
         revision: Revision,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut (dyn FnMut(usize) + Send),
     ) -> Result<Vec<mvccpb::KeyValue>, SourceCallError> {
         let [mut key, range_end] = LISTED.map(Bytes::from_static);
         let mut pairs = Vec::new();
@@ -194,7 +227,7 @@ impl Source {
                 ClientError::Refused(status) if status.message().contains("has been compacted") => {
                     SourceCallError::Compacted { floor: revision.next().0, wanted: revision }
                 }
-                error => error.into(),
+                error => self.failed(error),
             })?;
             pairs.extend(kvs);
             progress(pairs.len());
@@ -214,7 +247,8 @@ impl Source {
             revision: revision.0,
             ..Default::default()
         };
-        let answer: RangeResponse = self.client.unary("/etcdserverpb.KV/Range", request).await?;
+        let answer: RangeResponse =
+            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
         Ok(answer.count)
     }
 
@@ -224,15 +258,22 @@ impl Source {
         revision: Revision,
     ) -> Result<(u32, Option<Revision>), SourceCallError> {
         let request = HashKvRequest { revision: revision.0 };
-        let answer: HashKvResponse = self.client.unary("/etcdserverpb.Maintenance/HashKV", request).await?;
+        let answer: HashKvResponse = self
+            .client
+            .unary("/etcdserverpb.Maintenance/HashKV", request)
+            .await
+            .map_err(|error| self.failed(error))?;
         let floor = Revision(answer.compact_revision);
         Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
     }
 
     /// Each lease, with the time that it has left.
     pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, Grant>, SourceCallError> {
-        let answer: LeaseLeasesResponse =
-            self.client.unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
+        let answer: LeaseLeasesResponse = self
+            .client
+            .unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {})
+            .await
+            .map_err(|error| self.failed(error))?;
         let mut leases = BTreeMap::new();
         for LeaseStatus { id } in answer.leases {
             let request = LeaseTimeToLiveRequest { id, keys: false };
@@ -247,7 +288,7 @@ impl Source {
                 Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {
                     leases.insert(LeaseId(id), OVER);
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(self.failed(error)),
             }
         }
         Ok(leases)
@@ -255,22 +296,32 @@ impl Source {
 
     /// The auth revision, which every change of users and roles raises.
     pub(super) async fn auth_revision(&self) -> Result<(bool, u64), SourceCallError> {
-        let answer: AuthStatusResponse =
-            self.client.unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {}).await?;
+        let answer: AuthStatusResponse = self
+            .client
+            .unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {})
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok((answer.enabled, answer.auth_revision))
     }
 
     /// Raises or lowers the alarm under which the server writes nothing.
     pub(super) async fn fence(&self, is_raised: bool) -> Result<(), SourceCallError> {
-        let status: StatusResponse =
-            self.client.unary("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
+        let status: StatusResponse = self
+            .client
+            .unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
+            .await
+            .map_err(|error| self.failed(error))?;
         let action = if is_raised { AlarmAction::Activate } else { AlarmAction::Deactivate };
         let request = AlarmRequest {
             action: action.into(),
             member_id: status.header.map_or(0, |header| header.member_id),
             alarm: AlarmType::Corrupt.into(),
         };
-        let _answer: AlarmResponse = self.client.unary("/etcdserverpb.Maintenance/Alarm", request).await?;
+        let _answer: AlarmResponse = self
+            .client
+            .unary("/etcdserverpb.Maintenance/Alarm", request)
+            .await
+            .map_err(|error| self.failed(error))?;
         Ok(())
     }
 }
@@ -278,10 +329,12 @@ impl Source {
 impl Following {
     /// The next changes, by revisions. None of a revision follows later. May be empty. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Vec<Vec<Change>>, SourceCallError> {
-        let message = self.stream.message().await.map_err(ClientError::Refused)?;
-        let Some(answer) = message else {
-            return Err(ClientError::Refused(tonic::Status::unavailable("the stream has ended")).into());
-        };
+        let ended = || tonic::Status::unavailable("the stream has ended");
+        let message = self.stream.message().await.and_then(|message| message.ok_or_else(ended));
+        let answer = message.map_err(|status| SourceCallError::Call {
+            endpoint: self.endpoint.clone(),
+            error: ClientError::Refused(status),
+        })?;
         if answer.compact_revision > 0 {
             return Err(SourceCallError::Compacted { floor: answer.compact_revision, wanted: self.next });
         }

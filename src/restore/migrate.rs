@@ -7,6 +7,10 @@
 //!    `HashKV` of the source is compared with that of the records.
 //! 4. The bucket may be served.
 //!
+//! A copy that is served at once is compared right before the fence, and has the floor of that moment. Behind
+//! it the revisions and the versions of keys have no gap, and the numbers of keys are compared. `HashKV` of a
+//! large store takes most of a second.
+//!
 //! An alarm fences the source: etcd refuses all writes while CORRUPT is raised. Leases do not expire there
 //! either. Without the fence the migration ends well only if nobody has written meanwhile.
 //!
@@ -14,16 +18,16 @@
 //! the deletes of its keys are among the changes that are still copied.
 
 use super::follow::{Following, Source, SourceCallError};
-use super::plan::{self, Plan, Reading, Revisions, version};
+use super::hashes::Hashes;
+use super::plan::{self, Plan, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target, pages};
 use crate::client::ClientSettings;
-use crate::proto::mvccpb::KeyValue;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
-use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -34,8 +38,8 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// The name of etcd's table of versions, with which its hash begins.
-const TABLE: &[u8] = b"key";
+/// Revisions that may be missing when the source is fenced.
+const NEAR: i64 = 1000;
 
 /// A migration.
 #[derive(Debug)]
@@ -75,6 +79,11 @@ pub(crate) enum MigrateError {
         "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
+    #[error(
+        "stopped before the switch-over: nothing is served, and the source was not fenced; run the same command once more, which \
+         begins anew"
+    )]
+    Stopped,
     #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
     Different { revision: Revision, ours: String, theirs: String },
     #[error(
@@ -107,10 +116,26 @@ pub(crate) enum Step {
 pub(crate) enum Compared {
     /// By etcd's hash of the whole store.
     Hash,
+    /// By that hash at a revision right before the fence. Behind it each revision and each version of a key
+    /// followed the one before, and the numbers of keys are equal.
+    HashTo(Revision),
     /// By the numbers of keys.
     Counts,
     /// By the digests of all keys.
     Keys,
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Compared::Hash => f.write_str("HashKV is equal"),
+            Compared::HashTo(revision) => {
+                write!(f, "HashKV is equal at revision {revision}, and each revision behind it was copied")
+            }
+            Compared::Counts => f.write_str("the numbers of keys are equal"),
+            Compared::Keys => f.write_str("all keys are equal"),
+        }
+    }
 }
 
 /// The result of a migration.
@@ -134,13 +159,19 @@ pub(crate) struct Migrated {
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
-    progress: &mut dyn FnMut(Step),
+    progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
-    settings.target.check()?;
+    settings.target.check().await?;
+    // A copy that is to be served is of no use without a server.
+    let serves = matches!(settings.target, Target::Served(_));
+    let gives_up = if serves { stop.clone() } else { CancellationToken::new() };
     let source = Source::connect(&settings.from).await?;
-    let received = source.snapshot(&mut |received, all| progress(Step::Receiving(received, all))).await?;
+    let mut receive = |received, all| progress(Step::Receiving(received, all));
+    let received = source.snapshot(&mut receive);
+    let received = gives_up.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
     let Some((file, size)) = received else {
-        return Box::pin(pages::run(source, settings, stop, progress)).await;
+        let copied = Box::pin(pages::run(source, settings, stop, progress));
+        return gives_up.run_until_cancelled(copied).await.ok_or(MigrateError::Stopped)?;
     };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let saved = Saved::open(file, size)?;
@@ -160,13 +191,38 @@ pub(crate) async fn run(
             frozen: None,
         });
     }
+    let is_prepared = target.is_prepared();
     let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
-        let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
-        let mut copy = Copy::new(&from, switches_over, plan, appender);
+        let written = write::write(&opened.log, &saved, &plan, &mut wrote);
+        let mut appender = gives_up.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
+        appender.drain().await?;
+        opened.can_be_loaded.cancel();
+        let hashes = tokio::task::block_in_place(|| Hashes::of(&saved))?;
+        let Plan { reading, floor, .. } = plan;
+        let snapshot = reading.revision;
+        let mut copy = Copy {
+            from: &from,
+            switches_over,
+            reading,
+            floor,
+            appender,
+            snapshot,
+            hashes,
+            is_prepared,
+            compared_to: None,
+        };
         copy.follow(&stop, progress).await?;
+        if serves {
+            copy.compare_before_the_end().await?;
+        }
+        if gives_up.is_cancelled() {
+            return Err(MigrateError::Stopped);
+        }
         match copy.end(&saved, &opened).await {
+            // The copy may be one that can be served, and two stores must not be written to.
+            Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
             Err(reason) if switches_over => match lift_fence(&from).await {
                 // The source goes on, as it is the only whole store.
                 Ok(()) => Err(reason),
@@ -192,18 +248,14 @@ struct Copy<'a> {
     appender: Appender,
     /// The last revision of the snapshot.
     snapshot: Revision,
-    /// CRC-32C over the changes since, as etcd stores them, and their length.
-    hash: u32,
-    hashed_bytes: usize,
+    hashes: Hashes,
+    /// Cancelled when the source may be fenced.
+    is_prepared: CancellationToken,
+    /// The revision to which both stores were compared before the fence.
+    compared_to: Option<Revision>,
 }
 
-impl<'a> Copy<'a> {
-    fn new(from: &'a [ClientSettings], switches_over: bool, plan: Plan, appender: Appender) -> Copy<'a> {
-        let Plan { reading, floor, .. } = plan;
-        let snapshot = reading.revision;
-        Copy { from, switches_over, reading, floor, appender, snapshot, hash: 0, hashed_bytes: 0 }
-    }
-
+impl Copy<'_> {
     /// Appends changes of the source. Changes that are copied already are passed over.
     async fn append(&mut self, revisions: Vec<Vec<Change>>) -> Result<(), MigrateError> {
         for changes in revisions {
@@ -214,9 +266,7 @@ impl<'a> Copy<'a> {
             self.reading.follow(revision, &changes)?;
             let mut bodies = Vec::with_capacity(changes.len());
             for (change, place) in changes.iter().zip(1..) {
-                let (key, value) = stored(change);
-                self.hash = crc32c::crc32c_append(crc32c::crc32c_append(self.hash, &key), &value);
-                self.hashed_bytes += key.len() + value.len();
+                self.hashes.push(change);
                 bodies.push(Body::Key(version(change, self.appender.sequence_of(place))));
             }
             self.appender.batch(revision, bodies).await?;
@@ -228,7 +278,7 @@ impl<'a> Copy<'a> {
     async fn follow(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MigrateError> {
         loop {
             match self.follow_connection(stop, progress).await {
@@ -245,7 +295,7 @@ impl<'a> Copy<'a> {
     async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<(), MigrateError> {
         // A token may end while this goes on, so each connection logs in.
         let source = Source::connect(self.from).await?;
@@ -264,7 +314,8 @@ impl<'a> Copy<'a> {
                         Err(_) => Source::connect(self.from).await?.revision().await?,
                     };
                     progress(Step::Following(self.reading.revision, now));
-                    if self.switches_over && self.reading.revision >= now {
+                    let is_near = now.0 - self.reading.revision.0 <= NEAR;
+                    if self.switches_over && is_near && self.is_prepared.is_cancelled() {
                         return Ok(());
                     }
                 }
@@ -292,12 +343,13 @@ impl<'a> Copy<'a> {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
-        let (hash, floor) = source.hash_kv(last).await?;
-        if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
-            self.floor = Some(floor);
-            self.appender.batch(last, vec![Body::Floor(floor)]).await?;
-        }
-        let compared = self.compare(saved, &source, last, hash).await?;
+        let compared = match self.compared_to {
+            Some(revision) => {
+                self.compare_counts(last, source.count(last).await?)?;
+                Compared::HashTo(revision)
+            }
+            None => self.compare(&source, last).await?,
+        };
         let (keys, count) = (self.reading.keys(), leases.len());
         let (reading, floor) = (&self.reading, self.floor);
         let now = source.revision().await?;
@@ -335,62 +387,45 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Compares the copy with the source at the last revision.
-    async fn compare(
-        &self,
-        saved: &Saved,
-        source: &Source,
-        last: Revision,
-        hash: u32,
-    ) -> Result<Compared, MigrateError> {
-        let different =
-            |ours: String, theirs: String| Err(MigrateError::Different { revision: last, ours, theirs });
-        let count = source.count(last).await?;
-        let keys = self.reading.keys();
-        if i64::try_from(keys) != Ok(count) {
-            return different(format!("{keys} keys"), format!("{count}"));
+    /// Compares both stores while the source is written to, so that it need not be fenced for that.
+    async fn compare_before_the_end(&mut self) -> Result<(), MigrateError> {
+        let source = Source::connect(self.from).await?;
+        let revision = self.reading.revision;
+        if self.compare(&source, revision).await? == Compared::Hash {
+            self.compared_to = Some(revision);
         }
+        Ok(())
+    }
+
+    /// Compares the copy with the source at its last revision. A later floor of the source is copied.
+    async fn compare(&mut self, source: &Source, last: Revision) -> Result<Compared, MigrateError> {
+        let ours =
+            async { tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest())) };
+        let (theirs, count, ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
+        let ((theirs, floor), count) = (theirs?, count?);
+        if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
+            self.floor = Some(floor);
+            self.appender.batch(last, vec![Body::Floor(floor)]).await?;
+        }
+        self.compare_counts(last, count)?;
         // Behind a later floor the hash leaves out changes of the watch, which were not kept.
         if self.floor.is_some_and(|floor| floor > self.snapshot) || Some(last) == self.floor {
             return Ok(Compared::Counts);
         }
-        let ours = self.hash_of(saved)?;
-        if ours != hash {
-            return different(format!("the hash {ours}"), format!("{hash}"));
+        if ours != theirs {
+            let (ours, theirs) = (format!("the hash {ours}"), format!("the hash {theirs}"));
+            return Err(MigrateError::Different { revision: last, ours, theirs });
         }
         Ok(Compared::Hash)
     }
 
-    /// etcd's hash of the store: all versions behind the floor, and those before that are still the newest of
-    /// their keys.
-    fn hash_of(&self, saved: &Saved) -> Result<u32, MigrateError> {
-        let newest = self.reading.newest();
-        let mut hash = crc32c::crc32c(TABLE);
-        let mut revisions = Revisions::new(saved);
-        while let Some(changes) = revisions.next()? {
-            for change in &changes {
-                let at = (change.revision, change.place);
-                let is_behind = self.floor.is_none_or(|floor| change.revision > floor);
-                if is_behind || newest.is_empty() || newest.contains(&at) {
-                    let (key, value) = stored(change);
-                    hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
-                }
-            }
+    /// Compares the numbers of keys. The source has `count`.
+    fn compare_counts(&self, last: Revision, count: i64) -> Result<(), MigrateError> {
+        let keys = self.reading.keys();
+        if i64::try_from(keys) == Ok(count) {
+            return Ok(());
         }
-        Ok(crc32c::crc32c_combine(hash, self.hash, self.hashed_bytes))
+        let (ours, theirs) = (format!("{keys} keys"), count.to_string());
+        Err(MigrateError::Different { revision: last, ours, theirs })
     }
-}
-
-/// A change as etcd stores it.
-fn stored(change: &Change) -> (Vec<u8>, Vec<u8>) {
-    let mut key = Vec::with_capacity(18);
-    key.extend_from_slice(&change.revision.0.to_be_bytes());
-    key.push(b'_');
-    key.extend_from_slice(&change.place.to_be_bytes());
-    let pair = &change.pair;
-    if !change.is_delete {
-        return (key, pair.encode_to_vec());
-    }
-    key.push(b't');
-    (key, KeyValue { key: pair.key.clone(), ..KeyValue::default() }.encode_to_vec())
 }

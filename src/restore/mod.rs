@@ -1,5 +1,5 @@
 //! `jetway restore`: a snapshot, or the database of an etcd that is stopped, becomes the log of an empty
-//! bucket.
+//! bucket. `jetway migrate`: a running server does.
 //!
 //! A database is read twice. The first reading checks it and finds the numbers of the log ([`plan`]), the
 //! second one writes the records ([`mod@write`]). So a file that cannot be restored is refused before
@@ -10,13 +10,17 @@
 //!   every jetway refuses it. A restore that is run again removes such a stream and begins anew.
 //! - M1 in a cluster of jetway's own: until the data directory is that of a member, it has a mark by which
 //!   every jetway refuses it.
+//! - M1 in a process that serves the log from its end on: its engine writes and serves nothing while the
+//!   stream has the mark, and clients are let in only when the store is durable without it.
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
 mod cut;
 mod follow;
+mod hashes;
 mod migrate;
 mod pages;
 mod plan;
+mod progress;
 mod source;
 mod wal;
 mod write;
@@ -30,14 +34,15 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use migrate::{Compared, MigrateError, MigrateSettings, Migrated, Step, run as migrate};
-pub(crate) use pages::QUIET;
+pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, run as migrate};
 use plan::PlanError;
+pub(crate) use progress::Progress;
 pub(crate) use source::Source;
 use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 /// Room for the header of a message.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
@@ -56,6 +61,23 @@ pub(crate) enum Target {
     },
     /// A bucket of an existing NATS, and what it has to hold.
     External(Box<Endpoint>, Demand),
+    /// A bucket that this process serves from the end on.
+    Served(Box<Served>),
+}
+
+/// A bucket that this process serves once it is whole.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// Its NATS, which runs already.
+    pub endpoint: Endpoint,
+    /// The demand on it.
+    pub demand: Demand,
+    /// The store of an embedded server, which belongs to nobody else.
+    pub store: Option<Store>,
+    /// Cancelled when the log can be loaded: a load begins with the trim record, if there is to be one.
+    pub can_be_loaded: CancellationToken,
+    /// Cancelled when all of it is loaded, so that the source may be fenced.
+    pub is_loaded: CancellationToken,
 }
 
 /// A restore.
@@ -87,7 +109,8 @@ pub(crate) enum RestoreError {
     #[error("the file has changed while it was read; run the same command once more")]
     Changed,
     #[error(
-        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there"
+        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there, or \
+         --max-request-bytes of an embedded one"
     )]
     TooLarge { largest: usize, limit: usize },
     #[error(
@@ -101,6 +124,12 @@ pub(crate) enum RestoreError {
         path = .0.display()
     )]
     OfMember(PathBuf),
+    #[error(
+        "--data-dir {path}: holds the bucket {bucket} of a jetway, and a restore needs an empty bucket; give an empty directory, or \
+         another --bucket",
+        path = .path.display()
+    )]
+    InUse { path: PathBuf, bucket: String },
     #[error(transparent)]
     NatsServer(#[from] nats_server::Error),
     #[error(transparent)]
@@ -109,6 +138,11 @@ pub(crate) enum RestoreError {
     Open(#[from] OpenError),
     #[error(transparent)]
     Setup(#[from] SetupError),
+    #[error(
+        "the store is written, and it is not known whether NATS has taken the last step: {0}; start jetway on it. If it is refused, \
+         run the same command once more, which begins anew"
+    )]
+    Unanswered(SetupError),
     #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
     Append(#[from] AppendError),
     #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
@@ -137,10 +171,10 @@ pub(crate) struct Restored {
 /// [`RestoreError`].
 pub(crate) async fn run(
     settings: Settings,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize) + Send,
 ) -> Result<Restored, RestoreError> {
     let Settings { source, skips_hash_check, bump, to_revision, target } = settings;
-    target.check()?;
+    target.check().await?;
     let mut saved = source::open(&source, skips_hash_check).await?;
     let ended_leases = match to_revision {
         None => 0,
@@ -188,18 +222,37 @@ pub(crate) async fn run(
 }
 
 impl Target {
-    /// Refuses the directory of an etcd, and for a server alone that of a member.
-    fn check(&self) -> Result<(), RestoreError> {
-        let Target::Embedded { server, member, .. } = self else { return Ok(()) };
+    /// Refuses the directory of an etcd, for a server alone that of a member, and a store that is in use.
+    /// Changes nothing.
+    async fn check(&self) -> Result<(), RestoreError> {
+        let (server, bucket, member) = match self {
+            Target::Embedded { server, bucket, member } => (server, bucket, member),
+            Target::External(endpoint, _) => return Ok(Log::check_restore(endpoint).await?),
+            Target::Served(served) => return Ok(Log::check_restore(&served.endpoint).await?),
+        };
+        let store = Store { dir: nats_server::store_dir(&server.data_dir), accepts_loss: false };
         let dir = &server.data_dir;
         let is_of_member = nats_server::is_member(dir) || nats_server::is_unfinished_restore(dir);
         if dir.join("member").exists() {
             Err(RestoreError::OfEtcd(dir.clone()))
         } else if member.is_none() && is_of_member {
             Err(RestoreError::OfMember(dir.clone()))
+        } else if member.is_none() && store.is_used(&self.bucket().stream) {
+            nats_server::check_unlocked(dir)?;
+            Err(RestoreError::InUse { path: dir.clone(), bucket: bucket.clone() })
         } else {
             Ok(())
         }
+    }
+
+    /// Cancelled when the source may be fenced.
+    fn is_prepared(&self) -> CancellationToken {
+        if let Target::Served(served) = self {
+            return served.is_loaded.clone();
+        }
+        let is_prepared = CancellationToken::new();
+        is_prepared.cancel();
+        is_prepared
     }
 
     fn bucket(&self) -> Bucket {
@@ -208,6 +261,7 @@ impl Target {
                 Bucket::of(&Endpoint { bucket: bucket.clone(), ..Endpoint::default() })
             }
             Target::External(endpoint, _) => Bucket::of(endpoint),
+            Target::Served(served) => Bucket::of(&served.endpoint),
         }
     }
 }
@@ -215,13 +269,16 @@ impl Target {
 /// An empty bucket that is to be filled, and its server if that is embedded.
 struct Opened {
     log: Log,
+    /// Cancelled when the log can be loaded.
+    can_be_loaded: CancellationToken,
+    /// The store of an embedded server, which is synced here.
+    store: Option<PathBuf>,
     embedded: Option<Embedded>,
 }
 
-/// An embedded server and its store.
+/// An embedded server of the restore's own.
 struct Embedded {
     nats: NatsServer,
-    store: PathBuf,
     /// The member of a cluster that it becomes.
     member: Option<Box<ClusterSettings>>,
     /// The name of the snapshot that each member of that cluster must have had.
@@ -234,7 +291,18 @@ impl Opened {
         let (mut server, bucket, member) = match target {
             Target::External(endpoint, demand) => {
                 let log = Log::open_for(&endpoint, None, Purpose::Restore, demand).await?;
-                return Ok(Opened { log, embedded: None });
+                return Ok(Opened {
+                    log,
+                    can_be_loaded: CancellationToken::new(),
+                    store: None,
+                    embedded: None,
+                });
+            }
+            Target::Served(served) => {
+                let Served { endpoint, demand, store, can_be_loaded, .. } = *served;
+                let log = Log::open_for(&endpoint, store.as_ref(), Purpose::Restore, demand).await?;
+                let store = store.map(|store| store.dir);
+                return Ok(Opened { log, can_be_loaded, store, embedded: None });
             }
             Target::Embedded { server, bucket, member } => (server, bucket, member),
         };
@@ -255,7 +323,11 @@ impl Opened {
         // The embedded server has no limits of an account.
         let demand = Demand { quota: -1, message_bytes: largest };
         match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
-            Ok(log) => Ok(Opened { log, embedded: Some(Embedded { nats, store: dir, member, snapshot }) }),
+            Ok(log) => {
+                let can_be_loaded = CancellationToken::new();
+                let embedded = Some(Embedded { nats, member, snapshot });
+                Ok(Opened { log, can_be_loaded, store: Some(dir), embedded })
+            }
             Err(error) => {
                 nats.stop().await?;
                 Err(error.into())
@@ -265,7 +337,7 @@ impl Opened {
 
     /// Makes an embedded store durable. An existing NATS has its own rules.
     fn sync(&self) -> std::io::Result<()> {
-        let Some(Embedded { store, .. }) = &self.embedded else { return Ok(()) };
+        let Some(store) = &self.store else { return Ok(()) };
         sync_all(store)?;
         // The data directory may be new.
         let folder =
@@ -295,13 +367,18 @@ impl Opened {
             if let Some((member, prepared)) = prepared {
                 let prepared = prepared.map_err(RestoreError::from)?;
                 let dir = &nats.settings().data_dir;
-                nats_server::restore_holder(dir, member, &prepared, snapshot.clone())
+                let stream = self.log.facts().cluster_id;
+                nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream)
                     .map_err(RestoreError::from)?;
             }
             // The mark of an unfinished restore is gone from now on.
             self.sync().map_err(RestoreError::Sync)?;
             return Ok(outcome);
         }
-        outcome
+        let outcome = outcome?;
+        // Before a server answers the first write, which would be lost with the mark of an unfinished
+        // restore.
+        self.sync().map_err(RestoreError::Sync)?;
+        Ok(outcome)
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn run(
     source: Source,
     settings: MigrateSettings,
     stop: CancellationToken,
-    progress: &mut dyn FnMut(Step),
+    progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let floor = source.listed_revision().await?;
@@ -95,7 +95,7 @@ impl Copy<'_> {
     async fn follow(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<Revision, MigrateError> {
         loop {
             match self.follow_connection(stop, progress).await {
@@ -111,7 +111,7 @@ impl Copy<'_> {
     async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<Revision, MigrateError> {
         let source = Source::connect(self.from).await?;
         let mut following = source.follow_listed(self.reading.revision.next()).await?;
@@ -183,7 +183,7 @@ impl Copy<'_> {
         mut self,
         last: Revision,
         opened: &Opened,
-        progress: &mut dyn FnMut(Step),
+        progress: &mut (dyn FnMut(Step) + Send),
     ) -> Result<Migrated, MigrateError> {
         let source = Source::connect(self.from).await?;
         let mut pairs = source.list(last, &mut |keys| progress(Step::Listing(keys))).await?;

@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, Reading, Revisions, version};
 use super::{Opened, RestoreError};
-use crate::log::{Acknowledged, AppendError, Log, Pipeline};
+use crate::log::{Acknowledged, AppendError, Log, Pipeline, SetupError};
 use crate::record::{Body, Digest, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
 use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
@@ -136,7 +136,12 @@ impl Appender {
         self.batch(reading.revision, vec![Body::Stop(reading.digest(floor))]).await?;
         self.drain().await?;
         opened.sync().map_err(RestoreError::Sync)?;
-        Ok(opened.log.finish_restore(self.end, opened.snapshot()).await?)
+        opened.log.finish_restore(self.end, opened.snapshot()).await.map_err(|error| match error {
+            SetupError::Api { .. } => RestoreError::Unanswered(error),
+            error => error.into(),
+        })?;
+        opened.can_be_loaded.cancel();
+        Ok(())
     }
 }
 
@@ -145,7 +150,7 @@ pub(super) async fn write(
     log: &Log,
     saved: &Saved,
     plan: &Plan,
-    progress: &mut dyn FnMut(usize),
+    progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Appender, RestoreError> {
     let mut appender = Appender::begin(log, plan.reading.largest, plan.first_digest).await?;
     let users = Body::Users(Box::new(saved.users.clone()));

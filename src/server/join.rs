@@ -9,12 +9,15 @@
 
 use crate::cli::{Cluster, is_same_urls};
 use crate::engine::{Observer, StartError};
-use crate::log::{Auth, Endpoint, RunToken};
-use crate::nats_server::{self, Members, NatsServer, NatsServerSettings, Restored};
+use crate::log::{Auth, ConnectedServers, Endpoint, OpenError, RunToken};
+use crate::nats_server::{
+    self, MEMBER_TAG, Members, NatsServer, NatsServerSettings, OBSERVER_TAG, ObserverPort, Restored,
+};
 use crate::record::Member;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 /// How long one that joins a cluster waits for an answer of a member. One that stood alone so far opens its
@@ -27,6 +30,11 @@ const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
 const LAG: Duration = Duration::from_secs(1);
 /// Interval of the lines that report that a member of a restored cluster waits.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the holder of a restored store meets others before its first start. A server connects to each
+/// member of its list once a second.
+const MEETING: Duration = Duration::from_secs(3);
+/// How long the servers may take to answer that are connected.
+const PING_TIMEOUT: Duration = Duration::from_millis(200);
 /// The pause between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may take that only shows whether a member runs.
@@ -94,6 +102,26 @@ pub enum JoinError {
         /// The source of the others' data.
         theirs: String,
     },
+    /// Another member was restored with another list of members.
+    #[error(
+        "this member was restored with the members {ours}, and {other:?} is connected, which is not among them. Run jetway restore \
+         with the same --initial-cluster for each member, into empty data directories"
+    )]
+    OtherList {
+        /// The members of this one.
+        ours: String,
+        /// The member that is not among them.
+        other: String,
+    },
+    /// The data of the holder was restored once more.
+    #[error(
+        "the members that run have gone on since the restore: what was restored once more for {name:?} is not their data. Start \
+         it with an empty data directory, and it fills itself from them; or stop all of them and restore each one"
+    )]
+    RestoredAgain {
+        /// This member's name.
+        name: String,
+    },
     /// Another process of this member serves.
     #[error(
         "--name {name}: member {id:x} has already been bootstrapped: another process of it answers, {process}. Stop that \
@@ -127,10 +155,16 @@ pub(super) async fn check(
     // A start behind a restore needs no list of members among its flags.
     let remembered = nats_server::remembered_members(dir).filter(|_| cluster.server.members.is_empty());
     let listed = remembered.as_ref().unwrap_or(&cluster.server.members);
-    if !is_waiting && !cluster.is_joining && !is_any_up(name, listed).await {
+    let meets_others = restored.as_ref().is_some_and(|restored| restored.snapshot.is_some());
+    if !is_waiting && !meets_others && !cluster.is_joining && !is_any_up(name, listed).await {
         return Ok(());
     }
-    let observing = NatsServerSettings { is_observer: true, ..settings.clone() };
+    // A running process of this member may hold the port.
+    let port = match TcpListener::bind(&cluster.server.listen).await {
+        Ok(_) if meets_others => ObserverPort::OfMember,
+        _ => ObserverPort::Any,
+    };
+    let observing = NatsServerSettings { observes_at: Some(port), ..settings.clone() };
     let nats = NatsServer::start(observing).await?;
     let endpoint = Endpoint {
         servers: nats.client_url().into_iter().collect(),
@@ -138,7 +172,22 @@ pub(super) async fn check(
         bucket: bucket.to_owned(),
         ..Endpoint::default()
     };
-    let checked = ask(&endpoint, cluster, nats.members(), restored.as_ref()).await;
+    let login = Auth::Embedded(nats_server::SYSTEM_USER, RunToken(nats.token()));
+    let asked = async {
+        let servers = if meets_others {
+            Some(
+                ConnectedServers::open(&endpoint, &login)
+                    .await
+                    .map_err(OpenError::from)
+                    .map_err(StartError::from)?,
+            )
+        } else {
+            None
+        };
+        let meeting = servers.as_ref().map(|servers| Meeting { servers, listed: nats.members() });
+        ask(&endpoint, cluster, nats.members(), restored.as_ref(), meeting.as_ref()).await
+    };
+    let checked = asked.await;
     nats.stop().await?;
     checked
 }
@@ -159,13 +208,26 @@ async fn ask(
     cluster: &Cluster,
     listed: &Members,
     restored: Option<&Restored>,
+    meeting: Option<&Meeting<'_>>,
 ) -> Result<(), JoinError> {
     let observer = Observer::open(endpoint).await?;
-    if let Some(restored) = restored.filter(|restored| restored.holder != cluster.server.name) {
-        await_restored(&observer, restored).await?;
+    let is_holder = restored.is_some_and(|restored| restored.holder == cluster.server.name);
+    if let Some(restored) = restored.filter(|_| !is_holder) {
+        await_restored(&observer, restored, meeting).await?;
     }
-    // The members of a restored cluster open their peer ports only after the holder has served: one that is
-    // up has data already.
+    if let Some(meeting) = meeting.filter(|_| is_holder) {
+        let begun = Instant::now();
+        while begun.elapsed() < MEETING {
+            meeting.check().await?;
+        }
+    }
+    // The others of a restored cluster start their servers only after the holder has served. Without any it
+    // is the first start of the holder.
+    if let Some(meeting) = meeting.filter(|_| is_holder)
+        && meeting.members(MEMBER_TAG).await.is_empty()
+    {
+        return Ok(());
+    }
     let is_exact = cluster.is_joining || restored.is_some_and(|restored| restored.snapshot.is_some());
     let timeout = if is_exact { JOIN_TIMEOUT } else { FOUND_TIMEOUT };
     let mut deadline = Instant::now() + timeout;
@@ -184,11 +246,15 @@ async fn ask(
             _ => tokio::time::sleep(PAUSE).await,
         }
     };
-    // The data of the holder is not that of a cluster that was founded, or restored from another snapshot.
-    if let Some(restored) = restored.filter(|restored| restored.holder == cluster.server.name)
-        && let Some(theirs) = observer.restored_snapshot().await
+    // The data of the holder is not that of a cluster that was founded, or restored from another snapshot, or
+    // that of an earlier restore of the same one.
+    if let Some(restored) = restored.filter(|_| is_holder)
+        && let Some(theirs) = observer.origin().await
     {
-        compare(restored, theirs)?;
+        compare(restored, theirs.snapshot)?;
+        if restored.stream.is_some_and(|ours| ours != theirs.stream) {
+            return Err(JoinError::RestoredAgain { name: cluster.server.name.clone() });
+        }
     }
     // The first answer may come over the route to another member than this one, whose process is heard only
     // once the observing server has a route to its server, too.
@@ -202,14 +268,49 @@ async fn ask(
     Ok(())
 }
 
+/// The servers that a restored member meets before its first start, and the members that it expects.
+struct Meeting<'a> {
+    servers: &'a ConnectedServers,
+    listed: &'a Members,
+}
+
+impl Meeting<'_> {
+    /// The members in the tags of the servers that are connected. NATS has their names in lower case.
+    async fn members(&self, tag: &str) -> BTreeSet<String> {
+        let tags = self.servers.tags(PING_TIMEOUT).await;
+        tags.iter().filter_map(|found| found.strip_prefix(tag)).map(str::to_owned).collect()
+    }
+
+    /// Refuses a cluster in which a member is that this one does not expect. The servers of members with data
+    /// of different restores would make one cluster of two.
+    async fn check(&self) -> Result<(), JoinError> {
+        let listed: BTreeSet<_> = self.listed.keys().map(|name| name.to_lowercase()).collect();
+        let connected = [self.members(MEMBER_TAG).await, self.members(OBSERVER_TAG).await];
+        match connected.into_iter().flatten().find(|name| !listed.contains(name)) {
+            None => Ok(()),
+            Some(other) => {
+                let ours = self.listed.keys().cloned().collect::<Vec<_>>().join(",");
+                Err(JoinError::OtherList { ours, other })
+            }
+        }
+    }
+}
+
 /// Waits until the members serve that have the restored data. Compares their snapshot with this member's.
-async fn await_restored(observer: &Observer, restored: &Restored) -> Result<(), JoinError> {
+async fn await_restored(
+    observer: &Observer,
+    restored: &Restored,
+    meeting: Option<&Meeting<'_>>,
+) -> Result<(), JoinError> {
     let mut reported: Option<Instant> = None;
     loop {
+        if let Some(meeting) = meeting {
+            meeting.check().await?;
+        }
         if observer.members().await.is_some()
-            && let Some(theirs) = observer.restored_snapshot().await
+            && let Some(theirs) = observer.origin().await
         {
-            return compare(restored, theirs);
+            return compare(restored, theirs.snapshot);
         }
         if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
             reported = Some(Instant::now());

@@ -4,6 +4,7 @@ mod announce;
 mod elastic;
 mod join;
 mod membership;
+mod migration;
 mod notify;
 mod services;
 mod shutdown;
@@ -60,6 +61,9 @@ pub enum ServeError {
     /// The kind of tokens, or their keys.
     #[error("--auth-token: {0}")]
     Token(#[from] auth::TokenError),
+    /// The store could not be migrated.
+    #[error(transparent)]
+    Migrate(Box<dyn std::error::Error + Send + Sync>),
     /// The process itself.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
@@ -119,9 +123,10 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         stop.cancel();
     });
     let started = tokio::select! {
-        started = start(&settings, &stage, &shutdown) => started?,
-        // All parts stop as they are dropped; no client has been served yet.
-        () = signalled.cancelled() => {
+        started = start(&settings, &stage, &signalled, &shutdown) => started?,
+        // All parts stop as they are dropped; no client has been served yet. A migration ends by itself, so
+        // that no source stays fenced without a copy.
+        () = signalled.cancelled(), if settings.migrates_from.is_empty() => {
             shutdown.cancel();
             return Ok(());
         }

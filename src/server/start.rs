@@ -1,6 +1,7 @@
 //! The start: nats-server, the engine, and the services over it.
 
 use super::elastic::Elastic;
+use super::migration::Migration;
 use super::services::services;
 use super::{MESSAGE_OVERHEAD_BYTES, ServeError, join, membership, notify};
 use crate::api::call::RequireLeader;
@@ -48,6 +49,7 @@ pub(super) struct Started {
 pub(super) async fn start(
     settings: &ServerSettings,
     stage: &watch::Sender<Stage>,
+    signalled: &CancellationToken,
     shutdown: &CancellationToken,
 ) -> Result<Option<Started>, ServeError> {
     let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
@@ -55,6 +57,11 @@ pub(super) async fn start(
     let begun = Instant::now();
     starting("starting nats-server".into());
     let storage = start_storage(settings, &starting).await?;
+    let mut migration = None;
+    if !settings.migrates_from.is_empty() {
+        starting("copying the store of --from".into());
+        migration = Some(Migration::begin(settings, &storage, signalled.clone()).await?);
+    }
     starting("connecting to NATS".into());
     let nats = storage.nats.clone();
     let engine_settings = engine_settings(settings, storage, auth);
@@ -68,33 +75,57 @@ pub(super) async fn start(
         tokio::spawn(membership::keep_record(engine, member.id, data_dir, stop));
     }
     let error = tokio::select! {
-        () = loaded(&engine, &member, begun, &starting) => {
-            let (endpoints, snapshots) = endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
-            // All at once: a client that has been served must not get the response of a server that starts.
-            stage.send_replace(Stage::Ready(endpoints));
-            tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
-            notify::ready(shutdown);
-            return Ok(Some(Started { engine, nats, snapshots }));
-        }
+        served = served(migration, &engine, loaded(&engine, &member, begun, &starting)) => match served {
+            Ok(()) => {
+                let (endpoints, snapshots) =
+                    endpoints(settings, &engine, nats.as_ref(), member.id, published, shutdown);
+                // All at once: a client that has been served must not get the response of a server that
+                // starts.
+                stage.send_replace(Stage::Ready(endpoints));
+                tracing::info!(revision = %engine.reader().revision(), "ready to serve client requests");
+                notify::ready(shutdown);
+                return Ok(Some(Started { engine, nats, snapshots }));
+            }
+            Err(error) => Some(error),
+        },
         () = engine.removed() => {
             engine.await_sole_member().await;
             None
         }
-        error = engine.failed() => Some(error),
+        error = engine.failed() => Some(error.into()),
     };
     engine.stop();
     if let Some(nats) = nats {
         nats.stop().await?;
     }
-    error.map_or(Ok(None), |error| Err(error.into()))
+    error.map_or(Ok(None), Err)
+}
+
+/// Waits until a migration has ended, and all is loaded.
+async fn served(
+    migration: Option<Migration>,
+    engine: &Engine,
+    loaded: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let migrated = async {
+        match migration {
+            Some(migration) => migration.ended(engine).await,
+            None => Ok(()),
+        }
+    };
+    let loaded = async {
+        loaded.await;
+        Ok(())
+    };
+    tokio::try_join!(migrated, loaded).map(|_| ())
 }
 
 /// The NATS that keeps the log.
-struct LogStorage {
+pub(super) struct LogStorage {
     /// The embedded server, if there is one.
     nats: Option<Arc<NatsServer>>,
-    endpoint: Endpoint,
-    store_dir: Option<PathBuf>,
+    pub(super) endpoint: Endpoint,
+    pub(super) store_dir: Option<PathBuf>,
     durability: Level,
 }
 
@@ -195,6 +226,7 @@ fn engine_settings(
         heartbeat_interval: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,
+        is_being_filled: !settings.migrates_from.is_empty(),
         auth,
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum S3UrlError {
     Bucket,
     #[error("{0}; give s3://BUCKET/PREFIX")]
     Path(String),
+    #[error("names no object: give s3://BUCKET/NAME, such as s3://backups/cluster-1/backup.db")]
+    Object,
     #[error("the variable AWS_ENDPOINT_URL is {0}, which is no URL: give one such as http://minio:9000")]
     Endpoint(String),
     #[error("the variable {given} is set and {missing} is not: set both")]
@@ -64,6 +66,8 @@ pub(crate) enum S3UrlError {
 pub(crate) enum S3Error {
     #[error("{url}: there is no such bucket at the endpoint: make it, or name another one")]
     NoBucket { url: String },
+    #[error("{url}: there is no such object in the bucket: name one that is there")]
+    NoObject { url: String },
     #[error("{url}: the credentials of AWS' variables do not permit it ({})", one_line(.source))]
     Denied { url: String, source: object_store::Error },
     #[error("{url}: {}", one_line(.source))]
@@ -76,9 +80,23 @@ pub(crate) enum S3Error {
     File(#[from] FileError),
 }
 
-/// The text of an error, which may have a page of XML in it.
+/// The text of an error in one line. Of a page of XML it has S3's code and message alone.
 fn one_line(error: &object_store::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    plain(&error.to_string())
+}
+
+fn plain(text: &str) -> String {
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once(&format!("</{name}>"))?.0)
+    };
+    let begin = text.find("<?xml").or_else(|| text.find("<Error>"));
+    let text = match (begin, element("Code")) {
+        (Some(_), Some(code)) => format!("{code}: {}", element("Message").unwrap_or_default()),
+        (Some(begin), None) => text[..begin].to_owned(),
+        (None, _) => text.to_owned(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a place is meant as a URL.
@@ -134,6 +152,15 @@ impl S3 {
         let store = builder.with_bucket_name(bucket).build();
         let store = store.map_err(|error| S3UrlError::Variables(error.to_string()))?;
         Ok(S3 { bucket: bucket.to_owned(), store, path })
+    }
+
+    /// The object of a URL, as [`Self::new`].
+    ///
+    /// # Errors
+    /// [`S3UrlError`].
+    pub(crate) fn object(url: &str, variables: &BTreeMap<String, String>) -> Result<S3, S3UrlError> {
+        let object = S3::new(url, variables)?;
+        if object.path.is_root() { Err(S3UrlError::Object) } else { Ok(object) }
     }
 
     /// The object with a name below this place.
@@ -197,7 +224,14 @@ impl S3 {
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let failed = |error| E::from(self.failed(error));
-        let size = self.store.head(&self.path).await.map_err(failed)?.size;
+        let size = match self.store.head(&self.path).await {
+            // The response has no text. That of a list names a bucket that is missing.
+            Err(object_store::Error::NotFound { .. }) => {
+                self.store.list_with_delimiter(Some(&self.path)).await.map_err(failed)?;
+                return Err(S3Error::NoObject { url: self.to_string() }.into());
+            }
+            head => head.map_err(failed)?.size,
+        };
         let mut from = 0;
         while from < size {
             let to = size.min(from + PART);
@@ -409,6 +443,15 @@ mod tests {
         assert!(!checked(&[&content]));
         assert!(!checked(&[&content[1..], &[8], &sum]));
         assert!(!checked(&[&ring_digest(&[])]));
+    }
+
+    #[test]
+    fn a_page_of_xml_becomes_one_line() {
+        let page = "Error performing PUT http://minio:9000/b/a: 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>\
+                    SignatureDoesNotMatch</Code><Message>The signature\n differs.</Message></Error>";
+        assert_eq!(plain(page), "SignatureDoesNotMatch: The signature differs.");
+        assert_eq!(plain("404: <?xml?><html>"), "404:");
+        assert_eq!(plain("timed  out"), "timed out");
     }
 
     fn ring_digest(bytes: &[u8]) -> Vec<u8> {

@@ -24,6 +24,7 @@ type apiserver struct {
 	// The last one that was started.
 	*process
 
+	config     *rest.Config
 	client     *kubernetes.Clientset
 	dynamic    *dynamic.DynamicClient
 	extensions *apiextensions.Clientset
@@ -66,6 +67,10 @@ func (s *stack) startAPIServer(ctx context.Context, a *apiserver) error {
 		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
 		fmt.Sprintf("--event-ttl=%s", eventTTL), fmt.Sprintf("--etcd-compaction-interval=%s", compactionInterval),
 	)
+	if s.options.migrate {
+		// A watch cache begins with the start of its apiserver, so that clients with an earlier revision list anew.
+		args = append(args, "--watch-cache=false")
+	}
 	var err error
 	a.process, err = start(s.dir, a.file, []string{"KUBE_WATCHCACHE_CONSISTENCY_CHECKER=true"},
 		s.options.program("kube-apiserver"), args...)
@@ -80,6 +85,7 @@ func (s *stack) startAPIServer(ctx context.Context, a *apiserver) error {
 			CAFile: s.certificates(a) + "/apiserver.crt",
 		},
 	}
+	a.config = config
 	return until(ctx, 2*time.Minute, a.file+" is ready", func(ctx context.Context) error {
 		if !a.running() {
 			return fmt.Errorf("it has ended: %v", a.err)

@@ -36,6 +36,7 @@ type options struct {
 	natsServer  string
 	jetwayFlags []string
 	kubeadm     bool
+	migrate     bool
 	members     int
 	apiservers  int
 	rounds      int
@@ -76,6 +77,9 @@ var steps = []step{
 	{"a new apiserver", newAPIServer},
 }
 
+// The step of a move from etcd to jetway.
+var moveSteps = []step{{"a move to jetway", moved}}
+
 // The steps of more than one apiserver.
 var nodeSteps = []step{{"kills of nodes", nodeKills}}
 
@@ -89,6 +93,7 @@ func main() {
 	flag.StringVar(&o.natsServer, "nats-server", "target/peers/bin/nats-server", "path of the nats-server that jetway embeds")
 	flag.StringVar(&jetwayFlags, "jetway-flags", "", "more flags for jetway, separated by spaces")
 	flag.BoolVar(&o.kubeadm, "kubeadm", false, "start the storage with kubeadm's command line for etcd, over mutual TLS, jetway by a link named etcd")
+	flag.BoolVar(&o.migrate, "migrate", false, "with --backend etcd: move to jetway under a load, and restart the apiserver on it; its informers must not list anew")
 	flag.IntVar(&o.members, "members", 1, "number of members of the storage: 1, or 3 to 5 that form a cluster, of which the crashes end one at a time")
 	flag.IntVar(&o.apiservers, "apiservers", 1, "number of kube-apiservers: 1 over all members, or as many as members, each on its own, to kill one node's storage after the other")
 	flag.IntVar(&o.rounds, "rounds", 5, "number of kills with more than one kube-apiserver")
@@ -105,6 +110,10 @@ func main() {
 	}
 	if o.apiservers != 1 && o.apiservers != o.members {
 		fmt.Printf("FAILED: --apiservers %d: give 1, or the number of --members (%d)\n", o.apiservers, o.members)
+		os.Exit(1)
+	}
+	if o.migrate && (o.backend != "etcd" || o.members != 1 || o.kubeadm) {
+		fmt.Println("FAILED: --migrate: give --backend etcd (BACKEND=etcd), one member, and no --kubeadm")
 		os.Exit(1)
 	}
 	if o.rounds < 1 {
@@ -184,6 +193,9 @@ func run(ctx context.Context, o options) (err error) {
 	chosen := steps
 	if o.apiservers > 1 {
 		chosen = nodeSteps
+	}
+	if o.migrate {
+		chosen = moveSteps
 	}
 	for i, step := range chosen {
 		needed := slices.Contains([]string{"namespaces", "2,000 objects"}, step.name)

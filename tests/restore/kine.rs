@@ -197,9 +197,14 @@ async fn a_kine_that_is_written_to_is_no_end() {
     writer.await.unwrap();
     assert!(target.try_restart().await.is_err());
     assert!(target.log().contains("run the same command once more"), "{}", target.log());
-    let (status, output) =
-        Migration::begin(&["--from", &from, "--data-dir", &data, "--switch-over"]).ended().await;
-    assert!(status.success() && output.contains("stop its writers"), "{output}");
+    // The process that migrates serves, too.
+    target.set_command(&["migrate", "--from", &from, "--switch-over", "--serve"]);
+    target.begin();
+    target.is_up().await;
+    assert!(target.log().contains("stop its writers"), "{}", target.log());
+    assert_eq!(objects(&target.client().await).await, objects(&client).await);
+    target.kill9();
+    target.set_command(&[]);
     restarted(target, &client).await;
 }
 

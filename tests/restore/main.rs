@@ -6,10 +6,15 @@
 mod cluster;
 mod content;
 mod interrupted;
+mod killed;
 mod kine;
 mod leases;
+mod ledger;
+mod live;
 mod migrate;
 mod migrate_cluster;
+mod mixed_lists;
 mod point_in_time;
 mod refusals;
 mod s3;
+mod served;

@@ -7,6 +7,7 @@ use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 use support::client::*;
 use support::nats::Nats;
+use support::s3::S3Server;
 use support::server::{Launch, Server, Target, jetway, signal, spawn};
 use support::snapshot::{QUICK, keys, same_history, text};
 use support::{eventually, within};
@@ -27,7 +28,7 @@ impl Migration {
         Self { child: spawn(command).unwrap(), folder }
     }
 
-    fn output(&self) -> String {
+    pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
     }
 
@@ -215,6 +216,43 @@ async fn a_migration_that_is_killed_begins_anew() {
     client.put("k/1", "the source writes again").await;
     let (status, output) = Migration::begin(&args).ended().await;
     assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
+}
+
+/// Before anything is fetched, and without a change.
+#[tokio::test]
+async fn a_store_in_use_is_refused_before_the_source_is_read() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    source.client().await.put("a", "1").await;
+    let mut target = Server::launch(Target::Jetway, &[]).await;
+    target.client().await.put("b", "1").await;
+    target.stop().await;
+    let nats = Nats::start().await;
+    let (from, to, data) = (source.endpoint(), nats.endpoint(), target.dir().join("data"));
+    let other = Server::launch(Target::Jetway, &["--endpoint", &to]).await;
+    for place in [["--data-dir", text(&data)], ["--endpoint", &to]] {
+        let args = [&["--from", &from, "--switch-over"][..], &place].concat();
+        let (status, output) = Migration::begin(&args).ended().await;
+        assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
+        assert!(!output.contains("receiving the snapshot"), "{output}");
+    }
+    other.client().await.put("b", "2").await;
+    target.set_command(&["migrate", "--from", &from, "--switch-over", "--serve"]);
+    assert!(!target.ends().await.success());
+    assert!(target.log().contains("a restore needs an empty bucket"), "{}", target.log());
+    target.set_command(&[]);
+    target.restart().await;
+    assert_eq!(target.client().await.get("b").await.unwrap().count, 1);
+    source.client().await.put("a", "not fenced").await;
+}
+
+#[tokio::test]
+async fn a_source_that_is_no_etcd_is_named() {
+    let s3 = S3Server::start().await;
+    let from = format!("http://{}", s3.address());
+    let (_target, data) = empty();
+    let (status, output) = Migration::begin(&["--from", &from, "--data-dir", &data]).ended().await;
+    assert!(!status.success() && output.contains(&format!("--from {from}: ")), "{output}");
+    assert!(output.contains("If an etcd, a jetway or a kine serves there"), "{output}");
 }
 
 #[tokio::test]

@@ -62,6 +62,7 @@ async fn is_restored_to_any_revision(source: Target) {
     let ended = format!("ends at revision {end}, and --to-revision {behind} is behind that");
     is_refused(&path, &["--to-revision", &behind], &[&ended, "restore a later snapshot"]).await;
     is_refused(&path, &["--to-revision", "0"], &["--to-revision", "0 is not in 1.."]).await;
+    is_refused(&path, &["--to-revision", "-1"], &["--to-revision", "-1 is not in 1.."]).await;
 }
 
 #[tokio::test]

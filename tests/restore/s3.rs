@@ -58,8 +58,15 @@ async fn objects_that_are_no_snapshots_are_refused() {
     let url = format!("s3://{BUCKET}/a.db");
     let data = server.dir().join("restored");
     let restore = ["restore", &url, "--data-dir", text(&data)];
-    fails(&s3, &restore, &[&url, "404"]).await;
-    fails(&s3, &["snapshot", "status", &url], &[&url, "404"]).await;
+    fails(&s3, &restore, &[&url, "no such object"]).await;
+    fails(&s3, &["snapshot", "status", &url], &[&url, "no such object"]).await;
+    let elsewhere = "s3://no-such-bucket/a.db";
+    fails(&s3, &["restore", elsewhere], &[elsewhere, "no such bucket"]).await;
+    let bucket = format!("s3://{BUCKET}");
+    for args in [&["restore", &bucket][..], &["snapshot", "status", &bucket], &["snapshot", "save", &bucket]]
+    {
+        fails(&s3, args, &[&bucket, "names no object", "s3://BUCKET/NAME"]).await;
+    }
     fails(&s3, &["snapshot", "status", "gs://b/a"], &["gs://b/a", "s3://BUCKET"]).await;
     fails(&s3, &["restore", "s3://"], &["s3://: names no bucket"]).await;
     runs(&s3, &["snapshot", "save", &url, "--endpoints", &server.endpoint()]).await;
@@ -70,6 +77,21 @@ async fn objects_that_are_no_snapshots_are_refused() {
     fails(&s3, &restore, &[&url, "SHA-256"]).await;
     fails(&s3, &["snapshot", "status", &url], &[&url, "SHA-256"]).await;
     assert!(!data.join("nats").exists());
+}
+
+/// S3 answers with a page of XML.
+#[tokio::test]
+async fn a_wrong_secret_is_reported_in_one_line() {
+    let s3 = S3Server::start().await;
+    let server = Server::launch(Target::Jetway, &QUICK).await;
+    let url = format!("s3://{BUCKET}/a.db");
+    let mut command = Command::new(jetway());
+    command.args(["snapshot", "save", &url, "--endpoints", &server.endpoint()]);
+    command.envs(s3.variables()).env("AWS_SECRET_ACCESS_KEY", "another");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("SignatureDoesNotMatch"), "{told}");
+    assert!(told.contains(&url) && !told.contains('<') && told.lines().count() == 1, "{told}");
 }
 
 /// A save that fails leaves neither an object nor parts of one, and an older object as it is.

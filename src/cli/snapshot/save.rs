@@ -107,7 +107,7 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
     let timeout = flags.duration("command-timeout")?;
     let file = matches.get_one::<String>("file").expect("clap requires it");
     let place = if is_url(file) {
-        let object = S3::new(file, &aws(&texts(environment.iter().cloned())));
+        let object = S3::object(file, &aws(&texts(environment.iter().cloned())));
         Place::S3(object.map_err(|reason| SaveError::Url { file: file.clone(), reason })?)
     } else {
         Place::File(file.into())

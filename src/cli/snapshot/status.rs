@@ -73,7 +73,7 @@ fn open(file: &str, environment: &Environment) -> Result<(File, PathBuf), Status
         let opened = File::open(file).map_err(|source| FileError::Io { path: file.into(), source });
         return Ok((opened.map_err(StatusError::from)?, file.into()));
     }
-    let object = S3::new(file, &aws(&texts(environment.iter().cloned())));
+    let object = S3::object(file, &aws(&texts(environment.iter().cloned())));
     let object = object.map_err(|reason| StatusCommandError::Url { file: file.to_owned(), reason })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     Ok(runtime.map_err(StatusCommandError::Runtime)?.block_on(download(&object))?)

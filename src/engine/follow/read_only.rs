@@ -1,5 +1,5 @@
-//! Following without a writer in reach: on a mirror, whose writer writes to another stream, and behind a
-//! fence.
+//! Following without a writer in reach: on a mirror, whose writer writes to another stream, behind a fence,
+//! and while a migration fills the stream.
 
 use super::Following;
 use crate::engine::node::{Node, NodeError};
@@ -24,6 +24,14 @@ impl Node {
     ) -> Result<(), NodeError> {
         // From a promotion on any instance may write, and none did before.
         following.is_writer_gone = true;
+        if reason == ReadOnly::Unfinished {
+            self.status.set_no_leader(reason.to_string());
+            // All until now is loaded at once, so that the rest takes no time.
+            if following.is_caught_up && self.chain.is_whole() && self.chain.epoch() > Epoch(0) {
+                self.loaded().await?;
+            }
+            return Ok(());
+        }
         let is_mirror = matches!(reason, ReadOnly::Mirror { .. });
         if self.is_ready {
             match self.epoch.as_ref().filter(|_| is_mirror && self.hears_of_origin()) {

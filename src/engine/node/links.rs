@@ -2,8 +2,9 @@
 
 use super::Node;
 use crate::applier::Members;
+use crate::engine::StartError;
 use crate::engine::duplicate::DuplicateCheck;
-use crate::engine::{StartError, join};
+use crate::engine::join::{self, Origin};
 use crate::log::{Incoming, Log, Messenger, OpenError, Serving};
 use crate::record::Member;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ impl PeerLinks {
         let answering_newcomers = match members {
             Some(members) => {
                 let snapshot = log.restored_snapshot().await.map_err(OpenError::from)?;
-                Some(join::answer(&messenger, members, snapshot).await?)
+                let origin = Origin { snapshot, stream: log.facts().cluster_id };
+                Some(join::answer(&messenger, members, &origin).await?)
             }
             None => None,
         };

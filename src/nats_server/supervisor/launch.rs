@@ -23,7 +23,7 @@ pub(super) async fn bring_up(
     const REPORT: Duration = Duration::from_secs(5);
     // A member that knows of others waits for them, and not for this connection.
     let anchor = match &plan.cluster {
-        Some(_) if plan.members.len() == 1 && !plan.settings.is_observer => {
+        Some(_) if plan.members.len() == 1 && !plan.settings.is_observer() => {
             Some(anchor::free_port().await.map_err(Error::Anchor)?)
         }
         _ => None,
@@ -34,7 +34,7 @@ pub(super) async fn bring_up(
     let mut report = tokio::time::interval_at(tokio::time::Instant::now() + REPORT, REPORT);
     let pid = child.pid();
     let tail = child.tail().clone();
-    let serving = ready(plan.data_dir.path(), pid, plan.settings.is_observer);
+    let serving = ready(plan.data_dir.path(), pid, plan.settings.is_observer());
     tokio::pin!(serving);
     loop {
         let timeout = plan.settings.ready_timeout.saturating_sub(started.elapsed());

@@ -201,12 +201,12 @@ async fn prepare<'a>(
     let data_dir = data_dir.insert(DataDir::open(&settings.data_dir)?);
     let binary = found.unpacked(data_dir.path()).await?;
     let mode = if settings.cluster.is_some() { Mode::Clustered } else { Mode::Standalone };
-    if !settings.is_observer {
+    if !settings.is_observer() {
         data_dir.claim_mode(mode)?;
         conversion::settle(data_dir, mode)?;
     }
     let (member_id, members) = match &settings.cluster {
-        Some(cluster) if settings.is_observer => (None, cluster::observe(data_dir, cluster)?),
+        Some(cluster) if settings.is_observer() => (None, cluster::observe(data_dir, cluster)?),
         Some(cluster) => cluster::claim(data_dir, cluster).map(|(id, members)| (Some(id), members))?,
         None => (None, Members::new()),
     };
@@ -218,7 +218,7 @@ async fn prepare<'a>(
 fn log_ready(plan: &Plan<'_>, outputs: &Outputs, port: u16, down: Option<Instant>) {
     let (pid, restarts) = (outputs.vitals.pid(), outputs.vitals.restarts());
     match down {
-        None if plan.settings.is_observer => {
+        None if plan.settings.is_observer() => {
             tracing::info!(pid, "looking for the members of the cluster, with a nats-server of no JetStream");
         }
         None => {

@@ -74,6 +74,8 @@ pub struct Server {
     target: Target,
     /// Another program than the target's own.
     program: Option<PathBuf>,
+    /// A command in the place of serving, and its flags.
+    command: Vec<String>,
     args: Vec<String>,
     also_on: Vec<String>,
     descriptors: Option<u64>,
@@ -159,6 +161,7 @@ impl Server {
             also_on: owned(launch.also_on),
             descriptors: launch.descriptors,
             program: None,
+            command: Vec::new(),
             variables: launch
                 .variables
                 .iter()
@@ -281,6 +284,11 @@ impl Server {
         self.kill9();
     }
 
+    /// Whether it was started, and neither killed nor awaited.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// How the process has ended by itself, if it has.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().expect("it was started").try_wait().unwrap()
@@ -324,6 +332,11 @@ impl Server {
         served
     }
 
+    /// The next starts run this command with the flags of a server.
+    pub fn set_command(&mut self, command: &[&str]) {
+        self.command = command.iter().map(ToString::to_string).collect();
+    }
+
     /// Replaces the flags of the next start.
     pub fn set_args(&mut self, args: &[&str]) {
         self.args = args.iter().map(ToString::to_string).collect();
@@ -351,6 +364,7 @@ impl Server {
         let mut listen = self.also_on.clone();
         listen.insert(0, self.endpoint());
         command
+            .args(&self.command)
             .args(["--listen-client-urls", &listen.join(","), "--advertise-client-urls", &self.endpoint()])
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
