@@ -188,7 +188,11 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery:: --skip in_jetway
+		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk
+
+.PHONY: slow-disk
+slow-disk: $(TEST_PEERS) | $(CARGO) ## make the disk of one of three members slow under load, in ROUNDS (as root, with FUSE)
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster slow_disk -- --ignored --nocapture --test-threads 1
 
 # A folder of its own, so that no other target ever meets this program. Its debug assertions would end it, and
 # the record of its clients has to show the fault.

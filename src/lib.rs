@@ -98,6 +98,7 @@
 //!    starts it as the only server of a cluster. The instance follows and writes again, as after any restart.
 //! 4. The reconciler of the servers (`engine::server_group`) gives the stream more copies as members come.
 //!    With one copy this process syncs the files; with more each server syncs its own.
+//! 5. A new member loads the log at a pace (`engine::follow::pace`), which leaves time to the writer.
 //!
 //! The way back begins before a removal that leaves one member: the stream has its only copy there first.
 //! Then nats-server is started by itself, and the instance keeps the log alone from its next epoch on.

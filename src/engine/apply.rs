@@ -75,6 +75,13 @@ pub(super) enum Entry {
     Stop(oneshot::Sender<()>),
 }
 
+impl Entry {
+    /// Whether it may change the published state.
+    fn shows(&self) -> bool {
+        !matches!(self, Entry::Complete(_) | Entry::Barrier(..) | Entry::Void(_) | Entry::Compare(..))
+    }
+}
+
 /// A message of the thread to the node.
 #[derive(Debug)]
 pub(super) enum Report {
@@ -165,6 +172,8 @@ impl Task {
             if self.state.is_loaded && self.sync(newest(&entries)).await.is_err() {
                 return;
             }
+            // Reads of a quiet store come with barriers alone, which show nothing new.
+            let shows = entries.is_empty() || entries.iter().any(Entry::shows);
             for entry in entries.drain(..) {
                 match self.take(entry).await {
                     Ok(()) => {}
@@ -181,7 +190,10 @@ impl Task {
                 }
             }
             if self.state.is_loaded && !self.state.is_damaged {
-                self.publish();
+                if shows {
+                    self.publish();
+                }
+                self.answer();
                 self.sweep();
             }
         }
@@ -411,6 +423,10 @@ impl Task {
         }
         self.applier.publish();
         self.published.notify_one();
+    }
+
+    /// Answers the calls whose answers are visible now.
+    fn answer(&mut self) {
         if !self.state.waiters.is_empty() {
             let state = self.reader.snapshot();
             for waiter in self.state.waiters.drain(..) {

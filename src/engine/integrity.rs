@@ -11,6 +11,7 @@
 
 use super::Calls;
 use super::apply::Entry;
+use super::damaged_copies::DamagedCopies;
 use super::failure::{DataError, Failure, Loss};
 use super::mode::Mode;
 use super::proposal::Proposal;
@@ -35,6 +36,7 @@ pub(super) struct Integrity {
     pub(super) entries: mpsc::Sender<Entry>,
     pub(super) status: Arc<Status>,
     pub(super) mode: Arc<Mode>,
+    pub(super) damaged_copies: Arc<DamagedCopies>,
     pub(super) failure: Failure,
     pub(super) stop: CancellationToken,
 }
@@ -131,7 +133,10 @@ impl Integrity {
                         Err(_) => continue,
                     }
                     if let (Some(lost), _) = self.lacking(&present).await {
-                        return Loss::Message(lost);
+                        if !self.mode.is_in_cluster() || !self.damaged_copies.leave(&self.log, lost).await {
+                            return Loss::Message(lost);
+                        }
+                        known = None;
                     }
                 }
             }

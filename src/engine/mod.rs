@@ -35,6 +35,7 @@ mod calls;
 mod changes;
 mod compactor;
 mod counters;
+mod damaged_copies;
 mod duplicate;
 mod failure;
 mod follow;

@@ -49,6 +49,8 @@ pub(crate) struct EngineSettings {
     pub system: Option<Auth>,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,
+    /// Whether this member has never been in its cluster, so that no client waits for it.
+    pub is_joining: bool,
     /// The time between two heartbeats of the writer.
     pub heartbeat_interval: Duration,
     /// Silence of the writer after which another instance takes over.

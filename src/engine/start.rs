@@ -15,6 +15,7 @@ use super::{Counters, Engine, EngineSettings, MarkError, mark};
 use crate::applier::{Applier, Tables};
 use crate::core::{self, Reader};
 use crate::durability::{Gate, RewriteLock, StreamFiles};
+use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::failure::{Failure, NameTaken};
 use crate::engine::hash::HashCache;
 use crate::engine::mode::Mode;
@@ -74,6 +75,7 @@ struct Shared {
     status: Arc<Status>,
     mode: Arc<Mode>,
     one_copy: Arc<OneCopy>,
+    damaged_copies: Arc<DamagedCopies>,
     space: Arc<Space>,
     hashes: Arc<HashCache>,
     failure: Failure,
@@ -209,6 +211,7 @@ impl Shared {
             counters,
             mode: Arc::new(mode),
             one_copy: Arc::default(),
+            damaged_copies: Arc::default(),
             space: Arc::new(space),
             hashes: Arc::default(),
             failure: watch::Sender::new(None),
@@ -291,6 +294,7 @@ impl Shared {
             entries,
             status: Arc::clone(&self.status),
             mode: Arc::clone(&self.mode),
+            damaged_copies: Arc::clone(&self.damaged_copies),
             failure: self.failure.clone(),
             stop: self.stop.clone(),
         };
@@ -342,6 +346,7 @@ impl Shared {
             status: Arc::clone(&self.status),
             mode: Arc::clone(&self.mode),
             one_copy: Arc::clone(&self.one_copy),
+            damaged_copies: Arc::clone(&self.damaged_copies),
             commands,
             stop: self.stop.clone(),
         };
@@ -364,6 +369,7 @@ impl Shared {
                 member: settings.member.clone(),
                 founders: settings.founders.clone().unwrap_or_default(),
                 change_rules: settings.change_rules,
+                is_joining: settings.is_joining,
                 heartbeat_interval: settings.heartbeat_interval,
                 election_timeout: settings.election_timeout,
                 reads: settings.linearizable_reads,
@@ -373,6 +379,7 @@ impl Shared {
             },
             mode: Arc::clone(&self.mode),
             one_copy: Arc::clone(&self.one_copy),
+            damaged_copies: Arc::clone(&self.damaged_copies),
             start: self.start,
             counter: 0,
             new_calls: channels.new_calls,

@@ -5,6 +5,7 @@
 //! The writer moves the leader to the server that it is connected to, and appends nothing meanwhile: a message
 //! on its way to a leader that steps down is not answered, and the writer then needs another epoch.
 
+use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
@@ -35,6 +36,7 @@ pub(super) struct StreamLeader {
     pub(super) status: Arc<Status>,
     pub(super) mode: Arc<Mode>,
     pub(super) one_copy: Arc<OneCopy>,
+    pub(super) damaged_copies: Arc<DamagedCopies>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) stop: CancellationToken,
 }
@@ -79,6 +81,9 @@ impl StreamLeader {
     /// Whether this instance writes, and another server leads the stream, of which this one has a copy.
     async fn is_led_elsewhere(&self) -> bool {
         let is_group = !self.mode.is_alone() && !self.mode.is_moving() && self.log.copies() > 1;
+        if self.damaged_copies.is_on(&self.log.server_name()) {
+            return false;
+        }
         if !is_group || !self.status.is_writer() || self.one_copy.requested_server().is_some() {
             return false;
         }

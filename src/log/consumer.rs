@@ -112,7 +112,8 @@ struct Created {
 
 impl Consumer {
     /// Makes a consumer of the messages behind `after`, or of those with the subject `filter`. `first` is the
-    /// number of the endpoint's server to try first.
+    /// number of the endpoint's server to try first. With a pace so many bytes a second are delivered, behind
+    /// a burst as large as the largest message.
     ///
     /// # Errors
     /// [`ConsumeError`]; a later try may succeed.
@@ -123,6 +124,7 @@ impl Consumer {
         (stream, prefix): (&str, &str),
         after: Sequence,
         filter: Option<&str>,
+        pace: Option<u64>,
     ) -> Result<Consumer, ConsumeError> {
         let inbox = api.new_inbox();
         let wire = Wire::open(endpoint, first, Some(&inbox), BUFFER_BYTES).await?;
@@ -144,6 +146,9 @@ impl Consumer {
         });
         if let Some(filter) = filter {
             config["filter_subject"] = filter.into();
+        }
+        if let Some(bytes) = pace {
+            config["rate_limit_bps"] = (8 * bytes).into();
         }
         let created = if is_direct {
             let mut direct = config.clone();

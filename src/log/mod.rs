@@ -219,13 +219,13 @@ impl Log {
         Ok(highest.map(|(trim, floor)| (TrimPoint { loss: last_loss, ..trim }, floor)))
     }
 
-    /// A consumer of everything behind a sequence.
+    /// A consumer of everything behind a sequence, with a pace in bytes a second where there is one.
     ///
     /// # Errors
     /// [`ConsumeError`].
-    pub async fn consume(&self, after: Sequence) -> Result<Consumer, ConsumeError> {
+    pub async fn consume(&self, after: Sequence, pace: Option<u64>) -> Result<Consumer, ConsumeError> {
         let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
-        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, None).await
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, None, pace).await
     }
 
     /// A consumer of the epoch records behind a sequence.
@@ -235,7 +235,8 @@ impl Log {
     pub async fn consume_epochs(&self, after: Sequence) -> Result<Consumer, ConsumeError> {
         let names = (self.bucket.stream.as_str(), self.bucket.prefix.as_str());
         let filter = format!("{}{}", self.bucket.prefix, codec::epoch_subject());
-        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, Some(&filter)).await
+        Consumer::open(&self.endpoint, self.first_server(), &self.api, names, after, Some(&filter), None)
+            .await
     }
 
     /// A pipeline that appends behind a sequence.

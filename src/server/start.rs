@@ -189,11 +189,15 @@ fn engine_settings(
     auth: auth::AuthSettings,
 ) -> engine::EngineSettings {
     let LogStorage { nats, endpoint, store_dir, durability } = storage;
-    let (cluster, sole_id) = match &settings.storage {
+    let (cluster, sole_id, is_joining) = match &settings.storage {
         Storage::Embedded { cluster, data_dir, .. } => {
-            (cluster.as_deref(), nats_server::sole_member_id(data_dir))
+            // Clients wait for each member of a cluster that was made anew of a snapshot.
+            let is_joining = cluster.is_some()
+                && !nats_server::has_joined(data_dir)
+                && nats_server::restored(data_dir).is_none();
+            (cluster.as_deref(), nats_server::sole_member_id(data_dir), is_joining)
         }
-        Storage::External(_) => (None, None),
+        Storage::External(_) => (None, None, false),
     };
     let mut member = membership::own(settings, nats.as_deref());
     member.id = sole_id.unwrap_or(member.id);
@@ -218,6 +222,7 @@ fn engine_settings(
             is_strict: settings.strict_reconfig_check,
             max_learners: settings.max_learners,
         },
+        is_joining,
         heartbeat_interval: settings.heartbeat_interval,
         election_timeout: settings.election_timeout,
         accepts_loss: settings.accept_data_loss,

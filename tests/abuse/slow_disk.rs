@@ -1,8 +1,6 @@
 //! A disk that needs long for each sync.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -11,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use support::client::put;
 use support::lease::KeepAlive;
+use support::preload::library;
 use support::server::{Launch, Server, Target};
 
 /// Delays each `fsync` and `fdatasync` of a program that is linked with the C library, as jetway is. It syncs
@@ -30,15 +29,6 @@ int fsync(int file) { return after_delay("fsync", file); }
 int fdatasync(int file) { return after_delay("fdatasync", file); }
 "#;
 
-fn library(dir: &Path) -> PathBuf {
-    let (source, library) = (dir.join("delay.c"), dir.join("delay.so"));
-    std::fs::write(&source, DELAY).unwrap();
-    let mut cc = Command::new("cc");
-    let status = cc.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).arg("-ldl").status();
-    assert!(status.expect("cc").success(), "cc cannot build {}", source.display());
-    library
-}
-
 /// A client renews 1,000 leases of ten seconds on one stream, each when a third of its time is over, as
 /// clientv3 does, while others write. Renewals are not written, so they do not wait for the disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +38,7 @@ async fn renewals_do_not_wait_for_a_slow_disk() {
     const BETWEEN: Duration = Duration::from_millis(3333);
     const KEPT: Duration = Duration::from_secs(30);
     let dir = TempDir::new().unwrap();
-    let library = library(dir.path());
+    let library = library(dir.path(), DELAY);
     let launch = Launch {
         args: &["--sync", "group"],
         variables: &[("LD_PRELOAD", library.to_str().unwrap())],

@@ -8,6 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::client::{Client, op, put, run};
 use support::cluster::Cluster;
+use support::figures::Calls;
 use support::traffic::Traffic;
 use support::{rounds, seed};
 
@@ -22,7 +23,7 @@ async fn cycles_of_one_and_three_members() {
     let client = cluster.members[0].client().await;
     for cycle in 1..=rounds(2) {
         let traffic = Traffic::begin_with(std::slice::from_ref(&client), LOAD).await;
-        let (mut added, mut kills) = (Vec::new(), 0);
+        let (begun, mut added, mut kills) = (Instant::now(), Vec::new(), 0);
         for members in 2..=3 {
             added.push(grow(&mut cluster).await);
             if random.random_bool(0.3) {
@@ -40,62 +41,73 @@ async fn cycles_of_one_and_three_members() {
             traffic.more().await;
         }
         is_alone(&cluster, 0, &client).await;
+        println!("cycle {cycle}: {kills} kills, {}", traffic.figures(begun).await);
         if kills == 0 {
             traffic.none_failed(&[0]).await;
         }
         traffic.end(&[&client]).await;
         // A member that joins takes the log over, which compaction keeps from growing without end.
         client.compact(client.revision().await).await.unwrap();
-        println!("cycle {cycle}: {kills} kills");
     }
+}
+
+/// A number from a variable, or its default.
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |number| number.parse().unwrap())
 }
 
 /// Writers that measure how long each of their calls takes.
 struct Clocked {
+    begun: Instant,
     stop: Arc<AtomicBool>,
-    writers: Vec<tokio::task::JoinHandle<Vec<(Instant, Duration)>>>,
+    writers: Vec<tokio::task::JoinHandle<Calls>>,
 }
 
 impl Clocked {
     fn begin(client: &Client) -> Clocked {
         let stop = Arc::new(AtomicBool::new(false));
+        let pause = Duration::from_millis(number("PAUSE", 5));
         let writer = |writer: usize| {
             let (client, stop) = (client.clone(), stop.clone());
             tokio::spawn(async move {
-                let mut times = Vec::new();
+                let mut calls = Calls::default();
                 while !stop.load(Ordering::Relaxed) {
                     let begun = Instant::now();
                     client.put(format!("/clocked/{writer}"), "value").await;
-                    times.push((Instant::now(), begun.elapsed()));
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    calls.answered(begun);
+                    tokio::time::sleep(pause).await;
                 }
-                times
+                calls
             })
         };
-        Clocked { writers: (0..8).map(writer).collect(), stop }
+        Clocked { begun: Instant::now(), writers: (0..8).map(writer).collect(), stop }
     }
 
-    /// The number of calls, p50 and p99 of their times, and the longest time without an answered write.
     async fn end(self, what: &str) {
+        let ended = Instant::now();
         self.stop.store(true, Ordering::Relaxed);
-        let mut calls = Vec::new();
+        let mut calls = Calls::default();
         for writer in self.writers {
             calls.extend(writer.await.unwrap());
         }
-        calls.sort_by_key(|(at, _)| *at);
-        let gap = calls.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap_or_default();
-        let mut times: Vec<_> = calls.iter().map(|(_, time)| *time).collect();
-        times.sort();
-        let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
-        println!("{what}: {} calls, p50 {p50:?}, p99 {p99:?}, longest gap {gap:?}", times.len());
+        if std::env::var_os("TIMELINE").is_some() {
+            let mut second = self.begun;
+            while second < ended {
+                let next = (second + Duration::from_secs(1)).min(ended);
+                println!("  {:?}: {}", second - self.begun, calls.figures(second, next));
+                second = next;
+            }
+        }
+        println!("{what}: {}", calls.figures(self.begun, ended));
     }
 }
 
-/// The times on a store of `KEYS` keys. No call may fail.
+/// The times on a store of `KEYS` keys, with eight writers that pause for `PAUSE` milliseconds behind each
+/// call. No call may fail. `TIMELINE` prints each second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures; make faults"]
 async fn figures_of_the_changes() {
-    let keys: usize = std::env::var("KEYS").map_or(20_000, |keys| keys.parse().unwrap());
+    let keys = number("KEYS", 20_000) as usize;
     let mut cluster = Cluster::start(1).await;
     let client = cluster.members[0].client().await;
     let value = "v".repeat(300);

@@ -1,6 +1,7 @@
 //! One member becomes three, and three become one, while clients write, read and watch.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use jetway::proto::etcdserverpb::{MemberAddRequest, MemberAddResponse};
 use support::client::{Client, put};
@@ -19,7 +20,15 @@ pub async fn grow(cluster: &mut Cluster) -> usize {
     let through = format!("--endpoints={}", cluster.members[0].address());
     let new = cluster.add();
     let (name, url) = (cluster.name(new).to_owned(), cluster.peer_url(new));
-    let printed = etcdctl(&[through], &["member", "add", &name, &format!("--peer-urls={url}")]);
+    let printed = eventually("a member that is added", async || {
+        match try_etcdctl(&[&through], &["member", "add", &name, &format!("--peer-urls={url}")]) {
+            Ok(printed) => Some(printed),
+            // As in etcd while a member has only just come back.
+            Err(refused) if refused.contains("unhealthy cluster") => None,
+            Err(refused) => panic!("{refused}"),
+        }
+    })
+    .await;
     let variable = |name: &str| {
         let line = printed.lines().find_map(|line| line.strip_prefix(&format!("{name}=\"")));
         line.unwrap_or_else(|| panic!("no {name}: {printed}")).trim_end_matches('"').to_owned()
@@ -64,6 +73,31 @@ async fn one_member_becomes_three_under_load() {
         clients[1].put_request(put("/after", "loss")).await.ok()
     })
     .await;
+}
+
+/// A new member loads a large log at a pace, so that the writes of the others do not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_joins_loads_at_a_pace() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.members[0].client().await;
+    let value = "v".repeat(1 << 20);
+    for key in 0..64 {
+        client.put(format!("/large/{key}"), &value).await;
+    }
+    let begun = Instant::now();
+    let new = grow(&mut cluster).await;
+    // 8 MiB a second behind a burst of 8 MiB.
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(6), "{took:?}");
+    // Clients wait for a member that starts again.
+    cluster.members[new].kill9();
+    let begun = Instant::now();
+    cluster.members[new].restart().await;
+    assert!(begun.elapsed() < took, "{:?} instead of {took:?}", begun.elapsed());
+    assert_eq!(cluster.members[new].client().await.list("/large/").await.len(), 64);
 }
 
 /// Removes a member with etcdctl through another one, once that is permitted, and waits for its end.

@@ -6,14 +6,18 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::client::Client;
+use support::clock::WallClock;
 use support::cluster::Cluster;
+use support::disk::Mounted;
 use support::history::{Outcome, Recorder, Violation};
 use support::network::Network;
 use support::proxy::Proxy;
 use support::server::{Target, signal};
 use support::{rounds, seed};
 
+use super::clocks;
 use super::faults::all_meet;
+use super::slow_disks;
 
 /// A fault, while which at least a majority of the members can go on, or which ends by itself.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,10 @@ pub(super) enum Fault {
     RouteOneWay,
     /// The answers of a member do not reach its clients, and then the connections break.
     AnswersHeld,
+    /// A member's disk needs long for each sync.
+    SlowDisk,
+    /// The members' clocks are set ahead and back, each by another time.
+    ClockJumps,
 }
 
 const OF_PROCESSES: [Fault; 10] = [
@@ -71,11 +79,16 @@ const OF_PROXIES: [Fault; 4] = [Fault::Slow, Fault::RouteBreaks, Fault::RouteOne
 const OF_THE_NETWORK: [Fault; 4] = [Fault::Alone, Fault::OneWay, Fault::Between, Fault::Flapping];
 
 pub(super) struct Campaign {
+    /// The disks of the members, if these have disks of their own. Before the folders in which they are
+    /// mounted, since fields are dropped in their order.
+    disks: Vec<Mounted>,
     cluster: Cluster,
     /// The ways from the clients to their members, if these are not reached straight.
     fronts: Vec<Proxy>,
     clients: Vec<Client>,
     network: Option<Network>,
+    /// The wall clocks of the members, if these have clocks of their own.
+    clocks: Vec<WallClock>,
     random: StdRng,
     rounds: usize,
     calls: usize,
@@ -98,8 +111,19 @@ impl Campaign {
         cluster.start_all().await;
         let clients = cluster.clients().await;
         all_meet(&cluster, &clients).await;
-        let fronts = Vec::new();
-        Self { cluster, fronts, clients, network, random, rounds: 0, calls: 0, answered: 0, events: 0 }
+        Self {
+            disks: Vec::new(),
+            cluster,
+            fronts: Vec::new(),
+            clients,
+            network,
+            clocks: Vec::new(),
+            random,
+            rounds: 0,
+            calls: 0,
+            answered: 0,
+            events: 0,
+        }
     }
 
     /// Puts proxies between the clients and the members.
@@ -185,6 +209,21 @@ impl Campaign {
             }
             Fault::Slow | Fault::RouteBreaks | Fault::RouteOneWay | Fault::AnswersHeld => {
                 self.disturb(fault, member, length).await;
+            }
+            Fault::SlowDisk => {
+                let disk = &self.disks[member].disk;
+                disk.slow_down(Duration::from_millis(self.random.random_range(20..1000)));
+                tokio::time::sleep(length).await;
+                disk.slow_down(Duration::ZERO);
+            }
+            Fault::ClockJumps => {
+                for _ in 0..10 {
+                    let clock = &self.clocks[self.random.random_range(0..3)];
+                    // Moments and years, since both have limits of their own.
+                    let most = 1_i64 << self.random.random_range(1..30);
+                    clock.set(self.random.random_range(-most..most));
+                    tokio::time::sleep(length / 10).await;
+                }
             }
         }
     }
@@ -307,6 +346,27 @@ async fn one_order_of_writes_explains_slow_and_broken_connections() {
 async fn one_order_of_writes_explains_many_broken_connections() {
     let all = [&OF_PROXIES[..], &OF_PROCESSES[..]].concat();
     explains_rounds_through_proxies(&all, rounds(all.len())).await;
+}
+
+#[ignore = "takes minutes: `make faults`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_jumping_clocks() {
+    let (cluster, clocks) = clocks::prepare();
+    let mut campaign = Campaign::start_on(cluster, None).await;
+    campaign.clocks = clocks;
+    // The clocks stay where they are in the rounds between.
+    let faults = OF_PROCESSES.iter().flat_map(|fault| [Fault::ClockJumps, *fault]).collect::<Vec<_>>();
+    campaign.explains(&faults, rounds(faults.len())).await;
+}
+
+#[ignore = "needs root and /dev/fuse: `make slow-disk`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_slow_disks() {
+    let (cluster, disks) = slow_disks::prepare();
+    let mut campaign = Campaign::start_on(cluster, None).await;
+    campaign.disks = disks;
+    let faults = [Fault::SlowDisk, Fault::Kill, Fault::SlowDisk, Fault::Machine];
+    campaign.explains(&faults, rounds(2 * faults.len())).await;
 }
 
 #[ignore = "takes minutes: `make faults`"]

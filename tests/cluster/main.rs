@@ -1,6 +1,7 @@
 //! Members that form a cluster of their own, started with the flags with which people start etcd. With
 //! `JETWAY_TEST_TARGET=etcd` the same tests run against etcd, but for those of nats-server's part.
 
+mod clocks;
 mod cycles;
 mod deployment;
 mod discovery;
@@ -13,6 +14,8 @@ mod histories;
 mod members;
 mod planted;
 mod refusals;
+mod rot;
 mod shrinking;
+mod slow_disks;
 mod stream_leader;
 mod tls;

@@ -6,13 +6,16 @@ use support::traffic::Traffic;
 
 use super::members::started;
 
-/// Waits until the server of `member` leads a stream with copies on all others.
+/// Whether the server of `member` leads a stream with copies on all others.
+pub async fn is_led_by(cluster: &Cluster, member: usize) -> bool {
+    let replicas = cluster.replicas(member).await;
+    replicas.len() + 1 == cluster.members.len() && !replicas.contains_key(cluster.name(member))
+}
+
+/// Waits until the server of `member` leads.
 async fn leads(cluster: &Cluster, member: usize) {
     eventually("a stream that the writer's server leads", async || {
-        let replicas = cluster.replicas(member).await;
-        let fits =
-            replicas.len() + 1 == cluster.members.len() && !replicas.contains_key(cluster.name(member));
-        fits.then_some(())
+        is_led_by(cluster, member).await.then_some(())
     })
     .await;
 }

@@ -6,7 +6,6 @@
 
 mod compaction;
 mod damage;
-mod disk;
 mod flipped;
 mod journal;
 mod kills;

@@ -4,9 +4,8 @@
 //! They need root and /dev/fuse, and minutes: `make powercut`. `JETWAY_POWER_CUTS` is the number of cuts.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,8 +13,8 @@ use futures_util::FutureExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::disk::Disk;
 use super::kills::{Rounds, under_load};
+use support::disk::{Disk, Mounted};
 use support::eventually;
 use support::server::{Launch, Server, Target, alive, jetway, nats_of, signal, spawn};
 use support::snapshot::{Saved, keys, text};
@@ -27,37 +26,18 @@ const CUTS_PER_STORE: u32 = 20;
 /// all the time, and compaction rewrites old ones.
 const LARGEST_VALUE: usize = 200_000;
 
-/// A disk that is plugged in.
-struct Mounted {
-    disk: Disk,
-    at: PathBuf,
-    session: Option<fuser::BackgroundSession>,
-}
+/// A disk that is plugged in, and whose power can be cut.
+struct Powered(Mounted);
 
-impl Drop for Mounted {
-    /// If a test fails, the server may still use the disk, which an ordinary unmount would not take away.
-    fn drop(&mut self) {
-        if self.session.is_some() {
-            let unmounted = Command::new("umount").arg("--lazy").arg(&self.at).status();
-            println!("unmounted in the end: {unmounted:?}");
-        }
-    }
-}
-
-impl Mounted {
-    fn mount(disk: Disk, at: &Path) -> Self {
-        let session = fuser::spawn_mount(disk.clone(), at, &fuser::Config::default());
-        Self {
-            disk,
-            at: at.to_owned(),
-            session: Some(session.expect("mount a file system (root and /dev/fuse are needed)")),
-        }
+impl Powered {
+    fn mount(at: &Path) -> Self {
+        Self(Mounted::mount(Disk::default(), at))
     }
 
     /// Cuts the power of everything at one moment, and turns it on again.
     async fn cut(&mut self, server: &mut Server, rng: &mut StdRng) {
         let nats = server.find_nats_pid();
-        self.disk.cut();
+        self.0.disk.cut();
         server.kill9();
         self.turn_on(nats, rng).await;
         server.restart().await;
@@ -69,27 +49,11 @@ impl Mounted {
             signal(nats, libc::SIGKILL);
             eventually("nats-server to end", async || (!alive(nats)).then_some(())).await;
         }
-        self.unmount();
+        self.0.unmount();
         // Mostly nothing survives that was not synced; sometimes half of the pages do.
         let survives = if rng.random_bool(0.7) { 0.0 } else { 0.5 };
-        self.disk.restore(survives, rng);
-        *self = Self::mount(self.disk.clone(), &self.at.clone());
-    }
-
-    /// Returns when nobody uses the disk any more: the last threads of a dead process take a moment to let go
-    /// of it.
-    fn unmount(&mut self) {
-        if let Some(session) = self.session.take() {
-            let status = Command::new("umount").arg("--lazy").arg(&self.at).status().expect("run umount");
-            assert!(status.success(), "umount: {status}");
-            match session.join() {
-                // How it ends depends on what the kernel still wanted of it.
-                Err(error) if error.kind() != ErrorKind::ConnectionAborted => {
-                    panic!("the file system: {error}")
-                }
-                _ => {}
-            }
-        }
+        self.0.disk.restore(survives, rng);
+        self.0.mount_again();
     }
 }
 
@@ -106,7 +70,7 @@ async fn cuts(total: u32, sync: &str) {
         let mut server = Server::prepare(&["--sync", sync]);
         let data = server.dir().join("data");
         fs::create_dir(&data).unwrap();
-        let mut mounted = Mounted::mount(Disk::new(), &data);
+        let mut mounted = Powered::mount(&data);
         server.restart().await;
         let mut rng = StdRng::seed_from_u64(seed ^ (store << 32));
         let rounds = Rounds { pause: 20..700, largest: LARGEST_VALUE, goes_on: |round| round < cuts };
@@ -114,9 +78,9 @@ async fn cuts(total: u32, sync: &str) {
             mounted.cut(server, &mut rng).await;
         })
         .await;
-        println!("{} syncs", mounted.disk.syncs());
+        println!("{} syncs", mounted.0.disk.syncs());
         drop(server);
-        mounted.unmount();
+        mounted.0.unmount();
     }
 }
 
@@ -164,7 +128,7 @@ async fn a_restore_is_whole_or_not_served() {
         let mut server = Server::create(Target::Jetway, Launch::default());
         let data = server.dir().join("data");
         fs::create_dir(&data).unwrap();
-        let mut mounted = Mounted::mount(Disk::new(), &data);
+        let mut mounted = Powered::mount(&data);
         let path = saved.path();
         let mut command = Command::new(jetway());
         command.args(["restore", text(&path), "--data-dir", text(&data)]);
@@ -179,7 +143,7 @@ async fn a_restore_is_whole_or_not_served() {
             tokio::time::timeout(pause, has_ended).await.unwrap_or(false)
         };
         let nats = nats_of(restore.id());
-        mounted.disk.cut();
+        mounted.0.disk.cut();
         restore.kill().ok();
         restore.wait().unwrap();
         mounted.turn_on(nats, &mut rng).await;
@@ -192,7 +156,7 @@ async fn a_restore_is_whole_or_not_served() {
             refused += 1;
         }
         drop(server);
-        mounted.unmount();
+        mounted.0.unmount();
     }
     println!("{whole} of {cuts} stores were whole, {refused} refused");
     assert!(whole > 0);

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jetway::proto::etcdserverpb::WatchCreateRequest;
 use jetway::proto::mvccpb::Event;
@@ -16,6 +16,7 @@ use tonic::Status;
 
 use crate::client::{Client, is_of_an_outage, op, put, revision, run};
 use crate::eventually;
+use crate::figures::{Calls, Figures};
 use crate::watch::{WatchStream, outline, pair, watch_all};
 
 /// How much is asked at once.
@@ -70,6 +71,8 @@ pub struct Traffic {
     single: usize,
     /// Writes that were answered, through each instance.
     counts: Vec<Arc<AtomicI64>>,
+    /// The times of the writes that were answered.
+    times: Arc<Mutex<Calls>>,
     /// The newest value of each writer's that is known to be written.
     known: Vec<Arc<AtomicI64>>,
 }
@@ -94,6 +97,7 @@ impl Traffic {
             begin,
             single: load.single,
             counts: clients.iter().map(|_| Arc::default()).collect(),
+            times: Arc::default(),
             known: Vec::new(),
         };
         for (at, client) in clients.iter().enumerate() {
@@ -111,7 +115,7 @@ impl Traffic {
             let (client, stop, failures) =
                 (clients[at].clone(), traffic.stop.clone(), traffic.failures.clone());
             let (newest, count, padding) = (known.clone(), traffic.counts[at].clone(), padding.clone());
-            let (pause, halves) = (load.pause, halves(writer, load.single));
+            let (pause, halves, times) = (load.pause, halves(writer, load.single), traffic.times.clone());
             traffic.answered.spawn(async move {
                 let mut answered = Vec::new();
                 for value in first.. {
@@ -121,8 +125,10 @@ impl Traffic {
                     let ops = halves
                         .iter()
                         .map(|half| op(put(format!("/load/{writer}/{half}"), format!("{value} {padding}"))));
+                    let begun = Instant::now();
                     match client.txn(run(ops.collect())).await {
                         Ok(answer) => {
+                            times.lock().await.answered(begun);
                             let revision = revision(&answer.header);
                             answered.push(Answered { writer, value, revision });
                             newest.store(value, Ordering::SeqCst);
@@ -177,6 +183,11 @@ impl Traffic {
             let what = format!("more writes through instance {at}");
             eventually(&what, async || (count.load(Ordering::SeqCst) >= enough).then_some(())).await;
         }
+    }
+
+    /// The figures of the writes since a moment.
+    pub async fn figures(&self, since: Instant) -> Figures {
+        self.times.lock().await.figures(since, Instant::now())
     }
 
     /// Reads that are sent through `client` now, all at once, whenever it answers them. None of them may miss

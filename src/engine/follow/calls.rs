@@ -144,10 +144,11 @@ impl Node {
             waiters.push(Waiter::new(open.call, outcome));
         }
         if index <= self.chain.index() {
-            for waiter in waiters {
-                let is_physical = waiter.call.is_physical();
-                self.entry(if is_physical { Entry::AfterRemovals(waiter) } else { Entry::Complete(waiter) })
-                    .await;
+            let (physical, others): (Vec<_>, Vec<_>) =
+                waiters.into_iter().partition(|waiter| waiter.call.is_physical());
+            self.complete(others, index).await;
+            for waiter in physical {
+                self.entry(Entry::AfterRemovals(waiter)).await;
             }
         } else if !waiters.is_empty() {
             self.by_index.entry(index).or_default().append(&mut waiters);

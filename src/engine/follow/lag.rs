@@ -83,6 +83,6 @@ impl Node {
         self.nonces.clear();
         (following.ready_counter, following.ready_sent) = (None, None);
         let timeout = following.pause * OPENING_PAUSES;
-        following.source = Source::open(&self.log, &self.chain, timeout);
+        following.source = Source::open(&self.log, &self.chain, timeout, following.pace.bytes());
     }
 }

@@ -3,6 +3,7 @@
 
 mod calls;
 mod lag;
+mod pace;
 mod read;
 mod read_only;
 mod receive;
@@ -15,6 +16,7 @@ use crate::engine::node::{Command, Node, NodeError, end_of};
 use crate::engine::proposal::Addressed;
 use crate::log::Incoming;
 use crate::types::{Epoch, LogIndex, Sequence};
+use pace::Pace;
 use source::{FromSource, Source};
 use std::time::Duration;
 use takeover::{Attempt, AttemptError, outcome_of};
@@ -41,6 +43,8 @@ struct Following {
     /// The epoch in force when this role began. If it is an own one, its writer has ended.
     since: Epoch,
     source: Source,
+    /// The pace of the source.
+    pace: Pace,
     pause: Duration,
     /// Since when no consumer could be made.
     failing: Option<Instant>,
@@ -102,10 +106,12 @@ impl Node {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
         self.nonces.clear();
+        let pace = self.pace();
         self.early_calls.clear();
         let mut following = Following {
             since: self.chain.epoch(),
-            source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES),
+            source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES, pace.bytes()),
+            pace,
             pause: RETRY_MIN,
             failing: None,
             stuck: None,
@@ -204,6 +210,7 @@ impl Node {
         self.resend_unanswered();
         self.send_calls(following).await;
         self.find_end(following).await;
+        self.watch_pace(following);
         self.send_status().await;
         self.watch_lag(following);
         if let Some(reason) = self.read_only() {

@@ -33,6 +33,7 @@ impl Node {
     /// A consumer was made. `pending` messages stand behind what was read.
     fn opened(&mut self, following: &mut Following, pending: u64) {
         following.is_caught_up = pending == 0;
+        following.pace.opened(pending);
         following.losses = 0;
         following.failing = None;
         if !self.is_loaded {
@@ -62,6 +63,7 @@ impl Node {
             following.uncommitted = None;
             following.stuck = None;
         }
+        following.pace.delivered(messages.len() as u64, is_last);
         let before = self.chain.epoch();
         let barriers = self.take(messages).await?;
         if self.chain.epoch() != before {

@@ -21,6 +21,7 @@ impl Node {
             Incoming::Heartbeat(payload) => {
                 let Ok(status) = WireStatus::decode(payload) else { return };
                 self.note_peer(&status);
+                following.pace.writer_is_heard();
                 if status.nonce == self.chain.nonce() {
                     following.heard = Instant::now();
                     following.is_writer_gone = false;

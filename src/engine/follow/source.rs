@@ -97,12 +97,12 @@ impl ReadPosition {
 impl Source {
     /// Makes a consumer behind what was read. Gives up after `timeout`: a request that reaches NATS while
     /// the stream has no leader is never answered.
-    pub(super) fn open(log: &Arc<Log>, chain: &Chain, timeout: Duration) -> Source {
+    pub(super) fn open(log: &Arc<Log>, chain: &Chain, timeout: Duration, pace: Option<u64>) -> Source {
         let (log, known) = (Arc::clone(log), ReadPosition::of(chain));
         Source::Opening(tokio::spawn(async move {
             let opened = async {
                 known.compare(&log).await?;
-                Ok(log.consume(known.position).await?)
+                Ok(log.consume(known.position, pace).await?)
             };
             let opened = tokio::time::timeout(timeout, opened).await;
             opened.unwrap_or(Err(OpeningError::Consume(ConsumeError::NoAnswer(timeout))))

@@ -133,9 +133,7 @@ impl Node {
         }
         let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
         if valid.is_empty() {
-            for waiter in waiters {
-                self.entry(Entry::Complete(waiter)).await;
-            }
+            self.complete(waiters, self.chain.index()).await;
         } else {
             self.entry(Entry::Records { records: valid, waiters, trim_to, is_whole, is_own: true }).await;
         }

@@ -30,7 +30,8 @@ async fn each_fault_in_jetway_is_found() {
     for (name, events) in FAULTS.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name)) {
         let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
         for member in &mut cluster.members {
-            member.set_program(Path::new(&program), ("PLANTED_FAULT", name));
+            member.set_program(Path::new(&program));
+            member.set_variable("PLANTED_FAULT", name);
         }
         let mut campaign = Campaign::start_on(cluster, None).await;
         let mut found = None;

@@ -136,9 +136,13 @@ impl Server {
         Self::create(Target::from_env(), Launch { args, ..Launch::default() })
     }
 
-    /// Another program for the next start, with a variable of its environment.
-    pub fn set_program(&mut self, program: &Path, (name, value): (&str, &str)) {
+    /// Another program for the next start.
+    pub fn set_program(&mut self, program: &Path) {
         self.program = Some(program.to_owned());
+    }
+
+    /// A variable in the environment of the next start.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
         self.variables.push((name.to_owned(), value.to_owned()));
     }
 

@@ -166,11 +166,11 @@ impl Filesystem for Disk {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        done(reply, self.lock().sync(ino.0));
+        done(reply, self.sync(ino.0));
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        done(reply, self.lock().sync(ino.0));
+        done(reply, self.sync(ino.0));
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -6,15 +6,20 @@
 //! stops everything with EIO and throws the first state away. If a test asks for it, some of the pages that
 //! were written and not synced survive it all the same, as they may on a real disk that the kernel writes to
 //! when it likes.
+//!
+//! Its syncs can be made slow.
 
 mod fuse;
+mod mounted;
+
+pub use mounted::Mounted;
 
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 const PAGE: usize = 4096;
 const ROOT: u64 = 1;
@@ -38,6 +43,7 @@ struct State {
     next: u64,
     is_cut: bool,
     syncs: u64,
+    delay: Duration,
 }
 
 /// The disk; clones share it. It outlives its mounts.
@@ -46,15 +52,24 @@ pub struct Disk {
     state: Arc<Mutex<State>>,
 }
 
-impl Disk {
-    pub fn new() -> Disk {
+impl Default for Disk {
+    fn default() -> Disk {
         let root = Inode {
             node: Node::Folder { seen: BTreeMap::new(), durable: BTreeMap::new() },
             mode: 0o755,
             changed: SystemTime::now(),
         };
-        let state = State { inodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, is_cut: false, syncs: 0 };
+        let inodes = BTreeMap::from([(ROOT, root)]);
+        let state = State { inodes, next: ROOT + 1, is_cut: false, syncs: 0, delay: Duration::ZERO };
         Disk { state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl Disk {
+    fn sync(&self, number: u64) -> Result<(), Errno> {
+        let delay = self.lock().delay;
+        std::thread::sleep(delay);
+        self.lock().sync(number)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -64,6 +79,11 @@ impl Disk {
     /// From here on nothing is read or written.
     pub fn cut(&self) {
         self.lock().is_cut = true;
+    }
+
+    /// From here on each sync takes so long, and all else waits for it.
+    pub fn slow_down(&self, delay: Duration) {
+        self.lock().delay = delay;
     }
 
     /// How often something was synced so far.
