@@ -21,6 +21,7 @@ pub enum LinearizableReads {
 
 /// The settings of the engine.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and all pairs occur")]
 pub(crate) struct EngineSettings {
     /// NATS and the bucket.
     pub endpoint: Endpoint,

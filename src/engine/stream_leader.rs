@@ -2,8 +2,8 @@
 //! writer and each barrier of a read goes to another server first, and the end of either one's machine stops
 //! the writes.
 //!
-//! The writer moves the leader to the server that it is connected to, and appends nothing meanwhile: a message
-//! on its way to a leader that steps down is not answered, and the writer then needs another epoch.
+//! The writer moves the leader to the server that it is connected to, and appends nothing meanwhile: a
+//! message on its way to a leader that steps down is not answered, and the writer then needs another epoch.
 
 use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::mode::Mode;
@@ -72,7 +72,7 @@ impl StreamLeader {
                 }
                 Ok(Err(error)) => tracing::debug!(%error, "the stream's leader stays on another server"),
                 Err(_) => {
-                    tracing::warn!(?took, "the stream's leader did not move to the writer's server in time")
+                    tracing::warn!(?took, "the stream's leader did not move to the writer's server in time");
                 }
             }
         }

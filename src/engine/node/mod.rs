@@ -394,8 +394,8 @@ impl Node {
     }
 
     /// Answers calls whose answers rest on everything up to an index. If that is visible, no other thread is
-    /// woken for it: a read through three members costs 71 us of CPU so, and 76 by way of the applier (medians of
-    /// six rounds on two busy cores).
+    /// woken for it: a read through three members costs 71 us of CPU so, and 76 by way of the applier
+    /// (medians of six rounds on two busy cores).
     pub(in crate::engine) async fn complete(
         &self,
         waiters: impl IntoIterator<Item = Waiter>,

@@ -1,10 +1,10 @@
 //! Proves that this instance still writes, and takes what JetStream has acknowledged.
 //!
 //! Answers that rest on no record of their own wait here for a record or a barrier that was sent after their
-//! calls came. A barrier is a message of its own for three nats-servers, so as many answers as possible share
-//! one: a read by one of 100 clients through three instances costs 72 us of CPU with one barrier in flight and
-//! 2 ms between two, 89 with two in flight (medians of seven rounds in turn on two busy cores), and 80 to 105
-//! without the pause where two in flight with it cost 57 to 62 (idle).
+//! calls came. A barrier is a message of its own for three nats-servers, so as many answers as possible
+//! share one. A read by one of 100 clients through three instances costs 72 us of CPU with one barrier in
+//! flight, and 89 with two, with 2 ms between two of them (medians of seven rounds in turn on two busy
+//! cores). Without the pause it costs 80 to 105 us where 57 to 62 are due with it (two in flight, idle).
 
 use super::{WriteError, Writing};
 use crate::engine::apply::Entry;
