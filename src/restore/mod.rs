@@ -27,8 +27,8 @@ mod write;
 
 use crate::durability::sync_all;
 use crate::log::{
-    AppendError, Auth, Bucket, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError, Store,
-    WireError,
+    AppendError, Auth, Bucket, ConnectError, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError,
+    Store, WireError,
 };
 use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
 use crate::snapshot::SavedError;
@@ -134,8 +134,8 @@ pub(crate) enum RestoreError {
     NatsServer(#[from] nats_server::Error),
     #[error(transparent)]
     Preparation(#[from] PreparationError),
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{0}; run the same command once more, which begins anew")]
+    Connect(ConnectError),
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(
@@ -149,6 +149,15 @@ pub(crate) enum RestoreError {
     Wire(#[from] WireError),
     #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
     Sync(std::io::Error),
+}
+
+impl From<OpenError> for RestoreError {
+    fn from(error: OpenError) -> RestoreError {
+        match error {
+            OpenError::Connect(error) => RestoreError::Connect(error),
+            OpenError::Setup(error) => RestoreError::Setup(error),
+        }
+    }
 }
 
 /// The restored store.

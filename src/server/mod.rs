@@ -64,9 +64,23 @@ pub enum ServeError {
     /// The store could not be migrated.
     #[error(transparent)]
     Migrate(Box<dyn std::error::Error + Send + Sync>),
+    /// The server could not go on while its store was filled.
+    #[error("{0}; nothing was served. Run the same command once more, which begins anew")]
+    Unserved(Box<ServeError>),
     /// The process itself.
     #[error("cannot listen for signals: {0}")]
     Signals(std::io::Error),
+}
+
+impl ServeError {
+    /// The error of a server that fills its store, if it `migrates`.
+    fn of_migration(self, migrates: bool) -> ServeError {
+        match self {
+            ServeError::Migrate(_) => self,
+            other if migrates => ServeError::Unserved(Box::new(other)),
+            other => other,
+        }
+    }
 }
 
 /// Serves until a signal asks for a stop.
@@ -123,7 +137,9 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         stop.cancel();
     });
     let started = tokio::select! {
-        started = start(&settings, &stage, &signalled, &shutdown) => started?,
+        started = start(&settings, &stage, &signalled, &shutdown) => {
+            started.map_err(|error| error.of_migration(!settings.migrates_from.is_empty()))?
+        }
         // All parts stop as they are dropped; no client has been served yet. A migration ends by itself, so
         // that no source stays fenced without a copy.
         () = signalled.cancelled(), if settings.migrates_from.is_empty() => {

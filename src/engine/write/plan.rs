@@ -4,12 +4,12 @@ use super::Writing;
 use super::quiesce::{NextStep, Quiesce};
 use crate::auth::Caller;
 use crate::core::{Change, State};
-use crate::engine::LinearizableReads;
 use crate::engine::apply::Entry;
 use crate::engine::membership::{MemberChange, Members};
 use crate::engine::node::{Node, Peer};
 use crate::engine::planner::{Plan, Planner};
 use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
+use crate::engine::{LinearizableReads, REQUEST_TIMEOUT};
 use crate::error::EtcdError;
 use crate::record::{Body, Member, OperationId, Record};
 use crate::txn::Response;
@@ -71,6 +71,12 @@ impl Node {
                         let waiter = Waiter::new(call, Ok(Outcome::Done));
                         let next = NextStep::HandOver(instance, Some(waiter));
                         writing.quiesce = Some(Quiesce { next, fence: None });
+                    }
+                    // Its first sign of life may be lost, and the next one comes within a second.
+                    None if self.tables.members.all().contains_key(&target)
+                        && call.deadline > Instant::now() + (REQUEST_TIMEOUT - MEMBER_CONTACT) =>
+                    {
+                        writing.deferred.push(call);
                     }
                     None => call.refuse(EtcdError::BadLeaderTransferee),
                 }
