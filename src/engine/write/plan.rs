@@ -74,7 +74,7 @@ impl Node {
                     }
                     // Its first sign of life may be lost, and the next one comes within a second.
                     None if self.tables.members.all().contains_key(&target)
-                        && call.deadline > Instant::now() + (REQUEST_TIMEOUT - MEMBER_CONTACT) =>
+                        && call.deadline + MEMBER_CONTACT > Instant::now() + REQUEST_TIMEOUT =>
                     {
                         writing.deferred.push(call);
                     }
