@@ -21,12 +21,14 @@ use tokio_util::sync::CancellationToken;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long an instance must have been the writer with the leader elsewhere: an election of either may go on.
 const SETTLED: Duration = Duration::from_secs(2);
-/// The pause after an attempt that failed. NATS may have no leader for some seconds.
-const RETRY: Duration = Duration::from_secs(30);
+/// The pause after an attempt that failed, which doubles with each: NATS may have no leader for some seconds,
+/// and nothing is appended during an attempt.
+const RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_mins(5);
 /// How long the writer waits for the change. It takes some milliseconds.
 const CHANGE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The longest wait for an answer about the stream.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(150);
 /// The pause before the stream is looked at again.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -43,7 +45,7 @@ pub(super) struct StreamLeader {
 
 impl StreamLeader {
     pub(super) async fn run(self) {
-        let mut due = None;
+        let (mut due, mut retry) = (None, RETRY);
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -52,13 +54,14 @@ impl StreamLeader {
                 _ = ticks.tick() => {}
             }
             if !self.is_led_elsewhere().await {
-                due = None;
+                (due, retry) = (None, RETRY);
                 continue;
             }
             if Instant::now() < *due.get_or_insert(Instant::now() + SETTLED) {
                 continue;
             }
-            due = Some(Instant::now() + RETRY);
+            due = Some(Instant::now() + retry);
+            retry = (2 * retry).min(LONGEST_RETRY);
             let Some(held) = Held::request(&self.commands).await else { continue };
             let begun = Instant::now();
             let moved = timeout(CHANGE_TIMEOUT, self.take_stream()).await;

@@ -200,13 +200,13 @@ async fn a_bucket_of_kine_is_named() {
     let warned =
         || server.log().lines().filter(|line| line.contains("WARN") && line.contains("kine")).count();
     eventually("the warning", async || (warned() == 1).then_some(())).await;
-    assert!(server.log().contains("make-mirror"), "{}", server.log());
+    assert!(server.log().contains("jetway migrate"), "{}", server.log());
     // A bucket that holds keys is not mistaken.
     server.stop().await;
-    let before = server.log().matches("make-mirror").count();
+    let before = server.log().matches("jetway migrate").count();
     server.restart().await;
     server.client().await.put("/k", "v").await;
-    assert_eq!(server.log().matches("make-mirror").count(), before);
+    assert_eq!(server.log().matches("jetway migrate").count(), before);
     let output = refused(&["--endpoint", &format!("nats://{}?noEmbed&bucket=kine", nats.address())]).await;
     assert!(output.contains("not a jetway bucket"), "{output}");
 }
