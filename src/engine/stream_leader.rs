@@ -4,6 +4,11 @@
 //!
 //! The writer moves the leader to the server that it is connected to, and appends nothing meanwhile: a
 //! message on its way to a leader that steps down is not answered, and the writer then needs another epoch.
+//!
+//! That holds for a cluster of its own, in which each instance stays on its own server. Over external NATS
+//! instances leave a server that is cut off, and a leader that moves to the writer's next server between two
+//! such cuts leaves the stream without one for longer: in two of five runs no write succeeded for 30 s when
+//! three servers were cut off one after the other.
 
 use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::mode::Mode;
@@ -69,10 +74,6 @@ impl StreamLeader {
             let took = begun.elapsed();
             match moved {
                 Ok(Ok(())) => tracing::info!(?took, "the writer's server leads the stream now"),
-                Ok(Err(ApiError::Denied(denied))) => {
-                    tracing::info!(%denied, "another server than the writer's may lead the stream: writes take one way more");
-                    return;
-                }
                 Ok(Err(error)) => tracing::debug!(%error, "the stream's leader stays on another server"),
                 Err(_) => {
                     tracing::warn!(?took, "the stream's leader did not move to the writer's server in time");
@@ -83,7 +84,7 @@ impl StreamLeader {
 
     /// Whether this instance writes, and another server leads the stream, of which this one has a copy.
     async fn is_led_elsewhere(&self) -> bool {
-        let is_group = !self.mode.is_alone() && !self.mode.is_moving() && self.log.copies() > 1;
+        let is_group = self.mode.is_in_cluster() && !self.mode.is_moving() && self.log.copies() > 1;
         if self.damaged_copies.is_on(&self.log.server_name()) {
             return false;
         }

@@ -106,7 +106,6 @@ impl Rights {
             (Publish, format!("{api}.STREAM.INFO.{stream}"), Always),
             (Publish, format!("{api}.STREAM.CREATE.{stream}"), Sometimes),
             (Publish, format!("{api}.STREAM.UPDATE.{stream}"), Sometimes),
-            (Publish, format!("{api}.STREAM.LEADER.STEPDOWN.{stream}"), Sometimes),
             (Publish, format!("{api}.STREAM.MSG.GET.{stream}"), Always),
             (Publish, format!("{api}.STREAM.MSG.DELETE.{stream}"), Always),
             (Publish, format!("{api}.CONSUMER.CREATE.{stream}.>"), Always),

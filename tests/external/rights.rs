@@ -12,7 +12,7 @@ use support::eventually;
 use support::nats::Nats;
 
 /// The output of `jetway nats-permissions`.
-pub fn printed(args: &[&str]) -> String {
+fn printed(args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jetway"));
     let output = command.arg("nats-permissions").args(args).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -20,7 +20,7 @@ pub fn printed(args: &[&str]) -> String {
 }
 
 /// The configuration of a server with one user.
-pub fn user(permissions: &str) -> String {
+fn user(permissions: &str) -> String {
     format!("authorization {{ users: [ {{ user: jw, password: pw\n{permissions} }} ] }}")
 }
 
