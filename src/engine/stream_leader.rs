@@ -85,10 +85,11 @@ impl StreamLeader {
     /// Whether this instance writes, and another server leads the stream, of which this one has a copy.
     async fn is_led_elsewhere(&self) -> bool {
         let is_group = self.mode.is_in_cluster() && !self.mode.is_moving() && self.log.copies() > 1;
-        if self.damaged_copies.is_on(&self.log.server_name()) {
-            return false;
-        }
-        if !is_group || !self.status.is_writer() || self.one_copy.requested_server().is_some() {
+        if !is_group
+            || !self.status.is_writer()
+            || self.one_copy.requested_server().is_some()
+            || self.damaged_copies.is_on(&self.log.server_name())
+        {
             return false;
         }
         let info = self.log.info().await.ok();

@@ -106,8 +106,8 @@ impl Node {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
         self.nonces.clear();
-        let pace = self.pace();
         self.early_calls.clear();
+        let pace = self.pace();
         let mut following = Following {
             since: self.chain.epoch(),
             source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES, pace.bytes()),
