@@ -47,6 +47,7 @@ mod handover;
 mod hash;
 mod integrity;
 mod join;
+mod leader_watch;
 mod leases;
 mod mark;
 mod measured;

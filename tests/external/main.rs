@@ -30,6 +30,7 @@ mod promotions;
 mod regions;
 mod rights;
 mod routes;
+mod stream_leader;
 mod users;
 mod versions;
 mod writer;

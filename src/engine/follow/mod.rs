@@ -79,6 +79,8 @@ struct Following {
     writer_index: LogIndex,
     /// Silence of the consumer, while there is something to deliver, after which another one is made.
     silence: Duration,
+    /// The wait for the first messages of a consumer, if there are any.
+    first_silence: Duration,
     /// When that was last done.
     renewed: Instant,
     progress: (LogIndex, Instant),
@@ -135,6 +137,7 @@ impl Node {
             ready_sent: None,
             writer_index: LogIndex::NONE,
             silence: DELIVERY_SILENCE,
+            first_silence: DELIVERY_SILENCE,
             renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
@@ -210,6 +213,7 @@ impl Node {
         self.resend_unanswered();
         self.send_calls(following).await;
         self.find_end(following).await;
+        self.watch_first_delivery(following);
         self.watch_pace(following);
         self.send_status().await;
         self.watch_lag(following);

@@ -20,6 +20,10 @@ impl Node {
         match incoming {
             Incoming::Heartbeat(payload) => {
                 let Ok(status) = WireStatus::decode(payload) else { return };
+                if status.nonce == self.chain.nonce() && self.is_of_this_instance() {
+                    // This instance has sent it before it stopped writing.
+                    return;
+                }
                 self.note_peer(&status);
                 following.pace.writer_is_heard();
                 if status.nonce == self.chain.nonce() {

@@ -4,6 +4,7 @@ use super::source::Source;
 use super::{Following, LOSS_CONFIRMATIONS, RETRY_MIN};
 use crate::engine::apply::Entry;
 use crate::engine::failure::Loss;
+use crate::engine::leader_watch::Look;
 use crate::engine::node::{Node, NodeError};
 use crate::engine::proposal::{Waiter, WireStatus};
 use crate::log::{AppendError, Pipeline, Serving, StandbyError, WireError};
@@ -38,6 +39,8 @@ pub(in crate::engine) struct Elected {
     pub(in crate::engine) serving: Option<Serving>,
     /// Why this instance wanted to write, for the log.
     pub(in crate::engine) reason: &'static str,
+    /// The leader of the stream before the epoch record was sent.
+    pub(in crate::engine) look: Option<Look>,
 }
 
 pub(super) enum AttemptError {
@@ -142,14 +145,27 @@ impl Node {
                     return Err(AttemptError::Behind(furthest));
                 }
             }
+            let look = Look::take(&log).await;
             // Asked last, since a promotion from now on would find the epoch record in the log or not at all.
             log.check_standby().await.map_err(AttemptError::Standby)?;
             let body = Body::Epoch(Box::new(EpochStart { digest, ..start }));
             let mut pipeline: Pipeline<Waiter> = log.append_behind(end).await.map_err(AttemptError::Wire)?;
             pipeline.append(Record { body, ..record }, None);
             let mut emitted = Vec::new();
-            match tokio::time::timeout(timeout, pipeline.next(&mut emitted)).await {
-                Ok(Ok(())) => Ok(Elected { pipeline, serving, reason }),
+            let has_other_leader = async {
+                match &look {
+                    Some(look) => look.changed(&log).await,
+                    None => pending().await,
+                }
+            };
+            let stored = tokio::select! {
+                stored = tokio::time::timeout(timeout, pipeline.next(&mut emitted)) => stored,
+                () = has_other_leader => {
+                    return Err(AttemptError::Other("the stream has another leader now".into()));
+                }
+            };
+            match stored {
+                Ok(Ok(())) => Ok(Elected { pipeline, serving, reason, look }),
                 Ok(Err(AppendError::Refused { end: Some(stored), .. })) if stored > end => {
                     let has_next = log.has_message_behind(end).await.unwrap_or(true);
                     Err(AttemptError::Refused { end: stored, has_next })
@@ -272,7 +288,7 @@ impl Node {
                             Some(messenger) => messenger.serve(self.chain.nonce()).await.ok(),
                             None => None,
                         };
-                        return Ok(Elected { pipeline, serving, reason: following.reason });
+                        return Ok(Elected { pipeline, serving, reason: following.reason, look: None });
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no connection to append on yet");

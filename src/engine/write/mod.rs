@@ -13,6 +13,7 @@ mod remote;
 
 use crate::auth::Caller;
 use crate::engine::failure::DataError;
+use crate::engine::leader_watch::LeaderWatch;
 use crate::engine::node::{Command, Node, NodeError, Open, end_of};
 use crate::engine::planner::Planner;
 use crate::engine::proposal::{Addressed, Call, Origin, Proposal, Waiter};
@@ -69,6 +70,7 @@ struct Writing {
     stopping: Vec<oneshot::Sender<()>>,
     members_heard: HashMap<u64, Instant>,
     remotes: HashMap<u64, Remote>,
+    leader_watch: LeaderWatch,
     heartbeat: Interval,
     expiry: Interval,
 }
@@ -87,6 +89,8 @@ enum WriteError {
     Append(#[from] AppendError),
     #[error("another instance writes now")]
     Deposed,
+    #[error("the stream has another leader, and what was sent to the one before may be lost")]
+    LeaderChanged,
     #[error("the log does not hold what was acknowledged")]
     Invalid,
     #[error(transparent)]
@@ -191,7 +195,7 @@ impl Node {
     }
 
     fn begin_writing(&mut self, elected: crate::engine::follow::Elected) -> Writing {
-        let crate::engine::follow::Elected { pipeline, serving, .. } = elected;
+        let crate::engine::follow::Elected { pipeline, serving, look, .. } = elected;
         let state = self.reader.snapshot();
         let planner = Planner::new(
             Arc::clone(&self.log),
@@ -231,6 +235,7 @@ impl Node {
             stopping: Vec::new(),
             members_heard: HashMap::new(),
             remotes: HashMap::new(),
+            leader_watch: LeaderWatch::new(&self.log, self.space.measured(), look),
             heartbeat: interval(self.settings.heartbeat_interval),
             expiry: interval(EXPIRY_INTERVAL),
         };
@@ -330,6 +335,9 @@ impl Node {
         }
         if writing.pipeline.oldest().is_some_and(|sent| sent.elapsed() > patience) {
             return Err(AppendError::Late.into());
+        }
+        if !self.mode.is_alone() && writing.leader_watch.has_changed(writing.pipeline.oldest()).await {
+            return Err(WriteError::LeaderChanged);
         }
         if let Some((until, _)) = &writing.handover
             && Instant::now() >= *until
