@@ -52,6 +52,8 @@ CUTS ?= 200
 ROUNDS ?=
 SEED ?=
 FAULT ?=
+# The oldest revision with the same stored format, calls between members and files of a member.
+OLDER ?= 4bdad3cbaf7e
 PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
@@ -193,6 +195,18 @@ faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS s
 .PHONY: slow-disk
 slow-disk: $(TEST_PEERS) | $(CARGO) ## make the disk of one of three members slow under load, in ROUNDS (as root, with FUSE)
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster slow_disk -- --ignored --nocapture --test-threads 1
+
+OLDER_SOURCE = $(TARGET)/older/$(OLDER)
+OLDER_JETWAY = $(OLDER_SOURCE).built/debug/jetway
+
+$(OLDER_JETWAY): $(BIN)/protoc | $(CARGO)
+	mkdir -p $(OLDER_SOURCE)
+	git archive $(OLDER) | tar -x -C $(OLDER_SOURCE)
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) build --locked --manifest-path $(OLDER_SOURCE)/Cargo.toml --bin jetway --target-dir $(OLDER_SOURCE).built
+
+.PHONY: upgrade
+upgrade: $(TEST_PEERS) $(OLDER_JETWAY) | $(CARGO) ## move three members under load from the jetway of an OLDER revision to this one and back, one after the other
+	JETWAY_TEST_OLDER=$(OLDER_JETWAY) $(CARGO) test --locked --test cluster upgrade -- --ignored --nocapture --test-threads 1
 
 # A folder of its own, so that no other target ever meets this program. Its debug assertions would end it, and
 # the record of its clients has to show the fault.

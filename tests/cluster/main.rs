@@ -19,3 +19,4 @@ mod shrinking;
 mod slow_disks;
 mod stream_leader;
 mod tls;
+mod upgrade;

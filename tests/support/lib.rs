@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 pub mod contents;
 pub mod disk;
+pub mod etcdctl;
 pub mod figures;
 pub mod history;
 pub mod http;
