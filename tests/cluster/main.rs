@@ -12,6 +12,7 @@ mod faults;
 mod forming;
 mod histories;
 mod members;
+mod phantoms;
 mod planted;
 mod refusals;
 mod rot;

@@ -97,6 +97,11 @@ impl Cluster {
         &self.names[member]
     }
 
+    /// The name of a member from its next start on.
+    pub fn rename(&mut self, member: usize, name: &str) {
+        name.clone_into(&mut self.names[member]);
+    }
+
     pub fn peer_url(&self, member: usize) -> String {
         format!("{}://{}", self.scheme, self.members[member].peer_address())
     }
