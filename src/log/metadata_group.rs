@@ -10,8 +10,8 @@ use thiserror::Error;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// The silence after which a server counts as out of reach. Servers answer the leader every second. NATS itself
-/// notices a server that ended without a word after two and a half minutes.
+/// The silence after which a server counts as out of reach. Servers answer the leader every second. NATS
+/// itself notices a server that ended without a word after two and a half minutes.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// The group cannot be asked or changed.

@@ -75,8 +75,8 @@ fn is_logged(cluster: &Cluster, words: &[&str]) -> bool {
     cluster.members.iter().any(|member| member.log().lines().any(has))
 }
 
-/// The log and a metric name it while it runs. The log names the remedy: it is stopped, and then it is removed
-/// by itself.
+/// The log and a metric name it while it runs. The log names the remedy: it is stopped, and then it is
+/// removed by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_of_no_member_is_named_and_is_removed_once_it_is_stopped() {
     let mut cluster = Cluster::start_jetways(3).await;
