@@ -362,7 +362,7 @@ async fn one_order_of_writes_explains_jumping_clocks() {
 #[ignore = "needs root and /dev/fuse: `make slow-disk`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_order_of_writes_explains_slow_disks() {
-    let (cluster, disks) = slow_disks::prepare();
+    let (cluster, disks) = slow_disks::prepare(support::disk::Disk::default);
     let mut campaign = Campaign::start_on(cluster, None).await;
     campaign.disks = disks;
     let faults = [Fault::SlowDisk, Fault::Kill, Fault::SlowDisk, Fault::Machine];

@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cycles;
+mod damage;
 mod deployment;
 mod discovery;
 mod dropin;
@@ -14,6 +15,7 @@ mod histories;
 mod members;
 mod phantoms;
 mod planted;
+mod power_cuts;
 mod refusals;
 mod rot;
 mod shrinking;
