@@ -151,6 +151,10 @@ pub struct Present {
     pub deleted: Vec<Sequence>,
 }
 
+/// How long a stream that must exist is looked for: a new leader of the metadata may not have read all of it.
+/// 30 s after its start nats-server removes the files of streams that its metadata does not list.
+const VANISHED_TIMEOUT: Duration = Duration::from_secs(3);
+
 impl Bucket {
     /// The random id from the creation of a stream; `None` if it is not jetway's.
     pub fn cluster_id(info: &StreamInfo) -> Option<u64> {
@@ -243,6 +247,7 @@ impl Bucket {
         (purpose, demand): (Purpose, Demand),
     ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
         let deadline = Instant::now() + CLUSTER_TIMEOUT;
+        let mut vanished = None;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
@@ -263,6 +268,11 @@ impl Bucket {
                         Some(remedy) => SetupError::Limit { stream, source, remedy },
                         None => SetupError::Api { stream, source },
                     });
+                }
+                Err(SetupError::Vanished { .. })
+                    if vanished.get_or_insert_with(Instant::now).elapsed() < VANISHED_TIMEOUT =>
+                {
+                    tokio::time::sleep(CLUSTER_RETRY).await;
                 }
                 // A leaf connection to the other region may be made just now.
                 Err(error @ SetupError::Origin { .. }) if Instant::now() < deadline => {
@@ -315,6 +325,10 @@ impl Bucket {
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
+                }
+                let must_exist = endpoint.own_cluster.as_ref().is_some_and(|cluster| cluster.has_joined);
+                if must_exist && !store.is_some_and(|store| store.accepts_loss) {
+                    return Err(SetupError::Vanished { stream });
                 }
                 let config = match &endpoint.mirror {
                     Some(origin) => mirror::to_create(self, api, replicas, origin).await?,

@@ -75,6 +75,14 @@ fn is_damage(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
+/// Whether a line reports that a member's server does not take up a stream or a Raft group that it has.
+pub(super) fn is_unloaded(text: &str) -> bool {
+    let text = text.to_lowercase();
+    ["snapshot corrupt", "stream create failed", "stream recovery failed"]
+        .iter()
+        .any(|sign| text.contains(sign))
+}
+
 /// The last lines of one run of the child.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<(Level, String)>>>);
@@ -119,7 +127,9 @@ pub(super) async fn forward(
     lines: impl AsyncRead + Unpin,
     tail: Tail,
     write_error: watch::Sender<Option<String>>,
+    is_member: bool,
 ) {
+    let mut is_reported = false;
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
     loop {
@@ -149,7 +159,15 @@ pub(super) async fn forward(
             Level::Warn => tracing::warn!(target: "nats_server", attempt, "{message}"),
             Level::Error => tracing::error!(target: "nats_server", attempt, "{message}"),
         }
-        if level >= Level::Warn && is_damage(text) {
+        if level >= Level::Warn && is_member && is_unloaded(text) {
+            if !std::mem::replace(&mut is_reported, true) {
+                tracing::error!(
+                    reason = text,
+                    "the store of this member is damaged, and its server has no copy of the stream. If most of the other members \
+                     serve, stop this one, remove its --data-dir, and start it again: it takes a copy from the others"
+                );
+            }
+        } else if level >= Level::Warn && is_damage(text) {
             tracing::error!(
                 "nats-server has found a damaged message in the store. jetway serves what it has in memory, and the next \
                  start may refuse the store: save the keys now with `jetway snapshot save FILE`, from which `jetway restore` makes a store"
@@ -196,7 +214,7 @@ mod tests {
     async fn complaints_come_first_and_write_errors_are_noticed() {
         let text = "[1] [INF] Starting\n[1] [INF]  _ |\n[1] [ERR] JetStream resource: critical write error: no space\n[1] [INF] Bye\n";
         let (tail, (write_error, noticed)) = (Tail::default(), watch::channel(None));
-        forward(text.as_bytes(), tail.clone(), write_error).await;
+        forward(text.as_bytes(), tail.clone(), write_error, false).await;
         assert_eq!(tail.summary(), "JetStream resource: critical write error: no space");
         assert_eq!(tail.last().as_deref(), Some("Bye"));
         assert_eq!(noticed.borrow().as_deref(), Some("JetStream resource: critical write error: no space"));

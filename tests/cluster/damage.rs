@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use support::client::{Client, all};
 use support::cluster::Cluster;
 use support::eventually;
-use support::server::Target;
+use support::server::{Server, Target};
 
 use super::faults::all_meet;
 use super::forming::{all_hold_the_same, writes_again};
@@ -191,8 +191,11 @@ impl Bench {
 
     /// Whether a log names the copy of a member as damaged, behind a length of each log.
     fn is_named(&self, member: usize, behind: &[usize]) -> bool {
-        let logs = self.cluster.members.iter().map(support::server::Server::log);
-        logs.zip(behind).any(|(log, behind)| is_named_in(&log[*behind..], self.cluster.name(member)))
+        let logs = self.cluster.members.iter().map(Server::log);
+        let by_others =
+            logs.zip(behind).any(|(log, behind)| is_named_in(&log[*behind..], self.cluster.name(member)));
+        let own = self.cluster.members[member].log();
+        by_others || own[behind[member]..].contains("the store of this member is damaged")
     }
 
     /// The remedy of the log: the member begins again without data.
@@ -202,8 +205,28 @@ impl Bench {
         self.cluster.has_copies_on(member, &[0, 1, 2]).await;
     }
 
-    async fn run(&mut self, case: Case, member: usize) -> End {
+    /// The copy of a member is read by the others when they start, if its damage is not found before.
+    async fn copy_is_read(&mut self, member: usize, behind: &[usize]) {
         let (next, other) = ((member + 1) % 3, (member + 2) % 3);
+        let leader = self.cluster.leader(&self.clients).await;
+        if leader != member {
+            let id = started(&self.clients[next], self.cluster.name(member)).await.id;
+            self.clients[leader].move_leader(id).await.unwrap();
+        }
+        eventually("the damaged copy to lead", async || {
+            let leads = is_led_by(&self.cluster, member).await;
+            (leads || self.is_named(member, behind)).then_some(())
+        })
+        .await;
+        for restarted in [next, other] {
+            assert!(self.cluster.members[restarted].stop().await.success());
+            self.cluster.members[restarted].restart().await;
+            all_meet(&self.cluster, &self.clients).await;
+        }
+    }
+
+    async fn run(&mut self, case: Case, member: usize) -> End {
+        let next = (member + 1) % 3;
         self.write(next).await;
         let data = self.cluster.members[member].dir().join("data");
         let behind: Vec<_> = self.cluster.members.iter().map(|member| member.log().len()).collect();
@@ -235,23 +258,10 @@ impl Bench {
             return End::Refused;
         }
         self.is_whole().await;
-        // Its copy is read by another member that starts, if the damage is not found before.
-        let leader = self.cluster.leader(&self.clients).await;
-        if leader != member {
-            let id = started(&self.clients[next], self.cluster.name(member)).await.id;
-            self.clients[leader].move_leader(id).await.unwrap();
+        if !self.is_named(member, &behind) {
+            self.copy_is_read(member, &behind).await;
+            self.is_whole().await;
         }
-        eventually("the damaged copy to lead", async || {
-            let leads = is_led_by(&self.cluster, member).await;
-            (leads || self.is_named(member, &behind)).then_some(())
-        })
-        .await;
-        for restarted in [next, other] {
-            assert!(self.cluster.members[restarted].stop().await.success());
-            self.cluster.members[restarted].restart().await;
-            all_meet(&self.cluster, &self.clients).await;
-        }
-        self.is_whole().await;
         if !self.is_named(member, &behind) {
             self.cluster.has_copies_on(member, &[0, 1, 2]).await;
             return End::Healed;
@@ -290,6 +300,42 @@ async fn a_damaged_file_of_one_member_costs_nothing() {
         (Part::Snapshot(Group::Metadata), Harm::Flipped, true),
     ];
     run(cases.into_iter().map(case)).await;
+}
+
+/// Without its metadata NATS knows no stream. The cluster does not begin anew then, and its data is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_its_metadata_does_not_begin_empty() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut bench = Bench::start().await;
+    bench.write(0).await;
+    for member in &mut bench.cluster.members {
+        assert!(member.stop().await.success());
+    }
+    let metadata = |server: &Server| server.dir().join("data/nats/jetstream/$SYS/_js_/_meta_");
+    for member in &mut bench.cluster.members {
+        fs::rename(metadata(member), member.dir().join("kept")).unwrap();
+    }
+    let behind: Vec<_> = bench.cluster.members.iter().map(|member| member.log().len()).collect();
+    for member in &mut bench.cluster.members {
+        member.begin();
+    }
+    let refuses = "do not know stream KV_jetway any more";
+    // The first ones that end take the majority away from the last one.
+    eventually("a refusal", async || {
+        let mut members = bench.cluster.members.iter_mut();
+        members.any(|member| member.has_ended().is_some() && member.log().contains(refuses)).then_some(())
+    })
+    .await;
+    for (member, behind) in bench.cluster.members.iter_mut().zip(behind) {
+        member.kill_machine();
+        assert!(!member.log()[behind..].contains("ready to serve"), "{}", member.log());
+        fs::remove_dir_all(metadata(member)).unwrap();
+        fs::rename(member.dir().join("kept"), metadata(member)).unwrap();
+    }
+    bench.cluster.start_all().await;
+    bench.is_whole().await;
 }
 
 #[ignore = "ten minutes: make damage"]
