@@ -190,11 +190,15 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk --skip upgrade
+		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk --skip upgrade --skip damage:: --skip power_cuts
 
 .PHONY: slow-disk
 slow-disk: $(TEST_PEERS) | $(CARGO) ## make the disk of one of three members slow under load, in ROUNDS (as root, with FUSE)
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster slow_disk -- --ignored --nocapture --test-threads 1
+
+.PHONY: damage
+damage: $(TEST_PEERS) | $(CARGO) ## damage each file of one member of a cluster in each way, and cut the power of its members in ROUNDS (as root, with FUSE)
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster -- --ignored --nocapture --test-threads 1 damage:: power_cuts::
 
 OLDER_SOURCE = $(TARGET)/older/$(OLDER)
 OLDER_JETWAY = $(OLDER_SOURCE).built/debug/jetway

@@ -338,7 +338,7 @@ async fn a_cluster_without_its_metadata_does_not_begin_empty() {
     bench.is_whole().await;
 }
 
-#[ignore = "ten minutes: make damage"]
+#[ignore = "a quarter of an hour: make damage"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_damaged_file_of_one_member_costs_nothing() {
     let only = std::env::var("CASE").unwrap_or_default();
