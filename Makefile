@@ -190,7 +190,12 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk --skip upgrade --skip damage:: --skip power_cuts
+		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk --skip upgrade --skip damage:: --skip power_cuts --skip all_faults
+
+.PHONY: faults-long
+faults-long: MINUTES = 60
+faults-long: $(TEST_PEERS) | $(CARGO) ## histories of random clients under all faults of members, for MINUTES (60; as root, with FUSE)
+	JETWAY_FAULT_MINUTES=$(MINUTES) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster explains_all_faults -- --ignored --nocapture
 
 .PHONY: slow-disk
 slow-disk: $(TEST_PEERS) | $(CARGO) ## make the disk of one of three members slow under load, in ROUNDS (as root, with FUSE)

@@ -17,7 +17,7 @@ use super::forming::all_hold_the_same;
 use super::slow_disks::prepare;
 
 /// Cuts the power of these members at one moment, and turns it on again.
-async fn cut(cluster: &mut Cluster, disks: &mut [Mounted], members: &[usize], random: &mut StdRng) {
+pub async fn cut(cluster: &mut Cluster, disks: &mut [Mounted], members: &[usize], random: &mut StdRng) {
     for &member in members {
         disks[member].disk.cut();
     }

@@ -19,13 +19,18 @@ const LONGEST_GAP: Duration = Duration::from_secs(10);
 /// Three members that have yet to be started, each on a disk of its own.
 pub fn prepare(disk: fn() -> Disk) -> (Cluster, Vec<Mounted>) {
     let cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let disks = mount(&cluster, disk);
+    (cluster, disks)
+}
+
+/// Mounts a disk for each member.
+pub fn mount(cluster: &Cluster, disk: fn() -> Disk) -> Vec<Mounted> {
     let mount = |server: &support::server::Server| {
         let data = server.dir().join("data");
         std::fs::create_dir(&data).unwrap();
         Mounted::mount(disk(), &data)
     };
-    let disks = cluster.members.iter().map(mount).collect();
-    (cluster, disks)
+    cluster.members.iter().map(mount).collect()
 }
 
 /// Whichever disk it is, that of the writer and of the stream's leader too, the cluster goes on and loses
