@@ -1,5 +1,5 @@
-//! Each kind of file that nats-server keeps for a member of a cluster is damaged in each way, on one member at
-//! a time: what Jepsen's report on NATS 2.12.1 has shown to lose data. The end is the right data through each
+//! Each kind of file that nats-server keeps for a member of a cluster is damaged in each way, on one member
+//! at a time: Jepsen's report on NATS 2.12.1 has shown losses by that. The end is the right data through each
 //! member, or a refusal that names the damage and a remedy that works.
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Members on disks that forget what was not synced, whose power is cut under load: that of one, of most and of
-//! all at one moment.
+//! Members on disks that forget what was not synced, whose power is cut under load: that of one, of most and
+//! of all at one moment.
 //!
 //! They need root and /dev/fuse: `make damage`.
 
