@@ -75,12 +75,10 @@ fn is_damage(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// Whether a line reports that a member's server does not take up a stream or a Raft group that it has.
-pub(super) fn is_unloaded(text: &str) -> bool {
-    let text = text.to_lowercase();
-    ["snapshot corrupt", "stream create failed", "stream recovery failed"]
-        .iter()
-        .any(|sign| text.contains(sign))
+/// Whether a line reports that the snapshot of a Raft group cannot be read. The server does not start then, or
+/// not with the stream.
+pub(super) fn is_damaged_snapshot(text: &str) -> bool {
+    text.to_lowercase().contains("snapshot corrupt")
 }
 
 /// The last lines of one run of the child.
@@ -159,7 +157,7 @@ pub(super) async fn forward(
             Level::Warn => tracing::warn!(target: "nats_server", attempt, "{message}"),
             Level::Error => tracing::error!(target: "nats_server", attempt, "{message}"),
         }
-        if level >= Level::Warn && is_member && is_unloaded(text) {
+        if level >= Level::Warn && is_member && is_damaged_snapshot(text) {
             if !std::mem::replace(&mut is_reported, true) {
                 tracing::error!(
                     reason = text,
@@ -226,6 +224,19 @@ mod tests {
         let text = "Filestore [KV_jetway] Ignoring non-write error: malformed or corrupt message in 1.blk: invalid checksum";
         assert!(is_damage(text) && !is_write_error(text));
         assert!(!is_damage("JetStream resource: critical write error: no space left on device"));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_recognised() {
+        // The words of nats-server 2.15.1.
+        for text in [
+            "RAFT [GDuFSb67 - S-R3F-LH160oTa] Snapshot corrupt, checksums did not match",
+            "RAFT [GDuFSb67 - _meta_] Snapshot corrupt, too short",
+            "Can't start JetStream: raft: snapshot corrupt",
+        ] {
+            assert!(is_damaged_snapshot(text) && !is_damage(text) && !is_write_error(text), "{text}");
+        }
+        assert!(!is_damaged_snapshot("Stream create failed for 'JW > KV_jetway': insufficient resources"));
     }
 
     #[test]

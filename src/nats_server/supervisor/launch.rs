@@ -50,7 +50,7 @@ pub(super) async fn bring_up(
             },
             status = child.ended() => {
                 let (lines, path) = (tail.summary(), plan.data_dir.path().to_owned());
-                return Err(if plan.cluster.is_some() && log::is_unloaded(&lines) {
+                return Err(if plan.cluster.is_some() && log::is_damaged_snapshot(&lines) {
                     Error::DamagedMember { status, log: lines, path }
                 } else {
                     Error::Exited { status, log: lines }
