@@ -195,13 +195,22 @@ impl Bucket {
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
     ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
-        let deadline = Instant::now() + CLUSTER_TIMEOUT;
-        let mut vanished = None;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
+        let deadline = Instant::now() + CLUSTER_TIMEOUT;
+        let mut vanished = None;
         loop {
             match self.ensure(api, endpoint, store, (purpose, demand)).await {
+                // The others may have gone again meanwhile.
+                Err(SetupError::Api { source, .. })
+                    if endpoint.own_cluster.is_some()
+                        && source.is_transient()
+                        && Instant::now() >= deadline =>
+                {
+                    tokio::time::sleep(CLUSTER_RETRY).await;
+                    self.await_members(api).await;
+                }
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.is_transient() || source.is_absent()) && Instant::now() < deadline =>
