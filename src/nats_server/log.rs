@@ -75,8 +75,8 @@ fn is_damage(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
-/// Whether a line reports that the snapshot of a Raft group cannot be read. The server does not start then, or
-/// not with the stream.
+/// Whether a line reports that the snapshot of a Raft group cannot be read. The server does not start then,
+/// or not with the stream.
 pub(super) fn is_damaged_snapshot(text: &str) -> bool {
     text.to_lowercase().contains("snapshot corrupt")
 }
