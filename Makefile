@@ -52,6 +52,8 @@ CUTS ?= 200
 ROUNDS ?=
 SEED ?=
 FAULT ?=
+# The oldest revision with the same stored format, calls between members and files of a member.
+OLDER ?= 4bdad3cbaf7e
 PREEMPTIONS ?= 2
 BACKEND ?= jetway
 INSTALL ?=
@@ -61,7 +63,7 @@ help: ## print this list
 	@echo "make COMMAND [SETTING=value]"; echo
 	@sed -nE 's/^([a-z][a-z-]*):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo; echo "Settings: DATA=folder of the data for run ($(DATA)), FLAGS='...' more flags for run, benchmarks and kubernetes, TESTS='...' what cargo"
-	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), OBJECTS=n, WRITES=n and KILLS=n for migrate-long (300000, 500, 50), ROUNDS=n and SEED=n for each test of faults, PREEMPTIONS=n for"
+	@echo "test is to run, MINUTES=n for the long ones (30), CUTS=n for powercut (200), OBJECTS=n, WRITES=n and KILLS=n for migrate-long (300000, 500, 50), ROUNDS=n and SEED=n for each test of faults, OLDER=revision for upgrade, PREEMPTIONS=n for"
 	@echo "loom (2), BACKEND=jetway|etcd for kubernetes, INSTALL=--install to let docker install buildah, CARGO_TARGET_DIR=folder for all."
 
 # --- build and serve ---
@@ -188,11 +190,32 @@ crash-long: $(TEST_PEERS) | $(CARGO) ## kill jetway, nats-server and both under 
 .PHONY: faults
 faults: $(TEST_PEERS) | $(CARGO) ## pause, kill and cut off instances and NATS servers under load, in ROUNDS
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test external --test cluster $(TESTS) -- --ignored --nocapture --test-threads 1 \
-		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk
+		--skip cut_networks --skip discovery:: --skip in_jetway --skip slow_disk --skip upgrade --skip damage:: --skip power_cuts --skip all_faults
+
+.PHONY: faults-long
+faults-long: MINUTES = 60
+faults-long: $(TEST_PEERS) | $(CARGO) ## histories of random clients under all faults of members, for MINUTES (60; as root, with FUSE)
+	JETWAY_FAULT_MINUTES=$(MINUTES) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster explains_all_faults -- --ignored --nocapture
 
 .PHONY: slow-disk
 slow-disk: $(TEST_PEERS) | $(CARGO) ## make the disk of one of three members slow under load, in ROUNDS (as root, with FUSE)
 	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster slow_disk -- --ignored --nocapture --test-threads 1
+
+.PHONY: damage
+damage: $(TEST_PEERS) | $(CARGO) ## damage each file of one member of a cluster in each way, and cut the power of its members in ROUNDS (as root, with FUSE)
+	JETWAY_FAULT_ROUNDS=$(ROUNDS) JETWAY_FAULT_SEED=$(SEED) $(CARGO) test --locked --test cluster -- --ignored --nocapture --test-threads 1 damage:: power_cuts::
+
+OLDER_SOURCE = $(TARGET)/older/$(OLDER)
+OLDER_JETWAY = $(OLDER_SOURCE).built/debug/jetway
+
+$(OLDER_JETWAY): $(BIN)/protoc | $(CARGO)
+	mkdir -p $(OLDER_SOURCE)
+	git archive $(OLDER) | tar -x -C $(OLDER_SOURCE)
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) build --locked --manifest-path $(OLDER_SOURCE)/Cargo.toml --bin jetway --target-dir $(OLDER_SOURCE).built
+
+.PHONY: upgrade
+upgrade: $(TEST_PEERS) $(OLDER_JETWAY) | $(CARGO) ## move three members under load from the jetway of an OLDER revision to this one and back, one after the other
+	JETWAY_TEST_OLDER=$(OLDER_JETWAY) $(CARGO) test --locked --test cluster upgrade -- --ignored --nocapture --test-threads 1
 
 # A folder of its own, so that no other target ever meets this program. Its debug assertions would end it, and
 # the record of its clients has to show the fault.

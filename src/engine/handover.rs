@@ -27,7 +27,8 @@ impl Engine {
             && tokio::time::timeout(COPY_TIMEOUT, self.find_copy(started)).await.is_err()
         {
             tracing::warn!(
-                "this server's copy of the stream is not complete yet; another one may not stop now"
+                "this server's copy of the stream is not complete yet; another one may not stop now. If it stays so, and most \
+                 of the other members serve, stop this member, remove its --data-dir, and start it again"
             );
         }
     }

@@ -14,6 +14,7 @@ pub(super) struct NatsGauges {
     stream_leader: Series,
     replica_lag: Series,
     replica_current: Series,
+    unlisted_servers: Series,
     used: Series,
     limit: Series,
     connections: Series,
@@ -44,6 +45,11 @@ impl NatsGauges {
             replica_current: series(
                 "jetway_stream_replica_current",
                 "Whether the leader of the stream sees a replica, and the replica has caught up.",
+                &["server"],
+            ),
+            unlisted_servers: series(
+                "jetway_server_without_member",
+                "A server of the cluster that is none of its members', as the writer sees it.",
                 &["server"],
             ),
             used: series(
@@ -78,6 +84,8 @@ impl NatsGauges {
         self.connected.set(i64::from(engine.log.connection().link.borrow().connected));
         let measured = engine.space.measured();
         self.show(&measured.borrow());
+        let unlisted = engine.status.unlisted_servers().borrow().clone();
+        self.unlisted_servers.show(unlisted.into_iter().map(|server| (vec![server], 1)));
         let limits = engine.space.limits();
         let values = |value: fn(&Limit) -> u64| {
             let series = limits.iter().map(move |limit| (limit.kind.name().to_owned(), value(limit)));

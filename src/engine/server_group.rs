@@ -7,10 +7,10 @@
 //! - The server of a removed member is removed. NATS would count it for majorities and keep a copy's place
 //!   for it for ever. So is any other server, once it cannot be reached and no member can be expected under
 //!   its name.
-//! - A server that never was a member and runs is reported. Its jetway ends by itself.
+//! - A server that never was a member and runs is reported: in the log, and by a metric. Its jetway ends by
+//!   itself; a nats-server without one has to be stopped.
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
-//!
 //!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
 //! copy.
@@ -44,6 +44,8 @@ const UNNAMED_GRACE: Duration = Duration::from_mins(1);
 
 /// A server that is none of the members'.
 struct UnknownServer {
+    /// Its name if that is known, else its id.
+    name: String,
     since: Instant,
     is_refusal_reported: bool,
 }
@@ -89,11 +91,11 @@ impl Reconciler {
             self.choose_who_syncs();
             if self.mode.is_alone() || self.mode.is_moving() {
                 (group, known) = (None, BTreeSet::new());
-                unknown.clear();
+                self.forget(&mut unknown);
                 continue;
             }
             if !self.status.is_writer() || members.is_empty() {
-                unknown.clear();
+                self.forget(&mut unknown);
                 continue;
             }
             if group.is_none() {
@@ -108,6 +110,12 @@ impl Reconciler {
                 self.compare(group, &members, &known, &mut unknown).await;
             }
         }
+    }
+
+    /// The writer alone compares.
+    fn forget(&self, unknown: &mut BTreeMap<String, UnknownServer>) {
+        unknown.clear();
+        self.status.set_unlisted_servers(Vec::new());
     }
 
     /// The server that is to have the only copy: that of the last member, or of the one that will be.
@@ -171,8 +179,13 @@ impl Reconciler {
             let Peer { id, name, is_offline } = peer;
             let name = name.as_ref().or_else(|| known.iter().find(|name| server_id(name) == *id));
             let server = unknown.entry(id.clone()).or_insert_with(|| {
-                tracing::warn!(server = name, id, "a server of the cluster is none of its members");
-                UnknownServer { since: Instant::now(), is_refusal_reported: false }
+                tracing::warn!(
+                    server = name, id, is_offline,
+                    "a server of the cluster is none of its members, and counts for its majority. Stop it if it runs: \
+                     jetway removes it then"
+                );
+                let name = name.unwrap_or(id).clone();
+                UnknownServer { name, since: Instant::now(), is_refusal_reported: false }
             });
             let is_known = name.is_some_and(|name| known.contains(name));
             // The name of a member that was added is known once it has started.
@@ -197,6 +210,7 @@ impl Reconciler {
                 }
             }
         }
+        self.status.set_unlisted_servers(unknown.values().map(|server| server.name.clone()).collect());
         let is_here = |name: &str| peers.iter().any(|peer| peer.id == server_id(name) && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
         let wanted = copies(voters);

@@ -54,6 +54,8 @@ pub(super) struct Status {
     /// one can. Set with Release after the first state is published, and read with Acquire: a read that sees
     /// it finds that state.
     is_linearizable: AtomicBool,
+    /// The servers of the cluster that are none of its members', as the writer sees them.
+    unlisted_servers: watch::Sender<Vec<String>>,
 }
 
 impl Status {
@@ -65,6 +67,7 @@ impl Status {
             epoch: Arc::default(),
             is_writer: AtomicBool::new(false),
             is_linearizable: AtomicBool::new(false),
+            unlisted_servers: watch::Sender::default(),
         }
     }
 
@@ -142,5 +145,13 @@ impl Status {
 
     pub(super) fn set_linearizable(&self, is_linearizable: bool) {
         self.is_linearizable.store(is_linearizable, Ordering::Release);
+    }
+
+    pub(super) fn unlisted_servers(&self) -> watch::Receiver<Vec<String>> {
+        self.unlisted_servers.subscribe()
+    }
+
+    pub(super) fn set_unlisted_servers(&self, servers: Vec<String>) {
+        self.unlisted_servers.send_replace(servers);
     }
 }

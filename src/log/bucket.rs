@@ -7,13 +7,13 @@ use super::limits::{self, Demand};
 use super::mirror::{self, ReadOnly};
 use super::rights::API_PREFIX;
 use super::setup_error::SetupError;
+use super::store::Store;
 use super::stream_settings::{CLUSTER_KEY, Deviations, FORMAT_KEY, SNAPSHOT_KEY, UNFINISHED, wanted};
 use super::subjects::{self, KeyTooLong};
 use crate::record::FORMAT;
 use crate::types::Sequence;
 use crate::version::NatsVersion;
 use serde_json::Value;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Longest wait for a cluster that looks for enough servers for a stream.
@@ -26,57 +26,6 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 const MEMBERS_RETRY: Duration = Duration::from_millis(100);
 /// Pause before another attempt.
 const CLUSTER_RETRY: Duration = Duration::from_millis(500);
-
-/// The embedded server's store.
-#[derive(Clone, Debug)]
-pub struct Store {
-    /// Its directory.
-    pub dir: PathBuf,
-    /// Whether to go on without lost records.
-    pub accepts_loss: bool,
-}
-
-impl Store {
-    /// Whether it holds messages of a stream, but for the rest of a restore.
-    pub fn is_used(&self, stream: &str) -> bool {
-        let settings = std::fs::read(self.folder(stream).join("meta.inf"));
-        let settings = settings.ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-        self.has_messages(stream) && !settings.is_some_and(|settings| is_unfinished(&settings))
-    }
-
-    fn folder(&self, stream: &str) -> PathBuf {
-        self.dir.join("jetstream/$G/streams").join(stream)
-    }
-
-    fn has_messages(&self, stream: &str) -> bool {
-        let blocks = std::fs::read_dir(self.folder(stream).join("msgs")).into_iter().flatten().flatten();
-        blocks
-            .filter(|block| block.path().extension().is_some_and(|of| of == "blk"))
-            .any(|block| block.metadata().is_ok_and(|file| file.len() > 0))
-    }
-
-    /// Checks that there are no messages of a stream that the server does not load. Creating the stream again
-    /// would take them in under another id, once more at each start, because nats-server leaves a damaged
-    /// `meta.inf` as it is.
-    fn check_new(&self, stream: &str) -> Result<(), SetupError> {
-        let folder = self.folder(stream);
-        if !folder.exists() {
-            return Ok(());
-        }
-        if self.has_messages(stream) && !self.accepts_loss {
-            return Err(SetupError::Unloaded { stream: stream.to_owned(), folder });
-        }
-        for file in ["meta.inf", "meta.sum"].map(|name| folder.join(name)) {
-            match std::fs::remove_file(&file) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(SetupError::Files { file, source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Names of a bucket's stream and subjects.
 #[derive(Clone, Debug)]
@@ -150,6 +99,10 @@ pub struct Present {
     /// Those behind it that were removed, ascending.
     pub deleted: Vec<Sequence>,
 }
+
+/// How long a stream that must exist is looked for: a new leader of the metadata may not have read all of it.
+/// 30 s after its start nats-server removes the files of streams that its metadata does not list.
+const VANISHED_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Bucket {
     /// The random id from the creation of a stream; `None` if it is not jetway's.
@@ -242,12 +195,22 @@ impl Bucket {
         store: Option<&Store>,
         (purpose, demand): (Purpose, Demand),
     ) -> Result<(Facts, Option<ReadOnly>), SetupError> {
-        let deadline = Instant::now() + CLUSTER_TIMEOUT;
         if endpoint.own_cluster.is_some() {
             self.await_members(api).await;
         }
+        let deadline = Instant::now() + CLUSTER_TIMEOUT;
+        let mut vanished = None;
         loop {
             match self.ensure(api, endpoint, store, (purpose, demand)).await {
+                // The others may have gone again meanwhile.
+                Err(SetupError::Api { source, .. })
+                    if endpoint.own_cluster.is_some()
+                        && source.is_transient()
+                        && Instant::now() >= deadline =>
+                {
+                    tokio::time::sleep(CLUSTER_RETRY).await;
+                    self.await_members(api).await;
+                }
                 // At first only the metadata leader may know a stream that another instance has just created.
                 Err(SetupError::Api { stream, source })
                     if (source.is_transient() || source.is_absent()) && Instant::now() < deadline =>
@@ -263,6 +226,11 @@ impl Bucket {
                         Some(remedy) => SetupError::Limit { stream, source, remedy },
                         None => SetupError::Api { stream, source },
                     });
+                }
+                Err(SetupError::Vanished { .. })
+                    if vanished.get_or_insert_with(Instant::now).elapsed() < VANISHED_TIMEOUT =>
+                {
+                    tokio::time::sleep(CLUSTER_RETRY).await;
                 }
                 // A leaf connection to the other region may be made just now.
                 Err(error @ SetupError::Origin { .. }) if Instant::now() < deadline => {
@@ -315,6 +283,10 @@ impl Bucket {
             Err(error) if error.err_code() == Some(ApiError::STREAM_NOT_FOUND) => {
                 if let Some(store) = store {
                     store.check_new(&stream)?;
+                }
+                let must_exist = endpoint.own_cluster.as_ref().is_some_and(|cluster| cluster.has_joined);
+                if must_exist && !store.is_some_and(|store| store.accepts_loss) {
+                    return Err(SetupError::Vanished { stream });
                 }
                 let config = match &endpoint.mirror {
                     Some(origin) => mirror::to_create(self, api, replicas, origin).await?,

@@ -85,6 +85,8 @@ pub fn copies(members: usize) -> usize {
 pub struct OwnCluster {
     /// The number of members that found it.
     pub founders: usize,
+    /// Whether this member has been in it, so that its stream must be there.
+    pub has_joined: bool,
 }
 
 /// Whether NATS can be reached now. `generation` grows with every reconnection.

@@ -11,6 +11,9 @@ use thiserror::Error;
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// The silence after which a server counts as out of reach. Servers answer the leader every second. NATS
+/// itself notices a server that ended without a word after two and a half minutes.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// The group cannot be asked or changed.
 #[derive(Debug, Error)]
@@ -114,6 +117,15 @@ struct Replica {
     peer: String,
     #[serde(default)]
     offline: bool,
+    /// Nanoseconds since the leader heard of it; 0 if it never did.
+    #[serde(default)]
+    active: u64,
+}
+
+impl Replica {
+    fn is_offline(&self) -> bool {
+        self.offline || Duration::from_nanos(self.active) > SILENCE
+    }
 }
 
 impl MetadataGroup {
@@ -139,9 +151,11 @@ impl MetadataGroup {
         let answer = self.ask("$SYS.REQ.SERVER.PING.JSZ", &json!({ "leader_only": true })).await;
         let answer: Answer = serde_json::from_slice(&answer.ok_or(GroupError::NoLeader)?)?;
         let group = answer.data.meta_cluster.ok_or(GroupError::NoLeader)?;
-        let leader = Replica { name: group.leader, peer: group.peer, offline: false };
-        let servers = std::iter::once(leader).chain(group.replicas).map(|Replica { name, peer, offline }| {
-            Peer { id: peer, name: (!name.starts_with(UNKNOWN_NAME)).then_some(name), is_offline: offline }
+        let leader = Replica { name: group.leader, peer: group.peer, offline: false, active: 0 };
+        let servers = std::iter::once(leader).chain(group.replicas).map(|replica| {
+            let is_offline = replica.is_offline();
+            let name = (!replica.name.starts_with(UNKNOWN_NAME)).then_some(replica.name);
+            Peer { id: replica.peer, name, is_offline }
         });
         let servers: Vec<Peer> = servers.collect();
         let is_other = |peer: &&Peer| peer.name.as_ref().is_some_and(|name| server_id(name) != peer.id);

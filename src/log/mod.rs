@@ -43,13 +43,14 @@ mod rights;
 mod seed;
 mod servers;
 mod setup_error;
+mod store;
 mod stream_settings;
 mod subjects;
 mod tls;
 mod wire;
 
 pub use api::{AccountInfo, AccountLoad, Api, ApiError, Cluster, Replica, StoredMessage, StreamInfo};
-pub use bucket::{Bucket, Facts, Present, Purpose, Store};
+pub use bucket::{Bucket, Facts, Present, Purpose};
 pub use connect::{ConnectError, Connection, Endpoint, Link, MAX_COPIES, OwnCluster, copies};
 pub use connected::ConnectedServers;
 pub use consumer::{ConsumeError, Consumer, Delivered};
@@ -64,6 +65,7 @@ pub use promote::{PromoteError, PromoteStep, Promoted, promote};
 pub use rights::{Denials, Denied, Rights, Use};
 pub use seed::{SeedError, SeedServers, seed_metadata};
 pub use setup_error::SetupError;
+pub use store::Store;
 pub use subjects::{KeyTooLong, MAX_SUBJECT_BYTES};
 pub use wire::{AddressError, ProtocolError, WireError};
 

@@ -85,6 +85,16 @@ pub enum SetupError {
         /// Its files.
         folder: PathBuf,
     },
+    /// This member has been in its cluster, and the stream of that is not known any more.
+    #[error(
+        "this member has been in its cluster, whose servers do not know stream {stream} any more: most of them have lost \
+         JetStream's metadata. Nothing was changed. Keep a copy of each --data-dir. Then put them back as they were before, or \
+         restore a snapshot into empty ones (jetway restore --initial-cluster). With --accept-data-loss the cluster begins empty"
+    )]
+    Vanished {
+        /// The stream.
+        stream: String,
+    },
     /// The files of a damaged stream cannot be prepared for another load.
     #[error("cannot remove the damaged {}: {source}", file.display())]
     Files {

@@ -47,14 +47,16 @@ pub(super) fn half_of_the_cores() -> NonZeroUsize {
 }
 
 impl Child {
-    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores. Must be called
-    /// on the supervisor thread: the parent-death signal is tied to the calling thread.
+    /// Starts the binary, which runs on `threads` at once, or on as many as there are cores, as a member of a
+    /// cluster or alone. Must be called on the supervisor thread: the parent-death signal is tied to the
+    /// calling thread.
     pub(super) fn spawn(
         binary: &Path,
         config: &Path,
         store_lock: StoreLock,
         threads: Option<NonZeroUsize>,
         write_error: watch::Sender<Option<String>>,
+        is_member: bool,
     ) -> io::Result<Self> {
         let (log_reader, log_writer) = io::pipe()?;
         let mut command = Command::new(binary);
@@ -92,7 +94,7 @@ impl Child {
         let pid = process.id().expect("a process that was not waited for has an id");
         let tail = Tail::default();
         let lines = pipe::Receiver::from_owned_fd(log_reader.into())?;
-        let log = tokio::spawn(log::forward(lines, tail.clone(), write_error));
+        let log = tokio::spawn(log::forward(lines, tail.clone(), write_error, is_member));
         Ok(Self { process, pid, tail, log, exit: None })
     }
 

@@ -85,6 +85,13 @@ pub enum Error {
     #[error("nats-server ended before it was ready ({status}): {log}")]
     Exited { status: String, log: String },
 
+    #[error(
+        "nats-server ended before it was ready ({status}): {log}. The store of this member is damaged: if most of the other members \
+         serve, remove its --data-dir {}, and start it again: it takes a copy from the others",
+        .path.display()
+    )]
+    DamagedMember { status: String, log: String, path: PathBuf },
+
     #[error("nats-server was not ready within {after:?}; its last lines: {log}")]
     NotReady { after: Duration, log: String },
 

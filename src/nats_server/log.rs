@@ -75,6 +75,12 @@ fn is_damage(text: &str) -> bool {
         .any(|sign| text.contains(sign))
 }
 
+/// Whether a line reports that the snapshot of a Raft group cannot be read. The server does not start then,
+/// or not with the stream.
+pub(super) fn is_damaged_snapshot(text: &str) -> bool {
+    text.to_lowercase().contains("snapshot corrupt")
+}
+
 /// The last lines of one run of the child.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tail(Arc<Mutex<VecDeque<(Level, String)>>>);
@@ -119,7 +125,9 @@ pub(super) async fn forward(
     lines: impl AsyncRead + Unpin,
     tail: Tail,
     write_error: watch::Sender<Option<String>>,
+    is_member: bool,
 ) {
+    let mut is_reported = false;
     let mut lines = BufReader::new(lines);
     let mut line = Vec::new();
     loop {
@@ -149,7 +157,15 @@ pub(super) async fn forward(
             Level::Warn => tracing::warn!(target: "nats_server", attempt, "{message}"),
             Level::Error => tracing::error!(target: "nats_server", attempt, "{message}"),
         }
-        if level >= Level::Warn && is_damage(text) {
+        if level >= Level::Warn && is_member && is_damaged_snapshot(text) {
+            if !std::mem::replace(&mut is_reported, true) {
+                tracing::error!(
+                    reason = text,
+                    "the store of this member is damaged, and its server has no copy of the stream. If most of the other members \
+                     serve, stop this one, remove its --data-dir, and start it again: it takes a copy from the others"
+                );
+            }
+        } else if level >= Level::Warn && is_damage(text) {
             tracing::error!(
                 "nats-server has found a damaged message in the store. jetway serves what it has in memory, and the next \
                  start may refuse the store: save the keys now with `jetway snapshot save FILE`, from which `jetway restore` makes a store"
@@ -196,7 +212,7 @@ mod tests {
     async fn complaints_come_first_and_write_errors_are_noticed() {
         let text = "[1] [INF] Starting\n[1] [INF]  _ |\n[1] [ERR] JetStream resource: critical write error: no space\n[1] [INF] Bye\n";
         let (tail, (write_error, noticed)) = (Tail::default(), watch::channel(None));
-        forward(text.as_bytes(), tail.clone(), write_error).await;
+        forward(text.as_bytes(), tail.clone(), write_error, false).await;
         assert_eq!(tail.summary(), "JetStream resource: critical write error: no space");
         assert_eq!(tail.last().as_deref(), Some("Bye"));
         assert_eq!(noticed.borrow().as_deref(), Some("JetStream resource: critical write error: no space"));
@@ -208,6 +224,19 @@ mod tests {
         let text = "Filestore [KV_jetway] Ignoring non-write error: malformed or corrupt message in 1.blk: invalid checksum";
         assert!(is_damage(text) && !is_write_error(text));
         assert!(!is_damage("JetStream resource: critical write error: no space left on device"));
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_recognised() {
+        // The words of nats-server 2.15.1.
+        for text in [
+            "RAFT [GDuFSb67 - S-R3F-LH160oTa] Snapshot corrupt, checksums did not match",
+            "RAFT [GDuFSb67 - _meta_] Snapshot corrupt, too short",
+            "Can't start JetStream: raft: snapshot corrupt",
+        ] {
+            assert!(is_damaged_snapshot(text) && !is_damage(text) && !is_write_error(text), "{text}");
+        }
+        assert!(!is_damaged_snapshot("Stream create failed for 'JW > KV_jetway': insufficient resources"));
     }
 
     #[test]

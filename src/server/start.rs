@@ -176,7 +176,10 @@ async fn start_storage(
         servers: nats.client_url().into_iter().collect(),
         auth: Auth::Embedded(nats_server::USER, RunToken(nats.token())),
         bucket: bucket.clone(),
-        own_cluster: cluster.as_ref().map(|_| OwnCluster { founders: nats.members().len() }),
+        own_cluster: cluster.as_ref().map(|_| OwnCluster {
+            founders: nats.members().len(),
+            has_joined: nats_server::has_joined(data_dir),
+        }),
         ..Endpoint::default()
     };
     let store_dir = Some(nats_server::store_dir(data_dir));

@@ -22,8 +22,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Three members that have yet to be started, each with a clock of its own.
 pub fn prepare() -> (Cluster, Vec<WallClock>) {
     let mut cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
-    let clocks = cluster.members.iter_mut().map(WallClock::of).collect();
+    let clocks = of(&mut cluster);
     (cluster, clocks)
+}
+
+/// Gives each member a clock of its own.
+pub fn of(cluster: &mut Cluster) -> Vec<WallClock> {
+    cluster.members.iter_mut().map(WallClock::of).collect()
 }
 
 async fn put_on_lease(client: &Client, id: i64) {

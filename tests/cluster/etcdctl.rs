@@ -1,8 +1,6 @@
 //! etcdctl's commands for a cluster, on a cluster.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-
+use support::etcdctl::Writer;
 use support::eventually;
 use support::program::{etcdctl, try_etcdctl};
 
@@ -17,15 +15,6 @@ const ARGS: &str = "
     --initial-cluster-token=etcd-cluster-1
     --initial-cluster=m1=http://{host0}:{peer},m2=http://{host1}:{peer},m3=http://{host2}:{peer}
     --initial-cluster-state=new";
-
-/// Is raised when it is dropped.
-struct Raise<'a>(&'a AtomicBool);
-
-impl Drop for Raise<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
 
 async fn start() -> Deployment {
     let mut deployment = Deployment::new("http", ["m1", "m2", "m3"]);
@@ -83,42 +72,14 @@ async fn the_leader_is_moved() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart() {
     let mut deployment = start().await;
-    let flags = deployment.flags(&[0, 1, 2]);
-    let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let write = || {
-        while !done.load(Ordering::SeqCst) {
-            let number = count.load(Ordering::SeqCst);
-            let (key, value) = (format!("/count/{number:05}"), number.to_string());
-            etcdctl(&flags, &["put", &key, &value]);
-            let read = etcdctl(&flags, &["get", &key, "--print-value-only"]);
-            assert_eq!(read.trim(), value);
-            count.store(number + 1, Ordering::SeqCst);
-        }
-    };
-    thread::scope(|scope| {
-        let writer = scope.spawn(write);
-        // A failed check must end the writer too, for which the scope waits.
-        let ends_writer = Raise(&done);
-        let restart = async {
-            for member in 0..3 {
-                deployment.stop(member).await;
-                let written = count.load(Ordering::SeqCst);
-                eventually("writes without it", async || {
-                    assert!(!writer.is_finished(), "a call has failed");
-                    (count.load(Ordering::SeqCst) > written + 2).then_some(())
-                })
-                .await;
-                let command = deployment.command(member, ARGS, &[]);
-                deployment.begin(member, command);
-                deployment.serves(member).await;
-                deployment.statuses().await;
-            }
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(restart));
-        drop(ends_writer);
-        writer.join().unwrap();
-    });
-    let keys = deployment.etcdctl(&["get", "/count/", "--prefix", "--count-only", "--write-out=fields"]);
-    let count = count.into_inner();
-    assert!(keys.contains(&format!("\"Count\" : {count}\n")), "{count}: {keys}");
+    let writer = Writer::begin(deployment.flags(&[0, 1, 2]));
+    for member in 0..3 {
+        deployment.stop(member).await;
+        writer.more().await;
+        let command = deployment.command(member, ARGS, &[]);
+        deployment.begin(member, command);
+        deployment.serves(member).await;
+        deployment.statuses().await;
+    }
+    writer.end();
 }

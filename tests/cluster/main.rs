@@ -3,6 +3,7 @@
 
 mod clocks;
 mod cycles;
+mod damage;
 mod deployment;
 mod discovery;
 mod dropin;
@@ -12,10 +13,13 @@ mod faults;
 mod forming;
 mod histories;
 mod members;
+mod phantoms;
 mod planted;
+mod power_cuts;
 mod refusals;
 mod rot;
 mod shrinking;
 mod slow_disks;
 mod stream_leader;
 mod tls;
+mod upgrade;

@@ -71,9 +71,13 @@ async fn a_damaged_copy_is_named_and_another_one_is_read() {
 
 /// Whether a member reports that the third one's copy is damaged.
 fn is_named(cluster: &Cluster) -> bool {
-    let words = ["the copy of the stream on this server lacks messages", "server=\"m3\""];
-    let names = |line: &str| words.iter().all(|word| line.contains(word));
-    cluster.members.iter().any(|member| member.log().lines().any(names))
+    cluster.members.iter().any(|member| is_named_in(&member.log(), "m3"))
+}
+
+/// Whether a log names the copy of a server as damaged.
+pub fn is_named_in(log: &str, server: &str) -> bool {
+    let words = ["the copy of the stream on this server lacks messages", &format!("server=\"{server}\"")];
+    log.lines().any(|line| words.iter().all(|word| line.contains(word)))
 }
 
 fn flip_a_bit_of_each_block(blocks: &Path) {

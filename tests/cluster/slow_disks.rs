@@ -17,15 +17,20 @@ const LENGTH: Duration = Duration::from_secs(20);
 const LONGEST_GAP: Duration = Duration::from_secs(10);
 
 /// Three members that have yet to be started, each on a disk of its own.
-pub fn prepare() -> (Cluster, Vec<Mounted>) {
+pub fn prepare(disk: fn() -> Disk) -> (Cluster, Vec<Mounted>) {
     let cluster = Cluster::prepare_as(Target::Jetway, 3, "http", &[]);
+    let disks = mount(&cluster, disk);
+    (cluster, disks)
+}
+
+/// Mounts a disk for each member.
+pub fn mount(cluster: &Cluster, disk: fn() -> Disk) -> Vec<Mounted> {
     let mount = |server: &support::server::Server| {
         let data = server.dir().join("data");
         std::fs::create_dir(&data).unwrap();
-        Mounted::mount(Disk::default(), &data)
+        Mounted::mount(disk(), &data)
     };
-    let disks = cluster.members.iter().map(mount).collect();
-    (cluster, disks)
+    cluster.members.iter().map(mount).collect()
 }
 
 /// Whichever disk it is, that of the writer and of the stream's leader too, the cluster goes on and loses
@@ -33,7 +38,7 @@ pub fn prepare() -> (Cluster, Vec<Mounted>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs root and /dev/fuse: `make slow-disk`"]
 async fn a_slow_disk_of_one_member_stops_nobody() {
-    let (mut cluster, disks) = prepare();
+    let (mut cluster, disks) = prepare(Disk::default);
     cluster.start_all().await;
     let clients = cluster.clients().await;
     let traffic = Traffic::begin_with(&clients, Load::LIGHT).await;

@@ -6,10 +6,16 @@ use support::traffic::Traffic;
 
 use super::members::started;
 
-/// Whether the server of `member` leads a stream with copies on all others.
+/// Whether the server of `member` leads a stream with copies on all others, as all members see it: while the
+/// leader moves, one of them may see another one.
 pub async fn is_led_by(cluster: &Cluster, member: usize) -> bool {
-    let replicas = cluster.replicas(member).await;
-    replicas.len() + 1 == cluster.members.len() && !replicas.contains_key(cluster.name(member))
+    for by in 0..cluster.members.len() {
+        let replicas = cluster.replicas(by).await;
+        if replicas.len() + 1 != cluster.members.len() || replicas.contains_key(cluster.name(member)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Waits until the server of `member` leads.

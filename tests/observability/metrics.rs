@@ -154,8 +154,9 @@ async fn a_scrape_is_quick_while_nats_stands_still() {
 #[tokio::test]
 async fn the_page_and_the_program_have_the_same_metrics() {
     const PAGE: &str = include_str!("../../docker/OPERATING.md");
-    // Only a cluster has replicas, and only a mirror has a lag.
-    const OF_OTHERS: [&str; 4] = [
+    // Only a cluster has replicas and foreign servers, and only a mirror has a lag.
+    const OF_OTHERS: [&str; 5] = [
+        "jetway_server_without_member",
         "jetway_stream_replica_lag_operations",
         "jetway_stream_replica_current",
         "jetway_mirror_lag_messages",

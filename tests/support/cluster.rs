@@ -97,6 +97,17 @@ impl Cluster {
         &self.names[member]
     }
 
+    /// Forgets the member that was added last.
+    pub fn forget_last(&mut self) {
+        self.members.pop();
+        self.names.pop();
+    }
+
+    /// The name of a member from its next start on.
+    pub fn rename(&mut self, member: usize, name: &str) {
+        name.clone_into(&mut self.names[member]);
+    }
+
     pub fn peer_url(&self, member: usize) -> String {
         format!("{}://{}", self.scheme, self.members[member].peer_address())
     }

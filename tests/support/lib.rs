@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 pub mod contents;
 pub mod disk;
+pub mod etcdctl;
 pub mod figures;
 pub mod history;
 pub mod http;
@@ -34,7 +35,7 @@ pub mod tls;
 pub mod traffic;
 pub mod watch;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The longest that a single answer or condition may take before the test gives up on it.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,6 +79,12 @@ async fn until_some<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
 /// How many rounds a long test makes: `make faults ROUNDS=n`, each its own number without.
 pub fn rounds(of_its_own: usize) -> usize {
     std::env::var("JETWAY_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(of_its_own)
+}
+
+/// The end of a campaign that is to take a time instead of rounds: `make faults-long MINUTES=n`.
+pub fn deadline() -> Option<Instant> {
+    let minutes: u64 = std::env::var("JETWAY_FAULT_MINUTES").ok()?.parse().ok()?;
+    Some(Instant::now() + Duration::from_secs(60 * minutes))
 }
 
 /// The seed of a test's random moments: `JETWAY_FAULT_SEED` makes the same ones again.

@@ -5,7 +5,7 @@ use crate::nats_server::child::{self, Child};
 use crate::nats_server::config::{self, Start};
 use crate::nats_server::data_dir::DataDir;
 use crate::nats_server::ready::{Ready, ready};
-use crate::nats_server::{Error, anchor, blocks};
+use crate::nats_server::{Error, anchor, blocks, log};
 use std::time::{Duration, Instant};
 
 /// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and
@@ -48,7 +48,14 @@ pub(super) async fn bring_up(
                 }
                 Ready::WithoutJetStream => Err(Error::NoJetStream { log: tail.summary() }),
             },
-            status = child.ended() => return Err(Error::Exited { status, log: tail.summary() }),
+            status = child.ended() => {
+                let (lines, path) = (tail.summary(), plan.data_dir.path().to_owned());
+                return Err(if plan.cluster.is_some() && log::is_damaged_snapshot(&lines) {
+                    Error::DamagedMember { status, log: lines, path }
+                } else {
+                    Error::Exited { status, log: lines }
+                });
+            }
             () = tokio::time::sleep(timeout) => {
                 let after = plan.settings.ready_timeout;
                 return Err(Error::NotReady { after, log: tail.summary() });
@@ -98,7 +105,16 @@ async fn spawn(
     let threads = plan.cluster.as_ref().map(|_| child::half_of_the_cores());
     let child = plan
         .binary
-        .start(|path| Child::spawn(path, &config_path, lock, threads, outputs.write_error.clone()))
+        .start(|path| {
+            Child::spawn(
+                path,
+                &config_path,
+                lock,
+                threads,
+                outputs.write_error.clone(),
+                plan.cluster.is_some(),
+            )
+        })
         .map_err(|source| Error::Spawn { path: plan.binary.path(), source })?;
     if let Err(error) = data_dir.record_holder(child.pid()) {
         // Only a later jetway, after a crash of this one, needs the record. Without it, it waits for the

@@ -7,6 +7,8 @@
 //! were written and not synced survive it all the same, as they may on a real disk that the kernel writes to
 //! when it likes.
 //!
+//! A journaled disk keeps all names with each sync, in one journal, as ext4 and XFS do.
+//!
 //! Its syncs can be made slow.
 
 mod fuse;
@@ -42,6 +44,7 @@ struct State {
     inodes: BTreeMap<u64, Inode>,
     next: u64,
     is_cut: bool,
+    is_journaled: bool,
     syncs: u64,
     delay: Duration,
 }
@@ -60,12 +63,20 @@ impl Default for Disk {
             changed: SystemTime::now(),
         };
         let inodes = BTreeMap::from([(ROOT, root)]);
-        let state = State { inodes, next: ROOT + 1, is_cut: false, syncs: 0, delay: Duration::ZERO };
+        let (next, delay) = (ROOT + 1, Duration::ZERO);
+        let state = State { inodes, next, is_cut: false, is_journaled: false, syncs: 0, delay };
         Disk { state: Arc::new(Mutex::new(state)) }
     }
 }
 
 impl Disk {
+    /// A disk with one journal for all names.
+    pub fn journaled() -> Disk {
+        let disk = Disk::default();
+        disk.lock().is_journaled = true;
+        disk
+    }
+
     fn sync(&self, number: u64) -> Result<(), Errno> {
         let delay = self.lock().delay;
         std::thread::sleep(delay);
@@ -234,6 +245,13 @@ impl State {
                     let from = (page * PAGE).min(seen.len());
                     let to = (from + PAGE).min(seen.len());
                     durable[from..to].copy_from_slice(&seen[from..to]);
+                }
+            }
+        }
+        if self.is_journaled {
+            for inode in self.inodes.values_mut() {
+                if let Node::Folder { seen, durable } = &mut inode.node {
+                    durable.clone_from(seen);
                 }
             }
         }

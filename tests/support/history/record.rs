@@ -287,7 +287,11 @@ impl Shared {
 impl Recorder {
     /// Starts workers, a lease and a watch for each client. They have the store for themselves.
     pub async fn begin(clients: &[Client], random: &mut StdRng) -> Self {
-        let begin = clients[0].revision().await;
+        // The last fault may still stop calls: NATS elects for seconds.
+        let begin = eventually("an answered read", async || {
+            Some(revision(&clients[0].get("no such key").await.ok()?.header))
+        })
+        .await;
         let (last, _) = watch::channel(i64::MAX);
         let shared = Arc::new(Shared {
             start: Instant::now(),

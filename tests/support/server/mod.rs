@@ -19,7 +19,7 @@ use process::limit_descriptors;
 
 use crate::client::Client;
 use crate::network::Host;
-use crate::{TIMEOUT, eventually};
+use crate::{CAUGHT_UP, eventually};
 
 /// Which server a test talks to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -411,8 +411,9 @@ impl Server {
                 }
             }
         };
-        let served = tokio::time::timeout(TIMEOUT, serving).await;
-        served.unwrap_or_else(|_| Err(format!("does not serve after {TIMEOUT:?}")))
+        // A member of a cluster waits for the copy on its server for 30 s by itself.
+        let served = tokio::time::timeout(CAUGHT_UP, serving).await;
+        served.unwrap_or_else(|_| Err(format!("does not serve after {CAUGHT_UP:?}")))
     }
 
     fn log_path(&self) -> PathBuf {

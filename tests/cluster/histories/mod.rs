@@ -1,82 +1,28 @@
 //! Random clients of a cluster under faults, and the proof from their record that one order of all writes
 //! explains every call and every event.
 
-use std::time::Duration;
+mod fault;
+
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::client::Client;
 use support::clock::WallClock;
 use support::cluster::Cluster;
-use support::disk::Mounted;
+use support::disk::{Disk, Mounted};
 use support::history::{Outcome, Recorder, Violation};
 use support::network::Network;
 use support::proxy::Proxy;
 use support::server::{Target, signal};
-use support::{rounds, seed};
+use support::{deadline, rounds, seed};
 
 use super::clocks;
 use super::faults::all_meet;
-use super::slow_disks;
-
-/// A fault, while which at least a majority of the members can go on, or which ends by itself.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
-    None,
-    /// jetway or etcd dies.
-    Kill,
-    /// The machine is gone: nats-server dies too.
-    Machine,
-    /// The process stands still.
-    Pause,
-    /// The leader's process stands still for longer than a lease lives.
-    LeaderPause,
-    /// nats-server stands still.
-    NatsPause,
-    /// nats-server dies alone.
-    NatsServer,
-    /// Two machines are gone at once.
-    Majority,
-    /// One member after the other is restarted.
-    RollingRestart,
-    /// Another member writes, again and again.
-    MoveLeader,
-    /// No packet reaches or leaves a member.
-    Alone,
-    /// Packets to a member are lost, those from it arrive.
-    OneWay,
-    /// Two members do not reach each other; both reach the third.
-    Between,
-    /// The same again and again, for moments.
-    Flapping,
-    /// All connections are slow, each by another time, so that messages overtake each other.
-    Slow,
-    /// The routes to a member break again and again.
-    RouteBreaks,
-    /// Nothing reaches a member over the routes that others have made; the other way is open.
-    RouteOneWay,
-    /// The answers of a member do not reach its clients, and then the connections break.
-    AnswersHeld,
-    /// A member's disk needs long for each sync.
-    SlowDisk,
-    /// The members' clocks are set ahead and back, each by another time.
-    ClockJumps,
-}
-
-const OF_PROCESSES: [Fault; 10] = [
-    Fault::None,
-    Fault::Kill,
-    Fault::Machine,
-    Fault::Pause,
-    Fault::LeaderPause,
-    Fault::NatsPause,
-    Fault::NatsServer,
-    Fault::Majority,
-    Fault::RollingRestart,
-    Fault::MoveLeader,
-];
-const OF_PROXIES: [Fault; 4] = [Fault::Slow, Fault::RouteBreaks, Fault::RouteOneWay, Fault::AnswersHeld];
-const OF_THE_NETWORK: [Fault; 4] = [Fault::Alone, Fault::OneWay, Fault::Between, Fault::Flapping];
+use super::members::{add, remove, started, until_permitted};
+use super::{power_cuts, slow_disks};
+pub use fault::Fault;
+use fault::{OF_MACHINES, OF_PROCESSES, OF_PROXIES, OF_THE_NETWORK};
 
 pub(super) struct Campaign {
     /// The disks of the members, if these have disks of their own. Before the folders in which they are
@@ -225,7 +171,27 @@ impl Campaign {
                     tokio::time::sleep(length / 10).await;
                 }
             }
+            Fault::PowerCut => {
+                power_cuts::cut(&mut self.cluster, &mut self.disks, &[member], &mut self.random).await;
+            }
+            Fault::FourthMember => self.join_and_leave(member, recorder).await,
         }
+    }
+
+    async fn join_and_leave(&mut self, through: usize, recorder: &Recorder) {
+        let client = &self.clients[through];
+        let new = self.cluster.add();
+        // NATS takes no name back for minutes.
+        self.cluster.rename(new, &format!("of-round-{}", self.rounds));
+        let (url, list) = (self.cluster.peer_url(new), self.cluster.list([0, 1, 2, new]));
+        until_permitted(async || add(client, &url, false).await).await;
+        self.cluster.set_flags(new, &list, "existing", &[]);
+        self.cluster.members[new].restart().await;
+        recorder.more().await;
+        let id = started(client, self.cluster.name(new)).await.id;
+        until_permitted(async || remove(client, id).await).await;
+        assert!(self.cluster.members[new].ended().await.success());
+        self.cluster.forget_last();
     }
 
     async fn disturb(&mut self, fault: Fault, member: usize, length: Duration) {
@@ -311,7 +277,11 @@ fn is_for_target(fault: Fault) -> bool {
 impl Campaign {
     async fn explains(mut self, faults: &[Fault], count: usize) {
         let faults: Vec<Fault> = faults.iter().copied().filter(|fault| is_for_target(*fault)).collect();
-        for round in 0..count {
+        let deadline = deadline();
+        for round in 0.. {
+            if deadline.map_or(round == count, |deadline| Instant::now() > deadline) {
+                break;
+            }
             let fault = faults[round % faults.len()];
             if let Err(violation) = self.round(fault).await {
                 panic!("after {fault:?}, {}: {violation:?}", self.report());
@@ -362,11 +332,24 @@ async fn one_order_of_writes_explains_jumping_clocks() {
 #[ignore = "needs root and /dev/fuse: `make slow-disk`"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_order_of_writes_explains_slow_disks() {
-    let (cluster, disks) = slow_disks::prepare();
+    let (cluster, disks) = slow_disks::prepare(Disk::default);
     let mut campaign = Campaign::start_on(cluster, None).await;
     campaign.disks = disks;
     let faults = [Fault::SlowDisk, Fault::Kill, Fault::SlowDisk, Fault::Machine];
     campaign.explains(&faults, rounds(2 * faults.len())).await;
+}
+
+#[ignore = "needs root and /dev/fuse: `make faults-long`"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_order_of_writes_explains_all_faults() {
+    let mut cluster = Cluster::prepare_behind_proxies(3).await;
+    let clocks = clocks::of(&mut cluster);
+    let disks = slow_disks::mount(&cluster, Disk::journaled);
+    let mut campaign = Campaign::start_on(cluster, None).await;
+    (campaign.clocks, campaign.disks) = (clocks, disks);
+    campaign.reach_through_proxies().await;
+    let all = [&OF_PROXIES[..], &OF_PROCESSES[..], &OF_MACHINES[..]].concat();
+    campaign.explains(&all, rounds(all.len())).await;
 }
 
 #[ignore = "takes minutes: `make faults`"]
