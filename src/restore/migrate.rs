@@ -80,8 +80,7 @@ pub(crate) enum MigrateError {
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
     #[error(
-        "stopped before the switch-over: nothing is served, and the source was not fenced; run the same command once more, which \
-         begins anew"
+        "stopped before the switch-over: nothing is served; run the same command once more, which begins anew"
     )]
     Stopped,
     #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
@@ -222,7 +221,7 @@ pub(crate) async fn run(
         }
         // The sync under the fence then finds the last changes alone.
         tokio::task::block_in_place(|| opened.sync()).map_err(RestoreError::Sync)?;
-        match copy.end(&saved, &opened).await {
+        match copy.end(&saved, &opened, &gives_up).await {
             // The copy may be one that can be served, and two stores must not be written to.
             Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
             Err(reason) if switches_over => match lift_fence(&from).await {
@@ -326,7 +325,12 @@ impl Copy<'_> {
     }
 
     /// Copies what is left, compares both stores, and lets the copy be served.
-    async fn end(mut self, saved: &Saved, opened: &Opened) -> Result<Migrated, MigrateError> {
+    async fn end(
+        mut self,
+        saved: &Saved,
+        opened: &Opened,
+        gives_up: &CancellationToken,
+    ) -> Result<Migrated, MigrateError> {
         let source = Source::connect(self.from).await?;
         let mut following = source.follow(self.reading.revision.next()).await?;
         let begun = Instant::now();
@@ -335,10 +339,14 @@ impl Copy<'_> {
         }
         let leases = source.leases().await?;
         let mut last = source.revision().await?;
-        let drained = tokio::time::timeout(END_TIMEOUT, self.drain(&mut following, last)).await;
-        drained.unwrap_or_else(|_| {
-            Err(SourceCallError::Canceled(format!("it does not send revision {last} in time")).into())
-        })?;
+        tokio::select! {
+            drained = self.drain(&mut following, last) => drained?,
+            () = gives_up.cancelled() => return Err(MigrateError::Stopped),
+            () = tokio::time::sleep(END_TIMEOUT) => {
+                let late = format!("it does not send revision {last} in time");
+                return Err(SourceCallError::Canceled(late).into());
+            }
+        }
         // Later changes may have come with the last ones that were waited for.
         last = last.max(self.reading.revision);
         if source.auth_revision().await? != (saved.users.is_enabled(), saved.users.revision()) {
@@ -357,6 +365,9 @@ impl Copy<'_> {
         let now = source.revision().await?;
         if now != last {
             return Err(MigrateError::WentOn { copied: last, now });
+        }
+        if gives_up.is_cancelled() {
+            return Err(MigrateError::Stopped);
         }
         self.appender.finish(reading, floor, opened).await?;
         let frozen = self.switches_over.then(|| begun.elapsed());
