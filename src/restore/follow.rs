@@ -14,6 +14,7 @@ use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
 use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
@@ -24,6 +25,8 @@ use tonic::{Code, Streaming};
 
 /// A lease that is over: its granted TTL is not known any more.
 const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
+/// Leases that are asked for at once.
+const LEASES_AT_ONCE: usize = 64;
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
@@ -37,7 +40,7 @@ const PAGE: i64 = 500;
 #[derive(Debug, Error)]
 pub(crate) enum SourceCallError {
     /// None of its endpoints can be reached.
-    #[error("--from {0}")]
+    #[error("--from {0}{remedy}", remedy = remedy(.0))]
     Connect(ClientError),
     /// It refuses a call, or cannot answer it.
     #[error("--from {endpoint}: {error}{remedy}", remedy = remedy(.error))]
@@ -70,19 +73,21 @@ impl SourceCallError {
     /// Whether another attempt may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            SourceCallError::Call { error, .. } => is_transient(error),
-            SourceCallError::Connect(ClientError::Connect { .. }) => true,
+            SourceCallError::Call { error, .. } | SourceCallError::Connect(error) => is_transient(error),
             _ => false,
         }
     }
 }
 
 fn is_transient(error: &ClientError) -> bool {
-    let ClientError::Refused(status) = error else { return false };
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
-    )
+    match error {
+        ClientError::Connect { .. } => true,
+        ClientError::Refused(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
+        ),
+        ClientError::Endpoint(_) | ClientError::File { .. } => false,
+    }
 }
 
 fn remedy(error: &ClientError) -> &'static str {
@@ -274,24 +279,27 @@ impl Source {
             .unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {})
             .await
             .map_err(|error| self.failed(error))?;
-        let mut leases = BTreeMap::new();
-        for LeaseStatus { id } in answer.leases {
-            let request = LeaseTimeToLiveRequest { id, keys: false };
-            let lease: Result<LeaseTimeToLiveResponse, ClientError> =
-                self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
-            match lease {
-                Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
-                    leases.insert(LeaseId(id), Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) });
-                }
-                // It is over, and under the fence the source does not delete its keys. The copy does.
-                Ok(_) => drop(leases.insert(LeaseId(id), OVER)),
-                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {
-                    leases.insert(LeaseId(id), OVER);
-                }
-                Err(error) => return Err(self.failed(error)),
+        let grants = answer.leases.into_iter().map(|LeaseStatus { id }| async move {
+            Ok::<_, SourceCallError>((LeaseId(id), self.grant(id).await?))
+        });
+        // The source is fenced meanwhile.
+        futures_util::stream::iter(grants).buffer_unordered(LEASES_AT_ONCE).try_collect().await
+    }
+
+    /// A lease, with the time that it has left.
+    async fn grant(&self, id: i64) -> Result<Grant, SourceCallError> {
+        let request = LeaseTimeToLiveRequest { id, keys: false };
+        let lease: Result<LeaseTimeToLiveResponse, ClientError> =
+            self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
+        match lease {
+            Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
+                Ok(Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) })
             }
+            // It is over, and under the fence the source does not delete its keys. The copy does.
+            Ok(_) => Ok(OVER),
+            Err(ClientError::Refused(status)) if status.code() == Code::NotFound => Ok(OVER),
+            Err(error) => Err(self.failed(error)),
         }
-        Ok(leases)
     }
 
     /// The auth revision, which every change of users and roles raises.

@@ -103,13 +103,13 @@ async fn flags_that_do_not_fit_are_refused() {
 async fn the_fence_is_lifted_if_the_server_cannot_go_on() {
     let source = Server::launch(Target::Etcd, &[]).await;
     let client = source.client().await;
-    for lease in 1..=100 {
+    for lease in 1..=500 {
         client.lease_grant(lease, 3600).await.unwrap();
     }
     client.put("k", "1").await;
     let proxy = Proxy::to(source.address(), usize::MAX).await;
-    // Each lease is asked for under the fence.
-    proxy.delay(Duration::from_millis(40));
+    // Each lease is asked for under the fence, so many at once.
+    proxy.delay(Duration::from_millis(200));
     let nats = support::nats::Nats::start().await;
     let to = nats.endpoint();
     let mut target =
