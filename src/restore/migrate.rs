@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 /// The time between two requests for the revision of the source.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Revisions that may be missing when the source is fenced.
@@ -212,7 +212,12 @@ pub(crate) async fn run(
             is_prepared,
             compared_to: None,
         };
-        copy.follow(&stop, progress).await?;
+        loop {
+            let outcome = copy.follow(&stop, progress).await;
+            if let Some(followed) = unless_broken(outcome, &stop, progress).await {
+                break followed?;
+            }
+        }
         if serves {
             copy.compare_before_the_end().await?;
         }
@@ -234,6 +239,23 @@ pub(crate) async fn run(
     };
     let copied = copied.await;
     opened.close(copied).await
+}
+
+/// The outcome of following a source over one connection. `None`, after a pause, if the connection has
+/// broken and another one is to be made.
+pub(super) async fn unless_broken<T>(
+    outcome: Result<T, MigrateError>,
+    stop: &CancellationToken,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Option<Result<T, MigrateError>> {
+    match outcome {
+        Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
+            progress(Step::Retrying);
+            tokio::time::sleep(RETRY).await;
+            None
+        }
+        end => Some(end),
+    }
 }
 
 async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
@@ -275,25 +297,9 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Follows the source until a stop is asked for, or until all is copied if it switches over.
+    /// Follows the source over one connection until a stop is asked for, or until all is copied if it switches
+    /// over.
     async fn follow(
-        &mut self,
-        stop: &CancellationToken,
-        progress: &mut (dyn FnMut(Step) + Send),
-    ) -> Result<(), MigrateError> {
-        loop {
-            match self.follow_connection(stop, progress).await {
-                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
-                    progress(Step::Retrying);
-                    tokio::time::sleep(RETRY).await;
-                }
-                end => return end,
-            }
-        }
-    }
-
-    /// The same over one connection to the source.
-    async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
         progress: &mut (dyn FnMut(Step) + Send),

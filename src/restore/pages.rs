@@ -11,7 +11,7 @@
 //! once more, and compared.
 
 use super::follow::Source;
-use super::migrate::{CHECK_INTERVAL, Compared, MigrateError, MigrateSettings, Migrated, RETRY, Step};
+use super::migrate::{CHECK_INTERVAL, Compared, MigrateError, MigrateSettings, Migrated, Step, unless_broken};
 use super::plan::{self, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError};
@@ -74,7 +74,12 @@ pub(super) async fn run(
         }
         write::append_floor(&mut appender, floor, reading.digest(Some(floor))).await?;
         let mut copy = Copy { from: &from, switches_over, reading, floor, appender };
-        let last = copy.follow(&stop, progress).await?;
+        let last = loop {
+            let outcome = copy.follow(&stop, progress).await;
+            if let Some(last) = unless_broken(outcome, &stop, progress).await {
+                break last?;
+            }
+        };
         copy.end(last, &opened, progress).await
     };
     let copied = copied.await;
@@ -91,24 +96,9 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Follows the source until it stands still, if that is asked for. Returns its revision.
+    /// Follows the source over one connection until it stands still, if that is asked for. Returns its
+    /// revision.
     async fn follow(
-        &mut self,
-        stop: &CancellationToken,
-        progress: &mut (dyn FnMut(Step) + Send),
-    ) -> Result<Revision, MigrateError> {
-        loop {
-            match self.follow_connection(stop, progress).await {
-                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
-                    progress(Step::Retrying);
-                    tokio::time::sleep(RETRY).await;
-                }
-                end => return end,
-            }
-        }
-    }
-
-    async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
         progress: &mut (dyn FnMut(Step) + Send),
