@@ -80,7 +80,8 @@ pub(crate) enum MigrateError {
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
     #[error(
-        "stopped before the switch-over: nothing is served; run the same command once more, which begins anew"
+        "stopped before the end of the copy: nothing is served, and the source goes on; run the same command once more, which begins \
+         anew"
     )]
     Stopped,
     #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
@@ -150,7 +151,8 @@ pub(crate) struct Migrated {
     pub frozen: Option<Duration>,
 }
 
-/// Migrates a store. `stop` asks for the end.
+/// Migrates a store. `stop` asks for the end: of a copy that only follows, it is the end that is wanted.
+/// Any other one is given up, and the source is not fenced then.
 ///
 /// # Errors
 /// [`MigrateError`]. Then nothing can be served from the target. The source is fenced after
@@ -161,16 +163,13 @@ pub(crate) async fn run(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     settings.target.check().await?;
-    // A copy that is to be served is of no use without a server.
     let serves = matches!(settings.target, Target::Served(_));
-    let gives_up = if serves { stop.clone() } else { CancellationToken::new() };
     let source = Source::connect(&settings.from).await?;
     let mut receive = |received, all| progress(Step::Receiving(received, all));
     let received = source.snapshot(&mut receive);
-    let received = gives_up.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
+    let received = stop.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
     let Some((file, size)) = received else {
-        let copied = Box::pin(pages::run(source, settings, stop, progress));
-        return gives_up.run_until_cancelled(copied).await.ok_or(MigrateError::Stopped)?;
+        return Box::pin(pages::run(source, settings, stop, progress)).await;
     };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let saved = Saved::open(file, size)?;
@@ -194,8 +193,8 @@ pub(crate) async fn run(
     let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
-        let written = write::write(&opened.log, &saved, &plan, &mut wrote);
-        let mut appender = gives_up.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
+        let written = write::write(&opened, &saved, &plan, &mut wrote);
+        let mut appender = stop.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
         appender.drain().await?;
         opened.can_be_loaded.cancel();
         let hashes = tokio::task::block_in_place(|| Hashes::of(&saved))?;
@@ -221,6 +220,7 @@ pub(crate) async fn run(
         if serves {
             copy.compare_before_the_end().await?;
         }
+        let gives_up = if switches_over { stop } else { CancellationToken::new() };
         if gives_up.is_cancelled() {
             return Err(MigrateError::Stopped);
         }
@@ -315,11 +315,14 @@ impl Copy<'_> {
                 error = self.appender.idle() => error?,
                 () = stop.cancelled() => return Ok(()),
                 _ = checks.tick() => {
-                    let now = match source.revision().await {
-                        Ok(now) => now,
-                        // The token has ended; the watch goes on.
-                        Err(_) => Source::connect(self.from).await?.revision().await?,
+                    let asked = async {
+                        match source.revision().await {
+                            // The token has ended; the watch goes on.
+                            Err(_) => Source::connect(self.from).await?.revision().await,
+                            now => now,
+                        }
                     };
+                    let Some(now) = stop.run_until_cancelled(asked).await.transpose()? else { return Ok(()) };
                     progress(Step::Following(self.reading.revision, now));
                     let is_near = now.0 - self.reading.revision.0 <= NEAR;
                     if self.switches_over && is_near && self.is_prepared.is_cancelled() {

@@ -14,7 +14,7 @@ use super::follow::Source;
 use super::migrate::{CHECK_INTERVAL, Compared, MigrateError, MigrateSettings, Migrated, Step, unless_broken};
 use super::plan::{self, Reading, version};
 use super::write::{self, Appender};
-use super::{Opened, RestoreError};
+use super::{Opened, RestoreError, Target};
 use crate::client::ClientSettings;
 use crate::lease::MIN_TTL;
 use crate::proto::mvccpb::KeyValue;
@@ -33,7 +33,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys of kine's own: it keeps the floor of its compactions there.
 const OWN_KEYS: &[u8] = b"compact_rev_key";
 
-/// Migrates a store. `stop` asks for the end.
+/// Migrates a store. `stop` asks for the end, as in [`super::migrate()`].
 ///
 /// # Errors
 /// [`MigrateError`]. Then nothing can be served from the target.
@@ -45,7 +45,9 @@ pub(super) async fn run(
 ) -> Result<Migrated, MigrateError> {
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let floor = source.listed_revision().await?;
-    let mut pairs = source.list(floor, &mut |keys| progress(Step::Listing(keys))).await?;
+    let mut count = |keys| progress(Step::Listing(keys));
+    let listed = stop.run_until_cancelled(source.list(floor, &mut count)).await;
+    let mut pairs = listed.ok_or(MigrateError::Stopped)??;
     pairs.retain(is_copied);
     pairs.sort_unstable_by_key(|pair| pair.mod_revision);
     let bucket = target.bucket();
@@ -63,11 +65,17 @@ pub(super) async fn run(
             frozen: None,
         });
     }
+    // A copy that is to be served is of no use without a server.
+    let gives_up =
+        if matches!(target, Target::Served(_)) { stop.clone() } else { CancellationToken::new() };
     let opened = Opened::open(target, reading.largest, None).await?;
     let copied = async {
-        let mut appender = Appender::begin(&opened.log, reading.largest, first_digest).await?;
+        let mut appender = Appender::begin(&opened, reading.largest, first_digest).await?;
         let all = changes.len();
         for (change, written) in changes.into_iter().zip(1..) {
+            if stop.is_cancelled() {
+                return Err(MigrateError::Stopped);
+            }
             let body = Body::Key(version(&change, appender.sequence_of(1)));
             appender.batch(change.revision, vec![body]).await?;
             progress(Step::Writing(written, all));
@@ -82,7 +90,7 @@ pub(super) async fn run(
         };
         copy.end(last, &opened, progress).await
     };
-    let copied = copied.await;
+    let copied = gives_up.run_until_cancelled(copied).await.unwrap_or(Err(MigrateError::Stopped));
     opened.close(copied).await
 }
 

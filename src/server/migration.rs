@@ -42,6 +42,7 @@ impl Migration {
             endpoint: storage.endpoint.clone(),
             demand: Demand { quota: settings.quota_bytes, message_bytes: settings.max_request_bytes },
             store,
+            write_error: storage.nats.as_ref().map(|nats| nats.write_error()),
             can_be_loaded: can_be_loaded.clone(),
             is_loaded: is_loaded.clone(),
         };

@@ -151,7 +151,7 @@ async fn served(
 /// The NATS that keeps the log.
 pub(super) struct LogStorage {
     /// The embedded server, if there is one.
-    nats: Option<Arc<NatsServer>>,
+    pub(super) nats: Option<Arc<NatsServer>>,
     pub(super) endpoint: Endpoint,
     pub(super) store_dir: Option<PathBuf>,
     durability: Level,

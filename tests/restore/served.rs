@@ -31,7 +31,7 @@ async fn one_that_is_stopped_before_the_switch_over_leaves_the_source_as_it_is()
     eventually("the snapshot", async || target.log().contains("receiving the snapshot").then_some(())).await;
     signal(target.pid(), libc::SIGTERM);
     assert!(!target.ended().await.success());
-    assert!(target.log().contains("stopped before the switch-over"), "{}", target.log());
+    assert!(target.log().contains("stopped before the end of the copy"), "{}", target.log());
     client.put("k/1", "the source is not fenced").await;
     serve(&mut target, &source.endpoint(), &[]);
     target.begin();
