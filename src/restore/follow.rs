@@ -302,14 +302,14 @@ impl Source {
         }
     }
 
-    /// The auth revision, which every change of users and roles raises.
-    pub(super) async fn auth_revision(&self) -> Result<(bool, u64), SourceCallError> {
-        let answer: AuthStatusResponse = self
-            .client
-            .unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
-        Ok((answer.enabled, answer.auth_revision))
+    /// Whether auth is enabled, and its revision, which every change of users and roles raises. `None` if the
+    /// server has no such call, as an etcd 3.4.
+    pub(super) async fn auth_revision(&self) -> Result<Option<(bool, u64)>, SourceCallError> {
+        match self.client.unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {}).await {
+            Ok(AuthStatusResponse { enabled, auth_revision, .. }) => Ok(Some((enabled, auth_revision))),
+            Err(ClientError::Refused(status)) if status.code() == Code::Unimplemented => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Raises or lowers the alarm under which the server writes nothing.

@@ -258,6 +258,13 @@ pub(super) async fn unless_broken<T>(
     }
 }
 
+/// Whether auth is enabled at a source that shows it in its snapshots alone, and its revision.
+async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, MigrateError> {
+    let Some((file, size)) = source.snapshot(&mut |_, _| ()).await? else { return Ok(None) };
+    let users = Saved::open(file, size)?.users;
+    Ok(Some((users.is_enabled(), users.revision())))
+}
+
 async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
     Source::connect(from).await?.fence(false).await
 }
@@ -358,7 +365,11 @@ impl Copy<'_> {
         }
         // Later changes may have come with the last ones that were waited for.
         last = last.max(self.reading.revision);
-        if source.auth_revision().await? != (saved.users.is_enabled(), saved.users.revision()) {
+        let auth = match source.auth_revision().await? {
+            None => auth_of_snapshot(&source).await?,
+            auth => auth,
+        };
+        if auth != Some((saved.users.is_enabled(), saved.users.revision())) {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
