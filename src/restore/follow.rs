@@ -30,9 +30,9 @@ const LEASES_AT_ONCE: usize = 64;
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
-/// The first key of [`Source::list`], and the end. The keys of kine are texts, and some of its databases take
-/// no other ones.
-const LISTED: [&[u8]; 2] = [b" ", b"\x7f"];
+/// The first key of [`Source::list`], and the end, which is the last character. The keys of kine are texts,
+/// and some of its databases take no other ones.
+const LISTED: [&[u8]; 2] = [b" ", "\u{10ffff}".as_bytes()];
 /// Keys in a page of it.
 const PAGE: i64 = 500;
 
@@ -284,6 +284,19 @@ impl Source {
         });
         // The source is fenced meanwhile.
         futures_util::stream::iter(grants).buffer_unordered(LEASES_AT_ONCE).try_collect().await
+    }
+
+    /// Whether the server is a kine, which alone does not know its leases.
+    pub(super) async fn is_kine(&self) -> Result<bool, SourceCallError> {
+        match self.leases().await {
+            Ok(_) => Ok(false),
+            Err(SourceCallError::Call { error: ClientError::Refused(status), .. })
+                if status.code() == Code::Unimplemented || status.message().contains("not supported") =>
+            {
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A lease, with the time that it has left.

@@ -66,6 +66,11 @@ pub(crate) enum MigrateError {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     #[error(
+        "the source sends no snapshot, and is no kine, as a jetway 0.1.0: its leases, users and roles would be left behind. Copy \
+         its keys with etcdctl make-mirror"
+    )]
+    NoSnapshot,
+    #[error(
         "users or roles of the source were changed during the migration, and their passwords cannot be copied one by one; run \
          the migration again"
     )]

@@ -1,5 +1,5 @@
-//! `jetway migrate` from a server that sends no snapshot, as kine does: its keys are read in pages at one
-//! revision, and a watch brings all changes since.
+//! `jetway migrate` from kine, which sends no snapshot: its keys are read in pages at one revision, and a watch
+//! brings all changes since. Another server without snapshots has more than these keys, and is refused.
 //!
 //! kine keeps no number of versions of a key, and numbers changes of its own that no client sees. So:
 //! - A key that was changed since its creation has version 2 at the copied revision, and one more with each
@@ -44,6 +44,9 @@ pub(super) async fn run(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
+    if !source.is_kine().await? {
+        return Err(MigrateError::NoSnapshot);
+    }
     let floor = source.listed_revision().await?;
     let mut count = |keys| progress(Step::Listing(keys));
     let listed = stop.run_until_cancelled(source.list(floor, &mut count)).await;
