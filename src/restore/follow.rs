@@ -5,7 +5,7 @@ use crate::lease::MIN_TTL;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
     HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
     StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
@@ -325,25 +325,36 @@ impl Source {
         }
     }
 
-    /// Raises or lowers the alarm under which the server writes nothing.
-    pub(super) async fn fence(&self, is_raised: bool) -> Result<(), SourceCallError> {
+    /// Raises the alarm under which the server writes nothing.
+    pub(super) async fn fence(&self) -> Result<(), SourceCallError> {
         let status: StatusResponse = self
             .client
             .unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
             .await
             .map_err(|error| self.failed(error))?;
-        let action = if is_raised { AlarmAction::Activate } else { AlarmAction::Deactivate };
-        let request = AlarmRequest {
-            action: action.into(),
-            member_id: status.header.map_or(0, |header| header.member_id),
-            alarm: AlarmType::Corrupt.into(),
-        };
-        let _answer: AlarmResponse = self
+        let member_id = status.header.map_or(0, |header| header.member_id);
+        self.alarm(AlarmAction::Activate, member_id).await.map(drop)
+    }
+
+    /// Lowers it, whichever member it was raised for.
+    pub(super) async fn lift_fence(&self) -> Result<(), SourceCallError> {
+        for raised in self.alarm(AlarmAction::Get, 0).await? {
+            if raised.alarm() == AlarmType::Corrupt {
+                self.alarm(AlarmAction::Deactivate, raised.member_id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A call for the alarms of this kind.
+    async fn alarm(&self, action: AlarmAction, member_id: u64) -> Result<Vec<AlarmMember>, SourceCallError> {
+        let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Corrupt.into() };
+        let answer: AlarmResponse = self
             .client
             .unary("/etcdserverpb.Maintenance/Alarm", request)
             .await
             .map_err(|error| self.failed(error))?;
-        Ok(())
+        Ok(answer.alarms)
     }
 }
 

@@ -28,6 +28,7 @@ use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::slice;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,8 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the fence of a migration that has failed may take to be lifted.
+const LIFT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Revisions that may be missing when the source is fenced.
 const NEAR: i64 = 1000;
 
@@ -270,8 +273,22 @@ async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, Migrat
     Ok(Some((users.is_enabled(), users.revision())))
 }
 
+/// Lifts the fence by the first endpoint that does it. A source that has lost a member needs a moment.
 async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
-    Source::connect(from).await?.fence(false).await
+    let begun = Instant::now();
+    loop {
+        let mut lifted = Ok(());
+        for endpoint in from {
+            lifted = async { Source::connect(slice::from_ref(endpoint)).await?.lift_fence().await }.await;
+            if lifted.is_ok() {
+                return Ok(());
+            }
+        }
+        if begun.elapsed() >= LIFT_TIMEOUT {
+            return lifted;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 /// A copy that follows its source.
@@ -356,7 +373,7 @@ impl Copy<'_> {
         let mut following = source.follow(self.reading.revision.next()).await?;
         let begun = Instant::now();
         if self.switches_over {
-            source.fence(true).await?;
+            source.fence().await?;
         }
         let leases = source.leases().await?;
         let mut last = source.revision().await?;
