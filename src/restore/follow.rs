@@ -5,10 +5,10 @@ use crate::lease::MIN_TTL;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
-    HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
-    StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse,
+    HashKvRequest, HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of, unnamed};

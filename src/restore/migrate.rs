@@ -19,18 +19,18 @@
 
 use super::follow::{Following, Source, SourceCallError};
 use super::hashes::Hashes;
+use super::outcome::{Compared, MigrateError, Migrated, Step};
 use super::plan::{self, Plan, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target, pages};
 use crate::client::ClientSettings;
+use crate::log::Bucket;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::slice;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 /// The time between two requests for the revision of the source.
@@ -55,108 +55,6 @@ pub(crate) struct MigrateSettings {
     pub is_dry_run: bool,
     /// Whether the source is fenced, and the migration ends, when all is copied.
     pub switches_over: bool,
-}
-
-/// A migration that failed.
-#[derive(Debug, Error)]
-pub(crate) enum MigrateError {
-    #[error(transparent)]
-    Source(#[from] SourceCallError),
-    #[error("the snapshot of the source {0}")]
-    Content(#[from] crate::snapshot::SavedError),
-    #[error("the source {0}")]
-    Plan(#[from] plan::PlanError),
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    #[error(
-        "the source sends no snapshot, and is no kine, as a jetway 0.1.0: its leases, users and roles would be left behind. Copy \
-         its keys with etcdctl make-mirror"
-    )]
-    NoSnapshot,
-    #[error(
-        "users or roles of the source were changed during the migration, and their passwords cannot be copied one by one; run \
-         the migration again"
-    )]
-    AuthChanged,
-    #[error(
-        "the source has the alarm CORRUPT, under which nothing can be written: an earlier migration has fenced it, or etcd has found \
-         damage. If the members agree (etcdctl endpoint hashkv --cluster), run etcdctl alarm disarm, and the migration again"
-    )]
-    Corrupt,
-    #[error(
-        "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
-    )]
-    StillFenced { reason: Box<MigrateError>, error: SourceCallError },
-    #[error(
-        "stopped before the end of the copy: nothing is served, and the source goes on; run the same command once more, which begins \
-         anew"
-    )]
-    Stopped,
-    #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
-    Different { revision: Revision, ours: String, theirs: String },
-    #[error(
-        "the source was written to after the end of the copy: it is at revision {now}, and the copy at {copied}. Stop its clients \
-         and run the migration again into an empty store; --switch-over fences an etcd or a jetway, and waits until another \
-         program is at rest"
-    )]
-    WentOn { copied: Revision, now: Revision },
-}
-
-/// How far a migration is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
-    /// Bytes of the snapshot, of all.
-    Receiving(u64, u64),
-    /// Keys that were read in pages.
-    Listing(usize),
-    /// Versions of the snapshot, of all.
-    Writing(usize, usize),
-    /// The revision of the copy, and that of the source.
-    Following(Revision, Revision),
-    /// The source cannot be fenced, and is at this revision: its writers must stop.
-    Waiting(Revision),
-    /// The source cannot be reached for now.
-    Retrying,
-}
-
-/// How the copy and its source were compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compared {
-    /// By etcd's hash of the whole store.
-    Hash,
-    /// By that hash at a revision right before the fence. Behind it each revision and each version of a key
-    /// followed the one before, and the numbers of keys are equal.
-    HashTo(Revision),
-    /// By the numbers of keys.
-    Counts,
-    /// By the digests of all keys.
-    Keys,
-}
-
-impl fmt::Display for Compared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Compared::Hash => f.write_str("HashKV is equal"),
-            Compared::HashTo(revision) => {
-                write!(f, "HashKV is equal at revision {revision}, and each revision behind it was copied")
-            }
-            Compared::Counts => f.write_str("the numbers of keys are equal"),
-            Compared::Keys => f.write_str("all keys are equal"),
-        }
-    }
-}
-
-/// The result of a migration.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Migrated {
-    pub revision: Revision,
-    pub floor: Option<Revision>,
-    pub keys: usize,
-    pub leases: usize,
-    /// The means of the comparison at the end.
-    pub compared: Compared,
-    /// The time from the fence to the end, if there was a fence.
-    pub frozen: Option<Duration>,
 }
 
 /// Migrates a store. `stop` asks for the end: of a copy that only follows, it is the end that is wanted.
@@ -186,7 +84,7 @@ pub(crate) async fn run(
         return Err(MigrateError::Corrupt);
     }
     let bucket = target.bucket();
-    let plan = plan::plan(&saved, None, &|key| bucket.check_key(key))?;
+    let plan = plan::plan(&saved, None, &bucket)?;
     if is_dry_run {
         return Ok(Migrated {
             revision: plan.reading.revision,
@@ -210,6 +108,7 @@ pub(crate) async fn run(
         let snapshot = reading.revision;
         let mut copy = Copy {
             from: &from,
+            bucket,
             switches_over,
             reading,
             floor,
@@ -294,6 +193,7 @@ async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
 /// A copy that follows its source.
 struct Copy<'a> {
     from: &'a [ClientSettings],
+    bucket: Bucket,
     switches_over: bool,
     reading: Reading,
     floor: Option<Revision>,
@@ -318,6 +218,7 @@ impl Copy<'_> {
             self.reading.follow(revision, &changes)?;
             let mut bodies = Vec::with_capacity(changes.len());
             for (change, place) in changes.iter().zip(1..) {
+                plan::check(change, &self.bucket)?;
                 self.hashes.push(change);
                 bodies.push(Body::Key(version(change, self.appender.sequence_of(place))));
             }

@@ -18,6 +18,7 @@ mod cut;
 mod follow;
 mod hashes;
 mod migrate;
+mod outcome;
 mod pages;
 mod plan;
 mod progress;
@@ -34,7 +35,8 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, run as migrate};
+pub(crate) use migrate::{MigrateSettings, run as migrate};
+pub(crate) use outcome::{MigrateError, Migrated};
 use plan::PlanError;
 pub(crate) use progress::Progress;
 pub(crate) use source::Source;
@@ -199,7 +201,7 @@ pub(crate) async fn run(
             .map_err(|reason| RestoreError::Cut { source_name: source.to_string(), reason })?,
     };
     let bucket = target.bucket();
-    let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
+    let plan = plan::plan(&saved, bump, &bucket)
         .map_err(|reason| RestoreError::Plan { source_name: source.to_string(), reason })?;
     let restored = Restored {
         revision: plan.revision,

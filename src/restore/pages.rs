@@ -11,12 +11,14 @@
 //! once more, and compared.
 
 use super::follow::Source;
-use super::migrate::{CHECK_INTERVAL, Compared, MigrateError, MigrateSettings, Migrated, Step, unless_broken};
+use super::migrate::{CHECK_INTERVAL, MigrateSettings, unless_broken};
+use super::outcome::{Compared, MigrateError, Migrated, Step};
 use super::plan::{self, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target};
 use crate::client::ClientSettings;
 use crate::lease::MIN_TTL;
+use crate::log::Bucket;
 use crate::proto::mvccpb::KeyValue;
 use crate::record::Body;
 use crate::snapshot::Change;
@@ -55,7 +57,7 @@ pub(super) async fn run(
     pairs.sort_unstable_by_key(|pair| pair.mod_revision);
     let bucket = target.bucket();
     let changes: Vec<Change> = pairs.into_iter().map(|pair| put(numbered(pair, None))).collect();
-    let (reading, first_digest) = plan::plan_keys(&changes, floor, &|key| bucket.check_key(key))?;
+    let (reading, first_digest) = plan::plan_keys(&changes, floor, &bucket)?;
     let leases = leases_of(changes.iter().map(|change| &change.pair)).len();
     if is_dry_run {
         let (revision, keys) = (reading.revision, reading.keys());
@@ -69,8 +71,7 @@ pub(super) async fn run(
         });
     }
     // A copy that is to be served is of no use without a server.
-    let gives_up =
-        if matches!(target, Target::Served(_)) { stop.clone() } else { CancellationToken::new() };
+    let gives_up = if matches!(target, Target::Served(_)) { stop.clone() } else { CancellationToken::new() };
     let opened = Opened::open(target, reading.largest, None).await?;
     let copied = async {
         let mut appender = Appender::begin(&opened, reading.largest, first_digest).await?;
@@ -84,7 +85,7 @@ pub(super) async fn run(
             progress(Step::Writing(written, all));
         }
         write::append_floor(&mut appender, floor, reading.digest(Some(floor))).await?;
-        let mut copy = Copy { from: &from, switches_over, reading, floor, appender };
+        let mut copy = Copy { from: &from, bucket, switches_over, reading, floor, appender };
         let last = loop {
             let outcome = copy.follow(&stop, progress).await;
             if let Some(last) = unless_broken(outcome, &stop, progress).await {
@@ -100,6 +101,7 @@ pub(super) async fn run(
 /// A copy that follows its source.
 struct Copy<'a> {
     from: &'a [ClientSettings],
+    bucket: Bucket,
     switches_over: bool,
     reading: Reading,
     floor: Revision,
@@ -158,6 +160,7 @@ impl Copy<'_> {
             if revision <= self.reading.revision || !is_copied(&change.pair) {
                 continue;
             }
+            plan::check(&change, &self.bucket)?;
             let live = self.reading.version_of(&change.pair.key);
             if change.is_delete && live.is_none() {
                 continue;

@@ -359,3 +359,26 @@ async fn an_interrupt_gives_a_migration_up_at_each_stage() {
     let (status, output) = migration.ended().await;
     assert!(status.success(), "{output}");
 }
+
+/// It comes while the source is followed. The source goes on.
+#[tokio::test]
+async fn a_key_that_no_subject_can_hold_is_refused_at_any_time() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    let long = "k".repeat(5000);
+    for goes_on in [true, false] {
+        client.put("a", "1").await;
+        let (_server, data) = empty();
+        let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+        if goes_on {
+            migration.follows().await;
+            client.put(long.as_str(), "v").await;
+        }
+        let (status, output) = migration.ended().await;
+        assert_eq!(status.code(), Some(1), "{output}");
+        assert!(
+            output.contains("whose subject in NATS would have 50") && output.contains("compact"),
+            "{output}"
+        );
+    }
+}
