@@ -128,6 +128,15 @@ impl Source {
         Err(SourceCallError::Connect(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new()))))
     }
 
+    /// A call with one answer.
+    async fn ask<Q, R>(&self, path: &'static str, request: Q) -> Result<R, SourceCallError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        self.client.unary(path, request).await.map_err(|error| self.failed(error))
+    }
+
     fn failed(&self, error: ClientError) -> SourceCallError {
         SourceCallError::Call { endpoint: self.endpoint.clone(), error }
     }
@@ -200,8 +209,7 @@ impl Source {
     /// The present revision, from a linearizable read.
     pub(super) async fn revision(&self) -> Result<Revision, SourceCallError> {
         let request = RangeRequest { key: Bytes::from_static(ALL), count_only: true, ..Default::default() };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -209,8 +217,7 @@ impl Source {
     pub(super) async fn listed_revision(&self) -> Result<Revision, SourceCallError> {
         let [key, range_end] = LISTED.map(Bytes::from_static);
         let request = RangeRequest { key, range_end, limit: 1, ..Default::default() };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -252,8 +259,7 @@ impl Source {
             revision: revision.0,
             ..Default::default()
         };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(answer.count)
     }
 
@@ -263,22 +269,15 @@ impl Source {
         revision: Revision,
     ) -> Result<(u32, Option<Revision>), SourceCallError> {
         let request = HashKvRequest { revision: revision.0 };
-        let answer: HashKvResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/HashKV", request)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let answer: HashKvResponse = self.ask("/etcdserverpb.Maintenance/HashKV", request).await?;
         let floor = Revision(answer.compact_revision);
         Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
     }
 
     /// Each lease, with the time that it has left.
     pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, Grant>, SourceCallError> {
-        let answer: LeaseLeasesResponse = self
-            .client
-            .unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
+        let answer: LeaseLeasesResponse =
+            self.ask("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
         let grants = answer.leases.into_iter().map(|LeaseStatus { id }| async move {
             Ok::<_, SourceCallError>((LeaseId(id), self.grant(id).await?))
         });
@@ -327,11 +326,7 @@ impl Source {
 
     /// Raises the alarm under which the server writes nothing.
     pub(super) async fn fence(&self) -> Result<(), SourceCallError> {
-        let status: StatusResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
+        let status: StatusResponse = self.ask("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
         let member_id = status.header.map_or(0, |header| header.member_id);
         self.alarm(AlarmAction::Activate, member_id).await.map(drop)
     }
@@ -349,11 +344,7 @@ impl Source {
     /// A call for the alarms of this kind.
     async fn alarm(&self, action: AlarmAction, member_id: u64) -> Result<Vec<AlarmMember>, SourceCallError> {
         let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Corrupt.into() };
-        let answer: AlarmResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/Alarm", request)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let answer: AlarmResponse = self.ask("/etcdserverpb.Maintenance/Alarm", request).await?;
         Ok(answer.alarms)
     }
 }
