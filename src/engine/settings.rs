@@ -48,6 +48,8 @@ pub(crate) struct EngineSettings {
     pub founders: Option<Vec<Member>>,
     /// The credentials of the embedded server's system account, which it has in a cluster.
     pub system: Option<Auth>,
+    /// The account of the stream on a member's server.
+    pub account: &'static str,
     /// Rules for changes of the members of a cluster.
     pub change_rules: ChangeRules,
     /// Whether this member has never been in its cluster, so that no client waits for it.

@@ -136,7 +136,7 @@ impl Engine {
         shared.spawn_compactor(&settings, jobs);
         shared.spawn_checks(&settings, entries.clone());
         shared.spawn_server_group(&settings, command_sender.clone());
-        shared.spawn_stream_leader(command_sender.clone());
+        shared.spawn_stream_leader(&settings, command_sender.clone());
         let weak_entries = entries.downgrade();
         let node =
             shared.node(&settings, NodeChannels { new_calls, entries, reports, commands }, links, known_mark);
@@ -340,7 +340,8 @@ impl Shared {
     }
 
     /// Starts the task that moves the stream's leader to the writer's server.
-    fn spawn_stream_leader(&self, commands: mpsc::Sender<Command>) {
+    fn spawn_stream_leader(&self, settings: &EngineSettings, commands: mpsc::Sender<Command>) {
+        let Some(system) = &settings.system else { return };
         let stream_leader = StreamLeader {
             log: Arc::clone(&self.log),
             status: Arc::clone(&self.status),
@@ -348,6 +349,9 @@ impl Shared {
             one_copy: Arc::clone(&self.one_copy),
             damaged_copies: Arc::clone(&self.damaged_copies),
             commands,
+            rewrites: self.rewrites.clone(),
+            login: system.clone(),
+            account: settings.account,
             stop: self.stop.clone(),
         };
         tokio::spawn(stream_leader.run());

@@ -4,20 +4,25 @@
 //!
 //! The writer moves the leader to the server that it is connected to, and appends nothing meanwhile: a
 //! message on its way to a leader that steps down is not answered, and the writer then needs another epoch.
+//! The copy here must have applied all of it before. nats-server asks for votes 10 ms after it was told to
+//! lead; while a committed entry is not applied, it waits for a second instead, and the stream has no leader
+//! (nats-server 2.15.1). Hence removals pause, too: each one is an entry.
 //!
 //! That holds for a cluster of its own, in which each instance stays on its own server. Over external NATS
 //! instances leave a server that is cut off, and a leader that moves to the writer's next server between two
 //! such cuts leaves the stream without one for longer: in two of five runs no write succeeded for 30 s when
 //! three servers were cut off one after the other.
 
+use crate::durability::RewriteLock;
 use crate::engine::damaged_copies::DamagedCopies;
 use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
-use crate::log::{ApiError, Cluster, Log, Replica};
+use crate::log::{ApiError, Auth, Cluster, GroupError, Log, MetadataGroup, Replica};
 use std::sync::Arc;
 use std::time::Duration;
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +42,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(150);
 /// The pause before the stream is looked at again.
 const POLL: Duration = Duration::from_millis(5);
 
+/// The leader cannot be moved now.
+#[derive(Debug, Error)]
+enum TakeError {
+    #[error(transparent)]
+    Stream(#[from] ApiError),
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
 /// The task.
 pub(super) struct StreamLeader {
     pub(super) log: Arc<Log>,
@@ -45,12 +59,17 @@ pub(super) struct StreamLeader {
     pub(super) one_copy: Arc<OneCopy>,
     pub(super) damaged_copies: Arc<DamagedCopies>,
     pub(super) commands: mpsc::Sender<Command>,
+    /// Held while nothing may be removed.
+    pub(super) rewrites: RewriteLock,
+    pub(super) login: Auth,
+    pub(super) account: &'static str,
     pub(super) stop: CancellationToken,
 }
 
 impl StreamLeader {
     pub(super) async fn run(self) {
         let (mut due, mut retry) = (None, RETRY);
+        let mut group = None;
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -67,10 +86,19 @@ impl StreamLeader {
             }
             due = Some(Instant::now() + retry);
             retry = (2 * retry).min(LONGEST_RETRY);
+            if group.is_none() {
+                match self.log.metadata_group(&self.login).await {
+                    Ok(opened) => group = Some(opened),
+                    Err(error) => tracing::debug!(%error, "the stream's leader stays on another server"),
+                }
+            }
+            let Some(group) = &group else { continue };
+            let rewrites = self.rewrites.lock().await;
             let Some(held) = Held::request(&self.commands).await else { continue };
             let begun = Instant::now();
-            let moved = timeout(CHANGE_TIMEOUT, self.take_stream()).await;
+            let moved = timeout(CHANGE_TIMEOUT, self.take_stream(group)).await;
             held.release();
+            drop(rewrites);
             let took = begun.elapsed();
             match moved {
                 Ok(Ok(())) => tracing::info!(?took, "the writer's server leads the stream now"),
@@ -96,23 +124,36 @@ impl StreamLeader {
         info.and_then(|info| info.cluster).is_some_and(|cluster| self.copy_of(&cluster).is_some())
     }
 
-    /// Asks the leader for its place once the copy here has all, and waits for the change.
-    async fn take_stream(&self) -> Result<(), ApiError> {
-        let mut is_asked = false;
+    /// Asks the leader for its place once the copy here has applied all, and waits for the change.
+    async fn take_stream(&self, group: &MetadataGroup) -> Result<(), TakeError> {
+        let own = self.log.server_name();
+        let mut asked_of: Option<String> = None;
         loop {
-            // A request that reaches no leader is never answered.
-            let info = timeout(ANSWER_TIMEOUT, self.log.info()).await;
-            if let Some(cluster) = info.ok().transpose()?.and_then(|info| info.cluster) {
-                if cluster.leader() == Some(&self.log.server_name()) {
+            if let Some(raft_group) = &asked_of {
+                // Only a leader answers questions about the stream, and this server always answers.
+                let state = group.raft_state(&own, self.account, raft_group).await?;
+                if state.is_some_and(|state| state.is_leader())
+                    && self.cluster().await?.is_some_and(|cluster| cluster.leader() == Some(&own))
+                {
                     return Ok(());
                 }
-                if !is_asked && self.copy_of(&cluster).is_some_and(|copy| copy.is_up_to_date()) {
-                    self.log.step_down(&self.log.server_name()).await?;
-                    is_asked = true;
-                }
+            } else if let Some(cluster) = self.cluster().await?
+                && self.copy_of(&cluster).is_some_and(|copy| copy.is_up_to_date())
+                && let Some(raft_group) = cluster.raft_group
+                && let Some(state) = group.raft_state(&own, self.account, &raft_group).await?
+                && state.has_applied_all()
+            {
+                self.log.step_down(&own).await?;
+                asked_of = Some(raft_group);
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The servers that hold the stream; `None` if its leader does not answer.
+    async fn cluster(&self) -> Result<Option<Cluster>, ApiError> {
+        let info = timeout(ANSWER_TIMEOUT, self.log.info()).await.ok().transpose()?;
+        Ok(info.and_then(|info| info.cluster))
     }
 
     /// The copy here, behind another server's that leads.

@@ -5,6 +5,7 @@ use super::login::Auth;
 use async_nats::Client;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use thiserror::Error;
 
@@ -47,6 +48,35 @@ pub struct Peer {
     pub name: Option<String>,
     /// Whether it cannot be reached.
     pub is_offline: bool,
+}
+
+/// A server's answer about its part of each Raft group, by account and group.
+#[derive(Debug, Deserialize)]
+struct RaftAnswer {
+    #[serde(default)]
+    data: BTreeMap<String, BTreeMap<String, RaftState>>,
+}
+
+/// A server's part of a Raft group, in indexes of the group's log.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RaftState {
+    state: String,
+    committed: u64,
+    applied: u64,
+    /// The newest entry.
+    pindex: u64,
+}
+
+impl RaftState {
+    /// Whether the server leads the group.
+    pub fn is_leader(&self) -> bool {
+        self.state == "LEADER"
+    }
+
+    /// Whether the server has committed and applied every entry that it has.
+    pub fn has_applied_all(&self) -> bool {
+        self.committed == self.pindex && self.applied == self.pindex
+    }
 }
 
 /// The group of servers that keeps JetStream's metadata.
@@ -119,6 +149,22 @@ impl MetadataGroup {
             Some(peer) => Err(GroupError::OtherIds(peer.id.clone())),
             None => Ok(servers),
         }
+    }
+
+    /// A server's part of the Raft group of a stream in `account`; `None` if it has none.
+    ///
+    /// # Errors
+    /// [`GroupError`].
+    pub async fn raft_state(
+        &self,
+        server: &str,
+        account: &str,
+        group: &str,
+    ) -> Result<Option<RaftState>, GroupError> {
+        let body = json!({ "server_name": server, "exact_match": true, "account": account, "group": group });
+        let answer = self.ask("$SYS.REQ.SERVER.PING.RAFTZ", &body).await;
+        let mut answer: RaftAnswer = serde_json::from_slice(&answer.ok_or(GroupError::NoLeader)?)?;
+        Ok(answer.data.get_mut(account).and_then(|groups| groups.remove(group)))
     }
 
     /// Asks the leader to hand over to a server.

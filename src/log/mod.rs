@@ -57,7 +57,7 @@ pub use fence::{FenceError, StandbyError};
 pub use limits::Demand;
 pub use login::{Auth, LoginError, RunToken};
 pub use messenger::{Incoming, Messenger, Serving};
-pub use metadata_group::{GroupError, MetadataGroup, Peer, server_id};
+pub use metadata_group::{GroupError, MetadataGroup, Peer, RaftState, server_id};
 pub use mirror::{Lag, ReadOnly};
 pub use pipeline::{Acknowledged, AppendError, Pipeline};
 pub use promote::{PromoteError, PromoteStep, Promoted, promote};

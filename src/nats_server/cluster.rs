@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// The account of jetway's streams. `$G` cannot be used: it has JetStream only where it is alone with the
 /// system account, and its users cannot be named beside those of the system account.
-pub(super) const ACCOUNT: &str = "JW";
+pub(crate) const ACCOUNT: &str = "JW";
 /// The user of jetway's own connection.
 pub(crate) const USER: &str = "jetway";
 /// The user of the system account.

@@ -245,6 +245,7 @@ fn engine_settings(
             .zip(cluster)
             .map(|(nats, cluster)| membership::founders(nats.members(), cluster))
             .or(sole_id.map(|_| Vec::new())),
+        account: nats_server::ACCOUNT,
         system: nats.as_ref().map(|nats| Auth::Embedded(nats_server::SYSTEM_USER, RunToken(nats.token()))),
         change_rules: engine::ChangeRules {
             is_strict: settings.strict_reconfig_check,

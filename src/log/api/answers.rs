@@ -70,7 +70,7 @@ pub struct Cluster {
     pub replicas: Vec<Replica>,
     /// The name of the group, where there is more than one copy.
     #[serde(default)]
-    raft_group: Option<String>,
+    pub raft_group: Option<String>,
     /// The servers that it moves to, and how far that is.
     #[serde(default)]
     desired: Option<Value>,
