@@ -227,8 +227,8 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Follows the source over one connection until a stop is asked for, or until all is copied if it switches
-    /// over.
+    /// Follows the source over one connection until a stop is asked for, or until all is copied if it
+    /// switches over.
     async fn follow(
         &mut self,
         stop: &CancellationToken,

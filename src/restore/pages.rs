@@ -1,5 +1,5 @@
-//! `jetway migrate` from kine, which sends no snapshot: its keys are read in pages at one revision, and a watch
-//! brings all changes since. Another server without snapshots has more than these keys, and is refused.
+//! `jetway migrate` from kine, which sends no snapshot: its keys are read in pages at one revision, and a
+//! watch brings all changes since. Another server without snapshots has more than these keys, and is refused.
 //!
 //! kine keeps no number of versions of a key, and numbers changes of its own that no client sees. So:
 //! - A key that was changed since its creation has version 2 at the copied revision, and one more with each

@@ -127,8 +127,8 @@ impl Appender {
         Ok(())
     }
 
-    /// The reason of a refusal. A server that could not write a record refuses those behind it for their place,
-    /// and its log has the reason.
+    /// The reason of a refusal. A server that could not write a record refuses those behind it for their
+    /// place, and its log has the reason.
     async fn reason(&mut self, error: AppendError) -> RestoreError {
         if let Some((write_error, store)) = &mut self.write_error {
             let logged = tokio::time::timeout(LOG_TIMEOUT, write_error.wait_for(Option::is_some)).await;
