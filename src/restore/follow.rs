@@ -5,10 +5,10 @@ use crate::lease::MIN_TTL;
 use crate::proto::etcdserverpb::alarm_request::AlarmAction;
 use crate::proto::etcdserverpb::watch_request::RequestUnion;
 use crate::proto::etcdserverpb::{
-    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse,
-    HashKvRequest, HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    AlarmRequest, AlarmResponse, AlarmType, AuthStatusRequest, AuthStatusResponse, HashKvRequest,
+    HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseStatus, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
@@ -324,28 +324,18 @@ impl Source {
         }
     }
 
-    /// Raises the alarm under which the server writes nothing.
-    pub(super) async fn fence(&self) -> Result<(), SourceCallError> {
+    /// The member that answers.
+    pub(super) async fn member_id(&self) -> Result<u64, SourceCallError> {
         let status: StatusResponse = self.ask("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
-        let member_id = status.header.map_or(0, |header| header.member_id);
-        self.alarm(AlarmAction::Activate, member_id).await.map(drop)
+        Ok(status.header.map_or(0, |header| header.member_id))
     }
 
-    /// Lowers it, whichever member it was raised for.
-    pub(super) async fn lift_fence(&self) -> Result<(), SourceCallError> {
-        for raised in self.alarm(AlarmAction::Get, 0).await? {
-            if raised.alarm() == AlarmType::Corrupt {
-                self.alarm(AlarmAction::Deactivate, raised.member_id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A call for the alarms of this kind.
-    async fn alarm(&self, action: AlarmAction, member_id: u64) -> Result<Vec<AlarmMember>, SourceCallError> {
+    /// Raises or lowers the alarm of a member under which none of them writes.
+    pub(super) async fn fence(&self, member_id: u64, is_raised: bool) -> Result<(), SourceCallError> {
+        let action = if is_raised { AlarmAction::Activate } else { AlarmAction::Deactivate };
         let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Corrupt.into() };
-        let answer: AlarmResponse = self.ask("/etcdserverpb.Maintenance/Alarm", request).await?;
-        Ok(answer.alarms)
+        let _answer: AlarmResponse = self.ask("/etcdserverpb.Maintenance/Alarm", request).await?;
+        Ok(())
     }
 }
 

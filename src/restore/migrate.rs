@@ -133,15 +133,16 @@ pub(crate) async fn run(
         }
         // The sync under the fence then finds the last changes alone.
         tokio::task::block_in_place(|| opened.sync()).map_err(RestoreError::Sync)?;
-        match copy.end(&saved, &opened, &gives_up).await {
+        let mut fenced = None;
+        match (copy.end(&saved, &opened, &gives_up, &mut fenced).await, fenced) {
             // The copy may be one that can be served, and two stores must not be written to.
-            Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
-            Err(reason) if switches_over => match lift_fence(&from).await {
+            (Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))), _) => Err(reason.into()),
+            (Err(reason), Some(member)) => match lift_fence(&from, member).await {
                 // The source goes on, as it is the only whole store.
                 Ok(()) => Err(reason),
                 Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
             },
-            end => end,
+            (end, _) => end,
         }
     };
     let copied = copied.await;
@@ -172,13 +173,15 @@ async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, Migrat
     Ok(Some((users.is_enabled(), users.revision())))
 }
 
-/// Lifts the fence by the first endpoint that does it. A source that has lost a member needs a moment.
-async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
+/// Lifts the fence of a member by the first endpoint that does it. A source that has lost a member needs a
+/// moment.
+async fn lift_fence(from: &[ClientSettings], member: u64) -> Result<(), SourceCallError> {
     let begun = Instant::now();
     loop {
         let mut lifted = Ok(());
         for endpoint in from {
-            lifted = async { Source::connect(slice::from_ref(endpoint)).await?.lift_fence().await }.await;
+            let lift = async { Source::connect(slice::from_ref(endpoint)).await?.fence(member, false).await };
+            lifted = lift.await;
             if lifted.is_ok() {
                 return Ok(());
             }
@@ -263,18 +266,23 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies what is left, compares both stores, and lets the copy be served.
+    /// Copies what is left, compares both stores, and lets the copy be served. `fenced` gets the member for
+    /// which the source is fenced.
     async fn end(
         mut self,
         saved: &Saved,
         opened: &Opened,
         gives_up: &CancellationToken,
+        fenced: &mut Option<u64>,
     ) -> Result<Migrated, MigrateError> {
         let source = Source::connect(self.from).await?;
         let mut following = source.follow(self.reading.revision.next()).await?;
         let begun = Instant::now();
         if self.switches_over {
-            source.fence().await?;
+            let member = source.member_id().await?;
+            // Without an answer it may be raised, too.
+            *fenced = Some(member);
+            source.fence(member, true).await?;
         }
         let leases = source.leases().await?;
         let mut last = source.revision().await?;
