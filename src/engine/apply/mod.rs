@@ -3,6 +3,10 @@
 //! It is a thread of its own: between an acknowledgement and the answer that it allows there is no other
 //! thread to be woken, and no read, however large, stands in the way of a write.
 
+mod entry;
+
+pub(super) use entry::{Entry, Report};
+
 use super::compactor::Job;
 use super::counters::Counters;
 use super::failure::Loss;
@@ -10,7 +14,7 @@ use super::mark::Mark;
 use super::mode::Mode;
 use super::proposal::Waiter;
 use super::read_only::ReadOnlyState;
-use crate::applier::{Applier, Damage, FullState, Removals, Strictness};
+use crate::applier::{Applier, FullState, Removals, Strictness};
 use crate::core::Reader;
 use crate::durability::{Gate, NotDurable};
 use crate::log::{Present, ReadOnly};
@@ -32,67 +36,6 @@ const SWEEP: usize = 512;
 /// Digests that are remembered to compare them with those of the writer.
 const DIGESTS: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
-
-/// An instruction to the thread, in the order of the log.
-#[derive(Debug)]
-pub(super) enum Entry {
-    /// Valid records, whole batches, and the calls that they answer.
-    Records {
-        records: Vec<Placed>,
-        waiters: Vec<Waiter>,
-        trim_to: LogIndex,
-        is_whole: bool,
-        /// This instance has written them.
-        is_own: bool,
-    },
-    /// Everything that the call's answer rests on is before this entry.
-    Complete(Waiter),
-    /// Messages that change nothing.
-    Void(Vec<Sequence>),
-    /// A barrier behind the record at an index.
-    Barrier(Sequence, LogIndex),
-    /// The log is read from its start.
-    Begin { floor: Option<Revision>, mark: Option<Mark>, accepts_loss: bool },
-    /// The log ends here, before anything is written behind it: the mark must not name more.
-    End,
-    /// Everything before this entry may be shown. The load began with the trim record at `first`, or that is
-    /// the first message, and passed over holes.
-    Loaded { first: Sequence, holes: Vec<(Sequence, Sequence)> },
-    /// Asks for the first sequence that must be in the stream, and is not, and for the last one that was
-    /// read.
-    Lacking(Present, oneshot::Sender<(Option<Sequence>, Sequence)>),
-    /// The server of the store may have been started again.
-    ServerChanged,
-    /// Asks for the next published state with its tables.
-    FullState(oneshot::Sender<FullState>),
-    /// Asks for the digest here.
-    Digest(oneshot::Sender<(LogIndex, Digest)>),
-    /// The writer has this digest at an index.
-    Compare(LogIndex, Digest),
-    /// To be answered when compactions have left nothing to sweep and to remove.
-    AfterRemovals(Waiter),
-    /// The writer stops: everything that is shown is the last mark.
-    Stop(oneshot::Sender<()>),
-}
-
-impl Entry {
-    /// Whether it may change the published state.
-    fn shows(&self) -> bool {
-        !matches!(self, Entry::Complete(_) | Entry::Barrier(..) | Entry::Void(_) | Entry::Compare(..))
-    }
-}
-
-/// A message of the thread to the node.
-#[derive(Debug)]
-pub(super) enum Report {
-    /// The log is damaged, or ends before the mark.
-    Lost(Loss),
-    /// The log is damaged, unless the load ran beside removals: it may have read a value and missed its
-    /// delete.
-    Suspected(Damage),
-    /// The digest here is not the writer's.
-    Differs { index: LogIndex, here: Digest, writer: Digest },
-}
 
 /// The state of the thread.
 pub(super) struct Task {
@@ -169,7 +112,7 @@ impl Task {
                     continue;
                 }
             }
-            if self.state.is_loaded && self.sync(newest(&entries)).await.is_err() {
+            if self.state.is_loaded && self.sync(entry::newest(&entries)).await.is_err() {
                 return;
             }
             // Reads of a quiet store come with barriers alone, which show nothing new.
@@ -497,15 +440,6 @@ enum Stop {
 fn is_in_hole(holes: &[(Sequence, Sequence)], at: Sequence) -> bool {
     let next = holes.partition_point(|(_, to)| *to < at);
     holes.get(next).is_some_and(|(from, _)| *from <= at)
-}
-
-/// The sequence of the newest record among entries.
-fn newest(entries: &[Entry]) -> Option<Sequence> {
-    let records = entries.iter().rev().find_map(|entry| match entry {
-        Entry::Records { records, .. } => records.last(),
-        _ => None,
-    });
-    records.map(|last| last.sequence)
 }
 
 #[cfg(test)]

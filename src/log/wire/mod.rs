@@ -13,11 +13,18 @@
 //! This module knows the part of the protocol that [`Pipeline`](super::pipeline) and
 //! [`Consumer`](super::consumer) need. Everything else goes through the client library.
 
+mod error;
+mod protocol;
+
+pub use error::{AddressError, ProtocolError, WireError};
+use protocol::{MAX_BYTES, parse};
+pub(super) use protocol::{ServerOp, status};
+
 use super::connect::Endpoint;
 use super::login::{Auth, LoginError};
 use super::rights::{Denials, Denied};
 use super::tls::{self, TlsSetupError};
-use crate::version::{NatsVersion, TooOld};
+use crate::version::NatsVersion;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::Deserialize;
@@ -28,114 +35,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// The largest message: nats-server allows no payload above 64 MiB.
-const MAX_BYTES: usize = 65 << 20;
 /// The longest time for a connection and its login.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_PORT: u16 = 4222;
-
-/// Data that no nats-server sends, or an endpoint that names none.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum ProtocolError {
-    /// The endpoint is empty.
-    #[error("the endpoint names no server")]
-    NoServer,
-    /// The address of a server is no URL with a host.
-    #[error("the address {address}: {reason}")]
-    Address {
-        /// The address.
-        address: String,
-        /// The reason.
-        reason: AddressError,
-    },
-    /// The server is too old.
-    #[error("the server does not know headers")]
-    NoHeaders,
-    /// The first operation is another one than INFO.
-    #[error("the server does not introduce itself")]
-    NoInfo,
-    /// The JSON of INFO cannot be read.
-    #[error("{0}")]
-    Info(String),
-    /// A message is larger than any that nats-server allows.
-    #[error("a message without end")]
-    Endless,
-    /// A line is not an operation.
-    #[error("not an operation: {0:?}")]
-    Operation(String),
-    /// A line of a message lacks the sizes.
-    #[error("no sizes in {0:?}")]
-    NoSizes(String),
-    /// The sizes of a message are impossible.
-    #[error("a message of {bytes} bytes with {header_bytes} of headers")]
-    Sizes {
-        /// Of the message.
-        bytes: usize,
-        /// Of its headers.
-        header_bytes: usize,
-    },
-    /// Headers or a subject are not UTF-8.
-    #[error("{0}")]
-    Utf8(#[from] std::str::Utf8Error),
-    /// The reply subject of a delivered message has another form.
-    #[error("a message without delivery data: {0:?}")]
-    Delivery(String),
-    /// The JSON of an acknowledgement cannot be read.
-    #[error("an acknowledgement that cannot be read: {0}")]
-    Acknowledgement(String),
-}
-
-/// The reason for which an address cannot be used.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum AddressError {
-    /// It is no URL.
-    #[error(transparent)]
-    Url(#[from] url::ParseError),
-    /// It has no host.
-    #[error("no host")]
-    NoHost,
-}
-
-/// A connection could not be made, or ended.
-#[derive(Debug, Error)]
-pub enum WireError {
-    /// The network.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The server denies a use of a subject.
-    #[error("the NATS user may not {0}")]
-    Denied(Denied),
-    /// The server reports another error.
-    #[error("NATS reports: {0}")]
-    Server(String),
-    /// The server sends data that no nats-server sends.
-    #[error("unexpected data from NATS: {0}")]
-    Protocol(#[from] ProtocolError),
-    /// TLS cannot be set up.
-    #[error("TLS to NATS: {0}")]
-    Tls(#[from] TlsSetupError),
-    /// Credentials cannot be read.
-    #[error(transparent)]
-    Login(#[from] LoginError),
-    /// The server is too old.
-    #[error("NATS at {server} is {reason}")]
-    TooOld {
-        /// The server.
-        server: String,
-        /// Its version, and the reason.
-        reason: TooOld,
-    },
-    /// No answer in time.
-    #[error("no answer from NATS in time")]
-    TimedOut,
-}
 
 /// The transport of a connection.
 enum Stream {
@@ -176,17 +84,6 @@ pub(super) struct ServerInfo {
     pub(super) version: String,
     /// Size of the largest message that it accepts, headers included.
     pub(super) max_payload: usize,
-}
-
-/// One operation of the protocol, from the server.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ServerOp<'a> {
-    Message { subject: &'a [u8], reply: &'a [u8], headers: &'a [u8], payload: &'a [u8] },
-    Ping,
-    Pong,
-    Info(&'a [u8]),
-    Error(&'a [u8]),
-    Ok,
 }
 
 impl Wire {
@@ -409,116 +306,4 @@ async fn login(auth: &Auth, nonce: Option<&str>) -> Result<String, WireError> {
         }
     }
     Ok(connect.to_string())
-}
-
-/// The status in the first line of headers. Only the server's own messages have one.
-pub(super) fn status(headers: &str) -> Option<&str> {
-    let line = headers.lines().next()?;
-    let status = line.strip_prefix("NATS/1.0").unwrap_or(line).trim();
-    (!status.is_empty()).then_some(status)
-}
-
-/// The first operation in `input`, and the bytes that it takes; `None` while a part of it is missing.
-fn parse(input: &[u8]) -> Result<Option<(ServerOp<'_>, usize)>, ProtocolError> {
-    // nats-server puts a single space between words. A delivery with headers has the most words.
-    let mut words = [&input[..0]; 6];
-    let (mut count, mut begin) = (0, 0);
-    let mut end = None;
-    for (at, byte) in input.iter().enumerate() {
-        match byte {
-            b' ' if count < words.len() - 1 => {
-                words[count] = &input[begin..at];
-                count += 1;
-                begin = at + 1;
-            }
-            b'\n' => {
-                words[count] = input[begin..at].trim_ascii_end();
-                count += 1;
-                end = Some(at + 1);
-                break;
-            }
-            _ => {}
-        }
-    }
-    let Some(end) = end else { return Ok(None) };
-    let line = input[..end].trim_ascii_end();
-    let (subject, reply, header_bytes, bytes) = match (words[0], count) {
-        (b"HMSG", 6) => (words[1], words[3], words[4], words[5]),
-        (b"HMSG", 5) => (words[1], &input[..0], words[3], words[4]),
-        (b"MSG", 5) => (words[1], words[3], &b"0"[..], words[4]),
-        (b"MSG", 4) => (words[1], &input[..0], &b"0"[..], words[3]),
-        (b"PING", _) => return Ok(Some((ServerOp::Ping, end))),
-        (b"PONG", _) => return Ok(Some((ServerOp::Pong, end))),
-        (b"+OK", _) => return Ok(Some((ServerOp::Ok, end))),
-        (b"INFO", _) => return Ok(Some((ServerOp::Info(&line[b"INFO".len()..]), end))),
-        (b"-ERR", _) => return Ok(Some((ServerOp::Error(line), end))),
-        _ => return Err(ProtocolError::Operation(String::from_utf8_lossy(line).into_owned())),
-    };
-    let number = |word: &[u8]| std::str::from_utf8(word).ok()?.parse::<usize>().ok();
-    let (Some(header_bytes), Some(bytes)) = (number(header_bytes), number(bytes)) else {
-        return Err(ProtocolError::NoSizes(String::from_utf8_lossy(line).into_owned()));
-    };
-    if bytes > MAX_BYTES || header_bytes > bytes {
-        return Err(ProtocolError::Sizes { bytes, header_bytes });
-    }
-    let content = &input[end..];
-    if content.len() < bytes + 2 {
-        return Ok(None);
-    }
-    let (headers, payload) = content[..bytes].split_at(header_bytes);
-    Ok(Some((ServerOp::Message { subject, reply, headers, payload }, end + bytes + 2)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_operation_is_parsed_once_it_is_whole() {
-        let message =
-            |subject, reply, headers, payload| ServerOp::Message { subject, reply, headers, payload };
-        let input: &[(&[u8], ServerOp)] = &[
-            (b"INFO {\"a\": [1, 2, 3, 4, 5, 6]} \r\n", ServerOp::Info(b" {\"a\": [1, 2, 3, 4, 5, 6]}")),
-            (b"PONG\r\n", ServerOp::Pong),
-            (b"+OK\r\n", ServerOp::Ok),
-            (b"MSG a.b 1 3\r\nx\ny\r\n", message(b"a.b", b"", b"", b"x\ny")),
-            (b"MSG a.b 1 r 0\r\n\r\n", message(b"a.b", b"r", b"", b"")),
-            (b"PING\r\n", ServerOp::Ping),
-            (b"HMSG a 1 r.s 8 10\r\nNATS/1.0ab\r\n", message(b"a", b"r.s", b"NATS/1.0", b"ab")),
-            (b"HMSG a 1 8 8\r\nNATS/1.0\r\n", message(b"a", b"", b"NATS/1.0", b"")),
-            (b"-ERR 'Authorization Violation'\r\n", ServerOp::Error(b"-ERR 'Authorization Violation'")),
-        ];
-        let all: Vec<u8> = input.iter().flat_map(|(bytes, _)| bytes.iter().copied()).collect();
-        let mut rest = &all[..];
-        for (bytes, expect) in input {
-            for end in 0..bytes.len() {
-                assert_eq!(parse(&rest[..end]), Ok(None), "{end} bytes of {expect:?}");
-            }
-            let (found, length) = parse(rest).expect("sense").expect("a whole");
-            assert_eq!((&found, length), (expect, bytes.len()));
-            rest = &rest[length..];
-        }
-    }
-
-    #[test]
-    fn other_input_is_refused() {
-        for bytes in [
-            &b"HELLO\r\n"[..],
-            b"\r\n",
-            b"MSG a 1\r\n",
-            b"MSG a 1 -1\r\n",
-            b"MSG a 1 99999999999\r\n",
-            b"HMSG a 1 9 8\r\n",
-            b"HMSG a 1 r 1 2 3\r\n",
-        ] {
-            assert!(parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(bytes));
-        }
-    }
-
-    #[test]
-    fn only_the_server_sends_statuses() {
-        assert_eq!(status("NATS/1.0\r\nJetway: x\r\n\r\n"), None);
-        assert_eq!(status(""), None);
-        assert_eq!(status("NATS/1.0 100 Idle Heartbeat\r\n\r\n"), Some("100 Idle Heartbeat"));
-    }
 }
