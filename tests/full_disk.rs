@@ -12,6 +12,7 @@ use support::cluster::Cluster;
 use support::eventually;
 use support::nats::Nats;
 use support::server::{Server, Target};
+use support::snapshot::{Saved, text};
 use tonic::Code;
 
 /// A small file system of its own, unmounted when dropped.
@@ -296,4 +297,32 @@ async fn fill_and_clear(client: &Client, least: usize) {
     );
     assert!(written > least, "{written} values of 256 KiB");
     clear(client, written).await;
+}
+
+/// The store does not fit: the reason is named, and the same command begins anew with room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, to mount a small disk: make full-disk"]
+async fn a_restore_or_a_migration_onto_a_full_disk_names_it() {
+    let source = Server::start().await;
+    let client = source.client().await;
+    for number in 0..40 {
+        client.put(format!("k/{number}"), vec![b'v'; 500_000]).await;
+    }
+    let saved = Saved::of(&client).await;
+    let disk = SmallDisk::mount(8);
+    let data = disk.path().join("data");
+    let file = saved.path();
+    let restore = ["restore", text(&file)];
+    let migrate = ["migrate", "--from", &source.endpoint(), "--switch-over"];
+    let serve = [&migrate[..], &["--serve"]].concat();
+    for command in [&restore[..], &migrate, &serve] {
+        let mut server = Server::prepare(&["--data-dir", text(&data)]);
+        server.set_command(command);
+        assert!(!server.ends().await.success(), "{command:?}");
+        let log = server.log();
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains("no space left on device") && last.contains("once more"), "{log}");
+        assert!(last.contains(text(&data)), "{log}");
+    }
+    client.put("k/1", "the source is not fenced").await;
 }

@@ -1,6 +1,7 @@
 //! `jetway health`: asks a server whether it is healthy. An image without a shell has nothing else to ask
 //! with.
 
+use super::runtime::{RuntimeError, block_on};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -26,6 +27,8 @@ pub(super) enum HealthError {
     Silent { url: Url },
     #[error("{url} is not healthy: {answer}")]
     Unhealthy { url: Url, answer: String },
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 /// Asks a server. Returns its answer if it is healthy.
@@ -40,11 +43,7 @@ pub(super) fn ask(text: &str) -> Result<String, HealthError> {
         url: url.clone(),
         reason: error.to_string(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let answer = runtime
-        .map_err(|error| unreachable(&error))?
-        .block_on(async { tokio::time::timeout(TIMEOUT, get(&url)).await });
-    match answer {
+    match block_on(async { tokio::time::timeout(TIMEOUT, get(&url)).await })? {
         Err(_) => Err(HealthError::Silent { url }),
         Ok(Err(error)) => Err(unreachable(&*error)),
         Ok(Ok((true, answer))) => Ok(answer),

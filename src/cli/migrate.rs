@@ -5,6 +5,7 @@ use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
 use super::program::Program;
 use super::restore::{self as store, RestoreCommandError};
+use super::runtime::{RuntimeError, block_on};
 use super::settings::{ServerSettings, SettingsError};
 use super::snapshot::{LoginFlags, SaveError, login_args};
 use super::storage::Storage;
@@ -35,8 +36,8 @@ pub(super) enum MigrateCommandError {
          member add)"
     )]
     ServesMember,
-    #[error("the migration cannot run: {0}")]
-    Runtime(std::io::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Migrate(#[from] MigrateError),
 }
@@ -106,14 +107,12 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     let (target, place) = store::target(&flags)?;
     let (is_dry_run, switches_over) = (matches.get_flag("dry-run"), matches.get_flag("switch-over"));
     let settings = MigrateSettings { from, target, is_dry_run, switches_over };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(MigrateCommandError::Runtime)?;
-    let migrated = runtime.block_on(async {
+    let migrated = block_on(async {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let [mut terminate, mut interrupt] = [
-            signal(SignalKind::terminate()).map_err(MigrateCommandError::Runtime)?,
-            signal(SignalKind::interrupt()).map_err(MigrateCommandError::Runtime)?,
+            signal(SignalKind::terminate()).map_err(RuntimeError::from)?,
+            signal(SignalKind::interrupt()).map_err(RuntimeError::from)?,
         ];
         tokio::spawn(async move {
             tokio::select! {
@@ -130,7 +129,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             }
         };
         Ok::<_, MigrateCommandError>(Box::pin(restore::migrate(settings, stop, &mut show)).await?)
-    })?;
+    })??;
     let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
     let floor = store::floor_text(floor);
     if is_dry_run {

@@ -32,6 +32,7 @@ mod peers;
 mod program;
 mod promote;
 mod restore;
+mod runtime;
 mod settings;
 mod snapshot;
 mod snapshot_schedule;

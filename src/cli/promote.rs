@@ -4,6 +4,7 @@ use super::command::server_flags;
 use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
 use super::program::Program;
+use super::runtime::{RuntimeError, block_on};
 use super::storage::{self, StorageFlagsError};
 use crate::log::{self, PromoteError, PromoteStep, Promoted};
 use clap::{ArgMatches, Command};
@@ -17,8 +18,8 @@ pub(super) enum PromoteCommandError {
     Flags(#[from] FlagError),
     #[error(transparent)]
     Storage(#[from] StorageFlagsError),
-    #[error("the promotion cannot run: {0}")]
-    Runtime(std::io::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Promote(#[from] Box<PromoteError>),
 }
@@ -38,14 +39,11 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
     let flags = FlagValues::read(Program::Jetway, matches, environment.into_iter())?;
     let endpoint = storage::existing_endpoint(&flags)?;
     let accepts_loss = flags.is_true("accept-data-loss");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(PromoteCommandError::Runtime)?;
     let mut progress = |PromoteStep::Fenced(end)| {
         // Nobody may be there to read it.
         drop(writeln!(std::io::stderr(), "the primary is fenced, and ends at sequence {end}"));
     };
-    let promoted =
-        runtime.block_on(log::promote(&endpoint, accepts_loss, &mut progress)).map_err(Box::new)?;
+    let promoted = block_on(log::promote(&endpoint, accepts_loss, &mut progress))?.map_err(Box::new)?;
     let Promoted { stream, end, is_fenced, is_repeated, lag } = promoted;
     if is_repeated {
         return Ok(format!("stream {stream} was promoted already; it ends at sequence {end}\n"));

@@ -6,6 +6,7 @@ use super::commands::Environment;
 use super::flag_values::{FlagError, FlagValues};
 use super::peers::{self, PeerFlagsError};
 use super::program::Program;
+use super::runtime::{RuntimeError, block_on};
 use super::settings::quota_bytes;
 use super::storage::{self, Storage, StorageFlagsError};
 use crate::log::Demand;
@@ -44,8 +45,8 @@ pub(super) enum RestoreCommandError {
     NoBump,
     #[error("{file}: {reason}")]
     S3 { file: String, reason: S3UrlError },
-    #[error("the restore cannot run: {0}")]
-    Runtime(std::io::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
     #[error(transparent)]
     Restore(#[from] RestoreError),
 }
@@ -110,8 +111,6 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
         to_revision: matches.get_one::<i64>("to-revision").copied().map(Revision),
         target,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(RestoreCommandError::Runtime)?;
     let mut told = Instant::now();
     let progress = |written: usize, all: usize| {
         if told.elapsed() >= PROGRESS_INTERVAL {
@@ -120,7 +119,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
             drop(writeln!(std::io::stderr(), "restoring: {written} of {all} versions"));
         }
     };
-    let restored = runtime.block_on(restore::run(settings, progress))?;
+    let restored = block_on(restore::run(settings, progress))??;
     let Restored { revision, floor, keys, versions, leases, ended_leases, holder } = restored;
     let floor = floor_text(floor);
     if let Some(holder) = holder {

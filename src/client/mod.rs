@@ -16,6 +16,12 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+/// The time without an answer after which a server is asked whether it is there; etcd allows a ping in five
+/// seconds, and Go's client sends none before this.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long it may take to answer that, as with etcdctl.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(6);
+
 /// A server and the way to it.
 #[derive(Clone)]
 pub(crate) struct ClientSettings {
@@ -84,7 +90,11 @@ impl Client {
         if is_secure {
             endpoint = endpoint.tls_config(tls(settings)?).map_err(|error| unreachable(&error))?;
         }
-        let channel = endpoint.connect_timeout(settings.dial_timeout).connect().await;
+        endpoint = endpoint
+            .connect_timeout(settings.dial_timeout)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+        let channel = endpoint.connect().await;
         let channel = channel.map_err(|error| unreachable(&error))?;
         let mut client = Client { channel, token: None };
         if let Some((name, password)) = &settings.user {

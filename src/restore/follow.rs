@@ -14,6 +14,7 @@ use crate::proto::mvccpb;
 use crate::snapshot::{Change, FileError, checked_size_of, unnamed};
 use crate::types::{Grant, LeaseId, Revision};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
@@ -24,12 +25,14 @@ use tonic::{Code, Streaming};
 
 /// A lease that is over: its granted TTL is not known any more.
 const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
+/// Leases that are asked for at once.
+const LEASES_AT_ONCE: usize = 64;
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
-/// The first key of [`Source::list`], and the end. The keys of kine are texts, and some of its databases take
-/// no other ones.
-const LISTED: [&[u8]; 2] = [b" ", b"\x7f"];
+/// The first key of [`Source::list`], and the end, which is the last character. The keys of kine are texts,
+/// and some of its databases take no other ones.
+const LISTED: [&[u8]; 2] = [b" ", "\u{10ffff}".as_bytes()];
 /// Keys in a page of it.
 const PAGE: i64 = 500;
 
@@ -37,7 +40,7 @@ const PAGE: i64 = 500;
 #[derive(Debug, Error)]
 pub(crate) enum SourceCallError {
     /// None of its endpoints can be reached.
-    #[error("--from {0}")]
+    #[error("--from {0}{remedy}", remedy = remedy(.0))]
     Connect(ClientError),
     /// It refuses a call, or cannot answer it.
     #[error("--from {endpoint}: {error}{remedy}", remedy = remedy(.error))]
@@ -70,19 +73,21 @@ impl SourceCallError {
     /// Whether another attempt may succeed.
     pub(super) fn is_transient(&self) -> bool {
         match self {
-            SourceCallError::Call { error, .. } => is_transient(error),
-            SourceCallError::Connect(ClientError::Connect { .. }) => true,
+            SourceCallError::Call { error, .. } | SourceCallError::Connect(error) => is_transient(error),
             _ => false,
         }
     }
 }
 
 fn is_transient(error: &ClientError) -> bool {
-    let ClientError::Refused(status) = error else { return false };
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
-    )
+    match error {
+        ClientError::Connect { .. } => true,
+        ClientError::Refused(status) => matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::DeadlineExceeded | Code::Cancelled
+        ),
+        ClientError::Endpoint(_) | ClientError::File { .. } => false,
+    }
 }
 
 fn remedy(error: &ClientError) -> &'static str {
@@ -121,6 +126,15 @@ impl Source {
             }
         }
         Err(SourceCallError::Connect(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new()))))
+    }
+
+    /// A call with one answer.
+    async fn ask<Q, R>(&self, path: &'static str, request: Q) -> Result<R, SourceCallError>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        self.client.unary(path, request).await.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: ClientError) -> SourceCallError {
@@ -195,8 +209,7 @@ impl Source {
     /// The present revision, from a linearizable read.
     pub(super) async fn revision(&self) -> Result<Revision, SourceCallError> {
         let request = RangeRequest { key: Bytes::from_static(ALL), count_only: true, ..Default::default() };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -204,8 +217,7 @@ impl Source {
     pub(super) async fn listed_revision(&self) -> Result<Revision, SourceCallError> {
         let [key, range_end] = LISTED.map(Bytes::from_static);
         let request = RangeRequest { key, range_end, limit: 1, ..Default::default() };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(Revision(answer.header.map_or(0, |header| header.revision)))
     }
 
@@ -247,8 +259,7 @@ impl Source {
             revision: revision.0,
             ..Default::default()
         };
-        let answer: RangeResponse =
-            self.client.unary("/etcdserverpb.KV/Range", request).await.map_err(|error| self.failed(error))?;
+        let answer: RangeResponse = self.ask("/etcdserverpb.KV/Range", request).await?;
         Ok(answer.count)
     }
 
@@ -258,70 +269,72 @@ impl Source {
         revision: Revision,
     ) -> Result<(u32, Option<Revision>), SourceCallError> {
         let request = HashKvRequest { revision: revision.0 };
-        let answer: HashKvResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/HashKV", request)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let answer: HashKvResponse = self.ask("/etcdserverpb.Maintenance/HashKV", request).await?;
         let floor = Revision(answer.compact_revision);
         Ok((answer.hash, Some(floor).filter(|floor| floor.0 > 0)))
     }
 
     /// Each lease, with the time that it has left.
     pub(super) async fn leases(&self) -> Result<BTreeMap<LeaseId, Grant>, SourceCallError> {
-        let answer: LeaseLeasesResponse = self
-            .client
-            .unary("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
-        let mut leases = BTreeMap::new();
-        for LeaseStatus { id } in answer.leases {
-            let request = LeaseTimeToLiveRequest { id, keys: false };
-            let lease: Result<LeaseTimeToLiveResponse, ClientError> =
-                self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
-            match lease {
-                Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
-                    leases.insert(LeaseId(id), Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) });
-                }
-                // It is over, and under the fence the source does not delete its keys. The copy does.
-                Ok(_) => drop(leases.insert(LeaseId(id), OVER)),
-                Err(ClientError::Refused(status)) if status.code() == Code::NotFound => {
-                    leases.insert(LeaseId(id), OVER);
-                }
-                Err(error) => return Err(self.failed(error)),
+        let answer: LeaseLeasesResponse =
+            self.ask("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}).await?;
+        let grants = answer.leases.into_iter().map(|LeaseStatus { id }| async move {
+            Ok::<_, SourceCallError>((LeaseId(id), self.grant(id).await?))
+        });
+        // The source is fenced meanwhile.
+        futures_util::stream::iter(grants).buffer_unordered(LEASES_AT_ONCE).try_collect().await
+    }
+
+    /// Whether the server is a kine, which alone does not know its leases.
+    pub(super) async fn is_kine(&self) -> Result<bool, SourceCallError> {
+        match self.leases().await {
+            Ok(_) => Ok(false),
+            Err(SourceCallError::Call { error: ClientError::Refused(status), .. })
+                if status.code() == Code::Unimplemented || status.message().contains("not supported") =>
+            {
+                Ok(true)
             }
+            Err(error) => Err(error),
         }
-        Ok(leases)
     }
 
-    /// The auth revision, which every change of users and roles raises.
-    pub(super) async fn auth_revision(&self) -> Result<(bool, u64), SourceCallError> {
-        let answer: AuthStatusResponse = self
-            .client
-            .unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
-        Ok((answer.enabled, answer.auth_revision))
+    /// A lease, with the time that it has left.
+    async fn grant(&self, id: i64) -> Result<Grant, SourceCallError> {
+        let request = LeaseTimeToLiveRequest { id, keys: false };
+        let lease: Result<LeaseTimeToLiveResponse, ClientError> =
+            self.client.unary("/etcdserverpb.Lease/LeaseTimeToLive", request).await;
+        match lease {
+            Ok(LeaseTimeToLiveResponse { ttl, granted_ttl, .. }) if granted_ttl > 0 => {
+                Ok(Grant { ttl: granted_ttl, remaining: Some(ttl.max(0)) })
+            }
+            // It is over, and under the fence the source does not delete its keys. The copy does.
+            Ok(_) => Ok(OVER),
+            Err(ClientError::Refused(status)) if status.code() == Code::NotFound => Ok(OVER),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
-    /// Raises or lowers the alarm under which the server writes nothing.
-    pub(super) async fn fence(&self, is_raised: bool) -> Result<(), SourceCallError> {
-        let status: StatusResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/Status", StatusRequest {})
-            .await
-            .map_err(|error| self.failed(error))?;
+    /// Whether auth is enabled, and its revision, which every change of users and roles raises. `None` if the
+    /// server has no such call, as an etcd 3.4.
+    pub(super) async fn auth_revision(&self) -> Result<Option<(bool, u64)>, SourceCallError> {
+        match self.client.unary("/etcdserverpb.Auth/AuthStatus", AuthStatusRequest {}).await {
+            Ok(AuthStatusResponse { enabled, auth_revision, .. }) => Ok(Some((enabled, auth_revision))),
+            Err(ClientError::Refused(status)) if status.code() == Code::Unimplemented => Ok(None),
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// The member that answers.
+    pub(super) async fn member_id(&self) -> Result<u64, SourceCallError> {
+        let status: StatusResponse = self.ask("/etcdserverpb.Maintenance/Status", StatusRequest {}).await?;
+        Ok(status.header.map_or(0, |header| header.member_id))
+    }
+
+    /// Raises or lowers the alarm of a member under which none of them writes.
+    pub(super) async fn fence(&self, member_id: u64, is_raised: bool) -> Result<(), SourceCallError> {
         let action = if is_raised { AlarmAction::Activate } else { AlarmAction::Deactivate };
-        let request = AlarmRequest {
-            action: action.into(),
-            member_id: status.header.map_or(0, |header| header.member_id),
-            alarm: AlarmType::Corrupt.into(),
-        };
-        let _answer: AlarmResponse = self
-            .client
-            .unary("/etcdserverpb.Maintenance/Alarm", request)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Corrupt.into() };
+        let _answer: AlarmResponse = self.ask("/etcdserverpb.Maintenance/Alarm", request).await?;
         Ok(())
     }
 }

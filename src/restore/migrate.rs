@@ -19,25 +19,28 @@
 
 use super::follow::{Following, Source, SourceCallError};
 use super::hashes::Hashes;
+use super::outcome::{Compared, MigrateError, Migrated, Step};
 use super::plan::{self, Plan, Reading, version};
 use super::write::{self, Appender};
 use super::{Opened, RestoreError, Target, pages};
 use crate::client::ClientSettings;
+use crate::log::Bucket;
 use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::slice;
 use std::time::{Duration, Instant};
-use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 /// The time between two requests for the revision of the source.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
-pub(super) const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the fence of a migration that has failed may take to be lifted.
+const LIFT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Revisions that may be missing when the source is fenced.
 const NEAR: i64 = 1000;
 
@@ -54,104 +57,8 @@ pub(crate) struct MigrateSettings {
     pub switches_over: bool,
 }
 
-/// A migration that failed.
-#[derive(Debug, Error)]
-pub(crate) enum MigrateError {
-    #[error(transparent)]
-    Source(#[from] SourceCallError),
-    #[error("the snapshot of the source {0}")]
-    Content(#[from] crate::snapshot::SavedError),
-    #[error("the source {0}")]
-    Plan(#[from] plan::PlanError),
-    #[error(transparent)]
-    Restore(#[from] RestoreError),
-    #[error(
-        "users or roles of the source were changed during the migration, and their passwords cannot be copied one by one; run \
-         the migration again"
-    )]
-    AuthChanged,
-    #[error(
-        "the source has the alarm CORRUPT, under which nothing can be written: an earlier migration has fenced it, or etcd has found \
-         damage. If the members agree (etcdctl endpoint hashkv --cluster), run etcdctl alarm disarm, and the migration again"
-    )]
-    Corrupt,
-    #[error(
-        "{reason}; and the source is still fenced, since {error}: run etcdctl alarm disarm to let it write again"
-    )]
-    StillFenced { reason: Box<MigrateError>, error: SourceCallError },
-    #[error(
-        "stopped before the switch-over: nothing is served, and the source was not fenced; run the same command once more, which \
-         begins anew"
-    )]
-    Stopped,
-    #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
-    Different { revision: Revision, ours: String, theirs: String },
-    #[error(
-        "the source was written to after the end of the copy: it is at revision {now}, and the copy at {copied}. Stop its clients \
-         and run the migration again into an empty store; --switch-over fences an etcd or a jetway, and waits until another \
-         program is at rest"
-    )]
-    WentOn { copied: Revision, now: Revision },
-}
-
-/// How far a migration is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Step {
-    /// Bytes of the snapshot, of all.
-    Receiving(u64, u64),
-    /// Keys that were read in pages.
-    Listing(usize),
-    /// Versions of the snapshot, of all.
-    Writing(usize, usize),
-    /// The revision of the copy, and that of the source.
-    Following(Revision, Revision),
-    /// The source cannot be fenced, and is at this revision: its writers must stop.
-    Waiting(Revision),
-    /// The source cannot be reached for now.
-    Retrying,
-}
-
-/// How the copy and its source were compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compared {
-    /// By etcd's hash of the whole store.
-    Hash,
-    /// By that hash at a revision right before the fence. Behind it each revision and each version of a key
-    /// followed the one before, and the numbers of keys are equal.
-    HashTo(Revision),
-    /// By the numbers of keys.
-    Counts,
-    /// By the digests of all keys.
-    Keys,
-}
-
-impl fmt::Display for Compared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Compared::Hash => f.write_str("HashKV is equal"),
-            Compared::HashTo(revision) => {
-                write!(f, "HashKV is equal at revision {revision}, and each revision behind it was copied")
-            }
-            Compared::Counts => f.write_str("the numbers of keys are equal"),
-            Compared::Keys => f.write_str("all keys are equal"),
-        }
-    }
-}
-
-/// The result of a migration.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Migrated {
-    pub revision: Revision,
-    pub floor: Option<Revision>,
-    pub keys: usize,
-    pub leases: usize,
-    /// The means of the comparison at the end.
-    pub compared: Compared,
-    /// The time from the fence to the end, if there was a fence.
-    pub frozen: Option<Duration>,
-}
-
-/// Migrates a store. `stop` asks for the end.
+/// Migrates a store. `stop` asks for the end: of a copy that only follows, it is the end that is wanted.
+/// Any other one is given up, and the source is not fenced then.
 ///
 /// # Errors
 /// [`MigrateError`]. Then nothing can be served from the target. The source is fenced after
@@ -162,16 +69,13 @@ pub(crate) async fn run(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     settings.target.check().await?;
-    // A copy that is to be served is of no use without a server.
     let serves = matches!(settings.target, Target::Served(_));
-    let gives_up = if serves { stop.clone() } else { CancellationToken::new() };
     let source = Source::connect(&settings.from).await?;
     let mut receive = |received, all| progress(Step::Receiving(received, all));
     let received = source.snapshot(&mut receive);
-    let received = gives_up.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
+    let received = stop.run_until_cancelled(received).await.ok_or(MigrateError::Stopped)??;
     let Some((file, size)) = received else {
-        let copied = Box::pin(pages::run(source, settings, stop, progress));
-        return gives_up.run_until_cancelled(copied).await.ok_or(MigrateError::Stopped)?;
+        return Box::pin(pages::run(source, settings, stop, progress)).await;
     };
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
     let saved = Saved::open(file, size)?;
@@ -180,7 +84,7 @@ pub(crate) async fn run(
         return Err(MigrateError::Corrupt);
     }
     let bucket = target.bucket();
-    let plan = plan::plan(&saved, None, &|key| bucket.check_key(key))?;
+    let plan = plan::plan(&saved, None, &bucket)?;
     if is_dry_run {
         return Ok(Migrated {
             revision: plan.reading.revision,
@@ -195,8 +99,8 @@ pub(crate) async fn run(
     let opened = Opened::open(target, plan.reading.largest, None).await?;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
-        let written = write::write(&opened.log, &saved, &plan, &mut wrote);
-        let mut appender = gives_up.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
+        let written = write::write(&opened, &saved, &plan, &mut wrote);
+        let mut appender = stop.run_until_cancelled(written).await.ok_or(MigrateError::Stopped)??;
         appender.drain().await?;
         opened.can_be_loaded.cancel();
         let hashes = tokio::task::block_in_place(|| Hashes::of(&saved))?;
@@ -204,6 +108,7 @@ pub(crate) async fn run(
         let snapshot = reading.revision;
         let mut copy = Copy {
             from: &from,
+            bucket,
             switches_over,
             reading,
             floor,
@@ -213,37 +118,85 @@ pub(crate) async fn run(
             is_prepared,
             compared_to: None,
         };
-        copy.follow(&stop, progress).await?;
+        loop {
+            let outcome = copy.follow(&stop, progress).await;
+            if let Some(followed) = unless_broken(outcome, &stop, progress).await {
+                break followed?;
+            }
+        }
         if serves {
             copy.compare_before_the_end().await?;
         }
+        let gives_up = if switches_over { stop } else { CancellationToken::new() };
         if gives_up.is_cancelled() {
             return Err(MigrateError::Stopped);
         }
         // The sync under the fence then finds the last changes alone.
         tokio::task::block_in_place(|| opened.sync()).map_err(RestoreError::Sync)?;
-        match copy.end(&saved, &opened).await {
+        let mut fenced = None;
+        match (copy.end(&saved, &opened, &gives_up, &mut fenced).await, fenced) {
             // The copy may be one that can be served, and two stores must not be written to.
-            Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))) => Err(reason.into()),
-            Err(reason) if switches_over => match lift_fence(&from).await {
+            (Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))), _) => Err(reason.into()),
+            (Err(reason), Some(member)) => match lift_fence(&from, member).await {
                 // The source goes on, as it is the only whole store.
                 Ok(()) => Err(reason),
                 Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
             },
-            end => end,
+            (end, _) => end,
         }
     };
     let copied = copied.await;
     opened.close(copied).await
 }
 
-async fn lift_fence(from: &[ClientSettings]) -> Result<(), SourceCallError> {
-    Source::connect(from).await?.fence(false).await
+/// The outcome of following a source over one connection. `None`, after a pause, if the connection has
+/// broken and another one is to be made.
+pub(super) async fn unless_broken<T>(
+    outcome: Result<T, MigrateError>,
+    stop: &CancellationToken,
+    progress: &mut (dyn FnMut(Step) + Send),
+) -> Option<Result<T, MigrateError>> {
+    match outcome {
+        Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
+            progress(Step::Retrying);
+            tokio::time::sleep(RETRY).await;
+            None
+        }
+        end => Some(end),
+    }
+}
+
+/// Whether auth is enabled at a source that shows it in its snapshots alone, and its revision.
+async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, MigrateError> {
+    let Some((file, size)) = source.snapshot(&mut |_, _| ()).await? else { return Ok(None) };
+    let users = Saved::open(file, size)?.users;
+    Ok(Some((users.is_enabled(), users.revision())))
+}
+
+/// Lifts the fence of a member by the first endpoint that does it. A source that has lost a member needs a
+/// moment.
+async fn lift_fence(from: &[ClientSettings], member: u64) -> Result<(), SourceCallError> {
+    let begun = Instant::now();
+    loop {
+        let mut lifted = Ok(());
+        for endpoint in from {
+            let lift = async { Source::connect(slice::from_ref(endpoint)).await?.fence(member, false).await };
+            lifted = lift.await;
+            if lifted.is_ok() {
+                return Ok(());
+            }
+        }
+        if begun.elapsed() >= LIFT_TIMEOUT {
+            return lifted;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
 }
 
 /// A copy that follows its source.
 struct Copy<'a> {
     from: &'a [ClientSettings],
+    bucket: Bucket,
     switches_over: bool,
     reading: Reading,
     floor: Option<Revision>,
@@ -268,6 +221,7 @@ impl Copy<'_> {
             self.reading.follow(revision, &changes)?;
             let mut bodies = Vec::with_capacity(changes.len());
             for (change, place) in changes.iter().zip(1..) {
+                plan::check(change, &self.bucket)?;
                 self.hashes.push(change);
                 bodies.push(Body::Key(version(change, self.appender.sequence_of(place))));
             }
@@ -276,25 +230,9 @@ impl Copy<'_> {
         Ok(())
     }
 
-    /// Follows the source until a stop is asked for, or until all is copied if it switches over.
+    /// Follows the source over one connection until a stop is asked for, or until all is copied if it
+    /// switches over.
     async fn follow(
-        &mut self,
-        stop: &CancellationToken,
-        progress: &mut (dyn FnMut(Step) + Send),
-    ) -> Result<(), MigrateError> {
-        loop {
-            match self.follow_connection(stop, progress).await {
-                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
-                    progress(Step::Retrying);
-                    tokio::time::sleep(RETRY).await;
-                }
-                end => return end,
-            }
-        }
-    }
-
-    /// The same over one connection to the source.
-    async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
         progress: &mut (dyn FnMut(Step) + Send),
@@ -310,11 +248,14 @@ impl Copy<'_> {
                 error = self.appender.idle() => error?,
                 () = stop.cancelled() => return Ok(()),
                 _ = checks.tick() => {
-                    let now = match source.revision().await {
-                        Ok(now) => now,
-                        // The token has ended; the watch goes on.
-                        Err(_) => Source::connect(self.from).await?.revision().await?,
+                    let asked = async {
+                        match source.revision().await {
+                            // The token has ended; the watch goes on.
+                            Err(_) => Source::connect(self.from).await?.revision().await,
+                            now => now,
+                        }
                     };
+                    let Some(now) = stop.run_until_cancelled(asked).await.transpose()? else { return Ok(()) };
                     progress(Step::Following(self.reading.revision, now));
                     let is_near = now.0 - self.reading.revision.0 <= NEAR;
                     if self.switches_over && is_near && self.is_prepared.is_cancelled() {
@@ -325,23 +266,41 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies what is left, compares both stores, and lets the copy be served.
-    async fn end(mut self, saved: &Saved, opened: &Opened) -> Result<Migrated, MigrateError> {
+    /// Copies what is left, compares both stores, and lets the copy be served. `fenced` gets the member for
+    /// which the source is fenced.
+    async fn end(
+        mut self,
+        saved: &Saved,
+        opened: &Opened,
+        gives_up: &CancellationToken,
+        fenced: &mut Option<u64>,
+    ) -> Result<Migrated, MigrateError> {
         let source = Source::connect(self.from).await?;
         let mut following = source.follow(self.reading.revision.next()).await?;
         let begun = Instant::now();
         if self.switches_over {
-            source.fence(true).await?;
+            let member = source.member_id().await?;
+            // Without an answer it may be raised, too.
+            *fenced = Some(member);
+            source.fence(member, true).await?;
         }
         let leases = source.leases().await?;
         let mut last = source.revision().await?;
-        let drained = tokio::time::timeout(END_TIMEOUT, self.drain(&mut following, last)).await;
-        drained.unwrap_or_else(|_| {
-            Err(SourceCallError::Canceled(format!("it does not send revision {last} in time")).into())
-        })?;
+        tokio::select! {
+            drained = self.drain(&mut following, last) => drained?,
+            () = gives_up.cancelled() => return Err(MigrateError::Stopped),
+            () = tokio::time::sleep(END_TIMEOUT) => {
+                let late = format!("it does not send revision {last} in time");
+                return Err(SourceCallError::Canceled(late).into());
+            }
+        }
         // Later changes may have come with the last ones that were waited for.
         last = last.max(self.reading.revision);
-        if source.auth_revision().await? != (saved.users.is_enabled(), saved.users.revision()) {
+        let auth = match source.auth_revision().await? {
+            None => auth_of_snapshot(&source).await?,
+            auth => auth,
+        };
+        if auth != Some((saved.users.is_enabled(), saved.users.revision())) {
             return Err(MigrateError::AuthChanged);
         }
         self.take_leases(saved, &leases).await?;
@@ -357,6 +316,9 @@ impl Copy<'_> {
         let now = source.revision().await?;
         if now != last {
             return Err(MigrateError::WentOn { copied: last, now });
+        }
+        if gives_up.is_cancelled() {
+            return Err(MigrateError::Stopped);
         }
         self.appender.finish(reading, floor, opened).await?;
         let frozen = self.switches_over.then(|| begun.elapsed());

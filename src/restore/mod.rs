@@ -18,6 +18,7 @@ mod cut;
 mod follow;
 mod hashes;
 mod migrate;
+mod outcome;
 mod pages;
 mod plan;
 mod progress;
@@ -34,7 +35,8 @@ use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, 
 use crate::snapshot::SavedError;
 use crate::types::Revision;
 use cut::CutError;
-pub(crate) use migrate::{MigrateError, MigrateSettings, Migrated, run as migrate};
+pub(crate) use migrate::{MigrateSettings, run as migrate};
+pub(crate) use outcome::{MigrateError, Migrated};
 use plan::PlanError;
 pub(crate) use progress::Progress;
 pub(crate) use source::Source;
@@ -42,6 +44,7 @@ use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Room for the header of a message.
@@ -74,6 +77,8 @@ pub(crate) struct Served {
     pub demand: Demand,
     /// The store of an embedded server, which belongs to nobody else.
     pub store: Option<Store>,
+    /// Its write errors, if it is an embedded server.
+    pub write_error: Option<watch::Receiver<Option<String>>>,
     /// Cancelled when the log can be loaded: a load begins with the trim record, if there is to be one.
     pub can_be_loaded: CancellationToken,
     /// Cancelled when all of it is loaded, so that the source may be fenced.
@@ -147,6 +152,11 @@ pub(crate) enum RestoreError {
     Append(#[from] AppendError),
     #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
     Wire(#[from] WireError),
+    #[error(
+        "nats-server cannot write to {store}: {reason}. Make room, and run the same command once more, which begins anew",
+        store = .store.display()
+    )]
+    Write { store: PathBuf, reason: String },
     #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
     Sync(std::io::Error),
 }
@@ -191,7 +201,7 @@ pub(crate) async fn run(
             .map_err(|reason| RestoreError::Cut { source_name: source.to_string(), reason })?,
     };
     let bucket = target.bucket();
-    let plan = plan::plan(&saved, bump, &|key| bucket.check_key(key))
+    let plan = plan::plan(&saved, bump, &bucket)
         .map_err(|reason| RestoreError::Plan { source_name: source.to_string(), reason })?;
     let restored = Restored {
         revision: plan.revision,
@@ -222,7 +232,7 @@ pub(crate) async fn run(
     let opened = Opened::open(target, plan.reading.largest, snapshot).await?;
     let written = async {
         let mut wrote = |written| progress(written, plan.versions);
-        let appender = write::write(&opened.log, &saved, &plan, &mut wrote).await?;
+        let appender = write::write(&opened, &saved, &plan, &mut wrote).await?;
         appender.finish(&plan.reading, plan.floor, &opened).await
     };
     let written = written.await;
@@ -282,6 +292,8 @@ struct Opened {
     can_be_loaded: CancellationToken,
     /// The store of an embedded server, which is synced here.
     store: Option<PathBuf>,
+    /// The write errors of an embedded server.
+    write_error: Option<watch::Receiver<Option<String>>>,
     embedded: Option<Embedded>,
 }
 
@@ -304,14 +316,15 @@ impl Opened {
                     log,
                     can_be_loaded: CancellationToken::new(),
                     store: None,
+                    write_error: None,
                     embedded: None,
                 });
             }
             Target::Served(served) => {
-                let Served { endpoint, demand, store, can_be_loaded, .. } = *served;
+                let Served { endpoint, demand, store, write_error, can_be_loaded, .. } = *served;
                 let log = Log::open_for(&endpoint, store.as_ref(), Purpose::Restore, demand).await?;
                 let store = store.map(|store| store.dir);
-                return Ok(Opened { log, can_be_loaded, store, embedded: None });
+                return Ok(Opened { log, can_be_loaded, store, write_error, embedded: None });
             }
             Target::Embedded { server, bucket, member } => (server, bucket, member),
         };
@@ -334,8 +347,9 @@ impl Opened {
         match Log::open_for(&endpoint, Some(&store), Purpose::Restore, demand).await {
             Ok(log) => {
                 let can_be_loaded = CancellationToken::new();
+                let write_error = Some(nats.write_error());
                 let embedded = Some(Embedded { nats, member, snapshot });
-                Ok(Opened { log, can_be_loaded, store: Some(dir), embedded })
+                Ok(Opened { log, can_be_loaded, store: Some(dir), write_error, embedded })
             }
             Err(error) => {
                 nats.stop().await?;

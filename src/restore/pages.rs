@@ -1,5 +1,5 @@
-//! `jetway migrate` from a server that sends no snapshot, as kine does: its keys are read in pages at one
-//! revision, and a watch brings all changes since.
+//! `jetway migrate` from kine, which sends no snapshot: its keys are read in pages at one revision, and a
+//! watch brings all changes since. Another server without snapshots has more than these keys, and is refused.
 //!
 //! kine keeps no number of versions of a key, and numbers changes of its own that no client sees. So:
 //! - A key that was changed since its creation has version 2 at the copied revision, and one more with each
@@ -11,12 +11,14 @@
 //! once more, and compared.
 
 use super::follow::Source;
-use super::migrate::{CHECK_INTERVAL, Compared, MigrateError, MigrateSettings, Migrated, RETRY, Step};
+use super::migrate::{CHECK_INTERVAL, MigrateSettings, unless_broken};
+use super::outcome::{Compared, MigrateError, Migrated, Step};
 use super::plan::{self, Reading, version};
 use super::write::{self, Appender};
-use super::{Opened, RestoreError};
+use super::{Opened, RestoreError, Target};
 use crate::client::ClientSettings;
 use crate::lease::MIN_TTL;
+use crate::log::Bucket;
 use crate::proto::mvccpb::KeyValue;
 use crate::record::Body;
 use crate::snapshot::Change;
@@ -33,7 +35,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keys of kine's own: it keeps the floor of its compactions there.
 const OWN_KEYS: &[u8] = b"compact_rev_key";
 
-/// Migrates a store. `stop` asks for the end.
+/// Migrates a store. `stop` asks for the end, as in [`super::migrate()`].
 ///
 /// # Errors
 /// [`MigrateError`]. Then nothing can be served from the target.
@@ -44,13 +46,18 @@ pub(super) async fn run(
     progress: &mut (dyn FnMut(Step) + Send),
 ) -> Result<Migrated, MigrateError> {
     let MigrateSettings { from, target, is_dry_run, switches_over } = settings;
+    if !source.is_kine().await? {
+        return Err(MigrateError::NoSnapshot);
+    }
     let floor = source.listed_revision().await?;
-    let mut pairs = source.list(floor, &mut |keys| progress(Step::Listing(keys))).await?;
+    let mut count = |keys| progress(Step::Listing(keys));
+    let listed = stop.run_until_cancelled(source.list(floor, &mut count)).await;
+    let mut pairs = listed.ok_or(MigrateError::Stopped)??;
     pairs.retain(is_copied);
     pairs.sort_unstable_by_key(|pair| pair.mod_revision);
     let bucket = target.bucket();
     let changes: Vec<Change> = pairs.into_iter().map(|pair| put(numbered(pair, None))).collect();
-    let (reading, first_digest) = plan::plan_keys(&changes, floor, &|key| bucket.check_key(key))?;
+    let (reading, first_digest) = plan::plan_keys(&changes, floor, &bucket)?;
     let leases = leases_of(changes.iter().map(|change| &change.pair)).len();
     if is_dry_run {
         let (revision, keys) = (reading.revision, reading.keys());
@@ -63,27 +70,38 @@ pub(super) async fn run(
             frozen: None,
         });
     }
+    // A copy that is to be served is of no use without a server.
+    let gives_up = if matches!(target, Target::Served(_)) { stop.clone() } else { CancellationToken::new() };
     let opened = Opened::open(target, reading.largest, None).await?;
     let copied = async {
-        let mut appender = Appender::begin(&opened.log, reading.largest, first_digest).await?;
+        let mut appender = Appender::begin(&opened, reading.largest, first_digest).await?;
         let all = changes.len();
         for (change, written) in changes.into_iter().zip(1..) {
+            if stop.is_cancelled() {
+                return Err(MigrateError::Stopped);
+            }
             let body = Body::Key(version(&change, appender.sequence_of(1)));
             appender.batch(change.revision, vec![body]).await?;
             progress(Step::Writing(written, all));
         }
         write::append_floor(&mut appender, floor, reading.digest(Some(floor))).await?;
-        let mut copy = Copy { from: &from, switches_over, reading, floor, appender };
-        let last = copy.follow(&stop, progress).await?;
+        let mut copy = Copy { from: &from, bucket, switches_over, reading, floor, appender };
+        let last = loop {
+            let outcome = copy.follow(&stop, progress).await;
+            if let Some(last) = unless_broken(outcome, &stop, progress).await {
+                break last?;
+            }
+        };
         copy.end(last, &opened, progress).await
     };
-    let copied = copied.await;
+    let copied = gives_up.run_until_cancelled(copied).await.unwrap_or(Err(MigrateError::Stopped));
     opened.close(copied).await
 }
 
 /// A copy that follows its source.
 struct Copy<'a> {
     from: &'a [ClientSettings],
+    bucket: Bucket,
     switches_over: bool,
     reading: Reading,
     floor: Revision,
@@ -91,24 +109,9 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Follows the source until it stands still, if that is asked for. Returns its revision.
+    /// Follows the source over one connection until it stands still, if that is asked for. Returns its
+    /// revision.
     async fn follow(
-        &mut self,
-        stop: &CancellationToken,
-        progress: &mut (dyn FnMut(Step) + Send),
-    ) -> Result<Revision, MigrateError> {
-        loop {
-            match self.follow_connection(stop, progress).await {
-                Err(MigrateError::Source(error)) if error.is_transient() && !stop.is_cancelled() => {
-                    progress(Step::Retrying);
-                    tokio::time::sleep(RETRY).await;
-                }
-                end => return end,
-            }
-        }
-    }
-
-    async fn follow_connection(
         &mut self,
         stop: &CancellationToken,
         progress: &mut (dyn FnMut(Step) + Send),
@@ -157,6 +160,7 @@ impl Copy<'_> {
             if revision <= self.reading.revision || !is_copied(&change.pair) {
                 continue;
             }
+            plan::check(&change, &self.bucket)?;
             let live = self.reading.version_of(&change.pair.key);
             if change.is_delete && live.is_none() {
                 continue;

@@ -10,7 +10,7 @@
 use crate::applier::digest::{self, Sum};
 use crate::auth::AuthStore;
 use crate::core::{KeyVersion, VersionParts};
-use crate::log::KeyTooLong;
+use crate::log::{Bucket, KeyTooLong};
 use crate::proto::mvccpb::KeyValue;
 use crate::record::Digest;
 use crate::snapshot::{Change, Changes, Saved, SavedError};
@@ -39,7 +39,7 @@ pub(crate) enum PlanError {
     /// A key that a subject cannot hold.
     #[error(
         "has the key {key} at revision {revision}, whose subject in NATS would have {size} bytes, more than the {limit} that jetway \
-         permits; delete it there before the snapshot",
+         permits; delete it there and compact that, then copy the store",
         limit = crate::log::MAX_SUBJECT_BYTES
     )]
     Key {
@@ -99,11 +99,7 @@ pub(super) struct Reading {
 }
 
 /// Reads all keys of a database. A `bump` raises the revision, and compacts all before.
-pub(super) fn plan(
-    saved: &Saved,
-    bump: Option<u64>,
-    check_key: &dyn Fn(&[u8]) -> Result<(), KeyTooLong>,
-) -> Result<Plan, PlanError> {
+pub(super) fn plan(saved: &Saved, bump: Option<u64>, bucket: &Bucket) -> Result<Plan, PlanError> {
     let mut sum = Sum::default();
     sum.add(digest::of_users(&AuthStore::default()));
     let first_digest = sum.digest(Revision::EMPTY_STORE, None);
@@ -121,7 +117,7 @@ pub(super) fn plan(
     while let Some(changes) = revisions.next()? {
         let revision = changes[0].revision;
         for change in &changes {
-            check(change, check_key)?;
+            check(change, bucket)?;
         }
         if floor.is_some_and(|floor| revision <= floor) {
             for change in &changes {
@@ -171,22 +167,22 @@ pub(super) fn plan(
 pub(super) fn plan_keys(
     changes: &[Change],
     floor: Revision,
-    check_key: &dyn Fn(&[u8]) -> Result<(), KeyTooLong>,
+    bucket: &Bucket,
 ) -> Result<(Reading, Digest), PlanError> {
     let mut sum = Sum::default();
     sum.add(digest::of_users(&AuthStore::default()));
     let first_digest = sum.digest(Revision::EMPTY_STORE, None);
     let mut reading = Reading { live: HashMap::new(), sum, largest: 0, revision: floor, versions: 0 };
     for change in changes {
-        check(change, check_key)?;
+        check(change, bucket)?;
         reading.replay(change);
     }
     Ok((reading, first_digest))
 }
 
 /// Refuses a key that a subject cannot hold.
-fn check(change: &Change, check_key: &dyn Fn(&[u8]) -> Result<(), KeyTooLong>) -> Result<(), PlanError> {
-    check_key(&change.pair.key).map_err(|KeyTooLong(size)| {
+pub(super) fn check(change: &Change, bucket: &Bucket) -> Result<(), PlanError> {
+    bucket.check_key(&change.pair.key).map_err(|KeyTooLong(size)| {
         let start = &change.pair.key[..change.pair.key.len().min(64)];
         PlanError::Key { revision: change.revision, key: format!("{}…", start.escape_ascii()), size }
     })

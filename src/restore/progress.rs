@@ -1,6 +1,6 @@
 //! The lines that report how far a migration is.
 
-use super::migrate::Step;
+use super::outcome::Step;
 use super::pages::QUIET;
 use std::time::{Duration, Instant};
 

@@ -2,11 +2,13 @@
 
 use super::plan::{Plan, Reading, Revisions, version};
 use super::{Opened, RestoreError};
-use crate::log::{Acknowledged, AppendError, Log, Pipeline, SetupError};
+use crate::log::{Acknowledged, AppendError, Pipeline, SetupError};
 use crate::record::{Body, Digest, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
 use crate::types::{Epoch, LeaseId, LogIndex, Revision, Sequence};
+use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Most bytes of records that wait for their acknowledgements.
 const WAITING_BYTES: usize = 16 << 20;
@@ -14,6 +16,9 @@ const WAITING_BYTES: usize = 16 << 20;
 const WAITING: usize = 8192;
 /// How long an acknowledgement may take. A nats-server whose disk is full sends none.
 const ACK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a line of nats-server's log may be on its way.
+const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The log on its way into the stream.
 pub(super) struct Appender {
@@ -27,12 +32,19 @@ pub(super) struct Appender {
     end: Sequence,
     /// The most bytes of a key and its value that NATS takes.
     limit: usize,
+    /// The write errors of an embedded server, and its store.
+    write_error: Option<(watch::Receiver<Option<String>>, PathBuf)>,
 }
 
 impl Appender {
     /// Begins the log of an empty bucket with the record of its epoch. `largest` is the most bytes of a key
     /// and its value, as far as they are known.
-    pub(super) async fn begin(log: &Log, largest: usize, digest: Digest) -> Result<Appender, RestoreError> {
+    pub(super) async fn begin(
+        opened: &Opened,
+        largest: usize,
+        digest: Digest,
+    ) -> Result<Appender, RestoreError> {
+        let log = &opened.log;
         let end = log.facts().before_first;
         let operation = OperationId { instance: rand::random(), counter: 0 };
         let pipeline = log.append_behind(end).await?;
@@ -49,6 +61,7 @@ impl Appender {
             operation,
             end,
             limit,
+            write_error: opened.write_error.clone().zip(opened.store.clone()),
         };
         let start = EpochStart {
             instance: operation.instance,
@@ -99,16 +112,31 @@ impl Appender {
     async fn wait(&mut self) -> Result<(), RestoreError> {
         let is_waiting = self.pipeline.unacknowledged() > 0;
         let next = self.pipeline.next(&mut self.emitted);
-        if is_waiting {
-            tokio::time::timeout(ACK_TIMEOUT, next).await.map_err(|_| AppendError::Late)??;
+        let acknowledged = if is_waiting {
+            tokio::time::timeout(ACK_TIMEOUT, next).await.unwrap_or(Err(AppendError::Late))
         } else {
-            next.await?;
+            next.await
+        };
+        if let Err(error) = acknowledged {
+            return Err(self.reason(error).await);
         }
         for Acknowledged { sequence, record, .. } in self.emitted.drain(..) {
             self.waiting_bytes -= record.size();
             self.end = sequence;
         }
         Ok(())
+    }
+
+    /// The reason of a refusal. A server that could not write a record refuses those behind it for their
+    /// place, and its log has the reason.
+    async fn reason(&mut self, error: AppendError) -> RestoreError {
+        if let Some((write_error, store)) = &mut self.write_error {
+            let logged = tokio::time::timeout(LOG_TIMEOUT, write_error.wait_for(Option::is_some)).await;
+            if let Some(reason) = logged.ok().and_then(|logged| logged.ok()?.clone()) {
+                return RestoreError::Write { store: store.clone(), reason };
+            }
+        }
+        error.into()
     }
 
     /// Waits until all is acknowledged.
@@ -147,12 +175,12 @@ impl Appender {
 
 /// Writes the log of a database into a bucket that is empty, all but its end.
 pub(super) async fn write(
-    log: &Log,
+    opened: &Opened,
     saved: &Saved,
     plan: &Plan,
     progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<Appender, RestoreError> {
-    let mut appender = Appender::begin(log, plan.reading.largest, plan.first_digest).await?;
+    let mut appender = Appender::begin(opened, plan.reading.largest, plan.first_digest).await?;
     let users = Body::Users(Box::new(saved.users.clone()));
     let leases = saved.leases.iter().map(|(id, grant)| Body::Lease(*id, Some(*grant)));
     let alarms = saved.alarms.iter().map(|alarm| Body::Alarm(*alarm, true));

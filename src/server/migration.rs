@@ -17,15 +17,17 @@ use tokio_util::sync::CancellationToken;
 /// The pause between two reads that wait for the writer.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A migration under way.
+/// A migration.
 pub(super) struct Migration {
-    migrating: JoinHandle<Result<Migrated, MigrateError>>,
+    /// `None` once it has ended.
+    migrating: Option<JoinHandle<Result<Migrated, MigrateError>>>,
     is_loaded: CancellationToken,
+    /// Gives it up.
+    stop: CancellationToken,
 }
 
 impl Migration {
-    /// Begins one, and returns when the log can be loaded. A cancelled `stop` gives it up, unless the source
-    /// is fenced already.
+    /// Begins one, and returns when the log can be loaded. A cancelled `stop` gives it up.
     ///
     /// # Errors
     /// [`ServeError::Migrate`].
@@ -40,6 +42,7 @@ impl Migration {
             endpoint: storage.endpoint.clone(),
             demand: Demand { quota: settings.quota_bytes, message_bytes: settings.max_request_bytes },
             store,
+            write_error: storage.nats.as_ref().map(|nats| nats.write_error()),
             can_be_loaded: can_be_loaded.clone(),
             is_loaded: is_loaded.clone(),
         };
@@ -49,6 +52,7 @@ impl Migration {
             is_dry_run: false,
             switches_over: true,
         };
+        let stopped = stop.clone();
         let mut migrating = tokio::spawn(async move {
             let mut progress = Progress::default();
             let mut log = |step| {
@@ -56,11 +60,11 @@ impl Migration {
                     tracing::info!("{line}");
                 }
             };
-            restore::migrate(migrate, stop, &mut log).await
+            restore::migrate(migrate, stopped, &mut log).await
         });
         tokio::select! {
             biased;
-            () = can_be_loaded.cancelled() => Ok(Migration { migrating, is_loaded }),
+            () = can_be_loaded.cancelled() => Ok(Migration { migrating: Some(migrating), is_loaded, stop }),
             ended = &mut migrating => {
                 let ended = ended.expect("it does not panic");
                 Err(failed(ended.expect_err("it ends well only with a log that can be loaded")))
@@ -73,22 +77,25 @@ impl Migration {
     ///
     /// # Errors
     /// [`ServeError::Migrate`].
-    pub(super) async fn ended(self, engine: &Engine) -> Result<(), ServeError> {
+    pub(super) async fn ended(&mut self, engine: &Engine) -> Result<(), ServeError> {
         let mut phase = engine.phase();
-        let mut migrating = self.migrating;
         let migrated = tokio::select! {
-            migrated = &mut migrating => migrated,
-            _ = phase.wait_for(|phase| *phase == Phase::Serving) => {
+            migrated = self.outcome() => migrated,
+            Ok(_) = phase.wait_for(|phase| *phase == Phase::Serving) => {
                 self.is_loaded.cancel();
-                migrating.await
+                self.outcome().await
             }
         };
-        let migrated = migrated.expect("it does not panic").map_err(failed)?;
+        let migrated = migrated.map_err(failed)?;
         // From then on an instance writes that has read all of it.
-        while let Err(error) = engine.linearizable().await {
-            tracing::debug!(%error, "the migrated bucket has no writer yet");
-            tokio::time::sleep(PAUSE).await;
-        }
+        let written = async {
+            while let Err(error) = engine.linearizable().await {
+                tracing::debug!(%error, "the migrated bucket has no writer yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        // A stop is possible without a writer, too.
+        self.stop.run_until_cancelled(written).await;
         let Migrated { revision, floor, keys, leases, compared, frozen } = migrated;
         tracing::info!(
             %revision,
@@ -100,6 +107,34 @@ impl Migration {
             "the store was migrated; the source stays fenced by the alarm CORRUPT until etcdctl alarm disarm there"
         );
         Ok(())
+    }
+
+    /// Gives it up after another part has failed, and returns the error to report. Waits for the end: only
+    /// then the source is not fenced any more, and no task of the migration outlives the runtime.
+    pub(super) async fn give_up(mut self, error: ServeError) -> ServeError {
+        self.stop.cancel();
+        if self.migrating.is_none() {
+            return error;
+        }
+        match self.outcome().await {
+            Ok(_) => {
+                tracing::warn!(
+                    "the store is whole, and the source stays fenced by the alarm CORRUPT: start jetway without migrate"
+                );
+                return error;
+            }
+            Err(MigrateError::Stopped) => {}
+            Err(error) => tracing::error!(%error, "the migration has failed, too"),
+        }
+        ServeError::Unserved(Box::new(error))
+    }
+
+    /// The outcome of the task. Cancel-safe.
+    async fn outcome(&mut self) -> Result<Migrated, MigrateError> {
+        let migrating = self.migrating.as_mut().expect("its outcome is taken once");
+        let outcome = migrating.await.expect("it does not panic");
+        self.migrating = None;
+        outcome
     }
 }
 

@@ -72,17 +72,6 @@ pub enum ServeError {
     Signals(std::io::Error),
 }
 
-impl ServeError {
-    /// The error of a server that fills its store, if it `migrates`.
-    fn of_migration(self, migrates: bool) -> ServeError {
-        match self {
-            ServeError::Migrate(_) => self,
-            other if migrates => ServeError::Unserved(Box::new(other)),
-            other => other,
-        }
-    }
-}
-
 /// Serves until a signal asks for a stop.
 ///
 /// # Errors
@@ -137,9 +126,7 @@ pub async fn serve(settings: ServerSettings) -> Result<(), ServeError> {
         stop.cancel();
     });
     let started = tokio::select! {
-        started = start(&settings, &stage, &signalled, &shutdown) => {
-            started.map_err(|error| error.of_migration(!settings.migrates_from.is_empty()))?
-        }
+        started = start(&settings, &stage, &signalled, &shutdown) => started?,
         // All parts stop as they are dropped; no client has been served yet. A migration ends by itself, so
         // that no source stays fenced without a copy.
         () = signalled.cancelled(), if settings.migrates_from.is_empty() => {

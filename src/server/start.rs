@@ -65,6 +65,37 @@ pub(super) async fn start(
     starting("connecting to NATS".into());
     let nats = storage.nats.clone();
     let engine_settings = engine_settings(settings, storage, auth);
+    let started =
+        start_engine(settings, engine_settings, nats.clone(), migration.as_mut(), begun, stage, shutdown)
+            .await;
+    if let Ok(Some(_)) = started {
+        return started;
+    }
+    let started = match (started, migration) {
+        (Err(error), Some(migration)) => Err(migration.give_up(error).await),
+        (started, _) => started,
+    };
+    if let Some(nats) = nats {
+        let stopped = nats.stop().await;
+        // The reason of an end is reported, and not what came of it.
+        if started.is_ok() {
+            stopped?;
+        }
+    }
+    started
+}
+
+/// Starts the engine, and the services once the log is loaded, and whole if a migration fills it.
+async fn start_engine(
+    settings: &ServerSettings,
+    engine_settings: engine::EngineSettings,
+    nats: Option<Arc<NatsServer>>,
+    migration: Option<&mut Migration>,
+    begun: Instant,
+    stage: &watch::Sender<Stage>,
+    shutdown: &CancellationToken,
+) -> Result<Option<Started>, ServeError> {
+    let starting = |step: String| drop(stage.send_replace(Stage::Starting(step)));
     let member = engine_settings.member.clone();
     let published = Arc::new(Notify::new());
     let engine = Box::pin(Engine::start(engine_settings, Writer::new(), Arc::clone(&published))).await?;
@@ -95,15 +126,12 @@ pub(super) async fn start(
         error = engine.failed() => Some(error.into()),
     };
     engine.stop();
-    if let Some(nats) = nats {
-        nats.stop().await?;
-    }
     error.map_or(Ok(None), Err)
 }
 
 /// Waits until a migration has ended, and all is loaded.
 async fn served(
-    migration: Option<Migration>,
+    migration: Option<&mut Migration>,
     engine: &Engine,
     loaded: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
@@ -123,7 +151,7 @@ async fn served(
 /// The NATS that keeps the log.
 pub(super) struct LogStorage {
     /// The embedded server, if there is one.
-    nats: Option<Arc<NatsServer>>,
+    pub(super) nats: Option<Arc<NatsServer>>,
     pub(super) endpoint: Endpoint,
     pub(super) store_dir: Option<PathBuf>,
     durability: Level,

@@ -137,6 +137,31 @@ async fn a_snapshot_that_is_cut_off_is_no_file() {
     }
 }
 
+/// Nothing closes the connection to a machine that is gone.
+#[tokio::test]
+async fn a_server_that_does_not_answer_any_more_is_given_up() {
+    let server = Server::launch(Target::Jetway, &QUICK).await;
+    let client = server.client().await;
+    for number in 0..5 {
+        client.put(format!("key/{number}"), vec![b'v'; 1_000_000]).await;
+    }
+    let proxy = Proxy::to(server.address(), 2_000_000).await;
+    let folder = WorkingFolder::new();
+    let save = jetway(&folder, &["snapshot", "save", "a.db", "--endpoints", &proxy.address]);
+    let hold = async {
+        eventually("a part of the snapshot", async || {
+            let part = std::fs::metadata(folder.path("a.db.part")).ok()?;
+            (part.len() > 1_000_000).then_some(())
+        })
+        .await;
+        proxy.hold();
+    };
+    let (Ended { status, output }, ()) = tokio::join!(folder.run(save), hold);
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains("has ended the snapshot after") && output.contains("code = "), "{output}");
+    assert_eq!(files(&folder), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn mistakes_name_the_flag_and_the_remedy() {
     let folder = WorkingFolder::new();

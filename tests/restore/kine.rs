@@ -248,3 +248,24 @@ async fn a_revision_that_only_kine_knows_raises_the_floor() {
     assert_eq!(watch.events(1).await[0].kv.as_ref().unwrap().value, "second");
     assert_eq!(write(&copy, &name(0), last, "third", 0).await, last + 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_other_letters_are_copied() {
+    let kine = Kine::start().await;
+    let client = Client::connect(&kine.endpoint()).await;
+    write(&client, "ключ", 0, "listed", 0).await;
+    write(&client, "~~", 0, "listed", 0).await;
+    let (mut target, data) = empty();
+    let mut migration = Migration::begin(&["--from", &kine.endpoint(), "--data-dir", &data]);
+    migration.follows().await;
+    write(&client, "𝄞", 0, "watched", 0).await;
+    let (status, output) = migration.stop().await;
+    assert!(status.success(), "{output}");
+    target.restart().await;
+    let copy = target.client().await;
+    for key in ["ключ", "~~", "𝄞"] {
+        let (ours, theirs) = (copy.kv(key).await, client.kv(key).await.unwrap());
+        let ours = ours.map(|pair| KeyValue { version: theirs.version, ..pair });
+        assert_eq!(ours, Some(theirs), "{key}");
+    }
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jetway::proto::etcdserverpb::PutRequest;
 use support::client::*;
+use support::proxy::Proxy;
 use support::server::{Server, Target};
 use support::snapshot::Saved;
 use support::{eventually, within_time};
@@ -60,6 +61,28 @@ async fn a_lease_of_an_etcd_goes_on() {
 #[tokio::test]
 async fn a_lease_of_a_jetway_goes_on() {
     a_lease_goes_on(Target::Jetway).await;
+}
+
+/// The source is fenced meanwhile.
+#[tokio::test]
+async fn many_leases_do_not_lengthen_the_fence() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    for lease in 1..=1000 {
+        client.lease_grant(lease, 3600).await.unwrap();
+    }
+    let proxy = Proxy::to(source.address(), usize::MAX).await;
+    proxy.delay(Duration::from_millis(5));
+    let (mut target, data) = empty();
+    let args = ["--from", &proxy.address, "--data-dir", &data, "--switch-over"];
+    let (status, output) = Migration::begin(&args).ended().await;
+    assert!(status.success(), "{output}");
+    let (_, fenced) = output.split_once("fenced for ").expect("a report of the fence");
+    let (seconds, _) = fenced.split_once(" s,").expect("seconds");
+    assert!(seconds.parse::<f64>().unwrap() < 3.0, "{output}");
+    target.restart().await;
+    let leases = target.client().await.leases().await.unwrap().leases;
+    assert_eq!(leases.len(), 1000);
 }
 
 /// etcd keeps checkpoints of leases with these alone, one for each five minutes of a lease.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jetway::proto::etcdserverpb::compare::{CompareResult, TargetUnion};
+use jetway::proto::etcdserverpb::response_op::Response;
 use jetway::proto::etcdserverpb::{PutRequest, RangeRequest, TxnRequest};
 use jetway::proto::mvccpb::KeyValue;
 use rand::rngs::StdRng;
@@ -180,7 +181,15 @@ impl Ledger {
             let call = tokio::time::timeout(ATTEMPT, self.clients[self.server].txn(request.clone()));
             let done = match call.await {
                 Ok(Ok(answer)) if answer.succeeded => Some(support::client::revision(&answer.header)),
-                Ok(Ok(answer)) => panic!("{key} is not at revision {revision}: {answer:?}"),
+                // An attempt that was given up has come through behind the read that followed it.
+                Ok(Ok(answer)) => {
+                    let now = support::client::revision(&answer.header);
+                    let Some(Response::ResponseRange(found)) = &answer.responses[0].response else {
+                        panic!("{answer:?}")
+                    };
+                    let done = done(&key, revision, new.as_ref(), found.kvs.first(), now);
+                    Some(done.unwrap_or_else(|| panic!("{key} is not at revision {revision}: {answer:?}")))
+                }
                 Ok(Err(status)) if status.message().contains("corrupt") => {
                     assert_eq!(self.server, 0, "the other server is fenced");
                     self.server = 1;
@@ -204,14 +213,8 @@ impl Ledger {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 continue;
             };
-            let pair = answer.kvs.first();
-            return match (pair, new) {
-                (pair, _) if pair.map_or(0, |pair| pair.mod_revision) == before => None,
-                (Some(pair), Some(new)) if pair.value == new.value => Some(pair.mod_revision),
-                // The revision of a delete is not known; that of the answer is not before it.
-                (None, None) => Some(support::client::revision(&answer.header)),
-                (pair, _) => panic!("{key}, which was at revision {before}, is {pair:?}"),
-            };
+            let now = support::client::revision(&answer.header);
+            return done(key, before, new, answer.kvs.first(), now);
         }
     }
 
@@ -228,6 +231,17 @@ impl Ledger {
         let pair =
             KeyValue { key: key.clone().into(), create_revision, mod_revision: now, version, value, lease };
         self.known.insert(key, pair);
+    }
+}
+
+/// The revision of a write, if it was done. The key, which was at `before`, is read at `now`.
+fn done(key: &str, before: i64, new: Option<&PutRequest>, pair: Option<&KeyValue>, now: i64) -> Option<i64> {
+    match (pair, new) {
+        (pair, _) if pair.map_or(0, |pair| pair.mod_revision) == before => None,
+        (Some(pair), Some(new)) if pair.value == new.value => Some(pair.mod_revision),
+        // The revision of a delete is not known; that of the answer is not before it.
+        (None, None) => Some(now),
+        (pair, _) => panic!("{key}, which was at revision {before}, is {pair:?}"),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
 
 use jetway::proto::etcdserverpb::alarm_request::AlarmAction;
 use jetway::proto::etcdserverpb::{AlarmRequest, AlarmType, CompactionRequest, PutRequest};
 use support::client::*;
 use support::nats::Nats;
+use support::proxy::Proxy;
 use support::s3::S3Server;
 use support::server::{Launch, Server, Target, jetway, signal, spawn};
 use support::snapshot::{QUICK, keys, same_history, text};
@@ -318,4 +320,65 @@ async fn a_source_that_is_fenced_is_refused_with_the_remedy() {
     let (status, output) =
         Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]).ended().await;
     assert!(!status.success() && output.contains("run etcdctl alarm disarm"), "{output}");
+}
+
+/// Without a copy that could be served the source goes on.
+#[tokio::test]
+async fn an_interrupt_gives_a_migration_up_at_each_stage() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    for lease in 1..=500 {
+        client.lease_grant(lease, 3600).await.unwrap();
+    }
+    for number in 0..10 {
+        client.put(format!("k/{number}"), vec![b'v'; 1_000_000]).await;
+    }
+    let (_server, data) = empty();
+    let ends = async |migration: Migration| {
+        signal(migration.child.id(), libc::SIGINT);
+        let (status, output) = migration.ended().await;
+        assert!(!status.success() && output.contains("stopped before the end of the copy"), "{output}");
+        client.put("k/1", "the source is not fenced").await;
+    };
+
+    // In the snapshot, whose rest does not come.
+    let held = Proxy::to(source.address(), 2_000_000).await;
+    let migration = Migration::begin(&["--from", &held.address, "--data-dir", &data]);
+    eventually("the snapshot", async || migration.output().contains("receiving").then_some(())).await;
+    ends(migration).await;
+
+    // Under the fence, while the leases are asked for.
+    let slow = Proxy::to(source.address(), usize::MAX).await;
+    slow.delay(Duration::from_millis(200));
+    let migration = Migration::begin(&["--from", &slow.address, "--data-dir", &data, "--switch-over"]);
+    eventually("the fence", async || client.put_request(put("k/2", "2")).await.is_err().then_some(())).await;
+    ends(migration).await;
+
+    // And the same store is filled at last.
+    let migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data, "--switch-over"]);
+    let (status, output) = migration.ended().await;
+    assert!(status.success(), "{output}");
+}
+
+/// It comes while the source is followed. The source goes on.
+#[tokio::test]
+async fn a_key_that_no_subject_can_hold_is_refused_at_any_time() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    let long = "k".repeat(5000);
+    for goes_on in [true, false] {
+        client.put("a", "1").await;
+        let (_server, data) = empty();
+        let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
+        if goes_on {
+            migration.follows().await;
+            client.put(long.as_str(), "v").await;
+        }
+        let (status, output) = migration.ended().await;
+        assert_eq!(status.code(), Some(1), "{output}");
+        assert!(
+            output.contains("whose subject in NATS would have 50") && output.contains("compact"),
+            "{output}"
+        );
+    }
 }

@@ -1,14 +1,17 @@
 //! A running etcd moves into a cluster of jetway's own.
 
+use std::time::Duration;
+
 use jetway::proto::etcdserverpb::{MemberAddRequest, MemberAddResponse};
 use support::client::*;
 use support::cluster::Cluster;
 use support::eventually;
+use support::proxy::Proxy;
 use support::server::{Server, Target};
 use support::snapshot::{same_history, text};
 use tokio::task::JoinHandle;
 
-use crate::migrate::Migration;
+use crate::migrate::{Migration, empty};
 
 /// Writes until it is refused; returns the last revision that was answered.
 fn write(client: Client) -> JoinHandle<i64> {
@@ -92,4 +95,26 @@ async fn a_cluster_is_migrated_into() {
         member.is_up().await;
     }
     serve_all(&cluster, &source).await;
+}
+
+/// The alarm is that of one member of the source, and another one lifts it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fence_of_a_member_that_is_gone_is_lifted() {
+    let mut source = Cluster::prepare_as(Target::Etcd, 3, "http", &[]);
+    source.start_all().await;
+    let client = source.members[1].client().await;
+    for lease in 1..=500 {
+        client.lease_grant(lease, 3600).await.unwrap();
+    }
+    // Each lease is asked for under the fence, so many at once.
+    let slow = Proxy::to(source.members[0].address(), usize::MAX).await;
+    slow.delay(Duration::from_millis(200));
+    let (_target, data) = empty();
+    let from = format!("{},{}", slow.address, source.members[1].address());
+    let migration = Migration::begin(&["--from", &from, "--data-dir", &data, "--switch-over"]);
+    eventually("the fence", async || client.put_request(put("k", "1")).await.is_err().then_some(())).await;
+    source.members[0].kill9();
+    let (status, output) = migration.ended().await;
+    assert!(!status.success() && output.contains("once more"), "{output}");
+    eventually("a write at the source", async || client.put_request(put("k", "2")).await.ok()).await;
 }

@@ -1,5 +1,8 @@
 //! `jetway migrate --serve`: the process that migrates serves the copy.
 
+use std::time::Duration;
+
+use serde_json::Value;
 use support::client::*;
 use support::proxy::Proxy;
 use support::server::{Launch, Server, Target, signal};
@@ -28,7 +31,7 @@ async fn one_that_is_stopped_before_the_switch_over_leaves_the_source_as_it_is()
     eventually("the snapshot", async || target.log().contains("receiving the snapshot").then_some(())).await;
     signal(target.pid(), libc::SIGTERM);
     assert!(!target.ended().await.success());
-    assert!(target.log().contains("stopped before the switch-over"), "{}", target.log());
+    assert!(target.log().contains("stopped before the end of the copy"), "{}", target.log());
     client.put("k/1", "the source is not fenced").await;
     serve(&mut target, &source.endpoint(), &[]);
     target.begin();
@@ -93,4 +96,31 @@ async fn flags_that_do_not_fit_are_refused() {
         assert!(!server.ends().await.success());
         assert!(server.log().contains(words), "{words}: {}", server.log());
     }
+}
+
+/// The store is purged while the source is fenced: nothing is served, and the source goes on.
+#[tokio::test]
+async fn the_fence_is_lifted_if_the_server_cannot_go_on() {
+    let source = Server::launch(Target::Etcd, &[]).await;
+    let client = source.client().await;
+    for lease in 1..=500 {
+        client.lease_grant(lease, 3600).await.unwrap();
+    }
+    client.put("k", "1").await;
+    let proxy = Proxy::to(source.address(), usize::MAX).await;
+    // Each lease is asked for under the fence, so many at once.
+    proxy.delay(Duration::from_millis(200));
+    let nats = support::nats::Nats::start().await;
+    let to = nats.endpoint();
+    let mut target =
+        Server::create(Target::Jetway, Launch { args: &["--endpoint", &to], ..Launch::default() });
+    serve(&mut target, &proxy.address, &[]);
+    target.begin();
+    eventually("the fence", async || client.put_request(put("k", "2")).await.is_err().then_some(())).await;
+    nats.api("STREAM.PURGE.KV_test", &Value::Null).await;
+    assert!(!target.ended().await.success());
+    let log = target.log();
+    assert!(log.contains("nothing was served"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+    client.put("k", "the source is not fenced").await;
 }

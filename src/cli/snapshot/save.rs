@@ -3,6 +3,7 @@
 use super::super::command::help;
 use super::super::commands::Environment;
 use super::super::flag_values::{aws, texts};
+use super::super::runtime::{RuntimeError, block_on};
 use crate::client::{Client, ClientError, ClientSettings};
 use crate::duration;
 use crate::proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
@@ -54,8 +55,8 @@ pub(in crate::cli) enum SaveError {
     File(#[from] FileError),
     #[error(transparent)]
     S3(#[from] S3Error),
-    #[error("no runtime for the connection: {0}")]
-    Runtime(std::io::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 fn flag(name: &'static str, value: &'static str, help: &'static str) -> Arg {
@@ -113,8 +114,7 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
         Place::File(file.into())
     };
     let revision = matches.get_one::<i64>("revision").copied();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let version = runtime.map_err(SaveError::Runtime)?.block_on(async {
+    let version = block_on(async {
         let mut target = Target::None;
         let received = receive(&settings, revision, &place, &mut target);
         let received = match timeout {
@@ -130,7 +130,7 @@ pub(super) fn run(matches: &ArgMatches, environment: &Environment) -> Result<Str
                 Err(error)
             }
         }
-    })?;
+    })??;
     let version = if version.is_empty() { version } else { format!("Server version {version}\n") };
     Ok(format!("Snapshot saved at {file}\n{version}"))
 }

@@ -3,6 +3,7 @@
 use super::super::command::help;
 use super::super::commands::Environment;
 use super::super::flag_values::{aws, texts};
+use super::super::runtime::{RuntimeError, block_on};
 use crate::snapshot::{FileError, Report, S3, S3Error, S3UrlError, StatusError, download, is_url, report};
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -22,8 +23,8 @@ pub(in crate::cli) enum StatusCommandError {
     S3(#[from] S3Error),
     #[error(transparent)]
     Status(#[from] StatusError),
-    #[error("no runtime for the connection: {0}")]
-    Runtime(std::io::Error),
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
 }
 
 pub(super) fn command() -> Command {
@@ -75,8 +76,7 @@ fn open(file: &str, environment: &Environment) -> Result<(File, PathBuf), Status
     }
     let object = S3::object(file, &aws(&texts(environment.iter().cloned())));
     let object = object.map_err(|reason| StatusCommandError::Url { file: file.to_owned(), reason })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(StatusCommandError::Runtime)?.block_on(download(&object))?)
+    Ok(block_on(download(&object))??)
 }
 
 fn cells(report: &Report) -> [String; 5] {
