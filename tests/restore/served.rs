@@ -120,7 +120,8 @@ async fn the_fence_is_lifted_if_the_server_cannot_go_on() {
     nats.api("STREAM.PURGE.KV_test", &Value::Null).await;
     assert!(!target.ended().await.success());
     let log = target.log();
-    assert!(log.contains("nothing was served"), "{log}");
+    // Either the server or the migration is the first that finds the purge.
+    assert!(log.contains("nothing was served") || log.contains("run the same command once more"), "{log}");
     assert!(!log.contains("panicked"), "{log}");
     client.put("k", "the source is not fenced").await;
 }
