@@ -20,7 +20,8 @@
 //!   change of state.
 //! - `membership` lists and changes members; `server_group` keeps the servers of NATS' cluster like them.
 //! - In a cluster of its own `stream_leader` has the stream led by the writer's server, and `damaged_copies`
-//!   by one whose copy lacks nothing.
+//!   by one whose copy lacks nothing. `leader_watch` notices that another server leads it than when a record
+//!   was sent.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `duplicate`
 //!   finds other processes with this member's id; `join` answers newcomers with the members; `sharing`
 //!   changes between a log of one instance and a shared one; `start` puts all together.

@@ -15,7 +15,8 @@
 //! - `servers` chooses among the servers of an endpoint. `login` makes the credentials of each connection.
 //!   `rights` names the rights of the user, and tries them.
 //! - [`bucket`] creates, recognises, repairs or refuses the stream, by the comparison in `stream_settings`.
-//!   `limits` names narrower limits of others, `kine` the buckets of kine.
+//!   `limits` names narrower limits of others, `kine` the buckets of kine. `store` looks at the files of the
+//!   embedded server's stream.
 //! - `mirror` is a bucket in two regions, `promote` changes its primary, and `fence` keeps records out of the
 //!   old one.
 //! - [`Messenger`] carries calls between instances.

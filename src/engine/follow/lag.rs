@@ -8,8 +8,6 @@ use tokio::time::Instant;
 
 /// Silence of the consumer after which the end of the log is looked for.
 const END_SILENCE: Duration = Duration::from_secs(1);
-/// The longest wait for the first messages of a consumer.
-const LONGEST_FIRST_SILENCE: Duration = Duration::from_secs(20);
 
 impl Node {
     /// Finds the end of a log whose store is damaged: it counts messages that it cannot deliver, so the count
@@ -28,23 +26,6 @@ impl Node {
             tracing::warn!(%position, "nats-server counts messages that it does not deliver");
             following.is_caught_up = true;
         }
-    }
-
-    /// Makes another consumer if the last one delivers nothing of what the log holds: the stream leader that
-    /// made it has stepped down since. Each one gets twice the time of the one before, since a slow disk may
-    /// need it.
-    pub(super) fn watch_first_delivery(&mut self, following: &mut Following) {
-        if self.mode.is_alone()
-            || following.is_caught_up
-            || !matches!(following.source, Source::Reading(_))
-            || following.delivered.max(following.renewed).elapsed() < following.first_silence
-        {
-            return;
-        }
-        tracing::debug!(after = ?following.first_silence, "nothing is delivered; another consumer is made");
-        following.renewed = Instant::now();
-        following.first_silence = (following.first_silence * 2).min(LONGEST_FIRST_SILENCE);
-        self.renew_consumer(following);
     }
 
     /// An instance that stays behind the writer reads from another server. If nothing at all is delivered, it

@@ -79,8 +79,6 @@ struct Following {
     writer_index: LogIndex,
     /// Silence of the consumer, while there is something to deliver, after which another one is made.
     silence: Duration,
-    /// The wait for the first messages of a consumer, if there are any.
-    first_silence: Duration,
     /// When that was last done.
     renewed: Instant,
     progress: (LogIndex, Instant),
@@ -108,8 +106,8 @@ impl Node {
         let now = Instant::now();
         let timeout = self.settings.election_timeout;
         self.nonces.clear();
-        self.early_calls.clear();
         let pace = self.pace();
+        self.early_calls.clear();
         let mut following = Following {
             since: self.chain.epoch(),
             source: Source::open(&self.log, &self.chain, RETRY_MIN * OPENING_PAUSES, pace.bytes()),
@@ -137,7 +135,6 @@ impl Node {
             ready_sent: None,
             writer_index: LogIndex::NONE,
             silence: DELIVERY_SILENCE,
-            first_silence: DELIVERY_SILENCE,
             renewed: now,
             progress: (self.chain.index(), now),
             reported: now,
@@ -213,7 +210,6 @@ impl Node {
         self.resend_unanswered();
         self.send_calls(following).await;
         self.find_end(following).await;
-        self.watch_first_delivery(following);
         self.watch_pace(following);
         self.send_status().await;
         self.watch_lag(following);

@@ -1,7 +1,7 @@
 //! Reading the log: the events of the consumer, up to the state in which this instance serves.
 
 use super::source::{FromSource, Source};
-use super::{DELIVERY_SILENCE, Following, LOSS_CONFIRMATIONS, RETRY_MAX, RETRY_MIN};
+use super::{Following, LOSS_CONFIRMATIONS, RETRY_MAX, RETRY_MIN};
 use crate::engine::apply::Entry;
 use crate::engine::failure::{DataError, Mismatch};
 use crate::engine::node::{Node, NodeError};
@@ -52,7 +52,6 @@ impl Node {
         }
         following.pause = RETRY_MIN;
         following.delivered = Instant::now();
-        following.first_silence = DELIVERY_SILENCE;
         following.trouble = None;
         following.is_caught_up = is_last;
         if !self.is_loaded {
