@@ -3,7 +3,8 @@
 //! nats-server drops what its leader has not stored when it steps down, and answers nothing. The writer would
 //! wait for an election timeout before it reads the log to its end, and all calls with it. Three members were
 //! stopped and started in turn, under 40 clients that put. Calls waited for 1.2 to 1.4 s in three of seven
-//! stops of the leader (nats-server 2.15.1, two cores of an AMD EPYC with a load average of 40, November 2026).
+//! stops of the leader. That was nats-server 2.15.1 on two cores of an AMD EPYC with a load average of 40, in
+//! November 2026.
 
 use super::measured::Measured;
 use crate::log::Log;
