@@ -26,15 +26,16 @@ const SNAPSHOTS: u32 = 3;
 /// Time between two looks at the memory.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Fills a server below `dir`, and takes snapshots of it.
+/// Fills a server below `dir`, and saves snapshots of it in a folder below `saved_in`.
 pub(crate) async fn run(
     installation: &Installation,
     dir: &Path,
+    saved_in: &Path,
     contents: Contents,
     timing: Timing,
 ) -> Result<Sample, Failure> {
     let peer = installation.start(dir).await?;
-    let shown = take(&peer, installation, dir, contents, timing).await;
+    let shown = take(&peer, installation, saved_in, contents, timing).await;
     let mut sample = peer.with_logs(shown)?;
     sample.durability.clone_from(&peer.durability);
     peer.stop().await?;
@@ -44,7 +45,7 @@ pub(crate) async fn run(
 async fn take(
     peer: &Peer,
     installation: &Installation,
-    dir: &Path,
+    saved_in: &Path,
     contents: Contents,
     timing: Timing,
 ) -> Result<Sample, Failure> {
@@ -58,7 +59,7 @@ async fn take(
     })
     .await?;
     let before = usage::memory(&peer.roots)?;
-    let folder = tempfile::tempdir_in(dir)?;
+    let folder = tempfile::tempdir_in(saved_in)?;
     let files: Vec<PathBuf> = (0..SNAPSHOTS).map(|number| folder.path().join(number.to_string())).collect();
     let taking = async {
         let begin = Instant::now();

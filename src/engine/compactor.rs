@@ -86,15 +86,10 @@ impl Compactor {
                 Job::Compacted(before, floor) => self.hashes.remember(before, floor).await,
                 Job::Swept => {
                     self.trim().await;
-                    // Calls that wait for the end of a compaction come behind the removals that its trim
-                    // record permits.
                     while let Ok(job) = jobs.try_recv() {
-                        if matches!(job, Job::Remove(..)) {
-                            waiting.push_front(job);
-                        } else {
-                            waiting.push_back(job);
-                        }
+                        waiting.push_back(job);
                     }
+                    removals_first(&mut waiting);
                 }
                 Job::Remove(removals, trim) if !removals.is_empty() => {
                     let begun = Instant::now();
@@ -202,5 +197,33 @@ impl Compactor {
         let failed: Vec<Option<Sequence>> =
             futures_util::stream::iter(removals).buffered(CONCURRENCY).collect().await;
         failed.into_iter().rev().flatten().collect()
+    }
+}
+
+/// Calls that wait for the end of a compaction come behind the removals that its trim record permits. The
+/// removals keep their order: the void messages of an earlier trim record must be gone before a later one
+/// takes the values beside them. A load could take the head of a torn batch for a valid record otherwise.
+fn removals_first(jobs: &mut VecDeque<Job>) {
+    jobs.make_contiguous().sort_by_key(|job| !matches!(job, Job::Remove(..)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Digest;
+
+    #[test]
+    fn removals_come_first_in_the_order_of_their_trim_records() {
+        let removal = |to| {
+            let trim = Trim { to, floor: None, digest: Digest::default(), is_lossy: false, loss: None };
+            Job::Remove(Removals::default(), trim)
+        };
+        let mut jobs = VecDeque::from([Job::Swept, removal(1), Job::Swept, removal(2), removal(3)]);
+        removals_first(&mut jobs);
+        let order = jobs.iter().map(|job| match job {
+            Job::Remove(_, trim) => trim.to,
+            _ => 0,
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [1, 2, 3, 0, 0]);
     }
 }
