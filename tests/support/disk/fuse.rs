@@ -104,7 +104,7 @@ impl Filesystem for Disk {
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(reply, self.lock().remove(parent.0, name));
+        done(reply, self.lock().remove_folder(parent.0, name));
     }
 
     fn rename(

@@ -193,6 +193,12 @@ impl State {
         self.names(parent)?.remove(name).map(drop).ok_or(Errno::ENOENT)
     }
 
+    /// nats-server removes folders that may be empty, and relies on the refusal.
+    fn remove_folder(&mut self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        let number = *self.names(parent)?.get(name).ok_or(Errno::ENOENT)?;
+        if self.names(number)?.is_empty() { self.remove(parent, name) } else { Err(Errno::ENOTEMPTY) }
+    }
+
     fn rename(&mut self, from: (u64, &OsStr), to: (u64, &OsStr)) -> Result<(), Errno> {
         if self.is_cut {
             return Err(Errno::EIO);
