@@ -17,7 +17,7 @@ use crate::auth::{self, Caller};
 use crate::core::{Reader, State};
 use crate::durability::Level;
 use crate::error::EtcdError;
-use crate::log::{Log, ReadOnly};
+use crate::log::{Auth, Log, ReadOnly};
 use crate::planted::{Fault, planted};
 use crate::record::{Alarm, Member};
 use crate::txn::{self, Request, Response};
@@ -58,6 +58,8 @@ pub(crate) struct Parts {
     pub(super) mode: Arc<Mode>,
     pub(super) start: u64,
     pub(super) own: Member,
+    /// In a cluster of its own, the login of the server's system account, and the account of the stream.
+    pub(super) system: Option<(Auth, &'static str)>,
     pub(super) durability: Level,
     pub(super) store_dir: Option<std::path::PathBuf>,
     pub(super) sync_durations: Histogram,

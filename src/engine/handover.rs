@@ -6,10 +6,12 @@
 //!
 //! - A member that stops chooses the successor: the writer's server, else another one, and only one whose
 //!   copy is complete.
-//! - A member that starts is not ready before its own copy is complete.
+//! - A member that starts is not ready before its own copy is complete. The leader calls a copy current as
+//!   soon as its server has the newest entries, even if the server still waits for the messages before them.
+//!   So the server itself is asked, too: only applied entries count.
 
 use super::Engine;
-use crate::log::Cluster;
+use crate::log::{Auth, Cluster, Log, MetadataGroup};
 use std::time::{Duration, Instant};
 
 /// Longest wait for another leader of the stream.
@@ -35,12 +37,15 @@ impl Engine {
 
     async fn find_copy(&self, started: Instant) {
         let own = self.own_name();
+        let mut copy = OwnCopy::default();
         loop {
             let info = self.log.info().await.ok();
             if let Some(cluster) = info.and_then(|info| info.cluster).filter(|of| of.leader().is_some()) {
                 let replica = cluster.replicas.iter().find(|replica| Some(&replica.name) == own.as_ref());
+                let Some(replica) = replica else { return };
                 // The leader may have heard last of the process before this one.
-                if replica.is_none_or(|copy| copy.is_up_to_date() && copy.last_heard() < started.elapsed()) {
+                let is_current = replica.is_up_to_date() && replica.last_heard() < started.elapsed();
+                if is_current && copy.has_applied(&self.log, self.system.as_ref(), cluster.raft_group).await {
                     return;
                 }
             }
@@ -97,5 +102,36 @@ impl Engine {
         let able = cluster.replicas.iter().filter(|replica| replica.is_up_to_date());
         let best = able.max_by_key(|replica| Some(replica.name.as_str()) == writer)?;
         Some(best.name.clone())
+    }
+}
+
+/// The copy on this member's server.
+#[derive(Default)]
+struct OwnCopy {
+    group: Option<MetadataGroup>,
+    /// The Raft group of the stream, and the entry that must be applied.
+    awaited: Option<(String, u64)>,
+}
+
+impl OwnCopy {
+    /// Whether the server has applied everything that it knew to be committed at the first call for a Raft
+    /// group. `system` is the login of its system account, and the account of the stream.
+    async fn has_applied(
+        &mut self,
+        log: &Log,
+        system: Option<&(Auth, &'static str)>,
+        raft_group: Option<String>,
+    ) -> bool {
+        let (Some((login, account)), Some(raft_group)) = (system, raft_group) else { return true };
+        if self.group.is_none() {
+            self.group = log.metadata_group(login).await.ok();
+        }
+        let Some(group) = &self.group else { return false };
+        let state = group.raft_state(&log.server_name(), account, &raft_group).await;
+        let Ok(Some(state)) = state else { return false };
+        if self.awaited.as_ref().is_none_or(|(known, _)| *known != raft_group) {
+            self.awaited = Some((raft_group, state.committed()));
+        }
+        self.awaited.as_ref().is_some_and(|(_, index)| state.applied() >= *index)
     }
 }

@@ -451,6 +451,7 @@ impl Shared {
                 mode: self.mode,
                 start: self.start,
                 own: settings.member,
+                system: settings.system.map(|login| (login, settings.account)),
                 durability: settings.durability,
                 store_dir: settings.store_dir,
                 sync_durations: self.sync_durations,

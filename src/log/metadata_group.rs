@@ -76,6 +76,16 @@ impl RaftState {
         self.state == "LEADER"
     }
 
+    /// The last entry that is known to be on a majority of the servers.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// The last entry whose effect is in the server's store.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
     /// Whether the server has committed and applied every entry that it has.
     pub fn has_applied_all(&self) -> bool {
         self.committed == self.pindex && self.applied == self.pindex

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::client::Client;
+use support::client::{Client, op, put, run};
 use support::cluster::Cluster;
+use support::proxy::Proxy;
 use support::server::signal;
-use support::traffic::Traffic;
+use support::traffic::{Load, Traffic};
 use support::{eventually, rounds, seed};
 
 use super::forming::all_hold_the_same;
@@ -60,6 +61,39 @@ async fn a_member_whose_disk_is_lost_fills_itself_from_the_others() {
     traffic.more().await;
     cluster.members[lost].restart().await;
     traffic.more_through_each().await;
+    prove(traffic, &clients).await;
+}
+
+/// The bytes of the stream's messages on a member's disk.
+fn stored(cluster: &Cluster, member: usize) -> u64 {
+    let messages = cluster.members[member].dir().join("data/nats/jetstream/JW/streams/KV_jetway/msgs");
+    let files = std::fs::read_dir(messages).into_iter().flatten();
+    files.map(|file| file.unwrap().metadata().map_or(0, |file| file.len())).sum()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_messages_are_lost_is_not_ready_before_it_has_them_again() {
+    // Else the next member of a rolling restart stops too early.
+    let mut cluster = Cluster::prepare_behind_proxies(3).await;
+    cluster.start_all().await;
+    let clients = cluster.clients().await;
+    all_meet(&cluster, &clients).await;
+    let value = "v".repeat(20_000);
+    for first in (0..2000).step_by(50) {
+        let puts = (first..first + 50).map(|key| op(put(format!("/filled/{key}"), &value)));
+        clients[0].txn(run(puts.collect())).await.unwrap();
+    }
+    let leader = cluster.leader(&clients).await;
+    let lost = (leader + 1) % 3;
+    let traffic = Traffic::begin_with(&clients, Load { through: &[leader], ..Load::LIGHT }).await;
+    assert!(cluster.members[lost].stop().await.success());
+    std::fs::remove_dir_all(cluster.members[lost].dir().join("data/nats/jetstream/JW")).unwrap();
+    cluster.routes.iter().for_each(|route| route.delay(Duration::from_millis(50)));
+    cluster.members[lost].restart().await;
+    let (there, of) = (stored(&cluster, lost), stored(&cluster, leader));
+    cluster.routes.iter().for_each(Proxy::release);
+    assert!(there > 40_000_000 && there > of / 100 * 99, "ready with {there} bytes of {of}");
+    traffic.more().await;
     prove(traffic, &clients).await;
 }
 
