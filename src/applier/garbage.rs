@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 /// Messages to remove, in the order of the fields. Each removal is durable before the next one begins.
 #[derive(Debug, Default)]
 pub(crate) struct Removal {
-    /// Void messages, descending: a torn batch must not lose its head first.
+    /// Void messages, descending, one after the other: a torn batch must not lose its head first.
     pub void: Vec<Sequence>,
     /// Superseded values and reserved records, ascending.
     pub values: Vec<Sequence>,
@@ -67,13 +67,15 @@ impl Removals {
         self.0.append(&mut later.0);
     }
 
-    /// The messages that go next. The caller takes out those that are gone, and syncs the store before the
-    /// next call.
-    pub(crate) fn next_part(&mut self) -> Option<&mut Vec<Sequence>> {
+    /// The messages that go next, and whether none of them may go before the one in front of it. The caller
+    /// takes out those that are gone, and syncs the store before the next call.
+    pub(crate) fn next_part(&mut self) -> Option<(&mut Vec<Sequence>, bool)> {
         while self.0.front().is_some_and(Removal::is_empty) {
             self.0.pop_front();
         }
-        self.0.front_mut()?.parts().into_iter().find(|part| !part.is_empty())
+        let first = self.0.front_mut()?;
+        let is_ordered = !first.void.is_empty();
+        first.parts().into_iter().find(|part| !part.is_empty()).map(|part| (part, is_ordered))
     }
 
     /// Forgets messages that are gone.
@@ -209,17 +211,18 @@ mod tests {
         };
         let mut removals = Removals::default();
         removals.push(removal(&[9], &[2, 3]));
-        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(9)]));
+        let take = |(part, is_ordered): (&mut Vec<Sequence>, bool)| (std::mem::take(part), is_ordered);
+        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(9)], true)));
         // One of two is gone when NATS cannot be reached any more.
-        removals.next_part().expect("values").remove(0);
+        removals.next_part().expect("values").0.remove(0);
         let mut later = Removals::default();
         later.push(removal(&[], &[]));
         later.push(removal(&[], &[5, 6, 7]));
         removals.append(later);
         assert_eq!(removals.len(), 4);
-        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(3)]));
+        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(3)], false)));
         removals.forget(|at| at == Sequence(6));
-        assert_eq!(removals.next_part().map(std::mem::take), Some(vec![Sequence(5), Sequence(7)]));
+        assert_eq!(removals.next_part().map(take), Some((vec![Sequence(5), Sequence(7)], false)));
         assert!(removals.next_part().is_none() && removals.is_empty());
     }
 

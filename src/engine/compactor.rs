@@ -1,7 +1,7 @@
 //! Compaction behind the floor: the space of superseded messages comes back in the background.
 //!
 //! The applier frees memory in short turns and piles up the messages that nothing needs. When a sweep is
-//! through, a trim record permits their removal; then they go one by one in ascending order, since a purge by
+//! through, a trim record permits their removal; then they go one by one, since a purge by
 //! subject would hold the stream's locks for as long as it takes to scan everything between two versions of a
 //! hot key. Older values go before tombstones: a tombstone that vanished first could uncover an older value
 //! of its key. Another trim record behind the removals spares each load the holes. A crash leaves messages
@@ -132,8 +132,8 @@ impl Compactor {
     /// Removes until one fails; the rest stays in `removals`.
     async fn remove_all(&self, removals: &mut Removals) {
         tracing::debug!(messages = removals.len(), "removing messages");
-        while let Some(part) = removals.next_part() {
-            if !self.remove(part).await {
+        while let Some((part, is_ordered)) = removals.next_part() {
+            if !self.remove(part, is_ordered).await {
                 tracing::debug!(left = removals.len(), "messages are removed after the next compaction");
                 return;
             }
@@ -152,8 +152,9 @@ impl Compactor {
         }
     }
 
-    /// Returns whether all of them are gone, and leaves the others.
-    async fn remove(&self, waiting: &mut Vec<Sequence>) -> bool {
+    /// Removes the messages of one part; `is_ordered` if none may go before the one in front of it. Returns
+    /// whether all of them are gone, and leaves the others.
+    async fn remove(&self, waiting: &mut Vec<Sequence>, is_ordered: bool) -> bool {
         // The list is taken from its end.
         waiting.reverse();
         let (mut pause, mut failures) = (RETRY_MIN, 0);
@@ -163,7 +164,7 @@ impl Compactor {
                 // A write that begins a new block waits for a slice of these, not for all.
                 let _rewrites = self.rewrites.lock().await;
                 tokio::select! {
-                    failed = self.remove_slice(&slice) => failed,
+                    failed = self.remove_slice(&slice, is_ordered) => failed,
                     () = self.stop.cancelled() => return false,
                 }
             };
@@ -181,7 +182,16 @@ impl Compactor {
     }
 
     /// Returns those that could not be removed, last first as they came.
-    async fn remove_slice(&self, slice: &[Sequence]) -> Vec<Sequence> {
+    async fn remove_slice(&self, slice: &[Sequence], is_ordered: bool) -> Vec<Sequence> {
+        if is_ordered {
+            // nats-server may carry requests of one connection out in another order, and one may fail.
+            for (left, &sequence) in slice.iter().enumerate().rev() {
+                if !self.log.api().is_connected() || self.log.remove(sequence).await.is_err() {
+                    return slice[..=left].to_vec();
+                }
+            }
+            return Vec::new();
+        }
         let removals = slice.iter().rev().map(|&sequence| async move {
             // The client would keep the request for the next connection, which may lead to another store.
             if !self.log.api().is_connected() {

@@ -1,6 +1,6 @@
 //! The writer's role moves: by request, at a stop, after a kill, and away from an instance that stands still.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jetway::proto::etcdserverpb::{MoveLeaderRequest, MoveLeaderResponse};
 use tokio::task::JoinSet;
@@ -188,6 +188,23 @@ async fn one_that_is_cut_off_serves_no_stale_read() {
     // Nor does it renew what the other one has ended.
     if let Some(Ok(answer)) = keep_alive.message().await {
         assert_eq!(answer.ttl, 0);
+    }
+}
+
+/// The writer, which has heard of it a moment before, does not list it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_stops_leaves_the_list_of_members_for_good() {
+    let nats = Nats::start().await;
+    let (_a, writer) = instances(&nats.endpoint(), 1).await;
+    let (mut b, _) = instances(&nats.endpoint(), 1).await;
+    let count = async || Some(writer[0].members().await.ok()?.members.len());
+    eventually("two members", async || (count().await == Some(2)).then_some(())).await;
+    assert!(b[0].stop().await.success());
+    // The writer goes through what it has heard each second.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(4) {
+        assert_eq!(count().await, Some(1), "listed again after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -191,6 +191,10 @@ impl Task {
                     self.trimmed(&trim, sequence, false);
                 }
             }
+            // A load knows neither the floor nor the holes before its end.
+            Entry::Lacking(_, sender) if !self.state.is_loaded => {
+                sender.send((None, Sequence::default())).ok();
+            }
             Entry::Lacking(present, sender) => {
                 let is_gone = |at| at < present.first || present.deleted.binary_search(&at).is_ok();
                 self.state.inherited.forget(is_gone);

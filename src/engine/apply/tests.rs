@@ -86,7 +86,7 @@ async fn removals_that_no_writer_has_ended_are_kept_through_other_trim_records()
     while let Ok(job) = jobs.try_recv() {
         if let Job::Remove(mut removals, _) = job {
             while let Some(part) = removals.next_part() {
-                removed.push(part.drain(..).map(|at| at.0).collect::<Vec<_>>());
+                removed.push(part.0.drain(..).map(|at| at.0).collect::<Vec<_>>());
             }
         }
     }

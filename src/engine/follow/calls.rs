@@ -42,7 +42,7 @@ impl Node {
             Proposal::ReadIndex => self.reads.push(call),
             _ => {
                 let counter = call.operation.counter;
-                self.open.insert(counter, Open { call, sent: None, has_no_room: false });
+                self.open.insert(counter, Open { call, sent: None, unanswered: None, has_no_room: false });
             }
         }
     }
@@ -109,8 +109,8 @@ impl Node {
     pub(super) fn resend_unanswered(&mut self) {
         let now = Instant::now();
         for open in self.open.values_mut() {
-            if open.sent.is_some_and(|(_, sent)| now.duration_since(sent) > RESEND) {
-                open.sent = None;
+            if let Some((to, _)) = open.sent.take_if(|(_, sent)| now.duration_since(*sent) > RESEND) {
+                open.unanswered = Some(to);
             }
         }
         let lost = self.reads_sent.extract_if(.., |_, (_, _, sent)| now.duration_since(*sent) > RESEND);

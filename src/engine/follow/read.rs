@@ -78,6 +78,7 @@ impl Node {
             operation.instance == self.start && Some(operation.counter) == following.ready_counter
         };
         if barriers.iter().any(is_ready) {
+            following.ready_counter = None;
             self.ready().await?;
         }
         self.send_calls(following).await;
@@ -148,6 +149,13 @@ impl Node {
 
     /// The barrier of this instance has come, so it has read everything that the log held when it asked.
     pub(super) async fn ready(&mut self) -> Result<(), NodeError> {
+        if self.chain.is_accepting() {
+            tracing::warn!(
+                "another instance writes this log, so that no loss is accepted here; it is read once more"
+            );
+            self.settings.accepts_loss = false;
+            return Err(NodeError::Differs);
+        }
         self.is_ready = true;
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
@@ -167,6 +175,8 @@ impl Node {
                 return Err(self.end_of_applier().await);
             }
             self.settings.mark = None;
+            // A later loss needs another start with the flag.
+            self.settings.accepts_loss = false;
             let state = self.reader.snapshot();
             tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
             self.status.set_phase(Phase::Serving);

@@ -23,6 +23,7 @@ mod peers;
 mod records;
 
 pub(in crate::engine) use links::PeerLinks;
+pub(in crate::engine) use peers::PEER_CONTACT;
 
 use crate::applier::{Damage, Tables};
 use crate::core::Reader;
@@ -109,10 +110,19 @@ impl Held {
 #[derive(Debug)]
 pub(in crate::engine) struct Open {
     pub(in crate::engine) call: Call,
-    /// The nonce of the epoch whose writer it was sent to, and when.
+    /// The nonce of the epoch whose writer it was sent to, and when. None while it is to be sent.
     pub(in crate::engine) sent: Option<(u64, Instant)>,
+    /// The nonce of the epoch whose writer has left it unanswered, before it is sent again.
+    pub(in crate::engine) unanswered: Option<u64>,
     /// It was refused for want of room, unless the log holds it.
     pub(in crate::engine) has_no_room: bool,
+}
+
+impl Open {
+    /// Whether the log may hold it. An epoch record of a later writer decides that.
+    pub(in crate::engine) fn may_be_logged(&self) -> bool {
+        self.sent.is_some() || self.unanswered.is_some()
+    }
 }
 
 /// Another instance.
@@ -122,6 +132,13 @@ pub(in crate::engine) struct Peer {
     pub(in crate::engine) index: LogIndex,
     pub(in crate::engine) is_ready: bool,
     pub(in crate::engine) heard: Instant,
+}
+
+impl Peer {
+    /// Whether it has been heard of within [`PEER_CONTACT`].
+    pub(in crate::engine) fn is_live(&self) -> bool {
+        self.heard.elapsed() < PEER_CONTACT
+    }
 }
 
 /// The node.
@@ -276,8 +293,20 @@ impl Node {
         is_certain
     }
 
+    /// Refuses the calls that may be in the log: a trim may have taken their records away, so a load does not
+    /// show their outcome.
+    fn refuse_uncertain(&mut self) {
+        for waiter in std::mem::take(&mut self.by_index).into_values().flatten() {
+            waiter.call.refuse(EtcdError::Timeout);
+        }
+        for (_, open) in self.open.extract_if(.., |_, open| open.may_be_logged()) {
+            open.call.refuse(EtcdError::Timeout);
+        }
+    }
+
     /// Starts to read the log from its first message.
     async fn begin(&mut self) {
+        self.refuse_uncertain();
         let trim = self.trim_point().await;
         let floor = trim.as_ref().and_then(|(_, floor)| *floor).map(Revision);
         let trim = trim.map(|(trim, _)| trim);
@@ -323,19 +352,7 @@ impl Node {
         let (position, index) = (self.chain.position(), self.chain.index());
         let was_loaded = self.is_loaded;
         let before = self.trim_to;
-        for (_, waiters) in std::mem::take(&mut self.by_index) {
-            for waiter in waiters {
-                waiter.call.refuse(EtcdError::Timeout);
-            }
-        }
-        // A trim may have taken their records away, so their outcome is unknown.
-        for (_, open) in std::mem::take(&mut self.open) {
-            if open.sent.is_some() {
-                open.call.refuse(EtcdError::Timeout);
-            } else {
-                self.open.insert(open.call.operation.counter, open);
-            }
-        }
+        self.refuse_uncertain();
         // It is another program's, unless the load has read half of a removal.
         if self.chain.has_lost_its_trim() {
             let trim = self.chain.trim_sequence();
@@ -432,7 +449,7 @@ impl Node {
 
     /// Whether each other instance that has been heard of of late has applied what stands at an index.
     pub(in crate::engine) fn is_reached(&self, index: LogIndex) -> bool {
-        self.peers.values().all(|peer| peer.index >= index)
+        self.peers.values().filter(|peer| peer.is_live()).all(|peer| peer.index >= index)
     }
 
     /// Whether an epoch is this instance's own.

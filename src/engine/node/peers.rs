@@ -9,8 +9,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// An instance that has not been heard of for so long is not live.
+/// An instance that has not been heard of for so long is forgotten.
 const PEER_SILENCE: Duration = Duration::from_secs(10);
+/// An instance that has been heard of within this time is live.
+pub(in crate::engine) const PEER_CONTACT: Duration = Duration::from_millis(2500);
 
 impl Node {
     /// The status message of this instance.
@@ -27,8 +29,13 @@ impl Node {
 
     /// Whether this instance may write: one that was removed from its cluster, or never added to it, may not.
     pub(in crate::engine) fn is_member(&self) -> bool {
+        self.may_be_listed(self.settings.member.id)
+    }
+
+    /// Whether an instance may list this member by itself: it is listed, or instances alone list members.
+    pub(in crate::engine) fn may_be_listed(&self, id: u64) -> bool {
         let members = self.tables.members.all();
-        !self.mode.has_fixed_members() || members.is_empty() || members.contains_key(&self.settings.member.id)
+        !self.mode.has_fixed_members() || members.is_empty() || members.contains_key(&id)
     }
 
     /// Takes note of another instance.
@@ -51,7 +58,7 @@ impl Node {
     }
 
     /// Forgets instances that have not been heard of for long.
-    pub(super) fn forget_silent_peers(&mut self) {
+    pub(in crate::engine) fn forget_silent_peers(&mut self) {
         self.peers.retain(|_, peer| peer.heard.elapsed() < PEER_SILENCE);
     }
 

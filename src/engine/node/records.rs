@@ -101,12 +101,15 @@ impl Node {
         let resolved: Vec<u64> = self
             .open
             .iter()
-            .filter(|(_, open)| open.has_no_room || open.sent.is_some_and(|(to, _)| to != nonce))
+            .filter(|(_, open)| {
+                let of = open.sent.map(|(to, _)| to).into_iter().chain(open.unanswered);
+                open.has_no_room || of.into_iter().any(|to| to != nonce)
+            })
             .map(|(counter, _)| *counter)
             .collect();
         for counter in resolved {
             let Some(open) = self.open.get_mut(&counter) else { continue };
-            open.sent = None;
+            (open.sent, open.unanswered) = (None, None);
             if open.has_no_room
                 && let Some(open) = self.open.remove(&counter)
             {

@@ -330,6 +330,7 @@ impl Node {
         } else {
             self.settings.election_timeout
         };
+        self.forget_silent_peers();
         if let Some(reason) = self.read_only() {
             return Err(WriteError::ReadOnly(reason));
         }
@@ -424,7 +425,10 @@ impl Node {
         match call.proposal {
             Proposal::ReadIndex => self.reads.push(call),
             Proposal::Trim { .. } | Proposal::MoveLeader { .. } => call.refuse(EtcdError::LeaderChanged),
-            _ => drop(self.open.insert(call.operation.counter, Open { call, sent, has_no_room })),
+            _ => {
+                let open = Open { call, sent, unanswered: None, has_no_room };
+                self.open.insert(open.call.operation.counter, open);
+            }
         }
     }
 }

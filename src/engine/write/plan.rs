@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::engine::apply::Entry;
 use crate::engine::membership::{MemberChange, Members};
-use crate::engine::node::{Node, Peer};
+use crate::engine::node::{Node, PEER_CONTACT, Peer};
 use crate::engine::planner::{Plan, Planner};
 use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
 use crate::engine::{LinearizableReads, REQUEST_TIMEOUT};
@@ -22,9 +22,6 @@ use tokio::time::Instant;
 /// The most leases that one turn ends. The bound leaves room for other calls when many leases expire
 /// together.
 const ENDED_AT_ONCE: usize = 500;
-/// A member of which nothing has been heard for so long does not count for a majority. Each sends something
-/// every second.
-const MEMBER_CONTACT: Duration = Duration::from_millis(2500);
 /// Silence after which a member is removed.
 const MEMBER_SILENCE: Duration = Duration::from_mins(10);
 
@@ -39,6 +36,15 @@ impl Node {
             return;
         }
         match &call.proposal {
+            // It was removed since the call was made, and does not list itself again.
+            Proposal::Member { id, member: Some(_) }
+                if matches!(call.origin, Origin::Internal) && !self.may_be_listed(*id) => {}
+            // It leaves, and does not come back by what was heard of it before.
+            Proposal::Member { id, member: None } => {
+                let id = *id;
+                self.peers.retain(|_, peer| peer.member.id != id);
+                self.plan(writing, call).await;
+            }
             Proposal::ReadIndex => {
                 let waiter = Waiter::new(call, Ok(Outcome::Done));
                 if self.settings.reads == LinearizableReads::Leader {
@@ -74,7 +80,7 @@ impl Node {
                     }
                     // Its first sign of life may be lost, and the next one comes within a second.
                     None if self.tables.members.all().contains_key(&target)
-                        && call.deadline + MEMBER_CONTACT > Instant::now() + REQUEST_TIMEOUT =>
+                        && call.deadline + PEER_CONTACT > Instant::now() + REQUEST_TIMEOUT =>
                     {
                         writing.deferred.push(call);
                     }
@@ -111,7 +117,7 @@ impl Node {
     fn decide(&self, change: &MemberChange) -> Result<(u64, Option<Member>), EtcdError> {
         let own = self.settings.member.id;
         let (mut live, mut ready) = (BTreeSet::from([own]), BTreeSet::from([own]));
-        for peer in self.peers.values().filter(|peer| peer.heard.elapsed() < MEMBER_CONTACT) {
+        for peer in self.peers.values().filter(|peer| peer.is_live()) {
             live.insert(peer.member.id);
             if peer.is_ready {
                 ready.insert(peer.member.id);
@@ -264,8 +270,8 @@ impl Node {
         let known = self.tables.members.all();
         let is_fixed = self.mode.has_fixed_members();
         let mut changes: Vec<(u64, Option<Member>)> = Vec::new();
-        for Peer { member, .. } in self.peers.values() {
-            writing.members_heard.insert(member.id, Instant::now());
+        for Peer { member, heard, .. } in self.peers.values().filter(|peer| peer.is_live()) {
+            writing.members_heard.insert(member.id, *heard);
             let entry = match known.get(&member.id) {
                 // Only calls of the API change the rest.
                 Some(known) if is_fixed => Member {

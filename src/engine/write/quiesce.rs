@@ -140,7 +140,8 @@ impl Node {
 
     pub(super) fn resign(&mut self, writing: &mut Writing, done: oneshot::Sender<()>) {
         self.is_leaving = true;
-        let furthest = self.peers.iter().filter(|(_, peer)| peer.is_ready).max_by_key(|(_, peer)| peer.index);
+        let able = self.peers.iter().filter(|(_, peer)| peer.is_ready && peer.is_live());
+        let furthest = able.max_by_key(|(_, peer)| peer.index);
         match furthest.map(|(instance, _)| *instance) {
             Some(instance) => {
                 writing.stopping.push(done);
