@@ -105,7 +105,8 @@ impl Cluster for ClusterService {
             return Err(EtcdError::MemberBadUrls.into());
         }
         require_admin(&self.engine, &request).await?;
-        if let Some(founding) = self.founding.as_ref().filter(|_| self.engine.mode().is_alone()) {
+        let mode = self.engine.mode();
+        if let Some(founding) = self.founding.as_ref().filter(|_| mode.is_alone() || mode.is_moving()) {
             self.check_free(urls)?;
             founding.found().await?;
         }

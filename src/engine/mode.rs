@@ -15,6 +15,8 @@ pub(crate) struct Mode {
     syncs_here: AtomicBool,
     /// Odd while the server of the store is exchanged.
     moves: AtomicU64,
+    /// Held while the number of copies is raised.
+    raising: tokio::sync::Mutex<()>,
 }
 
 impl Mode {
@@ -25,6 +27,7 @@ impl Mode {
             can_sync: false,
             syncs_here: AtomicBool::new(false),
             moves: AtomicU64::new(0),
+            raising: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -76,13 +79,20 @@ impl Mode {
     }
 
     /// Whether the server of the store is being exchanged, so that what it shows proves nothing.
-    pub(super) fn is_moving(&self) -> bool {
+    pub(crate) fn is_moving(&self) -> bool {
         self.moves() % 2 == 1
     }
 
-    /// The exchange of the server begins.
-    pub(crate) fn begin_move(&self) {
+    /// The exchange of the server begins, and the number of copies does not rise before its end.
+    pub(crate) async fn begin_move(&self) {
         self.moves.fetch_add(1, Ordering::AcqRel);
+        drop(self.raising.lock().await);
+    }
+
+    /// Keeps exchanges from beginning while the number of copies is raised; `None` while there is one.
+    pub(super) async fn raise_copies(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let raising = self.raising.lock().await;
+        (!self.is_moving()).then_some(raising)
     }
 
     /// The exchange of the server is over.

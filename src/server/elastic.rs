@@ -199,7 +199,7 @@ impl Elastic {
         let before =
             self.engine.log().info().await.map_err(|error| ElasticError::NotWhole(error.to_string()))?;
         let mode = self.engine.mode();
-        mode.begin_move();
+        mode.begin_move().await;
         let begun = tokio::time::Instant::now();
         let changed = async {
             self.engine.set_alone(false).await?;
@@ -207,15 +207,16 @@ impl Elastic {
             self.nats.change(form).await?;
             self.find_whole(before.state.last_seq).await
         };
-        let changed = changed.await;
+        let mut changed = changed.await;
         if let Err(ElasticError::NotWhole(reason)) = &changed {
             tracing::error!(reason, "the copy of the store takes its place again");
-            self.nats.change(Form::Standalone { from_copy: true }).await?;
+            if let Err(error) = self.nats.change(Form::Standalone { from_copy: true }).await {
+                changed = Err(error.into());
+            }
         }
-        if changed.is_err() {
-            self.engine.set_alone(true).await?;
-        }
+        let alone = if changed.is_err() { self.engine.set_alone(true).await } else { Ok(()) };
         mode.end_move();
+        alone?;
         self.discard_copy();
         if changed.is_ok() {
             tracing::info!(after = ?begun.elapsed(), "this member is the first one of a cluster; others may join");
@@ -254,9 +255,7 @@ impl Elastic {
 
     /// Makes the server, whose cluster has no other member, one by itself, once it has the only copy.
     async fn part(&self) -> Result<(), ElasticError> {
-        let Ok(info) = self.engine.log().info().await else { return Ok(()) };
-        let name = self.as_member.as_ref().map(|cluster| cluster.server.name.as_str());
-        if info.copies() > 1 || !info.is_settled() || info.leader() != name.ok() {
+        if !self.has_only_copy().await {
             return Ok(());
         }
         self.engine.await_removals_known().await;
@@ -265,7 +264,12 @@ impl Elastic {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let (mode, begun) = (self.engine.mode(), tokio::time::Instant::now());
-        mode.begin_move();
+        mode.begin_move().await;
+        // A server by itself refuses a stream with more copies. Another member may have been added meanwhile.
+        if self.count().await != Some(1) || !self.has_only_copy().await {
+            mode.end_move();
+            return Ok(());
+        }
         // A server by itself does not sync each message.
         mode.set_only_copy(true);
         let changed = self.nats.change(Form::Standalone { from_copy: false }).await;
@@ -275,6 +279,13 @@ impl Elastic {
         alone?;
         tracing::info!(after = ?begun.elapsed(), "this member is alone; its server runs by itself");
         Ok(())
+    }
+
+    /// Whether this member's server has the stream for itself.
+    async fn has_only_copy(&self) -> bool {
+        let Ok(info) = self.engine.log().info().await else { return false };
+        let name = self.as_member.as_ref().map(|cluster| cluster.server.name.as_str());
+        info.copies() == 1 && info.is_settled() && info.leader() == name.ok()
     }
 }
 
