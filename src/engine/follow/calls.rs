@@ -34,6 +34,15 @@ impl Node {
         }
     }
 
+    /// Opens the calls that have come, and refuses those whose time is over. For waits in which this instance
+    /// does nothing else.
+    pub(in crate::engine) fn keep_deadlines(&mut self) {
+        while let Ok(call) = self.new_calls.try_recv() {
+            self.open_call(call);
+        }
+        self.expire();
+    }
+
     fn open_call(&mut self, new: NewCall) {
         let call = self.call_of(new);
         match &call.proposal {

@@ -292,6 +292,7 @@ impl Node {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "no connection to append on yet");
+                        self.keep_deadlines();
                         tokio::time::sleep(RETRY_MIN).await;
                     }
                 }

@@ -334,12 +334,13 @@ impl Node {
         self.entry(Entry::Begin { floor, mark, accepts_loss }).await;
     }
 
-    async fn trim_point(&self) -> Option<(TrimPoint, Option<i64>)> {
+    async fn trim_point(&mut self) -> Option<(TrimPoint, Option<i64>)> {
         loop {
             match self.log.trim_point(&self.void_trims).await {
                 Ok(trim) => return trim,
                 Err(error) => {
                     tracing::debug!(%error, "the last trim record is not known yet");
+                    self.keep_deadlines();
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
