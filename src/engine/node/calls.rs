@@ -31,8 +31,8 @@ impl Node {
         let error = self.unavailable();
         for counter in over {
             if let Some(open) = self.open.remove(&counter) {
-                let is_open = open.may_be_logged();
-                open.call.refuse(if is_open { EtcdError::Timeout } else { error.clone() });
+                // None of these says of a write that it is not stored.
+                open.call.refuse(if open.sent.is_some() { EtcdError::Timeout } else { error.clone() });
             }
         }
         for call in self.reads.extract_if(.., |call| call.deadline <= now || call.is_abandoned()) {
