@@ -144,10 +144,10 @@ pub(crate) enum RestoreError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     #[error(
-        "the store is written, and it is not known whether NATS has taken the last step: {0}; start jetway on it. If it is refused, \
-         run the same command once more, which begins anew"
+        "the store is written, and it is not known whether the last step is done: {0}; start jetway on it. If it is refused, run the \
+         same command once more, which begins anew"
     )]
-    Unanswered(SetupError),
+    Uncertain(LastStepError),
     #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
     Append(#[from] AppendError),
     #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
@@ -158,6 +158,17 @@ pub(crate) enum RestoreError {
     )]
     Write { store: PathBuf, reason: String },
     #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
+    Sync(std::io::Error),
+}
+
+/// The failure of a step behind which a store can be served.
+#[derive(Debug, Error)]
+pub(crate) enum LastStepError {
+    #[error(transparent)]
+    Unanswered(SetupError),
+    #[error(transparent)]
+    NatsServer(nats_server::Error),
+    #[error("it cannot be synced: {0}")]
     Sync(std::io::Error),
 }
 
@@ -373,8 +384,17 @@ impl Opened {
         self.embedded.as_ref()?.snapshot.as_deref()
     }
 
+    /// Makes a store durable from which the mark of an unfinished restore is gone.
+    fn sync_whole(&self) -> Result<(), RestoreError> {
+        self.sync().map_err(|error| RestoreError::Uncertain(LastStepError::Sync(error)))
+    }
+
     /// Stops an embedded server after a success or a failure. After a success its store becomes that of the
     /// member.
+    ///
+    /// # Errors
+    /// The outcome's, and those of the last steps. If the outcome is a success, the store can be served after
+    /// [`RestoreError::Uncertain`] alone.
     async fn close<T, E: From<RestoreError>>(self, outcome: Result<T, E>) -> Result<T, E> {
         if let Some(Embedded { nats, member, snapshot, .. }) = &self.embedded {
             let prepared = match member {
@@ -386,22 +406,30 @@ impl Opened {
             };
             let stopped = nats.stop().await;
             let outcome = outcome?;
+            let Some((member, prepared)) = prepared else {
+                stopped.map_err(|error| RestoreError::Uncertain(LastStepError::NatsServer(error)))?;
+                self.sync_whole()?;
+                return Ok(outcome);
+            };
             stopped.map_err(RestoreError::from)?;
-            if let Some((member, prepared)) = prepared {
-                let prepared = prepared.map_err(RestoreError::from)?;
-                let dir = &nats.settings().data_dir;
-                let stream = self.log.facts().cluster_id;
-                nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream)
-                    .map_err(RestoreError::from)?;
-            }
-            // The mark of an unfinished restore is gone from now on.
-            self.sync().map_err(RestoreError::Sync)?;
+            let prepared = prepared.map_err(RestoreError::from)?;
+            let dir = &nats.settings().data_dir;
+            let stream = self.log.facts().cluster_id;
+            let restored = nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream);
+            restored.map_err(|error| {
+                if nats_server::is_unfinished_restore(dir) {
+                    RestoreError::from(error)
+                } else {
+                    RestoreError::Uncertain(LastStepError::NatsServer(error))
+                }
+            })?;
+            self.sync_whole()?;
             return Ok(outcome);
         }
         let outcome = outcome?;
         // Before a server answers the first write, which would be lost with the mark of an unfinished
         // restore.
-        self.sync().map_err(RestoreError::Sync)?;
+        self.sync_whole()?;
         Ok(outcome)
     }
 }

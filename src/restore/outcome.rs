@@ -39,6 +39,11 @@ pub(crate) enum MigrateError {
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
     #[error(
+        "{0}. The source is still fenced, so that nobody writes to both stores. Before another migration, or to go on \
+         with the source: etcdctl alarm disarm"
+    )]
+    LeftFenced(RestoreError),
+    #[error(
         "stopped before the end of the copy: nothing is served, and the source goes on; run the same command once more, which begins \
          anew"
     )]

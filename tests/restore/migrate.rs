@@ -30,6 +30,10 @@ impl Migration {
         Self { child: spawn(command).unwrap(), folder }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
     }
@@ -296,13 +300,13 @@ async fn a_source_that_compacts_changes_before_their_copy_is_reported() {
     let (_target, data) = empty();
     let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
     migration.follows().await;
-    signal(migration.child.id(), libc::SIGSTOP);
+    signal(migration.id(), libc::SIGSTOP);
     // More than etcd keeps for a watcher that does not read.
     for _ in 0..600 {
         client.put("a", vec![b'v'; 20_000]).await;
     }
     client.compact_request(CompactionRequest { revision: 600, physical: true }).await.unwrap();
-    signal(migration.child.id(), libc::SIGCONT);
+    signal(migration.id(), libc::SIGCONT);
     let (status, output) = migration.ended().await;
     assert!(!status.success() && output.contains("the source has compacted to revision 600"), "{output}");
 }
@@ -335,7 +339,7 @@ async fn an_interrupt_gives_a_migration_up_at_each_stage() {
     }
     let (_server, data) = empty();
     let ends = async |migration: Migration| {
-        signal(migration.child.id(), libc::SIGINT);
+        signal(migration.id(), libc::SIGINT);
         let (status, output) = migration.ended().await;
         assert!(!status.success() && output.contains("stopped before the end of the copy"), "{output}");
         client.put("k/1", "the source is not fenced").await;
