@@ -22,8 +22,8 @@ const BITS: usize = 32;
 pub(super) struct Hashes {
     /// Those of the snapshot.
     versions: Vec<Hashed>,
-    /// The place of the newest mark of a revision that was bumped. It has no key, and etcd keeps it as it does
-    /// the newest version of a key.
+    /// The place of the newest mark of a revision that was bumped. It has no key, and etcd keeps it as it
+    /// keeps the newest version of a key.
     mark: Option<(Revision, u64)>,
     /// For each length of a version, the images of the single bits of a checksum before it.
     shifts: HashMap<usize, [u32; BITS]>,

@@ -18,6 +18,7 @@
 //! the last one in the end. A lease that was granted for a later key, or that ended with its keys, would be
 //! missing otherwise.
 
+use super::fence::lifted_after_failure;
 use super::follow::{Following, Source, SourceCallError};
 use super::hashes::Hashes;
 use super::outcome::{Compared, MigrateError, Migrated, Step};
@@ -30,18 +31,15 @@ use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The time between two requests for the revision of the source.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the fence of a migration that has failed may take to be lifted.
-const LIFT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Revisions that may be missing when the source is fenced.
 const NEAR: i64 = 1000;
 
@@ -62,8 +60,8 @@ pub(crate) struct MigrateSettings {
 /// Any other one is given up, and the source is not fenced then.
 ///
 /// # Errors
-/// [`MigrateError`]. Then nothing can be served from the target, except after [`RestoreError::Uncertain`]. The
-/// source is fenced after [`MigrateError::StillFenced`] and [`MigrateError::LeftFenced`] alone.
+/// [`MigrateError`]. Then nothing can be served from the target, except after [`RestoreError::Uncertain`] and
+/// [`MigrateError::LeftFenced`]. The source is fenced after the latter and [`MigrateError::StillFenced`] alone.
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
@@ -142,25 +140,6 @@ pub(crate) async fn run(
     lifted_after_failure(&from, closed, &mut fenced).await
 }
 
-/// Lifts the fence if a step of the migration has failed, and returns the outcome of that step.
-async fn lifted_after_failure(
-    from: &[ClientSettings],
-    outcome: Result<Migrated, MigrateError>,
-    fenced: &mut Option<u64>,
-) -> Result<Migrated, MigrateError> {
-    let Err(reason) = outcome else { return outcome };
-    let Some(member) = fenced.take() else { return Err(reason) };
-    match reason {
-        // The copy may be one that can be served, and two stores must not be written to.
-        MigrateError::Restore(reason @ RestoreError::Uncertain(_)) => Err(MigrateError::LeftFenced(reason)),
-        // The source goes on, as it is the only whole store.
-        reason => match lift_fence(from, member).await {
-            Ok(()) => Err(reason),
-            Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
-        },
-    }
-}
-
 /// The outcome of following a source over one connection. `None`, after a pause, if the connection has
 /// broken and another one is to be made.
 pub(super) async fn unless_broken<T>(
@@ -183,26 +162,6 @@ async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, Migrat
     let Some((file, size)) = source.snapshot(&mut |_, _| ()).await? else { return Ok(None) };
     let users = Saved::open(file, size)?.users;
     Ok(Some((users.is_enabled(), users.revision())))
-}
-
-/// Lifts the fence of a member by the first endpoint that does it. A source that has lost a member needs a
-/// moment.
-async fn lift_fence(from: &[ClientSettings], member: u64) -> Result<(), SourceCallError> {
-    let begun = Instant::now();
-    loop {
-        let mut lifted = Ok(());
-        for endpoint in from {
-            let lift = async { Source::connect(slice::from_ref(endpoint)).await?.fence(member, false).await };
-            lifted = lift.await;
-            if lifted.is_ok() {
-                return Ok(());
-            }
-        }
-        if begun.elapsed() >= LIFT_TIMEOUT {
-            return lifted;
-        }
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 /// A copy that follows its source.

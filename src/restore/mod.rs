@@ -15,6 +15,8 @@
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
 mod cut;
+mod error;
+mod fence;
 mod follow;
 mod hashes;
 mod migrate;
@@ -27,23 +29,17 @@ mod wal;
 mod write;
 
 use crate::durability::sync_all;
-use crate::log::{
-    AppendError, Auth, Bucket, ConnectError, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError,
-    Store, WireError,
-};
-use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
-use crate::snapshot::SavedError;
+use crate::log::{Auth, Bucket, Demand, Endpoint, Log, Purpose, RunToken, Store};
+use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings};
 use crate::types::Revision;
-use cut::CutError;
+use error::LastStepError;
+pub(crate) use error::RestoreError;
 pub(crate) use migrate::{MigrateSettings, run as migrate};
 pub(crate) use outcome::{MigrateError, Migrated};
-use plan::PlanError;
 pub(crate) use progress::Progress;
 pub(crate) use source::Source;
-use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -98,87 +94,6 @@ pub(crate) struct Settings {
     pub to_revision: Option<Revision>,
     /// The place of the store.
     pub target: Target,
-}
-
-/// A restore that failed.
-#[derive(Debug, Error)]
-pub(crate) enum RestoreError {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error("{source_name} {reason}")]
-    Plan { source_name: String, reason: PlanError },
-    #[error("{source_name} {reason}")]
-    Cut { source_name: String, reason: CutError },
-    #[error("the file has changed while it was read: {0}")]
-    Read(#[from] SavedError),
-    #[error("the file has changed while it was read; run the same command once more")]
-    Changed,
-    #[error(
-        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there, or \
-         --max-request-bytes of an embedded one"
-    )]
-    TooLarge { largest: usize, limit: usize },
-    #[error(
-        "--data-dir {path}: holds the data of an etcd, beside which jetway restores nothing; give an empty directory",
-        path = .0.display()
-    )]
-    OfEtcd(PathBuf),
-    #[error(
-        "--data-dir {path}: belongs to a member of a cluster; run the same command with its --initial-cluster once more, or \
-         give an empty directory",
-        path = .0.display()
-    )]
-    OfMember(PathBuf),
-    #[error(
-        "--data-dir {path}: holds the bucket {bucket} of a jetway, and a restore needs an empty bucket; give an empty directory, or \
-         another --bucket",
-        path = .path.display()
-    )]
-    InUse { path: PathBuf, bucket: String },
-    #[error(transparent)]
-    NatsServer(#[from] nats_server::Error),
-    #[error(transparent)]
-    Preparation(#[from] PreparationError),
-    #[error("{0}; run the same command once more, which begins anew")]
-    Connect(ConnectError),
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    #[error(
-        "the store is written, and it is not known whether the last step is done: {0}; start jetway on it. If it is refused, run the \
-         same command once more, which begins anew"
-    )]
-    Uncertain(LastStepError),
-    #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
-    Append(#[from] AppendError),
-    #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
-    Wire(#[from] WireError),
-    #[error(
-        "nats-server cannot write to {store}: {reason}. Make room, and run the same command once more, which begins anew",
-        store = .store.display()
-    )]
-    Write { store: PathBuf, reason: String },
-    #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
-    Sync(std::io::Error),
-}
-
-/// The failure of a step behind which a store can be served.
-#[derive(Debug, Error)]
-pub(crate) enum LastStepError {
-    #[error(transparent)]
-    Unanswered(SetupError),
-    #[error(transparent)]
-    NatsServer(nats_server::Error),
-    #[error("it cannot be synced: {0}")]
-    Sync(std::io::Error),
-}
-
-impl From<OpenError> for RestoreError {
-    fn from(error: OpenError) -> RestoreError {
-        match error {
-            OpenError::Connect(error) => RestoreError::Connect(error),
-            OpenError::Setup(error) => RestoreError::Setup(error),
-        }
-    }
 }
 
 /// The restored store.

@@ -94,7 +94,7 @@ struct NeutralRequest {
     downgrade: Option<Vec<u8>>,
 }
 
-/// What a database lacks that ends at an entry.
+/// The part that is missing from a database.
 #[derive(Debug, Default)]
 pub(super) struct Behind {
     /// The last entry behind it that changes the store.
@@ -111,7 +111,7 @@ struct Records {
     snapshot: Option<u64>,
 }
 
-/// Looks for what a database lacks that ends at the entry `shown`.
+/// Looks for the part that is missing from a database which ends at the entry `shown`.
 ///
 /// # Errors
 /// [`WalError`].

@@ -222,6 +222,7 @@ async fn a_migration_that_is_killed_begins_anew() {
     client.put("k/1", "the source writes again").await;
     let (status, output) = Migration::begin(&args).ended().await;
     assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
+    assert!(output.contains("start jetway on it, without that command"), "{output}");
 }
 
 /// Before anything is fetched, and without a change.
@@ -270,7 +271,11 @@ async fn users_come_along_and_a_late_change_of_them_is_refused() {
     let (mut target, data) = empty();
     let args = ["--from", &from, "--data-dir", &data];
     let (status, output) = Migration::begin(&args).ended().await;
-    assert!(!status.success() && output.contains("user name is empty"), "{output}");
+    assert!(!status.success() && output.contains("user name is empty. It has auth"), "{output}");
+    let wrong = [&args[..], &["--user", "root:wrong"]].concat();
+    let (status, output) = Migration::begin(&wrong).ended().await;
+    assert!(!status.success() && output.contains(&format!("--from {from}: ")), "{output}");
+    assert!(output.contains("invalid user ID or password"), "{output}");
     let as_root = [&args[..], &["--user", "root:root"]].concat();
 
     let (status, output) = Migration::begin(&[&as_root[..], &["--dry-run"]].concat()).ended().await;
