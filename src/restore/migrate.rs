@@ -61,7 +61,8 @@ pub(crate) struct MigrateSettings {
 ///
 /// # Errors
 /// [`MigrateError`]. Then nothing can be served from the target, except after [`RestoreError::Uncertain`] and
-/// [`MigrateError::LeftFenced`]. The source is fenced after the latter and [`MigrateError::StillFenced`] alone.
+/// [`MigrateError::LeftFenced`]. The source is fenced after [`MigrateError::LeftFenced`] and
+/// [`MigrateError::StillFenced`] alone.
 pub(crate) async fn run(
     settings: MigrateSettings,
     stop: CancellationToken,
