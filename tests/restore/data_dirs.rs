@@ -103,7 +103,7 @@ async fn a_data_directory_that_may_not_be_read_is_no_empty_one() {
     let folder = TempDir::new().unwrap();
     let member = folder.path().join("member");
     std::fs::create_dir_all(member.join("snap")).unwrap();
-    std::fs::set_permissions(&member, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&member, Permissions::from_mode(0o000)).unwrap();
     let may_read_all = std::fs::read_dir(&member).is_ok();
     if may_read_all {
         println!("skipped: this user may read everything");
