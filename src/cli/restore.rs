@@ -63,7 +63,7 @@ pub(super) fn args(command: Command) -> Command {
                 .value_name("FILE")
                 .required(true)
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("A snapshot of etcd or jetway, also s3://BUCKET/NAME, or the --data-dir of an etcd that is stopped"),
+                .help("A snapshot of etcd or jetway, also s3://BUCKET/NAME, or the --data-dir of an etcd that is stopped, with its --wal-dir"),
         )
         .arg(switch("skip-hash-check", "Take a file without its checksum, such as a copied database"))
         .arg(
@@ -144,7 +144,7 @@ pub(super) fn run(matches: &ArgMatches, environment: Environment) -> Result<Stri
 fn source(matches: &ArgMatches, flags: &FlagValues) -> Result<Source, RestoreCommandError> {
     let path = matches.get_one::<PathBuf>("file").expect("clap requires it");
     match path.to_str().filter(|path| is_url(path)) {
-        None => Ok(Source::Path(path.clone())),
+        None => Ok(Source::Path { path: path.clone(), wal_dir: flags.path("wal-dir") }),
         Some(url) => S3::object(url, &flags.aws)
             .map(Source::S3)
             .map_err(|reason| RestoreCommandError::S3 { file: url.to_owned(), reason }),
@@ -176,6 +176,9 @@ pub(super) fn target(flags: &FlagValues) -> Result<(Target, String), RestoreComm
             server.max_payload_bytes = server.max_payload_bytes.max(largest);
             let members = bootstrap::restored_members(flags, name)?;
             let mut place = format!("--data-dir {}", data_dir.display());
+            if bucket != flags.default_of("bucket") {
+                place = format!("{place} --bucket {bucket}");
+            }
             let member = if members.len() > 1 {
                 place = format!("--name {name} {place}, and its flags for peers and clients");
                 Some(Box::new(peers::restored(flags, name, members)?))

@@ -30,8 +30,9 @@ pub enum SetupError {
     },
     /// A restore needs an empty one.
     #[error(
-        "stream {stream} holds {messages} messages, and a restore needs an empty bucket; choose another one with --bucket or \
-         --data-dir, or remove the stream"
+        "stream {stream} holds {messages} messages, and a restore needs an empty bucket. If a restore or a migration has ended \
+         there, start jetway on it, without that command. Else choose another bucket with --bucket, --endpoint …?bucket=NAME or \
+         --data-dir"
     )]
     NotEmpty {
         /// The stream.

@@ -27,6 +27,8 @@ use tonic::{Code, Streaming};
 const OVER: Grant = Grant { ttl: MIN_TTL, remaining: Some(0) };
 /// Leases that are asked for at once.
 const LEASES_AT_ONCE: usize = 64;
+/// A part of the message by which etcd refuses a call without a user.
+const NO_USER: &str = "user name is empty";
 /// The key before all, and the end behind all.
 const ALL: &[u8] = b"\0";
 
@@ -90,9 +92,12 @@ fn is_transient(error: &ClientError) -> bool {
     }
 }
 
+/// The advice for an error, behind its text.
 fn remedy(error: &ClientError) -> &'static str {
     if is_transient(error) {
         ". If an etcd, a jetway or a kine serves there, run the same command once more, which begins anew"
+    } else if matches!(error, ClientError::Refused(status) if status.message().contains(NO_USER)) {
+        ". It has auth enabled: give --user with a user who has the role root, and --password"
     } else {
         ""
     }
@@ -122,10 +127,13 @@ impl Source {
         for settings in from {
             match Client::connect(settings).await {
                 Ok(client) => return Ok(Source { endpoint: settings.endpoint.clone(), client }),
-                Err(error) => refusal = Some(error),
+                Err(error @ ClientError::Refused(_)) => {
+                    refusal = Some(SourceCallError::Call { endpoint: settings.endpoint.clone(), error });
+                }
+                Err(error) => refusal = Some(SourceCallError::Connect(error)),
             }
         }
-        Err(SourceCallError::Connect(refusal.unwrap_or_else(|| ClientError::Endpoint(String::new()))))
+        Err(refusal.unwrap_or_else(|| SourceCallError::Connect(ClientError::Endpoint(String::new()))))
     }
 
     /// A call with one answer.

@@ -22,6 +22,9 @@ const BITS: usize = 32;
 pub(super) struct Hashes {
     /// Those of the snapshot.
     versions: Vec<Hashed>,
+    /// The place of the newest mark of a revision that was bumped. It has no key, and etcd keeps it as it
+    /// keeps the newest version of a key.
+    mark: Option<(Revision, u64)>,
     /// For each length of a version, the images of the single bits of a checksum before it.
     shifts: HashMap<usize, [u32; BITS]>,
     /// The checksum of all changes since, and their length.
@@ -41,13 +44,17 @@ impl Hashes {
     /// # Errors
     /// [`SavedError`].
     pub(super) fn of(saved: &Saved) -> Result<Hashes, SavedError> {
-        let mut hashes = Hashes { versions: Vec::new(), shifts: HashMap::new(), since: (0, 0) };
+        let mut hashes = Hashes { versions: Vec::new(), mark: None, shifts: HashMap::new(), since: (0, 0) };
         let mut revisions = Revisions::new(saved);
         while let Some(changes) = revisions.next()? {
             for change in &changes {
                 let (checksum, bytes) = append((0, 0), change);
                 hashes.shifts.entry(bytes).or_insert_with(|| shift_by(bytes));
-                hashes.versions.push(Hashed { at: (change.revision, change.place), checksum, bytes });
+                let at = (change.revision, change.place);
+                hashes.versions.push(Hashed { at, checksum, bytes });
+                if change.pair.key.is_empty() {
+                    hashes.mark = Some(at);
+                }
             }
         }
         Ok(hashes)
@@ -61,8 +68,10 @@ impl Hashes {
     /// The hash under a floor. `newest` are the newest versions of the keys: of those up to the floor no
     /// other ones count, unless there are none at all.
     pub(super) fn hash(&self, floor: Option<Revision>, newest: &HashSet<(Revision, u64)>) -> u32 {
+        let is_empty = newest.is_empty() && self.mark.is_none();
         let counts = |at: &(Revision, u64)| {
-            floor.is_none_or(|floor| at.0 > floor) || newest.is_empty() || newest.contains(at)
+            let is_newest = newest.contains(at) || self.mark == Some(*at);
+            floor.is_none_or(|floor| at.0 > floor) || is_empty || is_newest
         };
         let mut hash = crc32c::crc32c(TABLE);
         for Hashed { at, checksum, bytes } in &self.versions {

@@ -14,9 +14,11 @@
 //! An alarm fences the source: etcd refuses all writes while CORRUPT is raised. Leases do not expire there
 //! either. Without the fence the migration ends well only if nobody has written meanwhile.
 //!
-//! The order at the end is that of safety. Leases are read before the last revision is: if a lease is gone,
-//! the deletes of its keys are among the changes that are still copied.
+//! The order at the end is that of safety. The last revision is read before the leases are, and must still be
+//! the last one in the end. A lease that was granted for a later key, or that ended with its keys, would be
+//! missing otherwise.
 
+use super::fence::lifted_after_failure;
 use super::follow::{Following, Source, SourceCallError};
 use super::hashes::Hashes;
 use super::outcome::{Compared, MigrateError, Migrated, Step};
@@ -29,18 +31,15 @@ use crate::record::{AlarmKind, Body};
 use crate::snapshot::{Change, Saved};
 use crate::types::{Grant, LeaseId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The time between two requests for the revision of the source.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The pause before another connection to the source.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 /// How long the source may be away at the end.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the fence of a migration that has failed may take to be lifted.
-const LIFT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Revisions that may be missing when the source is fenced.
 const NEAR: i64 = 1000;
 
@@ -61,7 +60,8 @@ pub(crate) struct MigrateSettings {
 /// Any other one is given up, and the source is not fenced then.
 ///
 /// # Errors
-/// [`MigrateError`]. Then nothing can be served from the target. The source is fenced after
+/// [`MigrateError`]. Then nothing can be served from the target, except after [`RestoreError::Uncertain`] and
+/// [`MigrateError::LeftFenced`]. The source is fenced after [`MigrateError::LeftFenced`] and
 /// [`MigrateError::StillFenced`] alone.
 pub(crate) async fn run(
     settings: MigrateSettings,
@@ -97,6 +97,7 @@ pub(crate) async fn run(
     }
     let is_prepared = target.is_prepared();
     let opened = Opened::open(target, plan.reading.largest, None).await?;
+    let mut fenced = None;
     let copied = async {
         let mut wrote = |written| progress(Step::Writing(written, plan.versions));
         let written = write::write(&opened, &saved, &plan, &mut wrote);
@@ -133,20 +134,11 @@ pub(crate) async fn run(
         }
         // The sync under the fence then finds the last changes alone.
         tokio::task::block_in_place(|| opened.sync()).map_err(RestoreError::Sync)?;
-        let mut fenced = None;
-        match (copy.end(&saved, &opened, &gives_up, &mut fenced).await, fenced) {
-            // The copy may be one that can be served, and two stores must not be written to.
-            (Err(MigrateError::Restore(reason @ RestoreError::Unanswered(_))), _) => Err(reason.into()),
-            (Err(reason), Some(member)) => match lift_fence(&from, member).await {
-                // The source goes on, as it is the only whole store.
-                Ok(()) => Err(reason),
-                Err(error) => Err(MigrateError::StillFenced { reason: Box::new(reason), error }),
-            },
-            (end, _) => end,
-        }
+        copy.end(&saved, &opened, &gives_up, &mut fenced).await
     };
-    let copied = copied.await;
-    opened.close(copied).await
+    let copied = lifted_after_failure(&from, copied.await, &mut fenced).await;
+    let closed = opened.close(copied).await;
+    lifted_after_failure(&from, closed, &mut fenced).await
 }
 
 /// The outcome of following a source over one connection. `None`, after a pause, if the connection has
@@ -171,26 +163,6 @@ async fn auth_of_snapshot(source: &Source) -> Result<Option<(bool, u64)>, Migrat
     let Some((file, size)) = source.snapshot(&mut |_, _| ()).await? else { return Ok(None) };
     let users = Saved::open(file, size)?.users;
     Ok(Some((users.is_enabled(), users.revision())))
-}
-
-/// Lifts the fence of a member by the first endpoint that does it. A source that has lost a member needs a
-/// moment.
-async fn lift_fence(from: &[ClientSettings], member: u64) -> Result<(), SourceCallError> {
-    let begun = Instant::now();
-    loop {
-        let mut lifted = Ok(());
-        for endpoint in from {
-            let lift = async { Source::connect(slice::from_ref(endpoint)).await?.fence(member, false).await };
-            lifted = lift.await;
-            if lifted.is_ok() {
-                return Ok(());
-            }
-        }
-        if begun.elapsed() >= LIFT_TIMEOUT {
-            return lifted;
-        }
-        tokio::time::sleep(RETRY).await;
-    }
 }
 
 /// A copy that follows its source.
@@ -284,8 +256,8 @@ impl Copy<'_> {
             *fenced = Some(member);
             source.fence(member, true).await?;
         }
+        let last = source.revision().await?;
         let leases = source.leases().await?;
-        let mut last = source.revision().await?;
         tokio::select! {
             drained = self.drain(&mut following, last) => drained?,
             () = gives_up.cancelled() => return Err(MigrateError::Stopped),
@@ -294,8 +266,10 @@ impl Copy<'_> {
                 return Err(SourceCallError::Canceled(late).into());
             }
         }
-        // Later changes may have come with the last ones that were waited for.
-        last = last.max(self.reading.revision);
+        // They may have come with the last ones that were waited for.
+        if self.reading.revision > last {
+            return Err(MigrateError::WentOn { copied: last, now: self.reading.revision });
+        }
         let auth = match source.auth_revision().await? {
             None => auth_of_snapshot(&source).await?,
             auth => auth,
@@ -363,13 +337,13 @@ impl Copy<'_> {
 
     /// Compares the copy with the source at its last revision. A later floor of the source is copied.
     async fn compare(&mut self, source: &Source, last: Revision) -> Result<Compared, MigrateError> {
-        let ours =
-            async { tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest())) };
-        let (theirs, count, ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
+        let ours = async { self.hash() };
+        let (theirs, count, mut ours) = tokio::join!(source.hash_kv(last), source.count(last), ours);
         let ((theirs, floor), count) = (theirs?, count?);
         if let Some(floor) = floor.filter(|floor| Some(*floor) > self.floor) {
             self.floor = Some(floor);
             self.appender.batch(last, vec![Body::Floor(floor)]).await?;
+            ours = self.hash();
         }
         self.compare_counts(last, count)?;
         // Behind a later floor the hash leaves out changes of the watch, which were not kept.
@@ -381,6 +355,11 @@ impl Copy<'_> {
             return Err(MigrateError::Different { revision: last, ours, theirs });
         }
         Ok(Compared::Hash)
+    }
+
+    /// The hash of the copy under its floor.
+    fn hash(&self) -> u32 {
+        tokio::task::block_in_place(|| self.hashes.hash(self.floor, &self.reading.newest()))
     }
 
     /// Compares the numbers of keys. The source has `count`.

@@ -15,6 +15,8 @@
 //! - M2: the digests of the log are those of the database. A server that loads the log compares them.
 
 mod cut;
+mod error;
+mod fence;
 mod follow;
 mod hashes;
 mod migrate;
@@ -27,23 +29,17 @@ mod wal;
 mod write;
 
 use crate::durability::sync_all;
-use crate::log::{
-    AppendError, Auth, Bucket, ConnectError, Demand, Endpoint, Log, OpenError, Purpose, RunToken, SetupError,
-    Store, WireError,
-};
-use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings, PreparationError};
-use crate::snapshot::SavedError;
+use crate::log::{Auth, Bucket, Demand, Endpoint, Log, Purpose, RunToken, Store};
+use crate::nats_server::{self, ClusterSettings, NatsServer, NatsServerSettings};
 use crate::types::Revision;
-use cut::CutError;
+use error::LastStepError;
+pub(crate) use error::RestoreError;
 pub(crate) use migrate::{MigrateSettings, run as migrate};
 pub(crate) use outcome::{MigrateError, Migrated};
-use plan::PlanError;
 pub(crate) use progress::Progress;
 pub(crate) use source::Source;
-use source::SourceError;
 use std::fs::File;
 use std::path::PathBuf;
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -98,76 +94,6 @@ pub(crate) struct Settings {
     pub to_revision: Option<Revision>,
     /// The place of the store.
     pub target: Target,
-}
-
-/// A restore that failed.
-#[derive(Debug, Error)]
-pub(crate) enum RestoreError {
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    #[error("{source_name} {reason}")]
-    Plan { source_name: String, reason: PlanError },
-    #[error("{source_name} {reason}")]
-    Cut { source_name: String, reason: CutError },
-    #[error("the file has changed while it was read: {0}")]
-    Read(#[from] SavedError),
-    #[error("the file has changed while it was read; run the same command once more")]
-    Changed,
-    #[error(
-        "the store has a key and a value of {largest} bytes together, and NATS takes {limit}; raise max_payload there, or \
-         --max-request-bytes of an embedded one"
-    )]
-    TooLarge { largest: usize, limit: usize },
-    #[error(
-        "--data-dir {path}: holds the data of an etcd, beside which jetway restores nothing; give an empty directory",
-        path = .0.display()
-    )]
-    OfEtcd(PathBuf),
-    #[error(
-        "--data-dir {path}: belongs to a member of a cluster; run the same command with its --initial-cluster once more, or \
-         give an empty directory",
-        path = .0.display()
-    )]
-    OfMember(PathBuf),
-    #[error(
-        "--data-dir {path}: holds the bucket {bucket} of a jetway, and a restore needs an empty bucket; give an empty directory, or \
-         another --bucket",
-        path = .path.display()
-    )]
-    InUse { path: PathBuf, bucket: String },
-    #[error(transparent)]
-    NatsServer(#[from] nats_server::Error),
-    #[error(transparent)]
-    Preparation(#[from] PreparationError),
-    #[error("{0}; run the same command once more, which begins anew")]
-    Connect(ConnectError),
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-    #[error(
-        "the store is written, and it is not known whether NATS has taken the last step: {0}; start jetway on it. If it is refused, \
-         run the same command once more, which begins anew"
-    )]
-    Unanswered(SetupError),
-    #[error("cannot write to the bucket: {0}; run the same command once more, which begins anew")]
-    Append(#[from] AppendError),
-    #[error("cannot connect to the bucket: {0}; run the same command once more, which begins anew")]
-    Wire(#[from] WireError),
-    #[error(
-        "nats-server cannot write to {store}: {reason}. Make room, and run the same command once more, which begins anew",
-        store = .store.display()
-    )]
-    Write { store: PathBuf, reason: String },
-    #[error("the restored store cannot be synced: {0}; run the same command once more, which begins anew")]
-    Sync(std::io::Error),
-}
-
-impl From<OpenError> for RestoreError {
-    fn from(error: OpenError) -> RestoreError {
-        match error {
-            OpenError::Connect(error) => RestoreError::Connect(error),
-            OpenError::Setup(error) => RestoreError::Setup(error),
-        }
-    }
 }
 
 /// The restored store.
@@ -373,8 +299,17 @@ impl Opened {
         self.embedded.as_ref()?.snapshot.as_deref()
     }
 
+    /// Makes a store durable from which the mark of an unfinished restore is gone.
+    fn sync_whole(&self) -> Result<(), RestoreError> {
+        self.sync().map_err(|error| RestoreError::Uncertain(LastStepError::Sync(error)))
+    }
+
     /// Stops an embedded server after a success or a failure. After a success its store becomes that of the
     /// member.
+    ///
+    /// # Errors
+    /// The outcome's, and those of the last steps. If the outcome is a success, the store can be served after
+    /// [`RestoreError::Uncertain`] alone.
     async fn close<T, E: From<RestoreError>>(self, outcome: Result<T, E>) -> Result<T, E> {
         if let Some(Embedded { nats, member, snapshot, .. }) = &self.embedded {
             let prepared = match member {
@@ -386,22 +321,30 @@ impl Opened {
             };
             let stopped = nats.stop().await;
             let outcome = outcome?;
+            let Some((member, prepared)) = prepared else {
+                stopped.map_err(|error| RestoreError::Uncertain(LastStepError::NatsServer(error)))?;
+                self.sync_whole()?;
+                return Ok(outcome);
+            };
             stopped.map_err(RestoreError::from)?;
-            if let Some((member, prepared)) = prepared {
-                let prepared = prepared.map_err(RestoreError::from)?;
-                let dir = &nats.settings().data_dir;
-                let stream = self.log.facts().cluster_id;
-                nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream)
-                    .map_err(RestoreError::from)?;
-            }
-            // The mark of an unfinished restore is gone from now on.
-            self.sync().map_err(RestoreError::Sync)?;
+            let prepared = prepared.map_err(RestoreError::from)?;
+            let dir = &nats.settings().data_dir;
+            let stream = self.log.facts().cluster_id;
+            let restored = nats_server::restore_holder(dir, member, &prepared, snapshot.clone(), stream);
+            restored.map_err(|error| {
+                if nats_server::is_unfinished_restore(dir) {
+                    RestoreError::from(error)
+                } else {
+                    RestoreError::Uncertain(LastStepError::NatsServer(error))
+                }
+            })?;
+            self.sync_whole()?;
             return Ok(outcome);
         }
         let outcome = outcome?;
         // Before a server answers the first write, which would be lost with the mark of an unfinished
         // restore.
-        self.sync().map_err(RestoreError::Sync)?;
+        self.sync_whole()?;
         Ok(outcome)
     }
 }

@@ -39,11 +39,19 @@ pub(crate) enum MigrateError {
     )]
     StillFenced { reason: Box<MigrateError>, error: SourceCallError },
     #[error(
+        "{0}. The source is still fenced, so that nobody writes to both stores. Before another migration, or to go on \
+         with the source: etcdctl alarm disarm"
+    )]
+    LeftFenced(RestoreError),
+    #[error(
         "stopped before the end of the copy: nothing is served, and the source goes on; run the same command once more, which begins \
          anew"
     )]
     Stopped,
-    #[error("the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again")]
+    #[error(
+        "the copy has {ours}, and the source {theirs}, at revision {revision}; run the migration again. If they differ once more, an \
+         etcd or a jetway can be copied by a snapshot: etcdctl snapshot save FILE, then jetway restore FILE"
+    )]
     Different { revision: Revision, ours: String, theirs: String },
     #[error(
         "the source was written to after the end of the copy: it is at revision {now}, and the copy at {copied}. Stop its clients \
@@ -108,4 +116,19 @@ pub(crate) struct Migrated {
     pub compared: Compared,
     /// The time from the fence to the end, if there was a fence.
     pub frozen: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::LastStepError;
+    use super::*;
+
+    #[test]
+    fn a_fence_that_was_left_is_named_with_both_remedies() {
+        let step = LastStepError::Sync(std::io::Error::other("the disk is gone"));
+        let text = MigrateError::LeftFenced(RestoreError::Uncertain(step)).to_string();
+        for words in ["the disk is gone", "start jetway on it", "still fenced", "etcdctl alarm disarm"] {
+            assert!(text.contains(words), "{text}");
+        }
+    }
 }

@@ -1,5 +1,9 @@
 //! The log of a stopped etcd: whether it holds changes that the database does not show.
 //!
+//! A member that lags gets a database from another one. etcd writes it beside its own, then names it in the
+//! log, then puts it in the place of its own. An etcd that ended before the last step has an old database.
+//! Of its own database etcd makes all durable before it names that in the log.
+//!
 //! A file is a row of frames: a length of 8 bytes, a record, and bytes that fill up to a multiple of 8. The
 //! files are made larger than their content, so a length of 0 ends a file. An etcd that was killed may leave
 //! a last frame that is cut off; etcd drops it, too.
@@ -11,8 +15,9 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The kind of a record that is an entry.
+/// Kinds of records.
 const ENTRY: i64 = 2;
+const SNAPSHOT: i64 = 5;
 /// Kinds of entries.
 const NORMAL: i32 = 0;
 /// The highest byte of a length holds whether the frame is filled up, and by how many bytes.
@@ -64,6 +69,13 @@ struct Entry {
     data: Vec<u8>,
 }
 
+/// The entry with which a database ends that is to be etcd's own.
+#[derive(Clone, PartialEq, Message)]
+struct SnapshotMark {
+    #[prost(uint64, tag = "1")]
+    index: u64,
+}
+
 /// The requests in an entry that change neither keys, leases, users nor alarms.
 #[derive(Clone, PartialEq, Message)]
 struct NeutralRequest {
@@ -82,8 +94,28 @@ struct NeutralRequest {
     downgrade: Option<Vec<u8>>,
 }
 
-/// The last entry behind `shown` that changes the store; `None` if there is none.
-pub(super) fn last_change(folder: &Path, shown: u64) -> Result<Option<u64>, WalError> {
+/// The part that is missing from a database.
+#[derive(Debug, Default)]
+pub(super) struct Behind {
+    /// The last entry behind it that changes the store.
+    pub(super) change: Option<u64>,
+    /// The last entry of a later database that is to replace it.
+    pub(super) snapshot: Option<u64>,
+}
+
+/// The records behind an entry.
+#[derive(Default)]
+struct Records {
+    /// The later entries, and whether each of them changes the store.
+    are_changes: BTreeMap<u64, bool>,
+    snapshot: Option<u64>,
+}
+
+/// Looks for the part that is missing from a database which ends at the entry `shown`.
+///
+/// # Errors
+/// [`WalError`].
+pub(super) fn behind(folder: &Path, shown: u64) -> Result<Behind, WalError> {
     let failed = |source| WalError::Io { path: folder.to_owned(), source };
     let mut files = Vec::new();
     for file in std::fs::read_dir(folder).map_err(failed)? {
@@ -97,14 +129,15 @@ pub(super) fn last_change(folder: &Path, shown: u64) -> Result<Option<u64>, WalE
     }
     // Their names begin with a number of fixed length.
     files.sort();
-    let mut behind: BTreeMap<u64, bool> = BTreeMap::new();
+    let mut records = Records::default();
     for path in files {
-        read(&path, shown, &mut behind)?;
+        read(&path, shown, &mut records)?;
     }
-    Ok(behind.into_iter().rev().find(|(_, is_change)| *is_change).map(|(index, _)| index))
+    let mut changes = records.are_changes.into_iter().filter(|(_, is_change)| *is_change);
+    Ok(Behind { change: changes.next_back().map(|(index, _)| index), snapshot: records.snapshot })
 }
 
-fn read(path: &Path, shown: u64, behind: &mut BTreeMap<u64, bool>) -> Result<(), WalError> {
+fn read(path: &Path, shown: u64, behind: &mut Records) -> Result<(), WalError> {
     let failed = |source| WalError::Io { path: path.to_owned(), source };
     let mut file = BufReader::new(File::open(path).map_err(failed)?);
     let mut at = 0;
@@ -131,9 +164,14 @@ fn read(path: &Path, shown: u64, behind: &mut BTreeMap<u64, bool>) -> Result<(),
         if record.kind == ENTRY {
             let entry = Entry::decode(&record.data[..]).map_err(|_| damaged())?;
             // An entry replaces those that were written for its index and the ones behind it.
-            behind.split_off(&entry.index);
+            behind.are_changes.split_off(&entry.index);
             if entry.index > shown {
-                behind.insert(entry.index, is_change(&entry));
+                behind.are_changes.insert(entry.index, is_change(&entry));
+            }
+        } else if record.kind == SNAPSHOT {
+            let mark = SnapshotMark::decode(&record.data[..]).map_err(|_| damaged())?;
+            if mark.index > shown {
+                behind.snapshot = behind.snapshot.max(Some(mark.index));
             }
         }
         at += 8 + bytes + padding;

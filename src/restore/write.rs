@@ -1,7 +1,7 @@
 //! The second reading of a database: its content becomes the log.
 
 use super::plan::{Plan, Reading, Revisions, version};
-use super::{Opened, RestoreError};
+use super::{LastStepError, Opened, RestoreError};
 use crate::log::{Acknowledged, AppendError, Pipeline, SetupError};
 use crate::record::{Body, Digest, EpochStart, FORMAT, Member, OperationId, Record, Trim};
 use crate::snapshot::Saved;
@@ -165,7 +165,7 @@ impl Appender {
         self.drain().await?;
         opened.sync().map_err(RestoreError::Sync)?;
         opened.log.finish_restore(self.end, opened.snapshot()).await.map_err(|error| match error {
-            SetupError::Api { .. } => RestoreError::Unanswered(error),
+            SetupError::Api { .. } => RestoreError::Uncertain(LastStepError::Unanswered(error)),
             error => error.into(),
         })?;
         opened.can_be_loaded.cancel();

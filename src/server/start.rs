@@ -65,9 +65,9 @@ pub(super) async fn start(
     starting("connecting to NATS".into());
     let nats = storage.nats.clone();
     let engine_settings = engine_settings(settings, storage, auth);
-    let started =
-        start_engine(settings, engine_settings, nats.clone(), migration.as_mut(), begun, stage, shutdown)
-            .await;
+    let engine =
+        start_engine(settings, engine_settings, nats.clone(), migration.as_mut(), begun, stage, shutdown);
+    let started = Box::pin(engine).await;
     if let Ok(Some(_)) = started {
         return started;
     }

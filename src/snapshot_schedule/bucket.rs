@@ -1,6 +1,6 @@
 //! Scheduled snapshots in a bucket of S3.
 
-use super::{END, Saved, ScheduleError, name};
+use super::{END, Saved, ScheduleError, name, outdated};
 use crate::applier::FullState;
 use crate::error::EtcdError;
 use crate::snapshot::{Listed, S3, S3Error, Snapshot, Upload};
@@ -29,14 +29,15 @@ impl Bucket {
         let revision = full_state.state.revision;
         let laid_out = spawn_blocking(move || Snapshot::new(&full_state, term, CLUSTER_VERSION)).await;
         let snapshot = laid_out.map_err(|error| EtcdError::Unknown(error.to_string()))?;
-        let object = self.s3.child(&name(&self.prefix, OffsetDateTime::now_utc(), revision));
+        let name = name(&self.prefix, OffsetDateTime::now_utc(), revision);
+        let object = self.s3.child(&name);
         let mut upload = object.upload(snapshot.size()).await?;
         let sent = tokio::select! {
             () = shutdown.cancelled() => Err(ScheduleError::Stopped),
             sent = send(snapshot, &mut upload) => sent,
         };
         match sent {
-            Ok(()) => Ok(Saved { path: object.to_string(), bytes: upload.finish().await?, revision }),
+            Ok(()) => Ok(Saved { name, path: object.to_string(), bytes: upload.finish().await?, revision }),
             Err(error) => {
                 upload.abort().await;
                 Err(error)
@@ -56,11 +57,11 @@ impl Bucket {
         Ok(self.all().await?.pop().map(|object| (object.at, object.bytes)))
     }
 
-    /// Leaves the `kept` newest ones.
-    pub(super) async fn remove_old(&self, kept: usize) -> Result<(), S3Error> {
-        let all = self.all().await?;
-        for object in &all[..all.len().saturating_sub(kept)] {
-            self.s3.child(&object.name).remove().await?;
+    /// Leaves the `kept` newest ones, of which the last one was saved as `saved`.
+    pub(super) async fn remove_old(&self, saved: &str, kept: usize) -> Result<(), S3Error> {
+        let names = self.all().await?.into_iter().map(|object| object.name).collect();
+        for name in outdated(names, saved, kept) {
+            self.s3.child(&name).remove().await?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Scheduled snapshots in a directory.
 
-use super::{END, Saved, ScheduleError, name};
+use super::{END, Saved, ScheduleError, name, outdated};
 use crate::applier::FullState;
 use crate::error::EtcdError;
 use crate::snapshot::{self, FileError, PartFile, Snapshot};
@@ -35,7 +35,8 @@ impl Dir {
         let saving = tokio::task::spawn_blocking(move || {
             let dir = |source| ScheduleError::Dir { dir: self.dir.clone(), source };
             std::fs::create_dir_all(&self.dir).map_err(dir)?;
-            let path = self.dir.join(name(&self.prefix, OffsetDateTime::now_utc(), revision));
+            let name = name(&self.prefix, OffsetDateTime::now_utc(), revision);
+            let path = self.dir.join(&name);
             let mut file = PartFile::create(&path)?;
             for blob in Snapshot::new(&full_state, term, CLUSTER_VERSION) {
                 // The end of the process would wait for this thread.
@@ -54,39 +55,37 @@ impl Dir {
                     Err(ScheduleError::Revision { found, expected: revision })
                 }
             })?;
-            Ok(Saved { path: path.display().to_string(), bytes, revision })
+            Ok(Saved { name, path: path.display().to_string(), bytes, revision })
         });
         saving.await.map_err(|error| EtcdError::Unknown(error.to_string()))?
     }
 
-    /// The paths of all files with an end, ascending by their time.
-    fn all(&self, end: &str) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
+    /// The names of all files with an end, ascending by their time.
+    fn all(&self, end: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
-            let entry = entry?;
-            let is_own = |name: &str| name.starts_with(&self.prefix) && name.ends_with(end);
-            if entry.file_name().to_str().is_some_and(is_own) {
-                paths.push(entry.path());
-            }
+            let name = entry?.file_name().into_string();
+            names.extend(name.ok().filter(|name| name.starts_with(&self.prefix) && name.ends_with(end)));
         }
-        paths.sort_unstable();
-        Ok(paths)
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// The time and the size of the newest one.
     pub(super) fn newest(&self) -> Option<(OffsetDateTime, u64)> {
-        let metadata = self.all(END).ok()?.pop()?.metadata().ok()?;
+        let metadata = self.dir.join(self.all(END).ok()?.pop()?).metadata().ok()?;
         Some((metadata.modified().ok()?.into(), metadata.len()))
     }
 
-    /// Leaves the `kept` newest ones. Parts that an earlier process left behind go, too.
-    pub(super) fn remove_old(&self, kept: usize) -> Result<(), ScheduleError> {
+    /// Leaves the `kept` newest ones, of which the last one was saved as `saved`. Parts that an earlier
+    /// process left behind go, too.
+    pub(super) fn remove_old(&self, saved: &str, kept: usize) -> Result<(), ScheduleError> {
         let failed = |source| ScheduleError::Dir { dir: self.dir.clone(), source };
-        let all = self.all(END).map_err(failed)?;
-        for path in &all[..all.len().saturating_sub(kept)] {
-            remove(path).map_err(failed)?;
+        for name in outdated(self.all(END).map_err(failed)?, saved, kept) {
+            remove(&self.dir.join(name)).map_err(failed)?;
         }
-        for path in self.all(PART).map_err(failed)? {
+        for name in self.all(PART).map_err(failed)? {
+            let path = self.dir.join(name);
             let modified = path.metadata().and_then(|metadata| metadata.modified());
             let age = modified.ok().and_then(|at| SystemTime::now().duration_since(at).ok());
             if age.is_some_and(|age| age > ABANDONED) {

@@ -55,6 +55,7 @@ enum ScheduleError {
 
 /// A snapshot that was saved.
 struct Saved {
+    name: String,
     path: String,
     bytes: u64,
     revision: Revision,
@@ -100,13 +101,25 @@ impl Files {
         }
     }
 
-    /// Leaves the `kept` newest ones.
-    async fn remove_old(&self, kept: usize) -> Result<(), ScheduleError> {
+    /// Leaves the `kept` newest ones, of which the last one was saved as `saved`.
+    async fn remove_old(&self, saved: &str, kept: usize) -> Result<(), ScheduleError> {
         match self {
-            Files::Dir(dir) => dir.remove_old(kept),
-            Files::S3(bucket) => Ok(bucket.remove_old(kept).await?),
+            Files::Dir(dir) => dir.remove_old(saved, kept),
+            Files::S3(bucket) => Ok(bucket.remove_old(saved, kept).await?),
         }
     }
+}
+
+/// The names of all but the `kept` newest snapshots. Nothing is newer than the one that was just saved as
+/// `saved`: names with a later time are those of a clock that was ahead, and come before all others.
+fn outdated(mut names: Vec<String>, saved: &str, kept: usize) -> Vec<String> {
+    let second = saved.rsplit_once('-').map_or(saved, |(second, _)| second);
+    names.retain(|name| name != saved);
+    names.sort_unstable();
+    let later = names.partition_point(|name| name.as_str() < saved || name.starts_with(second));
+    names.rotate_left(later);
+    names.truncate((names.len() + 1).saturating_sub(kept));
+    names
 }
 
 /// The name of a snapshot.
@@ -194,6 +207,8 @@ pub(crate) fn spawn(
             // Another instance may have saved one meanwhile, into a directory for all.
             if let Some((at, bytes)) = newest().await
                 && matches!(times, Times::Every(_))
+                // A clock that was ahead has saved a later one.
+                && at <= now
                 && last.is_none_or(|last| at > last)
             {
                 figures.show(at, bytes);
@@ -203,12 +218,12 @@ pub(crate) fn spawn(
             }
             let begun = Instant::now();
             match save(&engine, &header, &files, &shutdown).await {
-                Ok(Saved { path, bytes, revision }) => {
+                Ok(Saved { name, path, bytes, revision }) => {
                     let took = begun.elapsed();
                     figures.show(OffsetDateTime::now_utc(), bytes);
                     figures.seconds.with_label_values::<&str>(&[]).set(took.as_secs_f64());
                     tracing::info!(path, bytes, %revision, ?took, "saved a scheduled snapshot");
-                    let removal = shutdown.run_until_cancelled(files.remove_old(schedule.kept)).await;
+                    let removal = shutdown.run_until_cancelled(files.remove_old(&name, schedule.kept)).await;
                     if let Some(Err(error)) = removal {
                         tracing::warn!(%error, "old scheduled snapshots cannot be removed");
                     }
@@ -235,4 +250,46 @@ async fn save(
     let full_state = engine.full_state().await?;
     let term = header.at(full_state.state.revision).raft_term;
     files.save(full_state, term, shutdown).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(all: &[&str], saved: &str, kept: usize) -> Vec<String> {
+        let mut names: Vec<_> = all.iter().map(|name| (*name).to_owned()).collect();
+        let removed = outdated(names.clone(), saved, kept);
+        names.retain(|name| !removed.contains(name));
+        names
+    }
+
+    #[test]
+    fn the_newest_ones_are_left() {
+        let all = ["s-20260101T000000Z-3.db", "s-20260102T000000Z-4.db", "s-20260103T000000Z-5.db"];
+        let [_, late, saved] = all;
+        assert_eq!(left(&all, saved, 5), all);
+        assert_eq!(left(&all, saved, 3), all);
+        assert_eq!(left(&all, saved, 2), [late, saved]);
+        assert_eq!(left(&all, saved, 1), [saved]);
+    }
+
+    #[test]
+    fn those_of_a_clock_that_was_ahead_go_first() {
+        let (before, saved) = ("s-20260101T000000Z-3.db", "s-20260102T000000Z-9.db");
+        let ahead = ["s-20270101T000000Z-4.db", "s-20270102T000000Z-5.db"];
+        let all = [before, saved, ahead[0], ahead[1]];
+        assert_eq!(left(&all, saved, 3), [before, saved, ahead[1]]);
+        assert_eq!(left(&all, saved, 2), [before, saved]);
+        assert_eq!(left(&all, saved, 1), [saved]);
+    }
+
+    /// The revisions in names are not of one length.
+    #[test]
+    fn two_of_one_second_are_told_apart() {
+        let (before, same, saved) =
+            ("s-20260101T000000Z-3.db", "s-20260102T000000Z-9.db", "s-20260102T000000Z-10.db");
+        let all = [before, saved, same];
+        assert_eq!(left(&all, saved, 2), [saved, same]);
+        assert_eq!(left(&all, saved, 1), [saved]);
+    }
 }

@@ -113,6 +113,36 @@ async fn an_interval_goes_on_behind_a_restart() {
     eventually("another snapshot", async || (snapshots(&dir).len() == 2).then_some(())).await;
 }
 
+/// The newest snapshots are kept. Those of the clock that was ahead are older than their names tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_after_the_clock_was_ahead_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("snapshots");
+    let mut server = Server::start_with(&schedule("1s", &dir)).await;
+    eventually("three snapshots", async || (snapshots(&dir).len() == 3).then_some(())).await;
+    server.stop().await;
+    let ahead: Vec<_> = snapshots(&dir)
+        .iter()
+        .map(|name| {
+            let (prefix, time) = name.rsplit_once("-2").unwrap();
+            let ahead = format!("{prefix}-3{time}");
+            std::fs::rename(dir.join(name), dir.join(&ahead)).unwrap();
+            ahead
+        })
+        .collect();
+    server.restart().await;
+    line(&server, &["saved a scheduled snapshot", "path="]).await;
+    eventually("the first one of the clock that was ahead to go", async || {
+        (!names(&dir).contains(&ahead[0])).then_some(())
+    })
+    .await;
+    eventually("three snapshots of the right clock", async || {
+        let now = snapshots(&dir);
+        (now.len() == 3 && ahead.iter().all(|name| !now.contains(name))).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_snapshot_is_reported_and_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();

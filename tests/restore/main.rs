@@ -5,6 +5,7 @@
 
 mod cluster;
 mod content;
+mod data_dirs;
 mod interrupted;
 mod killed;
 mod kine;
@@ -13,6 +14,7 @@ mod ledger;
 mod live;
 mod migrate;
 mod migrate_cluster;
+mod migrate_end;
 mod mixed_lists;
 mod point_in_time;
 mod refusals;

@@ -30,6 +30,10 @@ impl Migration {
         Self { child: spawn(command).unwrap(), folder }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn output(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("output")).unwrap()
     }
@@ -218,6 +222,7 @@ async fn a_migration_that_is_killed_begins_anew() {
     client.put("k/1", "the source writes again").await;
     let (status, output) = Migration::begin(&args).ended().await;
     assert!(!status.success() && output.contains("a restore needs an empty bucket"), "{output}");
+    assert!(output.contains("start jetway on it, without that command"), "{output}");
 }
 
 /// Before anything is fetched, and without a change.
@@ -266,7 +271,11 @@ async fn users_come_along_and_a_late_change_of_them_is_refused() {
     let (mut target, data) = empty();
     let args = ["--from", &from, "--data-dir", &data];
     let (status, output) = Migration::begin(&args).ended().await;
-    assert!(!status.success() && output.contains("user name is empty"), "{output}");
+    assert!(!status.success() && output.contains("user name is empty. It has auth"), "{output}");
+    let wrong = [&args[..], &["--user", "root:wrong"]].concat();
+    let (status, output) = Migration::begin(&wrong).ended().await;
+    assert!(!status.success() && output.contains(&format!("--from {from}: ")), "{output}");
+    assert!(output.contains("invalid user ID or password"), "{output}");
     let as_root = [&args[..], &["--user", "root:root"]].concat();
 
     let (status, output) = Migration::begin(&[&as_root[..], &["--dry-run"]].concat()).ended().await;
@@ -296,13 +305,13 @@ async fn a_source_that_compacts_changes_before_their_copy_is_reported() {
     let (_target, data) = empty();
     let mut migration = Migration::begin(&["--from", &source.endpoint(), "--data-dir", &data]);
     migration.follows().await;
-    signal(migration.child.id(), libc::SIGSTOP);
+    signal(migration.id(), libc::SIGSTOP);
     // More than etcd keeps for a watcher that does not read.
     for _ in 0..600 {
         client.put("a", vec![b'v'; 20_000]).await;
     }
     client.compact_request(CompactionRequest { revision: 600, physical: true }).await.unwrap();
-    signal(migration.child.id(), libc::SIGCONT);
+    signal(migration.id(), libc::SIGCONT);
     let (status, output) = migration.ended().await;
     assert!(!status.success() && output.contains("the source has compacted to revision 600"), "{output}");
 }
@@ -335,7 +344,7 @@ async fn an_interrupt_gives_a_migration_up_at_each_stage() {
     }
     let (_server, data) = empty();
     let ends = async |migration: Migration| {
-        signal(migration.child.id(), libc::SIGINT);
+        signal(migration.id(), libc::SIGINT);
         let (status, output) = migration.ended().await;
         assert!(!status.success() && output.contains("stopped before the end of the copy"), "{output}");
         client.put("k/1", "the source is not fenced").await;
