@@ -76,7 +76,7 @@ class Garbage:
 
     def take(self, T, floor, seq):
         """Messages that may go under a trim record at a sequence: void ones descending, old versions, tombstones, barriers."""
-        void = sorted((q for q in self.void if q < seq), reverse=True)
+        void = sorted((q for q in self.void if q < seq), reverse="voiddesc" not in self.off)
         self.void = [q for q in self.void if q >= seq]
         goes = [k for k in self.keys if k[2] <= floor or "floortag" in self.off]
         self.keys = [k for k in self.keys if not (k[2] <= floor or "floortag" in self.off)]

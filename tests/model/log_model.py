@@ -55,7 +55,8 @@ FAULTS = {
 
 RULES = {
     "attempt": "a nonce for each attempt to take over, which counts only for the consumer it was made under",
-    "voidfirst": "void messages go first, descending",
+    "voidfirst": "void messages go first",
+    "voiddesc": "and from the last to the first",
     "voidtrim": "void messages go under a trim only",
     "barkeep": "barriers go under a trim only",
     "epochkeep": "epoch records are never removed",

@@ -297,5 +297,36 @@ def unfinished(sim):
         rng.choice(sim.inst).drop()
 
 
+def torn(sim):
+    """A writer ends in the middle of a batch; the next one has removed a part of what is stored of it when instances load."""
+    rng, (a, b) = sim.rng, sim.inst[:2]
+    if not make_writer(sim, a):
+        return
+    for _ in range(rng.randint(0, 2)):
+        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")]))
+    if not until(sim, lambda: a.w and not a.w.in_flight):
+        return
+    a.inbox.clear()
+    send_call(sim, a, "w", keys=rng.sample("abc", 3))
+    sim.serve(a)
+    for _ in range(rng.choice([1, 2, 2])):
+        if a.conn:
+            sim.deliver(a.conn)
+    a.conn.clear()                                            # the rest of the batch is never stored
+    a.give_up()
+    a.boot()
+    if not make_writer(sim, b):
+        return
+    for _ in range(rng.randint(2, 5)):
+        answered(sim, send_call(sim, b, "w", keys=[rng.choice("ab")], dead=rng.random() < .3))
+    compact_and_trim(sim, b, removes=False)
+    b.remove(rng.randint(1, 3))
+    for r in sim.stream.replicas:
+        r.advance(sim.stream, 99)
+    for x in rng.choice([sim.inst, [rng.choice(sim.inst)]]):
+        x.drop()
+    until(sim, lambda: all(x.ready() for x in sim.inst), 5)
+
+
 SCENARIOS = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
-              halfway=halfway, deposed=deposed, loading=loading, unfinished=unfinished)
+              halfway=halfway, deposed=deposed, loading=loading, unfinished=unfinished, torn=torn)
