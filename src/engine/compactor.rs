@@ -1,11 +1,12 @@
 //! Compaction behind the floor: the space of superseded messages comes back in the background.
 //!
 //! The applier frees memory in short turns and piles up the messages that nothing needs. When a sweep is
-//! through, a trim record permits their removal; then they go one by one, since a purge by
-//! subject would hold the stream's locks for as long as it takes to scan everything between two versions of a
-//! hot key. Older values go before tombstones: a tombstone that vanished first could uncover an older value
-//! of its key. Another trim record behind the removals spares each load the holes. A crash leaves messages
-//! that the next load finds again.
+//! through, a trim record permits their removal; then they go one by one, since a purge by subject would hold
+//! the stream's locks for as long as it takes to scan everything between two versions of a hot key. Void
+//! messages go first, from the last to the first: a load takes what is left of a torn batch for the rest of a
+//! valid one if the batch has lost its head. Older values go before tombstones: a tombstone that vanished
+//! first could uncover an older value of its key. Another trim record behind the removals spares each load
+//! the holes. A crash leaves messages that the next load finds again.
 
 use super::Calls;
 use super::counters::Counters;
