@@ -90,7 +90,7 @@ impl Mode {
     }
 
     /// Keeps exchanges from beginning while the number of copies is raised; `None` while there is one.
-    pub(super) async fn raise_copies(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    pub(super) async fn block_moves(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         let raising = self.raising.lock().await;
         (!self.is_moving()).then_some(raising)
     }

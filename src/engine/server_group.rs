@@ -217,7 +217,7 @@ impl Reconciler {
         if wanted <= self.log.copies() {
             return;
         }
-        let Some(_raising) = self.mode.raise_copies().await else { return };
+        let Some(_no_move) = self.mode.block_moves().await else { return };
         // The server loses messages that come while the only copy becomes a group's.
         let held = if self.log.copies() == 1 { Held::request(&self.commands).await } else { None };
         match self.log.raise_copies(wanted).await {

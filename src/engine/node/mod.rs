@@ -123,6 +123,12 @@ impl Open {
     pub(in crate::engine) fn may_be_logged(&self) -> bool {
         self.sent.is_some() || self.unanswered.is_some()
     }
+
+    /// Whether it was sent to the writer of another epoch than that of a nonce.
+    pub(in crate::engine) fn is_of_other_epoch(&self, nonce: u64) -> bool {
+        let is_other = |to: u64| to != nonce;
+        self.sent.is_some_and(|(to, _)| is_other(to)) || self.unanswered.is_some_and(is_other)
+    }
 }
 
 /// Another instance.
@@ -373,7 +379,7 @@ impl Node {
             }
         }
         if !is_newer && !self.settings.accepts_loss {
-            // A stream that is getting its second copy may show less than it has for a moment.
+            // Other instances may remove messages beside the load.
             let is_certain =
                 self.mode.is_alone() || self.is_certain(SuspectedDamage::Missing(position)).await;
             if is_certain && !self.leaves_copy(position).await {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// An instance that has not been heard of for so long is forgotten.
 const PEER_SILENCE: Duration = Duration::from_secs(10);
-/// An instance that has been heard of within this time is live.
+/// An instance that has been heard of within this time is live. Each sends something every second.
 pub(in crate::engine) const PEER_CONTACT: Duration = Duration::from_millis(2500);
 
 impl Node {

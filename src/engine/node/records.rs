@@ -101,10 +101,7 @@ impl Node {
         let resolved: Vec<u64> = self
             .open
             .iter()
-            .filter(|(_, open)| {
-                let of = open.sent.map(|(to, _)| to).into_iter().chain(open.unanswered);
-                open.has_no_room || of.into_iter().any(|to| to != nonce)
-            })
+            .filter(|(_, open)| open.has_no_room || open.is_of_other_epoch(nonce))
             .map(|(counter, _)| *counter)
             .collect();
         for counter in resolved {
