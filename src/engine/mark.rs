@@ -114,11 +114,41 @@ fn write(file: &Path, cluster: u64, mark: Mark) -> io::Result<()> {
     fs::rename(&new, file)
 }
 
+/// The marks of this process, which a task of its own writes.
+#[derive(Debug)]
+pub(super) struct Marks {
+    newest: watch::Sender<Option<Mark>>,
+    /// The last one whose write has ended, well or not.
+    tried: watch::Receiver<Option<Mark>>,
+}
+
+impl Marks {
+    /// Starts the task. It ends with `stop`.
+    pub(super) fn keep(file: PathBuf, cluster: u64, stop: CancellationToken) -> Marks {
+        let (newest, to_write) = watch::channel(None);
+        let (ended, tried) = watch::channel(None);
+        tokio::spawn(keep(file, cluster, (to_write, ended), stop));
+        Marks { newest, tried }
+    }
+
+    pub(super) fn note(&self, mark: Mark) {
+        self.newest.send_if_modified(|known| known.replace(mark) != Some(mark));
+    }
+
+    /// Waits until the last mark that was noted is on the disk, or its write has failed, which the log
+    /// reports.
+    pub(super) async fn written(&mut self) {
+        let newest = *self.newest.borrow();
+        // The task ends with the process.
+        self.tried.wait_for(|tried| *tried == newest).await.ok();
+    }
+}
+
 /// Writes each mark that comes, until `stop`; then the last one.
-pub(super) async fn keep(
+async fn keep(
     file: PathBuf,
     cluster: u64,
-    mut marks: watch::Receiver<Option<Mark>>,
+    (mut marks, ended): (watch::Receiver<Option<Mark>>, watch::Sender<Option<Mark>>),
     stop: CancellationToken,
 ) {
     let mut is_failing = false;
@@ -127,8 +157,8 @@ pub(super) async fn keep(
             changed = marks.changed() => changed.is_err(),
             () = stop.cancelled() => true,
         };
-        let mark = *marks.borrow_and_update();
-        if let Some(mark) = mark {
+        let newest = *marks.borrow_and_update();
+        if let Some(mark) = newest {
             let file = file.clone();
             let outcome = tokio::task::spawn_blocking(move || write(&file, cluster, mark)).await;
             match outcome {
@@ -141,6 +171,7 @@ pub(super) async fn keep(
                 Err(_) => return,
             }
         }
+        ended.send_replace(newest);
         if is_last {
             return;
         }

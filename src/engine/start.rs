@@ -6,7 +6,7 @@ use super::changes::Changes;
 use super::compactor::{Compactor, Job};
 use super::handle::Parts;
 use super::integrity::Integrity;
-use super::mark::Mark;
+use super::mark::{Mark, Marks};
 use super::node::Command;
 use super::read_only::{self, ReadOnlyCheck};
 use super::server_group::Reconciler;
@@ -40,8 +40,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Entries that may wait for the applier.
 const MAX_WAITING_ENTRIES: usize = 1024;
-
-type MarkSender = watch::Sender<Option<Mark>>;
 
 /// The engine could not start.
 #[derive(Debug, Error)]
@@ -237,8 +235,8 @@ impl Shared {
         Ok(Some(links))
     }
 
-    /// The mark of an earlier start, and the sender of new ones, where this process syncs the store.
-    fn open_mark(&self, settings: &EngineSettings) -> Result<(Option<Mark>, Option<MarkSender>), StartError> {
+    /// The mark of an earlier start, and the task that writes new ones, where this process syncs the store.
+    fn open_mark(&self, settings: &EngineSettings) -> Result<(Option<Mark>, Option<Marks>), StartError> {
         let store = settings.synced_store.as_deref();
         let Some(file) = store.and_then(|store| mark::file(store, &self.log.bucket().name)) else {
             return Ok((None, None));
@@ -257,9 +255,7 @@ impl Shared {
         } else {
             None
         };
-        let (sender, receiver) = watch::channel(None);
-        tokio::spawn(mark::keep(file, cluster, receiver, self.stop.clone()));
-        Ok((known, Some(sender)))
+        Ok((known, Some(Marks::keep(file, cluster, self.stop.clone()))))
     }
 
     /// Syncs the store's files, where this process does.

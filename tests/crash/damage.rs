@@ -261,14 +261,18 @@ impl Case {
         if !reason.contains("--accept-data-loss") || !names.iter().any(|name| reason.contains(name)) {
             return Err(format!("{problem}, and the reason is not named: {reason:?}\n{log}"));
         }
-        // The loss can be accepted, and is over then.
+        // The loss can be accepted, and is over with the first response.
         for args in [ACCEPT, SYNC] {
             server.set_args(args);
             server
                 .try_restart()
                 .await
                 .map_err(|problem| format!("with {args:?}: {problem}\n{}", server.log()))?;
-            server.stop().await;
+            if self.file.extension().is_some_and(|of| of == "blk") {
+                server.stop().await;
+            } else {
+                kill_both(&mut server);
+            }
         }
         println!("    {reason}");
         Ok(false)

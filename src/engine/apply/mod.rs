@@ -10,7 +10,7 @@ pub(super) use entry::{Entry, Report};
 use super::compactor::Job;
 use super::counters::Counters;
 use super::failure::Loss;
-use super::mark::Mark;
+use super::mark::{Mark, Marks};
 use super::mode::Mode;
 use super::proposal::Waiter;
 use super::read_only::ReadOnlyState;
@@ -27,7 +27,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 /// Entries taken at once: all of them share a sync and a publication.
 const AT_ONCE: usize = 256;
@@ -48,7 +48,7 @@ pub(super) struct Task {
     pub(super) gate: Option<Gate>,
     pub(super) mode: Arc<Mode>,
     pub(super) read_only: ReadOnlyState,
-    pub(super) marks: Option<watch::Sender<Option<Mark>>>,
+    pub(super) marks: Option<Marks>,
     pub(super) jobs: mpsc::UnboundedSender<Job>,
     pub(super) counters: Counters,
     /// A compaction has freed much. Orders nothing: the allocator finds what was freed.
@@ -332,6 +332,7 @@ impl Task {
             gate.forget();
             // The writer of the last records may have died between their acknowledgement and a sync.
             gate.pass(Sequence(self.state.position.0.max(1))).await.map_err(|NotDurable| Stop::NotDurable)?;
+            self.state.synced_here = true;
         }
         self.applier.settle_users();
         // etcd forgets the hashes of compactions when it starts.
@@ -339,6 +340,10 @@ impl Task {
         self.state.is_loaded = true;
         self.publish();
         self.note_mark();
+        // An older mark names what was given up. With it on the disk the next start would refuse the store.
+        if let Some(marks) = self.marks.as_mut().filter(|_| self.state.accepts_loss) {
+            marks.written().await;
+        }
         memory::give_back();
         Ok(())
     }
@@ -425,11 +430,7 @@ impl Task {
         {
             let index = self.applier.state().log_index;
             let mark = Mark { sequence: self.state.position, index, digest: self.applier.digest() };
-            marks.send_if_modified(|known| {
-                let is_new = known.is_none_or(|known| known.index != mark.index);
-                *known = Some(mark);
-                is_new
-            });
+            marks.note(mark);
         }
     }
 }
