@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes before the subject: length (4), sequence (8), time (8), length of the subject (2).
-const HEADER: usize = 22;
+pub(super) const HEADER: usize = 22;
 /// In a length: the record has headers.
-const HAS_HEADERS: u32 = 1 << 31;
+pub(super) const HAS_HEADERS: u32 = 1 << 31;
 /// In a sequence: the record is the removal of the message there.
 const REMOVAL: u64 = 1 << 62;
 /// In a sequence: the record was erased.
@@ -57,8 +57,8 @@ fn records(block: &[u8]) -> Option<Vec<Record>> {
     Some(records)
 }
 
-/// The blocks of a stream, in order.
-fn blocks(messages: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The numbers and files of the blocks in a folder of messages, in order.
+pub(super) fn blocks(messages: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut blocks = Vec::new();
     for entry in fs::read_dir(messages)? {
         let path = entry?.path();
@@ -78,12 +78,20 @@ fn blocks(messages: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 /// A file cannot be read or written; the store is whole nevertheless.
 pub(super) fn drop_removed(store: &Path) -> io::Result<usize> {
     let mut written = 0;
-    for account in folders(&store.join("jetstream"))? {
-        for stream in folders(&account.join("streams"))? {
-            written += drop_removed_of(&stream)?;
-        }
+    for stream in streams(store)? {
+        written += drop_removed_of(&stream)?;
     }
     Ok(written)
+}
+
+/// The folders of all streams of a store that hold messages.
+pub(super) fn streams(store: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut streams = Vec::new();
+    for account in folders(&store.join("jetstream"))? {
+        streams.extend(folders(&account.join("streams"))?);
+    }
+    streams.retain(|stream| stream.join("msgs").is_dir());
+    Ok(streams)
 }
 
 fn folders(of: &Path) -> io::Result<Vec<PathBuf>> {
@@ -96,11 +104,7 @@ fn folders(of: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn drop_removed_of(stream: &Path) -> io::Result<usize> {
-    let messages = stream.join("msgs");
-    if !messages.is_dir() {
-        return Ok(0);
-    }
-    let blocks = blocks(&messages)?;
+    let blocks = blocks(&stream.join("msgs"))?;
     let mut written = 0;
     let but_last = blocks.split_last().map_or(&[][..], |(_, earlier)| earlier);
     for (_, path) in but_last {
@@ -109,21 +113,28 @@ fn drop_removed_of(stream: &Path) -> io::Result<usize> {
             continue;
         }
         let Some(kept) = records(&block).and_then(|records| kept(&records)) else { continue };
-        let new = stream.join("block.new");
-        let mut file = File::create(&new)?;
-        file.set_permissions(fs::metadata(path)?.permissions())?;
-        for range in kept {
-            file.write_all(&block[range])?;
-        }
-        file.sync_all()?;
-        fs::rename(&new, path)?;
+        replace(stream, path, kept.into_iter().map(|range| &block[range]))?;
         written += 1;
     }
-    if written > 0 {
-        File::open(&messages)?.sync_all()?;
-        File::open(stream)?.sync_all()?;
-    }
     Ok(written)
+}
+
+/// Puts a block of these records into the place of another one, durably.
+pub(super) fn replace<'a>(
+    stream: &Path,
+    block: &Path,
+    records: impl Iterator<Item = &'a [u8]>,
+) -> io::Result<()> {
+    let new = stream.join("block.new");
+    let mut file = File::create(&new)?;
+    file.set_permissions(fs::metadata(block)?.permissions())?;
+    for record in records {
+        file.write_all(record)?;
+    }
+    file.sync_all()?;
+    fs::rename(&new, block)?;
+    File::open(stream.join("msgs"))?.sync_all()?;
+    File::open(stream)?.sync_all()
 }
 
 /// The ranges that a block keeps; `None` if it has no removal of a message of its own. Removals in later

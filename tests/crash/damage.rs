@@ -268,11 +268,7 @@ impl Case {
                 .try_restart()
                 .await
                 .map_err(|problem| format!("with {args:?}: {problem}\n{}", server.log()))?;
-            if self.file.extension().is_some_and(|of| of == "blk") {
-                server.stop().await;
-            } else {
-                kill_both(&mut server);
-            }
+            kill_both(&mut server);
         }
         println!("    {reason}");
         Ok(false)

@@ -36,7 +36,7 @@ fn task() -> (Task, mpsc::UnboundedReceiver<Job>) {
         published: Arc::default(),
         gate: None,
         mode: Arc::new(Mode::new(true, false)),
-        read_only: watch::channel(None).1,
+        read_only: tokio::sync::watch::channel(None).1,
         marks: None,
         jobs,
         counters: Counters::new(),

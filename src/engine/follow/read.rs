@@ -160,7 +160,9 @@ impl Node {
         // The writer may hand over to this instance from now on.
         self.last_alive = None;
         self.send_status().await;
-        self.loaded().await
+        self.loaded().await?;
+        self.begin_serving();
+        Ok(())
     }
 
     pub(in crate::engine) async fn loaded(&mut self) -> Result<(), NodeError> {
@@ -179,8 +181,12 @@ impl Node {
             self.settings.accepts_loss = false;
             let state = self.reader.snapshot();
             tracing::info!(revision = %state.revision, index = %state.log_index, keys = state.index.live(), "everything is loaded");
-            self.status.set_phase(Phase::Serving);
         }
         Ok(())
+    }
+
+    /// Client requests are served from now on.
+    pub(in crate::engine) fn begin_serving(&self) {
+        self.status.set_phase(Phase::Serving);
     }
 }

@@ -29,6 +29,7 @@ impl Node {
             // All until now is loaded at once, so that the rest takes no time.
             if following.is_caught_up && self.chain.is_whole() && self.chain.epoch() > Epoch(0) {
                 self.loaded().await?;
+                self.begin_serving();
             }
             return Ok(());
         }

@@ -137,6 +137,8 @@ impl Node {
         let mut writing = self.begin_writing(elected);
         if self.chain.is_accepting() || self.chain.is_loss_unrecorded() {
             self.accept_loss(&mut writing);
+        } else {
+            self.begin_serving();
         }
         let name = self.settings.member.name.as_str();
         let (epoch, index) = (self.chain.epoch(), self.chain.index());

@@ -92,6 +92,7 @@ impl Node {
         let mut after_removals = Vec::new();
         let mut barriers = Vec::new();
         let mut is_invalid = false;
+        let was_unrecorded = self.chain.is_loss_unrecorded();
         if let Some(first) = acknowledged.first().filter(|_| !self.mode.syncs_here()) {
             self.store_durations.observe(first.sent.elapsed().as_secs_f64());
         }
@@ -133,6 +134,7 @@ impl Node {
                 }
             }
         }
+        let names_loss = was_unrecorded && !self.chain.is_loss_unrecorded();
         let (trim_to, is_whole) = (self.trim_to, self.chain.is_whole());
         if valid.is_empty() {
             self.complete(waiters, self.chain.index()).await;
@@ -144,6 +146,10 @@ impl Node {
         }
         for waiter in after_removals {
             self.entry(Entry::AfterRemovals(waiter)).await;
+        }
+        // The applier answers once the trim record is durable. A later start then accepts the loss, too.
+        if names_loss && self.digest().await.is_some() {
+            self.begin_serving();
         }
         if is_invalid || !void.is_empty() {
             self.entry(Entry::Void(void)).await;

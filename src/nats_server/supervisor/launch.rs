@@ -5,7 +5,8 @@ use crate::nats_server::child::{self, Child};
 use crate::nats_server::config::{self, Start};
 use crate::nats_server::data_dir::DataDir;
 use crate::nats_server::ready::{Ready, ready};
-use crate::nats_server::{Error, anchor, blocks, log};
+use crate::nats_server::salvage::{self, DamagedBlock};
+use crate::nats_server::{Error, Status, anchor, blocks, log};
 use std::time::{Duration, Instant};
 
 /// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and
@@ -98,7 +99,12 @@ async fn spawn(
     let config_path = data_dir.config_path();
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
-    if data_dir.was_killed() {
+    let (is_first, was_killed) = (*outputs.status.borrow() == Status::Starting, data_dir.was_killed());
+    // A member takes what it lacks from the others.
+    if plan.cluster.is_none() && (is_first || was_killed) {
+        drop_damaged(data_dir).await;
+    }
+    if was_killed {
         drop_removed(data_dir).await;
     }
     data_dir.note_start()?;
@@ -132,5 +138,15 @@ async fn drop_removed(data_dir: &DataDir) {
         Ok(Ok(blocks)) => tracing::debug!(blocks, "removed messages are taken out of the store"),
         Ok(Err(error)) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
         Err(error) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+    }
+}
+
+/// Takes damaged records out of the store.
+async fn drop_damaged(data_dir: &DataDir) {
+    let (store, copies) = (data_dir.store_path(), data_dir.path().join("damaged"));
+    match tokio::task::spawn_blocking(move || salvage::drop_damaged(&store, &copies)).await {
+        Ok(Ok(blocks)) => blocks.iter().for_each(DamagedBlock::report),
+        Ok(Err(error)) => tracing::warn!(%error, "the blocks of the store cannot be checked"),
+        Err(error) => tracing::warn!(%error, "the blocks of the store cannot be checked"),
     }
 }

@@ -1,0 +1,136 @@
+//! Takes damaged records out of the blocks of a store, before nats-server reads them (N9).
+//!
+//! nats-server cuts a block off at a damaged record, at the next start or at a later one: everything behind
+//! it is gone. In the newest block that includes writes that were answered since. A refused store would thus
+//! have lost more than the damage. With the damaged records taken out the server reads all others, and reads
+//! the same at each start. The engine then decides whether something is missing that may not be.
+//!
+//! A record carries a digest of its content, keyed by the name of the stream and the number of the block. That
+//! digest tells a whole record from a damaged one, and finds the next whole record if a length is damaged.
+//!
+//! The end of a block without a whole record in it is what a power cut has torn. It is cut off, as nats-server
+//! does. A copy is kept of any other damage.
+
+use super::blocks::{self, HAS_HEADERS, HEADER};
+use highway::{HighwayHash, HighwayHasher, Key};
+use ring::digest::{SHA256, digest};
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a digest, at the end of a record.
+const DIGEST: usize = 8;
+/// The length of the headers, if there are any.
+const HEADERS_LENGTH: usize = 4;
+/// The index of a stream, beside its blocks.
+const INDEX: &str = "index.db";
+
+/// A block from which records were taken out.
+#[derive(Debug)]
+pub(super) struct DamagedBlock {
+    path: PathBuf,
+    /// Bytes that were taken out.
+    bytes: usize,
+    /// The copy of the block as it was, if whole records came behind the damage.
+    copy: Option<PathBuf>,
+}
+
+impl DamagedBlock {
+    /// Writes it to the log.
+    pub(super) fn report(&self) {
+        let DamagedBlock { path, bytes, copy } = self;
+        match copy {
+            Some(copy) => tracing::error!(block = ?path, bytes, ?copy, "damaged records are taken out of the store"),
+            None => tracing::info!(block = ?path, bytes, "the torn end of a block is cut off"),
+        }
+    }
+}
+
+/// Takes damaged records out of the blocks of all streams of a store. A block that is damaged before its end
+/// is kept in `copies` as it was.
+///
+/// # Errors
+/// A file cannot be read or written; each block is either the old one or the new one.
+pub(super) fn drop_damaged(store: &Path, copies: &Path) -> io::Result<Vec<DamagedBlock>> {
+    let mut damaged = Vec::new();
+    for stream in blocks::streams(store)? {
+        let Some(name) = stream.file_name().and_then(|name| name.to_str()) else { continue };
+        for (number, path) in blocks::blocks(&stream.join("msgs"))? {
+            let block = fs::read(&path)?;
+            let whole = whole_records(&block, &key(name, number));
+            let kept = whole.iter().map(Range::len).sum::<usize>();
+            // A block without any whole record may be encrypted or compressed, which is for nats-server to
+            // read.
+            let Some(last) = whole.last().filter(|_| kept < block.len()) else { continue };
+            let copy = (kept < last.end).then(|| copies.join(format!("{name}-{number}.blk")));
+            if let Some(copy) = &copy {
+                keep_copy(&path, copy)?;
+            }
+            // It describes the blocks as they were.
+            remove_if_there(&stream.join("msgs").join(INDEX))?;
+            blocks::replace(&stream, &path, whole.iter().map(|range| &block[range.clone()]))?;
+            damaged.push(DamagedBlock { path, bytes: block.len() - kept, copy });
+        }
+    }
+    Ok(damaged)
+}
+
+fn keep_copy(block: &Path, copy: &Path) -> io::Result<()> {
+    if let Some(folder) = copy.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    remove_if_there(copy)?;
+    fs::hard_link(block, copy)
+}
+
+fn remove_if_there(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn key(stream: &str, block: u64) -> Key {
+    let seed = digest(&SHA256, format!("{stream}-{block}").as_bytes());
+    let (words, _) = seed.as_ref().as_chunks();
+    let mut key = [0; 4];
+    for (lane, word) in key.iter_mut().zip(words) {
+        *lane = u64::from_le_bytes(*word);
+    }
+    Key(key)
+}
+
+/// The places of the records that are whole, in order.
+fn whole_records(block: &[u8], key: &Key) -> Vec<Range<usize>> {
+    let mut whole = Vec::new();
+    let mut begin = 0;
+    while begin < block.len() {
+        match whole_record(&block[begin..], key) {
+            Some(length) => {
+                whole.push(begin..begin + length);
+                begin += length;
+            }
+            // The length may be what is damaged, so the next record may begin at any byte.
+            None => begin += 1,
+        }
+    }
+    whole
+}
+
+/// The length of the record at the beginning of `bytes`, if it is whole.
+fn whole_record(bytes: &[u8], key: &Key) -> Option<usize> {
+    let (header, _) = bytes.split_first_chunk::<HEADER>()?;
+    let coded = u32::from_le_bytes(header[..4].try_into().ok()?);
+    let subject = usize::from(u16::from_le_bytes(header[20..].try_into().ok()?));
+    let record = bytes.get(..(coded & !HAS_HEADERS) as usize)?;
+    let (content, digest) = record.get(HEADER..)?.split_last_chunk::<DIGEST>()?;
+    let skipped = if coded & HAS_HEADERS == 0 { 0 } else { HEADERS_LENGTH };
+    let (subject, rest) = content.split_at_checked(subject)?;
+    let mut hasher = HighwayHasher::new(Key(key.0));
+    hasher.append(&header[4..20]);
+    hasher.append(subject);
+    hasher.append(rest.get(skipped..)?);
+    (hasher.finalize64().to_le_bytes() == *digest).then_some(record.len())
+}
