@@ -5,10 +5,11 @@
 //! have lost more than the damage. With the damaged records taken out the server reads all others, and reads
 //! the same at each start. The engine then decides whether something is missing that may not be.
 //!
-//! A record carries a digest of its content, keyed by the name of the stream and the number of the block. That
-//! digest tells a whole record from a damaged one, and finds the next whole record if a length is damaged.
+//! A record carries a digest of its content, keyed by the name of the stream and the number of the block.
+//! That digest tells a whole record from a damaged one. If a length is damaged, it finds the next whole
+//! record.
 //!
-//! The end of a block without a whole record in it is what a power cut has torn. It is cut off, as nats-server
+//! The end of a block without a whole record in it was torn by a power cut. It is cut off, as nats-server
 //! does. A copy is kept of any other damage.
 
 use super::blocks::{self, HAS_HEADERS, HEADER};
@@ -41,9 +42,10 @@ impl DamagedBlock {
     /// Writes it to the log.
     pub(super) fn report(&self) {
         let DamagedBlock { path, bytes, copy } = self;
-        match copy {
-            Some(copy) => tracing::error!(block = ?path, bytes, ?copy, "damaged records are taken out of the store"),
-            None => tracing::info!(block = ?path, bytes, "the torn end of a block is cut off"),
+        if copy.is_some() {
+            tracing::error!(block = ?path, bytes, ?copy, "damaged records are taken out of the store");
+        } else {
+            tracing::info!(block = ?path, bytes, "the torn end of a block is cut off");
         }
     }
 }
