@@ -79,9 +79,11 @@ impl Migration {
     /// [`ServeError::Migrate`].
     pub(super) async fn ended(&mut self, engine: &Engine) -> Result<(), ServeError> {
         let mut phase = engine.phase();
+        // The phase that it returns is a lock, and must not be held: the next change would wait for it.
+        let loaded = async { phase.wait_for(|phase| *phase == Phase::Serving).await.is_ok() };
         let migrated = tokio::select! {
             migrated = self.outcome() => migrated,
-            Ok(_) = phase.wait_for(|phase| *phase == Phase::Serving) => {
+            true = loaded => {
                 self.is_loaded.cancel();
                 self.outcome().await
             }
