@@ -12,7 +12,8 @@
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
 //! - C4: the revision does not fall.
-//! - C5: up to an accepted loss, the trim record's word decides, and nothing else.
+//! - C5: a record of a later epoch than the next one is never void: an epoch record before it is missing.
+//! - C6: up to an accepted loss, the trim record's word decides, and nothing else.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
 
@@ -349,6 +350,11 @@ impl Chain {
             // record permits.
             valid.append(&mut self.pending);
             return self.accept_part(Placed { sequence, record }, valid, void);
+        }
+        if record.epoch.0 > self.epoch.0 + u64::from(is_epoch) && !self.epochs_may_be_missing() {
+            // Its writer has read an epoch record that is missing here.
+            self.is_broken = true;
+            return Outcome::Missing;
         }
         self.refuse(sequence, record.epoch, void)
     }

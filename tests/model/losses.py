@@ -128,6 +128,32 @@ def latecomer(sim):
     gives_up(sim)
 
 
+def copied(sim):
+    """Another program copies a trim record, and removes the original and the next epoch record: the copy takes its place."""
+    rng, (a, b) = sim.rng, sim.inst[:2]
+    if not make_writer(sim, a):
+        return
+    for _ in range(rng.randint(2, 4)):
+        answered(sim, send_call(sim, a, "w", keys=[rng.choice("ab")]))
+    compact_and_trim(sim, a)
+    stream = sim.stream
+    trims = [q for q, m in stream.msgs.items() if m.kind == "t" and q <= stream.committed]
+    last = stream.last
+    if not trims or trims[-1] != last or not make_writer(sim, b):
+        return
+    sim.foreign_message(last)
+    until(sim, lambda: stream.committed == stream.last)
+    for x in rng.sample([a, b], 1) + [a]:
+        if not make_writer(sim, x) or not answered(sim, send_call(sim, x, "w", keys=[rng.choice("ab")])):
+            return
+    epochs = [q for q, m in stream.msgs.items() if m.kind == "e" and last < q <= stream.committed]
+    sim.foreign_removal(last)
+    sim.foreign_removal(epochs[0])
+    for q in stream.msgs.copy():
+        if last < q < epochs[0]:
+            sim.foreign_removal(q)
+
+
 def gives_up(sim):
     """The loss is accepted, the next trim records have their effect, and an instance loads what is left."""
     rng = sim.rng
@@ -161,4 +187,4 @@ def gives_up(sim):
         rng.choice(sim.inst).drop()
 
 
-LOSSES = dict(accepted=accepted, reclaimed=reclaimed, latecomer=latecomer)
+LOSSES = dict(accepted=accepted, reclaimed=reclaimed, latecomer=latecomer, copied=copied)

@@ -144,12 +144,14 @@ class Sim(Acceptance):
             self.waiting.pop(q, None)
         self.log(f"leader change, last {self.stream.last}")
 
-    def foreign_message(self):
+    def foreign_message(self, copied=None):
         """Another program writes: without a header, with one that it copied, or with garbage in it."""
         rng, st, t = self.rng, self.stream, self.truth
         stored = [q for q in st.msgs if q <= st.committed]
         how = rng.random()
-        if how < .35 or not stored:
+        if copied:
+            r = st.msgs[copied].copy()
+        elif how < .35 or not stored:
             r = Rec("x", -1, None, -1)
         elif how < .7 or self.accepting:
             r = st.msgs[rng.choice(stored)].copy()

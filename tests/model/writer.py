@@ -263,7 +263,7 @@ class Writer:
     def trim(self, T, floor, accepts=False):
         """Nothing is in flight: a trim record that is stored is valid. True once it is sent."""
         p = self.plan
-        if self.resigning or self.in_flight and "trimalone" not in self.sim.off:
+        if self.resigning or self.in_flight:
             self.quiescing = not self.resigning               # nothing new is planned until then
             return False
         self.quiescing, T = False, max(T, p.trimmed)          # a record that may be missing may be so for ever
