@@ -12,7 +12,8 @@
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
 //! - C4: the revision does not fall.
-//! - C5: a record of a later epoch than the next one is never void: an epoch record before it is missing.
+//! - C5: behind the last trim record, a record of a later epoch than the next one is never void: an epoch
+//!   record before it is missing.
 //! - C6: up to an accepted loss, the trim record's word decides, and nothing else.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
@@ -351,7 +352,8 @@ impl Chain {
             valid.append(&mut self.pending);
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
-        if record.epoch.0 > self.epoch.0 + u64::from(is_epoch) && !self.epochs_may_be_missing() {
+        let is_of_later_epoch = record.epoch.0 > self.epoch.0 + u64::from(is_epoch);
+        if is_of_later_epoch && self.is_trim_met && !self.is_accepting() {
             // Its writer has read an epoch record that is missing here.
             self.is_broken = true;
             return Outcome::Missing;

@@ -196,7 +196,7 @@ class State:
             got = self.take(([] if "batchtrim" in self.off else p) + [r])
             self.part = r if r.kind in "wv" else None
             return got
-        if r.ep > self.ep + (r.kind == "e") and not self.lenient and "laterepoch" not in self.off:
+        if r.ep > self.ep + (r.kind == "e") and self.trim_reached and not self.lenient and "laterepoch" not in self.off:
             self.suspect = True                               # its writer has seen an epoch record that is missing here
             return []
         (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
