@@ -73,7 +73,7 @@ fn records_of_a_deposed_writer_are_void() {
 #[test]
 fn records_of_a_later_epoch_tell_that_an_epoch_record_is_missing() {
     let single = (1, 1);
-    // Sequence 3 held the epoch record of 2. Another program has removed it, and the trim record at 2. Its copy
+    // Sequence 3 held the epoch record of 2. Another program has removed it, and the trim record at 2. A copy
     // of that is left, which permits the hole.
     let messages = |next| {
         [(1, Some(start(1, 1))), (4, Some(trim(1, 2, 1, false))), (5, Some(put(1, 3, single))), (6, next)]
