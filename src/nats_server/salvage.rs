@@ -41,11 +41,12 @@ pub(super) struct DamagedBlock {
 impl DamagedBlock {
     /// Writes it to the log.
     pub(super) fn report(&self) {
-        let DamagedBlock { path, bytes, copy } = self;
-        if copy.is_some() {
-            tracing::error!(block = ?path, bytes, ?copy, "damaged records are taken out of the store");
+        let (block, bytes) = (self.path.display(), self.bytes);
+        if let Some(copy) = &self.copy {
+            let copy = copy.display();
+            tracing::error!(%block, bytes, %copy, "damaged records are taken out of the store");
         } else {
-            tracing::info!(block = ?path, bytes, "the torn end of a block is cut off");
+            tracing::info!(%block, bytes, "the torn end of a block is cut off");
         }
     }
 }

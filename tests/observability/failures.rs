@@ -118,8 +118,11 @@ async fn a_damaged_store() {
     assert!(!server.ends().await.success(), "{}", server.log());
     contains_all(
         &server.log(),
-        &["the store ends at index", "newest messages are lost", "Restore a copy", "--accept-data-loss"],
+        &["the log has lost messages behind sequence", "Restore a copy", "--accept-data-loss"],
     );
+    let named = line(&server, &["ERROR", "damaged records are taken out of the store", "1.blk"]).await;
+    let copy = server.dir().join("data/damaged/KV_jetway-1.blk");
+    assert!(named.contains(copy.to_str().unwrap()) && copy.exists(), "{named}");
 }
 
 fn flip_the_middle_of_the_first_block(folder: &Path) {
