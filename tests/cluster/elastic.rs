@@ -267,8 +267,8 @@ async fn a_death_at_each_step_back_costs_nothing() {
                 if refused.contains("member not found") {
                     return;
                 }
-                // A death in the middle of it can stop writes for half a minute.
-                assert!(begun.elapsed() < 3 * support::TIMEOUT, "{refused}");
+                // A death in the middle of it can stop writes for a minute and more: see OPERATING.md.
+                assert!(begun.elapsed() < 6 * support::TIMEOUT, "{refused}");
             }
         });
         let deadline = std::time::Instant::now() + support::TIMEOUT;
