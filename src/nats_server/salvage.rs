@@ -85,7 +85,8 @@ fn keep_copy(block: &Path, copy: &Path) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     remove_if_there(copy)?;
-    fs::hard_link(block, copy)
+    // Not every file system has hard links.
+    fs::hard_link(block, copy).or_else(|_| fs::copy(block, copy).map(drop))
 }
 
 fn remove_if_there(file: &Path) -> io::Result<()> {
@@ -136,4 +137,73 @@ fn whole_record(bytes: &[u8], key: &Key) -> Option<usize> {
     hasher.append(subject);
     hasher.append(rest.get(skipped..)?);
     (hasher.finalize64().to_le_bytes() == *digest).then_some(record.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record as nats-server writes it.
+    fn record(sequence: u64, value: &[u8], key: &Key) -> Vec<u8> {
+        let length = (HEADER + 1 + value.len() + DIGEST) as u32;
+        let mut record = length.to_le_bytes().to_vec();
+        record.extend(sequence.to_le_bytes());
+        record.extend([0; 8]);
+        record.extend(1_u16.to_le_bytes());
+        record.push(b's');
+        record.extend(value);
+        let mut hasher = HighwayHasher::new(Key(key.0));
+        hasher.append(&record[4..20]);
+        hasher.append(&record[HEADER..]);
+        record.extend(hasher.finalize64().to_le_bytes());
+        record
+    }
+
+    fn store(block: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let messages = dir.path().join("jetstream/$G/streams/KV/msgs");
+        fs::create_dir_all(&messages).unwrap();
+        let path = messages.join("1.blk");
+        fs::write(&path, block).unwrap();
+        fs::write(messages.join(INDEX), "index").unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn whole_records_stay_behind_a_damaged_one_and_the_block_is_kept() {
+        let key = key("KV", 1);
+        let records: Vec<_> = (1..4).map(|sequence| record(sequence, b"value", &key)).collect();
+        // The first byte of a length, and one of a value.
+        for damaged in [0, HEADER + 3] {
+            let mut block = records.concat();
+            block[records[0].len() + damaged] ^= 1;
+            let (dir, path) = store(&block);
+            let copies = dir.path().join("damaged");
+            let found = drop_damaged(dir.path(), &copies).unwrap();
+            assert_eq!((found.len(), found[0].bytes), (1, records[1].len()));
+            assert_eq!(fs::read(&path).unwrap(), [&*records[0], &*records[2]].concat());
+            assert_eq!(fs::read(copies.join("KV-1.blk")).unwrap(), block);
+            assert!(!path.with_file_name(INDEX).exists());
+            assert!(drop_damaged(dir.path(), &copies).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_off_and_other_content_stays() {
+        let key = key("KV", 1);
+        let (first, second) = (record(1, b"value", &key), record(2, b"value", &key));
+        let (dir, path) = store(&[&first, &second[..20]].concat());
+        let copies = dir.path().join("damaged");
+        assert_eq!(drop_damaged(dir.path(), &copies).unwrap().len(), 1);
+        assert_eq!(fs::read(&path).unwrap(), first);
+        // Of another block, as one that is encrypted.
+        let other = record(1, b"value", &super::key("KV", 2));
+        for content in [&*other, &[0; 100], &[]] {
+            let (dir, path) = store(content);
+            assert!(drop_damaged(dir.path(), &copies).unwrap().is_empty());
+            assert_eq!(fs::read(&path).unwrap(), content);
+            assert!(path.with_file_name(INDEX).exists());
+        }
+        assert!(!copies.exists());
+    }
 }
