@@ -11,6 +11,10 @@
 //!
 //! The end of a block without a whole record in it was torn by a power cut. It is cut off, as nats-server
 //! does. A copy is kept of any other damage.
+//!
+//! All blocks are read for that, as nats-server and the load read them behind it. A start with 300,000 keys
+//! in 178 MiB takes 0.95 and 1.01 s so, and 0.91 and 0.93 s without (profile `quick`, two cores of an AMD
+//! EPYC, in turns: `cargo bench --bench wire -- --only start --peers jetway`).
 
 use super::blocks::{self, HAS_HEADERS, HEADER};
 use highway::{HighwayHash, HighwayHasher, Key};
