@@ -104,14 +104,20 @@ fn checksum(line: &str) -> String {
     format!("{:08x}", crc32c::crc32c(line.as_bytes()))
 }
 
-fn write(file: &Path, cluster: u64, mark: Mark) -> io::Result<()> {
+/// `is_first` tells that an older mark may not come back. Others are as good as a newer one, and their folder
+/// is not synced.
+fn write(file: &Path, cluster: u64, mark: Mark, is_first: bool) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut written = File::create(&new)?;
     let Mark { sequence, index, digest } = mark;
     let line = format!("{cluster:016x} {sequence} {index} {digest}");
     writeln!(written, "{line} {}", checksum(&line))?;
     written.sync_data()?;
-    fs::rename(&new, file)
+    fs::rename(&new, file)?;
+    match file.parent().filter(|_| is_first) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 /// The marks of this process, which a task of its own writes.
@@ -151,7 +157,7 @@ async fn keep(
     (mut marks, ended): (watch::Receiver<Option<Mark>>, watch::Sender<Option<Mark>>),
     stop: CancellationToken,
 ) {
-    let mut is_failing = false;
+    let (mut is_first, mut is_failing) = (true, false);
     loop {
         let is_last = tokio::select! {
             changed = marks.changed() => changed.is_err(),
@@ -160,9 +166,9 @@ async fn keep(
         let newest = *marks.borrow_and_update();
         if let Some(mark) = newest {
             let file = file.clone();
-            let outcome = tokio::task::spawn_blocking(move || write(&file, cluster, mark)).await;
+            let outcome = tokio::task::spawn_blocking(move || write(&file, cluster, mark, is_first)).await;
             match outcome {
-                Ok(Ok(())) => is_failing = false,
+                Ok(Ok(())) => (is_first, is_failing) = (false, false),
                 // Once for a series of failures: there is one a second.
                 Ok(Err(error)) if !std::mem::replace(&mut is_failing, true) => {
                     tracing::warn!(%error, "the mark of the synced index cannot be written; the file holds an older one");
@@ -188,8 +194,8 @@ mod tests {
         let file = dir.path().join(FILE);
         assert_eq!(read(&file, 7).expect("no file is no error"), None);
         let mark = |index| Mark { sequence: Sequence(9), index: LogIndex(index), digest: Digest(0xabc) };
-        write(&file, 7, mark(7)).expect("room for a line");
-        write(&file, 7, mark(12)).expect("room for a line");
+        write(&file, 7, mark(7), true).expect("room for a line");
+        write(&file, 7, mark(12), false).expect("room for a line");
         assert_eq!(read(&file, 7).expect("a file"), Some(mark(12)));
         assert!(matches!(read(&file, 8), Err(MarkError::Foreign { .. })));
         let text = fs::read_to_string(&file).expect("a file");

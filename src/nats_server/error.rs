@@ -31,6 +31,13 @@ pub enum Error {
     #[error("cannot {action} {}: {source}; --data-dir must name a directory that jetway may write", .path.display())]
     DataDir { action: &'static str, path: PathBuf, source: io::Error },
 
+    #[error(
+        "cannot take damaged records out of {}: {source}; nats-server would lose what stands behind them. Make room, and \
+         see that jetway may read and write the file",
+        .path.display()
+    )]
+    Salvage { path: PathBuf, source: io::Error },
+
     #[error("the data directory's path {} is not valid UTF-8, which nats-server's configuration needs", .path.display())]
     PathNotText { path: PathBuf },
 

@@ -12,8 +12,8 @@
 //!   stops there for good.
 //! - C3: two chains that have read the same messages have returned the same records.
 //! - C4: the revision does not fall.
-//! - C5: behind the last trim record, a record of a later epoch than the next one is never void: an epoch
-//!   record before it is missing.
+//! - C5: behind the last trim record, and where sequences are missing behind the last epoch record, a record
+//!   of a later epoch than the next one is not void: an epoch record is missing before it.
 //! - C6: up to an accepted loss, the trim record's word decides, and nothing else.
 //!
 //! The rule is modelled in `tests/model`; the names of the fields there are these.
@@ -353,7 +353,8 @@ impl Chain {
             return self.accept_part(Placed { sequence, record }, valid, void);
         }
         let is_of_later_epoch = record.epoch.0 > self.epoch.0 + u64::from(is_epoch);
-        if is_of_later_epoch && self.is_trim_met && !self.is_accepting() {
+        let may_lack_epoch = self.holes.last().is_some_and(|(_, to)| *to > self.last_epoch);
+        if is_of_later_epoch && may_lack_epoch && self.is_trim_met && !self.is_accepting() {
             // Its writer has read an epoch record that is missing here.
             self.is_broken = true;
             return Outcome::Missing;

@@ -79,6 +79,7 @@ class State:
         self.lenient, self.beginnings, self.taken, self.refuted = beginnings is not None, beginnings, {}, False
         self.left_out, self.gaps, self.at = set(), [], 0      # records not taken; ranges without a valid one; the last valid one
         self.void, self.undecided, self.holes = [], [], []    # void messages; those the next epoch decides; missing sequences
+        self.epoch_at = 0                                     # sequence of the last valid epoch record
         self.confirmed = 0                                    # sequence of the last valid record or barrier
         self.trimmed = 0                                      # T of the last trim record
         self.timeout, self.before, self.longest = 0, 0, 0     # election timeouts: of this epoch, of the last, the longest
@@ -196,7 +197,8 @@ class State:
             got = self.take(([] if "batchtrim" in self.off else p) + [r])
             self.part = r if r.kind in "wv" else None
             return got
-        if r.ep > self.ep + (r.kind == "e") and self.trim_reached and not self.lenient and "laterepoch" not in self.off:
+        later = r.ep > self.ep + (r.kind == "e") and self.holes and self.holes[-1][1] > self.epoch_at
+        if later and self.trim_reached and not self.lenient and "laterepoch" not in self.off:
             self.suspect = True                               # its writer has seen an epoch record that is missing here
             return []
         (self.undecided if r.ep >= self.ep else self.void).append(r.seq)
@@ -232,7 +234,7 @@ class State:
                 self.ops[r.op] = r.idx - r.n
             self.rev = max(self.rev, r.rev)                   # the record before it may be gone: "the store is at revision R"
             if r.kind == "e":
-                self.owner, self.before, self.timeout = r.inst, self.timeout, r.timeout
+                self.owner, self.before, self.timeout, self.epoch_at = r.inst, self.timeout, r.timeout, r.seq
                 self.longest = max(self.longest, r.timeout)
             elif r.kind == "w":
                 if r.dead:

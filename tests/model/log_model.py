@@ -75,7 +75,7 @@ RULES = {
     "loadtrim": "a trim record that a load reads permits removals when it has loaded, too",
     "passover": "a load passes over a trim record that proved void, another program's copy for one",
     "batchtrim": "up to T the rest of a batch counts",
-    "laterepoch": "behind the trim record a record of an epoch that follows one which the reader has not met is never void",
+    "laterepoch": "a record of an epoch that follows one which may be missing in a hole behind the last epoch record is not void",
     "seqgap": "behind the trim record no sequence is missing",
     "holes": "an index may be missing only where a sequence is",
     "again": "a load whose trim record vanished starts again",

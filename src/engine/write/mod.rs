@@ -192,7 +192,12 @@ impl Node {
             }
             self.quiesce(&mut writing).await;
         };
+        let may_write_again = !matches!(error, WriteError::Deposed | WriteError::ReadOnly(_));
         self.end_writing(writing, error).await;
+        if self.chain.is_loss_unrecorded() && !may_write_again {
+            // The log does not name the loss, and another instance goes on with it.
+            return Err(NodeError::Differs);
+        }
         Ok(())
     }
 

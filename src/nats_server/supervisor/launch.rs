@@ -3,10 +3,9 @@
 use super::{Outputs, Plan};
 use crate::nats_server::child::{self, Child};
 use crate::nats_server::config::{self, Start};
-use crate::nats_server::data_dir::DataDir;
+use crate::nats_server::data_dir::{DataDir, StoreLock};
 use crate::nats_server::ready::{Ready, ready};
-use crate::nats_server::salvage::{self, DamagedBlock};
-use crate::nats_server::{Error, Status, anchor, blocks, log};
+use crate::nats_server::{Error, Status, anchor, blocks, log, salvage};
 use std::time::{Duration, Instant};
 
 /// More than any disk, since a limit of JetStream's would refuse deletes too. The engine watches the disk and
@@ -80,7 +79,7 @@ async fn spawn(
     outputs: &Outputs,
 ) -> Result<Child, Error> {
     let Plan { settings, data_dir, .. } = *plan;
-    let lock = data_dir.lock_store(settings.stop_timeout).await?;
+    let mut lock = data_dir.lock_store(settings.stop_timeout).await?;
     data_dir.remove_ports_files();
     data_dir.keep_reserve();
     let max_file_store_bytes = settings.max_file_store_bytes.unwrap_or(MAX_FILE_STORE_BYTES);
@@ -100,12 +99,12 @@ async fn spawn(
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
     let (is_first, was_killed) = (*outputs.status.borrow() == Status::Starting, data_dir.was_killed());
-    // A member takes what it lacks from the others.
+    // The store of a member is left to nats-server, which fills it from the other members.
     if plan.cluster.is_none() && (is_first || was_killed) {
-        drop_damaged(data_dir).await;
+        lock = drop_damaged(data_dir, lock, was_killed).await?;
     }
     if was_killed {
-        drop_removed(data_dir).await;
+        lock = drop_removed(data_dir, lock).await;
     }
     data_dir.note_start()?;
     let threads = plan.cluster.as_ref().map(|_| child::half_of_the_cores());
@@ -131,22 +130,31 @@ async fn spawn(
 }
 
 /// Takes removed messages out of the store that a killed server has left (N8).
-async fn drop_removed(data_dir: &DataDir) {
+async fn drop_removed(data_dir: &DataDir, lock: StoreLock) -> StoreLock {
     let store = data_dir.store_path();
-    match tokio::task::spawn_blocking(move || blocks::drop_removed(&store)).await {
-        Ok(Ok(0)) => {}
-        Ok(Ok(blocks)) => tracing::debug!(blocks, "removed messages are taken out of the store"),
-        Ok(Err(error)) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
+    let (lock, outcome) = locked(lock, move || blocks::drop_removed(&store)).await;
+    match outcome {
+        Ok(0) => {}
+        Ok(blocks) => tracing::debug!(blocks, "removed messages are taken out of the store"),
         Err(error) => tracing::warn!(%error, "removed messages cannot be taken out of the store"),
     }
+    lock
 }
 
-/// Takes damaged records out of the store.
-async fn drop_damaged(data_dir: &DataDir) {
+/// Takes damaged records out of the store (N9).
+async fn drop_damaged(data_dir: &DataDir, lock: StoreLock, was_killed: bool) -> Result<StoreLock, Error> {
     let (store, copies) = (data_dir.store_path(), data_dir.path().join("damaged"));
-    match tokio::task::spawn_blocking(move || salvage::drop_damaged(&store, &copies)).await {
-        Ok(Ok(blocks)) => blocks.iter().for_each(DamagedBlock::report),
-        Ok(Err(error)) => tracing::warn!(%error, "the blocks of the store cannot be checked"),
-        Err(error) => tracing::warn!(%error, "the blocks of the store cannot be checked"),
-    }
+    let (lock, outcome) = locked(lock, move || salvage::drop_damaged(&store, &copies, was_killed)).await;
+    outcome.map(|_| lock).map_err(|(path, source)| Error::Salvage { path, source })
+}
+
+/// Changes the store on a thread that may wait for the disk. The lock is held until that ends, even if the
+/// start is given up before: no other server may run on the store meanwhile.
+async fn locked<T: Send + 'static>(
+    lock: StoreLock,
+    change: impl FnOnce() -> T + Send + 'static,
+) -> (StoreLock, T) {
+    let changed = tokio::task::spawn_blocking(move || (change(), lock));
+    let (outcome, lock) = changed.await.expect("it does not panic");
+    (lock, outcome)
 }

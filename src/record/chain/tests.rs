@@ -83,6 +83,11 @@ fn records_of_a_later_epoch_tell_that_an_epoch_record_is_missing() {
         let (valid, _, outcome) = read(&mut Chain::new(Some(point.clone())), &messages(Some(later)));
         assert_eq!((valid, outcome), (vec![1, 2, 3], Outcome::Missing));
     }
+    // Without a hole behind the last epoch record it is of another program.
+    let messages_without =
+        [(1, Some(start(1, 1))), (2, Some(put(1, 2, single))), (3, Some(put(7, 5, single)))];
+    let (_, _, outcome) = read(&mut Chain::new(None), &messages_without);
+    assert_eq!(outcome, Outcome::Nothing);
     for other in [start(2, 3), start(1, 4), put(1, 7, single)] {
         let (_, _, outcome) = read(&mut Chain::new(Some(point.clone())), &messages(Some(other)));
         assert_eq!(outcome, Outcome::Nothing);
@@ -131,8 +136,8 @@ fn up_to_a_lossy_trim_record_epoch_records_may_be_missing_and_behind_it_none() {
     assert_eq!(read(&mut chain, &messages(true)).0, [1, 2, 5, 6, 7]);
     assert!(chain.is_whole() && chain.is_lossy());
     assert_eq!(chain.holes(), [(Sequence(3), Sequence(4))]);
-    assert_eq!(read(&mut chain.clone(), &[(8, Some(put(4, 8, (1, 1))))]), (vec![], vec![], Outcome::Missing));
-    assert_eq!(read(&mut chain, &[(9, Some(put(3, 8, (1, 1))))]).2, Outcome::Missing);
+    assert_eq!(read(&mut chain, &[(8, Some(put(4, 8, (1, 1))))]), (vec![], vec![], Outcome::Nothing));
+    assert_eq!(read(&mut chain, &[(10, Some(put(3, 8, (1, 1))))]).2, Outcome::Missing);
     let mut chain = Chain::new(Some(point(false)));
     assert_eq!(read(&mut chain, &messages(false)).0, [1, 2]);
     assert!(chain.has_lost_its_trim());
