@@ -34,10 +34,9 @@
 //!   its work if more than half of the block was removed, and drops the removals in it that it has not yet
 //!   applied. It then knows them in memory alone. After another end without a stop, removed messages would be
 //!   there again, and the log would seem to be damaged.
-//! - **N9** Damaged records are taken out of the blocks of a store that is not a member's, before the first
-//!   start and behind a server that has ended without a stop. nats-server cuts a block off at a damaged
-//!   record, also at a start that jetway refuses afterwards. The data directory keeps the block as it was
-//!   (`damaged`).
+//! - **N9** Behind a clean stop damaged records are taken out of the blocks of a store that is not a
+//!   member's, before the first start. nats-server cuts a block off at a damaged record, also at a start that
+//!   jetway refuses afterwards. The data directory keeps the block as it was (`damaged`).
 //!
 //! A crash leaves these files in the data directory: both lock files, without locks, `nats-server.conf` with
 //! a token that is not valid any more, `nats-server.running` (N8), and perhaps a `.ports` file. The next

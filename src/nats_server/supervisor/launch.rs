@@ -99,12 +99,11 @@ async fn spawn(
     data_dir.write_private(&config_path, &config::render(settings, &start))?;
     outputs.write_error.send_replace(None);
     let (is_first, was_killed) = (*outputs.status.borrow() == Status::Starting, data_dir.was_killed());
-    // The store of a member is left to nats-server, which fills it from the other members.
-    if plan.cluster.is_none() && (is_first || was_killed) {
-        lock = drop_damaged(data_dir, lock, was_killed).await?;
-    }
     if was_killed {
         lock = drop_removed(data_dir, lock).await;
+    } else if is_first && plan.cluster.is_none() {
+        // The store of a member is left to nats-server, which fills it from the other members.
+        lock = drop_damaged(data_dir, lock).await?;
     }
     data_dir.note_start()?;
     let threads = plan.cluster.as_ref().map(|_| child::half_of_the_cores());
@@ -142,9 +141,9 @@ async fn drop_removed(data_dir: &DataDir, lock: StoreLock) -> StoreLock {
 }
 
 /// Takes damaged records out of the store (N9).
-async fn drop_damaged(data_dir: &DataDir, lock: StoreLock, was_killed: bool) -> Result<StoreLock, Error> {
+async fn drop_damaged(data_dir: &DataDir, lock: StoreLock) -> Result<StoreLock, Error> {
     let (store, copies) = (data_dir.store_path(), data_dir.path().join("damaged"));
-    let (lock, outcome) = locked(lock, move || salvage::drop_damaged(&store, &copies, was_killed)).await;
+    let (lock, outcome) = locked(lock, move || salvage::drop_damaged(&store, &copies)).await;
     outcome.map(|_| lock).map_err(|(path, source)| Error::Salvage { path, source })
 }
 
