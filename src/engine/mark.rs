@@ -104,8 +104,8 @@ fn checksum(line: &str) -> String {
     format!("{:08x}", crc32c::crc32c(line.as_bytes()))
 }
 
-/// `is_first` tells that an older mark may not come back. Others are as good as a newer one, and their folder
-/// is not synced.
+/// With `is_first` the folder is synced, too: no power cut brings an older mark back, which may name what was
+/// given up. Later marks need that not, because the one before is true as well.
 fn write(file: &Path, cluster: u64, mark: Mark, is_first: bool) -> io::Result<()> {
     let new = file.with_extension("new");
     let mut written = File::create(&new)?;

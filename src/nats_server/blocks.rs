@@ -116,10 +116,19 @@ fn drop_removed_of(stream: &Path) -> io::Result<usize> {
         replace(stream, path, kept.into_iter().map(|range| &block[range]))?;
         written += 1;
     }
+    if written > 0 {
+        sync_folders(stream)?;
+    }
     Ok(written)
 }
 
-/// Puts a block of these records into the place of another one, durably.
+/// Makes blocks durable that were put into the places of others.
+pub(super) fn sync_folders(stream: &Path) -> io::Result<()> {
+    File::open(stream.join("msgs"))?.sync_all()?;
+    File::open(stream)?.sync_all()
+}
+
+/// Puts a block of these records into the place of another one. It is durable behind [`sync_folders`].
 pub(super) fn replace<'a>(
     stream: &Path,
     block: &Path,
@@ -132,9 +141,7 @@ pub(super) fn replace<'a>(
         file.write_all(record)?;
     }
     file.sync_all()?;
-    fs::rename(&new, block)?;
-    File::open(stream.join("msgs"))?.sync_all()?;
-    File::open(stream)?.sync_all()
+    fs::rename(&new, block)
 }
 
 /// The ranges that a block keeps; `None` if it has no removal of a message of its own. Removals in later

@@ -23,6 +23,7 @@ use highway::{HighwayHash, HighwayHasher, Key};
 use ring::digest::{SHA256, digest};
 use std::fs::{self, File};
 use std::io;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -101,27 +102,21 @@ fn drop_damaged_of(
     remove_if_there(&stream.join("msgs").join(INDEX))?;
     File::open(stream.join("msgs"))?.sync_all()?;
     blocks::replace(stream, path, whole.iter().map(|range| &block[range.clone()]))?;
+    blocks::sync_folders(stream)?;
     Ok(Some(DamagedBlock { path: path.to_owned(), bytes: block.len() - kept, copy }))
 }
 
 /// Keeps a block under a free name, durably. Returns its path.
 fn keep_copy(block: &Path, folder: &Path, name: &str) -> io::Result<PathBuf> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let paths = (1..).map(|number| match number {
-        1 => folder.join(name),
-        _ => folder.join(format!("{name}.{number}")),
-    });
-    for copy in paths {
-        if copy.exists() {
-            continue;
-        }
-        // Not every file system has hard links.
-        fs::hard_link(block, &copy).or_else(|_| fs::copy(block, &copy).map(drop))?;
-        File::open(&copy)?.sync_all()?;
-        File::open(folder)?.sync_all()?;
-        return Ok(copy);
-    }
-    unreachable!("there is always a free name")
+    let others = (2_u64..).map(|number| folder.join(format!("{name}.{number}")));
+    let mut paths = iter::once(folder.join(name)).chain(others);
+    let copy = paths.find(|copy| !copy.exists()).expect("there is always a free name");
+    // Not every file system has hard links.
+    fs::hard_link(block, &copy).or_else(|_| fs::copy(block, &copy).map(drop))?;
+    File::open(&copy)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
+    Ok(copy)
 }
 
 fn remove_if_there(file: &Path) -> io::Result<()> {

@@ -79,7 +79,8 @@ impl Migration {
     /// [`ServeError::Migrate`].
     pub(super) async fn ended(&mut self, engine: &Engine) -> Result<(), ServeError> {
         let mut phase = engine.phase();
-        // The phase that it returns is a lock, and must not be held: the next change would wait for it.
+        // `wait_for` returns a read lock. With it held over the outcome, the next change of the phase would
+        // block the engine's thread.
         let loaded = async { phase.wait_for(|phase| *phase == Phase::Serving).await.is_ok() };
         let migrated = tokio::select! {
             migrated = self.outcome() => migrated,

@@ -52,11 +52,12 @@ async fn a_message_that_is_flipped_in_place_is_reported_as_damage() {
 }
 
 /// The place in a block of the only record with this value. It begins with its length.
-fn record_of(block: &[u8], key: &str, value: &str) -> usize {
+fn record_of(block: &[u8], value: &str) -> usize {
     let at = block.windows(value.len()).position(|bytes| bytes == value.as_bytes()).unwrap();
-    let subject = block[..at].windows(key.len()).rposition(|bytes| bytes == key.as_bytes()).unwrap();
-    // The length, the sequence, the time and the length of the subject.
-    subject - "$KV.jetway.".len() - 22
+    let prefix = b"$KV.jetway.";
+    let subject = block[..at].windows(prefix.len()).rposition(|bytes| bytes == prefix).unwrap();
+    // Before it: the length, the sequence, the time and the length of the subject.
+    subject - 22
 }
 
 /// Of an accepted loss only the damaged records are part: those behind them in the same block are served, and
@@ -76,7 +77,7 @@ async fn an_accepted_loss_is_that_of_the_damaged_records_alone() {
     let (in_a_value, in_a_length) = ("value-15-", "value-25-");
     let value = content.windows(9).position(|bytes| bytes == in_a_value.as_bytes()).unwrap();
     content[value + 100] ^= 1;
-    let length = record_of(&content, "k", in_a_length);
+    let length = record_of(&content, in_a_length);
     content[length + 1] ^= 1;
     fs::write(&block, content).unwrap();
     server.ends().await;
