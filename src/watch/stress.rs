@@ -102,6 +102,9 @@ struct Client<'a> {
     closed: Vec<Record>,
     /// Creates whose answer has not come, in order.
     asked: std::collections::VecDeque<Create>,
+    /// Whether progress of the stream has come since it was last asked for in
+    /// [`Client::ask_for_the_last_progress`].
+    has_progress: bool,
 }
 
 impl Client<'_> {
@@ -140,6 +143,21 @@ impl Client<'_> {
         }
     }
 
+    /// Ends all watchers that hold progress back, and asks for it. They are those that have found a
+    /// compaction and those that start behind `current`.
+    fn ask_for_the_last_progress(&mut self, current: i64) {
+        let holds_back = |record: &Record| record.compacted.is_some() || record.create.start.0 > current;
+        let ending: Vec<i64> =
+            self.open.iter().filter(|(_, record)| holds_back(record)).map(|(id, _)| *id).collect();
+        for id in ending {
+            self.session.handle(Request::Cancel(id));
+        }
+        self.asked.push_back(create(KeyRange::all(), 0));
+        self.session.handle(Request::Create(create(KeyRange::all(), 0)));
+        self.session.handle(Request::Progress);
+        self.has_progress = false;
+    }
+
     /// Runs the routing task and the client until both are idle.
     fn read_to_the_end(&mut self, routing: &Routing) {
         let mut quiet = 0;
@@ -166,6 +184,7 @@ impl Client<'_> {
             for record in self.open.values_mut() {
                 record.progress.push((revision, record.seen.len()));
             }
+            self.has_progress = true;
             return true;
         }
         if matches!(response.body, Body::Created) {
@@ -253,20 +272,15 @@ fn run(seed: u64) {
                 let (current, is_over, routing, shown) = (&current, &is_over, &routing, &shown);
                 scope.spawn(move || {
                     let (open, closed, asked) = Default::default();
-                    let mut client = Client { session, shown, random, open, closed, asked };
+                    let has_progress = false;
+                    let mut client = Client { session, shown, random, open, closed, asked, has_progress };
                     while !is_over.load(Ordering::Acquire) {
                         client.step(current.load(Ordering::Relaxed));
                     }
                     client.read_to_the_end(routing);
-                    // Once all is idle progress is reported, unless a watcher has found a compaction.
-                    let compacted = client.open.iter().filter(|(_, record)| record.compacted.is_some());
-                    for id in compacted.map(|(id, _)| *id).collect::<Vec<_>>() {
-                        client.session.handle(Request::Cancel(id));
-                    }
-                    client.asked.push_back(create(KeyRange::all(), 0));
-                    client.session.handle(Request::Create(create(KeyRange::all(), 0)));
-                    client.session.handle(Request::Progress);
+                    client.ask_for_the_last_progress(current.load(Ordering::Relaxed));
                     client.read_to_the_end(routing);
+                    assert!(client.has_progress, "all was idle, and no progress was reported");
                     (client.open.into_values().collect::<Vec<_>>(), client.closed)
                 })
             })
@@ -298,7 +312,7 @@ fn run(seed: u64) {
         }
     }
     eprintln!("{count} watchers, {received} events, {compacted} compacted, {progress} progress");
-    assert!(count > 50 && received > 1000 && compacted > 0 && progress > 0, "the run showed too little");
+    assert!(count > 50 && received > 1000 && compacted > 0, "the run showed too little");
     assert!(store.routing.is_unwatched());
 }
 
