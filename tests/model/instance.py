@@ -12,7 +12,7 @@ class Instance:
     def __init__(self, sim, i):
         self.sim, self.i, self.paused, self.cut_off, self.starts, self.slept = sim, i, False, False, 0, 0
         self.timeout = sim.rng.choice([20, 60, 200])          # --election-timeout; the writer's own stands in its epoch record
-        self.inbox, self.conn, self.down = [], [], False
+        self.inbox, self.conn, self.down, self.cast = [], [], False, None
         self.boot()
 
     def boot(self):
@@ -21,6 +21,7 @@ class Instance:
         self.w, self.open, self.asked, self.counter, self.attempts = None, {}, None, 0, 0
         self.later = []                                       # reads for which two requests are on their way already
         self.named, self.lost, self.tries, self.void, self.refused = None, False, {}, set(), False
+        self.promised, self.candidacy = 0, None               # no vote for older epochs; an epoch record that waits for promises
         self.beginnings = Beginnings(self.sim.off)            # they are kept through all loads that accept a loss
         self.conn = []
         self.sim.conns.append(self.conn)
@@ -326,7 +327,10 @@ class Instance:
     def send_request(self, o):
         if self.s.owner is not None and (not self.cut_off or self.s.owner == self.i):
             low = min(c for _, c in self.open)                # the lowest counter still open
-            self.sim.inst[self.s.owner].inbox.append((self.i, o, o["ep"], low))
+            vote = self.vote() if self.s.owner != self.i else None
+            if self.sim.fault == "oldvote":                   # the last one that it gave, whenever that was
+                self.cast, vote = vote, self.cast
+            self.sim.inst[self.s.owner].inbox.append((self.i, o, o["ep"], low, vote))
 
     def receive_reply(self, op, ep, at, how, token):
         """A reply. It counts for the epoch that the request named last: an older writer's may be about an abandoned attempt."""
@@ -349,11 +353,11 @@ class Instance:
         for op, o in list(self.open.items()):
             if o["at"] is not None and self.s.idx >= o["at"]:
                 self.end_call(o, o["how"])
+            elif o["kind"] in "wgv" and op in self.s.ops:     # its own consumer has brought its record
+                self.end_call(o, "ok")
             elif self.s.ep > o["ep"]:                         # the log up to the next epoch record decides
                 change = o["kind"] in "wgv"
-                if change and op in self.s.ops:
-                    self.end_call(o, "ok")
-                elif change and self.s.gap and "unknown" not in self.sim.off:
+                if change and self.s.gap and "unknown" not in self.sim.off:
                     self.end_call(o, "unknown")
                 elif not change or self.sim.rng.random() < .4:
                     self.end_call(o, "never")
@@ -383,10 +387,50 @@ class Instance:
             self.attempts += 1
         no = f"{self.start}.{self.attempts}"
         self.tries[no] = self.clock()
+        is_own = self.s.no is not None and self.s.no.split(".")[0] == self.start
         moved, self.named = self.named, None
         r = Rec("e", self.asked, no, self.s.idx + 1, rev=self.s.rev, inst=self.i, timeout=self.timeout, moved=moved,
                 accepts=self.s.lenient)
-        self.publish(r, guard)
+        self.candidacy = None
+        # The operator who accepts a loss has stopped the others.
+        if not self.sim.votes or is_own or self.s.lenient or "promise" in self.sim.off:
+            return self.publish(r, guard)
+        self.promised = max(self.promised, self.asked)
+        self.candidacy = dict(token=object(), given={self.i}, record=r, guard=guard)
+        self.sim.ask_for_votes(self, self.asked, self.candidacy["token"])
+        self.given(self.i)
+
+    def given(self, voter):
+        """An instance has promised to vote for no older epoch: with those of most voters the epoch record is sent."""
+        c = self.candidacy
+        c["given"].add(voter)
+        if self.sim.is_majority(c["given"]):
+            self.candidacy = None
+            self.publish(c["record"], c["guard"])
+
+    # --- voting
+
+    def vote(self):
+        """The lowest epoch whose writer this instance votes for; None while it may have forgotten a promise.
+
+        It has promised that to a candidate, or has read the epoch's record. A process that has started again knows nothing of
+        the promises of the one before it. Once it is ready, a message was stored behind the guard of each epoch record that
+        these let through.
+        """
+        if not self.sim.votes or not (self.ready() or "voteready" in self.sim.off):
+            return None
+        return max(self.promised, self.s.ep)
+
+    def asked_to_vote(self, asker, ep, token):
+        if self.sim.fault != "forget":
+            self.promised = max(self.promised, ep)
+        self.sim.votes_sent.append((asker, self.i, token, self.vote()))
+
+    def voted(self, voter, token, vote):
+        if self.candidacy and token is self.candidacy["token"]:
+            self.given(voter)
+        elif self.w:
+            self.w.voted(voter, token, vote)
 
     def publish(self, r, guard):
         self.conn.append((self, self.start, guard, r))

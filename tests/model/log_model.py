@@ -13,9 +13,9 @@ Modelled: a stream with guarded publishes, commit delay, leader changes that dro
 connections, partitions, lost, late and repeated requests, acknowledgements and replies; three replicas that lag, are wiped
 or catch up by a snapshot; instances that write, follow, pause, crash and reload; guarded writes, batches, barriers, epoch,
 floor and trim records, removals by a compactor of each instance, which goes on when another one writes; barriers that reads
-share, with a pause between them; leases with keepalives and expiry; resignation to a named successor; messages and removals
+share, with a pause between them; promises and votes of the instances, which confirm reads instead of them; leases with keepalives and expiry; resignation to a named successor; messages and removals
 by other programs; a loss that an operator accepts, after which all that is left and not refuted is the truth.
-Not modelled: users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
+Not modelled: changes of the voters, users and tokens, digest marks outside the log, removals that a leader change takes back, a stream leader that
 lost committed messages, mirrors, clocks that run at different speeds, forged headers that carry the next epoch or one whose
 record is lost.
 """
@@ -46,6 +46,10 @@ FAULTS = {
     "ackclock": "the time of an acknowledgement taken for that of sending",
     "oldbarrier": "a barrier that was sent before a read came proves the read",
     "joinread": "a read joins the request of others that is on its way already",
+    "forget": "a voter does not keep the promise that it gives to a candidate",
+    "oldvote": "a vote that was given before the read came confirms the read",
+    "joinvote": "a read joins a question for votes that is on its way already",
+    "overtake": "a read that is confirmed by votes does not wait for the records in flight",
     "unsaid": "the trim record of an accepted loss does not name the sequences without a valid record",
     "lossyonce": "a later trim record does not repeat that a loss was accepted",
     "unsettled": "an instance that has accepted a loss goes on taking what is there",
@@ -86,6 +90,10 @@ RULES = {
     "checks": "an instance that runs looks for what it has applied",
     "proveself": "a writer that checks sends a barrier, because the record that deposed it may have been removed",
     "confirm": "a missing record is a loss only when a barrier that was sent after the comparison is there and no trim explains it",
+    "promise": "a candidate has promises of most voters before it sends its epoch record, unless the last epoch is its own",
+    "voteready": "an instance votes once it is ready, since the process before it may have promised",
+    "selfvote": "a writer that has promised another epoch does not vote for itself",
+    "keepvote": "votes confirm no keepalive, since each may have been on its way for long",
     "failbarrier": "an answer without a record waits for a barrier",
     "unknown": "an asker that reloads answers its open writes as unknown",
     "epochname": "a request names its epoch, another one's writer refuses it",

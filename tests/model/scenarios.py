@@ -3,6 +3,8 @@
 A scenario whose arrangement does not come about gives up, and the schedule is like any other.
 """
 
+from instance import Instance
+
 
 def until(sim, condition, moments=12):
     for _ in range(moments):
@@ -328,5 +330,43 @@ def torn(sim):
     until(sim, lambda: all(x.ready() for x in sim.inst), 5)
 
 
-SCENARIOS = dict(successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
+def votes(sim):
+    """A writer and a voter on a replica that lags do not know of the next writer. One of the two has promised to vote for it."""
+    rng, (a, b), sim.votes = sim.rng, sim.inst[:2], True
+    if len(sim.inst) == 2:
+        sim.inst.append(Instance(sim, 2))
+    c = sim.inst[-1]
+    sim.set_weights()
+    if len(sim.inst) != 3 or not make_writer(sim, a) or not answered(sim, send_call(sim, a, "w")):
+        return
+    until(sim, lambda: all(x.s.idx == sim.truth.idx for x in sim.inst))
+    a.rep, b.rep, c.rep = 0, 1, 0
+    sim.stream.replicas[0].stalled = True
+    if rng.random() < .5:
+        answered(sim, send_call(sim, c, "r"))
+    if rng.random() < .5:
+        send_call(sim, a, "r")
+        sim.serve(a)
+        while sim.votes_asked:
+            asker, voter, *rest = sim.votes_asked.pop()
+            sim.inst[voter].asked_to_vote(asker, *rest)
+    late, sim.votes_sent = sim.votes_sent, []
+    b.takeover()
+    promising = rng.choice([a, c])
+    sim.votes_asked = [question for question in sim.votes_asked if question[1] == promising.i]
+    if not until(sim, lambda: b.w) or not answered(sim, send_call(sim, b, "w")):
+        return
+    if rng.random() < .3:
+        c.give_up()
+        c.boot()
+        c.rep = 0
+    sim.votes_sent += late if rng.random() < .5 else []
+    for x in (a, c):
+        if x.ready() and x.s.owner is not None:
+            send_call(sim, x, "r")
+            sim.serve(a)
+    until(sim, lambda: False, 4)
+
+
+SCENARIOS = dict(votes=votes, successions=successions, sleep=sleep, late_ack=late_ack, late_reply=late_reply, twice=twice, behind=behind, gap=gap,
               halfway=halfway, deposed=deposed, loading=loading, unfinished=unfinished, torn=torn)

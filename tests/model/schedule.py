@@ -51,6 +51,7 @@ class Sim(Acceptance):
         self.accepting, self.accepted = None, 0               # the instance that was started with --accept-data-loss
         self.chaos, self.load = rng.choice([.05, .2, .5, 1.5, 4]), rng.choice([5, 10, 20])
         self.inst = []
+        self.votes, self.votes_asked, self.votes_sent = rng.random() < .5, [], []  # whether each instance is a voter
         for i in range(rng.randint(2, 4)):
             self.inst.append(Instance(self, i))
         self.set_weights()
@@ -60,6 +61,29 @@ class Sim(Acceptance):
 
     def fail(self, s):
         raise Violation(s)
+
+    # --- votes
+
+    def is_majority(self, voters):
+        return 2 * len(voters) > len(self.inst)
+
+    def ask_for_votes(self, x, ep, token):
+        self.votes_asked += [(x.i, y.i, ep, token) for y in self.inst if y is not x]
+
+    def carry_votes(self, most, loss=0):
+        """Delivers questions for votes and votes, in any order."""
+        for _ in range(most):
+            queue = self.rng.choice([q for q in (self.votes_asked, self.votes_sent) if q] or [None])
+            if not queue:
+                return
+            asker, voter, *rest = queue.pop(self.rng.randrange(len(queue)))
+            here = self.inst[voter if queue is self.votes_asked else asker]
+            if any(self.inst[i].cut_off for i in (asker, voter)) or here.paused or here.down or self.rng.random() < loss:
+                continue
+            if queue is self.votes_asked:
+                here.asked_to_vote(asker, *rest)
+            else:
+                here.voted(voter, *rest)
 
     # --- the stream
 
@@ -252,7 +276,7 @@ class Sim(Acceptance):
     def set_weights(self):
         """The frequency of each step. Those with ch are faults; their number differs between schedules."""
         ch, more = self.chaos, self.more
-        w = dict(deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, progress=6 / (1 + ch),
+        w = dict(votes=30 if self.votes else 0, unvoted=2 * self.votes, deliver=22, commit=22, ack=22, replicate=14, consume=30, serve=20, reply=16, progress=6 / (1 + ch),
                  client=self.load, ready=6, barrier=1, compact=3, work=8, remove=4, expire=4, move=.3, check=1, resend=.5,
                  foreign_removal=0, operator=0,
                  leader=ch, cut=ch, late=ch / 2, pause=ch, crash=ch / 2, reload=ch / 4, takeover=2 * ch, partition=ch / 4,
@@ -326,6 +350,8 @@ class Sim(Acceptance):
                 r = self.replies.pop(rng.randrange(len(self.replies)))
                 if rng.random() < .9:
                     self.inst[r[0]].receive_reply(*r[1:])
+        elif a == "votes":
+            self.carry_votes(rng.choice([1, 2, 4]), .1)
         elif a == "progress":
             self.progress(up)
         elif not up:
@@ -365,6 +391,7 @@ class Sim(Acceptance):
                 self.deliver(c)
         while self.stream.committed < self.stream.last:
             self.commit()
+        self.carry_votes(99)
         acks, self.acks = self.acks, []
         for a in acks:
             self.acknowledge(*a)
@@ -378,6 +405,7 @@ class Sim(Acceptance):
             x.ask_ready()
             for _ in range(len(x.inbox)):
                 self.serve(x)
+        self.carry_votes(99)
         replies, self.replies = self.replies, []
         for r in replies:
             if self.hold_replies or "slow" in self.more and self.rng.random() < .7:
@@ -433,6 +461,8 @@ class Sim(Acceptance):
         elif a == "late":
             if w.w.in_flight:
                 w.w.stop_writing("acknowledgement stays away")
+        elif a == "unvoted":
+            w.w.give_up_votes()
         elif a == "barrier":
             if not w.w.resigning:
                 w.w.barrier()
@@ -452,7 +482,8 @@ class Sim(Acceptance):
 
     def drain(self):
         for _ in range(1000):
-            moved = 0
+            moved = len(self.votes_asked) + len(self.votes_sent)
+            self.carry_votes(9999)
             for c in self.conns:
                 while c:
                     self.deliver(c)
@@ -483,6 +514,9 @@ class Sim(Acceptance):
                     moved += 1
                     if x.w:
                         x.w.serve(*req)
+                if x.w and (x.w.round or x.w.joined):
+                    x.w.give_up_votes()
+                    moved += 1
                 if x.w and x.w.reads and not x.w.in_flight:
                     x.w.barrier()
                     moved += 1

@@ -30,6 +30,7 @@ class Writer:
         self.lessor = Lessor(inst, s, sent)
         self.resigning = self.resignations = self.named = 0   # a resignation: since when, which, and if it named its successor
         self.expiries, self.next_barrier = 0, 0
+        self.round, self.joined = None, []                    # voters asked on behalf of reads, and reads for the next time
 
     def stop_writing(self, why):
         self.sim.log(f"{self.inst.i} stops writing: {why}")
@@ -49,10 +50,12 @@ class Writer:
 
     # --- requests
 
-    def serve(self, asker, o, ep, low):
+    def serve(self, asker, o, ep, low, vote=None):
         if ep != self.ep and "epochname" not in self.sim.off:
             return                                            # it names another epoch
         p, kind = self.plan, o["kind"]
+        if vote is not None and self.is_confirmed({asker: vote}):
+            o = dict(o, confirmed=True)
         if kind in "rj":
             return self.wait(asker, o, "ok" if kind == "r" else "barrier")
         if kind == "k":
@@ -123,11 +126,57 @@ class Writer:
     def wait(self, asker, o, how):
         """All that waits is proved by whatever is sent next: a barrier, or a record that comes in between."""
         x = Read(asker, o, how)
+        if how != "barrier" and (how != "kept" or "keepvote" in self.sim.off):
+            if o.get("confirmed"):
+                return self.confirmed(x)
+            if self.sim.votes and self.sim.rng.random() < .7:
+                self.joined.append(x)
+                return self.ask_for_votes()
         self.reads.append(x)
         if self.sim.fault == "oldbarrier":
             x.seq = max((f.seq for f in self.in_flight if f.rec.kind == "b"), default=None)
         if self.sim.rng.random() < .7:
             self.end_turn()
+
+    # --- votes: most voters confirm that no other instance has become the writer
+
+    def is_confirmed(self, votes):
+        """Each vote was sent after the request came that it is for."""
+        own = self.inst.promised if "selfvote" not in self.sim.off else 0
+        votes = {**votes, self.inst.i: own}
+        return self.sim.is_majority({v for v, ep in votes.items() if ep is not None and ep <= self.ep})
+
+    def ask_for_votes(self):
+        if self.joined and not self.round:
+            self.round = dict(token=object(), reads=self.joined, votes={})
+            self.joined = []
+            self.sim.ask_for_votes(self.inst, 0, self.round["token"])
+        elif self.round and self.sim.fault == "joinvote":
+            self.round["reads"] += self.joined
+            self.joined = []
+
+    def voted(self, voter, token, vote):
+        if not self.round or token is not self.round["token"]:
+            return
+        self.round["votes"][voter] = vote
+        if self.is_confirmed(self.round["votes"]):
+            reads, self.round = self.round["reads"], None
+            for x in reads:
+                self.confirmed(x)
+            self.ask_for_votes()
+
+    def give_up_votes(self):
+        """Too few voters answer, or they have promised another epoch: a barrier confirms the same."""
+        self.reads += (self.round["reads"] if self.round else []) + self.joined
+        self.round, self.joined = None, []
+        self.end_turn()
+
+    def confirmed(self, x):
+        """It still waits for all in flight: another instance may have read and answered these records before they are acknowledged."""
+        if not self.in_flight or self.sim.fault == "overtake":
+            return self.finish_read(x, self.in_flight[0].seq - 1 if self.in_flight else self.next - 1)
+        x.seq = self.next - 1
+        self.reads.append(x)
 
     def end_turn(self):
         """Sends a barrier for all that waits, unless two are in flight, or the pause behind a shared one is not over."""
@@ -215,19 +264,19 @@ class Writer:
     def answer_reads(self, seq, sent):
         for x in [x for x in self.reads if x.seq and x.seq <= seq]:
             self.reads.remove(x)
-            if x.how == "kept":
-                # The barrier proves that this instance was the writer when it sent it, which may be long ago.
-                if not self.lessor.fresh() and "keepbarrier" not in self.sim.off:
-                    self.wait(x.asker, x.o, "kept")
-                    continue
-                if x.o["lease"] not in self.plan.leases:
-                    self.wait(x.asker, x.o, "nolease")
-                    continue
-                if not self.granted(x.o["lease"]):
-                    self.wait(x.asker, x.o, "kept")
-                    continue
-                self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
-            self.reply(x.asker, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
+            self.finish_read(x, seq)
+
+    def finish_read(self, x, seq):
+        if x.how == "kept":
+            # The barrier proves that this instance was the writer when it sent it, which may be long ago.
+            if not self.lessor.fresh() and not {"keepbarrier", "keepvote"} & set(self.sim.off):
+                return self.wait(x.asker, x.o, "kept")
+            if x.o["lease"] not in self.plan.leases:
+                return self.wait(x.asker, x.o, "nolease")
+            if not self.granted(x.o["lease"]):
+                return self.wait(x.asker, x.o, "kept")
+            self.lessor.keep(x.o["lease"], self.plan.leases[x.o["lease"]])
+        self.reply(x.asker, x.o, seq if x.how == "barrier" else self.inst.s.idx, x.how)
 
     # --- resigning
 
@@ -235,6 +284,7 @@ class Writer:
         """Holds new requests, drains, names a successor, and stays the writer until a new epoch record is there."""
         if not self.resigning:
             self.resigning, self.resignations, self.named, self.quiescing = self.sim.now, self.resignations + 1, 0, False
+            self.give_up_votes()
             if any(not x.seq for x in self.reads):
                 self.barrier()
         elif not self.named and (not self.in_flight and not self.reads or "drain" in self.sim.off):
