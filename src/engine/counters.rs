@@ -29,6 +29,7 @@ pub(crate) struct Counters {
     stream_leader_changes: IntCounter,
     slow_consumers: IntCounter,
     void: IntCounter,
+    barriers: IntCounter,
 }
 
 impl Counters {
@@ -107,6 +108,10 @@ impl Counters {
                 "Clients that the embedded nats-server has disconnected, because they read too slowly.",
             ),
             void: counter("jetway_void_messages_total", "Messages of the stream that are no valid records."),
+            barriers: counter(
+                "jetway_barriers_total",
+                "Messages that this instance has sent as the writer for answers without a record.",
+            ),
         }
     }
 
@@ -133,6 +138,7 @@ impl Counters {
             // `gauges` registers it for an embedded server alone: those of another NATS are not known.
             slow_consumers: _,
             void,
+            barriers,
         } = self.clone();
         let counters = [
             leases_granted,
@@ -147,6 +153,7 @@ impl Counters {
             reconnects,
             stream_leader_changes,
             void,
+            barriers,
         ];
         let counters = counters.into_iter().map(|counter| Box::new(counter) as Box<dyn Collector>);
         let gauges = [put_bytes, last_compaction, lost].into_iter().map(|gauge| Box::new(gauge) as _);
@@ -208,6 +215,10 @@ impl Counters {
 
     pub(super) fn stream_leader_changed(&self) {
         self.stream_leader_changes.inc();
+    }
+
+    pub(super) fn barrier(&self) {
+        self.barriers.inc();
     }
 
     pub(super) fn void(&self, messages: usize) {

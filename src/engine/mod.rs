@@ -22,6 +22,7 @@
 //! - In a cluster of its own `stream_leader` has the stream led by the writer's server, and `damaged_copies`
 //!   by one whose copy lacks nothing. `leader_watch` notices that another server leads it than when a record
 //!   was sent.
+//! - `votes` confirms the writer of such a cluster without a message in the log.
 //! - `proposal` has the types of calls and answers, between the parts and between instances; `duplicate`
 //!   finds other processes with this member's id; `join` answers newcomers with the members; `sharing`
 //!   changes between a log of one instance and a shared one; `start` puts all together.
@@ -68,6 +69,7 @@ mod start;
 mod statistics;
 mod status;
 mod stream_leader;
+mod votes;
 mod write;
 
 pub(crate) use counters::Counters;

@@ -28,7 +28,7 @@ use crate::memory;
 use crate::primitive::Notify;
 use crate::record::Chain;
 use crate::telemetry::write_histogram;
-use crate::types::LogIndex;
+use crate::types::{Epoch, LogIndex};
 use prometheus::Histogram;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -407,6 +407,7 @@ impl Shared {
             loaded_messages: 0,
             nonces: Vec::new(),
             early_calls: Vec::new(),
+            promised: Epoch(0),
             open: BTreeMap::new(),
             reads: Vec::new(),
             reads_sent: BTreeMap::new(),

@@ -8,6 +8,8 @@
 //! | `jetway.<bucket>.calls.<nonce>` | every instance | the writer of the epoch with this nonce |
 //! | `jetway.<bucket>.instance.<start>` | the writer | one instance |
 //! | `jetway.<bucket>.ask` | a candidate | every instance |
+//! | `jetway.<bucket>.poll` | the writer of a cluster of its own | every instance |
+//! | `jetway.<bucket>.votes.<start>` | every instance | the writer that polls |
 //! | `jetway.<bucket>.member.<id>` | an instance that starts | other processes of the same member |
 //! | `jetway.<bucket>.members` | one that is about to join | every member |
 //! | an inbox | the answers | the asker |
@@ -18,7 +20,7 @@
 use super::connect::Connection;
 use async_nats::{Client, Request, StatusCode, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -50,11 +52,22 @@ pub enum Incoming {
     NobodyServes(u64),
     /// The writer asks this instance to take over.
     TakeOver(Bytes),
-    /// A candidate asks for this instance's position.
+    /// A candidate asks for this instance's position and promise.
     Ask {
+        /// The question.
+        question: Bytes,
         /// The subject for the answer.
         reply: String,
     },
+    /// The writer asks for this instance's vote.
+    Poll {
+        /// The question.
+        question: Bytes,
+        /// The subject for the answer.
+        reply: String,
+    },
+    /// A vote for this writer.
+    Vote(Bytes),
 }
 
 /// Sends to other instances.
@@ -64,6 +77,8 @@ pub struct Messenger {
     prefix: String,
     /// The beginning of the subjects for answers; the nonce of the epoch follows.
     inbox: String,
+    /// The subject for votes.
+    votes: String,
     received: mpsc::Sender<Incoming>,
 }
 
@@ -91,7 +106,8 @@ impl Messenger {
         let (received, receiver) = mpsc::channel(WAITING);
         let prefix = format!("jetway.{bucket}");
         let inbox = format!("{}.", client.new_inbox());
-        let messenger = Messenger { client, prefix, inbox, received };
+        let votes = format!("{prefix}.votes.{start:016x}");
+        let messenger = Messenger { client, prefix, inbox, votes, received };
         let inbox_bytes = messenger.inbox.len();
         messenger.receive("heartbeat".into(), |message| Some(Incoming::Heartbeat(message.payload))).await?;
         messenger.receive("alive".into(), |message| Some(Incoming::Alive(message.payload))).await?;
@@ -99,7 +115,17 @@ impl Messenger {
             .receive(format!("instance.{start:016x}"), |message| Some(Incoming::TakeOver(message.payload)))
             .await?;
         messenger
-            .receive("ask".into(), |message| Some(Incoming::Ask { reply: message.reply?.to_string() }))
+            .receive("ask".into(), |message| {
+                Some(Incoming::Ask { question: message.payload, reply: message.reply?.to_string() })
+            })
+            .await?;
+        messenger
+            .receive("poll".into(), |message| {
+                Some(Incoming::Poll { question: message.payload, reply: message.reply?.to_string() })
+            })
+            .await?;
+        messenger
+            .receive(format!("votes.{start:016x}"), |message| Some(Incoming::Vote(message.payload)))
             .await?;
         let answers = messenger.client.subscribe(format!("{}*", messenger.inbox)).await?;
         messenger.spawn(answers, move |message| {
@@ -159,6 +185,12 @@ impl Messenger {
         }
     }
 
+    async fn publish_with_reply(&self, subject: String, reply: String, payload: Vec<u8>) {
+        if let Err(error) = self.client.publish_with_reply(subject, reply, payload.into()).await {
+            tracing::debug!(target: "jetway::log", %error, "a question to another instance is lost");
+        }
+    }
+
     /// Sends the writer's heartbeat to every instance.
     pub async fn heartbeat(&self, payload: Vec<u8>) {
         self.publish(format!("{}.heartbeat", self.prefix), payload).await;
@@ -173,9 +205,7 @@ impl Messenger {
     pub async fn call(&self, nonce: u64, payload: Vec<u8>) {
         let reply = format!("{}{nonce:016x}", self.inbox);
         let subject = format!("{}.calls.{nonce:016x}", self.prefix);
-        if let Err(error) = self.client.publish_with_reply(subject, reply, payload.into()).await {
-            tracing::debug!(target: "jetway::log", %error, "calls to the writer are lost");
-        }
+        self.publish_with_reply(subject, reply, payload).await;
     }
 
     /// Sends answers to calls.
@@ -188,22 +218,23 @@ impl Messenger {
         self.publish(format!("{}.instance.{start:016x}", self.prefix), payload).await;
     }
 
-    /// Asks every instance for its position, and returns up to `most` answers that come in time.
-    pub async fn ask(&self, most: usize, timeout: std::time::Duration) -> Vec<Bytes> {
+    /// Asks every instance for its position and promise. The answers come in any order.
+    ///
+    /// # Errors
+    /// That of the client library, if the connection is closed.
+    pub async fn ask(
+        &self,
+        question: Vec<u8>,
+    ) -> Result<impl Stream<Item = Bytes> + Unpin + use<>, async_nats::SubscribeError> {
         let inbox = self.client.new_inbox();
-        let Ok(mut answers) = self.client.subscribe(inbox.clone()).await else { return Vec::new() };
-        if self.client.publish_with_reply(format!("{}.ask", self.prefix), inbox, Bytes::new()).await.is_err()
-        {
-            return Vec::new();
-        }
-        let mut found = Vec::new();
-        let deadline = tokio::time::Instant::now() + timeout;
-        while found.len() < most
-            && let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.next()).await
-        {
-            found.push(answer.payload);
-        }
-        found
+        let answers = self.client.subscribe(inbox.clone()).await?;
+        self.publish_with_reply(format!("{}.ask", self.prefix), inbox, question).await;
+        Ok(answers.map(|answer| answer.payload))
+    }
+
+    /// Asks every instance for its vote, which comes as [`Incoming::Vote`].
+    pub async fn poll(&self, question: Vec<u8>) {
+        self.publish_with_reply(format!("{}.poll", self.prefix), self.votes.clone(), question).await;
     }
 
     /// Answers those that ask for processes of this member, but for the one with this start, until the result

@@ -23,3 +23,4 @@ mod slow_disks;
 mod stream_leader;
 mod tls;
 mod upgrade;
+mod votes;

@@ -92,7 +92,8 @@ impl Node {
         let lowest_open = self.lowest_open(following);
         let most = messenger.max_payload().saturating_sub(MESSAGE_OVERHEAD).max(1024);
         for calls in messages_of(calls, most) {
-            let message = WireCalls { instance: self.start, lowest_open, calls };
+            let (member, vote) = (self.settings.member.id, self.vote().map(|epoch| epoch.0));
+            let message = WireCalls { instance: self.start, lowest_open, calls, member, vote };
             messenger.call(nonce, message.encode_to_vec()).await;
         }
     }

@@ -3,9 +3,10 @@
 use super::Following;
 use crate::engine::apply::Entry;
 use crate::engine::node::Node;
-use crate::engine::proposal::{WireAnswers, WireStatus};
+use crate::engine::proposal::{WireAnswers, WireQuestion, WireStatus, WireVote};
 use crate::log::Incoming;
-use crate::types::LogIndex;
+use crate::types::{Epoch, LogIndex};
+use bytes::Bytes;
 use prost::Message as _;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -44,8 +45,8 @@ impl Node {
             Incoming::Calls { nonce, .. } if self.is_own(nonce) && self.early_calls.len() < EARLY_CALLS => {
                 self.early_calls.push(incoming);
             }
-            // These calls ask the writer of an epoch that is over. It answers nothing any more.
-            Incoming::Calls { .. } => {}
+            // These are for the writer of an epoch that is over. It answers nothing any more.
+            Incoming::Calls { .. } | Incoming::Vote(_) => {}
             Incoming::Answers(payload) => {
                 if let Ok(WireAnswers { answers }) = WireAnswers::decode(payload) {
                     for answer in answers {
@@ -72,14 +73,34 @@ impl Node {
                     following.next_attempt = Instant::now();
                 }
             }
-            Incoming::Ask { reply } => self.report_index(reply).await,
+            Incoming::Ask { question, reply } => self.answer_candidate(question, reply).await,
+            Incoming::Poll { question, reply } => self.answer_poll(question, reply).await,
         }
     }
 
-    pub(in crate::engine) async fn report_index(&self, reply: String) {
-        if let (true, Some(messenger)) = (self.is_ready, &self.messenger) {
+    /// Gives a candidate the promise that it needs, and reports the position of this instance.
+    pub(in crate::engine) async fn answer_candidate(&mut self, question: Bytes, reply: String) {
+        let Ok(question) = WireQuestion::decode(question) else { return };
+        if question.instance == self.start {
+            return;
+        }
+        self.promise(Epoch(question.epoch));
+        let needs_promise = question.epoch > 0;
+        if let Some(messenger) = self.messenger.as_ref().filter(|_| self.is_ready || needs_promise) {
             let index = self.reader.snapshot().log_index;
             messenger.answer(reply, self.wire_status(index, crate::record::Digest(0)).encode_to_vec()).await;
+        }
+    }
+
+    /// Votes, if the writer of another instance asks for it.
+    pub(in crate::engine) async fn answer_poll(&self, question: Bytes, reply: String) {
+        if let Ok(question) = WireQuestion::decode(question)
+            && question.instance != self.start
+            && let Some(messenger) = &self.messenger
+        {
+            let epoch = self.vote().map(|epoch| epoch.0);
+            let vote = WireVote { member: self.settings.member.id, epoch, poll: question.poll };
+            messenger.answer(reply, vote.encode_to_vec()).await;
         }
     }
 

@@ -6,11 +6,14 @@ use crate::engine::apply::Entry;
 use crate::engine::failure::Loss;
 use crate::engine::leader_watch::Look;
 use crate::engine::node::{Node, NodeError};
-use crate::engine::proposal::{Waiter, WireStatus};
-use crate::log::{AppendError, Pipeline, Serving, StandbyError, WireError};
-use crate::record::{Body, EpochStart, FORMAT, Record};
+use crate::engine::proposal::{Waiter, WireQuestion, WireStatus};
+use crate::engine::votes::Voters;
+use crate::log::{AppendError, Messenger, Pipeline, Serving, StandbyError, WireError};
+use crate::record::{Body, EpochStart, FORMAT, Member, Record};
 use crate::types::{Epoch, LogIndex, Sequence};
+use futures_util::StreamExt as _;
 use prost::Message as _;
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use tokio::time::Instant;
 
 /// How long a candidate waits for the other instances' answers.
 const ASK_TIMEOUT: Duration = Duration::from_millis(150);
+/// How long a candidate waits for the promises that it needs.
+const PROMISE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the leader of a stream may count messages that it cannot store, because most replicas are away.
 /// nats-server looks every 10 s whether they were silent for 10 s.
 const QUORUM_TIMEOUT: Duration = Duration::from_secs(25);
@@ -27,6 +32,52 @@ const SHORT_PAUSE: Duration = Duration::from_millis(300);
 
 /// The pause between questions to a standby that does not let this instance write.
 const STANDBY_PAUSE: Duration = Duration::from_millis(250);
+
+/// The questions of a candidate to the other instances.
+struct Candidacy {
+    instance: u64,
+    member: u64,
+    epoch: Epoch,
+    needs_promises: bool,
+    /// The number of instances that the candidate waits for, up to [`ASK_TIMEOUT`].
+    others: usize,
+}
+
+impl Candidacy {
+    /// Asks for promises and positions; returns the furthest position of a ready instance.
+    async fn ask(&self, messenger: &Messenger, voters: &Voters) -> Result<LogIndex, AttemptError> {
+        let epoch = if self.needs_promises { self.epoch.0 } else { 0 };
+        let question = WireQuestion { instance: self.instance, epoch, poll: 0 };
+        let answers = messenger.ask(question.encode_to_vec()).await;
+        let mut answers = answers.map_err(|error| AttemptError::Other(error.to_string()))?;
+        let asked = Instant::now();
+        let (mut promised, mut furthest, mut count) = (BTreeSet::from([self.member]), LogIndex::NONE, 0);
+        loop {
+            let is_promised =
+                !self.needs_promises || voters.is_empty() || voters.is_majority(promised.iter().copied());
+            if is_promised && count >= self.others {
+                return Ok(furthest);
+            }
+            let timeout = if is_promised { ASK_TIMEOUT } else { PROMISE_TIMEOUT };
+            match tokio::time::timeout_at(asked + timeout, answers.next()).await {
+                Ok(Some(answer)) => {
+                    let Ok(status) = WireStatus::decode(answer) else { continue };
+                    count += 1;
+                    if status.is_ready {
+                        furthest = furthest.max(LogIndex(status.index));
+                    }
+                    if status.promised >= self.epoch.0
+                        && let Ok(member) = serde_json::from_slice::<Member>(&status.member)
+                    {
+                        promised.insert(member.id);
+                    }
+                }
+                _ if is_promised => return Ok(furthest),
+                _ => return Err(AttemptError::Other("most members do not answer its candidate".into())),
+            }
+        }
+    }
+}
 
 /// An attempt to become the writer.
 pub(super) struct Attempt {
@@ -117,8 +168,22 @@ impl Node {
             digest: crate::record::Digest(0),
         };
         let (log, messenger) = (Arc::clone(&self.log), self.messenger.clone());
-        let is_asking = messenger.is_some() && !following.must_take_over;
-        let (index, others) = (self.chain.index(), self.peers.len());
+        let is_asking = !following.must_take_over;
+        // The operator who accepts a loss decides alone.
+        let needs_promises =
+            self.mode.is_in_cluster() && !self.is_of_this_instance() && !self.chain.is_accepting();
+        if needs_promises {
+            self.promise(record.epoch);
+        }
+        let candidacy = Candidacy {
+            instance: self.start,
+            member: self.settings.member.id,
+            epoch: record.epoch,
+            needs_promises,
+            others: if is_asking { self.peers.len() } else { 0 },
+        };
+        let (mode, tables) = (Arc::clone(&self.mode), self.tables.clone());
+        let index = self.chain.index();
         let timeout = self.settings.election_timeout.max(Duration::from_secs(2));
         tracing::debug!(epoch = %record.epoch, %end, "trying to become the writer");
         let task = tokio::spawn(async move {
@@ -137,11 +202,10 @@ impl Node {
                 }
                 None => None,
             };
-            if is_asking && let Some(messenger) = &messenger {
-                let answers = messenger.ask(others, ASK_TIMEOUT).await;
-                let statuses = answers.into_iter().filter_map(|answer| WireStatus::decode(answer).ok());
-                let furthest = statuses.map(|status| LogIndex(status.index)).max().unwrap_or_default();
-                if furthest > index {
+            if let Some(messenger) = messenger.filter(|_| is_asking || needs_promises) {
+                // Everything up to the guard is applied.
+                let furthest = candidacy.ask(&messenger, &Voters::of(&mode, &tables)).await?;
+                if is_asking && furthest > index {
                     return Err(AttemptError::Behind(furthest));
                 }
             }

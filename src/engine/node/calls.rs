@@ -16,7 +16,8 @@ impl Node {
     pub(in crate::engine) fn call_of(&mut self, new: NewCall) -> Call {
         let NewCall { proposal, caller, deadline, answer } = new;
         let origin = answer.map_or(Origin::Internal, Origin::Local);
-        Call { operation: self.next_operation(), proposal, caller, deadline, origin }
+        let operation = self.next_operation();
+        Call { operation, proposal, caller, deadline, origin, is_confirmed: false }
     }
 
     /// Refuses calls whose time is over.

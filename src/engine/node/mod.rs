@@ -44,7 +44,7 @@ use crate::engine::{LinearizableReads, NewCall};
 use crate::error::EtcdError;
 use crate::log::{Incoming, Log, Messenger, ReadOnly, Serving};
 use crate::record::{Chain, Digest, EpochStart, Member, TrimPoint};
-use crate::types::{LogIndex, Revision, Sequence};
+use crate::types::{Epoch, LogIndex, Revision, Sequence};
 use prometheus::Histogram;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -180,6 +180,8 @@ pub(in crate::engine) struct Node {
     /// Up to this index records may have been missing when the load began.
     pub(in crate::engine) trim_to: LogIndex,
     pub(in crate::engine) epoch: Option<EpochStart>,
+    /// This instance votes for the writer of no older epoch.
+    pub(in crate::engine) promised: Epoch,
     pub(in crate::engine) is_ready: bool,
     pub(in crate::engine) is_loaded: bool,
     pub(in crate::engine) loaded_messages: u64,

@@ -24,6 +24,7 @@ impl Node {
             index: index.0,
             digest: digest.0,
             is_ready: self.is_ready,
+            promised: self.promised.0,
         }
     }
 

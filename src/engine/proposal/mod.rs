@@ -5,7 +5,7 @@ mod auth_change;
 mod wire;
 
 pub(crate) use auth_change::AuthChange;
-pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireStatus};
+pub(super) use wire::{WireAnswer, WireAnswers, WireCall, WireCalls, WireQuestion, WireStatus, WireVote};
 
 use crate::auth::Caller;
 use crate::core::State;
@@ -141,6 +141,8 @@ pub(in crate::engine) struct Call {
     /// When the client gets an error for an unknown outcome.
     pub(in crate::engine) deadline: Instant,
     pub(in crate::engine) origin: Origin,
+    /// Whether most voters had promised no later epoch when it came to the writer.
+    pub(in crate::engine) is_confirmed: bool,
 }
 
 impl Call {

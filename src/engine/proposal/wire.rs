@@ -20,6 +20,11 @@ pub(in crate::engine) struct WireCalls {
     pub(in crate::engine) lowest_open: u64,
     #[prost(message, repeated, tag = "3")]
     pub(in crate::engine) calls: Vec<WireCall>,
+    /// The asking instance's member and its vote, as in [`WireVote`].
+    #[prost(fixed64, tag = "4")]
+    pub(in crate::engine) member: u64,
+    #[prost(uint64, optional, tag = "5")]
+    pub(in crate::engine) vote: Option<u64>,
 }
 
 /// One call, or a part of a large one.
@@ -138,4 +143,35 @@ pub(in crate::engine) struct WireStatus {
     /// Whether it holds everything that the log holds, as far as it knows.
     #[prost(bool, tag = "6")]
     pub(in crate::engine) is_ready: bool,
+    /// It votes for the writer of no epoch before this one.
+    #[prost(uint64, tag = "7")]
+    pub(in crate::engine) promised: u64,
+}
+
+/// A question to every instance: a candidate's for its status, or the writer's for its vote.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::engine) struct WireQuestion {
+    /// The random number that the asking instance chose at its start.
+    #[prost(fixed64, tag = "1")]
+    pub(in crate::engine) instance: u64,
+    /// The epoch for which a candidate needs promises; 0 if it needs none.
+    #[prost(uint64, tag = "2")]
+    pub(in crate::engine) epoch: u64,
+    /// The number of the writer's poll.
+    #[prost(uint64, tag = "3")]
+    pub(in crate::engine) poll: u64,
+}
+
+/// A vote.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::engine) struct WireVote {
+    /// The member that votes.
+    #[prost(fixed64, tag = "1")]
+    pub(in crate::engine) member: u64,
+    /// The lowest epoch whose writer it votes for, if it votes.
+    #[prost(uint64, optional, tag = "2")]
+    pub(in crate::engine) epoch: Option<u64>,
+    /// The number of the poll.
+    #[prost(uint64, tag = "3")]
+    pub(in crate::engine) poll: u64,
 }

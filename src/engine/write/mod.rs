@@ -7,6 +7,7 @@
 
 mod epochs;
 mod plan;
+mod poll;
 mod prove;
 mod quiesce;
 mod remote;
@@ -23,6 +24,7 @@ use crate::planted;
 use crate::record::Digest;
 use crate::types::{LogIndex, Sequence};
 use epochs::Epochs;
+use poll::Polls;
 use prost::Message as _;
 use quiesce::{NextStep, Quiesce, fenced};
 use remote::{Remote, remember};
@@ -51,6 +53,8 @@ struct Writing {
     /// Keeps the subscription for calls.
     _serving: Option<Serving>,
     epochs: Epochs,
+    /// Answers that wait for votes.
+    polls: Polls,
     /// Answers that wait until a record or a barrier is sent for them.
     unproved: Vec<Waiter>,
     /// Answers that wait until the message at a sequence proves valid.
@@ -93,6 +97,9 @@ enum WriteError {
     LeaderChanged,
     #[error("the log does not hold what was acknowledged")]
     Invalid,
+    /// An epoch of its own with a later number has their votes.
+    #[error("most members have promised their votes to a later epoch")]
+    Outvoted,
     #[error(transparent)]
     ReadOnly(ReadOnly),
     /// The ways to other instances have changed.
@@ -150,9 +157,11 @@ impl Node {
             self.admit(&mut writing, call).await;
         }
         for incoming in std::mem::take(&mut self.early_calls) {
-            self.receive_as_writer(&mut writing, incoming).await;
+            if let Incoming::Calls { payload, reply, .. } = incoming {
+                self.take_calls(&mut writing, &payload, &reply).await;
+            }
         }
-        self.end_turn(&mut writing);
+        self.end_turn(&mut writing).await;
         let error = loop {
             let can_plan = !writing.is_settling() && writing.pipeline.unacknowledged() < WAITING;
             let event = tokio::select! {
@@ -162,7 +171,8 @@ impl Node {
                     Event::Calls
                 }
                 Some(answer) = self.answered.recv() => Event::Answered(answer),
-                Some(incoming) = self.incoming.recv(), if can_plan => Event::Incoming(incoming),
+                // The successor asks for promises.
+                Some(incoming) = self.incoming.recv(), if can_plan || writing.handover.is_some() => Event::Incoming(incoming),
                 fenced = fenced(&mut writing.quiesce) => Event::Fenced(fenced),
                 nonce = writing.epochs.next(&self.log, self.chain.position()) => Event::Epoch(nonce),
                 Some(report) = self.reports.recv() => Event::Report(report),
@@ -182,7 +192,7 @@ impl Node {
                         let call = self.call_of(call);
                         self.admit(&mut writing, call).await;
                     }
-                    self.end_turn(&mut writing);
+                    self.end_turn(&mut writing).await;
                     Ok(())
                 }
                 event => self.act(&mut writing, event).await,
@@ -230,6 +240,7 @@ impl Node {
             } else {
                 Epochs::None
             },
+            polls: Polls::new(),
             unproved: Vec::new(),
             proofs: VecDeque::new(),
             barriers: 0,
@@ -275,6 +286,7 @@ impl Node {
             caller: Caller::default(),
             deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
             origin: Origin::Internal,
+            is_confirmed: false,
         });
         writing
     }
@@ -282,7 +294,7 @@ impl Node {
     async fn act(&mut self, writing: &mut Writing, event: Event) -> Result<(), WriteError> {
         match event {
             Event::Acknowledged(_) | Event::Calls => {}
-            Event::Incoming(incoming) => self.receive_as_writer(writing, incoming).await,
+            Event::Incoming(incoming) => return self.receive_as_writer(writing, incoming).await,
             Event::Epoch(nonce) => {
                 if nonce.is_some_and(|nonce| !self.is_own(nonce)) && !planted::is_any() {
                     return Err(WriteError::Deposed);
@@ -322,11 +334,11 @@ impl Node {
                 }
             }
             Event::Expiry => {
-                self.end_leases(writing);
+                self.end_leases(writing).await;
                 self.keep_members(writing).await;
             }
             Event::Tick => return self.write_tick(writing).await,
-            Event::BarrierDue => self.end_turn(writing),
+            Event::BarrierDue => self.end_turn(writing).await,
         }
         Ok(())
     }
@@ -338,6 +350,7 @@ impl Node {
             self.settings.election_timeout
         };
         self.forget_silent_peers();
+        writing.give_up_late_poll();
         if let Some(reason) = self.read_only() {
             return Err(WriteError::ReadOnly(reason));
         }
@@ -357,11 +370,11 @@ impl Node {
             }
             writing.stopping.drain(..).for_each(|done| done.send(()).unwrap_or_default());
         }
-        if !writing.is_settling() && !writing.deferred.is_empty() {
+        if !writing.is_settling() && (!writing.deferred.is_empty() || !writing.polls.is_idle()) {
             for call in std::mem::take(&mut writing.deferred) {
                 self.admit(writing, call).await;
             }
-            self.end_turn(writing);
+            self.end_turn(writing).await;
         }
         Ok(())
     }
@@ -389,11 +402,13 @@ impl Node {
             _ => false,
         };
         let nonce = self.chain.nonce();
-        let Writing { pipeline, unproved, proofs, deferred, handover, stopping, quiesce, .. } = writing;
+        let Writing { pipeline, mut polls, unproved, proofs, deferred, handover, stopping, quiesce, .. } =
+            writing;
         for Waiter { call, .. } in pipeline.into_waiters() {
             self.keep_open(call, Some((nonce, Instant::now())), has_no_room);
         }
-        let unwritten = unproved.into_iter().chain(proofs.into_iter().map(|(_, waiter)| waiter));
+        let unwritten =
+            unproved.into_iter().chain(polls.take_all()).chain(proofs.into_iter().map(|(_, waiter)| waiter));
         for call in unwritten.map(|waiter| waiter.call).chain(deferred) {
             self.keep_open(call, None, false);
         }

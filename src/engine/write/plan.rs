@@ -229,6 +229,7 @@ impl Node {
     ) -> Record {
         writing.planner.index = writing.planner.index.next();
         let index = writing.planner.index;
+        writing.polls.appended(index, &body);
         Record {
             epoch: self.chain.epoch(),
             nonce: self.chain.nonce(),
@@ -241,7 +242,7 @@ impl Node {
         }
     }
 
-    pub(super) fn end_leases(&mut self, writing: &mut Writing) {
+    pub(super) async fn end_leases(&mut self, writing: &mut Writing) {
         if writing.is_settling() {
             return;
         }
@@ -258,7 +259,7 @@ impl Node {
         for body in writing.planner.expire_tokens() {
             self.append_reserved(writing, None, vec![body]);
         }
-        self.end_turn(writing);
+        self.end_turn(writing).await;
     }
 
     /// Adds instances that have been heard of to the members, and removes members that have been silent for
@@ -303,10 +304,11 @@ impl Node {
                 caller: Caller::default(),
                 deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
                 origin: Origin::Internal,
+                is_confirmed: false,
             };
             self.admit(writing, call).await;
         }
-        self.end_turn(writing);
+        self.end_turn(writing).await;
     }
 }
 

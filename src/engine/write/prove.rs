@@ -6,6 +6,7 @@
 //! flight, and 89 with two, with 2 ms between two of them (medians of seven rounds in turn on two busy
 //! cores). Without the pause it costs 80 to 105 us where 57 to 62 are due with it (two in flight, idle).
 
+use super::poll::may_be_confirmed;
 use super::{WriteError, Writing};
 use crate::engine::apply::Entry;
 use crate::engine::node::Node;
@@ -31,13 +32,17 @@ impl Writing {
 }
 
 impl Node {
-    /// Sends an answer once a message that was sent after the call came has proved valid, and once everything
-    /// that the answer rests on is visible.
+    /// Sends an answer once votes or a message that were sent after the call came have shown that this
+    /// instance still writes, and once everything that the answer rests on is visible.
     pub(super) async fn answer_when_proved(&mut self, writing: &mut Writing, waiter: Waiter) {
         if planted(Fault::NoBarrier) {
             self.entry(Entry::Complete(waiter)).await;
-        } else if !self.mode.is_alone() {
+        } else if !self.mode.is_alone() && !may_be_confirmed(&waiter.call) {
             writing.unproved.push(waiter);
+        } else if waiter.call.is_confirmed {
+            self.confirm(writing, [waiter]).await;
+        } else if !self.mode.is_alone() {
+            writing.polls.join(waiter);
         } else if writing.pipeline.unacknowledged() == 0 {
             self.entry(Entry::Complete(waiter)).await;
         } else {
@@ -59,12 +64,19 @@ impl Node {
         };
         writing.pipeline.append(record, waiter);
         writing.barriers += 1;
+        self.counters.barrier();
         writing.has_appended = true;
     }
 
-    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls; else a
-    /// barrier is sent.
-    pub(super) fn end_turn(&mut self, writing: &mut Writing) {
+    /// Ends a turn of planning. Records that were appended in it prove the answers of all its calls. Else
+    /// votes confirm them, or a barrier is sent.
+    pub(super) async fn end_turn(&mut self, writing: &mut Writing) {
+        if writing.has_appended {
+            let joined = writing.polls.take_joined();
+            writing.unproved.extend(joined);
+        } else {
+            self.begin_poll(writing).await;
+        }
         if !writing.unproved.is_empty() {
             if writing.is_barrier_due() && writing.next_barrier <= Instant::now() {
                 if writing.unproved.len() > 1 {
@@ -156,7 +168,7 @@ impl Node {
             return Err(WriteError::Invalid);
         }
         if !writing.unproved.is_empty() {
-            self.end_turn(writing);
+            self.end_turn(writing).await;
         }
         Ok(())
     }

@@ -52,6 +52,7 @@ impl Node {
             caller: Caller::default(),
             deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
             origin: Origin::Internal,
+            is_confirmed: false,
         };
         let next = NextStep::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
         writing.quiesce = Some(Quiesce { next, fence: None });
@@ -111,6 +112,7 @@ impl Node {
                     caller: Caller::default(),
                     deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
                     origin: Origin::Internal,
+                    is_confirmed: false,
                 };
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Stop(digest)]);
                 let mut acknowledged = Vec::new();
@@ -135,7 +137,7 @@ impl Node {
         for call in std::mem::take(&mut writing.deferred) {
             self.admit(writing, call).await;
         }
-        self.end_turn(writing);
+        self.end_turn(writing).await;
     }
 
     pub(super) fn resign(&mut self, writing: &mut Writing, done: oneshot::Sender<()>) {

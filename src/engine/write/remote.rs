@@ -1,9 +1,11 @@
 //! Calls of other instances: each is planned once, however often it comes.
 
-use super::{AT_ONCE, Writing};
+use super::{AT_ONCE, WriteError, Writing};
 use crate::auth::Caller;
 use crate::engine::node::Node;
-use crate::engine::proposal::{Addressed, Call, Origin, Proposal, WireAnswer, WireCalls, WireStatus};
+use crate::engine::proposal::{
+    Addressed, Call, Origin, Proposal, WireAnswer, WireCalls, WireStatus, WireVote,
+};
 use crate::log::Incoming;
 use crate::record::OperationId;
 use bytes::Bytes;
@@ -52,7 +54,11 @@ pub(super) fn remember(remotes: &mut HashMap<u64, Remote>, answers: &[Addressed]
 }
 
 impl Node {
-    pub(super) async fn receive_as_writer(&mut self, writing: &mut Writing, incoming: Incoming) {
+    pub(super) async fn receive_as_writer(
+        &mut self,
+        writing: &mut Writing,
+        incoming: Incoming,
+    ) -> Result<(), WriteError> {
         match incoming {
             Incoming::Calls { nonce, payload, reply } if nonce == self.chain.nonce() => {
                 self.take_calls(writing, &payload, &reply).await;
@@ -67,12 +73,22 @@ impl Node {
                         Incoming::Calls { nonce, payload, reply } if nonce == self.chain.nonce() => {
                             self.take_calls(writing, &payload, &reply).await;
                         }
+                        Incoming::Vote(vote) => self.receive_vote(writing, vote).await?,
                         other => self.receive_other(other).await,
                     }
                 }
-                self.end_turn(writing);
+                self.end_turn(writing).await;
             }
+            Incoming::Vote(vote) => self.receive_vote(writing, vote).await?,
             other => self.receive_other(other).await,
+        }
+        Ok(())
+    }
+
+    async fn receive_vote(&mut self, writing: &mut Writing, vote: Bytes) -> Result<(), WriteError> {
+        match WireVote::decode(vote) {
+            Ok(vote) => self.take_vote(writing, &vote).await,
+            Err(_) => Ok(()),
         }
     }
 
@@ -83,8 +99,10 @@ impl Node {
                     self.note_peer(&status);
                 }
             }
-            Incoming::Ask { reply } => self.report_index(reply).await,
+            Incoming::Ask { question, reply } => self.answer_candidate(question, reply).await,
+            Incoming::Poll { question, reply } => self.answer_poll(question, reply).await,
             Incoming::Calls { .. }
+            | Incoming::Vote(_)
             | Incoming::Answers(_)
             | Incoming::NobodyServes(_)
             | Incoming::TakeOver(_) => {}
@@ -92,9 +110,9 @@ impl Node {
     }
 
     pub(super) async fn take_calls(&mut self, writing: &mut Writing, payload: &Bytes, reply: &str) {
-        let Ok(WireCalls { instance, lowest_open, calls }) = WireCalls::decode(payload.clone()) else {
-            return;
-        };
+        let Ok(message) = WireCalls::decode(payload.clone()) else { return };
+        let WireCalls { instance, lowest_open, calls, member, vote } = message;
+        let is_confirmed = self.is_confirmed(writing, &[(member, vote)]);
         let remote = writing.remotes.entry(instance).or_default();
         remote.lowest_open = remote.lowest_open.max(lowest_open);
         remote.known = remote.known.split_off(&remote.lowest_open);
@@ -131,6 +149,7 @@ impl Node {
                             reply: reply.to_owned(),
                             answers: self.answers.clone(),
                         },
+                        is_confirmed,
                     });
                 }
             }

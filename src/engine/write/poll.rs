@@ -1,0 +1,171 @@
+//! Polls: the writer asks the voters whether they still vote for it, on behalf of answers that rest on no
+//! record. All answers that came before a poll share it, and one poll is in flight at a time.
+//!
+//! Another instance's calls carry its vote, which confirms them without a poll where it is enough.
+
+use super::{WriteError, Writing};
+use crate::engine::node::Node;
+use crate::engine::proposal::{Call, Proposal, Waiter, WireQuestion, WireVote};
+use crate::engine::votes::{Vote, Voters};
+use crate::record::Body;
+use crate::types::{LogIndex, Sequence};
+use prost::Message as _;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest wait for votes. Then a barrier takes their place.
+const POLL_TIMEOUT: Duration = Duration::from_millis(50);
+/// The time without polls behind one that has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The polls of a writer.
+pub(super) struct Polls {
+    /// Answers for the next poll.
+    joined: Vec<Waiter>,
+    in_flight: Option<Poll>,
+    /// No poll begins before.
+    pause: Instant,
+    /// The index of the last record that changes the members (V4).
+    members_at: LogIndex,
+}
+
+struct Poll {
+    /// Its number. No other poll of this process has it, so that a late vote counts for none.
+    number: u64,
+    sent: Instant,
+    waiters: Vec<Waiter>,
+    votes: Vec<Vote>,
+}
+
+impl Polls {
+    pub(super) fn new() -> Polls {
+        Polls { joined: Vec::new(), in_flight: None, pause: Instant::now(), members_at: LogIndex::NONE }
+    }
+
+    /// Whether no answer waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.joined.is_empty() && self.in_flight.is_none()
+    }
+
+    /// A record of this index is appended.
+    pub(super) fn appended(&mut self, index: LogIndex, body: &Body) {
+        if matches!(body, Body::Member(..)) {
+            self.members_at = index;
+        }
+    }
+
+    pub(super) fn join(&mut self, waiter: Waiter) {
+        self.joined.push(waiter);
+    }
+
+    /// Takes the answers that wait for the next poll.
+    pub(super) fn take_joined(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.joined)
+    }
+
+    /// Takes all answers.
+    pub(super) fn take_all(&mut self) -> Vec<Waiter> {
+        let polled = self.in_flight.take().map(|poll| poll.waiters);
+        polled.into_iter().flatten().chain(std::mem::take(&mut self.joined)).collect()
+    }
+}
+
+impl Writing {
+    /// Gives up a poll that is not answered in time: its answers wait for a barrier.
+    pub(super) fn give_up_late_poll(&mut self) {
+        if let Some(poll) = self.polls.in_flight.take_if(|poll| poll.sent.elapsed() > POLL_TIMEOUT) {
+            self.unproved.extend(poll.waiters);
+            self.polls.pause = Instant::now() + PAUSE;
+        }
+    }
+}
+
+/// Whether votes may confirm the answer to a call (V5).
+pub(super) fn may_be_confirmed(call: &Call) -> bool {
+    !matches!(call.proposal, Proposal::KeepAlive(_))
+}
+
+impl Node {
+    /// The voters; none while the record of a change of them is not applied.
+    fn voters(&self, writing: &Writing) -> Voters {
+        if self.reader.snapshot().log_index < writing.polls.members_at {
+            return Voters::default();
+        }
+        Voters::of(&self.mode, &self.tables)
+    }
+
+    /// Whether these votes and that of this instance confirm the epoch.
+    pub(super) fn is_confirmed(&self, writing: &Writing, votes: &[Vote]) -> bool {
+        let own = (self.settings.member.id, self.vote().map(|epoch| epoch.0));
+        let votes = votes.iter().filter(|vote| vote.0 != own.0).chain([&own]);
+        let confirming = votes.filter(|(_, vote)| vote.is_some_and(|vote| vote <= self.chain.epoch().0));
+        self.voters(writing).is_majority(confirming.map(|(member, _)| *member))
+    }
+
+    /// Begins a poll for the answers that wait for one; without voters they wait for a barrier.
+    pub(super) async fn begin_poll(&mut self, writing: &mut Writing) {
+        if writing.polls.joined.is_empty() || writing.polls.in_flight.is_some() {
+            return;
+        }
+        if self.is_confirmed(writing, &[]) {
+            let waiters = writing.polls.take_joined();
+            return self.confirm(writing, waiters).await;
+        }
+        let may_poll = Instant::now() >= writing.polls.pause && !self.voters(writing).is_empty();
+        let Some(messenger) = self.messenger.clone().filter(|_| may_poll) else {
+            let waiters = writing.polls.take_joined();
+            writing.unproved.extend(waiters);
+            return;
+        };
+        let number = self.next_operation().counter;
+        let question = WireQuestion { instance: self.start, epoch: 0, poll: number };
+        messenger.poll(question.encode_to_vec()).await;
+        let waiters = writing.polls.take_joined();
+        writing.polls.in_flight = Some(Poll { number, sent: Instant::now(), waiters, votes: Vec::new() });
+    }
+
+    /// Takes a vote.
+    pub(super) async fn take_vote(
+        &mut self,
+        writing: &mut Writing,
+        vote: &WireVote,
+    ) -> Result<(), WriteError> {
+        let Some(poll) = writing.polls.in_flight.as_mut().filter(|poll| poll.number == vote.poll) else {
+            return Ok(());
+        };
+        poll.votes.retain(|(member, _)| *member != vote.member);
+        poll.votes.push((vote.member, vote.epoch));
+        let votes = std::mem::take(&mut poll.votes);
+        let is_confirmed = self.is_confirmed(writing, &votes);
+        let is_outvoted = !is_confirmed && self.is_outvoted(writing, &votes);
+        if is_confirmed {
+            let poll = writing.polls.in_flight.take();
+            self.confirm(writing, poll.map(|poll| poll.waiters).unwrap_or_default()).await;
+            self.end_turn(writing).await;
+        } else if is_outvoted {
+            return Err(WriteError::Outvoted);
+        } else if let Some(poll) = &mut writing.polls.in_flight {
+            poll.votes = votes;
+        }
+        Ok(())
+    }
+
+    /// Whether most voters have promised to vote for a later epoch, so that votes confirm this one no more.
+    fn is_outvoted(&self, writing: &Writing, votes: &[Vote]) -> bool {
+        let own = (self.settings.member.id, self.vote().map(|epoch| epoch.0));
+        let votes = votes.iter().filter(|vote| vote.0 != own.0).chain([&own]);
+        let against = votes.filter(|(_, vote)| vote.is_some_and(|vote| vote > self.chain.epoch().0));
+        self.voters(writing).is_majority(against.map(|(member, _)| *member))
+    }
+
+    /// Sends confirmed answers behind everything that is in flight: another instance may have read these
+    /// records, and answered their calls, before they are acknowledged here.
+    pub(super) async fn confirm(&mut self, writing: &mut Writing, waiters: impl IntoIterator<Item = Waiter>) {
+        if writing.pipeline.unacknowledged() == 0 {
+            self.complete(waiters, self.chain.index()).await;
+        } else {
+            let newest = Sequence(writing.pipeline.next_sequence().0 - 1);
+            writing.proofs.extend(waiters.into_iter().map(|waiter| (newest, waiter)));
+        }
+    }
+}
