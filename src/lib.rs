@@ -61,9 +61,10 @@
 //!
 //! A range takes the published state and needs no lock. A linearizable read must know first that this state
 //! is new enough. With the embedded nats-server of a member that is alone it always is. Otherwise the writer
-//! proves that it still writes: by a record that was sent after the read came, or by a barrier, which all
-//! reads that wait share. With `--linearizable-reads leader` it proves nothing. A serializable read takes the
-//! state as it is.
+//! proves that it still writes: by a record that was sent after the read came, by the votes of most members
+//! in a cluster of its own (`engine::votes`), or by a barrier, which all reads that wait share. A follower's
+//! call carries its vote. With `--linearizable-reads leader` the writer proves nothing. A serializable read
+//! takes the state as it is.
 //!
 //! ## A change of the writer
 //!
@@ -74,7 +75,8 @@
 //!    yet.
 //! 2. It asks the other instances for their index, unless the writer has asked it to take over. If one has
 //!    applied more than this one has read, it waits and tries again. After ten such answers without a new
-//!    message it ends: the log has lost its tail.
+//!    message it ends: the log has lost its tail. In a cluster of its own most members promise with their
+//!    answers that they vote for no older epoch.
 //! 3. It appends an epoch record, which is guarded by the end of the log. If several followers try at once,
 //!    one gets the place.
 //! 4. Every instance learns the new writer from this record. Records of the old epoch behind it are not
@@ -210,6 +212,8 @@
 //! | promotion | a mirror becomes the primary |
 //! | fence | the settings that keep records out of a replaced primary |
 //! | barrier | a message that changes nothing; it proves that its sender still writes |
+//! | vote, promise | a member's word to the writer that no other instance has become the writer; its word to a candidate that it votes for no older epoch |
+//! | poll | the writer's question for votes |
 //! | floor | the compacted revision |
 //! | trim record | permits that records up to an index are missing, because a compaction removes them |
 //! | digest | a checksum of the state, which instances compare |

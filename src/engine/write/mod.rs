@@ -3,7 +3,8 @@
 //! An answer that rests on no record of its own (a failed compare, a refusal, a read index, the time that a
 //! lease has left) waits until a record or a barrier that was sent after the call came has proved valid: a
 //! writer that was deposed without knowing it never sees that. If no other instance can write, the records in
-//! flight when the call came are enough.
+//! flight when the call came are enough. They are enough, too, once the votes of most members have confirmed
+//! the epoch.
 
 mod epochs;
 mod plan;
