@@ -4,6 +4,7 @@ use super::discovery::{self, DiscoveryError};
 use super::flag_values::FlagValues;
 use super::urls::{self, UrlError};
 use crate::nats_server::{self, Members};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -84,6 +85,10 @@ pub(super) fn members(flags: &FlagValues, name: &str, data_dir: &Path) -> Result
     }
     // As in etcd, a member that has been in its cluster knows it by itself.
     let cluster = cluster.filter(|_| !nats_server::has_joined(data_dir));
+    let is_alone = has_data(data_dir) && !nats_server::is_member(data_dir);
+    // Nor does one that is alone, and has been before, read a list of one member. One of several members is
+    // refused: the store would not become theirs.
+    let cluster = cluster.filter(|cluster| !is_alone || names(cluster) > 1);
     let srv = flags.non_empty("discovery-srv").filter(|_| !nats_server::has_joined(data_dir));
     let members = match (cluster, srv) {
         (Some(cluster), _) => parse(cluster, name)?,
@@ -124,6 +129,12 @@ pub(super) fn restored_members(flags: &FlagValues, name: &str) -> Result<Members
 /// Whether the embedded server has been started on a data directory before.
 pub(super) fn has_data(data_dir: &Path) -> bool {
     data_dir.join(STORE).exists()
+}
+
+/// The number of members in a list.
+fn names(cluster: &str) -> usize {
+    let entries = cluster.split(',').map(|member| member.trim().split('=').next());
+    entries.collect::<BTreeSet<_>>().len()
 }
 
 /// Reads a list of members, of which this one must be one. A member may have several URLs.
