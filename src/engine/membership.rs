@@ -8,7 +8,11 @@ use crate::record::Member;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a member that is alone waits until the list is as it should be.
+const LISTED_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// The members that this instance knows, ascending by id.
@@ -37,15 +41,19 @@ impl Engine {
         self.tables.members.published()
     }
 
-    /// Waits until the member list of a cluster has this instance as it is.
+    /// Waits until the member list of a cluster has this instance as it is. A member that is alone waits for
+    /// a moment: it serves reads where nothing can be written.
     pub(crate) async fn listed(&self, own: &Member) {
+        let is_listed = |members: &BTreeMap<u64, Member>| {
+            members
+                .get(&own.id)
+                .is_some_and(|known| known.client_urls == own.client_urls && known.name == own.name)
+        };
         if self.mode.has_fixed_members() {
-            self.members_become(|members| {
-                members
-                    .get(&own.id)
-                    .is_some_and(|known| known.client_urls == own.client_urls && known.name == own.name)
-            })
-            .await;
+            self.members_become(is_listed).await;
+        } else if self.mode.is_alone() && self.read_only().is_none() {
+            let is_one = self.members_become(|members| members.len() == 1 && is_listed(members));
+            drop(tokio::time::timeout(LISTED_TIMEOUT, is_one).await);
         }
     }
 

@@ -146,6 +146,25 @@ pub fn sole_member_id(dir: &Path) -> Option<u64> {
     is_standalone(dir).then_some(remembered.id)
 }
 
+/// The id of a member that has always been alone, the same at each start on a data directory: that of the
+/// file `member-id`, which the first start makes with `first`. As in etcd, another name and other URLs do not
+/// change it.
+///
+/// # Errors
+/// The file cannot be read, holds something else, or cannot be written.
+pub fn keep_member_id(dir: &Path, first: u64) -> std::io::Result<u64> {
+    let path = dir.join("member-id");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => u64::from_str_radix(text.trim(), 16)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            data_dir::replace_private(&path, &format!("{first:x}\n"))?;
+            Ok(first)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn is_standalone(dir: &Path) -> bool {
     std::fs::read_to_string(dir.join(MODE_FILE)).is_ok_and(|mode| mode.trim() == Mode::Standalone.name())
 }
@@ -165,6 +184,17 @@ pub fn remember_member(dir: &Path, settings: &ClusterSettings, id: u64) -> std::
         restored: None,
     };
     remembered.write(&record_path(dir))
+}
+
+/// Remembers the name and the token of a member that has been alone since others were there, and may have
+/// others now.
+///
+/// # Errors
+/// The record cannot be read or written.
+pub fn remember_name(dir: &Path, settings: &ClusterSettings) -> std::io::Result<()> {
+    change_record(dir, |remembered| {
+        (remembered.name, remembered.token) = (settings.name.clone(), digest(&settings.token));
+    })
 }
 
 /// Remembers a member that a restore has prepared for its first start.

@@ -75,9 +75,9 @@ mod vitals;
 pub use carried::carried_version;
 pub(crate) use cluster::{ACCOUNT, MEMBER_TAG, OBSERVER_TAG, SYSTEM_USER, USER, server_tag};
 pub use cluster::{
-    ClusterSettings, Members, PeerTls, Restored, has_joined, is_member, member_id, own_peer_urls,
-    remember_member, remember_members, remember_removal, remembered_members, restored, restored_token,
-    sole_member_id,
+    ClusterSettings, Members, PeerTls, Restored, has_joined, is_member, keep_member_id, member_id,
+    own_peer_urls, remember_member, remember_members, remember_name, remember_removal, remembered_members,
+    restored, restored_token, sole_member_id,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use config_scanner::fuzz as fuzz_config;

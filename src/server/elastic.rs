@@ -185,6 +185,7 @@ impl Elastic {
     async fn join(&self) -> Result<(), ElasticError> {
         let Cluster { server, auto_tls, .. } = self.as_member.clone()?;
         try_listen(&server.listen).await?;
+        nats_server::remember_name(&self.data_dir, &server).map_err(ElasticError::Record)?;
         if let Some(auto) = &auto_tls {
             issue_peer_certificate(
                 &auto.dir,

@@ -4,7 +4,7 @@ use crate::cli::{Cluster, ServerSettings};
 use crate::engine::Engine;
 use crate::nats_server::{self, Members, NatsServer};
 use crate::record::Member;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// This instance in the member list. A member of a cluster has an id already, and its peer URLs are those of
@@ -18,6 +18,15 @@ pub(super) fn own(settings: &ServerSettings, nats: Option<&NatsServer>) -> Membe
         peer_urls: listed.unwrap_or(&settings.peer_urls).clone(),
         is_learner: false,
     }
+}
+
+/// The id of a member that is alone in its data directory and has always been: the first start's, whatever
+/// the name and the URLs are now.
+pub(super) fn kept_id(data_dir: &Path, first: u64) -> u64 {
+    nats_server::keep_member_id(data_dir, first).unwrap_or_else(|error| {
+        tracing::warn!(%error, "member-id in the data directory cannot be used; this member's id comes from its name and its client URLs");
+        first
+    })
 }
 
 /// The members that found a cluster, as they are listed before they have started.

@@ -231,7 +231,11 @@ fn engine_settings(
         Storage::External(_) => (None, None, false),
     };
     let mut member = membership::own(settings, nats.as_deref());
-    member.id = sole_id.unwrap_or(member.id);
+    member.id = match (&settings.storage, sole_id) {
+        (_, Some(id)) => id,
+        (Storage::Embedded { cluster: None, data_dir, .. }, None) => membership::kept_id(data_dir, member.id),
+        _ => member.id,
+    };
     engine::EngineSettings {
         endpoint,
         is_alone: nats.is_some() && cluster.is_none(),

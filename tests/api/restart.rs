@@ -59,6 +59,55 @@ async fn a_restart_keeps_keys_history_leases_and_watches_with_prev_kv() {
     assert_eq!(client.put("a", "3").await, 7);
 }
 
+/// CLU-9
+#[tokio::test]
+async fn a_member_alone_stays_one_member_under_another_name_and_url() {
+    let mut server = Server::prepare(&["--name", "one"]);
+    if server.target() == Target::Etcd {
+        let cluster = format!("one=http://{}", server.peer_address());
+        server.set_args(&["--name", "one", "--initial-cluster", &cluster]);
+    }
+    server.restart().await;
+    let client = server.client().await;
+    let [first] = &client.members().await.unwrap().members[..] else { panic!("one member") };
+    let updated = vec!["http://127.0.0.1:9".to_owned()];
+    let update = MemberUpdateRequest { id: first.id, peer_ur_ls: updated.clone() };
+    let _: MemberUpdateResponse = client.unary("/etcdserverpb.Cluster/MemberUpdate", update).await.unwrap();
+    let also = format!("http://127.0.0.1:1,{}", server.endpoint());
+    let other = ["--advertise-client-urls", "http://127.0.0.1:1"];
+    let starts: [&[&str]; 4] = [
+        &["--name", "two"],
+        &["--name", "two", "--advertise-client-urls", &also],
+        // As in etcd these count for the first start alone.
+        &["--name", "three", "--initial-cluster", "one=http://127.0.0.1:2380", other[0], other[1]],
+        &["--name", "one", "--initial-advertise-peer-urls", "http://127.0.0.1:3"],
+    ];
+    for (start, kill) in starts.into_iter().zip([false, true, false, true]) {
+        if kill {
+            server.kill9();
+        } else {
+            server.stop().await;
+        }
+        server.set_args(start);
+        server.restart().await;
+        let client = server.client().await;
+        let answer = client.members().await.unwrap();
+        let advertised = start.iter().position(|flag| *flag == "--advertise-client-urls");
+        let advertised = advertised.map_or(server.endpoint(), |place| start[place + 1].to_owned());
+        let expected = Member {
+            id: first.id,
+            name: start[1].to_owned(),
+            peer_ur_ls: updated.clone(),
+            client_ur_ls: advertised.split(',').map(str::to_owned).collect(),
+            is_learner: false,
+        };
+        assert_eq!(answer.members, [expected], "{start:?}");
+        let status = client.status().await.unwrap();
+        let ids = (answer.header.unwrap().member_id, status.header.unwrap().member_id, status.leader);
+        assert_eq!(ids, (first.id, first.id, first.id), "{start:?}");
+    }
+}
+
 /// LSE-22
 #[tokio::test]
 async fn leases_still_expire_after_a_restart() {

@@ -162,10 +162,59 @@ async fn the_member_that_joined_last_stays_alone_and_grows_again() {
     is_alone(&cluster, second, &client).await;
     assert_eq!(client.list("/kept").await.len(), 1);
     cluster.swap(0, second);
+    // Its name may change meanwhile, and is that of its data from then on.
+    rename(&mut cluster, "renamed").await;
     grow(&mut cluster).await;
     copies(&cluster, 2).await;
+    cluster.members[0].stop().await;
+    cluster.members[0].restart().await;
     assert_eq!(client.list("/kept").await.len(), 1);
-    assert_eq!(client.members().await.unwrap().members.len(), 2);
+    let members = client.members().await.unwrap().members;
+    assert_eq!(members.len(), 2);
+    assert!(members.iter().any(|member| member.name == "renamed"), "{members:?}");
+}
+
+/// Starts the first member again under another name.
+async fn rename(cluster: &mut Cluster, name: &str) {
+    cluster.members[0].stop().await;
+    cluster.rename(0, name);
+    cluster.set_flags(0, &cluster.list([0]), "new", &[]);
+    cluster.members[0].restart().await;
+}
+
+/// A member alone removes the members that starts of older versions have left in its list: these had an id
+/// for each name. From then on its id stays the same, also when others join.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_alone_is_one_member_and_keeps_its_id_when_others_join() {
+    if Target::from_env() == Target::Etcd {
+        return;
+    }
+    let mut cluster = Cluster::start(1).await;
+    let old = only_member(&cluster).await;
+    let file = cluster.members[0].dir().join("data/member-id");
+    std::fs::remove_file(&file).unwrap();
+    rename(&mut cluster, "second").await;
+    let id = only_member(&cluster).await;
+    assert_ne!(id, old);
+    rename(&mut cluster, "third").await;
+    assert_eq!(only_member(&cluster).await, id);
+    grow(&mut cluster).await;
+    copies(&cluster, 2).await;
+    cluster.members[0].stop().await;
+    cluster.members[0].restart().await;
+    for client in cluster.clients().await {
+        let members = client.members().await.unwrap().members;
+        let names: Vec<_> = members.iter().map(|member| (member.name.as_str(), member.id == id)).collect();
+        assert!(names.len() == 2 && names.contains(&("third", true)), "{members:?}");
+    }
+    let status = cluster.members[0].client().await.status().await.unwrap();
+    assert_eq!(status.header.unwrap().member_id, id);
+}
+
+async fn only_member(cluster: &Cluster) -> u64 {
+    let members = cluster.members[0].client().await.members().await.unwrap().members;
+    let [member] = &members[..] else { panic!("one member: {members:?}") };
+    member.id
 }
 
 /// Whether a data directory has a sign.

@@ -265,30 +265,40 @@ impl Node {
         writing.deferred.extend(reads.into_iter().chain(sent.into_values().flat_map(|(calls, ..)| calls)));
         let mut own = self.settings.member.clone();
         let known = self.tables.members.all();
-        if let Some(known) = known.get(&own.id).filter(|_| self.mode.has_fixed_members()) {
+        // As in etcd, only calls of the API change the peer URLs of a member that is listed.
+        let keeps_urls = self.mode.has_fixed_members() || self.mode.is_alone();
+        if let Some(known) = known.get(&own.id).filter(|_| keeps_urls) {
             own.peer_urls.clone_from(&known.peer_urls);
             own.is_learner = known.is_learner;
         }
         // The first writer of a cluster lists all that found it, started or not. One batch does so: a member
         // that does not find itself in the list ends.
         let others = self.settings.founders.iter().filter(|member| member.id != own.id);
-        let proposal = if known.is_empty() && self.mode.has_fixed_members() {
+        let mut proposals = vec![if known.is_empty() && self.mode.has_fixed_members() {
             Proposal::Found(std::iter::once(own.clone()).chain(others.cloned()).collect())
         } else {
             Proposal::Member { id: own.id, member: Some(own) }
-        };
+        }];
+        // Earlier starts had an id for each name and each set of client URLs. No other member can have been
+        // here.
+        if self.mode.is_alone() && !self.mode.has_fixed_members() {
+            let earlier = known.keys().filter(|id| **id != self.settings.member.id);
+            proposals.extend(earlier.map(|id| Proposal::Member { id: *id, member: None }));
+        }
         // One that was removed meanwhile does not list itself again.
         if !self.is_member() {
             return writing;
         }
-        writing.deferred.push(Call {
-            operation: self.next_operation(),
-            proposal,
-            caller: Caller::default(),
-            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-            origin: Origin::Internal,
-            is_confirmed: false,
-        });
+        for proposal in proposals {
+            writing.deferred.push(Call {
+                operation: self.next_operation(),
+                proposal,
+                caller: Caller::default(),
+                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
+                origin: Origin::Internal,
+                is_confirmed: false,
+            });
+        }
         writing
     }
 
