@@ -10,7 +10,12 @@ pub(super) struct Signals {
 }
 
 impl Signals {
+    /// Listens to them, and takes their effect from SIGUSR1 and SIGUSR2, which do nothing to etcd.
     pub(super) fn new() -> std::io::Result<Signals> {
+        // The handler stays when the listener is dropped. The signals are not ignored in the kernel's sense,
+        // which nats-server would inherit.
+        drop(signal(SignalKind::user_defined1())?);
+        drop(signal(SignalKind::user_defined2())?);
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

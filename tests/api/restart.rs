@@ -108,6 +108,20 @@ async fn a_member_alone_stays_one_member_under_another_name_and_url() {
     }
 }
 
+/// Signals that Go's programs leave alone do not end the server.
+#[tokio::test]
+async fn signals_of_the_user_are_ignored() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    for ignored in [libc::SIGUSR1, libc::SIGUSR2] {
+        signal(server.pid(), ignored);
+        for _ in 0..3 {
+            client.put("still", "here").await;
+        }
+    }
+    assert!(server.is_running());
+}
+
 /// LSE-22
 #[tokio::test]
 async fn leases_still_expire_after_a_restart() {
