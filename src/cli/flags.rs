@@ -157,7 +157,7 @@ pub(super) const SECTIONS: &[(&str, &[Flag])] = &[
         idle("pre-vote", Bool, "true", RAFT),
         same("auto-compaction-retention", Text, "0", "How much history to keep without being asked to compact: hours or a duration, or a number of revisions; 0 for all."),
         same("auto-compaction-mode", Text, "periodic", "What --auto-compaction-retention counts: periodic or revision."),
-        idle("v2-deprecation", Choices(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "", GONE),
+        idle("v2-deprecation", Choices(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "", GONE),
     ]),
     ("Security", &[
         same("cert-file", Text, "", "TLS certificate of the client ports (PEM)."),

@@ -76,6 +76,10 @@ async fn malformed_command_lines_are_refused_in_etcds_words() {
         (&["--cors", "a"], "invalid value \"a\" for flag -cors"),
         (&["--initial-cluster-state", "old"], "invalid value \"old\" for flag -initial-cluster-state"),
         (&["--v2-deprecation", "a"], "invalid value \"a\" for flag -v2-deprecation: invalid value \"a\""),
+        (
+            &["--v2-deprecation", "not-yet"],
+            "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\"",
+        ),
         (&["--feature-gates", "Colours=true"], "unrecognized feature gate: Colours"),
         (&["--feature-gates", "AllAlpha"], "missing bool value for AllAlpha"),
     ] {

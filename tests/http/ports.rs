@@ -44,12 +44,16 @@ async fn profiles_are_served_with_their_flag() {
     assert_eq!(unknown.header("x-go-pprof"), Some("1"));
 }
 
-/// HTTP-12
+/// HTTP-4, HTTP-12
 #[tokio::test]
-async fn the_version_accepts_get_only() {
+async fn the_version_and_the_variables_accept_get_only() {
     let server = Server::shared().await;
-    let answer = is(&server.address(), "POST", "/version", 405, "Method Not Allowed\n").await;
-    assert_eq!(answer.header("allow"), Some("GET"));
+    for path in ["/version", "/debug/vars"] {
+        for (method, body) in [("POST", "Method Not Allowed\n"), ("HEAD", "")] {
+            let answer = is(&server.address(), method, path, 405, body).await;
+            assert_eq!(answer.header("allow"), Some("GET"), "{method} {path}");
+        }
+    }
 }
 
 /// HTTP-2

@@ -146,7 +146,10 @@ async fn version(request: Request) -> Response {
 
 /// The one of Go's variables that means something here. The command line is left out, because it may hold a
 /// token.
-async fn variables() -> Response {
+async fn variables(request: Request) -> Response {
+    if let Some(refusal) = only_get(&request) {
+        return refusal;
+    }
     let variables = json!({ "file_descriptor_limit": crate::telemetry::descriptor_limit() });
     response(StatusCode::OK, "application/json; charset=utf-8", variables.to_string())
 }
