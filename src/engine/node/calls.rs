@@ -1,8 +1,9 @@
 //! Open calls of this instance: their ids, their deadlines, and the error where nobody writes.
 
 use super::Node;
-use crate::engine::NewCall;
-use crate::engine::proposal::{Call, Origin};
+use crate::auth::Caller;
+use crate::engine::proposal::{Call, Origin, Proposal};
+use crate::engine::{NewCall, REQUEST_TIMEOUT};
 use crate::error::EtcdError;
 use crate::record::OperationId;
 use tokio::time::Instant;
@@ -18,6 +19,18 @@ impl Node {
         let origin = answer.map_or(Origin::Internal, Origin::Local);
         let operation = self.next_operation();
         Call { operation, proposal, caller, deadline, origin, is_confirmed: false }
+    }
+
+    /// A call that this instance makes by itself.
+    pub(in crate::engine) fn own_call(&mut self, proposal: Proposal) -> Call {
+        Call {
+            operation: self.next_operation(),
+            proposal,
+            caller: Caller::default(),
+            deadline: Instant::now() + REQUEST_TIMEOUT,
+            origin: Origin::Internal,
+            is_confirmed: false,
+        }
     }
 
     /// Refuses calls whose time is over.

@@ -13,7 +13,6 @@ mod prove;
 mod quiesce;
 mod remote;
 
-use crate::auth::Caller;
 use crate::engine::failure::DataError;
 use crate::engine::leader_watch::LeaderWatch;
 use crate::engine::node::{Command, Node, NodeError, Open, end_of};
@@ -290,14 +289,7 @@ impl Node {
             return writing;
         }
         for proposal in proposals {
-            writing.deferred.push(Call {
-                operation: self.next_operation(),
-                proposal,
-                caller: Caller::default(),
-                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-                origin: Origin::Internal,
-                is_confirmed: false,
-            });
+            writing.deferred.push(self.own_call(proposal));
         }
         writing
     }

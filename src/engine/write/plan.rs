@@ -2,7 +2,6 @@
 
 use super::Writing;
 use super::quiesce::{NextStep, Quiesce};
-use crate::auth::Caller;
 use crate::core::{Change, State};
 use crate::engine::apply::Entry;
 use crate::engine::membership::{MemberChange, Members};
@@ -298,14 +297,7 @@ impl Node {
             }
         }
         for (id, member) in changes {
-            let call = Call {
-                operation: self.next_operation(),
-                proposal: Proposal::Member { id, member },
-                caller: Caller::default(),
-                deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-                origin: Origin::Internal,
-                is_confirmed: false,
-            };
+            let call = self.own_call(Proposal::Member { id, member });
             self.admit(writing, call).await;
         }
         self.end_turn(writing).await;

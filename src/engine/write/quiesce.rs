@@ -1,10 +1,9 @@
 //! Stops planning until nothing is in flight: before a trim record, a change of the writer, and the end.
 
 use super::Writing;
-use crate::auth::Caller;
 use crate::engine::apply::Entry;
 use crate::engine::node::{Held, Node};
-use crate::engine::proposal::{Call, Origin, Outcome, Proposal, Waiter};
+use crate::engine::proposal::{Outcome, Proposal, Waiter};
 use crate::record::{Body, Digest, Trim};
 use crate::types::{LogIndex, Revision};
 use std::future::pending;
@@ -46,14 +45,7 @@ impl Node {
             tracing::error!(index = %self.trim_to, "records that were missing from the log are given up");
         }
         let to = self.trim_to;
-        let call = Call {
-            operation: self.next_operation(),
-            proposal: Proposal::Trim { to, floor },
-            caller: Caller::default(),
-            deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-            origin: Origin::Internal,
-            is_confirmed: false,
-        };
+        let call = self.own_call(Proposal::Trim { to, floor });
         let next = NextStep::Trim(to, floor, Waiter::new(call, Ok(Outcome::Done)));
         writing.quiesce = Some(Quiesce { next, fence: None });
     }
@@ -105,15 +97,7 @@ impl Node {
                 }
             }
             NextStep::Stop(done) => {
-                let operation = self.next_operation();
-                let call = Call {
-                    operation,
-                    proposal: Proposal::Trim { to: LogIndex::NONE, floor: None },
-                    caller: Caller::default(),
-                    deadline: Instant::now() + crate::engine::REQUEST_TIMEOUT,
-                    origin: Origin::Internal,
-                    is_confirmed: false,
-                };
+                let call = self.own_call(Proposal::Trim { to: LogIndex::NONE, floor: None });
                 self.append_reserved(writing, Some((call, Outcome::Done)), vec![Body::Stop(digest)]);
                 let mut acknowledged = Vec::new();
                 while writing.pipeline.unacknowledged() > 0 {
