@@ -21,8 +21,6 @@ pub(crate) enum Fault {
     DeposedLessor,
     /// A linearizable read at the writer waits for no barrier and no record.
     NoBarrier,
-    /// A member votes for the writer of any epoch, also of one that is over.
-    BlindVote,
     /// The writer answers before JetStream has acknowledged.
     EarlyAnswer,
     /// An instance answers a linearizable read from its own state, and does not ask the writer.
@@ -63,7 +61,6 @@ fn chosen() -> Option<Fault> {
             "deposed-writer" => Fault::DeposedWriter,
             "deposed-lessor" => Fault::DeposedLessor,
             "no-barrier" => Fault::NoBarrier,
-            "blind-vote" => Fault::BlindVote,
             "early-answer" => Fault::EarlyAnswer,
             "stale-follower" => Fault::StaleFollower,
             "skipped-record" => Fault::SkippedRecord,

@@ -25,7 +25,6 @@
 use crate::applier::Tables;
 use crate::engine::mode::Mode;
 use crate::engine::node::Node;
-use crate::planted::{Fault, planted};
 use crate::types::Epoch;
 use std::collections::BTreeSet;
 
@@ -61,9 +60,6 @@ pub(super) type Vote = (u64, Option<u64>);
 impl Node {
     /// The lowest epoch whose writer this instance votes for; `None` before it is ready (V3).
     pub(super) fn vote(&self) -> Option<Epoch> {
-        if planted(Fault::BlindVote) {
-            return Some(Epoch(0));
-        }
         self.is_ready.then(|| self.promised.max(self.chain.epoch()))
     }
 

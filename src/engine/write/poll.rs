@@ -14,9 +14,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The longest wait for votes. Then a barrier takes their place.
-const POLL_TIMEOUT: Duration = Duration::from_millis(50);
+const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 /// The time without polls behind one that has failed.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// The polls of a writer.
 pub(super) struct Polls {

@@ -11,11 +11,10 @@ use support::server::Target;
 use super::super::histories::{Campaign, Fault};
 
 /// The faults, and the events of a cluster that bring each to light.
-const FAULTS: [(&str, &[Fault]); 8] = [
+const FAULTS: [(&str, &[Fault]); 7] = [
     ("deposed-writer", &[Fault::LeaderPause]),
     ("deposed-lessor", &[Fault::LeaderPause]),
     ("no-barrier", &[Fault::LeaderPause]),
-    ("blind-vote", &[Fault::LeaderPause]),
     ("early-answer", &[Fault::Machine]),
     ("stale-follower", &[Fault::Pause, Fault::LeaderPause]),
     ("skipped-record", &[Fault::None]),
