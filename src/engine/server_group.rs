@@ -13,7 +13,7 @@
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
 //!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
-//! copy.
+//! copy, on its own server.
 
 use crate::applier::Members;
 use crate::engine::measured::Measured;
@@ -21,7 +21,7 @@ use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
 use crate::engine::status::Status;
-use crate::log::{Auth, Log, MetadataGroup, Peer, copies, server_id};
+use crate::log::{Auth, Log, MetadataGroup, Peer, StreamInfo, copies, server_id};
 use crate::record::Member;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ impl Reconciler {
                 () = tokio::time::sleep(ONE_COPY_INTERVAL), if self.lone_server().is_some() => {}
                 () = self.one_copy.requested() => {}
             }
-            self.choose_who_syncs();
+            self.choose_who_syncs().await;
             if self.mode.is_alone() || self.mode.is_moving() {
                 (group, known) = (None, BTreeSet::new());
                 self.forget(&mut unknown);
@@ -140,20 +140,26 @@ impl Reconciler {
         }
     }
 
-    /// Syncs the files here while there is one copy. With more copies each server syncs its own.
-    fn choose_who_syncs(&mut self) {
+    /// Syncs the files here while there is one copy, on this server. With more copies each server syncs its
+    /// own.
+    async fn choose_who_syncs(&mut self) {
         if self.lone_server().is_some() {
             return;
         }
+        let is_alone = self.mode.is_alone();
+        let choose = |copies, stream: Option<&StreamInfo>| syncs_here(copies, stream, &self.own, is_alone);
         // The figures of the last measurement may be older.
-        let copies = self.log.copies();
-        let measured = self.measured.borrow_and_update();
-        let is_settled =
-            measured.stream.as_ref().is_some_and(|stream| stream.copies() == copies && stream.is_settled());
-        if copies == 1 {
-            self.mode.set_only_copy(true);
-        } else if is_settled && !self.mode.is_alone() {
-            self.mode.set_only_copy(false);
+        let chosen = choose(self.log.copies(), self.measured.borrow().stream.as_ref());
+        match chosen {
+            // The copy may have come here since the measurement.
+            Some(false) if self.mode.syncs_here() && self.log.copies() == 1 => {
+                let stream = self.log.info().await.ok();
+                if choose(self.log.copies(), stream.as_ref()) == Some(false) && self.lone_server().is_none() {
+                    self.mode.set_only_copy(false);
+                }
+            }
+            Some(is_only) => self.mode.set_only_copy(is_only),
+            None => {}
         }
     }
 
@@ -232,5 +238,52 @@ impl Reconciler {
             // NATS may look for a place for a moment after a server has joined.
             Err(error) => tracing::debug!(%error, "the number of the stream's copies cannot be changed now"),
         }
+    }
+}
+
+/// Whether the server `own` has the only one of so many copies, so that its jetway syncs the files; `None` to
+/// leave that as it is. One copy that may be here is taken to be here: a sync too many does no harm.
+fn syncs_here(copies: usize, stream: Option<&StreamInfo>, own: &str, is_alone: bool) -> Option<bool> {
+    let stream = stream.filter(|stream| stream.copies() == copies && stream.is_settled());
+    let holder = stream.and_then(StreamInfo::leader);
+    match copies {
+        _ if is_alone => (copies == 1).then_some(true),
+        1 => Some(holder.is_none_or(|holder| holder == own)),
+        _ => stream.map(|_| false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn stream(copies: usize, leader: &str, replicas: &[&str]) -> StreamInfo {
+        let replicas: Vec<_> =
+            replicas.iter().map(|name| json!({ "name": name, "current": true, "active": 1 })).collect();
+        serde_json::from_value(json!({
+            "created": "",
+            "config": { "num_replicas": copies },
+            "state": { "messages": 1, "bytes": 1, "first_seq": 1, "last_seq": 1 },
+            "cluster": { "leader": leader, "replicas": replicas },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_the_holder_of_the_only_copy_syncs_it() {
+        let chosen = |copies, stream: &StreamInfo, own| syncs_here(copies, Some(stream), own, false);
+        let one = stream(1, "n1", &[]);
+        assert_eq!(chosen(1, &one, "n1"), Some(true));
+        assert_eq!(chosen(1, &one, "n2"), Some(false), "a member that has just joined");
+        assert_eq!(syncs_here(1, Some(&one), "other", true), Some(true), "no other server can have it");
+        let two = stream(2, "n1", &["n2"]);
+        assert_eq!(chosen(2, &two, "n1"), Some(false));
+        // Figures that are older than the number of copies.
+        assert_eq!(chosen(1, &two, "n2"), Some(true), "it may be here");
+        assert_eq!(chosen(2, &one, "n1"), None);
+        assert_eq!(chosen(2, &stream(2, "n1", &[]), "n1"), None, "the second copy is not there yet");
+        assert_eq!(syncs_here(1, None, "n2", false), Some(true));
+        assert_eq!(chosen(1, &stream(1, "", &[]), "n2"), Some(true), "no leader is known");
     }
 }

@@ -109,9 +109,10 @@ impl Engine {
     ) -> Result<Engine, StartError> {
         let log = open_log(&settings).await?;
         let (call_sender, new_calls) = mpsc::unbounded_channel();
-        let shared = Shared::new(&settings, log, reader, call_sender);
+        let has_only_copy = has_only_copy(&settings, &log).await;
+        let shared = Shared::new(&settings, log, reader, call_sender, has_only_copy);
         let links = shared.open_links(&settings).await?;
-        let (known_mark, marks) = shared.open_mark(&settings)?;
+        let (known_mark, marks) = shared.open_mark(&settings, has_only_copy)?;
         let (entries, entry_receiver) = mpsc::channel(MAX_WAITING_ENTRIES);
         let (report_sender, reports) = mpsc::unbounded_channel();
         let (job_sender, jobs) = mpsc::unbounded_channel();
@@ -178,6 +179,7 @@ impl Shared {
         log: Arc<Log>,
         reader: Reader,
         call_sender: mpsc::UnboundedSender<NewCall>,
+        has_only_copy: bool,
     ) -> Shared {
         let tables = Tables::new(settings.auth.clone());
         let counters = Counters::new();
@@ -190,7 +192,7 @@ impl Shared {
         };
         let mode = Mode::new(settings.is_alone, settings.founders.is_some());
         let can_sync = settings.synced_store.is_some();
-        let mode = if can_sync { mode.with_sync(has_only_copy(settings, &log)) } else { mode };
+        let mode = if can_sync { mode.with_sync(has_only_copy) } else { mode };
         let space = Space::new(
             Arc::clone(&log),
             calls.clone(),
@@ -236,14 +238,19 @@ impl Shared {
     }
 
     /// The mark of an earlier start, and the task that writes new ones, where this process syncs the store.
-    fn open_mark(&self, settings: &EngineSettings) -> Result<(Option<Mark>, Option<Marks>), StartError> {
+    fn open_mark(
+        &self,
+        settings: &EngineSettings,
+        has_only_copy: bool,
+    ) -> Result<(Option<Mark>, Option<Marks>), StartError> {
         let store = settings.synced_store.as_deref();
         let Some(file) = store.and_then(|store| mark::file(store, &self.log.bucket().name)) else {
             return Ok((None, None));
         };
         let cluster = self.log.facts().cluster_id;
-        // With several copies the mark is an old one, and other members may know of a loss that was accepted.
-        let known = if has_only_copy(settings, &self.log) {
+        // With several copies, or one elsewhere, the mark is an old one, and other members may know of a loss
+        // that was accepted.
+        let known = if has_only_copy {
             match mark::read(&file, cluster) {
                 Err(error) if settings.accepts_loss => {
                     tracing::error!(%error, "the mark of the synced index is given up");
@@ -466,7 +473,15 @@ impl Shared {
     }
 }
 
-/// Whether there is one copy of the stream, on the server of this instance.
-fn has_only_copy(settings: &EngineSettings, log: &Log) -> bool {
-    settings.is_alone || (settings.founders.is_some() && log.facts().replicas == 1)
+/// Whether there is one copy of the stream, on the server of this instance, as far as that is known.
+async fn has_only_copy(settings: &EngineSettings, log: &Log) -> bool {
+    if settings.is_alone {
+        return true;
+    }
+    if settings.founders.is_none() || log.facts().replicas != 1 {
+        return false;
+    }
+    // A member that has just joined one that was alone has a server, too.
+    let info = log.info().await.ok();
+    info.is_none_or(|info| info.leader().is_none_or(|holder| holder == settings.member.name))
 }
