@@ -110,29 +110,29 @@ const MAX_LOOKS: u32 = 100;
 pub(crate) fn sync_all(store: &Path) -> io::Result<()> {
     sync_below(store)?;
     store.parent().map_or(Ok(()), |parent| {
-        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| at(parent, error))
+        File::open(parent).and_then(|parent| parent.sync_all()).map_err(|error| at(parent, &error))
     })
 }
 
 /// Fails with [`io::ErrorKind::NotFound`] if the folder is not in its place any more.
 fn sync_below(folder: &Path) -> io::Result<()> {
-    let opened = File::open(folder).map_err(|error| at(folder, error))?;
+    let opened = File::open(folder).map_err(|error| at(folder, &error))?;
     let mut looks = 0;
     while !sync_entries(folder)? {
         looks += 1;
         if looks == MAX_LOOKS {
-            return Err(at(folder, io::Error::other("its folders are replaced again and again")));
+            return Err(at(folder, &io::Error::other("its folders are replaced again and again")));
         }
     }
-    opened.sync_all().map_err(|error| at(folder, error))?;
+    opened.sync_all().map_err(|error| at(folder, &error))?;
     if is_in_place(&opened, folder) { Ok(()) } else { Err(replaced(folder)) }
 }
 
 /// Returns whether each folder in it was in its place until it was synced.
 fn sync_entries(folder: &Path) -> io::Result<bool> {
     let mut is_whole = true;
-    for entry in std::fs::read_dir(folder).map_err(|error| at(folder, error))? {
-        let entry = entry.map_err(|error| at(folder, error))?;
+    for entry in std::fs::read_dir(folder).map_err(|error| at(folder, &error))? {
+        let entry = entry.map_err(|error| at(folder, &error))?;
         let path = entry.path();
         // The listing's own kind comes first: a folder that is gone by now has none of its own.
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir()) || path.is_dir();
@@ -147,7 +147,7 @@ fn sync_entries(folder: &Path) -> io::Result<bool> {
 }
 
 fn sync_file(path: &Path) -> io::Result<()> {
-    File::open(path).and_then(|file| file.sync_data()).map_err(|error| at(path, error))
+    File::open(path).and_then(|file| file.sync_data()).map_err(|error| at(path, &error))
 }
 
 /// Whether a path still leads to an open file or folder.
@@ -158,11 +158,11 @@ fn is_in_place(opened: &File, path: &Path) -> bool {
 }
 
 fn replaced(folder: &Path) -> io::Error {
-    at(folder, io::Error::new(io::ErrorKind::NotFound, "the folder was replaced or removed"))
+    at(folder, &io::Error::new(io::ErrorKind::NotFound, "the folder was replaced or removed"))
 }
 
 /// The error with the path that it is about.
-fn at(path: &Path, error: io::Error) -> io::Error {
+fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
@@ -230,7 +230,7 @@ impl Folder {
     fn open(path: &Path) -> io::Result<Folder> {
         let mut folder = Folder {
             path: path.to_owned(),
-            file: File::open(path).map_err(|error| at(path, error))?,
+            file: File::open(path).map_err(|error| at(path, &error))?,
             stamp: None,
             blocks: BTreeMap::new(),
             newest: None,
@@ -251,14 +251,14 @@ impl Folder {
 
     fn sync_newest(&self) -> io::Result<()> {
         let synced = self.newest.as_ref().map_or(Ok(()), File::sync_data);
-        synced.map_err(|error| at(&self.path, error))
+        synced.map_err(|error| at(&self.path, &error))
     }
 
     /// Fails with [`io::ErrorKind::NotFound`] if the folder is not in its place any more.
     fn sync(&mut self) -> io::Result<()> {
         self.sync_newest()?;
         sync_files(self.list()?)?;
-        self.file.sync_all().map_err(|error| at(&self.path, error))?;
+        self.file.sync_all().map_err(|error| at(&self.path, &error))?;
         // The server may have rewritten blocks by itself meanwhile.
         if self.has_changed() {
             sync_files(self.list()?)?;
@@ -270,7 +270,7 @@ impl Folder {
     /// Lists the folder, and returns the files that are new or have changed. The newest block is always one
     /// of them, as it may grow at any time.
     fn list(&mut self) -> io::Result<Vec<PathBuf>> {
-        let in_folder = |error| at(&self.path, error);
+        let in_folder = |error: io::Error| at(&self.path, &error);
         let stamp = self.file.metadata().and_then(|metadata| metadata.modified()).map_err(in_folder)?;
         let now = SystemTime::now();
         let mut blocks = BTreeMap::new();
@@ -281,7 +281,7 @@ impl Folder {
             let metadata = match path.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(at(&path, error)),
+                Err(error) => return Err(at(&path, &error)),
             };
             let modified = metadata.modified()?;
             let identity = is_settled(modified, now).then_some((metadata.ino(), modified));
@@ -293,7 +293,7 @@ impl Folder {
         self.newest = match blocks.last_key_value() {
             Some((&number, _)) => {
                 let path = self.path.join(format!("{number}.blk"));
-                let file = File::open(&path).map_err(|error| at(&path, error))?;
+                let file = File::open(&path).map_err(|error| at(&path, &error))?;
                 changed.push(path);
                 Some(file)
             }

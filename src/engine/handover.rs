@@ -8,49 +8,78 @@
 //!   copy is complete.
 //! - A member that starts is not ready before its own copy is complete. The leader calls a copy current as
 //!   soon as its server has the newest entries, even if the server still waits for the messages before them.
-//!   So the server itself is asked, too: only applied entries count.
+//!   So the server itself is asked, too: only applied entries count. A member that should have a copy and has
+//!   no place for one yet waits too.
 
 use super::Engine;
-use crate::log::{Auth, Cluster, Log, MetadataGroup};
+use crate::engine::missing_copies::missing;
+use crate::log::{Auth, Cluster, Log, MetadataGroup, StreamInfo};
 use std::time::{Duration, Instant};
 
 /// Longest wait for another leader of the stream.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Pause before the stream is looked at again.
 const POLL: Duration = Duration::from_millis(20);
+/// The same while the stream has no place for the copy, which may take minutes.
+const PLACE_POLL: Duration = Duration::from_millis(200);
 /// Longest wait of a start for the server's own copy; a copy of a lost disk may take longer.
 const COPY_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Engine {
-    /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy.
-    /// `started` is the time of its start.
+    /// Waits until this member's server holds all that the stream's leader has, if it has a place for a copy
+    /// or should have one. `started` is the time of its start.
     pub(crate) async fn copied(&self, started: Instant) {
-        if self.mode.is_in_cluster()
-            && tokio::time::timeout(COPY_TIMEOUT, self.find_copy(started)).await.is_err()
+        let mut has_place = true;
+        if !self.mode.is_in_cluster()
+            || tokio::time::timeout(COPY_TIMEOUT, self.find_copy(started, &mut has_place)).await.is_ok()
         {
+            return;
+        }
+        if has_place {
             tracing::warn!(
                 "this server's copy of the stream is not complete yet; another one may not stop now. If it stays so, and most \
                  of the other members serve, stop this member, remove its --data-dir, and start it again"
             );
+        } else {
+            tracing::warn!(
+                "this member serves without a copy of the stream on its own server, which NATS has not taken in yet; another \
+                 member may not stop now. If this member's name was removed before, NATS takes it back about five minutes after the \
+                 removal; a new name avoids that"
+            );
         }
     }
 
-    async fn find_copy(&self, started: Instant) {
+    /// `has_place` becomes whether the stream has a place for the copy.
+    async fn find_copy(&self, started: Instant, has_place: &mut bool) {
         let own = self.own_name();
         let mut copy = OwnCopy::default();
         loop {
             let info = self.log.info().await.ok();
+            let lacks_place = info.as_ref().is_some_and(|info| self.lacks_place(info, own.as_deref()));
             if let Some(cluster) = info.and_then(|info| info.cluster).filter(|of| of.leader().is_some()) {
-                let replica = cluster.replicas.iter().find(|replica| Some(&replica.name) == own.as_ref());
-                let Some(replica) = replica else { return };
-                // The leader may have heard last of the process before this one.
-                let is_current = replica.is_up_to_date() && replica.last_heard() < started.elapsed();
-                if is_current && copy.has_applied(&self.log, self.system.as_ref(), cluster.raft_group).await {
-                    return;
+                *has_place = !lacks_place;
+                match cluster.replicas.iter().find(|replica| Some(&replica.name) == own.as_ref()) {
+                    Some(replica) => {
+                        // The leader may have heard last of the process before this one.
+                        let is_current = replica.is_up_to_date() && replica.last_heard() < started.elapsed();
+                        if is_current
+                            && copy.has_applied(&self.log, self.system.as_ref(), cluster.raft_group).await
+                        {
+                            return;
+                        }
+                    }
+                    None if lacks_place => {}
+                    None => return,
                 }
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(if *has_place { POLL } else { PLACE_POLL }).await;
         }
+    }
+
+    /// Whether this member's server should have a copy, and has no place for one.
+    fn lacks_place(&self, info: &StreamInfo, own: Option<&str>) -> bool {
+        let missing = missing(&self.tables.members.all(), info, |_| false);
+        missing.is_some_and(|missing| own.is_some_and(|own| missing.contains(own)))
     }
 
     fn own_name(&self) -> Option<String> {

@@ -54,6 +54,7 @@ mod leases;
 mod mark;
 mod measured;
 mod membership;
+mod missing_copies;
 mod mode;
 mod nats_gauges;
 mod node;

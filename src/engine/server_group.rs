@@ -12,11 +12,15 @@
 //! - Once there are enough members, the stream gets more copies. It gets fewer only for a member that stays
 //!   alone, or is about to: NATS gives the place of a removed server to the next one that joins.
 //!
+//! The writer reports members whose servers should have a copy of the stream and have none, and each instance
+//! reports that of its own.
+//!
 //! Each instance also decides whether it must sync the files of the stream by itself: as long as there is one
 //! copy, on its own server.
 
 use crate::applier::Members;
 use crate::engine::measured::Measured;
+use crate::engine::missing_copies::{MissingCopies, missing};
 use crate::engine::mode::Mode;
 use crate::engine::node::{Command, Held};
 use crate::engine::one_copy::OneCopy;
@@ -69,6 +73,7 @@ impl Reconciler {
     pub(super) async fn run(mut self) {
         let mut group = None;
         let mut unknown = BTreeMap::new();
+        let mut missing_copies = MissingCopies::default();
         // Every instance knows the names that members have had: the writer may be the one that is removed.
         let mut known = BTreeSet::new();
         let mut published = self.members.published();
@@ -92,10 +97,12 @@ impl Reconciler {
             if self.mode.is_alone() || self.mode.is_moving() {
                 (group, known) = (None, BTreeSet::new());
                 self.forget(&mut unknown);
+                missing_copies.clear();
                 continue;
             }
             if !self.status.is_writer() || members.is_empty() {
                 self.forget(&mut unknown);
+                self.report_missing(&members, None, &mut missing_copies);
                 continue;
             }
             if group.is_none() {
@@ -106,8 +113,11 @@ impl Reconciler {
             }
             if let Some(server) = self.lone_server() {
                 self.leave_one_copy(&server).await;
-            } else if let Some(group) = &group {
-                self.compare(group, &members, &known, &mut unknown).await;
+            } else if let Some(group) = &group
+                && let Some(peers) = self.compare(group, &members, &known, &mut unknown).await
+            {
+                self.report_missing(&members, Some(&peers), &mut missing_copies);
+                self.raise_copies(&members, &peers).await;
             }
         }
     }
@@ -163,21 +173,42 @@ impl Reconciler {
         }
     }
 
-    /// `known` are the names that members have had.
+    /// The writer, which knows NATS' list of servers, reports all members, and another one itself.
+    fn report_missing(
+        &self,
+        members: &BTreeMap<u64, Member>,
+        peers: Option<&[Peer]>,
+        reported: &mut MissingCopies,
+    ) {
+        let measured = self.measured.borrow();
+        let Some(stream) = &measured.stream else { return };
+        let is_absent = |name: &str| {
+            let id = server_id(name);
+            peers.is_some_and(|peers| peers.iter().all(|peer| peer.id != id))
+        };
+        let Some(mut missing) = missing(members, stream, is_absent) else { return };
+        if peers.is_none() {
+            missing.retain(|name| *name == self.own);
+        }
+        reported.note(&missing, stream);
+    }
+
+    /// Removes servers that are none of the members'. `known` are the names that members have had. Returns
+    /// NATS' list, if it is known now.
     async fn compare(
         &self,
         group: &MetadataGroup,
         members: &BTreeMap<u64, Member>,
         known: &BTreeSet<String>,
         unknown: &mut BTreeMap<String, UnknownServer>,
-    ) {
+    ) -> Option<Vec<Peer>> {
         let ids: BTreeSet<String> = members.values().map(|member| server_id(&member.name)).collect();
         let is_expected = members.values().any(|member| member.name.is_empty());
         let peers = match group.peers().await {
             Ok(peers) => peers,
             Err(error) => {
                 tracing::debug!(%error, "the servers of the cluster are not known now");
-                return;
+                return None;
             }
         };
         unknown.retain(|id, _| peers.iter().any(|peer| peer.id == *id) && !ids.contains(id));
@@ -217,6 +248,11 @@ impl Reconciler {
             }
         }
         self.status.set_unlisted_servers(unknown.values().map(|server| server.name.clone()).collect());
+        Some(peers)
+    }
+
+    /// Gives the stream more copies, once there are enough members.
+    async fn raise_copies(&self, members: &BTreeMap<u64, Member>, peers: &[Peer]) {
         let is_here = |name: &str| peers.iter().any(|peer| peer.id == server_id(name) && !peer.is_offline);
         let voters = members.values().filter(|member| !member.is_learner && is_here(&member.name)).count();
         let wanted = copies(voters);
